@@ -1,0 +1,165 @@
+"""The one way to make a bundle: a converter writes the weights, the rest is the same for all formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from builders.checkpoint import Checkpoint
+from registry.bundle import (
+    Bundle,
+    GenerationEntry,
+    Manifest,
+    ModelEntry,
+    RecipeEntry,
+    WeightClass,
+    file_entries,
+    seal,
+)
+from registry.placement import staged_folder
+from targets.recipes import Format, Recipe
+
+DEFAULT_CONTEXT_LENGTH = 4096
+CHAT_TEMPLATE_NAME = "chat_template.jinja"
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a converter is asked for. `context_length`: the longest sequence the bundle must accept, in tokens."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    context_length: int
+    progress: Progress = silent
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a converter did: how weights came to be stored, what a reader must know, and the tools that had a hand in it.
+
+    `exact_context_length`: the longest sequence for which the runtime computes what the checkpoint does.
+    """
+
+    weights: tuple[WeightClass, ...]
+    exact_context_length: int
+    tools: dict[str, str]
+    notes: tuple[str, ...] = field(default=())
+
+
+Converter = Callable[[BuildRequest, Path], Conversion]
+
+
+def _convert_gguf(request: BuildRequest, folder: Path) -> Conversion:
+    from builders.gguf import convert
+
+    return convert(request, folder)
+
+
+def _convert_onnx(request: BuildRequest, folder: Path) -> Conversion:
+    from builders.onnx import convert
+
+    return convert(request, folder)
+
+
+def _convert_coreml(request: BuildRequest, folder: Path) -> Conversion:
+    from builders.coreml import convert
+
+    return convert(request, folder)
+
+
+CONVERTERS: dict[Format, Converter] = {"gguf": _convert_gguf, "onnx": _convert_onnx, "coreml": _convert_coreml}
+
+
+def default_context_length(checkpoint: Checkpoint) -> int:
+    """The context a bundle gets when neither target nor project says: the model's own, at most 4,096 tokens."""
+    return min(checkpoint.architecture.context_length, DEFAULT_CONTEXT_LENGTH)
+
+
+def build(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    out: Path,
+    *,
+    context_length: int | None = None,
+    progress: Progress = silent,
+    replace: bool = False,
+) -> Bundle:
+    """Build a bundle at `out`. Same checkpoint, recipe, context and tool versions: same bytes.
+
+    Args:
+        checkpoint: what to build from.
+        recipe: format and storage of the weights.
+        out: the bundle's folder; must not exist, unless `replace`.
+        context_length: longest sequence in tokens; the model's own, at most 4,096, by default.
+        progress: told of each step.
+        replace: put it in the place of what is there.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
+        BuildError: `out` exists or can't be written, or the disk is full. Nothing is left behind.
+    """
+    architecture = checkpoint.architecture
+    request = BuildRequest(
+        checkpoint=checkpoint,
+        recipe=recipe,
+        context_length=context_length or default_context_length(checkpoint),
+        progress=progress,
+    )
+    with staged_folder(out, replace=replace) as folder:
+        template = _copy_tokenizer(checkpoint, folder)
+        conversion = CONVERTERS[recipe.format](request, folder)
+        manifest = Manifest(
+            schema="phipack.bundle/1",
+            model=ModelEntry(
+                architecture=architecture.name,
+                parameters=architecture.parameter_count,
+                layers=architecture.layer_count,
+                hidden_size=architecture.hidden_size,
+                kv_heads=architecture.kv_head_count,
+                head_dim=architecture.head_dim,
+                vocabulary_size=architecture.vocabulary_size,
+                context_length=request.context_length,
+                exact_context_length=min(conversion.exact_context_length, request.context_length),
+            ),
+            recipe=RecipeEntry(
+                name=recipe.name,
+                format=recipe.format,
+                weights=sorted(conversion.weights, key=lambda weight: -weight.bytes),
+                notes=list(conversion.notes),
+            ),
+            checkpoint=checkpoint.digest,
+            generation=GenerationEntry(
+                stop_token_ids=list(checkpoint.stop_token_ids),
+                bos_token_id=_token_id(checkpoint, "bos_token_id"),
+                pad_token_id=_token_id(checkpoint, "pad_token_id"),
+                chat_template=template,
+            ),
+            tools={"phipack": version("phipack"), **conversion.tools},
+            files=file_entries(folder),
+        )
+        seal(folder, manifest)
+    return Bundle(out, manifest)
+
+
+def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> str | None:
+    """Copy the tokenizer's files as they are; put the chat template in a file of its own. Give that file's name."""
+    for name, path in checkpoint.tokenizer_files.items():
+        (folder / name).write_bytes(path.read_bytes())
+    template = checkpoint.chat_template
+    if template is None:
+        return None
+    (folder / CHAT_TEMPLATE_NAME).write_text(template, "utf-8")
+    return CHAT_TEMPLATE_NAME
+
+
+def _token_id(checkpoint: Checkpoint, key: str) -> int | None:
+    value = checkpoint.generation_config.get(key, checkpoint.config.get(key))
+    return value if isinstance(value, int) else None

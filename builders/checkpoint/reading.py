@@ -1,0 +1,185 @@
+"""`Checkpoint`: config, tokenizer files, and tensors one at a time, named by the digest of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.checkpoint import shards
+from registry.bundle import digest_of_file
+from targets.architecture import Architecture
+from targets.errors import CheckpointError
+
+TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model")  # at least one must be there
+TOKENIZER_FILES = (
+    *TOKENIZER_MODELS,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint. Headers are checked; weights are read, and checked to be finite, when asked for."""
+
+    path: Path
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    architecture: Architecture
+    shard_files: tuple[Path, ...]
+    tensors: shards.MappedTensors
+
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        """Read one tensor as a new float32 array, of the architecture's shape.
+
+        Raises:
+            CheckpointError: it holds NaN or an infinity.
+        """
+        values = shards.to_float32(self.tensors.stored(name), self.tensors.dtype(name))
+        if not np.isfinite(values).all():
+            bad = int(np.flatnonzero(~np.isfinite(values.reshape(-1)))[0])
+            raise CheckpointError(
+                f"{self.path}: tensor {name!r} holds {values.reshape(-1)[bad]} at element {bad}",
+                fix="the training run or the download is broken; take a sound checkpoint",
+            )
+        return values
+
+    @property
+    def tokenizer_files(self) -> dict[str, Path]:
+        """The tokenizer's files that are there, by name."""
+        return {name: self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()}
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        """`tokenizer_config.json`, empty where there is none."""
+        return _read_json(self.path / "tokenizer_config.json", required=False)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`."""
+        file = self.path / "chat_template.jinja"
+        if file.is_file():
+            return file.read_text("utf-8")
+        template = self.tokenizer_config.get("chat_template")
+        return template if isinstance(template, str) else None
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of `generation_config.json`, else of `config.json`, sorted.
+
+        Phi-3's config names one of three (PHI3.md, "Tokens and stopping"); an artifact that knows that one alone runs on.
+        """
+        stop = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
+        ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
+        for token in ids:
+            if (
+                isinstance(token, bool)
+                or not isinstance(token, int)
+                or not 0 <= token < self.architecture.vocabulary_size
+            ):
+                raise CheckpointError(
+                    f"{self.path}: eos_token_id {token!r} is not an id of the vocabulary "
+                    f"(0 to {self.architecture.vocabulary_size - 1})"
+                )
+        return tuple(sorted(set(ids)))
+
+    @cached_property
+    def digest(self) -> str:
+        """`sha256:<hex>` over the sorted list of content files and their own digests. Reads every byte, once."""
+        files = [self.path / "config.json", self.path / "generation_config.json", *self.tokenizer_files.values()]
+        files += self.shard_files
+        lines = sorted(f"{file.name} {digest_of_file(file)}\n" for file in files if file.is_file())
+        return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open a Hugging Face checkpoint folder and check all that can be checked without reading weights.
+
+    Raises:
+        CheckpointError: a file, shard or tensor is missing, damaged, or contradicts the config.
+        UnsupportedModelError: another architecture, rope or dtype than phipack builds from.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder", fix="give the path of a Hugging Face checkpoint")
+    config = _read_json(folder / "config.json", required=True)
+    architecture = Architecture.from_config(config)
+    files = shards.find_shards(folder)
+    found: dict[str, shards.StoredTensor] = {}
+    for file in files:
+        for tensor in shards.read_header(file):
+            if tensor.name in found:
+                raise CheckpointError(
+                    f"{folder}: tensor {tensor.name!r} is in both {found[tensor.name].file.name} and {file.name}"
+                )
+            found[tensor.name] = tensor
+    _compare_with_index(folder, found)
+    _compare_with_architecture(folder, found, architecture)
+    if not any((folder / name).is_file() for name in TOKENIZER_MODELS):
+        raise CheckpointError(
+            f"{folder}: no tokenizer: neither {' nor '.join(TOKENIZER_MODELS)}",
+            fix="copy the tokenizer's files beside the weights",
+        )
+    return Checkpoint(
+        path=folder,
+        config=config,
+        generation_config=_read_json(folder / "generation_config.json", required=False),
+        architecture=architecture,
+        shard_files=tuple(files),
+        tensors=shards.MappedTensors(found),
+    )
+
+
+def _compare_with_index(folder: Path, found: dict[str, shards.StoredTensor]) -> None:
+    index = shards.read_index(folder)
+    for name, shard in (index or {}).items():
+        if name not in found or found[name].file.name != shard:
+            raise CheckpointError(
+                f"{folder}: the index puts tensor {name!r} in {shard}, where it is not", fix="download it again"
+            )
+
+
+def _compare_with_architecture(folder: Path, found: dict[str, shards.StoredTensor], architecture: Architecture) -> None:
+    expected = architecture.tensor_shapes()
+    if architecture.tied_embeddings and "lm_head.weight" in found:
+        # Some exports repeat the tied embedding as the head; the shape is still held to.
+        expected = {**expected, "lm_head.weight": expected["model.embed_tokens.weight"]}
+    if missing := [name for name in expected if name not in found]:
+        raise CheckpointError(
+            f"{folder}: tensor {missing[0]!r} is missing ({len(missing)} of {len(expected)} in all)",
+            fix="compare config.json with the weights: they may belong to different models",
+        )
+    if extra := [name for name in found if name not in expected]:
+        raise CheckpointError(
+            f"{folder}: tensor {extra[0]!r} is not part of {architecture.name} ({len(extra)} such)",
+            fix="compare config.json with the weights: they may belong to different models",
+        )
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise CheckpointError(
+                f"{folder}: tensor {name!r} has shape {list(found[name].shape)}, config.json asks for {list(shape)}"
+            )
+
+
+def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if required:
+            raise CheckpointError(
+                f"{path} is missing", fix="give the path of a Hugging Face checkpoint folder"
+            ) from None
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: a JSON object was expected")
+    return content

@@ -1,0 +1,184 @@
+"""Safetensors files, checked by their headers and mapped into memory.
+
+Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}}, then the data
+(source: the safetensors README). Nothing is read into memory until a tensor is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.errors import CheckpointError, UnsupportedModelError
+
+HEADER_BYTES_LIMIT = 100 << 20  # safetensors' own limit
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: file, byte range from the file's start, dtype as safetensors spells it."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """List the safetensors files of a checkpoint, in the order of their names.
+
+    Raises:
+        CheckpointError: none are there, pickle weights are, or the index names a missing one.
+    """
+    index = folder / INDEX_NAME
+    if index.exists():
+        names = sorted(set(_weight_map(index).values()))
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise CheckpointError(f"{index}: shard name {name!r} is not a plain .safetensors file name")
+            if not (folder / name).is_file():
+                raise CheckpointError(
+                    f"{folder}: shard {name!r} is missing, the index names it", fix="download it again"
+                )
+        return [folder / name for name in names]
+    if (folder / SINGLE_NAME).is_file():
+        return [folder / SINGLE_NAME]
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES):
+        raise CheckpointError(
+            f"{folder}: weights are pickled ({pickles[0]}); reading a pickle may run code, so it is refused",
+            fix="convert it where you trust it: transformers' model.save_pretrained(..., safe_serialization=True)",
+        )
+    raise CheckpointError(
+        f"{folder}: no weights: neither {SINGLE_NAME} nor {INDEX_NAME}", fix="give a Hugging Face checkpoint folder"
+    )
+
+
+def read_index(folder: Path) -> dict[str, str] | None:
+    """Give the index's map from tensor to shard, or None for a checkpoint of one file."""
+    index = folder / INDEX_NAME
+    return _weight_map(index) if index.exists() else None
+
+
+def read_header(file: Path) -> list[StoredTensor]:
+    """Read and check a safetensors header: dtypes, shapes, offsets without gap or overlap, and the file's length.
+
+    Raises:
+        CheckpointError: naming the file and, where there is one, the tensor.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > HEADER_BYTES_LIMIT or 8 + length > size:
+            raise CheckpointError(
+                f"{file}: truncated, or not safetensors: a header of {length} bytes in a file of {size}",
+                fix="download it again",
+            )
+        header = _json_object(stream.read(length), file)
+    header.pop("__metadata__", None)
+    tensors = sorted((_entry(file, name, entry, 8 + length) for name, entry in header.items()), key=lambda t: t.start)
+    position = 8 + length
+    for tensor in tensors:
+        if tensor.start != position:
+            relation = "overlaps the one before it" if tensor.start < position else "leaves a gap before it"
+            raise CheckpointError(f"{file}: tensor {tensor.name!r} {relation}", fix="download it again")
+        position = tensor.stop
+    if position != size:
+        raise CheckpointError(
+            f"{file}: {size} bytes, its header describes {position}: truncated or damaged", fix="download it again"
+        )
+    return tensors
+
+
+class MappedTensors:
+    """Tensors of all shards, mapped read-only. A tensor's pages are dropped by the system when memory is short."""
+
+    def __init__(self, tensors: dict[str, StoredTensor]) -> None:
+        self._tensors = tensors
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    def stored(self, name: str) -> NDArray[Any]:
+        """Give a read-only view in the stored dtype; bfloat16 as its uint16 bits."""
+        tensor = self._tensors[name]
+        view = np.frombuffer(
+            self._map(tensor.file), dtype=_STORED[tensor.dtype], count=math.prod(tensor.shape), offset=tensor.start
+        )
+        return view.reshape(tensor.shape)
+
+    def dtype(self, name: str) -> str:
+        """Give the stored dtype: F32, F16 or BF16."""
+        return self._tensors[name].dtype
+
+    def _map(self, file: Path) -> mmap.mmap:
+        if file not in self._maps:
+            with file.open("rb") as stream:
+                self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[file]
+
+
+def to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Widen float16 or bfloat16 (its bits in uint16) to float32, exactly. Always a new, writable array."""
+    if dtype == "BF16":
+        wide = stored.astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
+    return stored.astype(np.float32)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    content = _json_object(index.read_bytes(), index)
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
+        raise CheckpointError(f"{index}: 'weight_map' must map tensor names to shard names")
+    return weight_map
+
+
+def _json_object(raw: bytes, source: Path) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen = dict(pairs)
+        if len(seen) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise CheckpointError(f"{source}: {twice!r} appears twice")
+        return seen
+
+    try:
+        content = json.loads(raw, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{source}: not valid JSON: {error}", fix="download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{source}: a JSON object was expected")
+    return content
+
+
+def _entry(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: tensor {name!r}: malformed header entry") from error
+    if dtype not in _ITEM_BYTES:
+        raise UnsupportedModelError(
+            f"{file}: tensor {name!r} has dtype {dtype}; F16, BF16 and F32 can be built from",
+            fix="take the checkpoint as released, not one that is quantized already",
+        )
+    numbers = (*shape, start, stop)
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+        raise CheckpointError(f"{file}: tensor {name!r}: shape and offsets must be whole numbers")
+    if stop - start != math.prod(shape) * _ITEM_BYTES[dtype]:
+        raise CheckpointError(
+            f"{file}: tensor {name!r}: {stop - start} bytes for shape {list(shape)} of {dtype}", fix="download it again"
+        )
+    return StoredTensor(name, file, dtype, shape, data_start + start, data_start + stop)

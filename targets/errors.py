@@ -1,0 +1,88 @@
+"""What can go wrong, one class a kind. Everything that phipack raises on purpose is a `PhipackError`.
+
+An error says what failed, on which value (`problem`), and what to do next (`fix`). The command line prints the two without
+a traceback. Foreign exceptions are wrapped once, where they enter, with `from`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+INTERRUPTED_EXIT_CODE = 130
+
+
+class PhipackError(Exception):
+    """Base of all errors. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, fix: str | None = None) -> None:
+        super().__init__(problem if fix is None else f"{problem}\n  fix: {fix}")
+        self.problem = problem
+        self.fix = fix
+
+
+class CheckpointError(PhipackError):
+    """A checkpoint folder can't be read: a shard, a tensor, the config or the tokenizer is missing or wrong."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """The checkpoint is sound, but of an architecture, rope or recipe that can't be built."""
+
+
+class RecipeError(PhipackError):
+    """No such recipe, or one that does not apply to this model."""
+
+
+class TargetError(PhipackError):
+    """No such target, or its file is wrong."""
+
+
+class ProjectError(PhipackError):
+    """`phipack.toml` is wrong. The problem names file, line and key."""
+
+
+class FitError(PhipackError):
+    """The model does not fit the target in the asked recipe."""
+
+
+class BuildError(PhipackError):
+    """A build failed for a reason outside the checkpoint: the disk is full, a tool is missing."""
+
+
+class MeasurementError(PhipackError):
+    """A bundle could not be run or compared."""
+
+
+class GateError(PhipackError):
+    """Evidence does not pass its gates."""
+
+
+class BundleError(PhipackError):
+    """A folder is not a bundle, or its bytes are not the ones that its manifest names."""
+
+
+class StoreError(PhipackError):
+    """The store can't be read or written, or a blob in it is damaged."""
+
+
+class RegistryError(PhipackError):
+    """MLflow can't be reached, or what was asked contradicts what is registered."""
+
+
+class MalformedReferenceError(PhipackError):
+    """A reference `MODEL[:VERSION|:CHANNEL|:^RANGE][@TARGET]` is malformed or names nothing."""
+
+
+class FetchError(PhipackError):
+    """A bundle could not be downloaded."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Give a fix that names the known value nearest to `name`, or all of them where none is near."""
+    choices = sorted(known)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(choices)}"

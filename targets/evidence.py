@@ -1,0 +1,80 @@
+"""Evidence: what is known of a bundle, figure by figure, each saying whether it was measured or predicted, and on what.
+
+The JSON form (`evidence.json`) is what `phipack validate` writes, what MLflow keeps, and what promotion reads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from targets.errors import MeasurementError
+from targets.gates import GateResult
+
+EVIDENCE_SCHEMA = "phipack.evidence/1"
+
+# Name -> (unit, what it says). The one list of figures; gates may bound any of them.
+FIGURES: dict[str, tuple[str, str]] = {
+    "kl_mean": ("nat", "mean KL divergence of the bundle's next-token distribution from the reference's"),
+    "kl_median": ("nat", "median of the same"),
+    "kl_p99": ("nat", "99th percentile of the same"),
+    "kl_max": ("nat", "maximum of the same"),
+    "same_top_share": ("share", "positions where both give the same most likely token"),
+    "perplexity": ("1", "the bundle's perplexity on the text"),
+    "reference_perplexity": ("1", "the checkpoint's perplexity on the text, float32"),
+    "perplexity_ratio": ("1", "perplexity / reference_perplexity"),
+    "greedy_match_share": ("share", "tokens of greedy continuations before the first that differs"),
+    "prefill_tokens_per_second": ("token/s", "prompt processing"),
+    "decode_tokens_per_second": ("token/s", "generation, one token at a time"),
+    "peak_memory_bytes": ("B", "peak resident memory of a process that runs the bundle"),
+    "artifact_bytes": ("B", "all files of the bundle"),
+    "predicted_decode_tokens_per_second": ("token/s", "bandwidth roofline for the target"),
+    "predicted_memory_bytes": ("B", "weights, KV cache and runtime on the target"),
+}
+
+
+class Figure(BaseModel):
+    """One number. `on` names the text, host or target it holds for, and the runtime."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: float
+    unit: str
+    kind: Literal["measured", "predicted"]
+    on: str
+
+
+class Evidence(BaseModel):
+    """All figures of one bundle, and how they stand to the gates."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_: Literal["phipack.evidence/1"] = Field(EVIDENCE_SCHEMA, alias="schema")
+    bundle: str = Field(description="digest of the bundle's manifest, sha256:…")
+    checkpoint: str = Field(description="digest of the checkpoint it was compared with, sha256:…")
+    recipe: str
+    target: str | None = None
+    text: str = Field(description="what was read: digest of the token ids, windows and their length")
+    figures: dict[str, Figure]
+    gates: list[GateResult] = Field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """True where there is a gate and none failed."""
+        return bool(self.gates) and all(gate.passed for gate in self.gates)
+
+    def to_json(self) -> str:
+        """Give the JSON text, stable under re-reading."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Evidence:
+        """Read `evidence.json`. Raises `MeasurementError` where it is missing or malformed."""
+        try:
+            return cls.model_validate_json(path.read_text("utf-8"))
+        except (OSError, ValidationError, UnicodeDecodeError) as error:
+            raise MeasurementError(
+                f"{path}: not an evidence file: {error}", fix="run phipack validate to make one"
+            ) from error

@@ -1,0 +1,57 @@
+"""Gates: bounds on evidence, carried by targets and by the project file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Gate(BaseModel):
+    """A bound on one figure: exactly one of `at_least` and `at_most`. `where_from` says who asks for it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Gate:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("give exactly one of at_least and at_most")
+        return self
+
+    def allows(self, value: float) -> bool:
+        """True where the value is a number within the bound."""
+        if math.isnan(value):
+            return False
+        if self.at_least is not None:
+            return value >= self.at_least
+        assert self.at_most is not None
+        return value <= self.at_most
+
+    def __str__(self) -> str:
+        return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+
+
+class GateResult(BaseModel):
+    """How one gate came out. `value` is None where the figure was not taken, which fails the gate."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    figure: str
+    bound: str
+    value: float | None
+    passed: bool
+    asked_by: str
+
+
+def judge(figures: Mapping[str, float], gates: Mapping[str, Gate], *, asked_by: str) -> list[GateResult]:
+    """Hold figures against gates. A gate on a figure that was not taken fails: absence is no evidence."""
+    results = []
+    for name, gate in gates.items():
+        value = figures.get(name)
+        passed = value is not None and gate.allows(value)
+        results.append(GateResult(figure=name, bound=str(gate), value=value, passed=passed, asked_by=asked_by))
+    return results

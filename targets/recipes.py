@@ -1,0 +1,46 @@
+"""The recipes: a format and how weights are stored in it. Which tensor gets which type is in `targets/storage/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from targets.errors import RecipeError, did_you_mean
+
+Format = Literal["gguf", "onnx", "coreml"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to store a model.
+
+    `bits` is the nominal width of a weight matrix's element, without scales.
+    """
+
+    name: str
+    format: Format
+    bits: int
+    summary: str
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("gguf-f16", "gguf", 16, "float16 matrices, float32 norms"),
+        Recipe("gguf-q8_0", "gguf", 8, "8-bit blocks of 32, one float16 scale each"),
+        Recipe("gguf-q4_0", "gguf", 4, "4-bit blocks of 32, one float16 scale each; head in Q6_K or Q8_0"),
+        Recipe("gguf-q4_k_m", "gguf", 4, "4-bit K-quants, more bits where llama.cpp's Q4_K_M mixture gives them"),
+        Recipe("onnx-fp16", "onnx", 16, "float16 weights, activations and KV cache"),
+        Recipe("onnx-int4", "onnx", 4, "int4 matrices in blocks of 32 (MatMulNBits)"),
+        Recipe("coreml-fp16", "coreml", 16, "float16 weights and activations, stateful KV cache, iOS 18"),
+        Recipe("coreml-int4", "coreml", 4, "int4 matrices in blocks of 32, stateful KV cache, iOS 18"),
+    )
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """Look up a recipe. Raises `RecipeError` naming the nearest one."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise RecipeError(f"unknown recipe {name!r}", fix=did_you_mean(name, RECIPES)) from None

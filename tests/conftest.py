@@ -1,0 +1,22 @@
+"""Fixtures that every room uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builders.checkpoint import Checkpoint, open_checkpoint
+from tests.checkpoints import write_tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint's folder, shared by the session: don't change it."""
+    return write_tiny(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Checkpoint:
+    """The same, opened."""
+    return open_checkpoint(tiny_folder)
