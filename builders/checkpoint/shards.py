@@ -23,7 +23,7 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
-_STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,8 @@ class MappedTensors:
     def stored(self, name: str) -> NDArray[Any]:
         """Give a read-only view in the stored dtype; bfloat16 as its uint16 bits."""
         tensor = self._tensors[name]
-        view = np.frombuffer(
-            self._map(tensor.file), dtype=_STORED[tensor.dtype], count=math.prod(tensor.shape), offset=tensor.start
-        )
+        count = math.prod(tensor.shape)
+        view = np.frombuffer(self._map(tensor.file), dtype=_STORED[tensor.dtype], count=count, offset=tensor.start)
         return view.reshape(tensor.shape)
 
     def dtype(self, name: str) -> str:
