@@ -134,7 +134,7 @@ class Manifest(_Strict):
         return digest_of_bytes(self.to_bytes())
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """Size of all files, the manifest's own included."""
         return sum(entry.bytes for entry in self.files) + len(self.to_bytes())
 

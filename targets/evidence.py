@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from targets.errors import MeasurementError
 from targets.gates import GateResult
 
-EVIDENCE_SCHEMA = "phipack.evidence/1"
+EVIDENCE_SCHEMA: Literal["phipack.evidence/1"] = "phipack.evidence/1"
 
 # Name -> (unit, what it says). The one list of figures; gates may bound any of them.
 FIGURES: dict[str, tuple[str, str]] = {
