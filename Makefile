@@ -1,0 +1,39 @@
+# make demo: the main job on a real model.   make test: every check.   Both set up .venv first, in either order, again and again.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup demo test lint unit docs clean
+
+setup: $(STAMP)
+
+# Remade when the dependencies change. llama-cpp-python has no wheel: it is compiled, once (about 6 minutes on 2 cores).
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "phipack needs Python 3.11 or newer: make PYTHON=python3.11"; exit 1; }
+	@command -v c++ >/dev/null || { echo "a C++ compiler is needed once, for llama.cpp: apt-get install g++"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "setting up .venv (the first time takes about 8 minutes: llama.cpp is compiled)"
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[build,registry]' --group dev
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m benchmarks.demo
+
+test: lint unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP)
+	$(BIN)/pytest
+
+# The CLI reference is generated; a test compares it.
+docs: $(STAMP)
+	$(BIN)/python -m phipack.reference > docs/cli.md
+
+clean:
+	rm -rf .venv .cache .phipack demo dist

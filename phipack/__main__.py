@@ -1,0 +1,61 @@
+"""The command line's edge: from here on, errors are sentences and exit codes, never tracebacks.
+
+Exit codes: 0 done; 1 an error or a failed gate; 2 wrong usage; 130 interrupted (also on SIGTERM).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+
+import click
+
+from phipack.commands import cli
+from phipack.options import State
+from targets.errors import INTERRUPTED_EXIT_CODE, PhipackError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and give its exit code. Installed as `phipack`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    state = State()
+    try:
+        cli.main(args=arguments, prog_name="phipack", standalone_mode=False, obj=state)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        state.output.error("interrupted; nothing half-made was left")
+        return INTERRUPTED_EXIT_CODE
+    except PhipackError as error:
+        state.output.error(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`phipack ls | head`): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the one place where a defect becomes a sentence
+        if os.environ.get("PHIPACK_TRACEBACK"):
+            traceback.print_exc()
+        state.output.error(
+            f"a defect of phipack: {type(error).__name__}: {error}\n"
+            "  fix: run it again with PHIPACK_TRACEBACK=1 and report what it prints"
+        )
+        return 1
+    return 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Click options that several commands share, each defined once, and the state that they fill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from phipack.output import Output
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@dataclass
+class State:
+    """What the options before the command's name decide."""
+
+    output: Output = field(default_factory=Output)
+
+
+pass_state = click.make_pass_decorator(State)
+
+target_option = click.option(
+    "--target", metavar="TARGET", help="A device (phipack targets ls), or the path of a target file of your own."
+)
+recipe_option = click.option("--recipe", required=True, metavar="RECIPE", help="Format and storage, as in phipack recipes.")
+out_option = click.option("-o", "--out", required=True, type=FOLDER, metavar="DIR", help="Folder to make.")
+replace_option = click.option("--replace", is_flag=True, help="Put it in the place of what is there.")
+context_option = click.option(
+    "--context", "context_length", type=click.IntRange(min=1), metavar="TOKENS", help="Longest sequence to provide for."
+)
+reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; kept in the history.")
+
+
+def registry_options(command: Command) -> Command:
+    """Say which MLflow server and which store a command works on."""
+    command = click.option(
+        "--store",
+        envvar="PHIPACK_STORE",
+        type=FOLDER,
+        metavar="DIR",
+        help="Folder of the bundles' bytes. [default: .phipack/store; environment: PHIPACK_STORE]",
+    )(command)
+    return click.option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        metavar="URI",
+        help="MLflow server. [default: SQLite in .phipack; environment: MLFLOW_TRACKING_URI]",
+    )(command)
