@@ -1,0 +1,1 @@
+"""Measurements at real size and on a real model, beside the peers. Not in the wheel."""
