@@ -1,0 +1,103 @@
+"""`Reference`: what the checkpoint itself says of evaluation windows and prompts.
+
+Hidden states are kept (hidden_size numbers a token), logits made from them window by window (vocabulary_size numbers a
+token). Hidden states are cached:
+
+    CACHE/CHECKPOINT-TOKENS.npy      float32 [W, T, hidden]; the name holds 16 hex digits of each digest
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.build import Progress, silent
+from builders.checkpoint import Checkpoint
+from builders.reference.forward import hidden_states
+from registry.placement import disk_errors
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A checkpoint's float32 answers. `cache`: folder of hidden states, or None to keep none."""
+
+    checkpoint: Checkpoint
+    cache: Path | None = None
+    progress: Progress = silent
+
+    def hidden(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Give hidden states after the last norm, [W, T, hidden], of windows [W, T], from the cache where it has them."""
+        shape = (*windows.shape, self.checkpoint.architecture.hidden_size)
+        if self.cache is None:
+            return hidden_states(self.checkpoint, windows, self.progress)
+        path = self.cache / f"{_short(self.checkpoint.digest)}-{_short(token_digest(windows))}.npy"
+        cached = _load(path, shape)
+        if cached is None:
+            cached = hidden_states(self.checkpoint, windows, self.progress)
+            _save(path, cached)
+        return cached
+
+    def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give logits [T, vocabulary] of hidden states [T, hidden]."""
+        import torch
+
+        with torch.inference_mode():
+            return np.asarray((torch.from_numpy(np.ascontiguousarray(hidden)) @ self._head.T).numpy())
+
+    def greedy(self, prompts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """Continue prompts [P, T] by the likeliest token, `count` times: [P, count].
+
+        Each token is one walk over the layers for all prompts together, so that a checkpoint of any size can be asked.
+        """
+        tokens = prompts
+        for made in range(count):
+            self.progress("reference's greedy continuations", made, count)
+            last = hidden_states(self.checkpoint, tokens)[:, -1]
+            tokens = np.concatenate([tokens, self.logits(last).argmax(-1)[:, None]], axis=1)
+        return tokens[:, prompts.shape[1] :]
+
+    @cached_property
+    def _head(self):  # type: ignore[no-untyped-def] # a torch.Tensor, and torch is imported late
+        import torch
+
+        return torch.from_numpy(self.checkpoint.tensor(self.checkpoint.architecture.head_tensor))
+
+
+def token_digest(tokens: NDArray[np.int64]) -> str:
+    """Give `sha256:<hex>` of shape and ids: what evidence names as the text it was taken on."""
+    raw = repr(tokens.shape).encode() + np.ascontiguousarray(tokens, dtype="<i8").tobytes()
+    return "sha256:" + hashlib.sha256(raw).hexdigest()
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:16]
+
+
+def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """Read cached states; a damaged or foreign file counts as none."""
+    try:
+        states = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if states.shape != shape or states.dtype != np.float32 or not np.isfinite(states).all():
+        return None
+    return np.asarray(states)
+
+
+def _save(path: Path, states: NDArray[np.float32]) -> None:
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                np.save(stream, states)
+            Path(beside).replace(path)
+        finally:
+            Path(beside).unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""How far a bundle's next-token distributions lie from the reference's. Pure numpy, window by window.
+
+KL divergence is sum p (log p - log q) with p the reference's distribution and q the bundle's, in nats, as llama.cpp's
+perplexity tool reports it; all in float64. Perplexity is exp of the mean negative log-likelihood of the next token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+_ROWS = 128  # rows of logits that are widened to float64 at a time
+
+
+@dataclass
+class Comparison:
+    """Accumulates windows. Every position counts for KL and same-top; all but a window's last for perplexity."""
+
+    _divergences: list[NDArray[np.float64]] = field(default_factory=list)
+    _same_top: int = 0
+    _positions: int = 0
+    _nll: float = 0.0
+    _reference_nll: float = 0.0
+    _predicted: int = 0
+
+    def add(self, reference: Logits, bundle: Logits, tokens: NDArray[np.int64]) -> None:
+        """Take one window: logits [T, vocabulary] of both after each of its tokens [T]."""
+        if reference.shape != bundle.shape or len(tokens) != len(reference):
+            raise ValueError(f"shapes differ: {reference.shape}, {bundle.shape}, {tokens.shape}")
+        self._same_top += int((reference.argmax(-1) == bundle.argmax(-1)).sum())
+        self._positions += len(tokens)
+        for start in range(0, len(tokens), _ROWS):
+            rows = slice(start, start + _ROWS)
+            log_p, log_q = log_softmax(reference[rows]), log_softmax(bundle[rows])
+            self._divergences.append(divergence(log_p, log_q))
+            following = tokens[start + 1 : start + _ROWS + 1]
+            places = np.arange(len(following))
+            self._reference_nll -= float(log_p[places, following].sum())
+            self._nll -= float(log_q[places, following].sum())
+            self._predicted += len(following)
+
+    def figures(self) -> dict[str, float]:
+        """Give the figures by the names of `targets.evidence.FIGURES`."""
+        kl = np.concatenate(self._divergences)
+        perplexity = float(np.exp(self._nll / self._predicted))
+        reference_perplexity = float(np.exp(self._reference_nll / self._predicted))
+        return {
+            "kl_mean": float(kl.mean()),
+            "kl_median": float(np.median(kl)),
+            "kl_p99": float(np.quantile(kl, 0.99)),
+            "kl_max": float(kl.max()),
+            "same_top_share": self._same_top / self._positions,
+            "perplexity": perplexity,
+            "reference_perplexity": reference_perplexity,
+            "perplexity_ratio": perplexity / reference_perplexity,
+        }
+
+
+def log_softmax(logits: Logits) -> NDArray[np.float64]:
+    """Give log-probabilities, float64, over the last axis. A logit of -inf is a probability of 0."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+
+
+def divergence(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give KL(p‖q) for each row. Infinite where q rules out what p allows; rounding never makes it negative."""
+    p = np.exp(log_p)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(p > 0, p * (log_p - log_q), 0.0)
+    return np.maximum(terms.sum(-1), 0.0)
+
+
+def matching_share(expected: NDArray[np.int64], found: NDArray[np.int64]) -> float:
+    """Give the share of tokens [P, N] that come before the first difference of their continuation."""
+    before_difference = np.cumprod(expected == found, axis=1)
+    return float(before_difference.mean())
