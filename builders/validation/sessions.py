@@ -1,0 +1,39 @@
+"""One opener a format: a bundle in, a running session out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from builders.validation.session import Session
+from registry.bundle import Bundle
+from targets.recipes import Format
+
+
+def _open_gguf(bundle: Bundle) -> Session:
+    from builders.gguf.session import open_session as open_gguf
+
+    return open_gguf(bundle)
+
+
+def _open_onnx(bundle: Bundle) -> Session:
+    from builders.onnx.session import open_session as open_onnx
+
+    return open_onnx(bundle)
+
+
+def _open_coreml(bundle: Bundle) -> Session:
+    from builders.coreml.session import open_session as open_coreml
+
+    return open_coreml(bundle)
+
+
+OPENERS: dict[Format, Callable[[Bundle], Session]] = {
+    "gguf": _open_gguf,
+    "onnx": _open_onnx,
+    "coreml": _open_coreml,
+}
+
+
+def open_session(bundle: Bundle) -> Session:
+    """Open a bundle in the runtime of its format. Raises `MeasurementError` where the runtime refuses it."""
+    return OPENERS[bundle.manifest.recipe.format](bundle)

@@ -1,0 +1,102 @@
+"""Speed and memory of a bundle on this host, taken in a process of its own so that nothing else is in the figures.
+
+    python -m builders.validation.speed BUNDLE      prints one JSON object, the fields of `Speed`
+
+A runtime that aborts (out of memory, a bad graph) takes that process down and not the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from builders.validation.session import Session
+from builders.validation.sessions import open_session
+from registry.bundle import Bundle, open_bundle
+from targets.errors import MeasurementError
+
+PROMPT_TOKENS = 128
+NEW_TOKENS = 32
+RUNS = 3
+_TIME_LIMIT_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians of several runs. Tokens a second; bytes of peak resident memory of the whole process."""
+
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    peak_memory_bytes: int
+
+
+def measure_speed(bundle: Bundle) -> Speed:
+    """Run a bundle in a fresh process and give its speed and peak memory.
+
+    Raises:
+        MeasurementError: the process failed; its last words are in the problem.
+    """
+    command = [sys.executable, "-m", "builders.validation.speed", str(bundle.path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIME_LIMIT_SECONDS)  # noqa: S603
+        return Speed(**json.loads(done.stdout.splitlines()[-1]))
+    except subprocess.TimeoutExpired as error:
+        raise MeasurementError(f"{bundle.path}: speed was not measured within {_TIME_LIMIT_SECONDS} s") from error
+    except subprocess.CalledProcessError as error:
+        words = error.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise MeasurementError(
+            f"{bundle.path}: its runtime ended with code {error.returncode}: {words[0]}",
+            fix="a negative code is a signal; -9 and -6 often mean too little memory",
+        ) from error
+    except (ValueError, TypeError, IndexError) as error:
+        raise MeasurementError(f"{bundle.path}: the speed process printed no figures") from error
+
+
+def time_session(session: Session, prompt: int, new: int, runs: int) -> tuple[float, float]:
+    """Give median prefill and decode speed, tokens a second, of random-looking ids (speed does not depend on them)."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(3, 256, size=prompt)
+    session.prefill(tokens)  # warms caches and memory up
+    prefill, decode = [], []
+    for _ in range(runs):
+        started = time.perf_counter()
+        logits = session.prefill(tokens)
+        between = time.perf_counter()
+        for _ in range(new):
+            logits = session.step(int(logits.argmax()))
+        ended = time.perf_counter()
+        prefill.append(prompt / (between - started))
+        decode.append(new / (ended - between))
+    return statistics.median(prefill), statistics.median(decode)
+
+
+def main(path: Path) -> None:
+    """Measure in this process and print the figures."""
+    bundle = open_bundle(path)
+    context = bundle.manifest.model.context_length
+    prompt = min(PROMPT_TOKENS, context // 2)
+    with open_session(bundle) as session:
+        prefill, decode = time_session(session, prompt, min(NEW_TOKENS, context - prompt), RUNS)
+    print(json.dumps(asdict(Speed(prefill, decode, _peak_memory_bytes()))))  # noqa: T201
+
+
+def _peak_memory_bytes() -> int:
+    """Peak resident memory of this process: VmHWM on Linux (ru_maxrss there also counts the parent it was forked from)."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text("ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

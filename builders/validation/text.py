@@ -1,0 +1,42 @@
+"""Evaluation text: held-out English cut into windows of token ids by the checkpoint's own tokenizer."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.tokenizer import Tokenizer
+from targets.errors import MeasurementError
+
+BUILT_IN = "texts/general.txt"  # our own prose, so that a bundle can be judged with nothing at hand
+
+
+def read_text(path: Path | None) -> str:
+    """Read a text file, or the built-in text. Raises `MeasurementError` where it can't be read as UTF-8."""
+    if path is None:
+        return resources.files("builders.validation").joinpath(BUILT_IN).read_text("utf-8")
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MeasurementError(f"{path}: evaluation text can't be read: {error}", fix="give a UTF-8 text file") from error
+
+
+def windows_of(tokenizer: Tokenizer, text: str, *, count: int, length: int) -> NDArray[np.int64]:
+    """Cut a text into `count` windows of `length` ids, [count, length]. Each starts with BOS where the tokenizer puts one.
+
+    Raises:
+        MeasurementError: the text is too short.
+    """
+    start = tokenizer.encode("", add_special_tokens=True)
+    body = tokenizer.encode(text)
+    fresh = length - len(start)
+    if fresh < 1 or len(body) < count * fresh:
+        raise MeasurementError(
+            f"the evaluation text has {len(body)} tokens; {count} windows of {length} need {count * fresh}",
+            fix="give a longer --text, or ask for fewer --tokens",
+        )
+    rows = [start + body[number * fresh : (number + 1) * fresh] for number in range(count)]
+    return np.asarray(rows, dtype=np.int64)
