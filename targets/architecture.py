@@ -7,6 +7,7 @@ Field names follow what the numbers mean, not how `config.json` spells them. Sou
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from targets.errors import CheckpointError, UnsupportedModelError, did_you_mean
 
 SUPPORTED = ("Phi3ForCausalLM",)
+LARGEST_SIZE = (1 << 31) - 1  # of a dimension or a count in config.json
 LONGROPE_TYPES = ("longrope", "su")  # releases of 2024-04 say "su"
 
 
@@ -151,15 +153,22 @@ class _ConfigReader:
         value = self._config.get(key)
         if value is None:
             value = default
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SIZE:
             raise CheckpointError(f"config.json: {key} must be a positive whole number, not {value!r}")
         return value
 
     def number(self, key: str, *, default: float) -> float:
         value = self._config.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        if not _is_positive(value):
             raise CheckpointError(f"config.json: {key} must be a positive number, not {value!r}")
         return float(value)
+
+
+def _is_positive(value: object) -> bool:
+    """True for a number over 0 that is finite as a float (JSON may write an integer of 400 digits)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 < value <= sys.float_info.max
 
 
 def _architecture_name(config: Mapping[str, Any]) -> str:
@@ -193,9 +202,11 @@ def _longrope(config: Mapping[str, Any], context: int, head_dim: int) -> LongRop
         if not isinstance(values, list) or len(values) != head_dim // 2:
             found = len(values) if isinstance(values, list) else values
             raise CheckpointError(f"config.json: rope_scaling.{key} must list {head_dim // 2} numbers, not {found!r}")
-        if not all(isinstance(v, (int, float)) and math.isfinite(v) and v > 0 for v in values):
+        if not all(_is_positive(v) for v in values):
             raise CheckpointError(f"config.json: rope_scaling.{key} holds a value that is not a positive number")
         factors[key] = tuple(float(v) for v in values)
+    if original == 1:
+        raise CheckpointError("config.json: original_max_position_embeddings must be over 1 with longrope, not 1")
     ratio = context / original
     factor = 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(original))
     return LongRope(factors["short_factor"], factors["long_factor"], original, factor)

@@ -68,15 +68,21 @@ class Checkpoint:
         """The Jinja chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`."""
         file = self.path / "chat_template.jinja"
         if file.is_file():
-            return file.read_text("utf-8")
+            try:
+                return file.read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise CheckpointError(f"{file}: the chat template can't be read: {error}") from error
         template = self.tokenizer_config.get("chat_template")
+        if isinstance(template, list):  # several, by name, as transformers allows
+            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+            template = named.get("default")
         return template if isinstance(template, str) else None
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:
         """Ids that end an answer: those of `generation_config.json`, else of `config.json`, sorted.
 
-        Phi-3's config names one of three (PHI3.md, "Tokens and stopping"); an artifact that knows that one alone runs on.
+        Phi-3's config names one of three (<|endoftext|>, not <|end|>); an artifact that knows that one alone runs on.
         """
         stop = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
         ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
@@ -140,7 +146,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _compare_with_index(folder: Path, found: dict[str, shards.StoredTensor]) -> None:
     index = shards.read_index(folder)
-    for name, shard in (index or {}).items():
+    if index is None:
+        return
+    if unlisted := [name for name in found if name not in index]:
+        raise CheckpointError(
+            f"{folder}: tensor {unlisted[0]!r} is in {found[unlisted[0]].file.name}, but not in the index",
+            fix="download it again",
+        )
+    for name, shard in index.items():
         if name not in found or found[name].file.name != shard:
             raise CheckpointError(
                 f"{folder}: the index puts tensor {name!r} in {shard}, where it is not", fix="download it again"
@@ -148,6 +161,12 @@ def _compare_with_index(folder: Path, found: dict[str, shards.StoredTensor]) -> 
 
 
 def _compare_with_architecture(folder: Path, found: dict[str, shards.StoredTensor], architecture: Architecture) -> None:
+    if architecture.layer_count > len(found):  # said before a list of a billion names is made
+        raise CheckpointError(
+            f"{folder}: config.json says num_hidden_layers {architecture.layer_count}, "
+            f"the weights have {len(found)} tensors",
+            fix="compare config.json with the weights: they may belong to different models",
+        )
     expected = architecture.tensor_shapes()
     if architecture.tied_embeddings and "lm_head.weight" in found:
         # Some exports repeat the tied embedding as the head; the shape is still held to.

@@ -22,6 +22,8 @@ HEADER_BYTES_LIMIT = 100 << 20  # safetensors' own limit
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+_LARGEST_NUMBER = (1 << 63) - 1
+_LARGEST_RANK = 32  # numpy's
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
@@ -79,15 +81,18 @@ def read_header(file: Path) -> list[StoredTensor]:
     Raises:
         CheckpointError: naming the file and, where there is one, the tensor.
     """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > HEADER_BYTES_LIMIT or 8 + length > size:
-            raise CheckpointError(
-                f"{file}: truncated, or not safetensors: a header of {length} bytes in a file of {size}",
-                fix="download it again",
-            )
-        header = _json_object(stream.read(length), file)
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > HEADER_BYTES_LIMIT or 8 + length > size:
+                raise CheckpointError(
+                    f"{file}: truncated, or not safetensors: a header of {length} bytes in a file of {size}",
+                    fix="download it again",
+                )
+            header = _json_object(stream.read(length), file)
+    except OSError as error:
+        raise CheckpointError(f"{file} can't be read: {error.strerror}") from error
     header.pop("__metadata__", None)
     tensors = sorted((_entry(file, name, entry, 8 + length) for name, entry in header.items()), key=lambda t: t.start)
     position = 8 + length
@@ -138,7 +143,10 @@ def to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    content = _json_object(index.read_bytes(), index)
+    try:
+        content = _json_object(index.read_bytes(), index)
+    except OSError as error:
+        raise CheckpointError(f"{index} can't be read: {error.strerror}") from error
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
         raise CheckpointError(f"{index}: 'weight_map' must map tensor names to shard names")
@@ -147,11 +155,11 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _json_object(raw: bytes, source: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen = dict(pairs)
-        if len(seen) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise CheckpointError(f"{source}: {twice!r} appears twice")
+        seen: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in seen:
+                raise CheckpointError(f"{source}: {name!r} appears twice", fix="download it again")
+            seen[name] = value
         return seen
 
     try:
@@ -168,15 +176,15 @@ def _entry(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
         dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: tensor {name!r}: malformed header entry") from error
-    if dtype not in _ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
         raise UnsupportedModelError(
             f"{file}: tensor {name!r} has dtype {dtype}; F16, BF16 and F32 can be built from",
             fix="take the checkpoint as released, not one that is quantized already",
         )
     numbers = (*shape, start, stop)
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-        raise CheckpointError(f"{file}: tensor {name!r}: shape and offsets must be whole numbers")
-    if stop - start != math.prod(shape) * _ITEM_BYTES[dtype]:
+    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _LARGEST_NUMBER for n in numbers):
+        raise CheckpointError(f"{file}: tensor {name!r}: shape and offsets must be whole numbers of 64 bits")
+    if len(shape) > _LARGEST_RANK or stop - start != math.prod(shape) * _ITEM_BYTES[dtype]:
         raise CheckpointError(
             f"{file}: tensor {name!r}: {stop - start} bytes for shape {list(shape)} of {dtype}", fix="download it again"
         )
