@@ -1,8 +1,8 @@
-"""Phi-3's forward pass in float32, streamed: layer by layer over all sequences, so that one layer's weights are in memory.
+"""Phi-3's forward pass in float32, streamed: layer by layer over all sequences, one layer's weights in memory.
 
-The formulas are transformers' `Phi3ForCausalLM`: RMSNorm, fused qkv with rotary embedding on halves, grouped-query attention
-under a causal (and sliding) mask, SwiGLU. longrope: the short factors while the whole sequence fits in the original context, the
-long ones beyond, and cosines and sines times the attention factor either way (arXiv 2402.13753).
+The formulas are transformers' `Phi3ForCausalLM`: RMSNorm, fused qkv with rotary embedding on halves, grouped-query
+attention under a causal (and sliding) mask, SwiGLU. longrope: the short factors while the whole sequence fits in the
+original context, the long ones beyond, and cosines and sines times the attention factor either way (arXiv 2402.13753).
 """
 
 from __future__ import annotations
@@ -83,20 +83,20 @@ def _block(
     mask: Tensor,
 ) -> Tensor:
     """One decoder block over one sequence: states [T, hidden] in and out."""
-    import torch.nn.functional as F
+    from torch.nn import functional
 
     length, heads, kv_heads = len(states), architecture.head_count, architecture.kv_head_count
     normed = _rms_norm(states, weights["input_layernorm"], architecture.norm_epsilon)
-    qkv = F.linear(normed, weights["self_attn.qkv_proj"])
+    qkv = functional.linear(normed, weights["self_attn.qkv_proj"])
     widths = [architecture.query_width, architecture.kv_width, architecture.kv_width]
     q, k, v = (part.view(length, -1, architecture.head_dim).transpose(0, 1) for part in qkv.split(widths, dim=-1))
     q, k = _rotated(q, cosines, sines), _rotated(k, cosines, sines)
     k, v = (part.repeat_interleave(heads // kv_heads, dim=0) for part in (k, v))
-    attended = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask)[0]
-    states = states + F.linear(attended.transpose(0, 1).reshape(length, -1), weights["self_attn.o_proj"])
+    attended = functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask)[0]
+    states = states + functional.linear(attended.transpose(0, 1).reshape(length, -1), weights["self_attn.o_proj"])
     normed = _rms_norm(states, weights["post_attention_layernorm"], architecture.norm_epsilon)
-    gate, up = F.linear(normed, weights["mlp.gate_up_proj"]).chunk(2, dim=-1)
-    return states + F.linear(F.silu(gate) * up, weights["mlp.down_proj"])
+    gate, up = functional.linear(normed, weights["mlp.gate_up_proj"]).chunk(2, dim=-1)
+    return states + functional.linear(functional.silu(gate) * up, weights["mlp.down_proj"])
 
 
 def _mask(architecture: Architecture, length: int) -> Tensor:

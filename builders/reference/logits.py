@@ -3,17 +3,21 @@
 Hidden states are kept (hidden_size numbers a token), logits made from them window by window (vocabulary_size numbers a
 token). Hidden states are cached:
 
-    CACHE/CHECKPOINT-TOKENS.npy      float32 [W, T, hidden]; the name holds 16 hex digits of each digest
+    CACHE/CHECKPOINT-TOKENS-N.hidden      32 bytes, the SHA-256 of the rest; then float32 [W, T, hidden], little-endian
+
+The name holds 16 hex digits of each digest and the number of the forward pass that made it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +26,12 @@ from builders.build import Progress, silent
 from builders.checkpoint import Checkpoint
 from builders.reference.forward import hidden_states
 from registry.placement import disk_errors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FORWARD_PASS = 1  # raise it when the forward pass gives other numbers: what older ones left is not read again
+_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,12 @@ class Reference:
     progress: Progress = silent
 
     def hidden(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give hidden states after the last norm, [W, T, hidden], of windows [W, T], from the cache where it has them."""
+        """Give hidden states after the last norm, [W, T, hidden], of windows [W, T]; from the cache if there."""
         shape = (*windows.shape, self.checkpoint.architecture.hidden_size)
         if self.cache is None:
             return hidden_states(self.checkpoint, windows, self.progress)
-        path = self.cache / f"{_short(self.checkpoint.digest)}-{_short(token_digest(windows))}.npy"
+        name = f"{_short(self.checkpoint.digest)}-{_short(token_digest(windows))}-{_FORWARD_PASS}.hidden"
+        path = self.cache / name
         cached = _load(path, shape)
         if cached is None:
             cached = hidden_states(self.checkpoint, windows, self.progress)
@@ -49,7 +60,7 @@ class Reference:
         import torch
 
         with torch.inference_mode():
-            return np.asarray((torch.from_numpy(np.ascontiguousarray(hidden)) @ self._head.T).numpy())
+            return np.asarray((torch.from_numpy(hidden.copy()) @ self._head.T).numpy())
 
     def greedy(self, prompts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """Continue prompts [P, T] by the likeliest token, `count` times: [P, count].
@@ -64,7 +75,7 @@ class Reference:
         return tokens[:, prompts.shape[1] :]
 
     @cached_property
-    def _head(self):  # type: ignore[no-untyped-def] # a torch.Tensor, and torch is imported late
+    def _head(self) -> Tensor:
         import torch
 
         return torch.from_numpy(self.checkpoint.tensor(self.checkpoint.architecture.head_tensor))
@@ -83,21 +94,24 @@ def _short(digest: str) -> str:
 def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     """Read cached states; a damaged or foreign file counts as none."""
     try:
-        states = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        content = path.read_bytes()
+    except OSError:
         return None
-    if states.shape != shape or states.dtype != np.float32 or not np.isfinite(states).all():
+    states = memoryview(content)[_DIGEST_BYTES:]
+    if len(states) != 4 * math.prod(shape) or hashlib.sha256(states).digest() != content[:_DIGEST_BYTES]:
         return None
-    return np.asarray(states)
+    return np.frombuffer(states, dtype="<f4").reshape(shape)
 
 
 def _save(path: Path, states: NDArray[np.float32]) -> None:
+    content = np.ascontiguousarray(states, dtype="<f4").data.cast("B")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
         try:
             with os.fdopen(handle, "wb") as stream:
-                np.save(stream, states)
+                stream.write(hashlib.sha256(content).digest())
+                stream.write(content)
             Path(beside).replace(path)
         finally:
             Path(beside).unlink(missing_ok=True)

@@ -83,7 +83,7 @@ def test_stop_ids_are_those_of_the_generation_config(tiny: Checkpoint, folder: P
 @pytest.mark.parametrize("token", [320, -1, True, "310", [310, 1.5]])
 def test_a_stop_id_outside_the_vocabulary_is_refused(folder: Path, token: object) -> None:
     edit_json(folder / "generation_config.json", eos_token_id=token)
-    with pytest.raises(CheckpointError, match="eos_token_id .* is not an id of the vocabulary"):
+    with pytest.raises(CheckpointError, match=r"eos_token_id .* is not an id of the vocabulary"):
         _ = open_checkpoint(folder).stop_token_ids
 
 
