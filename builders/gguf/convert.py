@@ -1,0 +1,164 @@
+"""A checkpoint as `model.gguf`, architecture phi3: metadata first, then tensor after tensor, each read, encoded, written.
+
+    blk.N.attn_norm  attn_qkv [q | k | v]  attn_output  ffn_norm  ffn_up [gate | up]  ffn_down
+    token_embd  output_norm  output (not where it is tied)  rope_factors_long, rope_factors_short (longrope)
+
+Source: the GGUF specification (ggml/docs/gguf.md), and what llama.cpp's phi3 graph reads (src/models/phi3.cpp).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.build import BuildRequest, Conversion
+from builders.gguf.quantize import encode
+from builders.gguf.vocabulary import read_vocabulary
+from registry.bundle import WeightClass
+from targets.architecture import Architecture
+from targets.storage import StoredWeight
+from targets.storage.gguf import TYPES, fallback_notes, plan
+
+MODEL_NAME = "model.gguf"
+_FILE_TYPE = {"gguf-f16": 1, "gguf-q8_0": 7, "gguf-q4_0": 2, "gguf-q4_k_m": 15}  # enum llama_ftype
+_LAYER_PARTS = {
+    "input_layernorm": "attn_norm",
+    "self_attn.qkv_proj": "attn_qkv",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+
+
+def convert(request: BuildRequest, folder: Path) -> Conversion:
+    """Write `model.gguf` into a folder. Peak memory: one tensor in float32 and its encoded form.
+
+    Raises:
+        CheckpointError: a tensor holds NaN, an infinity or what float16 can't; the tokenizer is damaged.
+        UnsupportedModelError: llama.cpp has no pre-tokenizer for this tokenizer.
+    """
+    import gguf
+
+    architecture = request.checkpoint.architecture
+    weights = plan(architecture, request.recipe)
+    vocabulary = read_vocabulary(request.checkpoint)
+    writer = gguf.GGUFWriter(folder / MODEL_NAME, "phi3")
+    try:
+        _add_parameters(writer, request)
+        vocabulary.add_to(writer)
+        if request.checkpoint.chat_template is not None:
+            writer.add_chat_template(request.checkpoint.chat_template)
+        factors = _rope_factors(architecture)
+        for weight in weights:
+            _declare(writer, gguf_name(weight.name), weight)
+        for name, values in factors.items():
+            writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for done, weight in enumerate(weights):
+            request.progress(f"{request.recipe.name}: writing tensors", done, len(weights))
+            values = request.checkpoint.tensor(weight.name)
+            writer.write_tensor_data(encode(values, TYPES[weight.storage], name=weight.name))
+            del values  # the next one is read before this name is bound anew
+        for values in factors.values():
+            writer.write_tensor_data(values)
+        request.progress(f"{request.recipe.name}: writing tensors", len(weights), len(weights))
+    finally:
+        writer.close()
+    return Conversion(
+        weights=_classes(weights),
+        exact_context_length=exact_context_length(architecture, request.context_length),
+        tools={name: version(name) for name in ("gguf", "llama-cpp-python", "numpy")},
+        notes=(*fallback_notes(architecture, request.recipe), *_context_notes(architecture, request.context_length)),
+    )
+
+
+def gguf_name(name: str) -> str:
+    """Give llama.cpp's name of a checkpoint's tensor: `model.layers.3.mlp.down_proj.weight` is `blk.3.ffn_down.weight`."""
+    stem = name.removesuffix(".weight")
+    if stem in _TOP:
+        return f"{_TOP[stem]}.weight"
+    layer, part = stem.removeprefix("model.layers.").split(".", 1)
+    return f"blk.{layer}.{_LAYER_PARTS[part]}.weight"
+
+
+def exact_context_length(architecture: Architecture, context_length: int) -> int:
+    """Give the longest sequence for which llama.cpp, opened at `context_length`, computes what the checkpoint does.
+
+    It ignores the sliding window, and takes longrope's factors by the context that it is opened with.
+    """
+    exact = context_length
+    if architecture.effective_window is not None:
+        exact = min(exact, architecture.effective_window)
+    return exact
+
+
+def _context_notes(architecture: Architecture, context_length: int) -> tuple[str, ...]:
+    notes = []
+    window = architecture.effective_window
+    if window is not None and window < context_length:
+        notes.append(f"llama.cpp ignores the sliding window of {window}: exact up to {window} tokens")
+    rope = architecture.longrope
+    if rope is not None and context_length > rope.original_context:
+        notes.append(
+            f"llama.cpp takes longrope's long factors for every prompt when opened past {rope.original_context} tokens: "
+            f"exact for sequences longer than that only; build with --context {rope.original_context} for shorter ones"
+        )
+    return tuple(notes)
+
+
+def _add_parameters(writer: Any, request: BuildRequest) -> None:
+    """Write the keys that llama.cpp's phi3 reads. `general.name` is left out: with "phi3" in it, llama.cpp applies
+    Phi-3's special-token rules to whatever vocabulary there is.
+    """
+    architecture, rope = request.checkpoint.architecture, request.checkpoint.architecture.longrope
+    writer.add_context_length(architecture.context_length)
+    writer.add_rope_scaling_orig_ctx_len(rope.original_context if rope else architecture.context_length)
+    writer.add_embedding_length(architecture.hidden_size)
+    writer.add_feed_forward_length(architecture.intermediate_size)
+    writer.add_block_count(architecture.layer_count)
+    writer.add_head_count(architecture.head_count)
+    writer.add_head_count_kv(architecture.kv_head_count)
+    writer.add_layer_norm_rms_eps(architecture.norm_epsilon)
+    writer.add_rope_dimension_count(architecture.head_dim)
+    writer.add_rope_freq_base(architecture.rope_theta)
+    writer.add_sliding_window(architecture.sliding_window or 0)
+    if rope is not None:
+        writer.add_rope_scaling_attn_factors(rope.attention_factor)
+    writer.add_file_type(_FILE_TYPE[request.recipe.name])
+    writer.add_quantization_version(2)  # GGML_QNT_VERSION
+
+
+def _rope_factors(architecture: Architecture) -> dict[str, NDArray[np.float32]]:
+    rope = architecture.longrope
+    if rope is None:
+        return {}
+    return {
+        "rope_factors_long.weight": np.asarray(rope.long, dtype=np.float32),
+        "rope_factors_short.weight": np.asarray(rope.short, dtype=np.float32),
+    }
+
+
+def _declare(writer: Any, name: str, weight: StoredWeight) -> None:
+    import gguf
+
+    kind = TYPES[weight.storage]
+    dtype = np.dtype(np.float32 if kind.name == "F32" else np.float16)  # not looked at where raw_dtype is given
+    writer.add_tensor_info(name, weight.shape, dtype, weight.bytes, raw_dtype=gguf.GGMLQuantizationType(kind.number))
+
+
+def _classes(weights: tuple[StoredWeight, ...]) -> tuple[WeightClass, ...]:
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for weight in weights:
+        counts[weight.storage] += 1
+        sizes[weight.storage] += weight.bytes
+    return tuple(WeightClass(storage=kind, tensors=counts[kind], bytes=sizes[kind]) for kind in counts)

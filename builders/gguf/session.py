@@ -1,0 +1,136 @@
+"""A bundle opened in llama.cpp, through llama-cpp-python's low-level API."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.gguf.convert import MODEL_NAME
+from registry.bundle import Bundle
+from targets.errors import MeasurementError
+
+_BATCH = 512  # tokens a call
+_ERROR_LEVEL = 4  # enum ggml_log_level
+_said: list[str] = []  # llama.cpp's last error lines; its log has one sink a process
+
+
+class GgufSession:
+    """One sequence in llama.cpp: float16 KV cache, no flash attention, all cores."""
+
+    is_own_runtime = True
+
+    def __init__(self, bundle: Bundle) -> None:
+        import llama_cpp
+
+        self.runtime = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})"
+        self._llama: Any = llama_cpp
+        self._vocabulary_size = bundle.manifest.model.vocabulary_size
+        self._context_length = bundle.manifest.model.context_length
+        self._position = 0
+        _silence(llama_cpp)
+        llama_cpp.llama_backend_init()
+        path = bundle.file(MODEL_NAME)
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        if not self._model:
+            raise MeasurementError(f"{path}: llama.cpp refuses it: {' '.join(_said[-2:]) or 'no reason given'}")
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = self._context_length
+        parameters.n_batch = parameters.n_ubatch = min(_BATCH, self._context_length)
+        parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
+        parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            llama_cpp.llama_model_free(self._model)
+            raise MeasurementError(f"{path}: llama.cpp can't open a context of {self._context_length} tokens")
+        self._batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
+
+    def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
+        self._clear()
+        logits = np.empty((len(tokens), self._vocabulary_size), dtype=np.float32)
+        for start in range(0, len(tokens), _BATCH):
+            part = tokens[start : start + _BATCH]
+            logits[start : start + len(part)] = self._decode(part, every=True)
+        return logits
+
+    def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Start a sequence: logits [vocabulary] after its last token."""
+        self._clear()
+        for start in range(0, len(tokens), _BATCH):
+            last = self._decode(tokens[start : start + _BATCH], every=False)
+        return last[0]
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Go one token further: logits [vocabulary] after it."""
+        return self._decode(np.asarray([token]), every=False)[0]
+
+    def close(self) -> None:
+        """Free model and context."""
+        if self._context:
+            self._llama.llama_batch_free(self._batch)
+            self._llama.llama_free(self._context)
+            self._llama.llama_model_free(self._model)
+            self._context = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _clear(self) -> None:
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+        self._position = 0
+
+    def _decode(self, tokens: NDArray[np.int64], *, every: bool) -> NDArray[np.float32]:
+        """Run up to a batch of tokens; logits of every one [T, vocabulary], or of the last alone [1, vocabulary]."""
+        if self._position + len(tokens) > self._context_length:
+            raise MeasurementError(f"the bundle's context of {self._context_length} tokens is full")
+        batch, count = self._batch, len(tokens)
+        batch.n_tokens = count
+        for place, token in enumerate(tokens):
+            batch.token[place] = int(token)
+            batch.pos[place] = self._position + place
+            batch.n_seq_id[place] = 1
+            batch.seq_id[place][0] = 0
+            batch.logits[place] = every or place == count - 1
+        if self._llama.llama_decode(self._context, batch):
+            raise MeasurementError(f"llama.cpp fails at token {self._position}: {' '.join(_said[-2:])}")
+        self._position += count
+        rows = count if every else 1
+        address = self._llama.llama_get_logits(self._context)
+        flat = np.ctypeslib.as_array(address, shape=(rows * self._vocabulary_size,))
+        return np.array(flat, dtype=np.float32).reshape(rows, self._vocabulary_size)
+
+
+def open_session(bundle: Bundle) -> GgufSession:
+    """Open a GGUF bundle at its manifest's context. Raises `MeasurementError` where llama.cpp refuses it."""
+    return GgufSession(bundle)
+
+
+def _silence(llama_cpp: Any) -> None:
+    """Keep llama.cpp's log off standard error, and its error lines for our own."""
+    llama_cpp.llama_log_set(_keep_errors(llama_cpp), ctypes.c_void_p(0))
+
+
+def _keep_errors(llama_cpp: Any) -> Any:
+    if not _callbacks:
+
+        def keep(level: int, text: bytes, _data: object) -> None:
+            if level == _ERROR_LEVEL and text.strip():
+                _said.append(text.decode("utf-8", "replace").strip())
+                del _said[:-8]
+
+        _callbacks.append(llama_cpp.llama_log_callback(keep))
+    return _callbacks[0]
+
+
+_callbacks: list[Any] = []  # held for as long as the process lives: C keeps the pointer
