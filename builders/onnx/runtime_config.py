@@ -1,0 +1,72 @@
+"""`genai_config.json`: how onnxruntime-genai drives the graph.
+
+Format: onnxruntime-genai's "config reference"; keys as its own model builder writes them for type `phi3`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from builders.checkpoint import Checkpoint
+
+CONFIG_NAME = "genai_config.json"
+
+
+def write_runtime_config(checkpoint: Checkpoint, context_length: int, folder: Path) -> None:
+    """Write `genai_config.json` for a graph of the given longest sequence, in tokens."""
+    config = {"model": _model(checkpoint, context_length), "search": _search(context_length)}
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _model(checkpoint: Checkpoint, context_length: int) -> dict[str, Any]:
+    architecture = checkpoint.architecture
+    stop = list(checkpoint.stop_token_ids)
+    first = stop[0] if stop else 0
+    model: dict[str, Any] = {
+        "type": "phi3",
+        "context_length": context_length,
+        "vocab_size": architecture.vocabulary_size,
+        "eos_token_id": stop,
+        "decoder": {
+            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+            "filename": "model.onnx",
+            "head_size": architecture.head_dim,
+            "hidden_size": architecture.hidden_size,
+            "num_attention_heads": architecture.head_count,
+            "num_hidden_layers": architecture.layer_count,
+            "num_key_value_heads": architecture.kv_head_count,
+            "inputs": {
+                "input_ids": "input_ids",
+                "attention_mask": "attention_mask",
+                "past_key_names": "past_key_values.%d.key",
+                "past_value_names": "past_key_values.%d.value",
+            },
+            "outputs": {
+                "logits": "logits",
+                "present_key_names": "present.%d.key",
+                "present_value_names": "present.%d.value",
+            },
+        },
+    }
+    for key in ("bos_token_id", "pad_token_id"):
+        value = checkpoint.generation_config.get(key, checkpoint.config.get(key))
+        model[key] = value if isinstance(value, int) else first
+    return model
+
+
+def _search(context_length: int) -> dict[str, Any]:
+    return {
+        "do_sample": False,
+        "early_stopping": True,
+        "max_length": context_length,
+        "min_length": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 1,
+        "top_p": 1.0,
+    }

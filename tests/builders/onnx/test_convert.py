@@ -1,0 +1,165 @@
+"""What a built folder holds: planned bytes, the runtime's config, the same bytes twice, and nothing after bad input."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from builders.build import build
+from builders.checkpoint import open_checkpoint
+from builders.onnx import datafile
+from builders.onnx.generation import generate_tokens, tokenize
+from builders.onnx.quantize import QuantizedMatrix, dequantize
+from builders.onnx.session import open_session
+from builders.tokenizer import load_tokenizer
+from registry.bundle import verify
+from targets.errors import BuildError, CheckpointError, MeasurementError, UnsupportedModelError
+from targets.recipes import recipe_named
+from targets.storage.onnx import Blocks, data_bytes, plan, storage_of
+from tests.builders.onnx.bundles import some_tokens, tiny_bundle
+from tests.checkpoints import Tiny, random_weights, write_tiny, write_weights
+
+RECIPES = ["onnx-fp16", "onnx-int4"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("changes", [{}, {"tied": True}, {"original_context": 64}], ids=["plain", "tied", "longrope"])
+def test_the_data_file_has_the_planned_bytes(tmp_path: Path, recipe: str, changes: dict[str, object]) -> None:
+    checkpoint, bundle = tiny_bundle(tmp_path, recipe, **changes)
+    architecture = open_checkpoint(checkpoint).architecture
+    context = bundle.manifest.model.context_length
+    size = bundle.file("model.onnx.data").stat().st_size
+    assert size == data_bytes(architecture, recipe_named(recipe), context)
+    weights = plan(architecture, recipe_named(recipe))
+    assert sum(entry.bytes for entry in bundle.manifest.recipe.weights) == sum(weight.bytes for weight in weights)
+    assert sum(entry.tensors for entry in bundle.manifest.recipe.weights) == len(architecture.tensor_shapes())
+    verify(bundle)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_builds_give_the_same_bytes(tmp_path: Path, recipe: str) -> None:
+    checkpoint, first = tiny_bundle(tmp_path, recipe, tied=True)
+    second = build(open_checkpoint(checkpoint), recipe_named(recipe), tmp_path / "again")
+    assert first.digest == second.digest
+
+
+def test_int4_arrays_are_the_checkpoints_matrices(tmp_path: Path) -> None:
+    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-int4")
+    opened = open_checkpoint(checkpoint)
+    stored = _stored_arrays(bundle.file("model.onnx"))
+    for name, shape in opened.architecture.tensor_shapes().items():
+        blocks = storage_of(name, recipe_named("onnx-int4"))
+        if not isinstance(blocks, Blocks):
+            assert np.array_equal(stored[name], opened.tensor(name))
+            continue
+        quantized = QuantizedMatrix(
+            blocks, stored[f"{name}.codes"], stored[f"{name}.scales"], stored.get(f"{name}.zero_points")
+        )
+        back, values = dequantize(quantized), opened.tensor(name)
+        assert back.shape == shape
+        assert np.abs(back - values).max() < (np.ptp(values) / 14 if blocks.bits == 4 else np.abs(values).max() / 120)
+
+
+def test_arrays_lie_at_page_borders_and_the_table_shares_the_heads_bytes(tmp_path: Path) -> None:
+    _, bundle = tiny_bundle(tmp_path, "onnx-int4", tied=True)
+    model = onnx.load(str(bundle.file("model.onnx")), load_external_data=False)
+    places = {
+        tensor.name: {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in model.graph.initializer
+        if tensor.external_data
+    }
+    assert all(int(place["offset"]) % 4096 == 0 for place in places.values())
+    assert places["model.embed_tokens.weight.codes"] == places["model.embed_tokens.weight.table"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("changes", [{}, {"tied": True, "window": 8}, {"original_context": 64}])
+def test_genai_runs_the_folder_as_it_is(tmp_path: Path, recipe: str, changes: dict[str, object]) -> None:
+    _, bundle = tiny_bundle(tmp_path, recipe, **changes)
+    prompt = [int(token) for token in some_tokens(12)]
+    stop = set(bundle.manifest.generation.stop_token_ids)
+    with open_session(bundle) as session:
+        logits, expected = session.prefill(np.asarray(prompt)), []
+        while len(expected) < 8 and int(logits.argmax()) not in stop:
+            expected.append(int(logits.argmax()))
+            logits = session.step(expected[-1])
+    assert list(generate_tokens(bundle, prompt, 8)) == expected
+
+
+def test_genai_reads_the_tokenizer_as_we_do(tmp_path: Path) -> None:
+    _, bundle = tiny_bundle(tmp_path, "onnx-int4")
+    text = "The cat, in the rain: 東京 123\n\n<|user|>\nthen<|end|>"
+    assert tokenize(bundle, text) == load_tokenizer(bundle.path).encode(text)
+
+
+def test_genai_refusing_is_a_measurement_error(tmp_path: Path) -> None:
+    _, bundle = tiny_bundle(tmp_path, "onnx-int4")
+    bundle.file("genai_config.json").write_text("{}")
+    with pytest.raises(MeasurementError, match="onnxruntime-genai"):
+        list(generate_tokens(bundle, [1], 1))
+    with pytest.raises(MeasurementError, match="tokenizer"):
+        tokenize(bundle, "x")
+
+
+def test_the_runtime_config_names_all_stop_ids_and_the_context(tmp_path: Path) -> None:
+    _, bundle = tiny_bundle(tmp_path, "onnx-int4")
+    config = json.loads(bundle.file("genai_config.json").read_bytes())
+    assert config["model"]["eos_token_id"] == [310, 311, 312]
+    assert config["model"]["type"] == "phi3"
+    assert config["model"]["context_length"] == config["search"]["max_length"] == 512
+    assert config["search"]["past_present_share_buffer"] is True
+
+
+def test_heads_that_the_operator_cant_rotate_are_refused(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", hidden=96, heads=4, kv_heads=4))
+    with pytest.raises(UnsupportedModelError, match="heads of 24"):
+        build(checkpoint, recipe_named("onnx-fp16"), tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_rows_that_blocks_cant_take_are_refused_for_int4_only(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", intermediate=72))
+    with pytest.raises(UnsupportedModelError, match=r"down_proj.weight' have 72 elements"):
+        build(checkpoint, recipe_named("onnx-int4"), tmp_path / "bundle")
+    build(checkpoint, recipe_named("onnx-fp16"), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "value", "message"),
+    [
+        ("onnx-int4", np.nan, "holds nan"),
+        ("onnx-fp16", 1e5, "float16 can't"),
+        ("onnx-int4", 1e7, "too large for a float16 scale"),
+    ],
+)
+def test_weights_that_cant_be_stored_leave_nothing(tmp_path: Path, recipe: str, value: float, message: str) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", dtype="F32")
+    weights = random_weights(Tiny().config())
+    weights["model.layers.1.mlp.down_proj.weight"][3, 5] = value
+    write_weights(folder, weights, dtype="F32")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        build(open_checkpoint(folder), recipe_named(recipe), tmp_path / "bundle")
+    assert "down_proj" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, tiny: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The edge of the process: the stream refuses as a full disk does.
+    def refuse(self: datafile.DataFile, name: str, array: np.ndarray) -> object:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(datafile.DataFile, "write", refuse)
+    with pytest.raises(BuildError, match="no space left"):
+        build(tiny, recipe_named("onnx-int4"), tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _stored_arrays(graph: Path) -> dict[str, np.ndarray]:
+    model = onnx.load(str(graph))
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

@@ -1,0 +1,122 @@
+"""The graphs against transformers in float32: shapes, window, both sides of longrope's edge, prefill and steps."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.onnx.session import OnnxSession, open_session
+from registry.bundle import Bundle
+from targets.errors import MeasurementError
+from tests.builders.onnx.bundles import FP16_TOLERANCE, reference_logits, some_tokens, tiny_bundle
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|optimum|onnx|google).*"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+]
+
+EDGE = 64
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "grouped heads": (60, {}),
+    "as many key heads": (60, {"kv_heads": 4}),
+    "one layer": (60, {"layers": 1}),
+    "tied": (60, {"tied": True}),
+    "window of 7": (60, {"window": 7}),
+    "window of 8": (60, {"window": 8}),
+    "window past the text": (60, {"window": 100}),
+    "longrope up to its edge": (EDGE, {"original_context": EDGE}),
+    "longrope past its edge": (EDGE + 1, {"original_context": EDGE}),
+    "longrope far past its edge": (3 * EDGE, {"original_context": EDGE}),
+    "bfloat16": (60, {"dtype": "BF16"}),
+}
+
+
+@pytest.mark.parametrize(("length", "changes"), CASES.values(), ids=CASES.keys())
+def test_fp16_agrees_with_transformers(tmp_path: Path, length: int, changes: dict[str, Any]) -> None:
+    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16", **changes)
+    tokens = some_tokens(length)
+    reference = reference_logits(checkpoint, tokens)
+    with open_session(bundle) as session:
+        logits = session.score(tokens)
+        assert logits.shape == reference.shape
+        assert logits.dtype == np.float32
+        assert np.abs(logits - reference).max() < FP16_TOLERANCE
+        assert np.abs(session.prefill(tokens) - logits[-1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int4"])
+@pytest.mark.parametrize("changes", [{}, {"window": 8}, {"tied": True}], ids=["plain", "window", "tied"])
+def test_steps_give_what_prefill_gives(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
+    _, bundle = tiny_bundle(tmp_path, recipe, **changes)
+    tokens = some_tokens(40)
+    with open_session(bundle) as session:
+        whole = session.score(tokens)
+        stepped = _prefill_and_steps(session, tokens, prefix=5)
+        # int4: activations are rounded to 8 bits a block, so a last bit of float32 can move a logit a little.
+        assert np.abs(stepped - whole[4:]).max() < (FP16_TOLERANCE if recipe == "onnx-fp16" else 0.1)
+        assert np.abs(session.score(tokens) - whole).max() < 1e-5  # from an empty cache, whatever came before
+
+
+def test_generation_across_the_longrope_edge_is_read_again_with_the_long_factors(tmp_path: Path) -> None:
+    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16", original_context=EDGE)
+    tokens = some_tokens(EDGE + 4)
+    with open_session(bundle) as session:
+        stepped = _prefill_and_steps(session, tokens, prefix=EDGE - 4)
+    for end in range(EDGE - 4, EDGE + 5):
+        reference = reference_logits(checkpoint, tokens[:end])[-1]
+        assert np.abs(stepped[end - (EDGE - 4)] - reference).max() < FP16_TOLERANCE
+
+
+def test_int4_follows_the_reference(tmp_path: Path) -> None:
+    # Random weights are the hardest to quantize: a likeness is all that can be asked, and noise would not reach it.
+    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-int4")
+    tokens = some_tokens(60)
+    reference = reference_logits(checkpoint, tokens)
+    with open_session(bundle) as session:
+        logits = session.score(tokens)
+    assert np.corrcoef(logits.ravel(), reference.ravel())[0, 1] > 0.95
+
+
+def test_agrees_with_optimums_export(tmp_path: Path) -> None:
+    import torch
+    from optimum.exporters.onnx import main_export
+    from optimum.onnxruntime import ORTModelForCausalLM
+
+    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16", kv_heads=4)  # optimum's runner takes no fewer
+    tokens = some_tokens(30)
+    with warnings.catch_warnings():  # foreign code warns of its own future, in many words
+        warnings.simplefilter("ignore")
+        main_export(str(checkpoint), tmp_path / "exported", task="text-generation-with-past", do_validation=False)
+        exported = ORTModelForCausalLM.from_pretrained(tmp_path / "exported")
+        ids = torch.from_numpy(tokens)[None]
+        reference = exported(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].detach().numpy()
+    with open_session(bundle) as session:
+        assert np.abs(session.score(tokens) - reference).max() < FP16_TOLERANCE
+
+
+def test_a_text_past_the_context_is_refused(tmp_path: Path) -> None:
+    _, bundle = tiny_bundle(tmp_path, "onnx-int4", context=32)
+    with open_session(bundle) as session:
+        session.prefill(some_tokens(32))
+        with pytest.raises(MeasurementError, match="33 tokens; the bundle takes 1 to 32"):
+            session.step(1)
+
+
+def test_a_damaged_graph_is_a_measurement_error(tmp_path: Path) -> None:
+    _, bundle = tiny_bundle(tmp_path, "onnx-int4")
+    bundle.file("model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(MeasurementError, match="onnxruntime can't load it"):
+        open_session(bundle)
+    bundle.file("model.onnx").unlink()
+    with pytest.raises(MeasurementError, match="onnxruntime can't load it"):
+        open_session(Bundle(bundle.path, bundle.manifest))
+
+
+def _prefill_and_steps(session: OnnxSession, tokens: np.ndarray, *, prefix: int) -> np.ndarray:
+    rows = [session.prefill(tokens[:prefix])]
+    rows.extend(session.step(int(token)) for token in tokens[prefix:])
+    return np.stack(rows)

@@ -1,0 +1,63 @@
+"""The storage plan of ONNX recipes: what gets which type, and sizes of the released models."""
+
+from __future__ import annotations
+
+import pytest
+
+from targets.architecture import Architecture
+from targets.errors import RecipeError, UnsupportedModelError
+from targets.recipes import recipe_named
+from targets.storage.onnx import cache_value_bytes, check, data_bytes, longrope_edge, plan
+from tests.checkpoints import Tiny
+
+INT4, FP16 = recipe_named("onnx-int4"), recipe_named("onnx-fp16")
+MINI = {
+    "architectures": ["Phi3ForCausalLM"],
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32064,
+    "max_position_embeddings": 4096,
+    "sliding_window": 2047,
+}
+
+
+def test_full_size_mini_int4_stays_under_its_bound() -> None:
+    mini = Architecture.from_config(MINI)
+    assert mini.parameter_count == 3_821_079_552
+    assert sum(weight.bytes for weight in plan(mini, INT4)) < data_bytes(mini, INT4, 4096) <= 2_350_000_000
+
+
+def test_fp16_has_two_bytes_a_matrix_element_and_float32_norms() -> None:
+    tiny = Architecture.from_config(Tiny().config())
+    for weight in plan(tiny, FP16):
+        elements = weight.shape[0] * (weight.shape[1] if len(weight.shape) == 2 else 1)
+        assert weight.bytes == elements * (2 if len(weight.shape) == 2 else 4)
+
+
+def test_tied_embeddings_are_planned_once() -> None:
+    names = [weight.name for weight in plan(Architecture.from_config(Tiny(tied=True).config()), INT4)]
+    assert "lm_head.weight" not in names
+    assert len(names) == len(set(names))
+
+
+def test_the_tables_grow_with_the_context_and_twice_past_longropes_edge() -> None:
+    tiny = Architecture.from_config(Tiny(original_context=128).config())
+    assert longrope_edge(tiny, 128) is None
+    assert longrope_edge(tiny, 129) == 128
+    # 8 frequencies of 4 bytes, cosine and sine: 64 bytes a row; all sizes are whole pages here.
+    assert data_bytes(tiny, INT4, 512) - data_bytes(tiny, INT4, 128) == 512 * 64
+
+
+def test_the_cache_of_fp16_is_half_as_wide() -> None:
+    assert cache_value_bytes(FP16) * 2 == cache_value_bytes(INT4) == 4
+
+
+def test_what_the_operators_cant_take_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="heads of 24"):
+        check(Architecture.from_config(Tiny(hidden=96).config()), FP16)
+    with pytest.raises(UnsupportedModelError, match="72 elements"):
+        plan(Architecture.from_config(Tiny(intermediate=72).config()), INT4)
+    with pytest.raises(RecipeError, match="not an ONNX recipe"):
+        plan(Architecture.from_config(Tiny().config()), recipe_named("gguf-f16"))
