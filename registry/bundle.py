@@ -8,27 +8,30 @@
       genai_config.json, model.onnx, model.onnx.data      onnx, or
       model.mlpackage/…        coreml
 
-A bundle is named by the SHA-256 of its `manifest.json` and does not change. It names neither model nor version nor target:
-those are the registry's words, and targets may share a bundle.
+A bundle is named by the SHA-256 of its `manifest.json` and does not change. It names neither model nor version nor
+target: those are the registry's words, and targets may share a bundle.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from targets.errors import BundleError
+from targets.errors import BundleError, PhipackError
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA: Literal["phipack.bundle/1"] = "phipack.bundle/1"
 MANIFEST_BYTES_LIMIT = 8 << 20
 _CHUNK = 1 << 20
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]) *", re.IGNORECASE)
 
 
 class _Strict(BaseModel):
@@ -55,6 +58,7 @@ class FileEntry(_Strict):
             or path == MANIFEST_NAME
             or any(unicodedata.category(letter).startswith("C") for letter in path)
             or any(part.endswith((" ", ".")) or ":" in part for part in parts)
+            or any(_WINDOWS_DEVICE.fullmatch(part.split(".")[0]) for part in parts)
         )
         if unsafe:
             raise ValueError(f"unsafe path {path!r}")
@@ -62,7 +66,7 @@ class FileEntry(_Strict):
 
 
 class WeightClass(_Strict):
-    """How many tensors are stored in one type: `Q4_K`, `int4 block 32`, `float16` …"""
+    """How many tensors are stored in one type, such as `Q4_K`, `int4 block 32` or `float16`."""
 
     storage: str
     tensors: int
@@ -79,7 +83,7 @@ class RecipeEntry(_Strict):
 
 
 class ModelEntry(_Strict):
-    """What the bundle runs: `context_length` is the longest it accepts, `exact_context_length` the longest it is exact for."""
+    """What the bundle runs. It accepts `context_length` tokens, and is exact for `exact_context_length`."""
 
     architecture: str
     parameters: int
@@ -184,8 +188,24 @@ def digest_of_file(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def copy_hashed(source: BinaryIO, out: BinaryIO, unreadable: Callable[[OSError], PhipackError]) -> tuple[int, str]:
+    """Copy to the end; give the count of bytes and `sha256:<hex>` of them. `unreadable` wraps the source's error."""
+    hasher = hashlib.sha256()
+    copied = 0
+    while True:
+        try:
+            piece = source.read(_CHUNK)
+        except OSError as error:
+            raise unreadable(error) from error
+        if not piece:
+            return copied, "sha256:" + hasher.hexdigest()
+        hasher.update(piece)
+        out.write(piece)
+        copied += len(piece)
+
+
 def files_below(folder: Path) -> list[str]:
-    """POSIX paths of all files below a folder, sorted, the manifest left out. Raises `BundleError` on links and oddities."""
+    """POSIX paths of all files below a folder, sorted, without the manifest. Raises `BundleError` on links."""
     found = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

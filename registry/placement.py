@@ -1,14 +1,21 @@
 """Write beside, verify, rename: nothing half-made is ever seen under its final name.
 
-A staging folder lies beside the place it is meant for (the same file system, so the last step is one rename) and is removed on any
-error, interrupt included. A staging folder that a killed process left behind is swept by the next one that wants the same
+A staging folder lies beside the place it is meant for (the same file system, so the last step is one rename) and is
+removed on any error, interrupt included. What a killed process left behind is swept by the next one that wants the same
 place.
+
+    .phipack-staging-HOST-PID-RANDOM-new-NAME/        what is being made for NAME
+    .phipack-staging-HOST-PID-RANDOM-old-NAME/NAME    what stood there, for the moment between two renames
 """
 
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +25,7 @@ from pathlib import Path
 from targets.errors import BuildError, PhipackError
 
 STAGING_MARK = ".phipack-staging-"
+_OWNER = re.compile(r"([0-9a-f]{8})-([0-9]+)-")
 
 
 @contextmanager
@@ -28,14 +36,14 @@ def staged_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]
         BuildError: the destination exists (unless `replace`), or its parent can't be written, or the disk is full.
     """
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
-    if destination.exists() and not replace and (destination.is_file() or any(destination.iterdir())):
-        raise BuildError(f"{destination} exists already", fix="remove it, or name another folder")
+    if _occupied(destination):
+        if not replace:
+            raise BuildError(f"{destination} exists already", fix="remove it, or name another folder")
+        _refuse_precious(destination)
     with disk_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
         _sweep(destination)
-        staging = Path(
-            tempfile.mkdtemp(prefix=f"{STAGING_MARK}{destination.name}-{os.getpid()}-", dir=destination.parent)
-        )
+        staging = _make_beside(destination, "new")
     try:
         with disk_errors(destination):
             yield staging
@@ -46,33 +54,60 @@ def staged_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]
 
 
 @contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Turn the operating system's refusals while writing to `place` into a `BuildError` that says what to do."""
+def disk_errors(place: Path, kind: type[PhipackError] = BuildError) -> Iterator[None]:
+    """Turn the operating system's refusals while writing to `place` into an error of `kind` that says what to do."""
     try:
         yield
     except PhipackError:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BuildError(
+            raise kind(
                 f"no space left while writing {place}",
                 fix="free space, or name a folder on another disk; nothing was left behind",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise BuildError(
+            raise kind(
                 f"{place} can't be written: {error.strerror}", fix="name a folder that you may write to"
             ) from error
-        raise BuildError(f"writing {place} failed: {error}", fix="see the system's message above") from error
+        raise kind(f"writing {place} failed: {error}", fix="see the system's message above") from error
+
+
+def owner_mark() -> str:
+    """Name this process in a file's name: `HOST-PID-`. `abandoned` reads it."""
+    return f"{_host()}-{os.getpid()}-"
+
+
+def abandoned(mark: str) -> bool:
+    """True where `mark` starts with the `owner_mark` of a process of this host that is gone."""
+    owner = _OWNER.match(mark)
+    return owner is not None and owner[1] == _host() and not _alive(int(owner[2]))
+
+
+def _occupied(destination: Path) -> bool:
+    return destination.exists() and (not destination.is_dir() or any(destination.iterdir()))
+
+
+def _refuse_precious(destination: Path) -> None:
+    """A slip such as `--replace -o ~` must not cost a home: nor is what holds the working folder replaced."""
+    for kept in (Path.home(), Path.cwd()):
+        if kept.resolve().is_relative_to(destination.resolve()):
+            raise BuildError(f"{destination} holds {kept} and is not replaced", fix="name another folder")
+
+
+def _make_beside(destination: Path, kind: str) -> Path:
+    beside = tempfile.mkdtemp(
+        prefix=STAGING_MARK + owner_mark(), suffix=f"-{kind}-{destination.name}", dir=destination.parent
+    )
+    return Path(beside)
 
 
 def _swap_in(staging: Path, destination: Path) -> None:
     if not destination.exists():
         staging.rename(destination)
         return
-    aside = Path(
-        tempfile.mkdtemp(prefix=f"{STAGING_MARK}{destination.name}-{os.getpid()}-old-", dir=destination.parent)
-    )
-    old = aside / "old"
+    aside = _make_beside(destination, "old")
+    old = aside / destination.name
     destination.rename(old)
     try:
         staging.rename(destination)
@@ -84,12 +119,26 @@ def _swap_in(staging: Path, destination: Path) -> None:
 
 
 def _sweep(destination: Path) -> None:
-    """Remove staging folders of dead processes for the same destination."""
-    prefix = f"{STAGING_MARK}{destination.name}-"
-    for left in destination.parent.glob(prefix + "*"):
-        owner = left.name.removeprefix(prefix).split("-")[0]
-        if owner.isdigit() and not _alive(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove what dead processes left for this destination; put back what stood there, if one died between renames."""
+    ending = re.compile(r"[a-z0-9_]{8}-(new|old)-" + re.escape(destination.name))
+    for left in destination.parent.glob(STAGING_MARK + "*"):
+        mark = left.name.removeprefix(STAGING_MARK)
+        owner = _OWNER.match(mark)
+        if owner is None or not abandoned(mark):
+            continue
+        kind = ending.fullmatch(mark, owner.end())
+        if kind is None:
+            continue
+        old = left / destination.name
+        if kind[1] == "old" and old.exists() and not destination.exists():
+            old.rename(destination)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+@functools.cache
+def _host() -> str:
+    """Eight hex digits for this machine: on a shared disk, a staging folder may be another one's living process's."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _alive(process_id: int) -> bool:

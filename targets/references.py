@@ -35,7 +35,7 @@ _DIGITS_LIMIT = 9
 @total_ordering
 @dataclass(frozen=True)
 class Version:
-    """A semantic version: `1.0.0-rc.2 < 1.0.0-rc.10 < 1.0.0 < 1.0.1`. `prerelease`: the identifiers after the hyphen."""
+    """A semantic version: `1.0.0-rc.2 < 1.0.0-rc.10 < 1.0.0 < 1.0.1`. `prerelease`: what follows the hyphen."""
 
     major: int
     minor: int

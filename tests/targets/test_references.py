@@ -35,7 +35,7 @@ SEMVER_ORDER = [
 
 def test_the_order_is_that_of_semver_org() -> None:
     parsed = [Version.parse(text) for text in SEMVER_ORDER]
-    assert sorted(parsed[::-1]) == parsed
+    assert sorted(parsed, key=lambda version: version) == parsed
     assert all(a < b for a, b in itertools.pairwise(parsed))
 
 
