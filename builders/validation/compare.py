@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.errors import MeasurementError
+
 Logits = NDArray[np.float32]
 _ROWS = 128  # rows of logits that are widened to float64 at a time
 
 
 @dataclass
 class Comparison:
-    """Accumulates windows. Every position counts for KL and same-top; all but a window's last for perplexity."""
+    """Accumulates windows. Every position counts for KL and same-top; all but a window's last for perplexity.
+
+    Memory: one number a position, and the logits of a few rows in float64.
+    """
 
     _divergences: list[NDArray[np.float64]] = field(default_factory=list)
     _same_top: int = 0
@@ -27,9 +32,18 @@ class Comparison:
     _predicted: int = 0
 
     def add(self, reference: Logits, bundle: Logits, tokens: NDArray[np.int64]) -> None:
-        """Take one window: logits [T, vocabulary] of both after each of its tokens [T]."""
+        """Take one window: logits [T, vocabulary] of both after each of its tokens [T].
+
+        Raises:
+            MeasurementError: shapes differ, or a row is no distribution: NaN, +inf, or -inf throughout.
+        """
         if reference.shape != bundle.shape or len(tokens) != len(reference):
-            raise ValueError(f"shapes differ: {reference.shape}, {bundle.shape}, {tokens.shape}")
+            raise MeasurementError(
+                f"logits of shape {list(bundle.shape)} from the bundle, {list(reference.shape)} from the reference, "
+                f"for {len(tokens)} tokens"
+            )
+        for whose, logits in (("reference", reference), ("bundle", bundle)):
+            _refuse_nonsense(logits, whose)
         self._same_top += int((reference.argmax(-1) == bundle.argmax(-1)).sum())
         self._positions += len(tokens)
         for start in range(0, len(tokens), _ROWS):
@@ -43,19 +57,21 @@ class Comparison:
             self._predicted += len(following)
 
     def figures(self) -> dict[str, float]:
-        """Give the figures by the names of `targets.evidence.FIGURES`."""
+        """Give the figures by the names of `targets.evidence.FIGURES`, of at least one window of two tokens."""
         kl = np.concatenate(self._divergences)
-        perplexity = float(np.exp(self._nll / self._predicted))
-        reference_perplexity = float(np.exp(self._reference_nll / self._predicted))
+        with np.errstate(over="ignore"):  # a bundle that rules the text out has an infinite perplexity
+            perplexity = float(np.exp(self._nll / self._predicted))
+            reference_perplexity = float(np.exp(self._reference_nll / self._predicted))
+            ratio = float(np.exp((self._nll - self._reference_nll) / self._predicted))
         return {
             "kl_mean": float(kl.mean()),
-            "kl_median": float(np.median(kl)),
-            "kl_p99": float(np.quantile(kl, 0.99)),
+            "kl_median": _quantile(kl, 0.5),
+            "kl_p99": _quantile(kl, 0.99),
             "kl_max": float(kl.max()),
             "same_top_share": self._same_top / self._positions,
             "perplexity": perplexity,
             "reference_perplexity": reference_perplexity,
-            "perplexity_ratio": perplexity / reference_perplexity,
+            "perplexity_ratio": ratio,
         }
 
 
@@ -64,6 +80,24 @@ def log_softmax(logits: Logits) -> NDArray[np.float64]:
     wide = logits.astype(np.float64)
     wide -= wide.max(-1, keepdims=True)
     return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+
+
+def _quantile(values: NDArray[np.float64], share: float) -> float:
+    """Interpolate between neighbours, as numpy does; between infinities too, where numpy gives NaN."""
+    place = share * (len(values) - 1)
+    low, high = np.sort(values)[[int(np.floor(place)), int(np.ceil(place))]]
+    return float(low if low == high else low + (place - np.floor(place)) * (high - low))
+
+
+def _refuse_nonsense(logits: Logits, whose: str) -> None:
+    """Raise `MeasurementError` for a row that is no distribution. A single logit of -inf rules a token out: sound."""
+    tops = logits.max(-1)  # NaN where any is NaN
+    if not np.isfinite(tops).all():
+        place = int(np.flatnonzero(~np.isfinite(tops))[0])
+        raise MeasurementError(
+            f"the {whose}'s logits after token {place} of a window are no distribution: their maximum is {tops[place]}",
+            fix="the weights or the runtime's arithmetic overflow; a recipe of wider range may hold them",
+        )
 
 
 def divergence(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 class Session(Protocol):
     """A bundle opened in a runtime. Holds one sequence: its KV cache.
 
-    Laws: `score(t)[-1]` equals `prefill(t)` up to the runtime's rounding; `prefill(t[:-1]); step(t[-1])` equals `prefill(t)`
-    likewise; `score` and `prefill` start from an empty cache whatever came before.
+    Laws: `score(t)[-1]` equals `prefill(t)` up to the runtime's rounding; `prefill(t[:-1]); step(t[-1])` equals
+    `prefill(t)` likewise; `score` and `prefill` start from an empty cache whatever came before.
     """
 
     runtime: str  # as evidence names it: "llama.cpp (llama-cpp-python 0.3.36)"
     is_own_runtime: bool  # False where the figures of speed and memory say nothing about the format (Core ML on Linux)
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits [T, vocabulary] after each of T tokens, teacher-forced from an empty cache. Leaves the cache undefined."""
+        """Logits [T, vocabulary] after each of T tokens, teacher-forced, from an empty cache. Leaves it undefined."""
         ...
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -89,7 +89,7 @@ def main(path: Path) -> None:
 
 
 def _peak_memory_bytes() -> int:
-    """Peak resident memory of this process: VmHWM on Linux (ru_maxrss there also counts the parent it was forked from)."""
+    """Peak resident memory of this process: VmHWM on Linux, where ru_maxrss also counts the parent's before exec."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text("ascii").splitlines():

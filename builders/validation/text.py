@@ -21,11 +21,13 @@ def read_text(path: Path | None) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise MeasurementError(f"{path}: evaluation text can't be read: {error}", fix="give a UTF-8 text file") from error
+        raise MeasurementError(
+            f"{path}: evaluation text can't be read: {error}", fix="give a UTF-8 text file"
+        ) from error
 
 
 def windows_of(tokenizer: Tokenizer, text: str, *, count: int, length: int) -> NDArray[np.int64]:
-    """Cut a text into `count` windows of `length` ids, [count, length]. Each starts with BOS where the tokenizer puts one.
+    """Cut a text into windows of ids, [count, length]. Each starts with BOS where the tokenizer puts one.
 
     Raises:
         MeasurementError: the text is too short.
@@ -33,7 +35,9 @@ def windows_of(tokenizer: Tokenizer, text: str, *, count: int, length: int) -> N
     start = tokenizer.encode("", add_special_tokens=True)
     body = tokenizer.encode(text)
     fresh = length - len(start)
-    if fresh < 1 or len(body) < count * fresh:
+    if length < 2 or fresh < 1:
+        raise MeasurementError(f"windows of {length} tokens are too short to predict anything in")
+    if len(body) < count * fresh:
         raise MeasurementError(
             f"the evaluation text has {len(body)} tokens; {count} windows of {length} need {count * fresh}",
             fix="give a longer --text, or ask for fewer --tokens",

@@ -1,4 +1,4 @@
-"""Evidence of a bundle: run in its own runtime, compared with the checkpoint in float32 on the same tokens, and measured."""
+"""Evidence of a bundle: run in its own runtime, compared with its checkpoint in float32 on the same tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from targets.evidence import FIGURES, Evidence, Figure
 
 @dataclass(frozen=True)
 class Settings:
-    """What is read. `tokens` are cut into windows of `window`; greedy continuations start from the first windows' heads."""
+    """What is read: `tokens` in windows of `window`. Greedy continuations start from the first windows' heads."""
 
     text: Path | None = None
     tokens: int = 4096
@@ -68,7 +68,8 @@ def validate(
     windows = _windows(bundle, checkpoint, settings)
     reference = Reference(checkpoint, cache, progress)
     with open_session(bundle) as session:
-        on = f"{windows.size} tokens of {settings.text.name if settings.text else 'the built-in text'}, {session.runtime}"
+        text = settings.text.name if settings.text else "the built-in text"
+        on = f"{windows.size} tokens of {text}, {session.runtime}"
         figures = _measured(_compare(reference, session, windows, progress), on)
         figures |= _measured(_greedy(reference, session, windows, settings, progress), on)
         own_runtime = session.is_own_runtime
@@ -134,5 +135,6 @@ def _greedy(
 
 def _measured(values: Mapping[str, float], on: str) -> dict[str, Figure]:
     return {
-        name: Figure(value=float(value), unit=FIGURES[name][0], kind="measured", on=on) for name, value in values.items()
+        name: Figure(value=float(value), unit=FIGURES[name][0], kind="measured", on=on)
+        for name, value in values.items()
     }
