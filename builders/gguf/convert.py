@@ -1,4 +1,4 @@
-"""A checkpoint as `model.gguf`, architecture phi3: metadata first, then tensor after tensor, each read, encoded, written.
+"""A checkpoint as `model.gguf`, architecture phi3: metadata, then tensor after tensor: read, encoded, written.
 
     blk.N.attn_norm  attn_qkv [q | k | v]  attn_output  ffn_norm  ffn_up [gate | up]  ffn_down
     token_embd  output_norm  output (not where it is tied)  rope_factors_long, rope_factors_short (longrope)
@@ -82,7 +82,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
 
 
 def gguf_name(name: str) -> str:
-    """Give llama.cpp's name of a checkpoint's tensor: `model.layers.3.mlp.down_proj.weight` is `blk.3.ffn_down.weight`."""
+    """Name a tensor as llama.cpp does: `model.layers.3.mlp.down_proj.weight` is `blk.3.ffn_down.weight`."""
     stem = name.removesuffix(".weight")
     if stem in _TOP:
         return f"{_TOP[stem]}.weight"
@@ -109,15 +109,16 @@ def _context_notes(architecture: Architecture, context_length: int) -> tuple[str
     rope = architecture.longrope
     if rope is not None and context_length > rope.original_context:
         notes.append(
-            f"llama.cpp takes longrope's long factors for every prompt when opened past {rope.original_context} tokens: "
+            f"opened past {rope.original_context} tokens, llama.cpp takes longrope's long factors for every prompt: "
             f"exact for sequences longer than that only; build with --context {rope.original_context} for shorter ones"
         )
     return tuple(notes)
 
 
 def _add_parameters(writer: Any, request: BuildRequest) -> None:
-    """Write the keys that llama.cpp's phi3 reads. `general.name` is left out: with "phi3" in it, llama.cpp applies
-    Phi-3's special-token rules to whatever vocabulary there is.
+    """Write the keys that llama.cpp's phi3 reads.
+
+    `general.name` is left out: with "phi3" in it, llama.cpp applies Phi-3's special-token rules to any vocabulary.
     """
     architecture, rope = request.checkpoint.architecture, request.checkpoint.architecture.longrope
     writer.add_context_length(architecture.context_length)

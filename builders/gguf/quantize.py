@@ -1,10 +1,11 @@
-"""ggml's own quantizers, called in C through the library that llama-cpp-python carries: the same bytes as llama-quantize."""
+"""ggml's own quantizers, called in C from the library in llama-cpp-python: the same bytes as llama-quantize."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -64,7 +65,7 @@ def _quantized(
 
 
 @cache
-def _ggml_quantize_chunk():  # type: ignore[no-untyped-def] # a ctypes function
+def _ggml_quantize_chunk() -> Callable[..., int]:
     """size_t ggml_quantize_chunk(type, src, dst, start, nrows, n_per_row, imatrix) of libggml-base."""
     import llama_cpp
 

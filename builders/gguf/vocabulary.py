@@ -1,7 +1,9 @@
-"""A Hugging Face tokenizer as llama.cpp reads it: tokens, their types, scores or merges, and the name of the pre-tokenizer.
+"""A Hugging Face tokenizer as llama.cpp reads it: tokens, types, scores or merges, the pre-tokenizer's name.
 
-Two kinds: byte-level BPE (`tokenizer.ggml.model` "gpt2") and SentencePiece ("llama"), the latter from `tokenizer.model` or from a
-`tokenizer.json` of BPE with byte fallback. Source: the GGUF specification and llama.cpp's src/llama-vocab.cpp.
+Two kinds: byte-level BPE (`tokenizer.ggml.model` "gpt2") and SentencePiece ("llama"), the latter from
+`tokenizer.model` or a `tokenizer.json` of BPE with byte fallback.
+
+Source: the GGUF specification and llama.cpp's src/llama-vocab.cpp.
 """
 
 from __future__ import annotations
@@ -156,7 +158,8 @@ def _laid_out(
     size = checkpoint.architecture.vocabulary_size
     if by_id and max(by_id) >= size:
         raise CheckpointError(
-            f"{checkpoint.path}: the tokenizer's id {max(by_id)} ({by_id[max(by_id)]!r}) is past the vocabulary of {size}",
+            f"{checkpoint.path}: the tokenizer's id {max(by_id)} ({by_id[max(by_id)]!r}) is past the vocabulary "
+            f"of {size}",
             fix="the tokenizer and the weights belong to different models, or the embedding was not resized",
         )
     tokens = [by_id.get(number, f"[PAD{number}]") for number in range(size)]
@@ -177,7 +180,7 @@ def _piece_kind(processor: Any, number: int) -> int:
 
 
 def _pre_tokenizer(content: dict[str, Any], checkpoint: Checkpoint) -> str:
-    """Name the pre-tokenizer as llama.cpp knows it, by its definition: a wrong one would split text silently otherwise."""
+    """Name the pre-tokenizer as llama.cpp knows it, by its definition: a wrong one would split text wrongly."""
     if content.get("normalizer"):
         raise UnsupportedModelError(f"{checkpoint.path}: llama.cpp's byte-level BPE has no normalizer")
     steps = _steps(content.get("pre_tokenizer"))
@@ -192,8 +195,9 @@ def _pre_tokenizer(content: dict[str, Any], checkpoint: Checkpoint) -> str:
                 return "llama-bpe"
             if pattern == _GPT2_PATTERN:
                 return "gpt-2"
+    found = json.dumps(content.get("pre_tokenizer"))[:200]
     raise UnsupportedModelError(
-        f"{checkpoint.path}: no pre-tokenizer of llama.cpp is known for {json.dumps(content.get('pre_tokenizer'))[:200]}",
+        f"{checkpoint.path}: no pre-tokenizer of llama.cpp is known for {found}",
         fix="build an ONNX or Core ML recipe: their apps use tokenizer.json itself",
     )
 
@@ -207,7 +211,7 @@ def _steps(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _adds(checkpoint: Checkpoint, post_processor: dict[str, Any] | None, which: str) -> bool:
-    """Whether the tokenizer itself puts BOS before, or EOS after, a text: its post-processor decides, if it has one."""
+    """Whether the tokenizer itself puts BOS before, or EOS after, a text: its post-processor says."""
     config = checkpoint.tokenizer_config
     token = config.get(f"{which}_token")
     content = token.get("content") if isinstance(token, dict) else token
@@ -237,7 +241,7 @@ def _add_special_ids(vocabulary: Vocabulary, checkpoint: Checkpoint) -> None:
             number = ids[content]
         if isinstance(number, int) and 0 <= number < len(vocabulary.tokens):
             vocabulary.special[name] = number
-    # The ids that end an answer besides EOS: llama.cpp has one key for the end of a turn, and knows others by their names.
+    # Ids that end an answer besides EOS: llama.cpp has one key for the end of a turn, and knows others by name.
     others = [token for token in checkpoint.stop_token_ids if token != vocabulary.special.get("eos")]
     turn_ends = [token for token in others if vocabulary.tokens[token] in ("<|end|>", "<|im_end|>", "<|eot_id|>")]
     if turn_ends or others:

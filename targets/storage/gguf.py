@@ -1,8 +1,8 @@
 """Which ggml type each tensor gets, as llama.cpp's own quantizer chooses for a model of architecture phi3.
 
-Source: `llama_tensor_get_type` in llama.cpp's src/llama-quant.cpp. Its mixture Q4_K_M gives Q6_K to the output and, in the layers
-where `use_more_bits` holds, to attn_qkv and ffn_down. Rows that no block fits fall back to a type with blocks of 32, and to F16
-where those don't fit either.
+Source: `llama_tensor_get_type` in llama.cpp's src/llama-quant.cpp. Its mixture Q4_K_M gives Q6_K to the output and, in
+the layers where `use_more_bits` holds, to attn_qkv and ffn_down. Rows that no block fits fall back to a type with
+blocks of 32, and to F16 where those don't fit either.
 """
 
 from __future__ import annotations
