@@ -17,6 +17,9 @@ from targets.errors import BuildError, CheckpointError
 from targets.storage.gguf import BlockType
 
 _FLOAT16_LIMIT = 65504.0
+# Scales are float16, and Q4_0's is the largest value / 8: all other block types reach further.
+_LIMIT = {"F16": _FLOAT16_LIMIT}
+_BLOCK_LIMIT = _FLOAT16_LIMIT * 8
 _SLICE_ROWS = 256  # rows a thread takes at a time: C code runs without Python's lock
 
 
@@ -29,38 +32,35 @@ def encode(
         values: columns must be a multiple of the type's block length.
         kind: the ggml type.
         name: of the tensor, for errors.
-        importance: weight of each column in the quantization error, [columns]; equal by default.
+        importance: weight of each column in the quantization error, float32 [columns]; equal by default.
 
     Raises:
-        CheckpointError: a value is too large for float16.
+        CheckpointError: a value is too large for the type.
     """
     if kind.name == "F32":
         return values.reshape(-1).view(np.uint8)
-    if kind.name == "F16":
-        largest = np.abs(values).max(initial=0.0)
-        if largest > _FLOAT16_LIMIT:
-            raise CheckpointError(f"tensor {name!r} holds {largest:g}; float16 ends at 65504", fix="build gguf-q8_0")
-        return values.astype(np.float16).reshape(-1).view(np.uint8)
-    return _quantized(np.ascontiguousarray(values), kind, importance)
-
-
-def _quantized(
-    values: NDArray[np.float32], kind: BlockType, importance: NDArray[np.float32] | None
-) -> NDArray[np.uint8]:
     rows, columns = values.shape
     row_bytes = columns // kind.length * kind.bytes
-    out = np.empty(rows * row_bytes, dtype=np.uint8)
-    function = _ggml_quantize_chunk()
-    weights = None if importance is None else importance.ctypes.data
+    values, out = np.ascontiguousarray(values), np.empty(rows * row_bytes, dtype=np.uint8)
+    limit = _LIMIT.get(kind.name, _BLOCK_LIMIT)
+    weights = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
+    quantize_chunk = _ggml_quantize_chunk()
 
-    def one(start: int) -> None:
-        count = min(_SLICE_ROWS, rows - start)
-        source, target = values.ctypes.data + start * columns * 4, out.ctypes.data + start * row_bytes
-        function(kind.number, source, target, 0, count, columns, weights)
+    def quantize(start: int) -> None:
+        part = values[start : start + _SLICE_ROWS]
+        largest = max(part.max(), -part.min())
+        if largest > limit:
+            raise CheckpointError(
+                f"tensor {name!r} holds a value of magnitude {largest:g}; {kind.name} ends at {limit:g}",
+                fix="no sound language model has such weights: check the training run or the download",
+            )
+        target = out.ctypes.data + start * row_bytes
+        importances = None if weights is None else weights.ctypes.data
+        quantize_chunk(kind.number, part.ctypes.data, target, 0, len(part), columns, importances)
 
-    one(0)  # the first call makes ggml's tables, which must happen on one thread
+    quantize(0)  # the first call makes ggml's tables, which must happen on one thread
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(one, range(_SLICE_ROWS, rows, _SLICE_ROWS)))
+        list(pool.map(quantize, range(_SLICE_ROWS, rows, _SLICE_ROWS)))
     return out
 
 

@@ -1,0 +1,154 @@
+"""Weights and metadata of `model.gguf`, held to llama.cpp's own quantizer and to the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builders.build import build
+from builders.checkpoint import open_checkpoint
+from registry.bundle import verify
+from targets.errors import CheckpointError
+from targets.recipes import recipe_named
+from targets.storage.gguf import plan
+from tests.builders.gguf import llamacpp
+from tests.checkpoints import SPECIAL, Tiny, random_weights, write_tiny, write_weights
+
+RECIPES = ("gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m")
+SHAPES = {
+    "rows of 64: no K-quant fits": Tiny(hidden=64, layers=3),
+    "rows of 64, tied": Tiny(hidden=64, layers=3, tied=True),
+    "rows of 256": Tiny(hidden=256, intermediate=512, layers=8, heads=8),
+    "rows of 256, tied": Tiny(hidden=256, intermediate=512, layers=2, heads=8, tied=True),
+    "down's rows alone don't fit": Tiny(hidden=256, intermediate=320, layers=4, heads=8),
+    "rows of 80: no block fits": Tiny(hidden=80, intermediate=80, layers=2, heads=5, kv_heads=5),
+    "rows of 80, tied": Tiny(hidden=80, intermediate=256, layers=2, heads=5, kv_heads=5, tied=True),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_types_and_bytes_are_those_of_llama_quantize(shape: str, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", SHAPES[shape]))
+    source = llamacpp.write_float32(checkpoint, tmp_path / "f32.gguf")
+    for recipe in RECIPES:
+        bundle = build(checkpoint, recipe_named(recipe), tmp_path / recipe)
+        theirs = llamacpp.quantize(source, tmp_path / f"{recipe}.gguf", llamacpp.FILE_TYPES[recipe])
+        ours, expected = llamacpp.tensors(bundle.file("model.gguf")), llamacpp.tensors(theirs)
+        assert {name: entry[:2] for name, entry in ours.items()} == {n: entry[:2] for n, entry in expected.items()}
+        assert ours == expected
+
+
+@pytest.mark.parametrize("layers", [1, 7, 9, 24, 32, 40])
+def test_the_mixture_of_q4_k_m_is_llama_quantizes_at_every_depth(layers: int, tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", hidden=256, intermediate=256, heads=4, layers=layers)
+    checkpoint, recipe = open_checkpoint(folder), recipe_named("gguf-q4_k_m")
+    source = llamacpp.write_float32(checkpoint, tmp_path / "f32.gguf")
+    theirs = llamacpp.tensors(llamacpp.quantize(source, tmp_path / "q.gguf", 15))
+    from builders.gguf.convert import gguf_name
+
+    planned = {gguf_name(weight.name): weight for weight in plan(checkpoint.architecture, recipe)}
+    assert {name: weight.storage for name, weight in planned.items()} == {n: kind for n, (kind, *_) in theirs.items()}
+    assert all(weight.bytes == len(theirs[name][2]) for name, weight in planned.items())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_plan_is_what_is_in_the_file(recipe: str, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", hidden=256, layers=3, intermediate=160))
+    bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle")
+    from builders.gguf.convert import gguf_name
+
+    planned = plan(checkpoint.architecture, recipe_named(recipe))
+    found = llamacpp.tensors(bundle.file("model.gguf"))
+    assert {gguf_name(w.name): (w.storage, w.bytes) for w in planned} == {
+        name: (kind, len(raw)) for name, (kind, _, raw) in found.items()
+    }
+    weights = bundle.manifest.recipe.weights
+    assert sum(entry.bytes for entry in weights) == sum(len(raw) for _, _, raw in found.values())
+    assert sum(entry.tensors for entry in weights) == len(found)
+
+
+def test_two_builds_give_the_same_bytes_with_one_tensor_at_a_time(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", shards=3))
+    first = build(checkpoint, recipe_named("gguf-q4_k_m"), tmp_path / "first")
+    second = build(checkpoint, recipe_named("gguf-q4_k_m"), tmp_path / "second")
+    assert first.digest == second.digest
+    verify(second)
+
+
+def test_memory_holds_few_tensors_never_the_model(tmp_path: Path) -> None:
+    import tracemalloc
+
+    folder = write_tiny(tmp_path / "checkpoint", hidden=256, intermediate=1024, layers=12, heads=4)
+    checkpoint = open_checkpoint(folder)
+    largest = 2 * 1024 * 256 * 4  # bytes of gate_up in float32
+    model = checkpoint.architecture.parameter_count * 4
+    assert model > 12 * largest
+    build(checkpoint, recipe_named("gguf-q4_k_m"), tmp_path / "first")  # imports and ggml's tables are not counted
+    tracemalloc.start()
+    build(checkpoint, recipe_named("gguf-q4_k_m"), tmp_path / "second")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * largest
+
+
+def test_metadata_says_what_llama_cpps_converter_says(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", original_context=256, window=100)
+    bundle = build(open_checkpoint(folder), recipe_named("gguf-q8_0"), tmp_path / "bundle", context_length=256)
+    found = llamacpp.metadata(bundle.file("model.gguf"))
+    expected = {
+        "general.architecture": "phi3",
+        "general.file_type": 7,
+        "phi3.context_length": 512,
+        "phi3.rope.scaling.original_context_length": 256,
+        "phi3.embedding_length": 64,
+        "phi3.feed_forward_length": 128,
+        "phi3.block_count": 2,
+        "phi3.attention.head_count": 4,
+        "phi3.attention.head_count_kv": 2,
+        "phi3.rope.dimension_count": 16,
+        "phi3.rope.freq_base": 10000.0,
+        "phi3.attention.sliding_window": 100,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.eos_token_id": SPECIAL["<|endoftext|>"],
+        "tokenizer.ggml.bos_token_id": SPECIAL["<|endoftext|>"],
+        "tokenizer.ggml.padding_token_id": SPECIAL["<|endoftext|>"],
+        "tokenizer.chat_template": open_checkpoint(folder).chat_template,
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert found["phi3.rope.scaling.attn_factor"] == pytest.approx(1.0606601717798212)  # sqrt(1 + ln 2 / ln 256)
+    assert found["phi3.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-5)
+    factors = {name for name in llamacpp.tensors(bundle.file("model.gguf")) if name.startswith("rope_factors")}
+    assert factors == {"rope_factors_long.weight", "rope_factors_short.weight"}
+
+
+def test_fallbacks_are_told_with_counts(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", hidden=64, layers=2))
+    notes = build(checkpoint, recipe_named("gguf-q4_k_m"), tmp_path / "k").manifest.recipe.notes
+    assert any("7 of 10 matrices" in note and "Q5_0 in place of Q4_K" in note for note in notes)
+    assert any("3 of 10 matrices" in note and "Q8_0 in place of Q6_K" in note for note in notes)
+    assert build(checkpoint, recipe_named("gguf-q8_0"), tmp_path / "q").manifest.recipe.notes == []
+
+
+def test_the_window_bounds_the_exact_context(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", window=100))
+    manifest = build(checkpoint, recipe_named("gguf-q8_0"), tmp_path / "long").manifest
+    assert (manifest.model.context_length, manifest.model.exact_context_length) == (512, 100)
+    assert any("sliding window" in note for note in manifest.recipe.notes)
+    manifest = build(checkpoint, recipe_named("gguf-q8_0"), tmp_path / "short", context_length=64).manifest
+    assert manifest.model.exact_context_length == 64
+    assert not any("sliding window" in note for note in manifest.recipe.notes)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_values_that_no_block_can_hold_leave_nothing_behind(recipe: str, value: float, tmp_path: Path) -> None:
+    tiny = Tiny()
+    folder = write_tiny(tmp_path / "checkpoint", tiny)
+    weights = random_weights(tiny.config())
+    weights["model.layers.1.mlp.down_proj.weight"][5, 7] = value
+    write_weights(folder, weights, dtype="F32")
+    with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.down_proj\.weight"):
+        build(open_checkpoint(folder), recipe_named(recipe), tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
