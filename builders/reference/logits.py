@@ -62,6 +62,11 @@ class Reference:
         with torch.inference_mode():
             return np.asarray((torch.from_numpy(hidden.copy()) @ self._head.T).numpy())
 
+    def likeliest(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the likeliest next token after each token of sequences [B, T]: [B, T]. Not cached."""
+        hidden = hidden_states(self.checkpoint, sequences, self.progress)
+        return np.stack([self.logits(states).argmax(-1) for states in hidden])
+
     def greedy(self, prompts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """Continue prompts [P, T] by the likeliest token, `count` times: [P, count].
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from builders.validation.isolation import died
 from builders.validation.session import Session
 from builders.validation.sessions import open_session
 from registry.bundle import Bundle, open_bundle
-from targets.errors import MeasurementError
+from targets.errors import MeasurementError, PhipackError
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 32
@@ -42,22 +43,19 @@ def measure_speed(bundle: Bundle) -> Speed:
     """Run a bundle in a fresh process and give its speed and peak memory.
 
     Raises:
-        MeasurementError: the process failed; its last words are in the problem.
+        MeasurementError: the runtime refuses the bundle, or the process dies; its last words are in the problem.
     """
     command = [sys.executable, "-m", "builders.validation.speed", str(bundle.path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIME_LIMIT_SECONDS)  # noqa: S603
-        return Speed(**json.loads(done.stdout.splitlines()[-1]))
     except subprocess.TimeoutExpired as error:
         raise MeasurementError(f"{bundle.path}: speed was not measured within {_TIME_LIMIT_SECONDS} s") from error
     except subprocess.CalledProcessError as error:
-        words = error.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-        raise MeasurementError(
-            f"{bundle.path}: its runtime ended with code {error.returncode}: {words[0]}",
-            fix="a negative code is a signal; -9 and -6 often mean too little memory",
-        ) from error
-    except (ValueError, TypeError, IndexError) as error:
-        raise MeasurementError(f"{bundle.path}: the speed process printed no figures") from error
+        raise died(bundle.path, error.returncode, error.stderr) from error
+    said = json.loads(done.stdout.splitlines()[-1])  # the last line is ours, whatever the runtime printed before it
+    if "problem" in said:
+        raise MeasurementError(said["problem"], fix=said["fix"])
+    return Speed(**said)
 
 
 def time_session(session: Session, prompt: int, new: int, runs: int) -> tuple[float, float]:
@@ -80,12 +78,19 @@ def time_session(session: Session, prompt: int, new: int, runs: int) -> tuple[fl
 
 def main(path: Path) -> None:
     """Measure in this process and print the figures."""
-    bundle = open_bundle(path)
+    try:
+        said = asdict(_measure(open_bundle(path)))
+    except PhipackError as error:
+        said = {"problem": error.problem, "fix": error.fix}
+    print("\n" + json.dumps(said))  # noqa: T201
+
+
+def _measure(bundle: Bundle) -> Speed:
     context = bundle.manifest.model.context_length
     prompt = min(PROMPT_TOKENS, context // 2)
     with open_session(bundle) as session:
         prefill, decode = time_session(session, prompt, min(NEW_TOKENS, context - prompt), RUNS)
-    print(json.dumps(asdict(Speed(prefill, decode, _peak_memory_bytes()))))  # noqa: T201
+    return Speed(prefill, decode, _peak_memory_bytes())
 
 
 def _peak_memory_bytes() -> int:

@@ -1,0 +1,120 @@
+"""Evidence of real bundles against their checkpoint: figures that can be checked another way, and refusals."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.build import build
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.reference import Reference
+from builders.validation.speed import measure_speed
+from builders.validation.validate import Settings, validate
+from registry.bundle import Bundle, open_bundle
+from targets.errors import BundleError, MeasurementError
+from targets.evidence import FIGURES, Evidence
+from targets.recipes import recipe_named
+from tests.checkpoints import write_tiny
+
+BRIEF = Settings(tokens=256, window=64, greedy_prompts=3, greedy_prompt_tokens=8, greedy_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def evidence(bundle: Bundle, tiny: Checkpoint) -> Evidence:
+    return validate(bundle, tiny, BRIEF)
+
+
+def test_a_float16_bundle_answers_like_its_checkpoint(evidence: Evidence) -> None:
+    figures = {name: figure.value for name, figure in evidence.figures.items()}
+    assert 0 <= figures["kl_median"] <= figures["kl_mean"] < 1e-4
+    assert figures["kl_mean"] < figures["kl_max"] < 1e-2
+    assert figures["same_top_share"] > 0.97
+    assert figures["perplexity_ratio"] == pytest.approx(1, abs=1e-3)
+    assert figures["greedy_match_share"] > 0.5
+    assert figures["prefill_tokens_per_second"] > 10
+    assert figures["decode_tokens_per_second"] > 10
+    assert figures["peak_memory_bytes"] > 10 << 20
+
+
+def test_every_figure_says_what_it_is(evidence: Evidence, bundle: Bundle, tiny: Checkpoint) -> None:
+    measured = {name for name in FIGURES if not name.startswith("predicted")}
+    assert set(evidence.figures) == measured
+    for name, figure in evidence.figures.items():
+        assert figure.unit == FIGURES[name][0]
+        assert figure.kind == "measured"
+    assert "llama.cpp" in evidence.figures["kl_mean"].on
+    assert (evidence.bundle, evidence.checkpoint) == (bundle.digest, tiny.digest)
+    assert evidence.recipe == "gguf-f16"
+    assert "4 windows of 64 tokens" in evidence.text
+
+
+def test_the_size_is_that_of_all_files(evidence: Evidence, bundle: Bundle) -> None:
+    size = sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
+    assert evidence.figures["artifact_bytes"].value == size
+
+
+def test_evidence_survives_its_file(evidence: Evidence, tmp_path: Path) -> None:
+    (tmp_path / "evidence.json").write_text(evidence.to_json(), "utf-8")
+    assert Evidence.read(tmp_path / "evidence.json") == evidence
+
+
+def test_a_coarser_recipe_is_seen_to_be_coarser(evidence: Evidence, tiny: Checkpoint, tmp_path: Path) -> None:
+    coarse = validate(build(tiny, recipe_named("gguf-q4_0"), tmp_path / "q4_0"), tiny, BRIEF)
+    assert coarse.figures["kl_mean"].value > 100 * evidence.figures["kl_mean"].value
+    assert coarse.figures["same_top_share"].value < evidence.figures["same_top_share"].value
+    assert coarse.figures["artifact_bytes"].value < evidence.figures["artifact_bytes"].value
+
+
+def test_other_weights_are_seen(bundle: Bundle, tmp_path: Path) -> None:
+    """The same shape with other numbers: what a mixed-up artifact would look like."""
+    other = open_checkpoint(write_tiny(tmp_path / "other", seed=1))
+    with pytest.raises(MeasurementError, match="was built from checkpoint sha256:"):
+        validate(bundle, other, BRIEF)
+
+
+def test_the_reference_reading_a_continuation_says_what_it_would_have_written(tiny: Checkpoint) -> None:
+    reference = Reference(tiny)
+    prompts = np.random.default_rng(0).integers(0, 300, size=(3, 8))
+    written = reference.greedy(prompts, 5)
+    read = reference.likeliest(np.concatenate([prompts, written[:, :-1]], axis=1))[:, 7:]
+    np.testing.assert_array_equal(read, written)
+
+
+def test_a_changed_bundle_is_not_measured(bundle: Bundle, tiny: Checkpoint, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle.path, tmp_path / "changed"))
+    content = bytearray((folder / "model.gguf").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.gguf").write_bytes(content)
+    with pytest.raises(BundleError, match="content differs"):
+        validate(open_bundle(folder), tiny, BRIEF)
+
+
+def test_a_text_too_short_is_refused(bundle: Bundle, tiny: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("too short", "utf-8")
+    with pytest.raises(MeasurementError, match="the evaluation text has"):
+        validate(bundle, tiny, Settings(text=tmp_path / "short.txt"))
+
+
+def test_progress_ends_where_it_should(bundle: Bundle, tiny: Checkpoint) -> None:
+    last: dict[str, tuple[int, int]] = {}
+    validate(bundle, tiny, BRIEF, progress=lambda what, done, total: last.update({what: (done, total)}))
+    assert "comparing with the reference" in last
+    assert all(done == total for done, total in last.values())
+
+
+def test_speed_of_a_bundle_that_cannot_run_is_an_error(bundle: Bundle, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle.path, tmp_path / "broken"))
+    (folder / "model.gguf").write_bytes(b"nothing")
+    with pytest.raises(MeasurementError, match=r"model\.gguf"):
+        measure_speed(open_bundle(folder))
+
+
+def test_speed_names_a_broken_manifest(tmp_path: Path, bundle: Bundle) -> None:
+    folder = Path(shutil.copytree(bundle.path, tmp_path / "broken"))
+    opened = open_bundle(folder)
+    (folder / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(MeasurementError, match="not a bundle manifest"):
+        measure_speed(opened)
