@@ -38,7 +38,8 @@ FIGURES: dict[str, tuple[str, str]] = {
 class Figure(BaseModel):
     """One number. `on` names the text, host or target it holds for, and the runtime."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no infinity: pydantic would write null, which reads as "not taken". "Infinity" comes back as a number.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     value: float
     unit: str

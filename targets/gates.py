@@ -38,7 +38,7 @@ class Gate(BaseModel):
 class GateResult(BaseModel):
     """How one gate came out. `value` is None where the figure was not taken, which fails the gate."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     figure: str
     bound: str

@@ -16,6 +16,7 @@ from builders.validation.validate import Settings, validate
 from registry.bundle import Bundle, open_bundle
 from targets.errors import BundleError, MeasurementError
 from targets.evidence import FIGURES, Evidence
+from targets.gates import Gate, judge
 from targets.recipes import recipe_named
 from tests.checkpoints import write_tiny
 
@@ -59,6 +60,17 @@ def test_the_size_is_that_of_all_files(evidence: Evidence, bundle: Bundle) -> No
 def test_evidence_survives_its_file(evidence: Evidence, tmp_path: Path) -> None:
     (tmp_path / "evidence.json").write_text(evidence.to_json(), "utf-8")
     assert Evidence.read(tmp_path / "evidence.json") == evidence
+
+
+def test_an_infinite_divergence_survives_its_file_and_fails_its_gate(evidence: Evidence, tmp_path: Path) -> None:
+    worst = evidence.figures["kl_max"].model_copy(update={"value": float("inf")})
+    gates = judge({"kl_max": worst.value}, {"kl_max": Gate(at_most=1)}, asked_by="test")
+    told = evidence.model_copy(update={"figures": {"kl_max": worst}, "gates": gates})
+    (tmp_path / "evidence.json").write_text(told.to_json(), "utf-8")
+    read = Evidence.read(tmp_path / "evidence.json")
+    assert read == told
+    assert read.gates[0].value == float("inf")
+    assert not read.passed
 
 
 def test_a_coarser_recipe_is_seen_to_be_coarser(evidence: Evidence, tiny: Checkpoint, tmp_path: Path) -> None:
