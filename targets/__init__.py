@@ -4,7 +4,8 @@ Start reading at:
 
 - `architecture.py`: what a Phi-3 is made of, read from `config.json`; tensor names and shapes, KV-cache bytes.
 - `recipes.py`: the formats and how weights are stored in each; `storage/` says which tensor gets which type.
-- `devices.py` and `devices/*.toml`: phones and tablets. `fit.py`: what fits on them. `roofline.py`: how fast it would be.
+- `devices/`: phones and tablets, a TOML file each. `fit.py`: what fits on them. `roofline.py`: how fast it would be.
+- `models.py`: the shapes of the released models. `prediction.py`: memory and speed as evidence.
 - `evidence.py`, `gates.py`: figures that were measured or predicted on a bundle, and the bounds on them.
 - `references.py`: `MODEL:1.2.0@TARGET` and version ranges.
 - `errors.py`: every error that phipack raises.

@@ -1,7 +1,7 @@
 """What can go wrong, one class a kind. Everything that phipack raises on purpose is a `PhipackError`.
 
-An error says what failed, on which value (`problem`), and what to do next (`fix`). The command line prints the two without
-a traceback. Foreign exceptions are wrapped once, where they enter, with `from`.
+An error says what failed, on which value (`problem`), and what to do next (`fix`). The command line prints the two
+without a traceback. Foreign exceptions are wrapped once, where they enter, with `from`.
 """
 
 from __future__ import annotations

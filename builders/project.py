@@ -1,0 +1,217 @@
+"""`phipack.toml`: a model's release, cell by cell.
+
+model = "phi-3-mini-4k-instruct"
+version = "1.0.0"
+checkpoint = "checkpoints/phi-3-mini"     # relative to this file, like every path in it
+
+[evaluation]                              # optional: text, tokens, window, greedy_prompts …
+text = "held-out.txt"
+
+[gates]                                   # for every cell; a cell's own gates come on top
+kl_mean = { at_most = 0.05 }
+
+[[cells]]
+target = "iphone-15"                      # a known target, or the path of a file of one's own
+recipe = "coreml-int4"
+name = "iphone-15-coreml"                 # optional, the target's name by default; unique
+context_length = 2048                     # optional, the longest that fits (at most 4,096) by default
+gates = { same_top_share = { at_least = 0.9 } }
+
+[registry]                                # optional
+tracking_uri = "https://mlflow.example"
+store = "bundles"
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from builders.validation.validate import Settings
+from targets.devices import Target, target_named
+from targets.errors import PhipackError, ProjectError, did_you_mean
+from targets.evidence import FIGURES
+from targets.gates import Gate
+from targets.recipes import Recipe, recipe_named
+from targets.references import Version
+from targets.toml_file import read_toml
+
+_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Gated(_Strict):
+    gates: dict[str, Gate] = Field(default_factory=dict)
+
+    @field_validator("gates")
+    @classmethod
+    def _known_figures(cls, gates: dict[str, Gate]) -> dict[str, Gate]:
+        for figure in gates:
+            if figure not in FIGURES:
+                raise ValueError(f"no figure {figure!r}: {did_you_mean(figure, FIGURES)}")
+        return gates
+
+
+class EvaluationTable(_Strict):
+    """`[evaluation]`: what `builders.validation.validate.Settings` takes."""
+
+    text: str | None = None
+    tokens: Annotated[int, Field(ge=64)] = 4096
+    window: Annotated[int, Field(ge=16)] = 512
+    greedy_prompts: Annotated[int, Field(ge=1)] = 8
+    greedy_prompt_tokens: Annotated[int, Field(ge=1)] = 32
+    greedy_new_tokens: Annotated[int, Field(ge=1)] = 16
+
+
+class CellTable(_Gated):
+    """`[[cells]]`."""
+
+    target: str
+    recipe: str
+    name: _Name | None = None
+    context_length: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("recipe")
+    @classmethod
+    def _known_recipe(cls, recipe: str) -> str:
+        return _refused_as_value(recipe, recipe_named)
+
+    @field_validator("target")
+    @classmethod
+    def _known_target(cls, target: str) -> str:
+        # A path is relative to the project file, which a validator doesn't know: it is read afterwards.
+        return target if _is_path(target) else _refused_as_value(target, target_named)
+
+    @model_validator(mode="after")
+    def _named(self) -> CellTable:
+        if self.name is None and _is_path(self.target):
+            raise ValueError("a cell whose target is a file needs a name of its own")
+        return self
+
+    @property
+    def own_name(self) -> str:
+        """The cell's name: its target's, unless it has one of its own."""
+        return self.name or self.target
+
+
+class RegistryTable(_Strict):
+    """`[registry]`."""
+
+    tracking_uri: str | None = None
+    store: str | None = None
+
+
+class ProjectTable(_Gated):
+    """The whole file."""
+
+    model: _Name
+    version: str
+    checkpoint: str
+    evaluation: EvaluationTable = Field(default_factory=EvaluationTable)
+    cells: Annotated[list[CellTable], Field(min_length=1)]
+    registry: RegistryTable = Field(default_factory=RegistryTable)
+
+    @field_validator("version")
+    @classmethod
+    def _semantic(cls, version: str) -> str:
+        return _refused_as_value(version, Version.parse)
+
+    @field_validator("cells")
+    @classmethod
+    def _unique(cls, cells: list[CellTable]) -> list[CellTable]:
+        counts = Counter(cell.own_name for cell in cells)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(f"two cells are called {twice[0]!r}: give one of them a name of its own")
+        return cells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One square of the matrix. `gates`: by who asks for them: cell, project, target."""
+
+    name: str
+    target: Target
+    recipe: Recipe
+    context_length: int | None
+    gates: dict[str, dict[str, Gate]]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project file, read. Paths are absolute or relative to where one is."""
+
+    path: Path
+    model: str
+    version: Version
+    checkpoint: Path
+    settings: Settings
+    cells: tuple[Cell, ...]
+    tracking_uri: str | None
+    store: Path | None
+
+    def cells_named(self, names: tuple[str, ...]) -> tuple[Cell, ...]:
+        """Give some cells by name, or all where none is named. Raises `ProjectError`."""
+        known = {cell.name: cell for cell in self.cells}
+        for name in names:
+            if name not in known:
+                raise ProjectError(f"{self.path}: no cell {name!r}", fix=did_you_mean(name, known))
+        return tuple(known[name] for name in names) or self.cells
+
+
+def load_project(path: Path) -> Project:
+    """Read a project file. Raises `ProjectError` naming file, line and key."""
+    table = read_toml(path, ProjectTable, ProjectError)
+    beside = path.parent
+    evaluation = table.evaluation
+    return Project(
+        path=path,
+        model=table.model,
+        version=Version.parse(table.version),
+        checkpoint=beside / table.checkpoint,
+        settings=Settings(
+            text=None if evaluation.text is None else beside / evaluation.text,
+            tokens=evaluation.tokens,
+            window=evaluation.window,
+            greedy_prompts=evaluation.greedy_prompts,
+            greedy_prompt_tokens=evaluation.greedy_prompt_tokens,
+            greedy_new_tokens=evaluation.greedy_new_tokens,
+        ),
+        cells=tuple(_cell(table, cell, beside) for cell in table.cells),
+        tracking_uri=table.registry.tracking_uri,
+        store=None if table.registry.store is None else beside / table.registry.store,
+    )
+
+
+def _cell(project: ProjectTable, cell: CellTable, beside: Path) -> Cell:
+    target = target_named(str(beside / cell.target) if _is_path(cell.target) else cell.target)
+    # The nearest word on a figure holds: a cell's over the project's. A target's demands stand beside them.
+    asked_by_project = {figure: gate for figure, gate in project.gates.items() if figure not in cell.gates}
+    gates = {"cell": cell.gates, "project": asked_by_project, "target": target.gates}
+    return Cell(
+        name=cell.own_name,
+        target=target,
+        recipe=recipe_named(cell.recipe),
+        context_length=cell.context_length,
+        gates={who: asked for who, asked in gates.items() if asked},
+    )
+
+
+def _is_path(target: str) -> bool:
+    return target.endswith(".toml") or "/" in target
+
+
+def _refused_as_value(value: str, look_up: object) -> str:
+    """Run a look-up for its error, in the form that pydantic locates."""
+    assert callable(look_up)
+    try:
+        look_up(value)
+    except PhipackError as error:
+        raise ValueError(error.problem) from error
+    return value

@@ -1,0 +1,30 @@
+"""Figures that are predicted for a target, as evidence: named, with unit and what they rest on."""
+
+from __future__ import annotations
+
+from targets.architecture import Architecture
+from targets.devices import Target
+from targets.evidence import FIGURES, Figure
+from targets.fit import memory_bytes
+from targets.recipes import Recipe
+from targets.roofline import CONTEXT_TOKENS, ERROR_SHARE, decode_tokens_per_second
+
+
+def predicted_figures(
+    architecture: Architecture, recipe: Recipe, target: Target, context_length: int
+) -> dict[str, Figure]:
+    """Predict speed and memory of a recipe on a target. `recipe.format` must be one of the target's."""
+    efficiency = target.decode_efficiency[recipe.format]
+    basis = "published" if efficiency.confirmed else "unconfirmed"
+    speed = f"{target.name}, bandwidth roofline at {CONTEXT_TOKENS} tokens, {basis} efficiency, ± {ERROR_SHARE:.0%}"
+    values = {
+        "predicted_decode_tokens_per_second": (decode_tokens_per_second(architecture, recipe, target), speed),
+        "predicted_memory_bytes": (
+            memory_bytes(architecture, recipe, context_length),
+            f"{target.name}, context of {context_length} tokens full",
+        ),
+    }
+    return {
+        name: Figure(value=value, unit=FIGURES[name][0], kind="predicted", on=on)
+        for name, (value, on) in values.items()
+    }
