@@ -27,6 +27,7 @@ from builders.onnx.rotary import rotary_tables
 from builders.onnx.runtime_config import write_runtime_config
 from builders.onnx.weights import Weights
 from registry.bundle import WeightClass
+from targets.recipes import Recipe
 from targets.storage import StoredWeight
 from targets.storage.onnx import cache_dtype, check, longrope_edge, plan
 
@@ -34,6 +35,7 @@ GRAPH_NAME = "model.onnx"
 EDGE_FACT = (
     "phipack.longrope_edge"  # metadata of the graph: the longest sequence in tokens that takes the short factors
 )
+GENAI_EDGE = 4096  # tokens; the one edge at which onnxruntime-genai reads a sequence of type phi3 again
 
 __all__ = ["EDGE_FACT", "GRAPH_NAME", "convert"]
 
@@ -60,8 +62,25 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     return Conversion(
         weights=_weight_classes(plan(architecture, request.recipe)),
         exact_context_length=context,
+        notes=_notes(request.recipe, edge),
         tools={name: version(name) for name in ("onnx", "onnxruntime", "numpy")},
     )
+
+
+def _notes(recipe: Recipe, edge: int | None) -> tuple[str, ...]:
+    """What a reader of the manifest must know."""
+    if recipe.name == "onnx-fp16":
+        notes = ["weights and KV cache are float16; a CPU runtime widens the weights to float32 when it loads them"]
+    else:
+        notes = [
+            "products round their input to 8 bits a block (MatMulNBits, accuracy level 4); the KV cache is float32"
+        ]
+    if edge is not None and edge != GENAI_EDGE:
+        notes.append(
+            f"onnxruntime-genai does not read a sequence again when it grows past {edge} tokens while generating: what "
+            "follows there mixes short and long rotary factors; a prompt longer than that is exact"
+        )
+    return tuple(notes)
 
 
 def _positions(graph: Graph, data: DataFile, request: BuildRequest) -> Positions:

@@ -1,8 +1,8 @@
 """`model.onnx.data`: the arrays that the graph points to, written one at a time at page borders.
 
-Layout (source: onnx.proto, TensorProto.external_data): a tensor of the graph names file, offset and length. Elements are
-raw, little-endian, row-major. Two tensors may point to the same bytes: that is how one tied matrix is both a table of
-rows and a product's weight.
+Layout (source: onnx.proto, TensorProto.external_data): a tensor of the graph names file, offset and length. Elements
+are raw, little-endian, row-major. Two tensors may point to the same bytes: that is how one tied matrix is both a table
+of rows and a product's weight.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Keys and values live in one buffer a layer that is both past and present, as onnxruntime-genai keeps them: attention
 appends in place. The buffers hold the whole context; the system gives their pages when they are first written.
 
-A sequence that passes longrope's edge is read again from its beginning: the keys in the cache were rotated with the short
+A sequence that passes longrope's edge is read again from its beginning: keys in the cache were rotated with the short
 factors. transformers' generate does the same, and so does onnxruntime-genai where the edge is at 4,096 tokens.
 """
 

@@ -21,7 +21,7 @@ from builders.tokenizer import load_tokenizer
 from registry.bundle import verify
 from targets.errors import BuildError, CheckpointError, MeasurementError, UnsupportedModelError
 from targets.recipes import recipe_named
-from targets.storage.onnx import Blocks, data_bytes, plan, storage_of
+from targets.storage.onnx import Blocks, Plain, data_bytes, plan, storage_of
 from tests.builders.onnx.bundles import some_tokens, tiny_bundle
 from tests.checkpoints import Tiny, random_weights, write_tiny, write_weights
 
@@ -53,17 +53,23 @@ def test_int4_arrays_are_the_checkpoints_matrices(tmp_path: Path) -> None:
     checkpoint, bundle = tiny_bundle(tmp_path, "onnx-int4")
     opened = open_checkpoint(checkpoint)
     stored = _stored_arrays(bundle.file("model.onnx"))
-    for name, shape in opened.architecture.tensor_shapes().items():
-        blocks = storage_of(name, recipe_named("onnx-int4"))
-        if not isinstance(blocks, Blocks):
-            assert np.array_equal(stored[name], opened.tensor(name))
+    kinds = set()
+    for name in opened.architecture.tensor_shapes():
+        storage, values = storage_of(name, opened.architecture, recipe_named("onnx-int4")), opened.tensor(name)
+        if isinstance(storage, Plain):
+            assert np.array_equal(stored[name], values)
             continue
-        quantized = QuantizedMatrix(
-            blocks, stored[f"{name}.codes"], stored[f"{name}.scales"], stored.get(f"{name}.zero_points")
-        )
-        back, values = dequantize(quantized), opened.tensor(name)
-        assert back.shape == shape
-        assert np.abs(back - values).max() < (np.ptp(values) / 14 if blocks.bits == 4 else np.abs(values).max() / 120)
+        groups = [(len(values), storage)] if isinstance(storage, Blocks) else storage.groups
+        names = [name] if isinstance(storage, Blocks) else [f"{name}.{number}" for number in range(len(groups))]
+        for part, (rows, blocks) in zip(names, groups, strict=True):
+            group, values = values[:rows], values[rows:]
+            arrays = (stored[f"{part}.codes"], stored[f"{part}.scales"], stored.get(f"{part}.zero_points"))
+            back = dequantize(QuantizedMatrix(blocks, *arrays))
+            assert back.shape == group.shape
+            assert np.abs(back - group).max() < (np.ptp(group) / 14 if blocks.bits == 4 else np.abs(group).max() / 120)
+            kinds.add((name.split(".")[-2], blocks.bits))
+        assert len(values) == 0
+    assert {("qkv_proj", 4), ("qkv_proj", 8), ("down_proj", 4), ("lm_head", 8)} <= kinds
 
 
 def test_arrays_lie_at_page_borders_and_the_table_shares_the_heads_bytes(tmp_path: Path) -> None:
@@ -114,6 +120,14 @@ def test_the_runtime_config_names_all_stop_ids_and_the_context(tmp_path: Path) -
     assert config["model"]["type"] == "phi3"
     assert config["model"]["context_length"] == config["search"]["max_length"] == 512
     assert config["search"]["past_present_share_buffer"] is True
+
+
+def test_the_manifest_says_what_genai_cant_do_past_longropes_edge(tmp_path: Path) -> None:
+    _, short = tiny_bundle(tmp_path / "short", "onnx-int4")
+    _, long = tiny_bundle(tmp_path / "long", "onnx-int4", original_context=64)
+    assert not any("past" in note for note in short.manifest.recipe.notes)
+    assert any("past 64 tokens" in note for note in long.manifest.recipe.notes)
+    assert long.manifest.model.exact_context_length == 512
 
 
 def test_heads_that_the_operator_cant_rotate_are_refused(tmp_path: Path) -> None:
