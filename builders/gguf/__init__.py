@@ -2,7 +2,8 @@
 
 - `convert.py`: the container, its metadata, and the stream of tensors.
 - `quantize.py`: ggml's quantizers. Which type a tensor gets is in `targets/storage/gguf.py`.
-- `vocabulary.py`: a Hugging Face tokenizer as llama.cpp reads it.
+- `tokenizer.py`: a Hugging Face tokenizer as llama.cpp reads it. Its two kinds: `byte_level.py` (GPT-2's) and
+  `pieces.py` (SentencePiece's), both of which give a `vocabulary.py`; `tokenizer_json.py` reads their file.
 - `session.py`: a bundle opened in llama.cpp.
 """
 

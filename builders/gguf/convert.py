@@ -8,6 +8,7 @@ Source: the GGUF specification (ggml/docs/gguf.md), and what llama.cpp's phi3 gr
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 
 from builders.build import BuildRequest, Conversion
 from builders.gguf.quantize import encode
-from builders.gguf.vocabulary import read_vocabulary
+from builders.gguf.tokenizer import read_tokenizer
 from registry.bundle import WeightClass
 from targets.architecture import Architecture
 from targets.storage import StoredWeight
 from targets.storage.gguf import TYPES, fallback_notes, plan
 
 MODEL_NAME = "model.gguf"
+CONTEXT_STEP = 256  # llama.cpp rounds the context that it is opened with up to a multiple of this
 _FILE_TYPE = {"gguf-f16": 1, "gguf-q8_0": 7, "gguf-q4_0": 2, "gguf-q4_k_m": 15}  # enum llama_ftype
 _LAYER_PARTS = {
     "input_layernorm": "attn_norm",
@@ -42,17 +44,17 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
 
     Raises:
         CheckpointError: a tensor holds NaN, an infinity or what float16 can't; the tokenizer is damaged.
-        UnsupportedModelError: llama.cpp has no pre-tokenizer for this tokenizer.
+        UnsupportedModelError: llama.cpp has no such tokenizer.
     """
     import gguf
 
     architecture = request.checkpoint.architecture
     weights = plan(architecture, request.recipe)
-    vocabulary = read_vocabulary(request.checkpoint)
+    tokenizer = read_tokenizer(request.checkpoint)
     writer = gguf.GGUFWriter(folder / MODEL_NAME, "phi3")
     try:
         _add_parameters(writer, request)
-        vocabulary.add_to(writer)
+        tokenizer.add_to(writer)
         if request.checkpoint.chat_template is not None:
             writer.add_chat_template(request.checkpoint.chat_template)
         factors = _rope_factors(architecture)
@@ -77,7 +79,11 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
         weights=_classes(weights),
         exact_context_length=exact_context_length(architecture, request.context_length),
         tools={name: version(name) for name in ("gguf", "llama-cpp-python", "numpy")},
-        notes=(*fallback_notes(architecture, request.recipe), *_context_notes(architecture, request.context_length)),
+        notes=(
+            *fallback_notes(architecture, request.recipe),
+            *_context_notes(architecture, request.context_length),
+            *tokenizer.notes,
+        ),
     )
 
 
@@ -93,12 +99,11 @@ def gguf_name(name: str) -> str:
 def exact_context_length(architecture: Architecture, context_length: int) -> int:
     """Give the longest sequence for which llama.cpp, opened at `context_length`, computes what the checkpoint does.
 
-    It ignores the sliding window, and takes longrope's factors by the context that it is opened with.
+    It ignores the sliding window. It takes longrope's factors by the context that it is opened with: a bundle whose
+    context passes the edge is exact for sequences past it alone (the notes say so), one that stays below for all.
     """
-    exact = context_length
-    if architecture.effective_window is not None:
-        exact = min(exact, architecture.effective_window)
-    return exact
+    window = architecture.effective_window
+    return context_length if window is None else min(context_length, window)
 
 
 def _context_notes(architecture: Architecture, context_length: int) -> tuple[str, ...]:
@@ -107,10 +112,12 @@ def _context_notes(architecture: Architecture, context_length: int) -> tuple[str
     if window is not None and window < context_length:
         notes.append(f"llama.cpp ignores the sliding window of {window}: exact up to {window} tokens")
     rope = architecture.longrope
-    if rope is not None and context_length > rope.original_context:
+    opened = math.ceil(context_length / CONTEXT_STEP) * CONTEXT_STEP
+    if rope is not None and opened > rope.original_context:
+        below = rope.original_context // CONTEXT_STEP * CONTEXT_STEP
         notes.append(
             f"opened past {rope.original_context} tokens, llama.cpp takes longrope's long factors for every prompt: "
-            f"exact for sequences longer than that only; build with --context {rope.original_context} for shorter ones"
+            f"exact for sequences longer than that only; build with --context {below} for shorter ones"
         )
     return tuple(notes)
 

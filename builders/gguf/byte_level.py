@@ -1,0 +1,76 @@
+"""Byte-level BPE (GPT-2's kind) as llama.cpp reads it: its own list of merges, and a pre-tokenizer known by name.
+
+The name is found by what the pre-tokenizer does, never guessed: a wrong one splits text in other places, silently.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from builders.gguf.tokenizer_json import TokenizerJson, steps
+from builders.gguf.vocabulary import Row, Vocabulary, lay_out
+from targets.errors import UnsupportedModelError
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# What is done to text, and whether a word that is a token is taken without merging → llama.cpp's name for it.
+_PRE_TOKENIZERS: dict[tuple[object, ...], str] = {
+    (("bytes after", _GPT2), False): "gpt-2",
+    (("split", _GPT2), ("bytes",), False): "gpt-2",
+    (("digits",), ("bytes after", _GPT2), False): "smollm",
+    (("split", _CL100K), ("bytes",), True): "llama-bpe",
+    (("split", _CL100K), ("bytes",), False): "dbrx",  # Phi-4's
+}
+
+
+def byte_level_vocabulary(file: TokenizerJson, size: int, *, source: str) -> Vocabulary:
+    """Read a byte-level BPE tokenizer for an embedding of `size` rows.
+
+    Raises:
+        CheckpointError: an id lies past the embedding.
+        UnsupportedModelError: llama.cpp has no such pre-tokenizer.
+    """
+    model = file.model
+    if file.normalizer or model.continuing_subword_prefix or model.end_of_word_suffix or model.dropout:
+        raise UnsupportedModelError(
+            f"{source}: llama.cpp's byte-level BPE has no normalizer, word prefix or suffix, or dropout",
+            fix="build an ONNX or Core ML recipe: their apps use tokenizer.json itself",
+        )
+    rows = lay_out({n: Row(token) for token, n in model.vocab.items()}, file.added, size, source=source)
+    return Vocabulary(
+        model="gpt2",
+        pre=_pre_tokenizer(file, source=source),
+        tokens=tuple(row.text for row in rows),
+        kinds=tuple(row.kind for row in rows),
+        merges=tuple(f"{left} {right}" for left, right in model.pairs),
+    )
+
+
+def _pre_tokenizer(file: TokenizerJson, *, source: str) -> str:
+    done = tuple(_what_it_does(step) for step in steps(file.pre_tokenizer, "pretokenizers"))
+    name = _PRE_TOKENIZERS.get((*done, bool(file.model.ignore_merges)))
+    if name is None:
+        raise UnsupportedModelError(
+            f"{source}: llama.cpp has no name that we know for pre-tokenizer "
+            f"{json.dumps(file.pre_tokenizer)[:300]} with ignore_merges {bool(file.model.ignore_merges)}",
+            fix="build an ONNX or Core ML recipe: their apps use tokenizer.json itself",
+        )
+    return name
+
+
+def _what_it_does(step: dict[str, Any]) -> tuple[str, ...]:
+    match step:
+        case {"type": "ByteLevel", "add_prefix_space": False}:
+            return ("bytes after", _GPT2) if step.get("use_regex", True) else ("bytes",)
+        case {"type": "Digits", "individual_digits": True}:
+            return ("digits",)
+        # The two behaviours are one: these patterns match every character.
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
+            return ("split", pattern)
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Removed", "invert": True}:
+            return ("split", pattern)
+    return ("unknown", str(step.get("type")))

@@ -1,0 +1,118 @@
+"""SentencePiece BPE (Llama's and Phi-3's kind) as llama.cpp reads it: pieces with scores, the best pair merged first.
+
+From `tokenizer.model`, or from a `tokenizer.json` of BPE with byte fallback, whose order of merges gives the scores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from builders.gguf.tokenizer_json import TokenizerJson, steps
+from builders.gguf.vocabulary import BYTE, UNKNOWN, Row, Vocabulary
+from targets.errors import CheckpointError, UnsupportedModelError
+
+_SPACE = "\u2581"
+_FIX = "build an ONNX or Core ML recipe: their apps use the tokenizer's own files"
+_BYTES = frozenset(f"<0x{number:02X}>" for number in range(256))
+_UNREACHABLE = -1e9  # no merge makes it; llama.cpp would, so as the last of all
+
+
+def pieces_of_model(path: Path) -> tuple[dict[int, Row], bool]:
+    """Read `tokenizer.model`. Gives its pieces by id, and whether a space is put before a text.
+
+    Raises:
+        CheckpointError: not a SentencePiece model.
+        UnsupportedModelError: unigram, or with a normalizer: llama.cpp's "llama" tokenizer does neither.
+    """
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    schema: Any = sentencepiece_model_pb2
+    model = schema.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except (OSError, DecodeError) as error:
+        raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
+    if not model.pieces:
+        raise CheckpointError(f"{path}: not a SentencePiece model: no pieces")
+    trainer, normalizer = model.trainer_spec, model.normalizer_spec
+    if (
+        trainer.model_type != schema.TrainerSpec.BPE
+        or trainer.treat_whitespace_as_suffix
+        or normalizer.precompiled_charsmap
+        or normalizer.remove_extra_whitespaces
+        or not normalizer.escape_whitespaces
+    ):
+        raise UnsupportedModelError(
+            f"{path}: llama.cpp runs SentencePiece's BPE without normalization; this model is unigram or normalizes",
+            fix=_FIX,
+        )
+    rows = {number: Row(piece.piece, piece.type, piece.score) for number, piece in enumerate(model.pieces)}
+    return rows, bool(normalizer.add_dummy_prefix)
+
+
+def pieces_of_json(file: TokenizerJson) -> dict[int, Row]:
+    """Read the model of a `tokenizer.json`: a piece's score is minus the rank of the first merge that makes it."""
+    ranks: dict[str, int] = {}
+    for rank, (left, right) in enumerate(file.model.pairs, start=1):
+        ranks.setdefault(left + right, rank)
+    rows = {}
+    for token, number in file.model.vocab.items():
+        if token in _BYTES:
+            rows[number] = Row(token, BYTE)
+        elif token == file.model.unk_token:
+            rows[number] = Row(token, UNKNOWN)
+        else:
+            unmade = 0.0 if len(token) == 1 else _UNREACHABLE
+            rows[number] = Row(token, score=-float(ranks[token]) if token in ranks else unmade)
+    return rows
+
+
+def space_of_json(file: TokenizerJson, *, source: str) -> tuple[bool, tuple[str, ...]]:
+    """Say whether a space is put before a text, and where llama.cpp does so when this tokenizer doesn't.
+
+    Raises:
+        UnsupportedModelError: text is normalized or split in a way that llama.cpp's "llama" tokenizer does not know.
+    """
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+    prepend = {"type": "Prepend", "prepend": _SPACE}
+    match steps(file.normalizer, "normalizers"), file.pre_tokenizer:
+        case [first, second], None if (first, second) == (prepend, replace):
+            return True, ()
+        case [only], None if only == replace:
+            return False, ()
+        case [], {"type": "Metaspace", "replacement": "\u2581", "split": False, "prepend_scheme": str(scheme)}:
+            if scheme == "never":
+                return False, ()
+            where = "at the start of a text" if scheme == "first" else "where there is none"
+            note = f"llama.cpp puts a space before each text and after each special token, tokenizer.json only {where}"
+            return True, (f"{note}: tokenize with tokenizer.json",)
+    raise UnsupportedModelError(
+        f"{source}: llama.cpp's SentencePiece tokenizer has no normalizer or pre-tokenizer like "
+        f"{json.dumps([file.normalizer, file.pre_tokenizer])[:300]}",
+        fix=_FIX,
+    )
+
+
+def pieces_vocabulary(rows: Sequence[Row], space: bool, notes: tuple[str, ...], *, source: str) -> Vocabulary:
+    """Make the vocabulary of laid-out rows. `space`: whether one is put before a text.
+
+    Raises:
+        UnsupportedModelError: a byte has no token.
+    """
+    if missing := sorted(_BYTES - {row.text for row in rows}):
+        raise UnsupportedModelError(
+            f"{source}: no token {missing[0]}: llama.cpp spells characters that have no token in bytes", fix=_FIX
+        )
+    return Vocabulary(
+        model="llama",
+        pre="default",
+        tokens=tuple(row.text for row in rows),
+        kinds=tuple(row.kind for row in rows),
+        scores=tuple(row.score for row in rows),
+        add_space_prefix=space,
+        notes=notes,
+    )

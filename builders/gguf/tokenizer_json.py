@@ -1,0 +1,122 @@
+"""`tokenizer.json` of the tokenizers library, as far as a GGUF file can tell of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from targets.errors import CheckpointError
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class AddedToken(_Read):
+    """A token that is found in text before anything else. `rstrip`: it swallows the whitespace after it."""
+
+    content: str = Field(min_length=1)
+    special: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+
+class NumberedToken(AddedToken):
+    """An added token with its id, as `added_tokens` lists them."""
+
+    id: int
+
+
+class BpeModel(_Read):
+    """The model: `merges` in order, the first applied first. Its other kinds have a `vocab` that is no object."""
+
+    type: str = "BPE"
+    vocab: dict[str, int]
+    merges: list[str | tuple[str, str]]
+    unk_token: str | None = None
+    byte_fallback: bool | None = False
+    ignore_merges: bool | None = False
+    dropout: float | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The merges as pairs, however the file spells them."""
+        split = ((left, right) for left, _, right in (m.partition(" ") for m in self.merges if isinstance(m, str)))
+        return list(split) or [merge for merge in self.merges if not isinstance(merge, str)]
+
+    @model_validator(mode="after")
+    def _one_spelling(self) -> Self:
+        spelled = {isinstance(merge, str) for merge in self.merges}
+        if len(spelled) > 1 or not all(left and right for left, right in self.pairs):
+            raise ValueError("merges must be all 'left right', or all pairs")
+        return self
+
+
+class TokenizerJson(_Read):
+    """The file. Steps of normalizer, pre-tokenizer and post-processor are kept as they are."""
+
+    added_tokens: list[NumberedToken] = []
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    post_processor: dict[str, Any] | None = None
+    model: BpeModel
+
+    @property
+    def added(self) -> dict[int, AddedToken]:
+        """Added tokens by id."""
+        return {token.id: token for token in self.added_tokens}
+
+
+class _AnyModel(_Read):
+    """Enough to say what kind of tokenizer it is before anything else is asked of it."""
+
+    class Kind(_Read):
+        type: str = "BPE"
+
+    model: Kind
+
+
+def read_kind(path: Path) -> str:
+    """Give the model's kind, such as BPE, Unigram or WordPiece."""
+    try:
+        return _AnyModel.model_validate_json(path.read_bytes()).model.type
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"{path}: not a tokenizer: {_first(error)}") from error
+
+
+def read_tokenizer_json(path: Path) -> TokenizerJson:
+    """Read the file of a BPE tokenizer. Raises `CheckpointError` naming the key that is wrong."""
+    try:
+        return TokenizerJson.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"{path}: not a BPE tokenizer: {_first(error)}") from error
+
+
+def read_added_tokens(entries: object, *, source: str) -> dict[int, AddedToken]:
+    """Read `added_tokens_decoder` of tokenizer_config.json: {id: token}."""
+    try:
+        return TypeAdapter(dict[int, AddedToken]).validate_python(entries)
+    except ValidationError as error:
+        raise CheckpointError(f"{source}: added_tokens_decoder: {_first(error)}") from error
+
+
+def steps(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
+    """Flatten a `Sequence` of normalizers, pre-tokenizers or post-processors; `inner` is the key that lists them."""
+    if part is None:
+        return []
+    if part.get("type") != "Sequence":
+        return [part]
+    listed = part.get(inner)
+    return [step for step in listed if isinstance(step, dict)] if isinstance(listed, list) else [part]
+
+
+def _first(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    entry = error.errors()[0]
+    return f"{'.'.join(str(part) for part in entry['loc']) or 'document'}: {entry['msg']}"
