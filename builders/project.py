@@ -152,6 +152,7 @@ class Project:
     version: Version
     checkpoint: Path
     settings: Settings
+    gates: dict[str, Gate]
     cells: tuple[Cell, ...]
     tracking_uri: str | None
     store: Path | None
@@ -183,6 +184,7 @@ def load_project(path: Path) -> Project:
             greedy_prompt_tokens=evaluation.greedy_prompt_tokens,
             greedy_new_tokens=evaluation.greedy_new_tokens,
         ),
+        gates=table.gates,
         cells=tuple(_cell(table, cell, beside) for cell in table.cells),
         tracking_uri=table.registry.tracking_uri,
         store=None if table.registry.store is None else beside / table.registry.store,

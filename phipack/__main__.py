@@ -22,26 +22,23 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and give its exit code. Installed as `phipack`."""
     signal.signal(signal.SIGTERM, _interrupt)
     state = State()
+    code = 0
     try:
         cli.main(args=arguments, prog_name="phipack", standalone_mode=False, obj=state)
     except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.UsageError as error:
+        code = error.exit_code
+    except click.ClickException as error:  # wrong usage: its exit code is 2
         error.show()
-        return 2
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         state.output.error("interrupted; nothing half-made was left")
-        return INTERRUPTED_EXIT_CODE
+        code = INTERRUPTED_EXIT_CODE
     except PhipackError as error:
         state.output.error(str(error))
-        return error.exit_code
+        code = error.exit_code
     except BrokenPipeError:
         # The reader of a pipe has gone (`phipack ls | head`): not an error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:  # noqa: BLE001 - the one place where a defect becomes a sentence
         if os.environ.get("PHIPACK_TRACEBACK"):
             traceback.print_exc()
@@ -49,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"a defect of phipack: {type(error).__name__}: {error}\n"
             "  fix: run it again with PHIPACK_TRACEBACK=1 and report what it prints"
         )
-        return 1
-    return 0
+        code = 1
+    return code
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

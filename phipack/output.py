@@ -71,7 +71,9 @@ class Output:
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Lay out rows under columns. A column whose cells all start like numbers is set flush right."""
     cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(column), *(len(row[i]) for row in cells)) if cells else len(column) for i, column in enumerate(columns)]
+    widths = [
+        max(len(column), *(len(row[i]) for row in cells)) if cells else len(column) for i, column in enumerate(columns)
+    ]
     right = [bool(cells) and all(_numeric(row[i]) for row in cells) for i in range(len(columns))]
 
     def line(row: Sequence[str]) -> str:

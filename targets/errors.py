@@ -55,6 +55,10 @@ class MeasurementError(PhipackError):
     """A bundle could not be run or compared."""
 
 
+class ReleaseError(PhipackError):
+    """Cells of a release failed; each was reported by itself."""
+
+
 class GateError(PhipackError):
     """Evidence does not pass its gates."""
 

@@ -1,0 +1,37 @@
+"""onnxruntime-genai's model builder. It needs transformers 5, which our own environment can't have: it gets its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+REQUIREMENTS = (
+    "torch==2.13.0",
+    "transformers==5.23.0",
+    "onnxruntime-genai==0.18.0",
+    "onnxruntime==1.32.0",
+    "onnx==1.23.2",
+    "onnx-ir",
+)
+
+
+def environment(cache: Path) -> Path:
+    """Give the builder's Python, its environment made first where it isn't there."""
+    place = cache / "peers" / "genai-venv"
+    python = place / "bin" / "python"
+    done = place / ".installed"
+    if not done.is_file():
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "--upgrade", "pip"], check=True)
+        subprocess.run([*pip, *REQUIREMENTS], check=True)
+        done.touch()
+    return python
+
+
+def build(checkpoint: Path, out: Path, precision: str, cache: Path) -> None:
+    """Run the builder for the CPU with its defaults (int4: round to nearest, symmetric, blocks of 32)."""
+    command = [str(environment(cache)), "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o", str(out)]
+    command += ["-p", precision, "-e", "cpu", "-c", str(cache / "peers" / "genai-cache")]
+    subprocess.run(command, check=True, capture_output=True)

@@ -1,0 +1,53 @@
+"""llama.cpp's own road: `convert_hf_to_gguf.py` to float16, then `llama_model_quantize` (what llama-quantize calls)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+SDIST = "llama-cpp-python==0.3.36"
+_PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")
+FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}  # enum llama_ftype
+
+
+def converter(cache: Path) -> Path:
+    """Give the path of llama.cpp's converter, unpacked from the sdist (77 MB, downloaded once)."""
+    place = cache / "peers" / "llama.cpp"
+    script = place / "convert_hf_to_gguf.py"
+    if not script.is_file():
+        place.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python"]
+        subprocess.run([*command, "--dest", str(place), SDIST], check=True)
+        archive = next(place.glob("llama_cpp_python-*.tar.gz"))
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                inside = member.name.partition("/vendor/llama.cpp/")[2]
+                if inside.startswith(_PARTS) and member.isfile():
+                    member.name = inside
+                    tar.extract(member, place, filter="data")
+        archive.unlink()
+    return script
+
+
+def convert(checkpoint: Path, out: Path, cache: Path) -> None:
+    """Convert a checkpoint to a float16 GGUF file."""
+    script = converter(cache)
+    environment = {**os.environ, "PYTHONPATH": str(script.parent / "gguf-py")}
+    command = [sys.executable, str(script), str(checkpoint), "--outtype", "f16", "--outfile", str(out)]
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+
+
+def quantize(source: Path, out: Path, file_type: str, *, threads: int = 2) -> None:
+    """Quantize a GGUF file as llama-quantize does without options."""
+    import llama_cpp
+
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = FILE_TYPES[file_type]
+    parameters.nthread = threads
+    code = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(parameters))
+    if code:
+        raise RuntimeError(f"llama_model_quantize ended with {code}")

@@ -1,0 +1,166 @@
+"""A release: every cell of a project built, validated, gated and registered, one after the other.
+
+    cell ──fit──> context ──build──> store ──validate──> evidence ──gates──> register
+                              │                  │
+                     done already for the same inputs?
+
+A cell that fails is reported and the next one goes on; what was done for it stays recorded, so that the next run of the
+release starts where this one failed. Nothing is registered for a cell that fails: its version stays free.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+
+from pydantic import ValidationError
+
+from builders.build import Progress, build, silent
+from builders.checkpoint import Checkpoint
+from builders.project import Cell
+from builders.validation.text import read_text
+from builders.validation.validate import Settings, validate
+from builders.workshop import Workshop, build_key, evidence_key
+from registry.bundle import Bundle, Manifest, digest_of_bytes
+from registry.placement import disk_errors
+from registry.store import Store
+from targets.errors import GateError, PhipackError
+from targets.evidence import Evidence
+from targets.fit import require_fit
+from targets.gates import Gate, judge
+from targets.prediction import predicted_figures
+
+
+@dataclass(frozen=True)
+class CellOutcome:
+    """What became of a cell. `problem` is None where it passed and was registered."""
+
+    cell: Cell
+    manifest: Manifest | None = None
+    evidence: Evidence | None = None
+    built_anew: bool = False
+    measured_anew: bool = False
+    problem: PhipackError | None = None
+
+
+# Puts a cell that passed into the registry.
+Register = Callable[[Cell, Manifest, Evidence], None]
+
+
+@dataclass(frozen=True)
+class Release:
+    """The parts that all cells of a release share."""
+
+    checkpoint: Checkpoint
+    settings: Settings
+    workshop: Workshop
+    store: Store
+    register: Register
+    progress: Progress = silent
+
+    def run(self, cells: tuple[Cell, ...]) -> Iterator[CellOutcome]:
+        """Do the cells one by one, giving each outcome as it comes. An interrupt ends the run; what was done is kept."""
+        self.store.check_writable()
+        for cell in cells:
+            try:
+                yield self._one(cell)
+            except PhipackError as error:
+                yield CellOutcome(cell, problem=error)
+
+    def _one(self, cell: Cell) -> CellOutcome:
+        architecture = self.checkpoint.architecture
+        context_length = require_fit(architecture, cell.recipe, cell.target, cell.context_length)
+        manifest, built_anew = self._built(cell, context_length)
+        measured, measured_anew = self._measured(manifest)
+        predicted = predicted_figures(architecture, cell.recipe, cell.target, context_length)
+        evidence = judged(
+            measured.model_copy(update={"target": cell.target.name, "figures": measured.figures | predicted}),
+            cell.gates,
+        )
+        outcome = CellOutcome(cell, manifest, evidence, built_anew, measured_anew)
+        if not evidence.passed:
+            return replace(outcome, problem=refusal(cell.name, evidence))
+        try:
+            self.register(cell, manifest, evidence)
+        except PhipackError as error:
+            return replace(outcome, problem=error)
+        return outcome
+
+    def _built(self, cell: Cell, context_length: int) -> tuple[Manifest, bool]:
+        """Give the manifest of the cell's bundle, which the store has; True where it had to be built."""
+        key = build_key(self.checkpoint.digest, cell.recipe.name, cell.recipe.format, context_length)
+        record = self.workshop.read_record("built", key)
+        if record is not None and self.store.has_bundle(record["digest"]):
+            return self.store.manifest(record["digest"]), False
+        folder = self.workshop.bundle_folder(key)
+        try:
+            bundle = build(
+                self.checkpoint,
+                cell.recipe,
+                folder,
+                context_length=context_length,
+                progress=self.progress,
+                replace=True,
+            )
+            self.progress("storing the bundle", 0, 1)
+            digest = self.store.add_bundle(bundle)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.workshop.write_record("built", key, {"digest": digest, "recipe": cell.recipe.name})
+        return bundle.manifest, True
+
+    def _measured(self, manifest: Manifest) -> tuple[Evidence, bool]:
+        """Give figures of a bundle that the store has, without gates; True where they had to be taken."""
+        settings = asdict(self.settings) | {"text": self._text_digest}
+        key = evidence_key(manifest.digest, manifest.recipe.format, settings)
+        record = self.workshop.read_record("evidence", key)
+        if record is not None:
+            try:
+                return Evidence.model_validate(record), False
+            except ValidationError:
+                pass  # of another version, or damaged: taken again
+        with self._materialised(manifest.digest) as bundle:
+            evidence = validate(
+                bundle, self.checkpoint, self.settings, cache=self.workshop.cache, progress=self.progress
+            )
+        self.workshop.write_record("evidence", key, evidence.model_dump(mode="json", by_alias=True))
+        return evidence, True
+
+    @contextmanager
+    def _materialised(self, digest: str) -> Iterator[Bundle]:
+        """Put a bundle of the store in a folder for a while: what is measured is what the store gives out."""
+        folder = self.workshop.bundle_folder(digest.removeprefix("sha256:")[:32])
+        with disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield self.store.materialise(digest, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @cached_property
+    def _text_digest(self) -> str:
+        return digest_of_bytes(read_text(self.settings.text).encode())
+
+
+def judged(evidence: Evidence, gates: dict[str, dict[str, Gate]]) -> Evidence:
+    """Hold evidence against gates (by who asks for them) and give it with the results."""
+    values = {name: figure.value for name, figure in evidence.figures.items()}
+    results = [result for owner, asked in gates.items() for result in judge(values, asked, asked_by=owner)]
+    return evidence.model_copy(update={"gates": results})
+
+
+def refusal(name: str, evidence: Evidence) -> GateError:
+    """Say which gates a cell or bundle failed."""
+    if not evidence.gates:
+        return GateError(f"{name}: no gate was asked of it", fix="add [gates] to the project file")
+    failed = [
+        f"{gate.figure} is {'not measured' if gate.value is None else format(gate.value, '.4g')}, "
+        f"must be {gate.bound} ({gate.asked_by})"
+        for gate in evidence.gates
+        if not gate.passed
+    ]
+    return GateError(f"{name} fails {len(failed)} of {len(evidence.gates)} gates: {'; '.join(failed)}")

@@ -1,0 +1,56 @@
+"""`fetch` and `generate`: what an app team does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from phipack.options import FOLDER, State, out_option, pass_state, registry_options, replace_option
+
+
+@click.command()
+@click.argument("source", metavar="REFERENCE-OR-PATH-OR-URL")
+@out_option
+@click.option("--digest", metavar="SHA256", help="Accept only the bundle of this digest (sha256:…).")
+@replace_option
+@registry_options
+@pass_state
+def fetch(
+    state: State,
+    source: str,
+    out: Path,
+    digest: str | None,
+    replace: bool,
+    tracking_uri: str | None,
+    store: Path | None,
+) -> None:
+    """Put a verified bundle in a folder.
+
+    SOURCE is MODEL:1.0.0@CELL, MODEL:production@CELL, MODEL:^1.0@CELL, a bundle's folder, or the http(s) URL of one.
+    Every byte is verified before anything is put in place.
+    """
+    raise NotImplementedError
+
+
+@click.command()
+@click.argument("bundle", type=FOLDER)
+@click.argument("prompt")
+@click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(min=1), help="Longest answer.")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
+@pass_state
+def generate(state: State, bundle: Path, prompt: str, max_tokens: int, raw: bool) -> None:
+    """Answer a prompt with a bundle: its own chat template, tokenizer and stop ids, the likeliest token each time."""
+    from builders.generation import generate as generate_text
+    from registry.bundle import open_bundle
+
+    pieces = []
+    for piece in generate_text(open_bundle(bundle), prompt, max_new_tokens=max_tokens, use_template=not raw):
+        pieces.append(piece)
+        if state.output.mode == "human":
+            print(piece, end="", flush=True)  # noqa: T201 - the answer appears as it is made
+    if state.output.mode == "human":
+        sys.stdout.write("\n")
+    else:
+        state.output.result({"text": "".join(pieces)}, "")

@@ -1,0 +1,109 @@
+"""`targets`, `recipes`, `fit`: what there is, and what fits on what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from phipack.options import State, pass_state
+from phipack.output import size, table
+
+if TYPE_CHECKING:
+    from targets.architecture import Architecture
+
+
+@click.group()
+def targets() -> None:
+    """Devices that bundles are built for."""
+
+
+@targets.command("ls")
+@pass_state
+def targets_ls(state: State) -> None:
+    """List the targets."""
+    from targets.devices import load_targets
+
+    known = load_targets().values()
+    rows = [
+        (
+            t.name,
+            t.soc,
+            size(t.ram.value),
+            size(t.app_memory_bytes),
+            f"{t.memory_bandwidth.value / 1e9:g} GB/s",
+            ", ".join(t.formats),
+        )
+        for t in known
+    ]
+    state.output.result(
+        [t.model_dump(mode="json") for t in known],
+        table(("target", "SoC", "RAM", "for an app", "bandwidth", "formats"), rows),
+    )
+
+
+@targets.command("show")
+@click.argument("name", metavar="TARGET")
+@pass_state
+def targets_show(state: State, name: str) -> None:
+    """Show one target with the source of each figure."""
+    from targets.devices import target_named
+
+    target = target_named(name)
+    state.output.result(target.model_dump(mode="json"), target.describe())
+
+
+@click.command()
+@pass_state
+def recipes(state: State) -> None:
+    """List the recipes: a format and how weights are stored in it."""
+    from targets.recipes import RECIPES
+
+    rows = [(r.name, r.format, r.bits, r.summary) for r in RECIPES.values()]
+    state.output.result(
+        [{"name": r.name, "format": r.format, "bits": r.bits, "summary": r.summary} for r in RECIPES.values()],
+        table(("recipe", "format", "bits", "weights"), rows),
+    )
+
+
+@click.command()
+@click.argument("model", metavar="MODEL-OR-CHECKPOINT")
+@click.option("--target", required=True, metavar="TARGET", help="A device, or the path of a target file of your own.")
+@pass_state
+def fit(state: State, model: str, target: str) -> None:
+    """Say which recipes of a model fit on a target, and how long a context then fits.
+
+    MODEL is a released Phi-3 (phi-3-mini-4k-instruct …) or a checkpoint's folder.
+    """
+    from targets.devices import target_named
+    from targets.fit import fit_all
+
+    architecture = _architecture(model)
+    device = target_named(target)
+    fits = fit_all(architecture, device)
+    columns = ("recipe", "weights", "KV cache", "runtime", "longest context", "fits", "why not, or note")
+    rows = [
+        (
+            f.recipe,
+            size(f.weight_bytes),
+            size(f.kv_cache_bytes),
+            size(f.runtime_bytes),
+            f.longest_context,
+            "yes" if f.fits else "no",
+            f.reason,
+        )
+        for f in fits
+    ]
+    head = f"{model} on {device.title}: {size(device.app_memory_bytes)} for an app; KV cache at the longest context"
+    state.output.result([f.as_json() for f in fits], f"{head}\n\n{table(columns, rows)}")
+
+
+def _architecture(model: str) -> Architecture:
+    from targets.models import known_model
+
+    if not Path(model).exists() and "/" not in model:
+        return known_model(model)
+    from builders.checkpoint import open_checkpoint
+
+    return open_checkpoint(Path(model)).architecture
