@@ -47,7 +47,7 @@ class CellOutcome:
 
 
 # Puts a cell that passed into the registry.
-Register = Callable[[Cell, Manifest, Evidence], None]
+Register = Callable[[Cell, Manifest, Evidence], object]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Release:
     progress: Progress = silent
 
     def run(self, cells: tuple[Cell, ...]) -> Iterator[CellOutcome]:
-        """Do the cells one by one, giving each outcome as it comes. An interrupt ends the run; what was done is kept."""
+        """Do the cells one by one, giving each outcome as it comes. An interrupt ends it; what was done is kept."""
         self.store.check_writable()
         for cell in cells:
             try:

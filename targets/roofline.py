@@ -2,8 +2,8 @@
 
     tokens/s = efficiency * bandwidth / (bytes of weights read a token + bytes of keys and values read a token)
 
-Each token reads every matrix once, but of an untied embedding a single row. The efficiency is a device's and a format's,
-from published measurements where there are any (targets/devices). The error is what published figures on one chip
+Each token reads every matrix once, but of an untied embedding a single row. The efficiency is a device's and a
+format's, from published measurements where there are any (targets/devices). The error is what published figures on one chip
 scatter by; it is stated with every prediction.
 """
 

@@ -52,7 +52,7 @@ def parse_toml(source: str, model: type[Model], error: type[PhipackError], *, na
 
 
 def line_of(source: str, keys: Keys) -> int:
-    """Give the line, from 1, where a key path such as `("cells", 1, "recipe")` is set; its nearest parent's otherwise."""
+    """Give the line, from 1, where a key path such as `("cells", 1, "recipe")` is set; else its nearest parent's."""
     best, line = 0, 1
     prefix: tuple[str | int, ...] = ()
     counts: dict[tuple[str | int, ...], int] = {}

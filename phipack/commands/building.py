@@ -156,7 +156,8 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     from builders.project import load_project
     from builders.release import Release
     from builders.workshop import Workshop
-    from registry.ledger import Registration, open_ledger
+    from registry.ledger import open_ledger
+    from registry.registration import Registration
     from registry.store import open_store
 
     plan = load_project(project)

@@ -69,12 +69,13 @@ def promote(
     Refused where a cell of the release is missing or its evidence does not pass.
     """
     from registry.ledger import open_ledger
+    from registry.promotion import current_user
     from registry.promotion import promote as promote_release
     from registry.store import open_store
     from targets.references import Reference
 
     ledger = open_ledger(tracking_uri, open_store(store))
-    move = promote_release(ledger, Reference.parse(reference), channel, who=_who(), why=reason)
+    move = promote_release(ledger, Reference.parse(reference), channel, who=current_user(), why=reason)
     _show_move(state, move)
 
 
@@ -87,11 +88,12 @@ def promote(
 def rollback(state: State, model: str, channel: str, reason: str, tracking_uri: str | None, store: Path | None) -> None:
     """Take the last promotion of a channel back: every cell that it moved goes where it stood before."""
     from registry.ledger import open_ledger
+    from registry.promotion import current_user
     from registry.promotion import rollback as roll_back
     from registry.store import open_store
 
     ledger = open_ledger(tracking_uri, open_store(store))
-    _show_move(state, roll_back(ledger, model, channel, who=_who(), why=reason))
+    _show_move(state, roll_back(ledger, model, channel, who=current_user(), why=reason))
 
 
 @click.command()
@@ -121,18 +123,6 @@ def history(state: State, model: str, tracking_uri: str | None, store: Path | No
     ]
     text = table(("when", "who", "move", "cell", "from", "to", "state", "why"), rows) if rows else "no moves yet"
     state.output.result([_move_data(m) for m in moves], text)
-
-
-def _who() -> str:
-    """Name the person for the history: the account, as the system knows it."""
-    import getpass
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _show_move(state: State, move: Move) -> None:
