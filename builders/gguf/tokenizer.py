@@ -74,7 +74,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> GgufTokenizer:
     vocabulary = _vocabulary(checkpoint, file, added)
     ids, stop_notes = _special_ids(checkpoint, vocabulary)
     add_bos, add_eos = _added_around(checkpoint, file, vocabulary, ids)
-    model_name, strip_notes = _strips(vocabulary, added)
+    model_name, strip_notes = _strips(vocabulary, added, normalizes=file is not None and file.normalizer is not None)
     notes = (*vocabulary.notes, *stop_notes, *strip_notes)
     return GgufTokenizer(vocabulary, ids, add_bos, add_eos, model_name, notes)
 
@@ -164,10 +164,16 @@ def _added_around(
     return bool(before), bool(after)
 
 
-def _strips(vocabulary: Vocabulary, added: dict[int, AddedToken]) -> tuple[str | None, tuple[str, ...]]:
+def _strips(
+    vocabulary: Vocabulary, added: dict[int, AddedToken], *, normalizes: bool
+) -> tuple[str | None, tuple[str, ...]]:
     """Give `general.name`, by which llama.cpp knows of tokens that swallow whitespace, and a note where it can't."""
     stripping = {token.content for token in added.values() if token.rstrip}
-    odd = {token.content for token in added.values() if token.lstrip or token.single_word}
+    odd = {
+        token.content
+        for token in added.values()
+        if token.lstrip or token.single_word or (token.normalized and normalizes)
+    }
     if not stripping and not odd:
         return None, ()
     special = {
@@ -179,7 +185,7 @@ def _strips(vocabulary: Vocabulary, added: dict[int, AddedToken]) -> tuple[str |
         return "phi-3", ()
     named = sorted(stripping | odd)
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    note = f"llama.cpp finds {', '.join(named[:3])}{more} by its own rules of whitespace and word borders"
+    note = f"llama.cpp finds {', '.join(named[:3])}{more} by rules of its own (whitespace around them, word borders)"
     return None, (f"{note}: tokenize with the bundle's tokenizer files",)
 
 

@@ -15,13 +15,17 @@ class _Read(BaseModel):
 
 
 class AddedToken(_Read):
-    """A token that is found in text before anything else. `rstrip`: it swallows the whitespace after it."""
+    """A token that is found in text before anything else. `rstrip`: it swallows the whitespace after it.
+
+    `normalized`: it is looked for after the normalizer has changed both text and token.
+    """
 
     content: str = Field(min_length=1)
     special: bool = False
     lstrip: bool = False
     rstrip: bool = False
     single_word: bool = False
+    normalized: bool = False
 
 
 class NumberedToken(AddedToken):
