@@ -1,0 +1,296 @@
+"""The ledger: versions, evidence, channels and their history, kept in MLflow. No other module writes there.
+
+What phipack's words are in MLflow:
+
+| phipack | MLflow |
+|---|---|
+| cell of a model | registered model `MODEL.CELL`, tags phipack.model, phipack.cell |
+| a cell's version | model version: tags of `versions.py`; its source names the bundle: phipack+file:///STORE/sha256:… |
+| its evidence | a run in the experiment MODEL: figures as metrics, evidence.json and manifest.json as files |
+| channel | alias |
+| a promotion, a rollback | a run in the experiment MODEL (`moves.py`) |
+| the cells that a release is to have | tag phipack.plan.VERSION of the experiment MODEL |
+
+MLflow has no transactions: a version is made in one call, tags included, after all that it refers to; what an error
+leaves is a run marked FAILED.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry.bundle import digest_of_bytes
+from registry.mlflow_session import connect, exclusive, foreign_errors, pages
+from registry.moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
+from registry.registration import EVIDENCE_NAME, Registration, ui_tags
+from registry.store import Store
+from registry.tracking import DEFAULT_HOME, sqlite_path, tracking_uri
+from registry.versions import (
+    CELL_TAG,
+    EVIDENCE_TAG,
+    GATES_TAG,
+    MODEL_TAG,
+    RUN_TAG,
+    TAG_PREFIX,
+    CellVersion,
+    registered_model_name,
+    settled,
+    version_from_tags,
+)
+from targets.errors import RegistryError
+from targets.evidence import Evidence
+from targets.references import Version, check_channel, check_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PLAN_TAG = TAG_PREFIX + "plan"
+_PAGE = 1000
+_STATES: dict[str, MoveState] = {"FINISHED": "done", "FAILED": "undone", "KILLED": "undone"}
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """MLflow at `uri`, for bundles in `store`. `open_ledger` makes it; the connection is made when first needed."""
+
+    uri: str
+    store: Store
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        with exclusive(self.uri):  # two processes must not migrate one new database
+            return connect(self.uri)
+
+    def models(self) -> list[str]:
+        """Names of all models, sorted."""
+        return sorted({model.tags[MODEL_TAG] for model in self._registered() if MODEL_TAG in model.tags})
+
+    def versions(self, model: str | None = None) -> list[CellVersion]:
+        """All versions of a model, or of all models, sorted by model, cell and release. Raises `RegistryError`."""
+        aliases = [
+            (row.name, int(number), alias) for row in self._registered() for alias, number in row.aliases.items()
+        ]
+        wanted = f"tags.`{MODEL_TAG}` = '{model}'" if model else f"tags.`{MODEL_TAG}` != ''"
+        with foreign_errors(self.uri):
+            rows = list(pages(lambda token: self._client.search_model_versions(wanted, _PAGE, page_token=token)))
+        return settled(
+            [
+                version_from_tags(
+                    row.name,
+                    int(row.version),
+                    row.tags,
+                    created_ms=row.creation_timestamp,
+                    channels=[alias for *key, alias in aliases if key == [row.name, int(row.version)]],
+                )
+                for row in rows
+            ]
+        )
+
+    def register(self, entry: Registration) -> CellVersion:
+        """Register a cell's version and give its row. The same bundle again is no error, and renews its evidence.
+
+        Raises:
+            RegistryError: the release has another bundle for this cell already; the store lacks the bundle; the
+                evidence is another bundle's; the MLflow name is somebody else's; MLflow refuses. No version is made.
+        """
+        self._check(entry)
+        with self.exclusive():
+            existing = self._find(entry)
+            if existing is not None:
+                return self._renew_evidence(existing, entry)
+            self._claim_name(entry)
+            with self._evidence_run(entry) as run_id, foreign_errors(self.uri):
+                made = self._client.create_model_version(
+                    registered_model_name(entry.model, entry.cell),
+                    source=self.store.bundle_uri(entry.manifest.digest),
+                    run_id=run_id,
+                    tags=entry.version_tags(run_id, self.store.uri),
+                )
+            return self._first_of_racers(entry, int(made.version))
+
+    def evidence(self, version: CellVersion) -> Evidence:
+        """Read a version's evidence back from MLflow. Raises `RegistryError` where it is not what was registered."""
+        with foreign_errors(self.uri), tempfile.TemporaryDirectory() as folder:
+            path = Path(self._client.download_artifacts(version.run_id, EVIDENCE_NAME, folder))
+            raw = path.read_bytes()
+            if digest_of_bytes(raw) != version.evidence:
+                raise RegistryError(
+                    f"{version.reference}: its evidence in MLflow (run {version.run_id}) is not what was registered",
+                    fix="run phipack release again, which measures and registers evidence anew",
+                )
+            return Evidence.read(path)
+
+    def plan_release(self, model: str, version: Version, cells: Sequence[str]) -> None:
+        """Note which cells a release is to have: promotion of the whole release waits for them all."""
+        check_name("model", model)
+        with self.exclusive(), foreign_errors(self.uri):
+            self._client.set_experiment_tag(self._experiment(model), f"{PLAN_TAG}.{version}", " ".join(sorted(cells)))
+
+    def planned_cells(self, model: str, version: Version) -> list[str]:
+        """The cells that a release is to have; none where it was never planned."""
+        with foreign_errors(self.uri):
+            experiment = self._client.get_experiment_by_name(model)
+        return [] if experiment is None else str(experiment.tags.get(f"{PLAN_TAG}.{version}", "")).split()
+
+    def point(self, model: str, cell: str, channel: str, number: int | None) -> None:
+        """Let a cell's channel point at MLflow's version `number`, or at nothing. `promotion.py` alone calls this."""
+        check_channel(channel)
+        name = registered_model_name(model, cell)
+        with foreign_errors(self.uri):
+            if number is None:
+                self._client.delete_registered_model_alias(name, channel)
+            else:
+                self._client.set_registered_model_alias(name, channel, str(number))
+
+    def begin_move(self, move: Move) -> Move:
+        """Keep what is about to move, before it moves; give the move with its id."""
+        with foreign_errors(self.uri):
+            run = self._client.create_run(
+                self._experiment(move.model), tags=ui_tags(move.to_tags(), move.who), run_name=move.title
+            )
+        return replace(move, id=run.info.run_id, state="unfinished")
+
+    def end_move(self, move: Move, *, done: bool) -> Move:
+        """Mark a move as done, or as moved back."""
+        with foreign_errors(self.uri):
+            self._client.set_terminated(move.id, "FINISHED" if done else "FAILED")
+        return replace(move, state="done" if done else "undone")
+
+    def moves(self, model: str) -> list[Move]:
+        """All moves of a model's channels, newest first, those that were moved back or never finished included."""
+        with foreign_errors(self.uri):
+            experiment = self._client.get_experiment_by_name(model)
+            if experiment is None:
+                return []
+            ids, only = [experiment.experiment_id], f"tags.`{KIND_TAG}` = '{MOVE_KIND}'"
+            order = ["attributes.start_time DESC"]
+            runs = list(
+                pages(
+                    lambda token: self._client.search_runs(
+                        ids, only, max_results=_PAGE, order_by=order, page_token=token
+                    )
+                )
+            )
+        return [
+            move_from_tags(
+                run.data.tags,
+                run_id=run.info.run_id,
+                model=model,
+                when=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+                state=_STATES.get(run.info.status, "unfinished"),
+            )
+            for run in runs
+        ]
+
+    @contextmanager
+    def exclusive(self) -> Iterator[bool]:
+        """Keep other local promoters out; gives False where the registry is a server, which has no such lock."""
+        _ = self._client  # connects first, which takes the same lock for a moment
+        with exclusive(self.uri) as held:
+            yield held
+
+    def _check(self, entry: Registration) -> None:
+        entry.check()
+        digest = entry.manifest.digest
+        if not self.store.has_bundle(digest):
+            raise RegistryError(
+                f"{entry.reference}: the store {self.store.uri} lacks bundle {digest}",
+                fix="add the bundle to the store first, as phipack release and phipack register do",
+            )
+
+    def _find(self, entry: Registration) -> CellVersion | None:
+        rows = self.versions(entry.model)
+        return next((row for row in rows if (row.cell, row.release) == (entry.cell, entry.version)), None)
+
+    def _renew_evidence(self, existing: CellVersion, entry: Registration) -> CellVersion:
+        """Same bundle: nothing to do, unless its evidence was taken anew (gates may have changed); a run keeps each."""
+        if existing.digest != entry.manifest.digest:
+            raise entry.taken(existing)
+        if existing.evidence == entry.evidence_digest:
+            return existing
+        with self._evidence_run(entry) as run_id, foreign_errors(self.uri):
+            tags = entry.version_tags(run_id, existing.store)
+            for tag in (GATES_TAG, EVIDENCE_TAG, RUN_TAG):
+                self._client.set_model_version_tag(existing.registered_model, str(existing.number), tag, tags[tag])
+        return replace(existing, evidence=entry.evidence_digest, gates_passed=entry.evidence.passed, run_id=run_id)
+
+    def _claim_name(self, entry: Registration) -> None:
+        """Make the cell's registered model, or see that it is this cell's: `a.b` + `c` and `a` + `b.c` are one name."""
+        name = registered_model_name(entry.model, entry.cell)
+        tags = {MODEL_TAG: entry.model, CELL_TAG: entry.cell}
+        with foreign_errors(self.uri):
+            found = self._client.search_registered_models(f"name = '{name}'")
+            if not found:
+                self._client.create_registered_model(name, tags=tags)
+                return
+        if any(found[0].tags.get(tag) != value for tag, value in tags.items()):
+            raise RegistryError(
+                f"MLflow's registered model {name} is not cell {entry.cell!r} of model {entry.model!r}",
+                fix="give the cell another name in phipack.toml",
+            )
+
+    @contextmanager
+    def _evidence_run(self, entry: Registration) -> Iterator[str]:
+        """Keep the evidence in a run, which ends with the block: FINISHED, or FAILED on any error or interrupt."""
+        with foreign_errors(self.uri):
+            run = self._client.create_run(
+                self._experiment(entry.model), tags=ui_tags(entry.run_tags()), run_name=entry.reference
+            )
+            run_id = str(run.info.run_id)
+        ended = "FAILED"
+        try:
+            with foreign_errors(self.uri):
+                entry.log_to(self._client, run_id)
+            yield run_id
+            ended = "FINISHED"
+        finally:
+            with foreign_errors(self.uri):
+                self._client.set_terminated(run_id, ended)
+
+    def _first_of_racers(self, entry: Registration, number: int) -> CellVersion:
+        """MLflow lets two registrars add one release at once: the lower number counts, the other is taken back."""
+        first = self._find(entry)
+        if first is None or first.number == number:
+            assert first is not None, "a version that was just made"
+            return first
+        with foreign_errors(self.uri):
+            self._client.delete_model_version(first.registered_model, str(number))
+        if first.digest != entry.manifest.digest:
+            raise entry.taken(first)
+        return first
+
+    def _experiment(self, model: str) -> str:
+        """ID of the experiment MODEL, made where it is missing. A local one keeps its files beside the database."""
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(model)
+        if found is None:
+            path = sqlite_path(self.uri)
+            place = None if path is None else (path.parent / "artifacts" / model).as_uri()
+            try:
+                return str(self._client.create_experiment(model, artifact_location=place))
+            except MlflowException:  # another process was quicker, or it is refused for a reason that comes again
+                found = self._client.get_experiment_by_name(model)
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            raise RegistryError(
+                f"MLflow's experiment {model!r} is deleted", fix=f"mlflow experiments restore -x {found.experiment_id}"
+            )
+        return str(found.experiment_id)
+
+    def _registered(self) -> list[Any]:
+        with foreign_errors(self.uri):
+            return list(pages(lambda token: self._client.search_registered_models(None, _PAGE, page_token=token)))
+
+
+def open_ledger(given_uri: str | None, store: Store, home: Path = DEFAULT_HOME) -> Ledger:
+    """Name the ledger: `given_uri`, else `MLFLOW_TRACKING_URI`, else SQLite in `home`. Connects when first used."""
+    return Ledger(tracking_uri(given_uri, home), store)

@@ -1,0 +1,151 @@
+"""Getting at MLflow: a quiet client that fails soon, and its errors as ours. Only `ledger.py` uses it.
+
+MLflow's defaults suit a notebook: it logs migrations to standard error, shows progress bars, reports its use to its
+makers, and tries an unreachable server for minutes. What the environment sets explicitly is left as it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry.placement import disk_errors
+from registry.tracking import sqlite_path, without_password
+from targets.errors import PhipackError, RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_ENVIRONMENT = {
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_LOCK_SECONDS = 60.0
+
+
+def connect(uri: str) -> MlflowClient:
+    """Give a client for tracking and registry. A SQLite file is made and migrated where needed (2 s).
+
+    Raises:
+        RegistryError: MLflow is not installed, or the server or database can't be reached.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own imports and mappers: nothing that a user could change
+        try:
+            from mlflow import MlflowClient
+        except ImportError as error:
+            raise RegistryError(f"MLflow can't be imported: {error}", fix="pip install 'phipack[registry]'") from error
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        with foreign_errors(uri):
+            if not uri.startswith("http"):
+                _try_database(uri)
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_registered_models(max_results=1)  # so that an error comes here and not half-way
+            return client
+
+
+@contextmanager
+def foreign_errors(uri: str) -> Iterator[None]:
+    """Wrap what MLflow, its database and its HTTP client raise into `RegistryError`."""
+    try:
+        yield
+    except PhipackError:
+        raise
+    except OSError as error:  # the disk's, and requests' errors
+        raise RegistryError(
+            f"MLflow at {without_password(uri)} failed: {error}",
+            fix="see that the server runs and the folder is writable",
+        ) from error
+    except _foreign_kinds() as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise RegistryError(
+            f"MLflow at {without_password(uri)} refused: {without_password(first_line)}",
+            fix="see that --tracking-uri (or MLFLOW_TRACKING_URI) names a server that runs",
+        ) from error
+
+
+def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Give all rows of a paged query."""
+    token = None
+    while True:
+        page = ask(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+@contextmanager
+def exclusive(uri: str) -> Iterator[bool]:
+    """Hold the lock of a local SQLite registry; gives False where the registry is a server, which has no such lock.
+
+    Raises:
+        RegistryError: another process holds it for longer than a minute.
+    """
+    database = sqlite_path(uri)
+    if database is None:
+        yield False
+        return
+    lock = Path(f"{database}.lock")
+    with disk_errors(lock, RegistryError):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _take(handle, lock)
+        yield True
+    finally:
+        os.close(handle)  # which lets go of the lock
+
+
+def _take(handle: int, lock: Path) -> None:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise RegistryError(
+                    f"another phipack has held {lock} for {_LOCK_SECONDS:.0f} s",
+                    fix="wait for it, or end it, and try again",
+                ) from error
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _try_database(uri: str) -> None:
+    """Touch the database once: MLflow itself would try a damaged or absent one for 100 s."""
+    import sqlalchemy
+
+    if (path := sqlite_path(uri)) is not None:
+        with disk_errors(path, RegistryError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        sqlalchemy.inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
+
+
+def _foreign_kinds() -> tuple[type[Exception], ...]:
+    """Looked up only when something was raised: by then MLflow is imported anyway."""
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, CommandError
