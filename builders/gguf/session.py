@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from importlib.metadata import version
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,46 +26,68 @@ class GgufSession:
 
     is_own_runtime = True
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, context_length: int | None = None) -> None:
+        """Open it for sequences of `context_length` tokens, the manifest's by default.
+
+        Raises:
+            MeasurementError: llama.cpp refuses the file, or it is not the one that the manifest describes.
+        """
         import llama_cpp
 
         self.runtime = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})"
         self._llama: Any = llama_cpp
         self._vocabulary_size = bundle.manifest.model.vocabulary_size
-        self._context_length = bundle.manifest.model.context_length
-        self._position = 0
+        self._context_length = context_length or bundle.manifest.model.context_length
+        self._position: int | None = None  # tokens in the cache; None where there is no sequence to go on with
+        self._model: Any = None
+        self._context: Any = None
         _silence(llama_cpp)
         llama_cpp.llama_backend_init()
-        path = bundle.file(MODEL_NAME)
+        try:
+            self._open(bundle.file(MODEL_NAME))
+        except MeasurementError:
+            self.close()
+            raise
+        self._batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
+
+    def _open(self, path: Path) -> None:
+        llama_cpp = self._llama
+        _said.clear()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not self._model:
-            raise MeasurementError(f"{path}: llama.cpp refuses it: {' '.join(_said[-2:]) or 'no reason given'}")
+            raise MeasurementError(f"{path}: llama.cpp refuses it: {' '.join(_said[:2]) or 'no reason given'}")
+        found = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        if found != self._vocabulary_size:
+            raise MeasurementError(f"{path}: {found} tokens, the manifest says {self._vocabulary_size}")
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = self._context_length
-        parameters.n_batch = parameters.n_ubatch = min(_BATCH, self._context_length)
+        parameters.n_batch = parameters.n_ubatch = _BATCH
         parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
         parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)
         if not self._context:
-            llama_cpp.llama_model_free(self._model)
-            raise MeasurementError(f"{path}: llama.cpp can't open a context of {self._context_length} tokens")
-        self._batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
+            raise MeasurementError(
+                f"{path}: llama.cpp can't open a context of {self._context_length} tokens: {' '.join(_said[:2])}",
+                fix="free memory, or build with a shorter --context",
+            )
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
-        self._clear()
+        self._clear(tokens)
         logits = np.empty((len(tokens), self._vocabulary_size), dtype=np.float32)
         for start in range(0, len(tokens), _BATCH):
             part = tokens[start : start + _BATCH]
             logits[start : start + len(part)] = self._decode(part, every=True)
+        self._position = None
         return logits
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""
-        self._clear()
-        for start in range(0, len(tokens), _BATCH):
-            last = self._decode(tokens[start : start + _BATCH], every=False)
-        return last[0]
+        self._clear(tokens)
+        *whole, last = range(0, len(tokens), _BATCH)
+        for start in whole:
+            self._decode(tokens[start : start + _BATCH], every=False)
+        return self._decode(tokens[last:], every=False)[0]
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Go one token further: logits [vocabulary] after it."""
@@ -75,8 +98,9 @@ class GgufSession:
         if self._context:
             self._llama.llama_batch_free(self._batch)
             self._llama.llama_free(self._context)
+        if self._model:
             self._llama.llama_model_free(self._model)
-            self._context = None
+        self._model = self._context = self._position = None
 
     def __enter__(self) -> Self:
         return self
@@ -86,14 +110,25 @@ class GgufSession:
     ) -> None:
         self.close()
 
-    def _clear(self) -> None:
+    def _clear(self, tokens: NDArray[np.int64]) -> None:
+        if not self._context:
+            raise MeasurementError("the session is closed")
+        if not len(tokens):
+            raise MeasurementError("a sequence of no tokens has no logits", fix="give at least one token")
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
         self._position = 0
 
     def _decode(self, tokens: NDArray[np.int64], *, every: bool) -> NDArray[np.float32]:
         """Run up to a batch of tokens; logits of every one [T, vocabulary], or of the last alone [1, vocabulary]."""
+        if self._position is None:
+            raise MeasurementError("there is no sequence to go on with", fix="call prefill first")
         if self._position + len(tokens) > self._context_length:
-            raise MeasurementError(f"the bundle's context of {self._context_length} tokens is full")
+            raise MeasurementError(
+                f"{self._position + len(tokens)} tokens don't fit in the bundle's context of {self._context_length}",
+                fix="give fewer tokens, or build with a longer --context",
+            )
+        if tokens.min() < 0 or tokens.max() >= self._vocabulary_size:
+            raise MeasurementError(f"a token id is not in the vocabulary of {self._vocabulary_size}")
         batch, count = self._batch, len(tokens)
         batch.n_tokens = count
         for place, token in enumerate(tokens):
@@ -103,7 +138,7 @@ class GgufSession:
             batch.seq_id[place][0] = 0
             batch.logits[place] = every or place == count - 1
         if self._llama.llama_decode(self._context, batch):
-            raise MeasurementError(f"llama.cpp fails at token {self._position}: {' '.join(_said[-2:])}")
+            raise MeasurementError(f"llama.cpp fails at token {self._position}: {' '.join(_said[:2])}")
         self._position += count
         rows = count if every else 1
         address = self._llama.llama_get_logits(self._context)
@@ -111,9 +146,12 @@ class GgufSession:
         return np.array(flat, dtype=np.float32).reshape(rows, self._vocabulary_size)
 
 
-def open_session(bundle: Bundle) -> GgufSession:
-    """Open a GGUF bundle at its manifest's context. Raises `MeasurementError` where llama.cpp refuses it."""
-    return GgufSession(bundle)
+def open_session(bundle: Bundle, context_length: int | None = None) -> GgufSession:
+    """Open a GGUF bundle, at its manifest's context by default. Raises `MeasurementError` where llama.cpp refuses it.
+
+    With longrope the context decides: llama.cpp takes the long factors in any context past the edge.
+    """
+    return GgufSession(bundle, context_length)
 
 
 def _silence(llama_cpp: Any) -> None:
