@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from targets.architecture import Architecture
+from targets.errors import RecipeError
 from targets.recipes import Recipe
 from targets.storage import StoredWeight
 
@@ -33,48 +34,33 @@ TYPES = {
         BlockType("F16", 1, 1, 2),
         BlockType("Q4_0", 2, 32, 18),
         BlockType("Q5_0", 6, 32, 22),
-        BlockType("Q5_1", 7, 32, 24),
         BlockType("Q8_0", 8, 32, 34),
         BlockType("Q4_K", 12, 256, 144),
-        BlockType("Q5_K", 13, 256, 176),
         BlockType("Q6_K", 14, 256, 210),
     )
 }
-DEFAULT_TYPE = {"gguf-f16": "F16", "gguf-q8_0": "Q8_0", "gguf-q4_0": "Q4_0", "gguf-q4_k_m": "Q4_K"}
-FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+_DEFAULT = {"gguf-f16": "F16", "gguf-q8_0": "Q8_0", "gguf-q4_0": "Q4_0", "gguf-q4_k_m": "Q4_K"}
+_FALLBACK = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
 
 
 def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]:
-    """Give every tensor's ggml type and bytes, in the checkpoint's order."""
+    """Give every tensor's ggml type and bytes, in the checkpoint's order. Raises `RecipeError` for no GGUF recipe."""
     stored = []
     for name, shape in architecture.tensor_shapes().items():
-        kind = TYPES[_fitting(wanted_type(architecture, recipe, name), shape[-1])]
+        kind = TYPES[_fitting(_wanted(architecture, recipe, name, shape), shape[-1])]
         stored.append(StoredWeight(name, kind.name, shape, math.prod(shape) // kind.length * kind.bytes))
     return tuple(stored)
-
-
-def wanted_type(architecture: Architecture, recipe: Recipe, name: str) -> str:
-    """Give the type that the recipe asks for, before a row's length is looked at."""
-    default = DEFAULT_TYPE[recipe.name]
-    if len(architecture.tensor_shapes()[name]) == 1:
-        return "F32"
-    if name == architecture.head_tensor:
-        return _head_type(default, architecture.hidden_size)
-    if default != "Q4_K" or name == "model.embed_tokens.weight":
-        return default
-    layer = int(name.split(".")[2])
-    sensitive = name.endswith(("qkv_proj.weight", "down_proj.weight"))
-    return "Q6_K" if sensitive and _more_bits(layer, architecture.layer_count) else default
 
 
 def fallback_notes(architecture: Architecture, recipe: Recipe) -> tuple[str, ...]:
     """Say which types stand in for others, how often, and why; nothing where all rows fit."""
     replaced: Counter[tuple[str, str]] = Counter()
-    for weight in plan(architecture, recipe):
-        wanted = _before_fallback(architecture, recipe, weight.name)
+    weights = plan(architecture, recipe)
+    for weight in weights:
+        wanted = _wanted(architecture, recipe, weight.name, weight.shape)
         if wanted != weight.storage:
             replaced[wanted, weight.storage] += 1
-    matrices = sum(len(shape) == 2 for shape in architecture.tensor_shapes().values())
+    matrices = sum(len(weight.shape) == 2 for weight in weights)
     return tuple(
         f"{count} of {matrices} matrices have rows that blocks of {TYPES[wanted].length} don't divide: "
         f"{found} in place of {wanted}, as llama.cpp's quantizer does"
@@ -82,28 +68,29 @@ def fallback_notes(architecture: Architecture, recipe: Recipe) -> tuple[str, ...
     )
 
 
-def _before_fallback(architecture: Architecture, recipe: Recipe, name: str) -> str:
-    """The type before any row's length is looked at: the head's choice of Q8_0 counts as a fallback from Q6_K."""
-    wanted = wanted_type(architecture, recipe, name)
-    if name == architecture.head_tensor and DEFAULT_TYPE[recipe.name] in ("Q4_0", "Q4_K"):
+def _wanted(architecture: Architecture, recipe: Recipe, name: str, shape: tuple[int, ...]) -> str:
+    """Give the type that llama.cpp's mixture asks for, before a row's length is looked at."""
+    if recipe.name not in _DEFAULT:
+        raise RecipeError(f"{recipe.name} is not a GGUF recipe", fix=f"known: {', '.join(_DEFAULT)}")
+    default = _DEFAULT[recipe.name]
+    if len(shape) == 1:
+        return "F32"
+    if name == architecture.head_tensor:
+        return "Q6_K" if default in ("Q4_0", "Q4_K") else default
+    sensitive = name.endswith(("qkv_proj.weight", "down_proj.weight"))
+    if default == "Q4_K" and sensitive and _more_bits(int(name.split(".")[2]), architecture.layer_count):
         return "Q6_K"
-    return wanted
-
-
-def _head_type(default: str, columns: int) -> str:
-    if default in ("F16", "Q8_0"):
-        return default
-    return "Q8_0" if columns % TYPES[default].length else "Q6_K"
+    return default
 
 
 def _fitting(name: str, columns: int) -> str:
-    if columns % TYPES[name].length == 0:
-        return name
-    fallback = FALLBACK.get(name, name)
-    return fallback if columns % TYPES[fallback].length == 0 else "F16"
+    for kind in (name, _FALLBACK.get(name, name)):
+        if columns % TYPES[kind].length == 0:
+            return kind
+    return "F16"
 
 
 def _more_bits(layer: int, layers: int) -> bool:
-    """llama.cpp's `use_more_bits`: the first and last eighth of the layers, and every third between."""
+    """Say what llama.cpp's `use_more_bits` does: the first and last eighth of the layers, and every third between."""
     eighth = layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2

@@ -1,0 +1,98 @@
+"""The plan of GGUF types. That it is llama.cpp's own choice is held in tests/builders/gguf/test_convert.py."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import gguf
+import pytest
+
+from targets.architecture import Architecture
+from targets.errors import RecipeError
+from targets.recipes import RECIPES, recipe_named
+from targets.storage.gguf import TYPES, fallback_notes, plan
+
+MINI: dict[str, Any] = {
+    "architectures": ["Phi3ForCausalLM"],
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32064,
+    "max_position_embeddings": 4096,
+}
+MEDIUM = MINI | {
+    "hidden_size": 5120,
+    "intermediate_size": 17920,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 10,
+}
+
+
+def architecture(config: dict[str, Any], **changes: Any) -> Architecture:
+    return Architecture.from_config(config | changes)
+
+
+def test_block_sizes_are_those_of_the_gguf_library() -> None:
+    for kind in TYPES.values():
+        number = gguf.GGMLQuantizationType[kind.name]
+        assert (number.value, gguf.GGML_QUANT_SIZES[number]) == (kind.number, (kind.length, kind.bytes))
+
+
+@pytest.mark.parametrize(("recipe", "gigabytes"), [("gguf-f16", 7.64), ("gguf-q4_0", 2.18), ("gguf-q4_k_m", 2.39)])
+def test_mini_has_the_size_that_is_published(recipe: str, gigabytes: float) -> None:
+    total = sum(weight.bytes for weight in plan(architecture(MINI), recipe_named(recipe)))
+    assert total / 1e9 == pytest.approx(gigabytes, abs=0.01)
+
+
+def test_the_mixture_of_mini() -> None:
+    types = {weight.name: weight.storage for weight in plan(architecture(MINI), recipe_named("gguf-q4_k_m"))}
+    more = [layer for layer in range(32) if types[f"model.layers.{layer}.mlp.down_proj.weight"] == "Q6_K"]
+    assert more == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
+    assert more == [n for n in range(32) if types[f"model.layers.{n}.self_attn.qkv_proj.weight"] == "Q6_K"]
+    assert Counter(types.values()) == {"F32": 65, "Q6_K": 33, "Q4_K": 97}
+    assert (types["lm_head.weight"], types["model.embed_tokens.weight"]) == ("Q6_K", "Q4_K")
+
+
+@pytest.mark.parametrize("config", [MINI, MEDIUM])
+@pytest.mark.parametrize("recipe", [name for name, recipe in RECIPES.items() if recipe.format == "gguf"])
+def test_every_tensor_is_planned_once_in_order(config: dict[str, Any], recipe: str) -> None:
+    shape = architecture(config)
+    weights = plan(shape, recipe_named(recipe))
+    assert {weight.name: weight.shape for weight in weights} == shape.tensor_shapes()
+    assert [weight.name for weight in weights] == list(shape.tensor_shapes())
+    assert all(weight.bytes * 8 / math.prod(weight.shape) <= 32 for weight in weights)
+    assert fallback_notes(shape, recipe_named(recipe)) == ()
+
+
+def test_a_tied_embedding_is_stored_as_the_head() -> None:
+    weights = plan(architecture(MINI, tie_word_embeddings=True), recipe_named("gguf-q4_0"))
+    assert weights[0].storage == "Q6_K"
+    assert all(weight.name != "lm_head.weight" for weight in weights)
+
+
+def test_fallbacks_of_rows_of_576_are_counted() -> None:
+    smol = architecture(
+        MINI,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+    notes = fallback_notes(smol, recipe_named("gguf-q4_k_m"))
+    assert [note.removesuffix(", as llama.cpp's quantizer does") for note in notes] == [
+        "76 of 121 matrices have rows that blocks of 256 don't divide: Q5_0 in place of Q4_K",
+        "15 of 121 matrices have rows that blocks of 256 don't divide: Q8_0 in place of Q6_K",
+    ]
+    assert fallback_notes(smol, recipe_named("gguf-q8_0")) == ()
+
+
+def test_a_recipe_of_another_format_is_refused() -> None:
+    with pytest.raises(RecipeError, match="onnx-int4 is not a GGUF recipe"):
+        plan(architecture(MINI), recipe_named("onnx-int4"))
