@@ -25,8 +25,8 @@ def tracking_uri(given: str | None, home: Path = DEFAULT_HOME) -> str:
     uri = given or os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None or not uri:
         uri = f"sqlite:///{os.path.abspath(home)}/mlflow.db"  # noqa: PTH100 - a link stays as given
-    if _SQLITE.match(uri) and "?" in uri:
-        raise RegistryError(f"{uri}: a path with '?' can't be written as a SQLite URI", fix="use another folder")
+    if _SQLITE.match(uri) and ("?" in uri or "%" in uri):
+        raise RegistryError(f"{uri}: a SQLite URI can't hold '?' or '%' in its path", fix="use another folder")
     if "://" not in uri:
         raise RegistryError(
             f"{uri!r} is not an MLflow tracking URI",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from registry.bundle import Bundle
+from registry.ledger import Ledger, open_ledger
 from registry.store import FolderStore
 from tests.registry.bundles import make_bundle
 
@@ -21,6 +23,23 @@ def bundle(tmp_path: Path) -> Bundle:
 def store(tmp_path: Path) -> FolderStore:
     """An empty store."""
     return FolderStore(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's empty SQLite, migrated once: that takes 2 s."""
+    home = tmp_path_factory.mktemp("mlflow")
+    ledger = open_ledger(f"sqlite:///{home}/mlflow.db", FolderStore(home / "store"))
+    assert ledger.models() == []
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def ledger(migrated_database: Path, tmp_path: Path, store: FolderStore) -> Ledger:
+    """An empty ledger of its own."""
+    (tmp_path / "home").mkdir()
+    shutil.copy(migrated_database, tmp_path / "home" / "mlflow.db")
+    return open_ledger(f"sqlite:///{tmp_path}/home/mlflow.db", store)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
