@@ -32,6 +32,7 @@ def environment(cache: Path) -> Path:
 
 def build(checkpoint: Path, out: Path, precision: str, cache: Path) -> None:
     """Run the builder for the CPU with its defaults (int4: round to nearest, symmetric, blocks of 32)."""
-    command = [str(environment(cache)), "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint), "-o", str(out)]
-    command += ["-p", precision, "-e", "cpu", "-c", str(cache / "peers" / "genai-cache")]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [str(environment(cache)), "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint.resolve())]
+    command += ["-o", str(out.resolve()), "-p", precision, "-e", "cpu", "-c", str(cache / "peers" / "genai-cache")]
+    # Away from this repository: the builder imports a module of its own that is called `builders`, as ours is.
+    subprocess.run(command, check=True, capture_output=True, cwd=out.parent)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from phipack.options import FOLDER, State, out_option, pass_state, registry_options, replace_option
+from phipack.output import size
 
 
 @click.command()
@@ -31,7 +32,24 @@ def fetch(
     SOURCE is MODEL:1.0.0@CELL, MODEL:production@CELL, MODEL:^1.0@CELL, a bundle's folder, or the http(s) URL of one.
     Every byte is verified before anything is put in place.
     """
-    raise NotImplementedError
+    from registry.fetch import fetch as fetch_bundle
+    from registry.reading import open_reader, resolve_in
+    from registry.store import open_store
+
+    blobs = open_store(store)
+    bundle = fetch_bundle(
+        source,
+        out,
+        resolver=lambda reference: resolve_in(open_reader(tracking_uri, blobs), reference),
+        store=blobs,
+        digest=digest,
+        replace=replace,
+    )
+    manifest = bundle.manifest
+    state.output.result(
+        {"path": str(out), "digest": bundle.digest, "recipe": manifest.recipe.name, "bytes": manifest.total_bytes},
+        f"{out}: {manifest.recipe.name}, {size(manifest.total_bytes)}, verified\n{bundle.digest}",
+    )
 
 
 @click.command()
