@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.onnx import EDGE_FACT, GRAPH_NAME
-from registry.bundle import Bundle
+from registry.bundle import Bundle, ModelEntry
 from targets.errors import MeasurementError
 
 THREADS = 2
@@ -29,12 +29,12 @@ class OnnxSession:
     runtime = f"onnxruntime {version('onnxruntime')} (CPU)"
     is_own_runtime = True
 
-    def __init__(self, inference: Any, context_length: int) -> None:
+    def __init__(self, inference: Any, model: ModelEntry) -> None:
         self._inference = inference
-        self._context_length = context_length
+        self._context_length = model.context_length
         edge = inference.get_modelmeta().custom_metadata_map.get(EDGE_FACT)
         self._edge = None if edge is None else int(edge)
-        self._caches = _empty_caches(inference, context_length)
+        self._caches = _empty_caches(inference, model)
         self._tokens: list[int] = []
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -97,7 +97,7 @@ def open_session(bundle: Bundle) -> OnnxSession:
         raise MeasurementError(
             f"{bundle.path}: onnxruntime can't load it: {error}", fix="fetch or build the bundle again"
         ) from error
-    return OnnxSession(inference, bundle.manifest.model.context_length)
+    return OnnxSession(inference, bundle.manifest.model)
 
 
 def _load_errors() -> tuple[type[Exception], ...]:
@@ -117,14 +117,14 @@ def _load_errors() -> tuple[type[Exception], ...]:
     return (*(getattr(state, name) for name in (*names, "NotImplemented", "RuntimeException")), RuntimeError)
 
 
-def _empty_caches(inference: Any, context_length: int) -> dict[str, Any]:
+def _empty_caches(inference: Any, model: ModelEntry) -> dict[str, Any]:
     import onnxruntime as ort
 
     caches = {}
     for value in inference.get_inputs():
         if value.name.startswith("past_key_values."):
             dtype = np.float16 if value.type == "tensor(float16)" else np.float32
-            shape = (1, value.shape[1], context_length, value.shape[3])
+            shape = (1, model.kv_heads, model.context_length, model.head_dim)
             caches[value.name.removeprefix("past_key_values.")] = ort.OrtValue.ortvalue_from_numpy(
                 np.zeros(shape, dtype)
             )
