@@ -22,7 +22,12 @@ _said: list[str] = []  # llama.cpp's last error lines; its log has one sink a pr
 
 
 class GgufSession:
-    """One sequence in llama.cpp: float16 KV cache, no flash attention, all cores."""
+    """One sequence in llama.cpp: float16 KV cache, no flash attention, all cores.
+
+    With quantized weights llama.cpp rounds activations to 8 bits, by other code for a batch than for one token: `score`
+    and `step` differ by more than float rounding (mean KL .001 for Q8_0 to .01 for Q4_K_M on a real model of 135 M
+    weights), and are equally near to the same weights in float32.
+    """
 
     is_own_runtime = True
 
