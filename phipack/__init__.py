@@ -1,1 +1,66 @@
-"""phipack: build, prove, register and deliver Phi-3 models for phones. The public API grows in this module."""
+"""phipack: build, prove, register and deliver Phi-3 models for phones.
+
+The public API. What a name needs is imported when it is first asked for, so that an app team's `from phipack import fetch`
+works with the base install.
+
+    from pathlib import Path
+    import phipack
+
+    bundle = phipack.fetch("https://models.example/phi-3-mini/1.0.0/iphone-15", Path("bundle"))
+    phipack.verify(bundle)
+
+| name | what it does | install |
+|---|---|---|
+| `fetch`, `open_bundle`, `verify` | bundles by path or URL | phipack |
+| `open_checkpoint`, `build`, `validate`, `generate` | checkpoints in, bundles and evidence out | phipack[build] |
+| `open_ledger`, `promote`, `rollback`, `history` | what is registered, and what moves | phipack[registry] |
+
+Everything raises `PhipackError` and its kinds (`targets.errors`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from builders.build import build as build
+    from builders.checkpoint import open_checkpoint as open_checkpoint
+    from builders.generation import generate as generate
+    from builders.validation.validate import validate as validate
+    from registry.bundle import open_bundle as open_bundle
+    from registry.bundle import verify as verify
+    from registry.fetch import fetch as fetch
+    from registry.ledger import open_ledger as open_ledger
+    from registry.promotion import history as history
+    from registry.promotion import promote as promote
+    from registry.promotion import rollback as rollback
+    from targets.errors import PhipackError as PhipackError
+    from targets.recipes import recipe_named as recipe_named
+
+_HOMES = {
+    "PhipackError": "targets.errors",
+    "build": "builders.build",
+    "fetch": "registry.fetch",
+    "generate": "builders.generation",
+    "history": "registry.promotion",
+    "open_bundle": "registry.bundle",
+    "open_checkpoint": "builders.checkpoint",
+    "open_ledger": "registry.ledger",
+    "promote": "registry.promotion",
+    "recipe_named": "targets.recipes",
+    "rollback": "registry.promotion",
+    "validate": "builders.validation.validate",
+    "verify": "registry.bundle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it lives (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'phipack' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOMES)
