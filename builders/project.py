@@ -24,45 +24,60 @@ store = "bundles"
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from builders.validation.validate import Settings
+from targets.demands import GateTable
 from targets.devices import Target, target_named
 from targets.errors import PhipackError, ProjectError, did_you_mean
-from targets.evidence import FIGURES
 from targets.gates import Gate
 from targets.recipes import Recipe, recipe_named
-from targets.references import Version
-from targets.toml_file import read_toml
+from targets.references import Version, check_name
+from targets.toml_file import RefusedValueError, read_toml
 
-_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+
+def _refusing(check: Callable[[str], object]) -> AfterValidator:
+    """A validator that runs a look-up or a check for its error, and puts that at the key."""
+
+    def checked(value: str) -> str:
+        try:
+            check(value)
+        except PhipackError as error:
+            raise RefusedValueError(error.problem, fix=error.fix) from error
+        return value
+
+    return AfterValidator(checked)
+
+
+def _known_target(target: str) -> None:
+    # A path is relative to the project file, which a validator doesn't know: it is read afterwards.
+    if not _is_path(target):
+        target_named(target)
+
+
+def _is_path(target: str) -> bool:
+    return target.endswith(".toml") or "/" in target
+
+
+_ModelName = Annotated[str, _refusing(partial(check_name, "model"))]
+_CellName = Annotated[str, _refusing(partial(check_name, "cell"))]
+_Path = Annotated[str, Field(min_length=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Gated(_Strict):
-    gates: dict[str, Gate] = Field(default_factory=dict)
-
-    @field_validator("gates")
-    @classmethod
-    def _known_figures(cls, gates: dict[str, Gate]) -> dict[str, Gate]:
-        for figure in gates:
-            if figure not in FIGURES:
-                raise ValueError(f"no figure {figure!r}: {did_you_mean(figure, FIGURES)}")
-        return gates
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class EvaluationTable(_Strict):
     """`[evaluation]`: what `builders.validation.validate.Settings` takes."""
 
-    text: str | None = None
+    text: _Path | None = None
     tokens: Annotated[int, Field(ge=64)] = 4096
     window: Annotated[int, Field(ge=16)] = 512
     greedy_prompts: Annotated[int, Field(ge=1)] = 8
@@ -70,29 +85,20 @@ class EvaluationTable(_Strict):
     greedy_new_tokens: Annotated[int, Field(ge=1)] = 16
 
 
-class CellTable(_Gated):
+class CellTable(_Strict):
     """`[[cells]]`."""
 
-    target: str
-    recipe: str
-    name: _Name | None = None
+    target: Annotated[str, _refusing(_known_target)]
+    recipe: Annotated[str, _refusing(recipe_named)]
+    name: _CellName | None = None
     context_length: Annotated[int, Field(ge=1)] | None = None
-
-    @field_validator("recipe")
-    @classmethod
-    def _known_recipe(cls, recipe: str) -> str:
-        return _refused_as_value(recipe, recipe_named)
-
-    @field_validator("target")
-    @classmethod
-    def _known_target(cls, target: str) -> str:
-        # A path is relative to the project file, which a validator doesn't know: it is read afterwards.
-        return target if _is_path(target) else _refused_as_value(target, target_named)
+    gates: GateTable = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _named(self) -> CellTable:
         if self.name is None and _is_path(self.target):
-            raise ValueError("a cell whose target is a file needs a name of its own")
+            fix = 'add name = "…", by which the cell is asked for'
+            raise RefusedValueError("a cell whose target is a file needs a name of its own", at=("target",), fix=fix)
         return self
 
     @property
@@ -104,31 +110,32 @@ class CellTable(_Gated):
 class RegistryTable(_Strict):
     """`[registry]`."""
 
-    tracking_uri: str | None = None
-    store: str | None = None
+    tracking_uri: Annotated[str, Field(min_length=1)] | None = None
+    store: _Path | None = None
 
 
-class ProjectTable(_Gated):
+class ProjectTable(_Strict):
     """The whole file."""
 
-    model: _Name
-    version: str
-    checkpoint: str
+    model: _ModelName
+    version: Annotated[str, _refusing(Version.parse)]
+    checkpoint: _Path
     evaluation: EvaluationTable = Field(default_factory=EvaluationTable)
+    gates: GateTable = Field(default_factory=dict)
     cells: Annotated[list[CellTable], Field(min_length=1)]
     registry: RegistryTable = Field(default_factory=RegistryTable)
-
-    @field_validator("version")
-    @classmethod
-    def _semantic(cls, version: str) -> str:
-        return _refused_as_value(version, Version.parse)
 
     @field_validator("cells")
     @classmethod
     def _unique(cls, cells: list[CellTable]) -> list[CellTable]:
-        counts = Counter(cell.own_name for cell in cells)
-        if twice := [name for name, count in counts.items() if count > 1]:
-            raise ValueError(f"two cells are called {twice[0]!r}: give one of them a name of its own")
+        seen: set[str] = set()
+        for place, cell in enumerate(cells):
+            if cell.own_name in seen:
+                key = "target" if cell.name is None else "name"
+                raise RefusedValueError(
+                    f"two cells are called {cell.own_name!r}", at=(place, key), fix="give one of them another name"
+                )
+            seen.add(cell.own_name)
         return cells
 
 
@@ -203,17 +210,3 @@ def _cell(project: ProjectTable, cell: CellTable, beside: Path) -> Cell:
         context_length=cell.context_length,
         gates={who: asked for who, asked in gates.items() if asked},
     )
-
-
-def _is_path(target: str) -> bool:
-    return target.endswith(".toml") or "/" in target
-
-
-def _refused_as_value(value: str, look_up: object) -> str:
-    """Run a look-up for its error, in the form that pydantic locates."""
-    assert callable(look_up)
-    try:
-        look_up(value)
-    except PhipackError as error:
-        raise ValueError(error.problem) from error
-    return value

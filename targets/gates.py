@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Gate(BaseModel):
-    """A bound on one figure: exactly one of `at_least` and `at_most`. `where_from` says who asks for it."""
+    """A bound on one figure: exactly one of `at_least` and `at_most`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     at_least: float | None = None
     at_most: float | None = None

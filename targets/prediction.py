@@ -7,7 +7,7 @@ from targets.devices import Target
 from targets.evidence import FIGURES, Figure
 from targets.fit import memory_bytes
 from targets.recipes import Recipe
-from targets.roofline import CONTEXT_TOKENS, ERROR_SHARE, decode_tokens_per_second
+from targets.roofline import CONTEXT_TOKENS, decode_tokens_per_second, error_share
 
 
 def predicted_figures(
@@ -15,8 +15,9 @@ def predicted_figures(
 ) -> dict[str, Figure]:
     """Predict speed and memory of a recipe on a target. `recipe.format` must be one of the target's."""
     efficiency = target.decode_efficiency[recipe.format]
-    basis = "published" if efficiency.confirmed else "unconfirmed"
-    speed = f"{target.name}, bandwidth roofline at {CONTEXT_TOKENS} tokens, {basis} efficiency, ± {ERROR_SHARE:.0%}"
+    basis = "published" if efficiency.confirmed else "inferred"
+    read = min(CONTEXT_TOKENS, architecture.context_length)
+    speed = f"{target.name}, bandwidth roofline at {read} tokens, {basis} efficiency, ± {error_share(efficiency):.0%}"
     values = {
         "predicted_decode_tokens_per_second": (decode_tokens_per_second(architecture, recipe, target), speed),
         "predicted_memory_bytes": (

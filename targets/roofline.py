@@ -3,19 +3,23 @@
     tokens/s = efficiency * bandwidth / (bytes of weights read a token + bytes of keys and values read a token)
 
 Each token reads every matrix once, but of an untied embedding a single row. The efficiency is a device's and a
-format's, from published measurements where there are any (targets/devices). The error is what published figures on one chip
-scatter by; it is stated with every prediction.
+format's, from published measurements where there are any (targets/devices).
+
+A prediction states its error. Two published runtimes on one chip, the Snapdragon 8 Gen 3, reach .37 (QNN, Qualcomm AI
+Hub) and .65 (ExecuTorch on the CPU) of the bandwidth: where nobody published a figure for the format on the chip, half
+as much or half again is possible. Where somebody did, the measured models and contexts still differ from ours.
 """
 
 from __future__ import annotations
 
 from targets.architecture import Architecture
-from targets.devices import Target
+from targets.devices import Quantity, Target
 from targets.fit import kv_cache_bytes, weight_bytes
 from targets.recipes import Recipe
 from targets.storage.plans import plan_of
 
-ERROR_SHARE = 0.25
+PUBLISHED_ERROR_SHARE = 0.25
+INFERRED_ERROR_SHARE = 0.5
 CONTEXT_TOKENS = 512  # positions in the cache for which speeds are predicted
 
 
@@ -28,7 +32,17 @@ def bytes_per_token(architecture: Architecture, recipe: Recipe, context_tokens: 
     return weights + kv_cache_bytes(architecture, recipe, context_tokens)
 
 
+def tokens_per_second(efficiency: float, bandwidth: float, bytes_read: float) -> float:
+    """The roofline: `bandwidth` in bytes a second, of which a share is reached; `bytes_read` for each token."""
+    return efficiency * bandwidth / bytes_read
+
+
 def decode_tokens_per_second(architecture: Architecture, recipe: Recipe, target: Target) -> float:
     """Predict decoding with `CONTEXT_TOKENS` positions in the cache. `recipe.format` must be one of the target's."""
-    share = target.decode_efficiency[recipe.format].value
-    return share * target.memory_bandwidth.value / bytes_per_token(architecture, recipe, CONTEXT_TOKENS)
+    read = bytes_per_token(architecture, recipe, min(CONTEXT_TOKENS, architecture.context_length))
+    return tokens_per_second(target.decode_efficiency[recipe.format].value, target.memory_bandwidth.value, read)
+
+
+def error_share(efficiency: Quantity) -> float:
+    """How far a prediction may be off, as a share of it."""
+    return PUBLISHED_ERROR_SHARE if efficiency.confirmed else INFERRED_ERROR_SHARE

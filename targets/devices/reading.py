@@ -7,57 +7,77 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationInfo, field_validator
 
+from targets.demands import GateTable
 from targets.errors import TargetError, did_you_mean
-from targets.evidence import FIGURES
 from targets.gates import Gate
 from targets.recipes import Format
-from targets.toml_file import parse_toml, read_toml
+from targets.toml_file import RefusedValueError, parse_toml, read_toml
+
+_WHOLE_FROM = 1000  # bytes and bytes a second are shown to the last digit
+_Text = Annotated[str, Field(min_length=1)]
 
 
 class Quantity(BaseModel):
     """A figure with its source. `confirmed` is False where it was inferred or comes from general knowledge."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     value: Annotated[float, Field(gt=0)]
     source: Annotated[str, Field(min_length=3)]
     confirmed: bool
 
     def __str__(self) -> str:
-        return f"{self.value:g}{'' if self.confirmed else ' (unconfirmed)'}; {self.source}"
+        figure = f"{self.value:,.0f}" if self.value >= _WHOLE_FROM else f"{self.value:g}"
+        return f"{figure}{'' if self.confirmed else ' (unconfirmed)'}; {self.source}"
 
 
 class Target(BaseModel):
     """A device class.
 
     `ram`, `app_memory`: bytes; an app is ended above the latter. `memory_bandwidth`: bytes a second.
-    `decode_efficiency`: by format, the share of the bandwidth that decoding reaches. `identifiers`: what the device
-    calls itself.
+    `decode_efficiency`: by format that has a runtime there, the share of the bandwidth that decoding reaches.
+    `store_limit`: bytes of the largest piece that the maker's app store delivers. `identifiers`: what the device calls
+    itself. `gates`: what it demands; that memory stays within `app_memory`, where the file does not say otherwise.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-    title: str
-    soc: str
-    os: str
-    minimum_os: str
-    identifiers: tuple[str, ...] = ()
+    title: _Text
+    soc: _Text
+    os: _Text
+    minimum_os: _Text
+    identifiers: Annotated[tuple[_Text, ...], Strict(False)] = ()
     ram: Quantity
     app_memory: Quantity
     memory_bandwidth: Quantity
+    store_limit: Quantity | None = None
     decode_efficiency: Annotated[dict[Format, Quantity], Field(min_length=1)]
-    gates: dict[str, Gate] = Field(default_factory=dict)
+    gates: Annotated[GateTable, Field(validate_default=True)] = Field(default_factory=dict)
+
+    @field_validator("decode_efficiency")
+    @classmethod
+    def _shares(cls, efficiency: dict[Format, Quantity]) -> dict[Format, Quantity]:
+        for name, share in efficiency.items():
+            if share.value > 1:
+                raise RefusedValueError(f"a share of the bandwidth, at most 1, not {share.value:g}", at=(name, "value"))
+        return efficiency
+
+    @field_validator("app_memory")
+    @classmethod
+    def _within_ram(cls, app_memory: Quantity, info: ValidationInfo) -> Quantity:
+        ram = info.data.get("ram")
+        if ram is not None and app_memory.value > ram.value:
+            raise RefusedValueError(f"{app_memory.value:g} bytes are more than the device's RAM", at=("value",))
+        return app_memory
 
     @field_validator("gates")
     @classmethod
-    def _known_figures(cls, gates: dict[str, Gate]) -> dict[str, Gate]:
-        for figure in gates:
-            if figure not in FIGURES:
-                raise ValueError(f"no figure {figure!r}: {did_you_mean(figure, FIGURES)}")
-        return gates
+    def _memory_bound(cls, gates: dict[str, Gate], info: ValidationInfo) -> dict[str, Gate]:
+        budget = info.data.get("app_memory")
+        return gates if budget is None else {"predicted_memory_bytes": Gate(at_most=budget.value)} | gates
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -79,10 +99,11 @@ class Target(BaseModel):
             ("RAM, bytes", self.ram),
             ("for an app, bytes", self.app_memory),
             ("bandwidth, bytes/s", self.memory_bandwidth),
+            ("a store's piece, bytes", self.store_limit or "-"),
             *((f"efficiency, {name}", share) for name, share in self.decode_efficiency.items()),
             *(("gate", f"{figure} {gate}") for figure, gate in self.gates.items()),
         ]
-        return "\n".join(f"{name:<20}{value}" for name, value in facts)
+        return "\n".join(f"{name:<24}{value}" for name, value in facts)
 
 
 @cache

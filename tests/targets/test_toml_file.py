@@ -1,0 +1,172 @@
+"""TOML files read into models: every fault is told with file, line, key and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from targets.errors import TargetError
+from targets.toml_file import RefusedValueError, line_of, parse_toml, read_toml
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Engine(Strict):
+    power: float
+    fuel: Literal["wood", "coal"] = "coal"
+
+
+class Wagon(Strict):
+    seats: Annotated[int, Field(ge=1)] = 1
+    lamps: dict[Literal["oil", "gas"], int] = Field(default_factory=dict)
+
+    @field_validator("seats")
+    @classmethod
+    def _even(cls, seats: int) -> int:
+        if seats % 2:
+            raise RefusedValueError("seats come in pairs", fix="add one")
+        return seats
+
+
+class Train(Strict):
+    name: str
+    engine: Engine
+    wagons: list[Wagon] = Field(default_factory=list)
+    spare: dict[str, Engine] = Field(default_factory=dict)
+
+
+GOOD = """\
+name = "Rocket"  # 1829
+
+[engine]
+power = 15
+fuel = "wood"
+
+[[wagons]]
+seats = 4
+
+[[wagons]]
+seats = 6
+lamps = { oil = 2 }
+
+[spare]
+first = { power = 3.5 }
+"""
+
+
+def refused(source: str) -> TargetError:
+    with pytest.raises(TargetError) as caught:
+        parse_toml(source, Train, TargetError, name="train.toml")
+    return caught.value
+
+
+def test_a_good_file_is_read() -> None:
+    train = parse_toml(GOOD, Train, TargetError, name="train.toml")
+    assert train.wagons[1].lamps == {"oil": 2}
+    assert train.spare["first"].power == 3.5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem", "fix"),
+    [
+        ("power = 15", "", "train.toml:3: engine.power: missing key", "add power = …"),
+        ('name = "Rocket"', "", "train.toml:1: name: missing key", "add name = …"),
+        ("power = 15", "powr = 15", "train.toml:4: engine.powr: unknown key", "did you mean 'power'?"),
+        ("seats = 6", "seast = 6", "train.toml:11: wagons.1.seast: unknown key", "did you mean 'seats'?"),
+        ("power = 3.5", "power = 3.5, coal = 1", "train.toml:15: spare.first.coal: unknown key", "known: fuel, power"),
+        ("oil = 2", "oli = 2", "train.toml:12: wagons.1.lamps.oli: unknown key", "did you mean 'oil'?"),
+        (
+            "seats = 6",
+            "seats = 0",
+            "train.toml:11: wagons.1.seats: Input should be greater than or equal to 1, not 0",
+            None,
+        ),
+        ("seats = 6", "seats = 7", "train.toml:11: wagons.1.seats: seats come in pairs", "add one"),
+        ("seats = 6", "seats = true", "train.toml:11: wagons.1.seats: Input should be a valid integer, not True", None),
+        ("power = 15", 'power = "15"', "train.toml:4: engine.power: Input should be a valid number, not '15'", None),
+        (
+            'fuel = "wood"',
+            'fuel = "peat"',
+            "train.toml:5: engine.fuel: Input should be 'wood' or 'coal', not 'peat'",
+            None,
+        ),
+        ("[engine]\n", "[engines]\n", "train.toml:3: engines: unknown key", "did you mean 'engine'?"),
+    ],
+)
+def test_a_fault_is_told_with_line_key_and_fix(old: str, new: str, problem: str, fix: str | None) -> None:
+    assert GOOD.count(old) == 1
+    error = refused(GOOD.replace(old, new))
+    assert error.problem == problem
+    assert error.fix == fix
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('"Rocket"', "Rocket", "train.toml:1: Invalid value"),
+        ("power = 15", "power = 15\npower = 16", "train.toml:5: Cannot overwrite a value"),
+        ("[spare]", "[spare", "train.toml:14: "),
+        ("power = 3.5 }", "power = 3.5", "train.toml:15: "),
+    ],
+)
+def test_a_fault_of_syntax_is_told_with_its_line(old: str, new: str, problem: str) -> None:
+    error = refused(GOOD.replace(old, new))
+    assert error.problem.startswith(problem)
+    assert error.fix == "a string needs quotes, a table a [header]"
+
+
+def test_the_first_fault_of_the_file_is_told_not_of_the_model() -> None:
+    broken = GOOD.replace("seats = 4", "seats = 5").replace("power = 3.5", "power = ''")
+    assert refused(broken).problem.startswith("train.toml:8: ")
+    assert refused(broken.replace("power = 15", "power = ''")).problem.startswith("train.toml:4: ")
+
+
+def test_a_long_value_is_shortened() -> None:
+    assert len(refused(GOOD.replace("power = 15", f"power = '{'x' * 5000}'")).problem) < 200
+
+
+@pytest.mark.parametrize("source", ["a = " + "[" * 9000, "a = " + "9" * 9000, "a = 'x", "\0", "name = 1979-99-99"])
+def test_what_the_parser_gives_up_on_is_one_of_our_errors(source: str) -> None:
+    assert refused(source).problem.startswith("train.toml:1: ")
+
+
+def test_a_fault_in_a_file_nested_to_the_limit_is_one_of_our_errors() -> None:
+    for depth in range(1, 900, 7):
+        assert refused("name = " + "[" * depth + "]" * depth).problem.startswith("train.toml:1: ")
+
+
+def test_a_mark_at_the_start_of_a_file_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text(GOOD, "utf-8-sig")
+    assert read_toml(path, Train, TargetError).name == "Rocket"
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes('name = "Zürich"'.encode("latin-1"))
+    for path, reason in ((tmp_path / "none.toml", "No such file"), (tmp_path, "Is a directory"), (latin, "not UTF-8")):
+        with pytest.raises(TargetError, match=rf"{path.name}: can't be read: .*{reason}"):
+            read_toml(path, Train, TargetError)
+    with pytest.raises(TargetError, match="can't be read: embedded null byte"):
+        read_toml(Path("a\0.toml"), Train, TargetError)
+
+
+def test_an_unset_key_has_the_line_of_its_nearest_table() -> None:
+    assert line_of(GOOD, ("wagons", 1, "doors", 3)) == 10
+    assert line_of(GOOD, ("wagons", 7)) == 7
+    assert line_of(GOOD, ("nothing",)) == 1
+    assert line_of("", ("nothing",)) == 1
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_read_or_refused_in_our_words(source: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        parse_toml(source, Train, TargetError, name="train.toml")
+    assert caught.value.problem.startswith("train.toml:")
