@@ -1,0 +1,424 @@
+"""Promotion, rollback and history: all or none, refused without evidence, and nothing forgotten."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.bundle import Bundle
+from registry.ledger import Ledger, open_ledger
+from registry.moves import CellMove, Move, Stand, move_from_tags, promotion_to_undo
+from registry.promotion import current_user, history, promote, rollback
+from registry.reading import open_reader
+from registry.registration import Registration
+from registry.store import FolderStore
+from targets.errors import GateError, MalformedReferenceError, RegistryError
+from targets.references import Reference, Version
+from tests.registry.bundles import make_bundle, make_evidence
+from tests.registry.test_ledger import client_of, runs_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:sqlalchemy.*")
+CELLS = ("galaxy-s24", "iphone-15", "pixel-9")
+
+
+def add(ledger: Ledger, folder: Path, version: str, cells: tuple[str, ...] = CELLS, kl_mean: float = 0.01) -> Bundle:
+    bundle = make_bundle(folder / version, {"model.gguf": version.encode()})
+    ledger.store.add_bundle(bundle)
+    for cell in cells:
+        evidence = make_evidence(bundle, target=cell, kl_mean=kl_mean)
+        ledger.register(Registration("phi", Version.parse(version), cell, bundle.manifest, evidence))
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def released(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """Releases 1.0.0, 1.1.0 and 1.2.0 of three cells, made once: tests take copies of the database."""
+    home = tmp_path_factory.mktemp("released")
+    shutil.copy(migrated_database, home / "mlflow.db")
+    ledger = open_ledger(f"sqlite:///{home}/mlflow.db", FolderStore(home / "store"))
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        add(ledger, home, version)
+    return ledger
+
+
+@pytest.fixture
+def releases(released: Ledger, tmp_path: Path) -> Ledger:
+    """The same in a database of its own; store and files of runs are shared, so only what a test adds may be broken."""
+    shutil.copy(released.uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    return open_ledger(f"sqlite:///{tmp_path}/mlflow.db", released.store)
+
+
+def to(ledger: Ledger, reference: str, channel: str = "production", why: str = "") -> Move:
+    return promote(ledger, Reference.parse(reference), channel, who="ann@ci", why=why)
+
+
+def back(ledger: Ledger, channel: str = "production") -> Move:
+    return rollback(ledger, "phi", channel, who="bob@ci", why="too slow")
+
+
+def standing(ledger: Ledger, channel: str = "production") -> dict[str, str]:
+    """Where a channel stands, by both roads and plain MLflow."""
+    rows = {row.cell: str(row.release) for row in ledger.versions("phi") if channel in row.channels}
+    fast = open_reader(ledger.uri, ledger.store).versions("phi")
+    assert {row.cell: str(row.release) for row in fast if channel in row.channels} == rows
+    for cell, release in rows.items():
+        row = client_of(ledger).get_model_version_by_alias(f"phi.{cell}", channel)
+        assert row.tags["phipack.release"] == release
+    return rows
+
+
+def all_at(release: str) -> dict[str, str]:
+    return dict.fromkeys(CELLS, release)
+
+
+def test_every_cell_moves_and_the_move_is_kept(releases: Ledger) -> None:
+    move = to(releases, "phi:1.0.0", why="first")
+    assert standing(releases) == all_at("1.0.0")
+    assert [kept.id for kept in history(releases, "phi")] == [move.id]
+    kept = history(releases, "phi")[0]
+    assert (kept.kind, kept.channel, kept.who, kept.why, kept.state) == (
+        "promotion",
+        "production",
+        "ann@ci",
+        "first",
+        "done",
+    )
+    assert abs((kept.when - datetime.now(UTC)).total_seconds()) < 60
+    assert [(part.cell, part.before) for part in kept.cells] == [(cell, None) for cell in CELLS]
+    assert {part.after.release for part in kept.cells if part.after} == {"1.0.0"}
+    rows = {row.cell: row for row in releases.versions("phi") if str(row.release) == "1.0.0"}
+    assert {part.cell: part.evidence for part in kept.cells} == {cell: row.evidence for cell, row in rows.items()}
+    run = client_of(releases).get_run(move.id)
+    assert run.info.run_name == "promotion of 1.0.0 to production"
+    assert run.data.tags["mlflow.user"] == "ann@ci"
+
+
+def test_promoting_what_stands_already_moves_nothing(releases: Ledger) -> None:
+    to(releases, "phi:1.0.0")
+    again = to(releases, "phi:1.0.0")
+    assert again.cells == ()
+    assert again.id == ""
+    assert len(history(releases, "phi")) == 1
+
+
+def test_channels_are_apart_and_one_can_be_promoted_to_another(releases: Ledger) -> None:
+    to(releases, "phi:1.1.0", "staging")
+    to(releases, "phi:1.0.0")
+    assert standing(releases, "staging") == all_at("1.1.0")
+    to(releases, "phi:staging")
+    assert standing(releases) == all_at("1.1.0")
+    to(releases, "phi:^1.0", "candidate")
+    assert standing(releases, "candidate") == all_at("1.2.0")
+
+
+def test_one_cell_can_be_promoted_alone(releases: Ledger) -> None:
+    to(releases, "phi:1.0.0")
+    to(releases, "phi:1.1.0@pixel-9")
+    assert standing(releases) == all_at("1.0.0") | {"pixel-9": "1.1.0"}
+    assert [move.title for move in history(releases, "phi", cell="iphone-15")] == ["promotion of 1.0.0 to production"]
+    back(releases)
+    assert standing(releases) == all_at("1.0.0")
+
+
+def test_cells_that_a_release_lacks_keep_theirs(releases: Ledger, tmp_path: Path) -> None:
+    to(releases, "phi:1.0.0")
+    add(releases, tmp_path, "2.0.0", cells=("pixel-9",))
+    to(releases, "phi:2.0.0")
+    assert standing(releases) == all_at("1.0.0") | {"pixel-9": "2.0.0"}
+
+
+def test_rollback_steps_back_one_promotion_at_a_time(releases: Ledger) -> None:
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        to(releases, f"phi:{version}")
+    first = back(releases)
+    assert standing(releases) == all_at("1.1.0")
+    assert (first.title, first.who, first.why) == ("rollback of production to 1.1.0", "bob@ci", "too slow")
+    back(releases)
+    assert standing(releases) == all_at("1.0.0")
+    with pytest.raises(RegistryError, match="nothing before it"):
+        back(releases)
+    assert standing(releases) == all_at("1.0.0")
+    to(releases, "phi:1.2.0")
+    back(releases)
+    assert standing(releases) == all_at("1.0.0")
+    assert [move.kind for move in history(releases, "phi")] == [
+        *("rollback", "promotion", "rollback", "rollback"),
+        *("promotion", "promotion", "promotion"),
+    ]
+
+
+def test_rollback_of_a_channel_that_was_never_promoted_is_refused(releases: Ledger) -> None:
+    with pytest.raises(RegistryError, match="nothing before it") as caught:
+        back(releases, "staging")
+    assert caught.value.fix
+
+
+def test_a_cell_new_in_the_last_promotion_leaves_the_channel(releases: Ledger) -> None:
+    to(releases, "phi:1.0.0@pixel-9")
+    to(releases, "phi:1.1.0")
+    back(releases)
+    assert standing(releases) == {"pixel-9": "1.0.0"}
+
+
+def test_an_alias_moved_by_another_program_stops_a_rollback(releases: Ledger) -> None:
+    to(releases, "phi:1.0.0")
+    to(releases, "phi:1.1.0")
+    client_of(releases).set_registered_model_alias("phi.pixel-9", "production", "3")
+    with pytest.raises(RegistryError, match="pixel-9: production was moved since"):
+        back(releases)
+    assert standing(releases) == all_at("1.1.0") | {"pixel-9": "1.2.0"}
+
+
+def test_a_deleted_version_stops_a_rollback(releases: Ledger) -> None:
+    to(releases, "phi:1.0.0")
+    to(releases, "phi:1.1.0")
+    client_of(releases).delete_model_version("phi.pixel-9", "1")
+    with pytest.raises(RegistryError, match=r"pixel-9: MLflow's version 1 \(1\.0\.0\) was deleted"):
+        back(releases)
+    assert standing(releases) == all_at("1.1.0")
+
+
+def test_failed_gates_refuse_the_whole_release(releases: Ledger, tmp_path: Path) -> None:
+    to(releases, "phi:1.0.0")
+    add(releases, tmp_path, "2.0.0", cells=CELLS[:2])
+    bad = make_bundle(tmp_path / "bad", {"model.gguf": b"bad"})
+    releases.store.add_bundle(bad)
+    evidence = make_evidence(bad, target="pixel-9", kl_mean=0.2)
+    releases.register(Registration("phi", Version(2, 0, 0), "pixel-9", bad.manifest, evidence))
+    with pytest.raises(GateError) as caught:
+        to(releases, "phi:2.0.0")
+    assert "pixel-9: kl_mean is 0.2, must be <= 0.05 (asked by pixel-9)" in str(caught.value)
+    assert "iphone-15" not in str(caught.value)
+    assert standing(releases) == all_at("1.0.0")
+    assert len(history(releases, "phi")) == 1
+    to(releases, "phi:2.0.0@iphone-15")
+    assert standing(releases) == all_at("1.0.0") | {"iphone-15": "2.0.0"}
+
+
+def test_a_planned_cell_that_is_missing_refuses_the_release(releases: Ledger) -> None:
+    releases.plan_release("phi", Version(1, 1, 0), [*CELLS, "iphone-16-pro"])
+    with pytest.raises(GateError, match=r"iphone-16-pro: not registered for 1\.1\.0"):
+        to(releases, "phi:1.1.0")
+    assert standing(releases) == {}
+    to(releases, "phi:1.1.0@pixel-9")
+
+
+def test_a_tag_alone_is_no_evidence(releases: Ledger, tmp_path: Path) -> None:
+    add(releases, tmp_path, "2.0.0", cells=("pixel-9",), kl_mean=0.2)
+    client_of(releases).set_model_version_tag("phi.pixel-9", "4", "phipack.gates", "passed")
+    with pytest.raises(GateError, match=r"kl_mean is 0\.2"):
+        to(releases, "phi:2.0.0")
+    client_of(releases).set_model_version_tag("phi.pixel-9", "1", "phipack.gates", "failed")
+    with pytest.raises(GateError, match=r"phipack\.gates says failed"):
+        to(releases, "phi:1.0.0")
+    assert standing(releases) == {}
+
+
+def test_evidence_changed_in_mlflow_is_refused(releases: Ledger, tmp_path: Path) -> None:
+    add(releases, tmp_path, "3.0.0")
+    version = next(row for row in releases.versions("phi") if row.reference == "phi:3.0.0@pixel-9")
+    folder = Path(client_of(releases).get_run(version.run_id).info.artifact_uri.removeprefix("file://"))
+    path = folder / "evidence.json"
+    path.write_text(path.read_text().replace("0.01", "0.00"))
+    with pytest.raises(GateError, match=r"pixel-9: .*is not what was registered"):
+        to(releases, "phi:3.0.0")
+    path.unlink()
+    with pytest.raises(GateError, match="pixel-9: MLflow at"):
+        to(releases, "phi:3.0.0")
+    assert standing(releases) == {}
+
+
+def test_a_bundle_whose_bytes_are_gone_is_refused(releases: Ledger, tmp_path: Path) -> None:
+    bundle = add(releases, tmp_path, "3.0.0")
+    Path(releases.store.place_of(f"sha256:{bundle.manifest.files[0].sha256}")).unlink()
+    with pytest.raises(GateError, match="lacks bundle"):
+        to(releases, "phi:3.0.0")
+    assert standing(releases) == {}
+
+
+@pytest.mark.parametrize("channel", ["latest", "v1", "Production", "1.0.0", "a_b", ""])
+def test_channels_outside_mlflows_grammar_are_refused(ledger: Ledger, channel: str) -> None:
+    with pytest.raises(MalformedReferenceError):
+        to(ledger, "phi:1.0.0", channel)
+    with pytest.raises(MalformedReferenceError):
+        back(ledger, channel)
+
+
+class FailsAtTheThird(Ledger):
+    """A ledger whose server dies at the third alias, once."""
+
+    def point(self, model: str, cell: str, channel: str, number: int | None) -> None:
+        count = self.__dict__["count"] = self.__dict__.get("count", 0) + 1
+        if count == 3:
+            raise RegistryError("the server died")
+        super().point(model, cell, channel, number)
+
+
+def test_a_failure_in_the_middle_moves_back_what_moved(releases: Ledger) -> None:
+    to(releases, "phi:1.0.0")
+    with pytest.raises(RegistryError, match="the server died"):
+        to(FailsAtTheThird(releases.uri, releases.store), "phi:1.1.0")
+    assert standing(releases) == all_at("1.0.0")
+    assert [move.state for move in history(releases, "phi")] == ["undone", "done"]
+    with pytest.raises(RegistryError, match="nothing before it"):
+        back(releases)
+    to(releases, "phi:1.1.0")
+    with pytest.raises(RegistryError, match="the server died"):
+        back(FailsAtTheThird(releases.uri, releases.store))
+    assert standing(releases) == all_at("1.1.0")
+    back(releases)
+    assert standing(releases) == all_at("1.0.0")
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from registry.ledger import Ledger
+from registry.promotion import promote
+from registry.store import FolderStore
+from targets.references import Reference
+
+class Dies(Ledger):
+    def point(self, model, cell, channel, number):
+        super().point(model, cell, channel, number)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+promote(Dies(sys.argv[1], FolderStore(Path(sys.argv[2]))), Reference.parse("phi:1.1.0"), "production", who="dead")
+"""
+
+
+def test_a_promoter_killed_in_the_middle_is_undone_by_the_next(releases: Ledger) -> None:
+    to(releases, "phi:1.0.0")
+    store = releases.store
+    assert isinstance(store, FolderStore)
+    command = [sys.executable, "-c", _KILLED, releases.uri, str(store.root)]
+    assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert sorted(standing(releases).values()) == ["1.0.0", "1.0.0", "1.1.0"]
+    assert [move.state for move in history(releases, "phi")] == ["unfinished", "done"]
+    to(releases, "phi:1.2.0", "staging")
+    assert standing(releases) == all_at("1.0.0")
+    assert [move.state for move in history(releases, "phi", channel="production")] == ["undone", "done"]
+
+
+class OnAServer(Ledger):
+    """A ledger without the lock of a local file, as on a server."""
+
+    def exclusive(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext(False)
+
+
+def test_on_a_server_an_unfinished_move_stops_the_next(releases: Ledger) -> None:
+    ledger = OnAServer(releases.uri, releases.store)
+    to(ledger, "phi:1.0.0")
+    part = CellMove("pixel-9", None, Stand("1.1.0", 2, "sha256:x"))
+    other = ledger.begin_move(Move("", "promotion", "phi", "production", "eve", "", datetime.now(UTC), (part,)))
+    with pytest.raises(RegistryError, match="begun by eve") as caught:
+        to(ledger, "phi:1.1.0")
+    assert standing(releases) == all_at("1.0.0")
+    to(ledger, "phi:1.1.0", "staging")
+    assert caught.value.fix is not None
+    assert other.id in caught.value.fix
+    client_of(releases).delete_run(other.id)
+    to(ledger, "phi:1.1.0")
+    assert standing(releases) == all_at("1.1.0")
+
+
+def test_promoters_at_once_leave_a_linear_history(releases: Ledger) -> None:
+    barrier = threading.Barrier(3)
+
+    def run(version: str) -> None:
+        own = open_ledger(releases.uri, releases.store)
+        own.models()
+        barrier.wait()
+        to(own, f"phi:{version}")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, ("1.0.0", "1.1.0", "1.2.0")))
+    moves = list(reversed(history(releases, "phi")))
+    assert len(moves) == 3
+    at: dict[str, Stand | None] = dict.fromkeys(CELLS)
+    for move in moves:
+        for part in move.cells:
+            assert part.before == at[part.cell]
+            at[part.cell] = part.after
+    assert standing(releases) == {cell: stand.release for cell, stand in at.items() if stand}
+    assert len(set(standing(releases).values())) == 1
+
+
+def test_promotion_runs_do_not_disturb_those_of_evidence(releases: Ledger) -> None:
+    to(releases, "phi:1.0.0")
+    kinds = [run.data.tags["phipack.kind"] for run in runs_of(releases)]
+    assert sorted(set(kinds)) == ["cell", "move"]
+    assert kinds.count("move") == 1
+
+
+def test_who_is_user_and_host() -> None:
+    user, at, host = current_user().partition("@")
+    assert user
+    assert at
+    assert host
+
+
+stands = st.none() | st.builds(
+    Stand, st.just("1.0.0") | st.just("2.0.0-rc.1"), st.integers(1, 99), st.just("sha256:" + "a" * 64)
+)
+moves = st.builds(
+    Move,
+    id=st.just("run"),
+    kind=st.sampled_from(["promotion", "rollback"]),
+    model=st.just("phi"),
+    channel=st.sampled_from(["production", "staging"]),
+    who=st.text(max_size=20),
+    why=st.text(max_size=20),
+    when=st.just(datetime(2026, 1, 1, tzinfo=UTC)),
+    cells=st.lists(
+        st.builds(CellMove, st.from_regex(r"[a-z0-9][a-z0-9._-]{0,5}", fullmatch=True), stands, stands),
+        max_size=3,
+        unique_by=lambda part: part.cell,
+    ).map(lambda parts: tuple(sorted(parts, key=lambda part: part.cell))),
+    state=st.sampled_from(["done", "undone", "unfinished"]),
+    undoes=st.none() | st.just("other"),
+)
+
+
+@given(moves)
+def test_a_move_survives_its_tags(move: Move) -> None:
+    tags = move.to_tags()
+    assert move_from_tags(tags, run_id="run", model="phi", when=move.when, state=move.state) == move
+
+
+def test_a_record_changed_by_hand_is_named() -> None:
+    with pytest.raises(RegistryError, match="run r1 of model phi is a damaged record"):
+        move_from_tags({"phipack.move": "jump"}, run_id="r1", model="phi", when=datetime.now(UTC), state="done")
+
+
+@given(st.lists(st.sampled_from(["promotion", "rollback"]), max_size=12))
+def test_rollback_is_a_stack(steps: list[str]) -> None:
+    """Against a plain stack: a promotion pushes, a rollback pops."""
+    kept: list[Move] = []
+    stack: list[str] = []
+    for number, kind in enumerate(steps):
+        undoes = None
+        if kind == "rollback":
+            last = promotion_to_undo(list(reversed(kept)), "production")
+            assert (last.id if last else None) == (stack[-1] if stack else None)
+            if last is None:
+                continue
+            undoes = stack.pop()
+        else:
+            stack.append(str(number))
+        when = datetime(2026, 1, 1, tzinfo=UTC)
+        kept.append(Move(str(number), kind, "phi", "production", "", "", when, (), undoes=undoes))  # type: ignore[arg-type]
