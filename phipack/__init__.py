@@ -1,7 +1,7 @@
 """phipack: build, prove, register and deliver Phi-3 models for phones.
 
-The public API. What a name needs is imported when it is first asked for, so that an app team's `from phipack import fetch`
-works with the base install.
+The public API. What a name needs is imported when it is first asked for, so that an app team's
+`from phipack import fetch` works with the base install.
 
     from pathlib import Path
     import phipack

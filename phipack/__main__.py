@@ -36,9 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
     except PhipackError as error:
         state.output.error(str(error))
         code = error.exit_code
-    except BrokenPipeError:
-        # The reader of a pipe has gone (`phipack ls | head`): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:  # noqa: BLE001 - the one place where a defect becomes a sentence
         if os.environ.get("PHIPACK_TRACEBACK"):
             traceback.print_exc()

@@ -59,8 +59,8 @@ def validate(
     from targets.prediction import predicted_figures
     from targets.recipes import recipe_named
 
-    opened = open_bundle(bundle)
     gates: dict[str, dict[str, Gate]] = {"command line": dict(_gate(bound) for bound in bounds)}
+    opened = open_bundle(bundle)
     settings = Settings()
     if project is not None:
         plan = load_project(project)

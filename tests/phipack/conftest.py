@@ -1,0 +1,100 @@
+"""The command line as a user has it: a process of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import write_tiny
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+PROJECT = """\
+model = "tiny"
+version = "1.0.0"
+checkpoint = "checkpoint"
+
+[evaluation]
+tokens = 256
+window = 128
+greedy_prompts = 2
+greedy_new_tokens = 4
+
+[gates]
+kl_mean = { at_most = 0.5 }
+
+[[cells]]
+target = "iphone-15"
+recipe = "onnx-int4"
+
+[[cells]]
+target = "galaxy-s24"
+recipe = "gguf-q8_0"
+"""
+
+TOO_SMALL = """
+[[cells]]
+name = "pocket"
+target = "pocket.toml"
+recipe = "gguf-f16"
+"""
+
+POCKET = """\
+name = "pocket"
+title = "a pocket device"
+soc = "none"
+os = "Android"
+minimum_os = "14"
+ram = { value = 20_000_000, source = "made up", confirmed = false }
+app_memory = { value = 10_000_000, source = "made up", confirmed = false }
+memory_bandwidth = { value = 1_000_000_000, source = "made up", confirmed = false }
+
+[decode_efficiency]
+gguf = { value = 0.5, source = "made up", confirmed = false }
+"""
+
+
+def command_environment() -> dict[str, str]:
+    """The environment without what a developer's own settings would change."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PHIPACK_"))}
+
+
+def run_in(folder: Path) -> Run:
+    """Give a function that runs `phipack ARGUMENTS` in a folder and holds it to an exit code."""
+
+    def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "phipack", *arguments],
+            cwd=folder,
+            env=command_environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def phipack(tmp_path: Path) -> Run:
+    """Run phipack in an empty folder."""
+    return run_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a project file of two cells and a tiny checkpoint, for the tests of one module in their order."""
+    folder = tmp_path_factory.mktemp("project")
+    write_tiny(folder / "checkpoint")
+    (folder / "phipack.toml").write_text(PROJECT, "utf-8")
+    (folder / "pocket.toml").write_text(POCKET, "utf-8")
+    return folder

@@ -1,0 +1,199 @@
+"""What the command line promises: quick help, exit codes, clear refusals, nothing heavy without need."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import phipack as public
+from phipack.output import size, table
+from phipack.reference import reference
+from tests.checkpoints import Tiny, write_tiny
+from tests.phipack.conftest import PROJECT, Run, command_environment
+
+HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "mlflow", "llama_cpp", "transformers", "numpy", "gguf", "boto3")
+
+
+def test_help_answers_within_300_ms() -> None:
+    times = []
+    for _ in range(7):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "phipack", "--help"], check=True, capture_output=True)
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.3, f"median {statistics.median(times):.3f} s"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["targets", "ls"],
+        ["fit", "phi-3-mini-4k-instruct", "--target", "iphone-15"],
+        ["fetch", "bundle", "-o", "out"],
+    ],
+)
+def test_the_base_install_needs_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+    """With every heavy package made unimportable, as in an install without extras."""
+    write_bundle(tmp_path / "bundle")
+    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in HEAVY)
+    program = f"import sys; {blocked}; from phipack.__main__ import main; sys.exit(main({arguments!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=command_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def write_bundle(folder: Path) -> None:
+    """A bundle made by hand: fetch looks at bytes, not at what they mean."""
+    from registry.bundle import GenerationEntry, Manifest, ModelEntry, RecipeEntry, file_entries, seal
+
+    folder.mkdir()
+    (folder / "model.gguf").write_bytes(b"weights")
+    model = ModelEntry(
+        architecture="Phi3ForCausalLM",
+        parameters=1,
+        layers=1,
+        hidden_size=1,
+        kv_heads=1,
+        head_dim=1,
+        vocabulary_size=1,
+        context_length=1,
+        exact_context_length=1,
+    )
+    generation = GenerationEntry(stop_token_ids=[], bos_token_id=None, pad_token_id=None, chat_template=None)
+    seal(
+        folder,
+        Manifest(
+            schema="phipack.bundle/1",
+            model=model,
+            recipe=RecipeEntry(name="gguf-f16", format="gguf", weights=[], notes=[]),
+            checkpoint="sha256:" + "0" * 64,
+            generation=generation,
+            tools={},
+            files=file_entries(folder),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["targets", "show", "iphone-14-por"], 1, ["iphone-14-por", "did you mean 'iphone-14-pro'"]),
+        (["fit", "phi-3-mini-4k-instrukt", "--target", "iphone-15"], 1, ["did you mean 'phi-3-mini-4k-instruct'"]),
+        (["build", "checkpoint", "--recipe", "gguf-q4_k_n", "-o", "out"], 1, ["did you mean 'gguf-q4_k_m'"]),
+        (["build", "nowhere", "--recipe", "gguf-f16", "-o", "out"], 1, ["nowhere", "is not a folder"]),
+        (["build", "checkpoint", "-o", "out"], 2, ["--recipe"]),
+        (["release", "nowhere.toml"], 1, ["nowhere.toml"]),
+        (["promote", "nobody:1.0.0", "--to", "production"], 1, ["nobody"]),
+        (["fetch", "nobody:1.0.0@iphone-15", "-o", "out"], 1, ["nobody"]),
+        (["fetch", "not a reference", "-o", "out"], 1, ["not a reference"]),
+        (["inspect", "nowhere"], 1, ["nowhere"]),
+        (["validate", "nowhere", "--against", "checkpoint"], 1, ["nowhere"]),
+        (["validate", "nowhere", "--against", "checkpoint", "--gate", "kl<3"], 2, ["kl<3"]),
+        (["--json", "--quiet", "targets", "ls"], 2, ["--json"]),
+    ],
+)
+def test_wrong_words_get_a_sentence_and_leave_nothing(
+    phipack: Run, tmp_path: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
+    write_tiny(tmp_path / "checkpoint")
+    done = phipack(*arguments, expect=code)
+    for word in words:
+        assert word in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_project_file_is_told_by_file_line_and_key(phipack: Run, tmp_path: Path) -> None:
+    (tmp_path / "phipack.toml").write_text(PROJECT.replace("gguf-q8_0", "gguf-q8-0"), "utf-8")
+    done = phipack("release", expect=1)
+    line = PROJECT.splitlines().index('recipe = "gguf-q8_0"') + 1
+    assert f"phipack.toml:{line}:" in done.stderr
+    assert "recipe" in done.stderr
+    assert "gguf-q8_0" in done.stderr
+
+
+def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "checkpoint", Tiny(hidden=512, intermediate=2048, layers=12, heads=8, kv_heads=8))
+    command = [sys.executable, "-m", "phipack", "build", "checkpoint", "--recipe", "gguf-q4_k_m", "-o", "out"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "writing tensors" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130, rest
+    assert "interrupted" in rest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
+    """With a bound on file sizes, which a process meets as it would a full disk: in the middle of a write."""
+    write_tiny(tmp_path / "checkpoint")
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "from phipack.__main__ import main;"
+        "sys.exit(main(['build', 'checkpoint', '--recipe', sys.argv[1], '-o', 'out']))"
+    )
+    for recipe in ("gguf-f16", "onnx-fp16", "coreml-fp16"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, recipe], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1, done.stderr
+        assert "fix:" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_json_is_one_document(phipack: Run) -> None:
+    assert len(json.loads(phipack("--json", "targets", "ls").stdout)) >= 12
+    assert {row["name"] for row in json.loads(phipack("--json", "recipes").stdout)} >= {"onnx-int4", "coreml-int4"}
+
+
+def test_a_closed_pipe_says_nothing() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "phipack", "targets", "ls"], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert done.stderr == b""
+
+
+def test_the_reference_page_is_what_the_commands_say() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
+    assert page.read_text("utf-8") == reference(), "run make docs"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in dir(public):
+        assert getattr(public, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = public.nothing
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_180_000_000, "2.18 GB")])
+def test_sizes_are_decimal(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def test_tables_set_numbers_flush_right() -> None:
+    assert table(("name", "count"), [("a", 5), ("bcd", 10)]).splitlines() == [
+        "name  count",
+        "----  -----",
+        "a         5",
+        "bcd      10",
+    ]

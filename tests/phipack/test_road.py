@@ -1,0 +1,135 @@
+"""The main job by its commands, on tiny checkpoints: release, promote, fetch, generate. In this order."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.phipack.conftest import PROJECT, TOO_SMALL, run_in
+
+
+def test_a_cell_that_does_not_fit_fails_the_release_and_loses_nothing_of_the_others(project: Path) -> None:
+    (project / "phipack.toml").write_text(PROJECT + TOO_SMALL, "utf-8")
+    done = run_in(project)("--json", "release", expect=1)
+    cells = {cell["cell"]: cell for cell in json.loads(done.stdout)}
+    assert "pocket" in done.stderr
+    assert "does not fit" in cells["pocket"]["problem"]
+    assert cells["iphone-15"]["problem"] is None
+    assert cells["galaxy-s24"]["problem"] is None
+
+
+def test_promotion_is_refused_while_a_planned_cell_is_missing(project: Path) -> None:
+    done = run_in(project)("promote", "tiny:1.0.0", "--to", "production", expect=1)
+    assert "pocket" in done.stderr
+    assert "channels" not in run_in(project)("--json", "ls", "tiny").stdout.replace('"channels": []', "")
+
+
+def test_what_was_built_is_not_built_again(project: Path) -> None:
+    (project / "phipack.toml").write_text(PROJECT, "utf-8")
+    cells = json.loads(run_in(project)("--json", "release").stdout)
+    assert [(cell["built_anew"], cell["measured_anew"]) for cell in cells] == [(False, False)] * 2
+
+
+def test_a_gate_that_fails_keeps_the_version_free_and_prints_the_gate(project: Path) -> None:
+    strict = PROJECT.replace('version = "1.0.0"', 'version = "1.1.0"').replace("at_most = 0.5", "at_most = 1e-9")
+    (project / "phipack.toml").write_text(strict, "utf-8")
+    done = run_in(project)("release", expect=1)
+    assert "kl_mean" in done.stderr
+    assert "<= 1e-09" in done.stderr
+    assert "1.1.0" not in run_in(project)("ls").stdout
+
+
+def test_a_version_that_is_registered_with_other_bytes_is_refused(project: Path) -> None:
+    (project / "phipack.toml").write_text(PROJECT.replace("gguf-q8_0", "gguf-f16"), "utf-8")
+    done = run_in(project)("release", expect=1)
+    assert "galaxy-s24" in done.stderr
+    assert "1.0.0" in done.stderr
+    (project / "phipack.toml").write_text(PROJECT, "utf-8")
+
+
+def test_promotion_moves_all_cells_and_is_kept(project: Path) -> None:
+    phipack = run_in(project)
+    phipack("promote", "tiny:1.0.0", "--to", "production", "--reason", "the first")
+    rows = json.loads(phipack("--json", "ls", "tiny").stdout)
+    assert [row["channels"] for row in rows] == [["production"]] * 2
+    (move,) = json.loads(phipack("--json", "history", "tiny").stdout)
+    assert move["why"] == "the first"
+    assert move["who"]
+    assert {cell["cell"]: cell["after"]["release"] for cell in move["cells"]} == {
+        "galaxy-s24": "1.0.0",
+        "iphone-15": "1.0.0",
+    }
+
+
+def test_rollback_stands_where_the_channel_stood_before(project: Path) -> None:
+    phipack = run_in(project)
+    (project / "phipack.toml").write_text(PROJECT.replace('version = "1.0.0"', 'version = "1.2.0"'), "utf-8")
+    phipack("release")
+    phipack("promote", "tiny:1.2.0", "--to", "production")
+    phipack("rollback", "tiny", "--reason", "second thoughts")
+    rows = json.loads(phipack("--json", "ls", "tiny").stdout)
+    assert {row["version"] for row in rows if "production" in row["channels"]} == {"1.0.0"}
+
+
+def test_show_tells_the_evidence(project: Path) -> None:
+    text = run_in(project)("show", "tiny:1.0.0@iphone-15").stdout
+    assert "kl_mean" in text
+    assert "measured" in text
+    assert "predicted" in text
+
+
+@pytest.mark.parametrize(
+    "reference", ["tiny:1.0.0@iphone-15", "tiny:production@iphone-15", "tiny:^1.0@iphone-15", "tiny@galaxy-s24"]
+)
+def test_fetch_gives_the_verified_bundle_within_two_seconds(project: Path, tmp_path: Path, reference: str) -> None:
+    phipack = run_in(project)
+    started = time.monotonic()
+    phipack("fetch", reference, "-o", str(tmp_path / "bundle"))
+    took = time.monotonic() - started
+    assert "(verified)" in phipack("inspect", "--verify", str(tmp_path / "bundle")).stdout
+    assert took < 2, f"fetch took {took:.2f} s"
+
+
+def test_a_changed_byte_in_the_store_is_refused(project: Path, tmp_path: Path) -> None:
+    phipack, reference = run_in(project), "tiny:1.0.0@iphone-15"
+    blobs = project / ".phipack/store/blobs/sha256"
+    (row,) = json.loads(phipack("--json", "show", reference).stdout)
+    digest = row["digest"].removeprefix("sha256:")
+    files = json.loads((blobs / digest[:2] / digest).read_bytes())["files"]
+    weights = max(files, key=lambda file: file["bytes"])["sha256"]
+    blob = blobs / weights[:2] / weights
+    blob.chmod(0o644)
+    original = blob.read_bytes()
+    try:
+        blob.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+        done = phipack("fetch", reference, "-o", str(tmp_path / "out"), expect=1)
+        assert weights in done.stderr
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        blob.write_bytes(original)
+        blob.chmod(0o444)
+
+
+def test_generate_runs_both_runtimes_and_stops(project: Path, tmp_path: Path) -> None:
+    phipack = run_in(project)
+    for cell in ("iphone-15", "galaxy-s24"):
+        phipack("fetch", f"tiny:1.0.0@{cell}", "-o", str(tmp_path / cell))
+        answer = json.loads(phipack("--json", "generate", str(tmp_path / cell), "Hello", "--max-tokens", "4").stdout)
+        assert isinstance(answer["text"], str)
+
+
+def test_validate_holds_a_bundle_against_gates_of_its_own(project: Path, tmp_path: Path) -> None:
+    phipack = run_in(project)
+    bundle, evidence = str(tmp_path / "bundle"), tmp_path / "evidence.json"
+    phipack("build", "checkpoint", "--recipe", "gguf-f16", "--target", "iphone-15", "-o", bundle)
+    common = ("validate", bundle, "--against", "checkpoint", "--tokens", "256", "--target", "iphone-15")
+    phipack(*common, "--gate", "kl_mean<=1e-4", "--gate", "same_top_share>=0.9", "-o", str(evidence))
+    found = json.loads(evidence.read_bytes())
+    assert found["figures"]["kl_mean"]["kind"] == "measured"
+    assert found["figures"]["predicted_memory_bytes"]["kind"] == "predicted"
+    failed = phipack(*common, "--gate", "kl_mean<=1e-12", expect=1)
+    assert "FAIL" in failed.stdout
+    assert "kl_mean" in failed.stderr
