@@ -77,6 +77,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         scheme = urllib.parse.urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
+            fp.close()
             raise FetchError(
                 f"{req.full_url} redirects to {newurl}", fix="give the https URL that it is to be had from"
             )

@@ -1,0 +1,406 @@
+"""Fetch by path, URL and reference: the whole bundle, verified, or nothing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from registry import http_source
+from registry.bundle import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Bundle, open_bundle, verify
+from registry.fetch import Resolver, fetch
+from registry.ledger import Ledger
+from registry.reading import open_reader, resolve_in
+from registry.registration import Registration
+from registry.store import FolderStore
+from targets.errors import BuildError, FetchError, PhipackError, RegistryError, StoreError
+from targets.references import Version
+from tests.registry.bundles import make_bundle, make_evidence
+from tests.registry.conftest import contents
+from tests.registry.servers import Fault, answering, on, serving
+from tests.registry.test_store import flip, names_in
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:sqlalchemy.*")
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A place in a folder of its own, so that what is left beside it is seen."""
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place" / "out"
+
+
+# --- by path
+
+
+def test_a_folder_is_fetched(bundle: Bundle, out: Path) -> None:
+    fetched = fetch(str(bundle.path), out)
+    assert contents(out) == contents(bundle.path)
+    assert fetched.digest == bundle.digest
+    assert fetched.path == out
+
+
+def test_a_relative_folder_is_fetched(bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle.path.parent)
+    for source in ("bundle", "./bundle", "bundle/"):
+        fetch(source, out)
+        shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "tokenizer.json", "model.mlpackage/Data/weights.bin", MANIFEST_NAME])
+def test_a_changed_byte_in_a_folder_is_refused(bundle: Bundle, out: Path, name: str) -> None:
+    path = bundle.file(name)
+    flip(path, path.stat().st_size // 2)
+    with pytest.raises(FetchError, match=path.name):
+        fetch(str(bundle.path), out)
+    assert names_in(out.parent) == []
+
+
+def test_a_missing_file_or_folder_is_named(bundle: Bundle, out: Path) -> None:
+    bundle.file("tokenizer.json").unlink()
+    with pytest.raises(FetchError, match=r"tokenizer\.json can't be read"):
+        fetch(str(bundle.path), out)
+    with pytest.raises(FetchError, match="is not a bundle"):
+        fetch(str(out), out)
+    assert names_in(out.parent) == []
+
+
+def test_another_digest_than_the_asked_one_is_refused(bundle: Bundle, out: Path) -> None:
+    fetch(str(bundle.path), out, digest=bundle.digest)
+    shutil.rmtree(out)
+    with pytest.raises(FetchError, match="is bundle sha256:"):
+        fetch(str(bundle.path), out, digest="sha256:" + "0" * 64)
+    assert names_in(out.parent) == []
+
+
+# --- what is there already
+
+
+def test_the_same_bundle_is_done_at_once_and_another_is_refused(bundle: Bundle, out: Path, tmp_path: Path) -> None:
+    fetch(str(bundle.path), out)
+    before = {path: path.stat().st_ino for path in out.rglob("*")}
+    fetch(str(bundle.path), out)
+    assert {path: path.stat().st_ino for path in out.rglob("*")} == before
+    other = make_bundle(tmp_path / "other", {"model.gguf": b"other"})
+    with pytest.raises(BuildError, match="holds another bundle"):
+        fetch(str(other.path), out)
+    assert contents(out) == contents(bundle.path)
+    fetch(str(other.path), out, replace=True)
+    assert contents(out) == contents(other.path)
+
+
+def test_a_damaged_copy_is_replaced_only_when_told(bundle: Bundle, out: Path) -> None:
+    fetch(str(bundle.path), out)
+    flip(out / "model.gguf", 3)
+    with pytest.raises(BuildError, match=r"model\.gguf: content differs") as caught:
+        fetch(str(bundle.path), out)
+    assert caught.value.fix is not None
+    assert "--replace" in caught.value.fix
+    fetch(str(bundle.path), out, replace=True)
+    verify(open_bundle(out))
+
+
+def test_what_is_no_bundle_is_never_replaced(bundle: Bundle, out: Path) -> None:
+    out.mkdir()
+    (out / "thesis.tex").write_bytes(b"years of work")
+    for replace in (False, True):
+        with pytest.raises(BuildError, match="is not a bundle"):
+            fetch(str(bundle.path), out, replace=replace)
+    assert contents(out) == {"thesis.tex": b"years of work"}
+    shutil.rmtree(out)
+    out.write_bytes(b"a file")
+    with pytest.raises(BuildError, match="is not a bundle"):
+        fetch(str(bundle.path), out, replace=True)
+    out.unlink()
+    out.mkdir()
+    fetch(str(bundle.path), out)
+
+
+# --- by URL
+
+
+def test_a_url_is_fetched(bundle: Bundle, out: Path) -> None:
+    asked: list[str] = []
+    with serving(bundle.path.parent, asked=asked) as url:
+        for source in (f"{url}/bundle", f"{url}/bundle/", f"{url}/bundle/{MANIFEST_NAME}", f"{url}/bundle?token=1#x"):
+            fetched = fetch(source, out, digest=bundle.digest)
+            assert contents(out) == contents(bundle.path)
+            assert fetched.digest == bundle.digest
+            shutil.rmtree(out)
+    assert len(asked) == 4 * 4
+    assert asked[-1].endswith("?token=1")
+
+
+def test_names_that_a_url_must_quote_are_fetched(tmp_path: Path, out: Path) -> None:
+    odd = make_bundle(tmp_path / "odd one", {"a b#c%20?.bin": b"1", "ü/ä&=+.bin": b"2"})
+    with serving(tmp_path) as url:
+        fetch(f"{url}/odd%20one", out)
+    assert contents(out) == contents(odd.path)
+
+
+def cut_short(count: int) -> Callable[..., None]:
+    return answering(200, {"Content-Length": "7000"}, b"weights" * (count // 7))
+
+
+def hello(handler: SimpleHTTPRequestHandler) -> None:
+    handler.wfile.write(b"hello\n")
+
+
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "cut short": (on("/model.gguf", cut_short(700)), "700 bytes"),
+    "cut at once": (on("/model.gguf", cut_short(0)), "0 bytes"),
+    "cut without a length": (on("/model.gguf", answering(200, {}, b"weights")), "7 bytes"),
+    "changed byte": (
+        on("/model.gguf", answering(200, {"Content-Length": "7000"}, b"weightz" + b"weights" * 999)),
+        "the manifest says 7000 bytes",
+    ),
+    "endless": (on("/model.gguf", answering(200, {}, b"weights" * 100_000)), "7001 bytes"),
+    "too large, announced": (on("/model.gguf", answering(200, {"Content-Length": "7001"})), "announces 7001 bytes"),
+    "not found": (on("/model.gguf", answering(404, {"Content-Length": "0"})), "answers 404"),
+    "no manifest": (on("/manifest.json", answering(404, {"Content-Length": "0"})), "answers 404"),
+    "forbidden": (on("/manifest.json", answering(403, {"Content-Length": "0"})), "answers 403"),
+    "server error": (on("/model.gguf", answering(500, {"Content-Length": "0"})), "answers 500"),
+    "unavailable": (on("/manifest.json", answering(503, {"Content-Length": "0"})), "answers 503"),
+    "redirect loop": (on("/model.gguf", answering(302, {"Location": "/model.gguf"})), "answers 302"),
+    "redirect to a file": (
+        on("/model.gguf", answering(302, {"Location": "file:///etc/passwd"})),
+        "file:///etc/passwd' is not",
+    ),
+    "redirect to ftp": (on("/manifest.json", answering(301, {"Location": "ftp://host/x"})), "redirects to ftp:"),
+    "no answer": (on("/model.gguf", lambda handler: handler.connection.close()), "model.gguf"),
+    "no HTTP": (on("/manifest.json", hello), "manifest.json"),
+    "a page, not a manifest": (on("/manifest.json", answering(200, {}, b"<html>")), "not a bundle manifest"),
+    "an endless manifest": (
+        on("/manifest.json", answering(200, {}, b" " * (MANIFEST_BYTES_LIMIT + 10))),
+        "the limit is",
+    ),
+    "a huge manifest, announced": (
+        on("/manifest.json", answering(200, {"Content-Length": "99999999"})),
+        "announces 99999999 bytes; the limit is",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_server_leaves_nothing(bundle: Bundle, out: Path, name: str) -> None:
+    fault, words = FAULTS[name]
+    with serving(bundle.path, fault) as url, pytest.raises(FetchError, match=words) as caught:
+        fetch(url, out)
+    assert caught.value.fix
+    assert url.removeprefix("http://") in str(caught.value)
+    assert names_in(out.parent) == []
+
+
+def test_a_redirect_is_followed(bundle: Bundle, out: Path, tmp_path: Path) -> None:
+    with serving(bundle.path) as elsewhere:
+        fault = on("/model.gguf", answering(302, {"Location": f"{elsewhere}/model.gguf"}))
+        with serving(bundle.path, fault) as url:
+            fetch(url, out)
+    assert contents(out) == contents(bundle.path)
+
+
+def test_a_server_that_hangs_is_given_up(bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_source, "TIMEOUT_SECONDS", 0.2)
+
+    def hang(handler: object) -> None:
+        time.sleep(1)
+
+    for path in ("/manifest.json", "/model.gguf"):
+        with serving(bundle.path, on(path, hang)) as url, pytest.raises(FetchError, match="timed out"):
+            fetch(url, out)
+    assert names_in(out.parent) == []
+
+
+def test_a_server_that_hangs_in_the_body_is_given_up(
+    bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_source, "TIMEOUT_SECONDS", 0.2)
+
+    def stall(handler: object) -> None:
+        cut_short(700)(handler)
+        time.sleep(1)
+
+    with serving(bundle.path, on("/model.gguf", stall)) as url, pytest.raises(FetchError, match="broke off: timed out"):
+        fetch(url, out)
+    assert names_in(out.parent) == []
+
+
+def test_no_server_at_all_is_told(out: Path) -> None:
+    with pytest.raises(FetchError, match="can't be reached"):
+        fetch("http://127.0.0.1:9/x", out)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host/x", "file:///etc", "http://", "http://[::1", "https://me:secret@host/x", "s3://bucket/x"]
+)
+def test_other_urls_are_refused(out: Path, url: str) -> None:
+    with pytest.raises(FetchError) as caught:
+        fetch(url, out)
+    assert "secret" not in str(caught.value)
+    assert caught.value.fix
+
+
+_INTERRUPTED = """
+import sys, threading
+from pathlib import Path
+from registry.fetch import fetch
+fetch(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_download_leaves_nothing(bundle: Bundle, out: Path, number: int) -> None:
+    def stall(handler: object) -> None:
+        cut_short(700)(handler)
+        started.write_bytes(b"")
+        time.sleep(1)
+
+    started = out.parent.parent / "started"
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    with serving(bundle.path, on("/model.gguf", stall)) as url:
+        command = [sys.executable, "-c", _INTERRUPTED, url, str(out)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
+            while not started.exists():
+                time.sleep(0.01)
+            process.send_signal(number)
+    if number == signal.SIGKILL:
+        assert len(names_in(out.parent)) == 1
+        fetch(str(bundle.path), out)
+        assert names_in(out.parent) == ["out"]
+    else:
+        assert names_in(out.parent) == []
+
+
+# --- by reference
+
+
+@pytest.fixture
+def registered(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> Ledger:
+    """phi 1.0.0 and 1.1.0 of two cells; production stands at 1.0.0."""
+    newer = make_bundle(tmp_path / "newer", {"model.gguf": b"newer"})
+    special = make_bundle(tmp_path / "special", {"model.gguf": b"for pixel"})
+    for version, cell, given in (
+        ("1.0.0", "iphone-15", bundle),
+        ("1.0.0", "pixel-9", bundle),
+        ("1.1.0", "iphone-15", newer),
+        ("1.1.0", "pixel-9", special),
+    ):
+        store.add_bundle(given)
+        ledger.register(
+            Registration("phi", Version.parse(version), cell, given.manifest, make_evidence(given, target=cell))
+        )
+    for cell in ("iphone-15", "pixel-9"):
+        ledger.point("phi", cell, "production", 1)
+    return ledger
+
+
+def resolver_of(ledger: Ledger) -> Resolver:
+    return functools.partial(resolve_in, open_reader(ledger.uri, ledger.store))
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("phi:1.0.0@iphone-15", "bundle"),
+        ("phi:production@pixel-9", "bundle"),
+        ("phi@pixel-9", "bundle"),
+        ("phi:^1.0@iphone-15", "newer"),
+        ("phi:~1@pixel-9", "special"),
+        ("phi:1.0.0", "bundle"),  # both cells share it
+    ],
+)
+def test_references_are_fetched(registered: Ledger, out: Path, tmp_path: Path, reference: str, name: str) -> None:
+    fetch(reference, out, resolver=resolver_of(registered))
+    assert contents(out) == contents(tmp_path / name)
+
+
+def test_a_reference_without_cell_that_names_several_bundles_is_refused(registered: Ledger, out: Path) -> None:
+    with pytest.raises(FetchError, match=r"phi:1\.1\.0@iphone-15") as caught:
+        fetch("phi:1.1.0", out, resolver=resolver_of(registered))
+    assert "pixel-9" in caught.value.problem
+
+
+def test_a_changed_byte_anywhere_in_the_store_is_refused(registered: Ledger, store: FolderStore, out: Path) -> None:
+    fetcher = functools.partial(fetch, resolver=resolver_of(registered))
+    bundle = store.manifest(registered.versions("phi")[0].digest)
+    for digest in [f"sha256:{entry.sha256}" for entry in bundle.files] + [bundle.digest]:
+        path = Path(store.place_of(digest))
+        flip(path, path.stat().st_size // 2)
+        with pytest.raises(StoreError, match="damaged") as caught:
+            fetcher("phi:1.0.0@iphone-15", out)
+        assert "phi:1.0.0@iphone-15" in str(caught.value)
+        assert names_in(out.parent) == []
+        flip(path, path.stat().st_size // 2)
+    fetcher("phi:1.0.0@iphone-15", out)
+
+
+def test_a_moved_store_is_found_by_option(registered: Ledger, store: FolderStore, out: Path, tmp_path: Path) -> None:
+    store.root.rename(tmp_path / "moved")
+    with pytest.raises(StoreError, match="no such folder"):
+        fetch("phi:1.0.0@iphone-15", out, resolver=resolver_of(registered))
+    moved = FolderStore(tmp_path / "moved")
+    fetch("phi:1.0.0@iphone-15", out, resolver=resolver_of(registered), store=moved)
+    verify(open_bundle(out))
+
+
+def test_a_store_that_lacks_the_bundle_gives_way_to_the_recorded_one(
+    registered: Ledger, out: Path, tmp_path: Path
+) -> None:
+    empty = FolderStore(tmp_path / "empty")
+    fetch("phi:1.0.0@iphone-15", out, resolver=resolver_of(registered), store=empty)
+    verify(open_bundle(out))
+
+
+def test_what_names_nothing_is_told(registered: Ledger, out: Path, bundle: Bundle) -> None:
+    fetcher = functools.partial(fetch, resolver=resolver_of(registered))
+    with pytest.raises(RegistryError, match="did you mean 'iphone-15'"):
+        fetcher("phi:1.0.0@iphone-14", out)
+    with pytest.raises(FetchError, match="neither a reference"):
+        fetcher("No Such Thing", out)
+    with pytest.raises(FetchError, match="no registry"):
+        fetch("phi:1.0.0@iphone-15", out)
+    with pytest.raises(FetchError, match="is bundle"):
+        fetcher("phi:1.0.0@iphone-15", out, digest="sha256:" + "0" * 64)
+    assert names_in(out.parent) == []
+
+
+def test_a_fetch_by_reference_takes_less_than_two_seconds_start_up_included(registered: Ledger, out: Path) -> None:
+    script = """
+import functools, sys
+from pathlib import Path
+from registry.fetch import fetch
+from registry.reading import open_reader, resolve_in
+from registry.store import open_store
+store = open_store(sys.argv[2])
+resolver = functools.partial(resolve_in, open_reader(sys.argv[1], store))
+fetch("phi:production@iphone-15", Path(sys.argv[3]), resolver=resolver)
+assert not {"mlflow", "sqlalchemy", "numpy", "torch"} & sys.modules.keys()
+"""
+    command = [sys.executable, "-c", script, registered.uri, registered.store.uri, str(out)]
+    start = time.monotonic()
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": ":".join(sys.path)})
+    assert time.monotonic() - start < 2
+    verify(open_bundle(out))
+
+
+def test_a_full_disk_is_told_before_downloading(bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(out.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(PhipackError, match=r"0\.00 GB left"):
+        fetch(str(bundle.path), out)
+    assert names_in(out.parent) == []
