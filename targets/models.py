@@ -42,12 +42,18 @@ KNOWN_MODELS = {
 
 
 def known_model(name: str) -> Architecture:
-    """Give the shapes of a released model, letter case aside. Raises `UnsupportedModelError` naming the nearest."""
-    try:
-        return KNOWN_MODELS[name.lower()]
-    except KeyError:
-        if name.lower().startswith("phi-3-small"):
-            fix = "mini and medium can be built; small's block-sparse layers can't yet"
-        else:
-            fix = did_you_mean(name.lower(), KNOWN_MODELS) + "; or give the path of a checkpoint folder"
-        raise UnsupportedModelError(f"no known model {name!r}", fix=fix) from None
+    """Give the shapes of a released model, letter case aside.
+
+    Raises:
+        UnsupportedModelError: it is a Phi-3-small, which can't be built, or no model that is known; names the nearest.
+    """
+    wanted = name.lower()
+    if wanted in KNOWN_MODELS:
+        return KNOWN_MODELS[wanted]
+    if wanted.startswith("phi-3-small"):
+        raise UnsupportedModelError(
+            f"{name!r} is not supported: nothing here builds Phi-3-small's block-sparse layers",
+            fix=f"take one of {', '.join(KNOWN_MODELS)}",
+        )
+    fix = did_you_mean(wanted, KNOWN_MODELS) + "; or give the path of a checkpoint folder"
+    raise UnsupportedModelError(f"no known model {name!r}", fix=fix)

@@ -1,0 +1,82 @@
+"""Evidence: figures that survive their file, and when they count as passed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from targets.errors import MeasurementError
+from targets.evidence import FIGURES, Evidence, Figure
+from targets.gates import Gate, judge
+
+kinds: st.SearchStrategy[Literal["measured", "predicted"]] = st.sampled_from(["measured", "predicted"])
+figures = st.builds(Figure, value=st.floats(allow_nan=False), unit=st.text(max_size=5), kind=kinds, on=st.text())
+
+
+def evidence(taken: dict[str, Figure], gates: dict[str, Gate] | None = None) -> Evidence:
+    values = {name: figure.value for name, figure in taken.items()}
+    return Evidence(
+        schema="phipack.evidence/1",
+        bundle="sha256:" + "0" * 64,
+        checkpoint="sha256:" + "1" * 64,
+        recipe="gguf-q8_0",
+        text="a text",
+        figures=taken,
+        gates=judge(values, gates or {}, asked_by="project"),
+    )
+
+
+def measured(value: float) -> Figure:
+    return Figure(value=value, unit="nat", kind="measured", on="a host")
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FIGURES)), figures))
+def test_evidence_survives_its_json(taken: dict[str, Figure]) -> None:
+    before = evidence(taken, {"kl_mean": Gate(at_most=0.05), "kl_max": Gate(at_least=1)})
+    text = before.to_json()
+    assert Evidence.model_validate_json(text) == before
+    assert Evidence.model_validate_json(text).to_json() == text
+
+
+def test_evidence_survives_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "evidence.json"
+    before = evidence({"kl_mean": measured(math.inf)})
+    path.write_text(before.to_json(), "utf-8")
+    assert Evidence.read(path) == before
+    assert json.loads(path.read_text("utf-8"))["schema"] == "phipack.evidence/1"
+
+
+def test_evidence_passes_where_there_is_a_gate_and_none_failed() -> None:
+    taken = {"kl_mean": measured(0.01), "kl_max": measured(math.inf)}
+    passes, fails = Gate(at_most=0.05), Gate(at_most=100)
+    assert not evidence(taken).passed  # nobody asked anything of it
+    assert evidence(taken, {"kl_mean": passes}).passed
+    assert not evidence(taken, {"kl_mean": passes, "kl_max": fails}).passed
+    assert not evidence(taken, {"perplexity": Gate(at_least=0)}).passed
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1", b"\xff\xfe", b'{"schema": "phipack.evidence/2"}'])
+def test_what_is_no_evidence_is_refused_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "evidence.json"
+    path.write_bytes(content)
+    with pytest.raises(MeasurementError, match="not an evidence file") as caught:
+        Evidence.read(path)
+    assert caught.value.fix == "run phipack validate to make one"
+
+
+def test_missing_evidence_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError, match="none.json: not an evidence file"):
+        Evidence.read(tmp_path / "none.json")
+
+
+def test_every_figure_has_a_unit_and_says_what_it_is() -> None:
+    for name, (unit, what) in FIGURES.items():
+        assert name == name.lower()
+        assert unit
+        assert what

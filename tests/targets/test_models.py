@@ -1,0 +1,53 @@
+"""The released models: parameter counts to the last one, and names that are not among them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from targets.errors import UnsupportedModelError
+from targets.models import KNOWN_MODELS, known_model
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "cache_bytes_per_token"),
+    [
+        ("phi-3-mini-4k-instruct", 3_821_079_552, 393_216),
+        ("phi-3-mini-128k-instruct", 3_821_079_552, 393_216),
+        ("phi-3-medium-4k-instruct", 13_960_238_080, 204_800),
+        ("phi-3-medium-128k-instruct", 13_960_238_080, 204_800),
+    ],
+)
+def test_counts_are_microsofts(name: str, parameters: int, cache_bytes_per_token: int) -> None:
+    assert known_model(name).parameter_count == parameters
+    assert known_model(name).kv_cache_bytes(1) == cache_bytes_per_token
+
+
+def test_all_known_models_are_counted() -> None:
+    assert len(KNOWN_MODELS) == 4
+
+
+def test_windows_and_contexts() -> None:
+    assert known_model("phi-3-mini-4k-instruct").effective_window == 2047
+    for name in ("phi-3-mini-128k-instruct", "phi-3-medium-128k-instruct"):
+        model = known_model(name)
+        assert (model.context_length, model.effective_window) == (131_072, None)
+        assert model.longrope is not None
+        assert model.longrope.original_context == 4096
+        assert model.longrope.attention_factor == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)), abs=1e-6)
+
+
+def test_letter_case_does_not_matter() -> None:
+    assert known_model("Phi-3-mini-4k-instruct") is KNOWN_MODELS["phi-3-mini-4k-instruct"]
+
+
+def test_small_is_refused_as_what_it_is() -> None:
+    with pytest.raises(UnsupportedModelError, match="'Phi-3-small-8k-instruct' is not supported: .*block-sparse"):
+        known_model("Phi-3-small-8k-instruct")
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(UnsupportedModelError, match="no known model 'phi-3-mini-4k-instuct'") as caught:
+        known_model("phi-3-mini-4k-instuct")
+    assert (caught.value.fix or "").startswith("did you mean 'phi-3-mini-4k-instruct'?")

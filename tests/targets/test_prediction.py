@@ -1,0 +1,43 @@
+"""Predictions as evidence: named, in their units, saying what they rest on."""
+
+from __future__ import annotations
+
+from targets.devices import target_named
+from targets.evidence import FIGURES
+from targets.fit import memory_bytes, require_fit
+from targets.gates import judge
+from targets.models import known_model
+from targets.prediction import predicted_figures
+from targets.recipes import RECIPES
+from targets.roofline import decode_tokens_per_second
+
+MINI = known_model("phi-3-mini-4k-instruct")
+
+
+def test_speed_and_memory_are_predicted_figures_of_evidence() -> None:
+    target, recipe = target_named("iphone-15"), RECIPES["coreml-int4"]
+    figures = predicted_figures(MINI, recipe, target, 1024)
+    assert {name: figure.unit for name, figure in figures.items()} == {
+        name: unit for name, (unit, _) in FIGURES.items() if name.startswith("predicted_")
+    }
+    assert all(figure.kind == "predicted" for figure in figures.values())
+    speed, memory = figures["predicted_decode_tokens_per_second"], figures["predicted_memory_bytes"]
+    assert speed.value == decode_tokens_per_second(MINI, recipe, target)
+    assert speed.on == "iphone-15, bandwidth roofline at 512 tokens, published efficiency, ± 25%"
+    assert memory.value == memory_bytes(MINI, recipe, 1024)
+    assert memory.on == "iphone-15, context of 1024 tokens full"
+
+
+def test_an_efficiency_that_nobody_published_is_said_to_be_inferred() -> None:
+    figures = predicted_figures(MINI, RECIPES["gguf-q4_0"], target_named("iphone-15"), 1024)
+    assert figures["predicted_decode_tokens_per_second"].on.endswith("inferred efficiency, ± 50%")
+
+
+def test_mini_in_four_bits_passes_what_the_seed_devices_demand() -> None:
+    for name in ("iphone-14-pro", "iphone-15"):
+        target = target_named(name)
+        for recipe in ("coreml-int4", "gguf-q4_0", "gguf-q4_k_m"):
+            context = require_fit(MINI, RECIPES[recipe], target)
+            figures = predicted_figures(MINI, RECIPES[recipe], target, context)
+            results = judge({key: figure.value for key, figure in figures.items()}, target.gates, asked_by="target")
+            assert [result.passed for result in results] == [True, True], (name, recipe, results)
