@@ -5,7 +5,7 @@ What phipack's words are in MLflow:
 | phipack | MLflow |
 |---|---|
 | cell of a model | registered model `MODEL.CELL`, tags phipack.model, phipack.cell |
-| a cell's version | model version: tags of `versions.py`; its source names the bundle: phipack+file:///STORE/sha256:… |
+| a cell's version | model version: tags of `versions.py`; its source names the bundle: phipack-file:///STORE/sha256:… |
 | its evidence | a run in the experiment MODEL: figures as metrics, evidence.json and manifest.json as files |
 | channel | alias |
 | a promotion, a rollback | a run in the experiment MODEL (`moves.py`) |

@@ -1,4 +1,4 @@
-"""MLflow's road to bundles: the artifact plugin behind `phipack+file://` sources.
+"""MLflow's road to bundles: the artifact plugin behind `phipack-file://` sources.
 
 With it, `mlflow.artifacts.download_artifacts("models:/MODEL.CELL@production")` in plain MLflow gives the verified
 bundle, and MLflow's pages list its files. MLflow finds the class by the entry point `mlflow.artifact_repository`;

@@ -30,6 +30,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _LOCK_SECONDS = 60.0
@@ -75,7 +76,7 @@ def foreign_errors(uri: str) -> Iterator[None]:
         first_line = str(error).strip().split("\n")[0]
         raise RegistryError(
             f"MLflow at {without_password(uri)} refused: {without_password(first_line)}",
-            fix="see that --tracking-uri (or MLFLOW_TRACKING_URI) names a server that runs",
+            fix="see MLflow's message above, and that --tracking-uri or MLFLOW_TRACKING_URI names the right server",
         ) from error
 
 

@@ -29,7 +29,9 @@ from registry.placement import abandoned, disk_errors, owner_mark, staged_folder
 from targets.errors import BundleError, StoreError
 
 DEFAULT_STORE = Path(".phipack/store")
-URI_PREFIX = "phipack+"  # phipack+file:///srv/store/sha256:ab34…: what MLflow keeps as a version's source
+# phipack-file:///srv/store/sha256:ab34…: what MLflow keeps as a version's source. Its server reads a plus in
+# a scheme as a space, and refuses a path that goes through a link.
+URI_PREFIX = "phipack-"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -165,8 +167,8 @@ class FolderStore(Store):
 
     @property
     def uri(self) -> str:
-        """`file:///…`, the path percent-encoded."""
-        return "file://" + urllib.parse.quote(str(self.root))
+        """`file:///…`, the path percent-encoded, links followed."""
+        return "file://" + urllib.parse.quote(str(self.root.resolve()))
 
     def check_writable(self) -> None:
         """Write and remove an empty file."""
@@ -262,7 +264,7 @@ def open_store(location: str | Path | None = None) -> Store:
 
 
 def parse_bundle_uri(uri: str) -> tuple[str, str]:
-    """Split `phipack+file:///srv/store/sha256:…` into the store's URI and the bundle's digest. Raises `StoreError`."""
+    """Split `phipack-file:///srv/store/sha256:…` into the store's URI and the bundle's digest. Raises `StoreError`."""
     store_uri, _, digest = uri.rpartition("/")
     if not uri.startswith(URI_PREFIX) or not store_uri or not _DIGEST.fullmatch(digest):
         raise StoreError(f"{uri!r} does not name a bundle in a store", fix="register the version with phipack")

@@ -308,10 +308,17 @@ def test_a_store_is_found_again_by_its_uri(bundle: Bundle, tmp_path: Path, name:
     assert again.has_bundle(digest)
 
 
+def test_a_store_behind_a_link_is_recorded_by_its_real_place(tmp_path: Path, store: FolderStore) -> None:
+    """MLflow's server refuses a source that goes through a link."""
+    store.check_writable()
+    (tmp_path / "link").symlink_to(store.root)
+    assert FolderStore(tmp_path / "link").uri == store.uri
+
+
 def test_unknown_places_are_refused() -> None:
     with pytest.raises(StoreError, match="'gopher'"):
         open_store("gopher://bucket/prefix")
-    for uri in ("file:///x/sha256:" + "0" * 64, "phipack+file:///x", "phipack+file:///x/sha256:abc"):
+    for uri in ("file:///x/sha256:" + "0" * 64, "phipack-file:///x", "phipack-file:///x/sha256:abc"):
         with pytest.raises(StoreError, match="does not name a bundle"):
             parse_bundle_uri(uri)
 
