@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -367,3 +368,22 @@ assert open_reader(None, store, root / "home").models() == []
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
     assert {path.name for path in (tmp_path / "home").iterdir()} == {"mlflow.db", "mlflow.db.lock"}
     assert not (tmp_path / "mlruns").exists()
+
+
+def test_without_mlflow_the_extra_is_named(tmp_path: Path) -> None:
+    script = """
+import sys
+sys.modules["mlflow"] = None  # as where it is not installed
+from pathlib import Path
+from registry.ledger import open_ledger
+from registry.store import FolderStore
+from targets.errors import RegistryError
+try:
+    open_ledger("http://127.0.0.1:9", FolderStore(Path("store"))).models()
+except RegistryError as error:
+    print(error.fix)
+"""
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    assert done.stdout == "pip install 'phipack[registry]'\n"
