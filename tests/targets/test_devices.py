@@ -18,10 +18,22 @@ ASKED_FOR = (
 )
 # GB/s, as makers and published tables give them.
 BANDWIDTHS = {
-    **{"Apple A15": 34.1, "Apple A16": 51.2, "Apple A17 Pro": 51.2, "Apple A18": 60, "Apple A18 Pro": 60},
-    **{"Apple A19 Pro": 75.8, "Apple M2": 100, "Apple M4": 120},
-    **{"Snapdragon 8 Gen 2": 67.2, "Snapdragon 8 Gen 3": 76.8, "Snapdragon 8 Elite": 84.8},
-    **{"Dimensity 9300": 76.8, "Dimensity 9400": 85.6, "Tensor G3": 68, "Tensor G4": 67.2, "Tensor G5": 68.3},
+    "Apple A15": 34.1,
+    "Apple A16": 51.2,
+    "Apple A17 Pro": 51.2,
+    "Apple A18": 60,
+    "Apple A18 Pro": 60,
+    "Apple A19 Pro": 75.8,
+    "Apple M2": 100,
+    "Apple M4": 120,
+    "Snapdragon 8 Gen 2": 67.2,
+    "Snapdragon 8 Gen 3": 76.8,
+    "Snapdragon 8 Elite": 84.8,
+    "Dimensity 9300": 76.8,
+    "Dimensity 9400": 85.6,
+    "Tensor G3": 68,
+    "Tensor G4": 67.2,
+    "Tensor G5": 68.3,
 }
 NOT_CONFIRMED = {"Apple A17 Pro", "Apple M4", "Dimensity 9300", "Tensor G3"}
 MINE = """\
@@ -137,22 +149,37 @@ def test_a_file_may_bound_memory_otherwise(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem", "fix"),
     [
-        ("same_top_share", "same_top_shape", "14: gates.same_top_shape: no figure 'same_top_shape'", "did you mean 'same_top_share'?"),
+        (
+            "same_top_share",
+            "same_top_shape",
+            "14: gates.same_top_shape: no figure 'same_top_shape'",
+            "did you mean 'same_top_share'?",
+        ),
         ("at_least", "at_lest", "14: gates.same_top_share.at_lest: unknown key", "did you mean 'at_least'?"),
         ("at_least = 0.9", "", "14: gates.same_top_share: give exactly one of at_least and at_most", None),
-        ("at_least = 0.9", "at_least = true", "14: gates.same_top_share.at_least: Input should be a valid number", None),
+        ("at_least = 0.9", "at_least = true", "14: gates.same_top_share.at_least: Input should be a valid", None),
         ("gguf =", "ggfu =", "11: decode_efficiency.ggfu: unknown key", "did you mean 'gguf'?"),
         ("value = 0.5", "value = 1.5", "11: decode_efficiency.gguf.value: a share of the bandwidth, at most 1", None),
         ("value = 8e9", "value = 0", "6: ram.value: Input should be greater than 0, not 0", None),
         ("value = 8e9", "value = inf", "6: ram.value: Input should be a finite number, not inf", None),
         ("value = 8e9", 'value = "8 GB"', "6: ram.value: Input should be a valid number, not '8 GB'", None),
         ("value = 4e9", "value = 9e9", "7: app_memory.value: 9e+09 bytes are more than the device's RAM", None),
-        ('"a guess", confirmed = false }\n\n[d', '"a guess" }\n\n[d', "8: memory_bandwidth.confirmed: missing key", "add confirmed = …"),
+        (
+            '"a guess", confirmed = false }\n\n[d',
+            '"a guess" }\n\n[d',
+            "8: memory_bandwidth.confirmed: missing key",
+            "add confirmed = …",
+        ),
         ('os = "Android"', 'os = ""', "4: os: String should have at least 1 character, not ''", None),
         ('"my-phone"', '"My Phone"', "1: name: String should match pattern", None),
-        ("[decode_efficiency]", "[decode_eficiency]", "10: decode_eficiency: unknown key", "did you mean 'decode_efficiency'?"),
+        (
+            "[decode_efficiency]",
+            "[decode_eficiency]",
+            "10: decode_eficiency: unknown key",
+            "did you mean 'decode_efficiency'?",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_file_is_told_with_line_and_key(
     tmp_path: Path, old: str, new: str, problem: str, fix: str | None
 ) -> None:

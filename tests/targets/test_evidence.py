@@ -71,7 +71,7 @@ def test_what_is_no_evidence_is_refused_with_what_to_do(tmp_path: Path, content:
 
 
 def test_missing_evidence_is_told(tmp_path: Path) -> None:
-    with pytest.raises(MeasurementError, match="none.json: not an evidence file"):
+    with pytest.raises(MeasurementError, match=r"none\.json: not an evidence file"):
         Evidence.read(tmp_path / "none.json")
 
 

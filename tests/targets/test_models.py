@@ -43,7 +43,7 @@ def test_letter_case_does_not_matter() -> None:
 
 
 def test_small_is_refused_as_what_it_is() -> None:
-    with pytest.raises(UnsupportedModelError, match="'Phi-3-small-8k-instruct' is not supported: .*block-sparse"):
+    with pytest.raises(UnsupportedModelError, match=r"'Phi-3-small-8k-instruct' is not supported: .*block-sparse"):
         known_model("Phi-3-small-8k-instruct")
 
 
