@@ -80,7 +80,7 @@ def test_keys_and_values_take_what_the_models_are_known_for() -> None:
     assert kv_cache_bytes(MINI, RECIPES["onnx-int4"], 1) == 2 * 393_216  # float32 there
 
 
-@given(architectures(), recipes, st.integers(10**5, 10**9), st.integers(0, 10**9))
+@given(architectures(), recipes, st.integers(10**5, 2 * 10**9), st.integers(0, 10**9))
 def test_more_memory_never_fits_less(architecture: Architecture, recipe: Recipe, budget: int, more: int) -> None:
     smaller, larger = (fit(architecture, recipe, phone(size)) for size in (budget, budget + more))
     assert larger.fits >= smaller.fits
@@ -92,10 +92,11 @@ def test_a_longer_context_never_needs_less(architecture: Architecture, recipe: R
     assert memory_bytes(architecture, recipe, tokens) < memory_bytes(architecture, recipe, tokens + more)
 
 
-@given(architectures(), recipes, st.integers(10**5, 10**9))
+@given(architectures(), recipes, st.integers(0, 9000), st.integers(-1, 10**6))
 def test_the_longest_context_fits_and_a_longer_one_does_not(
-    architecture: Architecture, recipe: Recipe, budget: int
+    architecture: Architecture, recipe: Recipe, tokens: int, more: int
 ) -> None:
+    budget = memory_bytes(architecture, recipe, tokens) + more
     found = fit(architecture, recipe, phone(budget))
     least = min(LEAST_CONTEXT, architecture.context_length)
     assert found.fits == (memory_bytes(architecture, recipe, least) <= budget)
@@ -162,7 +163,15 @@ def test_what_llama_cpp_gets_wrong_is_said() -> None:
     assert fit(MINI, RECIPES["coreml-int4"], roomy).reason == ""
     assert "opened past 4096 tokens" in fit(MINI_LONG, RECIPES["gguf-q4_0"], roomy).reason
     assert fit(MINI_LONG, RECIPES["coreml-int4"], roomy).reason == ""
-    assert fit(MINI_LONG, RECIPES["gguf-q4_0"], phone(3.5e9)).reason == ""  # stays below the edge
+
+
+@pytest.mark.parametrize(("model", "edge"), [(MINI, 1984), (MINI_LONG, 4096)])
+def test_nothing_is_said_of_an_edge_that_the_context_does_not_pass(model: Architecture, edge: int) -> None:
+    recipe = RECIPES["gguf-q4_0"]
+    for context, said in ((edge, False), (edge + CONTEXT_STEP, True)):
+        found = fit(model, recipe, phone(memory_bytes(model, recipe, context)))
+        assert found.longest_context == context
+        assert bool(found.reason) == said
 
 
 def test_what_the_app_store_does_not_carry_is_said() -> None:
