@@ -12,6 +12,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+import unittest.mock
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -33,9 +34,12 @@ from builders.validation.sessions import open_session
 from builders.validation.text import read_text, windows_of
 from phipack.output import share, table
 from registry.bundle import Bundle, file_entries, open_bundle, seal
-from targets.recipes import recipe_named
+from targets.architecture import Architecture
+from targets.recipes import Recipe, recipe_named
+from targets.storage import onnx as onnx_storage
 
 WINDOW = 512
+StorageOf = Callable[[str, Architecture, Recipe], onnx_storage.Storage]
 Score = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
@@ -116,7 +120,27 @@ def onnx_rows(bench: Bench) -> list[Row]:
     made = bench.scratch / "genai"
     genai.build(bench.checkpoint.path, made, "int4", bench.cache)
     theirs = bench.theirs("genai-int4", ours, [made / "model.onnx", made / "model.onnx.data"])
-    return [bench.row("onnx int4", "phipack", ours), bench.row("onnx int4", "onnxruntime-genai", theirs)]
+    with (
+        unittest.mock.patch("builders.onnx.weights.storage_of", _head_in_four_bits),
+        unittest.mock.patch("targets.storage.onnx.storage_of", _head_in_four_bits),
+    ):
+        smaller = build(
+            bench.checkpoint, recipe_named("onnx-int4"), bench.scratch / "small-head", context_length=WINDOW
+        )
+    return [
+        bench.row("onnx int4", "phipack", ours),
+        bench.row("onnx int4", "phipack, head in 4 bits", smaller),
+        bench.row("onnx int4", "onnxruntime-genai", theirs),
+    ]
+
+
+def _head_in_four_bits(
+    name: str, architecture: Architecture, recipe: Recipe, *, chosen: StorageOf = onnx_storage.storage_of
+) -> onnx_storage.Storage:
+    """Store as onnx-int4 does, but for the head and embedding: below the size of the peer's, which has them in 4 bits."""
+    if name in ("model.embed_tokens.weight", "lm_head.weight"):
+        return onnx_storage.FOUR_BITS
+    return chosen(name, architecture, recipe)
 
 
 def coreml_rows(bench: Bench) -> list[Row]:
