@@ -73,9 +73,9 @@ def foreign_errors(uri: str) -> Iterator[None]:
             fix="see that the server runs and the folder is writable",
         ) from error
     except _foreign_kinds() as error:
-        first_line = str(error).strip().split("\n")[0]
+        first_line = str(error).strip().split("\n")[0].split("(Caused by ")[-1]
         raise RegistryError(
-            f"MLflow at {without_password(uri)} refused: {without_password(first_line)}",
+            f"MLflow at {without_password(uri)} refused or can't be reached: {without_password(first_line)}",
             fix="see MLflow's message above, and that --tracking-uri or MLFLOW_TRACKING_URI names the right server",
         ) from error
 

@@ -29,8 +29,6 @@ from tests.registry.conftest import contents
 from tests.registry.servers import Fault, answering, on, serving
 from tests.registry.test_store import flip, names_in
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:sqlalchemy.*")
-
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

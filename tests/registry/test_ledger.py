@@ -26,10 +26,6 @@ from targets.errors import PhipackError, RegistryError
 from targets.references import Reference, Version
 from tests.registry.bundles import make_bundle, make_evidence
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:mlflow.*", "ignore::DeprecationWarning:sqlalchemy.*"
-)
-
 
 def entry(bundle: Bundle, version: str = "1.0.0", cell: str = "iphone-15", **evidence: Any) -> Registration:
     return Registration("phi", Version.parse(version), cell, bundle.manifest, make_evidence(bundle, **evidence))

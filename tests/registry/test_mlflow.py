@@ -28,7 +28,6 @@ from tests.registry.conftest import contents
 from tests.registry.test_ledger import client_of, entry
 from tests.registry.test_store import flip
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 ROOT = Path(__file__).parents[2]
 
 

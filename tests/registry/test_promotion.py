@@ -28,7 +28,6 @@ from targets.references import Reference, Version
 from tests.registry.bundles import make_bundle, make_evidence
 from tests.registry.test_ledger import client_of, runs_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:sqlalchemy.*")
 CELLS = ("galaxy-s24", "iphone-15", "pixel-9")
 
 
