@@ -58,6 +58,7 @@ gates = {{ kl_mean = {{ at_most = 1e-4 }}, same_top_share = {{ at_least = 0.995 
 [[cells]]
 target = "iphone-15"
 recipe = "coreml-int4"
+gates = {{ kl_mean = {{ at_most = 0.55 }}, perplexity_ratio = {{ at_most = 1.60 }} }}
 
 [[cells]]
 target = "iphone-16-pro"
@@ -123,13 +124,12 @@ def main() -> int:
     _say("A changed byte in the store is refused, and nothing is put in place")
     _tamper_and_fetch()
     _say("The fetched bundles answer, each in its own runtime")
-    phipack("generate", "app/by-version", QUESTION, "--max-tokens", "32")
+    phipack("fetch", f"{MODEL}@pixel-9", "-o", "app/gguf")
+    phipack("generate", "app/gguf", QUESTION, "--max-tokens", "32")
     phipack("generate", "app/by-channel", QUESTION, "--max-tokens", "32")
     _say("The cells")
     print(table)
-    print(
-        f"\nDone in {time.monotonic() - started:.0f} s. Look around in {PLACE.name}/: phipack show {MODEL}:1.0.0@pixel-9"
-    )
+    print(f"\nDone in {time.monotonic() - started:.0f} s. Look around in {PLACE.name}/: phipack show {MODEL}@pixel-9")
     return 0
 
 

@@ -137,7 +137,7 @@ def onnx_rows(bench: Bench) -> list[Row]:
 def _head_in_four_bits(
     name: str, architecture: Architecture, recipe: Recipe, *, chosen: StorageOf = onnx_storage.storage_of
 ) -> onnx_storage.Storage:
-    """Store as onnx-int4 does, but for the head and embedding: below the size of the peer's, which has them in 4 bits."""
+    """Store as onnx-int4 does, but for head and embedding: below the size of the peer's, with 4 bits there too."""
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return onnx_storage.FOUR_BITS
     return chosen(name, architecture, recipe)
@@ -196,7 +196,7 @@ def main(arguments: list[str]) -> None:
     text = report(rows)
     print(text)
     if asked.out is not None:
-        head = f"SmolLM2-135M as Phi3ForCausalLM, {asked.tokens} tokens of OpenWebText in windows of {WINDOW}, against float32."
+        head = f"SmolLM2-135M as Phi3ForCausalLM, {asked.tokens} tokens of OpenWebText by {WINDOW}, against float32."
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(f"{head}\n\n```\n{text}\n```\n", "utf-8")
 

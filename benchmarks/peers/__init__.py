@@ -1,4 +1,4 @@
-"""The formats' own tools, run as their users run them: what our builders are measured against. Never part of the product.
+"""The formats' own tools, run as their users run them: what ours is measured against. Never part of the product.
 
 - `llama_cpp.py`: llama.cpp's converter (from the llama-cpp-python sdist) and its quantizer.
 - `genai.py`: onnxruntime-genai's model builder, in an environment of its own.

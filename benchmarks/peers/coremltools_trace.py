@@ -1,7 +1,7 @@
 """coremltools' own road: a torch trace of transformers' model, converted for iOS 18, its weights then compressed.
 
-Products with weights are computed in float16, all else in float32: with float16 throughout, squares in the norms overflow on
-this model and the conversion answers nonsense (KL 7.5), which would be no comparison of quantizers.
+Products with weights are computed in float16, all else in float32: with float16 throughout, squares in the norms
+overflow on this model and the conversion answers nonsense (KL 7.5), which would be no comparison of quantizers.
 """
 
 from __future__ import annotations
