@@ -154,13 +154,6 @@ def judged(evidence: Evidence, gates: dict[str, dict[str, Gate]]) -> Evidence:
 
 
 def refusal(name: str, evidence: Evidence) -> GateError:
-    """Say which gates a cell or bundle failed."""
-    if not evidence.gates:
-        return GateError(f"{name}: no gate was asked of it", fix="add [gates] to the project file")
-    failed = [
-        f"{gate.figure} is {'not measured' if gate.value is None else format(gate.value, '.4g')}, "
-        f"must be {gate.bound} ({gate.asked_by})"
-        for gate in evidence.gates
-        if not gate.passed
-    ]
-    return GateError(f"{name} fails {len(failed)} of {len(evidence.gates)} gates: {'; '.join(failed)}")
+    """Say why a cell or bundle with such evidence is not taken."""
+    fix = None if evidence.failed_gates else "ask for one in the project file: [gates] kl_mean = { at_most = 0.05 }"
+    return GateError(f"{name} does not pass: {'; '.join(evidence.shortcomings)}", fix=fix)

@@ -117,14 +117,7 @@ def _shortcomings(ledger: Ledger, version: CellVersion) -> list[str]:
         return [error.problem]
     if evidence.bundle != version.digest:
         return [f"its evidence is of another bundle, {evidence.bundle}"]
-    failed = [
-        f"{gate.figure} is {'not known' if gate.value is None else format(gate.value, '.4g')},"
-        f" must be {gate.bound} (asked by {gate.asked_by})"
-        for gate in evidence.gates
-        if not gate.passed
-    ]
-    if not evidence.gates:
-        failed = ["no gate was asked of it"]
+    failed = evidence.shortcomings
     if not failed and not version.gates_passed:
         failed = ["its tag phipack.gates says failed"]
     if not open_store(version.store).has_bundle(version.digest):

@@ -35,6 +35,12 @@ FIGURES: dict[str, tuple[str, str]] = {
 }
 
 
+# Figures that compare the bundle's answers with the reference's.
+ACCURACY_FIGURES = frozenset(
+    ("kl_mean", "kl_median", "kl_p99", "kl_max", "same_top_share", "perplexity_ratio", "greedy_match_share")
+)
+
+
 class Figure(BaseModel):
     """One number. `on` names the text, host or target it holds for, and the runtime."""
 
@@ -62,9 +68,21 @@ class Evidence(BaseModel):
     gates: list[GateResult] = Field(default_factory=list)
 
     @property
+    def failed_gates(self) -> list[GateResult]:
+        """Gates that it does not pass."""
+        return [gate for gate in self.gates if not gate.passed]
+
+    @property
     def passed(self) -> bool:
-        """True where there is a gate and none failed."""
-        return bool(self.gates) and all(gate.passed for gate in self.gates)
+        """True where no gate failed, and one at least was on accuracy: a target's demands alone prove no answer."""
+        return not self.failed_gates and any(gate.figure in ACCURACY_FIGURES for gate in self.gates)
+
+    @property
+    def shortcomings(self) -> list[str]:
+        """What stands against it, in words; nothing where it passed."""
+        if self.passed or self.failed_gates:
+            return [str(gate) for gate in self.failed_gates]
+        return ["no gate on accuracy was asked of it"]
 
     def to_json(self) -> str:
         """Give the JSON text, stable under re-reading."""

@@ -46,6 +46,10 @@ class GateResult(BaseModel):
     passed: bool
     asked_by: str
 
+    def __str__(self) -> str:
+        found = "not known" if self.value is None else format(self.value, ".4g")
+        return f"{self.figure} is {found}, must be {self.bound} (asked by {self.asked_by})"
+
 
 def judge(figures: Mapping[str, float], gates: Mapping[str, Gate], *, asked_by: str) -> list[GateResult]:
     """Hold figures against gates. A gate on a figure that was not taken fails: absence is no evidence."""

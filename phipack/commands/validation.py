@@ -79,7 +79,7 @@ def validate(
         with disk_errors(out):
             out.write_text(evidence.to_json(), "utf-8")
     state.output.result(evidence.model_dump(mode="json", by_alias=True), evidence_text(evidence))
-    if evidence.gates and not evidence.passed:
+    if evidence.failed_gates:
         raise refusal(str(bundle), evidence)
 
 

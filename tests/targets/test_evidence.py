@@ -59,6 +59,11 @@ def test_evidence_passes_where_there_is_a_gate_and_none_failed() -> None:
     assert evidence(taken, {"kl_mean": passes}).passed
     assert not evidence(taken, {"kl_mean": passes, "kl_max": fails}).passed
     assert not evidence(taken, {"perplexity": Gate(at_least=0)}).passed
+    # A demand on size or speed alone shows nothing of the answers.
+    sized = evidence(taken | {"artifact_bytes": measured(1.0)}, {"artifact_bytes": Gate(at_most=2)})
+    assert not sized.failed_gates
+    assert not sized.passed
+    assert sized.shortcomings == ["no gate on accuracy was asked of it"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1", b"\xff\xfe", b'{"schema": "phipack.evidence/2"}'])
