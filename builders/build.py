@@ -43,7 +43,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a converter did: how weights came to be stored, what a reader must know, and the tools that had a hand in it.
+    """What a converter did: how weights came to be stored, what a reader must know, the tools that had a hand in it.
 
     `exact_context_length`: the longest sequence for which the runtime computes what the checkpoint does.
     """

@@ -1,4 +1,4 @@
-"""Text from a bundle: its own chat template, tokenizer and stop ids, in its own runtime, the likeliest token each time."""
+"""Text from a bundle: its own chat template, tokenizer and stop ids, its own runtime, the likeliest token each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint's or bundle's own tokenizer, read from its folder: the same class for both, so that they can be compared."""
+"""A checkpoint's or bundle's own tokenizer, read from its folder: one class for both, so that they can be compared."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
         try:
             return Tokenizer(tokenizers.Tokenizer.from_file(str(path)))
-        except Exception as error:  # noqa: BLE001 - the tokenizers library raises Exception itself, no class of its own
+        except Exception as error:
             raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
     if not (folder / "tokenizer.model").is_file():
         raise CheckpointError(f"{folder}: no tokenizer.json and no tokenizer.model")

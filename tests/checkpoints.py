@@ -1,4 +1,4 @@
-"""Tiny random Phi-3 checkpoints, made in well under a second. Random weights: for shapes, parity and damage, not accuracy."""
+"""Tiny random Phi-3 checkpoints, made in a second. Random weights: for shapes, parity and damage, not accuracy."""
 
 from __future__ import annotations
 
