@@ -34,6 +34,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if path.is_file():
         import tokenizers
 
+        # The library raises Exception itself: there is no narrower class to catch.
         try:
             return Tokenizer(tokenizers.Tokenizer.from_file(str(path)))
         except Exception as error:
