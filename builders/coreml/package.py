@@ -1,0 +1,102 @@
+"""Writing a program as an `.mlpackage`, its large constants made, written and forgotten one at a time.
+
+    model.mlpackage/
+      Manifest.json                                   coremltools' layout; identifiers derived from the specification
+      Data/com.apple.CoreML/model.mlmodel             the specification: description and program (protobuf)
+      Data/com.apple.CoreML/weights/weight.bin        the constants (coremltools' blob storage)
+
+coremltools' own `convert` and `save` would run passes that read every constant, and write random identifiers and the
+date.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builders.build import Progress
+from builders.coreml.weights import Weights
+
+PACKAGE_NAME = "model.mlpackage"
+AUTHOR = "com.apple.CoreML"
+MODEL_FILE = f"{AUTHOR}/model.mlmodel"
+WEIGHTS_FOLDER = f"{AUTHOR}/weights"
+WEIGHTS_FILE = "weight.bin"
+_IDENTIFIERS = uuid.UUID("5b6a5b7e-0d1c-5f0e-9a63-6f0a4c1c2d3e")  # our namespace of identifiers in Manifest.json
+
+
+def write_package(package: Path, program: Any, weights: Weights, description: Any, progress: Progress) -> None:
+    """Write a `mil.Program` and its `ModelDescription` (protobuf). The same content gives the same bytes."""
+    import coremltools as ct
+
+    weights_folder = package / "Data" / WEIGHTS_FOLDER
+    weights_folder.mkdir(parents=True)
+    model = ct.proto.Model_pb2.Model(specificationVersion=ct.target.iOS18.value, description=description)
+    model.mlProgram.CopyFrom(_exported(program, weights, weights_folder, progress))
+    specification = model.SerializeToString(deterministic=True)
+    (package / "Data" / MODEL_FILE).write_bytes(specification)
+    (package / "Manifest.json").write_bytes(_manifest(hashlib.sha256(specification).hexdigest()))
+
+
+def _exported(program: Any, weights: Weights, folder: Path, progress: Progress) -> Any:
+    """Give the program as protobuf; on the way its constants go to `weight.bin`."""
+    import coremltools as ct
+    from coremltools.converters.mil.backend.mil import helper
+    from coremltools.converters.mil.backend.mil.load import MILProtoExporter
+
+    class StreamingExporter(MILProtoExporter):  # type: ignore[misc]
+        """coremltools' exporter, which has a promised constant made when it comes to writing it."""
+
+        written = 0
+
+        def get_milproto_value(self, var: Any) -> Any:
+            if not weights.is_promised(var.name):
+                return super().get_milproto_value(var)
+            progress("writing weights", self.written, weights.promised_count)
+            self.written += 1
+            writer = self.get_blob_writer(self.get_weight_path(var.op))
+            return helper.create_file_value_tensor(
+                file_name=f"@model_path/weights/{WEIGHTS_FILE}",
+                offset=_write(writer, var, weights),
+                dim=var.shape,
+                data_type=helper.types_to_proto_primitive(var.dtype),
+            )
+
+    exported = StreamingExporter(program, str(folder), ct.target.iOS18.value).export()
+    progress("writing weights", weights.promised_count, weights.promised_count)
+    return exported
+
+
+def _write(writer: Any, variable: Any, weights: Weights) -> int:
+    """Write one promised constant and give its offset in `weight.bin`."""
+    from coremltools.converters.mil.mil import types
+
+    flat = weights.fulfil(variable.name).reshape(-1)
+    if variable.dtype == types.uint4:
+        return int(writer.write_uint4_data(flat))
+    if variable.dtype == types.fp16:
+        return int(writer.write_fp16_data(flat.view(np.uint16)))
+    return int(writer.write_float_data(flat))
+
+
+def _manifest(digest: str) -> bytes:
+    """Give `Manifest.json`, as coremltools' ModelPackage writes it."""
+    entries = {}
+    identifiers = []
+    for name, path, what in (
+        ("model.mlmodel", MODEL_FILE, "CoreML Model Specification"),
+        ("weights", WEIGHTS_FOLDER, "CoreML Model Weights"),
+    ):
+        identifiers.append(str(uuid.uuid5(_IDENTIFIERS, f"{digest} {path}")))
+        entries[identifiers[-1]] = {"author": AUTHOR, "description": what, "name": name, "path": path}
+    content = {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": entries,
+        "rootModelIdentifier": identifiers[0],
+    }
+    return (json.dumps(content, indent=4, sort_keys=True) + "\n").encode()

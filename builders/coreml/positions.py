@@ -1,0 +1,89 @@
+"""Where the tokens of a call stand: their positions, what they may see, and how their heads are rotated, as MIL ops.
+
+The length of a call and of the whole sequence are taken from the shapes of the inputs. The rotation's cosines and sines
+are constants of the program, looked up by position.
+
+longrope: the short factors hold while all n tokens fit in the original context (the edge), the long ones beyond, for
+the tokens before as well: each call takes the factors of its n. What was cached under the short factors is of no use
+beyond the edge, and rotating keys anew would not mend it, since every layer's input changed. So the call that passes
+the edge must take the whole sequence again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from builders.reference.forward import rotary_tables
+from targets.architecture import Architecture
+
+HIDDEN_SCORE = np.float16(-30000)  # what hides a position: finite, so that nothing added to it makes NaN
+TABLE_DTYPE = np.float16
+
+
+@dataclass(frozen=True)
+class Call:
+    """What all layers share: q new tokens, n in all, d head size, g query heads a key head. MIL variables."""
+
+    start: Any  # int32 [1]: tokens in the cache before this call
+    end: Any  # int32 [1]: n
+    mask: Any  # float16 [1, 1, g q, n], added to the scores
+    cosines: Any  # float16 [q, 1, d / 2]: of the new tokens, one for all heads
+    sines: Any  # the same
+
+
+def write_call(builder: Any, architecture: Architecture, context_length: int, ids: Any, mask: Any) -> Call:
+    """Write the ops that lay out a call. `ids`: int32 [1, q]. `mask`: float16 [1, 1, 1 or q, n]."""
+    mb = builder
+    length = mb.slice_by_index(x=mb.shape(x=ids, name="ids_shape"), begin=[1], end=[2], name="new_tokens")
+    end = mb.slice_by_index(x=mb.shape(x=mask, name="mask_shape"), begin=[3], end=[4], name="end")
+    start = mb.sub(x=end, y=length, name="start")
+    order = mb.const(val=np.arange(context_length, dtype=np.int32), name="order")
+    rows = mb.slice_by_index(x=order, begin=start, end=end, name="query_positions")
+    columns = mb.slice_by_index(x=order, begin=[0], end=end, begin_mask=[True], name="key_positions")
+    seen = _mask(mb, architecture, rows, columns, mask)
+    edge = longrope_edge(architecture, context_length)
+    if edge is not None:
+        is_long = mb.greater(x=end, y=np.array([edge], np.int32), name="is_long")
+        # The short table lies behind the long one.
+        below = np.array([context_length], np.int32)
+        first = mb.select(cond=is_long, a=np.zeros(1, np.int32), b=below, name="first_row")
+        rows = mb.add(x=rows, y=first, name="table_rows")
+    cosines, sines = (
+        mb.expand_dims(x=mb.gather(x=table, indices=rows, axis=0), axes=[1])
+        for table in _tables(mb, architecture, context_length)
+    )
+    return Call(start, end, seen, cosines, sines)
+
+
+def longrope_edge(architecture: Architecture, context_length: int) -> int | None:
+    """The longest sequence that takes the short factors, where the context goes beyond it: in tokens."""
+    rope = architecture.longrope
+    return rope.original_context if rope is not None and context_length > rope.original_context else None
+
+
+def _tables(mb: Any, architecture: Architecture, context_length: int) -> tuple[Any, Any]:
+    """Cosines and sines [context, d / 2], a row a position; the short factors' rows behind, where both are needed."""
+    parts = [rotary_tables(architecture, context_length)]
+    edge = longrope_edge(architecture, context_length)
+    if edge is not None:
+        parts.append(rotary_tables(architecture, edge))
+    cosines, sines = (np.concatenate(tables).astype(TABLE_DTYPE) for tables in zip(*parts, strict=True))
+    return mb.const(val=cosines, name="cosine_table"), mb.const(val=sines, name="sine_table")
+
+
+def _mask(mb: Any, architecture: Architecture, rows: Any, columns: Any, given: Any) -> Any:
+    """The app's mask, with the future and what lies behind the sliding window hidden: [1, 1, g q, n]."""
+    behind = mb.sub(x=mb.expand_dims(x=rows, axes=[1]), y=mb.expand_dims(x=columns, axes=[0]), name="distance")
+    hidden = mb.less(x=behind, y=np.int32(0), name="is_future")
+    if architecture.effective_window is not None:
+        too_far = mb.greater_equal(x=behind, y=np.int32(architecture.effective_window), name="is_behind_window")
+        hidden = mb.logical_or(x=hidden, y=too_far, name="is_hidden")
+    nothing, hide = np.zeros((1, 1), np.float16), np.full((1, 1), HIDDEN_SCORE)
+    own = mb.select(cond=hidden, a=hide, b=nothing, name="own_mask")
+    mask = mb.add(x=own, y=given, name="mask")
+    # Query heads that share a key head become further rows of it, so that keys are never repeated.
+    group = architecture.head_count // architecture.kv_head_count
+    return mb.concat(values=[mask] * group, axis=2, name="mask_of_group") if group > 1 else mask

@@ -1,0 +1,198 @@
+"""Phi-3's decoder as a MIL program (iOS 18), written op by op: no trace, and no weights in memory.
+
+Shapes: q new tokens, n tokens in all (those in the cache and the new ones), K key heads, g query heads a key head, d
+head size.
+
+Matrices, rotation, keys, values and attention are float16. The residual stream and the norms are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from builders.coreml.positions import Call, write_call
+from builders.coreml.weights import Weights
+from targets.architecture import Architecture
+
+INPUT_IDS = "inputIds"
+CAUSAL_MASK = "causalMask"
+KEY_CACHE = "keyCache"
+VALUE_CACHE = "valueCache"
+LOGITS = "logits"
+
+
+def cache_shape(architecture: Architecture, context_length: int) -> tuple[int, ...]:
+    """Shape of the key cache, and of the value cache: layers, batch, heads, positions, head size."""
+    return (architecture.layer_count, 1, architecture.kv_head_count, context_length, architecture.head_dim)
+
+
+def write_program(architecture: Architecture, weights: Weights, context_length: int) -> Any:
+    """Give the `mil.Program`. `weights` makes the constants, which carry no data until the package is written."""
+    import coremltools as ct
+    from coremltools.converters.mil.mil import Builder, Function, Program, get_new_symbol, types
+
+    mb = Builder
+    inputs = {
+        INPUT_IDS: mb.placeholder((1, get_new_symbol()), types.int32),
+        CAUSAL_MASK: mb.placeholder((1, 1, get_new_symbol(), get_new_symbol()), types.fp16),
+    }
+    for name in (KEY_CACHE, VALUE_CACHE):
+        inputs[name] = mb.state_tensor_placeholder(cache_shape(architecture, context_length), types.fp16)
+    program = Program()
+    with _names_from_zero(mb), Function(inputs, opset_version=ct.target.iOS18) as function:
+        ids, mask = function.inputs[INPUT_IDS], function.inputs[CAUSAL_MASK]
+        call = write_call(mb, architecture, context_length, ids, mask)
+        decoder = _Decoder(architecture, weights, call, (function.inputs[KEY_CACHE], function.inputs[VALUE_CACHE]))
+        function.set_outputs([decoder.write(ids)])
+    program.add_function("main", function)
+    return program
+
+
+@contextmanager
+def _names_from_zero(builder: Any) -> Iterator[None]:
+    """Number generated names from 0: coremltools counts on over all programs of a process, and names are bytes."""
+    counted = builder.name_count
+    builder.name_count = type(counted)(int)
+    try:
+        yield
+    finally:
+        builder.name_count = counted
+
+
+class _Decoder:
+    """Writes the layers. Methods take and give MIL variables."""
+
+    def __init__(self, architecture: Architecture, weights: Weights, call: Call, states: tuple[Any, Any]) -> None:
+        from coremltools.converters.mil.mil import Builder
+
+        self._mb = Builder
+        self._architecture = architecture
+        self._weights = weights
+        self._call = call
+        self._states = dict(zip((KEY_CACHE, VALUE_CACHE), states, strict=True))
+        self._caches = {name: Builder.read_state(input=state) for name, state in self._states.items()}
+
+    def write(self, ids: Any) -> Any:
+        """Write all layers: ids [1, q] in, logits [1, q, vocabulary] float16 out."""
+        mb, architecture = self._mb, self._architecture
+        embedding = self._weights.matrix("model.embed_tokens.weight")
+        stream = self._wide(mb.gather(x=embedding, indices=ids, axis=0, name="embedded"))
+        for layer in range(architecture.layer_count):
+            stream = self._attention(stream, layer)
+            stream = self._mlp(stream, layer)
+        normed = self._norm(stream, "model.norm.weight")
+        return self._product(normed, architecture.head_tensor, LOGITS)
+
+    def _wide(self, x: Any) -> Any:
+        return self._mb.cast(x=x, dtype="fp32", name=x.name + "_wide")
+
+    def _narrow(self, x: Any) -> Any:
+        return self._mb.cast(x=x, dtype="fp16", name=x.name + "_narrow")
+
+    def _product(self, x: Any, tensor: str, name: str) -> Any:
+        """Multiply [1, q, in] with a matrix [out, in]: [1, q, out] float16."""
+        matrix = self._weights.matrix(tensor)
+        return self._mb.linear(x=x, weight=matrix, bias=self._weights.zeros(matrix.shape[0]), name=name)
+
+    def _attention(self, stream: Any, layer: int) -> Any:
+        """One layer's attention: stream [1, q, hidden] float32 in and out."""
+        mb, architecture = self._mb, self._architecture
+        checkpoint, prefix = f"model.layers.{layer}.", f"layer{layer}_"
+        heads, kv_heads, size = architecture.head_count, architecture.kv_head_count, architecture.head_dim
+        normed = self._norm(stream, checkpoint + "input_layernorm.weight")
+        qkv = self._product(normed, checkpoint + "self_attn.qkv_proj.weight", prefix + "qkv")
+        all_heads = mb.reshape(x=qkv, shape=[1, -1, heads + 2 * kv_heads, size], name=prefix + "heads")
+        rotated, values = mb.split(x=all_heads, split_sizes=[heads + kv_heads, kv_heads], axis=2)
+        queries, keys = mb.split(x=self._rotated(rotated), split_sizes=[heads, kv_heads], axis=2)
+        attended = mb.scaled_dot_product_attention(
+            query=self._grouped(queries),
+            key=self._cached(KEY_CACHE, keys, layer),
+            value=self._cached(VALUE_CACHE, values, layer),
+            attn_mask=self._call.mask,
+            name=prefix + "attended",
+        )
+        output = self._product(self._ungrouped(attended), checkpoint + "self_attn.o_proj.weight", prefix + "attention")
+        return mb.add(x=stream, y=self._wide(output), name=prefix + "after_attention")
+
+    def _mlp(self, stream: Any, layer: int) -> Any:
+        """One layer's SwiGLU: stream [1, q, hidden] float32 in and out."""
+        mb, width = self._mb, self._architecture.intermediate_size
+        checkpoint, prefix = f"model.layers.{layer}.", f"layer{layer}_"
+        normed = self._norm(stream, checkpoint + "post_attention_layernorm.weight")
+        both = self._product(normed, checkpoint + "mlp.gate_up_proj.weight", prefix + "gate_up")
+        gate, up = mb.split(x=both, split_sizes=[width, width], axis=-1)
+        inner = mb.mul(x=mb.silu(x=gate), y=up, name=prefix + "inner")
+        output = self._product(inner, checkpoint + "mlp.down_proj.weight", prefix + "mlp")
+        return mb.add(x=stream, y=self._wide(output), name=prefix + "output")
+
+    def _norm(self, stream: Any, tensor: str) -> Any:
+        """RMSNorm of [1, q, hidden] float32, given in float16 to the matrix that follows."""
+        mb = self._mb
+        mean = mb.reduce_mean(x=mb.square(x=stream), axes=[-1], keep_dims=True)
+        inverse = mb.rsqrt(x=mean, epsilon=np.float32(self._architecture.norm_epsilon))
+        scaled = mb.mul(x=mb.mul(x=stream, y=inverse), y=self._weights.vector(tensor))
+        return self._narrow(scaled)
+
+    def _rotated(self, heads: Any) -> Any:
+        """Rotate the pairs (i, i + d / 2) of heads [1, q, any, d] float16 by the tokens' positions."""
+        mb, cosines, sines = self._mb, self._call.cosines, self._call.sines
+        first, second = mb.split(x=heads, num_splits=2, axis=-1)
+        turned = [
+            mb.sub(x=mb.mul(x=first, y=cosines), y=mb.mul(x=second, y=sines)),
+            mb.add(x=mb.mul(x=second, y=cosines), y=mb.mul(x=first, y=sines)),
+        ]
+        return mb.concat(values=turned, axis=-1)
+
+    def _cached(self, name: str, new: Any, layer: int) -> Any:
+        """Put new heads [1, q, K, d] into a layer of a cache, and give its first n positions [1, K, n, d]."""
+        mb, call = self._mb, self._call
+        new = mb.expand_dims(x=mb.transpose(x=new, perm=[0, 2, 1, 3]), axes=[0])
+        of_layer = [False, True, True, False, True]  # which axes are taken whole
+        updated = mb.slice_update(
+            x=self._caches[name],
+            update=new,
+            begin=self._corner(layer, call.start),
+            end=self._corner(layer + 1, call.end),
+            begin_mask=of_layer,
+            end_mask=of_layer,
+        )
+        self._caches[name] = mb.coreml_update_state(state=self._states[name], value=updated)
+        return mb.slice_by_index(
+            x=self._caches[name],
+            begin=np.array([layer, 0, 0, 0, 0], np.int32),
+            end=self._corner(layer + 1, call.end),
+            begin_mask=[False, True, True, True, True],
+            end_mask=of_layer,
+            squeeze_mask=[True, False, False, False, False],
+            name=f"layer{layer}_{name}",
+        )
+
+    def _corner(self, layer: int, position: Any) -> Any:
+        """Indices [5] into a cache, of which only layer and position count."""
+        whole = np.zeros(1, np.int32)
+        return self._mb.concat(values=[np.array([layer, 0, 0], np.int32), position, whole], axis=0)
+
+    def _grouped(self, queries: Any) -> Any:
+        """[1, q, K g, d] to [1, K, g q, d]: heads that share a key become rows."""
+        mb, architecture = self._mb, self._architecture
+        kv_heads, group = architecture.kv_head_count, architecture.head_count // architecture.kv_head_count
+        if group == 1:
+            return mb.transpose(x=queries, perm=[0, 2, 1, 3])
+        apart = mb.reshape(x=queries, shape=[1, -1, kv_heads, group, architecture.head_dim])
+        together = mb.transpose(x=apart, perm=[0, 2, 3, 1, 4])
+        return mb.reshape(x=together, shape=[1, kv_heads, -1, architecture.head_dim])
+
+    def _ungrouped(self, attended: Any) -> Any:
+        """[1, K, g q, d] to [1, q, K g d]."""
+        mb, architecture = self._mb, self._architecture
+        kv_heads, group = architecture.kv_head_count, architecture.head_count // architecture.kv_head_count
+        if group == 1:
+            by_token = mb.transpose(x=attended, perm=[0, 2, 1, 3])
+        else:
+            apart = mb.reshape(x=attended, shape=[1, kv_heads, group, -1, architecture.head_dim])
+            by_token = mb.transpose(x=apart, perm=[0, 3, 1, 2, 4])
+        return mb.reshape(x=by_token, shape=[1, -1, architecture.query_width])

@@ -1,0 +1,137 @@
+"""The program's constants: promised while the program is written, made one at a time while the package is.
+
+A promise is a numpy array without memory (strides of 0) that has the shape and dtype of the constant; `Promises.fulfil`
+reads the tensor, stores it as `targets/storage/coreml.py` plans, and gives the array to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.build import BuildRequest
+from builders.coreml.quantize import Quantized, quantize
+from targets.architecture import Architecture
+from targets.errors import CheckpointError
+from targets.storage.coreml import BLOCK_SIZE, FLOAT32, UINT4, storage_of
+
+LEAST_IMPORTANCE = np.float32(1e-6)  # of a column that a norm all but closes
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+
+
+class Weights:
+    """Makes MIL variables for a checkpoint's tensors, each tensor once."""
+
+    def __init__(self, request: BuildRequest) -> None:
+        self._checkpoint = request.checkpoint
+        self._recipe = request.recipe
+        self._shapes = request.checkpoint.architecture.tensor_shapes()
+        self._variables: dict[str, Any] = {}
+        self._promises: dict[str, Callable[[], NDArray[Any]]] = {}
+        self._norms = norms_before(request.checkpoint.architecture)
+        self._last: tuple[str, Quantized | None] = ("", None)
+
+    def is_promised(self, constant: str) -> bool:
+        """True for the name of a constant whose data is made late."""
+        return constant in self._promises
+
+    @property
+    def promised_count(self) -> int:
+        """How many constants are made late."""
+        return len(self._promises)
+
+    def fulfil(self, constant: str) -> NDArray[Any]:
+        """Make a constant's data. Raises `CheckpointError` on NaN, an infinity, or what float16 can't hold."""
+        return self._promises[constant]()
+
+    def matrix(self, tensor: str) -> Any:
+        """Variable of a matrix [out, in], float16 to whoever uses it."""
+        if tensor not in self._variables:
+            self._variables[tensor] = self._stored(tensor)
+        return self._variables[tensor]
+
+    def vector(self, tensor: str) -> Any:
+        """Variable of a norm's weight, float32 [hidden]."""
+        return self.matrix(tensor)
+
+    def zeros(self, width: int) -> Any:
+        """Variable of the bias that a `linear` without one must have, float16 [width]: one for all of that width."""
+        from coremltools.converters.mil.mil import Builder
+
+        name = f"zeros_{width}"
+        if name not in self._variables:
+            self._variables[name] = Builder.const(val=np.zeros(width, np.float16), name=name)
+        return self._variables[name]
+
+    def _stored(self, tensor: str) -> Any:
+        from coremltools.converters.mil.mil import Builder, types
+
+        name, shape = constant_name(tensor), self._shapes[tensor]
+        storage = storage_of(shape, self._recipe)
+        if storage == UINT4:
+            blocks = (shape[0], shape[1] // BLOCK_SIZE)
+            return Builder.constexpr_blockwise_shift_scale(
+                data=self._promise(name + "_data", shape, types.np_uint4_dtype, lambda: self._quantized(tensor).codes),
+                scale=self._promise(
+                    name + "_scale", blocks, np.dtype(np.float16), lambda: self._quantized(tensor).scales
+                ),
+                offset=self._promise(
+                    name + "_offset", blocks, types.np_uint4_dtype, lambda: self._quantized(tensor).offsets
+                ),
+                name=name,
+            )
+        if storage == FLOAT32:
+            return self._promise(name, shape, np.dtype(np.float32), lambda: self._checkpoint.tensor(tensor))
+        return self._promise(
+            name, shape, np.dtype(np.float16), lambda: self._finite_in_float16(tensor).astype(np.float16)
+        )
+
+    def _promise(
+        self, constant: str, shape: tuple[int, ...], dtype: np.dtype[Any], make: Callable[[], NDArray[Any]]
+    ) -> Any:
+        from coremltools.converters.mil.mil import Builder
+
+        self._promises[constant] = make
+        return Builder.const(val=np.broadcast_to(np.zeros((), dtype), shape), name=constant)
+
+    def _finite_in_float16(self, tensor: str) -> NDArray[np.float32]:
+        values = self._checkpoint.tensor(tensor)
+        largest = max(float(values.max()), -float(values.min()))
+        if largest > LARGEST_FLOAT16:
+            raise CheckpointError(
+                f"{self._checkpoint.path}: tensor {tensor!r} holds {largest:g}; float16 ends at {LARGEST_FLOAT16:g}",
+                fix="scale the checkpoint, or take a recipe of another format",
+            )
+        return values
+
+    def _quantized(self, tensor: str) -> Quantized:
+        """Quantize a matrix; the last one is kept, since its parts are asked for one after the other."""
+        name, quantized = self._last
+        if name != tensor or quantized is None:
+            self._last = ("", None)  # not two at a time
+            quantized = quantize(self._finite_in_float16(tensor), self._importance(tensor))
+            self._last = (tensor, quantized)
+        return quantized
+
+    def _importance(self, tensor: str) -> NDArray[np.float32] | None:
+        """How much a column's error counts: by the size of what it is multiplied with, which a norm before it tells."""
+        norm = self._norms.get(tensor)
+        return None if norm is None else np.square(self._checkpoint.tensor(norm)) + LEAST_IMPORTANCE
+
+
+def norms_before(architecture: Architecture) -> dict[str, str]:
+    """Name the norm whose output a matrix is multiplied with, for those that follow one at once."""
+    norms = {architecture.head_tensor: "model.norm.weight"}
+    for layer in range(architecture.layer_count):
+        prefix = f"model.layers.{layer}."
+        norms[prefix + "self_attn.qkv_proj.weight"] = prefix + "input_layernorm.weight"
+        norms[prefix + "mlp.gate_up_proj.weight"] = prefix + "post_attention_layernorm.weight"
+    return norms
+
+
+def constant_name(tensor: str) -> str:
+    """Name of a tensor's constant in the program: letters, digits and underscores."""
+    return tensor.removesuffix(".weight").replace(".", "_")
