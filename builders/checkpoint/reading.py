@@ -45,6 +45,7 @@ class Checkpoint:
             CheckpointError: it holds NaN or an infinity.
         """
         values = shards.to_float32(self.tensors.stored(name), self.tensors.dtype(name))
+        self.tensors.release(name)
         if not np.isfinite(values).all():
             bad = int(np.flatnonzero(~np.isfinite(values.reshape(-1)))[0])
             raise CheckpointError(

@@ -126,6 +126,14 @@ class MappedTensors:
         """Give the stored dtype: F32, F16 or BF16."""
         return self._tensors[name].dtype
 
+    def release(self, name: str) -> None:
+        """Tell the system that a tensor's pages may go: mapped pages count as this process's memory until they do."""
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        tensor = self._tensors[name]
+        start = tensor.start - tensor.start % mmap.PAGESIZE
+        self._map(tensor.file).madvise(mmap.MADV_DONTNEED, start, tensor.stop - start)
+
     def _map(self, file: Path) -> mmap.mmap:
         if file not in self._maps:
             with file.open("rb") as stream:
