@@ -61,7 +61,8 @@ def disk_errors(place: Path, kind: type[PhipackError] = BuildError) -> Iterator[
     except PhipackError:
         raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # numpy's tofile reports a short write without an errno: on a regular file that is a full disk.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None):
             raise kind(
                 f"no space left while writing {place}",
                 fix="free space, or name a folder on another disk; nothing was left behind",

@@ -21,6 +21,7 @@ import numpy as np
 
 from builders.build import Progress
 from builders.coreml.weights import Weights
+from targets.errors import BuildError
 
 PACKAGE_NAME = "model.mlpackage"
 AUTHOR = "com.apple.CoreML"
@@ -77,11 +78,17 @@ def _write(writer: Any, variable: Any, weights: Weights) -> int:
     from coremltools.converters.mil.mil import types
 
     flat = weights.fulfil(variable.name).reshape(-1)
-    if variable.dtype == types.uint4:
-        return int(writer.write_uint4_data(flat))
-    if variable.dtype == types.fp16:
-        return int(writer.write_fp16_data(flat.view(np.uint16)))
-    return int(writer.write_float_data(flat))
+    try:
+        if variable.dtype == types.uint4:
+            return int(writer.write_uint4_data(flat))
+        if variable.dtype == types.fp16:
+            return int(writer.write_fp16_data(flat.view(np.uint16)))
+        return int(writer.write_float_data(flat))
+    except RuntimeError as error:  # coremltools' writer says neither which error nor of what kind
+        raise BuildError(
+            f"{WEIGHTS_FILE} can't be written: {error}",
+            fix="most often the disk is full: free space, or name a folder on another disk; nothing was left behind",
+        ) from error
 
 
 def _manifest(digest: str) -> bytes:
