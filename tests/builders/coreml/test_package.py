@@ -1,0 +1,69 @@
+"""The package as Core ML's own tools see it, its bytes, and that two builds give the same ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.build import build
+from builders.checkpoint import open_checkpoint
+from builders.coreml.reading import Blob, read_program
+from registry.bundle import verify
+from targets.recipes import recipe_named
+from targets.storage.coreml import plan
+from tests.builders.onnx.bundles import tiny_bundle
+
+RECIPES = ("coreml-fp16", "coreml-int4")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_coremltools_loads_it_as_an_ios_18_program_with_a_stateful_cache(tmp_path: Path, recipe: str) -> None:
+    import coremltools as ct
+
+    _, bundle = tiny_bundle(tmp_path, recipe)
+    model = ct.models.MLModel(str(bundle.file("model.mlpackage")), skip_model_load=True)
+    specification = model.get_spec()
+    assert specification.specificationVersion == ct.target.iOS18.value
+    states = {state.name: tuple(state.type.stateType.arrayType.shape) for state in specification.description.state}
+    assert states == {"keyCache": (2, 1, 2, 512, 16), "valueCache": (2, 1, 2, 512, 16)}
+    assert [entry.name for entry in specification.description.input] == ["inputIds", "causalMask"]
+    assert [entry.name for entry in specification.description.output] == ["logits"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_builds_give_the_same_bytes(tmp_path: Path, recipe: str) -> None:
+    checkpoint, first = tiny_bundle(tmp_path, recipe)
+    second = build(open_checkpoint(checkpoint), recipe_named(recipe), tmp_path / "second")
+    assert first.digest == second.digest
+    verify(second)
+    assert str(tmp_path).encode() not in b"".join(
+        path.read_bytes() for path in second.path.rglob("*") if path.is_file()
+    )
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_plan_is_what_the_weights_file_holds(tmp_path: Path, recipe: str, tied: bool) -> None:
+    checkpoint, bundle = tiny_bundle(tmp_path, recipe, tied=tied)
+    planned = plan(open_checkpoint(checkpoint).architecture, recipe_named(recipe))
+    program = read_program(bundle.file("model.mlpackage"))
+    blobs = {name: [value] for name, value in program.constants.items() if isinstance(value, Blob)}
+    for step in program.steps:
+        if step.operator == "constexpr_blockwise_shift_scale":
+            blobs[step.results[0].name] = [part for part in step.arguments.values() if isinstance(part, Blob)]
+    stored = {
+        weight.name: sum(
+            _bytes(program.blobs.read(part), weight.storage)
+            for part in blobs[weight.name.removesuffix(".weight").replace(".", "_")]
+        )
+        for weight in planned
+    }
+    assert stored == {weight.name: weight.bytes for weight in planned}
+    assert sum(entry.bytes for entry in bundle.manifest.recipe.weights) == sum(weight.bytes for weight in planned)
+
+
+def _bytes(values: np.ndarray, storage: str) -> int:
+    """Bytes of a part in the file: codes and offsets take half a byte each."""
+    return (values.size + 1) // 2 if storage.startswith("uint4") and values.dtype == np.uint8 else values.nbytes
