@@ -13,7 +13,7 @@ from builders.coreml.reading import Blob, read_program
 from registry.bundle import verify
 from targets.recipes import recipe_named
 from targets.storage.coreml import plan
-from tests.builders.onnx.bundles import tiny_bundle
+from tests.builders.parity import tiny_bundle
 
 RECIPES = ("coreml-fp16", "coreml-int4")
 

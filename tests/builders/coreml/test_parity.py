@@ -13,25 +13,11 @@ from builders.checkpoint import open_checkpoint
 from builders.coreml.session import call_inputs, open_session
 from targets.errors import BundleError, CheckpointError, MeasurementError
 from targets.recipes import recipe_named
-from tests.builders.onnx.bundles import reference_logits, some_tokens, tiny_bundle
+from tests.builders.parity import CASES, EDGE, reference_logits, some_tokens, tiny_bundle
 from tests.checkpoints import random_weights, write_tiny, write_weights
 
 # Matrices are stored exactly; rotation, attention, cache and products are rounded to float16.
 TOLERANCE = 0.03
-EDGE = 64
-CASES: dict[str, tuple[int, dict[str, Any]]] = {
-    "grouped heads": (60, {}),
-    "as many key heads": (60, {"kv_heads": 4}),
-    "one layer": (60, {"layers": 1}),
-    "tied": (60, {"tied": True}),
-    "window of 7": (60, {"window": 7}),
-    "window of 8": (60, {"window": 8}),
-    "window past the text": (60, {"window": 100}),
-    "longrope up to its edge": (EDGE, {"original_context": EDGE}),
-    "longrope past its edge": (EDGE + 1, {"original_context": EDGE}),
-    "longrope far past its edge": (3 * EDGE, {"original_context": EDGE}),
-    "bfloat16": (60, {"dtype": "BF16"}),
-}
 
 
 @pytest.mark.parametrize(("length", "changes"), CASES.values(), ids=CASES.keys())

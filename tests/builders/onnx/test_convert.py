@@ -22,7 +22,7 @@ from registry.bundle import verify
 from targets.errors import BuildError, CheckpointError, MeasurementError, UnsupportedModelError
 from targets.recipes import recipe_named
 from targets.storage.onnx import Blocks, Plain, data_bytes, plan, storage_of
-from tests.builders.onnx.bundles import some_tokens, tiny_bundle
+from tests.builders.parity import some_tokens, tiny_bundle
 from tests.checkpoints import Tiny, random_weights, write_tiny, write_weights
 
 RECIPES = ["onnx-fp16", "onnx-int4"]

@@ -12,27 +12,12 @@ import pytest
 from builders.onnx.session import OnnxSession, open_session
 from registry.bundle import Bundle
 from targets.errors import MeasurementError
-from tests.builders.onnx.bundles import FP16_TOLERANCE, reference_logits, some_tokens, tiny_bundle
+from tests.builders.parity import CASES, EDGE, FP16_TOLERANCE, reference_logits, some_tokens, tiny_bundle
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|optimum|onnx|google).*"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
 ]
-
-EDGE = 64
-CASES: dict[str, tuple[int, dict[str, Any]]] = {
-    "grouped heads": (60, {}),
-    "as many key heads": (60, {"kv_heads": 4}),
-    "one layer": (60, {"layers": 1}),
-    "tied": (60, {"tied": True}),
-    "window of 7": (60, {"window": 7}),
-    "window of 8": (60, {"window": 8}),
-    "window past the text": (60, {"window": 100}),
-    "longrope up to its edge": (EDGE, {"original_context": EDGE}),
-    "longrope past its edge": (EDGE + 1, {"original_context": EDGE}),
-    "longrope far past its edge": (3 * EDGE, {"original_context": EDGE}),
-    "bfloat16": (60, {"dtype": "BF16"}),
-}
 
 
 @pytest.mark.parametrize(("length", "changes"), CASES.values(), ids=CASES.keys())

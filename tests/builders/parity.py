@@ -1,4 +1,4 @@
-"""Tiny bundles and their float32 reference, shared by the tests of this folder."""
+"""What bundles of every format are held to: tiny checkpoints of all shapes, and their float32 logits."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ from registry.bundle import Bundle
 from targets.recipes import recipe_named
 from tests.checkpoints import write_tiny
 
+# Name -> (tokens to read, what the tiny checkpoint has that is out of the ordinary).
+EDGE = 64
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "grouped heads": (60, {}),
+    "as many key heads": (60, {"kv_heads": 4}),
+    "one layer": (60, {"layers": 1}),
+    "tied": (60, {"tied": True}),
+    "window of 7": (60, {"window": 7}),
+    "window of 8": (60, {"window": 8}),
+    "window past the text": (60, {"window": 100}),
+    "longrope up to its edge": (EDGE, {"original_context": EDGE}),
+    "longrope past its edge": (EDGE + 1, {"original_context": EDGE}),
+    "longrope far past its edge": (3 * EDGE, {"original_context": EDGE}),
+    "bfloat16": (60, {"dtype": "BF16"}),
+}
 # Float16 weights are kept exactly by onnx-fp16; what is left is attention and its cache in float16.
 FP16_TOLERANCE = 0.015
 
