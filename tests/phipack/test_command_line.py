@@ -8,7 +8,9 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from phipack.output import size, table
 from phipack.reference import reference
 from tests.checkpoints import Tiny, write_tiny
 from tests.phipack.conftest import PROJECT, Run, command_environment
+from tests.registry.servers import on, serving
 
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "mlflow", "llama_cpp", "transformers", "numpy", "gguf", "boto3")
 
@@ -125,19 +128,54 @@ def test_a_wrong_project_file_is_told_by_file_line_and_key(phipack: Run, tmp_pat
     assert "gguf-q8_0" in done.stderr
 
 
-def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path) -> None:
+def _interruptible(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start phipack as a shell does in the foreground: a runner in the background may have us ignore SIGINT."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "phipack", *arguments],
+        cwd=cwd,
+        env=command_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one call, no locks
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     write_tiny(tmp_path / "checkpoint", Tiny(hidden=512, intermediate=2048, layers=12, heads=8, kv_heads=8))
-    command = [sys.executable, "-m", "phipack", "build", "checkpoint", "--recipe", "gguf-q4_k_m", "-o", "out"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with _interruptible("build", "checkpoint", "--recipe", "gguf-q4_k_m", "-o", "out", cwd=tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "writing tensors" in line:
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = process.stderr.read()
     assert process.returncode == 130, rest
     assert "interrupted" in rest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_interrupt_in_the_middle_of_a_fetch_leaves_nothing(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "bundle")
+    sending, done = threading.Event(), threading.Event()
+
+    def hang(handler: SimpleHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "7")
+        handler.end_headers()
+        handler.wfile.write(b"wei")
+        sending.set()
+        done.wait(60)
+
+    with serving(tmp_path / "bundle", on("/model.gguf", hang)) as url:
+        with _interruptible("fetch", url, "-o", "out", cwd=tmp_path) as process:
+            assert sending.wait(30)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            rest = process.stderr.read()
+        done.set()
+    assert process.returncode == 130, rest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
 
 
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
