@@ -166,8 +166,8 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     ledger = open_ledger(tracking_uri or plan.tracking_uri, blobs)
     checkpoint = open_checkpoint(plan.checkpoint)
     state.output.note(f"{plan.model} {plan.version}: {len(cells)} cells from {plan.checkpoint}")
-    if not only:
-        ledger.plan_release(plan.model, plan.version, [cell.name for cell in plan.cells])
+    # All of the project's cells, whichever are built here: promotion waits for them.
+    ledger.plan_release(plan.model, plan.version, [cell.name for cell in plan.cells])
     done = Release(
         checkpoint=checkpoint,
         settings=plan.settings,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import write_tiny
 from tests.phipack.conftest import PROJECT, TOO_SMALL, run_in
 
 
@@ -133,3 +134,14 @@ def test_validate_holds_a_bundle_against_gates_of_its_own(project: Path, tmp_pat
     failed = phipack(*common, "--gate", "kl_mean<=1e-12", expect=1)
     assert "FAIL" in failed.stdout
     assert "kl_mean" in failed.stderr
+
+
+def test_a_matrix_job_builds_its_cell_and_promotion_waits_for_the_others(tmp_path: Path) -> None:
+    """As in CI: each job runs `--only` its own cell, in whatever order."""
+    write_tiny(tmp_path / "checkpoint")
+    (tmp_path / "phipack.toml").write_text(PROJECT, "utf-8")
+    phipack = run_in(tmp_path)
+    phipack("release", "--only", "galaxy-s24")
+    assert "iphone-15" in phipack("promote", "tiny:1.0.0", "--to", "production", expect=1).stderr
+    phipack("promote", "tiny:1.0.0@galaxy-s24", "--to", "staging")
+    assert "galaxy-s42" in phipack("release", "--only", "galaxy-s42", expect=1).stderr
