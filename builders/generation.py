@@ -34,9 +34,7 @@ def generate(bundle: Bundle, prompt: str, *, max_new_tokens: int, use_template: 
             f"the prompt has {len(ids)} tokens; the bundle takes 1 to {bundle.manifest.model.context_length - 1}",
             fix="shorten the prompt, or build with a longer --context",
         )
-    with open_session(bundle) as session:
-        tokens = _greedy(session, ids, min(max_new_tokens, room), frozenset(bundle.manifest.generation.stop_token_ids))
-        yield from _pieces(tokenizer, tokens)
+    yield from _pieces(tokenizer, _tokens(bundle, ids, min(max_new_tokens, room)))
 
 
 def render_prompt(bundle: Bundle, prompt: str) -> str:
@@ -56,6 +54,17 @@ def render_prompt(bundle: Bundle, prompt: str) -> str:
         )
     except jinja2.TemplateError as error:
         raise BundleError(f"{bundle.file(name)}: the chat template fails: {error}") from error
+
+
+def _tokens(bundle: Bundle, ids: list[int], limit: int) -> Iterator[int]:
+    """Continue ids in the runtime that apps have: for ONNX that is onnxruntime-genai, which drives the graph itself."""
+    if bundle.manifest.recipe.format == "onnx":
+        from builders.onnx.generation import generate_tokens
+
+        yield from generate_tokens(bundle, ids, limit)
+        return
+    with open_session(bundle) as session:
+        yield from _greedy(session, ids, limit, frozenset(bundle.manifest.generation.stop_token_ids))
 
 
 def _greedy(session: Session, ids: list[int], limit: int, stop_ids: frozenset[int]) -> Iterator[int]:
