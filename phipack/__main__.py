@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     except PhipackError as error:
         state.output.error(str(error))
         code = error.exit_code
+    except ModuleNotFoundError as error:
+        state.output.error(f"this needs {error.name}\n  fix: pip install 'phipack[{_extra_with(error.name)}]'")
+        code = 1
     except Exception as error:  # noqa: BLE001 - the one place where a defect becomes a sentence
         if os.environ.get("PHIPACK_TRACEBACK"):
             traceback.print_exc()
@@ -45,6 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
         )
         code = 1
     return code
+
+
+def _extra_with(module: str | None) -> str:
+    """Name the extra that brings a module."""
+    return "registry" if (module or "").partition(".")[0] in ("boto3", "mlflow") else "build"
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

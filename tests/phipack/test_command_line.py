@@ -59,6 +59,18 @@ def test_the_base_install_needs_nothing_heavy(tmp_path: Path, arguments: list[st
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [(["build", "checkpoint", "--recipe", "gguf-f16", "-o", "out"], "build"), (["history", "tiny"], "registry")],
+)
+def test_what_is_not_installed_is_named_with_its_extra(tmp_path: Path, arguments: list[str], extra: str) -> None:
+    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in HEAVY)
+    program = f"import sys; {blocked}; from phipack.__main__ import main; sys.exit(main({arguments!r}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"pip install 'phipack[{extra}]'" in done.stderr
+
+
 def write_bundle(folder: Path) -> None:
     """A bundle made by hand: fetch looks at bytes, not at what they mean."""
     from registry.bundle import GenerationEntry, Manifest, ModelEntry, RecipeEntry, file_entries, seal
