@@ -17,7 +17,7 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: list[Any] = []
-        self._initializers: list[Any] = []
+        self._initializers: dict[str, Any] = {}
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
 
@@ -31,8 +31,8 @@ class Graph:
         self._outputs.append(_value(name, dtype, shape))
 
     def initializer(self, tensor: Any) -> str:
-        """Add a TensorProto."""
-        self._initializers.append(tensor)
+        """Add a TensorProto, once whoever uses it, and give its name."""
+        self._initializers[tensor.name] = tensor
         return str(tensor.name)
 
     def integers(self, name: str, values: int | list[int]) -> str:
@@ -65,7 +65,9 @@ class Graph:
         """Give the ONNX file, with `facts` as its metadata: the same bytes for the same graph."""
         import onnx
 
-        graph = onnx.helper.make_graph(self._nodes, name, self._inputs, self._outputs, initializer=self._initializers)
+        graph = onnx.helper.make_graph(
+            self._nodes, name, self._inputs, self._outputs, initializer=list(self._initializers.values())
+        )
         model = onnx.helper.make_model(
             graph,
             producer_name="phipack",

@@ -32,7 +32,7 @@ class Weights:
 
     def vector(self, name: str) -> str:
         """Store a vector (a norm's weight); gives the initializer's name."""
-        return str(self._groups(name)[0][0].name)
+        return self._graph.initializer(self._groups(name)[0][0])
 
     def rows(self, name: str, ids: str) -> str:
         """Look up rows of a matrix [rows, columns] by ids: float32 [..., columns]."""
@@ -43,7 +43,7 @@ class Weights:
             table = another_view(tensors[0], f"{name}.table", (rows, columns * storage.bits // 8))
             self._graph.fused(
                 "GatherBlockQuantized",
-                [self._graph.initializer(table), ids, *(tensor.name for tensor in tensors[1:])],
+                [self._graph.initializer(table), ids, *map(self._graph.initializer, tensors[1:])],
                 [f"{name}.rows"],
                 bits=storage.bits,
                 block_size=storage.size,
@@ -51,7 +51,7 @@ class Weights:
                 quantize_axis=1,
             )
         else:
-            self._graph.node("Gather", [tensors[0].name, ids], f"{name}.rows")
+            self._graph.node("Gather", [self._graph.initializer(tensors[0]), ids], f"{name}.rows")
         return self._graph.cast(f"{name}.rows", "float32", f"{name}.rows.float32")
 
     def product(self, value: str, name: str, output: str) -> str:
@@ -67,17 +67,17 @@ class Weights:
         if isinstance(storage, Blocks):
             return self._block_product(value, groups[0], storage, output)
         # Folded into a float32 weight when a runtime loads the graph.
-        weight = self._graph.cast(groups[0][0].name, "float32", f"{name}.float32")
+        weight = self._graph.cast(self._graph.initializer(groups[0][0]), "float32", f"{name}.float32")
         return self._graph.fused("FusedMatMul", [value, weight], [output], transB=1)[0]
 
     def _block_product(self, value: str, tensors: list[Any], blocks: Blocks, output: str) -> str:
         codes, scales, *zero_points = tensors
         # Folded likewise: MatMulNBits wants scales of its input's type.
-        wide = self._graph.cast(scales.name, "float32", f"{scales.name}.float32")
+        wide = self._graph.cast(self._graph.initializer(scales), "float32", f"{scales.name}.float32")
         rows, count = scales.dims
         return self._graph.fused(
             "MatMulNBits",
-            [value, codes.name, wide, *(tensor.name for tensor in zero_points)],
+            [value, self._graph.initializer(codes), wide, *map(self._graph.initializer, zero_points)],
             [output],
             K=count * blocks.size,
             N=rows,
@@ -93,8 +93,6 @@ class Weights:
         if name not in self._stored:
             self._request.progress("storing weights", len(self._stored), len(self._shapes))
             self._stored[name] = self._store(name)
-            for tensor in (tensor for tensors in self._stored[name] for tensor in tensors):
-                self._graph.initializer(tensor)
         return self._stored[name]
 
     def _store(self, name: str) -> list[list[Any]]:
