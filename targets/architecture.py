@@ -1,37 +1,68 @@
-"""What a Phi-3 is made of: the facts that every builder needs, read once from `config.json`.
+"""What a model is made of: the facts that every builder needs. `config_json.py` reads them out of `config.json`.
 
-Field names follow what the numbers mean, not how `config.json` spells them. Source of the layout: transformers'
-`Phi3Config`/`Phi3ForCausalLM`; the fused rows are [q | k | v] and [gate | up].
+Field names follow what the numbers mean, not how a config spells them. All families are seen in one order of
+tensors and rows, Phi-3's (transformers' `Phi3ForCausalLM`): fused rows are [q | k | v] and [gate | up]. Where a
+checkpoint keeps them otherwise, `layouts.py` says from what each tensor is put together.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from targets.errors import CheckpointError, UnsupportedModelError, did_you_mean
-
-SUPPORTED = ("Phi3ForCausalLM",)
-LARGEST_SIZE = (1 << 31) - 1  # of a dimension or a count in config.json
-LONGROPE_TYPES = ("longrope", "su")  # releases of 2024-04 say "su"
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
 class LongRope:
-    """Per-frequency divisors: `short` while the sequence fits in `original_context`, `long` beyond it."""
+    """Per-frequency divisors: `short` while the sequence fits in `original_context`, `long` beyond it.
+
+    Cosines and sines are multiplied with the attention factor of the side that holds.
+    """
 
     short: tuple[float, ...]
     long: tuple[float, ...]
     original_context: int
-    attention_factor: float
+    short_attention_factor: float
+    long_attention_factor: float
+
+
+@dataclass(frozen=True)
+class BlockSparse:
+    """Attention of Phi-3-small's sparse layers, in blocks of `block_size` tokens.
+
+    Head h of a query in block q sees the keys of block k (causally) where q - k < `local_blocks` or
+    (k + h + 1) % `vertical_stride` == 0. Layer i, from 0, is dense where (i + 1) % `dense_every` == 0, and every layer
+    is sparse where `dense_every` is 0.
+    """
+
+    block_size: int
+    local_blocks: int
+    vertical_stride: int
+    dense_every: int
+
+    def is_sparse(self, layer: int) -> bool:
+        """True where a layer (from 0) does not attend to all that came before."""
+        return self.dense_every == 0 or (layer + 1) % self.dense_every != 0
+
+    @property
+    def dense_up_to(self) -> int:
+        """Longest sequence in tokens for which a sparse layer equals a dense one."""
+        return self.block_size * self.local_blocks
+
+
+Family = Literal["phi3", "llama", "phi3small"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The shape of a decoder with Phi-3's blocks. Lengths are in tokens, sizes in elements."""
+    """The shape of a decoder. Lengths are in tokens, sizes in elements.
+
+    `gegelu_limit`: None for SwiGLU (silu(gate) * up); a number for Phi-3-small's gate: with g = gate clamped to at most
+    the limit and l = up clamped to ± the limit, g * sigmoid(1.702 g) * (l + 1).
+    `biased`: norms are LayerNorm with a bias and all matrices in the layers have one; else RMSNorm and no biases.
+    `hidden_token_ids`: ids whose logits are minus infinity.
+    """
 
     name: str
     layer_count: int
@@ -47,6 +78,19 @@ class Architecture:
     tied_embeddings: bool
     sliding_window: int | None = None
     longrope: LongRope | None = None
+    family: Family = "phi3"
+    biased: bool = False
+    gegelu_limit: float | None = None
+    attention_scale: float | None = None  # of the scores; None: head_dim ** -0.5, see `score_scale`
+    embedding_multiplier: float = 1.0  # embedded tokens are multiplied with it
+    logit_divisor: float = 1.0
+    block_sparse: BlockSparse | None = None
+    hidden_token_ids: tuple[int, ...] = ()
+
+    @property
+    def score_scale(self) -> float:
+        """What products of queries and keys are multiplied with."""
+        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
 
     @property
     def query_width(self) -> int:
@@ -66,21 +110,28 @@ class Architecture:
         return self.sliding_window
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor that a checkpoint must hold, by its Hugging Face name, in file order. Matrices are [out, in]."""
-        hidden = (self.hidden_size,)
+        """Every tensor of the model by its canonical name (Phi-3's, biases beside weights), in file order.
+
+        Matrices are [out, in].
+        """
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary_size, self.hidden_size)}
         for layer in range(self.layer_count):
             prefix = f"model.layers.{layer}."
-            shapes[prefix + "input_layernorm.weight"] = hidden
-            shapes[prefix + "self_attn.qkv_proj.weight"] = (self.query_width + 2 * self.kv_width, self.hidden_size)
-            shapes[prefix + "self_attn.o_proj.weight"] = (self.hidden_size, self.query_width)
-            shapes[prefix + "post_attention_layernorm.weight"] = hidden
-            shapes[prefix + "mlp.gate_up_proj.weight"] = (2 * self.intermediate_size, self.hidden_size)
-            shapes[prefix + "mlp.down_proj.weight"] = (self.hidden_size, self.intermediate_size)
-        shapes["model.norm.weight"] = hidden
+            self._add(shapes, prefix + "input_layernorm", (self.hidden_size,))
+            self._add(shapes, prefix + "self_attn.qkv_proj", (self.query_width + 2 * self.kv_width, self.hidden_size))
+            self._add(shapes, prefix + "self_attn.o_proj", (self.hidden_size, self.query_width))
+            self._add(shapes, prefix + "post_attention_layernorm", (self.hidden_size,))
+            self._add(shapes, prefix + "mlp.gate_up_proj", (2 * self.intermediate_size, self.hidden_size))
+            self._add(shapes, prefix + "mlp.down_proj", (self.hidden_size, self.intermediate_size))
+        self._add(shapes, "model.norm", (self.hidden_size,))
         if not self.tied_embeddings:
             shapes["lm_head.weight"] = (self.vocabulary_size, self.hidden_size)
         return shapes
+
+    def _add(self, shapes: dict[str, tuple[int, ...]], stem: str, shape: tuple[int, ...]) -> None:
+        shapes[f"{stem}.weight"] = shape
+        if self.biased:
+            shapes[f"{stem}.bias"] = shape[:1]
 
     @property
     def head_tensor(self) -> str:
@@ -102,111 +153,8 @@ class Architecture:
 
         Raises:
             CheckpointError: a key is missing or makes no sense.
-            UnsupportedModelError: another architecture, activation or rope than Phi-3's.
+            UnsupportedModelError: another architecture, activation or rope than the families'.
         """
-        name = _architecture_name(config)
-        reader = _ConfigReader(config)
-        hidden = reader.positive("hidden_size")
-        heads = reader.positive("num_attention_heads")
-        kv_heads = reader.positive("num_key_value_heads", default=heads)
-        if hidden % heads or heads % kv_heads:
-            raise CheckpointError(
-                f"config.json: hidden_size {hidden}, num_attention_heads {heads} and num_key_value_heads {kv_heads} "
-                "don't divide one another"
-            )
-        if reader.number("partial_rotary_factor", default=1.0) != 1.0:
-            raise UnsupportedModelError("config.json: partial_rotary_factor other than 1 is not Phi-3's rope")
-        if config.get("hidden_act", "silu") != "silu":
-            raise UnsupportedModelError(f"config.json: hidden_act {config['hidden_act']!r}; Phi-3 has 'silu'")
-        if config.get("attention_bias") or config.get("quantization_config"):
-            raise UnsupportedModelError(
-                "config.json: attention_bias and quantization_config are not supported",
-                fix="take the checkpoint in float16, bfloat16 or float32, as released",
-            )
-        context = reader.positive("max_position_embeddings")
-        window = config.get("sliding_window")
-        return cls(
-            name=name,
-            layer_count=reader.positive("num_hidden_layers"),
-            hidden_size=hidden,
-            intermediate_size=reader.positive("intermediate_size"),
-            head_count=heads,
-            kv_head_count=kv_heads,
-            head_dim=hidden // heads,
-            vocabulary_size=reader.positive("vocab_size"),
-            context_length=context,
-            rope_theta=reader.number("rope_theta", default=10000.0),
-            norm_epsilon=reader.number("rms_norm_eps", default=1e-5),
-            tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-            sliding_window=reader.positive("sliding_window") if window is not None else None,
-            longrope=_longrope(config, context, hidden // heads),
-        )
+        from targets.config_json import read_architecture
 
-
-class _ConfigReader:
-    """Reads numbers out of a config, with errors that name the key."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self._config = config
-
-    def positive(self, key: str, *, default: int | None = None) -> int:
-        value = self._config.get(key)
-        if value is None:
-            value = default
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SIZE:
-            raise CheckpointError(f"config.json: {key} must be a positive whole number, not {value!r}")
-        return value
-
-    def number(self, key: str, *, default: float) -> float:
-        value = self._config.get(key, default)
-        if not _is_positive(value):
-            raise CheckpointError(f"config.json: {key} must be a positive number, not {value!r}")
-        return float(value)
-
-
-def _is_positive(value: object) -> bool:
-    """True for a number over 0 that is finite as a float (JSON may write an integer of 400 digits)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return 0 < value <= sys.float_info.max
-
-
-def _architecture_name(config: Mapping[str, Any]) -> str:
-    names = config.get("architectures")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(
-            "config.json: 'architectures' is missing or empty, so the kind of model is unknown",
-            fix='add "architectures": ["Phi3ForCausalLM"] if that is what it is',
-        )
-    for name in names:
-        if name in SUPPORTED:
-            return str(name)
-    raise UnsupportedModelError(
-        f"config.json: architecture {names[0]!r} is not supported", fix=did_you_mean(names[0], SUPPORTED)
-    )
-
-
-def _longrope(config: Mapping[str, Any], context: int, head_dim: int) -> LongRope | None:
-    scaling = config.get("rope_scaling")
-    if scaling is None:
-        return None
-    if not isinstance(scaling, Mapping):
-        raise CheckpointError(f"config.json: rope_scaling must be null or an object, not {scaling!r}")
-    kind = scaling.get("type", scaling.get("rope_type"))
-    if kind not in LONGROPE_TYPES:
-        raise UnsupportedModelError(f"config.json: rope_scaling type {kind!r}; Phi-3 has 'longrope' (or 'su')")
-    original = _ConfigReader(config).positive("original_max_position_embeddings", default=4096)
-    factors = {}
-    for key in ("short_factor", "long_factor"):
-        values = scaling.get(key)
-        if not isinstance(values, list) or len(values) != head_dim // 2:
-            found = len(values) if isinstance(values, list) else values
-            raise CheckpointError(f"config.json: rope_scaling.{key} must list {head_dim // 2} numbers, not {found!r}")
-        if not all(_is_positive(v) for v in values):
-            raise CheckpointError(f"config.json: rope_scaling.{key} holds a value that is not a positive number")
-        factors[key] = tuple(float(v) for v in values)
-    if original == 1:
-        raise CheckpointError("config.json: original_max_position_embeddings must be over 1 with longrope, not 1")
-    ratio = context / original
-    factor = 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(original))
-    return LongRope(factors["short_factor"], factors["long_factor"], original, factor)
+        return read_architecture(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from targets.architecture import Architecture, LongRope
+from targets.architecture import Architecture, BlockSparse, LongRope
 from targets.errors import UnsupportedModelError, did_you_mean
 
 _MINI_4K = Architecture(
@@ -27,17 +27,43 @@ _MEDIUM_4K = replace(
 )
 
 
-def _long(short: Architecture, window: int) -> Architecture:
+_SMALL_8K = Architecture(
+    name="Phi3SmallForCausalLM",
+    family="phi3small",
+    layer_count=32,
+    hidden_size=4096,
+    intermediate_size=14336,
+    head_count=32,
+    kv_head_count=8,
+    head_dim=128,
+    vocabulary_size=100352,
+    context_length=8192,
+    rope_theta=1e6,
+    norm_epsilon=1e-5,
+    tied_embeddings=True,
+    biased=True,
+    gegelu_limit=20.0,
+    attention_scale=1 / 128,
+    embedding_multiplier=10.0,
+    logit_divisor=8.0,
+    block_sparse=BlockSparse(block_size=64, local_blocks=16, vertical_stride=8, dense_every=2),
+    hidden_token_ids=(100256, 100258, 100259, 100260, 100264, 100265, *range(100267, 100352)),
+)
+
+
+def _long(short: Architecture, original_context: int, factor: float, window: int | None) -> Architecture:
     """The 128k variant. The factor lists differ by release and are not needed for sizes: left empty."""
-    rope = LongRope(short=(), long=(), original_context=4096, attention_factor=1.190238)
+    rope = LongRope((), (), original_context, short_attention_factor=factor, long_attention_factor=factor)
     return replace(short, context_length=131072, sliding_window=window, longrope=rope)
 
 
 KNOWN_MODELS = {
     "phi-3-mini-4k-instruct": _MINI_4K,
-    "phi-3-mini-128k-instruct": _long(_MINI_4K, 262144),
+    "phi-3-mini-128k-instruct": _long(_MINI_4K, 4096, 1.190238, 262144),
     "phi-3-medium-4k-instruct": _MEDIUM_4K,
-    "phi-3-medium-128k-instruct": _long(_MEDIUM_4K, 131072),
+    "phi-3-medium-128k-instruct": _long(_MEDIUM_4K, 4096, 1.190238, 131072),
+    "phi-3-small-8k-instruct": _SMALL_8K,
+    "phi-3-small-128k-instruct": _long(_SMALL_8K, 8192, 1.143544, None),
 }
 
 
@@ -45,15 +71,10 @@ def known_model(name: str) -> Architecture:
     """Give the shapes of a released model, letter case aside.
 
     Raises:
-        UnsupportedModelError: it is a Phi-3-small, which can't be built, or no model that is known; names the nearest.
+        UnsupportedModelError: it is no model that is known; names the nearest.
     """
     wanted = name.lower()
     if wanted in KNOWN_MODELS:
         return KNOWN_MODELS[wanted]
-    if wanted.startswith("phi-3-small"):
-        raise UnsupportedModelError(
-            f"{name!r} is not supported: nothing here builds Phi-3-small's block-sparse layers",
-            fix=f"take one of {', '.join(KNOWN_MODELS)}",
-        )
     fix = did_you_mean(wanted, KNOWN_MODELS) + "; or give the path of a checkpoint folder"
     raise UnsupportedModelError(f"no known model {name!r}", fix=fix)

@@ -1,4 +1,4 @@
-"""Tiny random Phi-3 checkpoints, made in a second. Random weights: for shapes, parity and damage, not accuracy."""
+"""Tiny random checkpoints of each family, made in a second: for shapes, parity and damage, not accuracy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from targets.architecture import Architecture
+from targets.layouts import stored_shapes
 
 VOCABULARY_SIZE = 320
 CHAT_TEMPLATE = (
@@ -39,8 +40,50 @@ class Tiny:
     dtype: str = "BF16"
     shards: int = 1
     seed: int = 0
+    family: str = "phi3"  # or "llama", "phi3small" (blocks of 16 tokens, 2 local ones, every third beyond them)
 
     def config(self) -> dict[str, Any]:
+        config = self._phi3()
+        if self.family == "llama":
+            config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+            for key in ("original_max_position_embeddings", "sliding_window"):
+                del config[key]
+        if self.family == "phi3small":
+            config = self._phi3_small(config)
+        return config
+
+    def _phi3_small(self, config: dict[str, Any]) -> dict[str, Any]:
+        shared = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+        ids = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings", "rope_scaling")
+        small = {key: config[key] for key in (*shared, *ids)}
+        if self.original_context is not None:
+            # As released: within rope_scaling, and a factor of its own for each side.
+            small["rope_scaling"] |= {
+                "type": "su",
+                "original_max_position_embeddings": self.original_context,
+                "short_mscale": 1.0,
+                "long_mscale": 1.125,
+            }
+        return small | {
+            "architectures": ["Phi3SmallForCausalLM"],
+            "model_type": "phi3small",
+            "ff_intermediate_size": self.intermediate,
+            "hidden_act": "gegelu",
+            "gegelu_limit": 20.0,
+            "layer_norm_epsilon": 1e-5,
+            "rope_embedding_base": 1000000,
+            "mup_use_scaling": True,
+            "mup_attn_multiplier": 1.0,
+            "mup_embedding_multiplier": 10.0,
+            "mup_width_multiplier": 8.0,
+            "blocksparse_block_size": 16,
+            "blocksparse_num_local_blocks": 2,
+            "blocksparse_vert_stride": 3,
+            "dense_attention_every_n_layers": 2,
+            "dummy_token_indices": [300, 319],
+        }
+
+    def _phi3(self) -> dict[str, Any]:
         config: dict[str, Any] = {
             "architectures": ["Phi3ForCausalLM"],
             "model_type": "phi3",
@@ -90,8 +133,10 @@ def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarra
     """Float32 weights of a scale that keeps activations near 1."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, shape in Architecture.from_config(config).tensor_shapes().items():
-        if len(shape) == 1:
+    for name, shape in stored_shapes(Architecture.from_config(config)).items():
+        if name.endswith(".bias"):
+            weights[name] = (0.1 * rng.standard_normal(shape)).astype(np.float32)
+        elif len(shape) == 1:
             weights[name] = (1 + 0.1 * rng.standard_normal(shape)).astype(np.float32)
         else:
             weights[name] = (rng.standard_normal(shape) * shape[1] ** -0.5).astype(np.float32)

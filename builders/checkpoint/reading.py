@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import shards
+from builders.checkpoint.rows import in_canonical_order
 from registry.bundle import digest_of_file
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
+from targets.layouts import sources_of, stored_shapes
 
 TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model")  # at least one must be there
 TOKENIZER_FILES = (
@@ -39,19 +41,32 @@ class Checkpoint:
     tensors: shards.MappedTensors
 
     def tensor(self, name: str) -> NDArray[np.float32]:
-        """Read one tensor as a new float32 array, of the architecture's shape.
+        """Read one tensor, by its canonical name, as a new float32 array of the architecture's shape.
 
         Raises:
             CheckpointError: it holds NaN or an infinity.
         """
-        values = shards.to_float32(self.tensors.stored(name), self.tensors.dtype(name))
-        self.tensors.release(name)
+        values = self._put_together(name)
         if not np.isfinite(values).all():
             bad = int(np.flatnonzero(~np.isfinite(values.reshape(-1)))[0])
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} holds {values.reshape(-1)[bad]} at element {bad}",
                 fix="the training run or the download is broken; take a sound checkpoint",
             )
+        return values
+
+    def _put_together(self, name: str) -> NDArray[np.float32]:
+        shape = self.architecture.tensor_shapes()[name]
+        sources = sources_of(self.architecture, name, shape)
+        values = np.empty(shape, np.float32)
+        start = 0
+        for part, part_shape in sources.parts:
+            stored, dtype = self.tensors.stored(part), self.tensors.dtype(part)
+            rows = values[start : start + part_shape[0]]
+            for place, piece in in_canonical_order(rows, stored, sources.order, self.architecture):
+                shards.widen(piece, dtype, place)
+            self.tensors.release(part)
+            start += part_shape[0]
         return values
 
     @property
@@ -168,7 +183,7 @@ def _compare_with_architecture(folder: Path, found: dict[str, shards.StoredTenso
             f"the weights have {len(found)} tensors",
             fix="compare config.json with the weights: they may belong to different models",
         )
-    expected = architecture.tensor_shapes()
+    expected = stored_shapes(architecture)
     if architecture.tied_embeddings and "lm_head.weight" in found:
         # Some exports repeat the tied embedding as the head; the shape is still held to.
         expected = {**expected, "lm_head.weight": expected["model.embed_tokens.weight"]}

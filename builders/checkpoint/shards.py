@@ -141,13 +141,12 @@ class MappedTensors:
         return self._maps[file]
 
 
-def to_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """Widen float16 or bfloat16 (its bits in uint16) to float32, exactly. Always a new, writable array."""
+def widen(stored: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> None:
+    """Widen float16, bfloat16 (its bits in uint16) or float32 into an array of the same shape, exactly."""
     if dtype == "BF16":
-        wide = stored.astype(np.uint32)
-        wide <<= np.uint32(16)
-        return wide.view(np.float32)
-    return stored.astype(np.float32)
+        np.left_shift(stored, np.uint32(16), out=out.view(np.uint32), dtype=np.uint32, casting="unsafe")
+    else:
+        out[...] = stored
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -140,7 +140,7 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
     writer.add_rope_freq_base(architecture.rope_theta)
     writer.add_sliding_window(architecture.sliding_window or 0)
     if rope is not None:
-        writer.add_rope_scaling_attn_factors(rope.attention_factor)
+        writer.add_rope_scaling_attn_factors(rope.long_attention_factor)
     writer.add_file_type(_FILE_TYPE[request.recipe.name])
     writer.add_quantization_version(2)  # GGML_QNT_VERSION
 

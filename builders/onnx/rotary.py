@@ -21,9 +21,9 @@ def rotary_tables(architecture: Architecture, context_length: int) -> tuple[Tabl
     if rope is None:
         return _tables(architecture, context_length, divisors=None, factor=1.0)
     if longrope_edge(architecture, context_length) is None:
-        return _tables(architecture, context_length, divisors=rope.short, factor=rope.attention_factor)
-    short = _tables(architecture, rope.original_context, divisors=rope.short, factor=rope.attention_factor)
-    long = _tables(architecture, context_length, divisors=rope.long, factor=rope.attention_factor)
+        return _tables(architecture, context_length, divisors=rope.short, factor=rope.short_attention_factor)
+    short = _tables(architecture, rope.original_context, divisors=rope.short, factor=rope.short_attention_factor)
+    long = _tables(architecture, context_length, divisors=rope.long, factor=rope.long_attention_factor)
     return np.concatenate([short[0], long[0]]), np.concatenate([short[1], long[1]])
 
 

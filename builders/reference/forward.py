@@ -57,9 +57,9 @@ def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.f
     scale = 1.0
     if architecture.longrope is not None:
         rope = architecture.longrope
-        factors = rope.short if length <= rope.original_context else rope.long
-        frequencies = frequencies / np.asarray(factors, dtype=np.float64)
-        scale = rope.attention_factor
+        is_short = length <= rope.original_context
+        frequencies = frequencies / np.asarray(rope.short if is_short else rope.long, dtype=np.float64)
+        scale = rope.short_attention_factor if is_short else rope.long_attention_factor
     angles = np.arange(length, dtype=np.float64)[:, None] * frequencies[None, :]
     return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
 

@@ -97,13 +97,13 @@ def test_longrope_by_each_of_its_names(kind: dict[str, str]) -> None:
     assert rope is not None
     assert (rope.short, rope.long) == (tuple(FACTORS), tuple(FACTORS[::-1]))
     assert rope.original_context == 4096
-    assert rope.attention_factor == pytest.approx(1.190238, abs=1e-6)
+    assert rope.long_attention_factor == pytest.approx(1.190238, abs=1e-6)
 
 
 def test_a_context_that_longrope_does_not_lengthen_is_not_scaled() -> None:
     rope = Architecture.from_config(LONG | {"max_position_embeddings": 4096}).longrope
     assert rope is not None
-    assert rope.attention_factor == 1.0
+    assert rope.long_attention_factor == 1.0
 
 
 @pytest.mark.parametrize(

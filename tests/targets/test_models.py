@@ -34,8 +34,9 @@ def test_windows_and_contexts() -> None:
         model = known_model(name)
         assert (model.context_length, model.effective_window) == (131_072, None)
         assert model.longrope is not None
-        assert model.longrope.original_context == 4096
-        assert model.longrope.attention_factor == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)), abs=1e-6)
+        original = model.longrope.original_context
+        factor = math.sqrt(1 + math.log(131072 / original) / math.log(original))
+        assert model.longrope.long_attention_factor == pytest.approx(factor, abs=1e-6)
 
 
 def test_letter_case_does_not_matter() -> None:

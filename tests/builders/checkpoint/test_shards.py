@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builders.checkpoint import open_checkpoint
-from builders.checkpoint.shards import MappedTensors, read_header, to_float32
+from builders.checkpoint.shards import MappedTensors, read_header, widen
 from targets.errors import CheckpointError
 from tests.checkpoints import Tiny, random_weights, write_json, write_tiny, write_weights
 
@@ -72,7 +72,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_bfloat16_widens_exactly() -> None:
     bits = np.arange(1 << 16, dtype=np.uint16)
-    wide = to_float32(bits, "BF16")
+    wide = np.empty(bits.shape, np.float32)
+    widen(bits, "BF16", wide)
     np.testing.assert_array_equal(wide.view(np.uint32), bits.astype(np.uint32) << 16)
 
 

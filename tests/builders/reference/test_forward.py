@@ -99,7 +99,7 @@ def test_rotary_tables_of_longrope(tmp_path: Path) -> None:
     factor = math.sqrt(1 + math.log(512 / 64) / math.log(64))
     np.testing.assert_allclose(cosines[0], factor, rtol=1e-6)
     assert architecture.longrope is not None
-    assert architecture.longrope.attention_factor == pytest.approx(factor)
+    assert architecture.longrope.long_attention_factor == pytest.approx(factor)
 
 
 def test_greedy_continuations_are_those_of_transformers(tmp_path: Path) -> None:
