@@ -24,7 +24,7 @@ SINGLE_NAME = "model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _LARGEST_NUMBER = (1 << 63) - 1
 _LARGEST_RANK = 32  # numpy's
-_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
@@ -183,7 +183,7 @@ def _entry(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
         dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: tensor {name!r}: malformed header entry") from error
-    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise UnsupportedModelError(
             f"{file}: tensor {name!r} has dtype {dtype}; F16, BF16 and F32 can be built from",
             fix="take the checkpoint as released, not one that is quantized already",
@@ -191,7 +191,7 @@ def _entry(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     numbers = (*shape, start, stop)
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _LARGEST_NUMBER for n in numbers):
         raise CheckpointError(f"{file}: tensor {name!r}: shape and offsets must be whole numbers of 64 bits")
-    if len(shape) > _LARGEST_RANK or stop - start != math.prod(shape) * _ITEM_BYTES[dtype]:
+    if len(shape) > _LARGEST_RANK or stop - start != math.prod(shape) * ITEM_BYTES[dtype]:
         raise CheckpointError(
             f"{file}: tensor {name!r}: {stop - start} bytes for shape {list(shape)} of {dtype}", fix="download it again"
         )

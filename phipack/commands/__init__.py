@@ -29,6 +29,7 @@ COMMANDS: tuple[click.Command, ...] = (
     devices.recipes,
     devices.fit,
     building.build,
+    building.convert,
     building.inspect,
     validation.validate,
     building.release,

@@ -1,4 +1,4 @@
-"""`build`, `inspect`, `release`: from a checkpoint to registered cells."""
+"""`build`, `convert`, `inspect`, `release`: from a checkpoint to registered cells."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from targets.errors import ReleaseError
 
 if TYPE_CHECKING:
     from builders.release import CellOutcome
+    from targets.architecture import Family
 
 
 @click.command()
@@ -69,6 +70,30 @@ def build(
         {"path": str(out), "digest": bundle.digest, "bytes": manifest.total_bytes, "notes": manifest.recipe.notes},
         "\n".join(lines),
     )
+
+
+@click.command()
+@click.argument("checkpoint", type=FOLDER)
+@click.option(
+    "--layout",
+    required=True,
+    type=click.Choice(["llama", "phi3"]),
+    help="llama: for tools that know only Llama. phi3: the way back.",
+)
+@out_option
+@replace_option
+@pass_state
+def convert(state: State, checkpoint: Path, layout: Family, out: Path, replace: bool) -> None:
+    """Write a checkpoint in another family's layout: the same weights under Llama's names, or back under Phi-3's.
+
+    For mini and medium with the short context. Llama has no sliding window: the note says up to where the two agree.
+    """
+    from builders.checkpoint import open_checkpoint
+    from builders.relayout import relayout
+
+    notes = relayout(open_checkpoint(checkpoint), layout, out, replace_existing=replace, progress=state.output.progress)
+    text = [f"{out}: {layout} layout of {checkpoint}", *(f"note: {note}" for note in notes)]
+    state.output.result({"path": str(out), "layout": layout, "notes": list(notes)}, "\n".join(text))
 
 
 @click.command()

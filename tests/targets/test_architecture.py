@@ -109,7 +109,7 @@ def test_a_context_that_longrope_does_not_lengthen_is_not_scaled() -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"architectures": ["Phi3SmallForCausalLM"]}, UnsupportedModelError, "'Phi3SmallForCausalLM' is not supported"),
+        ({"architectures": ["PhimoeForCausalLM"]}, UnsupportedModelError, "'PhimoeForCausalLM' is not supported"),
         ({"hidden_act": "gelu"}, UnsupportedModelError, "hidden_act 'gelu'"),
         ({"partial_rotary_factor": 0.75}, UnsupportedModelError, "partial_rotary_factor"),
         ({"attention_bias": True}, UnsupportedModelError, "attention_bias"),
@@ -162,3 +162,99 @@ def test_any_value_in_any_key_is_read_or_refused_in_our_words(config: dict[str, 
     except CheckpointError as error:
         problem = error.problem
     assert problem.startswith("config.json: ")
+
+
+# As in Phi-3-small-128k's repository, factor lists aside.
+SMALL = {
+    "architectures": ["Phi3SmallForCausalLM"],
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "ff_intermediate_size": 14336,
+    "vocab_size": 100352,
+    "max_position_embeddings": 8192,
+    "hidden_act": "gegelu",
+    "gegelu_limit": 20.0,
+    "rope_embedding_base": 1000000,
+    "rope_scaling": None,
+    "layer_norm_epsilon": 1e-5,
+    "mup_use_scaling": True,
+    "mup_attn_multiplier": 1.0,
+    "mup_embedding_multiplier": 10.0,
+    "mup_width_multiplier": 8.0,
+    "blocksparse_block_size": 64,
+    "blocksparse_num_local_blocks": 16,
+    "blocksparse_vert_stride": 8,
+    "dense_attention_every_n_layers": 2,
+}
+
+
+def test_phi_3_small_is_read_as_released() -> None:
+    assert Architecture.from_config(SMALL) == KNOWN_MODELS["phi-3-small-8k-instruct"]
+
+
+def test_phi_3_smalls_sparse_layers_alternate() -> None:
+    sparse = KNOWN_MODELS["phi-3-small-8k-instruct"].block_sparse
+    assert sparse is not None
+    assert [sparse.is_sparse(layer) for layer in range(4)] == [True, False, True, False]
+    assert sparse.dense_up_to == 1024
+
+
+def test_phi_3_smalls_longrope_has_a_factor_for_each_side() -> None:
+    scaling = {"type": "su", "original_max_position_embeddings": 8192, "short_mscale": 1.0, "long_mscale": 1.19}
+    factors = {"short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
+    config = SMALL | {"max_position_embeddings": 131072, "rope_scaling": scaling | factors}
+    rope = Architecture.from_config(config).longrope
+    assert rope is not None
+    assert (rope.original_context, rope.short_attention_factor, rope.long_attention_factor) == (8192, 1.0, 1.19)
+
+
+def test_what_llama_leaves_out_is_llamas() -> None:
+    bare = Architecture.from_config(
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "hidden_size": 4096,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "intermediate_size": 11008,
+            "vocab_size": 32000,
+            "max_position_embeddings": 4096,
+            "sliding_window": 2047,
+        }
+    )
+    assert (bare.family, bare.norm_epsilon, bare.sliding_window, bare.longrope) == ("llama", 1e-6, None, None)
+    assert bare.parameter_count == 6_738_415_616  # Llama-2-7B's
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "silu"}, "hidden_act 'silu'; this family has 'gegelu'"),
+        ({"blocksparse_homo_head_pattern": True}, "blocksparse_homo_head_pattern is not supported"),
+        ({"rope_position_scale": 2.0}, "rope_position_scale other than 1"),
+        (
+            {"dense_attention_every_n_layers": -1},
+            "dense_attention_every_n_layers must be a whole number from 0",
+        ),
+        ({"dummy_token_indices": [100352]}, "dummy_token_indices must list ids of the vocabulary of 100352"),
+        ({"quantization_config": {"bits": 4}}, "quantized already"),
+        (
+            {"rope_scaling": {"type": "su", "short_factor": [1.0] * 63, "long_factor": [1.0] * 64}},
+            "rope_scaling.short_factor must list 64 numbers, not 63",
+        ),
+        (
+            {"rope_scaling": {"type": "su", "short_factor": [1.0] * 64, "long_factor": [1.0] * 64, "long_mscale": 0}},
+            "rope_scaling.long_mscale must be a positive number, not 0",
+        ),
+    ],
+)
+def test_a_small_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        Architecture.from_config(SMALL | changes)
+
+
+def test_a_llamas_rope_scaling_is_refused() -> None:
+    config = MINI | {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
+    with pytest.raises(UnsupportedModelError, match="rope_scaling of a Llama is not supported"):
+        Architecture.from_config(config)

@@ -17,6 +17,8 @@ from targets.models import KNOWN_MODELS, known_model
         ("phi-3-mini-128k-instruct", 3_821_079_552, 393_216),
         ("phi-3-medium-4k-instruct", 13_960_238_080, 204_800),
         ("phi-3-medium-128k-instruct", 13_960_238_080, 204_800),
+        ("phi-3-small-8k-instruct", 7_392_272_384, 131_072),
+        ("phi-3-small-128k-instruct", 7_392_272_384, 131_072),
     ],
 )
 def test_counts_are_microsofts(name: str, parameters: int, cache_bytes_per_token: int) -> None:
@@ -25,12 +27,12 @@ def test_counts_are_microsofts(name: str, parameters: int, cache_bytes_per_token
 
 
 def test_all_known_models_are_counted() -> None:
-    assert len(KNOWN_MODELS) == 4
+    assert len(KNOWN_MODELS) == 6
 
 
 def test_windows_and_contexts() -> None:
     assert known_model("phi-3-mini-4k-instruct").effective_window == 2047
-    for name in ("phi-3-mini-128k-instruct", "phi-3-medium-128k-instruct"):
+    for name in ("phi-3-mini-128k-instruct", "phi-3-medium-128k-instruct", "phi-3-small-128k-instruct"):
         model = known_model(name)
         assert (model.context_length, model.effective_window) == (131_072, None)
         assert model.longrope is not None
@@ -41,11 +43,6 @@ def test_windows_and_contexts() -> None:
 
 def test_letter_case_does_not_matter() -> None:
     assert known_model("Phi-3-mini-4k-instruct") is KNOWN_MODELS["phi-3-mini-4k-instruct"]
-
-
-def test_small_is_refused_as_what_it_is() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'Phi-3-small-8k-instruct' is not supported: .*block-sparse"):
-        known_model("Phi-3-small-8k-instruct")
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:

@@ -1,0 +1,164 @@
+"""A checkpoint written in another family's layout: Phi-3's as Llama's, for tools that know only Llama, and back.
+
+The weights are the same bytes: Llama keeps the rows of Phi-3's fused matrices as tensors of their own. What changes is
+`config.json`; tokenizer and generation settings go along as they are.
+
+Llama has no sliding window, so a Phi-3 with one is the same model up to the window only. Its width stays in
+`config.json` under Phi-3's name, which Llama's readers skip, so that the way back restores it. longrope has no
+counterpart, and nothing of Phi-3-small has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from builders.build import Progress, silent
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.checkpoint.writing import TensorToWrite, write_safetensors
+from registry.placement import staged_folder
+from targets.architecture import Architecture, Family
+from targets.errors import UnsupportedModelError
+from targets.layouts import sources_of
+
+LAYOUTS: tuple[Family, ...] = ("llama", "phi3")
+_NAMES: dict[Family, tuple[str, str]] = {"llama": ("LlamaForCausalLM", "llama"), "phi3": ("Phi3ForCausalLM", "phi3")}
+# Keys that both families spell alike; what is absent stays absent.
+_SHARED_KEYS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "rope_theta",
+    "hidden_act",
+    "attention_dropout",
+    "initializer_range",
+    "tie_word_embeddings",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "torch_dtype",
+    "sliding_window",
+)
+
+
+def relayout(
+    checkpoint: Checkpoint, layout: Family, out: Path, *, replace_existing: bool = False, progress: Progress = silent
+) -> tuple[str, ...]:
+    """Write a checkpoint in a layout at `out`, streamed; give notes on where it will answer otherwise.
+
+    Raises:
+        UnsupportedModelError: the layout has no place for what the model has (longrope, Phi-3-small's layers).
+        BuildError: `out` exists or can't be written. Nothing is left behind.
+    """
+    there = _architecture_in(checkpoint.architecture, layout)
+    with staged_folder(out, replace=replace_existing) as folder:
+        (folder / "config.json").write_text(json.dumps(_config(checkpoint, layout), indent=2) + "\n", "utf-8")
+        for path in _companions(checkpoint):
+            (folder / path.name).write_bytes(path.read_bytes())
+        tensors = list(_tensors(checkpoint, there, progress))
+        write_safetensors(folder / "model.safetensors", tensors)
+        progress(f"writing the {layout} layout", len(tensors), len(tensors))
+        open_checkpoint(folder)  # held to what it claims to be before it gets its name
+    return _notes(checkpoint.architecture, layout)
+
+
+def _architecture_in(architecture: Architecture, layout: Family) -> Architecture:
+    if architecture.family == "phi3small":
+        raise UnsupportedModelError(
+            f"Phi-3-small has no {layout} layout: its biases, GEGLU and block-sparse layers have no place there",
+            fix="build it as it is: onnx-int4, coreml-int4",
+        )
+    if layout == "llama" and architecture.longrope is not None:
+        raise UnsupportedModelError(
+            "Llama's layout has no longrope, which this checkpoint has",
+            fix="take the 4k variant of the model, or build this one as it is",
+        )
+    if architecture.family == layout:
+        raise UnsupportedModelError(
+            f"the checkpoint has the {layout} layout already",
+            fix=f"--layout {next(other for other in LAYOUTS if other != layout)}, or use it as it is",
+        )
+    return replace(architecture, name=_NAMES[layout][0], family=layout)
+
+
+def _config(checkpoint: Checkpoint, layout: Family) -> dict[str, Any]:
+    architecture, name = checkpoint.architecture, _NAMES[layout]
+    config: dict[str, Any] = {"architectures": [name[0]], "model_type": name[1]}
+    config |= {key: checkpoint.config[key] for key in _SHARED_KEYS if key in checkpoint.config}
+    # The families' readers have other defaults for these: written out.
+    config |= {
+        "num_key_value_heads": architecture.kv_head_count,
+        "rms_norm_eps": architecture.norm_epsilon,
+        "rope_theta": architecture.rope_theta,
+        "rope_scaling": None,
+        "tie_word_embeddings": architecture.tied_embeddings,
+    }
+    if layout == "phi3":
+        config["original_max_position_embeddings"] = architecture.context_length
+        config.setdefault("sliding_window", None)
+    return config
+
+
+def _companions(checkpoint: Checkpoint) -> list[Path]:
+    generation = checkpoint.path / "generation_config.json"
+    return [*checkpoint.tokenizer_files.values(), *([generation] if generation.is_file() else [])]
+
+
+def _tensors(checkpoint: Checkpoint, there: Architecture, progress: Progress) -> Iterable[TensorToWrite]:
+    """Give the new layout's tensors: each is a range of rows of the old one's, one below the other."""
+    shapes = there.tensor_shapes()
+    for number, (name, shape) in enumerate(shapes.items()):
+        start = 0
+        for part, part_shape in sources_of(there, name, shape).parts:
+            dtype = _common_dtype(checkpoint, name, shape)
+            rows = range(start, start + part_shape[0])
+
+            def pieces(name: str = name, rows: range = rows, number: int = number) -> Iterable[NDArray[Any]]:
+                progress("writing tensors", number, len(shapes))
+                return _rows(checkpoint, name, rows)
+
+            yield TensorToWrite(part, dtype, part_shape, pieces)
+            start += part_shape[0]
+
+
+def _common_dtype(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
+    """Give the stored dtype of a canonical tensor. Raises `UnsupportedModelError` where its parts have several."""
+    parts = sources_of(checkpoint.architecture, name, shape).parts
+    dtypes = {checkpoint.tensors.dtype(part) for part, _ in parts}
+    if len(dtypes) > 1:
+        raise UnsupportedModelError(
+            f"tensors {', '.join(part for part, _ in parts)} are to be one, but are {', '.join(sorted(dtypes))}",
+            fix="save the checkpoint in one dtype",
+        )
+    return dtypes.pop()
+
+
+def _rows(checkpoint: Checkpoint, name: str, rows: range) -> Iterable[NDArray[Any]]:
+    """Give rows of a canonical tensor in the stored dtype, in pieces that are views of the file."""
+    shape = checkpoint.architecture.tensor_shapes()[name]
+    start = 0
+    for part, part_shape in sources_of(checkpoint.architecture, name, shape).parts:
+        first, last = max(rows.start, start), min(rows.stop, start + part_shape[0])
+        if first < last:
+            yield checkpoint.tensors.stored(part)[first - start : last - start]
+            checkpoint.tensors.release(part)
+        start += part_shape[0]
+
+
+def _notes(architecture: Architecture, layout: Family) -> tuple[str, ...]:
+    if layout == "llama" and architecture.effective_window is not None:
+        window = architecture.effective_window
+        return (f"Llama has no sliding window: the same model up to {window} tokens, another one beyond",)
+    return ()

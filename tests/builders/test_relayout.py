@@ -1,0 +1,99 @@
+"""Phi-3 in Llama's layout and back: the same bytes, and the same answers up to the sliding window."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.checkpoint import open_checkpoint
+from builders.reference.logits import Reference
+from builders.relayout import relayout
+from targets.errors import UnsupportedModelError
+from tests.checkpoints import write_json, write_tiny
+
+
+def _both(folder: Path, **changes: object) -> tuple[Path, Path, tuple[str, ...]]:
+    phi = write_tiny(folder / "phi", **changes)
+    notes = relayout(open_checkpoint(phi), "llama", folder / "llama")
+    return phi, folder / "llama", notes
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied": True}, {"shards": 3}, {"dtype": "F32", "kv_heads": 4}])
+def test_transformers_llama_answers_as_phi_3(tmp_path: Path, changes: dict[str, object]) -> None:
+    import torch
+    import transformers
+
+    phi, llama, notes = _both(tmp_path, **changes)
+    tokens = np.random.default_rng(1).integers(0, 300, (1, 40))
+    reference = Reference(open_checkpoint(phi))
+    model = transformers.LlamaForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(tokens)).logits[0].numpy()
+    np.testing.assert_allclose(theirs, reference.logits(reference.hidden(tokens)[0]), atol=1e-4)
+    assert notes == ()
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied": True}, {"window": 100}, {"shards": 2}])
+def test_the_way_back_restores_every_byte(tmp_path: Path, changes: dict[str, object]) -> None:
+    phi, llama, _ = _both(tmp_path, **changes)
+    relayout(open_checkpoint(llama), "phi3", tmp_path / "again")
+    before, after = open_checkpoint(phi), open_checkpoint(tmp_path / "again")
+    assert after.architecture == before.architecture
+    assert after.stop_token_ids == before.stop_token_ids
+    assert after.chat_template == before.chat_template
+    for name in before.architecture.tensor_shapes():
+        assert after.tensors.dtype(name) == before.tensors.dtype(name)
+        np.testing.assert_array_equal(after.tensors.stored(name), before.tensors.stored(name))
+
+
+def test_a_window_is_told_and_ends_the_agreement(tmp_path: Path) -> None:
+    phi, llama, notes = _both(tmp_path, window=16)
+    assert "the same model up to 16 tokens" in notes[0]
+    tokens = np.random.default_rng(1).integers(0, 300, (1, 40))
+    ours, theirs = (Reference(open_checkpoint(folder)).hidden(tokens)[0] for folder in (phi, llama))
+    np.testing.assert_allclose(theirs[:16], ours[:16], atol=1e-4)
+    assert np.abs(theirs[16:] - ours[16:]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "layout", "message"),
+    [
+        ({"original_context": 64}, "llama", "Llama's layout has no longrope"),
+        ({"family": "phi3small"}, "llama", "Phi-3-small has no llama layout"),
+        ({"family": "phi3small"}, "phi3", "Phi-3-small has no phi3 layout"),
+        ({}, "phi3", "has the phi3 layout already"),
+        ({"family": "llama"}, "llama", "has the llama layout already"),
+    ],
+)
+def test_what_has_no_place_there_is_refused(
+    tmp_path: Path, changes: dict[str, object], layout: str, message: str
+) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes))
+    with pytest.raises(UnsupportedModelError, match=message):
+        relayout(checkpoint, layout, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_several_dtypes_are_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    llama = write_tiny(tmp_path / "llama", family="llama", dtype="F16")
+    weights = load_file(llama / "model.safetensors")
+    weights["model.layers.1.self_attn.k_proj.weight"] = weights["model.layers.1.self_attn.k_proj.weight"].astype("f4")
+    save_file(weights, llama / "model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=r"k_proj.*are to be one, but are F16, F32"):
+        relayout(open_checkpoint(llama), "phi3", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_keys_that_llama_lacks_are_left_out(tmp_path: Path) -> None:
+    phi = write_tiny(tmp_path / "phi", window=100)
+    config = json.loads((phi / "config.json").read_bytes())
+    write_json(phi / "config.json", config | {"auto_map": {"AutoConfig": "code.py"}, "resid_pdrop": 0.0})
+    relayout(open_checkpoint(phi), "llama", tmp_path / "llama")
+    written = json.loads((tmp_path / "llama" / "config.json").read_bytes())
+    assert written.keys().isdisjoint({"auto_map", "resid_pdrop", "original_max_position_embeddings"})
+    assert (written["model_type"], written["sliding_window"]) == ("llama", 100)
