@@ -4,13 +4,15 @@
     model.onnx.data     the arrays that it points to
     genai_config.json   how onnxruntime-genai drives it
 
-- `decoder.py`: Phi-3's layers as nodes. `graph.py`: what nodes are added to. `rotary.py`: tables of rotary positions.
-- `weights.py`: a tensor read, stored as `targets/storage/onnx.py` plans it, and used. `quantize.py` and `datafile.py`
-  serve it.
+- `decoder.py`: the layers as nodes. `graph.py`: what nodes are added to. `attention.py` and `positions.py`: attention,
+  and what it must know of the sequence. `rotary.py`, `sparse.py`: tables that it reads.
+- `weights.py`: a tensor as nodes that compute with it. `datafile.py`: places of all arrays, then their bytes.
+- `storing.py`: a tensor read and stored as `targets/storage/onnx.py` plans it. `quantize.py` serves it.
 - `runtime_config.py`: `genai_config.json`.
 - `session.py`, `generation.py`: the bundle run by onnxruntime and by onnxruntime-genai.
 
-The graph is written node by node and each tensor goes to the data file as soon as it is read: memory holds one tensor.
+The graph is written node by node with promises in the place of arrays, so that all sizes are known before any weight
+is read; then each tensor is read, stored and forgotten: memory holds two tensors.
 """
 
 from __future__ import annotations
@@ -20,24 +22,26 @@ from importlib.metadata import version
 from pathlib import Path
 
 from builders.build import BuildRequest, Conversion
-from builders.onnx.datafile import DataFile
-from builders.onnx.decoder import Decoder, Positions
+from builders.onnx.datafile import DATA_NAME, DataFile
+from builders.onnx.decoder import Decoder
 from builders.onnx.graph import Graph
-from builders.onnx.rotary import rotary_tables
-from builders.onnx.runtime_config import write_runtime_config
+from builders.onnx.positions import write_positions
+from builders.onnx.runtime_config import CONFIG_NAME, runtime_config
 from builders.onnx.weights import Weights
 from registry.bundle import WeightClass
+from targets.architecture import Family
 from targets.recipes import Recipe
 from targets.storage import StoredWeight
-from targets.storage.onnx import cache_dtype, check, longrope_edge, plan
+from targets.storage.onnx import check, longrope_edge, plan
 
 GRAPH_NAME = "model.onnx"
 EDGE_FACT = (
     "phipack.longrope_edge"  # metadata of the graph: the longest sequence in tokens that takes the short factors
 )
-GENAI_EDGE = 4096  # tokens; the one edge at which onnxruntime-genai reads a sequence of type phi3 again
+# Tokens; where onnxruntime-genai reads a growing sequence of that type again.
+GENAI_EDGES: dict[Family, int] = {"phi3": 4096, "phi3small": 8192}
 
-__all__ = ["EDGE_FACT", "GRAPH_NAME", "convert"]
+__all__ = ["EDGE_FACT", "GRAPH_NAME", "artifact_sizes", "convert"]
 
 
 def convert(request: BuildRequest, folder: Path) -> Conversion:
@@ -48,34 +52,47 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
         CheckpointError: a tensor holds NaN, an infinity, or what float16 can't.
     """
     checkpoint, context = request.checkpoint, request.context_length
-    architecture = checkpoint.architecture
-    check(architecture, request.recipe)
-    edge = longrope_edge(architecture, context)
-    graph = Graph()
-    with DataFile(folder) as data:
-        positions = _positions(graph, data, request)
-        graph.integers("intermediate_sizes", [architecture.intermediate_size] * 2)
-        Decoder(graph, Weights(request, graph, data), architecture, positions).write()
-    facts = {} if edge is None else {EDGE_FACT: str(edge)}
-    (folder / GRAPH_NAME).write_bytes(graph.to_bytes(architecture.name, facts))
-    write_runtime_config(checkpoint, context, folder)
+    graph, data = _planned(request)
+    data.write(folder, request.progress)
+    (folder / GRAPH_NAME).write_bytes(graph)
+    (folder / CONFIG_NAME).write_bytes(runtime_config(checkpoint, context))
     return Conversion(
-        weights=_weight_classes(plan(architecture, request.recipe)),
+        weights=_weight_classes(plan(checkpoint.architecture, request.recipe)),
         exact_context_length=context,
-        notes=_notes(request.recipe, edge),
+        notes=_notes(request),
         tools={name: version(name) for name in ("onnx", "onnxruntime", "numpy")},
     )
 
 
-def _notes(recipe: Recipe, edge: int | None) -> tuple[str, ...]:
+def artifact_sizes(request: BuildRequest) -> dict[str, int]:
+    """Give the exact size in bytes of every file that `convert` would write, by name. No weight is read.
+
+    Raises:
+        UnsupportedModelError: what `convert` refuses of an architecture.
+    """
+    graph, data = _planned(request)
+    config = runtime_config(request.checkpoint, request.context_length)
+    return {GRAPH_NAME: len(graph), DATA_NAME: data.bytes, CONFIG_NAME: len(config)}
+
+
+def _planned(request: BuildRequest) -> tuple[bytes, DataFile]:
+    """Write the graph, and promise every array that it points to."""
+    architecture = request.checkpoint.architecture
+    check(architecture, request.recipe)
+    edge = longrope_edge(architecture, request.context_length)
+    graph, data = Graph(), DataFile()
+    positions = write_positions(graph, data, request)
+    Decoder(graph, data, Weights(request, graph, data), architecture, positions).write()
+    facts = {} if edge is None else {EDGE_FACT: str(edge)}
+    return graph.to_bytes(architecture.name, facts), data
+
+
+def _notes(request: BuildRequest) -> tuple[str, ...]:
     """What a reader of the manifest must know."""
-    if recipe.name == "onnx-fp16":
-        notes = ["weights and KV cache are float16; a CPU runtime widens the weights to float32 when it loads them"]
-    else:
-        notes = [
-            "products round their input to 8 bits a block (MatMulNBits, accuracy level 4); the KV cache is float32"
-        ]
-    if edge is not None and edge != GENAI_EDGE:
+    notes = [_recipe_note(request.recipe)]
+    architecture = request.checkpoint.architecture
+    edge = longrope_edge(architecture, request.context_length)
+    if edge is not None and edge != GENAI_EDGES.get(architecture.family):
         notes.append(
             f"onnxruntime-genai does not read a sequence again when it grows past {edge} tokens while generating: what "
             "follows there mixes short and long rotary factors; a prompt longer than that is exact"
@@ -83,38 +100,10 @@ def _notes(recipe: Recipe, edge: int | None) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _positions(graph: Graph, data: DataFile, request: BuildRequest) -> Positions:
-    """Append the nodes that read lengths from the mask, and store the rotary tables.
-
-    With longrope's edge inside the context, rows are picked by position ids: a sequence past the edge reads the tables
-    of the long factors, which start at row `original_context`.
-    """
-    architecture, context = request.checkpoint.architecture, request.context_length
-    edge = longrope_edge(architecture, context)
-    mask = graph.input("attention_mask", "int64", ["batch", "total"])
-    one, axis = graph.integers("one", 1), graph.integers("last_axis", [1])
-    lengths = graph.node("ReduceSum", [mask, axis], "lengths", keepdims=0)
-    last = graph.cast(graph.node("Sub", [lengths, one], "last.int64"), "int32", "last_position")
-    total = graph.node("Gather", [graph.node("Shape", [mask], "mask_shape"), one], "total.int64")
-    dtype = cache_dtype(request.recipe)
-    cosines, sines = (
-        graph.initializer(data.write(name, table.astype(dtype)))
-        for name, table in zip(("cosines", "sines"), rotary_tables(architecture, context), strict=True)
-    )
-    ids = "" if edge is None else _longrope_rows(graph, lengths, total, edge)
-    return Positions(last, graph.cast(total, "int32", "total_length"), cosines, sines, ids, dtype)
-
-
-def _longrope_rows(graph: Graph, lengths: str, total: str, original_context: int) -> str:
-    """Append: rows [batch, sequence] of the tables, max(length - sequence, 0) + 0, 1, 2 … (+ offset past the edge)."""
-    zero, one, last_axis = graph.integers("zero", 0), "one", "last_axis"
-    edge = graph.integers("original_context", original_context)
-    sequence = graph.node("Gather", [graph.node("Shape", ["input_ids"], "ids_shape"), one], "sequence_length")
-    past = graph.node("Max", [graph.node("Sub", [lengths, sequence], "past.signed"), zero], "past_lengths")
-    is_long = graph.cast(graph.node("Greater", [total, edge], "is_long"), "int64", "is_long.int64")
-    start = graph.node("Add", [past, graph.node("Mul", [is_long, edge], "long_offset")], "first_rows")
-    steps = graph.node("Range", [zero, sequence, one], "steps")
-    return graph.node("Add", [graph.node("Unsqueeze", [start, last_axis], "first_rows.column"), steps], "rotary_rows")
+def _recipe_note(recipe: Recipe) -> str:
+    if recipe.name == "onnx-fp16":
+        return "weights and KV cache are float16; a CPU runtime widens the weights to float32 when it loads them"
+    return "products round their input to 8 bits a block (MatMulNBits, accuracy level 4); the KV cache is float32"
 
 
 def _weight_classes(weights: tuple[StoredWeight, ...]) -> tuple[WeightClass, ...]:

@@ -1,53 +1,101 @@
-"""`model.onnx.data`: the arrays that the graph points to, written one at a time at page borders.
+"""`model.onnx.data`: the arrays that the graph points to, at page borders.
 
 Layout (source: onnx.proto, TensorProto.external_data): a tensor of the graph names file, offset and length. Elements
 are raw, little-endian, row-major. Two tensors may point to the same bytes: that is how one tied matrix is both a table
 of rows and a product's weight.
+
+Places come first and bytes later: while the graph is written arrays are promised, which fixes all sizes; then they are
+made and written, a few at a time, on two threads. Bytes do not depend on which thread is first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from targets.storage.onnx import ALIGNMENT
+from builders.build import Progress, silent
+from targets.storage.onnx import ALIGNMENT, ArrayShape
 
 DATA_NAME = "model.onnx.data"
+THREADS = 2  # each holds one tensor of the checkpoint
+
+Make = Callable[[], Sequence[NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class _Promise:
+    """Arrays that are made together: their offsets, what they must be, and how they come about."""
+
+    offsets: tuple[int, ...]
+    arrays: tuple[ArrayShape, ...]
+    make: Make
 
 
 class DataFile:
-    """Writes arrays and gives the tensors that point to them."""
+    """Gives arrays their places, and later writes them all."""
 
-    def __init__(self, folder: Path) -> None:
-        self._stream = (folder / DATA_NAME).open("wb")
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._promises: list[_Promise] = []
 
-    def __enter__(self) -> Self:
-        return self
+    def promise(self, name: str, arrays: Sequence[ArrayShape], make: Make) -> list[Any]:
+        """Give arrays, which `make` will make in this order, the next places: a TensorProto each, `name.part`."""
+        tensors, offsets = [], []
+        for array in arrays:
+            offset = self.bytes + -self.bytes % ALIGNMENT
+            tensors.append(_tensor(f"{name}.{array.part}" if array.part else name, array, offset))
+            offsets.append(offset)
+            self.bytes = offset + array.bytes
+        self._promises.append(_Promise(tuple(offsets), tuple(arrays), make))
+        return tensors
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stream.close()
+    def write(self, folder: Path, progress: Progress = silent) -> None:
+        """Make and write everything that was promised. What `make` raises ends it."""
+        path = folder / DATA_NAME
+        with path.open("wb") as stream:
+            stream.truncate(self.bytes)
+        with ThreadPoolExecutor(THREADS) as pool:
+            jobs = [pool.submit(_fulfil, promise, path) for promise in self._promises]
+            try:
+                for done, job in enumerate(jobs):
+                    progress("storing weights", done, len(jobs))
+                    job.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
-    def write(self, name: str, array: NDArray[Any]) -> Any:
-        """Append an array. Gives a TensorProto of that name."""
-        import onnx
 
-        position = self._stream.tell()
-        offset = position + -position % ALIGNMENT
-        self._stream.write(b"\0" * (offset - position))
-        stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        self._stream.write(stored.data)
-        tensor = onnx.TensorProto(name=name, dims=array.shape)
-        tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", DATA_NAME), ("offset", offset), ("length", array.nbytes)):
-            tensor.external_data.add(key=key, value=str(value))
-        return tensor
+def _fulfil(promise: _Promise, path: Path) -> None:
+    made = promise.make()
+    with path.open("r+b", buffering=0) as stream:  # a handle of one's own: threads write at the same time
+        for offset, promised, array in zip(promise.offsets, promise.arrays, made, strict=True):
+            if (array.dtype, array.shape) != (np.dtype(promised.dtype), promised.shape):
+                raise ValueError(f"{array.dtype} {array.shape} where {promised} was promised")
+            stream.seek(offset)
+            _write_all(stream, np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")))
+
+
+def _write_all(stream: Any, array: NDArray[Any]) -> None:
+    rest = array.reshape(-1).view(np.uint8).data
+    while len(rest):  # the system takes at most 2 GiB at once
+        rest = rest[stream.write(rest) :]
+
+
+def _tensor(name: str, array: ArrayShape, offset: int) -> Any:
+    import onnx
+
+    tensor = onnx.TensorProto(name=name, dims=array.shape)
+    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(array.dtype))
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", DATA_NAME), ("offset", offset), ("length", array.bytes)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
 
 
 def another_view(tensor: Any, name: str, shape: tuple[int, ...]) -> Any:

@@ -41,6 +41,12 @@ class Graph:
 
         return self.initializer(onnx.numpy_helper.from_array(np.asarray(values, dtype=np.int64), name))
 
+    def floats(self, name: str, value: float) -> str:
+        """Add a float32 scalar constant."""
+        import onnx
+
+        return self.initializer(onnx.numpy_helper.from_array(np.asarray(value, dtype=np.float32), name))
+
     def node(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Append a node of the standard operators with one output."""
         return self.nodes(kind, inputs, [output], **attributes)[0]

@@ -1,23 +1,26 @@
 """`genai_config.json`: how onnxruntime-genai drives the graph.
 
-Format: onnxruntime-genai's "config reference"; keys as its own model builder writes them for type `phi3`.
+Format: onnxruntime-genai's "config reference"; keys as its own model builder writes them. The model's type
+tells the runtime at which length a sequence is to be read again with longrope's other factors; else these types are
+driven alike.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from builders.checkpoint import Checkpoint
+from targets.architecture import Family
 
 CONFIG_NAME = "genai_config.json"
+MODEL_TYPES: dict[Family, str] = {"phi3": "phi3", "llama": "llama", "phi3small": "phi3small"}
 
 
-def write_runtime_config(checkpoint: Checkpoint, context_length: int, folder: Path) -> None:
-    """Write `genai_config.json` for a graph of the given longest sequence, in tokens."""
+def runtime_config(checkpoint: Checkpoint, context_length: int) -> bytes:
+    """Give `genai_config.json` for a graph of the given longest sequence, in tokens."""
     config = {"model": _model(checkpoint, context_length), "search": _search(context_length)}
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    return (json.dumps(config, indent=2) + "\n").encode()
 
 
 def _model(checkpoint: Checkpoint, context_length: int) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def _model(checkpoint: Checkpoint, context_length: int) -> dict[str, Any]:
     stop = list(checkpoint.stop_token_ids)
     first = stop[0] if stop else 0
     model: dict[str, Any] = {
-        "type": "phi3",
+        "type": MODEL_TYPES[architecture.family],
         "context_length": context_length,
         "vocab_size": architecture.vocabulary_size,
         "eos_token_id": stop,

@@ -1,43 +1,42 @@
-"""Tensors of a checkpoint on their way into the data file: read, stored as planned, forgotten; then used."""
+"""Tensors of a checkpoint as nodes that compute with them, and as promises to the data file (`storing.py` keeps them).
+
+Names are stems: `model.layers.0.mlp.down_proj` has a `.weight` and, where the architecture is biased, a `.bias`.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from builders.build import BuildRequest
 from builders.onnx.datafile import DataFile, another_view
 from builders.onnx.graph import Graph
-from builders.onnx.quantize import quantize
-from targets.errors import CheckpointError
-from targets.storage.onnx import Blocks, Plain, Stacked, Storage, storage_of
+from builders.onnx.storing import stored_arrays
+from targets.storage.onnx import Blocks, Stacked, Storage, storage_of
 
 # MatMulNBits rounds its input to 8 bits per block at level 4, and leaves it in float32 at level 1.
 ACCURACY_LEVEL = 4
 
 
 class Weights:
-    """Writes each tensor once, on first use, and appends the nodes that compute with it. Activations are float32."""
+    """Promises each tensor once, on first use, and appends the nodes that compute with it. Activations are float32."""
 
     def __init__(self, request: BuildRequest, graph: Graph, data: DataFile) -> None:
-        self._request = request
+        self._checkpoint = request.checkpoint
+        self._recipe = request.recipe
         self._graph = graph
         self._data = data
         self._shapes = request.checkpoint.architecture.tensor_shapes()
-        self._stored: dict[
-            str, list[list[Any]]
-        ] = {}  # of a checkpoint's tensor: for each group of rows its TensorProtos
+        self._promised: dict[str, list[Any]] = {}  # of a checkpoint's tensor: the TensorProtos of its arrays
 
-    def vector(self, name: str) -> str:
-        """Store a vector (a norm's weight); gives the initializer's name."""
-        return self._graph.initializer(self._groups(name)[0][0])
+    def vectors(self, stem: str) -> list[str]:
+        """Give the initializers of a norm: its weight and, where it has one, its bias."""
+        names = (f"{stem}.weight", f"{stem}.bias")
+        return [self._graph.initializer(self._tensors(name)[0]) for name in names if name in self._shapes]
 
     def rows(self, name: str, ids: str) -> str:
         """Look up rows of a matrix [rows, columns] by ids: float32 [..., columns]."""
-        storage = self._storage(name)
-        (tensors,) = self._groups(name)
+        storage, tensors = self._storage(name), self._tensors(name)
         if isinstance(storage, Blocks):
             rows, columns = self._shapes[name]
             table = another_view(tensors[0], f"{name}.table", (rows, columns * storage.bits // 8))
@@ -54,20 +53,28 @@ class Weights:
             self._graph.node("Gather", [self._graph.initializer(tensors[0]), ids], f"{name}.rows")
         return self._graph.cast(f"{name}.rows", "float32", f"{name}.rows.float32")
 
-    def product(self, value: str, name: str, output: str) -> str:
-        """Multiply float32 [..., columns] with the transpose of a matrix [rows, columns]: float32 [..., rows]."""
-        storage = self._storage(name)
-        groups = self._groups(name)
+    def product(self, value: str, stem: str, output: str) -> str:
+        """Multiply float32 [..., columns] with a matrix [rows, columns], transposed, and add its bias: [..., rows]."""
+        bias = f"{stem}.bias"
+        if bias not in self._shapes:
+            return self._unbiased(value, f"{stem}.weight", output)
+        unbiased = self._unbiased(value, f"{stem}.weight", f"{output}.unbiased")
+        return self._graph.node("Add", [unbiased, self._graph.initializer(self._tensors(bias)[0])], output)
+
+    def _unbiased(self, value: str, name: str, output: str) -> str:
+        storage, tensors = self._storage(name), self._tensors(name)
         if isinstance(storage, Stacked):
-            parts = [
-                self._block_product(value, tensors, blocks, f"{output}.{number}")
-                for number, (tensors, (_, blocks)) in enumerate(zip(groups, storage.groups, strict=True))
-            ]
+            parts, start = [], 0
+            for number, (rows, blocks) in enumerate(storage.groups):
+                count = len(blocks.arrays((rows, self._shapes[name][1])))
+                group = tensors[start : start + count]
+                parts.append(self._block_product(value, group, blocks, f"{output}.{number}"))
+                start += count
             return self._graph.node("Concat", parts, output, axis=-1)
         if isinstance(storage, Blocks):
-            return self._block_product(value, groups[0], storage, output)
+            return self._block_product(value, tensors, storage, output)
         # Folded into a float32 weight when a runtime loads the graph.
-        weight = self._graph.cast(self._graph.initializer(groups[0][0]), "float32", f"{name}.float32")
+        weight = self._graph.cast(self._graph.initializer(tensors[0]), "float32", f"{name}.float32")
         return self._graph.fused("FusedMatMul", [value, weight], [output], transB=1)[0]
 
     def _block_product(self, value: str, tensors: list[Any], blocks: Blocks, output: str) -> str:
@@ -87,42 +94,12 @@ class Weights:
         )[0]
 
     def _storage(self, name: str) -> Storage:
-        return storage_of(name, self._request.checkpoint.architecture, self._request.recipe)
+        return storage_of(name, self._checkpoint.architecture, self._recipe)
 
-    def _groups(self, name: str) -> list[list[Any]]:
-        if name not in self._stored:
-            self._request.progress("storing weights", len(self._stored), len(self._shapes))
-            self._stored[name] = self._store(name)
-        return self._stored[name]
-
-    def _store(self, name: str) -> list[list[Any]]:
-        storage = self._storage(name)
-        values = self._request.checkpoint.tensor(name)
-        if isinstance(storage, Plain):
-            return [[self._data.write(name, _narrow(values, storage, name))]]
-        if isinstance(storage, Blocks):
-            return [self._store_blocks(values, storage, name)]
-        groups, start = [], 0
-        for number, (rows, blocks) in enumerate(storage.groups):
-            groups.append(self._store_blocks(values[start : start + rows], blocks, f"{name}.{number}"))
-            start += rows
-        return groups
-
-    def _store_blocks(self, values: NDArray[np.float32], blocks: Blocks, name: str) -> list[Any]:
-        try:
-            quantized = quantize(values, blocks)
-        except OverflowError as error:
-            raise CheckpointError(f"tensor {name!r}: {error}") from error
-        parts = ("codes", "scales", "zero_points")
-        return [self._data.write(f"{name}.{part}", array) for part, array in zip(parts, quantized.arrays, strict=False)]
-
-
-def _narrow(values: NDArray[np.float32], storage: Plain, name: str) -> NDArray[Any]:
-    with np.errstate(over="ignore"):
-        narrow = values.astype(storage.dtype)
-    if not np.isfinite(narrow).all():
-        raise CheckpointError(
-            f"tensor {name!r} holds {np.abs(values).max():g}, which float16 can't: its largest is 65504",
-            fix="build onnx-int4, or a GGUF recipe",
-        )
-    return narrow
+    def _tensors(self, name: str) -> list[Any]:
+        if name not in self._promised:
+            storage = self._storage(name)
+            self._promised[name] = self._data.promise(
+                name, storage.arrays(self._shapes[name]), partial(stored_arrays, self._checkpoint, name, storage)
+            )
+        return self._promised[name]

@@ -11,14 +11,29 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from targets.architecture import Architecture
+from targets.architecture import Architecture, BlockSparse, Family
 from targets.errors import RecipeError, UnsupportedModelError
 from targets.recipes import Recipe
 from targets.storage import StoredWeight
 
 ALIGNMENT = 4096  # bytes; a memory page, so that a runtime can map a tensor where it lies
 HEAD_DIM_STEP = 16  # GroupQueryAttention rotates halves of a head, each a multiple of 8
-_FLOAT_BYTES = {"float16": 2, "float32": 4}
+SPARSE_BLOCK_SIZES = (16, 32, 64, 128)  # tokens; what SparseAttention's schema allows
+_ITEM_BYTES = {"float16": 2, "float32": 4, "uint8": 1, "int32": 4}
+
+
+@dataclass(frozen=True)
+class ArrayShape:
+    """One array of the data file. `part`: what of a tensor it is, empty where it is all of it."""
+
+    part: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size without padding."""
+        return math.prod(self.shape) * _ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -32,9 +47,9 @@ class Plain:
         """What manifests and tables call it."""
         return self.dtype
 
-    def part_bytes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Bytes of each array that the tensor becomes."""
-        return (math.prod(shape) * _FLOAT_BYTES[self.dtype],)
+    def arrays(self, shape: tuple[int, ...]) -> tuple[ArrayShape, ...]:
+        """Give the one array that the tensor becomes."""
+        return (ArrayShape("", self.dtype, shape),)
 
 
 @dataclass(frozen=True)
@@ -51,12 +66,17 @@ class Blocks:
         kind = "uint" if self.zero_points else "int"
         return f"{kind}{self.bits} block {self.size}"
 
-    def part_bytes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Bytes of codes, scales and, where there are any, zero points."""
+    def arrays(self, shape: tuple[int, ...]) -> tuple[ArrayShape, ...]:
+        """Give codes, scales and, where there are any, zero points of a matrix."""
         rows, columns = shape
         blocks = columns // self.size
-        parts = (rows * columns * self.bits // 8, rows * blocks * 2)
-        return (*parts, rows * math.ceil(blocks * self.bits / 8)) if self.zero_points else parts
+        parts = (
+            ArrayShape("codes", "uint8", (rows, blocks, self.size * self.bits // 8)),
+            ArrayShape("scales", "float16", (rows, blocks)),
+        )
+        if not self.zero_points:
+            return parts
+        return (*parts, ArrayShape("zero_points", "uint8", (rows, math.ceil(blocks * self.bits / 8))))
 
 
 @dataclass(frozen=True)
@@ -70,26 +90,35 @@ class Stacked:
         """What manifests and tables call it."""
         return ", ".join(f"{rows} rows {blocks.label}" for rows, blocks in self.groups)
 
-    def part_bytes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Bytes of the arrays of all groups."""
-        return tuple(size for rows, blocks in self.groups for size in blocks.part_bytes((rows, shape[1])))
+    def arrays(self, shape: tuple[int, ...]) -> tuple[ArrayShape, ...]:
+        """Give the arrays of all groups, one group after the other."""
+        return tuple(
+            ArrayShape(f"{number}.{array.part}", array.dtype, array.shape)
+            for number, (rows, blocks) in enumerate(self.groups)
+            for array in blocks.arrays((rows, shape[1]))
+        )
 
 
 Storage = Plain | Blocks | Stacked
 
 FOUR_BITS = Blocks(bits=4, size=32, zero_points=True)
 EIGHT_BITS = Blocks(bits=8, size=32, zero_points=False)
-_NORM = Plain("float32")
+_VECTOR = Plain("float32")  # norms and biases
 # Float16 halves the cache; on a CPU float32 is a quarter faster, and is what onnxruntime-genai's own int4 models keep.
 _CACHE = {"onnx-fp16": "float16", "onnx-int4": "float32"}
+_OTHER_FORMAT: dict[Family, str] = {  # llama.cpp has no graph for Phi-3-small
+    "phi3": "build a GGUF recipe of it",
+    "llama": "build a GGUF recipe of it",
+    "phi3small": "build a Core ML recipe of it",
+}
 
 
 def storage_of(name: str, architecture: Architecture, recipe: Recipe) -> Storage:
     """Say how a tensor is stored, by its Hugging Face name. Raises `RecipeError` for another format's recipe."""
     if recipe.name not in _CACHE:
         raise RecipeError(f"{recipe.name} is not an ONNX recipe", fix=f"known: {', '.join(_CACHE)}")
-    if name.endswith("norm.weight"):
-        return _NORM
+    if name.endswith(("norm.weight", ".bias")):
+        return _VECTOR
     if recipe.name == "onnx-fp16":
         return Plain("float16")
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -115,7 +144,7 @@ def cache_dtype(recipe: Recipe) -> str:
 
 def cache_value_bytes(recipe: Recipe) -> int:
     """Bytes of one value of the KV cache, for `Architecture.kv_cache_bytes`."""
-    return _FLOAT_BYTES[cache_dtype(recipe)]
+    return _ITEM_BYTES[cache_dtype(recipe)]
 
 
 def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]:
@@ -128,9 +157,8 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
     weights = []
     for name, shape in architecture.tensor_shapes().items():
         storage = storage_of(name, architecture, recipe)
-        weights.append(
-            StoredWeight(name=name, storage=storage.label, shape=shape, bytes=sum(storage.part_bytes(shape)))
-        )
+        size = sum(array.bytes for array in storage.arrays(shape))
+        weights.append(StoredWeight(name=name, storage=storage.label, shape=shape, bytes=size))
     return tuple(weights)
 
 
@@ -140,7 +168,14 @@ def check(architecture: Architecture, recipe: Recipe) -> None:
         raise UnsupportedModelError(
             f"{recipe.name}: heads of {architecture.head_dim} elements; GroupQueryAttention rotates multiples of "
             f"{HEAD_DIM_STEP}",
-            fix="build a GGUF recipe of it",
+            fix=_OTHER_FORMAT[architecture.family],
+        )
+    sparse = architecture.block_sparse
+    if sparse is not None and sparse.block_size not in SPARSE_BLOCK_SIZES:
+        raise UnsupportedModelError(
+            f"{recipe.name}: sparse attention in blocks of {sparse.block_size} tokens; SparseAttention takes "
+            f"{', '.join(map(str, SPARSE_BLOCK_SIZES))}",
+            fix=_OTHER_FORMAT[architecture.family],
         )
     for name, shape in architecture.tensor_shapes().items():
         storage = storage_of(name, architecture, recipe)
@@ -148,7 +183,7 @@ def check(architecture: Architecture, recipe: Recipe) -> None:
         if not isinstance(storage, Plain) and shape[1] % block:
             raise UnsupportedModelError(
                 f"{recipe.name}: rows of {name!r} have {shape[1]} elements, no multiple of the block of {block}",
-                fix="build onnx-fp16, or a GGUF recipe",
+                fix=f"build onnx-fp16; or {_OTHER_FORMAT[architecture.family]}",
             )
 
 
@@ -163,10 +198,60 @@ def rotary_rows(architecture: Architecture, context_length: int) -> int:
     return context_length + (longrope_edge(architecture, context_length) or 0)
 
 
+def effective_sparsity(architecture: Architecture, context_length: int) -> BlockSparse | None:
+    """Give the sparse layers' pattern where it can bite; None where every position of the context sees all before it.
+
+    There a sparse layer is a dense one, and is written as such.
+    """
+    sparse = architecture.block_sparse
+    return None if sparse is None or context_length <= sparse.dense_up_to else sparse
+
+
+def layout_count(architecture: Architecture, sparse: BlockSparse) -> int:
+    """Count the patterns: heads take them in turn, and SparseAttention wants them to divide the heads."""
+    heads, stride = architecture.head_count, sparse.vertical_stride
+    return stride if heads % stride == 0 else heads
+
+
+def sparse_arrays(architecture: Architecture, context_length: int) -> tuple[ArrayShape, ...]:
+    """Give the index arrays of SparseAttention, int32 [patterns, …]: row starts and columns; none where unneeded."""
+    sparse = effective_sparsity(architecture, context_length)
+    if sparse is None:
+        return ()
+    blocks, layouts = math.ceil(context_length / sparse.block_size), layout_count(architecture, sparse)
+    widest = max(sum(_blocks_seen(sparse, head, row) for row in range(blocks)) for head in range(layouts))
+    return (
+        ArrayShape("block_rows", "int32", (layouts, blocks + 1)),
+        ArrayShape("block_columns", "int32", (layouts, widest)),
+    )
+
+
+def _blocks_seen(sparse: BlockSparse, head: int, row: int) -> int:
+    """Count the blocks that a block of queries sees: the local ones, and every `vertical_stride`th before them."""
+    before = max(row + 1 - sparse.local_blocks, 0)
+    return row + 1 - before + (before + head) // sparse.vertical_stride - head // sparse.vertical_stride
+
+
+def hidden_arrays(architecture: Architecture) -> tuple[ArrayShape, ...]:
+    """Give what is added to the logits where ids are hidden: float32 [vocabulary]; none where none are."""
+    if not architecture.hidden_token_ids:
+        return ()
+    return (ArrayShape("", "float32", (architecture.vocabulary_size,)),)
+
+
+def rotary_arrays(architecture: Architecture, recipe: Recipe, context_length: int) -> tuple[ArrayShape, ...]:
+    """Give the tables of cosines and sines, [rows, head_dim / 2] in the cache's type."""
+    shape = (rotary_rows(architecture, context_length), architecture.head_dim // 2)
+    return tuple(ArrayShape(part, cache_dtype(recipe), shape) for part in ("cosines", "sines"))
+
+
 def data_bytes(architecture: Architecture, recipe: Recipe, context_length: int) -> int:
     """Size of `model.onnx.data` to the byte: all arrays, each at a multiple of `ALIGNMENT`, the last unpadded."""
-    rotary = rotary_rows(architecture, context_length) * (architecture.head_dim // 2) * cache_value_bytes(recipe)
-    sizes = [rotary, rotary]
+    arrays = [
+        *rotary_arrays(architecture, recipe, context_length),
+        *sparse_arrays(architecture, context_length),
+        *hidden_arrays(architecture),
+    ]
     for name, shape in architecture.tensor_shapes().items():
-        sizes.extend(storage_of(name, architecture, recipe).part_bytes(shape))
-    return sum(math.ceil(size / ALIGNMENT) * ALIGNMENT for size in sizes[:-1]) + sizes[-1]
+        arrays.extend(storage_of(name, architecture, recipe).arrays(shape))
+    return sum(math.ceil(array.bytes / ALIGNMENT) * ALIGNMENT for array in arrays[:-1]) + arrays[-1].bytes

@@ -49,6 +49,13 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path, recipe: str) -> None:
     assert first.digest == second.digest
 
 
+@pytest.mark.parametrize("threads", [1, 7])
+def test_threads_change_no_byte(tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, first = tiny_bundle(tmp_path, "onnx-int4", layers=3)
+    monkeypatch.setattr(datafile, "THREADS", threads)
+    assert build(open_checkpoint(checkpoint), recipe_named("onnx-int4"), tmp_path / "again").digest == first.digest
+
+
 def test_int4_arrays_are_the_checkpoints_matrices(tmp_path: Path) -> None:
     checkpoint, bundle = tiny_bundle(tmp_path, "onnx-int4")
     opened = open_checkpoint(checkpoint)
@@ -169,10 +176,10 @@ def test_weights_that_cant_be_stored_leave_nothing(tmp_path: Path, recipe: str, 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, tiny: object, monkeypatch: pytest.MonkeyPatch) -> None:
     # The edge of the process: the stream refuses as a full disk does.
-    def refuse(self: datafile.DataFile, name: str, array: np.ndarray) -> object:
+    def refuse(stream: object, array: np.ndarray) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(datafile.DataFile, "write", refuse)
+    monkeypatch.setattr(datafile, "_write_all", refuse)
     with pytest.raises(BuildError, match="no space left"):
         build(tiny, recipe_named("onnx-int4"), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []

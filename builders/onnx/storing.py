@@ -1,0 +1,46 @@
+"""A tensor of a checkpoint read, and stored as `targets/storage/onnx.py` plans it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.checkpoint import Checkpoint
+from builders.onnx.quantize import quantize
+from targets.errors import CheckpointError
+from targets.storage.onnx import Blocks, Plain, Storage
+
+_OUT_OF_FLOAT16 = 65520.0  # the least magnitude that float16 rounds to infinity
+
+
+def stored_arrays(checkpoint: Checkpoint, name: str, storage: Storage) -> list[NDArray[Any]]:
+    """Read a tensor and give the arrays that it becomes, as `storage.arrays` lists them.
+
+    Raises:
+        CheckpointError: it holds NaN, an infinity, or what float16 can't.
+    """
+    values = checkpoint.tensor(name)
+    if isinstance(storage, Plain):
+        return [_narrow(values, storage, name)]
+    groups = ((len(values), storage),) if isinstance(storage, Blocks) else storage.groups
+    arrays: list[NDArray[Any]] = []
+    start = 0
+    for rows, blocks in groups:
+        try:
+            arrays.extend(quantize(values[start : start + rows], blocks).arrays)
+        except OverflowError as error:
+            raise CheckpointError(f"tensor {name!r}: {error}") from error
+        start += rows
+    return arrays
+
+
+def _narrow(values: NDArray[np.float32], storage: Plain, name: str) -> NDArray[Any]:
+    largest = max(values.max(), -values.min())
+    if storage.dtype == "float16" and largest >= _OUT_OF_FLOAT16:
+        raise CheckpointError(
+            f"tensor {name!r} holds {largest:g}, which float16 can't: its largest is 65504",
+            fix="build onnx-int4, or a GGUF recipe",
+        )
+    return values.astype(storage.dtype, copy=False)

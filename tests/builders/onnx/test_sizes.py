@@ -1,0 +1,96 @@
+"""Sizes are known to the byte before any weight is read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.build import BuildRequest, build
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.checkpoint.shards import MappedTensors
+from builders.onnx import artifact_sizes
+from targets.architecture import Architecture
+from targets.errors import UnsupportedModelError
+from targets.recipes import recipe_named
+from targets.storage.onnx import data_bytes
+from tests.checkpoints import write_tiny
+
+MINI = {
+    "architectures": ["Phi3ForCausalLM"],
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32064,
+    "max_position_embeddings": 4096,
+    "sliding_window": 2047,
+    "eos_token_id": 32000,
+}
+SMALL_128K = {
+    "architectures": ["Phi3SmallForCausalLM"],
+    "hidden_size": 4096,
+    "ff_intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 100352,
+    "max_position_embeddings": 131072,
+    "dense_attention_every_n_layers": 2,
+    "rope_scaling": {
+        "type": "su",
+        "short_factor": [1.0] * 64,
+        "long_factor": [2.0] * 64,
+        "original_max_position_embeddings": 8192,
+    },
+}
+SHAPES: dict[str, dict[str, Any]] = {
+    "phi3": {},
+    "tied": {"tied": True, "dtype": "F32"},
+    "longrope": {"original_context": 64, "window": 100},
+    "llama": {"family": "llama", "kv_heads": 4, "shards": 2},
+    "phi3small": {"family": "phi3small"},
+    "phi3small, longrope": {"family": "phi3small", "original_context": 64},
+    "phi3small, dense": {"family": "phi3small", "context": 32},
+    "phi3small, odd context": {"family": "phi3small", "context": 203, "heads": 2, "layers": 3},
+}
+
+
+@pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int4"])
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
+def test_sizes_are_those_of_the_files(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes))
+    sizes = artifact_sizes(_request(checkpoint, recipe))
+    bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle")
+    assert sizes == {name: bundle.file(name).stat().st_size for name in sizes}
+    assert set(sizes) == {"model.onnx", "model.onnx.data", "genai_config.json"}
+    assert sizes["model.onnx.data"] == data_bytes(
+        checkpoint.architecture, recipe_named(recipe), checkpoint.architecture.context_length
+    )
+
+
+@pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int4"])
+@pytest.mark.parametrize("config", [MINI, SMALL_128K], ids=["mini", "small-128k"])
+def test_full_size_takes_no_weights_and_less_than_three_seconds(
+    tmp_path: Path, recipe: str, config: dict[str, Any]
+) -> None:
+    architecture = Architecture.from_config(config)
+    weightless = Checkpoint(tmp_path, config, {}, architecture, (), MappedTensors({}))
+    begin = time.perf_counter()
+    sizes = artifact_sizes(_request(weightless, recipe))
+    assert time.perf_counter() - begin < 3
+    elements = sum(rows[0] * rows[1] for rows in architecture.tensor_shapes().values() if len(rows) == 2)
+    bits = 8 * sizes["model.onnx.data"] / elements
+    assert (4.6 < bits < 5.1) if recipe == "onnx-int4" else (16 <= bits < 16.2)
+
+
+def test_what_convert_refuses_has_no_size(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", intermediate=72))
+    with pytest.raises(UnsupportedModelError, match="72 elements"):
+        artifact_sizes(_request(checkpoint, "onnx-int4"))
+
+
+def _request(checkpoint: Checkpoint, recipe: str) -> BuildRequest:
+    return BuildRequest(checkpoint, recipe_named(recipe), checkpoint.architecture.context_length)
