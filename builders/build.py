@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from builders.checkpoint import Checkpoint
+from builders.pacing import Pace, paced
+from builders.phases import Phases
 from registry.bundle import (
     Bundle,
     GenerationEntry,
@@ -19,6 +24,7 @@ from registry.bundle import (
     seal,
 )
 from registry.placement import staged_folder
+from targets.errors import CheckpointError
 from targets.recipes import Format, Recipe
 
 DEFAULT_CONTEXT_LENGTH = 4096
@@ -33,12 +39,16 @@ def silent(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What a converter is asked for. `context_length`: the longest sequence the bundle must accept, in tokens."""
+    """What a converter is asked for. `context_length`: the longest sequence the bundle must accept, in tokens.
+
+    A converter tells `phases` what it spends its time on.
+    """
 
     checkpoint: Checkpoint
     recipe: Recipe
     context_length: int
     progress: Progress = silent
+    phases: Phases = field(default_factory=Phases)
 
 
 @dataclass(frozen=True)
@@ -106,36 +116,57 @@ def build(
         CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
         BuildError: `out` exists or can't be written, or the disk is full. Nothing is left behind.
     """
-    architecture = checkpoint.architecture
-    request = BuildRequest(
-        checkpoint=checkpoint,
-        recipe=recipe,
-        context_length=context_length or default_context_length(checkpoint),
-        progress=progress,
-    )
+    request = BuildRequest(checkpoint, recipe, context_length or default_context_length(checkpoint), progress)
+    return build_request(request, out, _digest_meanwhile(checkpoint), replace=replace)
+
+
+def build_all(requests: Mapping[Path, BuildRequest], *, replace: bool = False) -> dict[Path, Bundle]:
+    """Build several bundles of one checkpoint at the same time, which is then read once (`pacing.py`).
+
+    All are built that can be. Raises as `build` does, for the first in order that failed; an interrupt ends all.
+    """
+    checkpoint = next(iter(requests.values())).checkpoint
+    digest = _digest_meanwhile(checkpoint)
+    pace = Pace(len(requests))
+
+    def one(reader: int, out: Path, request: BuildRequest) -> Bundle:
+        try:
+            mine = dataclasses.replace(request, checkpoint=paced(checkpoint, pace, reader))
+            return build_request(mine, out, digest, replace=replace)
+        finally:
+            pace.leave(reader)
+
+    with ThreadPoolExecutor(len(requests)) as pool:
+        running = {
+            out: pool.submit(one, reader, out, request) for reader, (out, request) in enumerate(requests.items())
+        }
+        try:
+            wait(running.values())
+        except BaseException:
+            pace.cancel()  # an interrupt: the pool is left when the builds have cleaned up
+            raise
+    return {out: future.result() for out, future in running.items()}
+
+
+def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
+    """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
+    checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
     with staged_folder(out, replace=replace) as folder:
         template = _copy_tokenizer(checkpoint, folder)
         conversion = CONVERTERS[recipe.format](request, folder)
+        with phases.phase("hash"):
+            files = file_entries(folder)
+            name = digest.result()
         manifest = Manifest(
             schema="phipack.bundle/1",
-            model=ModelEntry(
-                architecture=architecture.name,
-                parameters=architecture.parameter_count,
-                layers=architecture.layer_count,
-                hidden_size=architecture.hidden_size,
-                kv_heads=architecture.kv_head_count,
-                head_dim=architecture.head_dim,
-                vocabulary_size=architecture.vocabulary_size,
-                context_length=request.context_length,
-                exact_context_length=min(conversion.exact_context_length, request.context_length),
-            ),
+            model=_model_entry(request, conversion),
             recipe=RecipeEntry(
                 name=recipe.name,
                 format=recipe.format,
                 weights=sorted(conversion.weights, key=lambda weight: -weight.bytes),
                 notes=list(conversion.notes),
             ),
-            checkpoint=checkpoint.digest,
+            checkpoint=name,
             generation=GenerationEntry(
                 stop_token_ids=list(checkpoint.stop_token_ids),
                 bos_token_id=_token_id(checkpoint, "bos_token_id"),
@@ -143,10 +174,40 @@ def build(
                 chat_template=template,
             ),
             tools={"phipack": version("phipack"), **conversion.tools},
-            files=file_entries(folder),
+            files=files,
         )
         seal(folder, manifest)
     return Bundle(out, manifest)
+
+
+def _model_entry(request: BuildRequest, conversion: Conversion) -> ModelEntry:
+    architecture = request.checkpoint.architecture
+    return ModelEntry(
+        architecture=architecture.name,
+        parameters=architecture.parameter_count,
+        layers=architecture.layer_count,
+        hidden_size=architecture.hidden_size,
+        kv_heads=architecture.kv_head_count,
+        head_dim=architecture.head_dim,
+        vocabulary_size=architecture.vocabulary_size,
+        context_length=request.context_length,
+        exact_context_length=min(conversion.exact_context_length, request.context_length),
+    )
+
+
+def _digest_meanwhile(checkpoint: Checkpoint) -> Future[str]:
+    """Have the checkpoint's digest made while it is being built from: it reads every byte."""
+    digest: Future[str] = Future()
+
+    def make() -> None:
+        try:
+            digest.set_result(checkpoint.digest)
+        except OSError as error:
+            digest.set_exception(CheckpointError(f"{checkpoint.path} can't be read: {error}"))
+
+    # A daemon: an interrupted build does not wait for it.
+    threading.Thread(target=make, daemon=True, name="checkpoint digest").start()
+    return digest
 
 
 def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> str | None:

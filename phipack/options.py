@@ -29,9 +29,6 @@ pass_state = click.make_pass_decorator(State)
 target_option = click.option(
     "--target", metavar="TARGET", help="A device (phipack targets ls), or the path of a target file of your own."
 )
-recipe_option = click.option(
-    "--recipe", required=True, metavar="RECIPE", help="Format and storage, as in phipack recipes."
-)
 out_option = click.option("-o", "--out", required=True, type=FOLDER, metavar="DIR", help="Folder to make.")
 replace_option = click.option("--replace", is_flag=True, help="Put it in the place of what is there.")
 context_option = click.option(

@@ -13,6 +13,7 @@ REQUIREMENTS = (
     "onnxruntime==1.32.0",
     "onnx==1.23.2",
     "onnx-ir",
+    "onnxscript",  # torch's own exporter (torch_dynamo.py) writes with it
 )
 
 

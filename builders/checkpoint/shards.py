@@ -112,25 +112,25 @@ class MappedTensors:
     """Tensors of all shards, mapped read-only. A tensor's pages are dropped by the system when memory is short."""
 
     def __init__(self, tensors: dict[str, StoredTensor]) -> None:
-        self._tensors = tensors
+        self.entries = tensors
         self._maps: dict[Path, mmap.mmap] = {}
 
     def stored(self, name: str) -> NDArray[Any]:
         """Give a read-only view in the stored dtype; bfloat16 as its uint16 bits."""
-        tensor = self._tensors[name]
+        tensor = self.entries[name]
         count = math.prod(tensor.shape)
         view = np.frombuffer(self._map(tensor.file), dtype=_STORED[tensor.dtype], count=count, offset=tensor.start)
         return view.reshape(tensor.shape)
 
     def dtype(self, name: str) -> str:
         """Give the stored dtype: F32, F16 or BF16."""
-        return self._tensors[name].dtype
+        return self.entries[name].dtype
 
     def release(self, name: str) -> None:
         """Tell the system that a tensor's pages may go: mapped pages count as this process's memory until they do."""
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
-        tensor = self._tensors[name]
+        tensor = self.entries[name]
         start = tensor.start - tensor.start % mmap.PAGESIZE
         self._map(tensor.file).madvise(mmap.MADV_DONTNEED, start, tensor.stop - start)
 

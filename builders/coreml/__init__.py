@@ -34,6 +34,7 @@ of the stream's few large channels overflow float16, and rounding the stream cos
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +52,9 @@ from targets.storage.coreml import BLOCK_SIZE, FLOAT16, plan
 
 __all__ = ["EDGE_FACT", "PACKAGE_NAME", "convert"]
 
+# coremltools' builder keeps the function that is being written in a global: one at a time in a process.
+_WRITING = threading.Lock()
+
 # On import coremltools warns of every absent library that it could also convert from, and that Linux has no Core ML.
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 
@@ -64,7 +68,8 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     architecture, recipe, context = request.checkpoint.architecture, request.recipe, request.context_length
     stored = plan(architecture, recipe)
     weights = Weights(request)
-    program = write_program(architecture, weights, context)
+    with _WRITING:
+        program = write_program(architecture, weights, context)
     description = describe(architecture, recipe, context)
     write_package(folder / PACKAGE_NAME, program, weights, description, request.progress)
     return Conversion(

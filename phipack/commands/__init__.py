@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from phipack.commands import building, delivery, devices, registry, validation
+from phipack.commands import building, delivery, devices, registry, releasing, validation
 from phipack.options import State, pass_state
 
 
@@ -32,7 +32,7 @@ COMMANDS: tuple[click.Command, ...] = (
     building.convert,
     building.inspect,
     validation.validate,
-    building.release,
+    releasing.release,
     registry.ls,
     registry.show,
     registry.promote,

@@ -1,75 +1,121 @@
-"""`build`, `convert`, `inspect`, `release`: from a checkpoint to registered cells."""
+"""`build`, `convert`, `inspect`: checkpoints and bundles."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from phipack.options import (
-    FILE,
     FOLDER,
     State,
     context_option,
     out_option,
     pass_state,
-    recipe_option,
-    registry_options,
     replace_option,
     target_option,
 )
 from phipack.output import share, size, table
-from targets.errors import ReleaseError
 
 if TYPE_CHECKING:
-    from builders.release import CellOutcome
+    from builders.build import BuildRequest
+    from registry.bundle import Bundle
     from targets.architecture import Family
 
 
 @click.command()
 @click.argument("checkpoint", type=FOLDER)
-@recipe_option
+@click.option(
+    "--recipe",
+    "recipes",
+    required=True,
+    multiple=True,
+    metavar="RECIPE",
+    help="Format and storage, as in phipack recipes. Repeated: several bundles from one read, each in DIR/RECIPE.",
+)
 @target_option
 @context_option
 @out_option
 @replace_option
+@click.option(
+    "--profile", is_flag=True, help="Say what the time went into: reading, transforming, quantizing, writing."
+)
 @pass_state
 def build(
     state: State,
     checkpoint: Path,
-    recipe: str,
+    recipes: tuple[str, ...],
     target: str | None,
     context_length: int | None,
     out: Path,
     replace: bool,
+    profile: bool,
 ) -> None:
-    """Build a bundle from a checkpoint.
+    """Build bundles from a checkpoint.
 
     With a target, the bundle's context is the longest that fits there (at most 4,096 unless --context asks for more),
     and a model that does not fit is refused.
     """
-    from builders.build import build as build_bundle
+    from builders.build import BuildRequest, build_all, default_context_length
     from builders.checkpoint import open_checkpoint
+    from targets.devices import target_named
+    from targets.fit import require_fit
     from targets.recipes import recipe_named
 
-    asked = recipe_named(recipe)
+    if len(set(recipes)) < len(recipes):
+        raise click.UsageError("a recipe is named twice")
     opened = open_checkpoint(checkpoint)
-    if target is not None:
-        from targets.devices import target_named
-        from targets.fit import require_fit
+    device = None if target is None else target_named(target)
+    requests = {}
+    for recipe in map(recipe_named, recipes):
+        context = context_length or default_context_length(opened)
+        if device is not None:
+            context = require_fit(opened.architecture, recipe, device, context_length)
+        place = out if len(recipes) == 1 else out / recipe.name
+        requests[place] = BuildRequest(opened, recipe, context, state.output.progress)
+    started = time.perf_counter()
+    bundles = build_all(requests, replace=replace)
+    seconds = time.perf_counter() - started
+    asked = [(bundle, requests[place] if profile else None) for place, bundle in bundles.items()]
+    data = [_bundle_data(bundle, profiled) for bundle, profiled in asked]
+    lines = [line for bundle, profiled in asked for line in _bundle_lines(bundle, profiled)]
+    if profile:
+        lines.append(f"{seconds:.1f} s in all")
+    state.output.result(data[0] if len(data) == 1 else data, "\n".join(lines))
 
-        context_length = require_fit(opened.architecture, asked, target_named(target), context_length)
-    bundle = build_bundle(
-        opened, asked, out, context_length=context_length, progress=state.output.progress, replace=replace
-    )
+
+def _bundle_data(bundle: Bundle, profiled: BuildRequest | None) -> dict[str, object]:
     manifest = bundle.manifest
-    lines = [f"{out}: {recipe}, {size(manifest.total_bytes)}, context {manifest.model.context_length}", bundle.digest]
+    facts: dict[str, object] = {
+        "path": str(bundle.path),
+        "digest": bundle.digest,
+        "bytes": manifest.total_bytes,
+        "notes": manifest.recipe.notes,
+    }
+    return facts if profiled is None else facts | {"busy_seconds": profiled.phases.seconds}
+
+
+def _bundle_lines(bundle: Bundle, profiled: BuildRequest | None) -> list[str]:
+    manifest = bundle.manifest
+    context = manifest.model.context_length
+    lines = [f"{bundle.path}: {manifest.recipe.name}, {size(manifest.total_bytes)}, context {context}", bundle.digest]
     lines += [f"note: {note}" for note in manifest.recipe.notes]
-    state.output.result(
-        {"path": str(out), "digest": bundle.digest, "bytes": manifest.total_bytes, "notes": manifest.recipe.notes},
-        "\n".join(lines),
-    )
+    if profiled is not None:
+        lines.append(_profile(profiled))
+    return lines
+
+
+def _profile(request: BuildRequest) -> str:
+    """Lay out busy seconds by phase, with the speed where a phase knows its bytes."""
+    seconds, byte_counts = request.phases.seconds, request.phases.bytes
+    total = sum(seconds.values()) or 1.0
+    rows = []
+    for name, spent in seconds.items():
+        speed = f"{byte_counts[name] / spent / 1e9:.2f} GB/s" if spent and byte_counts[name] else None
+        rows.append((name, f"{spent:.2f}", share(spent / total), speed))
+    return table(("phase", "busy seconds", "share", "speed"), rows)
 
 
 @click.command()
@@ -161,100 +207,4 @@ def _inspect_checkpoint(state: State, path: Path) -> None:
     shown = {name: value for name, value in facts.items() if name != "longrope"}
     if architecture.longrope is not None:
         shown["longrope"] = f"beyond {architecture.longrope.original_context} tokens"
-    state.output.result(facts, "\n".join(f"{name:<20}{value}" for name, value in shown.items()))
-
-
-@click.command()
-@click.argument("project", type=FILE, default="phipack.toml")
-@click.option(
-    "--only", multiple=True, metavar="CELL", help="This cell alone (repeatable), as a job of a CI matrix would."
-)
-@registry_options
-@pass_state
-def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: str | None, store: Path | None) -> None:
-    """Build, validate and register every cell of a project file.
-
-    What is built already from the same inputs is not built again. A cell that fails fails the release, and loses
-    nothing of the others.
-    """
-    from builders.checkpoint import open_checkpoint
-    from builders.project import load_project
-    from builders.release import Release
-    from builders.workshop import Workshop
-    from registry.ledger import open_ledger
-    from registry.registration import Registration
-    from registry.store import open_store
-
-    plan = load_project(project)
-    cells = plan.cells_named(only)
-    blobs = open_store(store or plan.store)
-    ledger = open_ledger(tracking_uri or plan.tracking_uri, blobs)
-    checkpoint = open_checkpoint(plan.checkpoint)
-    state.output.note(f"{plan.model} {plan.version}: {len(cells)} cells from {plan.checkpoint}")
-    # All of the project's cells, whichever are built here: promotion waits for them.
-    ledger.plan_release(plan.model, plan.version, [cell.name for cell in plan.cells])
-    done = Release(
-        checkpoint=checkpoint,
-        settings=plan.settings,
-        workshop=Workshop(),
-        store=blobs,
-        register=lambda cell, manifest, evidence: ledger.register(
-            Registration(plan.model, plan.version, cell.name, manifest, evidence)
-        ),
-        progress=state.output.progress,
-    )
-    outcomes: list[CellOutcome] = []
-    for outcome in done.run(cells):
-        outcomes.append(outcome)
-        state.output.note(_line(outcome))
-    state.output.result([_outcome_data(o) for o in outcomes], _outcome_table(outcomes))
-    if failed := [outcome.cell.name for outcome in outcomes if outcome.problem is not None]:
-        raise ReleaseError(
-            f"{plan.model} {plan.version}: {len(failed)} of {len(outcomes)} cells failed: {', '.join(failed)}",
-            fix="mend these and run the same command again: the other cells are kept and not built again",
-        )
-
-
-def _line(outcome: CellOutcome) -> str:
-    if outcome.problem is not None:
-        return f"{outcome.cell.name}: FAILED: {outcome.problem}"
-    how = "built" if outcome.built_anew else "built already"
-    return f"{outcome.cell.name}: {outcome.cell.recipe.name} {how}, passed, registered"
-
-
-def _outcome_table(outcomes: list[CellOutcome]) -> str:
-    columns = ("cell", "recipe", "size", "KL", "same top", "ppl ratio", "tok/s here", "tok/s there", "gates")
-    rows = []
-    for outcome in outcomes:
-        gates, figures = "refused", {}
-        if outcome.evidence is not None:
-            figures = {name: figure.value for name, figure in outcome.evidence.figures.items()}
-            passed = sum(gate.passed for gate in outcome.evidence.gates)
-            gates = f"{passed}/{len(outcome.evidence.gates)} passed"
-        rows.append(
-            (
-                outcome.cell.name,
-                outcome.cell.recipe.name,
-                size(figures["artifact_bytes"]) if figures else None,
-                figures.get("kl_mean"),
-                share(figures["same_top_share"]) if figures else None,
-                figures.get("perplexity_ratio"),
-                figures.get("decode_tokens_per_second"),
-                figures.get("predicted_decode_tokens_per_second"),
-                gates,
-            )
-        )
-    return table(columns, rows)
-
-
-def _outcome_data(outcome: CellOutcome) -> dict[str, object]:
-    return {
-        "cell": outcome.cell.name,
-        "recipe": outcome.cell.recipe.name,
-        "target": outcome.cell.target.name,
-        "digest": outcome.manifest.digest if outcome.manifest else None,
-        "built_anew": outcome.built_anew,
-        "measured_anew": outcome.measured_anew,
-        "problem": None if outcome.problem is None else outcome.problem.problem,
-        "evidence": outcome.evidence.model_dump(mode="json", by_alias=True) if outcome.evidence else None,
-    }
+    state.output.result(facts, "\n".join(f"{name:<22}{value}" for name, value in shown.items()))

@@ -1,0 +1,38 @@
+"""A command run in a process of its own: seconds, and the peak of its resident memory, its children's included."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LAST_LINES = 12
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a command took. `peak_bytes`: the largest resident set of it or of one of its children."""
+
+    seconds: float
+    peak_bytes: int
+    failed: str | None = None
+
+
+def run(command: Sequence[str], *, cwd: Path | None = None) -> Measured:
+    """Run a command to its end. What it printed is kept for the message only, if it fails."""
+    with tempfile.TemporaryFile() as printed:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, cwd=cwd, stdout=printed, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)  # waited for: Popen must not wait again
+        seconds = time.perf_counter() - started
+        failed = None
+        if process.returncode:
+            printed.seek(0)
+            last = printed.read().decode("utf-8", "replace").splitlines()[-LAST_LINES:]
+            failed = f"exit {process.returncode}: " + "\n".join(last)
+    return Measured(seconds, usage.ru_maxrss * 1024, failed)  # kilobytes on Linux

@@ -1,0 +1,167 @@
+"""A checkpoint with a released model's shapes and random bfloat16 weights, written in a minute: no model in memory.
+
+Weights are slices of one pool of normal numbers, each tensor from another place, so that they cost no more than the
+writing. The tokenizer is a small SentencePiece model: what it splits does not matter here, that tools find one does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.checkpoint.writing import TensorToWrite, write_safetensors
+from registry.placement import staged_folder
+from targets.architecture import Architecture
+from targets.layouts import stored_shapes
+
+POOL_ELEMENTS = (1 << 25) + 39  # not a multiple of any row's length
+PIECE_ELEMENTS = 1 << 24
+WEIGHT_DEVIATION = 0.02  # as transformers initialises
+_PIECES = 400
+_TEXT = "the quick brown fox jumps over the lazy dog and goes home to the house by the sea"
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "mini": {
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32064,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "sliding_window": 2047,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+    },
+}
+_CONFIGS["medium"] = _CONFIGS["mini"] | {
+    "hidden_size": 5120,
+    "intermediate_size": 17920,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 10,
+}
+_CONFIGS["small"] = {
+    "architectures": ["Phi3SmallForCausalLM"],
+    "model_type": "phi3small",
+    "hidden_size": 4096,
+    "ff_intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 100352,
+    "max_position_embeddings": 8192,
+    "rope_embedding_base": 1000000,
+    "rope_scaling": None,
+    "layer_norm_epsilon": 1e-5,
+    "hidden_act": "gegelu",
+    "gegelu_limit": 20.0,
+    "mup_use_scaling": True,
+    "mup_attn_multiplier": 1.0,
+    "mup_embedding_multiplier": 10.0,
+    "mup_width_multiplier": 8.0,
+    "blocksparse_block_size": 64,
+    "blocksparse_num_local_blocks": 16,
+    "blocksparse_vert_stride": 8,
+    "dense_attention_every_n_layers": 2,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+MODELS = tuple(_CONFIGS)
+
+
+def write_synthetic(model: str, folder: Path, *, layers: int | None = None) -> Path:
+    """Write a checkpoint of `model` (mini, medium, small), with fewer layers if so asked; gives its folder."""
+    config = _CONFIGS[model] | ({} if layers is None else {"num_hidden_layers": layers})
+    shapes = stored_shapes(Architecture.from_config(config))
+    pool = _pool()
+    with staged_folder(folder, replace=True) as place:
+        _write_json(place / "config.json", config)
+        _write_json(place / "generation_config.json", {"bos_token_id": 1, "eos_token_id": [2], "pad_token_id": 2})
+        _write_tokenizer(place)
+        write_safetensors(
+            place / "model.safetensors",
+            [_tensor(name, shape, number, pool) for number, (name, shape) in enumerate(shapes.items())],
+        )
+    return folder
+
+
+def _pool() -> NDArray[np.uint16]:
+    """Bits of bfloat16 normal numbers: the upper half of float32's."""
+    values = np.random.default_rng(3).standard_normal(POOL_ELEMENTS, dtype=np.float32) * WEIGHT_DEVIATION
+    return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+
+def _tensor(name: str, shape: tuple[int, ...], number: int, pool: NDArray[np.uint16]) -> TensorToWrite:
+    def pieces() -> Iterator[NDArray[np.uint16]]:
+        if len(shape) == 1 and name.endswith(".weight"):
+            yield np.full(shape, 0x3F80, np.uint16)  # a norm's weight: 1 in bfloat16
+            return
+        left, position = int(np.prod(shape)), number * 7919 % POOL_ELEMENTS
+        while left:
+            piece = pool[position : position + min(left, PIECE_ELEMENTS)]
+            yield piece
+            left -= len(piece)
+            position = (position + len(piece)) % POOL_ELEMENTS
+
+    return TensorToWrite(name, "BF16", shape, pieces)
+
+
+def _write_tokenizer(folder: Path) -> None:
+    """Write `tokenizer.model` and `tokenizer.json`, as the released repositories have them."""
+    import sentencepiece
+    import transformers
+
+    trained = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter([_TEXT] * 20),
+        model_writer=trained,
+        model_type="bpe",
+        vocab_size=_PIECES,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=3,
+    )
+    (folder / "tokenizer.model").write_bytes(trained.getvalue())
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", "legacy": True, **special})
+    fast = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+    fast.backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def main() -> None:
+    """Write one."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--layers", type=int)
+    asked = parser.parse_args()
+    print(write_synthetic(asked.model, asked.folder, layers=asked.layers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""`release`: from a project file to registered cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from phipack.options import FILE, State, pass_state, registry_options
+from phipack.output import share, size, table
+from targets.errors import ReleaseError
+
+if TYPE_CHECKING:
+    from builders.release import CellOutcome
+
+
+@click.command()
+@click.argument("project", type=FILE, default="phipack.toml")
+@click.option(
+    "--only", multiple=True, metavar="CELL", help="This cell alone (repeatable), as a job of a CI matrix would."
+)
+@registry_options
+@pass_state
+def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: str | None, store: Path | None) -> None:
+    """Build, validate and register every cell of a project file.
+
+    What is built already from the same inputs is not built again. A cell that fails fails the release, and loses
+    nothing of the others.
+    """
+    from builders.checkpoint import open_checkpoint
+    from builders.project import load_project
+    from builders.release import Release
+    from builders.workshop import Workshop
+    from registry.ledger import open_ledger
+    from registry.registration import Registration
+    from registry.store import open_store
+
+    plan = load_project(project)
+    cells = plan.cells_named(only)
+    blobs = open_store(store or plan.store)
+    ledger = open_ledger(tracking_uri or plan.tracking_uri, blobs)
+    checkpoint = open_checkpoint(plan.checkpoint)
+    state.output.note(f"{plan.model} {plan.version}: {len(cells)} cells from {plan.checkpoint}")
+    # All of the project's cells, whichever are built here: promotion waits for them.
+    ledger.plan_release(plan.model, plan.version, [cell.name for cell in plan.cells])
+    done = Release(
+        checkpoint=checkpoint,
+        settings=plan.settings,
+        workshop=Workshop(),
+        store=blobs,
+        register=lambda cell, manifest, evidence: ledger.register(
+            Registration(plan.model, plan.version, cell.name, manifest, evidence)
+        ),
+        progress=state.output.progress,
+    )
+    outcomes: list[CellOutcome] = []
+    for outcome in done.run(cells):
+        outcomes.append(outcome)
+        state.output.note(_line(outcome))
+    state.output.result([_outcome_data(o) for o in outcomes], _outcome_table(outcomes))
+    if failed := [outcome.cell.name for outcome in outcomes if outcome.problem is not None]:
+        raise ReleaseError(
+            f"{plan.model} {plan.version}: {len(failed)} of {len(outcomes)} cells failed: {', '.join(failed)}",
+            fix="mend these and run the same command again: the other cells are kept and not built again",
+        )
+
+
+def _line(outcome: CellOutcome) -> str:
+    if outcome.problem is not None:
+        return f"{outcome.cell.name}: FAILED: {outcome.problem}"
+    how = "built" if outcome.built_anew else "built already"
+    return f"{outcome.cell.name}: {outcome.cell.recipe.name} {how}, passed, registered"
+
+
+def _outcome_table(outcomes: list[CellOutcome]) -> str:
+    columns = ("cell", "recipe", "size", "KL", "same top", "ppl ratio", "tok/s here", "tok/s there", "gates")
+    rows = []
+    for outcome in outcomes:
+        gates, figures = "refused", {}
+        if outcome.evidence is not None:
+            figures = {name: figure.value for name, figure in outcome.evidence.figures.items()}
+            passed = sum(gate.passed for gate in outcome.evidence.gates)
+            gates = f"{passed}/{len(outcome.evidence.gates)} passed"
+        rows.append(
+            (
+                outcome.cell.name,
+                outcome.cell.recipe.name,
+                size(figures["artifact_bytes"]) if figures else None,
+                figures.get("kl_mean"),
+                share(figures["same_top_share"]) if figures else None,
+                figures.get("perplexity_ratio"),
+                figures.get("decode_tokens_per_second"),
+                figures.get("predicted_decode_tokens_per_second"),
+                gates,
+            )
+        )
+    return table(columns, rows)
+
+
+def _outcome_data(outcome: CellOutcome) -> dict[str, object]:
+    return {
+        "cell": outcome.cell.name,
+        "recipe": outcome.cell.recipe.name,
+        "target": outcome.cell.target.name,
+        "digest": outcome.manifest.digest if outcome.manifest else None,
+        "built_anew": outcome.built_anew,
+        "measured_anew": outcome.measured_anew,
+        "problem": None if outcome.problem is None else outcome.problem.problem,
+        "evidence": outcome.evidence.model_dump(mode="json", by_alias=True) if outcome.evidence else None,
+    }

@@ -1,0 +1,94 @@
+"""Several bundles from one read: the same bytes as one by one, and none harmed by another's failure."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from builders.build import BuildRequest, build, build_all
+from builders.checkpoint import open_checkpoint
+from builders.pacing import Pace, RunEndedError, paced
+from targets.errors import CheckpointError, PhipackError
+from targets.recipes import recipe_named
+from tests.checkpoints import random_weights, write_tiny, write_weights
+
+RECIPES = ("gguf-f16", "gguf-q4_0", "onnx-int4", "onnx-fp16", "coreml-int4", "coreml-fp16")
+
+
+def _requests(checkpoint: Path, out: Path, recipes: tuple[str, ...] = RECIPES) -> dict[Path, BuildRequest]:
+    opened = open_checkpoint(checkpoint)
+    return {out / name: BuildRequest(opened, recipe_named(name), 512) for name in recipes}
+
+
+def test_the_bytes_are_those_of_single_builds(tmp_path: Path) -> None:
+    checkpoint = write_tiny(tmp_path / "checkpoint", tied=True)
+    together = build_all(_requests(checkpoint, tmp_path / "together"))
+    for name in RECIPES:
+        alone = build(open_checkpoint(checkpoint), recipe_named(name), tmp_path / "alone" / name)
+        assert together[tmp_path / "together" / name].digest == alone.digest
+
+
+def test_one_that_fails_leaves_the_others(tmp_path: Path) -> None:
+    checkpoint = write_tiny(tmp_path / "checkpoint", dtype="F32")
+    weights = random_weights(open_checkpoint(checkpoint).config)
+    weights["lm_head.weight"][0, 0] = 1e5  # float16 can not, blocks with a float16 scale can
+    write_weights(checkpoint, weights, dtype="F32")
+    with pytest.raises(PhipackError, match=r"lm_head\.weight"):
+        build_all(_requests(checkpoint, tmp_path / "out", ("onnx-fp16", "gguf-q8_0")))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["gguf-q8_0"]
+
+
+def test_a_damaged_tensor_fails_all_and_leaves_nothing(tmp_path: Path) -> None:
+    checkpoint = write_tiny(tmp_path / "checkpoint")
+    weights = random_weights(open_checkpoint(checkpoint).config)
+    weights["model.norm.weight"][3] = float("nan")
+    write_weights(checkpoint, weights)
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight"):
+        build_all(_requests(checkpoint, tmp_path / "out"))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_nobody_runs_far_ahead(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
+    pace = Pace(2, lead_bytes=1)
+    fast, slow = paced(checkpoint, pace, 0), paced(checkpoint, pace, 1)
+    names = list(checkpoint.architecture.tensor_shapes())
+    read: list[str] = []
+
+    def walk() -> None:
+        for name in names:
+            fast.tensor(name)
+            read.append(name)
+        pace.leave(0)
+
+    thread = threading.Thread(target=walk)
+    thread.start()
+    time.sleep(0.1)
+    assert read == names[:2]  # the second, which put it ahead, and no further
+    slow.tensor(names[3])
+    time.sleep(0.1)
+    assert read == names[:5]
+    pace.leave(1)
+    thread.join()
+    assert read == names
+
+
+def test_the_slowest_never_waits_whatever_it_reads(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
+    pace = Pace(2, lead_bytes=1)
+    for name in reversed(checkpoint.architecture.tensor_shapes()):
+        paced(checkpoint, pace, 0).tensor(name)
+        paced(checkpoint, pace, 1).tensor(name)
+
+
+def test_a_run_that_is_ended_ends_every_reader(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
+    pace = Pace(1)
+    reader = paced(checkpoint, pace, 0)
+    reader.tensor("model.norm.weight")
+    pace.cancel()
+    with pytest.raises(RunEndedError):
+        reader.tensor("model.norm.weight")
