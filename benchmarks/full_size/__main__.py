@@ -1,0 +1,123 @@
+"""Run the full-size builds beside their peers, print the table, and write table and plot where asked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import real_model
+from benchmarks.full_size import report, rows, synthetic
+from benchmarks.full_size.measure import Measured
+from phipack.output import table
+
+if TYPE_CHECKING:
+    from benchmarks.full_size.rows import Row
+
+TOGETHER = ("gguf-q4_0", "onnx-int4", "coreml-int4")
+
+
+class Bench:
+    """The scratch folder, and what has been measured so far."""
+
+    def __init__(self, scratch: Path, repeat: int, *, with_peers: bool) -> None:
+        self.scratch = scratch
+        self.repeat = repeat
+        self.with_peers = with_peers
+        self.cache = real_model.default_cache()
+        self.texts: list[str] = []
+
+    def model(self, model: str, asked: list[Row]) -> None:
+        """Do all rows of a model; its checkpoint is there for as long."""
+        checkpoint = synthetic.write_synthetic(model, self.scratch / model)
+        try:
+            for row in asked:
+                self.row(row, checkpoint)
+            if model == "mini":
+                self.together(checkpoint, asked)
+        finally:
+            shutil.rmtree(checkpoint)
+            for left in self.scratch.glob("peer-*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+    def row(self, row: Row, checkpoint: Path) -> None:
+        """Build ours and the peer's in turn, `repeat` times."""
+        out = self.scratch / "ours"
+        for _ in range(self.repeat):
+            row.ours.append(rows.build(checkpoint, (row.recipe,), out))
+            row.artifact_bytes = _bytes_below(out)
+            print(f"{row.model} {row.recipe}: {row.ours[-1]}", file=sys.stderr, flush=True)
+            if row.peer is not None and self.with_peers:
+                converted: dict[str, Measured] = {}
+                row.theirs.append(rows.build_peer(row, checkpoint, self.scratch, self.cache, converted))
+                print(f"  {row.peer}: {row.theirs[-1]}", file=sys.stderr, flush=True)
+        if row.peer == "genai" and row.theirs and not row.theirs[-1].failed:
+            self.texts.append(self.decode({"phipack": out, "genai": self.scratch / "peer-onnx-int4"}))
+        shutil.rmtree(out, ignore_errors=True)
+
+    def decode(self, folders: dict[str, Path]) -> str:
+        """Run both ONNX artifacts in onnxruntime-genai, each in a process of its own, in turn; the better of two."""
+        best: dict[str, dict[str, float]] = {name: {} for name in folders}
+        for name, folder in list(folders.items()) * 2:
+            command = [sys.executable, "-m", "benchmarks.full_size.decode", str(folder)]
+            done = subprocess.run(command, cwd=rows.REPOSITORY, capture_output=True, text=True, check=True)
+            for figure, value in json.loads(done.stdout).items():
+                best[name][figure] = max(best[name].get(figure, 0.0), value)
+        cells = [
+            (name, figures["prefill_tokens_per_second"], figures["decode_tokens_per_second"])
+            for name, figures in best.items()
+        ]
+        return table(("mini onnx-int4 in onnxruntime-genai, by", "prefill tok/s", "decode tok/s"), cells)
+
+    def together(self, checkpoint: Path, asked: list[Row]) -> None:
+        """Build several recipes from one read, beside the sum of a run each."""
+        out = self.scratch / "together"
+        alone = {row.recipe: report.seconds(row.ours) for row in asked if row.recipe in TOGETHER}
+        if set(alone) != set(TOGETHER):
+            return
+        runs = []
+        for _ in range(self.repeat):
+            runs.append(rows.build(checkpoint, TOGETHER, out))
+            shutil.rmtree(out, ignore_errors=True)
+        share = report.seconds(runs) / sum(alone.values())
+        self.texts.append(
+            f"{' + '.join(TOGETHER)} of mini from one read: {report.seconds(runs):.1f} s, {share:.2f} x the sum of "
+            f"a run each (≤ 0.8 x), peak {report.peak(runs) / rows.GIB:.2f} GiB"
+            + "".join(f"; FAILED: {run.failed}" for run in runs if run.failed)
+        )
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def main(arguments: list[str]) -> None:
+    """Run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", metavar="WORD", help="rows whose name ('mini onnx-int4') holds this")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--scratch", type=Path, help="a folder with about 45 GB free")
+    parser.add_argument("--out", type=Path, help="a Markdown file; the plot goes beside it")
+    asked = parser.parse_args(arguments)
+    chosen = [row for row in rows.planned() if asked.only is None or asked.only in f"{row.model} {row.recipe}"]
+    with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
+        bench = Bench(Path(scratch), asked.repeat, with_peers=not asked.no_peers)
+        for model in dict.fromkeys(row.model for row in chosen):
+            bench.model(model, [row for row in chosen if row.model == model])
+    text = "\n\n".join([report.table_of(chosen), *bench.texts])
+    print(text)
+    if asked.out is not None:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        plot = asked.out.with_suffix(".svg")
+        report.plot(chosen, plot)
+        asked.out.write_text(f"Full-size builds, 2 cores, 24 GiB.\n\n```\n{text}\n```\n\n![]({plot.name})\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,107 @@
+"""What is built at full size, by us and by the peers, and the bounds that it is held to.
+
+Ours is `phipack build` from the command line to the sealed bundle, its digests included. A peer's time is that of all
+the steps its users take to the same artifact.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.full_size.measure import Measured, run
+from benchmarks.peers import genai, llama_cpp
+
+GIB = 1 << 30
+REPOSITORY = Path(__file__).resolve().parents[2]
+FOUR_BIT = ("gguf-q4_0", "gguf-q4_k_m", "onnx-int4", "coreml-int4")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a row must reach; None where nothing is asked."""
+
+    peak_bytes: float | None = None
+    peer_share: float | None = None  # of the peer's time
+    seconds: float | None = None
+    mini_times: float | None = None  # of mini's time with the same recipe
+
+
+@dataclass
+class Row:
+    """One build: what, its bounds, what it took (several runs), and the peer's."""
+
+    model: str
+    recipe: str
+    bounds: Bounds
+    peer: str | None = None
+    ours: list[Measured] = field(default_factory=list)
+    theirs: list[Measured] = field(default_factory=list)
+    artifact_bytes: int = 0
+    peer_bytes: int = 0
+
+
+def planned() -> list[Row]:
+    """Give all rows, mini first: medium is held to mini's times."""
+    rows = [
+        Row("mini", "onnx-int4", Bounds(2.5 * GIB, 0.35), "genai"),
+        Row("mini", "onnx-fp16", Bounds(2.5 * GIB, 0.35), "torch dynamo"),
+        Row("mini", "gguf-f16", Bounds(1.5 * GIB, 0.7), "llama.cpp"),
+        Row("mini", "gguf-q8_0", Bounds(1.5 * GIB, 0.6), "llama.cpp"),
+        Row("mini", "gguf-q4_0", Bounds(1.5 * GIB, 0.6), "llama.cpp"),
+        Row("mini", "gguf-q4_k_m", Bounds(1.5 * GIB, 0.8), "llama.cpp"),
+        Row("mini", "coreml-int4", Bounds(4 * GIB, seconds=180)),
+    ]
+    rows += [Row("medium", recipe, Bounds(6 * GIB, mini_times=4.2)) for recipe in FOUR_BIT]
+    return rows + [Row("small", recipe, Bounds(6 * GIB)) for recipe in ("onnx-int4", "coreml-int4")]
+
+
+def build(checkpoint: Path, recipes: tuple[str, ...], out: Path) -> Measured:
+    """Run `phipack build`."""
+    command = [sys.executable, "-m", "phipack", "--quiet", "build", str(checkpoint), "-o", str(out), "--replace"]
+    for recipe in recipes:
+        command += ["--recipe", recipe]
+    return run(command, cwd=REPOSITORY)
+
+
+def build_peer(row: Row, checkpoint: Path, scratch: Path, cache: Path, converted: dict[str, Measured]) -> Measured:
+    """Run the peer's steps. `converted`: what llama.cpp's converter took, which several rows share."""
+    return _PEERS[row.peer or ""](row, checkpoint, scratch, cache, converted)
+
+
+def _genai(_row: Row, checkpoint: Path, scratch: Path, cache: Path, _converted: dict[str, Measured]) -> Measured:
+    out = scratch / "peer-onnx-int4"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [str(genai.environment(cache)), "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint)]
+    command += ["-o", str(out), "-p", "int4", "-e", "cpu", "-c", str(cache / "peers" / "genai-cache")]
+    return run(command, cwd=scratch)
+
+
+def _dynamo(_row: Row, checkpoint: Path, scratch: Path, cache: Path, _converted: dict[str, Measured]) -> Measured:
+    out = scratch / "peer-onnx-fp16" / "model.onnx"
+    script = REPOSITORY / "benchmarks" / "peers" / "torch_dynamo.py"
+    return run([str(genai.environment(cache)), str(script), str(checkpoint), str(out)], cwd=scratch)
+
+
+def _llama(row: Row, checkpoint: Path, scratch: Path, cache: Path, converted: dict[str, Measured]) -> Measured:
+    half = scratch / "peer-gguf-f16.gguf"
+    if "f16" not in converted:
+        call = "from pathlib import Path; from benchmarks.peers import llama_cpp as peer; "
+        call += f"peer.convert(Path({str(checkpoint)!r}), Path({str(half)!r}), Path({str(cache)!r}))"
+        llama_cpp.converter(cache)
+        converted["f16"] = run([sys.executable, "-c", call], cwd=REPOSITORY)
+    first = converted["f16"]
+    kind = row.recipe.removeprefix("gguf-")
+    if kind == "f16" or first.failed:
+        return first
+    call = "from pathlib import Path; from benchmarks.peers import llama_cpp as peer; "
+    call += f"peer.quantize(Path({str(half)!r}), Path({str(scratch / f'peer-{row.recipe}.gguf')!r}), {kind!r})"
+    second = run([sys.executable, "-c", call], cwd=REPOSITORY)
+    return Measured(first.seconds + second.seconds, max(first.peak_bytes, second.peak_bytes), second.failed)
+
+
+Peer = Callable[[Row, Path, Path, Path, dict[str, Measured]], Measured]
+_PEERS: dict[str, Peer] = {"genai": _genai, "torch dynamo": _dynamo, "llama.cpp": _llama}
