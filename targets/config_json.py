@@ -197,7 +197,8 @@ def _architecture_name(config: Mapping[str, Any]) -> str:
         if name in SUPPORTED:
             return str(name)
     raise UnsupportedModelError(
-        f"config.json: architecture {names[0]!r} is not supported", fix=did_you_mean(names[0], SUPPORTED)
+        f"config.json: architecture {names[0]!r} is not supported",
+        fix=did_you_mean(names[0], SUPPORTED) + "; phipack export makes a plain ONNX folder of what optimum knows",
     )
 
 

@@ -30,6 +30,7 @@ COMMANDS: tuple[click.Command, ...] = (
     devices.fit,
     building.build,
     building.convert,
+    building.export,
     building.inspect,
     validation.validate,
     releasing.release,

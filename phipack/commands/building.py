@@ -1,4 +1,4 @@
-"""`build`, `convert`, `inspect`: checkpoints and bundles."""
+"""`build`, `convert`, `export`, `inspect`: checkpoints and bundles."""
 
 from __future__ import annotations
 
@@ -140,6 +140,22 @@ def convert(state: State, checkpoint: Path, layout: Family, out: Path, replace: 
     notes = relayout(open_checkpoint(checkpoint), layout, out, replace_existing=replace, progress=state.output.progress)
     text = [f"{out}: {layout} layout of {checkpoint}", *(f"note: {note}" for note in notes)]
     state.output.result({"path": str(out), "layout": layout, "notes": list(notes)}, "\n".join(text))
+
+
+@click.command()
+@click.argument("checkpoint", type=FOLDER)
+@out_option
+@replace_option
+@pass_state
+def export(state: State, checkpoint: Path, out: Path, replace: bool) -> None:
+    """Export an architecture that phipack has no writer for, with optimum: a plain ONNX folder.
+
+    It is no bundle: not quantized, not measured, not to be registered. It needs the whole model in memory.
+    """
+    from builders.exported import export as export_onnx
+
+    files = export_onnx(checkpoint, out, replace=replace)
+    state.output.result({"path": str(out), "files": files}, f"{out}: {', '.join(files)}")
 
 
 @click.command()
