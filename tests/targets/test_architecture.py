@@ -152,7 +152,13 @@ def test_factors_of_another_length_or_kind_are_refused(factors: dict[str, Any], 
         Architecture.from_config(LONG | {"rope_scaling": LONG["rope_scaling"] | factors})
 
 
-@given(st.sampled_from([Tiny().config(), Tiny(original_context=64).config()]), st.data())
+FUZZED = [
+    Tiny(family=family, original_context=edge).config()
+    for family, edge in (("phi3", None), ("phi3", 64), ("llama", None), ("phi3small", None), ("phi3small", 64))
+]
+
+
+@given(st.sampled_from(FUZZED), st.data())
 def test_any_value_in_any_key_is_read_or_refused_in_our_words(config: dict[str, Any], data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(sorted(config)))
     changed = config | {key: data.draw(junk)}
