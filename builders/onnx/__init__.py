@@ -53,7 +53,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     """
     checkpoint, context = request.checkpoint, request.context_length
     graph, data = _planned(request)
-    data.write(folder, request.progress)
+    data.write(folder, request.phases, request.progress)
     (folder / GRAPH_NAME).write_bytes(graph)
     (folder / CONFIG_NAME).write_bytes(runtime_config(checkpoint, context))
     return Conversion(

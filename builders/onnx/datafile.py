@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.build import Progress, silent
+from builders.build import Progress
+from builders.phases import Phases
 from targets.storage.onnx import ALIGNMENT, ArrayShape
 
 DATA_NAME = "model.onnx.data"
@@ -55,13 +56,13 @@ class DataFile:
         self._promises.append(_Promise(tuple(offsets), tuple(arrays), make))
         return tensors
 
-    def write(self, folder: Path, progress: Progress = silent) -> None:
+    def write(self, folder: Path, phases: Phases, progress: Progress) -> None:
         """Make and write everything that was promised. What `make` raises ends it."""
         path = folder / DATA_NAME
         with path.open("wb") as stream:
             stream.truncate(self.bytes)
         with ThreadPoolExecutor(THREADS) as pool:
-            jobs = [pool.submit(_fulfil, promise, path) for promise in self._promises]
+            jobs = [pool.submit(_fulfil, promise, path, phases) for promise in self._promises]
             try:
                 for done, job in enumerate(jobs):
                     progress("storing weights", done, len(jobs))
@@ -71,9 +72,11 @@ class DataFile:
                 raise
 
 
-def _fulfil(promise: _Promise, path: Path) -> None:
+def _fulfil(promise: _Promise, path: Path, phases: Phases) -> None:
     made = promise.make()
-    with path.open("r+b", buffering=0) as stream:  # a handle of one's own: threads write at the same time
+    size = sum(array.bytes for array in promise.arrays)
+    # A handle of one's own: threads write at the same time.
+    with phases.phase("write", size), path.open("r+b", buffering=0) as stream:
         for offset, promised, array in zip(promise.offsets, promise.arrays, made, strict=True):
             if (array.dtype, array.shape) != (np.dtype(promised.dtype), promised.shape):
                 raise ValueError(f"{array.dtype} {array.shape} where {promised} was promised")

@@ -22,8 +22,7 @@ class Weights:
     """Promises each tensor once, on first use, and appends the nodes that compute with it. Activations are float32."""
 
     def __init__(self, request: BuildRequest, graph: Graph, data: DataFile) -> None:
-        self._checkpoint = request.checkpoint
-        self._recipe = request.recipe
+        self._request = request
         self._graph = graph
         self._data = data
         self._shapes = request.checkpoint.architecture.tensor_shapes()
@@ -94,12 +93,12 @@ class Weights:
         )[0]
 
     def _storage(self, name: str) -> Storage:
-        return storage_of(name, self._checkpoint.architecture, self._recipe)
+        return storage_of(name, self._request.checkpoint.architecture, self._request.recipe)
 
     def _tensors(self, name: str) -> list[Any]:
         if name not in self._promised:
             storage = self._storage(name)
             self._promised[name] = self._data.promise(
-                name, storage.arrays(self._shapes[name]), partial(stored_arrays, self._checkpoint, name, storage)
+                name, storage.arrays(self._shapes[name]), partial(stored_arrays, self._request, name, storage)
             )
         return self._promised[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders.build import build
+from builders.checkpoint import open_checkpoint
 from builders.onnx.session import OnnxSession, open_session
 from registry.bundle import Bundle
 from targets.errors import MeasurementError
+from targets.recipes import recipe_named
 from tests.builders.parity import CASES, EDGE, FP16_TOLERANCE, reference_logits, some_tokens, tiny_bundle
+from tests.checkpoints import write_json, write_tiny
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|optimum|onnx|google).*"),
@@ -46,14 +51,37 @@ def test_steps_give_what_prefill_gives(tmp_path: Path, recipe: str, changes: dic
         assert np.abs(session.score(tokens) - whole).max() < 1e-5  # from an empty cache, whatever came before
 
 
-def test_generation_across_the_longrope_edge_is_read_again_with_the_long_factors(tmp_path: Path) -> None:
-    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16", original_context=EDGE)
+# The two spellings of 2024-04 and 2024-07, with heads as mini (each its own key) and as medium (shared).
+@pytest.mark.parametrize("spelling", ["su", "longrope"])
+@pytest.mark.parametrize("kv_heads", [4, 2], ids=["as mini", "as medium"])
+def test_generation_across_the_longrope_edge_is_read_again_with_the_long_factors(
+    tmp_path: Path, spelling: str, kv_heads: int
+) -> None:
+    checkpoint, bundle = _spelled(tmp_path, "onnx-fp16", spelling, kv_heads=kv_heads)
     tokens = some_tokens(EDGE + 4)
     with open_session(bundle) as session:
         stepped = _prefill_and_steps(session, tokens, prefix=EDGE - 4)
     for end in range(EDGE - 4, EDGE + 5):
         reference = reference_logits(checkpoint, tokens[:end])[-1]
         assert np.abs(stepped[end - (EDGE - 4)] - reference).max() < FP16_TOLERANCE
+
+
+@pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int4"])
+def test_both_spellings_of_longrope_give_the_same_artifact(tmp_path: Path, recipe: str) -> None:
+    bundles = [_spelled(tmp_path / spelling, recipe, spelling)[1] for spelling in ("su", "longrope")]
+    for name in ("model.onnx", "model.onnx.data", "genai_config.json"):
+        assert bundles[0].file(name).read_bytes() == bundles[1].file(name).read_bytes()
+
+
+def test_int4_crosses_the_longrope_edge_as_it_reads_a_long_prompt(tmp_path: Path) -> None:
+    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-int4", original_context=EDGE)
+    tokens = some_tokens(EDGE + 4)
+    with open_session(bundle) as session:
+        stepped = _prefill_and_steps(session, tokens, prefix=EDGE - 4)
+        whole = session.score(tokens)
+    assert np.abs(stepped[5:] - whole[EDGE:]).max() < 0.1
+    reference = reference_logits(checkpoint, tokens)[EDGE:]
+    assert np.corrcoef(stepped[5:].ravel(), reference.ravel())[0, 1] > 0.9
 
 
 def test_int4_follows_the_reference(tmp_path: Path) -> None:
@@ -105,3 +133,12 @@ def _prefill_and_steps(session: OnnxSession, tokens: np.ndarray, *, prefix: int)
     rows = [session.prefill(tokens[:prefix])]
     rows.extend(session.step(int(token)) for token in tokens[prefix:])
     return np.stack(rows)
+
+
+def _spelled(folder: Path, recipe: str, spelling: str, **changes: Any) -> tuple[Path, Bundle]:
+    """Build a checkpoint of longrope whose config calls it as given."""
+    checkpoint = write_tiny(folder / "checkpoint", dtype="F16", original_context=EDGE, **changes)
+    config = json.loads((checkpoint / "config.json").read_bytes())
+    config["rope_scaling"]["type"] = spelling
+    write_json(checkpoint / "config.json", config)
+    return checkpoint, build(open_checkpoint(checkpoint), recipe_named(recipe), folder / "bundle")

@@ -7,7 +7,17 @@ import pytest
 from targets.architecture import Architecture
 from targets.errors import RecipeError, UnsupportedModelError
 from targets.recipes import recipe_named
-from targets.storage.onnx import cache_value_bytes, check, data_bytes, longrope_edge, plan
+from targets.storage.onnx import (
+    cache_value_bytes,
+    check,
+    data_bytes,
+    effective_sparsity,
+    hidden_arrays,
+    layout_count,
+    longrope_edge,
+    plan,
+    sparse_arrays,
+)
 from tests.checkpoints import Tiny
 
 INT4, FP16 = recipe_named("onnx-int4"), recipe_named("onnx-fp16")
@@ -68,3 +78,35 @@ def test_what_the_operators_cant_take_is_refused() -> None:
         plan(Architecture.from_config(Tiny(intermediate=72).config()), INT4)
     with pytest.raises(RecipeError, match="not an ONNX recipe"):
         plan(Architecture.from_config(Tiny().config()), recipe_named("gguf-f16"))
+
+
+def test_phi3_smalls_biases_are_float32_and_its_sparse_layers_and_hidden_ids_take_arrays() -> None:
+    small = Architecture.from_config(Tiny(family="phi3small").config())
+    biases = [weight for weight in plan(small, INT4) if weight.name.endswith(".bias")]
+    assert len(biases) == 2 * 6 + 1
+    assert all(weight.bytes == 4 * weight.shape[0] for weight in biases)
+    # 4 heads, every third block: 3 does not divide 4, so each head has a pattern of its own. 4 blocks of 16 tokens.
+    assert [array.shape for array in sparse_arrays(small, 64)] == [(4, 5), (4, 9)]
+    assert [array.bytes for array in hidden_arrays(small)] == [4 * 320]
+    phi3 = Architecture.from_config(Tiny().config())
+    assert sparse_arrays(phi3, 512) == hidden_arrays(phi3) == ()
+
+
+def test_sparsity_that_cant_bite_takes_nothing() -> None:
+    small = Architecture.from_config(Tiny(family="phi3small").config())
+    assert effective_sparsity(small, 32) is None
+    assert sparse_arrays(small, 32) == ()
+    assert effective_sparsity(small, 33) == small.block_sparse
+
+
+def test_released_small_has_eight_patterns() -> None:
+    config = Tiny(family="phi3small", hidden=512, heads=32, kv_heads=8).config() | {"blocksparse_vert_stride": 8}
+    small = Architecture.from_config(config)
+    assert small.block_sparse is not None
+    assert layout_count(small, small.block_sparse) == 8
+
+
+def test_sparse_blocks_that_the_operator_does_not_know_are_refused() -> None:
+    config = Tiny(family="phi3small").config() | {"blocksparse_block_size": 24}
+    with pytest.raises(UnsupportedModelError, match="blocks of 24 tokens; SparseAttention takes 16, 32, 64, 128"):
+        check(Architecture.from_config(config), FP16)
