@@ -24,7 +24,7 @@ from registry.bundle import (
     seal,
 )
 from registry.placement import staged_folder
-from targets.errors import CheckpointError
+from targets.errors import CheckpointError, PhipackError
 from targets.recipes import Format, Recipe
 
 DEFAULT_CONTEXT_LENGTH = 4096
@@ -35,6 +35,10 @@ Progress = Callable[[str, int, int], None]  # what is being done, how much is do
 
 def silent(what: str, done: int, total: int) -> None:
     """Report to nobody."""
+
+
+def _nothing(_out: Path, _bundle: Bundle) -> None:
+    """Do nothing with a bundle."""
 
 
 @dataclass(frozen=True)
@@ -120,21 +124,27 @@ def build(
     return build_request(request, out, _digest_meanwhile(checkpoint), replace=replace)
 
 
-def build_all(requests: Mapping[Path, BuildRequest], *, replace: bool = False) -> dict[Path, Bundle]:
-    """Build several bundles of one checkpoint at the same time, which is then read once (`pacing.py`).
+def build_each(
+    requests: Mapping[Path, BuildRequest], *, replace: bool = False, done: Callable[[Path, Bundle], None] = _nothing
+) -> dict[Path, PhipackError]:
+    """Build several bundles of one checkpoint side by side, which is then read once (`pacing.py`).
 
-    All are built that can be. Raises as `build` does, for the first in order that failed; an interrupt ends all.
+    Gives what failed; the others are built. `done` is called with each that is, one at a time, as soon as it is; what
+    it raises counts as that build's failure. An interrupt ends all.
     """
     checkpoint = next(iter(requests.values())).checkpoint
     digest = _digest_meanwhile(checkpoint)
     pace = Pace(len(requests))
+    finishing = threading.Lock()
 
-    def one(reader: int, out: Path, request: BuildRequest) -> Bundle:
+    def one(reader: int, out: Path, request: BuildRequest) -> None:
         try:
             mine = dataclasses.replace(request, checkpoint=paced(checkpoint, pace, reader))
-            return build_request(mine, out, digest, replace=replace)
+            bundle = build_request(mine, out, digest, replace=replace)
         finally:
             pace.leave(reader)
+        with finishing:
+            done(out, bundle)
 
     with ThreadPoolExecutor(len(requests)) as pool:
         running = {
@@ -145,7 +155,13 @@ def build_all(requests: Mapping[Path, BuildRequest], *, replace: bool = False) -
         except BaseException:
             pace.cancel()  # an interrupt: the pool is left when the builds have cleaned up
             raise
-    return {out: future.result() for out, future in running.items()}
+    problems = {}
+    for out, future in running.items():
+        try:
+            future.result()
+        except PhipackError as error:
+            problems[out] = error
+    return problems
 
 
 def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:

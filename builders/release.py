@@ -1,24 +1,26 @@
-"""A release: every cell of a project built, validated, gated and registered, one after the other.
+"""A release: every cell of a project built, validated, gated and registered.
 
     cell ──fit──> context ──build──> store ──validate──> evidence ──gates──> register
                               │                  │
                      done already for the same inputs?
 
-A cell that fails is reported and the next one goes on; what was done for it stays recorded, so that the next run of the
+What is to be built is built first, a few bundles at a time from one read of the checkpoint; then cell by cell. A cell
+that fails is reported and the next one goes on; what was done for it stays recorded, so that the next run of the
 release starts where this one failed. Nothing is registered for a cell that fails: its version stays free.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from pydantic import ValidationError
 
-from builders.build import Progress, build, silent
+from builders.build import BuildRequest, Progress, build_each, silent
 from builders.checkpoint import Checkpoint
 from builders.project import Cell
 from builders.validation.text import read_text
@@ -27,11 +29,13 @@ from builders.workshop import Workshop, build_key, evidence_key
 from registry.bundle import Bundle, Manifest, digest_of_bytes
 from registry.placement import disk_errors
 from registry.store import Store
-from targets.errors import GateError, PhipackError
+from targets.errors import GateError, PhipackError, ReleaseError
 from targets.evidence import Evidence
 from targets.fit import require_fit
 from targets.gates import Gate, judge
 from targets.prediction import predicted_figures
+
+BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the disk until the store has it
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,27 @@ class Release:
     progress: Progress = silent
 
     def run(self, cells: tuple[Cell, ...]) -> Iterator[CellOutcome]:
-        """Do the cells one by one, giving each outcome as it comes. An interrupt ends it; what was done is kept."""
+        """Build what is missing, then do the cells one by one, giving each outcome as it comes.
+
+        An interrupt ends it; what was done is kept.
+        """
         self.store.check_writable()
+        built = self._build_missing(cells)
         for cell in cells:
             try:
-                yield self._one(cell)
+                yield self._one(cell, built)
             except PhipackError as error:
                 yield CellOutcome(cell, problem=error)
 
-    def _one(self, cell: Cell) -> CellOutcome:
+    def _one(self, cell: Cell, built: Mapping[str, PhipackError | None]) -> CellOutcome:
         architecture = self.checkpoint.architecture
-        context_length = require_fit(architecture, cell.recipe, cell.target, cell.context_length)
-        manifest, built_anew = self._built(cell, context_length)
+        context_length = self._context_length(cell)
+        key = self._key(cell, context_length)
+        if problem := built.get(key):
+            raise problem
+        manifest, built_anew = self._stored(key), key in built
+        if manifest is None:
+            raise ReleaseError(f"{cell.name}: the store has lost its bundle since it was built", fix="release again")
         measured, measured_anew = self._measured(manifest)
         predicted = predicted_figures(architecture, cell.recipe, cell.target, context_length)
         evidence = judged(
@@ -89,28 +102,51 @@ class Release:
             return replace(outcome, problem=error)
         return outcome
 
-    def _built(self, cell: Cell, context_length: int) -> tuple[Manifest, bool]:
-        """Give the manifest of the cell's bundle, which the store has; True where it had to be built."""
-        key = build_key(self.checkpoint.digest, cell.recipe.name, cell.recipe.format, context_length)
+    def _context_length(self, cell: Cell) -> int:
+        return require_fit(self.checkpoint.architecture, cell.recipe, cell.target, cell.context_length)
+
+    def _key(self, cell: Cell, context_length: int) -> str:
+        return build_key(self.checkpoint.digest, cell.recipe.name, cell.recipe.format, context_length)
+
+    def _stored(self, key: str) -> Manifest | None:
+        """Give the manifest of a build that was done before, if the store has its bundle."""
         record = self.workshop.read_record("built", key)
-        if record is not None and self.store.has_bundle(record["digest"]):
-            return self.store.manifest(record["digest"]), False
-        folder = self.workshop.bundle_folder(key)
-        try:
-            bundle = build(
-                self.checkpoint,
-                cell.recipe,
-                folder,
-                context_length=context_length,
-                progress=self.progress,
-                replace=True,
-            )
+        if record is None or not self.store.has_bundle(record["digest"]):
+            return None
+        return self.store.manifest(record["digest"])
+
+    def _build_missing(self, cells: tuple[Cell, ...]) -> dict[str, PhipackError | None]:
+        """Build what no earlier run has built: by key, None or what went wrong."""
+        requests: dict[str, BuildRequest] = {}
+        for cell in cells:
+            try:
+                context_length = self._context_length(cell)
+            except PhipackError:
+                continue  # told when its turn comes
+            key = self._key(cell, context_length)
+            if key not in requests and self._stored(key) is None:
+                requests[key] = BuildRequest(self.checkpoint, cell.recipe, context_length, self.progress)
+        built: dict[str, PhipackError | None] = {}
+        for start in range(0, len(requests), BUILDS_AT_ONCE):
+            built |= self._build_together(dict(list(requests.items())[start : start + BUILDS_AT_ONCE]))
+        return built
+
+    def _build_together(self, requests: dict[str, BuildRequest]) -> dict[str, PhipackError | None]:
+        folders = {self.workshop.bundle_folder(key): key for key in requests}
+
+        def store(folder: Path, bundle: Bundle) -> None:
             self.progress("storing the bundle", 0, 1)
             digest = self.store.add_bundle(bundle)
-        finally:
+            recipe = bundle.manifest.recipe.name
+            self.workshop.write_record("built", folders[folder], {"digest": digest, "recipe": recipe})
             shutil.rmtree(folder, ignore_errors=True)
-        self.workshop.write_record("built", key, {"digest": digest, "recipe": cell.recipe.name})
-        return bundle.manifest, True
+
+        try:
+            problems = build_each({folder: requests[key] for folder, key in folders.items()}, replace=True, done=store)
+        finally:
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+        return {key: problems.get(folder) for folder, key in folders.items()}
 
     def _measured(self, manifest: Manifest) -> tuple[Evidence, bool]:
         """Give figures of a bundle that the store has, without gates; True where they had to be taken."""

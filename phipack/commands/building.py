@@ -58,7 +58,7 @@ def build(
     With a target, the bundle's context is the longest that fits there (at most 4,096 unless --context asks for more),
     and a model that does not fit is refused.
     """
-    from builders.build import BuildRequest, build_all, default_context_length
+    from builders.build import BuildRequest, build_each, default_context_length
     from builders.checkpoint import open_checkpoint
     from targets.devices import target_named
     from targets.fit import require_fit
@@ -76,14 +76,21 @@ def build(
         place = out if len(recipes) == 1 else out / recipe.name
         requests[place] = BuildRequest(opened, recipe, context, state.output.progress)
     started = time.perf_counter()
-    bundles = build_all(requests, replace=replace)
+    bundles: dict[Path, Bundle] = {}
+    problems = build_each(requests, replace=replace, done=bundles.__setitem__)
     seconds = time.perf_counter() - started
-    asked = [(bundle, requests[place] if profile else None) for place, bundle in bundles.items()]
+    if not bundles:
+        raise next(iter(problems.values()))
+    asked = [(bundles[place], requests[place] if profile else None) for place in requests if place in bundles]
     data = [_bundle_data(bundle, profiled) for bundle, profiled in asked]
     lines = [line for bundle, profiled in asked for line in _bundle_lines(bundle, profiled)]
     if profile:
         lines.append(f"{seconds:.1f} s in all")
-    state.output.result(data[0] if len(data) == 1 else data, "\n".join(lines))
+    state.output.result(data[0] if len(requests) == 1 else data, "\n".join(lines))
+    for place, problem in problems.items():
+        state.output.note(f"{place}: FAILED: {problem}")
+    if problems:
+        raise next(iter(problems.values()))
 
 
 def _bundle_data(bundle: Bundle, profiled: BuildRequest | None) -> dict[str, object]:
