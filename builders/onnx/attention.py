@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from builders.onnx.graph import Graph
 from builders.onnx.positions import Positions
-from targets.architecture import Architecture
+from targets.architecture import Architecture, BlockSparse
 
 
 class Attention:
@@ -29,7 +29,7 @@ class Attention:
             qkv = graph.cast(qkv, dtype, f"{name}qkv.narrow")
         pattern = self._architecture.block_sparse
         if self._positions.block_rows and pattern is not None and pattern.is_sparse(layer):
-            attended = self._sparse(name, qkv, past, present)
+            attended = self._sparse(name, qkv, past, present, pattern)
         else:
             attended = self._dense(name, qkv, past, present)
         return graph.cast(attended, "float32", f"{name}heads.float32") if narrow else attended
@@ -62,10 +62,8 @@ class Attention:
             local_window_size=-1 if window is None else window,  # both count the token itself
         )[0]
 
-    def _sparse(self, name: str, qkv: str, past: list[str], present: list[str]) -> str:
-        architecture, positions, sparse = self._architecture, self._positions, self._architecture.block_sparse
-        if sparse is None:
-            raise ValueError("a dense model has no sparse layers")
+    def _sparse(self, name: str, qkv: str, past: list[str], present: list[str], pattern: BlockSparse) -> str:
+        architecture, positions = self._architecture, self._positions
         rotates_itself = not positions.ids
         heads = [qkv, "", ""] if rotates_itself else self._rotated(name, qkv)
         tables = [positions.cosines, positions.sines] if rotates_itself else []
@@ -77,7 +75,7 @@ class Attention:
             num_heads=architecture.head_count,
             kv_num_heads=architecture.kv_head_count,
             scale=architecture.score_scale,
-            sparse_block_size=sparse.block_size,
+            sparse_block_size=pattern.block_size,
             do_rotary=int(rotates_itself),
             rotary_interleaved=0,
         )[0]

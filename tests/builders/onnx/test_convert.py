@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
-from builders.build import build
+from builders.build import BuildRequest, build
 from builders.checkpoint import open_checkpoint
-from builders.onnx import datafile
+from builders.onnx import convert, datafile
 from builders.onnx.generation import generate_tokens, tokenize
 from builders.onnx.quantize import QuantizedMatrix, dequantize
 from builders.onnx.session import open_session
@@ -47,6 +47,19 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path, recipe: str) -> None:
     checkpoint, first = tiny_bundle(tmp_path, recipe, tied=True)
     second = build(open_checkpoint(checkpoint), recipe_named(recipe), tmp_path / "again")
     assert first.digest == second.digest
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_phases_count_what_was_read_and_written(tmp_path: Path, recipe: str) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", family="llama"))
+    request = BuildRequest(checkpoint, recipe_named(recipe), 512)
+    (tmp_path / "out").mkdir()
+    convert(request, tmp_path / "out")
+    assert request.phases.bytes["read"] == 2 * checkpoint.architecture.parameter_count
+    file = (tmp_path / "out" / "model.onnx.data").stat().st_size
+    assert file * 0.4 < request.phases.bytes["write"] <= file  # the rest is padding, most of so small a file
+    work = {"onnx-int4": "quantize", "onnx-fp16": "transform"}[recipe]
+    assert all(request.phases.seconds[phase] > 0 for phase in ("read", work, "write"))
 
 
 @pytest.mark.parametrize("threads", [1, 7])
