@@ -166,7 +166,9 @@ def build_each(
 
 def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
     """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
-    checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
+    checkpoint = dataclasses.replace(request.checkpoint, phases=request.phases)
+    request = dataclasses.replace(request, checkpoint=checkpoint)
+    recipe, phases = request.recipe, request.phases
     with staged_folder(out, replace=replace) as folder:
         template = _copy_tokenizer(checkpoint, folder)
         conversion = CONVERTERS[recipe.format](request, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import shards
 from builders.checkpoint.rows import in_canonical_order
+from builders.phases import Phases
 from registry.bundle import digest_of_file
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
@@ -39,6 +40,7 @@ class Checkpoint:
     architecture: Architecture
     shard_files: tuple[Path, ...]
     tensors: shards.MappedTensors
+    phases: Phases = field(default_factory=Phases)  # where the time of reading is told
 
     def tensor(self, name: str) -> NDArray[np.float32]:
         """Read one tensor, by its canonical name, as a new float32 array of the architecture's shape.
@@ -46,7 +48,8 @@ class Checkpoint:
         Raises:
             CheckpointError: it holds NaN or an infinity.
         """
-        values = self._put_together(name)
+        with self.phases.phase("read", self._stored_bytes(name)):
+            values = self._put_together(name)
         if not np.isfinite(values).all():
             bad = int(np.flatnonzero(~np.isfinite(values.reshape(-1)))[0])
             raise CheckpointError(
@@ -54,6 +57,11 @@ class Checkpoint:
                 fix="the training run or the download is broken; take a sound checkpoint",
             )
         return values
+
+    def _stored_bytes(self, name: str) -> int:
+        sources = sources_of(self.architecture, name, self.architecture.tensor_shapes()[name])
+        entries = (self.tensors.entries[part] for part, _ in sources.parts)
+        return sum(entry.stop - entry.start for entry in entries)
 
     def _put_together(self, name: str) -> NDArray[np.float32]:
         shape = self.architecture.tensor_shapes()[name]
