@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.build import BuildRequest
-from builders.checkpoint import Checkpoint
 from builders.onnx.quantize import quantize
 from targets.errors import CheckpointError
-from targets.layouts import sources_of
 from targets.storage.onnx import Blocks, Plain, Storage
 
 _OUT_OF_FLOAT16 = 65520.0  # the least magnitude that float16 rounds to infinity
@@ -23,9 +21,8 @@ def stored_arrays(request: BuildRequest, name: str, storage: Storage) -> list[ND
     Raises:
         CheckpointError: it holds NaN, an infinity, or what float16 can't.
     """
-    checkpoint, phases = request.checkpoint, request.phases
-    with phases.phase("read", _stored_bytes(checkpoint, name)):
-        values = checkpoint.tensor(name)
+    phases = request.phases
+    values = request.checkpoint.tensor(name)
     if isinstance(storage, Plain):
         with phases.phase("transform", values.nbytes):
             return [_narrow(values, storage, name)]
@@ -44,12 +41,6 @@ def _quantized(values: NDArray[np.float32], groups: tuple[tuple[int, Blocks], ..
             raise CheckpointError(f"tensor {name!r}: {error}") from error
         start += rows
     return arrays
-
-
-def _stored_bytes(checkpoint: Checkpoint, name: str) -> int:
-    sources = sources_of(checkpoint.architecture, name, checkpoint.architecture.tensor_shapes()[name])
-    entries = (checkpoint.tensors.entries[part] for part, _ in sources.parts)
-    return sum(entry.stop - entry.start for entry in entries)
 
 
 def _narrow(values: NDArray[np.float32], storage: Plain, name: str) -> NDArray[Any]:

@@ -50,16 +50,15 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path, recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_phases_count_what_was_read_and_written(tmp_path: Path, recipe: str) -> None:
-    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", family="llama"))
+def test_phases_count_what_is_stored_and_written(tmp_path: Path, recipe: str) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
     request = BuildRequest(checkpoint, recipe_named(recipe), 512)
     (tmp_path / "out").mkdir()
     convert(request, tmp_path / "out")
-    assert request.phases.bytes["read"] == 2 * checkpoint.architecture.parameter_count
     file = (tmp_path / "out" / "model.onnx.data").stat().st_size
-    assert file * 0.4 < request.phases.bytes["write"] <= file  # the rest is padding, most of so small a file
+    assert file * 0.4 < request.phases.bytes["write"] <= file  # the rest is padding, a large part of so small a file
     work = {"onnx-int4": "quantize", "onnx-fp16": "transform"}[recipe]
-    assert all(request.phases.seconds[phase] > 0 for phase in ("read", work, "write"))
+    assert request.phases.seconds[work] > 0 < request.phases.seconds["write"]
 
 
 @pytest.mark.parametrize("threads", [1, 7])
