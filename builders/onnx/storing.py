@@ -48,6 +48,6 @@ def _narrow(values: NDArray[np.float32], storage: Plain, name: str) -> NDArray[A
     if storage.dtype == "float16" and largest >= _OUT_OF_FLOAT16:
         raise CheckpointError(
             f"tensor {name!r} holds {largest:g}, which float16 can't: its largest is 65504",
-            fix="build onnx-int4, or a GGUF recipe",
+            fix="build onnx-int4, whose blocks have scales of their own",
         )
     return values.astype(storage.dtype, copy=False)

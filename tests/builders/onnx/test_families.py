@@ -173,6 +173,24 @@ def test_genai_runs_each_family_as_its_own_type(tmp_path: Path, family: str, rec
     assert list(generate_tokens(bundle, prompt, 8)) == expected
 
 
+@pytest.mark.parametrize("original_context", [None, 256])
+def test_genai_goes_on_with_a_conversation(tmp_path: Path, original_context: int | None) -> None:
+    # Several tokens after what is in the cache already, as the next turn of a chat has them.
+    import onnxruntime_genai as genai
+
+    _, bundle = small_bundle(tmp_path, "onnx-fp16", {}, original_context=original_context)
+    tokens = some_tokens(90)
+    with open_session(bundle) as session:
+        expected = session.prefill(tokens)
+    model = genai.Model(str(bundle.path))
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=200, do_sample=False)
+    generator = genai.Generator(model, parameters)
+    for start, end in ((0, 40), (40, 41), (41, 77), (77, 90)):
+        generator.append_tokens(tokens[None, start:end].astype(np.int32))
+    assert _gap(np.asarray(generator.get_logits()).ravel()[-len(expected) :], expected) < FP16_TOLERANCE
+
+
 @pytest.mark.parametrize(("family", "edge"), [("phi3", 4096), ("phi3small", 8192)])
 def test_genai_reads_a_sequence_again_at_the_released_edge(tmp_path: Path, family: str, edge: int) -> None:
     shape = {"hidden": 32, "heads": 2, "kv_heads": 1, "context": edge + 64, "original_context": edge}
