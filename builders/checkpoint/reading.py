@@ -50,13 +50,29 @@ class Checkpoint:
         """
         with self.phases.phase("read", self._stored_bytes(name)):
             values = self._put_together(name)
+            self._refuse_broken(values, name)
+        return values
+
+    def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read rows of a matrix that one stored tensor is, such as the embedding: float32 [*ids.shape, columns].
+
+        Raises:
+            CheckpointError: one of them holds NaN or an infinity.
+        """
+        stored, dtype = self.tensors.stored(name)[ids], self.tensors.dtype(name)
+        values = np.empty(stored.shape, np.float32)
+        shards.widen(stored, dtype, values)
+        self.tensors.release(name)
+        self._refuse_broken(values, name)
+        return values
+
+    def _refuse_broken(self, values: NDArray[np.float32], name: str) -> None:
         if not np.isfinite(values).all():
             bad = int(np.flatnonzero(~np.isfinite(values.reshape(-1)))[0])
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} holds {values.reshape(-1)[bad]} at element {bad}",
                 fix="the training run or the download is broken; take a sound checkpoint",
             )
-        return values
 
     def _stored_bytes(self, name: str) -> int:
         sources = sources_of(self.architecture, name, self.architecture.tensor_shapes()[name])

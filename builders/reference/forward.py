@@ -1,12 +1,16 @@
-"""Phi-3's forward pass in float32, streamed: layer by layer over all sequences, one layer's weights in memory.
+"""The forward pass in float32, streamed: layer by layer over all sequences, one layer's weights in memory.
 
 The formulas are transformers' `Phi3ForCausalLM`: RMSNorm, fused qkv with rotary embedding on halves, grouped-query
 attention under a causal (and sliding) mask, SwiGLU. longrope: the short factors while the whole sequence fits in the
 original context, the long ones beyond, and cosines and sines times the attention factor either way (arXiv 2402.13753).
+Phi-3-small's are those of the modeling file in its repositories: LayerNorm, biases, muP's multipliers, GEGLU, and
+block-sparse layers (`attention_masks.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,14 +18,23 @@ from numpy.typing import NDArray
 
 from builders.build import Progress, silent
 from builders.checkpoint import Checkpoint
+from builders.reference.attention_masks import Masks
 from targets.architecture import Architecture
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Told of what each matrix is multiplied with: its canonical name, and rows [tokens, columns] in float32.
+Observer = Callable[[str, "Tensor"], None]
+QUICK_GELU = 1.702
+
+
+def unobserved(name: str, rows: Tensor) -> None:
+    """Look at nothing."""
+
 
 def hidden_states(
-    checkpoint: Checkpoint, tokens: NDArray[np.int64], progress: Progress = silent
+    checkpoint: Checkpoint, tokens: NDArray[np.int64], progress: Progress = silent, observe: Observer = unobserved
 ) -> NDArray[np.float32]:
     """Run sequences [B, T] from an empty context and give the hidden states after the last norm, [B, T, hidden].
 
@@ -32,19 +45,21 @@ def hidden_states(
     architecture = checkpoint.architecture
     batch, length = tokens.shape
     with torch.inference_mode():
-        embedding = checkpoint.tensor("model.embed_tokens.weight")
-        states = torch.from_numpy(embedding[tokens])
-        del embedding
+        states = torch.from_numpy(checkpoint.rows("model.embed_tokens.weight", tokens))
+        states *= architecture.embedding_multiplier
         cosines, sines = (torch.from_numpy(table) for table in rotary_tables(architecture, length))
-        mask = _mask(architecture, length)
-        for layer in range(architecture.layer_count):
-            progress("reference in float32, layer by layer", layer, architecture.layer_count)
-            weights = _layer_weights(checkpoint, layer)
+        masks = Masks(architecture, length)
+        for number in range(architecture.layer_count):
+            progress("reference in float32, layer by layer", number, architecture.layer_count)
+            layer = _Layer(architecture, number, _layer_weights(checkpoint, number), observe)
+            mask = masks.of_layer(number)
             for row in range(batch):
-                states[row] = _block(architecture, weights, states[row], cosines, sines, mask)
+                states[row] = layer.run(states[row], cosines, sines, mask)
+            del layer  # before the next one is read
         progress("reference in float32, layer by layer", architecture.layer_count, architecture.layer_count)
-        norm = torch.from_numpy(checkpoint.tensor("model.norm.weight"))
-        return np.asarray(_rms_norm(states, norm, architecture.norm_epsilon).numpy())
+        states = _norm(states, _norm_weights(checkpoint), "model.norm", architecture.norm_epsilon)
+        observe(architecture.head_tensor, states.flatten(0, 1))
+        return np.asarray(states.numpy())
 
 
 def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -65,54 +80,80 @@ def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.f
 
 
 def _layer_weights(checkpoint: Checkpoint, layer: int) -> dict[str, Tensor]:
+    """Read a layer's tensors, by their canonical names without the layer's prefix."""
     import torch
 
     prefix = f"model.layers.{layer}."
     names = (name for name in checkpoint.architecture.tensor_shapes() if name.startswith(prefix))
-    return {
-        name.removeprefix(prefix).removesuffix(".weight"): torch.from_numpy(checkpoint.tensor(name)) for name in names
-    }
+    return {name.removeprefix(prefix): torch.from_numpy(checkpoint.tensor(name)) for name in names}
 
 
-def _block(
-    architecture: Architecture,
-    weights: dict[str, Tensor],
-    states: Tensor,
-    cosines: Tensor,
-    sines: Tensor,
-    mask: Tensor,
-) -> Tensor:
-    """One decoder block over one sequence: states [T, hidden] in and out."""
+def _norm_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    import torch
+
+    names = (name for name in checkpoint.architecture.tensor_shapes() if name.startswith("model.norm."))
+    return {name: torch.from_numpy(checkpoint.tensor(name)) for name in names}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One decoder block with its weights."""
+
+    architecture: Architecture
+    number: int
+    weights: dict[str, Tensor]
+    observe: Observer
+
+    def run(self, states: Tensor, cosines: Tensor, sines: Tensor, mask: Tensor) -> Tensor:
+        """Take one sequence through: states [T, hidden] in and out."""
+        epsilon = self.architecture.norm_epsilon
+        normed = _norm(states, self.weights, "input_layernorm", epsilon)
+        states = states + self._attention(normed, cosines, sines, mask)
+        return states + self._mlp(_norm(states, self.weights, "post_attention_layernorm", epsilon))
+
+    def _attention(self, normed: Tensor, cosines: Tensor, sines: Tensor, mask: Tensor) -> Tensor:
+        from torch.nn import functional
+
+        architecture, length = self.architecture, len(normed)
+        qkv = self._linear(normed, "self_attn.qkv_proj")
+        widths = [architecture.query_width, architecture.kv_width, architecture.kv_width]
+        q, k, v = (part.view(length, -1, architecture.head_dim).transpose(0, 1) for part in qkv.split(widths, dim=-1))
+        q, k = _rotated(q, cosines, sines), _rotated(k, cosines, sines)
+        group = architecture.head_count // architecture.kv_head_count
+        k, v = (part.repeat_interleave(group, dim=0) for part in (k, v))
+        attended = functional.scaled_dot_product_attention(
+            q[None], k[None], v[None], attn_mask=mask, scale=architecture.score_scale
+        )[0]
+        return self._linear(attended.transpose(0, 1).reshape(length, -1), "self_attn.o_proj")
+
+    def _mlp(self, normed: Tensor) -> Tensor:
+        import torch
+        from torch.nn import functional
+
+        gate, up = self._linear(normed, "mlp.gate_up_proj").chunk(2, dim=-1)
+        limit = self.architecture.gegelu_limit
+        if limit is None:
+            inner = functional.silu(gate) * up
+        else:
+            gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+            inner = gate * torch.sigmoid(QUICK_GELU * gate) * (up + 1)
+        return self._linear(inner, "mlp.down_proj")
+
+    def _linear(self, rows: Tensor, stem: str) -> Tensor:
+        from torch.nn import functional
+
+        self.observe(f"model.layers.{self.number}.{stem}.weight", rows)
+        return functional.linear(rows, self.weights[f"{stem}.weight"], self.weights.get(f"{stem}.bias"))
+
+
+def _norm(states: Tensor, weights: dict[str, Tensor], stem: str, epsilon: float) -> Tensor:
+    """LayerNorm where there is a bias, else RMSNorm."""
+    import torch
     from torch.nn import functional
 
-    length, heads, kv_heads = len(states), architecture.head_count, architecture.kv_head_count
-    normed = _rms_norm(states, weights["input_layernorm"], architecture.norm_epsilon)
-    qkv = functional.linear(normed, weights["self_attn.qkv_proj"])
-    widths = [architecture.query_width, architecture.kv_width, architecture.kv_width]
-    q, k, v = (part.view(length, -1, architecture.head_dim).transpose(0, 1) for part in qkv.split(widths, dim=-1))
-    q, k = _rotated(q, cosines, sines), _rotated(k, cosines, sines)
-    k, v = (part.repeat_interleave(heads // kv_heads, dim=0) for part in (k, v))
-    attended = functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask)[0]
-    states = states + functional.linear(attended.transpose(0, 1).reshape(length, -1), weights["self_attn.o_proj"])
-    normed = _rms_norm(states, weights["post_attention_layernorm"], architecture.norm_epsilon)
-    gate, up = functional.linear(normed, weights["mlp.gate_up_proj"]).chunk(2, dim=-1)
-    return states + functional.linear(functional.silu(gate) * up, weights["mlp.down_proj"])
-
-
-def _mask(architecture: Architecture, length: int) -> Tensor:
-    """True where row (query) sees column (key), [T, T]: itself and those before it, at most `sliding_window` in all."""
-    import torch
-
-    rows, columns = torch.arange(length)[:, None], torch.arange(length)[None, :]
-    seen = columns <= rows
-    if architecture.sliding_window is not None:
-        seen &= rows - columns < architecture.sliding_window
-    return seen
-
-
-def _rms_norm(states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    import torch
-
+    weight, bias = weights[f"{stem}.weight"], weights.get(f"{stem}.bias")
+    if bias is not None:
+        return functional.layer_norm(states, weight.shape, weight, bias, epsilon)
     return states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + epsilon) * weight
 
 

@@ -30,7 +30,7 @@ from registry.placement import disk_errors
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FORWARD_PASS = 1  # raise it when the forward pass gives other numbers: what older ones left is not read again
+_FORWARD_PASS = 2  # raise it when the forward pass gives other numbers: what older ones left is not read again
 _DIGEST_BYTES = 32
 
 
@@ -56,11 +56,15 @@ class Reference:
         return cached
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give logits [T, vocabulary] of hidden states [T, hidden]."""
+        """Give logits [T, vocabulary] of hidden states [T, hidden]; of hidden ids they are minus infinity."""
         import torch
 
+        architecture = self.checkpoint.architecture
         with torch.inference_mode():
-            return np.asarray((torch.from_numpy(hidden.copy()) @ self._head.T).numpy())
+            logits = torch.from_numpy(hidden.copy()) @ self._head.T
+            logits /= architecture.logit_divisor
+            logits[:, list(architecture.hidden_token_ids)] = -torch.inf
+            return np.asarray(logits.numpy())
 
     def likeliest(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
         """Give the likeliest next token after each token of sequences [B, T]: [B, T]. Not cached."""
