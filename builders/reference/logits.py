@@ -4,8 +4,9 @@ Hidden states are kept (hidden_size numbers a token), logits made from them wind
 token). Hidden states are cached:
 
     CACHE/CHECKPOINT-TOKENS-N.hidden      32 bytes, the SHA-256 of the rest; then float32 [W, T, hidden], little-endian
+    CACHE/CHECKPOINT-TOKENS-N.squares     the same of the activation statistics: float32, matrix after matrix
 
-The name holds 16 hex digits of each digest and the number of the forward pass that made it.
+The name holds 16 hex digits of each digest and the number of the forward pass that made it. One walk makes both.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from builders.build import Progress, silent
 from builders.checkpoint import Checkpoint
 from builders.reference.forward import hidden_states
+from builders.reference.statistics import MeanSquares, Statistics, multiplied
 from registry.placement import disk_errors
 
 if TYPE_CHECKING:
@@ -44,16 +46,39 @@ class Reference:
 
     def hidden(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Give hidden states after the last norm, [W, T, hidden], of windows [W, T]; from the cache if there."""
-        shape = (*windows.shape, self.checkpoint.architecture.hidden_size)
-        if self.cache is None:
-            return hidden_states(self.checkpoint, windows, self.progress)
-        name = f"{_short(self.checkpoint.digest)}-{_short(token_digest(windows))}-{_FORWARD_PASS}.hidden"
-        path = self.cache / name
-        cached = _load(path, shape)
+        cached = self._cached(windows, "hidden", (*windows.shape, self.checkpoint.architecture.hidden_size))
+        return self._walk(windows)[0] if cached is None else cached
+
+    def statistics(self, windows: NDArray[np.int64]) -> Statistics:
+        """Give the mean square of what each matrix's columns are multiplied with; from the cache if there."""
+        architecture = self.checkpoint.architecture
+        shapes = {
+            name: shape for name, shape in architecture.tensor_shapes().items() if name in multiplied(architecture)
+        }
+        cached = self._cached(windows, "squares", (sum(shape[1] for shape in shapes.values()),))
         if cached is None:
-            cached = hidden_states(self.checkpoint, windows, self.progress)
-            _save(path, cached)
-        return cached
+            return self._walk(windows)[1]
+        ends = np.cumsum([shape[1] for shape in shapes.values()])
+        return dict(zip(shapes, np.split(cached, ends[:-1]), strict=True))
+
+    def _walk(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.float32], Statistics]:
+        squares = MeanSquares()
+        hidden = hidden_states(self.checkpoint, windows, self.progress, squares)
+        found = squares.means()
+        names = [name for name in self.checkpoint.architecture.tensor_shapes() if name in found]
+        statistics = {name: found[name] for name in names}
+        if self.cache is not None:
+            _save(self._place(windows, "hidden"), hidden)
+            _save(self._place(windows, "squares"), np.concatenate(list(statistics.values())))
+        return hidden, statistics
+
+    def _cached(self, windows: NDArray[np.int64], kind: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+        return None if self.cache is None else _load(self._place(windows, kind), shape)
+
+    def _place(self, windows: NDArray[np.int64], kind: str) -> Path:
+        assert self.cache is not None
+        name = f"{_short(self.checkpoint.digest)}-{_short(token_digest(windows))}-{_FORWARD_PASS}.{kind}"
+        return self.cache / name
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give logits [T, vocabulary] of hidden states [T, hidden]; of hidden ids they are minus infinity."""

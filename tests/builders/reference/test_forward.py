@@ -1,4 +1,4 @@
-"""The streamed float32 forward pass against transformers' own Phi3ForCausalLM."""
+"""The streamed float32 forward pass against transformers' own Phi3ForCausalLM and LlamaForCausalLM."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def transformers_model(folder: Path) -> Any:
     import torch
     import transformers
 
-    model = transformers.Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    return model.eval()
+    kind = getattr(transformers, open_checkpoint(folder).architecture.name)
+    return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def transformers_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
@@ -58,6 +58,8 @@ def our_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
         pytest.param(Tiny(original_context=32), 33, id="longrope-past-the-edge"),
         pytest.param(Tiny(original_context=32, window=12, kv_heads=1, tied=True), 80, id="all-at-once"),
         pytest.param(Tiny(), 1, id="one-token"),
+        pytest.param(Tiny(family="llama"), 40, id="llama-grouped-queries"),
+        pytest.param(Tiny(family="llama", kv_heads=4, tied=True), 40, id="llama-tied"),
     ],
 )
 def test_it_agrees_with_transformers(tmp_path: Path, shape: Tiny, length: int) -> None:
