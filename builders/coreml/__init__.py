@@ -90,7 +90,7 @@ def _weight_classes(stored: tuple[StoredWeight, ...]) -> tuple[WeightClass, ...]
 
 def _notes(recipe: Recipe, stored: tuple[StoredWeight, ...], edge: int | None) -> tuple[str, ...]:
     notes = []
-    kept = [weight.name for weight in stored if weight.storage == FLOAT16]
+    kept = [weight.name for weight in stored if weight.storage == FLOAT16 and len(weight.shape) == 2]
     if recipe.bits == 4 and kept:
         notes.append(f"{len(kept)} matrices stay float16: their rows are no multiple of {BLOCK_SIZE} ({kept[0]} …)")
     if edge is not None:

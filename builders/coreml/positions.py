@@ -30,6 +30,7 @@ class Call:
     start: Any  # int32 [1]: tokens in the cache before this call
     end: Any  # int32 [1]: n
     mask: Any  # float16 [1, 1, g q, n], added to the scores
+    sparse_mask: Any  # float16 [1, K, g q, n], the same for block-sparse layers; None where those see everything
     cosines: Any  # float16 [q, 1, d / 2]: of the new tokens, one for all heads
     sines: Any  # the same
 
@@ -44,6 +45,7 @@ def write_call(builder: Any, architecture: Architecture, context_length: int, id
     rows = mb.slice_by_index(x=order, begin=start, end=end, name="query_positions")
     columns = mb.slice_by_index(x=order, begin=[0], end=end, begin_mask=[True], name="key_positions")
     seen = _mask(mb, architecture, rows, columns, mask)
+    sparse = _sparse_mask(mb, architecture, context_length, (start, end), seen)
     edge = longrope_edge(architecture, context_length)
     if edge is not None:
         is_long = mb.greater(x=end, y=np.array([edge], np.int32), name="is_long")
@@ -55,7 +57,7 @@ def write_call(builder: Any, architecture: Architecture, context_length: int, id
         mb.expand_dims(x=mb.gather(x=table, indices=rows, axis=0), axes=[1])
         for table in _tables(mb, architecture, context_length)
     )
-    return Call(start, end, seen, cosines, sines)
+    return Call(start, end, _of_group(mb, architecture, seen), sparse, cosines, sines)
 
 
 def longrope_edge(architecture: Architecture, context_length: int) -> int | None:
@@ -75,7 +77,7 @@ def _tables(mb: Any, architecture: Architecture, context_length: int) -> tuple[A
 
 
 def _mask(mb: Any, architecture: Architecture, rows: Any, columns: Any, given: Any) -> Any:
-    """The app's mask, with the future and what lies behind the sliding window hidden: [1, 1, g q, n]."""
+    """The app's mask, with the future and what lies behind the sliding window hidden: [1, 1, q, n]."""
     behind = mb.sub(x=mb.expand_dims(x=rows, axes=[1]), y=mb.expand_dims(x=columns, axes=[0]), name="distance")
     hidden = mb.less(x=behind, y=np.int32(0), name="is_future")
     if architecture.effective_window is not None:
@@ -83,7 +85,35 @@ def _mask(mb: Any, architecture: Architecture, rows: Any, columns: Any, given: A
         hidden = mb.logical_or(x=hidden, y=too_far, name="is_hidden")
     nothing, hide = np.zeros((1, 1), np.float16), np.full((1, 1), HIDDEN_SCORE)
     own = mb.select(cond=hidden, a=hide, b=nothing, name="own_mask")
-    mask = mb.add(x=own, y=given, name="mask")
-    # Query heads that share a key head become further rows of it, so that keys are never repeated.
+    return mb.add(x=own, y=given, name="mask")
+
+
+def _of_group(mb: Any, architecture: Architecture, mask: Any) -> Any:
+    """Repeat the rows: query heads that share a key head are further rows of it, so that keys are never repeated."""
     group = architecture.head_count // architecture.kv_head_count
     return mb.concat(values=[mask] * group, axis=2, name="mask_of_group") if group > 1 else mask
+
+
+def _sparse_mask(
+    mb: Any, architecture: Architecture, context_length: int, ends: tuple[Any, Any], mask: Any
+) -> Any | None:
+    """Hide, on top of [1, 1, q, n], what each head of a block-sparse layer skips: [1, K, g q, n].
+
+    None where no sequence of the context is long enough for anything to be skipped.
+    """
+    sparse = architecture.block_sparse
+    if sparse is None or context_length <= sparse.dense_up_to:
+        return None
+    start, end = ends
+    blocks = mb.const(val=np.arange(context_length, dtype=np.int32) // sparse.block_size, name="block_of_position")
+    of_queries = mb.slice_by_index(x=blocks, begin=start, end=end, name="query_blocks")
+    of_keys = mb.slice_by_index(x=blocks, begin=[0], end=end, begin_mask=[True], name="key_blocks")
+    behind = mb.sub(x=mb.expand_dims(x=of_queries, axes=[1]), y=mb.expand_dims(x=of_keys, axes=[0]))
+    is_local = mb.less(x=behind, y=np.int32(sparse.local_blocks), name="is_local")
+    kv_heads, group = architecture.kv_head_count, architecture.head_count // architecture.kv_head_count
+    heads = np.arange(1, architecture.head_count + 1, dtype=np.int32).reshape(kv_heads, group, 1, 1)
+    stripes = mb.mod(x=mb.add(x=of_keys, y=heads), y=np.int32(sparse.vertical_stride))
+    is_seen = mb.logical_or(x=is_local, y=mb.equal(x=stripes, y=np.int32(0)), name="is_seen")
+    nothing, hide = np.zeros((1, 1, 1, 1), np.float16), np.full((1, 1, 1, 1), HIDDEN_SCORE)
+    by_head = mb.add(x=mb.select(cond=is_seen, a=nothing, b=hide), y=mask)
+    return mb.reshape(x=by_head, shape=[1, kv_heads, -1, 0], name="sparse_mask")

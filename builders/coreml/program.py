@@ -1,4 +1,4 @@
-"""Phi-3's decoder as a MIL program (iOS 18), written op by op: no trace, and no weights in memory.
+"""The decoder as a MIL program (iOS 18), written op by op: no trace, and no weights in memory.
 
 Shapes: q new tokens, n tokens in all (those in the cache and the new ones), K key heads, g query heads a key head, d
 head size.
@@ -8,6 +8,7 @@ Matrices, rotation, keys, values and attention are float16. The residual stream 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from builders.coreml.positions import Call, write_call
 from builders.coreml.weights import Weights
+from builders.reference.forward import QUICK_GELU
 from targets.architecture import Architecture
 
 INPUT_IDS = "inputIds"
@@ -23,6 +25,7 @@ CAUSAL_MASK = "causalMask"
 KEY_CACHE = "keyCache"
 VALUE_CACHE = "valueCache"
 LOGITS = "logits"
+HIDDEN_LOGIT = np.float16(-30000)  # added to ids that are never to be chosen: a probability of 0, and finite
 
 
 def cache_shape(architecture: Architecture, context_length: int) -> tuple[int, ...]:
@@ -81,11 +84,19 @@ class _Decoder:
         mb, architecture = self._mb, self._architecture
         embedding = self._weights.matrix("model.embed_tokens.weight")
         stream = self._wide(mb.gather(x=embedding, indices=ids, axis=0, name="embedded"))
+        if architecture.embedding_multiplier != 1:
+            stream = mb.mul(x=stream, y=np.float32(architecture.embedding_multiplier), name="stream")
         for layer in range(architecture.layer_count):
             stream = self._attention(stream, layer)
             stream = self._mlp(stream, layer)
-        normed = self._norm(stream, "model.norm.weight")
-        return self._product(normed, architecture.head_tensor, LOGITS)
+        normed = self._norm(stream, "model.norm")
+        if architecture.logit_divisor != 1:  # here, where it is fewer numbers, and none can overflow
+            normed = mb.mul(x=normed, y=np.float16(1 / architecture.logit_divisor), name="scaled_down")
+        if not architecture.hidden_token_ids:
+            return self._product(normed, architecture.head_tensor, LOGITS)
+        hidden = np.zeros(architecture.vocabulary_size, np.float16)
+        hidden[list(architecture.hidden_token_ids)] = HIDDEN_LOGIT
+        return mb.add(x=self._product(normed, architecture.head_tensor, "all_logits"), y=hidden, name=LOGITS)
 
     def _wide(self, x: Any) -> Any:
         return self._mb.cast(x=x, dtype="fp32", name=x.name + "_wide")
@@ -94,48 +105,70 @@ class _Decoder:
         return self._mb.cast(x=x, dtype="fp16", name=x.name + "_narrow")
 
     def _product(self, x: Any, tensor: str, name: str) -> Any:
-        """Multiply [1, q, in] with a matrix [out, in]: [1, q, out] float16."""
+        """Multiply [1, q, in] with a matrix [out, in], and add its bias where it has one: [1, q, out] float16."""
         matrix = self._weights.matrix(tensor)
-        return self._mb.linear(x=x, weight=matrix, bias=self._weights.zeros(matrix.shape[0]), name=name)
+        return self._mb.linear(x=x, weight=matrix, bias=self._weights.bias_of(tensor), name=name)
 
     def _attention(self, stream: Any, layer: int) -> Any:
         """One layer's attention: stream [1, q, hidden] float32 in and out."""
         mb, architecture = self._mb, self._architecture
         checkpoint, prefix = f"model.layers.{layer}.", f"layer{layer}_"
         heads, kv_heads, size = architecture.head_count, architecture.kv_head_count, architecture.head_dim
-        normed = self._norm(stream, checkpoint + "input_layernorm.weight")
+        normed = self._norm(stream, checkpoint + "input_layernorm")
         qkv = self._product(normed, checkpoint + "self_attn.qkv_proj.weight", prefix + "qkv")
         all_heads = mb.reshape(x=qkv, shape=[1, -1, heads + 2 * kv_heads, size], name=prefix + "heads")
         rotated, values = mb.split(x=all_heads, split_sizes=[heads + kv_heads, kv_heads], axis=2)
         queries, keys = mb.split(x=self._rotated(rotated), split_sizes=[heads, kv_heads], axis=2)
         attended = mb.scaled_dot_product_attention(
-            query=self._grouped(queries),
+            query=self._grouped(self._scaled(queries)),
             key=self._cached(KEY_CACHE, keys, layer),
             value=self._cached(VALUE_CACHE, values, layer),
-            attn_mask=self._call.mask,
+            attn_mask=self._mask(layer),
             name=prefix + "attended",
         )
         output = self._product(self._ungrouped(attended), checkpoint + "self_attn.o_proj.weight", prefix + "attention")
         return mb.add(x=stream, y=self._wide(output), name=prefix + "after_attention")
 
     def _mlp(self, stream: Any, layer: int) -> Any:
-        """One layer's SwiGLU: stream [1, q, hidden] float32 in and out."""
+        """One layer's gated products: stream [1, q, hidden] float32 in and out."""
         mb, width = self._mb, self._architecture.intermediate_size
         checkpoint, prefix = f"model.layers.{layer}.", f"layer{layer}_"
-        normed = self._norm(stream, checkpoint + "post_attention_layernorm.weight")
+        normed = self._norm(stream, checkpoint + "post_attention_layernorm")
         both = self._product(normed, checkpoint + "mlp.gate_up_proj.weight", prefix + "gate_up")
         gate, up = mb.split(x=both, split_sizes=[width, width], axis=-1)
-        inner = mb.mul(x=mb.silu(x=gate), y=up, name=prefix + "inner")
+        inner = self._gated(gate, up, prefix + "inner")
         output = self._product(inner, checkpoint + "mlp.down_proj.weight", prefix + "mlp")
         return mb.add(x=stream, y=self._wide(output), name=prefix + "output")
 
-    def _norm(self, stream: Any, tensor: str) -> Any:
-        """RMSNorm of [1, q, hidden] float32, given in float16 to the matrix that follows."""
-        mb = self._mb
+    def _mask(self, layer: int) -> Any:
+        sparse, call = self._architecture.block_sparse, self._call
+        is_sparse = sparse is not None and sparse.is_sparse(layer) and call.sparse_mask is not None
+        return call.sparse_mask if is_sparse else call.mask
+
+    def _scaled(self, queries: Any) -> Any:
+        """Make up for what attention will scale by, d ** -0.5, where the architecture has another scale."""
+        share = self._architecture.score_scale * self._architecture.head_dim**0.5
+        return queries if math.isclose(share, 1) else self._mb.mul(x=queries, y=np.float16(share))
+
+    def _gated(self, gate: Any, up: Any, name: str) -> Any:
+        """SwiGLU, or Phi-3-small's GEGLU (targets/architecture.py)."""
+        mb, limit = self._mb, self._architecture.gegelu_limit
+        if limit is None:
+            return mb.mul(x=mb.silu(x=gate), y=up, name=name)
+        gate = mb.minimum(x=gate, y=np.float16(limit))
+        up = mb.clip(x=up, alpha=np.float16(-limit), beta=np.float16(limit))
+        active = mb.mul(x=gate, y=mb.sigmoid(x=mb.mul(x=gate, y=np.float16(QUICK_GELU))))
+        return mb.mul(x=active, y=mb.add(x=up, y=np.float16(1)), name=name)
+
+    def _norm(self, stream: Any, stem: str) -> Any:
+        """LayerNorm or RMSNorm of [1, q, hidden] float32, given in float16 to the matrix that follows."""
+        mb, epsilon = self._mb, np.float32(self._architecture.norm_epsilon)
+        weight = self._weights.vector(f"{stem}.weight")
+        if self._architecture.biased:
+            bias = self._weights.vector(f"{stem}.bias")
+            return self._narrow(mb.layer_norm(x=stream, axes=[-1], gamma=weight, beta=bias, epsilon=epsilon))
         mean = mb.reduce_mean(x=mb.square(x=stream), axes=[-1], keep_dims=True)
-        inverse = mb.rsqrt(x=mean, epsilon=np.float32(self._architecture.norm_epsilon))
-        scaled = mb.mul(x=mb.mul(x=stream, y=inverse), y=self._weights.vector(tensor))
-        return self._narrow(scaled)
+        return self._narrow(mb.mul(x=mb.mul(x=stream, y=mb.rsqrt(x=mean, epsilon=epsilon)), y=weight))
 
     def _rotated(self, heads: Any) -> Any:
         """Rotate the pairs (i, i + d / 2) of heads [1, q, any, d] float16 by the tokens' positions."""

@@ -54,11 +54,15 @@ class Weights:
         return self._variables[tensor]
 
     def vector(self, tensor: str) -> Any:
-        """Variable of a norm's weight, float32 [hidden]."""
+        """Variable of a norm's weight or bias, float32 [hidden]."""
         return self.matrix(tensor)
 
-    def zeros(self, width: int) -> Any:
-        """Variable of the bias that a `linear` without one must have, float16 [width]: one for all of that width."""
+    def bias_of(self, matrix: str) -> Any:
+        """Variable of a matrix's bias, float16 [out]; zeros, one for all of that width, where it has none."""
+        bias = matrix.removesuffix("weight") + "bias"
+        return self.matrix(bias) if bias in self._shapes else self._zeros(self._shapes[matrix][0])
+
+    def _zeros(self, width: int) -> Any:
         from coremltools.converters.mil.mil import Builder
 
         name = f"zeros_{width}"
@@ -70,7 +74,7 @@ class Weights:
         from coremltools.converters.mil.mil import Builder, types
 
         name, shape = constant_name(tensor), self._shapes[tensor]
-        storage = storage_of(shape, self._recipe)
+        storage = storage_of(tensor, shape, self._recipe)
         if storage == UINT4:
             blocks = (shape[0], shape[1] // BLOCK_SIZE)
             return Builder.constexpr_blockwise_shift_scale(
@@ -119,7 +123,11 @@ class Weights:
     def _importance(self, tensor: str) -> NDArray[np.float32] | None:
         """How much a column's error counts: by the size of what it is multiplied with, which a norm before it tells."""
         norm = self._norms.get(tensor)
-        return None if norm is None else np.square(self._checkpoint.tensor(norm)) + LEAST_IMPORTANCE
+        if norm is None:
+            return None
+        sizes = np.square(self._checkpoint.tensor(norm)) + LEAST_IMPORTANCE
+        bias = norm.removesuffix("weight") + "bias"
+        return sizes + np.square(self._checkpoint.tensor(bias)) if bias in self._shapes else sizes
 
 
 def norms_before(architecture: Architecture) -> dict[str, str]:
@@ -134,4 +142,4 @@ def norms_before(architecture: Architecture) -> dict[str, str]:
 
 def constant_name(tensor: str) -> str:
     """Name of a tensor's constant in the program: letters, digits and underscores."""
-    return tensor.removesuffix(".weight").replace(".", "_")
+    return tensor.removesuffix(".weight").replace(".", "_")  # a bias keeps its ending

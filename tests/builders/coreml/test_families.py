@@ -1,0 +1,122 @@
+"""Llama and Phi-3-small as Core ML, evaluated, against the float32 reference: prefill, steps, longrope's edge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.build import build
+from builders.checkpoint import open_checkpoint
+from builders.coreml.session import open_session
+from builders.reference import Reference
+from registry.bundle import Bundle
+from targets.recipes import recipe_named
+from tests.builders.parity import some_tokens
+from tests.checkpoints import write_json, write_tiny
+
+TOLERANCE = 0.03
+# Scores in which attention tells: as released, tiny random layers would hardly move the logits.
+TELLING = {"mup_embedding_multiplier": 1.5, "mup_attn_multiplier": 6.0, "mup_width_multiplier": 2.0}
+RELEASED = {"blocksparse_block_size": 64, "blocksparse_num_local_blocks": 16, "blocksparse_vert_stride": 8}
+EDGE = 64
+
+
+def bundle_of(folder: Path, recipe: str, config: dict[str, Any], **changes: Any) -> Bundle:
+    path = write_tiny(folder / "checkpoint", **{"dtype": "F16", **changes})
+    content = json.loads((path / "config.json").read_bytes())
+    telling = TELLING if changes["family"] == "phi3small" else {}
+    write_json(path / "config.json", content | telling | config)
+    checkpoint = open_checkpoint(path)
+    length = checkpoint.architecture.context_length
+    return build(checkpoint, recipe_named(recipe), folder / "bundle", context_length=length)
+
+
+def reference(folder: Path, tokens: np.ndarray) -> np.ndarray:
+    asked = Reference(open_checkpoint(folder / "checkpoint"))
+    return asked.logits(asked.hidden(tokens[None])[0])
+
+
+def gap(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference; of ids that the reference rules out, that they are ruled out here."""
+    shown = np.isfinite(expected[0])
+    assert (found[:, ~shown] < -1e4).all()
+    return float(np.abs(found[:, shown] - expected[:, shown]).max())
+
+
+@pytest.mark.parametrize(
+    ("length", "config", "changes"),
+    [
+        pytest.param(60, {}, {"family": "llama"}, id="llama"),
+        pytest.param(60, {}, {"family": "llama", "tied": True, "kv_heads": 4}, id="llama, tied, as many key heads"),
+        pytest.param(30, {}, {"family": "phi3small"}, id="small, dense so far"),
+        pytest.param(200, {}, {"family": "phi3small"}, id="small, sparse"),
+        pytest.param(200, {}, {"family": "phi3small", "kv_heads": 4}, id="small, as many key heads"),
+        pytest.param(
+            200,
+            {"dense_attention_every_n_layers": 3},
+            {"family": "phi3small", "layers": 3},
+            id="small, every third layer is dense",
+        ),
+        pytest.param(
+            1100, RELEASED, {"family": "phi3small", "context": 1200, "layers": 1}, id="small, blocks as released"
+        ),
+        pytest.param(60, {}, {"family": "phi3small", "context": 60}, id="small, a context of no whole blocks"),
+        pytest.param(EDGE, {}, {"family": "phi3small", "original_context": EDGE}, id="small, up to longrope's edge"),
+        pytest.param(3 * EDGE, {}, {"family": "phi3small", "original_context": EDGE}, id="small, past longrope's edge"),
+        pytest.param(60, {"gegelu_limit": 0.2}, {"family": "phi3small"}, id="small, the gate's limits are met"),
+    ],
+)
+def test_fp16_agrees_with_the_reference(
+    tmp_path: Path, length: int, config: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    bundle, tokens = bundle_of(tmp_path, "coreml-fp16", config, **changes), some_tokens(length)
+    expected = reference(tmp_path, tokens)
+    assert expected[np.isfinite(expected)].std() > 0.1
+    with open_session(bundle) as session:
+        assert gap(session.score(tokens), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4"])
+def test_steps_over_sparse_layers_give_what_prefill_gives(tmp_path: Path, recipe: str) -> None:
+    bundle, tokens = bundle_of(tmp_path, recipe, {}, family="phi3small"), some_tokens(150)
+    with open_session(bundle) as session:
+        whole = session.score(tokens)
+        stepped = [session.prefill(tokens[:40]), *(session.step(int(token)) for token in tokens[40:])]
+    assert np.abs(np.stack(stepped) - whole[39:]).max() < TOLERANCE
+
+
+def test_a_small_that_grows_past_longropes_edge_answers_like_the_reference(tmp_path: Path) -> None:
+    bundle = bundle_of(tmp_path, "coreml-fp16", {}, family="phi3small", original_context=EDGE)
+    tokens = some_tokens(EDGE + 4)
+    with open_session(bundle) as session:
+        session.prefill(tokens[: EDGE - 2])
+        for count in range(EDGE - 1, len(tokens) + 1):
+            logits = session.step(int(tokens[count - 1]))
+            assert gap(logits[None], reference(tmp_path, tokens[:count])[-1:]) < TOLERANCE, f"{count} tokens"
+
+
+def test_sparsity_is_felt(tmp_path: Path) -> None:
+    """What the tolerance must tell apart: another stride, past the local blocks only."""
+    tokens = some_tokens(200)
+    logits = []
+    for name, config in (("3", {}), ("5", {"blocksparse_vert_stride": 5})):
+        with open_session(bundle_of(tmp_path / name, "coreml-fp16", config, family="phi3small")) as session:
+            logits.append(session.score(tokens))
+    gaps = np.abs(logits[0] - logits[1]).max(-1)
+    assert gaps[:32].max() == 0  # two local blocks of 16
+    assert gaps[32:].max() > 3 * TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3small"])
+def test_int4_is_close(tmp_path: Path, family: str) -> None:
+    bundle, tokens = bundle_of(tmp_path, "coreml-int4", {}, family=family), some_tokens(100)
+    expected = reference(tmp_path, tokens)
+    with open_session(bundle) as session:
+        found = session.score(tokens)
+    shown = np.isfinite(expected)
+    assert np.corrcoef(found[shown], expected[shown])[0, 1] > 0.95
+    assert {weight.storage for weight in bundle.manifest.recipe.weights} >= {"float32", "uint4 block 32"}
