@@ -38,10 +38,11 @@ import threading
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from builders.build import BuildRequest, Conversion
 from builders.coreml.description import EDGE_FACT, describe
-from builders.coreml.package import PACKAGE_NAME, write_package
+from builders.coreml.package import PACKAGE_NAME, package_sizes, write_package
 from builders.coreml.positions import longrope_edge
 from builders.coreml.program import write_program
 from builders.coreml.weights import Weights
@@ -50,7 +51,7 @@ from targets.recipes import Recipe
 from targets.storage import StoredWeight
 from targets.storage.coreml import BLOCK_SIZE, FLOAT16, plan
 
-__all__ = ["EDGE_FACT", "PACKAGE_NAME", "convert"]
+__all__ = ["EDGE_FACT", "PACKAGE_NAME", "artifact_sizes", "convert"]
 
 # coremltools' builder keeps the function that is being written in a global: one at a time in a process.
 _WRITING = threading.Lock()
@@ -68,9 +69,8 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     architecture, recipe, context = request.checkpoint.architecture, request.recipe, request.context_length
     stored = plan(architecture, recipe)
     weights = Weights(request)
-    with _WRITING:
-        program = write_program(architecture, weights, context)
-    description = describe(architecture, recipe, context)
+    with request.phases.phase("transform"):
+        program, description = _described(request, weights)
     write_package(folder / PACKAGE_NAME, program, weights, description, request.progress)
     return Conversion(
         weights=_weight_classes(stored),
@@ -78,6 +78,22 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
         tools={name: version(name) for name in ("coremltools", "numpy")},
         notes=_notes(recipe, stored, longrope_edge(architecture, context)),
     )
+
+
+def artifact_sizes(request: BuildRequest) -> dict[str, int]:
+    """Give the exact size in bytes of every file that `convert` would write, by its path. No weight is read."""
+    weights = Weights(request)
+    program, description = _described(request, weights)
+    sizes = package_sizes(program, weights, description)
+    return {f"{PACKAGE_NAME}/{path}": size for path, size in sizes.items()}
+
+
+def _described(request: BuildRequest, weights: Weights) -> tuple[Any, Any]:
+    """Write the program, and describe its interface."""
+    architecture, context = request.checkpoint.architecture, request.context_length
+    with _WRITING:
+        program = write_program(architecture, weights, context)
+    return program, describe(architecture, request.recipe, context)
 
 
 def _weight_classes(stored: tuple[StoredWeight, ...]) -> tuple[WeightClass, ...]:

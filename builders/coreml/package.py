@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from builders.build import Progress
+from builders.build import Progress, silent
 from builders.coreml.weights import Weights
 from targets.errors import BuildError
 
@@ -28,49 +29,100 @@ AUTHOR = "com.apple.CoreML"
 MODEL_FILE = f"{AUTHOR}/model.mlmodel"
 WEIGHTS_FOLDER = f"{AUTHOR}/weights"
 WEIGHTS_FILE = "weight.bin"
+_BLOB_STEP = 64  # bytes
 _IDENTIFIERS = uuid.UUID("5b6a5b7e-0d1c-5f0e-9a63-6f0a4c1c2d3e")  # our namespace of identifiers in Manifest.json
 
 
-def write_package(package: Path, program: Any, weights: Weights, description: Any, progress: Progress) -> None:
+def write_package(package: Path, program: Any, weights: Weights, description: Any, progress: Progress = silent) -> None:
     """Write a `mil.Program` and its `ModelDescription` (protobuf). The same content gives the same bytes."""
-    import coremltools as ct
-
     weights_folder = package / "Data" / WEIGHTS_FOLDER
     weights_folder.mkdir(parents=True)
-    model = ct.proto.Model_pb2.Model(specificationVersion=ct.target.iOS18.value, description=description)
-    model.mlProgram.CopyFrom(_exported(program, weights, weights_folder, progress))
-    specification = model.SerializeToString(deterministic=True)
+    specification = _specification(_exporter(program, weights, weights_folder, progress).export(), description)
+    progress("writing weights", weights.promised_count, weights.promised_count)
     (package / "Data" / MODEL_FILE).write_bytes(specification)
     (package / "Manifest.json").write_bytes(_manifest(hashlib.sha256(specification).hexdigest()))
 
 
-def _exported(program: Any, weights: Weights, folder: Path, progress: Progress) -> Any:
-    """Give the program as protobuf; on the way its constants go to `weight.bin`."""
+def package_sizes(program: Any, weights: Weights, description: Any) -> dict[str, int]:
+    """Give the bytes of each file that `write_package` would write, by its path in the package. No weight is read."""
+    places = Places()
+    specification = _specification(_exporter(program, weights, None, silent, places).export(), description)
+    return {
+        "Manifest.json": len(_manifest(hashlib.sha256(specification).hexdigest())),
+        f"Data/{MODEL_FILE}": len(specification),
+        f"Data/{WEIGHTS_FOLDER}/{WEIGHTS_FILE}": places.bytes,
+    }
+
+
+def _specification(program: Any, description: Any) -> bytes:
+    import coremltools as ct
+
+    model = ct.proto.Model_pb2.Model(specificationVersion=ct.target.iOS18.value, description=description)
+    model.mlProgram.CopyFrom(program)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+class Places:
+    """Where blobs would lie in `weight.bin`, without writing them.
+
+    Layout (source: coremltools' mlmodel/src/MILBlob/Blob/StorageFormat.hpp): a header of 64 bytes; then for each blob
+    64 bytes that describe it, and its data, each at a multiple of 64. A program names a blob by its description.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = _BLOB_STEP
+
+    def next(self, byte_count: int) -> int:
+        """Give the next blob a place: the offset of its description."""
+        described = math.ceil(self.bytes / _BLOB_STEP) * _BLOB_STEP
+        self.bytes = described + _BLOB_STEP + byte_count
+        return described
+
+
+def _exporter(
+    program: Any, weights: Weights, folder: Path | None, progress: Progress, places: Places | None = None
+) -> Any:
+    """Give coremltools' exporter, which has a promised constant made when it comes to writing it.
+
+    With `places` nothing is made or written: blobs get the offsets that they would have.
+    """
     import coremltools as ct
     from coremltools.converters.mil.backend.mil import helper
     from coremltools.converters.mil.backend.mil.load import MILProtoExporter
 
     class StreamingExporter(MILProtoExporter):  # type: ignore[misc]
-        """coremltools' exporter, which has a promised constant made when it comes to writing it."""
-
         written = 0
 
         def get_milproto_value(self, var: Any) -> Any:
-            if not weights.is_promised(var.name):
-                return super().get_milproto_value(var)
-            progress("writing weights", self.written, weights.promised_count)
-            self.written += 1
-            writer = self.get_blob_writer(self.get_weight_path(var.op))
+            return self.create_file_value(var) if weights.is_promised(var.name) else super().get_milproto_value(var)
+
+        def create_file_value(self, var: Any) -> Any:
+            if places is None and not weights.is_promised(var.name):
+                return super().create_file_value(var)
             return helper.create_file_value_tensor(
                 file_name=f"@model_path/weights/{WEIGHTS_FILE}",
-                offset=_write(writer, var, weights),
+                offset=self._written(var) if places is None else places.next(_byte_count(var)),
                 dim=var.shape,
                 data_type=helper.types_to_proto_primitive(var.dtype),
             )
 
-    exported = StreamingExporter(program, str(folder), ct.target.iOS18.value).export()
-    progress("writing weights", weights.promised_count, weights.promised_count)
-    return exported
+        def _written(self, var: Any) -> int:
+            progress("writing weights", self.written, weights.promised_count)
+            self.written += 1
+            return _write(self.get_blob_writer(self.get_weight_path(var.op)), var, weights)
+
+    return StreamingExporter(program, str(folder), ct.target.iOS18.value)
+
+
+def _byte_count(variable: Any) -> int:
+    from coremltools.converters.mil.mil import types
+
+    count = math.prod(variable.shape)
+    return (
+        (count + 1) // 2
+        if variable.dtype == types.uint4
+        else count * types.nptype_from_builtin(variable.dtype)().nbytes
+    )
 
 
 def _write(writer: Any, variable: Any, weights: Weights) -> int:
@@ -79,11 +131,12 @@ def _write(writer: Any, variable: Any, weights: Weights) -> int:
 
     flat = weights.fulfil(variable.name).reshape(-1)
     try:
-        if variable.dtype == types.uint4:
-            return int(writer.write_uint4_data(flat))
-        if variable.dtype == types.fp16:
-            return int(writer.write_fp16_data(flat.view(np.uint16)))
-        return int(writer.write_float_data(flat))
+        with weights.phases.phase("write", _byte_count(variable)):
+            if variable.dtype == types.uint4:
+                return int(writer.write_uint4_data(flat))
+            if variable.dtype == types.fp16:
+                return int(writer.write_fp16_data(flat.view(np.uint16)))
+            return int(writer.write_float_data(flat))
     except RuntimeError as error:  # coremltools' writer says neither which error nor of what kind
         raise BuildError(
             f"{WEIGHTS_FILE} can't be written: {error}",

@@ -28,6 +28,7 @@ class Weights:
     def __init__(self, request: BuildRequest) -> None:
         self._checkpoint = request.checkpoint
         self._recipe = request.recipe
+        self.phases = request.phases
         self._shapes = request.checkpoint.architecture.tensor_shapes()
         self._variables: dict[str, Any] = {}
         self._promises: dict[str, Callable[[], NDArray[Any]]] = {}
@@ -89,9 +90,7 @@ class Weights:
             )
         if storage == FLOAT32:
             return self._promise(name, shape, np.dtype(np.float32), lambda: self._checkpoint.tensor(tensor))
-        return self._promise(
-            name, shape, np.dtype(np.float16), lambda: self._finite_in_float16(tensor).astype(np.float16)
-        )
+        return self._promise(name, shape, np.dtype(np.float16), lambda: self._narrow(tensor))
 
     def _promise(
         self, constant: str, shape: tuple[int, ...], dtype: np.dtype[Any], make: Callable[[], NDArray[Any]]
@@ -100,6 +99,11 @@ class Weights:
 
         self._promises[constant] = make
         return Builder.const(val=np.broadcast_to(np.zeros((), dtype), shape), name=constant)
+
+    def _narrow(self, tensor: str) -> NDArray[np.float16]:
+        values = self._finite_in_float16(tensor)
+        with self.phases.phase("transform", values.nbytes):
+            return values.astype(np.float16)
 
     def _finite_in_float16(self, tensor: str) -> NDArray[np.float32]:
         values = self._checkpoint.tensor(tensor)
@@ -116,7 +120,9 @@ class Weights:
         name, quantized = self._last
         if name != tensor or quantized is None:
             self._last = ("", None)  # not two at a time
-            quantized = quantize(self._finite_in_float16(tensor), self._importance(tensor))
+            values, importance = self._finite_in_float16(tensor), self._importance(tensor)
+            with self.phases.phase("quantize", values.nbytes):
+                quantized = quantize(values, importance)
             self._last = (tensor, quantized)
         return quantized
 

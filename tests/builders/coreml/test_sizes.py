@@ -1,0 +1,37 @@
+"""Sizes before a build are the sizes after it, to the byte, and cost no weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.build import BuildRequest, build
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.coreml import artifact_sizes
+from targets.recipes import recipe_named
+from tests.checkpoints import write_tiny
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "phi3": {"window": 7},
+    "tied": {"tied": True},
+    "longrope": {"original_context": 64},
+    "llama": {"family": "llama"},
+    "small": {"family": "phi3small", "original_context": 64},
+    "rows of no whole blocks": {"intermediate": 72},
+}
+
+
+@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4"])
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
+def test_sizes_are_exact(tmp_path: Path, recipe: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes))
+    bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle", context_length=200)
+    written = {file.path: file.bytes for file in bundle.manifest.files if file.path.startswith("model.mlpackage")}
+
+    def refuse(self: Checkpoint, name: str) -> None:
+        raise AssertionError(f"{name} is read")
+
+    monkeypatch.setattr(Checkpoint, "tensor", refuse)
+    assert artifact_sizes(BuildRequest(checkpoint, recipe_named(recipe), 200)) == written
