@@ -53,6 +53,20 @@ class Checkpoint:
             self._refuse_broken(values, name)
         return values
 
+    def stored_tensor(self, name: str) -> NDArray[np.float32]:
+        """Read one tensor by the checkpoint's own name, as it is stored, widened to float32.
+
+        Raises:
+            CheckpointError: it holds NaN or an infinity.
+        """
+        stored, dtype = self.tensors.stored(name), self.tensors.dtype(name)
+        values = np.empty(stored.shape, np.float32)
+        with self.phases.phase("read", stored.nbytes):
+            shards.widen(stored, dtype, values)
+            self.tensors.release(name)
+            self._refuse_broken(values, name)
+        return values
+
     def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Read rows of a matrix that one stored tensor is, such as the embedding: float32 [*ids.shape, columns].
 
@@ -96,7 +110,8 @@ class Checkpoint:
     @property
     def tokenizer_files(self) -> dict[str, Path]:
         """The tokenizer's files that are there, by name."""
-        return {name: self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()}
+        named = {name: self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()}
+        return named | {path.name: path for path in sorted(self.path.glob("*.tiktoken"))}
 
     @cached_property
     def tokenizer_config(self) -> dict[str, Any]:
@@ -169,9 +184,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             found[tensor.name] = tensor
     _compare_with_index(folder, found)
     _compare_with_architecture(folder, found, architecture)
-    if not any((folder / name).is_file() for name in TOKENIZER_MODELS):
+    if not any((folder / name).is_file() for name in TOKENIZER_MODELS) and not any(folder.glob("*.tiktoken")):
         raise CheckpointError(
-            f"{folder}: no tokenizer: neither {' nor '.join(TOKENIZER_MODELS)}",
+            f"{folder}: no tokenizer: neither {' nor '.join(TOKENIZER_MODELS)} nor *.tiktoken",
             fix="copy the tokenizer's files beside the weights",
         )
     return Checkpoint(

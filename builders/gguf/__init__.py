@@ -7,6 +7,6 @@
 - `session.py`: a bundle opened in llama.cpp.
 """
 
-from builders.gguf.convert import convert
+from builders.gguf.convert import artifact_sizes, convert
 
-__all__ = ["convert"]
+__all__ = ["artifact_sizes", "convert"]

@@ -1,14 +1,19 @@
-"""A checkpoint as `model.gguf`, architecture phi3: metadata, then tensor after tensor: read, encoded, written.
+"""A checkpoint as `model.gguf`: metadata, then tensor after tensor: read, encoded, written.
 
     blk.N.attn_norm  attn_qkv [q | k | v]  attn_output  ffn_norm  ffn_up [gate | up]  ffn_down
     token_embd  output_norm  output (not where it is tied)  rope_factors_long, rope_factors_short (longrope)
 
-Source: the GGUF specification (ggml/docs/gguf.md), and what llama.cpp's phi3 graph reads (src/models/phi3.cpp).
+That is architecture phi3. Llama's layout becomes architecture llama, whose attn_q, attn_k, attn_v, ffn_gate and ffn_up
+stand apart, and whose rotation pairs neighbours where the checkpoint's pairs halves: rows of attn_q and attn_k are
+sorted for it.
+
+Source: the GGUF specification (ggml/docs/gguf.md), and what llama.cpp's graphs read (src/models/phi3.cpp, llama.cpp).
 """
 
 from __future__ import annotations
 
 import math
+import tempfile
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.build import BuildRequest, Conversion
+from builders.checkpoint import Checkpoint
 from builders.gguf.quantize import encode
-from builders.gguf.tokenizer import read_tokenizer
+from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from registry.bundle import WeightClass
 from targets.architecture import Architecture
 from targets.storage import StoredWeight
@@ -35,6 +41,11 @@ _LAYER_PARTS = {
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
 }
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
@@ -51,26 +62,16 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     architecture = request.checkpoint.architecture
     weights = plan(architecture, request.recipe)
     tokenizer = read_tokenizer(request.checkpoint)
-    writer = gguf.GGUFWriter(folder / MODEL_NAME, "phi3")
+    writer = gguf.GGUFWriter(folder / MODEL_NAME, architecture.family)
     try:
-        _add_parameters(writer, request)
-        tokenizer.add_to(writer)
-        if request.checkpoint.chat_template is not None:
-            writer.add_chat_template(request.checkpoint.chat_template)
-        factors = _rope_factors(architecture)
-        for weight in weights:
-            _declare(writer, gguf_name(weight.name), weight)
-        for name, values in factors.items():
-            writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
+        _write_head(writer, request, tokenizer)
         for done, weight in enumerate(weights):
             request.progress(f"{request.recipe.name}: writing tensors", done, len(weights))
-            values = request.checkpoint.tensor(weight.name)
-            writer.write_tensor_data(encode(values, TYPES[weight.storage], name=weight.name))
-            del values  # the next one is read before this name is bound anew
-        for values in factors.values():
+            encoded = _encoded(request, weight)
+            with request.phases.phase("write", weight.bytes):
+                writer.write_tensor_data(encoded)
+            del encoded  # the next one is made before this name is bound anew
+        for values in _rope_factors(architecture).values():
             writer.write_tensor_data(values)
         request.progress(f"{request.recipe.name}: writing tensors", len(weights), len(weights))
     finally:
@@ -85,6 +86,62 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
             *tokenizer.notes,
         ),
     )
+
+
+def artifact_sizes(request: BuildRequest) -> dict[str, int]:
+    """Give the exact size in bytes of the file that `convert` would write, by its name. No weight is read."""
+    import gguf
+
+    architecture = request.checkpoint.architecture
+    weights = plan(architecture, request.recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL_NAME
+        writer = gguf.GGUFWriter(path, architecture.family)
+        try:
+            _write_head(writer, request, read_tokenizer(request.checkpoint))
+        finally:
+            writer.close()
+        size = path.stat().st_size
+    # Data starts at a multiple of the alignment, and so does what follows each tensor.
+    sizes = [size, *(weight.bytes for weight in weights)]
+    sizes += [factors.nbytes for factors in _rope_factors(architecture).values()]
+    step = gguf.GGUF_DEFAULT_ALIGNMENT
+    return {MODEL_NAME: sum(math.ceil(part / step) * step for part in sizes)}
+
+
+def _write_head(writer: Any, request: BuildRequest, tokenizer: GgufTokenizer) -> None:
+    """Write everything before the tensors' data."""
+    architecture = request.checkpoint.architecture
+    _add_parameters(writer, request)
+    tokenizer.add_to(writer)
+    if request.checkpoint.chat_template is not None:
+        writer.add_chat_template(request.checkpoint.chat_template)
+    for weight in plan(architecture, request.recipe):
+        _declare(writer, gguf_name(weight.name), weight)
+    for name, values in _rope_factors(architecture).items():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+
+
+def _encoded(request: BuildRequest, weight: StoredWeight) -> NDArray[np.uint8]:
+    values = as_llama_cpp_has_it(request.checkpoint, weight.name)
+    with request.phases.phase("quantize" if request.recipe.bits < 16 else "transform", values.nbytes):
+        return encode(values, TYPES[weight.storage], name=weight.name)
+
+
+def as_llama_cpp_has_it(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
+    """Read a stored tensor, rows in the order that llama.cpp wants.
+
+    Its llama rotates rows 2i and 2i + 1 of a head together, the checkpoint i and d/2 + i.
+    """
+    architecture = checkpoint.architecture
+    values = checkpoint.stored_tensor(name)
+    if architecture.family != "llama" or not name.endswith(("q_proj.weight", "k_proj.weight")):
+        return values
+    halves = values.reshape(-1, 2, architecture.head_dim // 2, values.shape[1])
+    return halves.swapaxes(1, 2).reshape(values.shape)
 
 
 def gguf_name(name: str) -> str:
@@ -123,13 +180,12 @@ def _context_notes(architecture: Architecture, context_length: int) -> tuple[str
 
 
 def _add_parameters(writer: Any, request: BuildRequest) -> None:
-    """Write the keys that llama.cpp's phi3 reads.
+    """Write the keys that llama.cpp reads of the architecture.
 
     `general.name` is left out: with "phi3" in it, llama.cpp applies Phi-3's special-token rules to any vocabulary.
     """
     architecture, rope = request.checkpoint.architecture, request.checkpoint.architecture.longrope
     writer.add_context_length(architecture.context_length)
-    writer.add_rope_scaling_orig_ctx_len(rope.original_context if rope else architecture.context_length)
     writer.add_embedding_length(architecture.hidden_size)
     writer.add_feed_forward_length(architecture.intermediate_size)
     writer.add_block_count(architecture.layer_count)
@@ -138,7 +194,12 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
     writer.add_layer_norm_rms_eps(architecture.norm_epsilon)
     writer.add_rope_dimension_count(architecture.head_dim)
     writer.add_rope_freq_base(architecture.rope_theta)
-    writer.add_sliding_window(architecture.sliding_window or 0)
+    if architecture.head_dim * architecture.head_count != architecture.hidden_size:
+        writer.add_key_length(architecture.head_dim)
+        writer.add_value_length(architecture.head_dim)
+    if architecture.family == "phi3":
+        writer.add_rope_scaling_orig_ctx_len(rope.original_context if rope else architecture.context_length)
+        writer.add_sliding_window(architecture.sliding_window or 0)
     if rope is not None:
         writer.add_rope_scaling_attn_factors(rope.long_attention_factor)
     writer.add_file_type(_FILE_TYPE[request.recipe.name])

@@ -1,8 +1,8 @@
-"""Which ggml type each tensor gets, as llama.cpp's own quantizer chooses for a model of architecture phi3.
+"""Which ggml type each tensor gets, as llama.cpp's own quantizer chooses for its architectures phi3 and llama.
 
 Source: `llama_tensor_get_type` in llama.cpp's src/llama-quant.cpp. Its mixture Q4_K_M gives Q6_K to the output and, in
-the layers where `use_more_bits` holds, to attn_qkv and ffn_down. Rows that no block fits fall back to a type with
-blocks of 32, and to F16 where those don't fit either.
+the layers where `use_more_bits` holds, to attn_qkv (llama: attn_v) and ffn_down. Rows that no block fits fall back to a
+type with blocks of 32, and to F16 where those don't fit either.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from targets.architecture import Architecture
-from targets.errors import RecipeError
-from targets.recipes import Recipe
+from targets.errors import RecipeError, UnsupportedModelError
+from targets.layouts import stored_shapes
+from targets.recipes import RECIPES, Recipe
 from targets.storage import StoredWeight
 
 
@@ -44,9 +45,21 @@ _FALLBACK = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
 
 
 def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]:
-    """Give every tensor's ggml type and bytes, in the checkpoint's order. Raises `RecipeError` for no GGUF recipe."""
+    """Give every stored tensor's ggml type and bytes, in the checkpoint's order.
+
+    llama.cpp's files keep tensors as the family's checkpoints do: fused for Phi-3, apart for Llama.
+
+    Raises:
+        RecipeError: no GGUF recipe.
+        UnsupportedModelError: llama.cpp can't run the architecture.
+    """
+    if architecture.family == "phi3small":
+        raise UnsupportedModelError(
+            f"{recipe.name}: llama.cpp has no graph for Phi-3-small (block-sparse attention, GEGLU)",
+            fix=f"take {', '.join(name for name, other in RECIPES.items() if other.format != 'gguf')}",
+        )
     stored = []
-    for name, shape in architecture.tensor_shapes().items():
+    for name, shape in stored_shapes(architecture).items():
         kind = TYPES[_fitting(_wanted(architecture, recipe, name, shape), shape[-1])]
         stored.append(StoredWeight(name, kind.name, shape, math.prod(shape) // kind.length * kind.bytes))
     return tuple(stored)
@@ -77,7 +90,7 @@ def _wanted(architecture: Architecture, recipe: Recipe, name: str, shape: tuple[
         return "F32"
     if name == architecture.head_tensor:
         return "Q6_K" if default in ("Q4_0", "Q4_K") else default
-    sensitive = name.endswith(("qkv_proj.weight", "down_proj.weight"))
+    sensitive = name.endswith(("v_proj.weight", "down_proj.weight"))  # qkv_proj is one of them
     if default == "Q4_K" and sensitive and _more_bits(int(name.split(".")[2]), architecture.layer_count):
         return "Q6_K"
     return default

@@ -13,7 +13,8 @@ import llama_cpp
 import numpy as np
 
 from builders.checkpoint import Checkpoint
-from builders.gguf.convert import gguf_name
+from builders.gguf.convert import as_llama_cpp_has_it, gguf_name
+from targets.layouts import stored_shapes
 
 FILE_TYPES = {"gguf-f16": 1, "gguf-q8_0": 7, "gguf-q4_0": 2, "gguf-q4_k_m": 15}  # enum llama_ftype
 
@@ -28,7 +29,7 @@ _IGNORE = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
 def write_float32(checkpoint: Checkpoint, path: Path) -> Path:
     """The checkpoint in float32, by gguf's own writer: what llama.cpp's quantizer starts from."""
     architecture = checkpoint.architecture
-    writer = gguf.GGUFWriter(path, "phi3")
+    writer = gguf.GGUFWriter(path, architecture.family)
     writer.add_context_length(architecture.context_length)
     writer.add_embedding_length(architecture.hidden_size)
     writer.add_feed_forward_length(architecture.intermediate_size)
@@ -40,8 +41,8 @@ def write_float32(checkpoint: Checkpoint, path: Path) -> Path:
     writer.add_file_type(0)
     writer.add_tokenizer_model("none")
     writer.add_vocab_size(architecture.vocabulary_size)
-    for name in architecture.tensor_shapes():
-        writer.add_tensor(gguf_name(name), checkpoint.tensor(name))
+    for name in stored_shapes(architecture):
+        writer.add_tensor(gguf_name(name), as_llama_cpp_has_it(checkpoint, name))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

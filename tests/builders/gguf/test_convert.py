@@ -23,6 +23,10 @@ SHAPES = {
     "rows of 256, tied": Tiny(hidden=256, intermediate=512, layers=2, heads=8, tied=True),
     "down's rows alone don't fit": Tiny(hidden=256, intermediate=320, layers=4, heads=8),
     "rows of 80: no block fits": Tiny(hidden=80, intermediate=80, layers=2, heads=5, kv_heads=5),
+    "llama": Tiny(family="llama", hidden=256, intermediate=512, layers=8, heads=8, kv_heads=4),
+    "llama, four query heads a key head, tied": Tiny(
+        family="llama", hidden=256, intermediate=512, layers=5, heads=8, kv_heads=2, tied=True
+    ),
     "rows of 80, tied": Tiny(hidden=80, intermediate=256, layers=2, heads=5, kv_heads=5, tied=True),
 }
 
