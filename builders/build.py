@@ -13,8 +13,10 @@ from pathlib import Path
 from builders.checkpoint import Checkpoint
 from builders.pacing import Pace, paced
 from builders.phases import Phases
+from builders.tokenizer import bundled_files
 from registry.bundle import (
     Bundle,
+    ExactContext,
     GenerationEntry,
     Manifest,
     ModelEntry,
@@ -66,6 +68,7 @@ class Conversion:
     exact_context_length: int
     tools: dict[str, str]
     notes: tuple[str, ...] = field(default=())
+    exact_contexts: tuple[ExactContext, ...] = field(default=())
 
 
 Converter = Callable[[BuildRequest, Path], Conversion]
@@ -169,8 +172,9 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
     checkpoint = dataclasses.replace(request.checkpoint, phases=request.phases)
     request = dataclasses.replace(request, checkpoint=checkpoint)
     recipe, phases = request.recipe, request.phases
+    tokenizer = bundled_files(checkpoint, recipe.format)
     with staged_folder(out, replace=replace) as folder:
-        template = _copy_tokenizer(checkpoint, folder)
+        template = _write_tokenizer(checkpoint, tokenizer, folder)
         conversion = CONVERTERS[recipe.format](request, folder)
         with phases.phase("hash"):
             files = file_entries(folder)
@@ -210,6 +214,7 @@ def _model_entry(request: BuildRequest, conversion: Conversion) -> ModelEntry:
         vocabulary_size=architecture.vocabulary_size,
         context_length=request.context_length,
         exact_context_length=min(conversion.exact_context_length, request.context_length),
+        exact_contexts=list(conversion.exact_contexts),
     )
 
 
@@ -228,10 +233,10 @@ def _digest_meanwhile(checkpoint: Checkpoint) -> Future[str]:
     return digest
 
 
-def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> str | None:
-    """Copy the tokenizer's files as they are; put the chat template in a file of its own. Give that file's name."""
-    for name, path in checkpoint.tokenizer_files.items():
-        (folder / name).write_bytes(path.read_bytes())
+def _write_tokenizer(checkpoint: Checkpoint, files: Mapping[str, bytes], folder: Path) -> str | None:
+    """Write the tokenizer's files; put the chat template in a file of its own. Give that file's name."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
     template = checkpoint.chat_template
     if template is None:
         return None

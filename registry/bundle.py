@@ -82,8 +82,20 @@ class RecipeEntry(_Strict):
     notes: list[str]
 
 
+class ExactContext(_Strict):
+    """Opened for `open_with` tokens, a runtime is exact for sequences of `first` to `last` tokens."""
+
+    open_with: int
+    first: int
+    last: int
+
+
 class ModelEntry(_Strict):
-    """What the bundle runs. It accepts `context_length` tokens, and is exact for `exact_context_length`."""
+    """What the bundle runs. It accepts `context_length` tokens, and is exact for `exact_context_length`.
+
+    `exact_contexts`: where it matters for how many tokens a runtime is opened (llama.cpp with longrope), shortest
+    first; a sequence that outgrows one is to be read again in the next. Left out of the JSON where it does not matter.
+    """
 
     architecture: str
     parameters: int
@@ -94,6 +106,7 @@ class ModelEntry(_Strict):
     vocabulary_size: int
     context_length: int
     exact_context_length: int
+    exact_contexts: list[ExactContext] = Field(default_factory=list)
 
 
 class GenerationEntry(_Strict):
@@ -130,6 +143,8 @@ class Manifest(_Strict):
     def to_bytes(self) -> bytes:
         """Give the one JSON form: sorted keys, two spaces, UTF-8, a final newline."""
         content = self.model_dump(mode="json", by_alias=True)
+        if not self.model.exact_contexts:
+            del content["model"]["exact_contexts"]
         return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
 
     @property

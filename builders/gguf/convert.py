@@ -26,8 +26,9 @@ from builders.build import BuildRequest, Conversion
 from builders.checkpoint import Checkpoint
 from builders.gguf.quantize import encode
 from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
-from registry.bundle import WeightClass
+from registry.bundle import ExactContext, WeightClass
 from targets.architecture import Architecture
+from targets.errors import UnsupportedModelError
 from targets.storage import StoredWeight
 from targets.storage.gguf import TYPES, fallback_notes, plan
 
@@ -79,6 +80,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     return Conversion(
         weights=_classes(weights),
         exact_context_length=exact_context_length(architecture, request.context_length),
+        exact_contexts=exact_contexts(architecture, request.context_length),
         tools={name: version(name) for name in ("gguf", "llama-cpp-python", "numpy")},
         notes=(
             *fallback_notes(architecture, request.recipe),
@@ -154,13 +156,30 @@ def gguf_name(name: str) -> str:
 
 
 def exact_context_length(architecture: Architecture, context_length: int) -> int:
-    """Give the longest sequence for which llama.cpp, opened at `context_length`, computes what the checkpoint does.
-
-    It ignores the sliding window. It takes longrope's factors by the context that it is opened with: a bundle whose
-    context passes the edge is exact for sequences past it alone (the notes say so), one that stays below for all.
-    """
+    """Give the longest sequence for which llama.cpp computes what the checkpoint does: it ignores sliding windows."""
+    exact = [each.last for each in exact_contexts(architecture, context_length)] or [context_length]
     window = architecture.effective_window
-    return context_length if window is None else min(context_length, window)
+    return exact[-1] if window is None else min(exact[-1], window)
+
+
+def exact_contexts(architecture: Architecture, context_length: int) -> tuple[ExactContext, ...]:
+    """Say for how many tokens llama.cpp must be opened to be exact: it takes longrope's factors by that, not by length.
+
+    Nothing where it does not matter: no longrope, or a context that stays below the edge.
+    """
+    rope = architecture.longrope
+    if rope is None or _rounded(context_length) <= rope.original_context:
+        return ()
+    edge, below = rope.original_context, rope.original_context // CONTEXT_STEP * CONTEXT_STEP
+    short = [ExactContext(open_with=below, first=1, last=below)] if below else []
+    if context_length <= edge:
+        return tuple(short)
+    return (*short, ExactContext(open_with=context_length, first=edge + 1, last=context_length))
+
+
+def _rounded(context_length: int) -> int:
+    """Give the context that llama.cpp makes of one that is asked for."""
+    return math.ceil(context_length / CONTEXT_STEP) * CONTEXT_STEP
 
 
 def _context_notes(architecture: Architecture, context_length: int) -> tuple[str, ...]:
@@ -168,13 +187,11 @@ def _context_notes(architecture: Architecture, context_length: int) -> tuple[str
     window = architecture.effective_window
     if window is not None and window < context_length:
         notes.append(f"llama.cpp ignores the sliding window of {window}: exact up to {window} tokens")
-    rope = architecture.longrope
-    opened = math.ceil(context_length / CONTEXT_STEP) * CONTEXT_STEP
-    if rope is not None and opened > rope.original_context:
-        below = rope.original_context // CONTEXT_STEP * CONTEXT_STEP
+    if contexts := exact_contexts(architecture, context_length):
+        how = ", ".join(f"{each.open_with} for sequences of {each.first} to {each.last}" for each in contexts)
         notes.append(
-            f"opened past {rope.original_context} tokens, llama.cpp takes longrope's long factors for every prompt: "
-            f"exact for sequences longer than that only; build with --context {below} for shorter ones"
+            "llama.cpp takes longrope's factors by the context that it is opened with, not by the text: open it with "
+            f"{how} tokens, and read a sequence that outgrows its context again in the next"
         )
     return tuple(notes)
 
@@ -201,6 +218,11 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
         writer.add_rope_scaling_orig_ctx_len(rope.original_context if rope else architecture.context_length)
         writer.add_sliding_window(architecture.sliding_window or 0)
     if rope is not None:
+        if rope.short_attention_factor != rope.long_attention_factor:
+            raise UnsupportedModelError(
+                "llama.cpp has one attention factor; this longrope has one for short and one for long sequences",
+                fix="build an ONNX or Core ML recipe",
+            )
         writer.add_rope_scaling_attn_factors(rope.long_attention_factor)
     writer.add_file_type(_FILE_TYPE[request.recipe.name])
     writer.add_quantization_version(2)  # GGML_QNT_VERSION

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 from importlib.metadata import version
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.gguf.convert import MODEL_NAME
-from registry.bundle import Bundle
+from registry.bundle import Bundle, ExactContext
 from targets.errors import MeasurementError
 
 _BATCH = 512  # tokens a call
@@ -32,7 +31,7 @@ class GgufSession:
     is_own_runtime = True
 
     def __init__(self, bundle: Bundle, context_length: int | None = None) -> None:
-        """Open it for sequences of `context_length` tokens, the manifest's by default.
+        """Open it for sequences of `context_length` tokens; by default as the manifest says that it is exact.
 
         Raises:
             MeasurementError: llama.cpp refuses the file, or it is not the one that the manifest describes.
@@ -41,22 +40,31 @@ class GgufSession:
 
         self.runtime = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})"
         self._llama: Any = llama_cpp
-        self._vocabulary_size = bundle.manifest.model.vocabulary_size
-        self._context_length = context_length or bundle.manifest.model.context_length
-        self._position: int | None = None  # tokens in the cache; None where there is no sequence to go on with
+        model = bundle.manifest.model
+        self._vocabulary_size = model.vocabulary_size
+        whole = ExactContext(open_with=model.context_length, first=1, last=model.context_length)
+        self._contexts = [*model.exact_contexts]
+        if not self._contexts or self._contexts[-1].last < whole.last:
+            self._contexts.append(whole)
+        if context_length is not None:
+            self._contexts = [ExactContext(open_with=context_length, first=1, last=context_length)]
+        self._opened = self._contexts[0]
+        self._tokens: list[int] | None = None  # in the cache; None where there is no sequence to go on with
         self._model: Any = None
         self._context: Any = None
         _silence(llama_cpp)
         llama_cpp.llama_backend_init()
+        self._path = bundle.file(MODEL_NAME)
         try:
-            self._open(bundle.file(MODEL_NAME))
+            self._load()
+            self._open(self._contexts[0])
         except MeasurementError:
             self.close()
             raise
         self._batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
 
-    def _open(self, path: Path) -> None:
-        llama_cpp = self._llama
+    def _load(self) -> None:
+        llama_cpp, path = self._llama, self._path
         _said.clear()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not self._model:
@@ -64,38 +72,45 @@ class GgufSession:
         found = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         if found != self._vocabulary_size:
             raise MeasurementError(f"{path}: {found} tokens, the manifest says {self._vocabulary_size}")
+
+    def _open(self, context: ExactContext) -> None:
+        llama_cpp = self._llama
         parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = self._context_length
+        parameters.n_ctx = context.open_with
         parameters.n_batch = parameters.n_ubatch = _BATCH
         parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
         parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
+        if self._context:
+            llama_cpp.llama_free(self._context)
+        self._context, self._opened = llama_cpp.llama_init_from_model(self._model, parameters), context
         if not self._context:
             raise MeasurementError(
-                f"{path}: llama.cpp can't open a context of {self._context_length} tokens: {' '.join(_said[:2])}",
+                f"{self._path}: llama.cpp can't open a context of {context.open_with} tokens: {' '.join(_said[:2])}",
                 fix="free memory, or build with a shorter --context",
             )
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
-        self._clear(tokens)
+        self._start(tokens)
         logits = np.empty((len(tokens), self._vocabulary_size), dtype=np.float32)
         for start in range(0, len(tokens), _BATCH):
             part = tokens[start : start + _BATCH]
             logits[start : start + len(part)] = self._decode(part, every=True)
-        self._position = None
+        self._tokens = None
         return logits
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""
-        self._clear(tokens)
+        self._start(tokens)
         *whole, last = range(0, len(tokens), _BATCH)
         for start in whole:
             self._decode(tokens[start : start + _BATCH], every=False)
         return self._decode(tokens[last:], every=False)[0]
 
     def step(self, token: int) -> NDArray[np.float32]:
-        """Go one token further: logits [vocabulary] after it."""
+        """Go one token further: logits [vocabulary] after it. A sequence that outgrows its context is read again."""
+        if self._tokens is not None and self._context_for(len(self._tokens) + 1) != self._opened:
+            return self.prefill(np.asarray([*self._tokens, token], dtype=np.int64))
         return self._decode(np.asarray([token]), every=False)[0]
 
     def close(self) -> None:
@@ -105,7 +120,7 @@ class GgufSession:
             self._llama.llama_free(self._context)
         if self._model:
             self._llama.llama_model_free(self._model)
-        self._model = self._context = self._position = None
+        self._model = self._context = self._tokens = None
 
     def __enter__(self) -> Self:
         return self
@@ -115,21 +130,29 @@ class GgufSession:
     ) -> None:
         self.close()
 
-    def _clear(self, tokens: NDArray[np.int64]) -> None:
+    def _start(self, tokens: NDArray[np.int64]) -> None:
+        """Empty the cache, of the context that is right for a sequence of so many tokens."""
         if not self._context:
             raise MeasurementError("the session is closed")
         if not len(tokens):
             raise MeasurementError("a sequence of no tokens has no logits", fix="give at least one token")
+        context = self._context_for(len(tokens))
+        if context != self._opened:
+            self._open(context)
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
-        self._position = 0
+        self._tokens = []
+
+    def _context_for(self, length: int) -> ExactContext:
+        """Choose the first context that holds so many tokens, or the longest."""
+        return next((context for context in self._contexts if length <= context.last), self._contexts[-1])
 
     def _decode(self, tokens: NDArray[np.int64], *, every: bool) -> NDArray[np.float32]:
         """Run up to a batch of tokens; logits of every one [T, vocabulary], or of the last alone [1, vocabulary]."""
-        if self._position is None:
+        if self._tokens is None:
             raise MeasurementError("there is no sequence to go on with", fix="call prefill first")
-        if self._position + len(tokens) > self._context_length:
+        if len(self._tokens) + len(tokens) > self._opened.last:
             raise MeasurementError(
-                f"{self._position + len(tokens)} tokens don't fit in the bundle's context of {self._context_length}",
+                f"{len(self._tokens) + len(tokens)} tokens don't fit in the bundle's context of {self._opened.last}",
                 fix="give fewer tokens, or build with a longer --context",
             )
         if tokens.min() < 0 or tokens.max() >= self._vocabulary_size:
@@ -138,13 +161,13 @@ class GgufSession:
         batch.n_tokens = count
         for place, token in enumerate(tokens):
             batch.token[place] = int(token)
-            batch.pos[place] = self._position + place
+            batch.pos[place] = len(self._tokens) + place
             batch.n_seq_id[place] = 1
             batch.seq_id[place][0] = 0
             batch.logits[place] = every or place == count - 1
         if self._llama.llama_decode(self._context, batch):
-            raise MeasurementError(f"llama.cpp fails at token {self._position}: {' '.join(_said[:2])}")
-        self._position += count
+            raise MeasurementError(f"llama.cpp fails at token {len(self._tokens)}: {' '.join(_said[:2])}")
+        self._tokens.extend(int(token) for token in tokens)
         rows = count if every else 1
         address = self._llama.llama_get_logits(self._context)
         flat = np.ctypeslib.as_array(address, shape=(rows * self._vocabulary_size,))
@@ -154,7 +177,8 @@ class GgufSession:
 def open_session(bundle: Bundle, context_length: int | None = None) -> GgufSession:
     """Open a GGUF bundle, at its manifest's context by default. Raises `MeasurementError` where llama.cpp refuses it.
 
-    With longrope the context decides: llama.cpp takes the long factors in any context past the edge.
+    By default the manifest's contexts are kept to: with longrope llama.cpp takes the factors by the context, and a
+    sequence that outgrows one is read again in the next.
     """
     return GgufSession(bundle, context_length)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,9 @@ from builders.build import build
 from builders.checkpoint import open_checkpoint
 from builders.gguf.session import GgufSession, open_session
 from registry.bundle import Bundle
-from targets.errors import MeasurementError
+from targets.errors import MeasurementError, UnsupportedModelError
 from targets.recipes import recipe_named
-from tests.checkpoints import VOCABULARY_SIZE, write_tiny
+from tests.checkpoints import VOCABULARY_SIZE, write_json, write_tiny
 
 TOKENS = np.random.default_rng(1).integers(0, VOCABULARY_SIZE, 700)
 # Of the logits' own spread: F16 weights and KV cache against float32.
@@ -32,9 +34,8 @@ def transformers_logits(folder: Path, tokens: NDArray[np.int64]) -> NDArray[np.f
     import torch
     import transformers
 
-    model = transformers.Phi3ForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    kind = getattr(transformers, open_checkpoint(folder).architecture.name)
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.inference_mode():
         return model(torch.from_numpy(tokens[None])).logits[0].numpy()
 
@@ -70,21 +71,73 @@ def test_f16_answers_like_the_checkpoint_in_float32(shape: str, dtype: str, tmp_
     assert mean_kl(expected, found[:, ::-1]) > 1000 * F16_KL  # the bound can fail
 
 
-def test_longrope_opened_past_its_edge_is_exact_there_and_says_so(tmp_path: Path) -> None:
+def test_longrope_is_exact_on_both_sides_of_its_edge_opened_as_the_manifest_says(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint", original_context=256, context=1024)
     bundle = bundle_of(folder, context=512)
-    assert any("build with --context 256" in note for note in bundle.manifest.recipe.notes)
+    assert [entry.model_dump() for entry in bundle.manifest.model.exact_contexts] == [
+        {"open_with": 256, "first": 1, "last": 256},
+        {"open_with": 512, "first": 257, "last": 512},
+    ]
+    assert any("open it with 256 for sequences of 1 to 256" in note for note in bundle.manifest.recipe.notes)
     with open_session(bundle) as session:
-        assert mean_kl(transformers_logits(folder, TOKENS[:300]), session.score(TOKENS[:300])) < F16_KL
+        for length in (300, 100, 256, 257):
+            expected = transformers_logits(folder, TOKENS[:length])
+            assert mean_kl(expected, session.score(TOKENS[:length])) < F16_KL, f"{length} tokens"
+    with open_session(bundle, context_length=512) as session:  # what the other context costs
         assert mean_kl(transformers_logits(folder, TOKENS[:100]), session.score(TOKENS[:100])) > 100 * F16_KL
-    with open_session(bundle, context_length=256) as session:
-        assert mean_kl(transformers_logits(folder, TOKENS[:100]), session.score(TOKENS[:100])) < F16_KL
-    assert bundle_of(folder, context=200).manifest.recipe.notes == []
+
+
+def test_a_sequence_that_grows_past_the_edge_answers_like_the_checkpoint(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", original_context=256, context=1024)
+    with open_session(bundle_of(folder, context=512)) as session:
+        session.prefill(TOKENS[:254])
+        for count in range(255, 260):
+            logits = session.step(int(TOKENS[count - 1]))
+            expected = transformers_logits(folder, TOKENS[:count])[-1:]
+            assert mean_kl(expected, logits[None]) < F16_KL, f"{count} tokens"
+
+
+def test_below_the_edge_there_is_nothing_to_say(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", original_context=256, context=1024)
+    manifest = bundle_of(folder, context=200).manifest
+    assert (manifest.recipe.notes, manifest.model.exact_contexts) == ([], [])
+    assert b"exact_contexts" not in manifest.to_bytes()
 
 
 def test_a_context_that_llama_cpp_rounds_past_the_edge_is_told(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint", original_context=300, context=1024)
-    assert any("build with --context 256" in note for note in bundle_of(folder, context=260).manifest.recipe.notes)
+    bundle = bundle_of(folder, context=260)
+    assert bundle.manifest.model.exact_context_length == 256
+    assert any("open it with 256 for sequences of 1 to 256" in note for note in bundle.manifest.recipe.notes)
+    with open_session(bundle) as session:
+        assert session.score(TOKENS[:260]).shape == (260, VOCABULARY_SIZE)  # taken, if not exactly
+
+
+def test_two_attention_factors_are_refused(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", original_context=256, context=1024)
+    config = json.loads((folder / "config.json").read_bytes())
+    config["rope_scaling"]["short_mscale"] = 1.1
+    write_json(folder / "config.json", config)
+    with pytest.raises(UnsupportedModelError, match=r"llama\.cpp has one attention factor"):
+        bundle_of(folder)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied": True, "kv_heads": 4}, {"heads": 8, "kv_heads": 2}])
+def test_llama_in_f16_answers_like_transformers(changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", family="llama", dtype="F16", **changes)
+    expected = transformers_logits(folder, TOKENS[:120])
+    with open_session(bundle_of(folder, context=256)) as session:
+        found = session.score(TOKENS[:120])
+    assert np.abs(found - expected).max() < F16_TOLERANCE * expected.std()
+    assert mean_kl(expected, found) < F16_KL
+
+
+def test_phi_3_small_is_refused_with_what_to_take_instead(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", family="phi3small")
+    with pytest.raises(UnsupportedModelError, match=r"llama\.cpp has no graph for Phi-3-small") as refused:
+        bundle_of(folder)
+    assert refused.value.fix == "take onnx-fp16, onnx-int4, coreml-fp16, coreml-int4"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 def test_the_window_is_exact_as_far_as_the_manifest_says(tmp_path: Path) -> None:

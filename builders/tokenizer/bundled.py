@@ -1,0 +1,53 @@
+"""The tokenizer files of a bundle: the checkpoint's own, and a `tokenizer.json` where its runtime needs one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from builders.checkpoint import Checkpoint
+from builders.tokenizer.loading import load_tokenizer
+from builders.tokenizer.tiktoken import tiktoken_file
+from targets.errors import CheckpointError
+from targets.recipes import Format
+
+
+def bundled_files(checkpoint: Checkpoint, kind: Format) -> dict[str, bytes]:
+    """Give what goes into a bundle, by file name: the same bytes each time. Nothing is written.
+
+    onnxruntime-genai and swift-transformers read `tokenizer.json` alone: it is made where only SentencePiece's or
+    tiktoken's file is there. A GGUF file carries its tokenizer in itself.
+
+    Raises:
+        CheckpointError: the tokenizer can't be read, or has an id past the vocabulary.
+        UnsupportedModelError: a file of ranks whose encoding is not known.
+    """
+    files = {name: path.read_bytes() for name, path in checkpoint.tokenizer_files.items()}
+    made = "tokenizer.json" not in files
+    if made and kind == "gguf":
+        return files  # its converter reads the tokenizer's model itself, and checks the ids
+    tokenizer = load_tokenizer(checkpoint.path)
+    _refuse_ids_past_vocabulary(checkpoint, tokenizer.vocabulary())
+    if made:
+        files["tokenizer.json"] = tokenizer.to_json()
+        if "tokenizer.model" not in files and tiktoken_file(checkpoint.path) is not None:
+            files["tokenizer_config.json"] = _config_without_code(checkpoint.tokenizer_config)
+    return files
+
+
+def _refuse_ids_past_vocabulary(checkpoint: Checkpoint, vocabulary: dict[str, int]) -> None:
+    size = checkpoint.architecture.vocabulary_size
+    token, number = max(vocabulary.items(), key=lambda entry: entry[1], default=("", -1))
+    if number >= size:
+        raise CheckpointError(
+            f"{checkpoint.path}: the tokenizer's id {number} ({token!r}) is not in the vocabulary of {size}",
+            fix="the tokenizer and the weights belong to different models, or the embedding was not resized",
+        )
+
+
+def _config_without_code(config: dict[str, Any]) -> bytes:
+    """Name a class that reads `tokenizer.json`, not the checkpoint's own code: runtimes go by the class's name."""
+    named = {key: value for key, value in config.items() if key != "auto_map"}
+    ends = {f"{key}_token": "<|endoftext|>" for key in ("bos", "eos", "pad")}
+    named = ends | named | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return json.dumps(named, indent=2, ensure_ascii=False).encode()

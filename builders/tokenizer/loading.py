@@ -1,0 +1,88 @@
+"""A checkpoint's or bundle's own tokenizer, read from its folder: one class for both, so that they can be compared."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builders.tokenizer.tiktoken import tiktoken_file, tokenizer_json_of_ranks
+from targets.errors import CheckpointError
+
+_CONVERTING = threading.Lock()  # transformers imports its parts when first asked for: one thread at a time
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Text to ids and back. `add_special_tokens`: what the tokenizer itself puts before and after, such as BOS."""
+
+    _inner: Any
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Give the ids of a text; special tokens written out in it become their ids."""
+        return list(self._inner.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """Give the text of ids, special tokens left out."""
+        return str(self._inner.decode(ids, skip_special_tokens=True))
+
+    def vocabulary(self) -> dict[str, int]:
+        """Give the id of every token, added ones too."""
+        return dict(self._inner.get_vocab(with_added_tokens=True))
+
+    def to_json(self) -> bytes:
+        """Give the bytes of a `tokenizer.json`."""
+        return str(self._inner.to_str(pretty=False)).encode()
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read `tokenizer.json`; where there is none, convert `tokenizer.model` (SentencePiece) or `cl100k_base.tiktoken`.
+
+    Raises:
+        CheckpointError: none is there, or it can't be read.
+        UnsupportedModelError: a file of ranks whose encoding is not known.
+    """
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return _of_json(path, path.read_bytes())
+    if (folder / "tokenizer.model").is_file():
+        return _of_sentencepiece(folder)
+    ranks = tiktoken_file(folder)
+    if ranks is None:
+        raise CheckpointError(f"{folder}: no tokenizer.json, tokenizer.model or *.tiktoken")
+    return _of_json(ranks, tokenizer_json_of_ranks(ranks, _config(folder / "tokenizer_config.json")))
+
+
+def _of_json(path: Path, content: bytes) -> Tokenizer:
+    import tokenizers
+
+    # The library raises Exception itself: there is no narrower class to catch.
+    try:
+        return Tokenizer(tokenizers.Tokenizer.from_str(content.decode()))
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+
+
+def _of_sentencepiece(folder: Path) -> Tokenizer:
+    with _CONVERTING:
+        import transformers
+
+        try:
+            converted = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder / 'tokenizer.model'}: not a tokenizer: {error}") from error
+    return Tokenizer(converted.backend_tokenizer)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: a JSON object was expected")
+    return content

@@ -1,0 +1,44 @@
+"""Sizes before a build are the sizes after it, to the byte, and cost no weight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.build import BuildRequest, build
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.gguf import artifact_sizes
+from targets.recipes import recipe_named
+from tests.builders.gguf.sentencepiece_folder import write_sentencepiece
+from tests.checkpoints import write_tiny
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "window": {"window": 7},
+    "tied": {"tied": True, "hidden": 256, "intermediate": 512},
+    "longrope": {"original_context": 64},
+    "llama": {"family": "llama"},
+    "rows of no whole blocks": {"hidden": 80, "intermediate": 80, "heads": 5, "kv_heads": 5},
+}
+
+
+@pytest.mark.parametrize("recipe", ["gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m"])
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
+def test_sizes_are_exact(tmp_path: Path, recipe: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _compare(open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes)), recipe, tmp_path, monkeypatch)
+
+
+def test_sizes_with_sentencepiece_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _compare(open_checkpoint(write_sentencepiece(tmp_path / "checkpoint")), "gguf-q4_0", tmp_path, monkeypatch)
+
+
+def _compare(checkpoint: Checkpoint, recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = build(checkpoint, recipe_named(recipe), folder / "bundle", context_length=200)
+    written = {file.path: file.bytes for file in bundle.manifest.files if file.path == "model.gguf"}
+
+    def refuse(self: Checkpoint, name: str) -> None:
+        raise AssertionError(f"{name} is read")
+
+    monkeypatch.setattr(Checkpoint, "stored_tensor", refuse)
+    assert artifact_sizes(BuildRequest(checkpoint, recipe_named(recipe), 200)) == written
