@@ -139,7 +139,7 @@ def _remarks(architecture: Architecture, recipe: Recipe, target: Target, context
     if recipe.format == "gguf" and rope is not None and context_length > rope.original_context:
         edge = rope.original_context
         remarks.append(
-            f"opened past {edge} tokens, inexact for shorter prompts: llama.cpp takes longrope's long factors"
+            f"llama.cpp takes longrope's factors by the context it is opened with: up to {edge} for shorter sequences"
         )
     limit = target.store_limit
     if limit is not None and weight_bytes(architecture, recipe) > limit.value:

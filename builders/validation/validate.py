@@ -23,6 +23,8 @@ from registry.bundle import Bundle, verify
 from targets.errors import MeasurementError
 from targets.evidence import FIGURES, Evidence, Figure
 
+PAST_EXACT_TOKENS = 512  # that are read past the longest sequence which the runtime computes exactly
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -72,6 +74,7 @@ def validate(
         on = f"{windows.size} tokens of {text}, {session.runtime}"
         figures = _measured(_compare(reference, session, windows, progress), on)
         figures |= _measured(_greedy(reference, session, windows, settings, progress), on)
+        figures |= _past_exact(bundle, reference, session, settings)
         own_runtime = session.is_own_runtime
     if own_runtime:
         progress("speed and memory", 0, 1)
@@ -108,6 +111,30 @@ def _compare(
         comparison.add(reference.logits(states), session.score(tokens), tokens)
     progress("comparing with the reference", len(windows), len(windows))
     return comparison.figures()
+
+
+def _past_exact(bundle: Bundle, reference: Reference, session: Session, settings: Settings) -> dict[str, Figure]:
+    """Measure what becomes of a sequence that is longer than the runtime is exact for; nothing where none can be.
+
+    llama.cpp ignores the sliding window: these figures say what that costs, and no gate on accuracy counts them.
+    """
+    model = bundle.manifest.model
+    exact = model.exact_context_length
+    if exact + 2 > model.context_length:  # perplexity needs a token that follows another
+        return {}
+    length = min(model.context_length, exact + PAST_EXACT_TOKENS)
+    tokenizer = load_tokenizer(reference.checkpoint.path)
+    text, name = read_text(settings.text), settings.text.name if settings.text else "the built-in text"
+    if len(tokenizer.encode(text)) < length:
+        text, name = read_text(None), "the built-in text"
+    window = windows_of(tokenizer, text, count=1, length=length)
+    comparison = Comparison()
+    past = slice(exact, length)
+    logits = reference.logits(reference.hidden(window)[0][past])
+    comparison.add(logits, session.score(window[0])[past], window[0][past])
+    found = comparison.figures()
+    values = {f"past_exact_{figure}": found[figure] for figure in ("kl_mean", "same_top_share", "perplexity_ratio")}
+    return _measured(values, f"tokens {exact + 1} to {length} of one sequence of {name}, {session.runtime}")
 
 
 def _greedy(

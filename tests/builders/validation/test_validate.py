@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from builders.validation.speed import measure_speed
 from builders.validation.validate import Settings, validate
 from registry.bundle import Bundle, open_bundle
 from targets.errors import BundleError, MeasurementError
-from targets.evidence import FIGURES, Evidence
+from targets.evidence import ACCURACY_FIGURES, FIGURES, Evidence
 from targets.gates import Gate, judge
 from targets.recipes import recipe_named
 from tests.checkpoints import write_tiny
@@ -41,7 +42,7 @@ def test_a_float16_bundle_answers_like_its_checkpoint(evidence: Evidence) -> Non
 
 
 def test_every_figure_says_what_it_is(evidence: Evidence, bundle: Bundle, tiny: Checkpoint) -> None:
-    measured = {name for name in FIGURES if not name.startswith("predicted")}
+    measured = {name for name in FIGURES if not name.startswith(("predicted", "past_exact"))}
     assert set(evidence.figures) == measured
     for name, figure in evidence.figures.items():
         assert figure.unit == FIGURES[name][0]
@@ -130,3 +131,30 @@ def test_speed_names_a_broken_manifest(tmp_path: Path, bundle: Bundle) -> None:
     (folder / "manifest.json").write_bytes(b"{}")
     with pytest.raises(MeasurementError, match="not a bundle manifest"):
         measure_speed(opened)
+
+
+def test_what_lies_past_the_window_is_in_the_evidence_and_in_no_gated_figure(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=512, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")
+    figures = validate(bundle, checkpoint, BRIEF).figures
+    assert figures["kl_mean"].value < 1e-4
+    assert figures["past_exact_kl_mean"].value > 10 * figures["kl_mean"].value
+    assert figures["past_exact_same_top_share"].value < 1
+    assert figures["past_exact_kl_mean"].on.startswith("tokens 97 to 512 of one sequence of the built-in text")
+    assert not any(name.startswith("past_exact") for name in ACCURACY_FIGURES)
+
+
+@pytest.mark.parametrize("context", [96, 97])
+def test_a_context_within_the_window_has_nothing_past_it(tmp_path: Path, context: int) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=512, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle", context_length=context)
+    assert not any(name.startswith("past_exact") for name in validate(bundle, checkpoint, BRIEF).figures)
+
+
+def test_a_text_too_short_for_it_gives_way_to_the_built_in_one(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=512, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")
+    (tmp_path / "short.txt").write_text("the town in the morning " * 14, "utf-8")
+    figures = validate(bundle, checkpoint, replace(BRIEF, text=tmp_path / "short.txt", tokens=128)).figures
+    assert "short.txt" in figures["kl_mean"].on
+    assert "the built-in text" in figures["past_exact_kl_mean"].on
