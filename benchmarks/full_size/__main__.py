@@ -25,9 +25,12 @@ TOGETHER = ("gguf-q4_0", "onnx-int4", "coreml-int4")
 class Bench:
     """The scratch folder, and what has been measured so far."""
 
-    def __init__(self, scratch: Path, repeat: int, *, with_peers: bool) -> None:
+    def __init__(self, scratch: Path, chosen: list[Row], repeat: int, *, with_peers: bool, out: Path | None) -> None:
         self.scratch = scratch
+        self.chosen = chosen
         self.repeat = repeat
+        self.out = out
+        self.converted: list[dict[str, Measured]] = [{} for _ in range(repeat)]  # by llama.cpp's converter, a run each
         self.with_peers = with_peers
         self.cache = real_model.default_cache()
         self.texts: list[str] = []
@@ -48,17 +51,28 @@ class Bench:
     def row(self, row: Row, checkpoint: Path) -> None:
         """Build ours and the peer's in turn, `repeat` times."""
         out = self.scratch / "ours"
-        for _ in range(self.repeat):
+        for number in range(self.repeat):
             row.ours.append(rows.build(checkpoint, (row.recipe,), out))
             row.artifact_bytes = _bytes_below(out)
             print(f"{row.model} {row.recipe}: {row.ours[-1]}", file=sys.stderr, flush=True)
             if row.peer is not None and self.with_peers:
-                converted: dict[str, Measured] = {}
-                row.theirs.append(rows.build_peer(row, checkpoint, self.scratch, self.cache, converted))
+                row.theirs.append(rows.build_peer(row, checkpoint, self.scratch, self.cache, self.converted[number]))
                 print(f"  {row.peer}: {row.theirs[-1]}", file=sys.stderr, flush=True)
         if row.peer == "genai" and row.theirs and not row.theirs[-1].failed:
             self.texts.append(self.decode({"phipack": out, "genai": self.scratch / "peer-onnx-int4"}))
         shutil.rmtree(out, ignore_errors=True)
+        self.report()
+
+    def report(self) -> str:
+        """Give what has been measured so far, and write it where asked: a run takes most of an hour."""
+        text = "\n\n".join([report.table_of(self.chosen), *self.texts])
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            plot = self.out.with_suffix(".svg")
+            report.plot(self.chosen, plot)
+            head = "Full-size builds beside the formats' own tools: 2 cores, 24 GiB, random weights."
+            self.out.write_text(f"{head}\n\n```\n{text}\n```\n\n![]({plot.name})\n", "utf-8")
+        return text
 
     def decode(self, folders: dict[str, Path]) -> str:
         """Run both ONNX artifacts in onnxruntime-genai, each in a process of its own, in turn; the better of two."""
@@ -107,16 +121,10 @@ def main(arguments: list[str]) -> None:
     asked = parser.parse_args(arguments)
     chosen = [row for row in rows.planned() if asked.only is None or asked.only in f"{row.model} {row.recipe}"]
     with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
-        bench = Bench(Path(scratch), asked.repeat, with_peers=not asked.no_peers)
+        bench = Bench(Path(scratch), chosen, asked.repeat, with_peers=not asked.no_peers, out=asked.out)
         for model in dict.fromkeys(row.model for row in chosen):
             bench.model(model, [row for row in chosen if row.model == model])
-    text = "\n\n".join([report.table_of(chosen), *bench.texts])
-    print(text)
-    if asked.out is not None:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        plot = asked.out.with_suffix(".svg")
-        report.plot(chosen, plot)
-        asked.out.write_text(f"Full-size builds, 2 cores, 24 GiB.\n\n```\n{text}\n```\n\n![]({plot.name})\n", "utf-8")
+        print(bench.report())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from benchmarks.peers import genai, llama_cpp
 
 GIB = 1 << 30
 REPOSITORY = Path(__file__).resolve().parents[2]
-FOUR_BIT = ("gguf-q4_0", "gguf-q4_k_m", "onnx-int4", "coreml-int4")
+FOUR_BIT = ("onnx-int4", "coreml-int4", "gguf-q4_0", "gguf-q4_k_m")
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def planned() -> list[Row]:
         Row("mini", "gguf-q4_k_m", Bounds(1.5 * GIB, 0.8), "llama.cpp"),
         Row("mini", "coreml-int4", Bounds(4 * GIB, seconds=180)),
     ]
-    rows += [Row("medium", recipe, Bounds(6 * GIB, mini_times=4.2)) for recipe in FOUR_BIT]
-    return rows + [Row("small", recipe, Bounds(6 * GIB)) for recipe in ("onnx-int4", "coreml-int4")]
+    rows += [Row("small", recipe, Bounds(6 * GIB)) for recipe in ("onnx-int4", "coreml-int4")]
+    return rows + [Row("medium", recipe, Bounds(6 * GIB, mini_times=4.2)) for recipe in FOUR_BIT]
 
 
 def build(checkpoint: Path, recipes: tuple[str, ...], out: Path) -> Measured:

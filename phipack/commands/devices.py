@@ -11,7 +11,9 @@ from phipack.options import State, pass_state
 from phipack.output import size, table
 
 if TYPE_CHECKING:
+    from builders.checkpoint import Checkpoint
     from targets.architecture import Architecture
+    from targets.fit import RecipeFit
 
 
 @click.group()
@@ -74,18 +76,22 @@ def recipes(state: State) -> None:
 def fit(state: State, model: str, target: str) -> None:
     """Say which recipes of a model fit on a target, and how long a context then fits.
 
-    MODEL is a released Phi-3 (phi-3-mini-4k-instruct …) or a checkpoint's folder.
+    MODEL is a released Phi-3 (phi-3-mini-4k-instruct …) or a checkpoint's folder, whose bundles' sizes are then told
+    to the byte.
     """
     from targets.devices import target_named
     from targets.fit import fit_all
 
-    architecture = _architecture(model)
+    checkpoint = _checkpoint(model)
+    architecture = _architecture(model) if checkpoint is None else checkpoint.architecture
     device = target_named(target)
     fits = fit_all(architecture, device)
-    columns = ("recipe", "weights", "KV cache", "runtime", "longest context", "fits", "why not, or note")
+    bundles = {} if checkpoint is None else {f.recipe: _bundle_bytes(checkpoint, f) for f in fits if f.fits}
+    columns = ("recipe", "bundle", "weights", "KV cache", "runtime", "longest context", "fits", "why not, or note")
     rows = [
         (
             f.recipe,
+            f"{bundles[f.recipe]:,}" if f.recipe in bundles else None,
             size(f.weight_bytes),
             size(f.kv_cache_bytes),
             size(f.runtime_bytes),
@@ -96,14 +102,31 @@ def fit(state: State, model: str, target: str) -> None:
         for f in fits
     ]
     head = f"{model} on {device.title}: {size(device.app_memory_bytes)} for an app; KV cache at the longest context"
-    state.output.result([f.as_json() for f in fits], f"{head}\n\n{table(columns, rows)}")
+    data = [f.as_json() | {"bundle_bytes": bundles.get(f.recipe)} for f in fits]
+    state.output.result(data, f"{head}\n\n{table(columns, rows)}")
+
+
+def _checkpoint(model: str) -> Checkpoint | None:
+    """Open what is a folder, or meant to be one; None for a model's name."""
+    if not Path(model).exists() and "/" not in model:
+        return None
+    from builders.checkpoint import open_checkpoint
+
+    return open_checkpoint(Path(model))
 
 
 def _architecture(model: str) -> Architecture:
     from targets.models import known_model
 
-    if not Path(model).exists() and "/" not in model:
-        return known_model(model)
-    from builders.checkpoint import open_checkpoint
+    return known_model(model)
 
-    return open_checkpoint(Path(model)).architecture
+
+def _bundle_bytes(checkpoint: Checkpoint, fits: RecipeFit) -> int:
+    """Bytes of all files but the manifest, at the context that a build for the target would have."""
+    from builders.build import BuildRequest
+    from builders.sizes import bundle_sizes
+    from targets.fit import DEFAULT_CONTEXT
+    from targets.recipes import recipe_named
+
+    context_length = min(fits.longest_context, DEFAULT_CONTEXT)
+    return sum(bundle_sizes(BuildRequest(checkpoint, recipe_named(fits.recipe), context_length)).values())

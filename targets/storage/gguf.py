@@ -55,7 +55,7 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
     """
     if architecture.family == "phi3small":
         raise UnsupportedModelError(
-            f"{recipe.name}: llama.cpp has no graph for Phi-3-small (block-sparse attention, GEGLU)",
+            "llama.cpp has no graph for Phi-3-small (block-sparse attention, GEGLU)",
             fix=f"take {', '.join(name for name, other in RECIPES.items() if other.format != 'gguf')}",
         )
     stored = []

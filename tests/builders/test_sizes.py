@@ -1,0 +1,24 @@
+"""A whole bundle's size before it is built is its size after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builders.build import BuildRequest, build
+from builders.checkpoint import open_checkpoint
+from builders.sizes import bundle_sizes
+from targets.recipes import RECIPES, recipe_named
+from tests.builders.gguf.sentencepiece_folder import write_sentencepiece
+from tests.checkpoints import write_tiny
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("kind", ["tokenizer.json", "tokenizer.model"])
+def test_every_file_is_foretold(tmp_path: Path, recipe: str, kind: str) -> None:
+    write = write_tiny if kind == "tokenizer.json" else write_sentencepiece
+    checkpoint = open_checkpoint(write(tmp_path / "checkpoint"))
+    foretold = bundle_sizes(BuildRequest(checkpoint, recipe_named(recipe), 128))
+    bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle", context_length=128)
+    assert foretold == {file.path: file.bytes for file in bundle.manifest.files}
