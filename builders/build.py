@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from registry.bundle import (
 from registry.placement import staged_folder
 from targets.errors import CheckpointError, PhipackError
 from targets.recipes import Format, Recipe
+from targets.storage import StoredWeight
 
 DEFAULT_CONTEXT_LENGTH = 4096
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
@@ -69,6 +71,16 @@ class Conversion:
     tools: dict[str, str]
     notes: tuple[str, ...] = field(default=())
     exact_contexts: tuple[ExactContext, ...] = field(default=())
+
+
+def weight_classes(stored: Iterable[StoredWeight]) -> tuple[WeightClass, ...]:
+    """Count tensors and bytes by how they are stored."""
+    tensors: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for weight in stored:
+        tensors[weight.storage] += 1
+        sizes[weight.storage] += weight.bytes
+    return tuple(WeightClass(storage=kind, tensors=tensors[kind], bytes=sizes[kind]) for kind in tensors)
 
 
 Converter = Callable[[BuildRequest, Path], Conversion]

@@ -35,18 +35,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from builders.build import BuildRequest, Conversion
+from builders.build import BuildRequest, Conversion, weight_classes
 from builders.coreml.description import EDGE_FACT, describe
 from builders.coreml.package import PACKAGE_NAME, package_sizes, write_package
 from builders.coreml.positions import longrope_edge
 from builders.coreml.program import write_program
 from builders.coreml.weights import Weights
-from registry.bundle import WeightClass
 from targets.recipes import Recipe
 from targets.storage import StoredWeight
 from targets.storage.coreml import BLOCK_SIZE, FLOAT16, plan
@@ -73,7 +71,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
         program, description = _described(request, weights)
     write_package(folder / PACKAGE_NAME, program, weights, description, request.progress)
     return Conversion(
-        weights=_weight_classes(stored),
+        weights=weight_classes(stored),
         exact_context_length=context,
         tools={name: version(name) for name in ("coremltools", "numpy")},
         notes=_notes(recipe, stored, longrope_edge(architecture, context)),
@@ -94,14 +92,6 @@ def _described(request: BuildRequest, weights: Weights) -> tuple[Any, Any]:
     with _WRITING:
         program = write_program(architecture, weights, context)
     return program, describe(architecture, request.recipe, context)
-
-
-def _weight_classes(stored: tuple[StoredWeight, ...]) -> tuple[WeightClass, ...]:
-    tensors = Counter(weight.storage for weight in stored)
-    return tuple(
-        WeightClass(storage=storage, tensors=count, bytes=sum(w.bytes for w in stored if w.storage == storage))
-        for storage, count in tensors.items()
-    )
 
 
 def _notes(recipe: Recipe, stored: tuple[StoredWeight, ...], edge: int | None) -> tuple[str, ...]:

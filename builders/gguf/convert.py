@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.build import BuildRequest, Conversion
+from builders.build import BuildRequest, Conversion, weight_classes
 from builders.checkpoint import Checkpoint
 from builders.gguf.quantize import encode
 from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
-from registry.bundle import ExactContext, WeightClass
+from registry.bundle import ExactContext
 from targets.architecture import Architecture
 from targets.errors import UnsupportedModelError
 from targets.storage import StoredWeight
@@ -78,7 +77,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     finally:
         writer.close()
     return Conversion(
-        weights=_classes(weights),
+        weights=weight_classes(weights),
         exact_context_length=exact_context_length(architecture, request.context_length),
         exact_contexts=exact_contexts(architecture, request.context_length),
         tools={name: version(name) for name in ("gguf", "llama-cpp-python", "numpy")},
@@ -244,12 +243,3 @@ def _declare(writer: Any, name: str, weight: StoredWeight) -> None:
     kind = TYPES[weight.storage]
     dtype = np.dtype(np.float32 if kind.name == "F32" else np.float16)  # not looked at where raw_dtype is given
     writer.add_tensor_info(name, weight.shape, dtype, weight.bytes, raw_dtype=gguf.GGMLQuantizationType(kind.number))
-
-
-def _classes(weights: tuple[StoredWeight, ...]) -> tuple[WeightClass, ...]:
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    for weight in weights:
-        counts[weight.storage] += 1
-        sizes[weight.storage] += weight.bytes
-    return tuple(WeightClass(storage=kind, tensors=counts[kind], bytes=sizes[kind]) for kind in counts)

@@ -17,21 +17,18 @@ is read; then each tensor is read, stored and forgotten: memory holds two tensor
 
 from __future__ import annotations
 
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-from builders.build import BuildRequest, Conversion
+from builders.build import BuildRequest, Conversion, weight_classes
 from builders.onnx.datafile import DATA_NAME, DataFile
 from builders.onnx.decoder import Decoder
 from builders.onnx.graph import Graph
 from builders.onnx.positions import write_positions
 from builders.onnx.runtime_config import CONFIG_NAME, runtime_config
 from builders.onnx.weights import Weights
-from registry.bundle import WeightClass
 from targets.architecture import Family
 from targets.recipes import Recipe
-from targets.storage import StoredWeight
 from targets.storage.onnx import check, longrope_edge, plan
 
 GRAPH_NAME = "model.onnx"
@@ -57,7 +54,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     (folder / GRAPH_NAME).write_bytes(graph)
     (folder / CONFIG_NAME).write_bytes(runtime_config(checkpoint, context))
     return Conversion(
-        weights=_weight_classes(plan(checkpoint.architecture, request.recipe)),
+        weights=weight_classes(plan(checkpoint.architecture, request.recipe)),
         exact_context_length=context,
         notes=_notes(request),
         tools={name: version(name) for name in ("onnx", "onnxruntime", "numpy")},
@@ -104,11 +101,3 @@ def _recipe_note(recipe: Recipe) -> str:
     if recipe.name == "onnx-fp16":
         return "weights and KV cache are float16; a CPU runtime widens the weights to float32 when it loads them"
     return "products round their input to 8 bits a block (MatMulNBits, accuracy level 4); the KV cache is float32"
-
-
-def _weight_classes(weights: tuple[StoredWeight, ...]) -> tuple[WeightClass, ...]:
-    count = Counter(weight.storage for weight in weights)
-    return tuple(
-        WeightClass(storage=storage, tensors=tensors, bytes=sum(w.bytes for w in weights if w.storage == storage))
-        for storage, tensors in sorted(count.items())
-    )

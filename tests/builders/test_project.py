@@ -209,3 +209,13 @@ def test_a_target_may_be_a_file_beside_the_project(tmp_path: Path) -> None:
 def test_a_missing_project_is_told(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match=r"phipack.toml: can't be read: No such file"):
         load_project(tmp_path / "phipack.toml")
+
+
+def test_one_target_may_have_a_short_and_a_long_gguf(tmp_path: Path) -> None:
+    """llama.cpp takes longrope's factors by the context: an app may want a bundle for each side."""
+    short, long = (
+        f'[[cells]]\ntarget = "pixel-9"\nrecipe = "gguf-q4_0"\nname = "pixel-9-{name}"\ncontext_length = {length}\n'
+        for name, length in (("short", 4096), ("long", 16384))
+    )
+    cells = load(tmp_path, MINIMAL.partition("[[cells]]")[0] + short + long).cells
+    assert [(cell.name, cell.context_length) for cell in cells] == [("pixel-9-short", 4096), ("pixel-9-long", 16384)]
