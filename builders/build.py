@@ -71,6 +71,7 @@ class Conversion:
     tools: dict[str, str]
     notes: tuple[str, ...] = field(default=())
     exact_contexts: tuple[ExactContext, ...] = field(default=())
+    digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 in hex of files that were hashed while written
 
 
 def weight_classes(stored: Iterable[StoredWeight]) -> tuple[WeightClass, ...]:
@@ -189,7 +190,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
         template = _write_tokenizer(checkpoint, tokenizer, folder)
         conversion = CONVERTERS[recipe.format](request, folder)
         with phases.phase("hash"):
-            files = file_entries(folder)
+            files = file_entries(folder, conversion.digests)
             name = digest.result()
         manifest = Manifest(
             schema="phipack.bundle/1",

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
@@ -231,13 +231,14 @@ def files_below(folder: Path) -> list[str]:
     return found
 
 
-def file_entries(folder: Path) -> list[FileEntry]:
-    """Describe all files below a folder (manifest left out)."""
+def file_entries(folder: Path, known: Mapping[str, str] | None = None) -> list[FileEntry]:
+    """Describe all files below a folder (manifest left out). `known`: SHA-256 in hex of files that need no reading."""
+    known = known or {}
     return [
         FileEntry(
             path=name,
             bytes=(folder / name).stat().st_size,
-            sha256=digest_of_file(folder / name).removeprefix("sha256:"),
+            sha256=known.get(name) or digest_of_file(folder / name).removeprefix("sha256:"),
         )
         for name in files_below(folder)
     ]

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from builders.build import BuildRequest, Conversion, weight_classes
 from builders.checkpoint import Checkpoint
+from builders.gguf.data_section import DataSection
 from builders.gguf.quantize import encode
 from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from registry.bundle import ExactContext
@@ -51,7 +52,7 @@ _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_hea
 
 
 def convert(request: BuildRequest, folder: Path) -> Conversion:
-    """Write `model.gguf` into a folder. Peak memory: one tensor in float32 and its encoded form.
+    """Write `model.gguf` into a folder. Peak memory: one tensor in float32, its encoded form, and the one before it.
 
     Raises:
         CheckpointError: a tensor holds NaN, an infinity or what float16 can't; the tokenizer is damaged.
@@ -65,20 +66,19 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     writer = gguf.GGUFWriter(folder / MODEL_NAME, architecture.family)
     try:
         _write_head(writer, request, tokenizer)
-        for done, weight in enumerate(weights):
-            request.progress(f"{request.recipe.name}: writing tensors", done, len(weights))
-            encoded = _encoded(request, weight)
-            with request.phases.phase("write", weight.bytes):
-                writer.write_tensor_data(encoded)
-            del encoded  # the next one is made before this name is bound anew
-        for values in _rope_factors(architecture).values():
-            writer.write_tensor_data(values)
-        request.progress(f"{request.recipe.name}: writing tensors", len(weights), len(weights))
     finally:
         writer.close()
+    with DataSection(folder / MODEL_NAME, gguf.GGUF_DEFAULT_ALIGNMENT, request.phases) as data:
+        for done, weight in enumerate(weights):
+            request.progress(f"{request.recipe.name}: writing tensors", done, len(weights))
+            data.append(_encoded(request, weight))
+        for values in _rope_factors(architecture).values():
+            data.append(values)
+    request.progress(f"{request.recipe.name}: writing tensors", len(weights), len(weights))
     return Conversion(
         weights=weight_classes(weights),
         exact_context_length=exact_context_length(architecture, request.context_length),
+        digests={MODEL_NAME: data.sha256},
         exact_contexts=exact_contexts(architecture, request.context_length),
         tools={name: version(name) for name in ("gguf", "llama-cpp-python", "numpy")},
         notes=(
