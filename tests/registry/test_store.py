@@ -219,6 +219,10 @@ def test_two_processes_add_the_same_bundle(tmp_path: Path, store: FolderStore) -
 
 
 _KILLED = """
+import signal
+
+# A shell that starts a job in the background has it ignore interrupts, and so all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys, time
 from pathlib import Path
 from registry.bundle import open_bundle
