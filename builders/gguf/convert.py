@@ -156,9 +156,13 @@ def gguf_name(name: str) -> str:
 
 def exact_context_length(architecture: Architecture, context_length: int) -> int:
     """Give the longest sequence for which llama.cpp computes what the checkpoint does: it ignores sliding windows."""
-    exact = [each.last for each in exact_contexts(architecture, context_length)] or [context_length]
+    contexts = exact_contexts(architecture, context_length)
+    exact = 0 if contexts else context_length
+    for each in contexts:
+        if each.first == exact + 1:  # an edge that is no multiple of the step leaves a gap before the next one
+            exact = each.last
     window = architecture.effective_window
-    return exact[-1] if window is None else min(exact[-1], window)
+    return exact if window is None else min(exact, window)
 
 
 def exact_contexts(architecture: Architecture, context_length: int) -> tuple[ExactContext, ...]:

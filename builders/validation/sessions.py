@@ -37,3 +37,15 @@ OPENERS: dict[Format, Callable[[Bundle], Session]] = {
 def open_session(bundle: Bundle) -> Session:
     """Open a bundle in the runtime of its format. Raises `MeasurementError` where the runtime refuses it."""
     return OPENERS[bundle.manifest.recipe.format](bundle)
+
+
+def open_for_whole_context(bundle: Bundle) -> Session:
+    """Open a bundle with room for its longest sequence from the start: what memory is measured with.
+
+    Only GGUF opens with less where a shorter context is the exact one for short sequences.
+    """
+    if bundle.manifest.recipe.format != "gguf":
+        return open_session(bundle)
+    from builders.gguf.session import open_session as open_gguf
+
+    return open_gguf(bundle, bundle.manifest.model.context_length)

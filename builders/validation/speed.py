@@ -20,7 +20,7 @@ import numpy as np
 
 from builders.validation.isolation import died
 from builders.validation.session import Session
-from builders.validation.sessions import open_session
+from builders.validation.sessions import open_for_whole_context
 from registry.bundle import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
 
@@ -88,7 +88,7 @@ def main(path: Path) -> None:
 def _measure(bundle: Bundle) -> Speed:
     context = bundle.manifest.model.context_length
     prompt = min(PROMPT_TOKENS, context // 2)
-    with open_session(bundle) as session:
+    with open_for_whole_context(bundle) as session:
         prefill, decode = time_session(session, prompt, min(NEW_TOKENS, context - prompt), RUNS)
     return Speed(prefill, decode, _peak_memory_bytes())
 

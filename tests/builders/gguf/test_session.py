@@ -113,6 +113,14 @@ def test_a_context_that_llama_cpp_rounds_past_the_edge_is_told(tmp_path: Path) -
         assert session.score(TOKENS[:260]).shape == (260, VOCABULARY_SIZE)  # taken, if not exactly
 
 
+def test_a_gap_between_the_contexts_ends_what_is_exact(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", original_context=300, context=1024)
+    bundle = bundle_of(folder, context=512)
+    assert bundle.manifest.model.exact_context_length == 256
+    with open_session(bundle) as session:
+        assert mean_kl(transformers_logits(folder, TOKENS[:280]), session.score(TOKENS[:280])) > 100 * F16_KL
+
+
 def test_two_attention_factors_are_refused(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint", original_context=256, context=1024)
     config = json.loads((folder / "config.json").read_bytes())

@@ -158,3 +158,13 @@ def test_a_text_too_short_for_it_gives_way_to_the_built_in_one(tmp_path: Path) -
     figures = validate(bundle, checkpoint, replace(BRIEF, text=tmp_path / "short.txt", tokens=128)).figures
     assert "short.txt" in figures["kl_mean"].on
     assert "the built-in text" in figures["past_exact_kl_mean"].on
+
+
+def test_memory_is_that_of_the_whole_context_whatever_short_sequences_are_opened_with(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=256, context=32768, dtype="F16"))
+    recipe = recipe_named("gguf-f16")
+    short = build(checkpoint, recipe, tmp_path / "short", context_length=256)
+    long = build(checkpoint, recipe, tmp_path / "long", context_length=32768)
+    cache_bytes = checkpoint.architecture.kv_cache_bytes(32768 - 256)
+    grown = measure_speed(long).peak_memory_bytes - measure_speed(short).peak_memory_bytes
+    assert grown > 0.8 * cache_bytes
