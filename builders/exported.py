@@ -13,7 +13,7 @@ from pathlib import Path
 
 from builders.checkpoint.shards import find_shards
 from registry.placement import staged_folder
-from targets.architecture import Architecture
+from targets.config_json import read_architecture
 from targets.errors import CheckpointError, UnsupportedModelError
 
 TASK = "text-generation-with-past"
@@ -51,7 +51,7 @@ def _refuse_longrope(checkpoint: Path) -> None:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{checkpoint / 'config.json'} can't be read: {error}") from error
     try:
-        architecture = Architecture.from_config(config)
+        architecture = read_architecture(config)
     except CheckpointError:
         return  # none of ours: that is what this is for
     if architecture.longrope is not None:

@@ -8,9 +8,8 @@ checkpoint keeps them otherwise, `layouts.py` says from what each tensor is put 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,16 @@ class Architecture:
             return None
         return self.sliding_window
 
+    def longrope_edge(self, context_length: int) -> int | None:
+        """Longest sequence in tokens that takes longrope's short factors; None where the context does not pass it."""
+        rope = self.longrope
+        return None if rope is None or context_length <= rope.original_context else rope.original_context
+
+    def effective_sparsity(self, length: int) -> BlockSparse | None:
+        """The sparse layers' pattern where it can bite; None where every one of `length` tokens sees all before it."""
+        sparse = self.block_sparse
+        return None if sparse is None or length <= sparse.dense_up_to else sparse
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor of the model by its canonical name (Phi-3's, biases beside weights), in file order.
 
@@ -146,15 +155,3 @@ class Architecture:
     def kv_cache_bytes(self, tokens: int, *, bytes_per_value: int = 2) -> int:
         """Bytes of keys and values of `tokens` positions over all layers."""
         return 2 * self.layer_count * self.kv_width * tokens * bytes_per_value
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Architecture:
-        """Read `config.json`.
-
-        Raises:
-            CheckpointError: a key is missing or makes no sense.
-            UnsupportedModelError: another architecture, activation or rope than the families'.
-        """
-        from targets.config_json import read_architecture
-
-        return read_architecture(config)

@@ -16,11 +16,16 @@ from targets.errors import CheckpointError, UnsupportedModelError, did_you_mean
 LARGEST_SIZE = (1 << 31) - 1  # of a dimension or a count
 LONGROPE_TYPES = ("longrope", "su")  # releases of 2024-04 say "su"
 # Phi-3-small's ids without a meaning: unused ones between its added tokens, and the padding of the vocabulary.
-_SMALL_UNUSED_IDS = (100256, 100258, 100259, 100260, 100264, 100265, *range(100267, 100352))
+SMALL_UNUSED_IDS = (100256, 100258, 100259, 100260, 100264, 100265, *range(100267, 100352))
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
-    """Read a config. What is raised: see `Architecture.from_config`."""
+    """Read `config.json`.
+
+    Raises:
+        CheckpointError: a key is missing or makes no sense.
+        UnsupportedModelError: another architecture, activation or rope than the families'.
+    """
     name = _architecture_name(config)
     if config.get("quantization_config"):
         raise UnsupportedModelError(
@@ -180,7 +185,7 @@ def _hidden_token_ids(config: Mapping[str, Any], vocabulary: int) -> tuple[int, 
     """Give `dummy_token_indices`; the released models' own where the config lists none."""
     ids = config.get("dummy_token_indices")
     if ids is None:
-        return tuple(token for token in _SMALL_UNUSED_IDS if token < vocabulary)
+        return tuple(token for token in SMALL_UNUSED_IDS if token < vocabulary)
     if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < vocabulary for token in ids):
         raise CheckpointError(f"config.json: dummy_token_indices must list ids of the vocabulary of {vocabulary}")
     return tuple(sorted(set(ids)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from targets.architecture import Architecture, BlockSparse, LongRope
+from targets.config_json import SMALL_UNUSED_IDS
 from targets.errors import UnsupportedModelError, did_you_mean
 
 _MINI_4K = Architecture(
@@ -47,7 +48,7 @@ _SMALL_8K = Architecture(
     embedding_multiplier=10.0,
     logit_divisor=8.0,
     block_sparse=BlockSparse(block_size=64, local_blocks=16, vertical_stride=8, dense_every=2),
-    hidden_token_ids=(100256, 100258, 100259, 100260, 100264, 100265, *range(100267, 100352)),
+    hidden_token_ids=SMALL_UNUSED_IDS,
 )
 
 

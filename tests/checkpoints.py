@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from targets.architecture import Architecture
+from targets.config_json import read_architecture
 from targets.layouts import stored_shapes
 
 VOCABULARY_SIZE = 320
@@ -133,7 +133,7 @@ def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarra
     """Float32 weights of a scale that keeps activations near 1."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, shape in stored_shapes(Architecture.from_config(config)).items():
+    for name, shape in stored_shapes(read_architecture(config)).items():
         if name.endswith(".bias"):
             weights[name] = (0.1 * rng.standard_normal(shape)).astype(np.float32)
         elif len(shape) == 1:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
 from registry.placement import staged_folder
-from targets.architecture import Architecture
+from targets.config_json import read_architecture
 from targets.layouts import stored_shapes
 
 POOL_ELEMENTS = (1 << 25) + 39  # not a multiple of any row's length
@@ -91,7 +91,7 @@ MODELS = tuple(_CONFIGS)
 def write_synthetic(model: str, folder: Path, *, layers: int | None = None) -> Path:
     """Write a checkpoint of `model` (mini, medium, small), with fewer layers if so asked; gives its folder."""
     config = _CONFIGS[model] | ({} if layers is None else {"num_hidden_layers": layers})
-    shapes = stored_shapes(Architecture.from_config(config))
+    shapes = stored_shapes(read_architecture(config))
     pool = _pool()
     with staged_folder(folder, replace=True) as place:
         _write_json(place / "config.json", config)

@@ -17,6 +17,7 @@ from builders.checkpoint.rows import in_canonical_order
 from builders.phases import Phases
 from registry.bundle import digest_of_file
 from targets.architecture import Architecture
+from targets.config_json import read_architecture
 from targets.errors import CheckpointError
 from targets.layouts import sources_of, stored_shapes
 
@@ -172,7 +173,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder", fix="give the path of a Hugging Face checkpoint")
     config = _read_json(folder / "config.json", required=True)
-    architecture = Architecture.from_config(config)
+    architecture = read_architecture(config)
     files = shards.find_shards(folder)
     found: dict[str, shards.StoredTensor] = {}
     for file in files:

@@ -42,7 +42,6 @@ from typing import Any
 from builders.build import BuildRequest, Conversion, weight_classes
 from builders.coreml.description import EDGE_FACT, describe
 from builders.coreml.package import PACKAGE_NAME, package_sizes, write_package
-from builders.coreml.positions import longrope_edge
 from builders.coreml.program import write_program
 from builders.coreml.weights import Weights
 from targets.recipes import Recipe
@@ -74,7 +73,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
         weights=weight_classes(stored),
         exact_context_length=context,
         tools={name: version(name) for name in ("coremltools", "numpy")},
-        notes=_notes(recipe, stored, longrope_edge(architecture, context)),
+        notes=_notes(recipe, stored, architecture.longrope_edge(context)),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from builders.coreml.positions import longrope_edge
 from builders.coreml.program import CAUSAL_MASK, INPUT_IDS, KEY_CACHE, LOGITS, VALUE_CACHE, cache_shape
 from targets.architecture import Architecture
 from targets.recipes import Recipe
@@ -50,7 +49,7 @@ def describe(architecture: Architecture, recipe: Recipe, context_length: int) ->
     )
     description.metadata.userDefined["phipack.recipe"] = recipe.name
     description.metadata.userDefined["phipack.context_length"] = str(context_length)
-    edge = longrope_edge(architecture, context_length)
+    edge = architecture.longrope_edge(context_length)
     if edge is not None:
         description.metadata.userDefined[EDGE_FACT] = str(edge)
     return description

@@ -46,7 +46,7 @@ def write_call(builder: Any, architecture: Architecture, context_length: int, id
     columns = mb.slice_by_index(x=order, begin=[0], end=end, begin_mask=[True], name="key_positions")
     seen = _mask(mb, architecture, rows, columns, mask)
     sparse = _sparse_mask(mb, architecture, context_length, (start, end), seen)
-    edge = longrope_edge(architecture, context_length)
+    edge = architecture.longrope_edge(context_length)
     if edge is not None:
         is_long = mb.greater(x=end, y=np.array([edge], np.int32), name="is_long")
         # The short table lies behind the long one.
@@ -60,16 +60,10 @@ def write_call(builder: Any, architecture: Architecture, context_length: int, id
     return Call(start, end, _of_group(mb, architecture, seen), sparse, cosines, sines)
 
 
-def longrope_edge(architecture: Architecture, context_length: int) -> int | None:
-    """The longest sequence that takes the short factors, where the context goes beyond it: in tokens."""
-    rope = architecture.longrope
-    return rope.original_context if rope is not None and context_length > rope.original_context else None
-
-
 def _tables(mb: Any, architecture: Architecture, context_length: int) -> tuple[Any, Any]:
     """Cosines and sines [context, d / 2], a row a position; the short factors' rows behind, where both are needed."""
     parts = [rotary_tables(architecture, context_length)]
-    edge = longrope_edge(architecture, context_length)
+    edge = architecture.longrope_edge(context_length)
     if edge is not None:
         parts.append(rotary_tables(architecture, edge))
     cosines, sines = (np.concatenate(tables).astype(TABLE_DTYPE) for tables in zip(*parts, strict=True))
@@ -101,8 +95,8 @@ def _sparse_mask(
 
     None where no sequence of the context is long enough for anything to be skipped.
     """
-    sparse = architecture.block_sparse
-    if sparse is None or context_length <= sparse.dense_up_to:
+    sparse = architecture.effective_sparsity(context_length)
+    if sparse is None:
         return None
     start, end = ends
     blocks = mb.const(val=np.arange(context_length, dtype=np.int32) // sparse.block_size, name="block_of_position")

@@ -29,7 +29,7 @@ from builders.onnx.runtime_config import CONFIG_NAME, runtime_config
 from builders.onnx.weights import Weights
 from targets.architecture import Family
 from targets.recipes import Recipe
-from targets.storage.onnx import check, longrope_edge, plan
+from targets.storage.onnx import check, plan
 
 GRAPH_NAME = "model.onnx"
 EDGE_FACT = (
@@ -76,7 +76,7 @@ def _planned(request: BuildRequest) -> tuple[bytes, DataFile]:
     """Write the graph, and promise every array that it points to."""
     architecture = request.checkpoint.architecture
     check(architecture, request.recipe)
-    edge = longrope_edge(architecture, request.context_length)
+    edge = architecture.longrope_edge(request.context_length)
     graph, data = Graph(), DataFile()
     positions = write_positions(graph, data, request)
     Decoder(graph, data, Weights(request, graph, data), architecture, positions).write()
@@ -88,7 +88,7 @@ def _notes(request: BuildRequest) -> tuple[str, ...]:
     """What a reader of the manifest must know."""
     notes = [_recipe_note(request.recipe)]
     architecture = request.checkpoint.architecture
-    edge = longrope_edge(architecture, request.context_length)
+    edge = architecture.longrope_edge(request.context_length)
     if edge is not None and edge != GENAI_EDGES.get(architecture.family):
         notes.append(
             f"onnxruntime-genai does not read a sequence again when it grows past {edge} tokens while generating: what "

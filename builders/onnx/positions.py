@@ -16,7 +16,7 @@ from builders.onnx.datafile import DataFile
 from builders.onnx.graph import Graph
 from builders.onnx.rotary import rotary_tables
 from builders.onnx.sparse import sparse_indices
-from targets.storage.onnx import cache_dtype, effective_sparsity, longrope_edge, rotary_arrays, sparse_arrays
+from targets.storage.onnx import cache_dtype, rotary_arrays, sparse_arrays
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Positions:
 def write_positions(graph: Graph, data: DataFile, request: BuildRequest) -> Positions:
     """Append the nodes that read lengths from the mask, and promise the tables."""
     architecture, context = request.checkpoint.architecture, request.context_length
-    edge = longrope_edge(architecture, context)
+    edge = architecture.longrope_edge(context)
     mask = graph.input("attention_mask", "int64", ["batch", "total"])
     one, axis = graph.integers("one", 1), graph.integers("last_axis", [1])
     lengths = graph.node("ReduceSum", [mask, axis], "lengths", keepdims=0)
@@ -74,7 +74,7 @@ def _tables(graph: Graph, data: DataFile, request: BuildRequest) -> tuple[str, s
 
 def _sparse_indices(graph: Graph, data: DataFile, request: BuildRequest) -> tuple[str, str]:
     architecture, context = request.checkpoint.architecture, request.context_length
-    sparse = effective_sparsity(architecture, context)
+    sparse = architecture.effective_sparsity(context)
     if sparse is None:
         return "", ""
     rows, columns = data.promise(

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from targets.architecture import Architecture
-from targets.storage.onnx import longrope_edge
 
 Table = NDArray[np.float32]
 
@@ -24,7 +23,7 @@ def rotary_tables(architecture: Architecture, context_length: int) -> tuple[Tabl
     rope = architecture.longrope
     if rope is None:
         return _tables(architecture, context_length, divisors=None, factor=1.0)
-    if longrope_edge(architecture, context_length) is None:
+    if architecture.longrope_edge(context_length) is None:
         return _tables(architecture, context_length, divisors=rope.short, factor=rope.short_attention_factor)
     short = _tables(architecture, rope.original_context, divisors=rope.short, factor=rope.short_attention_factor)
     long = _tables(architecture, context_length, divisors=rope.long, factor=rope.long_attention_factor)

@@ -20,10 +20,8 @@ class Masks:
 
     def of_layer(self, layer: int) -> Tensor:
         """Give a layer's mask: True where a query (row) sees a key (column), [T, T], or [heads, T, T] if sparse."""
-        sparse = self._architecture.block_sparse
-        if sparse is None or not sparse.is_sparse(layer) or self._length <= sparse.dense_up_to:
-            return self._dense
-        return self._sparse
+        sparse = self._architecture.effective_sparsity(self._length)
+        return self._sparse if sparse is not None and sparse.is_sparse(layer) else self._dense
 
     @cached_property
     def _dense(self) -> Tensor:

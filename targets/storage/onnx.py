@@ -187,24 +187,9 @@ def check(architecture: Architecture, recipe: Recipe) -> None:
             )
 
 
-def longrope_edge(architecture: Architecture, context_length: int) -> int | None:
-    """Longest sequence in tokens that takes longrope's short factors; None where the context does not pass it."""
-    rope = architecture.longrope
-    return None if rope is None or context_length <= rope.original_context else rope.original_context
-
-
 def rotary_rows(architecture: Architecture, context_length: int) -> int:
     """Rows of the cosine and sine tables: one a position, for short and for long factors where the context has both."""
-    return context_length + (longrope_edge(architecture, context_length) or 0)
-
-
-def effective_sparsity(architecture: Architecture, context_length: int) -> BlockSparse | None:
-    """Give the sparse layers' pattern where it can bite; None where every position of the context sees all before it.
-
-    There a sparse layer is a dense one, and is written as such.
-    """
-    sparse = architecture.block_sparse
-    return None if sparse is None or context_length <= sparse.dense_up_to else sparse
+    return context_length + (architecture.longrope_edge(context_length) or 0)
 
 
 def layout_count(architecture: Architecture, sparse: BlockSparse) -> int:
@@ -214,8 +199,11 @@ def layout_count(architecture: Architecture, sparse: BlockSparse) -> int:
 
 
 def sparse_arrays(architecture: Architecture, context_length: int) -> tuple[ArrayShape, ...]:
-    """Give the index arrays of SparseAttention, int32 [patterns, …]: row starts and columns; none where unneeded."""
-    sparse = effective_sparsity(architecture, context_length)
+    """Give the index arrays of SparseAttention, int32 [patterns, …]: row starts and columns.
+
+    None where every position of the context sees all before it: a sparse layer is then written as a dense one.
+    """
+    sparse = architecture.effective_sparsity(context_length)
     if sparse is None:
         return ()
     blocks, layouts = math.ceil(context_length / sparse.block_size), layout_count(architecture, sparse)

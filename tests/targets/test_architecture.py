@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from targets.architecture import Architecture
+from targets.config_json import read_architecture
 from targets.errors import CheckpointError, UnsupportedModelError
 from targets.models import KNOWN_MODELS
 from tests.checkpoints import Tiny
@@ -47,7 +48,7 @@ junk = st.recursive(
 
 
 def test_the_config_of_mini_is_the_known_model() -> None:
-    assert Architecture.from_config(MINI) == KNOWN_MODELS["phi-3-mini-4k-instruct"]
+    assert read_architecture(MINI) == KNOWN_MODELS["phi-3-mini-4k-instruct"]
 
 
 def test_fused_rows_are_query_key_value_and_gate_up() -> None:
@@ -60,7 +61,7 @@ def test_fused_rows_are_query_key_value_and_gate_up() -> None:
 
 
 def test_a_tied_head_is_the_embedding() -> None:
-    tied = Architecture.from_config(MINI | {"tie_word_embeddings": True})
+    tied = read_architecture(MINI | {"tie_word_embeddings": True})
     assert tied.head_tensor == "model.embed_tokens.weight"
     assert "lm_head.weight" not in tied.tensor_shapes()
     assert tied.parameter_count == 3_821_079_552 - 32064 * 3072
@@ -76,24 +77,24 @@ def test_the_count_follows_from_the_shape(model: Architecture) -> None:
 
 
 def test_what_a_config_leaves_out_has_transformers_defaults() -> None:
-    bare = Architecture.from_config(
+    bare = read_architecture(
         {key: MINI[key] for key in MINI if key not in ("num_key_value_heads", "rope_theta", "rms_norm_eps")}
     )
     assert (bare.kv_head_count, bare.rope_theta, bare.norm_epsilon) == (32, 10000.0, 1e-5)
-    assert Architecture.from_config(MINI | {"sliding_window": None}).sliding_window is None
+    assert read_architecture(MINI | {"sliding_window": None}).sliding_window is None
 
 
 @pytest.mark.parametrize(
     ("window", "effective"), [(None, None), (2047, 2047), (4095, 4095), (4096, None), (9999, None)]
 )
 def test_a_window_as_long_as_the_context_is_none(window: int | None, effective: int | None) -> None:
-    assert Architecture.from_config(MINI | {"sliding_window": window}).effective_window == effective
+    assert read_architecture(MINI | {"sliding_window": window}).effective_window == effective
 
 
 @pytest.mark.parametrize("kind", [{"type": "longrope"}, {"type": "su"}, {"rope_type": "longrope"}])
 def test_longrope_by_each_of_its_names(kind: dict[str, str]) -> None:
     scaling = {"short_factor": FACTORS, "long_factor": FACTORS[::-1], **kind}
-    rope = Architecture.from_config(LONG | {"rope_scaling": scaling}).longrope
+    rope = read_architecture(LONG | {"rope_scaling": scaling}).longrope
     assert rope is not None
     assert (rope.short, rope.long) == (tuple(FACTORS), tuple(FACTORS[::-1]))
     assert rope.original_context == 4096
@@ -101,7 +102,7 @@ def test_longrope_by_each_of_its_names(kind: dict[str, str]) -> None:
 
 
 def test_a_context_that_longrope_does_not_lengthen_is_not_scaled() -> None:
-    rope = Architecture.from_config(LONG | {"max_position_embeddings": 4096}).longrope
+    rope = read_architecture(LONG | {"max_position_embeddings": 4096}).longrope
     assert rope is not None
     assert rope.long_attention_factor == 1.0
 
@@ -129,7 +130,7 @@ def test_what_is_not_phi_3_is_refused_by_its_key(
     changes: dict[str, Any], kind: type[CheckpointError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        Architecture.from_config(MINI | changes)
+        read_architecture(MINI | changes)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_what_is_not_phi_3_is_refused_by_its_key(
 )
 def test_factors_of_another_length_or_kind_are_refused(factors: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        Architecture.from_config(LONG | {"rope_scaling": LONG["rope_scaling"] | factors})
+        read_architecture(LONG | {"rope_scaling": LONG["rope_scaling"] | factors})
 
 
 FUZZED = [
@@ -164,7 +165,7 @@ def test_any_value_in_any_key_is_read_or_refused_in_our_words(config: dict[str, 
     changed = config | {key: data.draw(junk)}
     problem = "config.json: "
     try:
-        Architecture.from_config(changed)
+        read_architecture(changed)
     except CheckpointError as error:
         problem = error.problem
     assert problem.startswith("config.json: ")
@@ -197,7 +198,7 @@ SMALL = {
 
 
 def test_phi_3_small_is_read_as_released() -> None:
-    assert Architecture.from_config(SMALL) == KNOWN_MODELS["phi-3-small-8k-instruct"]
+    assert read_architecture(SMALL) == KNOWN_MODELS["phi-3-small-8k-instruct"]
 
 
 def test_phi_3_smalls_sparse_layers_alternate() -> None:
@@ -211,13 +212,13 @@ def test_phi_3_smalls_longrope_has_a_factor_for_each_side() -> None:
     scaling = {"type": "su", "original_max_position_embeddings": 8192, "short_mscale": 1.0, "long_mscale": 1.19}
     factors = {"short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
     config = SMALL | {"max_position_embeddings": 131072, "rope_scaling": scaling | factors}
-    rope = Architecture.from_config(config).longrope
+    rope = read_architecture(config).longrope
     assert rope is not None
     assert (rope.original_context, rope.short_attention_factor, rope.long_attention_factor) == (8192, 1.0, 1.19)
 
 
 def test_what_llama_leaves_out_is_llamas() -> None:
-    bare = Architecture.from_config(
+    bare = read_architecture(
         {
             "architectures": ["LlamaForCausalLM"],
             "hidden_size": 4096,
@@ -257,10 +258,10 @@ def test_what_llama_leaves_out_is_llamas() -> None:
 )
 def test_a_small_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        Architecture.from_config(SMALL | changes)
+        read_architecture(SMALL | changes)
 
 
 def test_a_llamas_rope_scaling_is_refused() -> None:
     config = MINI | {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
     with pytest.raises(UnsupportedModelError, match="rope_scaling of a Llama is not supported"):
-        Architecture.from_config(config)
+        read_architecture(config)

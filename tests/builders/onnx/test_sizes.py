@@ -12,7 +12,7 @@ from builders.build import BuildRequest, build
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.shards import MappedTensors
 from builders.onnx import artifact_sizes
-from targets.architecture import Architecture
+from targets.config_json import read_architecture
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
 from targets.storage.onnx import data_bytes
@@ -76,7 +76,7 @@ def test_sizes_are_those_of_the_files(tmp_path: Path, recipe: str, changes: dict
 def test_full_size_takes_no_weights_and_less_than_three_seconds(
     tmp_path: Path, recipe: str, config: dict[str, Any]
 ) -> None:
-    architecture = Architecture.from_config(config)
+    architecture = read_architecture(config)
     weightless = Checkpoint(tmp_path, config, {}, architecture, (), MappedTensors({}))
     begin = time.perf_counter()
     sizes = artifact_sizes(_request(weightless, recipe))

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.onnx.sparse import sparse_indices
-from targets.architecture import Architecture, BlockSparse
+from targets.architecture import BlockSparse
+from targets.config_json import read_architecture
 from targets.storage.onnx import sparse_arrays
 from tests.checkpoints import Tiny
 
-SMALL = Architecture.from_config(Tiny(family="phi3small").config())
+SMALL = read_architecture(Tiny(family="phi3small").config())
 PATTERNS = st.builds(
     BlockSparse,
     block_size=st.sampled_from([16, 64]),

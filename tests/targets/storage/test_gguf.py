@@ -10,6 +10,7 @@ import gguf
 import pytest
 
 from targets.architecture import Architecture
+from targets.config_json import read_architecture
 from targets.errors import RecipeError
 from targets.recipes import RECIPES, recipe_named
 from targets.storage.gguf import TYPES, fallback_notes, plan
@@ -34,7 +35,7 @@ MEDIUM = MINI | {
 
 
 def architecture(config: dict[str, Any], **changes: Any) -> Architecture:
-    return Architecture.from_config(config | changes)
+    return read_architecture(config | changes)
 
 
 def test_block_sizes_are_those_of_the_gguf_library() -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from targets.architecture import Architecture
+from targets.config_json import read_architecture
 from targets.errors import RecipeError, UnsupportedModelError
 from targets.recipes import recipe_named
 from targets.storage.onnx import (
     cache_value_bytes,
     check,
     data_bytes,
-    effective_sparsity,
     hidden_arrays,
     layout_count,
-    longrope_edge,
     plan,
     sparse_arrays,
 )
@@ -34,35 +32,35 @@ MINI = {
 
 
 def test_full_size_mini_int4_stays_under_its_bound() -> None:
-    mini = Architecture.from_config(MINI)
+    mini = read_architecture(MINI)
     assert mini.parameter_count == 3_821_079_552
     assert sum(weight.bytes for weight in plan(mini, INT4)) < data_bytes(mini, INT4, 4096) <= 2_350_000_000
 
 
 def test_fp16_has_two_bytes_a_matrix_element_and_float32_norms() -> None:
-    tiny = Architecture.from_config(Tiny().config())
+    tiny = read_architecture(Tiny().config())
     for weight in plan(tiny, FP16):
         elements = weight.shape[0] * (weight.shape[1] if len(weight.shape) == 2 else 1)
         assert weight.bytes == elements * (2 if len(weight.shape) == 2 else 4)
 
 
 def test_value_rows_have_8_bits_where_heads_share_them_and_else_in_the_outer_layers() -> None:
-    grouped = [weight.storage for weight in plan(Architecture.from_config(Tiny().config()), INT4)]
+    grouped = [weight.storage for weight in plan(read_architecture(Tiny().config()), INT4)]
     assert sum(storage == "96 rows uint4 block 32, 32 rows int8 block 32" for storage in grouped) == 2
-    mini = [weight for weight in plan(Architecture.from_config(MINI), INT4) if "rows" in weight.storage]
+    mini = [weight for weight in plan(read_architecture(MINI), INT4) if "rows" in weight.storage]
     assert [int(weight.name.split(".")[2]) for weight in mini] == [0, 1, 2, 3, 28, 29, 30, 31]
 
 
 def test_tied_embeddings_are_planned_once() -> None:
-    names = [weight.name for weight in plan(Architecture.from_config(Tiny(tied=True).config()), INT4)]
+    names = [weight.name for weight in plan(read_architecture(Tiny(tied=True).config()), INT4)]
     assert "lm_head.weight" not in names
     assert len(names) == len(set(names))
 
 
 def test_the_tables_grow_with_the_context_and_twice_past_longropes_edge() -> None:
-    tiny = Architecture.from_config(Tiny(original_context=128).config())
-    assert longrope_edge(tiny, 128) is None
-    assert longrope_edge(tiny, 129) == 128
+    tiny = read_architecture(Tiny(original_context=128).config())
+    assert tiny.longrope_edge(128) is None
+    assert tiny.longrope_edge(129) == 128
     # 8 frequencies of 4 bytes, cosine and sine: 64 bytes a row; all sizes are whole pages here.
     assert data_bytes(tiny, INT4, 512) - data_bytes(tiny, INT4, 128) == 512 * 64
 
@@ -73,35 +71,35 @@ def test_the_cache_of_fp16_is_half_as_wide() -> None:
 
 def test_what_the_operators_cant_take_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="heads of 24"):
-        check(Architecture.from_config(Tiny(hidden=96).config()), FP16)
+        check(read_architecture(Tiny(hidden=96).config()), FP16)
     with pytest.raises(UnsupportedModelError, match="72 elements"):
-        plan(Architecture.from_config(Tiny(intermediate=72).config()), INT4)
+        plan(read_architecture(Tiny(intermediate=72).config()), INT4)
     with pytest.raises(RecipeError, match="not an ONNX recipe"):
-        plan(Architecture.from_config(Tiny().config()), recipe_named("gguf-f16"))
+        plan(read_architecture(Tiny().config()), recipe_named("gguf-f16"))
 
 
 def test_phi3_smalls_biases_are_float32_and_its_sparse_layers_and_hidden_ids_take_arrays() -> None:
-    small = Architecture.from_config(Tiny(family="phi3small").config())
+    small = read_architecture(Tiny(family="phi3small").config())
     biases = [weight for weight in plan(small, INT4) if weight.name.endswith(".bias")]
     assert len(biases) == 2 * 6 + 1
     assert all(weight.bytes == 4 * weight.shape[0] for weight in biases)
     # 4 heads, every third block: 3 does not divide 4, so each head has a pattern of its own. 4 blocks of 16 tokens.
     assert [array.shape for array in sparse_arrays(small, 64)] == [(4, 5), (4, 9)]
     assert [array.bytes for array in hidden_arrays(small)] == [4 * 320]
-    phi3 = Architecture.from_config(Tiny().config())
+    phi3 = read_architecture(Tiny().config())
     assert sparse_arrays(phi3, 512) == hidden_arrays(phi3) == ()
 
 
 def test_sparsity_that_cant_bite_takes_nothing() -> None:
-    small = Architecture.from_config(Tiny(family="phi3small").config())
-    assert effective_sparsity(small, 32) is None
+    small = read_architecture(Tiny(family="phi3small").config())
+    assert small.effective_sparsity(32) is None
     assert sparse_arrays(small, 32) == ()
-    assert effective_sparsity(small, 33) == small.block_sparse
+    assert small.effective_sparsity(33) == small.block_sparse
 
 
 def test_released_small_has_eight_patterns() -> None:
     config = Tiny(family="phi3small", hidden=512, heads=32, kv_heads=8).config() | {"blocksparse_vert_stride": 8}
-    small = Architecture.from_config(config)
+    small = read_architecture(config)
     assert small.block_sparse is not None
     assert layout_count(small, small.block_sparse) == 8
 
@@ -109,4 +107,4 @@ def test_released_small_has_eight_patterns() -> None:
 def test_sparse_blocks_that_the_operator_does_not_know_are_refused() -> None:
     config = Tiny(family="phi3small").config() | {"blocksparse_block_size": 24}
     with pytest.raises(UnsupportedModelError, match="blocks of 24 tokens; SparseAttention takes 16, 32, 64, 128"):
-        check(Architecture.from_config(config), FP16)
+        check(read_architecture(config), FP16)
