@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
 from builders.pacing import Pace, paced
 from builders.phases import Phases
 from builders.tokenizer import bundled_files
@@ -32,7 +33,6 @@ from targets.recipes import Format, Recipe
 from targets.storage import StoredWeight
 
 DEFAULT_CONTEXT_LENGTH = 4096
-CHAT_TEMPLATE_NAME = "chat_template.jinja"
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
 
@@ -84,28 +84,37 @@ def weight_classes(stored: Iterable[StoredWeight]) -> tuple[WeightClass, ...]:
     return tuple(WeightClass(storage=kind, tensors=tensors[kind], bytes=sizes[kind]) for kind in tensors)
 
 
-Converter = Callable[[BuildRequest, Path], Conversion]
+class FormatPackage(Protocol):
+    """What the package of each format offers."""
+
+    def convert(self, request: BuildRequest, folder: Path) -> Conversion:
+        """Write the weights, and what the runtime needs beside them, into a folder."""
+        ...
+
+    def artifact_sizes(self, request: BuildRequest) -> dict[str, int]:
+        """Give the exact bytes of each file that `convert` would write, by path. No weight is read."""
+        ...
 
 
-def _convert_gguf(request: BuildRequest, folder: Path) -> Conversion:
-    from builders.gguf import convert
+def _gguf() -> FormatPackage:
+    from builders import gguf
 
-    return convert(request, folder)
-
-
-def _convert_onnx(request: BuildRequest, folder: Path) -> Conversion:
-    from builders.onnx import convert
-
-    return convert(request, folder)
+    return gguf
 
 
-def _convert_coreml(request: BuildRequest, folder: Path) -> Conversion:
-    from builders.coreml import convert
+def _onnx() -> FormatPackage:
+    from builders import onnx
 
-    return convert(request, folder)
+    return onnx
 
 
-CONVERTERS: dict[Format, Converter] = {"gguf": _convert_gguf, "onnx": _convert_onnx, "coreml": _convert_coreml}
+def _coreml() -> FormatPackage:
+    from builders import coreml
+
+    return coreml
+
+
+FORMATS: dict[Format, Callable[[], FormatPackage]] = {"gguf": _gguf, "onnx": _onnx, "coreml": _coreml}
 
 
 def default_context_length(checkpoint: Checkpoint) -> int:
@@ -187,8 +196,9 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
     recipe, phases = request.recipe, request.phases
     tokenizer = bundled_files(checkpoint, recipe.format)
     with staged_folder(out, replace=replace) as folder:
-        template = _write_tokenizer(checkpoint, tokenizer, folder)
-        conversion = CONVERTERS[recipe.format](request, folder)
+        for file, content in tokenizer.items():
+            (folder / file).write_bytes(content)
+        conversion = FORMATS[recipe.format]().convert(request, folder)
         with phases.phase("hash"):
             files = file_entries(folder, conversion.digests)
             name = digest.result()
@@ -206,7 +216,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
                 stop_token_ids=list(checkpoint.stop_token_ids),
                 bos_token_id=_token_id(checkpoint, "bos_token_id"),
                 pad_token_id=_token_id(checkpoint, "pad_token_id"),
-                chat_template=template,
+                chat_template=None if checkpoint.chat_template is None else CHAT_TEMPLATE_NAME,
             ),
             tools={"phipack": version("phipack"), **conversion.tools},
             files=files,
@@ -244,17 +254,6 @@ def _digest_meanwhile(checkpoint: Checkpoint) -> Future[str]:
     # A daemon: an interrupted build does not wait for it.
     threading.Thread(target=make, daemon=True, name="checkpoint digest").start()
     return digest
-
-
-def _write_tokenizer(checkpoint: Checkpoint, files: Mapping[str, bytes], folder: Path) -> str | None:
-    """Write the tokenizer's files; put the chat template in a file of its own. Give that file's name."""
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    template = checkpoint.chat_template
-    if template is None:
-        return None
-    (folder / CHAT_TEMPLATE_NAME).write_text(template, "utf-8")
-    return CHAT_TEMPLATE_NAME
 
 
 def _token_id(checkpoint: Checkpoint, key: str) -> int | None:

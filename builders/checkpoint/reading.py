@@ -21,13 +21,14 @@ from targets.config_json import read_architecture
 from targets.errors import CheckpointError
 from targets.layouts import sources_of, stored_shapes
 
+CHAT_TEMPLATE_NAME = "chat_template.jinja"
 TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model")  # at least one must be there
 TOKENIZER_FILES = (
     *TOKENIZER_MODELS,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE_NAME,
 )
 
 
@@ -49,8 +50,18 @@ class Checkpoint:
         Raises:
             CheckpointError: it holds NaN or an infinity.
         """
-        with self.phases.phase("read", self._stored_bytes(name)):
-            values = self._put_together(name)
+        shape = self.architecture.tensor_shapes()[name]
+        sources = sources_of(self.architecture, name, shape)
+        values = np.empty(shape, np.float32)
+        stored = [self.tensors.stored(part) for part, _ in sources.parts]
+        with self.phases.phase("read", sum(part.nbytes for part in stored)):
+            start = 0
+            for (part, _), piece in zip(sources.parts, stored, strict=True):
+                rows = values[start : start + len(piece)]
+                for place, taken in in_canonical_order(rows, piece, sources.order, self.architecture):
+                    shards.widen(taken, self.tensors.dtype(part), place)
+                self.tensors.release(part)
+                start += len(piece)
             self._refuse_broken(values, name)
         return values
 
@@ -60,13 +71,7 @@ class Checkpoint:
         Raises:
             CheckpointError: it holds NaN or an infinity.
         """
-        stored, dtype = self.tensors.stored(name), self.tensors.dtype(name)
-        values = np.empty(stored.shape, np.float32)
-        with self.phases.phase("read", stored.nbytes):
-            shards.widen(stored, dtype, values)
-            self.tensors.release(name)
-            self._refuse_broken(values, name)
-        return values
+        return self._widened(self.tensors.stored(name), name)
 
     def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Read rows of a matrix that one stored tensor is, such as the embedding: float32 [*ids.shape, columns].
@@ -74,11 +79,15 @@ class Checkpoint:
         Raises:
             CheckpointError: one of them holds NaN or an infinity.
         """
-        stored, dtype = self.tensors.stored(name)[ids], self.tensors.dtype(name)
+        return self._widened(self.tensors.stored(name)[ids], name)
+
+    def _widened(self, stored: NDArray[Any], name: str) -> NDArray[np.float32]:
+        """Widen elements of a stored tensor that keep their order, and let its pages go."""
         values = np.empty(stored.shape, np.float32)
-        shards.widen(stored, dtype, values)
-        self.tensors.release(name)
-        self._refuse_broken(values, name)
+        with self.phases.phase("read", stored.nbytes):
+            shards.widen(stored, self.tensors.dtype(name), values)
+            self.tensors.release(name)
+            self._refuse_broken(values, name)
         return values
 
     def _refuse_broken(self, values: NDArray[np.float32], name: str) -> None:
@@ -89,40 +98,21 @@ class Checkpoint:
                 fix="the training run or the download is broken; take a sound checkpoint",
             )
 
-    def _stored_bytes(self, name: str) -> int:
-        sources = sources_of(self.architecture, name, self.architecture.tensor_shapes()[name])
-        entries = (self.tensors.entries[part] for part, _ in sources.parts)
-        return sum(entry.stop - entry.start for entry in entries)
-
-    def _put_together(self, name: str) -> NDArray[np.float32]:
-        shape = self.architecture.tensor_shapes()[name]
-        sources = sources_of(self.architecture, name, shape)
-        values = np.empty(shape, np.float32)
-        start = 0
-        for part, part_shape in sources.parts:
-            stored, dtype = self.tensors.stored(part), self.tensors.dtype(part)
-            rows = values[start : start + part_shape[0]]
-            for place, piece in in_canonical_order(rows, stored, sources.order, self.architecture):
-                shards.widen(piece, dtype, place)
-            self.tensors.release(part)
-            start += part_shape[0]
-        return values
-
     @property
     def tokenizer_files(self) -> dict[str, Path]:
         """The tokenizer's files that are there, by name."""
         named = {name: self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()}
-        return named | {path.name: path for path in sorted(self.path.glob("*.tiktoken"))}
+        return named | {path.name: path for path in tiktoken_files(self.path)}
 
     @cached_property
     def tokenizer_config(self) -> dict[str, Any]:
         """`tokenizer_config.json`, empty where there is none."""
-        return _read_json(self.path / "tokenizer_config.json", required=False)
+        return read_json(self.path / "tokenizer_config.json", required=False)
 
     @property
     def chat_template(self) -> str | None:
         """The Jinja chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`."""
-        file = self.path / "chat_template.jinja"
+        file = self.path / CHAT_TEMPLATE_NAME
         if file.is_file():
             try:
                 return file.read_text("utf-8")
@@ -163,6 +153,11 @@ class Checkpoint:
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def tiktoken_files(folder: Path) -> list[Path]:
+    """List the files of tiktoken's ranks in a folder, sorted."""
+    return sorted(folder.glob("*.tiktoken"))
+
+
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Open a Hugging Face checkpoint folder and check all that can be checked without reading weights.
 
@@ -172,7 +167,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder", fix="give the path of a Hugging Face checkpoint")
-    config = _read_json(folder / "config.json", required=True)
+    config = read_json(folder / "config.json", required=True)
     architecture = read_architecture(config)
     files = shards.find_shards(folder)
     found: dict[str, shards.StoredTensor] = {}
@@ -185,7 +180,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             found[tensor.name] = tensor
     _compare_with_index(folder, found)
     _compare_with_architecture(folder, found, architecture)
-    if not any((folder / name).is_file() for name in TOKENIZER_MODELS) and not any(folder.glob("*.tiktoken")):
+    if not any((folder / name).is_file() for name in TOKENIZER_MODELS) and not tiktoken_files(folder):
         raise CheckpointError(
             f"{folder}: no tokenizer: neither {' nor '.join(TOKENIZER_MODELS)} nor *.tiktoken",
             fix="copy the tokenizer's files beside the weights",
@@ -193,7 +188,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(
         path=folder,
         config=config,
-        generation_config=_read_json(folder / "generation_config.json", required=False),
+        generation_config=read_json(folder / "generation_config.json", required=False),
         architecture=architecture,
         shard_files=tuple(files),
         tensors=shards.MappedTensors(found),
@@ -244,7 +239,12 @@ def _compare_with_architecture(folder: Path, found: dict[str, shards.StoredTenso
             )
 
 
-def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
+def read_json(path: Path, *, required: bool) -> dict[str, Any]:
+    """Read a file that holds a JSON object; give an empty one where it is absent and not required.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or holds something else.
+    """
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:

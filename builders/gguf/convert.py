@@ -63,11 +63,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     architecture = request.checkpoint.architecture
     weights = plan(architecture, request.recipe)
     tokenizer = read_tokenizer(request.checkpoint)
-    writer = gguf.GGUFWriter(folder / MODEL_NAME, architecture.family)
-    try:
-        _write_head(writer, request, tokenizer)
-    finally:
-        writer.close()
+    _write_head(folder / MODEL_NAME, request, weights, tokenizer)
     with DataSection(folder / MODEL_NAME, gguf.GGUF_DEFAULT_ALIGNMENT, request.phases) as data:
         for done, weight in enumerate(weights):
             request.progress(f"{request.recipe.name}: writing tensors", done, len(weights))
@@ -97,11 +93,7 @@ def artifact_sizes(request: BuildRequest) -> dict[str, int]:
     weights = plan(architecture, request.recipe)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL_NAME
-        writer = gguf.GGUFWriter(path, architecture.family)
-        try:
-            _write_head(writer, request, read_tokenizer(request.checkpoint))
-        finally:
-            writer.close()
+        _write_head(path, request, weights, read_tokenizer(request.checkpoint))
         size = path.stat().st_size
     # Data starts at a multiple of the alignment, and so does what follows each tensor.
     sizes = [size, *(weight.bytes for weight in weights)]
@@ -110,20 +102,26 @@ def artifact_sizes(request: BuildRequest) -> dict[str, int]:
     return {MODEL_NAME: sum(math.ceil(part / step) * step for part in sizes)}
 
 
-def _write_head(writer: Any, request: BuildRequest, tokenizer: GgufTokenizer) -> None:
+def _write_head(path: Path, request: BuildRequest, weights: tuple[StoredWeight, ...], tokenizer: GgufTokenizer) -> None:
     """Write everything before the tensors' data."""
+    import gguf
+
     architecture = request.checkpoint.architecture
-    _add_parameters(writer, request)
-    tokenizer.add_to(writer)
-    if request.checkpoint.chat_template is not None:
-        writer.add_chat_template(request.checkpoint.chat_template)
-    for weight in plan(architecture, request.recipe):
-        _declare(writer, gguf_name(weight.name), weight)
-    for name, values in _rope_factors(architecture).items():
-        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
+    writer = gguf.GGUFWriter(path, architecture.family)
+    try:
+        _add_parameters(writer, request)
+        tokenizer.add_to(writer)
+        if request.checkpoint.chat_template is not None:
+            writer.add_chat_template(request.checkpoint.chat_template)
+        for weight in weights:
+            _declare(writer, gguf_name(weight.name), weight)
+        for name, values in _rope_factors(architecture).items():
+            writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
 
 
 def _encoded(request: BuildRequest, weight: StoredWeight) -> NDArray[np.uint8]:

@@ -42,12 +42,10 @@ class GgufSession:
         self._llama: Any = llama_cpp
         model = bundle.manifest.model
         self._vocabulary_size = model.vocabulary_size
-        whole = ExactContext(open_with=model.context_length, first=1, last=model.context_length)
-        self._contexts = [*model.exact_contexts]
-        if not self._contexts or self._contexts[-1].last < whole.last:
-            self._contexts.append(whole)
-        if context_length is not None:
-            self._contexts = [ExactContext(open_with=context_length, first=1, last=context_length)]
+        self._contexts = [*model.exact_contexts] if context_length is None else []
+        longest = context_length or model.context_length
+        if not self._contexts or self._contexts[-1].last < longest:
+            self._contexts.append(ExactContext(open_with=longest, first=1, last=longest))
         self._opened = self._contexts[0]
         self._tokens: list[int] | None = None  # in the cache; None where there is no sequence to go on with
         self._model: Any = None

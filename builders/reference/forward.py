@@ -51,13 +51,14 @@ def hidden_states(
         masks = Masks(architecture, length)
         for number in range(architecture.layer_count):
             progress("reference in float32, layer by layer", number, architecture.layer_count)
-            layer = _Layer(architecture, number, _layer_weights(checkpoint, number), observe)
+            prefix = f"model.layers.{number}."
+            layer = _Layer(architecture, prefix, _weights(checkpoint, prefix), observe)
             mask = masks.of_layer(number)
             for row in range(batch):
                 states[row] = layer.run(states[row], cosines, sines, mask)
             del layer  # before the next one is read
         progress("reference in float32, layer by layer", architecture.layer_count, architecture.layer_count)
-        states = _norm(states, _norm_weights(checkpoint), "model.norm", architecture.norm_epsilon)
+        states = _norm(states, _weights(checkpoint, "model.norm."), "model.norm", architecture.norm_epsilon)
         observe(architecture.head_tensor, states.flatten(0, 1))
         return np.asarray(states.numpy())
 
@@ -79,19 +80,11 @@ def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.f
     return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
 
 
-def _layer_weights(checkpoint: Checkpoint, layer: int) -> dict[str, Tensor]:
-    """Read a layer's tensors, by their canonical names without the layer's prefix."""
+def _weights(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+    """Read the tensors whose canonical names start so, by these names."""
     import torch
 
-    prefix = f"model.layers.{layer}."
     names = (name for name in checkpoint.architecture.tensor_shapes() if name.startswith(prefix))
-    return {name.removeprefix(prefix): torch.from_numpy(checkpoint.tensor(name)) for name in names}
-
-
-def _norm_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    import torch
-
-    names = (name for name in checkpoint.architecture.tensor_shapes() if name.startswith("model.norm."))
     return {name: torch.from_numpy(checkpoint.tensor(name)) for name in names}
 
 
@@ -100,16 +93,16 @@ class _Layer:
     """One decoder block with its weights."""
 
     architecture: Architecture
-    number: int
+    prefix: str  # of its tensors' names
     weights: dict[str, Tensor]
     observe: Observer
 
     def run(self, states: Tensor, cosines: Tensor, sines: Tensor, mask: Tensor) -> Tensor:
         """Take one sequence through: states [T, hidden] in and out."""
         epsilon = self.architecture.norm_epsilon
-        normed = _norm(states, self.weights, "input_layernorm", epsilon)
+        normed = _norm(states, self.weights, self.prefix + "input_layernorm", epsilon)
         states = states + self._attention(normed, cosines, sines, mask)
-        return states + self._mlp(_norm(states, self.weights, "post_attention_layernorm", epsilon))
+        return states + self._mlp(_norm(states, self.weights, self.prefix + "post_attention_layernorm", epsilon))
 
     def _attention(self, normed: Tensor, cosines: Tensor, sines: Tensor, mask: Tensor) -> Tensor:
         from torch.nn import functional
@@ -142,8 +135,9 @@ class _Layer:
     def _linear(self, rows: Tensor, stem: str) -> Tensor:
         from torch.nn import functional
 
-        self.observe(f"model.layers.{self.number}.{stem}.weight", rows)
-        return functional.linear(rows, self.weights[f"{stem}.weight"], self.weights.get(f"{stem}.bias"))
+        name = self.prefix + stem
+        self.observe(f"{name}.weight", rows)
+        return functional.linear(rows, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
 
 def _norm(states: Tensor, weights: dict[str, Tensor], stem: str, epsilon: float) -> Tensor:

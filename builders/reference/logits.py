@@ -51,22 +51,19 @@ class Reference:
 
     def statistics(self, windows: NDArray[np.int64]) -> Statistics:
         """Give the mean square of what each matrix's columns are multiplied with; from the cache if there."""
-        architecture = self.checkpoint.architecture
-        shapes = {
-            name: shape for name, shape in architecture.tensor_shapes().items() if name in multiplied(architecture)
-        }
-        cached = self._cached(windows, "squares", (sum(shape[1] for shape in shapes.values()),))
+        shapes = self.checkpoint.architecture.tensor_shapes()
+        names = multiplied(self.checkpoint.architecture)
+        ends = np.cumsum([shapes[name][1] for name in names])
+        cached = self._cached(windows, "squares", (int(ends[-1]),))
         if cached is None:
             return self._walk(windows)[1]
-        ends = np.cumsum([shape[1] for shape in shapes.values()])
-        return dict(zip(shapes, np.split(cached, ends[:-1]), strict=True))
+        return dict(zip(names, np.split(cached, ends[:-1]), strict=True))
 
     def _walk(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.float32], Statistics]:
         squares = MeanSquares()
         hidden = hidden_states(self.checkpoint, windows, self.progress, squares)
         found = squares.means()
-        names = [name for name in self.checkpoint.architecture.tensor_shapes() if name in found]
-        statistics = {name: found[name] for name in names}
+        statistics = {name: found[name] for name in multiplied(self.checkpoint.architecture)}
         if self.cache is not None:
             _save(self._place(windows, "hidden"), hidden)
             _save(self._place(windows, "squares"), np.concatenate(list(statistics.values())))

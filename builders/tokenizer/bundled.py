@@ -1,11 +1,11 @@
-"""The tokenizer files of a bundle: the checkpoint's own, and a `tokenizer.json` where its runtime needs one."""
+"""The tokenizer files of a bundle, chat template included, and a `tokenizer.json` where its runtime needs one."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
 from builders.tokenizer.loading import load_tokenizer
 from builders.tokenizer.tiktoken import tiktoken_file
 from targets.errors import CheckpointError
@@ -23,6 +23,8 @@ def bundled_files(checkpoint: Checkpoint, kind: Format) -> dict[str, bytes]:
         UnsupportedModelError: a file of ranks whose encoding is not known.
     """
     files = {name: path.read_bytes() for name, path in checkpoint.tokenizer_files.items()}
+    if checkpoint.chat_template is not None:
+        files[CHAT_TEMPLATE_NAME] = checkpoint.chat_template.encode()  # a file of its own, wherever it stood
     made = "tokenizer.json" not in files
     if made and kind == "gguf":
         return files  # its converter reads the tokenizer's model itself, and checks the ids

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builders.checkpoint import read_json
 from builders.tokenizer.tiktoken import tiktoken_file, tokenizer_json_of_ranks
 from targets.errors import CheckpointError
 
@@ -52,7 +52,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     ranks = tiktoken_file(folder)
     if ranks is None:
         raise CheckpointError(f"{folder}: no tokenizer.json, tokenizer.model or *.tiktoken")
-    return _of_json(ranks, tokenizer_json_of_ranks(ranks, _config(folder / "tokenizer_config.json")))
+    return _of_json(ranks, tokenizer_json_of_ranks(ranks, read_json(folder / "tokenizer_config.json", required=False)))
 
 
 def _of_json(path: Path, content: bytes) -> Tokenizer:
@@ -74,15 +74,3 @@ def _of_sentencepiece(folder: Path) -> Tokenizer:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder / 'tokenizer.model'}: not a tokenizer: {error}") from error
     return Tokenizer(converted.backend_tokenizer)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: a JSON object was expected")
-    return content

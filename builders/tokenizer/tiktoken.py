@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from builders.checkpoint import tiktoken_files
 from targets.errors import CheckpointError, UnsupportedModelError
 
 # cl100k's, as Llama-3's and Phi-4's tokenizer.json spell it: runtimes on phones know this very string. tiktoken's own
@@ -47,7 +48,7 @@ PHI3_SMALL_TOKENS: Mapping[str, int] = _NAMED | _DUMMIES | _PADDING
 
 def tiktoken_file(folder: Path) -> Path | None:
     """Give the folder's file of ranks, if it has one."""
-    return next(iter(sorted(folder.glob("*.tiktoken"))), None)
+    return next(iter(tiktoken_files(folder)), None)
 
 
 def tokenizer_json_of_ranks(path: Path, config: Mapping[str, Any]) -> bytes:

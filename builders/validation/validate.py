@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from builders.build import Progress, silent
 from builders.checkpoint import Checkpoint
 from builders.reference import Reference, token_digest
-from builders.tokenizer import load_tokenizer
+from builders.tokenizer import Tokenizer, load_tokenizer
 from builders.validation.compare import Comparison, matching_share
 from builders.validation.isolation import open_isolated
 from builders.validation.session import Session
@@ -67,14 +67,15 @@ def validate(
             f"({checkpoint.digest})",
             fix="give the checkpoint that it was built from",
         )
-    windows = _windows(bundle, checkpoint, settings)
+    tokenizer = load_tokenizer(checkpoint.path)
+    windows = _windows(bundle, checkpoint, tokenizer, settings)
     reference = Reference(checkpoint, cache, progress)
     with open_isolated(bundle) as session:
         text = settings.text.name if settings.text else "the built-in text"
         on = f"{windows.size} tokens of {text}, {session.runtime}"
         figures = _measured(_compare(reference, session, windows, progress), on)
         figures |= _measured(_greedy(reference, session, windows, settings, progress), on)
-        figures |= _past_exact(bundle, reference, session, settings)
+        figures |= _past_exact(bundle, reference, session, tokenizer, settings)
         own_runtime = session.is_own_runtime
     if own_runtime:
         progress("speed and memory", 0, 1)
@@ -92,10 +93,10 @@ def validate(
     )
 
 
-def _windows(bundle: Bundle, checkpoint: Checkpoint, settings: Settings) -> NDArray[np.int64]:
+def _windows(bundle: Bundle, checkpoint: Checkpoint, tokenizer: Tokenizer, settings: Settings) -> NDArray[np.int64]:
     length = min(settings.window, bundle.manifest.model.exact_context_length, settings.tokens)
     text = read_text(settings.text)
-    windows = windows_of(load_tokenizer(checkpoint.path), text, count=-(-settings.tokens // length), length=length)
+    windows = windows_of(tokenizer, text, count=-(-settings.tokens // length), length=length)
     if windows.max() >= checkpoint.architecture.vocabulary_size:
         raise MeasurementError(f"{checkpoint.path}: the tokenizer gives id {windows.max()}, past the vocabulary")
     return windows
@@ -113,7 +114,9 @@ def _compare(
     return comparison.figures()
 
 
-def _past_exact(bundle: Bundle, reference: Reference, session: Session, settings: Settings) -> dict[str, Figure]:
+def _past_exact(
+    bundle: Bundle, reference: Reference, session: Session, tokenizer: Tokenizer, settings: Settings
+) -> dict[str, Figure]:
     """Measure what becomes of a sequence that is longer than the runtime is exact for; nothing where none can be.
 
     llama.cpp ignores the sliding window: these figures say what that costs, and no gate on accuracy counts them.
@@ -123,7 +126,6 @@ def _past_exact(bundle: Bundle, reference: Reference, session: Session, settings
     if exact + 2 > model.context_length:  # perplexity needs a token that follows another
         return {}
     length = min(model.context_length, exact + PAST_EXACT_TOKENS)
-    tokenizer = load_tokenizer(reference.checkpoint.path)
     text, name = read_text(settings.text), settings.text.name if settings.text else "the built-in text"
     if len(tokenizer.encode(text)) < length:
         text, name = read_text(None), "the built-in text"

@@ -12,7 +12,6 @@ from phipack.output import size, table
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint
-    from targets.architecture import Architecture
     from targets.fit import RecipeFit
 
 
@@ -81,9 +80,10 @@ def fit(state: State, model: str, target: str) -> None:
     """
     from targets.devices import target_named
     from targets.fit import fit_all
+    from targets.models import known_model
 
     checkpoint = _checkpoint(model)
-    architecture = _architecture(model) if checkpoint is None else checkpoint.architecture
+    architecture = known_model(model) if checkpoint is None else checkpoint.architecture
     device = target_named(target)
     fits = fit_all(architecture, device)
     bundles = {} if checkpoint is None else {f.recipe: _bundle_bytes(checkpoint, f) for f in fits if f.fits}
@@ -113,12 +113,6 @@ def _checkpoint(model: str) -> Checkpoint | None:
     from builders.checkpoint import open_checkpoint
 
     return open_checkpoint(Path(model))
-
-
-def _architecture(model: str) -> Architecture:
-    from targets.models import known_model
-
-    return known_model(model)
 
 
 def _bundle_bytes(checkpoint: Checkpoint, fits: RecipeFit) -> int:
