@@ -75,9 +75,7 @@ def build_peer(row: Row, checkpoint: Path, scratch: Path, cache: Path, converted
 def _genai(_row: Row, checkpoint: Path, scratch: Path, cache: Path, _converted: dict[str, Measured]) -> Measured:
     out = scratch / "peer-onnx-int4"
     shutil.rmtree(out, ignore_errors=True)
-    command = [str(genai.environment(cache)), "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint)]
-    command += ["-o", str(out), "-p", "int4", "-e", "cpu", "-c", str(cache / "peers" / "genai-cache")]
-    return run(command, cwd=scratch)
+    return run(genai.command(checkpoint, out, "int4", cache), cwd=scratch)
 
 
 def _dynamo(_row: Row, checkpoint: Path, scratch: Path, cache: Path, _converted: dict[str, Measured]) -> Measured:

@@ -26,7 +26,7 @@ PIECE_ELEMENTS = 1 << 24
 WEIGHT_DEVIATION = 0.02  # as transformers initialises
 _PIECES = 400
 _TEXT = "the quick brown fox jumps over the lazy dog and goes home to the house by the sea"
-_CONFIGS: dict[str, dict[str, Any]] = {
+CONFIGS: dict[str, dict[str, Any]] = {
     "mini": {
         "architectures": ["Phi3ForCausalLM"],
         "model_type": "phi3",
@@ -50,14 +50,14 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "pad_token_id": 2,
     },
 }
-_CONFIGS["medium"] = _CONFIGS["mini"] | {
+CONFIGS["medium"] = CONFIGS["mini"] | {
     "hidden_size": 5120,
     "intermediate_size": 17920,
     "num_hidden_layers": 40,
     "num_attention_heads": 40,
     "num_key_value_heads": 10,
 }
-_CONFIGS["small"] = {
+CONFIGS["small"] = {
     "architectures": ["Phi3SmallForCausalLM"],
     "model_type": "phi3small",
     "hidden_size": 4096,
@@ -85,12 +85,12 @@ _CONFIGS["small"] = {
     "eos_token_id": 2,
     "pad_token_id": 2,
 }
-MODELS = tuple(_CONFIGS)
+MODELS = tuple(CONFIGS)
 
 
 def write_synthetic(model: str, folder: Path, *, layers: int | None = None) -> Path:
     """Write a checkpoint of `model` (mini, medium, small), with fewer layers if so asked; gives its folder."""
-    config = _CONFIGS[model] | ({} if layers is None else {"num_hidden_layers": layers})
+    config = CONFIGS[model] | ({} if layers is None else {"num_hidden_layers": layers})
     shapes = stored_shapes(read_architecture(config))
     pool = _pool()
     with staged_folder(folder, replace=True) as place:

@@ -31,9 +31,25 @@ def environment(cache: Path) -> Path:
     return python
 
 
+def command(checkpoint: Path, out: Path, precision: str, cache: Path) -> list[str]:
+    """Give the builder's command, for the CPU with its defaults (int4: round to nearest, symmetric, blocks of 32).
+
+    To be run away from this repository: it imports a module of its own that is called `builders`, as ours is.
+    """
+    builder = [str(environment(cache)), "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint.resolve())]
+    return [
+        *builder,
+        "-o",
+        str(out.resolve()),
+        "-p",
+        precision,
+        "-e",
+        "cpu",
+        "-c",
+        str(cache / "peers" / "genai-cache"),
+    ]
+
+
 def build(checkpoint: Path, out: Path, precision: str, cache: Path) -> None:
-    """Run the builder for the CPU with its defaults (int4: round to nearest, symmetric, blocks of 32)."""
-    command = [str(environment(cache)), "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint.resolve())]
-    command += ["-o", str(out.resolve()), "-p", precision, "-e", "cpu", "-c", str(cache / "peers" / "genai-cache")]
-    # Away from this repository: the builder imports a module of its own that is called `builders`, as ours is.
-    subprocess.run(command, check=True, capture_output=True, cwd=out.parent)
+    """Run the builder."""
+    subprocess.run(command(checkpoint, out, precision, cache), check=True, capture_output=True, cwd=out.parent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,14 @@ from builders.reference import Reference
 from registry.bundle import Bundle
 from targets.recipes import recipe_named
 from tests.builders.parity import some_tokens
-from tests.checkpoints import write_json, write_tiny
+from tests.builders.small import RELEASED_BLOCKS, write_telling
 
 TOLERANCE = 0.03
-# Scores in which attention tells: as released, tiny random layers would hardly move the logits.
-TELLING = {"mup_embedding_multiplier": 1.5, "mup_attn_multiplier": 6.0, "mup_width_multiplier": 2.0}
-RELEASED = {"blocksparse_block_size": 64, "blocksparse_num_local_blocks": 16, "blocksparse_vert_stride": 8}
 EDGE = 64
 
 
 def bundle_of(folder: Path, recipe: str, config: dict[str, Any], **changes: Any) -> Bundle:
-    path = write_tiny(folder / "checkpoint", **{"dtype": "F16", **changes})
-    content = json.loads((path / "config.json").read_bytes())
-    telling = TELLING if changes["family"] == "phi3small" else {}
-    write_json(path / "config.json", content | telling | config)
+    path = write_telling(folder / "checkpoint", config, **{"dtype": "F16", **changes})
     checkpoint = open_checkpoint(path)
     length = checkpoint.architecture.context_length
     return build(checkpoint, recipe_named(recipe), folder / "bundle", context_length=length)
@@ -62,7 +55,7 @@ def gap(found: np.ndarray, expected: np.ndarray) -> float:
             id="small, every third layer is dense",
         ),
         pytest.param(
-            1100, RELEASED, {"family": "phi3small", "context": 1200, "layers": 1}, id="small, blocks as released"
+            1100, RELEASED_BLOCKS, {"family": "phi3small", "context": 1200, "layers": 1}, id="small, blocks as released"
         ),
         pytest.param(60, {}, {"family": "phi3small", "context": 60}, id="small, a context of no whole blocks"),
         pytest.param(EDGE, {}, {"family": "phi3small", "original_context": EDGE}, id="small, up to longrope's edge"),

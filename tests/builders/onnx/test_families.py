@@ -17,8 +17,10 @@ from builders.onnx.session import open_session
 from registry.bundle import Bundle
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
-from tests.builders.onnx.plain_small import small_logits
+from tests.builders import small
 from tests.builders.parity import FP16_TOLERANCE, some_tokens, tiny_bundle
+from tests.builders.reference.plain_small import plain_logits
+from tests.builders.small import RELEASED_BLOCKS, write_telling
 from tests.checkpoints import write_json, write_tiny
 
 pytestmark = [
@@ -26,9 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
 ]
 RECIPES = ["onnx-fp16", "onnx-int4"]
-# Embeddings and scores in which attention tells: as released, tiny random layers would hardly move the logits.
-TELLING = {"mup_embedding_multiplier": 1.0, "mup_attn_multiplier": 6.0, "mup_width_multiplier": 2.0}
-RELEASED_BLOCKS = {"blocksparse_block_size": 64, "blocksparse_num_local_blocks": 16, "blocksparse_vert_stride": 8}
+TELLING = small.TELLING | {"mup_embedding_multiplier": 1.0}
 EDGE = 64
 # Name -> (tokens, shape, config).
 SMALL: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
@@ -59,9 +59,7 @@ def small_bundle(folder: Path, recipe: str, config: dict[str, Any], **changes: A
 def write_small(folder: Path, config: dict[str, Any], **changes: Any) -> None:
     """Write a tiny Phi-3-small with other values in its config."""
     given = {"seed": 3, "dtype": "F16", "layers": 2, **changes}
-    write_tiny(folder, family="phi3small", **given)
-    content = json.loads((folder / "config.json").read_bytes())
-    write_json(folder / "config.json", content | TELLING | config)
+    write_telling(folder, TELLING | config, family="phi3small", **given)
     if config.get("tie_word_embeddings") is False:
         _add_head(folder)
 
@@ -72,7 +70,7 @@ def test_small_in_fp16_agrees_with_a_plain_implementation(
 ) -> None:
     checkpoint, bundle = small_bundle(tmp_path, "onnx-fp16", config, **changes)
     tokens = some_tokens(length)
-    reference = small_logits(checkpoint, tokens)
+    reference = plain_logits(checkpoint, tokens)
     with open_session(bundle) as session:
         logits = session.score(tokens)
     assert np.isneginf(logits[:, [300, 319]]).all()
@@ -84,9 +82,9 @@ def test_a_dense_small_would_be_seen(tmp_path: Path) -> None:
     # What the test above would see if the sparse layers saw everything: far more than its tolerance.
     checkpoint, _ = small_bundle(tmp_path, "onnx-fp16", {})
     tokens = some_tokens(200)
-    sparse = small_logits(checkpoint, tokens)
+    sparse = plain_logits(checkpoint, tokens)
     write_small(checkpoint, {"blocksparse_num_local_blocks": 100})
-    dense = small_logits(checkpoint, tokens)
+    dense = plain_logits(checkpoint, tokens)
     assert _gap(sparse, dense) > 5 * FP16_TOLERANCE
     assert _gap(sparse[:32], dense[:32]) == 0
 
@@ -107,13 +105,13 @@ def test_small_crosses_longropes_edge_while_generating(tmp_path: Path) -> None:
     with open_session(bundle) as session:
         stepped = [session.prefill(tokens[: EDGE - 4]), *(session.step(int(token)) for token in tokens[EDGE - 4 :])]
     for end, row in zip(range(EDGE - 4, EDGE + 5), stepped, strict=True):
-        assert _gap(row, small_logits(checkpoint, tokens[:end])[-1]) < FP16_TOLERANCE
+        assert _gap(row, plain_logits(checkpoint, tokens[:end])[-1]) < FP16_TOLERANCE
 
 
 def test_small_in_int4_follows_the_reference(tmp_path: Path) -> None:
     checkpoint, bundle = small_bundle(tmp_path, "onnx-int4", {})
     tokens = some_tokens(200)
-    reference = small_logits(checkpoint, tokens)
+    reference = plain_logits(checkpoint, tokens)
     with open_session(bundle) as session:
         logits = session.score(tokens)
     finite = np.isfinite(reference)

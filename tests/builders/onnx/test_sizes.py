@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.full_size.synthetic import CONFIGS
 from builders.build import BuildRequest, build
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.shards import MappedTensors
@@ -18,27 +19,9 @@ from targets.recipes import recipe_named
 from targets.storage.onnx import data_bytes
 from tests.checkpoints import write_tiny
 
-MINI = {
-    "architectures": ["Phi3ForCausalLM"],
-    "hidden_size": 3072,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "vocab_size": 32064,
-    "max_position_embeddings": 4096,
-    "sliding_window": 2047,
-    "eos_token_id": 32000,
-}
-SMALL_128K = {
-    "architectures": ["Phi3SmallForCausalLM"],
-    "hidden_size": 4096,
-    "ff_intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 100352,
+MINI = CONFIGS["mini"]
+SMALL_128K = CONFIGS["small"] | {
     "max_position_embeddings": 131072,
-    "dense_attention_every_n_layers": 2,
     "rope_scaling": {
         "type": "su",
         "short_factor": [1.0] * 64,

@@ -27,7 +27,7 @@ def plain_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
         stream = stream + attention(config, own, layer, layer_norm(stream, own, "input_layernorm"))
         stream = stream + mlp(config, own, layer_norm(stream, own, "post_attention_layernorm"))
     final = layer_norm(stream, weights, "model.final_layernorm")
-    logits = final @ table.T / config["mup_width_multiplier"]
+    logits = final @ weights.get("lm_head.weight", table).T / config["mup_width_multiplier"]
     logits[:, config["dummy_token_indices"]] = -np.inf
     return logits
 

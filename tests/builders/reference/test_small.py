@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,13 @@ import pytest
 from builders.checkpoint import open_checkpoint
 from builders.reference import Reference
 from tests.builders.reference.plain_small import plain_logits
-from tests.checkpoints import write_json, write_tiny
+from tests.builders.small import RELEASED_BLOCKS, write_telling
 
 TOLERANCE = 1e-4
-# Scores in which attention tells: as released, tiny random layers would hardly move the logits.
-TELLING = {"mup_embedding_multiplier": 1.5, "mup_attn_multiplier": 6.0, "mup_width_multiplier": 2.0}
-RELEASED = {"blocksparse_block_size": 64, "blocksparse_num_local_blocks": 16, "blocksparse_vert_stride": 8}
 
 
 def small(folder: Path, config: dict[str, Any] | None = None, **changes: Any) -> Path:
-    write_tiny(folder, family="phi3small", dtype="F32", **changes)
-    content = json.loads((folder / "config.json").read_bytes())
-    write_json(folder / "config.json", content | TELLING | (config or {}))
-    return folder
+    return write_telling(folder, config or {}, family="phi3small", dtype="F32", **changes)
 
 
 def reference_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
@@ -43,7 +36,7 @@ def some(count: int) -> np.ndarray:
         pytest.param(150, {}, {}, id="sparse"),
         pytest.param(150, {"dense_attention_every_n_layers": 3}, {"layers": 3}, id="every third layer is dense"),
         pytest.param(150, {"blocksparse_vert_stride": 2}, {"kv_heads": 4}, id="as many key heads"),
-        pytest.param(1100, RELEASED, {"context": 1200, "layers": 1}, id="blocks as released, past 1,024 tokens"),
+        pytest.param(1100, RELEASED_BLOCKS, {"context": 1200, "layers": 1}, id="blocks as released, past 1,024 tokens"),
         pytest.param(64, {}, {"original_context": 64}, id="up to longrope's edge"),
         pytest.param(65, {}, {"original_context": 64}, id="past longrope's edge"),
         pytest.param(40, {"gegelu_limit": 0.2}, {}, id="the gate's limits are met"),
