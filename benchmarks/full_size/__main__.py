@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import real_model
 from benchmarks.full_size import report, rows, synthetic
 from benchmarks.full_size.measure import Measured
+from benchmarks.packages import default_cache
 from phipack.output import table
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Bench:
         self.out = out
         self.converted: list[dict[str, Measured]] = [{} for _ in range(repeat)]  # by llama.cpp's converter, a run each
         self.with_peers = with_peers
-        self.cache = real_model.default_cache()
+        self.cache = default_cache()
         self.texts: list[str] = []
 
     def model(self, model: str, asked: list[Row]) -> None:

@@ -9,27 +9,23 @@ import sys
 import tarfile
 from pathlib import Path
 
-SDIST = "llama-cpp-python==0.3.36"
+from benchmarks.packages import LLAMA_CPP, pinned
+
 _PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")
 FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}  # enum llama_ftype
 
 
 def converter(cache: Path) -> Path:
-    """Give the path of llama.cpp's converter, unpacked from the sdist (77 MB, downloaded once)."""
+    """Give the path of llama.cpp's converter, unpacked from the sdist of llama-cpp-python (77 MB, fetched once)."""
     place = cache / "peers" / "llama.cpp"
     script = place / "convert_hf_to_gguf.py"
     if not script.is_file():
-        place.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python"]
-        subprocess.run([*command, "--dest", str(place), SDIST], check=True)
-        archive = next(place.glob("llama_cpp_python-*.tar.gz"))
-        with tarfile.open(archive) as tar:
+        with tarfile.open(pinned(LLAMA_CPP, cache)) as tar:
             for member in tar:
                 inside = member.name.partition("/vendor/llama.cpp/")[2]
                 if inside.startswith(_PARTS) and member.isfile():
                     member.name = inside
                     tar.extract(member, place, filter="data")
-        archive.unlink()
     return script
 
 

@@ -69,8 +69,11 @@ def _of_sentencepiece(folder: Path) -> Tokenizer:
     with _CONVERTING:
         import transformers
 
+        # `legacy`: a space before each stretch of text between special tokens, as SentencePiece itself puts it and as
+        # the tokenizer.json of Phi-3 and Llama-2 has it, whose tokenizer_config.json says otherwise.
         try:
-            converted = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+            converted = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, legacy=True)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder / 'tokenizer.model'}: not a tokenizer: {error}") from error
-    return Tokenizer(converted.backend_tokenizer)
+    # As a file would hold it: the object in memory still takes </s> for special, whatever the configuration says.
+    return _of_json(folder / "tokenizer.model", converted.backend_tokenizer.to_str().encode())

