@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
-from builders.pacing import Pace, paced
+from builders.pacing import PacedCheckpoint, paced
 from builders.phases import Phases
 from builders.tokenizer import bundled_files
 from registry.bundle import (
@@ -159,26 +159,26 @@ def build_each(
     """
     checkpoint = next(iter(requests.values())).checkpoint
     digest = _digest_meanwhile(checkpoint)
-    pace = Pace(len(requests))
+    views = paced(checkpoint, len(requests))
     finishing = threading.Lock()
 
-    def one(reader: int, out: Path, request: BuildRequest) -> None:
+    def one(view: PacedCheckpoint, out: Path, request: BuildRequest) -> None:
         try:
-            mine = dataclasses.replace(request, checkpoint=paced(checkpoint, pace, reader))
-            bundle = build_request(mine, out, digest, replace=replace)
+            bundle = build_request(dataclasses.replace(request, checkpoint=view), out, digest, replace=replace)
         finally:
-            pace.leave(reader)
+            view.pace.leave(view.reader)
         with finishing:
             done(out, bundle)
 
     with ThreadPoolExecutor(len(requests)) as pool:
         running = {
-            out: pool.submit(one, reader, out, request) for reader, (out, request) in enumerate(requests.items())
+            out: pool.submit(one, view, out, request)
+            for view, (out, request) in zip(views, requests.items(), strict=True)
         }
         try:
             wait(running.values())
         except BaseException:
-            pace.cancel()  # an interrupt: the pool is left when the builds have cleaned up
+            views[0].pace.cancel()  # an interrupt: the pool is left when the builds have cleaned up
             raise
     problems = {}
     for out, future in running.items():

@@ -21,6 +21,7 @@ from targets.config_json import read_architecture
 from targets.errors import CheckpointError
 from targets.layouts import sources_of, stored_shapes
 
+_PIECE_ELEMENTS = 1 << 17
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model")  # at least one must be there
 TOKENIZER_FILES = (
@@ -59,10 +60,9 @@ class Checkpoint:
             for (part, _), piece in zip(sources.parts, stored, strict=True):
                 rows = values[start : start + len(piece)]
                 for place, taken in in_canonical_order(rows, piece, sources.order, self.architecture):
-                    shards.widen(taken, self.tensors.dtype(part), place)
+                    self._widen(taken, part, place)
                 self.tensors.release(part)
                 start += len(piece)
-            self._refuse_broken(values, name)
         return values
 
     def stored_tensor(self, name: str) -> NDArray[np.float32]:
@@ -85,18 +85,22 @@ class Checkpoint:
         """Widen elements of a stored tensor that keep their order, and let its pages go."""
         values = np.empty(stored.shape, np.float32)
         with self.phases.phase("read", stored.nbytes):
-            shards.widen(stored, self.tensors.dtype(name), values)
+            self._widen(stored, name, values)
             self.tensors.release(name)
-            self._refuse_broken(values, name)
         return values
 
-    def _refuse_broken(self, values: NDArray[np.float32], name: str) -> None:
-        if not np.isfinite(values).all():
-            bad = int(np.flatnonzero(~np.isfinite(values.reshape(-1)))[0])
-            raise CheckpointError(
-                f"{self.path}: tensor {name!r} holds {values.reshape(-1)[bad]} at element {bad}",
-                fix="the training run or the download is broken; take a sound checkpoint",
-            )
+    def _widen(self, stored: NDArray[Any], name: str, out: NDArray[np.float32]) -> None:
+        """Widen elements of a stored tensor, and look at them while they are in the processor's cache."""
+        dtype = self.tensors.dtype(name)
+        step = max(1, _PIECE_ELEMENTS * len(stored) // max(1, stored.size))
+        for start in range(0, len(stored), step):
+            piece = out[start : start + step]
+            shards.widen(stored[start : start + step], dtype, piece)
+            if not np.isfinite(piece).all():
+                raise CheckpointError(
+                    f"{self.path}: tensor {name!r} holds {piece[~np.isfinite(piece)][0]}",
+                    fix="the training run or the download is broken; take a sound checkpoint",
+                )
 
     @property
     def tokenizer_files(self) -> dict[str, Path]:

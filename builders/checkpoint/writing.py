@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint.shards import ITEM_BYTES
+from registry.large_file import LargeFile
 
 _ALIGNMENT = 8  # of the header, by padding it with spaces, as the safetensors library does
 
@@ -44,9 +45,9 @@ def write_safetensors(path: Path, tensors: Sequence[TensorToWrite]) -> None:
         position = stop
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % _ALIGNMENT)
-    with path.open("wb") as stream:
-        stream.write(len(raw).to_bytes(8, "little"))
-        stream.write(raw)
+    with LargeFile(path) as file:
+        file.write(len(raw).to_bytes(8, "little"))
+        file.write(raw)
         for tensor in tensors:
             for piece in tensor.pieces():
-                stream.write(np.ascontiguousarray(piece).data.cast("B"))
+                file.write(np.ascontiguousarray(piece).data)

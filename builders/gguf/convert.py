@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.ahead import made_ahead
+from builders.array_file import ArrayFile
 from builders.build import BuildRequest, Conversion, weight_classes
 from builders.checkpoint import Checkpoint
-from builders.gguf.data_section import DataSection
 from builders.gguf.quantize import encode
 from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from registry.bundle import ExactContext
-from targets.architecture import Architecture
+from targets.architecture import Architecture, LongRope
 from targets.errors import UnsupportedModelError
 from targets.storage import StoredWeight
 from targets.storage.gguf import TYPES, fallback_notes, plan
@@ -52,7 +54,7 @@ _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_hea
 
 
 def convert(request: BuildRequest, folder: Path) -> Conversion:
-    """Write `model.gguf` into a folder. Peak memory: one tensor in float32, its encoded form, and the one before it.
+    """Write `model.gguf` into a folder. Peak memory: two tensors in float32, and two that are encoded.
 
     Raises:
         CheckpointError: a tensor holds NaN, an infinity or what float16 can't; the tokenizer is damaged.
@@ -63,13 +65,16 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     architecture = request.checkpoint.architecture
     weights = plan(architecture, request.recipe)
     tokenizer = read_tokenizer(request.checkpoint)
-    _write_head(folder / MODEL_NAME, request, weights, tokenizer)
-    with DataSection(folder / MODEL_NAME, gguf.GGUF_DEFAULT_ALIGNMENT, request.phases) as data:
-        for done, weight in enumerate(weights):
+    path = folder / MODEL_NAME
+    _write_head(path, request, weights, tokenizer)
+    head, step = path.read_bytes(), gguf.GGUF_DEFAULT_ALIGNMENT
+    with ArrayFile(path, step, request.phases, head=head, pads_end=True) as data:
+        reads = (partial(as_llama_cpp_has_it, request.checkpoint, weight.name) for weight in weights)
+        for done, (weight, values) in enumerate(zip(weights, made_ahead(reads, threads=1), strict=True)):
             request.progress(f"{request.recipe.name}: writing tensors", done, len(weights))
-            data.append(_encoded(request, weight))
-        for values in _rope_factors(architecture).values():
-            data.append(values)
+            data.append([_encoded(request, weight, values)])
+            del values  # before the next one but one is read
+        data.append(list(_rope_factors(architecture).values()))
     request.progress(f"{request.recipe.name}: writing tensors", len(weights), len(weights))
     return Conversion(
         weights=weight_classes(weights),
@@ -124,8 +129,7 @@ def _write_head(path: Path, request: BuildRequest, weights: tuple[StoredWeight, 
         writer.close()
 
 
-def _encoded(request: BuildRequest, weight: StoredWeight) -> NDArray[np.uint8]:
-    values = as_llama_cpp_has_it(request.checkpoint, weight.name)
+def _encoded(request: BuildRequest, weight: StoredWeight, values: NDArray[np.float32]) -> NDArray[np.uint8]:
     with request.phases.phase("quantize" if request.recipe.bits < 16 else "transform", values.nbytes):
         return encode(values, TYPES[weight.storage], name=weight.name)
 
@@ -188,6 +192,9 @@ def _context_notes(architecture: Architecture, context_length: int) -> tuple[str
     window = architecture.effective_window
     if window is not None and window < context_length:
         notes.append(f"llama.cpp ignores the sliding window of {window}: exact up to {window} tokens")
+    rope = architecture.longrope
+    if rope is not None and rope.short_attention_factor != rope.long_attention_factor:
+        notes.append(f"has longrope's attention factor for up to {rope.original_context} tokens: open it for no more")
     if contexts := exact_contexts(architecture, context_length):
         how = ", ".join(f"{each.open_with} for sequences of {each.first} to {each.last}" for each in contexts)
         notes.append(
@@ -219,14 +226,21 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
         writer.add_rope_scaling_orig_ctx_len(rope.original_context if rope else architecture.context_length)
         writer.add_sliding_window(architecture.sliding_window or 0)
     if rope is not None:
-        if rope.short_attention_factor != rope.long_attention_factor:
-            raise UnsupportedModelError(
-                "llama.cpp has one attention factor; this longrope has one for short and one for long sequences",
-                fix="build an ONNX or Core ML recipe",
-            )
-        writer.add_rope_scaling_attn_factors(rope.long_attention_factor)
+        writer.add_rope_scaling_attn_factors(_attention_factor(rope, request.context_length))
     writer.add_file_type(_FILE_TYPE[request.recipe.name])
     writer.add_quantization_version(2)  # GGML_QNT_VERSION
+
+
+def _attention_factor(rope: LongRope, context_length: int) -> float:
+    """Give the factor of the side that holds in all of a context. llama.cpp has no other for the other side."""
+    short, long = rope.short_attention_factor, rope.long_attention_factor
+    if short != long and context_length > rope.original_context:
+        raise UnsupportedModelError(
+            "llama.cpp has one attention factor; this longrope has one for sequences of up to "
+            f"{rope.original_context} tokens ({short:g}) and one for longer ones ({long:g})",
+            fix=f"ask for a context of at most {rope.original_context}, or build an ONNX or Core ML recipe",
+        )
+    return short
 
 
 def _rope_factors(architecture: Architecture) -> dict[str, NDArray[np.float32]]:

@@ -58,9 +58,8 @@ def encode(
         importances = None if weights is None else weights.ctypes.data
         quantize_chunk(kind.number, part.ctypes.data, target, 0, len(part), columns, importances)
 
-    quantize(0)  # the first call makes ggml's tables, which must happen on one thread
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(quantize, range(_SLICE_ROWS, rows, _SLICE_ROWS)))
+        list(pool.map(quantize, range(0, rows, _SLICE_ROWS)))
     return out
 
 

@@ -50,13 +50,14 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     """
     checkpoint, context = request.checkpoint, request.context_length
     graph, data = _planned(request)
-    data.write(folder, request.phases, request.progress)
+    digest = data.write(folder, request.phases, request.progress)
     (folder / GRAPH_NAME).write_bytes(graph)
     (folder / CONFIG_NAME).write_bytes(runtime_config(checkpoint, context))
     return Conversion(
         weights=weight_classes(plan(checkpoint.architecture, request.recipe)),
         exact_context_length=context,
         notes=_notes(request),
+        digests={DATA_NAME: digest},
         tools={name: version(name) for name in ("onnx", "onnxruntime", "numpy")},
     )
 

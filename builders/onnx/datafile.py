@@ -5,20 +5,22 @@ are raw, little-endian, row-major. Two tensors may point to the same bytes: that
 of rows and a product's weight.
 
 Places come first and bytes later: while the graph is written arrays are promised, which fixes all sizes; then they are
-made and written, a few at a time, on two threads. Bytes do not depend on which thread is first.
+made on two threads, a few ahead of the one that writes them in their order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.ahead import made_ahead
+from builders.array_file import ArrayFile
 from builders.build import Progress
 from builders.phases import Phases
 from targets.storage.onnx import ALIGNMENT, ArrayShape
@@ -31,9 +33,8 @@ Make = Callable[[], Sequence[NDArray[Any]]]
 
 @dataclass(frozen=True)
 class _Promise:
-    """Arrays that are made together: their offsets, what they must be, and how they come about."""
+    """Arrays that are made together: what they must be, and how they come about."""
 
-    offsets: tuple[int, ...]
     arrays: tuple[ArrayShape, ...]
     make: Make
 
@@ -47,47 +48,30 @@ class DataFile:
 
     def promise(self, name: str, arrays: Sequence[ArrayShape], make: Make) -> list[Any]:
         """Give arrays, which `make` will make in this order, the next places: a TensorProto each, `name.part`."""
-        tensors, offsets = [], []
+        tensors = []
         for array in arrays:
             offset = self.bytes + -self.bytes % ALIGNMENT
             tensors.append(_tensor(f"{name}.{array.part}" if array.part else name, array, offset))
-            offsets.append(offset)
             self.bytes = offset + array.bytes
-        self._promises.append(_Promise(tuple(offsets), tuple(arrays), make))
+        self._promises.append(_Promise(tuple(arrays), make))
         return tensors
 
-    def write(self, folder: Path, phases: Phases, progress: Progress) -> None:
-        """Make and write everything that was promised. What `make` raises ends it."""
-        path = folder / DATA_NAME
-        with path.open("wb") as stream:
-            stream.truncate(self.bytes)
-        with ThreadPoolExecutor(THREADS) as pool:
-            jobs = [pool.submit(_fulfil, promise, path, phases) for promise in self._promises]
-            try:
-                for done, job in enumerate(jobs):
-                    progress("storing weights", done, len(jobs))
-                    job.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    def write(self, folder: Path, phases: Phases, progress: Progress) -> str:
+        """Make and write everything that was promised; give the file's SHA-256, in hex. What `make` raises ends it."""
+        makes = (partial(_fulfil, promise) for promise in self._promises)
+        with ArrayFile(folder / DATA_NAME, ALIGNMENT, phases) as file:
+            for done, arrays in enumerate(made_ahead(makes, THREADS)):
+                progress("storing weights", done, len(self._promises))
+                file.append(arrays)
+        return file.sha256
 
 
-def _fulfil(promise: _Promise, path: Path, phases: Phases) -> None:
+def _fulfil(promise: _Promise) -> Sequence[NDArray[Any]]:
     made = promise.make()
-    size = sum(array.bytes for array in promise.arrays)
-    # A handle of one's own: threads write at the same time.
-    with phases.phase("write", size), path.open("r+b", buffering=0) as stream:
-        for offset, promised, array in zip(promise.offsets, promise.arrays, made, strict=True):
-            if (array.dtype, array.shape) != (np.dtype(promised.dtype), promised.shape):
-                raise ValueError(f"{array.dtype} {array.shape} where {promised} was promised")
-            stream.seek(offset)
-            _write_all(stream, np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")))
-
-
-def _write_all(stream: Any, array: NDArray[Any]) -> None:
-    rest = array.reshape(-1).view(np.uint8).data
-    while len(rest):  # the system takes at most 2 GiB at once
-        rest = rest[stream.write(rest) :]
+    for promised, array in zip(promise.arrays, made, strict=True):
+        if (array.dtype, array.shape) != (np.dtype(promised.dtype), promised.shape):
+            raise ValueError(f"{array.dtype} {array.shape} where {promised} was promised")
+    return made
 
 
 def _tensor(name: str, array: ArrayShape, offset: int) -> Any:

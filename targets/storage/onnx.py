@@ -102,7 +102,8 @@ class Stacked:
 Storage = Plain | Blocks | Stacked
 
 FOUR_BITS = Blocks(bits=4, size=32, zero_points=True)
-EIGHT_BITS = Blocks(bits=8, size=32, zero_points=False)
+# The largest that divides a row: 8 bits lose next to nothing by it, and MatMulNBits runs 128 a fifth faster than 32.
+_EIGHT_BIT_SIZES = (128, 64, 32)
 _VECTOR = Plain("float32")  # norms and biases
 # Float16 halves the cache; on a CPU float32 is a quarter faster, and is what onnxruntime-genai's own int4 models keep.
 _CACHE = {"onnx-fp16": "float16", "onnx-int4": "float32"}
@@ -122,11 +123,16 @@ def storage_of(name: str, architecture: Architecture, recipe: Recipe) -> Storage
     if recipe.name == "onnx-fp16":
         return Plain("float16")
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
-        return EIGHT_BITS
+        return _eight_bits(architecture.hidden_size)
     if name.endswith("qkv_proj.weight") and _spends_on_values(architecture, layer=int(name.split(".")[2])):
         above = architecture.query_width + architecture.kv_width
-        return Stacked(((above, FOUR_BITS), (architecture.kv_width, EIGHT_BITS)))
+        return Stacked(((above, FOUR_BITS), (architecture.kv_width, _eight_bits(architecture.hidden_size))))
     return FOUR_BITS
+
+
+def _eight_bits(columns: int) -> Blocks:
+    size = next((size for size in _EIGHT_BIT_SIZES if columns % size == 0), _EIGHT_BIT_SIZES[-1])
+    return Blocks(bits=8, size=size, zero_points=False)
 
 
 def _spends_on_values(architecture: Architecture, *, layer: int) -> bool:

@@ -6,11 +6,12 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builders.build import BuildRequest, build, build_each
 from builders.checkpoint import open_checkpoint
-from builders.pacing import Pace, RunEndedError, paced
+from builders.pacing import RunEndedError, SharedReads, paced
 from registry.bundle import Bundle
 from targets.errors import CheckpointError
 from targets.recipes import recipe_named
@@ -58,8 +59,7 @@ def test_a_damaged_tensor_fails_all_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_nobody_runs_far_ahead(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
-    pace = Pace(2, lead_bytes=1)
-    fast, slow = paced(checkpoint, pace, 0), paced(checkpoint, pace, 1)
+    fast, slow = paced(checkpoint, 2, lead_bytes=1)
     names = list(checkpoint.architecture.tensor_shapes())
     read: list[str] = []
 
@@ -67,7 +67,7 @@ def test_nobody_runs_far_ahead(tmp_path: Path) -> None:
         for name in names:
             fast.tensor(name)
             read.append(name)
-        pace.leave(0)
+        fast.pace.leave(0)
 
     thread = threading.Thread(target=walk)
     thread.start()
@@ -76,24 +76,55 @@ def test_nobody_runs_far_ahead(tmp_path: Path) -> None:
     slow.tensor(names[3])
     time.sleep(0.1)
     assert read == names[:5]
-    pace.leave(1)
+    slow.pace.leave(1)
     thread.join()
     assert read == names
 
 
 def test_the_slowest_never_waits_whatever_it_reads(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
-    pace = Pace(2, lead_bytes=1)
+    first, second = paced(checkpoint, 2, lead_bytes=1)
     for name in reversed(checkpoint.architecture.tensor_shapes()):
-        paced(checkpoint, pace, 0).tensor(name)
-        paced(checkpoint, pace, 1).tensor(name)
+        first.tensor(name)
+        second.tensor(name)
 
 
 def test_a_run_that_is_ended_ends_every_reader(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
-    pace = Pace(1)
-    reader = paced(checkpoint, pace, 0)
+    (reader,) = paced(checkpoint, 1)
     reader.tensor("model.norm.weight")
-    pace.cancel()
+    reader.pace.cancel()
     with pytest.raises(RunEndedError):
         reader.tensor("model.norm.weight")
+
+
+def test_what_one_has_read_is_the_others_and_then_let_go(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
+    first, second = paced(checkpoint, 2)
+    name = "model.layers.0.mlp.down_proj.weight"
+    values = first.tensor(name)
+    assert second.stored_tensor(name) is values
+    assert first.tensor(name) is not values
+    with pytest.raises(ValueError, match="read-only"):
+        values[0] = 0
+
+
+def test_only_so_much_is_kept() -> None:
+    shared = SharedReads(2, kept_bytes=12)
+    made = [np.zeros(2, np.float32) for _ in range(2)]
+    for number, values in enumerate(made):
+        assert shared.take((str(number),), lambda values=values: values) is values
+    fresh = np.ones(2, np.float32)
+    assert shared.take(("1",), lambda: fresh) is made[1]
+    assert shared.take(("0",), lambda: fresh) is fresh
+
+
+def test_a_read_that_fails_fails_for_each() -> None:
+    shared = SharedReads(2)
+
+    def broken() -> np.ndarray:
+        raise CheckpointError("broken")
+
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="broken"):
+            shared.take(("tensor",), broken)

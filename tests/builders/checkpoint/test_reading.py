@@ -240,5 +240,5 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, value: float, sho
     write_weights(folder, broken, dtype=dtype)
     opened = open_checkpoint(folder)
     opened.tensor("model.norm.weight")
-    with pytest.raises(CheckpointError, match=rf"'{QKV}' holds {shown} at element 66"):
+    with pytest.raises(CheckpointError, match=rf"'{QKV}' holds {shown}"):
         opened.tensor(QKV)

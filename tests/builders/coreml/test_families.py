@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
@@ -16,6 +19,7 @@ from registry.bundle import Bundle
 from targets.recipes import recipe_named
 from tests.builders.parity import some_tokens
 from tests.builders.small import RELEASED_BLOCKS, write_telling
+from tests.checkpoints import write_json, write_tiny
 
 TOLERANCE = 0.03
 EDGE = 64
@@ -45,6 +49,7 @@ def gap(found: np.ndarray, expected: np.ndarray) -> float:
     [
         pytest.param(60, {}, {"family": "llama"}, id="llama"),
         pytest.param(60, {}, {"family": "llama", "tied": True, "kv_heads": 4}, id="llama, tied, as many key heads"),
+        pytest.param(60, {"rope_theta": 5e5}, {"family": "llama"}, id="llama, rotated as Llama-3"),
         pytest.param(30, {}, {"family": "phi3small"}, id="small, dense so far"),
         pytest.param(200, {}, {"family": "phi3small"}, id="small, sparse"),
         pytest.param(200, {}, {"family": "phi3small", "kv_heads": 4}, id="small, as many key heads"),
@@ -113,3 +118,38 @@ def test_int4_is_close(tmp_path: Path, family: str) -> None:
     shown = np.isfinite(expected)
     assert np.corrcoef(found[shown], expected[shown])[0, 1] > 0.95
     assert {weight.storage for weight in bundle.manifest.recipe.weights} >= {"float32", "uint4 block 32"}
+
+
+@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4"])
+@pytest.mark.parametrize("family", ["llama", "phi3small"])
+def test_coremltools_loads_the_package(tmp_path: Path, family: str, recipe: str) -> None:
+    import coremltools as ct
+
+    bundle = bundle_of(tmp_path, recipe, {}, family=family)
+    specification = ct.models.MLModel(str(bundle.file("model.mlpackage")), skip_model_load=True).get_spec()
+    assert specification.specificationVersion == ct.target.iOS18.value
+    assert [entry.name for entry in specification.description.input] == ["inputIds", "causalMask"]
+    assert [entry.name for entry in specification.description.state] == ["keyCache", "valueCache"]
+
+
+def test_the_older_spelling_of_longrope_gives_the_same_package(tmp_path: Path) -> None:
+    """`su` of 2024-04, `longrope` of 2024-07."""
+    packages = []
+    for spelling in ("su", "longrope"):
+        folder = write_tiny(tmp_path / spelling / "checkpoint", original_context=EDGE)
+        config = json.loads((folder / "config.json").read_bytes())
+        config["rope_scaling"]["type"] = spelling
+        write_json(folder / "config.json", config)
+        bundle = build(open_checkpoint(folder), recipe_named("coreml-int4"), tmp_path / spelling / "bundle")
+        packages.append({file.path: file.sha256 for file in bundle.manifest.files if "mlpackage" in file.path})
+    assert packages[0] == packages[1] != {}
+
+
+def test_bytes_do_not_depend_on_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_tiny(tmp_path / "checkpoint")
+    digests = set()
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        digests.add(build(open_checkpoint(folder), recipe_named("coreml-int4"), tmp_path / str(count)).digest)
+    assert len(digests) == 1

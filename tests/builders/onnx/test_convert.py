@@ -19,6 +19,7 @@ from builders.onnx.quantize import QuantizedMatrix, dequantize
 from builders.onnx.session import open_session
 from builders.tokenizer import load_tokenizer
 from registry.bundle import verify
+from registry.large_file import LargeFile
 from targets.errors import BuildError, CheckpointError, MeasurementError, UnsupportedModelError
 from targets.recipes import recipe_named
 from targets.storage.onnx import Blocks, Plain, data_bytes, plan, storage_of
@@ -187,11 +188,11 @@ def test_weights_that_cant_be_stored_leave_nothing(tmp_path: Path, recipe: str, 
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, tiny: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The edge of the process: the stream refuses as a full disk does.
-    def refuse(stream: object, array: np.ndarray) -> None:
+    # The edge of the process: the file refuses as a full disk does.
+    def refuse(file: object, data: memoryview) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(datafile, "_write_all", refuse)
+    monkeypatch.setattr(LargeFile, "write", refuse)
     with pytest.raises(BuildError, match="no space left"):
         build(tiny, recipe_named("onnx-int4"), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []

@@ -46,7 +46,7 @@ def test_fp16_has_two_bytes_a_matrix_element_and_float32_norms() -> None:
 
 def test_value_rows_have_8_bits_where_heads_share_them_and_else_in_the_outer_layers() -> None:
     grouped = [weight.storage for weight in plan(read_architecture(Tiny().config()), INT4)]
-    assert sum(storage == "96 rows uint4 block 32, 32 rows int8 block 32" for storage in grouped) == 2
+    assert sum(storage == "96 rows uint4 block 32, 32 rows int8 block 64" for storage in grouped) == 2
     mini = [weight for weight in plan(read_architecture(MINI), INT4) if "rows" in weight.storage]
     assert [int(weight.name.split(".")[2]) for weight in mini] == [0, 1, 2, 3, 28, 29, 30, 31]
 

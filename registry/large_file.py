@@ -1,0 +1,93 @@
+"""Files of gigabytes, written past the page cache where the system can.
+
+What is written here is seldom read again soon. Kept in the page cache it pushes out what is (the checkpoint that others
+build from), and costs a copy and a fresh page for each 4 KiB: on a virtual machine that gets its memory lazily, more
+time than the disk takes. With O_DIRECT (open(2)) whole blocks go to the disk from one buffer that is used again and
+again. File systems without it, and other systems, write as usual.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_BUFFER_BYTES = 8 << 20  # a whole number of blocks of any disk: what O_DIRECT asks of addresses, offsets and lengths
+
+
+class LargeFile:
+    """A new file, appended to. Memory: one buffer of 8 MiB. Raises `OSError` where the disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle, self._direct = _create(path)
+        self._buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))  # starts at a page's border
+        self._filled = 0
+        self.position = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes. They are on their way to the disk when the file is closed."""
+        rest = memoryview(data).cast("B")
+        self.position += len(rest)
+        while len(rest):
+            fits = min(len(rest), _BUFFER_BYTES - self._filled)
+            self._buffer[self._filled : self._filled + fits] = rest[:fits]
+            self._filled += fits
+            rest = rest[fits:]
+            if self._filled == _BUFFER_BYTES:
+                self._flush()
+
+    def close(self) -> None:
+        """Write the rest. The file can't be used after it, whether this succeeds or not."""
+        if self._handle < 0:
+            return
+        try:
+            self._flush()
+        finally:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._filled = 0  # nobody wants the rest
+        self.close()
+
+    def _flush(self) -> None:
+        rest = self._buffer[: self._filled]
+        while len(rest):
+            try:
+                rest = rest[os.write(self._handle, rest) :]
+            except OSError as error:
+                if not self._direct or error.errno != errno.EINVAL:
+                    raise
+                # No whole number of blocks: the file's last bytes, or what a full disk has left over.
+                self._direct = False
+                _leave_direct(self._handle)
+        self._filled = 0
+
+
+def _create(path: Path) -> tuple[int, bool]:
+    """Open a new, empty file; say whether it is written past the page cache."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+    direct = getattr(os, "O_DIRECT", 0)
+    if direct:
+        try:
+            return os.open(path, flags | direct, 0o666), True
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system without it
+                raise
+    return os.open(path, flags, 0o666), False
+
+
+def _leave_direct(handle: int) -> None:
+    """Let what follows be written as usual."""
+    import fcntl  # not on Windows, which has no O_DIRECT either
+
+    fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) & ~os.O_DIRECT)
