@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from builders.tokenizer import Tokenizer, load_tokenizer
-from builders.validation.session import Session
+from builders.validation.session import Session, Told, nobody
 from builders.validation.sessions import open_session
 from registry.bundle import Bundle
 from targets.errors import BundleError, MeasurementError
@@ -17,8 +17,12 @@ from targets.errors import BundleError, MeasurementError
 _REPLACEMENT = "\ufffd"  # what decoding gives for an unfinished UTF-8 sequence
 
 
-def generate(bundle: Bundle, prompt: str, *, max_new_tokens: int, use_template: bool = True) -> Iterator[str]:
+def generate(
+    bundle: Bundle, prompt: str, *, max_new_tokens: int, use_template: bool = True, told: Told = nobody
+) -> Iterator[str]:
     """Answer a prompt greedily, piece by piece, until a stop id, `max_new_tokens` or the context's end.
+
+    `told` hears where the runtime is opened anew for an answer that outgrows its context.
 
     Raises:
         BundleError: the chat template can't be rendered.
@@ -34,7 +38,7 @@ def generate(bundle: Bundle, prompt: str, *, max_new_tokens: int, use_template: 
             f"the prompt has {len(ids)} tokens; the bundle takes 1 to {bundle.manifest.model.context_length - 1}",
             fix="shorten the prompt, or build with a longer --context",
         )
-    yield from _pieces(tokenizer, _tokens(bundle, ids, min(max_new_tokens, room)))
+    yield from _pieces(tokenizer, _tokens(bundle, ids, min(max_new_tokens, room), told))
 
 
 def render_prompt(bundle: Bundle, prompt: str) -> str:
@@ -56,14 +60,14 @@ def render_prompt(bundle: Bundle, prompt: str) -> str:
         raise BundleError(f"{bundle.file(name)}: the chat template fails: {error}") from error
 
 
-def _tokens(bundle: Bundle, ids: list[int], limit: int) -> Iterator[int]:
+def _tokens(bundle: Bundle, ids: list[int], limit: int, told: Told) -> Iterator[int]:
     """Continue ids in the runtime that apps have: for ONNX that is onnxruntime-genai, which drives the graph itself."""
     if bundle.manifest.recipe.format == "onnx":
         from builders.onnx.generation import generate_tokens
 
         yield from generate_tokens(bundle, ids, limit)
         return
-    with open_session(bundle) as session:
+    with open_session(bundle, told) as session:
         yield from _greedy(session, ids, limit, frozenset(bundle.manifest.generation.stop_token_ids))
 
 

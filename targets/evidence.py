@@ -28,6 +28,12 @@ FIGURES: dict[str, tuple[str, str]] = {
     "past_exact_kl_mean": ("nat", "mean KL divergence past the longest sequence that the runtime computes exactly"),
     "past_exact_same_top_share": ("share", "positions past it where both give the same most likely token"),
     "past_exact_perplexity_ratio": ("1", "perplexity / reference_perplexity past it"),
+    "past_edge_kl_mean": ("nat", "mean KL divergence past longrope's edge, opened as the manifest says"),
+    "past_edge_same_top_share": ("share", "positions past that edge where both give the same most likely token"),
+    "past_edge_perplexity_ratio": ("1", "perplexity / reference_perplexity past that edge"),
+    "under_edge_kl_mean": ("nat", "mean KL divergence of short sequences in a runtime opened for the whole context"),
+    "under_edge_same_top_share": ("share", "positions in those where both give the same most likely token"),
+    "under_edge_perplexity_ratio": ("1", "perplexity / reference_perplexity in those"),
     "greedy_match_share": ("share", "tokens of greedy continuations before the first that differs"),
     "prefill_tokens_per_second": ("token/s", "prompt processing"),
     "decode_tokens_per_second": ("token/s", "generation, one token at a time"),
@@ -40,7 +46,10 @@ FIGURES: dict[str, tuple[str, str]] = {
 
 # Figures that compare the bundle's answers with the reference's, where the runtime means to give the same.
 ACCURACY_FIGURES = frozenset(
-    ("kl_mean", "kl_median", "kl_p99", "kl_max", "same_top_share", "perplexity_ratio", "greedy_match_share")
+    (
+        *("kl_mean", "kl_median", "kl_p99", "kl_max", "same_top_share", "perplexity_ratio", "greedy_match_share"),
+        *("past_edge_kl_mean", "past_edge_same_top_share", "past_edge_perplexity_ratio"),
+    )
 )
 
 

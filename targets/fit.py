@@ -85,7 +85,7 @@ def fit(architecture: Architecture, recipe: Recipe, target: Target) -> RecipeFit
     try:
         weights = weight_bytes(architecture, recipe)
     except UnsupportedModelError as error:
-        return RecipeFit(recipe.name, 0, 0, 0, 0, fits=False, reason=error.problem)
+        return refused(recipe.name, error)
     longest = _longest_context(architecture, recipe, target.app_memory_bytes)
     refusal = _refusal(architecture, recipe, target, longest)
     shown = _least_context(architecture) if refusal else longest
@@ -98,6 +98,12 @@ def fit(architecture: Architecture, recipe: Recipe, target: Target) -> RecipeFit
         fits=not refusal,
         reason=refusal or "; ".join(_remarks(architecture, recipe, target, longest)),
     )
+
+
+def refused(recipe: str, error: UnsupportedModelError) -> RecipeFit:
+    """Give the fit of a recipe that can't store the model: none, for the error's reason and with its fix."""
+    reason = error.problem if error.fix is None else f"{error.problem}; {error.fix}"
+    return RecipeFit(recipe, 0, 0, 0, 0, fits=False, reason=reason)
 
 
 def _longest_context(architecture: Architecture, recipe: Recipe, budget_bytes: int) -> int:
@@ -140,6 +146,8 @@ def _remarks(architecture: Architecture, recipe: Recipe, target: Target, context
         edge = rope.original_context
         remarks.append(
             f"llama.cpp takes longrope's factors by the context it is opened with: up to {edge} for shorter sequences"
+            if rope.short_attention_factor == rope.long_attention_factor
+            else f"built for up to {edge} tokens: llama.cpp has one attention factor, this longrope another past that"
         )
     limit = target.store_limit
     if limit is not None and weight_bytes(architecture, recipe) > limit.value:

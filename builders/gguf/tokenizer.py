@@ -1,6 +1,7 @@
 """A checkpoint's tokenizer, special ids and stop ids as llama.cpp reads them.
 
 `tokenizer.json` says what the tokenizer does; `tokenizer.model`, where there is one too, gives SentencePiece's scores.
+Of a file of tiktoken's ranks alone, the `tokenizer.json` that it stands for is read.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from builders.gguf.tokenizer_json import (
     steps,
 )
 from builders.gguf.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary, lay_out
+from builders.tokenizer.tiktoken import tiktoken_file, tokenizer_json_of_ranks
 from targets.errors import UnsupportedModelError
 
 # Tokens that llama.cpp ends an answer at by their text alone (llama-vocab.cpp, special_eog_ids).
@@ -58,25 +60,32 @@ def read_tokenizer(checkpoint: Checkpoint) -> GgufTokenizer:
 
     Raises:
         CheckpointError: it can't be read, or has ids past the vocabulary.
-        UnsupportedModelError: llama.cpp has no such tokenizer.
+        UnsupportedModelError: llama.cpp has no such tokenizer, or ranks are of an encoding that is not known.
     """
-    path = checkpoint.tokenizer_files.get("tokenizer.json")
-    if path is None:
-        file, added = None, _added_of_config(checkpoint)
-    else:
-        if (kind := read_kind(path)) != "BPE":
-            raise UnsupportedModelError(
-                f"{path}: a {kind} tokenizer; llama.cpp bundles are built with BPE",
-                fix="build an ONNX or Core ML recipe: their apps use tokenizer.json itself",
-            )
-        file = read_tokenizer_json(path)
-        added = file.added or _added_of_config(checkpoint)
+    file = _tokenizer_json(checkpoint)
+    added = (file.added if file else None) or _added_of_config(checkpoint)
     vocabulary = _vocabulary(checkpoint, file, added)
     ids, stop_notes = _special_ids(checkpoint, vocabulary)
     add_bos, add_eos = _added_around(checkpoint, file, vocabulary, ids)
     model_name, strip_notes = _strips(vocabulary, added, normalizes=file is not None and file.normalizer is not None)
     notes = (*vocabulary.notes, *stop_notes, *strip_notes)
     return GgufTokenizer(vocabulary, ids, add_bos, add_eos, model_name, notes)
+
+
+def _tokenizer_json(checkpoint: Checkpoint) -> TokenizerJson | None:
+    """Read `tokenizer.json`, or the one that ranks stand for; None where only SentencePiece's file is there."""
+    files = checkpoint.tokenizer_files
+    if path := files.get("tokenizer.json"):
+        if (kind := read_kind(path)) != "BPE":
+            raise UnsupportedModelError(
+                f"{path}: a {kind} tokenizer; llama.cpp bundles are built with BPE",
+                fix="build an ONNX or Core ML recipe: their apps use tokenizer.json itself",
+            )
+        return read_tokenizer_json(path)
+    ranks = tiktoken_file(checkpoint.path)
+    if "tokenizer.model" in files or ranks is None:
+        return None
+    return TokenizerJson.model_validate_json(tokenizer_json_of_ranks(ranks, checkpoint.tokenizer_config))
 
 
 def _added_of_config(checkpoint: Checkpoint) -> dict[int, AddedToken]:
@@ -87,7 +96,7 @@ def _added_of_config(checkpoint: Checkpoint) -> dict[int, AddedToken]:
 def _vocabulary(checkpoint: Checkpoint, file: TokenizerJson | None, added: dict[int, AddedToken]) -> Vocabulary:
     size, files = checkpoint.architecture.vocabulary_size, checkpoint.tokenizer_files
     if file is not None and not file.model.byte_fallback:
-        return byte_level_vocabulary(file, size, source=str(files["tokenizer.json"]))
+        return byte_level_vocabulary(file, size, source=str(files.get("tokenizer.json", checkpoint.path)))
     model = files.get("tokenizer.model")
     source = str(model if file is None else files["tokenizer.json"])
     notes: tuple[str, ...] = ()

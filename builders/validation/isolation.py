@@ -1,7 +1,7 @@
 """A session in a process of its own: a runtime that aborts takes that process down, and the caller gets an error.
 
 llama.cpp aborts on a failed assertion, and the system kills what runs out of memory; neither raises in Python. The
-other process runs `python -m builders.validation.isolation BUNDLE`; its standard input and output carry
+other process runs `python -m builders.validation.isolation BUNDLE [--for-whole-context]`; its input and output carry
 
     asked     one line of JSON: {"ask": "score" | "prefill" | "step", "tokens": [ids]}
     answered  one line of JSON: {"shape": [...]}, then that many float32, little-endian; or {"problem": …, "fix": …}
@@ -25,22 +25,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.validation.session import Session
-from builders.validation.sessions import open_session
+from builders.validation.sessions import open_for_whole_context, open_session
 from registry.bundle import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
 
 _ASKED = ("score", "prefill", "step")
+_WHOLE = "--for-whole-context"
 _LAST_LINES = 3  # of what the other process wrote to standard error
 
 
 class IsolatedSession:
     """Implements `Session` by asking another process. `open_isolated` makes one."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, *, for_whole_context: bool = False) -> None:
         self._bundle = bundle
+        options = [_WHOLE] if for_whole_context else []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "builders.validation.isolation", str(bundle.path)],
+            [sys.executable, "-m", "builders.validation.isolation", str(bundle.path), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -124,13 +126,13 @@ class IsolatedSession:
         return died(self._bundle.path, code, self._errors.read().decode("utf-8", "replace"))
 
 
-def open_isolated(bundle: Bundle) -> IsolatedSession:
-    """Open a bundle in a process of its own.
+def open_isolated(bundle: Bundle, *, for_whole_context: bool = False) -> IsolatedSession:
+    """Open a bundle in a process of its own; by default as its manifest says that it is exact.
 
     Raises:
         MeasurementError: the runtime refuses the bundle, or the process dies, now or in any later call.
     """
-    return IsolatedSession(bundle)
+    return IsolatedSession(bundle, for_whole_context=for_whole_context)
 
 
 def died(path: Path, code: int, errors: str) -> MeasurementError:
@@ -166,12 +168,12 @@ def serve(session: Session, asked: IO[bytes], answers: IO[bytes]) -> None:
         answers.flush()
 
 
-def main(path: Path) -> None:
+def main(path: Path, *options: str) -> None:
     """Serve a bundle over standard input and output, kept for the answers alone."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
-        session = open_session(open_bundle(path))
+        session = (open_for_whole_context if _WHOLE in options else open_session)(open_bundle(path))
     except PhipackError as error:
         _tell(answers, {"problem": error.problem, "fix": error.fix})
         return
@@ -194,4 +196,4 @@ def _close_quietly(stream: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

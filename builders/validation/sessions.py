@@ -4,39 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from builders.validation.session import Session
+from builders.validation.session import Session, Told, nobody
 from registry.bundle import Bundle
 from targets.recipes import Format
 
 
-def _open_gguf(bundle: Bundle) -> Session:
+def _open_gguf(bundle: Bundle, told: Told) -> Session:
     from builders.gguf.session import open_session as open_gguf
 
-    return open_gguf(bundle)
+    return open_gguf(bundle, told=told)
 
 
-def _open_onnx(bundle: Bundle) -> Session:
+def _open_onnx(bundle: Bundle, _told: Told) -> Session:
     from builders.onnx.session import open_session as open_onnx
 
     return open_onnx(bundle)
 
 
-def _open_coreml(bundle: Bundle) -> Session:
+def _open_coreml(bundle: Bundle, _told: Told) -> Session:
     from builders.coreml.session import open_session as open_coreml
 
     return open_coreml(bundle)
 
 
-OPENERS: dict[Format, Callable[[Bundle], Session]] = {
+OPENERS: dict[Format, Callable[[Bundle, Told], Session]] = {
     "gguf": _open_gguf,
     "onnx": _open_onnx,
     "coreml": _open_coreml,
 }
 
 
-def open_session(bundle: Bundle) -> Session:
-    """Open a bundle in the runtime of its format. Raises `MeasurementError` where the runtime refuses it."""
-    return OPENERS[bundle.manifest.recipe.format](bundle)
+def open_session(bundle: Bundle, told: Told = nobody) -> Session:
+    """Open a bundle in the runtime of its format. Raises `MeasurementError` where the runtime refuses it.
+
+    `told` hears where a sequence that outgrows its context has the runtime opened again (llama.cpp with longrope).
+    """
+    return OPENERS[bundle.manifest.recipe.format](bundle, told)
 
 
 def open_for_whole_context(bundle: Bundle) -> Session:

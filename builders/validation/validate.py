@@ -23,7 +23,8 @@ from registry.bundle import Bundle, verify
 from targets.errors import MeasurementError
 from targets.evidence import FIGURES, Evidence, Figure
 
-PAST_EXACT_TOKENS = 512  # that are read past the longest sequence which the runtime computes exactly
+STRETCH_TOKENS = 512  # that are read past the longest sequence which the runtime computes exactly, or past an edge
+BUILT_IN_NAME = "the built-in text"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,17 @@ class Settings:
     greedy_prompts: int = 8
     greedy_prompt_tokens: int = 32
     greedy_new_tokens: int = 16
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What a further sequence is read with."""
+
+    reference: Reference
+    session: Session
+    tokenizer: Tokenizer
+    text: str
+    text_name: str
 
 
 def validate(
@@ -71,12 +83,14 @@ def validate(
     windows = _windows(bundle, checkpoint, tokenizer, settings)
     reference = Reference(checkpoint, cache, progress)
     with open_isolated(bundle) as session:
-        text = settings.text.name if settings.text else "the built-in text"
-        on = f"{windows.size} tokens of {text}, {session.runtime}"
+        name = settings.text.name if settings.text else BUILT_IN_NAME
+        read = _Reading(reference, session, tokenizer, read_text(settings.text), name)
+        on = f"{windows.size} tokens of {name}, {session.runtime}"
         figures = _measured(_compare(reference, session, windows, progress), on)
         figures |= _measured(_greedy(reference, session, windows, settings, progress), on)
-        figures |= _past_exact(bundle, reference, session, tokenizer, settings)
+        figures |= _past_exact(bundle, read) | _past_edge(bundle, read)
         own_runtime = session.is_own_runtime
+    figures |= _under_edge(bundle, read, windows, progress)
     if own_runtime:
         progress("speed and memory", 0, 1)
         host = f"{platform.machine()}, {PROMPT_TOKENS} tokens in, {NEW_TOKENS} out, median of {RUNS}, {session.runtime}"
@@ -96,7 +110,7 @@ def validate(
 def _windows(bundle: Bundle, checkpoint: Checkpoint, tokenizer: Tokenizer, settings: Settings) -> NDArray[np.int64]:
     length = min(settings.window, bundle.manifest.model.exact_context_length, settings.tokens)
     text = read_text(settings.text)
-    windows = windows_of(tokenizer, text, count=-(-settings.tokens // length), length=length)
+    windows = windows_of(tokenizer, text, count=-(-settings.tokens // max(1, length)), length=length)
     if windows.max() >= checkpoint.architecture.vocabulary_size:
         raise MeasurementError(f"{checkpoint.path}: the tokenizer gives id {windows.max()}, past the vocabulary")
     return windows
@@ -114,29 +128,57 @@ def _compare(
     return comparison.figures()
 
 
-def _past_exact(
-    bundle: Bundle, reference: Reference, session: Session, tokenizer: Tokenizer, settings: Settings
-) -> dict[str, Figure]:
+def _past_exact(bundle: Bundle, read: _Reading) -> dict[str, Figure]:
     """Measure what becomes of a sequence that is longer than the runtime is exact for; nothing where none can be.
 
     llama.cpp ignores the sliding window: these figures say what that costs, and no gate on accuracy counts them.
     """
     model = bundle.manifest.model
     exact = model.exact_context_length
-    if exact + 2 > model.context_length:  # perplexity needs a token that follows another
+    exact_again = (context.first - 1 for context in model.exact_contexts if context.first > exact)
+    return _stretch("past_exact", exact + 1, next(exact_again, model.context_length), read)
+
+
+def _past_edge(bundle: Bundle, read: _Reading) -> dict[str, Figure]:
+    """Measure past longrope's edge, in the context that the manifest says is exact there; nothing where none is."""
+    beyond = next((context for context in bundle.manifest.model.exact_contexts if context.first > 1), None)
+    return {} if beyond is None else _stretch("past_edge", beyond.first, beyond.last, read)
+
+
+def _stretch(prefix: str, first: int, last: int, read: _Reading) -> dict[str, Figure]:
+    """Measure tokens `first` to `last` of one sequence, at most `STRETCH_TOKENS`; nothing where there are none."""
+    if first + 1 > last:  # perplexity needs a token that follows another
         return {}
-    length = min(model.context_length, exact + PAST_EXACT_TOKENS)
-    text, name = read_text(settings.text), settings.text.name if settings.text else "the built-in text"
-    if len(tokenizer.encode(text)) < length:
-        text, name = read_text(None), "the built-in text"
-    window = windows_of(tokenizer, text, count=1, length=length)
-    comparison = Comparison()
-    past = slice(exact, length)
-    logits = reference.logits(reference.hidden(window)[0][past])
-    comparison.add(logits, session.score(window[0])[past], window[0][past])
-    found = comparison.figures()
-    values = {f"past_exact_{figure}": found[figure] for figure in ("kl_mean", "same_top_share", "perplexity_ratio")}
-    return _measured(values, f"tokens {exact + 1} to {length} of one sequence of {name}, {session.runtime}")
+    length = min(last, first - 1 + STRETCH_TOKENS)
+    text, name = read.text, read.text_name
+    if len(read.tokenizer.encode(text)) < length:
+        text, name = read_text(None), BUILT_IN_NAME
+        text *= length // len(read.tokenizer.encode(text)) + 1  # again and again, where an edge lies past its end
+    tokens = windows_of(read.tokenizer, text, count=1, length=length)
+    comparison, part = Comparison(), slice(first - 1, length)
+    logits = read.reference.logits(read.reference.hidden(tokens)[0][part])
+    comparison.add(logits, read.session.score(tokens[0])[part], tokens[0][part])
+    on = f"tokens {first} to {length} of one sequence of {name}, {read.session.runtime}"
+    return _measured(_few(prefix, comparison.figures()), on)
+
+
+def _under_edge(bundle: Bundle, read: _Reading, windows: NDArray[np.int64], progress: Progress) -> dict[str, Figure]:
+    """Measure the windows in llama.cpp opened for the whole context at once, as an app does that opens one alone.
+
+    It then takes longrope's long factors for short sequences: these figures say what that costs.
+    """
+    model = bundle.manifest.model
+    own = next((context for context in model.exact_contexts if windows.shape[1] <= context.last), None)
+    if own is None or own.open_with == model.context_length:
+        return {}
+    with open_isolated(bundle, for_whole_context=True) as session:
+        found = _compare(read.reference, session, windows, progress)
+        on = f"{windows.size} tokens of {read.text_name}, opened for {model.context_length} tokens, {session.runtime}"
+    return _measured(_few("under_edge", found), on)
+
+
+def _few(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": figures[name] for name in ("kl_mean", "same_top_share", "perplexity_ratio")}
 
 
 def _greedy(

@@ -63,8 +63,13 @@ def generate(state: State, bundle: Path, prompt: str, max_tokens: int, raw: bool
     from builders.generation import generate as generate_text
     from registry.bundle import open_bundle
 
-    pieces = []
-    for piece in generate_text(open_bundle(bundle), prompt, max_new_tokens=max_tokens, use_template=not raw):
+    pieces: list[str] = []
+
+    def told(line: str) -> None:
+        state.output.note(f"\n{line}" if pieces else line)  # not in the middle of the answer's own line
+
+    opened = open_bundle(bundle)
+    for piece in generate_text(opened, prompt, max_new_tokens=max_tokens, use_template=not raw, told=told):
         pieces.append(piece)
         if state.output.mode == "human":
             print(piece, end="", flush=True)  # noqa: T201 - the answer appears as it is made

@@ -85,13 +85,12 @@ def fit(state: State, model: str, target: str) -> None:
     checkpoint = _checkpoint(model)
     architecture = known_model(model) if checkpoint is None else checkpoint.architecture
     device = target_named(target)
-    fits = fit_all(architecture, device)
-    bundles = {} if checkpoint is None else {f.recipe: _bundle_bytes(checkpoint, f) for f in fits if f.fits}
+    sized = [_sized(checkpoint, found) for found in fit_all(architecture, device)]
     columns = ("recipe", "bundle", "weights", "KV cache", "runtime", "longest context", "fits", "why not, or note")
     rows = [
         (
             f.recipe,
-            f"{bundles[f.recipe]:,}" if f.recipe in bundles else None,
+            None if bundle_bytes is None else f"{bundle_bytes:,}",
             size(f.weight_bytes),
             size(f.kv_cache_bytes),
             size(f.runtime_bytes),
@@ -99,10 +98,10 @@ def fit(state: State, model: str, target: str) -> None:
             "yes" if f.fits else "no",
             f.reason,
         )
-        for f in fits
+        for f, bundle_bytes in sized
     ]
     head = f"{model} on {device.title}: {size(device.app_memory_bytes)} for an app; KV cache at the longest context"
-    data = [f.as_json() | {"bundle_bytes": bundles.get(f.recipe)} for f in fits]
+    data = [f.as_json() | {"bundle_bytes": bundle_bytes} for f, bundle_bytes in sized]
     state.output.result(data, f"{head}\n\n{table(columns, rows)}")
 
 
@@ -113,6 +112,19 @@ def _checkpoint(model: str) -> Checkpoint | None:
     from builders.checkpoint import open_checkpoint
 
     return open_checkpoint(Path(model))
+
+
+def _sized(checkpoint: Checkpoint | None, found: RecipeFit) -> tuple[RecipeFit, int | None]:
+    """Give a fit with its bundle's bytes, where there is a checkpoint that fits and that the converter takes."""
+    from targets.errors import UnsupportedModelError
+    from targets.fit import refused
+
+    if checkpoint is None or not found.fits:
+        return found, None
+    try:
+        return found, _bundle_bytes(checkpoint, found)
+    except UnsupportedModelError as error:
+        return refused(found.recipe, error), None
 
 
 def _bundle_bytes(checkpoint: Checkpoint, fits: RecipeFit) -> int:

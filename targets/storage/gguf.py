@@ -1,8 +1,8 @@
 """Which ggml type each tensor gets, as llama.cpp's own quantizer chooses for its architectures phi3 and llama.
 
 Source: `llama_tensor_get_type` in llama.cpp's src/llama-quant.cpp. Its mixture Q4_K_M gives Q6_K to the output and, in
-the layers where `use_more_bits` holds, to attn_qkv (llama: attn_v) and ffn_down. Rows that no block fits fall back to a
-type with blocks of 32, and to F16 where those don't fit either.
+the layers where `use_more_bits` holds, to attn_qkv (llama: attn_v) and ffn_down; in Llama's 70B it gives Q5_K to the
+other attn_v. Rows that no block fits fall back to a type with blocks of 32, and to F16 where those don't fit either.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ TYPES = {
         BlockType("F16", 1, 1, 2),
         BlockType("Q4_0", 2, 32, 18),
         BlockType("Q5_0", 6, 32, 22),
+        BlockType("Q5_1", 7, 32, 24),
         BlockType("Q8_0", 8, 32, 34),
         BlockType("Q4_K", 12, 256, 144),
+        BlockType("Q5_K", 13, 256, 176),
         BlockType("Q6_K", 14, 256, 210),
     )
 }
 _DEFAULT = {"gguf-f16": "F16", "gguf-q8_0": "Q8_0", "gguf-q4_0": "Q4_0", "gguf-q4_k_m": "Q4_K"}
-_FALLBACK = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
+_FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+_LAYERS_OF_70B = 80  # llama.cpp takes any Llama of so many layers whose heads share keys for its LLM_TYPE_70B
 
 
 def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]:
@@ -93,7 +96,14 @@ def _wanted(architecture: Architecture, recipe: Recipe, name: str, shape: tuple[
     sensitive = name.endswith(("v_proj.weight", "down_proj.weight"))  # qkv_proj is one of them
     if default == "Q4_K" and sensitive and _more_bits(int(name.split(".")[2]), architecture.layer_count):
         return "Q6_K"
+    if default == "Q4_K" and name.endswith("v_proj.weight") and _is_70b(architecture):
+        return "Q5_K"
     return default
+
+
+def _is_70b(architecture: Architecture) -> bool:
+    shares_keys = architecture.kv_head_count != architecture.head_count
+    return architecture.family == "llama" and architecture.layer_count == _LAYERS_OF_70B and shares_keys
 
 
 def _fitting(name: str, columns: int) -> str:

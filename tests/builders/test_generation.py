@@ -67,6 +67,17 @@ def test_it_says_what_the_likeliest_tokens_say(bundles: dict[str, Bundle], recip
     assert "".join(generate(bundle, "the thing", max_new_tokens=6, use_template=False)) == tokenizer.decode(said)
 
 
+def test_it_says_when_an_answer_outgrows_its_context(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", original_context=256, context=1024, dtype="F16")
+    bundle = build(open_checkpoint(folder), recipe_named("gguf-f16"), tmp_path / "bundle", context_length=512)
+    endless = resealed(bundle, tmp_path / "endless", stop_token_ids=[])
+    for letters, said in ((100, 0), (250, 1), (300, 1)):  # a byte a token
+        told: list[str] = []
+        list(generate(endless, "x" * letters, max_new_tokens=9, use_template=False, told=told.append))
+        assert len(told) == said
+        assert all("llama.cpp is opened again, with a context of 512" in line for line in told)
+
+
 @pytest.mark.parametrize("recipe", ["gguf-f16", "coreml-fp16"])
 def test_it_stops_at_a_stop_id(bundles: dict[str, Bundle], tmp_path: Path, recipe: str) -> None:
     bundle = bundles[recipe]

@@ -140,6 +140,33 @@ def test_a_wrong_project_file_is_told_by_file_line_and_key(phipack: Run, tmp_pat
     assert "gguf-q8_0" in done.stderr
 
 
+def test_fit_names_what_to_take_for_what_a_format_cannot_run(phipack: Run, tmp_path: Path) -> None:
+    write_tiny(tmp_path / "small", family="phi3small")
+    instead = "take onnx-fp16, onnx-int4, coreml-fp16, coreml-int4"
+    assert instead in phipack("fit", "./small", "--target", "iphone-15").stdout
+    assert instead in phipack("build", "small", "--recipe", "gguf-q8_0", "-o", "out", expect=1).stderr
+
+
+def test_fit_goes_on_where_one_converter_refuses_the_checkpoint(phipack: Run, tmp_path: Path) -> None:
+    tokenizer = write_tiny(tmp_path / "checkpoint") / "tokenizer.json"
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_bytes()) | {"normalizer": {"type": "NFC"}}), "utf-8")
+    rows = json.loads(phipack("--json", "fit", "./checkpoint", "--target", "iphone-15").stdout)
+    fits = {row["recipe"]: row for row in rows}
+    assert not fits["gguf-q8_0"]["fits"]
+    assert "no normalizer" in fits["gguf-q8_0"]["reason"]
+    assert fits["onnx-int4"]["fits"]
+    assert fits["onnx-int4"]["bundle_bytes"]
+
+
+def test_generate_says_on_standard_error_that_llama_cpp_is_opened_again(phipack: Run, tmp_path: Path) -> None:
+    write_tiny(tmp_path / "checkpoint", original_context=256, context=1024)
+    phipack("build", "checkpoint", "--recipe", "gguf-f16", "--context", "512", "-o", "out")
+    done = phipack("generate", "out", "x" * 300, "--raw", "--max-tokens", "1")
+    assert "llama.cpp is opened again, with a context of 512" in done.stderr
+    assert "opened again" not in done.stdout
+    assert phipack("generate", "out", "x" * 100, "--raw", "--max-tokens", "1").stderr == ""
+
+
 def _interruptible(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     """Start phipack as a shell does in the foreground: a runner in the background may have us ignore SIGINT."""
     return subprocess.Popen(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from targets.architecture import Architecture
 from targets.devices import Quantity, Target, load_targets, target_named
-from targets.errors import FitError
+from targets.errors import FitError, UnsupportedModelError
 from targets.fit import (
     CONTEXT_STEP,
     DEFAULT_CONTEXT,
@@ -148,6 +148,21 @@ def test_what_a_format_cannot_store_does_not_fit() -> None:
     found = fit(odd, RECIPES["onnx-int4"], phone(10**9))
     assert (found.fits, found.longest_context, found.weight_bytes) == (False, 0, 0)
     assert "heads of 24 elements" in found.reason
+
+
+def test_what_llama_cpp_cannot_run_is_refused_as_its_build_is_with_what_to_take() -> None:
+    small = known_model("phi-3-small-8k-instruct")
+    with pytest.raises(UnsupportedModelError) as refused:
+        plan_of(small, RECIPES["gguf-q4_0"])
+    found = fit(small, RECIPES["gguf-q4_0"], phone(10**9))
+    assert found.reason == f"{refused.value.problem}; {refused.value.fix}"
+    assert "take onnx-fp16, onnx-int4, coreml-fp16, coreml-int4" in found.reason
+
+
+def test_a_factor_for_each_side_of_the_edge_is_told() -> None:
+    assert MINI_LONG.longrope is not None
+    two = replace(MINI_LONG, longrope=replace(MINI_LONG.longrope, short_attention_factor=1.0))
+    assert "built for up to 4096 tokens" in fit(two, RECIPES["gguf-q4_0"], phone(2e10)).reason
 
 
 def test_float16_weights_are_widened_by_onnxruntime() -> None:

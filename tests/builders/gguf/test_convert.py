@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,7 @@ SHAPES = {
     "llama, four query heads a key head, tied": Tiny(
         family="llama", hidden=256, intermediate=512, layers=5, heads=8, kv_heads=2, tied=True
     ),
+    "llama's 70B": Tiny(family="llama", hidden=256, intermediate=256, layers=80, heads=4, kv_heads=1),
     "rows of 80, tied": Tiny(hidden=80, intermediate=256, layers=2, heads=5, kv_heads=5, tied=True),
 }
 
@@ -45,15 +48,38 @@ def test_types_and_bytes_are_those_of_llama_quantize(shape: str, tmp_path: Path)
 
 @pytest.mark.parametrize("layers", [1, 7, 9, 24, 32, 40])
 def test_the_mixture_of_q4_k_m_is_llama_quantizes_at_every_depth(layers: int, tmp_path: Path) -> None:
-    folder = write_tiny(tmp_path / "checkpoint", hidden=256, intermediate=256, heads=4, layers=layers)
-    checkpoint, recipe = open_checkpoint(folder), recipe_named("gguf-q4_k_m")
-    source = llamacpp.write_float32(checkpoint, tmp_path / "f32.gguf")
-    theirs = llamacpp.tensors(llamacpp.quantize(source, tmp_path / "q.gguf", 15))
+    _held_to_llama_quantize(Tiny(hidden=256, intermediate=256, heads=4, layers=layers), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "five_bits"),
+    [
+        ({"family": "llama"}, "Q5_K"),
+        ({"family": "llama", "hidden": 96}, "Q5_1"),
+        ({"family": "llama", "kv_heads": 4}, None),
+        ({"family": "llama", "layers": 79}, None),
+        ({"family": "phi3"}, None),
+    ],
+)
+def test_values_of_the_70b_get_five_bits_as_llama_quantize_gives_them(
+    changes: dict[str, Any], five_bits: str | None, tmp_path: Path
+) -> None:
+    tiny = replace(Tiny(hidden=256, intermediate=32, heads=4, layers=80), **changes)
+    kinds = _held_to_llama_quantize(tiny, tmp_path)
+    assert {kind for kind in kinds.values() if kind.startswith("Q5")} - {"Q5_0"} == {five_bits} - {None}
+
+
+def _held_to_llama_quantize(tiny: Tiny, folder: Path) -> dict[str, str]:
+    """Hold the plan of gguf-q4_k_m to what llama-quantize makes of the same checkpoint. Gives the types by tensor."""
+    checkpoint, recipe = open_checkpoint(write_tiny(folder / "checkpoint", tiny)), recipe_named("gguf-q4_k_m")
+    source = llamacpp.write_float32(checkpoint, folder / "f32.gguf")
+    theirs = llamacpp.tensors(llamacpp.quantize(source, folder / "q.gguf", 15))
     from builders.gguf.convert import gguf_name
 
     planned = {gguf_name(weight.name): weight for weight in plan(checkpoint.architecture, recipe)}
     assert {name: weight.storage for name, weight in planned.items()} == {n: kind for n, (kind, *_) in theirs.items()}
     assert all(weight.bytes == len(theirs[name][2]) for name, weight in planned.items())
+    return {name: weight.storage for name, weight in planned.items()}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -42,7 +42,7 @@ def test_a_float16_bundle_answers_like_its_checkpoint(evidence: Evidence) -> Non
 
 
 def test_every_figure_says_what_it_is(evidence: Evidence, bundle: Bundle, tiny: Checkpoint) -> None:
-    measured = {name for name in FIGURES if not name.startswith(("predicted", "past_exact"))}
+    measured = {name for name in FIGURES if not name.startswith(("predicted", "past_", "under_"))}
     assert set(evidence.figures) == measured
     for name, figure in evidence.figures.items():
         assert figure.unit == FIGURES[name][0]
@@ -158,6 +158,49 @@ def test_a_text_too_short_for_it_gives_way_to_the_built_in_one(tmp_path: Path) -
     figures = validate(bundle, checkpoint, replace(BRIEF, text=tmp_path / "short.txt", tokens=128)).figures
     assert "short.txt" in figures["kl_mean"].on
     assert "the built-in text" in figures["past_exact_kl_mean"].on
+
+
+def test_both_sides_of_longropes_edge_are_in_the_evidence_and_what_one_context_for_both_costs(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=256, context=2048, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle", context_length=1024)
+    figures = validate(bundle, checkpoint, BRIEF).figures
+    assert figures["kl_mean"].value < 1e-4
+    assert figures["past_edge_kl_mean"].value < 1e-4
+    assert figures["past_edge_kl_mean"].on.startswith("tokens 257 to 768 of one sequence of the built-in text")
+    assert figures["under_edge_kl_mean"].value > 100 * figures["kl_mean"].value
+    assert figures["under_edge_kl_mean"].on.startswith("256 tokens of the built-in text, opened for 1024 tokens")
+    assert figures["under_edge_same_top_share"].value < figures["same_top_share"].value
+    assert not any(name.startswith("past_exact") for name in figures)
+    assert {name for name in ACCURACY_FIGURES if "edge" in name} <= set(figures)
+    assert not any(name.startswith("under_edge") for name in ACCURACY_FIGURES)
+
+
+def test_a_gap_at_longropes_edge_is_read_where_it_is_not_exact(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=300, context=1024, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle", context_length=512)
+    figures = validate(bundle, checkpoint, BRIEF).figures
+    assert figures["past_exact_kl_mean"].on.startswith("tokens 257 to 300 of")
+    assert figures["past_exact_kl_mean"].value > 100 * figures["past_edge_kl_mean"].value
+    assert figures["past_edge_kl_mean"].on.startswith("tokens 301 to 512 of")
+
+
+@pytest.mark.parametrize("context", [200, 256])
+def test_a_context_up_to_longropes_edge_has_one_side(tmp_path: Path, context: int) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=256, context=1024, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle", context_length=context)
+    assert not any("edge" in name or "exact" in name for name in validate(bundle, checkpoint, BRIEF).figures)
+
+
+def test_an_edge_past_every_text_is_read_in_the_built_in_one_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=256, context=1024, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle", context_length=1024)
+    (tmp_path / "short.txt").write_text("the town in the morning " * 14, "utf-8")
+    monkeypatch.setattr("builders.validation.text.BUILT_IN", str(tmp_path / "short.txt"))
+    figures = validate(bundle, checkpoint, replace(BRIEF, tokens=128)).figures
+    assert figures["past_edge_kl_mean"].on.startswith("tokens 257 to 768 of one sequence of the built-in text")
+    assert figures["past_edge_kl_mean"].value < 1e-4
 
 
 def test_memory_is_that_of_the_whole_context_whatever_short_sequences_are_opened_with(tmp_path: Path) -> None:
