@@ -35,6 +35,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "under_edge_same_top_share": ("share", "positions in those where both give the same most likely token"),
     "under_edge_perplexity_ratio": ("1", "perplexity / reference_perplexity in those"),
     "greedy_match_share": ("share", "tokens of greedy continuations before the first that differs"),
+    "runtime_tokens_share": ("share", "texts that the runtime's own tokenizer splits as the bundle's files say"),
     "prefill_tokens_per_second": ("token/s", "prompt processing"),
     "decode_tokens_per_second": ("token/s", "generation, one token at a time"),
     "peak_memory_bytes": ("B", "peak resident memory of a process that runs the bundle"),

@@ -54,7 +54,7 @@ class GgufSession:
         self._tokens: list[int] | None = None  # in the cache; None where there is no sequence to go on with
         self._model: Any = None
         self._context: Any = None
-        _silence(llama_cpp)
+        silence(llama_cpp)
         llama_cpp.llama_backend_init()
         self._path = bundle.file(MODEL_NAME)
         try:
@@ -189,7 +189,7 @@ def open_session(bundle: Bundle, context_length: int | None = None, told: Told =
     return GgufSession(bundle, context_length, told)
 
 
-def _silence(llama_cpp: Any) -> None:
+def silence(llama_cpp: Any) -> None:
     """Keep llama.cpp's log off standard error, and its error lines for our own."""
     llama_cpp.llama_log_set(_keep_errors(llama_cpp), ctypes.c_void_p(0))
 

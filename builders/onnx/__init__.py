@@ -26,6 +26,7 @@ from builders.onnx.decoder import Decoder
 from builders.onnx.graph import Graph
 from builders.onnx.positions import write_positions
 from builders.onnx.runtime_config import CONFIG_NAME, runtime_config
+from builders.onnx.tokenizer_notes import tokenizer_notes
 from builders.onnx.weights import Weights
 from targets.architecture import Family
 from targets.recipes import Recipe
@@ -56,7 +57,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     return Conversion(
         weights=weight_classes(plan(checkpoint.architecture, request.recipe)),
         exact_context_length=context,
-        notes=_notes(request),
+        notes=(*_notes(request), *tokenizer_notes(folder)),
         digests={DATA_NAME: digest},
         tools={name: version(name) for name in ("onnx", "onnxruntime", "numpy")},
     )

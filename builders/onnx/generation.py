@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -36,8 +37,9 @@ def generate_tokens(bundle: Bundle, prompt_ids: Sequence[int], max_new_tokens: i
         raise MeasurementError(f"{bundle.path}: onnxruntime-genai refuses it: {error}") from error
 
 
-def tokenize(bundle: Bundle, text: str) -> list[int]:
-    """Give the ids of a text by onnxruntime-genai's own reading of the bundle's tokenizer.
+@contextmanager
+def runtime_tokenizer(bundle: Bundle) -> Iterator[Callable[[str], list[int]]]:
+    """Give text → ids by onnxruntime-genai's own reading of the bundle's tokenizer. No weight is read.
 
     Raises:
         MeasurementError: it can't read the tokenizer.
@@ -45,7 +47,7 @@ def tokenize(bundle: Bundle, text: str) -> list[int]:
     import onnxruntime_genai as genai
 
     try:
-        tokenizer = genai.Tokenizer(genai.Model(str(bundle.path)))
-        return [int(token) for token in tokenizer.encode(text)]
+        tokenizer = genai.Tokenizer(genai.Config(str(bundle.path)))
+        yield lambda text: [int(token) for token in tokenizer.encode(text)]
     except RuntimeError as error:
         raise MeasurementError(f"{bundle.path}: onnxruntime-genai can't read its tokenizer: {error}") from error

@@ -19,6 +19,7 @@ from builders.validation.isolation import open_isolated
 from builders.validation.session import Session
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
 from builders.validation.text import read_text, windows_of
+from builders.validation.tokens import runtime_tokens_share
 from registry.bundle import Bundle, verify
 from targets.errors import MeasurementError
 from targets.evidence import FIGURES, Evidence, Figure
@@ -91,6 +92,8 @@ def validate(
         figures |= _past_exact(bundle, read) | _past_edge(bundle, read)
         own_runtime = session.is_own_runtime
     figures |= _under_edge(bundle, read, windows, progress)
+    if (share := runtime_tokens_share(bundle, tokenizer, read.text)) is not None:
+        figures |= _measured({"runtime_tokens_share": share}, f"lines of {name}, as they are and as a user's turn")
     if own_runtime:
         progress("speed and memory", 0, 1)
         host = f"{platform.machine()}, {PROMPT_TOKENS} tokens in, {NEW_TOKENS} out, median of {RUNS}, {session.runtime}"

@@ -14,7 +14,7 @@ import pytest
 from builders.build import BuildRequest, build
 from builders.checkpoint import open_checkpoint
 from builders.onnx import convert, datafile
-from builders.onnx.generation import generate_tokens, tokenize
+from builders.onnx.generation import generate_tokens, runtime_tokenizer
 from builders.onnx.quantize import QuantizedMatrix, dequantize
 from builders.onnx.session import open_session
 from builders.tokenizer import load_tokenizer
@@ -125,7 +125,8 @@ def test_genai_runs_the_folder_as_it_is(tmp_path: Path, recipe: str, changes: di
 def test_genai_reads_the_tokenizer_as_we_do(tmp_path: Path) -> None:
     _, bundle = tiny_bundle(tmp_path, "onnx-int4")
     text = "The cat, in the rain: 東京 123\n\n<|user|>\nthen<|end|>"
-    assert tokenize(bundle, text) == load_tokenizer(bundle.path).encode(text)
+    with runtime_tokenizer(bundle) as encode:
+        assert encode(text) == load_tokenizer(bundle.path).encode(text)
 
 
 def test_genai_refusing_is_a_measurement_error(tmp_path: Path) -> None:
@@ -133,8 +134,8 @@ def test_genai_refusing_is_a_measurement_error(tmp_path: Path) -> None:
     bundle.file("genai_config.json").write_text("{}")
     with pytest.raises(MeasurementError, match="onnxruntime-genai"):
         list(generate_tokens(bundle, [1], 1))
-    with pytest.raises(MeasurementError, match="tokenizer"):
-        tokenize(bundle, "x")
+    with pytest.raises(MeasurementError, match="tokenizer"), runtime_tokenizer(bundle):
+        pass
 
 
 def test_the_runtime_config_names_all_stop_ids_and_the_context(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from benchmarks import phi3_vocabulary
 from builders.build import build
 from builders.checkpoint import open_checkpoint
 from builders.generation import render_prompt
+from builders.onnx.generation import runtime_tokenizer
 from builders.tokenizer import Tokenizer, load_tokenizer
+from builders.validation.tokens import runtime_tokens_share
 from registry.bundle import Bundle
 from targets.recipes import recipe_named
 from tests.builders.gguf import llamacpp
@@ -126,11 +128,19 @@ def test_a_chat_is_written_as_transformers_writes_it(folder: Path, bundles: dict
 
 
 def test_onnxruntime_genai_reads_a_chat_as_it_is(bundles: dict[str, Bundle], original: Tokenizer) -> None:
-    import onnxruntime_genai
-
     bundle = bundles["onnx-int4"]
-    tokenizer = onnxruntime_genai.Tokenizer(onnxruntime_genai.Config(str(bundle.path)))
-    for prompt in ("Why is the sky blue?", "Übersetze: The quick brown fox.\nAnd then?", "日本語で答えて 🙂"):
-        text = render_prompt(bundle, prompt)
-        assert tokenizer.encode(text).tolist() == original.encode(text)
+    with runtime_tokenizer(bundle) as encode:
+        for prompt in ("Why is the sky blue?", "Übersetze: The quick brown fox.\nAnd then?", "日本語で答えて 🙂"):
+            text = render_prompt(bundle, prompt)
+            assert encode(text) == original.encode(text)
     assert json.loads(bundle.file("genai_config.json").read_bytes())["model"]["eos_token_id"] == STOP_IDS
+
+
+def test_where_a_runtime_splits_otherwise_is_measured_and_noted(
+    bundles: dict[str, Bundle], original: Tokenizer
+) -> None:
+    text = "The quick brown fox.\n" * 3 + "\u00a0x"
+    shares = {name: runtime_tokens_share(bundles[name], original, text) for name in RECIPES}
+    assert shares == {"gguf-q8_0": 0.875, "onnx-int4": 0.75, "coreml-int4": None}
+    notes = {name: " ".join(bundles[name].manifest.recipe.notes) for name in RECIPES}
+    assert {name for name in RECIPES if "runtime_tokens_share" in notes[name]} == {"onnx-int4"}

@@ -1,0 +1,28 @@
+"""Whether a runtime's own tokenizer splits text as the bundle's tokenizer files do: apps that use it see its ids."""
+
+from __future__ import annotations
+
+from builders.generation import render_prompt
+from builders.tokenizer import Tokenizer
+from registry.bundle import Bundle
+
+LINES = 400  # of the text that are tried, each as it is and as a user's turn in the chat template
+
+
+def runtime_tokens_share(bundle: Bundle, tokenizer: Tokenizer, text: str) -> float | None:
+    """Give the share of texts whose ids are the same in both; None for a format that has no tokenizer of its own here.
+
+    Raises:
+        MeasurementError: the runtime can't read the bundle's tokenizer.
+    """
+    lines = [line for line in text.splitlines() if line.strip()][:LINES]
+    tried = lines + [render_prompt(bundle, line) for line in lines]
+    match bundle.manifest.recipe.format:
+        case "gguf":
+            from builders.gguf.runtime_tokenizer import runtime_tokenizer as opened
+        case "onnx":
+            from builders.onnx.generation import runtime_tokenizer as opened
+        case "coreml":
+            return None  # swift-transformers reads tokenizer.json; it is not here
+    with opened(bundle) as encode:
+        return sum(encode(each) == tokenizer.encode(each) for each in tried) / len(tried) if tried else 1.0
