@@ -1,8 +1,10 @@
-"""Which keys each query sees: causal, within the sliding window, and in Phi-3-small's sparse layers block by block."""
+"""Which keys each query sees: causal, within the sliding window, and in Phi-3-small's sparse layers block by block.
+
+Masks are made for a slice of queries at a time: whole, those of 32 heads over 8,192 tokens would take 8 GiB in float32.
+"""
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from targets.architecture import Architecture, BlockSparse
@@ -11,44 +13,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Masks:
-    """Masks of sequences of one length, in tokens, made when a layer first asks."""
+def seen_keys(architecture: Architecture, layer: int, start: int, stop: int) -> Tensor:
+    """Say what queries at positions [start, stop) of a layer see of the keys at [0, stop).
 
-    def __init__(self, architecture: Architecture, length: int) -> None:
-        self._architecture = architecture
-        self._length = length
-
-    def of_layer(self, layer: int) -> Tensor:
-        """Give a layer's mask: True where a query (row) sees a key (column), [T, T], or [heads, T, T] if sparse."""
-        sparse = self._architecture.effective_sparsity(self._length)
-        return self._sparse if sparse is not None and sparse.is_sparse(layer) else self._dense
-
-    @cached_property
-    def _dense(self) -> Tensor:
-        import torch
-
-        rows, columns = torch.arange(self._length)[:, None], torch.arange(self._length)[None, :]
-        seen = columns <= rows
-        if self._architecture.sliding_window is not None:
-            seen &= rows - columns < self._architecture.sliding_window
-        return seen
-
-    @cached_property
-    def _sparse(self) -> Tensor:
-        import torch
-
-        sparse = self._architecture.block_sparse
-        assert sparse is not None
-        blocks = torch.arange(self._length) // sparse.block_size
-        patterns = _block_patterns(sparse, self._architecture.head_count, int(blocks[-1]) + 1)
-        return patterns[:, blocks[:, None], blocks[None, :]] & self._dense
-
-
-def _block_patterns(sparse: BlockSparse, heads: int, count: int) -> Tensor:
-    """True where blocks of queries see blocks of keys, causality aside: [heads, count, count]."""
+    True where a query (row) sees a key (column): [stop - start, stop], or [heads, stop - start, stop] if sparse.
+    """
     import torch
 
-    numbers = torch.arange(count)
-    local = numbers[:, None] - numbers[None, :] < sparse.local_blocks
-    stripes = (numbers[None, :] + torch.arange(heads)[:, None] + 1) % sparse.vertical_stride == 0
+    queries, keys = torch.arange(start, stop)[:, None], torch.arange(stop)[None, :]
+    seen = keys <= queries
+    if architecture.sliding_window is not None:
+        seen &= queries - keys < architecture.sliding_window
+    sparse = architecture.effective_sparsity(stop)
+    if sparse is None or not sparse.is_sparse(layer):
+        return seen
+    return seen & _within_blocks(sparse, architecture.head_count, queries, keys)
+
+
+def _within_blocks(sparse: BlockSparse, heads: int, queries: Tensor, keys: Tensor) -> Tensor:
+    """True where the blocks of queries [Q, 1] see those of keys [1, K], causality aside: [heads, Q, K]."""
+    import torch
+
+    query_blocks, key_blocks = queries // sparse.block_size, keys // sparse.block_size
+    local = query_blocks - key_blocks < sparse.local_blocks
+    stripes = (key_blocks + torch.arange(heads)[:, None] + 1) % sparse.vertical_stride == 0
     return local[None] | stripes[:, None, :]

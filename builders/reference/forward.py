@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from builders.build import Progress, silent
 from builders.checkpoint import Checkpoint
-from builders.reference.attention_masks import Masks
+from builders.reference.attention_masks import seen_keys
 from targets.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 # Told of what each matrix is multiplied with: its canonical name, and rows [tokens, columns] in float32.
 Observer = Callable[[str, "Tensor"], None]
 QUICK_GELU = 1.702
+# Rows that go through a matrix at once: enough for its full speed, and inner activations stay at 1,024 * 2 * MLP width.
+_ROWS = 1024
+_TOKENS = 4096  # of whole sequences, whose queries, keys and values are held together
+_QUERIES = 256  # whose scores against all keys are held at once
 
 
 def unobserved(name: str, rows: Tensor) -> None:
@@ -38,24 +42,22 @@ def hidden_states(
 ) -> NDArray[np.float32]:
     """Run sequences [B, T] from an empty context and give the hidden states after the last norm, [B, T, hidden].
 
-    Memory: one layer's weights, the states themselves, and one sequence's attention scores.
+    Memory: one layer's weights, the states, queries, keys and values of a few sequences (of one where it is longer than
+    4,096 tokens), and the attention scores of 256 queries: nothing grows with the square of the length.
     """
     import torch
 
     architecture = checkpoint.architecture
-    batch, length = tokens.shape
+    length = tokens.shape[1]
     with torch.inference_mode():
         states = torch.from_numpy(checkpoint.rows("model.embed_tokens.weight", tokens))
         states *= architecture.embedding_multiplier
         cosines, sines = (torch.from_numpy(table) for table in rotary_tables(architecture, length))
-        masks = Masks(architecture, length)
         for number in range(architecture.layer_count):
             progress("reference in float32, layer by layer", number, architecture.layer_count)
-            prefix = f"model.layers.{number}."
-            layer = _Layer(architecture, prefix, _weights(checkpoint, prefix), observe)
-            mask = masks.of_layer(number)
-            for row in range(batch):
-                states[row] = layer.run(states[row], cosines, sines, mask)
+            layer = _Layer(architecture, number, _weights(checkpoint, f"model.layers.{number}."), observe)
+            for sequences in states.split(max(1, _TOKENS // length)):
+                layer.run(sequences, cosines, sines)
             del layer  # before the next one is read
         progress("reference in float32, layer by layer", architecture.layer_count, architecture.layer_count)
         states = _norm(states, _weights(checkpoint, "model.norm."), "model.norm", architecture.norm_epsilon)
@@ -93,31 +95,47 @@ class _Layer:
     """One decoder block with its weights."""
 
     architecture: Architecture
-    prefix: str  # of its tensors' names
+    number: int
     weights: dict[str, Tensor]
     observe: Observer
 
-    def run(self, states: Tensor, cosines: Tensor, sines: Tensor, mask: Tensor) -> Tensor:
-        """Take one sequence through: states [T, hidden] in and out."""
-        epsilon = self.architecture.norm_epsilon
-        normed = _norm(states, self.weights, self.prefix + "input_layernorm", epsilon)
-        states = states + self._attention(normed, cosines, sines, mask)
-        return states + self._mlp(_norm(states, self.weights, self.prefix + "post_attention_layernorm", epsilon))
+    def run(self, states: Tensor, cosines: Tensor, sines: Tensor) -> None:
+        """Take sequences through, in place: states [B, T, hidden]."""
+        architecture = self.architecture
+        rows = states.view(-1, architecture.hidden_size)
+        qkv = rows.new_empty(len(rows), architecture.query_width + 2 * architecture.kv_width)
+        attended = rows.new_empty(len(rows), architecture.query_width)
+        slices = [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
+        for part in slices:
+            qkv[part] = self._linear(self._normed(rows[part], "input_layernorm"), "self_attn.qkv_proj")
+        length = len(cosines)
+        for start in range(0, len(rows), length):
+            own = slice(start, start + length)
+            self._attend(qkv[own], cosines, sines, attended[own])
+        for part in slices:
+            rows[part] += self._linear(attended[part], "self_attn.o_proj")
+            rows[part] += self._mlp(self._normed(rows[part], "post_attention_layernorm"))
 
-    def _attention(self, normed: Tensor, cosines: Tensor, sines: Tensor, mask: Tensor) -> Tensor:
+    def _attend(self, qkv: Tensor, cosines: Tensor, sines: Tensor, attended: Tensor) -> None:
+        """Attend within one sequence: queries, keys and values [T, widths] in, `attended` [T, query width] filled."""
         from torch.nn import functional
 
-        architecture, length = self.architecture, len(normed)
-        qkv = self._linear(normed, "self_attn.qkv_proj")
+        architecture, length = self.architecture, len(qkv)
         widths = [architecture.query_width, architecture.kv_width, architecture.kv_width]
         q, k, v = (part.view(length, -1, architecture.head_dim).transpose(0, 1) for part in qkv.split(widths, dim=-1))
         q, k = _rotated(q, cosines, sines), _rotated(k, cosines, sines)
         group = architecture.head_count // architecture.kv_head_count
         k, v = (part.repeat_interleave(group, dim=0) for part in (k, v))
-        attended = functional.scaled_dot_product_attention(
-            q[None], k[None], v[None], attn_mask=mask, scale=architecture.score_scale
-        )[0]
-        return self._linear(attended.transpose(0, 1).reshape(length, -1), "self_attn.o_proj")
+        for start in range(0, length, _QUERIES):
+            stop = min(start + _QUERIES, length)
+            heads = functional.scaled_dot_product_attention(
+                q[None, :, start:stop],
+                k[None, :, :stop],
+                v[None, :, :stop],
+                attn_mask=seen_keys(architecture, self.number, start, stop),
+                scale=architecture.score_scale,
+            )[0]
+            attended[start:stop] = heads.transpose(0, 1).flatten(1)
 
     def _mlp(self, normed: Tensor) -> Tensor:
         import torch
@@ -128,14 +146,19 @@ class _Layer:
         if limit is None:
             inner = functional.silu(gate) * up
         else:
-            gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+            # Infinities stay, as in the modeling file: an overflow must not look like an answer.
+            gate = torch.where(gate.isinf(), gate, gate.clamp(max=limit))
+            up = torch.where(up.isinf(), up, up.clamp(-limit, limit))
             inner = gate * torch.sigmoid(QUICK_GELU * gate) * (up + 1)
         return self._linear(inner, "mlp.down_proj")
+
+    def _normed(self, rows: Tensor, stem: str) -> Tensor:
+        return _norm(rows, self.weights, f"model.layers.{self.number}.{stem}", self.architecture.norm_epsilon)
 
     def _linear(self, rows: Tensor, stem: str) -> Tensor:
         from torch.nn import functional
 
-        name = self.prefix + stem
+        name = f"model.layers.{self.number}.{stem}"
         self.observe(f"{name}.weight", rows)
         return functional.linear(rows, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 

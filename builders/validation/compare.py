@@ -21,6 +21,9 @@ _ROWS = 128  # rows of logits that are widened to float64 at a time
 class Comparison:
     """Accumulates windows. Every position counts for KL and same-top; all but a window's last for perplexity.
 
+    Nor do those count for it whose next token the reference rules out (Phi-3-small's unused ids): no perplexity but an
+    infinite one would. A token that the bundle alone rules out makes its perplexity infinite.
+
     Memory: one number a position, and the logits of a few rows in float64.
     """
 
@@ -52,12 +55,20 @@ class Comparison:
             self._divergences.append(divergence(log_p, log_q))
             following = tokens[start + 1 : start + _ROWS + 1]
             places = np.arange(len(following))
-            self._reference_nll -= float(log_p[places, following].sum())
-            self._nll -= float(log_q[places, following].sum())
-            self._predicted += len(following)
+            asked, given = log_p[places, following], log_q[places, following]
+            possible = np.isfinite(asked)
+            self._reference_nll -= float(asked[possible].sum())
+            self._nll -= float(given[possible].sum())
+            self._predicted += int(possible.sum())
 
     def figures(self) -> dict[str, float]:
-        """Give the figures by the names of `targets.evidence.FIGURES`, of at least one window of two tokens."""
+        """Give the figures by the names of `targets.evidence.FIGURES`, of at least one window of two tokens.
+
+        Raises:
+            MeasurementError: the reference rules out every token of the text.
+        """
+        if not self._predicted:
+            raise MeasurementError("the reference rules out every token of the text", fix="take another --text")
         kl = np.concatenate(self._divergences)
         with np.errstate(over="ignore"):  # a bundle that rules the text out has an infinite perplexity
             perplexity = float(np.exp(self._nll / self._predicted))

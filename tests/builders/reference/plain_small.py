@@ -44,8 +44,8 @@ def linear(rows: np.ndarray, weights: Arrays, name: str) -> np.ndarray:
 def mlp(config: dict[str, Any], weights: Arrays, rows: np.ndarray) -> np.ndarray:
     mixed, limit = linear(rows, weights, "mlp.up_proj"), config["gegelu_limit"]
     g, straight = mixed[:, 0::2], mixed[:, 1::2]
-    g = np.minimum(g, limit)
-    straight = np.minimum(np.maximum(straight, -limit), limit)
+    g = np.where(np.isinf(g), g, np.minimum(g, limit))
+    straight = np.where(np.isinf(straight), straight, np.minimum(np.maximum(straight, -limit), limit))
     return linear(g * (1 / (1 + np.exp(-1.702 * g))) * (straight + 1), weights, "mlp.down_proj")
 
 

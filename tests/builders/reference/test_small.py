@@ -12,6 +12,7 @@ from builders.checkpoint import open_checkpoint
 from builders.reference import Reference
 from tests.builders.reference.plain_small import plain_logits
 from tests.builders.small import RELEASED_BLOCKS, write_telling
+from tests.checkpoints import Tiny, random_weights, write_weights
 
 TOLERANCE = 1e-4
 
@@ -72,6 +73,16 @@ def test_what_the_tolerance_must_tell_apart(tmp_path: Path, config: dict[str, An
     gaps = np.abs(one[:, shown] - other[:, shown]).max(-1)
     assert gaps[:start].max(initial=0.0) < TOLERANCE
     assert gaps[start:].max() > 30 * TOLERANCE
+
+
+def test_an_overflow_is_not_clamped_into_an_answer(tmp_path: Path) -> None:
+    folder = small(tmp_path / "c")
+    weights = random_weights(Tiny(family="phi3small").config())
+    row = weights["model.layers.0.mlp.up_proj.weight"][1]  # odd rows are clamped on both sides
+    row[:], row[0] = 0, 3e38
+    weights["model.layers.0.mlp.up_proj.bias"][1] = 3e38
+    write_weights(folder, weights, dtype="F32")
+    assert np.isnan(reference_logits(folder, some(40))).any()
 
 
 def test_greedy_never_takes_a_hidden_id(tmp_path: Path) -> None:

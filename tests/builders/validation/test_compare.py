@@ -157,3 +157,24 @@ def test_matching_share_stops_at_the_first_difference() -> None:
     expected = np.array([[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]])
     found = np.array([[1, 2, 3, 4], [1, 9, 3, 4], [9, 2, 3, 4]])
     assert matching_share(expected, found) == pytest.approx((4 + 1 + 0) / 12)
+
+
+def test_a_token_that_the_reference_rules_out_does_not_count_for_perplexity() -> None:
+    logits = np.zeros((4, 5), np.float32)
+    hidden = np.where(np.arange(5) == 3, np.float32(-np.inf), logits)
+    for bundle in (hidden, np.where(np.isneginf(hidden), np.float32(-1e4), hidden)):
+        comparison = Comparison()
+        comparison.add(hidden, bundle, np.array([0, 3, 1, 2]))
+        figures = comparison.figures()
+        assert figures["perplexity_ratio"] == pytest.approx(1)
+        assert figures["perplexity"] == pytest.approx(4)
+    comparison = Comparison()
+    comparison.add(logits, hidden, np.array([0, 3, 1, 2]))
+    assert comparison.figures()["perplexity_ratio"] == np.inf
+
+
+def test_a_text_of_ruled_out_tokens_is_refused() -> None:
+    comparison = Comparison()
+    comparison.add(hidden := np.array([[0, -np.inf]] * 3, np.float32), hidden, np.array([1, 1, 1]))
+    with pytest.raises(MeasurementError, match="rules out every token"):
+        comparison.figures()
