@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Made = TypeVar("Made")
 
 
-def made_ahead(calls: Iterable[Callable[[], Made]], threads: int) -> Iterator[Made]:
+def made_ahead(calls: Iterable[Callable[[], Made]], threads: int) -> Generator[Made]:
     """Give the calls' results in their order. While one is used, `threads` more are under way or done.
 
     What a call raises is raised in its place, and calls that have not begun are not made; nor are they when the
-    iterator is closed.
+    generator is closed (`contextlib.closing`).
     """
     made: deque[Future[Made]] = deque()
     pool = ThreadPoolExecutor(threads)

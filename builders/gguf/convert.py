@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from contextlib import closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -68,9 +69,12 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     path = folder / MODEL_NAME
     _write_head(path, request, weights, tokenizer)
     head, step = path.read_bytes(), gguf.GGUF_DEFAULT_ALIGNMENT
-    with ArrayFile(path, step, request.phases, head=head, pads_end=True) as data:
-        reads = (partial(as_llama_cpp_has_it, request.checkpoint, weight.name) for weight in weights)
-        for done, (weight, values) in enumerate(zip(weights, made_ahead(reads, threads=1), strict=True)):
+    reads = (partial(as_llama_cpp_has_it, request.checkpoint, weight.name) for weight in weights)
+    with (
+        ArrayFile(path, step, request.phases, head=head, pads_end=True) as data,
+        closing(made_ahead(reads, threads=1)) as tensors,
+    ):
+        for done, (weight, values) in enumerate(zip(weights, tensors, strict=True)):
             request.progress(f"{request.recipe.name}: writing tensors", done, len(weights))
             data.append([_encoded(request, weight, values)])
             del values  # before the next one but one is read

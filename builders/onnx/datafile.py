@@ -11,6 +11,7 @@ made on two threads, a few ahead of the one that writes them in their order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,8 +60,8 @@ class DataFile:
     def write(self, folder: Path, phases: Phases, progress: Progress) -> str:
         """Make and write everything that was promised; give the file's SHA-256, in hex. What `make` raises ends it."""
         makes = (partial(_fulfil, promise) for promise in self._promises)
-        with ArrayFile(folder / DATA_NAME, ALIGNMENT, phases) as file:
-            for done, arrays in enumerate(made_ahead(makes, THREADS)):
+        with ArrayFile(folder / DATA_NAME, ALIGNMENT, phases) as file, closing(made_ahead(makes, THREADS)) as made:
+            for done, arrays in enumerate(made):
                 progress("storing weights", done, len(self._promises))
                 file.append(arrays)
         return file.sha256
