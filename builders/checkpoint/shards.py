@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -143,10 +144,7 @@ class MappedTensors:
 
 def widen(stored: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> None:
     """Widen float16, bfloat16 (its bits in uint16) or float32 into an array of the same shape, exactly."""
-    if dtype == "BF16":
-        np.left_shift(stored, np.uint32(16), out=out.view(np.uint32), dtype=np.uint32, casting="unsafe")
-    else:
-        out[...] = stored
+    out[...] = stored.view(ml_dtypes.bfloat16) if dtype == "BF16" else stored
 
 
 def _weight_map(index: Path) -> dict[str, str]:

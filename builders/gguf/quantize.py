@@ -20,7 +20,7 @@ _FLOAT16_LIMIT = 65504.0
 # Scales are float16, and Q4_0's is the largest value / 8: all other block types reach further.
 _LIMIT = {"F16": _FLOAT16_LIMIT}
 _BLOCK_LIMIT = _FLOAT16_LIMIT * 8
-_SLICE_ROWS = 256  # rows a thread takes at a time: C code runs without Python's lock
+_SLICE_ROWS = 64  # rows a thread takes at a time (C code runs without Python's lock): few, so that both end together
 
 
 def encode(
