@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
-from builders.checkpoint.shards import MappedTensors
 from targets.layouts import sources_of, stored_shapes
 
 LEAD_BYTES = 256 << 20  # that a build may be ahead of the slowest, as stored
@@ -142,7 +141,7 @@ def paced(checkpoint: Checkpoint, readers: int, lead_bytes: int = LEAD_BYTES) ->
     inherited = {each.name: getattr(checkpoint, each.name) for each in dataclasses.fields(checkpoint)}
     return [
         PacedCheckpoint(
-            **inherited | {"tensors": MappedTensors(checkpoint.tensors.entries)},
+            **inherited | {"tensors": checkpoint.tensors.with_own_mappings()},
             reader=reader,
             positions=positions,
             pace=pace,

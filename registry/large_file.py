@@ -1,9 +1,9 @@
-"""Files of gigabytes, written past the page cache where the system can.
+"""Files of gigabytes, written and read past the page cache where the system can.
 
 What is written here is seldom read again soon. Kept in the page cache it pushes out what is (the checkpoint that others
 build from), and costs a copy and a fresh page for each 4 KiB: on a virtual machine that gets its memory lazily, more
 time than the disk takes. With O_DIRECT (open(2)) whole blocks go to the disk from one buffer that is used again and
-again. File systems without it, and other systems, write as usual.
+again. File systems without it, and other systems, write as usual. So it is with reading what memory can't hold anyway.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+_BLOCK = 4096
 _BUFFER_BYTES = 8 << 20  # a whole number of blocks of any disk: what O_DIRECT asks of addresses, offsets and lengths
 
 
@@ -22,7 +24,7 @@ class LargeFile:
     """A new file, appended to. Memory: one buffer of 8 MiB. Raises `OSError` where the disk is full."""
 
     def __init__(self, path: Path) -> None:
-        self._handle, self._direct = _create(path)
+        self._handle, self._direct = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self._buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))  # starts at a page's border
         self._filled = 0
         self.position = 0
@@ -73,9 +75,31 @@ class LargeFile:
         self._filled = 0
 
 
-def _create(path: Path) -> tuple[int, bool]:
-    """Open a new, empty file; say whether it is written past the page cache."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
+    """Give a file's bytes [start, stop) in order, in pieces of at most 8 MiB; each is overwritten by the next.
+
+    All pieces but the first and the last begin and end at multiples of 4,096. Raises `OSError`.
+    """
+    handle, _ = _open(path, os.O_RDONLY)
+    try:
+        end = os.fstat(handle).st_size if stop is None else stop
+        buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
+        position = start - start % _BLOCK
+        while position < end:
+            count = os.preadv(handle, [buffer], position)
+            if position + count < end:
+                count -= count % _BLOCK  # a short read: the next one starts at a block again
+            if count <= 0:
+                raise OSError(errno.EIO, f"{path} ends at {position}, {end} was expected")
+            yield buffer[max(0, start - position) : min(count, end - position)]
+            position += count
+    finally:
+        os.close(handle)
+
+
+def _open(path: Path, flags: int) -> tuple[int, bool]:
+    """Open a file; say whether it is past the page cache."""
+    flags |= getattr(os, "O_CLOEXEC", 0)
     direct = getattr(os, "O_DIRECT", 0)
     if direct:
         try:

@@ -54,24 +54,36 @@ class Checkpoint:
         shape = self.architecture.tensor_shapes()[name]
         sources = sources_of(self.architecture, name, shape)
         values = np.empty(shape, np.float32)
-        stored = [self.tensors.stored(part) for part, _ in sources.parts]
-        with self.phases.phase("read", sum(part.nbytes for part in stored)):
-            start = 0
-            for (part, _), piece in zip(sources.parts, stored, strict=True):
-                rows = values[start : start + len(piece)]
-                for place, taken in in_canonical_order(rows, piece, sources.order, self.architecture):
-                    self._widen(taken, part, place)
-                self.tensors.release(part)
-                start += len(piece)
+        start = 0
+        for part, (height, *_) in sources.parts:
+            rows = values[start : start + height]
+            if sources.order == "as stored":
+                self._read(part, rows)
+            else:
+                stored = Checkpoint.stored_tensor(self, part)
+                for place, taken in in_canonical_order(rows, stored, sources.order, self.architecture):
+                    place[...] = taken
+            start += height
         return values
 
     def stored_tensor(self, name: str) -> NDArray[np.float32]:
         """Read one tensor by the checkpoint's own name, as it is stored, widened to float32.
 
         Raises:
-            CheckpointError: it holds NaN or an infinity.
+            CheckpointError: it holds NaN or an infinity, or can't be read.
         """
-        return self._widened(self.tensors.stored(name), name)
+        values = np.empty(self.tensors.entries[name].shape, np.float32)
+        self._read(name, values)
+        return values
+
+    def _read(self, name: str, out: NDArray[np.float32]) -> None:
+        """Read one stored tensor into an array of its shape that lies in one piece, and let its pages go."""
+        flat, start = out.reshape(-1), 0
+        with self.phases.phase("read", self.tensors.entries[name].stop - self.tensors.entries[name].start):
+            for piece in self.tensors.pieces(name):
+                self._widen(piece, name, flat[start : start + len(piece)])
+                start += len(piece)
+            self.tensors.release(name)
 
     def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Read rows of a matrix that one stored tensor is, such as the embedding: float32 [*ids.shape, columns].
@@ -79,20 +91,16 @@ class Checkpoint:
         Raises:
             CheckpointError: one of them holds NaN or an infinity.
         """
-        return self._widened(self.tensors.stored(name)[ids], name)
-
-    def _widened(self, stored: NDArray[Any], name: str) -> NDArray[np.float32]:
-        """Widen elements of a stored tensor that keep their order, and let its pages go."""
-        values = np.empty(stored.shape, np.float32)
-        with self.phases.phase("read", stored.nbytes):
-            self._widen(stored, name, values)
+        with self.phases.phase("read"):
+            taken = self.tensors.stored(name)[ids]
+            values = np.empty(taken.shape, np.float32)
+            self._widen(taken.reshape(-1), name, values.reshape(-1))
             self.tensors.release(name)
         return values
 
     def _widen(self, stored: NDArray[Any], name: str, out: NDArray[np.float32]) -> None:
-        """Widen elements of a stored tensor, and look at them while they are in the processor's cache."""
-        dtype = self.tensors.dtype(name)
-        step = max(1, _PIECE_ELEMENTS * len(stored) // max(1, stored.size))
+        """Widen flat elements of a stored tensor, and look at them while they are in the processor's cache."""
+        dtype, step = self.tensors.dtype(name), _PIECE_ELEMENTS
         for start in range(0, len(stored), step):
             piece = out[start : start + step]
             shards.widen(stored[start : start + step], dtype, piece)
@@ -153,7 +161,10 @@ class Checkpoint:
         """`sha256:<hex>` over the sorted list of content files and their own digests. Reads every byte, once."""
         files = [self.path / "config.json", self.path / "generation_config.json", *self.tokenizer_files.values()]
         files += self.shard_files
-        lines = sorted(f"{file.name} {digest_of_file(file)}\n" for file in files if file.is_file())
+        past_cache = frozenset(self.shard_files if self.tensors.past_cache else ())
+        lines = sorted(
+            f"{file.name} {digest_of_file(file, past_cache=file in past_cache)}\n" for file in files if file.is_file()
+        )
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

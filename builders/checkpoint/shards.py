@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from registry.large_file import read_pieces
 from targets.errors import CheckpointError, UnsupportedModelError
 
 HEADER_BYTES_LIMIT = 100 << 20  # safetensors' own limit
@@ -110,11 +113,19 @@ def read_header(file: Path) -> list[StoredTensor]:
 
 
 class MappedTensors:
-    """Tensors of all shards, mapped read-only. A tensor's pages are dropped by the system when memory is short."""
+    """Tensors of all shards, mapped read-only; those that memory could not hold together are read past the page cache.
 
-    def __init__(self, tensors: dict[str, StoredTensor]) -> None:
+    A mapped tensor's pages are dropped by the system when memory is short.
+    """
+
+    def __init__(self, tensors: dict[str, StoredTensor], *, past_cache: bool | None = None) -> None:
         self.entries = tensors
+        self.past_cache = _too_large_to_keep(tensors) if past_cache is None else past_cache
         self._maps: dict[Path, mmap.mmap] = {}
+
+    def with_own_mappings(self) -> MappedTensors:
+        """Give the same for another reader."""
+        return MappedTensors(self.entries, past_cache=self.past_cache)
 
     def stored(self, name: str) -> NDArray[Any]:
         """Give a read-only view in the stored dtype; bfloat16 as its uint16 bits."""
@@ -122,6 +133,23 @@ class MappedTensors:
         count = math.prod(tensor.shape)
         view = np.frombuffer(self._map(tensor.file), dtype=_STORED[tensor.dtype], count=count, offset=tensor.start)
         return view.reshape(tensor.shape)
+
+    def pieces(self, name: str) -> Iterator[NDArray[Any]]:
+        """Give all elements in order, as `stored` has them, in flat pieces; each is gone when the next is asked for.
+
+        Raises:
+            CheckpointError: the file can't be read.
+        """
+        tensor = self.entries[name]
+        dtype = _STORED[tensor.dtype]
+        if not self.past_cache or tensor.start % dtype.itemsize:  # an element would lie across two pieces
+            yield self.stored(name).reshape(-1)
+            return
+        try:
+            for piece in read_pieces(tensor.file, tensor.start, tensor.stop):
+                yield np.frombuffer(piece, dtype)
+        except OSError as error:
+            raise CheckpointError(f"{tensor.file} can't be read: {error.strerror}") from error
 
     def dtype(self, name: str) -> str:
         """Give the stored dtype: F32, F16 or BF16."""
@@ -140,6 +168,15 @@ class MappedTensors:
             with file.open("rb") as stream:
                 self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         return self._maps[file]
+
+
+def _too_large_to_keep(tensors: dict[str, StoredTensor]) -> bool:
+    """True for more than half of this machine's memory: what is read first would be gone when it is read again."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # a system that does not say
+        return False
+    return sum(tensor.stop - tensor.start for tensor in tensors.values()) > memory // 2
 
 
 def widen(stored: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry import large_file
-from registry.large_file import LargeFile
+from registry.large_file import LargeFile, read_pieces
 
 SIZES = [0, 1, 4095, 4096, 4097, (8 << 20) - 1, 8 << 20, (8 << 20) + 1]
 
@@ -67,10 +67,29 @@ def test_a_disk_that_fills_up_is_told(tmp_path: Path) -> None:
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, ((9 << 20) + 100, (9 << 20) + 100));"
-        "from pathlib import Path; from registry.large_file import LargeFile\n"
+        "from pathlib import Path; from registry.large_file import LargeFile, read_pieces\n"
         "with LargeFile(Path(sys.argv[1])) as file:\n    file.write(bytes(20 << 20))"
     )
     result = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "file")], capture_output=True, text=True, check=False
     )
     assert result.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(size=st.integers(0, 40_000), bounds=st.tuples(st.integers(0, 40_000), st.integers(0, 40_000)))
+def test_pieces_are_the_files_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, bounds: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(large_file, "_BUFFER_BYTES", 8192)
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    start, stop = sorted(min(bound, size) for bound in bounds)
+    assert b"".join(map(bytes, read_pieces(tmp_path / "file", start, stop))) == content[start:stop]
+    assert b"".join(map(bytes, read_pieces(tmp_path / "file"))) == content
+
+
+def test_a_file_that_became_shorter_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"short")
+    with pytest.raises(OSError, match="ends at"):
+        list(read_pieces(tmp_path / "file", 0, 10_000))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from builders.checkpoint import Checkpoint, open_checkpoint
+from registry import large_file
 from targets.errors import CheckpointError, UnsupportedModelError
 from tests.checkpoints import Tiny, random_weights, write_json, write_tiny, write_weights
 
@@ -242,3 +244,22 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, value: float, sho
     opened.tensor("model.norm.weight")
     with pytest.raises(CheckpointError, match=rf"'{QKV}' holds {shown}"):
         opened.tensor(QKV)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("family", ["phi3", "phi3small", "llama"])
+def test_what_memory_can_not_keep_is_read_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, dtype: str
+) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", family=family, dtype=dtype)
+    kept = open_checkpoint(folder)
+    assert not kept.tensors.past_cache
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1}[name])
+    monkeypatch.setattr(large_file, "_BUFFER_BYTES", 8192)
+    read = open_checkpoint(folder)
+    assert read.tensors.past_cache
+    assert read.digest == kept.digest
+    for name in kept.architecture.tensor_shapes():
+        assert np.array_equal(read.tensor(name), kept.tensor(name))
+    for name in kept.tensors.entries:
+        assert np.array_equal(read.stored_tensor(name), kept.stored_tensor(name))
