@@ -1,4 +1,7 @@
-"""A large file's arrays, one after the other: written, and hashed on the way, while the next one is made."""
+"""A large file's arrays, one after the other: written, and hashed on the way, while the next one is made.
+
+Each array begins a chunk; the padding after it belongs to it, and what a chunk holds says nothing of where it lies.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.content_borders import content_pieces
 from builders.phases import Phases
+from registry.chunks import ChunkHasher, FileDigest
 from registry.large_file import LargeFile
 
 
@@ -30,9 +35,11 @@ class ArrayFile:
         self._pads_end = pads_end
         self._phases = phases
         self._hasher = hashlib.sha256()
+        self._chunks = ChunkHasher()
         self._file = LargeFile(path)
         self._writer = ThreadPoolExecutor(1)
-        self._last = self._writer.submit(self._write, [np.frombuffer(head, np.uint8)])
+        self._beside = ThreadPoolExecutor(1)  # makes the chunks' digests while the writer makes the file's
+        self._last = self._writer.submit(self._write_head, head)
 
     def append(self, arrays: Sequence[NDArray[Any]]) -> None:
         """Write arrays, when those before them are written."""
@@ -40,9 +47,9 @@ class ArrayFile:
         self._last = self._writer.submit(self._write, arrays)
 
     @property
-    def sha256(self) -> str:
-        """SHA-256 of the whole file, in hex: what was handed to the system, after the end."""
-        return self._hasher.hexdigest()
+    def digest(self) -> FileDigest:
+        """Digests of the whole file and of its chunks: of what was handed to the system, after the end."""
+        return FileDigest(self._hasher.hexdigest(), self._chunks.chunks())
 
     def __enter__(self) -> Self:
         return self
@@ -57,18 +64,32 @@ class ArrayFile:
                     self._pad()
         finally:
             self._writer.shutdown(cancel_futures=True)
+            self._beside.shutdown()
             self._file.__exit__(kind, error, trace)
+
+    def _write_head(self, head: bytes) -> None:
+        for piece in content_pieces(head):
+            self._chunks.end()
+            self._put(piece)
 
     def _write(self, arrays: Sequence[NDArray[Any]]) -> None:
         for array in arrays:
             self._pad()
+            self._chunks.end()
             raw = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data
-            with self._phases.phase("hash", len(raw)):
-                self._hasher.update(raw)
-            with self._phases.phase("write", len(raw)):
-                self._file.write(raw)
+            self._put(raw)
+
+    def _put(self, raw: memoryview) -> None:
+        chunked = self._beside.submit(self._chunk, raw)
+        with self._phases.phase("hash", len(raw)):
+            self._hasher.update(raw)
+        with self._phases.phase("write", len(raw)):
+            self._file.write(raw)
+        chunked.result()
+
+    def _chunk(self, raw: memoryview) -> None:
+        with self._phases.phase("hash"):
+            self._chunks.update(raw)
 
     def _pad(self) -> None:
-        padding = bytes(-self._file.position % self._alignment)
-        self._hasher.update(padding)
-        self._file.write(padding)
+        self._put(memoryview(bytes(-self._file.position % self._alignment)))

@@ -27,6 +27,7 @@ from registry.bundle import (
     file_entries,
     seal,
 )
+from registry.chunks import FileDigest
 from registry.placement import staged_folder
 from targets.errors import CheckpointError, PhipackError
 from targets.recipes import Format, Recipe
@@ -71,7 +72,7 @@ class Conversion:
     tools: dict[str, str]
     notes: tuple[str, ...] = field(default=())
     exact_contexts: tuple[ExactContext, ...] = field(default=())
-    digests: Mapping[str, str] = field(default_factory=dict)  # SHA-256 in hex of files that were hashed while written
+    digests: Mapping[str, FileDigest] = field(default_factory=dict)  # of files that were hashed while written
 
 
 def weight_classes(stored: Iterable[StoredWeight]) -> tuple[WeightClass, ...]:

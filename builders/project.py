@@ -17,6 +17,9 @@ name = "iphone-15-coreml"                 # optional, the target's name by defau
 context_length = 2048                     # optional, the longest that fits (at most 4,096) by default
 gates = { same_top_share = { at_least = 0.9 } }
 
+[channels.production]                     # optional; a channel that is not listed is everybody's
+promoters = ["alice", "release-bot@ci-1"] # who may promote to it and roll it back: USER, or USER@HOST
+
 [registry]                                # optional
 tracking_uri = "https://mlflow.example"
 store = "bundles"
@@ -33,12 +36,13 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from builders.validation.validate import Settings
+from registry.roles import NAME_LENGTH_LIMIT, NAMES_LIMIT, Roles
 from targets.demands import GateTable
 from targets.devices import Target, target_named
 from targets.errors import PhipackError, ProjectError, did_you_mean
 from targets.gates import Gate
 from targets.recipes import Recipe, recipe_named
-from targets.references import Version, check_name
+from targets.references import Version, check_channel, check_name
 from targets.toml_file import RefusedValueError, read_toml
 
 
@@ -107,6 +111,23 @@ class CellTable(_Strict):
         return self.name or self.target
 
 
+class ChannelTable(_Strict):
+    """`[channels.CHANNEL]`."""
+
+    promoters: Annotated[list[str], Field(max_length=NAMES_LIMIT)] | None = None
+
+    @field_validator("promoters")
+    @classmethod
+    def _named(cls, promoters: list[str] | None) -> list[str] | None:
+        if promoters == []:
+            raise RefusedValueError("nobody is named", fix="name one at least, or leave the list out for everybody")
+        for place, name in enumerate(promoters or ()):
+            if not name or len(name) > NAME_LENGTH_LIMIT or any(letter.isspace() for letter in name):
+                fix = f"write USER or USER@HOST, at most {NAME_LENGTH_LIMIT} letters"
+                raise RefusedValueError(f"{name!r} is no name of a user", at=(place,), fix=fix)
+        return promoters
+
+
 class RegistryTable(_Strict):
     """`[registry]`."""
 
@@ -123,7 +144,18 @@ class ProjectTable(_Strict):
     evaluation: EvaluationTable = Field(default_factory=EvaluationTable)
     gates: GateTable = Field(default_factory=dict)
     cells: Annotated[list[CellTable], Field(min_length=1)]
+    channels: dict[str, ChannelTable] = Field(default_factory=dict)
     registry: RegistryTable = Field(default_factory=RegistryTable)
+
+    @field_validator("channels")
+    @classmethod
+    def _channel_names(cls, channels: dict[str, ChannelTable]) -> dict[str, ChannelTable]:
+        for name in channels:
+            try:
+                check_channel(name)
+            except PhipackError as error:
+                raise RefusedValueError(error.problem, at=(name,), fix=error.fix) from error
+        return channels
 
     @field_validator("cells")
     @classmethod
@@ -161,6 +193,7 @@ class Project:
     settings: Settings
     gates: dict[str, Gate]
     cells: tuple[Cell, ...]
+    roles: Roles
     tracking_uri: str | None
     store: Path | None
 
@@ -193,6 +226,7 @@ def load_project(path: Path) -> Project:
         ),
         gates=table.gates,
         cells=tuple(_cell(table, cell, beside) for cell in table.cells),
+        roles=Roles(str(path), {name: tuple(one.promoters) for name, one in table.channels.items() if one.promoters}),
         tracking_uri=table.registry.tracking_uri,
         store=None if table.registry.store is None else beside / table.registry.store,
     )

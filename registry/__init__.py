@@ -8,7 +8,12 @@ Start reading at:
 - `versions.py`, `moves.py`: rows of the registry, what a reference comes to, and what a promotion changed. Pure.
 - `ledger.py`: writes and reads them in MLflow; `registration.py` and `mlflow_session.py` are its two hands.
 - `reading.py`: reads them by the fastest road that is right; `sqlite_reading.py` is the one without MLflow.
-- `promotion.py`: channels, history, rollback.
-- `fetch.py`, `http_source.py`: a reference, path or URL in, a verified bundle out.
+- `promotion.py`: channels, history, rollback; `roles.py`: who may.
+- `lease.py`, `mlflow_lease.py`: one mover at a time beside a server, whoever dies.
+- `differences.py`: what changed between two bundles; `contents.py` and its kinds read weight files' own directories.
+- `chunks.py`: a large file's pieces, named by content.
+- `fetch.py`: a reference, path or URL in, a verified bundle out; `transfer.py`, `http_file.py`, `http_requests.py`: over
+  the web, in ranges; `reuse.py`, `partial.py`: what is here already, and what an earlier try left.
+- `large_file.py`: files of gigabytes, past the page cache.
 - `mlflow_artifacts.py`: the plugin by which plain MLflow downloads bundles.
 """

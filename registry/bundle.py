@@ -21,10 +21,11 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from registry.chunks import Chunk, FileDigest
 from registry.large_file import read_pieces
 from targets.errors import BundleError, PhipackError
 
@@ -40,11 +41,15 @@ class _Strict(BaseModel):
 
 
 class FileEntry(_Strict):
-    """One file of the bundle: POSIX path relative to the bundle, size in bytes, SHA-256 in hex."""
+    """One file of the bundle: POSIX path relative to the bundle, size in bytes, SHA-256 in hex.
+
+    `chunks`: all of the file, piece after piece; none, and none in the JSON, where a fetch is to take it as one.
+    """
 
     path: str
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    chunks: tuple[Chunk, ...] = ()
 
     @field_validator("path")
     @classmethod
@@ -64,6 +69,13 @@ class FileEntry(_Strict):
         if unsafe:
             raise ValueError(f"unsafe path {path!r}")
         return path
+
+    @model_validator(mode="after")
+    def _chunks_fill_it(self) -> Self:
+        size = sum(chunk.bytes for chunk in self.chunks)
+        if self.chunks and size != self.bytes:
+            raise ValueError(f"chunks of {size} bytes in a file of {self.bytes}")
+        return self
 
 
 class WeightClass(_Strict):
@@ -146,6 +158,9 @@ class Manifest(_Strict):
         content = self.model_dump(mode="json", by_alias=True)
         if not self.model.exact_contexts:
             del content["model"]["exact_contexts"]
+        for file in content["files"]:
+            if not file["chunks"]:
+                del file["chunks"]
         return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
 
     @property
@@ -237,17 +252,14 @@ def files_below(folder: Path) -> list[str]:
     return found
 
 
-def file_entries(folder: Path, known: Mapping[str, str] | None = None) -> list[FileEntry]:
-    """Describe all files below a folder (manifest left out). `known`: SHA-256 in hex of files that need no reading."""
-    known = known or {}
-    return [
-        FileEntry(
-            path=name,
-            bytes=(folder / name).stat().st_size,
-            sha256=known.get(name) or digest_of_file(folder / name).removeprefix("sha256:"),
-        )
-        for name in files_below(folder)
-    ]
+def file_entries(folder: Path, known: Mapping[str, FileDigest] | None = None) -> list[FileEntry]:
+    """Describe all files below a folder (manifest left out). `known`: digests of files that need no reading."""
+    entries = []
+    for name in files_below(folder):
+        path = folder / name
+        found = (known or {}).get(name) or FileDigest(digest_of_file(path).removeprefix("sha256:"))
+        entries.append(FileEntry(path=name, bytes=path.stat().st_size, sha256=found.sha256, chunks=found.chunks))
+    return entries
 
 
 def seal(folder: Path, manifest: Manifest) -> Bundle:

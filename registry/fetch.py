@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from registry.bundle import MANIFEST_NAME, Bundle, Manifest, copy_hashed, open_bundle, verify
-from registry.http_source import open_url
-from registry.placement import staged_folder
+from registry.http_requests import Web
+from registry.http_source import Remote, open_url
+from registry.partial import partial_folder, received_bytes
+from registry.placement import disk_errors, staged_folder
+from registry.reuse import Known
 from registry.store import Store, open_store
+from registry.transfer import Taken, Transfer
 from registry.versions import CellVersion
 from targets.errors import BuildError, BundleError, FetchError, MalformedReferenceError, PhipackError, StoreError
 from targets.references import Reference
@@ -27,49 +31,23 @@ from targets.references import Reference
 Resolver = Callable[[Reference], list[CellVersion]]
 
 
-class Source(Protocol):
-    """Somewhere that a bundle's files can be read from."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """The bundle's manifest."""
-        ...
-
-    def open_file(self, path: str, size: int) -> BinaryIO:
-        """Open one of the bundle's files for reading from its start. Raises `PhipackError`."""
-        ...
-
-    def place_of(self, path: str) -> str:
-        """Where that file lies, for messages."""
-        ...
-
-
 @dataclass(frozen=True)
-class FolderSource:
-    """A bundle's folder."""
+class Onto:
+    """How a download meets what is here. `replace`: it may take the place of a bundle.
 
-    bundle: Bundle
+    `reuse`: bundles' folders whose bytes are copied rather than downloaded; the one that is replaced always is one.
+    `taken` is told where the bytes came from.
+    """
 
-    @property
-    def manifest(self) -> Manifest:
-        """The folder's manifest."""
-        return self.bundle.manifest
-
-    def open_file(self, path: str, size: int) -> BinaryIO:  # noqa: ARG002 - the protocol's
-        """Open the file."""
-        try:
-            return self.bundle.file(path).open("rb")
-        except OSError as error:
-            raise FetchError(
-                f"{self.place_of(path)} can't be read: {error.strerror}", fix="build or fetch that bundle again"
-            ) from error
-
-    def place_of(self, path: str) -> str:
-        """The file's path."""
-        return str(self.bundle.file(path))
+    replace: bool = False
+    reuse: Sequence[Path] = ()
+    taken: Taken = field(default_factory=Taken)
 
 
-def fetch(
+NEW_PLACE = Onto()
+
+
+def fetch(  # noqa: PLR0913 - the public face
     source: str,
     out: Path,
     *,
@@ -77,6 +55,8 @@ def fetch(
     store: Store | None = None,
     digest: str | None = None,
     replace: bool = False,
+    reuse: Sequence[Path] = (),
+    taken: Taken | None = None,
 ) -> Bundle:
     """Put a verified bundle at `out`.
 
@@ -87,6 +67,9 @@ def fetch(
         store: where to look for a reference's bundle before the store that it was registered with.
         digest: accept only the bundle of this digest, `sha256:…`.
         replace: put it in the place of the bundle that is there.
+        reuse: folders of bundles; what they have of it is copied from there where it would be downloaded. The
+            replaced bundle is always one.
+        taken: told how many bytes came from where; a download alone tells it.
 
     Raises:
         FetchError: the source is not what it should be: file and reason. Nothing was put in place.
@@ -94,13 +77,19 @@ def fetch(
         BuildError: `out` exists or can't be written.
     """
     if "://" in source:
-        return fetch_from(open_url(source), out, digest=digest, replace=replace)
+        taken = Taken() if taken is None else taken
+        with Web() as web:
+            try:
+                remote = open_url(source, web)
+                return fetch_remote(remote, web, out, digest=digest, onto=Onto(replace, reuse, taken))
+            finally:
+                taken.downloaded_bytes += web.received_bytes
     if is_path(source):
         try:
-            opened = FolderSource(open_bundle(Path(source).expanduser()))
+            opened = open_bundle(Path(source).expanduser())
         except BundleError as error:
             raise FetchError(error.problem, fix=error.fix) from error
-        return fetch_from(opened, out, digest=digest, replace=replace)
+        return fetch_folder(opened, out, digest=digest, replace=replace)
     reference = _reference(source)
     if resolver is None:
         raise FetchError(f"{source}: there is no registry to look it up in", fix="give a path or a URL")
@@ -123,26 +112,52 @@ def fetch_version(version: CellVersion, out: Path, *, store: Store | None = None
         raise StoreError(f"{version.reference}: {error.problem}", fix=error.fix) from error
 
 
-def fetch_from(source: Source, out: Path, *, digest: str | None = None, replace: bool = False) -> Bundle:
-    """Put a source's bundle at `out`, size and digest of every file verified as it is written."""
-    manifest = source.manifest
-    _require_digest(manifest.digest, digest, source.place_of(MANIFEST_NAME))
+def fetch_folder(bundle: Bundle, out: Path, *, digest: str | None = None, replace: bool = False) -> Bundle:
+    """Copy a bundle to `out`, size and digest of every file verified as it is written."""
+    manifest = bundle.manifest
+    _require_digest(manifest.digest, digest, str(bundle.file(MANIFEST_NAME)))
     if (already := _already_there(out, manifest.digest, replace=replace)) is not None:
         return already
     with staged_folder(out, replace=replace) as folder:
         _require_space(folder, manifest)
         for entry in manifest.files:
-            path = folder / entry.path
+            path, place = folder / entry.path, bundle.file(entry.path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            place = source.place_of(entry.path)
-            with source.open_file(entry.path, entry.bytes) as stream, path.open("wb") as out_stream:
-                copied, found = copy_hashed(stream, out_stream, functools.partial(_broken, place))
+            with _opened(place) as stream, path.open("wb") as out_stream:
+                copied, found = copy_hashed(stream, out_stream, functools.partial(_broken, str(place)))
             if (copied, found) != (entry.bytes, f"sha256:{entry.sha256}"):
                 raise FetchError(
                     f"{place}: {copied} bytes, {found}; the manifest says {entry.bytes} bytes, sha256:{entry.sha256}",
                     fix="try again; if it stays so, the bundle there was changed: take it from another place",
                 )
         (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    return open_bundle(out)
+
+
+def fetch_remote(remote: Remote, web: Web, out: Path, *, digest: str | None = None, onto: Onto = NEW_PLACE) -> Bundle:
+    """Put a bundle from the web at `out`: what other bundles here have is copied, the rest downloaded.
+
+    What was received whole when it breaks off stays beside `out` (`partial.py`), and the next try goes on from there.
+
+    Raises:
+        FetchError: the server fails, its bytes are not the manifest's, or another process fetches to `out`.
+        BuildError: `out` exists or can't be written.
+    """
+    manifest = remote.manifest
+    _require_digest(manifest.digest, digest, remote.place)
+    if (already := _already_there(out, manifest.digest, replace=onto.replace)) is not None:
+        return already
+    transfer = Transfer(web, Known([*_reusable(onto.reuse), *_replaced(out)]), onto.taken)
+    with disk_errors(out), partial_folder(out, manifest.digest) as partial:
+        _require_space(partial, manifest)
+        for number, entry in enumerate(manifest.files):
+            transfer.bring(entry, remote.url_of(entry), partial / str(number))
+        with staged_folder(out, replace=onto.replace) as folder:
+            for number, entry in enumerate(manifest.files):
+                path = folder / entry.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                (partial / str(number)).rename(path)
+            (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
     return open_bundle(out)
 
 
@@ -198,13 +213,34 @@ def _already_there(out: Path, digest: str, *, replace: bool) -> Bundle | None:
     return None
 
 
+def _reusable(folders: Sequence[Path]) -> list[Bundle]:
+    try:
+        return [open_bundle(folder) for folder in folders]
+    except BundleError as error:
+        raise FetchError(f"nothing can be reused: {error.problem}", fix="name folders of bundles") from error
+
+
+def _replaced(out: Path) -> list[Bundle]:
+    try:
+        return [open_bundle(out)]
+    except BundleError:
+        return []
+
+
 def _require_space(folder: Path, manifest: Manifest) -> None:
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(folder).free + received_bytes(folder)
     if manifest.total_bytes > free:
         raise FetchError(
             f"the bundle is {manifest.total_bytes / 1e9:.2f} GB, and {folder.parent} has {free / 1e9:.2f} GB left",
             fix="free space, or name a folder on another disk",
         )
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise FetchError(f"{path} can't be read: {error.strerror}", fix="build or fetch that bundle again") from error
 
 
 def _broken(place: str, error: OSError) -> PhipackError:

@@ -22,11 +22,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from registry.bundle import digest_of_bytes
+from registry.lease import Check, Timing, certain
+from registry.mlflow_lease import model_lease
 from registry.mlflow_session import connect, exclusive, foreign_errors, pages
 from registry.moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
 from registry.registration import EVIDENCE_NAME, Registration, ui_tags
@@ -62,6 +64,7 @@ class Ledger:
 
     uri: str
     store: Store
+    timing: ClassVar[Timing] = Timing()
 
     @cached_property
     def _client(self) -> MlflowClient:
@@ -169,15 +172,10 @@ class Ledger:
             experiment = self._client.get_experiment_by_name(model)
             if experiment is None:
                 return []
-            ids, only = [experiment.experiment_id], f"tags.`{KIND_TAG}` = '{MOVE_KIND}'"
+            only = f"tags.`{KIND_TAG}` = '{MOVE_KIND}'"
             order = ["attributes.start_time DESC"]
-            runs = list(
-                pages(
-                    lambda token: self._client.search_runs(
-                        ids, only, max_results=_PAGE, order_by=order, page_token=token
-                    )
-                )
-            )
+            ask = partial(self._client.search_runs, [experiment.experiment_id], only, max_results=_PAGE, order_by=order)
+            runs = list(pages(lambda token: ask(page_token=token)))
         return [
             move_from_tags(
                 run.data.tags,
@@ -195,6 +193,16 @@ class Ledger:
         _ = self._client  # connects first, which takes the same lock for a moment
         with exclusive(self.uri) as held:
             yield held
+
+    @contextmanager
+    def moving(self, model: str, who: str) -> Iterator[Check]:
+        """Keep other movers of a model's channels out, by the local lock or a lease. Gives the lease's check."""
+        with self.exclusive() as local:
+            if local:
+                yield certain
+                return
+        with model_lease(self._client, self.uri, model, who, self.timing) as check:
+            yield check
 
     def _check(self, entry: Registration) -> None:
         entry.check()

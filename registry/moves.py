@@ -6,6 +6,8 @@ A move is a run in the experiment MODEL, visible and searchable there:
     status     RUNNING while the aliases move, FINISHED when all have moved, FAILED when they were moved back
     tags       phipack.kind = move, phipack.move = promotion | rollback, phipack.channel, phipack.who, phipack.why,
                phipack.undoes = ID of the promotion that a rollback took back,
+               phipack.promoters = ["alice", …], the list that allowed it; no tag: everybody might,
+               phipack.overrode = ["pixel-9: kl_mean is 0.2, …"], what stood against a promotion that went ahead,
                phipack.cell.CELL = {"before": STAND, "after": STAND, "evidence": sha256:…}, one tag a cell that moved
                where STAND is {"release": 1.0.0, "number": MLflow's version, "digest": sha256:…} or null
 """
@@ -27,8 +29,11 @@ CHANNEL_TAG = TAG_PREFIX + "channel"
 WHO_TAG = TAG_PREFIX + "who"
 WHY_TAG = TAG_PREFIX + "why"
 UNDOES_TAG = TAG_PREFIX + "undoes"
+PROMOTERS_TAG = TAG_PREFIX + "promoters"
+OVERRODE_TAG = TAG_PREFIX + "overrode"
 MOVE_KIND, CELL_KIND = "move", "cell"
-TEXT_LIMIT = 2000  # characters of who and why: MLflow's limit of a tag is 8,000 bytes
+TEXT_LIMIT = 2000  # characters of who and why: MLflow's limit of a tag is 8,000
+LIST_LIMIT = 7500  # characters of a list in one tag
 
 MoveKind = Literal["promotion", "rollback"]
 MoveState = Literal["done", "undone", "unfinished"]
@@ -60,7 +65,11 @@ class CellMove:
 
 @dataclass(frozen=True)
 class Move:
-    """A promotion or a rollback. `id`: the MLflow run that keeps it; empty where nothing had to move."""
+    """A promotion or a rollback. `id`: the MLflow run that keeps it; empty where nothing had to move.
+
+    `promoters`: the list that allowed it, None where everybody might. `overrode`: what stood against a promotion that
+    went ahead in spite of it.
+    """
 
     id: str
     kind: MoveKind
@@ -72,6 +81,8 @@ class Move:
     cells: tuple[CellMove, ...]
     state: MoveState = "done"
     undoes: str | None = None
+    promoters: tuple[str, ...] | None = None
+    overrode: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -93,6 +104,10 @@ class Move:
         }
         if self.undoes is not None:
             tags[UNDOES_TAG] = self.undoes
+        if self.promoters is not None:
+            tags[PROMOTERS_TAG] = json.dumps(self.promoters, ensure_ascii=False)
+        if self.overrode:
+            tags[OVERRODE_TAG] = json.dumps(_within_a_tag(self.overrode), ensure_ascii=False)
         for move in self.cells:
             content = asdict(move)
             del content["cell"]
@@ -123,6 +138,8 @@ def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: da
             cells=tuple(cells),
             state=state,
             undoes=tags.get(UNDOES_TAG),
+            promoters=None if PROMOTERS_TAG not in tags else _texts(tags[PROMOTERS_TAG]),
+            overrode=_texts(tags.get(OVERRODE_TAG, "[]")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RegistryError(
@@ -136,3 +153,20 @@ def promotion_to_undo(moves: Sequence[Move], channel: str) -> Move | None:
     done = [move for move in moves if move.channel == channel and move.state == "done"]
     undone = {move.undoes for move in done if move.kind == "rollback"}
     return next((move for move in done if move.kind == "promotion" and move.id not in undone), None)
+
+
+def _texts(raw: str) -> tuple[str, ...]:
+    found = json.loads(raw)
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ValueError(raw)
+    return tuple(found)
+
+
+def _within_a_tag(texts: Sequence[str]) -> list[str]:
+    """Keep what fits; a count stands for the rest."""
+    kept: list[str] = []
+    for text in texts:
+        if len(json.dumps([*kept, text[:TEXT_LIMIT]], ensure_ascii=False)) > LIST_LIMIT:
+            return [*kept, f"and {len(texts) - len(kept)} more"]
+        kept.append(text[:TEXT_LIMIT])
+    return kept

@@ -1,16 +1,16 @@
 """Channels: promotion of a release, rollback, history.
 
 A promotion moves the channel of every cell of a release, or of none. It is refused where a cell has no passing
-evidence: the tag, and the evidence itself, read back and held against the bundle's digest. Cells that the release does
-not have keep what their channel holds.
+evidence: the tag, and the evidence itself, read back and held against the bundle's digest. `promote_overriding` goes
+ahead in spite of that, with a reason; what stood against it is kept with the move. Cells that the release does not have
+keep what their channel holds. Who may move a channel is `roles.py`'s; no override gets round it.
 
 A rollback takes back the last promotion that has not been taken back yet: the cells that it moved stand again where
 they stood. Promote 1.0.0, 1.1.0, 1.2.0, roll back twice: 1.0.0. A rollback is a move and is kept as one.
 
 All or none: the move is kept in MLflow first (RUNNING), then the aliases move, then it is marked FINISHED. An error in
-between moves them back. A process that dies in between leaves the RUNNING record: beside a SQLite registry, whose lock
-shows that the process is gone, the next move undoes it; on a server nobody can know, so the next move is refused and
-says how to go on.
+between moves them back. A process that dies in between leaves the RUNNING record, which the next move undoes: beside a
+SQLite registry at once, as the lock shows that the process is gone; on a server when its lease is stale (`lease.py`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from __future__ import annotations
 import getpass
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from registry.lease import Check
 from registry.ledger import Ledger
-from registry.moves import CellMove, Move, Stand, promotion_to_undo
+from registry.moves import CellMove, Move, MoveKind, Stand, promotion_to_undo
 from registry.reading import resolve_in
+from registry.roles import Roles, require_promoter
 from registry.store import open_store
 from registry.versions import CellVersion
 from targets.errors import GateError, RegistryError
@@ -34,42 +37,73 @@ def current_user() -> str:
     return f"{getpass.getuser()}@{platform.node()}"
 
 
-def promote(ledger: Ledger, reference: Reference, channel: str, *, who: str, why: str = "") -> Move:
+def promote(
+    ledger: Ledger, reference: Reference, channel: str, *, who: str, why: str = "", roles: Roles | None = None
+) -> Move:
     """Let `channel` point at what `reference` names: every cell of the release, or the one cell.
 
     Returns:
         The move; its `cells` are those that moved, none where all stood there already.
 
     Raises:
-        GateError: a cell lacks passing evidence, or a cell of the release's plan is not registered. Nothing moved.
-        RegistryError: the reference names nothing; a bundle is not in its store; MLflow failed. Nothing moved.
+        GateError: a cell lacks passing evidence, a cell of the release's plan is not registered, or a bundle is not in
+            its store. Nothing moved.
+        RegistryError: the reference names nothing; `who` may not move this channel; MLflow failed. Nothing moved.
     """
-    check_channel(channel)
-    with ledger.exclusive() as alone:
-        _clear_unfinished(ledger, reference.model, alone=alone)
+    return _promote(ledger, reference, _draft("promotion", reference.model, channel, who, why), roles, override=False)
+
+
+def promote_overriding(
+    ledger: Ledger, reference: Reference, channel: str, *, who: str, why: str, roles: Roles | None = None
+) -> Move:
+    """Promote in spite of failing or missing evidence and of missing cells, for a reason; all of it is kept.
+
+    Raises:
+        GateError: a bundle is not in its store. Nothing moved.
+        RegistryError: as `promote`, or no reason is given. Nothing moved.
+    """
+    if not why.strip():
+        raise RegistryError("evidence is overridden for a reason only", fix="say why: --override --reason TEXT")
+    return _promote(ledger, reference, _draft("promotion", reference.model, channel, who, why), roles, override=True)
+
+
+def _promote(ledger: Ledger, reference: Reference, draft: Move, roles: Roles | None, *, override: bool) -> Move:
+    check_channel(draft.channel)
+    with ledger.moving(draft.model, draft.who) as check:
+        _clear_unfinished(ledger, draft.model, check)
+        promoters = require_promoter(draft.who, draft.channel, ledger.moves(draft.model), roles)
         versions = resolve_in(ledger, reference)
-        _require_evidence(ledger, reference, channel, versions)
-        rows = ledger.versions(reference.model)
+        against, lacking = _against(ledger, reference, versions), _lacking_bytes(versions)
+        if lacking or (against and not override):  # no override gives an app what the store lacks
+            problems = "\n  ".join(sorted(against + lacking))
+            raise GateError(
+                f"{reference} is not promoted to {draft.channel}; nothing was moved:\n  {problems}",
+                fix="see phipack show for the evidence; mend the cells and run phipack release again",
+            )
+        rows = ledger.versions(draft.model)
         cells = []
         for version in versions:
-            before = _stand(rows, version.cell, channel)
+            before = _stand(rows, version.cell, draft.channel)
             if before is None or before.number != version.number:
                 cells.append(CellMove(version.cell, before, Stand.of(version), version.evidence))
-        move = Move("", "promotion", reference.model, channel, who, why, datetime.now(UTC), tuple(cells))
-        return _carry_out(ledger, move, alone=alone)
+        move = replace(draft, cells=tuple(cells), promoters=promoters, overrode=tuple(sorted(against)))
+        return _carry_out(ledger, move, check)
 
 
-def rollback(ledger: Ledger, model: str, channel: str, *, who: str, why: str = "") -> Move:
+def rollback(ledger: Ledger, model: str, channel: str, *, who: str, why: str = "", roles: Roles | None = None) -> Move:
     """Take back the last promotion of the channel that still stands.
 
     Raises:
         RegistryError: there is no promotion to take back, or it was the first (a channel is never emptied); somebody
-            moved an alias with another program since; a version to go back to is gone. Nothing moved.
+            moved an alias with another program since; a version to go back to is gone; `who` may not move this channel.
+            Nothing moved.
     """
     check_channel(channel)
-    with ledger.exclusive() as alone:
-        _clear_unfinished(ledger, model, alone=alone)
-        last = promotion_to_undo(ledger.moves(model), channel)
+    with ledger.moving(model, who) as check:
+        _clear_unfinished(ledger, model, check)
+        moves = ledger.moves(model)
+        promoters = require_promoter(who, channel, moves, roles)
+        last = promotion_to_undo(moves, channel)
         if last is None or all(move.before is None for move in last.cells):
             raise RegistryError(
                 f"{model}:{channel} has nothing before it to go back to",
@@ -77,9 +111,12 @@ def rollback(ledger: Ledger, model: str, channel: str, *, who: str, why: str = "
             )
         rows = ledger.versions(model)
         _require_untouched(rows, last)
-        cells = tuple(CellMove(part.cell, part.after, part.before) for part in last.cells)
-        move = Move("", "rollback", model, channel, who, why, datetime.now(UTC), cells, undoes=last.id)
-        return _carry_out(ledger, move, alone=alone)
+        cells = tuple(
+            CellMove(part.cell, part.after, part.before, _evidence_of(rows, part.cell, part.before))
+            for part in last.cells
+        )
+        move = replace(_draft("rollback", model, channel, who, why), cells=cells, promoters=promoters, undoes=last.id)
+        return _carry_out(ledger, move, check)
 
 
 def history(ledger: Ledger, model: str, *, channel: str | None = None, cell: str | None = None) -> list[Move]:
@@ -94,7 +131,12 @@ def history(ledger: Ledger, model: str, *, channel: str | None = None, cell: str
     ]
 
 
-def _require_evidence(ledger: Ledger, reference: Reference, channel: str, versions: Sequence[CellVersion]) -> None:
+def _draft(kind: MoveKind, model: str, channel: str, who: str, why: str) -> Move:
+    return Move("", kind, model, channel, who, why, datetime.now(UTC), ())
+
+
+def _against(ledger: Ledger, reference: Reference, versions: Sequence[CellVersion]) -> list[str]:
+    """What evidence says against a promotion: cells that are missing, and those that do not pass."""
     problems = []
     if reference.cell is None:
         for release in sorted({version.release for version in versions}):
@@ -102,11 +144,7 @@ def _require_evidence(ledger: Ledger, reference: Reference, channel: str, versio
             problems += [f"{cell}: not registered for {release}, though the release is to have it" for cell in missing]
     for version in versions:
         problems += [f"{version.cell}: {problem}" for problem in _shortcomings(ledger, version)]
-    if problems:
-        raise GateError(
-            f"{reference} is not promoted to {channel}; nothing was moved:\n  " + "\n  ".join(sorted(problems)),
-            fix="see phipack show for the evidence; mend the cells and run phipack release again",
-        )
+    return problems
 
 
 def _shortcomings(ledger: Ledger, version: CellVersion) -> list[str]:
@@ -120,9 +158,15 @@ def _shortcomings(ledger: Ledger, version: CellVersion) -> list[str]:
     failed = evidence.shortcomings
     if not failed and not version.gates_passed:
         failed = ["its tag phipack.gates says failed"]
-    if not open_store(version.store).has_bundle(version.digest):
-        failed.append(f"its store {version.store} lacks bundle {version.digest}, or blobs of it")
     return failed
+
+
+def _lacking_bytes(versions: Sequence[CellVersion]) -> list[str]:
+    return [
+        f"{version.cell}: its store {version.store} lacks bundle {version.digest}, or blobs of it"
+        for version in versions
+        if not open_store(version.store).has_bundle(version.digest)
+    ]
 
 
 def _require_untouched(rows: Sequence[CellVersion], last: Move) -> None:
@@ -141,49 +185,44 @@ def _require_untouched(rows: Sequence[CellVersion], last: Move) -> None:
             )
 
 
-def _carry_out(ledger: Ledger, move: Move, *, alone: bool) -> Move:
+def _carry_out(ledger: Ledger, move: Move, check: Check) -> Move:
     """Record, move, mark as done; on any error, interrupt included, move back what moved."""
     if not move.cells:
         return move
+    check()
     move = ledger.begin_move(move)
-    if not alone:
-        _require_alone(ledger, move)
     try:
         for part in move.cells:
+            check()
             ledger.point(move.model, part.cell, move.channel, None if part.after is None else part.after.number)
+        check()
         return ledger.end_move(move, done=True)
-    except BaseException:
-        _undo(ledger, move)
+    except BaseException:  # where the lease is lost, so is the check before each step back: who has it now takes it
+        _undo(ledger, move, check)
         raise
 
 
-def _undo(ledger: Ledger, move: Move) -> None:
+def _undo(ledger: Ledger, move: Move, check: Check) -> None:
     """Put every cell back that stands where the move wanted it, and mark the move as taken back."""
     rows = ledger.versions(move.model)
     for part in move.cells:
         if _stand(rows, part.cell, move.channel) == part.after != part.before:
+            check()
             ledger.point(move.model, part.cell, move.channel, None if part.before is None else part.before.number)
+    check()
     ledger.end_move(move, done=False)
 
 
-def _clear_unfinished(ledger: Ledger, model: str, *, alone: bool) -> None:
-    """Finish off what dead processes left: certain of it only while holding the lock."""
-    if alone:
-        for move in ledger.moves(model):
-            if move.state == "unfinished":
-                _undo(ledger, move)
-
-
-def _require_alone(ledger: Ledger, mine: Move) -> None:
-    """On a server: each mover records first and looks then, so of two at once at most one goes on."""
-    for move in ledger.moves(mine.model):
-        if move.state == "unfinished" and move.channel == mine.channel and move.id != mine.id:
-            ledger.end_move(mine, done=False)
-            raise RegistryError(
-                f"{move.title}, begun by {move.who} at {move.when:%Y-%m-%d %H:%M:%S} UTC, is not finished",
-                fix=f"wait for it; if its process died, run: mlflow runs delete --run-id {move.id}  and promote again",
-            )
+def _clear_unfinished(ledger: Ledger, model: str, check: Check) -> None:
+    """Undo what dead processes left: the lock or lease is held, so none of them lives."""
+    for move in ledger.moves(model):
+        if move.state == "unfinished":
+            _undo(ledger, move, check)
 
 
 def _stand(rows: Sequence[CellVersion], cell: str, channel: str) -> Stand | None:
     return next((Stand.of(row) for row in rows if row.cell == cell and channel in row.channels), None)
+
+
+def _evidence_of(rows: Sequence[CellVersion], cell: str, stand: Stand | None) -> str | None:
+    return next((row.evidence for row in rows if row.cell == cell and Stand.of(row) == stand), None)

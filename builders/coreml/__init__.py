@@ -68,10 +68,11 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     weights = Weights(request)
     with request.phases.phase("transform"):
         program, description = _described(request, weights)
-    write_package(folder / PACKAGE_NAME, program, weights, description, request.progress)
+    digests = write_package(folder / PACKAGE_NAME, program, weights, description, request.progress)
     return Conversion(
         weights=weight_classes(stored),
         exact_context_length=context,
+        digests={f"{PACKAGE_NAME}/{path}": digest for path, digest in digests.items()},
         tools={name: version(name) for name in ("coremltools", "numpy")},
         notes=_notes(recipe, stored, architecture.longrope_edge(context)),
     )

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from builders.build import Progress, silent
 from builders.coreml.weights import Weights
+from registry.chunks import FileDigest, digest_in_chunks
 from targets.errors import BuildError
 
 PACKAGE_NAME = "model.mlpackage"
@@ -30,17 +32,39 @@ MODEL_FILE = f"{AUTHOR}/model.mlmodel"
 WEIGHTS_FOLDER = f"{AUTHOR}/weights"
 WEIGHTS_FILE = "weight.bin"
 _BLOB_STEP = 64  # bytes
+_LARGE_BLOB_BYTES = 1 << 18
 _IDENTIFIERS = uuid.UUID("5b6a5b7e-0d1c-5f0e-9a63-6f0a4c1c2d3e")  # our namespace of identifiers in Manifest.json
 
 
-def write_package(package: Path, program: Any, weights: Weights, description: Any, progress: Progress = silent) -> None:
-    """Write a `mil.Program` and its `ModelDescription` (protobuf). The same content gives the same bytes."""
+def write_package(
+    package: Path, program: Any, weights: Weights, description: Any, progress: Progress = silent
+) -> dict[str, FileDigest]:
+    """Write a `mil.Program` and its `ModelDescription` (protobuf). The same content gives the same bytes.
+
+    Gives the digests of the weights' file, by its path in the package.
+    """
     weights_folder = package / "Data" / WEIGHTS_FOLDER
     weights_folder.mkdir(parents=True)
-    specification = _specification(_exporter(program, weights, weights_folder, progress).export(), description)
+    exporter = _exporter(program, weights, weights_folder, progress)
+    specification = _specification(exporter.export(), description)
+    described = exporter.described
+    del exporter  # which closes the weights' file
     progress("writing weights", weights.promised_count, weights.promised_count)
     (package / "Data" / MODEL_FILE).write_bytes(specification)
     (package / "Manifest.json").write_bytes(_manifest(hashlib.sha256(specification).hexdigest()))
+    path = weights_folder / WEIGHTS_FILE
+    if not path.exists():
+        return {}
+    with weights.phases.phase("hash"):
+        return {f"Data/{WEIGHTS_FOLDER}/{WEIGHTS_FILE}": digest_in_chunks(path, _borders(described))}
+
+
+def _borders(described: Sequence[int]) -> Iterator[int]:
+    """Chunks begin at blobs' descriptions, and at the data of large blobs: a description says where its data lies."""
+    for here, following in zip(described, [*described[1:], math.inf], strict=True):
+        yield here
+        if following - here > _LARGE_BLOB_BYTES:
+            yield here + _BLOB_STEP
 
 
 def package_sizes(program: Any, weights: Weights, description: Any) -> dict[str, int]:
@@ -93,10 +117,19 @@ def _exporter(
     class StreamingExporter(MILProtoExporter):  # type: ignore[misc]
         written = 0
 
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.described: list[int] = []  # offsets in the weights' file
+
         def get_milproto_value(self, var: Any) -> Any:
             return self.create_file_value(var) if weights.is_promised(var.name) else super().get_milproto_value(var)
 
         def create_file_value(self, var: Any) -> Any:
+            value = self._file_value(var)
+            self.described.append(value.blobFileValue.offset)
+            return value
+
+        def _file_value(self, var: Any) -> Any:
             if places is None and not weights.is_promised(var.name):
                 return super().create_file_value(var)
             return helper.create_file_value_tensor(

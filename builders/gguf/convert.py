@@ -83,7 +83,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     return Conversion(
         weights=weight_classes(weights),
         exact_context_length=exact_context_length(architecture, request.context_length),
-        digests={MODEL_NAME: data.sha256},
+        digests={MODEL_NAME: data.digest},
         exact_contexts=exact_contexts(architecture, request.context_length),
         tools={name: version(name) for name in ("gguf", "llama-cpp-python", "numpy")},
         notes=(

@@ -24,6 +24,7 @@ from builders.ahead import made_ahead
 from builders.array_file import ArrayFile
 from builders.build import Progress
 from builders.phases import Phases
+from registry.chunks import FileDigest
 from targets.storage.onnx import ALIGNMENT, ArrayShape
 
 DATA_NAME = "model.onnx.data"
@@ -57,14 +58,14 @@ class DataFile:
         self._promises.append(_Promise(tuple(arrays), make))
         return tensors
 
-    def write(self, folder: Path, phases: Phases, progress: Progress) -> str:
-        """Make and write everything that was promised; give the file's SHA-256, in hex. What `make` raises ends it."""
+    def write(self, folder: Path, phases: Phases, progress: Progress) -> FileDigest:
+        """Make and write everything that was promised; give the file's digest. What `make` raises ends it."""
         makes = (partial(_fulfil, promise) for promise in self._promises)
         with ArrayFile(folder / DATA_NAME, ALIGNMENT, phases) as file, closing(made_ahead(makes, THREADS)) as made:
             for done, arrays in enumerate(made):
                 progress("storing weights", done, len(self._promises))
                 file.append(arrays)
-        return file.sha256
+        return file.digest
 
 
 def _fulfil(promise: _Promise) -> Sequence[NDArray[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from phipack.commands import building, delivery, devices, registry, releasing, validation
+from phipack.commands import building, delivery, devices, differences, registry, releasing, validation
 from phipack.options import State, pass_state
 
 
@@ -39,6 +39,7 @@ COMMANDS: tuple[click.Command, ...] = (
     registry.promote,
     registry.rollback,
     registry.history,
+    differences.diff,
     delivery.fetch,
     delivery.generate,
 )

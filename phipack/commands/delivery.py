@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -16,6 +17,14 @@ from phipack.output import size
 @out_option
 @click.option("--digest", metavar="SHA256", help="Accept only the bundle of this digest (sha256:…).")
 @replace_option
+@click.option(
+    "--reuse",
+    type=FOLDER,
+    multiple=True,
+    metavar="DIR",
+    help="A bundle on this machine: what it has is copied, not downloaded. May be repeated; what --replace replaces "
+    "is one always.",
+)
 @registry_options
 @pass_state
 def fetch(
@@ -24,19 +33,22 @@ def fetch(
     out: Path,
     digest: str | None,
     replace: bool,
+    reuse: tuple[Path, ...],
     tracking_uri: str | None,
     store: Path | None,
 ) -> None:
     """Put a verified bundle in a folder.
 
     SOURCE is MODEL:1.0.0@CELL, MODEL:production@CELL, MODEL:^1.0@CELL, a bundle's folder, or the http(s) URL of one.
-    Every byte is verified before anything is put in place.
+    Every byte is verified before anything is put in place. A download that broke off is continued by the same command.
     """
     from registry.fetch import fetch as fetch_bundle
     from registry.reading import open_reader, resolve_in
     from registry.store import open_store
+    from registry.transfer import Taken
 
     blobs = open_store(store)
+    taken = Taken()
     bundle = fetch_bundle(
         source,
         out,
@@ -44,11 +56,27 @@ def fetch(
         store=blobs,
         digest=digest,
         replace=replace,
+        reuse=reuse,
+        taken=taken,
     )
     manifest = bundle.manifest
+    parts = [f"{size(manifest.total_bytes)}, verified"]
+    for count, what in (
+        (taken.downloaded_bytes, "downloaded"),
+        (taken.reused_bytes, "copied from bundles that were here"),
+        (taken.resumed_bytes, "kept from the last try"),
+    ):
+        if count:
+            parts.append(f"{size(count)} {what}")
     state.output.result(
-        {"path": str(out), "digest": bundle.digest, "recipe": manifest.recipe.name, "bytes": manifest.total_bytes},
-        f"{out}: {manifest.recipe.name}, {size(manifest.total_bytes)}, verified\n{bundle.digest}",
+        {
+            "path": str(out),
+            "digest": bundle.digest,
+            "recipe": manifest.recipe.name,
+            "bytes": manifest.total_bytes,
+            **dataclasses.asdict(taken),
+        },
+        f"{out}: {manifest.recipe.name}, {', '.join(parts)}\n{bundle.digest}",
     )
 
 

@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack.options import State, pass_state, reason_option, registry_options
+from phipack.options import FILE, State, pass_state, reason_option, registry_options
 from phipack.output import table
 
 if TYPE_CHECKING:
-    from registry.moves import Move, Stand
+    from registry.moves import CellMove, Move, Stand
+    from registry.roles import Roles
     from registry.versions import CellVersion
+
+_PROJECT = Path("phipack.toml")
+_project_option = click.option(
+    "--project",
+    type=FILE,
+    metavar="FILE",
+    help="Whose [channels] say who may move them. [default: phipack.toml here, if it is the model's;"
+    " else the list of the channel's last move]",
+)
 
 
 @click.command()
@@ -58,24 +68,40 @@ def show(state: State, reference: str, tracking_uri: str | None, store: Path | N
 @click.command()
 @click.argument("reference")
 @click.option("--to", "channel", required=True, metavar="CHANNEL", help="Such as candidate, staging, production.")
+@click.option("--override", is_flag=True, help="In spite of what evidence says against it; needs --reason; kept.")
 @reason_option
+@_project_option
 @registry_options
 @pass_state
 def promote(
-    state: State, reference: str, channel: str, reason: str, tracking_uri: str | None, store: Path | None
+    state: State,
+    reference: str,
+    channel: str,
+    override: bool,
+    reason: str,
+    project: Path | None,
+    tracking_uri: str | None,
+    store: Path | None,
 ) -> None:
     """Point a channel at a release: at every cell of MODEL:VERSION, or at one with @CELL. All move, or none does.
 
-    Refused where a cell of the release is missing or its evidence does not pass.
+    Refused where a cell of the release is missing or its evidence does not pass, and to who is not among the channel's
+    promoters.
     """
     from registry.ledger import open_ledger
-    from registry.promotion import current_user
+    from registry.promotion import current_user, promote_overriding
     from registry.promotion import promote as promote_release
     from registry.store import open_store
     from targets.references import Reference
 
+    if override and not reason.strip():
+        raise click.UsageError("--override needs --reason TEXT: why it goes ahead")
+    wanted = Reference.parse(reference)
+    roles = _roles(project, wanted.model)
     ledger = open_ledger(tracking_uri, open_store(store))
-    move = promote_release(ledger, Reference.parse(reference), channel, who=current_user(), why=reason)
+    move = (promote_overriding if override else promote_release)(
+        ledger, wanted, channel, who=current_user(), why=reason, roles=roles
+    )
     _show_move(state, move)
 
 
@@ -83,17 +109,27 @@ def promote(
 @click.argument("model")
 @click.option("--channel", default="production", show_default=True, help="Whose last promotion to take back.")
 @reason_option
+@_project_option
 @registry_options
 @pass_state
-def rollback(state: State, model: str, channel: str, reason: str, tracking_uri: str | None, store: Path | None) -> None:
+def rollback(
+    state: State,
+    model: str,
+    channel: str,
+    reason: str,
+    project: Path | None,
+    tracking_uri: str | None,
+    store: Path | None,
+) -> None:
     """Take the last promotion of a channel back: every cell that it moved goes where it stood before."""
     from registry.ledger import open_ledger
     from registry.promotion import current_user
     from registry.promotion import rollback as roll_back
     from registry.store import open_store
 
+    roles = _roles(project, model)
     ledger = open_ledger(tracking_uri, open_store(store))
-    _show_move(state, roll_back(ledger, model, channel, who=current_user(), why=reason))
+    _show_move(state, roll_back(ledger, model, channel, who=current_user(), why=reason, roles=roles))
 
 
 @click.command()
@@ -101,7 +137,7 @@ def rollback(state: State, model: str, channel: str, reason: str, tracking_uri: 
 @registry_options
 @pass_state
 def history(state: State, model: str, tracking_uri: str | None, store: Path | None) -> None:
-    """List every move of a model's channels: who, when, from, to, why. Newest first."""
+    """List every move of a model's channels: who, by which list, when, from, to, evidence, why. Newest first."""
     from registry.ledger import open_ledger
     from registry.promotion import history as moves_of
     from registry.store import open_store
@@ -111,18 +147,35 @@ def history(state: State, model: str, tracking_uri: str | None, store: Path | No
         (
             f"{m.when:%Y-%m-%d %H:%M:%S}Z",
             m.who,
+            _allowed_by(m),
             m.title,
             cell.cell,
             _stand(cell.before),
             _stand(cell.after),
+            _evidence(m, cell),
             m.state,
             m.why or "-",
         )
         for m in moves
         for cell in m.cells
     ]
-    text = table(("when", "who", "move", "cell", "from", "to", "state", "why"), rows) if rows else "no moves yet"
+    columns = ("when", "who", "allowed by", "move", "cell", "from", "to", "evidence", "state", "why")
+    text = "\n\n".join([table(columns, rows) if rows else "no moves yet", *map(_overrode, filter(_overrode, moves))])
     state.output.result([_move_data(m) for m in moves], text)
+
+
+def _roles(project: Path | None, model: str) -> Roles | None:
+    """Give the lists of the named project file, or of the one that is here; None where that is another model's."""
+    from builders.project import load_project
+
+    if project is None and not _PROJECT.is_file():
+        return None
+    plan = load_project(project or _PROJECT)
+    if plan.model == model:
+        return plan.roles
+    if project is None:
+        return None
+    raise click.UsageError(f"--project {project} is of model {plan.model}, not of {model}")
 
 
 def _show_move(state: State, move: Move) -> None:
@@ -130,7 +183,25 @@ def _show_move(state: State, move: Move) -> None:
         state.output.result(_move_data(move), f"{move.channel} is there already: nothing to move")
         return
     rows = [(cell.cell, _stand(cell.before), _stand(cell.after)) for cell in move.cells]
-    state.output.result(_move_data(move), f"{move.title}\n\n{table(('cell', 'from', 'to'), rows)}")
+    text = f"{move.title}, allowed by {_allowed_by(move)}\n\n{table(('cell', 'from', 'to'), rows)}"
+    state.output.result(_move_data(move), "\n\n".join(filter(None, (text, _overrode(move)))))
+
+
+def _allowed_by(move: Move) -> str:
+    return "everybody" if move.promoters is None else f"promoters {', '.join(move.promoters)}"
+
+
+def _evidence(move: Move, cell: CellMove) -> str:
+    """The digest's head; a cell that went ahead in spite of its evidence says so."""
+    if any(problem.startswith(f"{cell.cell}: ") for problem in move.overrode):
+        return "OVERRIDDEN"
+    return "-" if cell.evidence is None else cell.evidence.removeprefix("sha256:")[:12]
+
+
+def _overrode(move: Move) -> str:
+    if not move.overrode:
+        return ""
+    return f"{move.title} by {move.who} went ahead in spite of:\n  " + "\n  ".join(move.overrode)
 
 
 def _stand(stand: Stand | None) -> str:

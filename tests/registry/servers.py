@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +18,10 @@ Fault = Callable[[SimpleHTTPRequestHandler], bool]
 
 
 class FolderHandler(SimpleHTTPRequestHandler):
-    """Serves a folder, with a fault, and remembers what was asked for."""
+    """Serves a folder, with a fault, and remembers what was asked for. No ranges: Python's own server has none."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def __init__(self, *args: Any, fault: Fault | None, asked: list[str], **kwargs: Any) -> None:
         self.fault, self.asked = fault, asked
@@ -24,16 +30,55 @@ class FolderHandler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         self.asked.append(self.path)
         if self.fault is None or not self.fault(self):
-            super().do_GET()
+            self.serve()
+
+    def serve(self) -> None:
+        """Answer as it should be."""
+        super().do_GET()
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:
+            self.close_connection = True  # the client has had enough
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
 
+class RangeHandler(FolderHandler):
+    """Serves ranges too, of files that its ETag vouches for, as CDNs and S3 do."""
+
+    def serve(self) -> None:
+        path = Path(self.translate_path(self.path))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        stat = path.stat()
+        tag = '"' + hashlib.sha256(f"{stat.st_mtime_ns} {stat.st_size}".encode()).hexdigest()[:16] + '"'
+        begin, end = 0, stat.st_size
+        if asked and self.headers.get("If-Range", tag) == tag:
+            begin, end = int(asked[1]), min(int(asked[2]) + 1, end)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{stat.st_size}")
+        else:
+            self.send_response(200)
+        self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(end - begin))
+        self.end_headers()
+        with path.open("rb") as stream:
+            self.wfile.flush()
+            while begin < end:
+                begin += os.sendfile(self.connection.fileno(), stream.fileno(), begin, end - begin)
+
+
 @contextmanager
-def serving(folder: Path, fault: Fault | None = None, asked: list[str] | None = None) -> Iterator[str]:
+def serving(
+    folder: Path, fault: Fault | None = None, asked: list[str] | None = None, kind: type[FolderHandler] = FolderHandler
+) -> Iterator[str]:
     """Serve a folder on a free port; give its URL."""
-    handler = partial(FolderHandler, directory=str(folder), fault=fault, asked=[] if asked is None else asked)
+    handler = partial(kind, directory=str(folder), fault=fault, asked=[] if asked is None else asked)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -64,7 +109,22 @@ def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Callab
         handler.send_response(status)
         for name, value in headers.items():
             handler.send_header(name, value)
+        handler.send_header("Connection", "close")
         handler.end_headers()
         handler.wfile.write(body)
 
     return respond
+
+
+def times(count: int, fault: Fault) -> Fault:
+    """A fault that passes when it was met so often."""
+    left = [count]
+    alone = threading.Lock()
+
+    def passing(handler: SimpleHTTPRequestHandler) -> bool:
+        with alone:
+            met = left[0] > 0 and fault(handler)
+            left[0] -= met
+        return met
+
+    return passing

@@ -10,7 +10,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -308,31 +307,6 @@ def test_a_promoter_killed_in_the_middle_is_undone_by_the_next(releases: Ledger)
     to(releases, "phi:1.2.0", "staging")
     assert standing(releases) == all_at("1.0.0")
     assert [move.state for move in history(releases, "phi", channel="production")] == ["undone", "done"]
-
-
-class OnAServer(Ledger):
-    """A ledger without the lock of a local file, as on a server."""
-
-    def exclusive(self) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext(False)
-
-
-def test_on_a_server_an_unfinished_move_stops_the_next(releases: Ledger) -> None:
-    ledger = OnAServer(releases.uri, releases.store)
-    to(ledger, "phi:1.0.0")
-    part = CellMove("pixel-9", None, Stand("1.1.0", 2, "sha256:x"))
-    other = ledger.begin_move(Move("", "promotion", "phi", "production", "eve", "", datetime.now(UTC), (part,)))
-    with pytest.raises(RegistryError, match="begun by eve") as caught:
-        to(ledger, "phi:1.1.0")
-    assert standing(releases) == all_at("1.0.0")
-    to(ledger, "phi:1.1.0", "staging")
-    assert caught.value.fix is not None
-    assert other.id in caught.value.fix
-    client_of(releases).delete_run(other.id)
-    to(ledger, "phi:1.1.0")
-    assert standing(releases) == all_at("1.1.0")
 
 
 def test_promoters_at_once_leave_a_linear_history(releases: Ledger) -> None:

@@ -1,0 +1,237 @@
+"""`diff`: what changed between two versions, or two bundles."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from phipack.options import State, pass_state, registry_options
+from phipack.output import size, table
+
+if TYPE_CHECKING:
+    from registry.bundle import FileEntry, WeightClass
+    from registry.contents import Tensor
+    from registry.differences import Change, Difference, FigureChange, Side, TensorChanges
+
+_SHOWN_TENSORS = 20
+_SHOWN_LENGTH = 60
+_DIGEST_LENGTH = 12
+
+
+@click.command()
+@click.argument("before", metavar="REFERENCE-OR-PATH")
+@click.argument("after", metavar="REFERENCE-OR-PATH")
+@click.option("--exit-code", "by_exit_code", is_flag=True, help="End with 1 where the bundles differ, as git does.")
+@click.option("--no-tensors", is_flag=True, help="Don't read the weight files to say which tensors changed.")
+@registry_options
+@pass_state
+def diff(
+    state: State,
+    before: str,
+    after: str,
+    by_exit_code: bool,
+    no_tensors: bool,
+    tracking_uri: str | None,
+    store: Path | None,
+) -> None:
+    """Say what changed: files, tensors, sizes, recipe, checkpoint, metadata, chat template, evidence.
+
+    Each side is MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL], or a bundle's folder. Releases are compared cell by cell.
+    Evidence stands side by side; what differs is what the bundles hold.
+    """
+    from registry.differences import compare, pairs
+
+    found = []
+    matched = pairs(*(_sides(text, tracking_uri, store) for text in (before, after)))
+    for done, (old, new) in enumerate(matched):
+        side = new or old
+        state.output.progress(f"comparing {side.name if side else ''}", done, len(matched))
+        found.append(compare(old, new, read_tensors=not no_tensors))
+    state.output.result([_data(one) for one in found], "\n\n\n".join(map(_text, found)))
+    if by_exit_code and any(one.differs for one in found):
+        sys.exit(1)  # not click's Exit, whose code click swallows outside its standalone mode
+
+
+def _sides(text: str, tracking_uri: str | None, store: Path | None) -> list[Side]:
+    from registry.differences import folder_side, version_side
+    from registry.fetch import is_path
+
+    if is_path(text):
+        return [folder_side(Path(text).expanduser())]
+    from registry.ledger import open_ledger
+    from registry.reading import resolve_in
+    from registry.store import open_store
+    from targets.references import Reference
+
+    ledger = open_ledger(tracking_uri, open_store(store))
+    return [version_side(ledger, version) for version in resolve_in(ledger, Reference.parse(text))]
+
+
+def _text(found: Difference) -> str:
+    before, after = found.before, found.after
+    if before is None or after is None:
+        there, which = (before, "first") if before else (after, "second")
+        return f"{there.name if there else ''}: in the {which} alone"
+    parts = [f"{before.name} -> {after.name}", _summary(before, after, same=not found.differs)]
+    if short := [one for one in found.facts if not _is_texts(one)]:
+        parts.append(table(("manifest", "before", "after"), [_fact_row(one) for one in short]))
+    parts += [_texts_diff(one) for one in found.facts if _is_texts(one)]
+    if found.files:
+        parts.append(table(("file", "", "before", "after", "difference"), [_file_row(one) for one in found.files]))
+    if found.weights:
+        parts.append(table(("weights", "", "before", "after"), [_weight_row(one) for one in found.weights]))
+    if found.tensors:
+        parts += _tensor_texts(found.tensors)
+    if found.template:
+        parts.append("\n".join(found.template))
+    if found.figures:
+        columns = ("figure", "unit", "before", "after", "difference", "")
+        parts.append(table(columns, [_figure_row(one) for one in found.figures]))
+    return "\n\n".join([*parts, *_notes(before, after)])
+
+
+def _summary(before: Side, after: Side, *, same: bool) -> str:
+    old, new = before.manifest, after.manifest
+    if same:
+        return f"the same bundle, {old.digest}, {size(old.total_bytes)}"
+    rows = [
+        ("digest", _short(old.digest), _short(new.digest), None),
+        ("size", size(old.total_bytes), size(new.total_bytes), _signed_size(new.total_bytes - old.total_bytes)),
+    ]
+    return table(("bundle", "before", "after", "difference"), rows)
+
+
+def _fact_row(change: Change[Any]) -> tuple[object, ...]:
+    def shown(value: Any) -> str:
+        text = _short(value) if isinstance(value, str) and value.startswith("sha256:") else str(value)
+        return "-" if value is None else text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
+
+    return change.name, shown(change.before), shown(change.after)
+
+
+def _is_texts(change: Change[Any]) -> bool:
+    return any(
+        isinstance(value, list) and value and isinstance(value[0], str) for value in (change.before, change.after)
+    )
+
+
+def _texts_diff(change: Change[Any]) -> str:
+    """Notes: those that went and those that came, whole."""
+    old, new = change.before or [], change.after or []
+    lines = [f"- {text}" for text in old if text not in new] + [f"+ {text}" for text in new if text not in old]
+    return "\n".join([change.name, *(lines or ["  in another order"])])
+
+
+def _file_row(change: Change[FileEntry]) -> tuple[object, ...]:
+    old, new = change.before, change.after
+    difference = (new.bytes if new else 0) - (old.bytes if old else 0)
+    return change.name, change.kind, old and size(old.bytes), new and size(new.bytes), _signed_size(difference)
+
+
+def _weight_row(change: Change[WeightClass]) -> tuple[object, ...]:
+    def shown(weight: WeightClass | None) -> str | None:
+        return None if weight is None else f"{weight.tensors} tensors, {size(weight.bytes)}"
+
+    return change.name, change.kind, shown(change.before), shown(change.after)
+
+
+def _tensor_texts(found: TensorChanges) -> list[str]:
+    if found.problem is not None:
+        return [f"tensors: {found.problem}"]
+    counts = {kind: sum(one.kind == kind for one in found.tensors) for kind in ("changed", "added", "removed")}
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    parts = [f"tensors: {told}; {found.before_count} before, {found.after_count} after"]
+    if found.tensors:
+        rows = [_tensor_row(one) for one in found.tensors[:_SHOWN_TENSORS]]
+        more = len(found.tensors) - len(rows)
+        text = table(("tensor", "", "before", "after"), rows)
+        parts.append(text + (f"\n… and {more} more: phipack --json diff lists all" if more else ""))
+    if found.keys:
+        parts.append(table(("weight file's key", "before", "after"), [(k.name, k.before, k.after) for k in found.keys]))
+    return parts
+
+
+def _tensor_row(change: Change[Tensor]) -> tuple[object, ...]:
+    def shown(tensor: Tensor | None) -> str | None:
+        if tensor is None:
+            return None
+        return f"{tensor.storage} {'x'.join(map(str, tensor.shape)) or 'scalar'} {_short(tensor.digest)}"
+
+    return change.name, change.kind, shown(change.before), shown(change.after)
+
+
+def _figure_row(change: FigureChange) -> tuple[object, ...]:
+    sides = [figure for figure in (change.before, change.after) if figure is not None]
+    kinds = " -> ".join(dict.fromkeys(figure.kind for figure in sides))
+    values = [None if figure is None else f"{figure.value:.6g}" for figure in (change.before, change.after)]
+    difference = None if change.difference is None else f"{change.difference:+.4g}" if change.difference else "0"
+    return change.name, sides[0].unit, *values, difference, kinds
+
+
+def _notes(before: Side, after: Side) -> list[str]:
+    notes = [f"{side.name}: {side.problem}" for side in (before, after) if side.problem is not None]
+    old, new = before.evidence, after.evidence
+    if old and new and old.text != new.text:
+        notes.append(f"the two were measured on different texts: {old.text}; {new.text}")
+    return notes
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:_DIGEST_LENGTH]
+
+
+def _signed_size(difference: int) -> str:
+    return ("+" if difference > 0 else "") + size(difference)
+
+
+def _data(found: Difference) -> dict[str, object]:
+    from dataclasses import asdict
+
+    from pydantic import BaseModel
+
+    def model(value: BaseModel | None) -> object:
+        return None if value is None else value.model_dump(mode="json", by_alias=True)
+
+    def rows(changes: Sequence[Change[Any]], shown: Callable[[Any], object]) -> list[dict[str, object]]:
+        return [
+            {"name": one.name, "change": one.kind, "before": shown(one.before), "after": shown(one.after)}
+            for one in changes
+        ]
+
+    tensors = None if found.tensors is None else asdict(found.tensors)
+    if found.tensors is not None and tensors is not None:
+        tensors["tensors"] = rows(found.tensors.tensors, lambda value: None if value is None else asdict(value))
+        tensors["keys"] = rows(found.tensors.keys, lambda value: value)
+    return {
+        "cell": found.cell,
+        "differs": found.differs,
+        "before": _side_data(found.before),
+        "after": _side_data(found.after),
+        "facts": rows(found.facts, lambda value: value),
+        "files": rows(
+            found.files, lambda file: None if file is None else file.model_dump(mode="json", exclude={"chunks"})
+        ),
+        "weights": rows(found.weights, model),
+        "tensors": tensors,
+        "chat_template": "\n".join(found.template) or None,
+        "figures": [
+            {**row, "difference": one.difference}
+            for row, one in zip(rows(found.figures, model), found.figures, strict=True)
+        ],
+    }
+
+
+def _side_data(side: Side | None) -> dict[str, object] | None:
+    if side is None:
+        return None
+    return {
+        "name": side.name,
+        "digest": side.manifest.digest,
+        "bytes": side.manifest.total_bytes,
+        "evidence_of": None if side.evidence is None else side.evidence.text,
+        "problem": side.problem,
+    }

@@ -1,0 +1,87 @@
+"""What a download has so far, beside the place that it is meant for; the next run finds it and goes on.
+
+    .phipack-partial-DIGEST-NAME/     for the bundle of that digest (16 hex digits) at NAME
+      lock                            held by the process that downloads
+      0, 1, …                         the files in the manifest's order; the last one is cut where writing stopped
+
+Nothing in it is believed: who continues it hashes it. It goes when a bundle has been put in place at NAME, and when a
+download ends without having received anything, or because the disk is full.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from targets.errors import FetchError
+
+PARTIAL_MARK = ".phipack-partial-"
+_LOCK = "lock"
+
+
+@contextmanager
+def partial_folder(destination: Path, digest: str) -> Iterator[Path]:
+    """Give the folder for a bundle's download, with what is there of it. Raises `FetchError` while another has it."""
+    destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    name = f"{PARTIAL_MARK}{digest.removeprefix('sha256:')[:16]}-{destination.name}"
+    folder = destination.parent / name
+    held = _locked(folder)
+    if held is None:
+        raise FetchError(
+            f"{destination} is being fetched by another process", fix="wait for it, or name another folder"
+        )
+    keep = True
+    try:
+        yield folder
+        keep = False
+        _sweep(destination, except_for=folder)
+    except OSError:
+        keep = False
+        raise
+    finally:
+        if not keep or not received_bytes(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def received_bytes(folder: Path) -> int:
+    """How much a partial folder holds."""
+    return sum(path.stat().st_size for path in folder.glob("*")) if folder.is_dir() else 0
+
+
+def _locked(folder: Path) -> int | None:
+    """Make the folder and hold its lock; None where another process does."""
+    import fcntl  # POSIX, as the package is
+
+    while True:
+        folder.mkdir(exist_ok=True)
+        path = folder / _LOCK
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # it was swept meanwhile
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            return handle
+        os.close(handle)
+
+
+def _sweep(destination: Path, *, except_for: Path) -> None:
+    """Remove what downloads of other bundles to the same place have left, where no process is at it."""
+    ours = re.compile(re.escape(PARTIAL_MARK) + "[0-9a-f]{16}-" + re.escape(destination.name))
+    for left in destination.parent.glob(PARTIAL_MARK + "*"):
+        if left == except_for or not ours.fullmatch(left.name) or not left.is_dir():
+            continue
+        held = _locked(left)
+        if held is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)

@@ -1,0 +1,47 @@
+"""Roles: who may move which channel. Pure.
+
+The project file's lists hold. Where no project file of the model is at hand, the list holds that the channel's last
+move was made under: running the command in another folder lifts nothing. A name on a list is a person's on any host
+(`alice`) or on one (`release-bot@ci-1`).
+
+The command enforces this and the history keeps it. It is no wall: names are what the operating system says, and who may
+write to MLflow can move aliases without phipack. MLflow's own permissions are the wall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from registry.moves import Move
+from targets.errors import RegistryError
+
+NAME_LENGTH_LIMIT = 64
+NAMES_LIMIT = 50  # a whole list is to fit into one of MLflow's tags
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A project file's `[channels.CHANNEL] promoters`, by channel; who is not listed at all is everybody's."""
+
+    source: str
+    promoters: Mapping[str, tuple[str, ...]]
+
+
+def require_promoter(who: str, channel: str, moves: Sequence[Move], roles: Roles | None) -> tuple[str, ...] | None:
+    """Give the list that lets `who` move the channel, None where everybody may; `moves`: the model's, newest first.
+
+    Raises:
+        RegistryError: the list in force does not name them.
+    """
+    if roles is not None:
+        promoters, source = roles.promoters.get(channel), f"[channels.{channel}] in {roles.source}"
+    else:
+        last = next((move for move in moves if move.channel == channel and move.state == "done"), None)
+        promoters, source = (None, "") if last is None else (last.promoters, f"kept since the {last.title}")
+    if promoters is None or who in promoters or who.rpartition("@")[0] in promoters:
+        return promoters
+    raise RegistryError(
+        f"{who} may not move channel {channel}: its promoters are {', '.join(promoters)} ({source}); nothing was moved",
+        fix=f"ask one of them, or have the project file changed: [channels.{channel}] promoters = […]",
+    )
