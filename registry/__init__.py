@@ -12,8 +12,9 @@ Start reading at:
 - `lease.py`, `mlflow_lease.py`: one mover at a time beside a server, whoever dies.
 - `differences.py`: what changed between two bundles; `contents.py` and its kinds read weight files' own directories.
 - `chunks.py`: a large file's pieces, named by content.
-- `fetch.py`: a reference, path or URL in, a verified bundle out; `transfer.py`, `http_file.py`, `http_requests.py`: over
-  the web, in ranges; `reuse.py`, `partial.py`: what is here already, and what an earlier try left.
+- `fetch.py`: a reference, path or URL in, a verified bundle out.
+- `transfer.py`, `http_file.py`, `http_requests.py`: over the web, in ranges; `reuse.py`, `partial.py`: what is here
+  already, and what an earlier try left.
 - `large_file.py`: files of gigabytes, past the page cache.
 - `mlflow_artifacts.py`: the plugin by which plain MLflow downloads bundles.
 """
