@@ -23,7 +23,8 @@ from registry.contents import Contents, Open, Tensor
 from registry.gguf_contents import gguf_contents
 from registry.ledger import Ledger
 from registry.onnx_contents import onnx_contents
-from registry.store import Store, open_store
+from registry.store import Store
+from registry.store_uris import open_store
 from registry.versions import CellVersion
 from targets.errors import BundleError, PhipackError, RegistryError
 from targets.evidence import FIGURES, Evidence, Figure

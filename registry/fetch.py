@@ -21,7 +21,8 @@ from registry.http_source import Remote, open_url
 from registry.partial import partial_folder, received_bytes
 from registry.placement import disk_errors, staged_folder
 from registry.reuse import Known
-from registry.store import Store, open_store
+from registry.store import Store
+from registry.store_uris import open_store
 from registry.transfer import Taken, Transfer
 from registry.versions import CellVersion
 from targets.errors import BuildError, BundleError, FetchError, MalformedReferenceError, PhipackError, StoreError

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from registry.bundle import MANIFEST_NAME, FileEntry
-from registry.store import open_store, parse_bundle_uri
+from registry.store_uris import open_store, parse_bundle_uri
 from targets.errors import PhipackError
 
 

@@ -26,7 +26,7 @@ from registry.ledger import Ledger
 from registry.moves import CellMove, Move, MoveKind, Stand, promotion_to_undo
 from registry.reading import resolve_in
 from registry.roles import Roles, require_promoter
-from registry.store import open_store
+from registry.store_uris import open_store
 from registry.versions import CellVersion
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, check_channel

@@ -44,7 +44,7 @@ def fetch(
     """
     from registry.fetch import fetch as fetch_bundle
     from registry.reading import open_reader, resolve_in
-    from registry.store import open_store
+    from registry.store_uris import open_store
     from registry.transfer import Taken
 
     blobs = open_store(store)

@@ -64,7 +64,7 @@ def _sides(text: str, tracking_uri: str | None, store: Path | None) -> list[Side
         return [folder_side(Path(text).expanduser())]
     from registry.ledger import open_ledger
     from registry.reading import resolve_in
-    from registry.store import open_store
+    from registry.store_uris import open_store
     from targets.references import Reference
 
     ledger = open_ledger(tracking_uri, open_store(store))

@@ -32,7 +32,7 @@ _project_option = click.option(
 def ls(state: State, model: str | None, tracking_uri: str | None, store: Path | None) -> None:
     """List what is registered, of one model or of all."""
     from registry.reading import open_reader
-    from registry.store import open_store
+    from registry.store_uris import open_store
 
     versions = open_reader(tracking_uri, open_store(store)).versions(model)
     rows = [
@@ -52,7 +52,7 @@ def show(state: State, reference: str, tracking_uri: str | None, store: Path | N
     from phipack.commands.validation import evidence_text
     from registry.ledger import open_ledger
     from registry.reading import resolve_in
-    from registry.store import open_store
+    from registry.store_uris import open_store
     from targets.references import Reference
 
     ledger = open_ledger(tracking_uri, open_store(store))
@@ -91,7 +91,7 @@ def promote(
     from registry.ledger import open_ledger
     from registry.promotion import current_user, promote_overriding
     from registry.promotion import promote as promote_release
-    from registry.store import open_store
+    from registry.store_uris import open_store
     from targets.references import Reference
 
     if override and not reason.strip():
@@ -125,7 +125,7 @@ def rollback(
     from registry.ledger import open_ledger
     from registry.promotion import current_user
     from registry.promotion import rollback as roll_back
-    from registry.store import open_store
+    from registry.store_uris import open_store
 
     roles = _roles(project, model)
     ledger = open_ledger(tracking_uri, open_store(store))
@@ -140,7 +140,7 @@ def history(state: State, model: str, tracking_uri: str | None, store: Path | No
     """List every move of a model's channels: who, by which list, when, from, to, evidence, why. Newest first."""
     from registry.ledger import open_ledger
     from registry.promotion import history as moves_of
-    from registry.store import open_store
+    from registry.store_uris import open_store
 
     moves = moves_of(open_ledger(tracking_uri, open_store(store)), model)
     rows = [

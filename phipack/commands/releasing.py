@@ -34,7 +34,7 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     from builders.workshop import Workshop
     from registry.ledger import open_ledger
     from registry.registration import Registration
-    from registry.store import open_store
+    from registry.store_uris import open_store
 
     plan = load_project(project)
     cells = plan.cells_named(only)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from builders.project import load_project
+from registry.folder_store import FolderStore
 from registry.ledger import open_ledger
 from registry.registration import Registration
-from registry.store import FolderStore
 from targets.errors import ProjectError
 from targets.references import Version
 from tests.phipack.conftest import run_in

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from registry.bundle import Bundle
+from registry.folder_store import FolderStore
 from registry.ledger import Ledger, open_ledger
-from registry.store import FolderStore
 from tests.registry.bundles import make_bundle
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from registry.bundle import Bundle, FileEntry, GenerationEntry, WeightClass, file_entries, seal
 from registry.differences import Change, FigureChange, Side, changes, compare, folder_side, pairs, version_side
+from registry.folder_store import FolderStore
 from registry.ledger import Ledger
-from registry.store import FolderStore
 from targets.errors import BundleError, StoreError
 from targets.evidence import Figure
 from tests.registry.bundles import make_bundle, make_evidence

@@ -18,10 +18,10 @@ import pytest
 from registry import http_requests
 from registry.bundle import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Bundle, open_bundle, verify
 from registry.fetch import Resolver, fetch
+from registry.folder_store import FolderStore
 from registry.ledger import Ledger
 from registry.reading import open_reader, resolve_in
 from registry.registration import Registration
-from registry.store import FolderStore
 from targets.errors import BuildError, FetchError, PhipackError, RegistryError, StoreError
 from targets.references import Version
 from tests.registry.bundles import make_bundle, make_evidence
@@ -387,7 +387,7 @@ import functools, sys
 from pathlib import Path
 from registry.fetch import fetch
 from registry.reading import open_reader, resolve_in
-from registry.store import open_store
+from registry.store_uris import open_store
 store = open_store(sys.argv[2])
 resolver = functools.partial(resolve_in, open_reader(sys.argv[1], store))
 fetch("phi:production@iphone-15", Path(sys.argv[3]), resolver=resolver)

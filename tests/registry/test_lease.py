@@ -18,11 +18,11 @@ from typing import ClassVar
 import pytest
 
 from registry.bundle import Bundle
+from registry.folder_store import FolderStore
 from registry.lease import CLAIM, HOLDER, Lease, LeaseLostError, Timing, _take, held
 from registry.ledger import Ledger
 from registry.moves import Stand
 from registry.promotion import history, promote
-from registry.store import FolderStore
 from targets.errors import RegistryError
 from targets.references import Reference
 from tests.registry.bundles import make_bundle
@@ -225,7 +225,7 @@ _DIES = """
 import os, signal, sys
 from pathlib import Path
 from registry.promotion import promote
-from registry.store import FolderStore
+from registry.folder_store import FolderStore
 from targets.references import Reference
 from tests.registry.test_lease import OnAServer
 

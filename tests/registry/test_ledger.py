@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from registry.bundle import MANIFEST_NAME, Bundle
+from registry.folder_store import FolderStore
 from registry.ledger import Ledger, open_ledger
 from registry.reading import open_reader, resolve_in
 from registry.registration import Registration
 from registry.sqlite_reading import KNOWN_REVISIONS, SqliteReader, has_known_schema
-from registry.store import FolderStore, parse_bundle_uri
+from registry.store_uris import parse_bundle_uri
 from registry.tracking import sqlite_path, tracking_uri
 from targets.errors import PhipackError, RegistryError
 from targets.references import Reference, Version
@@ -343,7 +344,7 @@ import sys
 from pathlib import Path
 from registry.reading import open_reader
 from registry.ledger import open_ledger
-from registry.store import FolderStore
+from registry.folder_store import FolderStore
 from targets.references import Version
 root = Path(sys.argv[1])
 store = FolderStore(root / "store")
@@ -372,7 +373,7 @@ import sys
 sys.modules["mlflow"] = None  # as where it is not installed
 from pathlib import Path
 from registry.ledger import open_ledger
-from registry.store import FolderStore
+from registry.folder_store import FolderStore
 from targets.errors import RegistryError
 try:
     open_ledger("http://127.0.0.1:9", FolderStore(Path("store"))).models()

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from registry.bundle import Bundle, open_bundle, verify
+from registry.folder_store import FolderStore
 from registry.ledger import Ledger, open_ledger
 from registry.promotion import history, promote, rollback
 from registry.reading import open_reader, resolve_in
 from registry.registration import Registration
-from registry.store import FolderStore
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
 from tests.registry.bundles import make_bundle, make_evidence

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.bundle import Bundle
+from registry.folder_store import FolderStore
 from registry.ledger import Ledger, open_ledger
 from registry.moves import CellMove, Move, Stand, move_from_tags, promotion_to_undo
 from registry.promotion import current_user, history, promote, rollback
 from registry.reading import open_reader
 from registry.registration import Registration
-from registry.store import FolderStore
 from targets.errors import GateError, MalformedReferenceError, RegistryError
 from targets.references import Reference, Version
 from tests.registry.bundles import make_bundle, make_evidence
@@ -284,7 +284,7 @@ import os, signal, sys
 from pathlib import Path
 from registry.ledger import Ledger
 from registry.promotion import promote
-from registry.store import FolderStore
+from registry.folder_store import FolderStore
 from targets.references import Reference
 
 class Dies(Ledger):

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.bundle import Bundle
+from registry.folder_store import FolderStore
 from registry.ledger import Ledger
 from registry.moves import LIST_LIMIT, CellMove, Move, Stand, move_from_tags
 from registry.promotion import history, promote, promote_overriding, rollback
 from registry.roles import Roles, require_promoter
-from registry.store import FolderStore
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
 from tests.registry.bundles import make_bundle

@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.bundle import MANIFEST_NAME, Bundle, open_bundle, verify
+from registry.folder_store import FolderStore
 from registry.placement import STAGING_MARK
-from registry.store import Blob, FolderStore, open_store, parse_bundle_uri
+from registry.store import Blob
+from registry.store_uris import open_store, parse_bundle_uri
 from targets.errors import BuildError, BundleError, StoreError
 from tests.registry.bundles import FILES, make_bundle
 from tests.registry.conftest import contents
@@ -226,7 +228,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys, time
 from pathlib import Path
 from registry.bundle import open_bundle
-from registry.store import FolderStore
+from registry.folder_store import FolderStore
 
 class Slow(FolderStore):
     def put(self, source, blob, *, what):
@@ -355,3 +357,24 @@ def test_adding_is_quick_for_what_is_there(tmp_path: Path, store: FolderStore) -
     start = time.monotonic()
     store.add_bundle(bundle)
     assert time.monotonic() - start < 0.02
+
+
+def test_a_document_is_written_only_over_what_its_writer_has_seen(store: FolderStore) -> None:
+    assert store.read_document("metadata/timestamp.json") is None
+    assert store.write_document("metadata/timestamp.json", b"one", replacing=None)
+    assert not store.write_document("metadata/timestamp.json", b"two", replacing=None)
+    first = store.read_document("metadata/timestamp.json")
+    assert first is not None
+    assert store.write_document("metadata/timestamp.json", b"two", replacing=first.tag)
+    assert not store.write_document("metadata/timestamp.json", b"three", replacing=first.tag)
+    there = store.read_document("metadata/timestamp.json")
+    assert there is not None
+    assert there.content == b"two"
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/etc/passwd", "../x", "metadata/../../x", "blobs/sha256/aa/a", "a//b", "staging/x"]
+)
+def test_a_document_stays_in_the_store(store: FolderStore, name: str) -> None:
+    with pytest.raises(StoreError):
+        store.write_document(name, b"", replacing=None)

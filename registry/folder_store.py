@@ -1,0 +1,160 @@
+"""The store in a folder, on a local or shared disk.
+
+STORE/
+blobs/sha256/ab/ab34…    as `store.py` says; read-only
+staging/HOST-PID-…       a blob or document being written; put in place in one rename
+documents.lock           held while a document is compared and replaced
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from registry.bundle import copy_hashed, digest_of_bytes
+from registry.placement import abandoned, disk_errors, owner_mark
+from registry.store import Blob, Document, Store, blob_path, check_document_name, unreadable_file
+from targets.errors import BundleError, StoreError
+
+
+class FolderStore(Store):
+    """A store in a folder, on a local or shared disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(root))  # noqa: PTH100 - a link that names the store stays as given
+
+    @property
+    def uri(self) -> str:
+        """`file:///…`, the path percent-encoded, links followed."""
+        return "file://" + urllib.parse.quote(str(self.root.resolve()))
+
+    def check_writable(self) -> None:
+        """Write and remove an empty file."""
+        with disk_errors(self.root, StoreError):
+            handle, path = self._new_staging_file()
+            os.close(handle)
+            path.unlink()
+
+    def blob_bytes(self, digest: str) -> int | None:
+        """Size of the blob's file."""
+        try:
+            return self._path(digest).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"{self.root} can't be read: {error}", fix="name a store that you may read") from error
+
+    def put(self, source: BinaryIO, blob: Blob, *, what: str) -> None:
+        """Copy into `staging/`, hashing; then one rename. Two processes adding the same blob both succeed."""
+        path = self._path(blob.digest)
+        with disk_errors(self.root, StoreError):
+            self._sweep()
+            handle, staging = self._new_staging_file()
+            try:
+                with os.fdopen(handle, "wb") as out:
+                    copied, digest = copy_hashed(source, out, lambda error: unreadable_file(what, error))
+                    if (digest, copied) != (blob.digest, blob.bytes):
+                        raise BundleError(
+                            f"{what}: {copied} bytes, {digest}; the manifest says {blob.bytes} bytes, {blob.digest}",
+                            fix="the bundle was changed: build or fetch it again",
+                        )
+                    out.flush()
+                    os.fchmod(out.fileno(), 0o444)
+                    os.fsync(out.fileno())
+                path.parent.mkdir(parents=True, exist_ok=True)
+                staging.replace(path)
+                _sync_folder(path.parent)
+            finally:
+                staging.unlink(missing_ok=True)
+
+    def open_blob(self, digest: str) -> BinaryIO:
+        """Open the blob's file."""
+        path = self._path(digest)
+        try:
+            return path.open("rb")
+        except FileNotFoundError as error:
+            problem = f"it lacks blob {digest}" if self.root.is_dir() else "no such folder"
+            raise StoreError(
+                f"store {self.root}: {problem}", fix="name the right store with --store, or run phipack release again"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"{path} can't be read: {error.strerror}", fix="name a store that you may read") from error
+
+    def blobs(self) -> Iterator[Blob]:
+        """Walk the folders."""
+        for path in (self.root / "blobs" / "sha256").glob("??/*"):
+            yield Blob(f"sha256:{path.name}", path.stat().st_size)
+
+    def place_of(self, digest: str) -> str:
+        """Path of the blob's file."""
+        return str(self._path(digest))
+
+    def read_document(self, name: str) -> Document | None:
+        """Read the file. Its tag is its digest."""
+        path = self.root / check_document_name(name)
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"{path} can't be read: {error.strerror}", fix="name a store that you may read") from error
+        return Document(content, digest_of_bytes(content))
+
+    def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
+        """Compare and rename while holding the lock of all documents."""
+        path = self.root / check_document_name(name)
+        with disk_errors(self.root, StoreError), self._documents_locked():
+            there = self.read_document(name)
+            if (None if there is None else there.tag) != replacing:
+                return False
+            handle, staging = self._new_staging_file()
+            try:
+                with os.fdopen(handle, "wb") as out:
+                    out.write(content)
+                    out.flush()
+                    os.fchmod(out.fileno(), 0o644)
+                    os.fsync(out.fileno())
+                path.parent.mkdir(parents=True, exist_ok=True)
+                staging.replace(path)
+                _sync_folder(path.parent)
+            finally:
+                staging.unlink(missing_ok=True)
+        return True
+
+    @contextmanager
+    def _documents_locked(self) -> Iterator[None]:
+        import fcntl  # POSIX, as the package is
+
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "documents.lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _path(self, digest: str) -> Path:
+        return self.root / blob_path(digest)
+
+    def _new_staging_file(self) -> tuple[int, Path]:
+        folder = self.root / "staging"
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=owner_mark(), dir=folder)
+        return handle, Path(name)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes of this machine left in `staging/`."""
+        for left in (self.root / "staging").glob("*"):
+            if abandoned(left.name):
+                left.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in the folder outlast a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
