@@ -36,6 +36,16 @@ context_option = click.option(
 )
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; kept in the history.")
 
+keys_option = click.option(
+    "--keys",
+    envvar="PHIPACK_KEYS",
+    default=Path(".phipack/keys"),
+    show_default=True,
+    type=FOLDER,
+    metavar="DIR",
+    help="Folder of the signing keys, never published. [environment: PHIPACK_KEYS]",
+)
+
 
 def registry_options(command: Command) -> Command:
     """Say which MLflow server and which store a command works on."""
@@ -52,3 +62,28 @@ def registry_options(command: Command) -> Command:
         metavar="URI",
         help="MLflow server. [default: SQLite in .phipack; environment: MLFLOW_TRACKING_URI]",
     )(command)
+
+
+def catalog_options(command: Command) -> Command:
+    """Say what is wanted of a published catalog, and who asks."""
+    for option in reversed(_CATALOG_OPTIONS):
+        command = option(command)
+    return command
+
+
+_CATALOG_OPTIONS = (
+    click.option("--of", metavar="REFERENCE", help="MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL] of the catalog."),
+    click.option("--device", metavar="IDENTIFIER", help="Choose for this device, such as iPhone15,4 or SM-S921U."),
+    click.option("--soc", metavar="NAME", help="The device's SoC, such as 'Apple A16'."),
+    click.option("--ram-bytes", type=click.IntRange(min=1), metavar="BYTES", help="The device's memory."),
+    click.option("--os", metavar="'NAME VERSION'", help="The device's OS, such as 'iOS 18.1'."),
+    click.option(
+        "--format", type=click.Choice(("gguf", "onnx", "coreml")), help="What the app's runtime reads, for a choice."
+    ),
+    click.option(
+        "--root", type=FILE, metavar="FILE", help="The catalog's root that is trusted; needed for the first fetch."
+    ),
+    click.option(
+        "--install-id", metavar="ID", help="Whose place in a staged rollout counts. [default: made once, and kept]"
+    ),
+)

@@ -45,6 +45,14 @@ class TemporaryError(FetchError):
         self.wait_seconds = wait_seconds
 
 
+class RefusedError(FetchError):
+    """The server refuses: `status` is 4xx, or one of 5xx that does not pass."""
+
+    def __init__(self, problem: str, *, fix: str, status: int) -> None:
+        super().__init__(problem, fix=fix)
+        self.status = status
+
+
 class Answer:
     """A response whose body is still to be read. Closing it gives back its connection, where the body was read."""
 
@@ -124,7 +132,7 @@ class Web:
         if answer.status in _TEMPORARY:
             wait = _wait_of(answer.headers.get("Retry-After", ""))
             raise TemporaryError(problem, fix="the server fails: try again later", wait_seconds=wait)
-        raise FetchError(problem, fix=_fix_of(answer.status))
+        raise RefusedError(problem, fix=_fix_of(answer.status), status=answer.status)
 
     def give_back(self, host: _Host, connection: http.client.HTTPConnection, *, reusable: bool) -> None:
         """Keep a connection for the next request, or close it."""

@@ -83,6 +83,14 @@ class FetchError(PhipackError):
     """A bundle could not be downloaded."""
 
 
+class KeysError(PhipackError):
+    """Signing keys are missing, don't fit the root, or can't sign."""
+
+
+class PublicationError(PhipackError):
+    """A catalog can't be published, or what is published there is not what its keys signed."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Give a fix that names the known value nearest to `name`, or all of them where none is near."""
     choices = sorted(known)

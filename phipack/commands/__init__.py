@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import click
 
-from phipack.commands import building, delivery, devices, differences, registry, releasing, validation
+from phipack.commands import (
+    building,
+    delivery,
+    devices,
+    differences,
+    publication,
+    registry,
+    releasing,
+    signing,
+    validation,
+)
 from phipack.options import State, pass_state
 
 
@@ -40,6 +50,8 @@ COMMANDS: tuple[click.Command, ...] = (
     registry.rollback,
     registry.history,
     differences.diff,
+    publication.publish,
+    signing.keys,
     delivery.fetch,
     delivery.generate,
 )

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from phipack.options import FOLDER, State, out_option, pass_state, registry_options, replace_option
+from phipack.options import FOLDER, State, catalog_options, out_option, pass_state, registry_options, replace_option
 from phipack.output import size
+
+if TYPE_CHECKING:
+    from registry.bundle import Bundle
+    from registry.fetch import Onto
 
 
 @click.command()
@@ -25,10 +31,12 @@ from phipack.output import size
     help="A bundle on this machine: what it has is copied, not downloaded. May be repeated; what --replace replaces "
     "is one always.",
 )
+@catalog_options
 @registry_options
 @pass_state
 def fetch(
     state: State,
+    /,
     source: str,
     out: Path,
     digest: str | None,
@@ -36,29 +44,39 @@ def fetch(
     reuse: tuple[Path, ...],
     tracking_uri: str | None,
     store: Path | None,
+    **asked: Any,
 ) -> None:
     """Put a verified bundle in a folder.
 
-    SOURCE is MODEL:1.0.0@CELL, MODEL:production@CELL, MODEL:^1.0@CELL, a bundle's folder, or the http(s) URL of one.
-    Every byte is verified before anything is put in place. A download that broke off is continued by the same command.
+    SOURCE is MODEL:1.0.0@CELL, MODEL:production@CELL, MODEL:^1.0@CELL, a bundle's folder, the http(s) URL of one, or
+    the URL of a published catalog: then --of says what, or --device who asks. Every byte is verified before anything is
+    put in place. A download that broke off is continued by the same command.
     """
+    from registry.fetch import Onto
     from registry.fetch import fetch as fetch_bundle
     from registry.reading import open_reader, resolve_in
     from registry.store_uris import open_store
     from registry.transfer import Taken
 
-    blobs = open_store(store)
     taken = Taken()
-    bundle = fetch_bundle(
-        source,
-        out,
-        resolver=lambda reference: resolve_in(open_reader(tracking_uri, blobs), reference),
-        store=blobs,
-        digest=digest,
-        replace=replace,
-        reuse=reuse,
-        taken=taken,
-    )
+    reasons: tuple[str, ...] = ()
+    reference = None
+    if any(value is not None for value in asked.values()):
+        if "://" not in source:
+            raise click.UsageError(f"{source!r} is no URL of a catalog; {_given(asked)} is for one")
+        bundle, reference, reasons = _from_catalog(source, out, asked, digest, Onto(replace, reuse, taken))
+    else:
+        blobs = open_store(store)
+        bundle = fetch_bundle(
+            source,
+            out,
+            resolver=lambda reference: resolve_in(open_reader(tracking_uri, blobs), reference),
+            store=blobs,
+            digest=digest,
+            replace=replace,
+            reuse=reuse,
+            taken=taken,
+        )
     manifest = bundle.manifest
     parts = [f"{size(manifest.total_bytes)}, verified"]
     for count, what in (
@@ -68,16 +86,44 @@ def fetch(
     ):
         if count:
             parts.append(f"{size(count)} {what}")
+    lines = [f"{out}: {manifest.recipe.name}, {', '.join(parts)}", bundle.digest]
+    if reference is not None:
+        lines = [f"{reference}: {'; '.join(reasons)}", *lines]
     state.output.result(
         {
             "path": str(out),
             "digest": bundle.digest,
             "recipe": manifest.recipe.name,
             "bytes": manifest.total_bytes,
+            "reference": reference,
+            "reasons": list(reasons),
             **dataclasses.asdict(taken),
         },
-        f"{out}: {manifest.recipe.name}, {', '.join(parts)}\n{bundle.digest}",
+        "\n".join(lines),
     )
+
+
+def _from_catalog(
+    url: str, out: Path, asked: Mapping[str, Any], digest: str | None, onto: Onto
+) -> tuple[Bundle, str, tuple[str, ...]]:
+    from registry.catalog_choice import Query
+    from registry.catalog_fetch import fetch_from_catalog
+    from targets.references import Reference
+    from targets.selection import Device
+
+    os_name, _, os_version = (asked["os"] or "").partition(" ")
+    query = Query(
+        reference=None if asked["of"] is None else Reference.parse(asked["of"]),
+        device=Device(asked["device"], asked["soc"], asked["ram_bytes"], os_name or None, os_version or None),
+        format=asked["format"],
+        install_id=asked["install_id"],
+    )
+    bundle, resolved = fetch_from_catalog(url, out, query, root=asked["root"], digest=digest, onto=onto)
+    return bundle, resolved.reference, resolved.reasons
+
+
+def _given(asked: Mapping[str, Any]) -> str:
+    return next("--" + name.replace("_", "-") for name, value in asked.items() if value is not None)
 
 
 @click.command()

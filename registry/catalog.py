@@ -1,0 +1,261 @@
+"""A catalog on the web, as a phone's installer sees it: trusted from a pinned root on, whoever serves it.
+
+python-tuf's client (`tuf.ngclient`) does what TUF 1.0, chapter 5, says: roots one after the other, then timestamp,
+snapshot, targets; rollback, freeze, mix-and-match and tampering end there. Bytes come through `http_requests`. What
+it trusted last is kept, and is what a rollback is held against:
+
+    STATE/catalogs/HASH-OF-URL/
+      metadata/…               python-tuf's
+      documents/HASH           channels and releases that were read before
+      lock                     held while metadata is brought up to date
+    STATE/install-id           a random name of this installation, for staged rollout
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from registry.bundle import FileEntry, Manifest, digest_of_bytes
+from registry.catalog_choice import Resolved
+from registry.catalog_documents import (
+    DOCUMENT_BYTES_LIMIT,
+    ChannelDocument,
+    ReleaseDocument,
+    channel_path,
+    hashed_path,
+    parse_document,
+    release_path,
+)
+from registry.http_requests import Web, read_small
+from registry.placement import disk_errors
+from registry.store import blob_path
+from targets.errors import BundleError, FetchError
+
+if TYPE_CHECKING:
+    from tuf.api.exceptions import RepositoryError
+    from tuf.api.metadata import TargetFile
+
+_Document = TypeVar("_Document", ChannelDocument, ReleaseDocument)
+
+
+@dataclass
+class Catalog:
+    """A catalog whose metadata is verified and up to date. `open_catalog` makes it."""
+
+    url: str
+    web: Web
+    files: Mapping[str, TargetFile]
+    folder: Path
+    _read: dict[str, ChannelDocument | ReleaseDocument] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> Collection[str]:
+        """TUF's names of all documents."""
+        return self.files.keys()
+
+    def channel(self, model: str, channel: str) -> ChannelDocument | None:
+        """Give a channel, None where it is not published. Raises `FetchError`."""
+        return self._document(ChannelDocument, channel_path(model, channel))
+
+    def release(self, model: str, release: str) -> ReleaseDocument | None:
+        """Give a release, None where it is not published. Raises `FetchError`."""
+        return self._document(ReleaseDocument, release_path(model, release))
+
+    def bundle(self, resolved: Resolved) -> CatalogBundle:
+        """Read the manifest of what a query came to. Raises `FetchError` where it is not the one that was signed."""
+        place = f"{self.url}/{blob_path(resolved.entry.bundle)}"
+        raw = read_small(self.web, place, resolved.entry.manifest_bytes)
+        if digest_of_bytes(raw) != resolved.entry.bundle:
+            raise _changed(place)
+        try:
+            return CatalogBundle(self.url, place, Manifest.parse(raw, source=place))
+        except BundleError as error:
+            raise FetchError(error.problem, fix="tell the catalog's publisher") from error
+
+    def _document(self, kind: type[_Document], path: str) -> _Document | None:
+        file = self.files.get(path)
+        if file is None:
+            return None
+        if path not in self._read:
+            raw = self._document_bytes(path, file.hashes["sha256"], file.length)
+            try:
+                self._read[path] = parse_document(kind, raw)
+            except ValueError as error:
+                raise FetchError(
+                    f"{self.url}: document {path} is of a form that this phipack does not know: {error}",
+                    fix="install a later phipack",
+                ) from error
+        found = self._read[path]
+        assert isinstance(found, kind), path
+        return found
+
+    def _document_bytes(self, path: str, sha256: str, size: int) -> bytes:
+        """Give a document from an earlier time, or from the catalog; never one that has another digest."""
+        kept = self.folder / "documents" / sha256
+        if kept.is_file() and hashlib.sha256(raw := kept.read_bytes()).hexdigest() == sha256:
+            return raw
+        place = f"{self.url}/targets/{hashed_path(path, sha256)}"
+        raw = read_small(self.web, place, min(size, DOCUMENT_BYTES_LIMIT))
+        if hashlib.sha256(raw).hexdigest() != sha256:
+            raise _changed(place)
+        with disk_errors(self.folder, FetchError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            _put(kept, raw)
+        return raw
+
+
+@dataclass(frozen=True)
+class CatalogBundle:
+    """A bundle of a catalog: a `Remote`."""
+
+    base: str
+    place: str
+    manifest: Manifest
+
+    def url_of(self, entry: FileEntry) -> str:
+        """URL of the file's blob."""
+        return f"{self.base}/{blob_path('sha256:' + entry.sha256)}"
+
+
+def open_catalog(url: str, web: Web, *, root: Path | None = None, state: Path | None = None) -> Catalog:
+    """Bring a catalog's metadata up to date, and give the catalog.
+
+    Args:
+        url: of its folder, the one that has `metadata/`.
+        web: connections.
+        root: the root that is trusted, as the publisher gave it out (`1.root.json` or a later one). Needed the first
+            time; afterwards what was trusted last is kept.
+        state: folder to keep it in; else `PHIPACK_STATE`, `XDG_STATE_HOME/phipack`, `~/.local/state/phipack`.
+
+    Raises:
+        FetchError: no root is trusted yet; or the catalog is older than what was seen before, expired, not signed by
+            its keys, or changed on the way; or it can't be reached.
+    """
+    url = url.rstrip("/")
+    folder = state_folder(state) / "catalogs" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    with disk_errors(folder, FetchError), _locked(folder):
+        files = _refreshed(url, web, folder / "metadata", _trusted(folder, root, url))
+        _forget(folder / "documents", {file.hashes["sha256"] for file in files.values()})
+    return Catalog(url, web, files, folder)
+
+
+def state_folder(given: Path | None = None) -> Path:
+    """Where what must outlast a fetch is kept."""
+    if given is not None:
+        return given
+    if said := os.environ.get("PHIPACK_STATE"):
+        return Path(said)
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "phipack"
+
+
+def install_id(state: Path | None = None) -> str:
+    """Give this installation's name, made when first asked for: random, of nothing that identifies a person."""
+    path = state_folder(state) / "install-id"
+    with disk_errors(path, FetchError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _put(path, f"{uuid.uuid4()}\n".encode(), replace=False)
+        return path.read_text().strip()
+
+
+def _trusted(folder: Path, root: Path | None, url: str) -> bytes | None:
+    """Give the pinned root; None where the one that was trusted before is to be."""
+    if root is not None:
+        try:
+            return root.read_bytes()
+        except OSError as error:
+            raise FetchError(f"{root} can't be read: {error.strerror}", fix="name the catalog's root.json") from error
+    if not (folder / "metadata" / "root.json").is_file():
+        raise FetchError(
+            f"no root is trusted for {url} yet",
+            fix="give its publisher's root, from a place that you trust: --root 1.root.json",
+        )
+    return None
+
+
+def _refreshed(url: str, web: Web, metadata: Path, bootstrap: bytes | None) -> Mapping[str, TargetFile]:
+    from tuf.api.exceptions import DownloadError, RepositoryError, UnsignedMetadataError
+    from tuf.api.metadata import Metadata, Targets
+    from tuf.ngclient import Updater
+
+    from registry.catalog_transport import WebFetcher
+
+    metadata.mkdir(parents=True, exist_ok=True)
+    for last in (False, True):
+        try:
+            updater = Updater(str(metadata), f"{url}/metadata/", fetcher=WebFetcher(web), bootstrap=bootstrap)
+            updater.refresh()
+            break
+        except UnsignedMetadataError as error:
+            if last or web.stopped.wait(1):  # a new root may be published a moment before what its keys sign
+                raise _refused(url, error) from error
+        except RepositoryError as error:
+            raise _refused(url, error) from error
+        except DownloadError as error:
+            raise FetchError(f"{url} is no catalog: {error}", fix="check the URL: it has metadata/ below it") from error
+    return Metadata[Targets].from_file(str(metadata / "targets.json")).signed.targets
+
+
+def _refused(url: str, error: RepositoryError) -> FetchError:
+    from tuf.api.exceptions import BadVersionNumberError, ExpiredMetadataError
+
+    if isinstance(error, ExpiredMetadataError):
+        return FetchError(
+            f"the catalog at {url} has expired: {error}",
+            fix="check this machine's clock; if it is right, the publisher is to sign anew: phipack publish --refresh",
+        )
+    if isinstance(error, BadVersionNumberError):
+        return FetchError(
+            f"the catalog at {url} is not the newest that was seen, or is put together of several: {error}",
+            fix="try again later; if it stays so, somebody serves an old catalog: tell its publisher",
+        )
+    return FetchError(
+        f"the catalog at {url} is not to be trusted: {error}",
+        fix="check the URL and the --root; if both are right, somebody has changed it: tell its publisher",
+    )
+
+
+def _changed(place: str) -> FetchError:
+    return FetchError(
+        f"{place} is not what the catalog's keys signed",
+        fix="try again; if it stays so, somebody has changed it: tell the catalog's publisher",
+    )
+
+
+def _forget(folder: Path, known: Collection[str]) -> None:
+    """Remove documents that the catalog does not have any more."""
+    for path in folder.glob("*"):
+        if path.name not in known:
+            path.unlink(missing_ok=True)
+
+
+def _put(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write beside, then one rename; where another process has it already, that one stays unless `replace`."""
+    staging = path.with_name(f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    staging.write_bytes(content)
+    try:
+        if replace:
+            staging.replace(path)
+        elif not path.exists():
+            os.link(staging, path)
+    except FileExistsError:
+        return
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    import fcntl  # POSIX, as the package is
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
