@@ -27,6 +27,7 @@ from registry.catalog_choice import Resolved
 from registry.catalog_documents import (
     DOCUMENT_BYTES_LIMIT,
     ChannelDocument,
+    DeltaEntry,
     ReleaseDocument,
     channel_path,
     hashed_path,
@@ -34,6 +35,7 @@ from registry.catalog_documents import (
     release_path,
 )
 from registry.http_requests import Web, read_small
+from registry.http_source import RemoteDelta
 from registry.placement import disk_errors
 from registry.store import blob_path
 from targets.errors import BundleError, FetchError
@@ -75,9 +77,10 @@ class Catalog:
         if digest_of_bytes(raw) != resolved.entry.bundle:
             raise _changed(place)
         try:
-            return CatalogBundle(self.url, place, Manifest.parse(raw, source=place))
+            manifest = Manifest.parse(raw, source=place)
         except BundleError as error:
             raise FetchError(error.problem, fix="tell the catalog's publisher") from error
+        return CatalogBundle(self.url, place, manifest, resolved.entry.deltas)
 
     def _document(self, kind: type[_Document], path: str) -> _Document | None:
         file = self.files.get(path)
@@ -118,6 +121,14 @@ class CatalogBundle:
     base: str
     place: str
     manifest: Manifest
+    offered: tuple[DeltaEntry, ...] = ()
+
+    @property
+    def deltas(self) -> tuple[RemoteDelta, ...]:
+        """Delta files that lead to it."""
+        return tuple(
+            RemoteDelta(one.from_, one.blob, one.bytes, f"{self.base}/{blob_path(one.blob)}") for one in self.offered
+        )
 
     def url_of(self, entry: FileEntry) -> str:
         """URL of the file's blob."""

@@ -156,7 +156,8 @@ def _bring(row: CellVersion, into: Store, told: Callable[[str], None]) -> None:
     for blob in (*blobs, Blob(row.digest, len(raw))):
         if into.blob_bytes(blob.digest) == blob.bytes:
             continue
-        told(f"{row.cell}: {blob.bytes / 1e6:.1f} MB to {into.uri}")
+        if blob.digest != row.digest:
+            told(f"{row.cell}: {blob.bytes / 1e6:.1f} MB to {into.uri}")
         with source.open_blob(blob.digest) as stream:
             into.put(stream, blob, what=f"{row.reference}, {source.place_of(blob.digest)}")
 

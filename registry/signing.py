@@ -104,6 +104,11 @@ def create_keys(
     """
     from tuf.api.metadata import Metadata, Root
 
+    if (folder / _KEYS_NAME).exists():
+        raise KeysError(
+            f"{folder} holds keys already; who loses them can't publish to their phones any more",
+            fix="name another folder, or change these: phipack keys rotate ROLE",
+        )
     with staged_folder(folder) as staging:
         staging.chmod(0o700)
         signers: dict[str, str] = {}
@@ -232,8 +237,10 @@ def _signer(folder: KeyFolder, key: Key) -> Signer:
         uri = _FILE_SCHEME + str((folder.path / uri.removeprefix(_FILE_SCHEME)).absolute())
     try:
         return Signer.from_priv_key_uri(uri, key)
+    except FileNotFoundError as error:  # its text is the library's own, about its settings
+        raise KeysError(f"{uri}: no such file") from error
     except OSError as error:
-        raise KeysError(f"{uri}: {error.strerror or 'no such file'}") from error
+        raise KeysError(f"{uri}: {error.strerror or error}") from error
     except (ValueError, TypeError, Error) as error:
         raise KeysError(f"{uri}: {error or type(error).__name__}") from error
 
@@ -263,8 +270,9 @@ def _public_key(path: Path) -> Key:
     try:
         return SSlibKey.from_crypto(load_pem_public_key(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise KeysError(
-            f"{path} is no public key in PEM: {error}", fix="export the public half of the signer's key as PEM"
+            f"{path} is no public key in PEM: {reason}", fix="export the public half of the signer's key as PEM"
         ) from error
 
 

@@ -76,7 +76,7 @@ def choose(device: Device, cells: Mapping[str, DeviceClass]) -> Choice:
     raise FetchError(
         f"nothing is published for {device}; there are bundles for {known}"
         + (f"; {', '.join(old)} need a later {device.os}, or another OS" if old else ""),
-        fix="give the device's --soc, --ram-bytes and --os, or name a cell: --of MODEL@CELL",
+        fix="say more of it: --device, --soc, --ram-bytes with --os; or name a cell: --of MODEL@CELL",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +11,7 @@ from phipack.options import FILE, State, keys_option, pass_state, registry_optio
 from phipack.output import size, table
 
 if TYPE_CHECKING:
+    from registry.bundle import Bundle
     from registry.publication import Publication
     from targets.devices import Target
 
@@ -69,7 +70,7 @@ def publish(
         return
     if model is None:
         raise click.UsageError("name a MODEL, or give --refresh")
-    order = Order(model, channel, round(rollout * 100), _delta_maker() if deltas else None)
+    order = Order(model, channel, round(rollout * 100), _make_delta if deltas else None)
     published = publish_channel(
         open_reader(tracking_uri, blobs), order, into, opened, targets=_targets(project), told=state.output.note
     )
@@ -86,8 +87,10 @@ def _targets(project: Path | None) -> dict[str, Target]:
     return load_targets() | {cell.target.name: cell.target for cell in load_project(project).cells}
 
 
-def _delta_maker() -> Any:
-    return None
+def _make_delta(old: Bundle, new: Bundle, out: Path) -> bool:
+    from registry.delta_making import make_delta
+
+    return make_delta(old, new, out) is not None
 
 
 def _show(state: State, published: Publication, place: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -64,14 +64,14 @@ def command_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PHIPACK_"))}
 
 
-def run_in(folder: Path) -> Run:
+def run_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:
     """Give a function that runs `phipack ARGUMENTS` in a folder and holds it to an exit code."""
 
     def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "phipack", *arguments],
             cwd=folder,
-            env=command_environment(),
+            env=command_environment() | dict(environment or {}),
             capture_output=True,
             text=True,
             timeout=300,

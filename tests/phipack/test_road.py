@@ -10,6 +10,7 @@ import pytest
 
 from tests.checkpoints import write_tiny
 from tests.phipack.conftest import PROJECT, TOO_SMALL, run_in
+from tests.registry.servers import RangeHandler, serving
 
 
 def test_a_cell_that_does_not_fit_fails_the_release_and_loses_nothing_of_the_others(project: Path) -> None:
@@ -92,6 +93,24 @@ def test_fetch_gives_the_verified_bundle_within_two_seconds(project: Path, tmp_p
     took = time.monotonic() - started
     assert "(verified)" in phipack("inspect", "--verify", str(tmp_path / "bundle")).stdout
     assert took < 2, f"fetch took {took:.2f} s"
+
+
+def test_a_channel_is_published_and_a_phone_fetches_its_bundle(project: Path, tmp_path: Path) -> None:
+    phipack = run_in(project)
+    phipack("keys", "init")
+    published = json.loads(phipack("--json", "publish", "tiny", "--to", "web").stdout)
+    assert [cell["name"] for cell in published["cells"]] == ["galaxy-s24", "iphone-15"]
+    environment = {"PHIPACK_STATE": str(tmp_path / "state")}
+    with serving(project / "web", kind=RangeHandler) as url:
+        command = ("fetch", url, "--device", "iPhone15,4", "-o", str(tmp_path / "app"))
+        assert "--root" in run_in(project, environment)(*command, expect=1).stderr
+        done = run_in(project, environment)("--json", *command, "--root", ".phipack/keys/1.root.json")
+        found = json.loads(done.stdout)
+        assert found["reference"] == "tiny:1.0.0@iphone-15"
+        assert "iPhone15,4 is a device of iphone-15" in found["reasons"]
+    assert "(verified)" in phipack("inspect", "--verify", str(tmp_path / "app")).stdout
+    assert "good until" in phipack("publish", "--refresh", "--to", "web").stdout
+    phipack("fetch", str(tmp_path / "app"), "--device", "iPhone15,4", "-o", str(tmp_path / "x"), expect=2)
 
 
 def test_a_changed_byte_in_the_store_is_refused(project: Path, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from registry.bundle import Bundle
+from registry.bundle import Bundle, file_entries, seal
 from registry.catalog_choice import Query
 from registry.catalog_fetch import fetch_from_catalog
+from registry.chunks import digest_in_chunks
 from registry.fetch import Onto
 from registry.folder_store import FolderStore
 from registry.publication import Order, Publication, publish
@@ -54,10 +55,19 @@ class Publisher:
         return self.folder / "keys" / "1.root.json"
 
     def release(
-        self, version: str, files: Mapping[str, bytes] | None = None, cells: Mapping[str, str] | None = None
+        self,
+        version: str,
+        files: Mapping[str, bytes] | None = None,
+        cells: Mapping[str, str] | None = None,
+        *,
+        chunked: bool = False,
     ) -> Bundle:
         """Add a release and let production point at it. `cells`: the target of each, by its name."""
         bundle = make_bundle(self.folder / "bundles" / version, files or {"model.gguf": version.encode() * 1000})
+        if chunked:
+            known = {name: digest_in_chunks(bundle.file(name), range(0, 1 << 30, 1 << 16)) for name in files or ()}
+            entries = file_entries(bundle.path, known)
+            bundle = seal(bundle.path, bundle.manifest.model_copy(update={"files": entries}))
         self.store.add_bundle(bundle)
         cells = cells or {"iphone-15": "iphone-15", "pixel-9": "pixel-9"}
         self.registry.rows = [replace(row, channels=()) if row.cell in cells else row for row in self.registry.rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -15,9 +16,10 @@ import pytest
 from registry.bundle import verify
 from registry.catalog import open_catalog
 from registry.catalog_state import published_digests, read_published
+from registry.delta_making import make_delta
 from registry.folder_store import FolderStore
 from registry.http_requests import Web
-from registry.publication import refresh
+from registry.publication import Order, refresh
 from registry.signing import open_keys, rotate
 from targets.errors import FetchError, KeysError, PublicationError, RegistryError
 from targets.selection import Device
@@ -377,7 +379,7 @@ def test_publishers_at_once_lose_nothing(publisher: Publisher) -> None:
         bundles[number] = publisher.release(f"1.{number}.0", cells={f"cell-{number}": "iphone-15"})
 
     def run(number: int) -> None:
-        from registry.publication import Order, publish
+        from registry.publication import publish
         from targets.devices import load_targets
         from tests.registry.catalogs import Rows
 
@@ -424,3 +426,26 @@ def test_a_second_look_downloads_the_timestamp_alone(publisher: Publisher, tmp_p
                 catalog = open_catalog(url, web, root=publisher.root, state=tmp_path / "state")
                 assert catalog.channel("phi", "production") is not None
     assert asked == ["/metadata/2.root.json", "/metadata/timestamp.json"]
+
+
+def test_phones_of_the_release_before_take_a_delta(publisher: Publisher, phone: Phone) -> None:
+    before = b"".join(hashlib.sha256(number.to_bytes(4)).digest() for number in range(60_000))
+    changed = bytearray(before)
+    changed[::500] = bytes((one + 1) % 256 for one in before[::500])
+    order = Order("phi", "production", deltas=lambda old, new, out: make_delta(old, new, out) is not None)
+    for version, content in (("1.0.0", before), ("1.1.0", bytes(changed))):
+        publisher.release(version, {"model.gguf": content}, chunked=True)
+        publication = publisher.publish(order=order)
+        if version == "1.0.0":
+            phone.fetch()
+    assert [cell.deltas for cell in publication.cells] == [1, 1]
+    asked: list[str] = []
+    with serving(publisher.place.root, asked=asked, kind=RangeHandler) as url:
+        phone.url = url
+        bundle, release = phone.fetch()
+    verify(bundle)
+    assert release == "1.1.0"
+    weights = next(entry for entry in bundle.manifest.files if entry.path == "model.gguf")
+    assert not any(weights.sha256 in path for path in asked)
+    assert (bundle.path / "model.gguf").read_bytes() == bytes(changed)
+    assert {blob.digest for blob in publisher.place.blobs()} == published_digests(publisher.place)
