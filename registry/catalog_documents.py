@@ -29,18 +29,19 @@ _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Content = TypeVar("_Content", bound="_Document")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Open(BaseModel):
+    # A later publisher may add keys: phones in the field go on, and an older publisher gives them on.
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class _Document(_Strict):
+class _Document(_Open):
     def to_bytes(self) -> bytes:
         """Give the document's JSON: sorted keys, no spaces, UTF-8, a final newline."""
         content = self.model_dump(mode="json", by_alias=True)
         return (json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
 
 
-class DeviceEntry(_Strict):
+class DeviceEntry(_Open):
     """A target's devices, as the catalog's publisher knew them. `ram_bytes`: as sold."""
 
     title: str
@@ -67,7 +68,7 @@ class DeviceEntry(_Strict):
         return DeviceClass(name, self.soc, self.os, self.minimum_os, self.identifiers, self.ram_bytes)
 
 
-class DeltaEntry(_Strict):
+class DeltaEntry(_Open):
     """A blob that makes a cell's bundle from bundle `from` (`delta.py`)."""
 
     from_: _Digest = Field(alias="from")
@@ -75,7 +76,7 @@ class DeltaEntry(_Strict):
     bytes: int = Field(gt=0)
 
 
-class CellEntry(_Strict):
+class CellEntry(_Open):
     """A cell's bundle: its digest, which names the manifest's blob, and its size with all files."""
 
     target: str

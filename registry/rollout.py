@@ -20,7 +20,7 @@ ALL = 10_000  # of basis points
 class Stage(BaseModel):
     """A release, and the share of installations that may have it, in hundredths of a percent."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     release: str
     basis_points: int = Field(gt=0, le=ALL)

@@ -15,6 +15,7 @@ import pytest
 
 from registry.bundle import verify
 from registry.catalog import open_catalog
+from registry.catalog_documents import ChannelDocument, parse_document
 from registry.catalog_state import published_digests, read_published
 from registry.delta_making import make_delta
 from registry.folder_store import FolderStore
@@ -449,3 +450,24 @@ def test_phones_of_the_release_before_take_a_delta(publisher: Publisher, phone: 
     assert not any(weights.sha256 in path for path in asked)
     assert (bundle.path / "model.gguf").read_bytes() == bytes(changed)
     assert {blob.digest for blob in publisher.place.blobs()} == published_digests(publisher.place)
+
+
+def test_a_later_publishers_keys_are_ignored_and_given_on() -> None:
+    raw = b'{"schema":"phipack.channel/1","model":"phi","channel":"production","since":"2027",'
+    raw += b'"cells":{"iphone-15":[{"release":"1.0.0","basis_points":10000,"until":"2028"}]}}'
+    document = parse_document(ChannelDocument, raw)
+    assert json.loads(document.to_bytes()) == json.loads(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[]",
+        b'{"schema":"phipack.channel/2","model":"phi","channel":"production","cells":{}}',
+        b'{"schema":"phipack.channel/1","model":"phi","channel":"production","cells":{"a":[]}}',
+        b'{"schema":"phipack.channel/1","model":"phi","cells":{"a":[{"release":"1.0.0","basis_points":10001}]}}',
+    ],
+)
+def test_a_document_of_another_form_is_refused(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_document(ChannelDocument, raw)

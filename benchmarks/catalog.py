@@ -1,0 +1,159 @@
+"""A catalog of 1,000 releases for 30 targets: what a phone downloads of it, and how long it takes to resolve.
+
+    python -m benchmarks.catalog [--releases 1000] [--targets 30]
+
+The catalog is signed, written to a folder and served over loopback HTTP; documents are as publication writes them, with
+the digests of bundles that do not exist. Prints a table; times are medians of 21.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from registry.catalog import open_catalog
+from registry.catalog_choice import Query, resolve
+from registry.catalog_documents import (
+    CellEntry,
+    ChannelDocument,
+    DeltaEntry,
+    DeviceEntry,
+    ReleaseDocument,
+    channel_path,
+    release_path,
+)
+from registry.catalog_state import read_published, write_next
+from registry.folder_store import FolderStore
+from registry.http_requests import Web
+from registry.rollout import ALL, Stage
+from registry.signing import create_keys
+from targets.references import Reference
+from targets.selection import Device
+from tests.registry.servers import RangeHandler, serving
+
+MODEL = "phi-3-mini-4k-instruct"
+TIMES = 21
+
+
+def digest(*parts: object) -> str:
+    """A digest like any other."""
+    return "sha256:" + hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def release(number: int, targets: int) -> ReleaseDocument:
+    """A release with a cell a target, two deltas each."""
+    names = [f"phone-{target}" for target in range(targets)]
+    return ReleaseDocument(
+        schema="phipack.release/1",
+        model=MODEL,
+        release=version(number),
+        devices={
+            name: DeviceEntry(
+                title=f"Phone {place} and {place} Plus",
+                soc=f"SoC {place}",
+                os="Android",
+                minimum_os="14",
+                identifiers=(f"PH-{place}A", f"PH-{place}B"),
+                ram_bytes=8 << 30,
+            )
+            for place, name in enumerate(names)
+        },
+        cells={
+            name: CellEntry(
+                target=name,
+                recipe="gguf-q4_0",
+                format="gguf",
+                bundle=digest(number, name),
+                manifest_bytes=50_000,
+                bytes=2_180_000_000,
+                deltas=tuple(
+                    DeltaEntry.model_validate(
+                        {"from": digest(number - age, name), "blob": digest("delta", number, age), "bytes": 200_000_000}
+                    )
+                    for age in (1, 2)
+                ),
+            )
+            for name in names
+        },
+    )
+
+
+def version(number: int) -> str:
+    """Number 999 is 9.9.9, and so on."""
+    return f"{number // 100}.{number // 10 % 10}.{number % 10}"
+
+
+def median_ms(action: Callable[[], object]) -> float:
+    """Median of some runs, in milliseconds."""
+    taken = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken) * 1000
+
+
+def main() -> None:
+    """Build the catalog, and be its client."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--releases", type=int, default=1000)
+    parser.add_argument("--targets", type=int, default=30)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(Path(scratch), asked.releases, asked.targets)
+
+
+def measure(scratch: Path, releases: int, targets: int) -> None:
+    """Print the table."""
+    store, keys = FolderStore(scratch / "catalog"), create_keys(scratch / "keys", {})
+    documents = {
+        release_path(MODEL, version(number)): release(number, targets).to_bytes() for number in range(releases)
+    }
+    newest, before = version(releases - 1), version(releases - 2)
+    stages = (Stage(release=newest, basis_points=1000), Stage(release=before, basis_points=ALL))
+    channel = ChannelDocument(
+        schema="phipack.channel/1",
+        model=MODEL,
+        channel="production",
+        cells={f"phone-{number}": stages for number in range(targets)},
+    )
+    documents[channel_path(MODEL, "production")] = channel.to_bytes()
+    began = time.perf_counter()
+    write_next(read_published(store, keys), keys, documents)
+    written = time.perf_counter() - began
+    query = Query(device=Device(f"PH-{targets // 2}B"), install_id="a phone")
+    root = scratch / "keys" / "1.root.json"
+    numbers = itertools.count()
+    with serving(store.root, kind=RangeHandler) as url, Web() as web:
+        first = open_catalog(url, web, root=root, state=scratch / "state")
+        resolved = resolve(first, query)
+        received = web.received_bytes
+
+        def as_a_new_phone() -> None:
+            resolve(open_catalog(url, web, root=root, state=scratch / f"state-{next(numbers)}"), query)
+
+        rows = [
+            ("releases x targets", f"{releases} x {targets}"),
+            ("written and signed by the publisher", f"{written:.2f} s"),
+            ("metadata and documents, first time", f"{received:,} B"),
+            ("resolved to", f"{resolved.reference}: {'; '.join(resolved.reasons)}"),
+            ("first time: all of it", f"{median_ms(as_a_new_phone):.1f} ms"),
+        ]
+        rows.append(("refresh", f"{median_ms(lambda: open_catalog(url, web, state=scratch / 'state')):.1f} ms"))
+        catalogs = iter([open_catalog(url, web, state=scratch / "state") for _ in range(TIMES)])
+        rows.append(("resolve after refresh, device", f"{median_ms(lambda: resolve(next(catalogs), query)):.1f} ms"))
+        catalogs = iter([open_catalog(url, web, state=scratch / "state") for _ in range(TIMES)])
+        ranged = Query(Reference.parse(f"{MODEL}:^{newest[0]}@phone-1"))
+        rows.append(("resolve after refresh, a range", f"{median_ms(lambda: resolve(next(catalogs), ranged)):.1f} ms"))
+    for name, value in rows:
+        print(f"{name:<40}{value}")
+
+
+if __name__ == "__main__":
+    main()
