@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from registry.bundle import MANIFEST_NAME, Bundle, Manifest, copy_hashed, open_bundle, verify
+from registry.delta_fetch import fetched_deltas
 from registry.http_requests import Web
 from registry.http_source import Remote, open_url
 from registry.partial import partial_folder, received_bytes
-from registry.placement import disk_errors, staged_folder
+from registry.placement import disk_errors, staged_folder, sweep
 from registry.reuse import Known
 from registry.store import Store
 from registry.store_uris import open_store
@@ -138,7 +139,9 @@ def fetch_folder(bundle: Bundle, out: Path, *, digest: str | None = None, replac
 def fetch_remote(remote: Remote, web: Web, out: Path, *, digest: str | None = None, onto: Onto = NEW_PLACE) -> Bundle:
     """Put a bundle from the web at `out`: what other bundles here have is copied, the rest downloaded.
 
-    What was received whole when it breaks off stays beside `out` (`partial.py`), and the next try goes on from there.
+    A delta file that the place offers over one of them is taken where it is smaller, and done without where it, or the
+    bundle that it applies to, is damaged. What was received whole when it breaks off stays beside `out` (`partial.py`),
+    and the next try goes on from there.
 
     Raises:
         FetchError: the server fails, its bytes are not the manifest's, or another process fetches to `out`.
@@ -148,11 +151,13 @@ def fetch_remote(remote: Remote, web: Web, out: Path, *, digest: str | None = No
     _require_digest(manifest.digest, digest, remote.place)
     if (already := _already_there(out, manifest.digest, replace=onto.replace)) is not None:
         return already
-    transfer = Transfer(web, Known([*_reusable(onto.reuse), *_replaced(out)]), onto.taken)
+    bundles = [*_reusable(onto.reuse), *_replaced(out)]
     with disk_errors(out), partial_folder(out, manifest.digest) as partial:
         _require_space(partial, manifest)
-        for number, entry in enumerate(manifest.files):
-            transfer.bring(entry, remote.url_of(entry), partial / str(number))
+        with fetched_deltas(remote, bundles, web, partial, onto.taken) as deltas:
+            transfer = Transfer(web, Known(bundles, deltas), onto.taken)
+            for number, entry in enumerate(manifest.files):
+                transfer.bring(entry, remote.url_of(entry), partial / str(number))
         with staged_folder(out, replace=onto.replace) as folder:
             for number, entry in enumerate(manifest.files):
                 path = folder / entry.path
@@ -193,7 +198,12 @@ def _require_digest(found: str, wanted: str | None, place: str) -> None:
 
 
 def _already_there(out: Path, digest: str, *, replace: bool) -> Bundle | None:
-    """Give the bundle at `out` where it is the wanted one and whole; refuse to replace what is no bundle at all."""
+    """Give the bundle at `out` where it is the wanted one and whole; refuse to replace what is no bundle at all.
+
+    First what dead processes left for `out` is swept: one may have died when the bundle was there, and the old one too.
+    """
+    with disk_errors(out):
+        sweep(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:

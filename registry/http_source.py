@@ -6,12 +6,28 @@ A `Remote` is all that a fetch needs of a place on the web; a catalog that names
 from __future__ import annotations
 
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from registry.bundle import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, FileEntry, Manifest
 from registry.http_requests import Web, read_small
 from targets.errors import BundleError, FetchError
+
+
+@dataclass(frozen=True)
+class RemoteDelta:
+    """A delta file (`delta.py`) on the web that leads to a bundle from bundle `from_`. Both digests: `sha256:…`."""
+
+    from_: str
+    blob: str
+    bytes: int
+    url: str
+
+    @property
+    def file(self) -> FileEntry:
+        """What is to be downloaded."""
+        return FileEntry(path="delta", bytes=self.bytes, sha256=self.blob.removeprefix("sha256:"))
 
 
 class Remote(Protocol):
@@ -27,6 +43,11 @@ class Remote(Protocol):
         """Where the manifest lies, for messages."""
         ...
 
+    @property
+    def deltas(self) -> Sequence[RemoteDelta]:
+        """Delta files that lead to it."""
+        ...
+
     def url_of(self, entry: FileEntry) -> str:
         """URL of one of its files."""
         ...
@@ -38,6 +59,7 @@ class HttpSource:
 
     base: urllib.parse.SplitResult
     manifest: Manifest
+    deltas: tuple[RemoteDelta, ...] = ()  # a folder has none
 
     @property
     def place(self) -> str:

@@ -23,20 +23,20 @@ from registry.chunks import CHUNK_BYTES_LIMIT, Chunk
 from registry.http_file import HttpFile
 from registry.http_requests import Web
 from registry.large_file import LargeFile
-from registry.reuse import Known, Place
+from registry.reuse import Known, Making, Place
 from targets.errors import FetchError
 
 CONNECTIONS = 4
 _BUFFERS = CONNECTIONS + 1  # one is being written
-_PIECE = 1 << 20
 
 
 @dataclass
 class Taken:
-    """Where a fetch's bytes came from: the network, other bundles on this machine, an earlier try."""
+    """Where a fetch's bytes came from: the network, other bundles on this machine, a delta over one, an earlier try."""
 
     downloaded_bytes: int = 0
     reused_bytes: int = 0
+    made_bytes: int = 0
     resumed_bytes: int = 0
 
 
@@ -47,11 +47,11 @@ class Job:
     offset: int
     bytes: int
     chunks: tuple[Chunk, ...]
-    local: Place | None
+    local: Place | Making | None
 
 
 # Where a job's bytes came from; "start": the server has no ranges, they are to be read from the file's start.
-_Filled = Literal["web", "here", "start"]
+_Filled = Literal["web", "here", "made", "start"]
 
 
 class _Output(Protocol):
@@ -100,9 +100,9 @@ def _pieces(entry: FileEntry) -> Iterator[tuple[int, int, Chunk | None]]:
         offset += size
 
 
-def _follows(job: Job, local: Place | None) -> bool:
-    if job.local is None or local is None:
-        return job.local is local
+def _follows(job: Job, local: Place | Making | None) -> bool:
+    if not isinstance(job.local, Place) or not isinstance(local, Place):
+        return job.local is None and local is None
     return (job.local.path, job.local.offset + job.bytes) == (local.path, local.offset)
 
 
@@ -181,6 +181,8 @@ class Transfer:
         source = filled.result()
         if source == "here":
             self.taken.reused_bytes += job.bytes
+        if source == "made":
+            self.taken.made_bytes += job.bytes
         if source == "start":
             file.read_on(job.offset, view)
             _require_chunks(file, job, view)
@@ -191,8 +193,8 @@ class Transfer:
 
     def _fill(self, file: HttpFile, job: Job, view: memoryview) -> _Filled:
         """Get a job's bytes."""
-        if job.local is not None and _read_local(job.local, view) and _has_chunks(job, view):
-            return "here"
+        if job.local is not None and job.local.read(view) and _has_chunks(job, view):
+            return "made" if isinstance(job.local, Making) else "here"
         if not file.read(job.offset, view):
             return "start"
         if not _has_chunks(job, view) and file.read(job.offset, view):  # once more: it may be the network's doing
@@ -215,22 +217,6 @@ def _good_beginning(entry: FileEntry, path: Path) -> _Beginning:
             good = offset + size
         stream.truncate(good)
     return _Beginning(good, hasher)
-
-
-def _read_local(place: Place, view: memoryview) -> bool:
-    """Fill `view`; False where those bytes are not there."""
-    try:
-        with place.path.open("rb", buffering=0) as stream:
-            stream.seek(place.offset)
-            filled = 0
-            while filled < len(view):
-                count = stream.readinto(view[filled : filled + _PIECE])
-                if not count:
-                    return False
-                filled += count
-    except OSError:
-        return False
-    return True
 
 
 def _has_chunks(job: Job, view: memoryview) -> bool:

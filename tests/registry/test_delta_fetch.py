@@ -1,0 +1,204 @@
+"""Fetch with delta files over real HTTP: less is downloaded, and a bad delta costs no more than itself."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from registry import http_requests
+from registry.bundle import digest_of_file, open_bundle, verify
+from registry.delta_making import make_delta
+from registry.fetch import Onto, fetch_remote
+from registry.http_requests import Web
+from registry.http_source import HttpSource, RemoteDelta
+from registry.transfer import Taken
+from targets.errors import FetchError
+from tests.registry.conftest import contents
+from tests.registry.servers import Fault, FolderHandler, RangeHandler, answering, on, serving
+from tests.registry.test_delta import TENSORS, bundle_of, nudged
+from tests.registry.test_store import flip, names_in
+from tests.registry.test_transfer import after
+
+_LARGE = [tensor * 20 for tensor in TENSORS]  # 2 MB
+_DELTA = "/delta"
+_FAILING = answering(500, {"Content-Length": "0"})
+
+
+@pytest.fixture(autouse=True)
+def _local_and_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(http_requests, "WAITS_SECONDS", (0.01,))
+
+
+class Site:
+    """A server's folder with a new bundle and the delta to it, and the old bundle at `out`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.out = folder / "place" / "out"
+        self.old = bundle_of(self.out, {"weights": [b"head", *_LARGE], "tokenizer.json": [b"{}"]})
+        self.spare = folder / "spare"
+        shutil.copytree(self.out, self.spare)
+        self.served = folder / "served"
+        pieces = [b"another head", *map(nudged, _LARGE)]
+        self.new = bundle_of(self.served, {"weights": pieces, "tokenizer.json": [b"{}"]})
+        self.delta = self.served / "delta"
+        made = make_delta(self.old, self.new, self.delta)
+        assert made is not None
+        self.share = made.share
+        self.offer = RemoteDelta(self.old.digest, digest_of_file(self.delta), self.delta.stat().st_size, "")
+        self.asked: list[str] = []
+
+    def fetch(
+        self,
+        *offers: RemoteDelta,
+        fault: Fault | None = None,
+        onto: Onto | None = None,
+        kind: type[FolderHandler] = RangeHandler,
+    ) -> Taken:
+        onto = onto or Onto(replace=True)
+        with serving(self.served, fault, self.asked, kind) as url, Web() as web:
+            deltas = tuple(replace(offer, url=url + _DELTA) for offer in offers)
+            remote = HttpSource(urlsplit(url), self.new.manifest, deltas)
+            try:
+                fetch_remote(remote, web, self.out, onto=onto)
+            finally:
+                onto.taken.downloaded_bytes += web.received_bytes
+        verify(open_bundle(self.out))
+        assert contents(self.out) == {name: raw for name, raw in contents(self.served).items() if name != "delta"}
+        assert names_in(self.out.parent) == ["out"]
+        return onto.taken
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [RangeHandler, FolderHandler], ids=["ranges", "no ranges"])
+def test_a_delta_takes_the_place_of_most_of_the_download(site: Site, kind: type[FolderHandler]) -> None:
+    taken = site.fetch(site.offer, kind=kind)
+    assert taken.made_bytes == sum(map(len, _LARGE))
+    if kind is RangeHandler:
+        assert site.offer.bytes < taken.downloaded_bytes < site.offer.bytes + 100
+        assert taken.downloaded_bytes < 0.15 * site.new.manifest.total_bytes
+
+
+def test_a_delta_applies_to_any_bundle_that_may_be_reused(site: Site) -> None:
+    shutil.rmtree(site.out)
+    taken = site.fetch(site.offer, onto=Onto(reuse=[site.spare]))
+    assert taken.made_bytes == sum(map(len, _LARGE))
+
+
+def test_the_smallest_of_those_that_apply_is_taken(site: Site) -> None:
+    larger = replace(site.offer, blob="sha256:" + "1" * 64, bytes=site.offer.bytes + 1)
+    elsewhere = replace(site.offer, from_=site.new.digest, bytes=1)
+    assert site.fetch(larger, elsewhere, site.offer).made_bytes
+
+
+@pytest.mark.parametrize("why", ["is for another bundle", "is larger than the download", "is not needed"])
+def test_a_delta_that_saves_nothing_is_not_asked_for(site: Site, why: str) -> None:
+    offer = {
+        "is for another bundle": replace(site.offer, from_=site.new.digest),
+        "is larger than the download": replace(site.offer, bytes=site.new.manifest.total_bytes),
+        "is not needed": site.offer,
+    }[why]
+    onto = Onto(replace=True)
+    if why == "is not needed":
+        copy = bundle_of(site.spare.parent / "other", {"elsewhere": [site.new.file("weights").read_bytes()]})
+        onto = Onto(replace=True, reuse=[copy.path])
+    assert site.fetch(offer, onto=onto).made_bytes == 0
+    assert _DELTA not in site.asked
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        answering(404, {"Content-Length": "0"}),
+        _FAILING,
+        answering(200, {"Content-Length": "3"}, b"abc"),
+        answering(302, {"Location": "file:///etc/passwd", "Content-Length": "0"}),
+    ],
+    ids=["404", "500", "another file", "a redirect to nowhere"],
+)
+def test_without_its_delta_a_fetch_downloads_the_chunks(site: Site, fault: object) -> None:
+    taken = site.fetch(site.offer, fault=on(_DELTA, fault))  # type: ignore[arg-type]
+    assert taken.made_bytes == 0
+    assert taken.downloaded_bytes > sum(map(len, _LARGE))
+
+
+def test_other_bytes_than_were_signed_are_not_used(site: Site) -> None:
+    flip(site.delta, 2000)
+    assert site.fetch(site.offer).made_bytes == 0
+
+
+def test_a_delta_that_is_none_is_not_used(site: Site) -> None:
+    site.delta.write_bytes(b"phipack.delta/1\n" + bytes(1000))
+    offer = replace(site.offer, blob=digest_of_file(site.delta), bytes=site.delta.stat().st_size)
+    taken = site.fetch(offer)
+    assert taken.made_bytes == 0
+    assert taken.downloaded_bytes > sum(map(len, _LARGE))
+
+
+def test_a_delta_to_another_bundle_is_not_used(site: Site) -> None:
+    pieces = [nudged(tensor) for tensor in _LARGE]
+    other = bundle_of(site.spare.parent / "other", {"weights": pieces, "tokenizer.json": [b"{}"]})
+    site.delta.unlink()
+    assert make_delta(site.old, other, site.delta) is not None
+    offer = replace(site.offer, blob=digest_of_file(site.delta), bytes=site.delta.stat().st_size)
+    assert site.fetch(offer).made_bytes == 0
+
+
+def test_frames_that_are_damaged_cost_their_own_chunks_alone(site: Site) -> None:
+    raw = bytearray(site.delta.read_bytes())
+    raw[-5000] ^= 255
+    site.delta.write_bytes(raw)
+    offer = replace(site.offer, blob=digest_of_file(site.delta))
+    assert 0 < site.fetch(offer).made_bytes < sum(map(len, _LARGE))
+
+
+def test_a_damaged_base_costs_the_chunks_that_are_made_of_it(site: Site) -> None:
+    flip(site.out / "weights", 100)
+    taken = site.fetch(site.offer)
+    assert taken.made_bytes == sum(map(len, _LARGE[1:]))
+    assert taken.downloaded_bytes < site.offer.bytes + len(_LARGE[0]) + 100
+
+
+def test_a_delta_that_broke_off_is_taken_by_the_next_try(site: Site) -> None:
+    broken = after(1, on(_DELTA, _FAILING))
+
+    def cut(handler: FolderHandler) -> bool:  # half of the delta, then the server fails for all
+        if handler.path != _DELTA:
+            _FAILING(handler)
+            return True
+        if broken(handler):
+            return True
+        size = site.offer.bytes
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(size))
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(site.delta.read_bytes()[: size // 2])
+        handler.wfile.flush()
+        handler.connection.close()
+        return True
+
+    with pytest.raises(FetchError):
+        site.fetch(site.offer, fault=cut)  # type: ignore[arg-type]
+    assert site.old.manifest == open_bundle(site.out).manifest
+    taken = site.fetch(site.offer)
+    assert taken.made_bytes == sum(map(len, _LARGE))
+
+
+def test_the_old_bundle_is_left_where_all_fails(site: Site) -> None:
+    with pytest.raises(FetchError):
+        site.fetch(site.offer, fault=on("/weights", _FAILING))
+    verify(open_bundle(site.out))
+    assert open_bundle(site.out).digest == site.old.digest
+    taken = site.fetch(site.offer)
+    assert taken.resumed_bytes >= site.offer.bytes  # the delta was there whole
+    assert taken.downloaded_bytes < 1000
