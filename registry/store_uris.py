@@ -13,7 +13,7 @@ DEFAULT_STORE = Path(".phipack/store")
 
 
 def open_store(location: str | Path | None = None) -> Store:
-    """Open the store at a folder's path or `file://` URI; `.phipack/store` by default. Raises `StoreError`."""
+    """Open the store at a folder, `file://` or `s3://` URI; `.phipack/store` by default. Raises `StoreError`."""
     if location is None:
         return FolderStore(DEFAULT_STORE)
     text = str(location).removeprefix(URI_PREFIX)
@@ -22,7 +22,14 @@ def open_store(location: str | Path | None = None) -> Store:
         return FolderStore(Path(text))
     if scheme == "file" and rest.startswith("/"):
         return FolderStore(Path(urllib.parse.unquote(rest)))
-    raise StoreError(f"{text!r}: no store of the kind {scheme!r}", fix="give a folder, or file:///its/absolute/path")
+    if scheme == "s3" and (bucket := rest.partition("/")[0]):
+        from registry.s3_store import S3Store  # brings the web's libraries, which a folder does without
+
+        return S3Store(bucket, rest.partition("/")[2])
+    raise StoreError(
+        f"{text!r}: no store of the kind {scheme!r}",
+        fix="give a folder, file:///its/absolute/path or s3://BUCKET/PREFIX",
+    )
 
 
 def parse_bundle_uri(uri: str) -> tuple[str, str]:

@@ -79,6 +79,7 @@ def running_seaweedfs(folder: Path, *, port: int | None = None) -> Iterator[S3Se
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-volume.max=100",
+        "-volume.preStopSeconds=0",
         "-master.volumeSizeLimitMB=1000",
         "-master.telemetry=false",
         *(f"-{name}={number}" for name, number in ports.items()),

@@ -357,24 +357,3 @@ def test_adding_is_quick_for_what_is_there(tmp_path: Path, store: FolderStore) -
     start = time.monotonic()
     store.add_bundle(bundle)
     assert time.monotonic() - start < 0.02
-
-
-def test_a_document_is_written_only_over_what_its_writer_has_seen(store: FolderStore) -> None:
-    assert store.read_document("metadata/timestamp.json") is None
-    assert store.write_document("metadata/timestamp.json", b"one", replacing=None)
-    assert not store.write_document("metadata/timestamp.json", b"two", replacing=None)
-    first = store.read_document("metadata/timestamp.json")
-    assert first is not None
-    assert store.write_document("metadata/timestamp.json", b"two", replacing=first.tag)
-    assert not store.write_document("metadata/timestamp.json", b"three", replacing=first.tag)
-    there = store.read_document("metadata/timestamp.json")
-    assert there is not None
-    assert there.content == b"two"
-
-
-@pytest.mark.parametrize(
-    "name", ["", "/etc/passwd", "../x", "metadata/../../x", "blobs/sha256/aa/a", "a//b", "staging/x"]
-)
-def test_a_document_stays_in_the_store(store: FolderStore, name: str) -> None:
-    with pytest.raises(StoreError):
-        store.write_document(name, b"", replacing=None)

@@ -1,0 +1,279 @@
+"""The store in a bucket of S3, or of a server that speaks it.
+
+    s3://BUCKET/PREFIX/
+      blobs/sha256/ab/ab34…    as `store.py` says; large ones in parts (`s3_upload.py`)
+      metadata/…, targets/…    a published catalog's documents
+
+Objects appear whole, and only where none is (`If-None-Match`); the server verifies the SHA-256 of what it receives.
+Reading goes by ranges over several connections, through presigned URLs and the same transfer as any fetch.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from registry.bundle import FileEntry
+from registry.http_requests import Web
+from registry.placement import owner_mark
+from registry.reuse import Known
+from registry.s3_client import LOST_RACE, MISSING, code_of, s3_client, s3_errors
+from registry.s3_upload import PART_BYTES, upload
+from registry.store import Blob, Document, Store, blob_path, check_document_name
+from registry.transfer import Taken, Transfer
+from targets.errors import BundleError, FetchError, StoreError
+
+URL_SECONDS = 12 * 3600
+DOCUMENT_BYTES_LIMIT = 64 << 20
+_FOREVER = "public, max-age=31536000, immutable"
+
+
+class S3Store(Store):
+    """A store in a bucket. boto3 finds endpoint, region and credentials; none of them is part of the URI."""
+
+    def __init__(self, bucket: str, prefix: str = "") -> None:
+        self.bucket, self.prefix = bucket, prefix.strip("/")
+
+    @cached_property
+    def _client(self) -> Any:
+        return s3_client()
+
+    @property
+    def uri(self) -> str:
+        """`s3://BUCKET/PREFIX`."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    def check_writable(self) -> None:
+        """Try what a store needs on a small object: SHA-256 that the server verifies, and conditional writes."""
+        from botocore.exceptions import ClientError
+
+        place = self._place(f"staging/{owner_mark()}{os.urandom(8).hex()}")
+        body = b"may phipack write here?"
+        with s3_errors(self.uri, "PutObject"):
+            self._client.put_object(**place, Body=body, IfNoneMatch="*", ChecksumSHA256=_checksum(body))
+            try:
+                for lacking, options in (
+                    ("conditional writes (If-None-Match)", {"IfNoneMatch": "*"}),
+                    ("conditional writes (If-Match)", {"IfMatch": '"0123456789abcdef0123456789abcdef"'}),
+                    ("SHA-256 of what it receives", {"ChecksumSHA256": _checksum(b"other")}),
+                ):
+                    try:
+                        self._client.put_object(**place, Body=body, **options)
+                    except ClientError as error:
+                        if code_of(error) in ("NotImplemented", "501"):
+                            raise _lacks(self.uri, lacking) from error
+                    else:
+                        raise _lacks(self.uri, lacking)
+            finally:
+                self._client.delete_object(**place)
+
+    def blob_bytes(self, digest: str) -> int | None:
+        """Ask for the object's head."""
+        with s3_errors(self.uri, "HeadObject"):
+            head = self._head(digest)
+        return None if head is None else int(head["ContentLength"])
+
+    def put(self, source: BinaryIO, blob: Blob, *, what: str) -> None:
+        """Send in one request, or in parts where it is large; the object appears with the last one."""
+        place = self._place(blob_path(blob.digest))
+
+        def refuse(size: int, digest: str) -> BundleError:
+            return BundleError(
+                f"{what}: {size} bytes, {digest}; the manifest says {blob.bytes} bytes, {blob.digest}",
+                fix="the bundle was changed: build or fetch it again",
+            )
+
+        with s3_errors(self.place_of(blob.digest), "uploading"):
+            there = self._head(blob.digest)
+            if there is None:
+                condition = {"IfNoneMatch": "*"}
+            elif there["ContentLength"] == blob.bytes:
+                return  # another publisher was quicker
+            else:
+                condition = {"IfMatch": there["ETag"]}  # it was damaged
+            try:
+                if blob.bytes > PART_BYTES:
+                    upload(self._client, place, source, blob, condition, refuse)
+                    return
+                body = source.read(blob.bytes + 1)
+            except OSError as error:
+                raise BundleError(
+                    f"{what} can't be read: {error.strerror or error}", fix="build or fetch the bundle again"
+                ) from error
+            digest = "sha256:" + hashlib.sha256(body).hexdigest()
+            if (len(body), digest) != (blob.bytes, blob.digest):
+                raise refuse(len(body), digest)
+            self._create(place, body, condition, CacheControl=_FOREVER)
+
+    def open_blob(self, digest: str) -> BinaryIO:
+        """Read from one connection, which is opened again where it breaks."""
+        size = self.blob_bytes(digest)
+        if size is None:
+            raise StoreError(
+                f"store {self.uri}: it lacks blob {digest}",
+                fix="name the right store with --store, or run phipack release again",
+            )
+        return io.BufferedReader(_Reading(self, digest, size), 1 << 20)
+
+    def copy_out(self, digest: str, path: Path, *, what: str) -> None:
+        """Download by ranges, several at once, hashing."""
+        size = self.blob_bytes(digest)
+        if size is None:
+            raise StoreError(f"{what}: store {self.uri} lacks blob {digest}", fix="run phipack release again")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        entry = FileEntry.model_construct(path=path.name, bytes=size, sha256=digest.removeprefix("sha256:"), chunks=())
+        with Web() as web:
+            try:
+                Transfer(web, Known(()), Taken()).bring(entry, self.presigned_url(digest), path)
+            except FetchError as error:
+                if self.blob_bytes(digest) == size and "is another file" in error.problem:
+                    raise self._damaged(digest, what) from error
+                raise StoreError(f"{what}: {self.place_of(digest)} can't be read", fix=error.fix) from error
+
+    def blobs(self) -> Iterator[Blob]:
+        """List the objects."""
+        before = self._key("blobs/sha256/")
+        with s3_errors(self.uri, "ListObjectsV2"):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=before):
+                for found in page.get("Contents", ()):
+                    yield Blob("sha256:" + found["Key"].rpartition("/")[2], found["Size"])
+
+    def place_of(self, digest: str) -> str:
+        """`s3://BUCKET/KEY`."""
+        return f"{self.uri}/{blob_path(digest)}"
+
+    def read_document(self, name: str) -> Document | None:
+        """Read the object. Its tag is S3's."""
+        from botocore.exceptions import ClientError
+
+        with s3_errors(f"{self.uri}/{name}", "GetObject"):
+            try:
+                answer = self._client.get_object(**self._place(check_document_name(name)))
+            except ClientError as error:
+                if code_of(error) in MISSING:
+                    return None
+                raise
+            if answer["ContentLength"] > DOCUMENT_BYTES_LIMIT:
+                raise StoreError(f"{self.uri}/{name} has {answer['ContentLength']} bytes: no document of phipack's")
+            return Document(answer["Body"].read(), answer["ETag"])
+
+    def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
+        """Put it with a condition that the server checks."""
+        place = self._place(check_document_name(name))
+        # What has a version or a hash in its name never changes: a CDN may keep it.
+        caching = "no-cache" if Path(name).name == "timestamp.json" else _FOREVER
+        options = {"CacheControl": caching, "ContentType": "application/json"}
+        condition = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing}
+        with s3_errors(f"{self.uri}/{name}", "PutObject"):
+            return self._create(place, content, condition, **options)
+
+    def presigned_url(self, digest: str, seconds: int = URL_SECONDS) -> str:
+        """Give a URL by which anybody may read the blob for a while."""
+        with s3_errors(self.place_of(digest), "signing a URL"):
+            place = self._place(blob_path(digest))
+            return str(self._client.generate_presigned_url("get_object", Params=place, ExpiresIn=seconds))
+
+    def read_range(self, digest: str, offset: int) -> Any:
+        """Open the blob's bytes from `offset` on; botocore's stream."""
+        place = self._place(blob_path(digest))
+        with s3_errors(self.place_of(digest), "GetObject"):
+            return self._client.get_object(**place, Range=f"bytes={offset}-")["Body"]
+
+    def _head(self, digest: str) -> dict[str, Any] | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            head: dict[str, Any] = self._client.head_object(**self._place(blob_path(digest)))
+        except ClientError as error:
+            if code_of(error) in MISSING:
+                return None
+            raise
+        return head
+
+    def _create(self, place: dict[str, str], body: bytes, condition: dict[str, str], **options: str) -> bool:
+        """Put an object on a condition. False where another one is there."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.put_object(**place, Body=body, ChecksumSHA256=_checksum(body), **condition, **options)
+        except ClientError as error:
+            if code_of(error) in LOST_RACE:
+                return False
+            raise
+        return True
+
+    def _place(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self._key(name)}
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+
+class _Reading(io.RawIOBase):
+    """A blob's bytes as a stream. Raises `OSError` where they stop coming."""
+
+    _WAITS_SECONDS = (0.0, 0.5, 2.0, 5.0)
+
+    def __init__(self, store: S3Store, digest: str, size: int) -> None:
+        self._store, self._digest, self._size = store, digest, size
+        self._position = 0
+        self._body: Any = None
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes; 0 at the end."""
+        view = memoryview(buffer)
+        if self._position >= self._size or not view:
+            return 0
+        for wait in self._WAITS_SECONDS:
+            time.sleep(wait)
+            if piece := self._piece(len(view)):
+                view[: len(piece)] = piece
+                self._position += len(piece)
+                return len(piece)
+            self._drop()
+        raise OSError(f"the connection broke at byte {self._position} of {self._size}, again and again")
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._drop()
+        super().close()
+
+    def _piece(self, size: int) -> bytes:
+        """Give some bytes, none where the connection breaks."""
+        from botocore.exceptions import BotoCoreError
+        from urllib3.exceptions import HTTPError
+
+        try:
+            if self._body is None:
+                self._body = self._store.read_range(self._digest, self._position)
+            return bytes(self._body.read(size))
+        except (BotoCoreError, HTTPError, OSError):
+            return b""
+
+    def _drop(self) -> None:
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+
+
+def _checksum(body: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+
+
+def _lacks(place: str, what: str) -> StoreError:
+    return StoreError(
+        f"{place}: the server does not check {what}, which a store relies on",
+        fix="use a server that does: AWS S3, SeaweedFS, MinIO, Ceph or R2 in a late version",
+    )
