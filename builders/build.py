@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
+from builders.content_borders import content_digests
 from builders.pacing import PacedCheckpoint, paced
 from builders.phases import Phases
 from builders.tokenizer import bundled_files
@@ -201,7 +202,8 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
             (folder / file).write_bytes(content)
         conversion = FORMATS[recipe.format]().convert(request, folder)
         with phases.phase("hash"):
-            files = file_entries(folder, conversion.digests)
+            by_content = content_digests(folder, conversion.digests)
+            files = file_entries(folder, {**conversion.digests, **by_content})
             name = digest.result()
         manifest = Manifest(
             schema="phipack.bundle/1",

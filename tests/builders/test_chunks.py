@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,8 +41,7 @@ def lacking(wanted: Bundle, there: Bundle) -> int:
 def test_chunks_are_the_weights_bytes(tmp_path: Path, recipe: str) -> None:
     bundle = built(write_tiny(tmp_path / "checkpoint"), recipe, tmp_path / "out")
     verify(bundle)
-    (entry,) = (entry for entry in bundle.manifest.files if entry.chunks)
-    assert entry.path == WEIGHTS[recipe]
+    entry = next(entry for entry in bundle.manifest.files if entry.path == WEIGHTS[recipe])
     content = bundle.file(entry.path).read_bytes()
     begin = 0
     for chunk in entry.chunks:
@@ -60,3 +62,47 @@ def test_another_template_and_stop_id_leave_the_tensors_where_they_are(tmp_path:
     new = built(checkpoint, recipe, tmp_path / "new")
     assert new.digest != old.digest
     assert 0 < lacking(new, old) < 60_000 < new.file(WEIGHTS[recipe]).stat().st_size / 5
+
+
+def spread(text: str) -> str:
+    """The same JSON in 500 kB: as much between its tokens as a real vocabulary has in them."""
+    blanks = random.Random(5)
+    return "".join(part + "".join(blanks.choices(" \t\n", k=700)) for part in text.split(" "))
+
+
+def template_changed(checkpoint: Path) -> None:
+    edit(checkpoint / "tokenizer_config.json", lambda c: c | {"chat_template": "{# new #}" * 50 + c["chat_template"]})
+
+
+def token_added(checkpoint: Path) -> None:
+    path = checkpoint / "tokenizer.json"
+    text = path.read_text()
+    begin = text.index("[", text.index('"added_tokens"')) + 1
+    token = {**json.loads(text)["added_tokens"][0], "id": 315, "content": "<|tool|>"}
+    text = text[:begin] + json.dumps(token) + "," + text[begin:]
+    assert '"<unused315>"' in text
+    path.write_text(text.replace('"<unused315>"', '"<|tool|>"'))
+
+
+def stop_id_changed(checkpoint: Path) -> None:
+    edit(checkpoint / "generation_config.json", lambda config: config | {"eos_token_id": [310, 313]})
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+@pytest.mark.parametrize("change", [template_changed, token_added, stop_id_changed])
+@pytest.mark.parametrize("recipe", WEIGHTS)
+def test_a_change_beside_the_weights_costs_kilobytes(
+    tmp_path: Path, recipe: str, change: Callable[[Path], None]
+) -> None:
+    checkpoint = write_tiny(tmp_path / "checkpoint")
+    path = checkpoint / "tokenizer.json"
+    path.write_text(spread(json.dumps(json.loads(path.read_text()))))
+    old = built(checkpoint, recipe, tmp_path / "old")
+    change(checkpoint)
+    new = built(checkpoint, recipe, tmp_path / "new")
+    assert new.digest != old.digest
+    assert new.file("tokenizer.json").stat().st_size > 400_000
+    assert lacking(new, old) + len(new.manifest.to_bytes()) < 100_000
