@@ -9,6 +9,7 @@ from phipack.commands import (
     delivery,
     devices,
     differences,
+    packing,
     publication,
     registry,
     releasing,
@@ -53,6 +54,8 @@ COMMANDS: tuple[click.Command, ...] = (
     publication.publish,
     signing.keys,
     delivery.fetch,
+    packing.split,
+    packing.join,
     delivery.generate,
 )
 for _command in COMMANDS:
