@@ -19,7 +19,7 @@ from registry.bundle import MANIFEST_NAME, Bundle, Manifest, copy_hashed, open_b
 from registry.delta_fetch import fetched_deltas
 from registry.http_requests import Web
 from registry.http_source import Remote, open_url
-from registry.partial import partial_folder, received_bytes
+from registry.partial import partial_folder, received_bytes, sweep_partials
 from registry.placement import disk_errors, staged_folder, sweep
 from registry.reuse import Known
 from registry.store import Store
@@ -210,6 +210,7 @@ def _already_there(out: Path, digest: str, *, replace: bool) -> Bundle | None:
         there = open_bundle(out)
         if there.digest == digest:
             verify(there)
+            sweep_partials(out)
             return there
     except BundleError as error:
         if not (out / MANIFEST_NAME).is_file():

@@ -39,7 +39,7 @@ def partial_folder(destination: Path, digest: str) -> Iterator[Path]:
     try:
         yield folder
         keep = False
-        _sweep(destination, except_for=folder)
+        sweep_partials(destination, except_for=folder)
     except OSError:
         keep = False
         raise
@@ -52,6 +52,19 @@ def partial_folder(destination: Path, digest: str) -> Iterator[Path]:
 def received_bytes(folder: Path) -> int:
     """How much a partial folder holds."""
     return sum(path.stat().st_size for path in folder.glob("*")) if folder.is_dir() else 0
+
+
+def sweep_partials(destination: Path, *, except_for: Path | None = None) -> None:
+    """Remove what downloads to this place have left, where no process is at it: a bundle is there now."""
+    destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
+    ours = re.compile(re.escape(PARTIAL_MARK) + "[0-9a-f]{16}-" + re.escape(destination.name))
+    for left in destination.parent.glob(PARTIAL_MARK + "*"):
+        if left == except_for or not ours.fullmatch(left.name) or not left.is_dir():
+            continue
+        held = _locked(left)
+        if held is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
 
 
 def _locked(folder: Path) -> int | None:
@@ -73,15 +86,3 @@ def _locked(folder: Path) -> int | None:
         if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
             return handle
         os.close(handle)
-
-
-def _sweep(destination: Path, *, except_for: Path) -> None:
-    """Remove what downloads of other bundles to the same place have left, where no process is at it."""
-    ours = re.compile(re.escape(PARTIAL_MARK) + "[0-9a-f]{16}-" + re.escape(destination.name))
-    for left in destination.parent.glob(PARTIAL_MARK + "*"):
-        if left == except_for or not ours.fullmatch(left.name) or not left.is_dir():
-            continue
-        held = _locked(left)
-        if held is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(held)

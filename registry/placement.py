@@ -36,13 +36,14 @@ def staged_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]
         BuildError: the destination exists (unless `replace`), or its parent can't be written, or the disk is full.
     """
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
+    with disk_errors(destination):
+        sweep(destination)  # first: what it puts back is not to be lost
     if _occupied(destination):
         if not replace:
             raise BuildError(f"{destination} exists already", fix="remove it, or name another folder")
         _refuse_precious(destination)
     with disk_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(destination)
         staging = _make_beside(destination, "new")
     try:
         with disk_errors(destination):
@@ -85,6 +86,24 @@ def abandoned(mark: str) -> bool:
     return owner is not None and owner[1] == _host() and not _alive(int(owner[2]))
 
 
+def sweep(destination: Path) -> None:
+    """Remove what dead processes left for this destination; put back what stood there, if one died between renames."""
+    destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
+    ending = re.compile(r"[a-z0-9_]{8}-(new|old)-" + re.escape(destination.name))
+    for left in destination.parent.glob(STAGING_MARK + "*"):
+        mark = left.name.removeprefix(STAGING_MARK)
+        owner = _OWNER.match(mark)
+        if owner is None or not abandoned(mark):
+            continue
+        kind = ending.fullmatch(mark, owner.end())
+        if kind is None:
+            continue
+        old = left / destination.name
+        if kind[1] == "old" and old.exists() and not destination.exists():
+            old.rename(destination)
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def _occupied(destination: Path) -> bool:
     return destination.exists() and (not destination.is_dir() or any(destination.iterdir()))
 
@@ -117,23 +136,6 @@ def _swap_in(staging: Path, destination: Path) -> None:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sweep(destination: Path) -> None:
-    """Remove what dead processes left for this destination; put back what stood there, if one died between renames."""
-    ending = re.compile(r"[a-z0-9_]{8}-(new|old)-" + re.escape(destination.name))
-    for left in destination.parent.glob(STAGING_MARK + "*"):
-        mark = left.name.removeprefix(STAGING_MARK)
-        owner = _OWNER.match(mark)
-        if owner is None or not abandoned(mark):
-            continue
-        kind = ending.fullmatch(mark, owner.end())
-        if kind is None:
-            continue
-        old = left / destination.name
-        if kind[1] == "old" and old.exists() and not destination.exists():
-            old.rename(destination)
-        shutil.rmtree(left, ignore_errors=True)
 
 
 @functools.cache

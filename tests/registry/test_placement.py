@@ -97,8 +97,8 @@ def test_what_stood_there_is_put_back_after_a_death_between_two_renames(tmp_path
     aside = tmp_path / f"{STAGING_MARK}{dead_mark()}abcdefgh-old-out"
     (aside / "out").mkdir(parents=True)
     (aside / "out" / "kept").write_bytes(b"kept")
-    with pytest.raises(RuntimeError), staged_folder(tmp_path / "out"):
-        raise RuntimeError
+    with pytest.raises(BuildError, match="exists already"), staged_folder(tmp_path / "out"):
+        raise AssertionError
     assert contents(tmp_path) == {"out/kept": b"kept"}
 
 
