@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ def connect(uri: str) -> MlflowClient:
         except ImportError as error:
             raise RegistryError(f"MLflow can't be imported: {error}", fix="pip install 'phipack[registry]'") from error
         for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # it logs errors with tracebacks, and raises them too
         with foreign_errors(uri):
             if not uri.startswith("http"):
                 _try_database(uri)
@@ -66,6 +67,11 @@ def foreign_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except PhipackError:
+        raise
+    except KeyboardInterrupt as error:
+        # A statement that was interrupted keeps SQLite's lock until the frames that know its cursor forget it: what is
+        # to be tidied up now would wait for that lock for 20 s, in vain.
+        traceback.clear_frames(error.__traceback__)
         raise
     except OSError as error:  # the disk's, and requests' errors
         raise RegistryError(
