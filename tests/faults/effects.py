@@ -1,0 +1,81 @@
+"""The points of a process's life where it may die or be refused, counted and hit by `effects.c`.
+
+| fault | at point k |
+|---|---|
+| kill | SIGKILL |
+| interrupt | SIGINT, then it goes on |
+| full | the disk is full, from here on: what needs space is refused; a write may get half of it down |
+| refuse | this one call fails: an I/O error, or the connection is reset |
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+Fault = Literal["kill", "interrupt", "full", "refuse"]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
+_MODES = {"trace": 1, "kill": 2, "interrupt": 3, "full": 4, "refuse": 5}  # as effects.c numbers them
+_GROWING = ("create", "write", "write half", "pwrite", "mkdir", "link")
+_SETTLING = ("rename", "remove", "link")  # what others see, SQLite's commits among them, changes here
+
+
+@dataclass(frozen=True)
+class Point:
+    """A call that changes something: its number in the run, and where it works."""
+
+    number: int
+    call: str
+    place: str
+
+    def __str__(self) -> str:
+        return f"point {self.number}, {self.call} {self.place}"
+
+
+def compiled(folder: Path) -> Path:
+    """Compile the library that is to be preloaded."""
+    source, library = Path(__file__).with_name("effects.c"), folder / "effects.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+def arm(fault: Fault, point: int, folder: Path) -> None:
+    """From here on count what this process does to a folder and the network, and hit it at a point."""
+    ctypes.CDLL(os.environ["LD_PRELOAD"]).effects_arm(_MODES[fault], ctypes.c_long(point), -1, str(folder).encode())
+
+
+def trace(into: Path, folder: Path) -> None:
+    """From here on write every point to a file outside the folder."""
+    handle = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    library = ctypes.CDLL(os.environ["LD_PRELOAD"])
+    library.effects_arm(_MODES["trace"], ctypes.c_long(0), handle, str(folder).encode())
+
+
+def read_trace(path: Path, folder: Path) -> list[Point]:
+    """Read the points of a traced run, in order."""
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    return [Point(n, call, place.removeprefix(f"{folder}/")) for n, (call, place) in enumerate(lines, start=1)]
+
+
+def chosen(points: Sequence[Point], fault: Fault, limit: int) -> list[Point]:
+    """The points to walk: all, where the limit allows it; else the first, the last and an even sample of the others.
+
+    A kill always meets all that settle something: renames, removals, and so SQLite's commits.
+    """
+    if fault == "full":
+        points = [point for point in points if point.call in _GROWING]
+    if fault == "refuse":
+        points = [point for point in points if point.call != "write half"]
+    if len(points) <= limit:
+        return list(points)
+    kept = {point.number for point in (points[0], points[-1])}
+    kept |= {point.number for point in points if fault == "kill" and point.call in _SETTLING}
+    rest = [point for point in points if point.number not in kept]
+    room = max(limit - len(kept), 0)
+    kept |= {rest[(2 * index + 1) * len(rest) // (2 * room)].number for index in range(min(room, len(rest)))}
+    return [point for point in points if point.number in kept]
