@@ -22,7 +22,7 @@ promoters = ["alice", "release-bot@ci-1"] # who may promote to it and roll it ba
 
 [registry]                                # optional
 tracking_uri = "https://mlflow.example"
-store = "bundles"
+store = "bundles"                         # a folder, or s3://BUCKET/PREFIX
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Project:
     cells: tuple[Cell, ...]
     roles: Roles
     tracking_uri: str | None
-    store: Path | None
+    store: str | None
 
     def cells_named(self, names: tuple[str, ...]) -> tuple[Cell, ...]:
         """Give some cells by name, or all where none is named. Raises `ProjectError`."""
@@ -228,8 +228,13 @@ def load_project(path: Path) -> Project:
         cells=tuple(_cell(table, cell, beside) for cell in table.cells),
         roles=Roles(str(path), {name: tuple(one.promoters) for name, one in table.channels.items() if one.promoters}),
         tracking_uri=table.registry.tracking_uri,
-        store=None if table.registry.store is None else beside / table.registry.store,
+        store=_store(table.registry.store, beside),
     )
+
+
+def _store(given: str | None, beside: Path) -> str | None:
+    """A folder is relative to the project file's; a URI stands for itself."""
+    return given if given is None or "://" in given else str(beside / given)
 
 
 def _cell(project: ProjectTable, cell: CellTable, beside: Path) -> Cell:

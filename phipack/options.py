@@ -52,9 +52,9 @@ def registry_options(command: Command) -> Command:
     command = click.option(
         "--store",
         envvar="PHIPACK_STORE",
-        type=FOLDER,
-        metavar="DIR",
-        help="Folder of the bundles' bytes. [default: .phipack/store; environment: PHIPACK_STORE]",
+        metavar="STORE",
+        help="Where the bundles' bytes are: a folder, or s3://BUCKET/PREFIX. "
+        "[default: .phipack/store; environment: PHIPACK_STORE]",
     )(command)
     return click.option(
         "--tracking-uri",

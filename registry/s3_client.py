@@ -47,7 +47,7 @@ def s3_client() -> Any:
         s3={"payload_signing_enabled": False},
     )
     try:
-        return boto3.client("s3", config=config)
+        return boto3.session.Session().client("s3", config=config)  # the default session keeps old credentials
     except (BotoCoreError, ValueError) as error:
         raise StoreError(f"S3 can't be used: {error}", fix="check the AWS_* variables") from error
 

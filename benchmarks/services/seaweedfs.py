@@ -76,6 +76,7 @@ def running_seaweedfs(folder: Path, *, port: int | None = None) -> Iterator[S3Se
         "-s3",
         f"-s3.port={endpoint_port}",
         f"-s3.config={folder / 's3.json'}",
+        "-s3.autoCreateBucket=false",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-volume.max=100",

@@ -43,7 +43,7 @@ def fetch(
     replace: bool,
     reuse: tuple[Path, ...],
     tracking_uri: str | None,
-    store: Path | None,
+    store: str | None,
     **asked: Any,
 ) -> None:
     """Put a verified bundle in a folder.

@@ -36,7 +36,7 @@ def diff(
     by_exit_code: bool,
     no_tensors: bool,
     tracking_uri: str | None,
-    store: Path | None,
+    store: str | None,
 ) -> None:
     """Say what changed: files, tensors, sizes, recipe, checkpoint, metadata, chat template, evidence.
 
@@ -56,7 +56,7 @@ def diff(
         sys.exit(1)  # not click's Exit, whose code click swallows outside its standalone mode
 
 
-def _sides(text: str, tracking_uri: str | None, store: Path | None) -> list[Side]:
+def _sides(text: str, tracking_uri: str | None, store: str | None) -> list[Side]:
     from registry.differences import folder_side, version_side
     from registry.fetch import is_path
 

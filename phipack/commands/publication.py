@@ -47,7 +47,7 @@ def publish(
     project: Path | None,
     keys: Path,
     tracking_uri: str | None,
-    store: Path | None,
+    store: str | None,
 ) -> None:
     """Publish a channel as a signed catalog, which any web server or CDN can give to phones.
 

@@ -29,7 +29,7 @@ _project_option = click.option(
 @click.argument("model", required=False)
 @registry_options
 @pass_state
-def ls(state: State, model: str | None, tracking_uri: str | None, store: Path | None) -> None:
+def ls(state: State, model: str | None, tracking_uri: str | None, store: str | None) -> None:
     """List what is registered, of one model or of all."""
     from registry.reading import open_reader
     from registry.store_uris import open_store
@@ -47,7 +47,7 @@ def ls(state: State, model: str | None, tracking_uri: str | None, store: Path | 
 @click.argument("reference")
 @registry_options
 @pass_state
-def show(state: State, reference: str, tracking_uri: str | None, store: Path | None) -> None:
+def show(state: State, reference: str, tracking_uri: str | None, store: str | None) -> None:
     """Show the cells that a reference names, with their evidence: MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL]."""
     from phipack.commands.validation import evidence_text
     from registry.ledger import open_ledger
@@ -81,7 +81,7 @@ def promote(
     reason: str,
     project: Path | None,
     tracking_uri: str | None,
-    store: Path | None,
+    store: str | None,
 ) -> None:
     """Point a channel at a release: at every cell of MODEL:VERSION, or at one with @CELL. All move, or none does.
 
@@ -119,7 +119,7 @@ def rollback(
     reason: str,
     project: Path | None,
     tracking_uri: str | None,
-    store: Path | None,
+    store: str | None,
 ) -> None:
     """Take the last promotion of a channel back: every cell that it moved goes where it stood before."""
     from registry.ledger import open_ledger
@@ -136,7 +136,7 @@ def rollback(
 @click.argument("model")
 @registry_options
 @pass_state
-def history(state: State, model: str, tracking_uri: str | None, store: Path | None) -> None:
+def history(state: State, model: str, tracking_uri: str | None, store: str | None) -> None:
     """List every move of a model's channels: who, by which list, when, from, to, evidence, why. Newest first."""
     from registry.ledger import open_ledger
     from registry.promotion import history as moves_of

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @registry_options
 @pass_state
-def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: str | None, store: Path | None) -> None:
+def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: str | None, store: str | None) -> None:
     """Build, validate and register every cell of a project file.
 
     What is built already from the same inputs is not built again. A cell that fails fails the release, and loses

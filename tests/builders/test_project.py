@@ -72,7 +72,7 @@ def test_a_project_is_read_with_its_paths_beside_it(tmp_path: Path) -> None:
     assert (project.model, project.version) == ("smollm2-135m", Version(1, 0, 0, ("rc", 1)))
     assert project.checkpoint == tmp_path / "models/smollm2"
     assert project.settings == Settings(text=tmp_path / "held-out.txt", tokens=2048, window=256)
-    assert (project.tracking_uri, project.store) == ("https://mlflow.example", tmp_path / "bundles")
+    assert (project.tracking_uri, project.store) == ("https://mlflow.example", str(tmp_path / "bundles"))
     assert project.gates == {"kl_mean": Gate(at_most=0.5), "same_top_share": Gate(at_least=0.5)}
 
 

@@ -11,6 +11,7 @@ from registry.bundle import Bundle
 from registry.folder_store import FolderStore
 from registry.ledger import Ledger, open_ledger
 from tests.registry.bundles import make_bundle
+from tests.registry.s3 import s3_server, s3_store  # noqa: F401 - fixtures of the session
 
 
 @pytest.fixture

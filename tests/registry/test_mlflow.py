@@ -167,4 +167,5 @@ def test_the_road_over_http(
 def test_the_wheel_names_the_plugin() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     plugins = project["entry-points"]["mlflow.artifact_repository"]
-    assert plugins == {"phipack-file": "registry.mlflow_artifacts:BundleArtifactRepository"}
+    repository = "registry.mlflow_artifacts:BundleArtifactRepository"
+    assert plugins == {"phipack-file": repository, "phipack-s3": repository}

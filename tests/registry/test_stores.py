@@ -19,7 +19,7 @@ from registry.store_uris import open_store, parse_bundle_uri
 from targets.errors import BundleError, StoreError
 from tests.registry.bundles import FILES, make_bundle
 from tests.registry.conftest import contents
-from tests.registry.s3 import BUCKET, s3_server, s3_store  # noqa: F401 - fixtures
+from tests.registry.s3 import BUCKET
 
 MIB = 1 << 20
 
@@ -200,12 +200,12 @@ def test_a_document_stays_in_the_store(any_store: Store, name: str) -> None:
         any_store.read_document(name)
 
 
-def test_prefixes_of_a_bucket_are_stores_of_their_own(s3_store: S3Store, bundle: Bundle) -> None:  # noqa: F811
+def test_prefixes_of_a_bucket_are_stores_of_their_own(s3_store: S3Store, bundle: Bundle) -> None:
     s3_store.add_bundle(bundle)
     assert list(S3Store(BUCKET, s3_store.prefix + " too").blobs()) == []
     assert not S3Store(BUCKET, s3_store.prefix.rpartition("/")[0]).has_bundle(bundle.digest)
 
 
-def test_the_server_is_asked_for_what_a_store_needs(s3_server: S3Server, s3_store: S3Store) -> None:  # noqa: F811
+def test_the_server_is_asked_for_what_a_store_needs(s3_server: S3Server, s3_store: S3Store) -> None:
     s3_store.check_writable()
     assert s3_server.client().list_objects_v2(Bucket=BUCKET, Prefix=s3_store.prefix).get("KeyCount") == 0
