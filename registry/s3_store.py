@@ -2,6 +2,7 @@
 
     s3://BUCKET/PREFIX/
       blobs/sha256/ab/ab34…    as `store.py` says; large ones in parts (`s3_upload.py`)
+      kept/ab34…               empty: when the blob was last found there by who needs it, for its age
       metadata/…, targets/…    a published catalog's documents
 
 Objects appear whole, and only where none is (`If-None-Match`); the server verifies the SHA-256 of what it receives.
@@ -14,9 +15,10 @@ import base64
 import hashlib
 import io
 import os
-import time
 from collections.abc import Iterator
-from functools import cached_property
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +27,7 @@ from registry.http_requests import Web
 from registry.placement import owner_mark
 from registry.reuse import Known
 from registry.s3_client import LOST_RACE, MISSING, code_of, s3_client, s3_errors
+from registry.s3_reading import Reading
 from registry.s3_upload import PART_BYTES, upload
 from registry.store import Blob, Document, Store, blob_path, check_document_name
 from registry.transfer import Taken, Transfer
@@ -120,7 +123,7 @@ class S3Store(Store):
                 f"store {self.uri}: it lacks blob {digest}",
                 fix="name the right store with --store, or run phipack release again",
             )
-        return io.BufferedReader(_Reading(self, digest, size), 1 << 20)
+        return io.BufferedReader(Reading(partial(self._range, digest), size), 1 << 20)
 
     def copy_out(self, digest: str, path: Path, *, what: str) -> None:
         """Download by ranges, several at once, hashing."""
@@ -140,11 +143,74 @@ class S3Store(Store):
 
     def blobs(self) -> Iterator[Blob]:
         """List the objects."""
-        before = self._key("blobs/sha256/")
         with s3_errors(self.uri, "ListObjectsV2"):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=before):
-                for found in page.get("Contents", ()):
-                    yield Blob("sha256:" + found["Key"].rpartition("/")[2], found["Size"])
+            for key, _, size, _ in self._objects("blobs/sha256/"):
+                yield Blob("sha256:" + key.rpartition("/")[2], size)
+
+    def keep(self, digest: str) -> bool:
+        """Write a mark beside it, whose time counts."""
+        blob_path(digest)
+        with s3_errors(self.place_of(digest), "PutObject"):
+            self._client.put_object(**self._place(_kept(digest)), Body=b"")
+            return self._head(digest) is not None
+
+    def aged(self, seconds: float) -> Iterator[Blob]:
+        """List objects and marks, with their times and the server's."""
+        with s3_errors(self.uri, "ListObjectsV2"):
+            kept = {key.rpartition("/")[2]: when for key, when, _, _ in self._objects("kept/")}
+            for key, when, size, now in self._objects("blobs/sha256/"):
+                name = key.rpartition("/")[2]
+                last = max(when, kept.get(name, when))
+                if (now - last).total_seconds() >= seconds:
+                    yield Blob(f"sha256:{name}", size)
+
+    def remove(self, digest: str, *, seconds: float) -> bool:
+        """Look at its times once more, and delete it.
+
+        S3 has no condition for this: who keeps the blob between the two requests finds it gone when it registers.
+        """
+        with s3_errors(self.place_of(digest), "DeleteObject"):
+            if (head := self._head(digest)) is None:
+                return False
+            now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+            mark = next((when for _, when, _, _ in self._objects(_kept(digest))), head["LastModified"])
+            if (now - max(mark, head["LastModified"])).total_seconds() < seconds:
+                return False
+            self._client.delete_object(**self._place(blob_path(digest)))
+            self._client.delete_object(**self._place(_kept(digest)))
+        return True
+
+    def sweep(self, seconds: float, *, dry_run: bool) -> int:
+        """Abort old uploads; remove old probes and marks of blobs that are gone."""
+        with s3_errors(self.uri, "AbortMultipartUpload"):
+            names = {blob.digest.removeprefix("sha256:") for blob in self.blobs()}
+            left = [key for key, when, _, now in self._objects("staging/") if (now - when).total_seconds() >= seconds]
+            for key, when, _, now in self._objects("kept/"):
+                if key.rpartition("/")[2] not in names and (now - when).total_seconds() >= seconds:
+                    left.append(key)
+            uploads = list(self._old_uploads(seconds))
+            for key in left if not dry_run else ():
+                self._client.delete_object(Bucket=self.bucket, Key=key)
+            for upload_id, key in uploads if not dry_run else ():
+                self._client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
+        return len(left) + len(uploads)
+
+    def _objects(self, below: str) -> Iterator[tuple[str, datetime, int, datetime]]:
+        """Key, time, size of all objects, and what time the server has."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(below))
+        for page in pages:
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            for found in page.get("Contents", ()):
+                yield found["Key"], found["LastModified"], found["Size"], now
+
+    def _old_uploads(self, seconds: float) -> Iterator[tuple[str, str]]:
+        prefix = self._key("blobs/")
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+        for page in pages:
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            for one in page.get("Uploads", ()):
+                if (now - one["Initiated"]).total_seconds() >= seconds:
+                    yield one["UploadId"], one["Key"]
 
     def place_of(self, digest: str) -> str:
         """`s3://BUCKET/KEY`."""
@@ -181,7 +247,7 @@ class S3Store(Store):
             place = self._place(blob_path(digest))
             return str(self._client.generate_presigned_url("get_object", Params=place, ExpiresIn=seconds))
 
-    def read_range(self, digest: str, offset: int) -> Any:
+    def _range(self, digest: str, offset: int) -> Any:
         """Open the blob's bytes from `offset` on; botocore's stream."""
         place = self._place(blob_path(digest))
         with s3_errors(self.place_of(digest), "GetObject"):
@@ -217,55 +283,8 @@ class S3Store(Store):
         return f"{self.prefix}/{name}" if self.prefix else name
 
 
-class _Reading(io.RawIOBase):
-    """A blob's bytes as a stream. Raises `OSError` where they stop coming."""
-
-    _WAITS_SECONDS = (0.0, 0.5, 2.0, 5.0)
-
-    def __init__(self, store: S3Store, digest: str, size: int) -> None:
-        self._store, self._digest, self._size = store, digest, size
-        self._position = 0
-        self._body: Any = None
-
-    def readable(self) -> bool:
-        """Say that it can be read."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read some bytes; 0 at the end."""
-        view = memoryview(buffer)
-        if self._position >= self._size or not view:
-            return 0
-        for wait in self._WAITS_SECONDS:
-            time.sleep(wait)
-            if piece := self._piece(len(view)):
-                view[: len(piece)] = piece
-                self._position += len(piece)
-                return len(piece)
-            self._drop()
-        raise OSError(f"the connection broke at byte {self._position} of {self._size}, again and again")
-
-    def close(self) -> None:
-        """Give the connection back."""
-        self._drop()
-        super().close()
-
-    def _piece(self, size: int) -> bytes:
-        """Give some bytes, none where the connection breaks."""
-        from botocore.exceptions import BotoCoreError
-        from urllib3.exceptions import HTTPError
-
-        try:
-            if self._body is None:
-                self._body = self._store.read_range(self._digest, self._position)
-            return bytes(self._body.read(size))
-        except (BotoCoreError, HTTPError, OSError):
-            return b""
-
-    def _drop(self) -> None:
-        if self._body is not None:
-            self._body.close()
-            self._body = None
+def _kept(digest: str) -> str:
+    return f"kept/{digest.removeprefix('sha256:')}"
 
 
 def _checksum(body: bytes) -> str:

@@ -55,6 +55,7 @@ class Store(ABC):
 
     - a blob appears whole or not at all, and never changes; adding it twice is adding it once;
     - `open_blob` gives what is stored, unverified: whatever reads here hashes all it reads;
+    - a blob's age is the time since it was added or kept last, by the store's own clock;
     - a document, small and named by its path, is written whole or not at all, and only over what its writer has seen.
     """
 
@@ -88,6 +89,22 @@ class Store(ABC):
         """Where a blob lies, for messages."""
 
     @abstractmethod
+    def keep(self, digest: str) -> bool:
+        """Start a blob's age anew; False where it is not there (any more). Raises `StoreError`."""
+
+    @abstractmethod
+    def aged(self, seconds: float) -> Iterator[Blob]:
+        """Blobs of at least this age, in no order. Raises `StoreError`."""
+
+    @abstractmethod
+    def remove(self, digest: str, *, seconds: float) -> bool:
+        """Remove a blob, unless it is younger than that by now. Raises `StoreError`."""
+
+    @abstractmethod
+    def sweep(self, seconds: float, *, dry_run: bool) -> int:
+        """Remove what broken writes have left for so long; give how many. Raises `StoreError`."""
+
+    @abstractmethod
     def read_document(self, name: str) -> Document | None:
         """Read a document by its path (`metadata/timestamp.json`), or None where there is none. Raises `StoreError`."""
 
@@ -112,13 +129,13 @@ class Store(ABC):
         """
         for entry in bundle.manifest.files:
             blob = Blob(f"sha256:{entry.sha256}", entry.bytes)
-            if self.blob_bytes(blob.digest) == blob.bytes:
+            if self.blob_bytes(blob.digest) == blob.bytes and self.keep(blob.digest):
                 continue
             path = bundle.file(entry.path)
             with _opened(path) as source:
                 self.put(source, blob, what=str(path))
         raw = bundle.manifest.to_bytes()
-        if self.blob_bytes(bundle.digest) != len(raw):
+        if self.blob_bytes(bundle.digest) != len(raw) or not self.keep(bundle.digest):
             with _opened(bundle.file(MANIFEST_NAME)) as source:
                 self.put(source, Blob(bundle.digest, len(raw)), what=str(bundle.file(MANIFEST_NAME)))
         return bundle.digest

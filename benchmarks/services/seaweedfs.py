@@ -57,8 +57,12 @@ class S3Server:
 
 
 @contextmanager
-def running_seaweedfs(folder: Path, *, port: int | None = None) -> Iterator[S3Server]:
-    """Run a server whose data lies in `folder`, the same data and keys each time. Raises `ServiceError`."""
+def running_seaweedfs(folder: Path, *, port: int | None = None, patience_seconds: float = 15) -> Iterator[S3Server]:
+    """Run a server whose data lies in `folder`, the same data and keys each time; at the end it has some patience.
+
+    Raises:
+        ServiceError: it does not start.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     access_key, secret_key = _keys(folder / "s3.json")
     own = free_ports(9)
@@ -92,7 +96,7 @@ def running_seaweedfs(folder: Path, *, port: int | None = None) -> Iterator[S3Se
         wait_until(lambda: _answers(server), process, log, name="SeaweedFS")
         yield server
     finally:
-        stop(process)
+        stop(process, seconds=patience_seconds)
 
 
 def _keys(path: Path) -> tuple[str, str]:

@@ -17,7 +17,7 @@ _numbers = itertools.count()
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """SeaweedFS with a bucket."""
-    with running_seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+    with running_seaweedfs(tmp_path_factory.mktemp("seaweedfs"), patience_seconds=0.2) as server:
         server.make_bucket(BUCKET)
         yield server
 

@@ -33,7 +33,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def blob_files(store: FolderStore) -> list[Path]:
-    return sorted(path for path in store.root.rglob("*") if path.is_file())
+    return sorted(path for path in (store.root / "blobs").rglob("*") if path.is_file())
 
 
 def test_a_bundle_comes_out_as_it_went_in(bundle: Bundle, store: FolderStore, tmp_path: Path) -> None:

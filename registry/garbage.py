@@ -1,0 +1,114 @@
+"""Garbage collection: blobs that no version, no channel and no published catalog refers to.
+
+Safe beside a release: it keeps each blob that it finds in the store (`Store.keep`), or adds it; both start the blob's
+age anew, and only what has been of no use for longer than the grace is removed, its age looked at once more for each.
+A release that takes longer than the grace between adding a bundle and registering it is told so when it registers.
+
+A store belongs to one registry: what another one refers to is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from registry.bundle import MANIFEST_BYTES_LIMIT
+from registry.catalog_state import published_digests
+from registry.reading import Reader
+from registry.store import Blob, Store
+from registry.store_uris import open_store
+from targets.errors import BundleError, PhipackError, RegistryError, StoreError
+
+LEAST_GRACE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was removed, or would be: blobs, and leftovers of broken writes. `kept`: how many blobs stay."""
+
+    removed: tuple[Blob, ...]
+    leftovers: int
+    kept: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the removed blobs."""
+        return sum(blob.bytes for blob in self.removed)
+
+
+def collect(
+    store: Store,
+    registry: Reader,
+    *,
+    grace_seconds: float,
+    dry_run: bool = False,
+    told: Callable[[str], None] = lambda _: None,
+) -> Collected:
+    """Remove what nothing refers to. Killed at any point, it has removed nothing else; the next run goes on.
+
+    Args:
+        store: whose blobs are looked at.
+        registry: knows all versions that refer to it.
+        grace_seconds: how long a blob must have been of no use.
+        dry_run: remove nothing.
+        told: is told of each blob that is removed.
+
+    Raises:
+        RegistryError: nothing refers to the store though it holds blobs: it is another registry's.
+        StoreError: a manifest that is referred to is missing or damaged, so nobody knows what it names.
+    """
+    aged = list(store.aged(grace_seconds))  # before the references: who registers now has kept its blobs already
+    referred = _referred(store, registry)
+    if not referred and any(True for _ in store.blobs()):
+        raise RegistryError(
+            f"no version and no catalog refers to {store.uri}, and it holds blobs",
+            fix="name its registry with --tracking-uri; if there is none any more, remove the store itself",
+        )
+    unused = [blob for blob in aged if blob.digest not in referred]
+    removed = []
+    # Manifests first: a bundle of which a part is gone is none.
+    for blob in sorted(unused, key=lambda one: not _is_manifest(store, one)):
+        if dry_run or store.remove(blob.digest, seconds=grace_seconds):
+            removed.append(blob)
+            told(f"{blob.digest}, {blob.bytes:,} B")
+    leftovers = store.sweep(grace_seconds, dry_run=dry_run)
+    kept = sum(1 for _ in store.blobs()) - (len(removed) if dry_run else 0)
+    return Collected(tuple(removed), leftovers, kept)
+
+
+def _referred(store: Store, registry: Reader) -> set[str]:
+    """Digests of all blobs that are of use."""
+    digests = published_digests(store)
+    for digest, reference, home in {(row.digest, row.reference, row.store) for row in registry.versions()}:
+        if digest in digests:
+            continue
+        at_home = _is_same(home, store)
+        if not at_home and store.blob_bytes(digest) is None:
+            continue  # it lies in another store alone
+        try:
+            files = store.manifest(digest).files
+        except (StoreError, BundleError) as error:
+            raise StoreError(
+                f"{reference}: {error.problem}; nothing is removed, for nobody knows what it names",
+                fix="add the bundle anew (phipack release), or delete that version in MLflow",
+            ) from error
+        digests.add(digest)
+        digests.update(f"sha256:{entry.sha256}" for entry in files)
+    return digests
+
+
+def _is_same(uri: str, store: Store) -> bool:
+    try:
+        return open_store(uri).uri == store.uri
+    except PhipackError:
+        return False
+
+
+def _is_manifest(store: Store, blob: Blob) -> bool:
+    if blob.bytes > MANIFEST_BYTES_LIMIT:
+        return False
+    try:
+        store.manifest(blob.digest)
+    except PhipackError:
+        return False
+    return True
