@@ -29,8 +29,10 @@ _OWNER = re.compile(r"([0-9a-f]{8})-([0-9]+)-")
 
 
 @contextmanager
-def staged_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]:
+def staged_folder(destination: Path, *, replace: bool = False, mode: int = 0o755) -> Iterator[Path]:
     """Give an empty folder that becomes `destination` when the block ends well, and is removed when it doesn't.
+
+    `mode`: its permissions then; until then it is its owner's alone.
 
     Raises:
         BuildError: the destination exists (unless `replace`), or its parent can't be written, or the disk is full.
@@ -48,7 +50,7 @@ def staged_folder(destination: Path, *, replace: bool = False) -> Iterator[Path]
     try:
         with disk_errors(destination):
             yield staging
-            staging.chmod(0o755)
+            staging.chmod(mode)
             _swap_in(staging, destination)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -34,6 +34,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 EXPIRY_DAYS: dict[Role, int] = {"root": 365, "targets": 90, "snapshot": 30, "timestamp": 30}
 _KEYS_NAME = "keys.json"
 _FILE_SCHEME = "file2:"
+_NEW = ".new"  # ends the name of a file that is being written
 
 
 class _Keys(BaseModel):
@@ -109,8 +110,7 @@ def create_keys(
             f"{folder} holds keys already; who loses them can't publish to their phones any more",
             fix="name another folder, or change these: phipack keys rotate ROLE",
         )
-    with staged_folder(folder) as staging:
-        staging.chmod(0o700)
+    with staged_folder(folder, mode=0o700) as staging:
         signers: dict[str, str] = {}
         root = Root(consistent_snapshot=True)
         for role in ROLES:
@@ -129,7 +129,6 @@ def create_keys(
         _write(staging / "1.root.json", made.sign("root", made.root))
         _write_keys(staging, keys)
         _write(staging / ".gitignore", b"*\n")
-    folder.chmod(0o700)
     return open_keys(folder)
 
 
@@ -190,6 +189,8 @@ def renew_root(folder: KeyFolder) -> KeyFolder:
 def _next_root(folder: KeyFolder, root: Root, signers: dict[str, str]) -> KeyFolder:
     from tuf.api.metadata import Metadata
 
+    for left in folder.path.glob("*" + _NEW):  # by one that died; it may be half of a private key
+        left.unlink()
     root.version += 1
     root.expires = folder.expiry("root", datetime.now(UTC))
     metadata = Metadata(root)
@@ -282,10 +283,13 @@ def _write_keys(folder: Path, keys: _Keys) -> None:
 
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Put a file in place in one rename, on the disk before it is seen."""
-    staging = path.with_name(path.name + ".new")
+    staging = path.with_name(path.name + _NEW)
     staging.unlink(missing_ok=True)
-    with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    staging.replace(path)
+    try:
+        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)

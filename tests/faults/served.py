@@ -10,7 +10,7 @@ from tests.registry.servers import RangeHandler, serving
 
 
 def start_site(folder: Path) -> str:
-    """Serve the new bundle as `/new`, with ranges; give the URL."""
+    """Serve a folder with ranges, the new bundle in it as `/new`; give the URL."""
     write_pieces(folder / "new", NEW)
     said, ended = os.pipe(), os.pipe()
     if not os.fork():

@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.commands import COMMANDS, Command, Ground, warm
+from tests.faults.commands import COMMANDS, warm
 from tests.faults.effects import Fault, Point, arm, chosen, read_trace, trace
+from tests.faults.ground import Command, Ground
 from tests.faults.served import start_site
 
 SLOTS = 2
@@ -178,8 +179,8 @@ def main(place: Path) -> None:
     """Serve walks below a folder until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what commands print is no answer
-    site = start_site(place / "site")
-    warm(place)
+    site = start_site(place)
+    warm(place, site)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command line had changed it
     gc.freeze()  # so that a fork shares it
     slots = [Slot(place / f"slot{number}", site) for number in range(SLOTS)]

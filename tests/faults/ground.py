@@ -1,0 +1,77 @@
+"""What a walked command is: what is prepared, run, and held to. The working folder is the case's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from phipack.__main__ import main
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A case's folder, which is the working folder too, and the URL where the new bundle is served as `/new`."""
+
+    folder: Path
+    site: str
+
+
+Step = Callable[[Ground], None]
+Run = Callable[[Ground], int]
+
+
+def _nothing_more(_: Ground) -> None:
+    """No more is asked than of any fault."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to be walked.
+
+    `run` gives the exit code. `after` holds whatever fault there was, `done` once it has succeeded. `tidy` holds too
+    once it has: nothing else is left; so after a full disk, unless `told` says what may be kept there. `retry`: where
+    the next try is another command. `limit`: how many points are killed at, at most; a third of it for other faults.
+    """
+
+    prepare: Step
+    run: Run
+    after: Step
+    done: Step
+    tidy: Step = _nothing_more
+    told: Step | None = None
+    limit: int = 30
+    retry: Run | None = None
+
+    @property
+    def again(self) -> Run:
+        """The next try."""
+        return self.retry or self.run
+
+
+def phipack(*words: str) -> Run:
+    """Run `phipack WORDS`; `{site}` stands for the web server."""
+    return lambda ground: main([word.format(site=ground.site) for word in words])
+
+
+def as_command(work: Callable[[], object]) -> int:
+    """Run a part of the library at the command line's edge, where errors become sentences."""
+    import click
+
+    from phipack import __main__ as edge
+
+    @click.command()
+    def command() -> None:
+        work()
+
+    original = edge.cli
+    edge.cli = command  # type: ignore[assignment]
+    try:
+        return main([])
+    finally:
+        edge.cli = original
+
+
+def names(folder: Path) -> list[str]:
+    """Names in a folder, sorted; none where there is no folder."""
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
