@@ -95,6 +95,44 @@ class FolderStore(Store):
         """Path of the blob's file."""
         return str(self._path(digest))
 
+    def keep(self, digest: str) -> bool:
+        """Set the file's time to now, of the file system's clock."""
+        with disk_errors(self.root, StoreError), self._locked():
+            try:
+                os.utime(self._path(digest))
+            except FileNotFoundError:
+                return False
+        return True
+
+    def aged(self, seconds: float) -> Iterator[Blob]:
+        """Look at the files' times."""
+        with disk_errors(self.root, StoreError):
+            now = self._now()
+            for blob in self.blobs():
+                if (age := self._age(self._path(blob.digest), now)) is not None and age >= seconds:
+                    yield blob
+
+    def remove(self, digest: str, *, seconds: float) -> bool:
+        """Look at its time and remove the file, while nobody can keep it."""
+        path = self._path(digest)
+        with disk_errors(self.root, StoreError):
+            now = self._now()
+            with self._locked():
+                age = self._age(path, now)
+                if age is None or age < seconds:
+                    return False
+                path.unlink()
+        return True
+
+    def sweep(self, seconds: float, *, dry_run: bool) -> int:
+        """Remove old files in `staging/`, whoever left them."""
+        with disk_errors(self.root, StoreError):
+            now = self._now()
+            left = [path for path in (self.root / "staging").glob("*") if (self._age(path, now) or 0) >= seconds]
+            for path in left if not dry_run else ():
+                path.unlink(missing_ok=True)
+        return len(left)
+
     def read_document(self, name: str) -> Document | None:
         """Read the file. Its tag is its digest."""
         path = self.root / check_document_name(name)
@@ -109,7 +147,7 @@ class FolderStore(Store):
     def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
         """Compare and rename while holding the lock of all documents."""
         path = self.root / check_document_name(name)
-        with disk_errors(self.root, StoreError), self._documents_locked():
+        with disk_errors(self.root, StoreError), self._locked():
             there = self.read_document(name)
             if (None if there is None else there.tag) != replacing:
                 return False
@@ -128,7 +166,7 @@ class FolderStore(Store):
         return True
 
     @contextmanager
-    def _documents_locked(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         import fcntl  # POSIX, as the package is
 
         self.root.mkdir(parents=True, exist_ok=True)
@@ -144,6 +182,22 @@ class FolderStore(Store):
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=owner_mark(), dir=folder)
         return handle, Path(name)
+
+    def _now(self) -> float:
+        """The file system's time, which may be another machine's."""
+        handle, path = self._new_staging_file()
+        try:
+            return os.fstat(handle).st_mtime
+        finally:
+            os.close(handle)
+            path.unlink()
+
+    @staticmethod
+    def _age(path: Path, now: float) -> float | None:
+        try:
+            return now - path.stat().st_mtime
+        except FileNotFoundError:
+            return None
 
     def _sweep(self) -> None:
         """Remove what killed processes of this machine left in `staging/`."""
