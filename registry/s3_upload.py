@@ -102,7 +102,7 @@ class _Upload:
     def send(self, source: BinaryIO) -> tuple[int, str, list[_Part]]:
         """Send what the server lacks of the source; give its size, its digest, and all parts for completion."""
         for _ in range(CONNECTIONS + 1):
-            self._free.put(bytearray())
+            self._free.put(bytearray(self.size))
         running: list[Future[_Part]] = []
         hasher, total = hashlib.sha256(), 0
         pool = ThreadPoolExecutor(CONNECTIONS)
@@ -128,8 +128,6 @@ class _Upload:
         return total, "sha256:" + hasher.hexdigest(), parts
 
     def _filled(self, buffer: bytearray, source: BinaryIO) -> int:
-        if not buffer:
-            buffer.extend(bytes(self.size))
         view, count = memoryview(buffer), 0
         while count < self.size:
             got = source.readinto(view[count:])  # type: ignore[attr-defined]
