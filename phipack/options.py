@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any, TypeVar
 import click
 
 from phipack.output import Output
+from targets.errors import ProjectError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+PROJECT = Path("phipack.toml")
 
 
 @dataclass
@@ -48,20 +51,52 @@ keys_option = click.option(
 
 
 def registry_options(command: Command) -> Command:
-    """Say which MLflow server and which store a command works on."""
+    """Say which MLflow server and which store a command works on; else the project file says it."""
     command = click.option(
         "--store",
         envvar="PHIPACK_STORE",
+        callback=_from_project("store"),
         metavar="STORE",
         help="Where the bundles' bytes are: a folder, or s3://BUCKET/PREFIX. "
-        "[default: .phipack/store; environment: PHIPACK_STORE]",
+        "[default: phipack.toml's, else .phipack/store; environment: PHIPACK_STORE]",
     )(command)
     return click.option(
         "--tracking-uri",
         envvar="MLFLOW_TRACKING_URI",
+        callback=_from_project("tracking_uri"),
         metavar="URI",
-        help="MLflow server. [default: SQLite in .phipack; environment: MLFLOW_TRACKING_URI]",
+        help="MLflow server. [default: phipack.toml's, else SQLite in .phipack; environment: MLFLOW_TRACKING_URI]",
     )(command)
+
+
+def _from_project(key: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
+    """Take what is not given from `[registry]` of the project file: the command's own (eager), or the one here."""
+
+    def found(context: click.Context, _: click.Parameter, given: str | None) -> str | None:
+        if given is not None:
+            return given
+        try:
+            return _registry_setting(context.params.get("project") or PROJECT, key)
+        except ProjectError:
+            if "project" in context.params:
+                return None  # the command reads that file itself, and says where it is wrong
+            raise
+
+    return found
+
+
+def _registry_setting(project: Path, key: str) -> str | None:
+    """Read one setting; what else is in the file, and whether it is right, is `builders.project`'s."""
+    try:
+        table = tomllib.loads(project.read_text("utf-8")).get("registry", {})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ProjectError(f"{project} can't be read: {error}", fix="mend it, or run the command elsewhere") from error
+    value = table.get(key) if isinstance(table, dict) else None
+    if not isinstance(value, str):
+        return None
+    return value if key != "store" or "://" in value else str(project.parent / value)
 
 
 def catalog_options(command: Command) -> Command:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--deltas/--no-deltas", default=True, show_default=True, help="Offer deltas from what phones have.")
 @click.option("--refresh", is_flag=True, help="Publish nothing new: sign the catalog anew, before it expires.")
-@click.option("--project", type=FILE, metavar="FILE", help="Whose cells name target files of your own.")
+@click.option("--project", is_eager=True, type=FILE, metavar="FILE", help="Whose cells name target files of your own.")
 @keys_option
 @registry_options
 @pass_state

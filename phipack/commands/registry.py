@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack.options import FILE, State, pass_state, reason_option, registry_options
+from phipack.options import FILE, PROJECT, State, pass_state, reason_option, registry_options
 from phipack.output import table
 
 if TYPE_CHECKING:
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from registry.roles import Roles
     from registry.versions import CellVersion
 
-_PROJECT = Path("phipack.toml")
 _project_option = click.option(
     "--project",
+    is_eager=True,  # it says where the registry is
     type=FILE,
     metavar="FILE",
     help="Whose [channels] say who may move them. [default: phipack.toml here, if it is the model's;"
@@ -168,9 +168,9 @@ def _roles(project: Path | None, model: str) -> Roles | None:
     """Give the lists of the named project file, or of the one that is here; None where that is another model's."""
     from builders.project import load_project
 
-    if project is None and not _PROJECT.is_file():
+    if project is None and not PROJECT.is_file():
         return None
-    plan = load_project(project or _PROJECT)
+    plan = load_project(project or PROJECT)
     if plan.model == model:
         return plan.roles
     if project is None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("project", type=FILE, default="phipack.toml")
+@click.argument("project", is_eager=True, type=FILE, default="phipack.toml")
 @click.option(
     "--only", multiple=True, metavar="CELL", help="This cell alone (repeatable), as a job of a CI matrix would."
 )
