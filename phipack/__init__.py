@@ -12,8 +12,10 @@ The public API. What a name needs is imported when it is first asked for, so tha
 | name | what it does | install |
 |---|---|---|
 | `fetch`, `open_bundle`, `verify` | bundles by path or URL | phipack |
+| `fetch_from_catalog`, `Query`, `Device` | what a published catalog has for a device | phipack |
 | `open_checkpoint`, `build`, `validate`, `generate` | checkpoints in, bundles and evidence out | phipack[build] |
-| `open_ledger`, `promote`, `rollback`, `history` | what is registered, and what moves | phipack[registry] |
+| `open_ledger`, `promote`, `promote_overriding`, `rollback`, `history` | what is registered, and moves | phipack[registry] |
+| `open_store`, `open_keys`, `publish`, `Order` | a channel as a signed catalog | phipack[registry] |
 
 Everything raises `PhipackError` and its kinds (`targets.errors`).
 """
@@ -30,24 +32,40 @@ if TYPE_CHECKING:
     from builders.validation.validate import validate as validate
     from registry.bundle import open_bundle as open_bundle
     from registry.bundle import verify as verify
+    from registry.catalog_choice import Query as Query
+    from registry.catalog_fetch import fetch_from_catalog as fetch_from_catalog
     from registry.fetch import fetch as fetch
     from registry.ledger import open_ledger as open_ledger
     from registry.promotion import history as history
     from registry.promotion import promote as promote
+    from registry.promotion import promote_overriding as promote_overriding
     from registry.promotion import rollback as rollback
+    from registry.publication import Order as Order
+    from registry.publication import publish as publish
+    from registry.signing import open_keys as open_keys
+    from registry.store_uris import open_store as open_store
     from targets.errors import PhipackError as PhipackError
     from targets.recipes import recipe_named as recipe_named
+    from targets.selection import Device as Device
 
 _HOMES = {
+    "Device": "targets.selection",
+    "Order": "registry.publication",
     "PhipackError": "targets.errors",
+    "Query": "registry.catalog_choice",
     "build": "builders.build",
     "fetch": "registry.fetch",
+    "fetch_from_catalog": "registry.catalog_fetch",
     "generate": "builders.generation",
     "history": "registry.promotion",
     "open_bundle": "registry.bundle",
     "open_checkpoint": "builders.checkpoint",
+    "open_keys": "registry.signing",
     "open_ledger": "registry.ledger",
+    "open_store": "registry.store_uris",
     "promote": "registry.promotion",
+    "promote_overriding": "registry.promotion",
+    "publish": "registry.publication",
     "recipe_named": "targets.recipes",
     "rollback": "registry.promotion",
     "validate": "builders.validation.validate",
