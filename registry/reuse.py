@@ -48,11 +48,7 @@ class Making:
 
     def read(self, view: memoryview) -> bool:
         """Fill `view`; False where the delta, or what it is made from, is damaged."""
-        made = self.delta.chunk(self.chunk)
-        if made is None:
-            return False
-        view[:] = made
-        return True
+        return self.delta.make(self.chunk, view)
 
 
 class Known:

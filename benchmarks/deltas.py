@@ -1,0 +1,131 @@
+"""Fine-tunes of the real 135M model, really quantized again, fetched over what a phone has: by chunks, by a delta file.
+
+    .venv/bin/python -m benchmarks.deltas [--recipes gguf-q4_0 …] [--scratch DIR]
+
+For each fine-tune (`nudged.py`) and recipe: a fetch over loopback HTTP onto the old bundle, without the delta and with
+it, by the bytes that came; seconds to make the delta and of that fetch. Beside it what general tools need for the
+weights' file: `zstd --patch-from`, and zstd -3 of the XOR of each tensor with the old one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import zstandard
+
+from benchmarks import real_model
+from benchmarks.delivery import served
+from benchmarks.nudged import changes, unchanged, write_version
+from builders.build import build
+from phipack.output import share, size, table
+from registry.bundle import Bundle, FileEntry, digest_of_file
+from registry.delta_making import make_delta
+from registry.fetch import Onto, fetch_remote
+from registry.http_requests import Web
+from registry.http_source import HttpSource, RemoteDelta, open_url
+from registry.reuse import Known
+from targets.recipes import recipe_named
+
+RECIPES = ("gguf-q4_0", "gguf-q8_0", "gguf-q4_k_m", "onnx-int4", "coreml-int4")
+COLUMNS = ("recipe", "fine-tune", "bundle", "chunks", "with delta", "share", "make", "fetch", "patch-from", "xor, zstd")
+
+
+def fetched(new: Bundle, over: Bundle, out: Path, delta: Path | None) -> tuple[int, float]:
+    """Bytes that came, and seconds, of a fetch of `new` from a server to a machine that has `over`."""
+    with served(new.path.parent) as url, Web() as web:
+        source = open_url(f"{url}/{new.path.name}", web)
+        if delta is not None:
+            offer = RemoteDelta(over.digest, digest_of_file(delta), delta.stat().st_size, f"{url}/{delta.name}")
+            source = HttpSource(urllib.parse.urlsplit(f"{url}/{new.path.name}"), source.manifest, (offer,))
+        started = time.perf_counter()
+        bundle = fetch_remote(source, web, out, onto=Onto(reuse=[over.path]))
+        seconds = time.perf_counter() - started
+        assert bundle.digest == new.digest
+        shutil.rmtree(out)
+        return web.received_bytes, seconds
+
+
+def patch_from(old: Path, new: Path, out: Path) -> str:
+    """Give the size of zstd's patch from one file to another, at its best settings for speed; - without zstd."""
+    command = shutil.which("zstd")
+    if command is None:
+        return "-"
+    window = f"--long={(old.stat().st_size + new.stat().st_size).bit_length()}"
+    settings = ["-q", "-f", "-3", window, "--single-thread"]  # with threads it finds far less
+    subprocess.run([command, *settings, f"--patch-from={old}", str(new), "-o", str(out)], check=True)
+    found = size(out.stat().st_size)
+    out.unlink()
+    return found
+
+
+def xored(old: Bundle, new: Bundle, entry: FileEntry) -> int:
+    """Bytes of zstd -3 of each new chunk, XORed with the old one that lies as far from the file's end."""
+    before = old.file(entry.path).read_bytes()
+    after = new.file(entry.path).read_bytes()
+    known, compressor = Known([old]), zstandard.ZstdCompressor(level=3)
+    total = begin = 0
+    for chunk in entry.chunks:
+        if known.place_of(entry, begin, chunk) is None:
+            there = begin + len(before) - len(after)
+            a = np.frombuffer(before, np.uint8, chunk.bytes, there)
+            total += len(compressor.compress((a ^ np.frombuffer(after, np.uint8, chunk.bytes, begin)).tobytes()))
+        begin += chunk.bytes
+    return total
+
+
+def compared(recipe: str, change: str, old: Bundle, new: Bundle, scratch: Path) -> tuple[object, ...]:
+    """One row of the table."""
+    place = scratch / "delta"
+    started = time.perf_counter()
+    delta = make_delta(old, new, place)
+    seconds = time.perf_counter() - started
+    plain, _ = fetched(new, old, scratch / "out", None)
+    entry = max(new.manifest.files, key=lambda file: file.bytes)
+    row: tuple[object, ...] = (recipe, change, size(new.manifest.total_bytes), size(plain))
+    if delta is None:
+        row += ("not offered", "", f"{seconds:.1f} s", "")
+    else:
+        came, applying = fetched(new, old, scratch / "out", place)
+        row += (size(came), share(came / plain), f"{seconds:.1f} s", f"{applying:.1f} s")
+        place.unlink()
+    patched = patch_from(old.file(entry.path), new.file(entry.path), scratch / "patch")
+    return (*row, patched, size(xored(old, new, entry)))
+
+
+def rows(recipes: Sequence[str], scratch: Path) -> list[tuple[object, ...]]:
+    """Build all versions and compare."""
+    source = real_model.ensure().checkpoint
+    checkpoint = write_version(source, scratch / "checkpoint", unchanged)
+    olds = {name: build(checkpoint, recipe_named(name), scratch / "old" / name) for name in recipes}
+    found = []
+    for change, apply in changes().items():
+        checkpoint = write_version(source, scratch / "changed", apply)
+        for name in recipes:
+            new = build(checkpoint, recipe_named(name), scratch / name)
+            found.append(compared(name, change, olds[name], new, scratch))
+            print(*found[-1], sep="  ", flush=True)
+            shutil.rmtree(new.path)
+        shutil.rmtree(scratch / "changed")
+    return sorted(found, key=lambda row: recipes.index(str(row[0])))
+
+
+def main() -> None:
+    """Run it and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    parser.add_argument("--scratch", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
+        print("\n" + table(COLUMNS, rows(options.recipes, Path(name))))
+
+
+if __name__ == "__main__":
+    main()
