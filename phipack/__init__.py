@@ -14,7 +14,7 @@ The public API. What a name needs is imported when it is first asked for, so tha
 | `fetch`, `open_bundle`, `verify` | bundles by path or URL | phipack |
 | `fetch_from_catalog`, `Query`, `Device` | what a published catalog has for a device | phipack |
 | `open_checkpoint`, `build`, `validate`, `generate` | checkpoints in, bundles and evidence out | phipack[build] |
-| `open_ledger`, `promote`, `promote_overriding`, `rollback`, `history` | what is registered, and moves | phipack[registry] |
+| `open_ledger`, `promote`, `promote_overriding`, `rollback`, `history` | channels | phipack[registry] |
 | `open_store`, `open_keys`, `publish`, `Order` | a channel as a signed catalog | phipack[registry] |
 
 Everything raises `PhipackError` and its kinds (`targets.errors`).
