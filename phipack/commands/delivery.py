@@ -82,6 +82,7 @@ def fetch(
     for count, what in (
         (taken.downloaded_bytes, "downloaded"),
         (taken.reused_bytes, "copied from bundles that were here"),
+        (taken.made_bytes, "made of one by a delta"),
         (taken.resumed_bytes, "kept from the last try"),
     ):
         if count:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from registry.bundle import Bundle, seal
 from registry.chunks import CHUNK_BYTES_LIMIT, Chunk
 from registry.delta import INDEX_BYTES_LIMIT, MAGIC, open_delta
-from registry.delta_making import Delta, make_delta
+from registry.delta_making import Delta, _pairs, make_delta
 from registry.reuse import Known
 from targets.errors import FetchError
 from tests.registry.bundles import make_bundle
@@ -131,6 +131,17 @@ def test_whatever_changed_the_delta_makes_the_new_chunks(
         assert left == delta.left_bytes
         for entry in file.index.frames:
             assert entry.frame <= entry.chunk.bytes
+
+
+@given(
+    old=st.lists(st.sampled_from([1, 2, 3, 8]), max_size=30), new=st.lists(st.sampled_from([1, 2, 3, 8]), max_size=30)
+)
+def test_pairs_are_of_one_size_and_keep_the_order(old: list[int], new: list[int]) -> None:
+    before, after = ([Chunk(bytes=size, sha256="0" * 64) for size in sizes] for sizes in (old, new))
+    pairs = sorted(_pairs(before, after).items())
+    assert all(old[there] == new[here] for here, there in pairs)
+    assert [there for _, there in pairs] == sorted({there for _, there in pairs})
+    assert len(pairs) == len(new) or old != new
 
 
 def test_making_it_again_gives_the_same_bytes(old: Bundle, new: Bundle, tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
 from registry import http_requests
@@ -38,18 +43,16 @@ def _local_and_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Site:
     """A server's folder with a new bundle and the delta to it, and the old bundle at `out`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, before: Sequence[bytes] = _LARGE, after: Sequence[bytes] | None = None) -> None:
         self.out = folder / "place" / "out"
-        self.old = bundle_of(self.out, {"weights": [b"head", *_LARGE], "tokenizer.json": [b"{}"]})
+        self.old = bundle_of(self.out, {"weights": [b"head", *before], "tokenizer.json": [b"{}"]})
         self.spare = folder / "spare"
         shutil.copytree(self.out, self.spare)
         self.served = folder / "served"
-        pieces = [b"another head", *map(nudged, _LARGE)]
+        pieces = [b"another head", *(after or map(nudged, before))]
         self.new = bundle_of(self.served, {"weights": pieces, "tokenizer.json": [b"{}"]})
         self.delta = self.served / "delta"
-        made = make_delta(self.old, self.new, self.delta)
-        assert made is not None
-        self.share = made.share
+        assert make_delta(self.old, self.new, self.delta) is not None
         self.offer = RemoteDelta(self.old.digest, digest_of_file(self.delta), self.delta.stat().st_size, "")
         self.asked: list[str] = []
 
@@ -202,3 +205,65 @@ def test_the_old_bundle_is_left_where_all_fails(site: Site) -> None:
     taken = site.fetch(site.offer)
     assert taken.resumed_bytes >= site.offer.bytes  # the delta was there whole
     assert taken.downloaded_bytes < 1000
+
+
+# --- large ones: 50 MB of which every second byte changed, a delta of more than 16 MB
+
+_FETCH = """
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+from registry.bundle import Manifest
+from registry.fetch import Onto, fetch_remote
+from registry.http_requests import Web
+from registry.http_source import HttpSource, RemoteDelta
+url, manifest, out, from_, blob, size = sys.argv[1:]
+delta = RemoteDelta(from_, blob, int(size), url + "/delta")
+source = HttpSource(urlsplit(url), Manifest.parse(Path(manifest).read_bytes(), source=manifest), (delta,))
+onto = Onto(replace=True)
+with Web() as web:
+    fetch_remote(source, web, Path(out), onto=onto)
+print(onto.taken.made_bytes, Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    chance = np.random.default_rng(3)
+    before = [chance.integers(0, 256, 8_300_000, np.uint8) for _ in range(6)]
+    after = [
+        one + chance.integers(0, 8, one.size, np.uint8) * chance.integers(0, 2, one.size, np.uint8) for one in before
+    ]
+    return [one.tobytes() for one in before], [one.tobytes() for one in after]
+
+
+@pytest.fixture
+def large_site(large: tuple[Sequence[bytes], Sequence[bytes]], tmp_path: Path) -> Site:
+    return Site(tmp_path, *large)
+
+
+def test_a_large_delta_goes_on_where_it_broke_off(large_site: Site) -> None:
+    assert large_site.offer.bytes > 16 << 20
+    failing = after(9_000_000, on(_DELTA, _FAILING))
+    with pytest.raises(FetchError):
+        large_site.fetch(large_site.offer, fault=lambda handler: failing(handler) or on("/weights", _FAILING)(handler))
+    taken = large_site.fetch(large_site.offer)
+    assert taken.resumed_bytes >= 16 << 20
+    assert taken.downloaded_bytes < large_site.offer.bytes - taken.resumed_bytes + 1000
+    assert taken.made_bytes == 6 * 8_300_000
+
+
+def test_applying_a_delta_holds_little(large_site: Site) -> None:
+    site = large_site
+    with serving(site.served, kind=RangeHandler) as url:
+        arguments = [url, str(site.served / "manifest.json"), str(site.out), site.offer.from_, site.offer.blob]
+        done = subprocess.run(
+            [sys.executable, "-c", _FETCH, *arguments, str(site.offer.bytes)],
+            env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    made, peak = map(int, done.stdout.split())
+    assert made == 6 * 8_300_000
+    assert peak < 150_000  # kB
