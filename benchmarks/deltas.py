@@ -1,6 +1,6 @@
 """Fine-tunes of the real 135M model, really quantized again, fetched over what a phone has: by chunks, by a delta file.
 
-    .venv/bin/python -m benchmarks.deltas [--recipes gguf-q4_0 …] [--scratch DIR]
+    .venv/bin/python -m benchmarks.deltas [--recipes gguf-q4_0 …] [--out docs/benchmarks/deltas.md] [--scratch DIR]
 
 For each fine-tune (`nudged.py`) and recipe: a fetch over loopback HTTP onto the old bundle, without the delta and with
 it, by the bytes that came; seconds to make the delta and of that fetch. Beside it what general tools need for the
@@ -34,6 +34,15 @@ from registry.http_source import HttpSource, RemoteDelta, open_url
 from registry.reuse import Known
 from targets.recipes import recipe_named
 
+HEAD = """\
+SmolLM2-135M as Phi3ForCausalLM in float32, fine-tuned by arithmetic, quantized again, and fetched over loopback HTTP by
+a machine that has the bundle of before. *Noise 1e-3*: every weight moved by normal noise of that share of its tensor's
+standard deviation. *Rank 16*: products of thin matrices added to attention's alone.
+
+*Chunks*: bytes that came without a delta, manifest included; *with delta*: with one, and its share of that; *make*,
+*fetch*: seconds to make the delta on two threads, and of the whole fetch with it. *Patch-from*: `zstd -3 --long
+--single-thread --patch-from` of the weights' file. *Xor, zstd*: zstd -3 of each changed tensor XORed with the old one.
+"""
 RECIPES = ("gguf-q4_0", "gguf-q8_0", "gguf-q4_k_m", "onnx-int4", "coreml-int4")
 COLUMNS = ("recipe", "fine-tune", "bundle", "chunks", "with delta", "share", "make", "fetch", "patch-from", "xor, zstd")
 
@@ -121,10 +130,14 @@ def main() -> None:
     """Run it and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--scratch", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-        print("\n" + table(COLUMNS, rows(options.recipes, Path(name))))
+        text = table(COLUMNS, rows(options.recipes, Path(name)))
+    print("\n" + text)
+    if options.out is not None:
+        options.out.write_text(f"{HEAD}\n```\n{text}\n```\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ Start reading at:
 - `fetch.py`: a reference, path or URL in, a verified bundle out.
 - `transfer.py`, `http_file.py`, `http_requests.py`: over the web, in ranges; `reuse.py`, `partial.py`: what is here
   already, and what an earlier try left.
+- `delta.py`: the file that makes a new bundle's chunks of an old one's; `delta_making.py` makes it, `delta_fetch.py`
+  takes it.
+- `parts.py`: a bundle in folders of limited size, and joined again.
 - `large_file.py`: files of gigabytes, past the page cache.
 - `mlflow_artifacts.py`: the plugin by which plain MLflow downloads bundles.
 """
