@@ -40,6 +40,7 @@ def s3_client() -> Any:
         connect_timeout=10,
         read_timeout=_TIMEOUT_SECONDS,
         max_pool_connections=CONNECTIONS + 2,
+        signature_version="s3v4",  # of presigned URLs too: the older one is not known everywhere
         retries={"mode": "standard", "total_max_attempts": 6},
         # We give checksums ourselves, and the server verifies them: the body needs no second hash in the signature.
         request_checksum_calculation="when_required",

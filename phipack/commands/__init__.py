@@ -14,6 +14,7 @@ from phipack.commands import (
     publication,
     registry,
     releasing,
+    serving,
     signing,
     validation,
 )
@@ -55,6 +56,7 @@ COMMANDS: tuple[click.Command, ...] = (
     publication.publish,
     signing.keys,
     maintenance.gc,
+    serving.serve,
     delivery.fetch,
     packing.split,
     packing.join,
