@@ -26,6 +26,7 @@ from typing import BinaryIO, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from registry.bundle import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Bundle, Manifest, digest_of_bytes, open_bundle, seal
+from registry.large_file import LargeFile
 from registry.placement import staged_folder
 from targets.errors import BuildError, BundleError
 
@@ -75,7 +76,7 @@ class Part:
 
 
 def split(bundle: Bundle, out: Path, max_part_bytes: int, *, replace: bool = False) -> list[Part]:
-    """Cut a bundle into `out/part-1` and so on, each with at most `max_part_bytes` in files. Memory: a megabyte.
+    """Cut a bundle into `out/part-1` and so on, each with at most `max_part_bytes` in files. Memory: 10 MB.
 
     Raises:
         BuildError: `max_part_bytes` is too small, or `out` exists (unless `replace`) or can't be written.
@@ -125,7 +126,7 @@ def join(parts: Path, out: Path, *, digest: str | None = None, replace: bool = F
             _require_seamless(parts, in_order, entry.bytes)
             place.parent.mkdir(parents=True, exist_ok=True)
             hasher = hashlib.sha256()
-            with place.open("wb") as file:
+            with LargeFile(place) as file:
                 for data in _joined(parts, in_order):
                     hasher.update(data)
                     file.write(data)
@@ -179,7 +180,7 @@ def _cut(source: Path, pieces: Sequence[Piece], folder: Path, sha256: str) -> li
             hasher = hashlib.sha256()
             place = _place(folder, piece)
             place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("wb") as file:
+            with LargeFile(place) as file:
                 for data in _read(stream, piece.bytes, source):
                     hasher.update(data)
                     whole.update(data)

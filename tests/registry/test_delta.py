@@ -273,6 +273,35 @@ def frame_of(content: bytes, makes: bytes, **more: object) -> tuple[dict[str, ob
     return {"chunk": f"{len(makes)} {hashlib.sha256(makes).hexdigest()}", "frame": len(frame), **more}, frame
 
 
+def read_by_the_description(raw: bytes, old: Bundle) -> dict[str, bytes]:
+    """What another client would make, by its digest."""
+    assert raw[:16] == b"phipack.delta/1\n"
+    begin = 24 + int.from_bytes(raw[16:24], "little")
+    made = {}
+    for frame in json.loads(raw[24:begin])["frames"]:
+        content = zstandard.ZstdDecompressor().decompress(raw[begin : begin + frame["frame"]])
+        begin += frame["frame"]
+        size, digest = frame["chunk"].split()
+        if "base" in frame:
+            base = bytearray(old.file(frame["base"]).read_bytes()[frame["at"] :][: int(size)])
+            position, count = -1, len(content) // 2
+            for step, difference in zip(content[:count], content[count:], strict=True):
+                position += step
+                base[position] = (base[position] + difference) % 256
+            content = bytes(base)
+        made[digest] = content
+    assert begin == len(raw)
+    return made
+
+
+def test_a_file_that_was_made_is_as_described(old: Bundle, new: Bundle, tmp_path: Path) -> None:
+    made(old, new, tmp_path / "delta")
+    found = read_by_the_description((tmp_path / "delta").read_bytes(), old)
+    assert len(found) == len(TENSORS)
+    for chunk in chunks_lacking(old, new):
+        assert found.get(chunk.sha256, b"a longer head") == content_of(new, chunk)
+
+
 def test_a_file_written_by_the_description_is_read(old: Bundle, tmp_path: Path) -> None:
     base = old.file("model.gguf").read_bytes()[4:30_004]
     changed = bytearray(base)
