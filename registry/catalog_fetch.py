@@ -8,7 +8,7 @@ from pathlib import Path
 from registry.bundle import Bundle
 from registry.catalog import install_id, open_catalog
 from registry.catalog_choice import Query, Resolved, resolve
-from registry.fetch import NEW_PLACE, Onto, fetch_remote
+from registry.fetch import Onto, fetch_remote
 from registry.http_requests import Web
 from targets.devices import load_targets
 from targets.selection import Device
@@ -22,7 +22,7 @@ def fetch_from_catalog(  # noqa: PLR0913 - the public face
     root: Path | None = None,
     state: Path | None = None,
     digest: str | None = None,
-    onto: Onto = NEW_PLACE,
+    onto: Onto | None = None,
 ) -> tuple[Bundle, Resolved]:
     """Put at `out` the bundle that a catalog has for a device, verified from the pinned root down to the last byte.
 
@@ -39,7 +39,7 @@ def fetch_from_catalog(  # noqa: PLR0913 - the public face
         FetchError: the catalog is not to be trusted, has nothing for the query, or can't be downloaded.
         BuildError: `out` exists or can't be written.
     """
-    query = query or Query()
+    query, onto = query or Query(), onto or Onto()
     query = replace(query, device=known(query.device), install_id=query.install_id or install_id(state))
     with Web() as web:
         try:

@@ -154,7 +154,7 @@ def _bring(row: CellVersion, into: Store, told: Callable[[str], None]) -> None:
     raw = manifest.to_bytes()
     blobs = [Blob(f"sha256:{entry.sha256}", entry.bytes) for entry in manifest.files]
     for blob in (*blobs, Blob(row.digest, len(raw))):
-        if into.blob_bytes(blob.digest) == blob.bytes:
+        if into.blob_bytes(blob.digest) == blob.bytes and into.keep(blob.digest):
             continue
         if blob.digest != row.digest:
             told(f"{row.cell}: {blob.bytes / 1e6:.1f} MB to {into.uri}")

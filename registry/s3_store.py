@@ -98,7 +98,8 @@ class S3Store(Store):
             if there is None:
                 condition = {"IfNoneMatch": "*"}
             elif there["ContentLength"] == blob.bytes:
-                return  # another publisher was quicker
+                self.keep(blob.digest)  # another publisher was quicker
+                return
             else:
                 condition = {"IfMatch": there["ETag"]}  # it was damaged
             try:
