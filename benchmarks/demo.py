@@ -1,6 +1,7 @@
 """`make demo`: the main job, end to end, on a real trained model, by the commands that a release engineer types.
 
     checkpoint ──release──> seven cells over three formats ──promote──> production ──fetch──> one sentence of English
+                                                                             └──publish──> signed catalog ──> phones
 
 It works in `demo/` (removed first). The model and its text are made once and kept (`benchmarks/real_model.py`).
 """
@@ -14,6 +15,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import real_model
@@ -123,6 +126,13 @@ def main() -> int:
     phipack("inspect", "app/by-version", "--verify")
     _say("A changed byte in the store is refused, and nothing is put in place")
     _tamper_and_fetch()
+    _say("The channel is published as a signed catalog; phones fetch by what they are, and trust the root they have")
+    phipack("keys", "init", "--threshold", "root=2/3")
+    phipack("publish", MODEL)
+    with _served() as url:
+        first = ("--root", ".phipack/keys/1.root.json")
+        phipack("fetch", url, "--device", "SM-S921U", "--os", "Android 15", *first, "-o", "phones/galaxy")
+        phipack("fetch", url, "--device", "iPhone15,2", "--format", "coreml", "-o", "phones/iphone-14-pro")
     _say("The fetched bundles answer, each in its own runtime")
     phipack("fetch", f"{MODEL}@pixel-9", "-o", "app/gguf")
     phipack("generate", "app/gguf", QUESTION, "--max-tokens", "32")
@@ -136,13 +146,33 @@ def main() -> int:
 def phipack(*arguments: str, expect: int = 0) -> str:
     """Show a command, run it in the demo's folder, show and give what it prints. Ends the demo where it goes wrong."""
     print(f"\n$ phipack {shlex.join(arguments)}", flush=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PHIPACK_"))}
     command = [sys.executable, "-m", "phipack", *arguments]
-    done = subprocess.run(command, cwd=PLACE, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, cwd=PLACE, env=_environment(), stdout=subprocess.PIPE, text=True, check=False)
     print(done.stdout, end="", flush=True)
     if done.returncode != expect:
         sys.exit(f"the demo went wrong: exit code {done.returncode}, not {expect}")
     return done.stdout.rstrip()
+
+
+def _environment() -> dict[str, str]:
+    """The user's, but for settings of phipack's; what phones trust is kept in the demo's folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PHIPACK_"))}
+    return {**kept, "PHIPACK_STATE": str(PLACE / "phones/state")}
+
+
+@contextmanager
+def _served() -> Iterator[str]:
+    """Run `phipack serve` on a free port; give its URL."""
+    print("\n$ phipack serve --port 0 &", flush=True)
+    command = [sys.executable, "-m", "phipack", "serve", "--port", "0"]
+    with subprocess.Popen(command, cwd=PLACE, env=_environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        print(said, end="", flush=True)
+        try:
+            yield said.rpartition(" at ")[2].strip()
+        finally:
+            process.terminate()
 
 
 def _tamper_and_fetch() -> None:
