@@ -124,8 +124,12 @@ class Release:
             except PhipackError:
                 continue  # told when its turn comes
             key = self._key(cell, context_length)
-            if key not in requests and self._stored(key) is None:
+            if key in requests:
+                continue
+            if self._stored(key) is None:
                 requests[key] = BuildRequest(self.checkpoint, cell.recipe, context_length, self.progress)
+            else:  # its folder is still there where a release died between the record and the removal
+                shutil.rmtree(self.workshop.bundle_folder(key), ignore_errors=True)
         built: dict[str, PhipackError | None] = {}
         for start in range(0, len(requests), BUILDS_AT_ONCE):
             built |= self._build_together(dict(list(requests.items())[start : start + BUILDS_AT_ONCE]))

@@ -125,8 +125,10 @@ class FolderStore(Store):
         return True
 
     def sweep(self, seconds: float, *, dry_run: bool) -> int:
-        """Remove old files in `staging/`, whoever left them."""
+        """Remove files in `staging/` that dead processes of this machine left, and old ones, whoever left them."""
         with disk_errors(self.root, StoreError):
+            if not dry_run:
+                self._sweep()
             now = self._now()
             left = [path for path in (self.root / "staging").glob("*") if (self._age(path, now) or 0) >= seconds]
             for path in left if not dry_run else ():
