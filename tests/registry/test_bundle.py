@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from registry.bundle import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Bundle, FileEntry, Manifest, open_bundle, verify
+from registry.bundle import (
+    MANIFEST_BYTES_LIMIT,
+    MANIFEST_NAME,
+    Bundle,
+    ExactContext,
+    FileEntry,
+    GenerationEntry,
+    Manifest,
+    ModelEntry,
+    RecipeEntry,
+    WeightClass,
+    digest_of_bytes,
+    open_bundle,
+    verify,
+)
+from registry.chunks import CHUNK_BYTES_LIMIT, Chunk
 from targets.errors import BundleError
 
 
@@ -131,3 +147,107 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
         open_bundle(tmp_path)
     assert MANIFEST_NAME in str(caught.value)
     assert caught.value.fix
+
+
+# --- laws
+
+
+def names_of(parts: st.SearchStrategy[str]) -> st.SearchStrategy[list[str]]:
+    """Paths of one or two parts that a manifest takes together."""
+    return st.lists(st.lists(parts, min_size=1, max_size=2).map("/".join), max_size=5).filter(are_taken)
+
+
+def are_taken(names: list[str]) -> bool:
+    try:
+        Manifest._no_collisions([FileEntry(path=name, bytes=0, sha256="0" * 64) for name in names])
+    except (ValidationError, ValueError):
+        return False
+    return True
+
+
+@st.composite
+def manifests(draw: st.DrawFn) -> Manifest:
+    """Any manifest: files with chunks or without, texts in any script, contexts or none."""
+    files = []
+    for name in draw(names_of(st.sampled_from(["a", "b.c", "weights", "é", "模型", "A-1", "x y"]))):
+        chunks = tuple(
+            Chunk(bytes=size, sha256=draw(st.sampled_from("0af")) * 64)
+            for size in draw(st.lists(st.integers(1, CHUNK_BYTES_LIMIT), max_size=3))
+        )
+        size = sum(chunk.bytes for chunk in chunks) if chunks else draw(st.integers(0, 1 << 45))
+        files.append(FileEntry(path=name, bytes=size, sha256=draw(st.sampled_from("0af")) * 64, chunks=chunks))
+    count, text = st.integers(0, 1 << 40), st.text(max_size=8)
+    contexts = st.builds(ExactContext, open_with=count, first=count, last=count)
+    model = st.builds(
+        ModelEntry,
+        **{name: text if name == "architecture" else count for name in ModelEntry.model_fields if name[:6] != "exact_"},
+        exact_context_length=count,
+        exact_contexts=st.lists(contexts, max_size=2),
+    )
+    weights = st.lists(st.builds(WeightClass, storage=text, tensors=count, bytes=count), max_size=2)
+    return Manifest(
+        schema="phipack.bundle/1",
+        model=draw(model),
+        recipe=draw(st.builds(RecipeEntry, weights=weights, name=text, notes=st.lists(text, max_size=2))),
+        checkpoint="sha256:" + "c" * 64,
+        generation=draw(
+            st.builds(
+                GenerationEntry,
+                stop_token_ids=st.lists(count, max_size=3),
+                bos_token_id=st.none() | count,
+                pad_token_id=st.none() | count,
+                chat_template=st.none() | text,
+            )
+        ),
+        tools=draw(st.dictionaries(text, text, max_size=2)),
+        files=files,
+    )
+
+
+@given(manifests())
+def test_a_manifest_survives_its_bytes(manifest: Manifest) -> None:
+    raw = manifest.to_bytes()
+    assert Manifest.parse(raw, source="here") == manifest
+    assert Manifest.parse(raw, source="here").digest == manifest.digest == digest_of_bytes(raw)
+
+
+@given(manifests(), st.data())
+def test_a_changed_manifest_is_refused_or_another_bundle(manifest: Manifest, data: st.DataObject) -> None:
+    """No two texts are one bundle: whatever is changed, and is still read, has its own digest."""
+    raw = manifest.to_bytes()
+    at = data.draw(st.integers(0, len(raw) - 1))
+    change = data.draw(st.sampled_from(["flip", "drop", "double", "insert"]))
+    piece = raw[at : at + data.draw(st.integers(1, 12))]
+    middle = {
+        "flip": bytes([piece[0] ^ data.draw(st.integers(1, 255))]) + piece[1:],
+        "drop": b"",
+        "double": piece + piece,
+        "insert": data.draw(st.binary(min_size=1, max_size=4)) + piece,
+    }[change]
+    changed = raw[:at] + middle + raw[at + len(piece) :]
+    try:
+        read = Manifest.parse(changed, source="here")
+    except BundleError:
+        return
+    assert read.to_bytes() == changed
+    assert (read.digest == manifest.digest) == (changed == raw)
+
+
+@given(
+    st.lists(
+        st.text(st.sampled_from("aA\u00e9E\u0301\ufb01fi\u017fs\u00dfS/.\u0131I\u0130i"), min_size=1, max_size=4),
+        min_size=2,
+        max_size=3,
+    )
+)
+def test_files_that_are_taken_together_lie_apart_on_every_disk(names: list[str]) -> None:
+    """No two are one where letters' case, or their composition, does not count; none is another one's folder."""
+    try:
+        files = Manifest._no_collisions([FileEntry(path=name, bytes=0, sha256="0" * 64) for name in names])
+    except (ValidationError, ValueError):
+        return
+    for fold in (str.casefold, str.lower, str.upper):
+        for form in ("NFC", "NFD"):
+            seen = [unicodedata.normalize(form, fold(unicodedata.normalize(form, file.path))) for file in files]
+            assert len(set(seen)) == len(seen), (names, fold, form)
+            assert not any(a.startswith(b + "/") for a in seen for b in seen)
