@@ -1,10 +1,11 @@
-"""A bundle of 2 GB over loopback HTTP: phipack's fetch beside curl and sha256sum one after the other.
+"""A bundle of 2 GB over loopback HTTP: phipack's fetch beside curl and sha256sum, and beside MLflow's own download.
 
     .venv/bin/python -m benchmarks.delivery [--bytes 2000000000] [--runs 3] [--scratch DIR]
 
-One server process serves both, with ranges, by sendfile. The two take turns; medians are told. Fetch verifies every
-chunk and every file and puts the bundle in place; its time includes Python's start. curl's file is hashed when it is
-there. Then the same bundle again: with another chat template, and with every tenth tensor changed.
+One server process serves fetch and curl, with ranges, by sendfile; a tracking server serves MLflow's download out of
+the same folder. They take turns; medians are told. Fetch verifies every chunk and every file and puts the bundle in
+place; its time includes Python's start. curl's file is hashed when it is there; MLflow verifies nothing. Then the same
+bundle again: with another chat template, and with every tenth tensor changed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from benchmarks.full_size.measure import Measured, run
+from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
 from registry.bundle import Bundle, FileEntry, seal
 from registry.chunks import ChunkHasher
 from registry.large_file import LargeFile
@@ -98,6 +100,13 @@ def peer(url: str, out: Path) -> Measured:
     return run(["sh", "-c", script, f"{url}/{WEIGHTS}", str(out)])
 
 
+def mlflow_peer(server: str, name: str, out: Path) -> Measured:
+    """MLflow's own download of the folder that its server has, in a process of its own; nothing is verified."""
+    script = "import sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]); "
+    script += "mlflow.artifacts.download_artifacts(f'mlflow-artifacts:/{sys.argv[2]}', dst_path=sys.argv[3])"
+    return run([sys.executable, "-c", script, server, name, str(out)])
+
+
 def main() -> None:
     """Run it and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -111,8 +120,9 @@ def main() -> None:
         total = bundle.manifest.total_bytes
         write_bundle(folder / "template", options.bytes, template=b"{# another #}" * 200)
         write_bundle(folder / "tenth", options.bytes, changed_every=10)
-        ours, theirs, peaks = [], [], []
-        with served(folder) as url:
+        ours, theirs, mlflows, peaks = [], [], [], []
+        settings = MlflowSettings(f"sqlite:///{folder}/mlflow.db", str(folder))
+        with served(folder) as url, running_mlflow(folder / "mlflow", settings) as mlflow:
             for _ in range(options.runs):
                 seconds, *_, peak = fetched(f"{url}/bundle", folder / "out")
                 ours.append(seconds)
@@ -123,8 +133,14 @@ def main() -> None:
                     raise SystemExit(measured.failed)
                 theirs.append(measured.seconds)
                 (folder / "curl").unlink()
+                measured = mlflow_peer(mlflow.uri, "bundle", folder / "mlflow-out")
+                if measured.failed:
+                    raise SystemExit(measured.failed)
+                mlflows.append(measured.seconds)
+                shutil.rmtree(folder / "mlflow-out")
             print(f"{total / 1e9:.2f} GB: fetch {statistics.median(ours):.2f} s ({sorted(ours)})")
             print(f"curl, then sha256sum: {statistics.median(theirs):.2f} s ({sorted(theirs)})")
+            print(f"MLflow's own download, unverified: {statistics.median(mlflows):.2f} s ({sorted(mlflows)})")
             print(f"fetch's peak memory: {max(peaks) / 1000:.0f} MB")
             for what in ("template", "tenth"):
                 seconds, downloaded, reused, _ = fetched(f"{url}/{what}", folder / "out", folder / "bundle")
