@@ -1,0 +1,1 @@
+"""Clients of the wire format that are written from docs/delivery.md alone."""
