@@ -1,6 +1,7 @@
-"""A sample client of docs/delivery.md (so far: section 2 and rollout places), written from that page and the TUF 1.0 specification alone.
+"""A sample client of docs/delivery.md, written from that page and the TUF 1.0 specification alone.
 
-It is meant to be ported to Swift or Kotlin: it needs HTTP, JSON, SHA-256 and signatures, and nothing of
+It has section 2 (trust) and the places of rollouts so far. It is meant to be ported to Swift or Kotlin: it needs HTTP,
+JSON, SHA-256 and signatures, and nothing of phipack.
 Every error is a `Refused`, an `OSError` or what reading a damaged document raises; what is installed stays as it is.
 """
 
