@@ -4,20 +4,23 @@
       lock                            held by the process that downloads
       0, 1, …                         the files in the manifest's order; the last one is cut where writing stopped
 
-Nothing in it is believed: who continues it hashes it. It goes when a bundle has been put in place at NAME, and when a
+Nothing in it is believed: who continues it hashes it, and links, which somebody else may have put there, are removed,
+not followed. It goes when a bundle has been put in place at NAME, and when a
 download ends without having received anything, or because the disk is full.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from targets.errors import FetchError
+from targets.errors import BuildError, FetchError
 
 PARTIAL_MARK = ".phipack-partial-"
 _LOCK = "lock"
@@ -37,10 +40,11 @@ def partial_folder(destination: Path, digest: str) -> Iterator[Path]:
         )
     keep = True
     try:
+        _remove_links(folder)
         yield folder
         keep = False
         sweep_partials(destination, except_for=folder)
-    except OSError:
+    except (OSError, BuildError):  # the disk's
         keep = False
         raise
     finally:
@@ -59,7 +63,7 @@ def sweep_partials(destination: Path, *, except_for: Path | None = None) -> None
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
     ours = re.compile(re.escape(PARTIAL_MARK) + "[0-9a-f]{16}-" + re.escape(destination.name))
     for left in destination.parent.glob(PARTIAL_MARK + "*"):
-        if left == except_for or not ours.fullmatch(left.name) or not left.is_dir():
+        if left == except_for or not ours.fullmatch(left.name) or left.is_symlink() or not left.is_dir():
             continue
         held = _locked(left)
         if held is not None:
@@ -72,12 +76,19 @@ def _locked(folder: Path) -> int | None:
     import fcntl  # POSIX, as the package is
 
     while True:
+        if folder.is_symlink():
+            folder.unlink()
         folder.mkdir(exist_ok=True)
         path = folder / _LOCK
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             continue  # it was swept meanwhile
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            path.unlink()  # a link
+            continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -86,3 +97,11 @@ def _locked(folder: Path) -> int | None:
         if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
             return handle
         os.close(handle)
+
+
+def _remove_links(folder: Path) -> None:
+    """Remove what is no file of this folder alone: written to, it would be another one's."""
+    for path in folder.iterdir():
+        status = path.lstat()
+        if path.name != _LOCK and not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
+            shutil.rmtree(path) if stat.S_ISDIR(status.st_mode) else path.unlink()
