@@ -26,7 +26,7 @@ def _ledger() -> Ledger:
     return open_ledger(None, FolderStore(STORE), HOME)
 
 
-def _prepare_registry(ground: Ground, *releases: str) -> None:
+def prepare_registry(ground: Ground, *releases: str) -> None:
     """MLflow's database, empty, and bundles that are not registered yet."""
     HOME.mkdir()
     shutil.copy(ground.folder.parents[1] / "migrated.db", HOME / "mlflow.db")
@@ -45,7 +45,7 @@ def _register(release: str) -> None:
 
 def prepare_releases(ground: Ground) -> None:
     """Releases 1.0.0 and 1.1.0 of two cells; production stands at 1.0.0."""
-    _prepare_registry(ground, "1.0.0", "1.1.0")
+    prepare_registry(ground, "1.0.0", "1.1.0")
     for release in ("1.0.0", "1.1.0"):
         _register(release)
     assert main(["promote", "phi:1.0.0", "--to", "production"]) == 0
@@ -115,13 +115,13 @@ def roll_back_if_needed(ground: Ground) -> int:
 
 def prepare_first_release(ground: Ground) -> None:
     """Release 1.0.0 is registered; the bundle of 1.1.0 is here."""
-    _prepare_registry(ground, "1.0.0", "1.1.0")
+    prepare_registry(ground, "1.0.0", "1.1.0")
     _register("1.0.0")
 
 
 def prepare_empty_registry(ground: Ground) -> None:
     """Nothing is registered; the bundle of 1.0.0 is here."""
-    _prepare_registry(ground, "1.0.0")
+    prepare_registry(ground, "1.0.0")
 
 
 def register(release: str) -> Run:

@@ -12,7 +12,7 @@ from pathlib import Path
 from registry import large_file, transfer
 from registry.folder_store import FolderStore
 from registry.ledger import open_ledger
-from tests.faults import channels, fetching, publishing
+from tests.faults import channels, fetching, publishing, releasing
 from tests.faults.ground import Command, Ground, phipack
 from tests.faults.pieces import NEW
 
@@ -24,13 +24,14 @@ COMMANDS: Mapping[str, Command] = {
         run=phipack("promote", "phi:1.1.0", "--to", "production"),
         after=channels.no_cell_is_without,
         done=channels.promoted,
+        limit=16,
     ),
     "rollback": Command(
         prepare=channels.prepare_promoted,
         run=phipack("rollback", "phi"),
         after=channels.no_cell_is_without,
         done=channels.rolled_back,
-        limit=12,
+        limit=8,
         retry=channels.roll_back_if_needed,
     ),
     "register": Command(
@@ -39,6 +40,7 @@ COMMANDS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.registered("1.0.0", "1.1.0"),
         tidy=channels.store_is_tidy,
+        limit=16,
     ),
     "register the first": Command(
         prepare=channels.prepare_empty_registry,
@@ -46,7 +48,7 @@ COMMANDS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.registered("1.0.0"),
         tidy=channels.store_is_tidy,
-        limit=12,
+        limit=8,
     ),
     "fetch a folder": Command(
         prepare=fetching.prepare_folder,
@@ -69,7 +71,7 @@ COMMANDS: Mapping[str, Command] = {
         done=fetching.fetched(NEW),
         tidy=fetching.out_is_alone,
         told=fetching.no_staging,
-        limit=60,
+        limit=50,
     ),
     "publish": Command(
         prepare=publishing.prepare_publication,
@@ -77,6 +79,7 @@ COMMANDS: Mapping[str, Command] = {
         after=publishing.catalog_is_whole,
         done=publishing.published,
         tidy=publishing.catalog_is_tidy,
+        limit=20,
     ),
     "fetch from a catalog": Command(
         prepare=publishing.prepare_newer_catalog,
@@ -84,6 +87,7 @@ COMMANDS: Mapping[str, Command] = {
         after=publishing.phone_has_one,
         done=publishing.phone_has_the_new_one,
         tidy=publishing.phone_is_tidy,
+        limit=20,
     ),
     "keys init": Command(
         prepare=lambda _: None,
@@ -99,6 +103,24 @@ COMMANDS: Mapping[str, Command] = {
         after=publishing.keys_are_sound,
         done=publishing.timestamp_is_rotated,
         tidy=publishing.keys_are_tidy,
+    ),
+    "gc": Command(
+        prepare=releasing.prepare_garbage,
+        run=phipack("gc"),
+        after=channels.store_is_sound,
+        done=releasing.collected,
+        tidy=channels.store_is_tidy,
+        limit=16,
+    ),
+    "release": Command(
+        prepare=releasing.prepare_project,
+        run=phipack("release"),
+        after=channels.store_is_sound,
+        done=releasing.released,
+        tidy=releasing.workshop_is_tidy,
+        imports=releasing.IMPORTS,
+        limit=5,
+        slow=True,
     ),
 }
 

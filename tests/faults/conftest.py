@@ -15,6 +15,7 @@ import pytest
 from tests.faults.effects import compiled
 
 Walk = Callable[[str, str], dict[str, Any]]
+EVERY = os.environ.get("FAULTS") == "all"
 _walked: list[str] = []
 _OURS = ("MLFLOW_", "PHIPACK_")
 
@@ -22,7 +23,6 @@ _OURS = ("MLFLOW_", "PHIPACK_")
 @pytest.fixture(scope="session")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     """Walk a command under a fault: at its sample of points, or at every one with FAULTS=all in the environment."""
-    every = os.environ.get("FAULTS") == "all"
     place = tmp_path_factory.mktemp("walk")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     environment |= {
@@ -44,7 +44,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
         def asked(command: str, fault: str) -> dict[str, Any]:
             assert walker.stdin is not None
             assert walker.stdout is not None
-            print(json.dumps({"command": command, "fault": fault, "every": every}), file=walker.stdin, flush=True)
+            print(json.dumps({"command": command, "fault": fault, "every": EVERY}), file=walker.stdin, flush=True)
             answer: dict[str, Any] = json.loads(walker.stdout.readline())
             _walked.append(f"{command}, {fault}: {answer['walked']} of {answer['points']} points")
             return answer

@@ -65,7 +65,7 @@ def read_trace(path: Path, folder: Path) -> list[Point]:
 def chosen(points: Sequence[Point], fault: Fault, limit: int) -> list[Point]:
     """The points to walk: all, where the limit allows it; else the first, the last and an even sample of the others.
 
-    A kill always meets all that settle something: renames, removals, and so SQLite's commits.
+    Of what a kill meets, at least half is what settles something: renames, removals, and so SQLite's commits.
     """
     if fault == "full":
         points = [point for point in points if point.call in _GROWING]
@@ -73,9 +73,13 @@ def chosen(points: Sequence[Point], fault: Fault, limit: int) -> list[Point]:
         points = [point for point in points if point.call != "write half"]
     if len(points) <= limit:
         return list(points)
-    kept = {point.number for point in (points[0], points[-1])}
-    kept |= {point.number for point in points if fault == "kill" and point.call in _SETTLING}
-    rest = [point for point in points if point.number not in kept]
-    room = max(limit - len(kept), 0)
-    kept |= {rest[(2 * index + 1) * len(rest) // (2 * room)].number for index in range(min(room, len(rest)))}
-    return [point for point in points if point.number in kept]
+    inner = points[1:-1]
+    settling = [point for point in inner if fault == "kill" and point.call in _SETTLING]
+    others = [point for point in inner if point not in settling]
+    half = min(len(settling), max((limit - 2) // 2, limit - 2 - len(others)))
+    kept = [points[0], points[-1], *_evenly(settling, half), *_evenly(others, limit - 2 - half)]
+    return sorted(kept, key=lambda point: point.number)
+
+
+def _evenly(points: Sequence[Point], count: int) -> list[Point]:
+    return [points[(2 * index + 1) * len(points) // (2 * count)] for index in range(min(count, len(points)))]

@@ -31,7 +31,9 @@ class Command:
 
     `run` gives the exit code. `after` holds whatever fault there was, `done` once it has succeeded. `tidy` holds too
     once it has: nothing else is left; so after a full disk, unless `told` says what may be kept there. `retry`: where
-    the next try is another command. `limit`: how many points are killed at, at most; a third of it for other faults.
+    the next try is another command.
+    `imports`: heavy modules that it alone needs. `limit`: how many points are killed at, at most; a third of it for
+    other faults. `slow`: these are for FAULTS=all alone.
     """
 
     prepare: Step
@@ -40,7 +42,9 @@ class Command:
     done: Step
     tidy: Step = _nothing_more
     told: Step | None = None
+    imports: tuple[str, ...] = ()
     limit: int = 30
+    slow: bool = False
     retry: Run | None = None
 
     @property

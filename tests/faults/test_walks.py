@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from tests.faults.commands import COMMANDS
-from tests.faults.conftest import Walk
+from tests.faults.conftest import EVERY, Walk
 from tests.faults.effects import FAULTS, Point, chosen
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="points are counted by a preloaded library")
@@ -21,15 +21,17 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="points are counted b
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_nothing_is_lost_wherever_it_ends(walk: Walk, command: str, fault: str) -> None:
+    if COMMANDS[command].slow and fault != "kill" and not EVERY:
+        pytest.skip("seconds a case: with FAULTS=all")
     found = walk(command, fault)
     assert not found["problems"], f"at {len(found['problems'])} points:\n" + "\n\n".join(found["problems"][:3])
 
 
-def test_a_sample_has_both_ends_and_all_that_settles() -> None:
+def test_a_sample_has_both_ends_and_what_settles() -> None:
     points = [Point(n, "rename" if n % 40 == 0 else "pwrite", "") for n in range(1, 201)]
     assert chosen(points, "kill", 200) == points
     numbers = [point.number for point in chosen(points, "kill", 20)]
-    assert len(numbers) == 20
+    assert len(set(numbers)) == 20
     assert {1, 200, 40, 80, 120, 160} <= set(numbers)
     assert max(b - a for a, b in pairwise(numbers)) < 30
     assert [point.number for point in chosen(points, "interrupt", 2)] == [1, 200]

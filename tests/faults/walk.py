@@ -10,6 +10,7 @@ has the same path for every case, since registries keep absolute paths.
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import shutil
@@ -155,6 +156,8 @@ def case(command: Command, fault: Fault, point: Point, slot: Slot) -> str | None
 def walk(command: Command, fault: Fault, slots: Sequence[Slot], *, every: bool) -> dict[str, object]:
     """Walk a command; give how many points there are, how many were walked, and the problems."""
     limit = command.limit if fault == "kill" else command.limit // 3
+    for name in command.imports:
+        importlib.import_module(name)
     for slot in slots:
         prepare(command, slot)
     points = points_of(command, slots[0])
