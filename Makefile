@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint unit docs clean
+.PHONY: setup demo services test lint unit docs clean
 
 setup: $(STAMP)
 
@@ -19,6 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
+
+# PostgreSQL, S3 and MLflow on this machine, until Ctrl-C; data in .phipack/services.
+services: $(STAMP)
+	$(BIN)/python -m benchmarks.services
 
 test: lint unit
 

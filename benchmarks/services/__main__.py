@@ -1,0 +1,95 @@
+"""`make services`: PostgreSQL, an S3 server and MLflow on this machine, as a team runs them, until Ctrl-C.
+
+    .phipack/services/
+      postgresql/…     databases; the password, made the first time
+      seaweedfs/…      objects; the keys, made the first time
+      mlflow/          its log
+
+A second run finds the same data. What to export is printed, and written to `.phipack/services/environment`:
+
+    source .phipack/services/environment
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
+from benchmarks.services.ports import ServiceError
+from benchmarks.services.postgresql import running_postgresql
+from benchmarks.services.seaweedfs import running_seaweedfs
+
+BUCKET = "phipack"
+
+
+def main() -> int:
+    """Run them."""
+    parser = argparse.ArgumentParser(
+        prog="make services", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path(".phipack/services"))
+    parser.add_argument("--mlflow-port", type=int, default=5000)
+    parser.add_argument("--s3-port", type=int, default=8333)
+    parser.add_argument("--postgresql-port", type=int, default=5433)
+    asked = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):  # in the background a shell has Ctrl-C ignored
+        signal.signal(number, signal.default_int_handler)
+    folder = asked.folder.resolve()
+    try:
+        with ExitStack() as stack:
+            print("PostgreSQL …", flush=True)
+            postgresql = stack.enter_context(running_postgresql(folder / "postgresql", port=asked.postgresql_port))
+            backend = postgresql.make_database("mlflow")
+            print("SeaweedFS (S3) …", flush=True)
+            s3 = stack.enter_context(running_seaweedfs(folder / "seaweedfs", port=asked.s3_port))
+            s3.make_bucket(BUCKET)
+            print("MLflow …", flush=True)
+            settings = MlflowSettings(backend, f"s3://{BUCKET}/mlflow", s3.environment)
+            mlflow = stack.enter_context(running_mlflow(folder / "mlflow", settings, port=asked.mlflow_port))
+            environment = {
+                "MLFLOW_TRACKING_URI": mlflow.uri,
+                "PHIPACK_STORE": f"s3://{BUCKET}/store",
+                **s3.environment,
+            }
+            _tell(folder / "environment", environment)
+            return _watch({"PostgreSQL": postgresql.process, "SeaweedFS": s3.process, "MLflow": mlflow.process}, folder)
+    except KeyboardInterrupt:
+        print("\nended", flush=True)
+        return 0
+    except ServiceError as error:
+        print(f"services: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"services: {error.filename or folder}: {error.strerror or error}", file=sys.stderr)
+    return 1
+
+
+def _tell(path: Path, environment: Mapping[str, str]) -> None:
+    """Print what to export, and keep it for `source`."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    path.touch(0o600)
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    print("\nReady, until Ctrl-C. In another shell:\n", flush=True)
+    print("\n".join(lines), flush=True)
+    print(f"\nor: source {path}", flush=True)
+
+
+def _watch(processes: Mapping[str, subprocess.Popen[bytes]], folder: Path) -> int:
+    """Wait; give 1 where one of them ends by itself."""
+    while True:
+        for name, process in processes.items():
+            if process.poll() is not None:
+                print(f"services: {name} ended with {process.returncode}; its log is in {folder}", file=sys.stderr)
+                return 1
+        time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
