@@ -33,7 +33,7 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA: Literal["phipack.bundle/1"] = "phipack.bundle/1"
 MANIFEST_BYTES_LIMIT = 8 << 20
 _CHUNK = 1 << 20
-_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]) *", re.IGNORECASE)
+_WINDOWS_DEVICE = re.compile(r"(con|conin\$|conout\$|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *", re.IGNORECASE)
 
 
 class _Strict(BaseModel):

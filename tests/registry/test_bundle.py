@@ -116,7 +116,21 @@ def test_a_manifest_of_another_form_is_refused(bundle: Bundle) -> None:
             "a\n",
             "manifest.json",
         ),
-        *("manifest.json", "a.", "a ", "a./b", "con", "CON.txt", "x/aux", "nul.json", "com1", "\u202ea"),
+        *(
+            "manifest.json",
+            "a.",
+            "a ",
+            "a./b",
+            "con",
+            "CON.txt",
+            "x/aux",
+            "nul.json",
+            "com1",
+            "LPT\u00b9",
+            "conin$",
+            "ConOut$.txt",
+            "\u202ea",
+        ),
     ],
 )
 def test_paths_that_could_leave_the_bundle_are_refused(path: str) -> None:
