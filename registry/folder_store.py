@@ -3,7 +3,7 @@
 STORE/
 blobs/sha256/ab/ab34…    as `store.py` says; read-only
 staging/HOST-PID-…       a blob or document being written; put in place in one rename
-documents.lock           held while a document is compared and replaced
+documents.lock           held while a document is compared and replaced, and a blob put in place, kept or removed
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class FolderStore(Store):
                     os.fchmod(out.fileno(), 0o444)
                     os.fsync(out.fileno())
                 path.parent.mkdir(parents=True, exist_ok=True)
-                staging.replace(path)
+                with self._locked():  # `remove` looks at the time of what it removes
+                    staging.replace(path)
                 _sync_folder(path.parent)
             finally:
                 staging.unlink(missing_ok=True)
@@ -89,18 +90,20 @@ class FolderStore(Store):
     def blobs(self) -> Iterator[Blob]:
         """Walk the folders."""
         for path in (self.root / "blobs" / "sha256").glob("??/*"):
-            yield Blob(f"sha256:{path.name}", path.stat().st_size)
+            digest = f"sha256:{path.name}"
+            if (size := self.blob_bytes(digest)) is not None:  # else removed meanwhile
+                yield Blob(digest, size)
 
     def place_of(self, digest: str) -> str:
         """Path of the blob's file."""
         return str(self._path(digest))
 
     def keep(self, digest: str) -> bool:
-        """Set the file's time to now, of the file system's clock."""
+        """Set the file's time to now, of the file system's clock. Only its owner may, as it is read-only."""
         with disk_errors(self.root, StoreError), self._locked():
             try:
                 os.utime(self._path(digest))
-            except FileNotFoundError:
+            except (FileNotFoundError, PermissionError):
                 return False
         return True
 

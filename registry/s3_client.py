@@ -19,7 +19,7 @@ _CREDENTIALS = (
     "403",
     "Forbidden",
 )
-_LACKING = ("NotImplemented", "501", "MethodNotAllowed")
+LACKING = ("NotImplemented", "501", "MethodNotAllowed")
 MISSING = ("404", "NoSuchKey", "NotFound")
 LOST_RACE = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", *MISSING)
 
@@ -87,7 +87,7 @@ def _refusal(place: str, operation: str, error: Any) -> StoreError:
         return StoreError(
             f"{place}: {operation} is refused: {message}", fix="check the AWS_* credentials, and what they may do there"
         )
-    if code in _LACKING:
+    if code in LACKING:
         return StoreError(
             f"{place}: the server lacks an operation that a store needs: {operation} ({message})",
             fix="use a server that has it: AWS S3, SeaweedFS, MinIO, Ceph or R2 in a late version",

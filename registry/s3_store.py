@@ -11,7 +11,6 @@ Reading goes by ranges over several connections, through presigned URLs and the 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import os
@@ -27,6 +26,7 @@ from registry.http_requests import Web
 from registry.placement import owner_mark
 from registry.reuse import Known
 from registry.s3_client import LOST_RACE, MISSING, code_of, s3_client, s3_errors
+from registry.s3_probe import probe, sha256_checksum
 from registry.s3_reading import Reading
 from registry.s3_upload import PART_BYTES, upload
 from registry.store import Blob, Document, Store, blob_path, check_document_name
@@ -54,28 +54,9 @@ class S3Store(Store):
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def check_writable(self) -> None:
-        """Try what a store needs on a small object: SHA-256 that the server verifies, and conditional writes."""
-        from botocore.exceptions import ClientError
-
-        place = self._place(f"staging/{owner_mark()}{os.urandom(8).hex()}")
-        body = b"may phipack write here?"
+        """Try what a store needs on a small object."""
         with s3_errors(self.uri, "PutObject"):
-            self._client.put_object(**place, Body=body, IfNoneMatch="*", ChecksumSHA256=_checksum(body))
-            try:
-                for lacking, options in (
-                    ("conditional writes (If-None-Match)", {"IfNoneMatch": "*"}),
-                    ("conditional writes (If-Match)", {"IfMatch": '"0123456789abcdef0123456789abcdef"'}),
-                    ("SHA-256 of what it receives", {"ChecksumSHA256": _checksum(b"other")}),
-                ):
-                    try:
-                        self._client.put_object(**place, Body=body, **options)
-                    except ClientError as error:
-                        if code_of(error) in ("NotImplemented", "501"):
-                            raise _lacks(self.uri, lacking) from error
-                    else:
-                        raise _lacks(self.uri, lacking)
-            finally:
-                self._client.delete_object(**place)
+            probe(self._client, self._place(f"staging/{owner_mark()}{os.urandom(8).hex()}"), self.uri)
 
     def blob_bytes(self, digest: str) -> int | None:
         """Ask for the object's head."""
@@ -95,16 +76,15 @@ class S3Store(Store):
 
         with s3_errors(self.place_of(blob.digest), "uploading"):
             there = self._head(blob.digest)
-            if there is None:
-                condition = {"IfNoneMatch": "*"}
-            elif there["ContentLength"] == blob.bytes:
-                self.keep(blob.digest)  # another publisher was quicker
-                return
-            else:
-                condition = {"IfMatch": there["ETag"]}  # it was damaged
+            if there is not None and there["ContentLength"] == blob.bytes:
+                if self.keep(blob.digest):
+                    return  # another publisher was quicker
+                there = None  # gc has removed it since
+            condition = {"IfNoneMatch": "*"} if there is None else {"IfMatch": there["ETag"]}  # it was damaged
             try:
                 if blob.bytes > PART_BYTES:
                     upload(self._client, place, source, blob, condition, refuse)
+                    self._check_there(blob)
                     return
                 body = source.read(blob.bytes + 1)
             except OSError as error:
@@ -114,7 +94,8 @@ class S3Store(Store):
             digest = "sha256:" + hashlib.sha256(body).hexdigest()
             if (len(body), digest) != (blob.bytes, blob.digest):
                 raise refuse(len(body), digest)
-            self._create(place, body, condition, CacheControl=_FOREVER)
+            if not self._create(place, body, condition, CacheControl=_FOREVER):
+                self._check_there(blob)
 
     def open_blob(self, digest: str) -> BinaryIO:
         """Read from one connection, which is opened again where it breaks."""
@@ -265,17 +246,37 @@ class S3Store(Store):
             raise
         return head
 
+    def _check_there(self, blob: Blob) -> None:
+        """Raise `StoreError` where the blob is not what another publisher, who won, has left there."""
+        if self.blob_bytes(blob.digest) != blob.bytes:
+            raise StoreError(
+                f"{self.place_of(blob.digest)} was written or removed by somebody else meanwhile", fix="try again"
+            )
+
     def _create(self, place: dict[str, str], body: bytes, condition: dict[str, str], **options: str) -> bool:
         """Put an object on a condition. False where another one is there."""
         from botocore.exceptions import ClientError
 
         try:
-            self._client.put_object(**place, Body=body, ChecksumSHA256=_checksum(body), **condition, **options)
+            self._client.put_object(**place, Body=body, ChecksumSHA256=sha256_checksum(body), **condition, **options)
         except ClientError as error:
-            if code_of(error) in LOST_RACE:
+            if code_of(error) not in LOST_RACE:
+                raise
+            # The answer to a first try may have been lost: then the second one meets what the first has written.
+            repeated = error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
+            return repeated and self._holds(place, body)
+        return True
+
+    def _holds(self, place: dict[str, str], body: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = self._client.get_object(**place)
+            return bool(answer["ContentLength"] == len(body) and answer["Body"].read() == body)
+        except ClientError as error:
+            if code_of(error) in MISSING:
                 return False
             raise
-        return True
 
     def _place(self, name: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._key(name)}
@@ -286,14 +287,3 @@ class S3Store(Store):
 
 def _kept(digest: str) -> str:
     return f"kept/{digest.removeprefix('sha256:')}"
-
-
-def _checksum(body: bytes) -> str:
-    return base64.b64encode(hashlib.sha256(body).digest()).decode()
-
-
-def _lacks(place: str, what: str) -> StoreError:
-    return StoreError(
-        f"{place}: the server does not check {what}, which a store relies on",
-        fix="use a server that does: AWS S3, SeaweedFS, MinIO, Ceph or R2 in a late version",
-    )

@@ -90,7 +90,10 @@ class Store(ABC):
 
     @abstractmethod
     def keep(self, digest: str) -> bool:
-        """Start a blob's age anew; False where it is not there (any more). Raises `StoreError`."""
+        """Start a blob's age anew; False where that can't be, for it is gone or another user's: add it then.
+
+        Raises `StoreError`.
+        """
 
     @abstractmethod
     def aged(self, seconds: float) -> Iterator[Blob]:

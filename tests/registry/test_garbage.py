@@ -6,6 +6,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,46 @@ def test_on_s3_it_goes_by_the_servers_clock(s3_store: S3Store, tmp_path: Path) -
     assert s3_store.has_bundle(publisher.registry.rows[0].digest)
     s3_store.add_bundle(old)
     assert s3_store.has_bundle(old.digest)
+
+
+def test_a_publisher_whose_blob_goes_while_it_looks_adds_it(s3_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gc removes it between a publisher's two requests: is it there, and keep it."""
+    content = b"hello"
+    blob = Blob("sha256:" + hashlib.sha256(content).hexdigest(), len(content))
+    s3_store.put(io.BytesIO(content), blob, what="x")
+    real = s3_store.keep
+
+    def keep(digest: str) -> bool:
+        assert S3Store(s3_store.bucket, s3_store.prefix).remove(digest, seconds=-DAY_SECONDS)
+        return real(digest)
+
+    monkeypatch.setattr(s3_store, "keep", keep)
+    s3_store.put(io.BytesIO(content), blob, what="x")
+    assert s3_store.blob_bytes(blob.digest) == blob.bytes
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_what_another_user_added_can_be_released_again(bundle: Bundle) -> None:
+    """Blobs are read-only, so their time is their owner's alone to set."""
+    with tempfile.TemporaryDirectory() as name:
+        store = FolderStore(Path(name) / "store")
+        store.add_bundle(bundle)
+        for path in (Path(name), *Path(name).rglob("*")):
+            if path.is_dir() or path.name == "documents.lock":
+                path.chmod(0o777)
+        age(store, 2 * DAY_SECONDS)
+        pid = os.fork()
+        if pid == 0:  # no pytest here: what happens is told by the code of its end
+            os.setgid(65534)
+            os.setuid(65534)
+            kept = any(store.keep(blob.digest) for blob in store.blobs())
+            for blob in list(store.blobs()):
+                with store.open_blob(blob.digest) as source:
+                    store.put(source, blob, what="x")
+            os._exit(int(kept))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert list(store.aged(DAY_SECONDS)) == []
+        assert store.has_bundle(bundle.digest)
 
 
 class Broken(io.BytesIO):

@@ -32,6 +32,7 @@ from tests.registry.bundles import make_evidence
 from tests.registry.s3 import BUCKET
 from tests.registry.tcp_proxy import proxy_before
 
+SLOW_DOWN = b"<Error><Code>SlowDown</Code></Error>"
 PARTS = 5
 LARGE = hashlib.shake_256(b"weights").digest(PART_BYTES * (PARTS - 1) + 1000)
 
@@ -169,6 +170,31 @@ def test_cut_connections_are_taken_up_again(behind_proxy: Any, tmp_path: Path) -
     proxy.left, proxy.after_bytes = 3, 1 << 20
     store.copy_out(blob.digest, tmp_path / "out", what="model.gguf")
     assert (tmp_path / "out").read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("failure", ["lost answer", "503"])
+def test_a_document_whose_answer_was_lost_is_written(s3_store: S3Store, failure: str) -> None:
+    """The client asks again, and its second request meets what the first has written, or finds the way free."""
+    from botocore.awsrequest import AWSResponse
+    from botocore.exceptions import ConnectionClosedError
+    from urllib3 import HTTPResponse
+
+    session = s3_store._client._endpoint.http_session
+    real, met = session.send, []
+
+    def send(request: Any) -> Any:
+        if request.method != "PUT" or met:
+            return real(request)
+        met.append(request)
+        if failure == "503":
+            return AWSResponse(request.url, 503, {}, HTTPResponse(io.BytesIO(SLOW_DOWN), preload_content=False))
+        real(request)
+        raise ConnectionClosedError(endpoint_url=request.url)
+
+    session.send = send
+    assert s3_store.write_document("metadata/1.root.json", b"{}", replacing=None)
+    assert met
+    assert not s3_store.write_document("metadata/1.root.json", b"{}", replacing=None)
 
 
 def test_a_server_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch, s3_store: S3Store) -> None:
