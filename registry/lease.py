@@ -3,8 +3,11 @@
     claim.OWNER = {"who": …, "beat": 7}    one a process that holds the lease or tries to; the beat rises while it lives
     holder      = OWNER                    who has it now
 
+    turn.OWNER  = {"who": …, "beat": 7, "number": 3}    one a process that waits its turn
+
 To take it: see nobody living, write a claim, look again. Of two at once each sees the other, and both step back: at
-most one goes on. It then removes the claims of the dead and names itself the holder.
+most one goes on. It then removes the claims of the dead and names itself the holder. Who finds it held waits its turn:
+of those that wait only the one with the lowest number tries. Turns make it fair and quick, claims alone make it safe.
 
 No clocks are compared. A process is dead to another one when its beat has not risen for `stale_seconds` of the other's
 own time. Who holds the lease asks before each change whether it still does, and makes none when its own last beat is
@@ -19,18 +22,21 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+from registry.waiting import Told, Waiting, silent
 from targets.errors import PhipackError, RegistryError
 
 Check = Callable[[], None]  # called before each change; raises `LeaseLostError` where this process may make none
 
-CLAIM = "claim."
+CLAIM, TURN = "claim.", "turn."
 HOLDER = "holder"
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
+_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
+_BEATS_OF_A_TURN = 3  # that many beats missed, and the others go first: it costs nobody safety
+_WHAT = "the lease on the model's channels"
 
 
 class LeaseLostError(RegistryError):
@@ -84,6 +90,11 @@ class Lease:
         """The name of its claim."""
         return CLAIM + self.owner
 
+    @property
+    def turn(self) -> str:
+        """The name of its turn."""
+        return TURN + self.owner
+
     def check(self) -> None:
         """Ask whether it is held still: before each change. Raises `LeaseLostError`."""
         names = self.place.read()
@@ -112,33 +123,33 @@ class Lease:
 
 
 class _Watch:
-    """Which claims live: those whose value changed within `stale_seconds` of this process's time."""
+    """Which of one kind of names live: those whose value changed within `stale_seconds` of this process's time."""
 
-    def __init__(self, stale_seconds: float) -> None:
-        self._stale_seconds = stale_seconds
+    def __init__(self, prefix: str, stale_seconds: float) -> None:
+        self._prefix, self._stale_seconds = prefix, stale_seconds
         self._seen: dict[str, tuple[str, float]] = {}
 
     def split(self, names: Mapping[str, str], mine: str) -> tuple[list[str], list[str]]:
-        """Give the living and the dead among other processes' claims."""
+        """Give the living and the dead among other processes' names."""
         now = time.monotonic()
-        claims = {name: value for name, value in names.items() if name.startswith(CLAIM) and name != mine}
+        others = {name: value for name, value in names.items() if name.startswith(self._prefix) and name != mine}
         self._seen = {
             name: self._seen[name] if name in self._seen and self._seen[name][0] == value else (value, now)
-            for name, value in claims.items()
+            for name, value in others.items()
         }
         dead = [name for name, (_, since) in self._seen.items() if now - since > self._stale_seconds]
-        return [name for name in claims if name not in dead], dead
+        return [name for name in others if name not in dead], dead
 
 
 @contextmanager
-def held(place: Place, who: str, timing: Timing) -> Iterator[Check]:
+def held(place: Place, who: str, timing: Timing, told: Told = silent) -> Iterator[Check]:
     """Hold the lease; gives what is to be called before each change, `Lease.check`.
 
     Raises:
         RegistryError: others held it for `wait_seconds`; the place can't be reached.
     """
     lease = Lease(place, who, timing)
-    _take(lease)
+    _take(lease, told)
     beating = threading.Thread(target=lease.keep_beating, daemon=True)
     beating.start()
     try:
@@ -146,34 +157,76 @@ def held(place: Place, who: str, timing: Timing) -> Iterator[Check]:
     finally:
         lease.stopped.set()
         beating.join()  # a beat after the removal would make the claim anew
-        _let_go(lease)
+        _let_go(lease.place, lease.claim)
 
 
-def _take(lease: Lease) -> None:
-    timing = lease.timing
-    watch = _Watch(timing.stale_seconds)
-    deadline = time.monotonic() + timing.wait_seconds
-    pause = _FIRST_PAUSE_SECONDS
-    while True:
-        names = lease.place.read()
-        living, _ = watch.split(names, lease.claim)
-        if not living and _try_alone(lease, watch):
+def _take(lease: Lease, told: Told = silent) -> None:
+    claims = _Watch(CLAIM, lease.timing.stale_seconds)
+    queue = _Queue(lease)
+    waiting = Waiting(lease.who, lease.timing.wait_seconds, told)
+    started = time.monotonic()
+    try:
+        while True:
+            names = lease.place.read()
+            living, _ = claims.split(names, lease.claim)
+            before_me = queue.before_me(names)
+            if not living and not before_me and _try_alone(lease, claims):
+                return
+            others = living or [queue.first_of(names, before_me)]
+            holder = ", ".join(sorted({_told_by(names.get(name), "who", "somebody") for name in others}))
+            dies = f"; if that process died, for up to {lease.timing.stale_seconds:.0f} s"
+            waiting.note(time.monotonic() - started, holder, _WHAT, besides=dies)
+            queue.stand_in(names)
+            pause = min(_SHORTEST_PAUSE_SECONDS * (1 + 2 * len(before_me)), _LONGEST_PAUSE_SECONDS)
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that two don't meet again
+    finally:
+        queue.leave()
+
+
+class _Queue:
+    """Where this process stands among those that wait."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._watch = _Watch(TURN, _BEATS_OF_A_TURN * lease.timing.beat_seconds)
+        self._dead: list[str] = []
+        self._number: int | None = None
+        self._beat = 0
+        self._beaten = 0.0
+
+    def before_me(self, names: Mapping[str, str]) -> list[str]:
+        """The living turns that come before this one, all of them where it has none."""
+        living, self._dead = self._watch.split(names, self._lease.turn)
+        mine = (self._number, self._lease.turn)
+        return [name for name in living if self._number is None or (_number(names[name]), name) < mine]
+
+    def first_of(self, names: Mapping[str, str], turns: Sequence[str]) -> str:
+        """The first of them."""
+        return min(turns, key=lambda name: (_number(names[name]), name), default="")
+
+    def stand_in(self, names: Mapping[str, str]) -> None:
+        """Take a number, the first time; then beat, so that the others wait for it."""
+        if self._number is None:
+            taken = [_number(value) for name, value in names.items() if name.startswith(TURN)]
+            self._number = max(taken, default=0) + 1
+        elif time.monotonic() - self._beaten < self._lease.timing.beat_seconds:
             return
-        if time.monotonic() > deadline:
-            others = ", ".join(sorted({_who(names[name]) for name in living})) or "others"
-            raise RegistryError(
-                f"{others} held the lease on the model's channels for {timing.wait_seconds:.0f} s",
-                fix="try again when they are done; phipack history shows what moves",
-            )
-        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that two don't meet again
-        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        self._beat += 1
+        turn = {"who": self._lease.who, "beat": self._beat, "number": self._number}
+        self._lease.place.write(self._lease.turn, json.dumps(turn))
+        self._beaten = time.monotonic()
+
+    def leave(self) -> None:
+        """Take the turn away, and those of the dead."""
+        for name in [*self._dead, *([] if self._number is None else [self._lease.turn])]:
+            _let_go(self._lease.place, name)
 
 
-def _try_alone(lease: Lease, watch: _Watch) -> bool:
+def _try_alone(lease: Lease, claims: _Watch) -> bool:
     """Claim, look again, and stay where nobody else lives; else leave nothing."""
     try:
         lease.send_beat()
-        living, dead = watch.split(lease.place.read(), lease.claim)
+        living, dead = claims.split(lease.place.read(), lease.claim)
         if not living:
             for name in dead:
                 lease.place.remove(name)
@@ -181,19 +234,25 @@ def _try_alone(lease: Lease, watch: _Watch) -> bool:
                 lease.place.write(HOLDER, lease.owner)
                 return True
     except BaseException:
-        _let_go(lease)
+        _let_go(lease.place, lease.claim)
         raise
     lease.place.remove(lease.claim)
     return False
 
 
-def _let_go(lease: Lease) -> None:
-    with suppress(PhipackError):  # what was done is done; the others wait until the claim is stale
-        lease.place.remove(lease.claim)
+def _let_go(place: Place, name: str) -> None:
+    with suppress(PhipackError):  # what was done is done; the others wait until it is stale
+        place.remove(name)
 
 
-def _who(value: str) -> str:
+def _told_by(value: str | None, key: str, otherwise: Any) -> Any:
+    """What a claim or turn says of itself, as far as it is one."""
     try:
-        return str(json.loads(value)["who"])
+        return json.loads(value or "")[key]
     except (ValueError, KeyError, TypeError):
-        return "somebody"
+        return otherwise
+
+
+def _number(value: str) -> int:
+    number = _told_by(value, "number", 0)
+    return number if isinstance(number, int) else 0

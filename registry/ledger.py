@@ -17,25 +17,27 @@ leaves is a run marked FAILED.
 
 from __future__ import annotations
 
+import getpass
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from registry.bundle import digest_of_bytes
-from registry.lease import Check, Timing, certain
+from registry.lease import Check, Timing
 from registry.mlflow_lease import model_lease
-from registry.mlflow_session import connect, exclusive, foreign_errors, pages
+from registry.mlflow_names import claim_name, experiment_id
+from registry.mlflow_session import LOCK_SECONDS, connect, exclusive, foreign_errors, pages
 from registry.moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
 from registry.registration import EVIDENCE_NAME, Registration, ui_tags
 from registry.store import Store
-from registry.tracking import DEFAULT_HOME, sqlite_path, tracking_uri
+from registry.tracking import DEFAULT_HOME, artifact_place, tracking_uri
 from registry.versions import (
-    CELL_TAG,
     EVIDENCE_TAG,
     GATES_TAG,
     MODEL_TAG,
@@ -46,6 +48,7 @@ from registry.versions import (
     settled,
     version_from_tags,
 )
+from registry.waiting import Told, Waiting, silent
 from targets.errors import RegistryError
 from targets.evidence import Evidence
 from targets.references import Version, check_channel, check_name
@@ -60,15 +63,20 @@ _STATES: dict[str, MoveState] = {"FINISHED": "done", "FAILED": "undone", "KILLED
 
 @dataclass(frozen=True)
 class Ledger:
-    """MLflow at `uri`, for bundles in `store`. `open_ledger` makes it; the connection is made when first needed."""
+    """MLflow at `uri`, for bundles in `store`. `open_ledger` makes it; the connection is made when first needed.
+
+    `told` hears whom a change waits for.
+    """
 
     uri: str
     store: Store
+    told: Told = field(default=silent, compare=False)
     timing: ClassVar[Timing] = Timing()
 
     @cached_property
     def _client(self) -> MlflowClient:
-        with exclusive(self.uri):  # two processes must not migrate one new database
+        waiting = Waiting(getpass.getuser(), LOCK_SECONDS, self.told)
+        with exclusive(self.uri, waiting, migrating=True):  # two processes must not migrate one new database
             return connect(self.uri)
 
     def models(self) -> list[str]:
@@ -108,7 +116,8 @@ class Ledger:
             existing = self._find(entry)
             if existing is not None:
                 return self._renew_evidence(existing, entry)
-            self._claim_name(entry)
+            with foreign_errors(self.uri):
+                claim_name(self._client, entry.model, entry.cell)
             with self._evidence_run(entry) as run_id, foreign_errors(self.uri):
                 made = self._client.create_model_version(
                     registered_model_name(entry.model, entry.cell),
@@ -153,11 +162,16 @@ class Ledger:
                 self._client.set_registered_model_alias(name, channel, str(number))
 
     def begin_move(self, move: Move) -> Move:
-        """Keep what is about to move, before it moves; give the move with its id."""
+        """Keep what is about to move, before it moves; give the move with its id.
+
+        It begins after the last one, whatever the clocks say: the history is in the order of what happened.
+        """
+        last = next(iter(self.moves(move.model)), None)
+        now = time.time_ns() // 1_000_000
+        begin = now if last is None else max(now, round(last.when.timestamp() * 1000) + 1)
         with foreign_errors(self.uri):
-            run = self._client.create_run(
-                self._experiment(move.model), tags=ui_tags(move.to_tags(), move.who), run_name=move.title
-            )
+            tags = ui_tags(move.to_tags(), move.who)
+            run = self._client.create_run(self._experiment(move.model), begin, tags=tags, run_name=move.title)
         return replace(move, id=run.info.run_id, state="unfinished")
 
     def end_move(self, move: Move, *, done: bool) -> Move:
@@ -188,20 +202,20 @@ class Ledger:
         ]
 
     @contextmanager
-    def exclusive(self) -> Iterator[bool]:
-        """Keep other local promoters out; gives False where the registry is a server, which has no such lock."""
-        _ = self._client  # connects first, which takes the same lock for a moment
-        with exclusive(self.uri) as held:
-            yield held
+    def exclusive(self, who: str | None = None) -> Iterator[Check | None]:
+        """Keep all others out who change the registry; gives None where it is a server, which has no such lock."""
+        _ = self._client  # connects first, which takes a lock for a moment
+        with exclusive(self.uri, Waiting(who or getpass.getuser(), LOCK_SECONDS, self.told)) as check:
+            yield check
 
     @contextmanager
     def moving(self, model: str, who: str) -> Iterator[Check]:
-        """Keep other movers of a model's channels out, by the local lock or a lease. Gives the lease's check."""
-        with self.exclusive() as local:
-            if local:
-                yield certain
+        """Keep other movers of a model's channels out, by the registry's lock or a lease. Gives its check."""
+        with self.exclusive(who) as check:
+            if check is not None:
+                yield check
                 return
-        with model_lease(self._client, self.uri, model, who, self.timing) as check:
+        with model_lease(self._client, self.uri, model, who, self.timing, self.told) as check:
             yield check
 
     def _check(self, entry: Registration) -> None:
@@ -228,21 +242,6 @@ class Ledger:
             for tag in (GATES_TAG, EVIDENCE_TAG, RUN_TAG):
                 self._client.set_model_version_tag(existing.registered_model, str(existing.number), tag, tags[tag])
         return replace(existing, evidence=entry.evidence_digest, gates_passed=entry.evidence.passed, run_id=run_id)
-
-    def _claim_name(self, entry: Registration) -> None:
-        """Make the cell's registered model, or see that it is this cell's: `a.b` + `c` and `a` + `b.c` are one name."""
-        name = registered_model_name(entry.model, entry.cell)
-        tags = {MODEL_TAG: entry.model, CELL_TAG: entry.cell}
-        with foreign_errors(self.uri):
-            found = self._client.search_registered_models(f"name = '{name}'")
-            if not found:
-                self._client.create_registered_model(name, tags=tags)
-                return
-        if any(found[0].tags.get(tag) != value for tag, value in tags.items()):
-            raise RegistryError(
-                f"MLflow's registered model {name} is not cell {entry.cell!r} of model {entry.model!r}",
-                fix="give the cell another name in phipack.toml",
-            )
 
     @contextmanager
     def _evidence_run(self, entry: Registration) -> Iterator[str]:
@@ -275,30 +274,13 @@ class Ledger:
         return first
 
     def _experiment(self, model: str) -> str:
-        """ID of the experiment MODEL, made where it is missing. A local one keeps its files beside the database."""
-        from mlflow.exceptions import MlflowException
-
-        found = self._client.get_experiment_by_name(model)
-        if found is None:
-            path = sqlite_path(self.uri)
-            place = None if path is None else (path.parent / "artifacts" / model).as_uri()
-            try:
-                return str(self._client.create_experiment(model, artifact_location=place))
-            except MlflowException:  # another process was quicker, or it is refused for a reason that comes again
-                found = self._client.get_experiment_by_name(model)
-                if found is None:
-                    raise
-        if found.lifecycle_stage != "active":
-            raise RegistryError(
-                f"MLflow's experiment {model!r} is deleted", fix=f"mlflow experiments restore -x {found.experiment_id}"
-            )
-        return str(found.experiment_id)
+        return experiment_id(self._client, model, artifact_place(self.uri, self.store.uri, model))
 
     def _registered(self) -> list[Any]:
         with foreign_errors(self.uri):
             return list(pages(lambda token: self._client.search_registered_models(None, _PAGE, page_token=token)))
 
 
-def open_ledger(given_uri: str | None, store: Store, home: Path = DEFAULT_HOME) -> Ledger:
+def open_ledger(given_uri: str | None, store: Store, home: Path = DEFAULT_HOME, *, told: Told = silent) -> Ledger:
     """Name the ledger: `given_uri`, else `MLFLOW_TRACKING_URI`, else SQLite in `home`. Connects when first used."""
-    return Ledger(tracking_uri(given_uri, home), store)
+    return Ledger(tracking_uri(given_uri, home), store, told)

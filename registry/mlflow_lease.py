@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from registry.lease import Check, Timing, certain, held
 from registry.mlflow_session import foreign_errors
 from registry.versions import TAG_PREFIX
+from registry.waiting import Told
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,12 +50,12 @@ class ExperimentTags:
 
 
 @contextmanager
-def model_lease(client: MlflowClient, uri: str, model: str, who: str, timing: Timing) -> Iterator[Check]:
+def model_lease(client: MlflowClient, uri: str, model: str, who: str, timing: Timing, told: Told) -> Iterator[Check]:
     """Hold the lease on a model's channels. Gives its check, to be called before each change."""
     with foreign_errors(uri):
         experiment = client.get_experiment_by_name(model)
     if experiment is None:  # nothing is registered: nothing can move
         yield certain
         return
-    with held(ExperimentTags(client, uri, experiment.experiment_id), who, timing) as check:
+    with held(ExperimentTags(client, uri, experiment.experiment_id), who, timing, told) as check:
         yield check

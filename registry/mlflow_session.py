@@ -13,12 +13,15 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from registry.lease import Check, certain
 from registry.placement import disk_errors
+from registry.postgresql_lock import CHANGE, MIGRATE, database_lock, is_postgresql
 from registry.tracking import sqlite_path, without_password
+from registry.waiting import Waiting
 from targets.errors import PhipackError, RegistryError
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_LOCK_SECONDS = 60.0
+LOCK_SECONDS = 60.0
 
 
 def connect(uri: str) -> MlflowClient:
@@ -98,41 +101,48 @@ def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def exclusive(uri: str) -> Iterator[bool]:
-    """Hold the lock of a local SQLite registry; gives False where the registry is a server, which has no such lock.
+def exclusive(uri: str, waiting: Waiting, *, migrating: bool = False) -> Iterator[Check | None]:
+    """Hold the lock of a registry that has one: a local SQLite file's, or that of a PostgreSQL itself.
+
+    Gives what is to be called before each change; None where the registry is a server, which has no such lock.
+    `migrating`: hold off only who makes or migrates the same database.
 
     Raises:
-        RegistryError: another process holds it for longer than a minute.
+        RegistryError: another process holds it for longer than `waiting` allows; the database can't be reached.
     """
-    database = sqlite_path(uri)
-    if database is None:
-        yield False
-        return
-    lock = Path(f"{database}.lock")
+    if (database := sqlite_path(uri)) is not None:
+        with _file_lock(Path(f"{database}.lock"), waiting):
+            yield certain
+    elif is_postgresql(uri):
+        with ExitStack() as stack:
+            with foreign_errors(uri):
+                check = stack.enter_context(database_lock(uri, MIGRATE if migrating else CHANGE, waiting))
+            yield check
+    else:
+        yield None
+
+
+@contextmanager
+def _file_lock(lock: Path, waiting: Waiting) -> Iterator[None]:
     with disk_errors(lock, RegistryError):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        _take(handle, lock)
-        yield True
+        started = time.monotonic()
+        while not _locked(handle):
+            waiting.note(time.monotonic() - started, "another phipack", str(lock))
+            time.sleep(0.05)
+        yield
     finally:
         os.close(handle)  # which lets go of the lock
 
 
-def _take(handle: int, lock: Path) -> None:
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise RegistryError(
-                    f"another phipack has held {lock} for {_LOCK_SECONDS:.0f} s",
-                    fix="wait for it, or end it, and try again",
-                ) from error
-            time.sleep(0.05)
-        else:
-            return
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _try_database(uri: str) -> None:

@@ -6,6 +6,8 @@ The default, on disk (paths below the working folder):
       mlflow.db          MLflow's SQLite, unless another tracking URI is given
       mlflow.db.lock     held while versions are registered or channels moved
       artifacts/MODEL/   evidence and manifests, the files of MLflow's runs
+
+Where MLflow is a PostgreSQL database without a server, those files are in STORE/mlflow/MODEL/.
 """
 
 from __future__ import annotations
@@ -39,6 +41,17 @@ def sqlite_path(uri: str) -> Path | None:
     """Path of the database where the URI is SQLite's, else None."""
     match = _SQLITE.match(uri)
     return None if match is None else Path(os.path.abspath(uri[match.end() :]))  # noqa: PTH100
+
+
+def artifact_place(uri: str, store_uri: str, model: str) -> str | None:
+    """Where the files of a new experiment's runs are to lie; None where a tracking server decides.
+
+    Beside a SQLite file; in the store of a database that several machines reach: MLflow's own choice would be a folder
+    below wherever the command happened to run.
+    """
+    if (path := sqlite_path(uri)) is not None:
+        return (path.parent / "artifacts" / model).as_uri()
+    return None if uri.startswith("http") else f"{store_uri}/mlflow/{model}"
 
 
 def without_password(uri: str) -> str:

@@ -129,10 +129,6 @@ def test_what_the_living_stage_stays_and_what_the_dead_did_goes(tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.xfail(
-    raises=(RegistryError, AssertionError),
-    reason="ledger.moves orders by MLflow's start_time: begin_move is to give one later than the last move's",
-)
 def test_a_rollback_takes_back_what_came_last_not_what_a_clock_calls_later(tmp_path: Path) -> None:
     ledger = open_ledger(f"sqlite:///{tmp_path}/mlflow.db", FolderStore(tmp_path / "store"))
     for release in ("1.0.0", "1.1.0"):

@@ -69,6 +69,6 @@ def test_without_a_project_file_nothing_is_said(here: Path, monkeypatch: pytest.
 
 def test_a_project_file_that_is_none_is_said(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "phipack.toml").write_text("model = ")
-    with pytest.raises(ProjectError, match="phipack.toml can't be read"):
+    with pytest.raises(ProjectError, match=r"phipack\.toml can't be read"):
         params_of("ls")
     assert params_of("release")["store"] is None  # it reads the file itself, and says the line

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.services.mlflow_server import MlflowServer, MlflowSettings, running_mlflow
+from benchmarks.services.postgresql import PostgresqlServer, running_postgresql
 from registry.bundle import Bundle
 from registry.folder_store import FolderStore
 from registry.ledger import Ledger, open_ledger
 from tests.registry.bundles import make_bundle
+from tests.registry.databases import (
+    MIGRATED,
+    POSTGRESQL,
+    SERVED,
+    SQLITE,
+    Databases,
+    PostgresqlDatabases,
+    ServedDatabases,
+    SqliteDatabases,
+)
 from tests.registry.s3 import s3_server, s3_store  # noqa: F401 - fixtures of the session
 
 
@@ -35,12 +48,56 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "mlflow.db"
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a module's tests on every kind of database that its `DATABASES` names; SQLite alone where it names none.
+
+    A test names its own by `parametrize("databases", …, indirect=True)`.
+    """
+    named = any("databases" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "databases" in metafunc.fixturenames and not named:
+        kinds = getattr(metafunc.module, "DATABASES", (SQLITE,))
+        metafunc.parametrize("databases", kinds, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """PostgreSQL, with an empty registry in the database `migrated`.
+
+    Not in pytest's own folder: that lets nobody but its owner in, and beside root PostgreSQL is somebody else.
+    """
+    with tempfile.TemporaryDirectory(prefix="phipack-postgresql-") as folder:
+        Path(folder).chmod(0o711)
+        with running_postgresql(Path(folder) / "postgresql", durable=False) as server:
+            ledger = open_ledger(server.make_database(MIGRATED), FolderStore(Path(folder) / "store"))
+            assert ledger.models() == []
+            server.cut_connections(MIGRATED)
+            yield server
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(postgresql: PostgresqlServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A tracking server on PostgreSQL, which serves artifacts out of a folder."""
+    home = tmp_path_factory.mktemp("mlflow-server")
+    backend = postgresql.make_database(SERVED, template=MIGRATED)
+    with running_mlflow(home, MlflowSettings(backend, str(home / "artifacts"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def databases(request: pytest.FixtureRequest) -> Databases:
+    """One kind of database, as the test's module or the test asks."""
+    if request.param == SQLITE:
+        return SqliteDatabases(request.getfixturevalue("migrated_database"))
+    server = request.getfixturevalue("postgresql")
+    if request.param == POSTGRESQL:
+        return PostgresqlDatabases(server)
+    return ServedDatabases(server, request.getfixturevalue("mlflow_server"))
+
+
 @pytest.fixture
-def ledger(migrated_database: Path, tmp_path: Path, store: FolderStore) -> Ledger:
+def ledger(databases: Databases, tmp_path: Path, store: FolderStore) -> Ledger:
     """An empty ledger of its own."""
-    (tmp_path / "home").mkdir()
-    shutil.copy(migrated_database, tmp_path / "home" / "mlflow.db")
-    return open_ledger(f"sqlite:///{tmp_path}/home/mlflow.db", store)
+    return open_ledger(databases.fresh(tmp_path / "home"), store)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

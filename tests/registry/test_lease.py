@@ -19,7 +19,7 @@ import pytest
 
 from registry.bundle import Bundle
 from registry.folder_store import FolderStore
-from registry.lease import CLAIM, HOLDER, Lease, LeaseLostError, Timing, _take, held
+from registry.lease import CLAIM, HOLDER, Check, Lease, LeaseLostError, Timing, _take, held
 from registry.ledger import Ledger
 from registry.moves import Stand
 from registry.promotion import history, promote
@@ -188,8 +188,8 @@ class OnAServer(Ledger):
     timing: ClassVar[Timing] = Timing(beat_seconds=0.2, fresh_seconds=3, stale_seconds=4, wait_seconds=60)
 
     @contextmanager
-    def exclusive(self) -> Iterator[bool]:
-        yield False
+    def exclusive(self, who: str | None = None) -> Iterator[Check | None]:
+        yield None
 
 
 CELLS = ("iphone-15", "pixel-9")

@@ -26,6 +26,9 @@ from registry.tracking import sqlite_path, tracking_uri
 from targets.errors import PhipackError, RegistryError
 from targets.references import Reference, Version
 from tests.registry.bundles import make_bundle, make_evidence
+from tests.registry.databases import EVERYWHERE, POSTGRESQL, SQLITE
+
+DATABASES = EVERYWHERE
 
 
 def entry(bundle: Bundle, version: str = "1.0.0", cell: str = "iphone-15", **evidence: Any) -> Registration:
@@ -74,12 +77,23 @@ def test_a_registered_version_is_the_same_in_plain_mlflow(ledger: Ledger, store:
     assert ledger.evidence(version) == entry(bundle).evidence
 
 
+@pytest.mark.parametrize("databases", [SQLITE], indirect=True)
 def test_the_artifacts_lie_beside_the_database(
     ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path
 ) -> None:
     store.add_bundle(bundle)
     ledger.register(entry(bundle))
     assert len(list((tmp_path / "home" / "artifacts" / "phi").rglob("evidence.json"))) == 1
+
+
+@pytest.mark.parametrize("databases", [POSTGRESQL], indirect=True)
+def test_beside_a_database_that_many_reach_the_artifacts_lie_in_the_store(
+    ledger: Ledger, store: FolderStore, bundle: Bundle
+) -> None:
+    store.add_bundle(bundle)
+    row = ledger.register(entry(bundle))
+    assert len(list((store.root / "mlflow" / "phi").rglob("evidence.json"))) == 1
+    assert ledger.evidence(row) == entry(bundle).evidence
 
 
 def test_the_same_bundle_again_is_no_error(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
@@ -162,7 +176,7 @@ def test_somebody_elses_registered_model_is_left_alone(ledger: Ledger, store: Fo
     store.add_bundle(bundle)
     client = client_of(ledger)
     client.create_registered_model("phi.iphone-15")
-    client.create_model_version("phi.iphone-15", "file:///theirs")
+    client.create_model_version("phi.iphone-15", "phipack-file:///theirs")
     with pytest.raises(RegistryError, match="is not cell"):
         ledger.register(entry(bundle))
     assert ledger.versions() == []
@@ -236,6 +250,7 @@ def test_racers_on_a_server_settle_on_the_lower_number(
     assert len(client_of(ledger).search_model_versions("name = 'phi.iphone-15'")) == 1
 
 
+@pytest.mark.parametrize("databases", [SQLITE], indirect=True)
 def test_both_roads_of_reading_give_the_same(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
     store.add_bundle(bundle)
     for version in ("1.0.0", "1.1.0-rc.1", "1.1.0"):
@@ -244,7 +259,7 @@ def test_both_roads_of_reading_give_the_same(ledger: Ledger, store: FolderStore,
     ledger.register(replace(entry(bundle), model="phi-2"))
     client = client_of(ledger)
     client.create_registered_model("phi.theirs")
-    client.create_model_version("phi.theirs", "file:///theirs")
+    client.create_model_version("phi.theirs", "phipack-file:///theirs")
     ledger.point("phi", "iphone-15", "production", 2)
     ledger.point("phi", "iphone-15", "staging", 2)
     ledger.point("phi", "pixel-9", "production", 1)
@@ -261,6 +276,7 @@ def test_both_roads_of_reading_give_the_same(ledger: Ledger, store: FolderStore,
         assert resolve_in(reader, reference) == resolve_in(ledger, reference)
 
 
+@pytest.mark.parametrize("databases", [SQLITE], indirect=True)
 def test_an_unknown_schema_is_read_by_mlflow_itself(ledger: Ledger, store: FolderStore, tmp_path: Path) -> None:
     database = tmp_path / "home" / "mlflow.db"
     assert has_known_schema(database)

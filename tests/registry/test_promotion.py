@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,11 +21,14 @@ from registry.moves import CellMove, Move, Stand, move_from_tags, promotion_to_u
 from registry.promotion import current_user, history, promote, rollback
 from registry.reading import open_reader
 from registry.registration import Registration
+from registry.store import Store
 from targets.errors import GateError, MalformedReferenceError, RegistryError
 from targets.references import Reference, Version
 from tests.registry.bundles import make_bundle, make_evidence
+from tests.registry.databases import EVERYWHERE, POSTGRESQL, SQLITE, Databases
 from tests.registry.test_ledger import client_of, runs_of
 
+DATABASES = EVERYWHERE
 CELLS = ("galaxy-s24", "iphone-15", "pixel-9")
 
 
@@ -40,21 +42,20 @@ def add(ledger: Ledger, folder: Path, version: str, cells: tuple[str, ...] = CEL
 
 
 @pytest.fixture(scope="session")
-def released(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Ledger:
-    """Releases 1.0.0, 1.1.0 and 1.2.0 of three cells, made once: tests take copies of the database."""
+def released(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
+    """Releases 1.0.0, 1.1.0 and 1.2.0 of three cells, made once: a template of the database, and the store."""
     home = tmp_path_factory.mktemp("released")
-    shutil.copy(migrated_database, home / "mlflow.db")
-    ledger = open_ledger(f"sqlite:///{home}/mlflow.db", FolderStore(home / "store"))
+    ledger = open_ledger(databases.fresh(home), FolderStore(home / "store"))
     for version in ("1.0.0", "1.1.0", "1.2.0"):
         add(ledger, home, version)
-    return ledger
+    return databases.keep(ledger.uri), ledger.store
 
 
 @pytest.fixture
-def releases(released: Ledger, tmp_path: Path) -> Ledger:
+def releases(databases: Databases, released: tuple[str, Store], tmp_path: Path) -> Ledger:
     """The same in a database of its own; store and files of runs are shared, so only what a test adds may be broken."""
-    shutil.copy(released.uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
-    return open_ledger(f"sqlite:///{tmp_path}/mlflow.db", released.store)
+    template, store = released
+    return open_ledger(databases.fresh(tmp_path / "home", template), store)
 
 
 def to(ledger: Ledger, reference: str, channel: str = "production", why: str = "") -> Move:
@@ -223,6 +224,7 @@ def test_a_tag_alone_is_no_evidence(releases: Ledger, tmp_path: Path) -> None:
     assert standing(releases) == {}
 
 
+@pytest.mark.parametrize("databases", [SQLITE, POSTGRESQL], indirect=True)  # whose files are within reach
 def test_evidence_changed_in_mlflow_is_refused(releases: Ledger, tmp_path: Path) -> None:
     add(releases, tmp_path, "3.0.0")
     version = next(row for row in releases.versions("phi") if row.reference == "phi:3.0.0@pixel-9")
@@ -296,6 +298,7 @@ promote(Dies(sys.argv[1], FolderStore(Path(sys.argv[2]))), Reference.parse("phi:
 """
 
 
+@pytest.mark.parametrize("databases", [SQLITE, POSTGRESQL], indirect=True)  # a lease: test_lease.py, with less patience
 def test_a_promoter_killed_in_the_middle_is_undone_by_the_next(releases: Ledger) -> None:
     to(releases, "phi:1.0.0")
     store = releases.store

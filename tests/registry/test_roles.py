@@ -20,8 +20,10 @@ from registry.roles import Roles, require_promoter
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
 from tests.registry.bundles import make_bundle
+from tests.registry.databases import EVERYWHERE
 from tests.registry.test_ledger import client_of, entry
 
+DATABASES = EVERYWHERE
 LISTED = Roles("phipack.toml", {"production": ("alice", "release-bot@ci-1")})
 FREE = Roles("phipack.toml", {})
 FIRST, SECOND = Reference.parse("phi:1.0.0"), Reference.parse("phi:1.1.0")
