@@ -55,7 +55,7 @@ def show(state: State, reference: str, tracking_uri: str | None, store: str | No
     from registry.store_uris import open_store
     from targets.references import Reference
 
-    ledger = open_ledger(tracking_uri, open_store(store))
+    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
     data, texts = [], []
     for version in resolve_in(ledger, Reference.parse(reference)):
         evidence = ledger.evidence(version)
@@ -98,7 +98,7 @@ def promote(
         raise click.UsageError("--override needs --reason TEXT: why it goes ahead")
     wanted = Reference.parse(reference)
     roles = _roles(project, wanted.model)
-    ledger = open_ledger(tracking_uri, open_store(store))
+    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
     move = (promote_overriding if override else promote_release)(
         ledger, wanted, channel, who=current_user(), why=reason, roles=roles
     )
@@ -128,7 +128,7 @@ def rollback(
     from registry.store_uris import open_store
 
     roles = _roles(project, model)
-    ledger = open_ledger(tracking_uri, open_store(store))
+    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
     _show_move(state, roll_back(ledger, model, channel, who=current_user(), why=reason, roles=roles))
 
 

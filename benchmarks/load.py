@@ -1,0 +1,177 @@
+"""32 promoters and 64 fetchers at once on PostgreSQL and S3, through an MLflow server.
+
+    python -m benchmarks.load [--seconds 60] [--promoters 32] [--fetchers 64] [--processes 4]
+
+Promoters move four models' production channels to one of three releases or roll them back; fetchers resolve a channel and
+fetch the bundle, verified. Afterwards every history is walked: each move begins where the last one ended, and the
+aliases stand where the last one put them. Prints counts, errors by kind, and latencies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
+from benchmarks.services.postgresql import running_postgresql
+from benchmarks.services.seaweedfs import running_seaweedfs
+from registry.bundle import verify
+from registry.fetch import fetch_version
+from registry.ledger import Ledger, open_ledger
+from registry.promotion import history, promote, rollback
+from registry.reading import resolve_in
+from registry.registration import Registration
+from registry.store_uris import open_store
+from targets.errors import PhipackError
+from targets.references import Reference, Version
+from tests.registry.bundles import make_bundle, make_evidence
+
+MODELS = tuple(f"model-{number}" for number in range(4))
+RELEASES = ("1.0.0", "1.1.0", "1.2.0")
+CELLS = ("iphone-15", "pixel-9")
+BUNDLE_BYTES = 2_000_000
+Record = tuple[str, float, str]  # what, seconds, the error
+
+
+@contextmanager
+def services(folder: Path) -> Iterator[str]:
+    """Run them; give the tracking URI. The environment leads to S3."""
+    with (
+        running_postgresql(folder / "postgresql") as postgresql,
+        running_seaweedfs(folder / "seaweedfs", patience_seconds=1) as s3,
+    ):
+        os.environ.update(s3.environment)
+        s3.make_bucket("phipack-load")
+        settings = MlflowSettings(postgresql.make_database("mlflow"), "s3://phipack-load/mlflow", s3.environment)
+        with running_mlflow(folder / "mlflow", settings) as mlflow:
+            yield mlflow.uri
+
+
+def released(uri: str, folder: Path) -> Ledger:
+    """Register all releases of all models; production stands at the first."""
+    ledger = open_ledger(uri, open_store("s3://phipack-load/store"))
+    for model in MODELS:
+        for release in RELEASES:
+            content = hashlib.shake_256(f"{model} {release}".encode()).digest(BUNDLE_BYTES)
+            bundle = make_bundle(folder / model / release, {"model.gguf": content})
+            ledger.store.add_bundle(bundle)
+            for cell in CELLS:
+                evidence = make_evidence(bundle, target=cell)
+                ledger.register(Registration(model, Version.parse(release), cell, bundle.manifest, evidence))
+        promote(ledger, Reference.parse(f"{model}:1.0.0"), "production", who="first")
+    return ledger
+
+
+def work(uri: str, promoters: int, fetchers: int, seconds: float, results: multiprocessing.Queue[list[Record]]) -> None:
+    """Be some of them, a thread each, until the time is over."""
+    records: list[Record] = []
+    until = time.monotonic() + seconds
+    ledgers = threading.local()
+
+    def ledger() -> Ledger:
+        if not hasattr(ledgers, "own"):
+            ledgers.own = open_ledger(uri, open_store("s3://phipack-load/store"))
+        own: Ledger = ledgers.own
+        return own
+
+    def move(number: int) -> str:
+        model, who = random.choice(MODELS), f"promoter-{os.getpid()}-{number}"
+        if random.random() < 0.2:
+            rollback(ledger(), model, "production", who=who)
+            return "rollback"
+        promote(ledger(), Reference.parse(f"{model}:{random.choice(RELEASES)}"), "production", who=who)
+        return "promote"
+
+    def fetch(_: int) -> str:
+        out = Path(tempfile.mkdtemp()) / "bundle"
+        versions = resolve_in(ledger(), Reference.parse(f"{random.choice(MODELS)}@{random.choice(CELLS)}"))
+        verify(fetch_version(versions[0], out))
+        shutil.rmtree(out.parent)
+        return "fetch"
+
+    def run(one: int) -> None:
+        step = move if one < promoters else fetch
+        while time.monotonic() < until:
+            began, error = time.monotonic(), ""
+            what = "promote" if step is move else "fetch"
+            try:
+                what = step(one)
+            except PhipackError as caught:
+                error = f"{type(caught).__name__}: {caught.problem[:80]}"
+            records.append((what, time.monotonic() - began, error))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(promoters + fetchers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results.put(records)
+
+
+def lost_updates(ledger: Ledger) -> list[str]:
+    """Say where a history is not one line, or an alias not where it ends."""
+    problems = []
+    for model in MODELS:
+        stands: dict[str, object] = {}
+        moves = history(ledger, model)
+        problems += [f"{model}: {move.title} is unfinished" for move in moves if move.state == "unfinished"]
+        for move in reversed([one for one in moves if one.state == "done"]):
+            for part in move.cells:
+                if stands.get(part.cell) != part.before:
+                    problems.append(f"{model}.{part.cell}: {move.title} began elsewhere")
+                stands[part.cell] = part.after
+        for row in ledger.versions(model):
+            stand = stands.get(row.cell)
+            if ("production" in row.channels) != (getattr(stand, "number", None) == row.number):
+                problems.append(f"{row.reference}: the alias is not where the history ends")
+    return problems
+
+
+def main() -> None:
+    """Run it and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--promoters", type=int, default=32)
+    parser.add_argument("--fetchers", type=int, default=64)
+    parser.add_argument("--processes", type=int, default=4)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="phipack-load-") as name:
+        Path(name).chmod(0o711)
+        with services(Path(name)) as uri:
+            ledger = released(uri, Path(name) / "bundles")
+            context = multiprocessing.get_context("spawn")
+            results: multiprocessing.Queue[list[Record]] = context.Queue()
+            share = (asked.promoters // asked.processes, asked.fetchers // asked.processes)
+            processes = [
+                context.Process(target=work, args=(uri, *share, asked.seconds, results)) for _ in range(asked.processes)
+            ]
+            for process in processes:
+                process.start()
+            records = [record for _ in processes for record in results.get()]
+            for process in processes:
+                process.join()
+            problems = lost_updates(ledger)
+    for what in ("promote", "rollback", "fetch"):
+        took = sorted(seconds for kind, seconds, error in records if kind == what and not error)
+        if took:
+            p99 = took[min(len(took) - 1, int(len(took) * 0.99))]
+            print(f"{what}: {len(took)} done, p50 {statistics.median(took):.2f} s, p99 {p99:.2f} s")
+    for error, count in collections.Counter(error for *_, error in records if error).most_common(10):
+        print(f"{count} x {error}")
+    print(f"lost updates, torn histories: {len(problems)} {problems[:3]}")
+
+
+if __name__ == "__main__":
+    main()
