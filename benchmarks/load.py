@@ -2,8 +2,8 @@
 
     python -m benchmarks.load [--seconds 60] [--promoters 32] [--fetchers 64] [--processes 4]
 
-Promoters move four models' production channels to one of three releases or roll them back; fetchers resolve a channel and
-fetch the bundle, verified. Afterwards every history is walked: each move begins where the last one ended, and the
+Promoters move four models' production channels to one of three releases or roll them back; fetchers resolve a channel
+and fetch the bundle, verified. Afterwards every history is walked: each move begins where the last one ended, and the
 aliases stand where the last one put them. Prints counts, errors by kind, and latencies.
 """
 
@@ -20,7 +20,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,50 +74,59 @@ def released(uri: str, folder: Path) -> Ledger:
     return ledger
 
 
-def work(uri: str, promoters: int, fetchers: int, seconds: float, results: multiprocessing.Queue[list[Record]]) -> None:
-    """Be some of them, a thread each, until the time is over."""
-    records: list[Record] = []
-    until = time.monotonic() + seconds
-    ledgers = threading.local()
+class Worker:
+    """Promoters and fetchers, a thread each, with a connection each."""
 
-    def ledger() -> Ledger:
-        if not hasattr(ledgers, "own"):
-            ledgers.own = open_ledger(uri, open_store("s3://phipack-load/store"))
-        own: Ledger = ledgers.own
-        return own
+    def __init__(self, uri: str, until: float) -> None:
+        self.uri, self.until = uri, until
+        self.records: list[Record] = []
+        self._own = threading.local()
 
-    def move(number: int) -> str:
-        model, who = random.choice(MODELS), f"promoter-{os.getpid()}-{number}"
+    def ledger(self) -> Ledger:
+        """The thread's own."""
+        if not hasattr(self._own, "ledger"):
+            self._own.ledger = open_ledger(self.uri, open_store("s3://phipack-load/store"))
+        ledger: Ledger = self._own.ledger
+        return ledger
+
+    def move(self) -> str:
+        """Promote some release, or roll back."""
+        model, who = random.choice(MODELS), f"promoter-{os.getpid()}-{threading.get_ident()}"
         if random.random() < 0.2:
-            rollback(ledger(), model, "production", who=who)
+            rollback(self.ledger(), model, "production", who=who)
             return "rollback"
-        promote(ledger(), Reference.parse(f"{model}:{random.choice(RELEASES)}"), "production", who=who)
+        promote(self.ledger(), Reference.parse(f"{model}:{random.choice(RELEASES)}"), "production", who=who)
         return "promote"
 
-    def fetch(_: int) -> str:
+    def fetch(self) -> str:
+        """Fetch what production has for some cell, and look at every byte once more."""
         out = Path(tempfile.mkdtemp()) / "bundle"
-        versions = resolve_in(ledger(), Reference.parse(f"{random.choice(MODELS)}@{random.choice(CELLS)}"))
+        versions = resolve_in(self.ledger(), Reference.parse(f"{random.choice(MODELS)}@{random.choice(CELLS)}"))
         verify(fetch_version(versions[0], out))
         shutil.rmtree(out.parent)
         return "fetch"
 
-    def run(one: int) -> None:
-        step = move if one < promoters else fetch
-        while time.monotonic() < until:
+    def run(self, step: Callable[[], str], what: str) -> None:
+        """Repeat a step until the time is over."""
+        while time.monotonic() < self.until:
             began, error = time.monotonic(), ""
-            what = "promote" if step is move else "fetch"
             try:
-                what = step(one)
+                what = step()
             except PhipackError as caught:
                 error = f"{type(caught).__name__}: {caught.problem[:80]}"
-            records.append((what, time.monotonic() - began, error))
+            self.records.append((what, time.monotonic() - began, error))
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(promoters + fetchers)]
+
+def work(uri: str, promoters: int, fetchers: int, seconds: float, results: multiprocessing.Queue[list[Record]]) -> None:
+    """Be some of them in this process."""
+    worker = Worker(uri, time.monotonic() + seconds)
+    steps = [(worker.move, "promote")] * promoters + [(worker.fetch, "fetch")] * fetchers
+    threads = [threading.Thread(target=worker.run, args=step) for step in steps]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    results.put(records)
+    results.put(worker.records)
 
 
 def lost_updates(ledger: Ledger) -> list[str]:
