@@ -20,5 +20,11 @@ Start reading at:
   takes it.
 - `parts.py`: a bundle in folders of limited size, and joined again.
 - `large_file.py`: files of gigabytes, past the page cache.
+- `s3_store.py`, `s3_upload.py`, `s3_client.py`: the store on S3; `garbage.py`: what of a store nothing refers to.
+- `publication.py`, `catalog_state.py`, `signing.py`, `rollout.py`: a channel becomes a signed catalog.
+- `catalog.py`, `catalog_choice.py`, `catalog_fetch.py`: a phone's side of it; `catalog_documents.py`: what both read.
+- `serving.py`, `served_catalog.py`: the same over HTTP. `delta.py`, `delta_making.py`, `delta_fetch.py`: between releases.
+- `parts.py`: bundles in parts for packers.
+- `postgresql_lock.py`, `waiting.py`: one at a time in a database, and saying whom a command waits for.
 - `mlflow_artifacts.py`: the plugin by which plain MLflow downloads bundles.
 """
