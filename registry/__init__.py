@@ -23,7 +23,8 @@ Start reading at:
 - `s3_store.py`, `s3_upload.py`, `s3_client.py`: the store on S3; `garbage.py`: what of a store nothing refers to.
 - `publication.py`, `catalog_state.py`, `signing.py`, `rollout.py`: a channel becomes a signed catalog.
 - `catalog.py`, `catalog_choice.py`, `catalog_fetch.py`: a phone's side of it; `catalog_documents.py`: what both read.
-- `serving.py`, `served_catalog.py`: the same over HTTP. `delta.py`, `delta_making.py`, `delta_fetch.py`: between releases.
+- `serving.py`, `served_catalog.py`: the same over HTTP.
+- `delta.py`, `delta_making.py`, `delta_fetch.py`: from one release to the next.
 - `parts.py`: bundles in parts for packers.
 - `postgresql_lock.py`, `waiting.py`: one at a time in a database, and saying whom a command waits for.
 - `mlflow_artifacts.py`: the plugin by which plain MLflow downloads bundles.
