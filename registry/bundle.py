@@ -51,6 +51,11 @@ class FileEntry(_Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     chunks: tuple[Chunk, ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """The file's name as a blob, `sha256:<hex>`."""
+        return f"sha256:{self.sha256}"
+
     @field_validator("path")
     @classmethod
     def _stays_inside(cls, path: str) -> str:
@@ -295,5 +300,5 @@ def verify(bundle: Bundle) -> None:
         if size != entry.bytes:
             raise BundleError(f"{path}: {size} bytes, the manifest says {entry.bytes}", fix="fetch or build it again")
         digest = digest_of_file(path)
-        if digest != f"sha256:{entry.sha256}":
+        if digest != entry.digest:
             raise BundleError(f"{path}: content differs from the manifest ({digest})", fix="fetch or build it again")

@@ -132,7 +132,7 @@ class CatalogBundle:
 
     def url_of(self, entry: FileEntry) -> str:
         """URL of the file's blob."""
-        return f"{self.base}/{blob_path('sha256:' + entry.sha256)}"
+        return f"{self.base}/{blob_path(entry.digest)}"
 
 
 def open_catalog(url: str, web: Web, *, root: Path | None = None, state: Path | None = None) -> Catalog:

@@ -24,13 +24,12 @@ from registry.catalog_documents import (
     releases_of,
 )
 from registry.signing import KeyFolder, Role
-from registry.store import Document, Store
+from registry.store import TIMESTAMP, Document, Store
 from targets.errors import KeysError, PublicationError
 
 if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 
-TIMESTAMP = "metadata/timestamp.json"
 _DEAD_VERSIONS_LIMIT = 100  # that publishers may have left one after the other
 _Content = TypeVar("_Content", bound=Any)
 
@@ -142,7 +141,7 @@ def published_digests(store: Store) -> set[str]:
             for cell in document.cells.values() if document is not None else ():
                 digests.add(cell.bundle)
                 digests.update(delta.blob for delta in cell.deltas)
-                digests.update(f"sha256:{entry.sha256}" for entry in store.manifest(cell.bundle).files)
+                digests.update(entry.digest for entry in store.manifest(cell.bundle).files)
     return digests
 
 

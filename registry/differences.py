@@ -269,4 +269,4 @@ def _open_in(bundle: Bundle, entry: FileEntry) -> BinaryIO:
 
 
 def _open_of(store: Store, entry: FileEntry) -> BinaryIO:
-    return store.open_blob(f"sha256:{entry.sha256}")
+    return store.open_blob(entry.digest)

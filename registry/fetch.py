@@ -127,7 +127,7 @@ def fetch_folder(bundle: Bundle, out: Path, *, digest: str | None = None, replac
             path.parent.mkdir(parents=True, exist_ok=True)
             with _opened(place) as stream, path.open("wb") as out_stream:
                 copied, found = copy_hashed(stream, out_stream, functools.partial(_broken, str(place)))
-            if (copied, found) != (entry.bytes, f"sha256:{entry.sha256}"):
+            if (copied, found) != (entry.bytes, entry.digest):
                 raise FetchError(
                     f"{place}: {copied} bytes, {found}; the manifest says {entry.bytes} bytes, sha256:{entry.sha256}",
                     fix="try again; if it stays so, the bundle there was changed: take it from another place",

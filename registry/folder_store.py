@@ -1,9 +1,11 @@
 """The store in a folder, on a local or shared disk.
 
-STORE/
-blobs/sha256/ab/ab34…    as `store.py` says; read-only
-staging/HOST-PID-…       a blob or document being written; put in place in one rename
-documents.lock           held while a document is compared and replaced, and a blob put in place, kept or removed
+    STORE/
+      blobs/sha256/ab/ab34…    as `store.py` says; read-only
+      staging/HOST-PID-…       a blob or document being written; put in place in one rename
+      documents.lock           held while a document is compared and replaced, a blob put in place, kept or removed
+
+A blob's age is its file's, by the clock of the file system.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from typing import BinaryIO
 
 from registry.bundle import copy_hashed, digest_of_bytes
 from registry.placement import abandoned, disk_errors, owner_mark
-from registry.store import Blob, Document, Store, blob_path, check_document_name, unreadable_file
-from targets.errors import BundleError, StoreError
+from registry.store import Blob, Document, Store, blob_path, check_document_name, not_the_blob, unreadable_file
+from targets.errors import StoreError
 
 
 class FolderStore(Store):
@@ -55,24 +57,15 @@ class FolderStore(Store):
         path = self._path(blob.digest)
         with disk_errors(self.root, StoreError):
             self._sweep()
-            handle, staging = self._new_staging_file()
-            try:
-                with os.fdopen(handle, "wb") as out:
-                    copied, digest = copy_hashed(source, out, lambda error: unreadable_file(what, error))
-                    if (digest, copied) != (blob.digest, blob.bytes):
-                        raise BundleError(
-                            f"{what}: {copied} bytes, {digest}; the manifest says {blob.bytes} bytes, {blob.digest}",
-                            fix="the bundle was changed: build or fetch it again",
-                        )
-                    out.flush()
-                    os.fchmod(out.fileno(), 0o444)
-                    os.fsync(out.fileno())
+            with self._staged(0o444) as (out, staging):
+                copied, digest = copy_hashed(source, out, lambda error: unreadable_file(what, error))
+                if (digest, copied) != (blob.digest, blob.bytes):
+                    raise not_the_blob(what, copied, digest, blob)
+                _flush(out)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with self._locked():  # `remove` looks at the time of what it removes
                     staging.replace(path)
                 _sync_folder(path.parent)
-            finally:
-                staging.unlink(missing_ok=True)
 
     def open_blob(self, digest: str) -> BinaryIO:
         """Open the blob's file."""
@@ -156,18 +149,12 @@ class FolderStore(Store):
             there = self.read_document(name)
             if (None if there is None else there.tag) != replacing:
                 return False
-            handle, staging = self._new_staging_file()
-            try:
-                with os.fdopen(handle, "wb") as out:
-                    out.write(content)
-                    out.flush()
-                    os.fchmod(out.fileno(), 0o644)
-                    os.fsync(out.fileno())
+            with self._staged(0o644) as (out, staging):
+                out.write(content)
+                _flush(out)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 staging.replace(path)
                 _sync_folder(path.parent)
-            finally:
-                staging.unlink(missing_ok=True)
         return True
 
     @contextmanager
@@ -181,6 +168,17 @@ class FolderStore(Store):
 
     def _path(self, digest: str) -> Path:
         return self.root / blob_path(digest)
+
+    @contextmanager
+    def _staged(self, mode: int) -> Iterator[tuple[BinaryIO, Path]]:
+        """Give a new file in `staging/`, which is removed where it was not put in place."""
+        handle, staging = self._new_staging_file()
+        try:
+            with os.fdopen(handle, "wb") as out:
+                os.fchmod(handle, mode)
+                yield out, staging
+        finally:
+            staging.unlink(missing_ok=True)
 
     def _new_staging_file(self) -> tuple[int, Path]:
         folder = self.root / "staging"
@@ -209,6 +207,12 @@ class FolderStore(Store):
         for left in (self.root / "staging").glob("*"):
             if abandoned(left.name):
                 left.unlink(missing_ok=True)
+
+
+def _flush(out: BinaryIO) -> None:
+    """Bring a file's bytes to the disk."""
+    out.flush()
+    os.fsync(out.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -93,7 +93,7 @@ def _referred(store: Store, registry: Reader) -> set[str]:
                 fix="add the bundle anew (phipack release), or delete that version in MLflow",
             ) from error
         digests.add(digest)
-        digests.update(f"sha256:{entry.sha256}" for entry in files)
+        digests.update(entry.digest for entry in files)
     return digests
 
 

@@ -54,7 +54,7 @@ class BundleArtifactRepository(ArtifactRepository):
             raise MlflowException(f"bundle {self._digest} has no file {remote_file_path!r}")
         out = Path(local_path)
         try:
-            self._store.copy_out(f"sha256:{entry.sha256}", out, what=f"{entry.path} of bundle {self._digest}")
+            self._store.copy_out(entry.digest, out, what=f"{entry.path} of bundle {self._digest}")
         except PhipackError as error:
             out.unlink(missing_ok=True)
             raise MlflowException(str(error)) from error

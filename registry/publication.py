@@ -29,7 +29,7 @@ from registry.catalog_state import Published, read_published, write_next
 from registry.reading import Reader, resolve_in
 from registry.rollout import ALL, Stage, stages_after
 from registry.signing import KeyFolder
-from registry.store import Blob, Store
+from registry.store import Blob, Store, blobs_of
 from registry.store_uris import open_store
 from registry.versions import CellVersion
 from targets.devices import Target
@@ -151,10 +151,8 @@ def _bring(row: CellVersion, into: Store, told: Callable[[str], None]) -> None:
     """Copy what the catalog's store lacks of a bundle, the manifest last."""
     source = open_store(row.store)
     manifest = source.manifest(row.digest)
-    raw = manifest.to_bytes()
-    blobs = [Blob(f"sha256:{entry.sha256}", entry.bytes) for entry in manifest.files]
-    for blob in (*blobs, Blob(row.digest, len(raw))):
-        if into.blob_bytes(blob.digest) == blob.bytes and into.keep(blob.digest):
+    for _, blob in blobs_of(manifest):
+        if into.has_kept(blob):
             continue
         if blob.digest != row.digest:
             told(f"{row.cell}: {blob.bytes / 1e6:.1f} MB to {into.uri}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +72,11 @@ def s3_errors(place: str, operation: str) -> Iterator[None]:
         ) from error
     except ClientError as error:
         raise _refusal(place, operation, error) from error
+
+
+def sha256_checksum(body: bytes | bytearray) -> str:
+    """SHA-256 as S3 writes it, base64."""
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
 
 
 def code_of(error: Any) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import Any
 
-from registry.s3_client import LACKING, code_of
+from registry.s3_client import LACKING, code_of, sha256_checksum
 from targets.errors import StoreError
 
 
@@ -38,11 +36,6 @@ def probe(client: Any, place: dict[str, str], uri: str) -> None:
                 raise _lacks(uri, lacking)
     finally:
         client.delete_object(**place)
-
-
-def sha256_checksum(body: bytes) -> str:
-    """SHA-256 as S3 writes it, base64."""
-    return base64.b64encode(hashlib.sha256(body).digest()).decode()
 
 
 def _lacks(place: str, what: str) -> StoreError:

@@ -25,17 +25,26 @@ from registry.bundle import FileEntry
 from registry.http_requests import Web
 from registry.placement import owner_mark
 from registry.reuse import Known
-from registry.s3_client import LOST_RACE, MISSING, code_of, s3_client, s3_errors
-from registry.s3_probe import probe, sha256_checksum
+from registry.s3_client import LOST_RACE, MISSING, code_of, s3_client, s3_errors, sha256_checksum
+from registry.s3_probe import probe
 from registry.s3_reading import Reading
 from registry.s3_upload import PART_BYTES, upload
-from registry.store import Blob, Document, Store, blob_path, check_document_name
+from registry.store import (
+    FOREVER,
+    Blob,
+    Document,
+    Store,
+    blob_path,
+    caching_of,
+    check_document_name,
+    not_the_blob,
+    unreadable_file,
+)
 from registry.transfer import Taken, Transfer
-from targets.errors import BundleError, FetchError, StoreError
+from targets.errors import FetchError, StoreError
 
 URL_SECONDS = 12 * 3600
 DOCUMENT_BYTES_LIMIT = 64 << 20
-_FOREVER = "public, max-age=31536000, immutable"
 
 
 class S3Store(Store):
@@ -67,13 +76,6 @@ class S3Store(Store):
     def put(self, source: BinaryIO, blob: Blob, *, what: str) -> None:
         """Send in one request, or in parts where it is large; the object appears with the last one."""
         place = self._place(blob_path(blob.digest))
-
-        def refuse(size: int, digest: str) -> BundleError:
-            return BundleError(
-                f"{what}: {size} bytes, {digest}; the manifest says {blob.bytes} bytes, {blob.digest}",
-                fix="the bundle was changed: build or fetch it again",
-            )
-
         with s3_errors(self.place_of(blob.digest), "uploading"):
             there = self._head(blob.digest)
             if there is not None and there["ContentLength"] == blob.bytes:
@@ -83,18 +85,16 @@ class S3Store(Store):
             condition = {"IfNoneMatch": "*"} if there is None else {"IfMatch": there["ETag"]}  # it was damaged
             try:
                 if blob.bytes > PART_BYTES:
-                    upload(self._client, place, source, blob, condition, refuse)
+                    upload(self._client, place, source, blob, condition, what)
                     self._check_there(blob)
                     return
                 body = source.read(blob.bytes + 1)
             except OSError as error:
-                raise BundleError(
-                    f"{what} can't be read: {error.strerror or error}", fix="build or fetch the bundle again"
-                ) from error
+                raise unreadable_file(what, error) from error
             digest = "sha256:" + hashlib.sha256(body).hexdigest()
             if (len(body), digest) != (blob.bytes, blob.digest):
-                raise refuse(len(body), digest)
-            if not self._create(place, body, condition, CacheControl=_FOREVER):
+                raise not_the_blob(what, len(body), digest, blob)
+            if not self._create(place, body, condition, CacheControl=FOREVER):
                 self._check_there(blob)
 
     def open_blob(self, digest: str) -> BinaryIO:
@@ -216,9 +216,7 @@ class S3Store(Store):
     def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
         """Put it with a condition that the server checks."""
         place = self._place(check_document_name(name))
-        # What has a version or a hash in its name never changes: a CDN may keep it.
-        caching = "no-cache" if Path(name).name == "timestamp.json" else _FOREVER
-        options = {"CacheControl": caching, "ContentType": "application/json"}
+        options = {"CacheControl": caching_of(name), "ContentType": "application/json"}
         condition = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing}
         with s3_errors(f"{self.uri}/{name}", "PutObject"):
             return self._create(place, content, condition, **options)

@@ -9,16 +9,14 @@ each completes with the checksums of its own.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
-from registry.s3_client import CONNECTIONS, LOST_RACE, MISSING, code_of
-from registry.store import Blob
+from registry.s3_client import CONNECTIONS, LOST_RACE, MISSING, code_of, sha256_checksum
+from registry.store import Blob, not_the_blob
 from targets.errors import BundleError
 
 PART_BYTES = 16 << 20
@@ -39,13 +37,12 @@ def upload(
     source: BinaryIO,
     blob: Blob,
     condition: dict[str, str],
-    refuse: Callable[[int, str], BundleError],
+    what: str,
 ) -> None:
     """Bring a blob to `place`, its Bucket and Key, on a condition: IfNoneMatch, or IfMatch.
 
     Raises:
-        BundleError: what `refuse` makes of the count of bytes and the digest where the source is not the blob. Nothing
-            is stored then.
+        BundleError: the source, `what`, is not the blob. Nothing is stored then.
         ClientError, BotoCoreError: S3 fails; the parts that it has are kept for the next try.
         OSError: the source can't be read.
     """
@@ -56,7 +53,7 @@ def upload(
     try:
         size, digest, parts = work.send(source)
         if (size, digest) != (blob.bytes, blob.digest):
-            raise refuse(size, digest)
+            raise not_the_blob(what, size, digest, blob)
         client.complete_multipart_upload(**place, UploadId=upload_id, MultipartUpload={"Parts": parts}, **condition)
     except ClientError as error:
         if code_of(error) not in (*LOST_RACE, "NoSuchUpload"):
@@ -140,7 +137,7 @@ class _Upload:
     def _send_part(self, number: int, buffer: bytearray, count: int) -> _Part:
         try:
             body = buffer if count == len(buffer) else buffer[:count]
-            checksum = base64.b64encode(hashlib.sha256(body).digest()).decode()
+            checksum = sha256_checksum(body)
             if (kept := self._kept(number, body, checksum)) is not None:
                 return kept
             answer = self.client.upload_part(**self.place, PartNumber=number, Body=body, ChecksumSHA256=checksum)

@@ -111,5 +111,5 @@ class ServedCatalog:
         for cell in document.cells.values() if document is not None else ():
             self._blobs.add(cell.bundle)
             self._blobs.update(delta.blob for delta in cell.deltas)
-            self._blobs.update(f"sha256:{entry.sha256}" for entry in self.store.manifest(cell.bundle).files)
+            self._blobs.update(entry.digest for entry in self.store.manifest(cell.bundle).files)
         self._indexed.add(digest)

@@ -25,14 +25,12 @@ from registry.catalog_documents import CellEntry
 from registry.folder_store import FolderStore
 from registry.s3_store import S3Store
 from registry.served_catalog import ServedCatalog
-from registry.store import Store, blob_path
+from registry.store import FOREVER, Store, blob_path, caching_of
 from targets.errors import MalformedReferenceError, PhipackError, PublicationError, StoreError
 from targets.recipes import Format
 from targets.references import Reference
 from targets.selection import Device
 
-FOREVER = "public, max-age=31536000, immutable"
-ALWAYS_ASK = "no-cache"
 REDIRECT_SECONDS = 3600
 _HEX = r"^[0-9a-f]{64}$"
 
@@ -149,8 +147,7 @@ def _metadata(store: Store) -> Callable[..., Response]:
         name: Annotated[str, Path(pattern=r"^(timestamp|[1-9][0-9]*\.(root|snapshot|targets))\.json$")],
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
-        caching = ALWAYS_ASK if name == "timestamp.json" else FOREVER
-        return _document(store, f"metadata/{name}", caching, if_none_match)
+        return _document(store, f"metadata/{name}", if_none_match)
 
     return metadata
 
@@ -160,7 +157,7 @@ def _targets(store: Store) -> Callable[..., Response]:
         path: Annotated[str, Path(pattern=r"^[a-z0-9._-]+/(channels|releases)/[0-9a-f]{64}\.[A-Za-z0-9.-]+\.json$")],
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
-        return _document(store, f"targets/{path}", FOREVER, if_none_match)
+        return _document(store, f"targets/{path}", if_none_match)
 
     return document
 
@@ -188,11 +185,11 @@ def _blob(store: Store, catalog: ServedCatalog) -> Callable[..., Response]:
     return blob
 
 
-def _document(store: Store, name: str, caching: str, if_none_match: str | None) -> Response:
+def _document(store: Store, name: str, if_none_match: str | None) -> Response:
     found = store.read_document(name)
     if found is None:
         raise _NotFoundError(f"the catalog has no {name}", fix="begin at metadata/timestamp.json")
-    headers = {"ETag": f'"{digest_of_bytes(found.content)[7:]}"', "Cache-Control": caching}
+    headers = {"ETag": f'"{digest_of_bytes(found.content)[7:]}"', "Cache-Control": caching_of(name)}
     if _has(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(found.content, headers=headers, media_type="application/json")

@@ -22,13 +22,23 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from registry.bundle import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Bundle, Manifest, copy_hashed, open_bundle
+from registry.bundle import (
+    MANIFEST_BYTES_LIMIT,
+    MANIFEST_NAME,
+    Bundle,
+    Manifest,
+    copy_hashed,
+    digest_of_bytes,
+    open_bundle,
+)
 from registry.placement import staged_folder
 from targets.errors import BundleError, StoreError
 
 # phipack-file:///srv/store/sha256:ab34…: what MLflow keeps as a version's source. Its server reads a plus in
 # a scheme as a space, and refuses a path that goes through a link.
 URI_PREFIX = "phipack-"
+TIMESTAMP = "metadata/timestamp.json"  # the one document that changes: all others have a version or hash in their names
+FOREVER = "public, max-age=31536000, immutable"  # Cache-Control of blobs and of documents that never change
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -130,18 +140,16 @@ class Store(ABC):
             BundleError: a file is missing, or is not the one that the manifest names.
             StoreError: the store can't be written. Blobs that were added before stay: they are whole.
         """
-        for entry in bundle.manifest.files:
-            blob = Blob(f"sha256:{entry.sha256}", entry.bytes)
-            if self.blob_bytes(blob.digest) == blob.bytes and self.keep(blob.digest):
-                continue
-            path = bundle.file(entry.path)
-            with _opened(path) as source:
-                self.put(source, blob, what=str(path))
-        raw = bundle.manifest.to_bytes()
-        if self.blob_bytes(bundle.digest) != len(raw) or not self.keep(bundle.digest):
-            with _opened(bundle.file(MANIFEST_NAME)) as source:
-                self.put(source, Blob(bundle.digest, len(raw)), what=str(bundle.file(MANIFEST_NAME)))
+        for name, blob in blobs_of(bundle.manifest):
+            if not self.has_kept(blob):
+                path = bundle.file(name)
+                with _opened(path) as source:
+                    self.put(source, blob, what=str(path))
         return bundle.digest
+
+    def has_kept(self, blob: Blob) -> bool:
+        """True where the blob is there in its size, and young again: nobody needs to add it. Raises `StoreError`."""
+        return self.blob_bytes(blob.digest) == blob.bytes and self.keep(blob.digest)
 
     def has_bundle(self, digest: str) -> bool:
         """True where the manifest is there and readable, and every blob that it names is there in its size."""
@@ -151,7 +159,7 @@ class Store(ABC):
             files = self.manifest(digest).files
         except (BundleError, StoreError):
             return False
-        return all(self.blob_bytes(f"sha256:{entry.sha256}") == entry.bytes for entry in files)
+        return all(self.blob_bytes(entry.digest) == entry.bytes for entry in files)
 
     def manifest(self, digest: str) -> Manifest:
         """Read a bundle's manifest, verified. Raises `StoreError` where it is missing or damaged."""
@@ -174,7 +182,7 @@ class Store(ABC):
         manifest = self.manifest(digest)
         with staged_folder(destination, replace=replace) as folder:
             for entry in manifest.files:
-                self.copy_out(f"sha256:{entry.sha256}", folder / entry.path, what=f"{entry.path} of bundle {digest}")
+                self.copy_out(entry.digest, folder / entry.path, what=f"{entry.path} of bundle {digest}")
             (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
         return open_bundle(destination)
 
@@ -207,9 +215,24 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield source
 
 
+def blobs_of(manifest: Manifest) -> list[tuple[str, Blob]]:
+    """A bundle's files as blobs, with their paths in the bundle; the manifest's own last."""
+    raw = manifest.to_bytes()
+    own = (MANIFEST_NAME, Blob(digest_of_bytes(raw), len(raw)))
+    return [*((entry.path, Blob(entry.digest, entry.bytes)) for entry in manifest.files), own]
+
+
 def unreadable_file(what: str, error: OSError) -> BundleError:
     """The error for a bundle's file that can't be read."""
-    return BundleError(f"{what} can't be read: {error.strerror}", fix="build or fetch the bundle again")
+    return BundleError(f"{what} can't be read: {error.strerror or error}", fix="build or fetch the bundle again")
+
+
+def not_the_blob(what: str, size: int, digest: str, blob: Blob) -> BundleError:
+    """The error for a source that has other bytes than the blob: `size` of them, with this digest."""
+    return BundleError(
+        f"{what}: {size} bytes, {digest}; the manifest says {blob.bytes} bytes, {blob.digest}",
+        fix="the bundle was changed: build or fetch it again",
+    )
 
 
 def is_digest(text: str) -> bool:
@@ -223,6 +246,11 @@ def blob_path(digest: str) -> str:
     if match is None:
         raise StoreError(f"{digest!r} is not a digest", fix="write sha256: and 64 hex digits")
     return f"blobs/sha256/{match[1][:2]}/{match[1]}"
+
+
+def caching_of(document: str) -> str:
+    """How long a document may be cached, as HTTP says it: all but a catalog's timestamp never change."""
+    return "no-cache" if document == TIMESTAMP else FOREVER
 
 
 def check_document_name(name: str) -> str:
