@@ -18,21 +18,17 @@ import os
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from registry.bundle import FileEntry, Manifest, digest_of_bytes
 from registry.catalog_choice import Resolved
 from registry.catalog_documents import (
     DOCUMENT_BYTES_LIMIT,
-    ChannelDocument,
     DeltaEntry,
-    ReleaseDocument,
-    channel_path,
+    Documents,
     hashed_path,
-    parse_document,
-    release_path,
 )
 from registry.http_requests import Web, read_small
 from registry.http_source import RemoteDelta
@@ -44,31 +40,14 @@ if TYPE_CHECKING:
     from tuf.api.exceptions import RepositoryError
     from tuf.api.metadata import TargetFile
 
-_Document = TypeVar("_Document", ChannelDocument, ReleaseDocument)
-
 
 @dataclass
-class Catalog:
-    """A catalog whose metadata is verified and up to date. `open_catalog` makes it."""
+class Catalog(Documents):
+    """A catalog whose metadata is verified and up to date. `open_catalog` makes it. Its errors are `FetchError`."""
 
     url: str
     web: Web
-    files: Mapping[str, TargetFile]
     folder: Path
-    _read: dict[str, ChannelDocument | ReleaseDocument] = field(default_factory=dict)
-
-    @property
-    def paths(self) -> Collection[str]:
-        """TUF's names of all documents."""
-        return self.files.keys()
-
-    def channel(self, model: str, channel: str) -> ChannelDocument | None:
-        """Give a channel, None where it is not published. Raises `FetchError`."""
-        return self._document(ChannelDocument, channel_path(model, channel))
-
-    def release(self, model: str, release: str) -> ReleaseDocument | None:
-        """Give a release, None where it is not published. Raises `FetchError`."""
-        return self._document(ReleaseDocument, release_path(model, release))
 
     def bundle(self, resolved: Resolved) -> CatalogBundle:
         """Read the manifest of what a query came to. Raises `FetchError` where it is not the one that was signed."""
@@ -82,24 +61,7 @@ class Catalog:
             raise FetchError(error.problem, fix="tell the catalog's publisher") from error
         return CatalogBundle(self.url, place, manifest, resolved.entry.deltas)
 
-    def _document(self, kind: type[_Document], path: str) -> _Document | None:
-        file = self.files.get(path)
-        if file is None:
-            return None
-        if path not in self._read:
-            raw = self._document_bytes(path, file.hashes["sha256"], file.length)
-            try:
-                self._read[path] = parse_document(kind, raw)
-            except ValueError as error:
-                raise FetchError(
-                    f"{self.url}: document {path} is of a form that this phipack does not know: {error}",
-                    fix="install a later phipack",
-                ) from error
-        found = self._read[path]
-        assert isinstance(found, kind), path
-        return found
-
-    def _document_bytes(self, path: str, sha256: str, size: int) -> bytes:
+    def _read(self, path: str, sha256: str, size: int) -> bytes:
         """Give a document from an earlier time, or from the catalog; never one that has another digest."""
         kept = self.folder / "documents" / sha256
         if kept.is_file() and hashlib.sha256(raw := kept.read_bytes()).hexdigest() == sha256:
@@ -112,6 +74,12 @@ class Catalog:
             kept.parent.mkdir(parents=True, exist_ok=True)
             _put(kept, raw)
         return raw
+
+    def _malformed(self, path: str, why: str) -> FetchError:
+        return FetchError(
+            f"{self.url}: document {path} is of a form that this phipack does not know: {why}",
+            fix="install a later phipack",
+        )
 
 
 @dataclass(frozen=True)
@@ -154,7 +122,7 @@ def open_catalog(url: str, web: Web, *, root: Path | None = None, state: Path | 
     with disk_errors(folder, FetchError), _locked(folder):
         files = _refreshed(url, web, folder / "metadata", _trusted(folder, root, url))
         _forget(folder / "documents", {file.hashes["sha256"] for file in files.values()})
-    return Catalog(url, web, files, folder)
+    return Catalog(files, url, web, folder)
 
 
 def state_folder(given: Path | None = None) -> Path:

@@ -5,34 +5,15 @@ The same for who fetches with verified metadata (`catalog.py`) and for who serve
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from registry.catalog_documents import CellEntry, ChannelDocument, ReleaseDocument, models_of, releases_of
-from registry.rollout import stage_of
+from registry.catalog_documents import CellEntry, Documents, ReleaseDocument, models_of, releases_of
+from registry.rollout import ALL, stage_of
 from registry.versions import PRODUCTION
 from targets.errors import FetchError, did_you_mean
 from targets.recipes import Format
 from targets.references import Reference, Version
 from targets.selection import Choice, Device, choose
-
-
-class Documents(Protocol):
-    """A catalog's documents."""
-
-    @property
-    def paths(self) -> Collection[str]:
-        """TUF's names of all documents."""
-        ...
-
-    def channel(self, model: str, channel: str) -> ChannelDocument | None:
-        """Give a channel, None where it is not published. Raises `PhipackError`."""
-        ...
-
-    def release(self, model: str, release: str) -> ReleaseDocument | None:
-        """Give a release, None where it is not published. Raises `PhipackError`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -152,7 +133,7 @@ def _of_channel(
                 f"channel {name} names {reference.model}:{stage.release}@{cell}, which is not published",
                 fix="tell the catalog's publisher",
             )
-        share = f", out for {stage.basis_points / 100:g} %" if stage.basis_points < 10_000 else ""
+        share = f", out for {stage.basis_points / 100:g} %" if stage.basis_points < ALL else ""
         one = _Candidate(document, f"{name} is at {stage.release}{share}")
         (candidates if found else waiting)[cell] = one
     return candidates, waiting

@@ -13,16 +13,22 @@ names manifests, a manifest its files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Annotated, Literal, Self, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from registry.bundle import MANIFEST_BYTES_LIMIT
 from registry.rollout import Stage
 from targets.devices import Target
+from targets.errors import PhipackError
 from targets.recipes import Format
 from targets.selection import DeviceClass
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import TargetFile
 
 DOCUMENT_BYTES_LIMIT = 4 << 20
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -117,6 +123,49 @@ class ChannelDocument(_Document):
         if empty := [cell for cell, stages in self.cells.items() if not stages]:
             raise ValueError(f"cell {empty[0]!r} has no stage")
         return self
+
+
+@dataclass
+class Documents(ABC):
+    """A catalog's documents, each read once. `files`: TUF's targets by name; every document is held to its digest."""
+
+    files: Mapping[str, TargetFile]
+    _parsed: dict[str, _Document] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def paths(self) -> Collection[str]:
+        """TUF's names of all documents."""
+        return self.files.keys()
+
+    def channel(self, model: str, channel: str) -> ChannelDocument | None:
+        """Give a channel, None where it is not published. Raises `PhipackError` where it is missing or changed."""
+        return self._document(ChannelDocument, channel_path(model, channel))
+
+    def release(self, model: str, release: str) -> ReleaseDocument | None:
+        """Give a release, None where it is not published. Raises `PhipackError` where it is missing or changed."""
+        return self._document(ReleaseDocument, release_path(model, release))
+
+    @abstractmethod
+    def _read(self, path: str, sha256: str, size: int) -> bytes:
+        """Read a document of this digest and size. Raises `PhipackError` where it is another one."""
+
+    @abstractmethod
+    def _malformed(self, path: str, why: str) -> PhipackError:
+        """The error for a document that is signed, and can't be read."""
+
+    def _document(self, kind: type[_Content], path: str) -> _Content | None:
+        file = self.files.get(path)
+        if file is None:
+            return None
+        if path not in self._parsed:
+            raw = self._read(path, file.hashes["sha256"], file.length)
+            try:
+                self._parsed[path] = parse_document(kind, raw)
+            except ValueError as error:
+                raise self._malformed(path, str(error)) from error
+        found = self._parsed[path]
+        assert isinstance(found, kind), path
+        return found
 
 
 def parse_document(kind: type[_Content], raw: bytes) -> _Content:

@@ -10,58 +10,51 @@ nothing names.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from registry.bundle import digest_of_bytes
-from registry.catalog_documents import (
-    ReleaseDocument,
-    hashed_path,
-    models_of,
-    parse_document,
-    release_path,
-    releases_of,
-)
+from registry.catalog_documents import Documents, hashed_path, models_of, releases_of
 from registry.signing import KeyFolder, Role
 from registry.store import TIMESTAMP, Document, Store
 from targets.errors import KeysError, PublicationError
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
+    from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 
 _DEAD_VERSIONS_LIMIT = 100  # that publishers may have left one after the other
-_Content = TypeVar("_Content", bound=Any)
 
 
-@dataclass(frozen=True)
-class Published:
-    """What is published. `tag`: the timestamp's, None where nothing is. `files`: TUF's targets, by path."""
+@dataclass
+class Published(Documents):
+    """What is published. `tag`: the timestamp's, None where nothing is. Its errors are `PublicationError`."""
 
     store: Store
     tag: str | None = None
     timestamp_version: int = 0
     snapshot_version: int = 0
     targets_version: int = 0
-    files: Mapping[str, TargetFile] = field(default_factory=dict)
 
-    def document(self, kind: type[_Content], path: str) -> _Content | None:
-        """Read a document, held against its signed digest; None where it is not published.
+    def blobs(self, model: str, release: str) -> set[str]:
+        """Digests of all blobs that a release names: manifests, files, deltas. Raises `PhipackError`."""
+        document = self.release(model, release)
+        digests: set[str] = set()
+        for cell in document.cells.values() if document is not None else ():
+            digests.add(cell.bundle)
+            digests.update(delta.blob for delta in cell.deltas)
+            digests.update(entry.digest for entry in self.store.manifest(cell.bundle).files)
+        return digests
 
-        Raises:
-            PublicationError: it is missing or changed.
-        """
-        file = self.files.get(path)
-        if file is None:
-            return None
-        name = "targets/" + hashed_path(path, file.hashes["sha256"])
+    def _read(self, path: str, sha256: str, size: int) -> bytes:  # noqa: ARG002 - the digest says it
+        name = "targets/" + hashed_path(path, sha256)
         found = _required(self.store, name)
-        if digest_of_bytes(found.content) != f"sha256:{file.hashes['sha256']}":
+        if digest_of_bytes(found.content) != f"sha256:{sha256}":
             raise _tampered(self.store, name, "its digest is not the signed one")
-        try:
-            return parse_document(kind, found.content)
-        except ValueError as error:
-            raise _tampered(self.store, name, str(error)) from error
+        return found.content
+
+    def _malformed(self, path: str, why: str) -> PublicationError:
+        return _tampered(self.store, "targets/" + hashed_path(path, self.files[path].hashes["sha256"]), why)
 
 
 def read_published(store: Store, keys: KeyFolder | None) -> Published:
@@ -78,20 +71,14 @@ def read_published(store: Store, keys: KeyFolder | None) -> Published:
         _require_newest_root(store, keys)
     there = store.read_document(TIMESTAMP)
     if there is None:
-        return Published(store)
+        return Published({}, store)
     timestamp: Metadata[Timestamp] = _verified(store, TIMESTAMP, there, keys, "timestamp")
     name = f"metadata/{timestamp.signed.snapshot_meta.version}.snapshot.json"
     snapshot: Metadata[Snapshot] = _verified(store, name, _required(store, name), keys, "snapshot")
     name = f"metadata/{snapshot.signed.meta['targets.json'].version}.targets.json"
     targets: Metadata[Targets] = _verified(store, name, _required(store, name), keys, "targets")
-    return Published(
-        store,
-        there.tag,
-        timestamp.signed.version,
-        snapshot.signed.version,
-        targets.signed.version,
-        targets.signed.targets,
-    )
+    versions = (timestamp.signed.version, snapshot.signed.version, targets.signed.version)
+    return Published(targets.signed.targets, store, there.tag, *versions)
 
 
 def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, bytes]) -> datetime | None:
@@ -134,15 +121,12 @@ def published_digests(store: Store) -> set[str]:
         PublicationError: a part of the catalog can't be read: then nobody knows what it names.
     """
     published = read_published(store, None)
-    digests: set[str] = set()
-    for model in models_of(published.files):
-        for release in releases_of(model, published.files):
-            document = published.document(ReleaseDocument, release_path(model, release))
-            for cell in document.cells.values() if document is not None else ():
-                digests.add(cell.bundle)
-                digests.update(delta.blob for delta in cell.deltas)
-                digests.update(entry.digest for entry in store.manifest(cell.bundle).files)
-    return digests
+    return {
+        digest
+        for model in models_of(published.paths)
+        for release in releases_of(model, published.paths)
+        for digest in published.blobs(model, release)
+    }
 
 
 def _verified(store: Store, name: str, there: Document, keys: KeyFolder | None, role: Role) -> Metadata[Any]:

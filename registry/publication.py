@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from registry.bundle import Bundle, Manifest
+from registry.bundle import Manifest, digest_of_file
 from registry.catalog_documents import (
     CellEntry,
     ChannelDocument,
@@ -42,22 +42,14 @@ _DELTAS_LIMIT = 3  # older bundles of a cell that a delta is made from
 _Result = TypeVar("_Result")
 
 
-class DeltaMaker(Protocol):
-    """Makes a file at `out` that turns `old` into `new`; False where that is not worth it."""
-
-    def __call__(self, old: Bundle, new: Bundle, out: Path) -> bool:
-        """Make it."""
-        ...
-
-
 @dataclass(frozen=True)
 class Order:
-    """What is to be published: a model's channel, for how many installations, with deltas made by `deltas`."""
+    """What is to be published: a model's channel, for how many installations, with `deltas` or without."""
 
     model: str
     channel: str
     basis_points: int = ALL
-    deltas: DeltaMaker | None = None
+    deltas: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,11 +103,10 @@ def publish(
 
     def attempt() -> Publication | None:
         rows = resolve_in(registry, Reference(order.model, channel=order.channel))
-        for row in rows:
-            _bring(row, into, told)
+        manifests = {row.digest: _bring(row, into, told) for row in rows}
         published = read_published(into, keys)
         channel = _channel(published, order, rows)
-        releases = _releases(published, rows, targets)
+        releases = _releases(published, rows, manifests, targets)
         releases = _with_deltas(published, order, releases, rows, made, told)
         documents = {release_path(order.model, name): one.to_bytes() for name, one in releases.items()}
         documents[channel_path(order.model, order.channel)] = channel.to_bytes()
@@ -147,8 +138,8 @@ def _against_others(into: Store, attempt: Callable[[], _Result | None]) -> _Resu
     raise PublicationError(f"{into.uri}: others published {_TRIES} times meanwhile", fix="run the same command again")
 
 
-def _bring(row: CellVersion, into: Store, told: Callable[[str], None]) -> None:
-    """Copy what the catalog's store lacks of a bundle, the manifest last."""
+def _bring(row: CellVersion, into: Store, told: Callable[[str], None]) -> Manifest:
+    """Copy what the catalog's store lacks of a bundle, the manifest last; give the manifest."""
     source = open_store(row.store)
     manifest = source.manifest(row.digest)
     for _, blob in blobs_of(manifest):
@@ -158,11 +149,12 @@ def _bring(row: CellVersion, into: Store, told: Callable[[str], None]) -> None:
             told(f"{row.cell}: {blob.bytes / 1e6:.1f} MB to {into.uri}")
         with source.open_blob(blob.digest) as stream:
             into.put(stream, blob, what=f"{row.reference}, {source.place_of(blob.digest)}")
+    return manifest
 
 
 def _channel(published: Published, order: Order, rows: Sequence[CellVersion]) -> ChannelDocument:
     """Give the channel as it will be. Cells that it no longer holds are gone from it."""
-    before = published.document(ChannelDocument, channel_path(order.model, order.channel))
+    before = published.channel(order.model, order.channel)
     stages = {} if before is None else before.cells
     return ChannelDocument(
         schema="phipack.channel/1",
@@ -176,20 +168,23 @@ def _channel(published: Published, order: Order, rows: Sequence[CellVersion]) ->
 
 
 def _releases(
-    published: Published, rows: Sequence[CellVersion], targets: Mapping[str, Target]
+    published: Published,
+    rows: Sequence[CellVersion],
+    manifests: Mapping[str, Manifest],
+    targets: Mapping[str, Target],
 ) -> dict[str, ReleaseDocument]:
     """Give the releases' documents with these cells added."""
     documents: dict[str, ReleaseDocument] = {}
     for row in rows:
         name = str(row.release)
-        before = documents.get(name) or published.document(ReleaseDocument, release_path(row.model, name))
+        before = documents.get(name) or published.release(row.model, name)
         target = targets.get(row.target)
         if target is None:
             raise PublicationError(
                 f"{row.reference}: target {row.target!r} is not known here: phones can't be told whom it is for",
                 fix=f"{did_you_mean(row.target, targets)}; of your own: --project FILE, whose cells name its file",
             )
-        cell = _cell(row, open_store(row.store).manifest(row.digest))
+        cell = _cell(row, manifests[row.digest])
         if before is not None and row.cell in before.cells:
             published_cell = before.cells[row.cell]
             if published_cell.bundle != cell.bundle:
@@ -229,8 +224,8 @@ def _with_deltas(
 ) -> dict[str, ReleaseDocument]:
     """Add deltas from the bundles that phones have of this channel. `made`: what was tried already."""
     documents = dict(releases)
-    before = published.document(ChannelDocument, channel_path(order.model, order.channel))
-    if order.deltas is None or before is None:
+    before = published.channel(order.model, order.channel)
+    if not order.deltas or before is None:
         return documents
     for row in rows:
         document = documents[str(row.release)]
@@ -241,7 +236,7 @@ def _with_deltas(
                 continue
             if (old, row.digest) not in made:
                 told(f"{row.cell}: a delta from {old[7:19]} to {row.digest[7:19]}")
-                made[old, row.digest] = _delta(published.store, old, row.digest, order.deltas)
+                made[old, row.digest] = _delta(published.store, old, row.digest)
             if (entry := made[old, row.digest]) is not None:
                 deltas.append(entry)
         changed = cell.model_copy(update={"deltas": tuple(deltas)})
@@ -252,21 +247,21 @@ def _with_deltas(
 def _bundles_before(published: Published, channel: ChannelDocument, row: CellVersion) -> list[str]:
     found: list[str] = []
     for stage in channel.cells.get(row.cell, ())[:_DELTAS_LIMIT]:
-        document = published.document(ReleaseDocument, release_path(channel.model, stage.release))
+        document = published.release(channel.model, stage.release)
         old = None if document is None else document.cells.get(row.cell)
         if old is not None and old.bundle != row.digest:
             found.append(old.bundle)
     return found
 
 
-def _delta(store: Store, old: str, new: str, make: DeltaMaker) -> DeltaEntry | None:
+def _delta(store: Store, old: str, new: str) -> DeltaEntry | None:
     """Make a delta from two bundles of the store, and add it there."""
-    from registry.bundle import digest_of_file
+    from registry.delta_making import make_delta  # needs numpy
 
     with tempfile.TemporaryDirectory(prefix="phipack-delta-") as folder:
         place = Path(folder)
         out = place / "delta"
-        if not make(store.materialise(old, place / "old"), store.materialise(new, place / "new"), out):
+        if make_delta(store.materialise(old, place / "old"), store.materialise(new, place / "new"), out) is None:
             return None
         blob = Blob(digest_of_file(out), out.stat().st_size)
         with out.open("rb") as stream:

@@ -121,7 +121,7 @@ def create_app(store: Store) -> FastAPI:
     @app.get("/health", summary="Whether there is a catalog to serve", responses={503: {"model": Problem}})
     def _health() -> dict[str, int]:
         documents = catalog.documents()
-        return {"documents": len(documents.paths), "timestamp": documents.published.timestamp_version}
+        return {"documents": len(documents.paths), "timestamp": documents.timestamp_version}
 
     return app
 

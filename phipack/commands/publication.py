@@ -11,7 +11,6 @@ from phipack.options import FILE, State, keys_option, pass_state, registry_optio
 from phipack.output import size, table
 
 if TYPE_CHECKING:
-    from registry.bundle import Bundle
     from registry.publication import Publication
     from targets.devices import Target
 
@@ -70,7 +69,7 @@ def publish(
         return
     if model is None:
         raise click.UsageError("name a MODEL, or give --refresh")
-    order = Order(model, channel, round(rollout * 100), _make_delta if deltas else None)
+    order = Order(model, channel, round(rollout * 100), deltas)
     published = publish_channel(
         open_reader(tracking_uri, blobs), order, into, opened, targets=_targets(project), told=state.output.note
     )
@@ -85,12 +84,6 @@ def _targets(project: Path | None) -> dict[str, Target]:
     from builders.project import load_project
 
     return load_targets() | {cell.target.name: cell.target for cell in load_project(project).cells}
-
-
-def _make_delta(old: Bundle, new: Bundle, out: Path) -> bool:
-    from registry.delta_making import make_delta
-
-    return make_delta(old, new, out) is not None
 
 
 def _show(state: State, published: Publication, place: str) -> None:
