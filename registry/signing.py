@@ -86,7 +86,7 @@ class KeyFolder:
 
     def sign(self, role: Role, metadata: Metadata[Any]) -> bytes:
         """Sign with every key of the role that is at hand. Raises `KeysError` where they are too few."""
-        return _signed(self, metadata, {role: self.root})
+        return _signed(self, metadata, (role, self.root))
 
 
 def create_keys(
@@ -114,15 +114,7 @@ def create_keys(
         signers: dict[str, str] = {}
         root = Root(consistent_snapshot=True)
         for role in ROLES:
-            need = needs.get(role, ONE_KEY)
-            for key in _new_keys(staging, role, need, signers):
-                root.add_key(key, role)
-            if not 0 < need.threshold <= len(root.roles[role].keyids):
-                raise KeysError(
-                    f"{role}: {need.threshold} keys must sign, and it has {len(root.roles[role].keyids)}",
-                    fix="give it more keys, or a lower threshold",
-                )
-            root.roles[role].threshold = need.threshold
+            _give_keys(root, role, needs.get(role, ONE_KEY), staging, signers)
         keys = _Keys(schema="phipack.keys/1", expiry_days={**EXPIRY_DAYS, **(expiry_days or {})}, signers=signers)
         made = KeyFolder(staging, keys, (Metadata(root),))
         root.expires = made.expiry("root", datetime.now(UTC))
@@ -160,7 +152,7 @@ def rotate(folder: KeyFolder, role: Role, need: KeyNeeds | None = None) -> KeyFo
     stay where they are: removing them is the owner's.
 
     Raises:
-        KeysError: too few of the root's keys are at hand.
+        KeysError: too few of the root's keys are at hand, or there are fewer new keys than must sign.
     """
     import copy
 
@@ -172,9 +164,7 @@ def rotate(folder: KeyFolder, role: Role, need: KeyNeeds | None = None) -> KeyFo
     for keyid in list(root.roles[role].keyids):
         root.revoke_key(keyid, role)
     with disk_errors(folder.path, KeysError):
-        for key in _new_keys(folder.path, role, need, signers):
-            root.add_key(key, role)
-        root.roles[role].threshold = need.threshold
+        _give_keys(root, role, need, folder.path, signers)
         return _next_root(folder, root, signers)
 
 
@@ -196,19 +186,19 @@ def _next_root(folder: KeyFolder, root: Root, signers: dict[str, str]) -> KeyFol
     metadata = Metadata(root)
     keys = folder.keys.model_copy(update={"signers": signers})
     after = KeyFolder(folder.path, keys, (*folder.roots, metadata))
-    content = _signed(after, metadata, {"root": folder.root}, {"root": metadata})
+    content = _signed(after, metadata, ("root", folder.root), ("root", metadata))
     # The signers' places first: a root that names keys nobody finds would end the catalog.
     _write_keys(folder.path, keys)
     _write(folder.path / f"{root.version}.root.json", content)
     return open_keys(folder.path)
 
 
-def _signed(folder: KeyFolder, metadata: Metadata[Any], *by: Mapping[Role, Metadata[Root]]) -> bytes:
+def _signed(folder: KeyFolder, metadata: Metadata[Any], *by: tuple[Role, Metadata[Root]]) -> bytes:
     """Sign with the keys at hand of each (role, root that names its keys), every threshold held."""
     from tuf.api.exceptions import UnsignedMetadataError
 
     metadata.signatures.clear()
-    for role, root in (pair for one in by for pair in one.items()):
+    for role, root in by:
         keyids = root.signed.roles[role].keyids
         problems = []
         for keyid in keyids:
@@ -244,6 +234,18 @@ def _signer(folder: KeyFolder, key: Key) -> Signer:
         raise KeysError(f"{uri}: {error.strerror or error}") from error
     except (ValueError, TypeError, Error) as error:
         raise KeysError(f"{uri}: {error or type(error).__name__}") from error
+
+
+def _give_keys(root: Root, role: Role, need: KeyNeeds, folder: Path, signers: dict[str, str]) -> None:
+    """Add the role's keys to the root. Raises `KeysError` where fewer than must sign are there."""
+    for key in _new_keys(folder, role, need, signers):
+        root.add_key(key, role)
+    if not 0 < need.threshold <= len(root.roles[role].keyids):
+        raise KeysError(
+            f"{role}: {need.threshold} keys must sign, and it has {len(root.roles[role].keyids)}",
+            fix="give it more keys, or a lower threshold",
+        )
+    root.roles[role].threshold = need.threshold
 
 
 def _new_keys(folder: Path, role: Role, need: KeyNeeds, signers: dict[str, str]) -> list[Key]:

@@ -60,6 +60,13 @@ def test_a_threshold_that_nobody_can_meet_is_refused(tmp_path: Path, need: KeyNe
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rotation_to_a_threshold_that_nobody_can_meet_is_refused(keys: KeyFolder) -> None:
+    with pytest.raises(KeysError, match="3 keys must sign, and it has 1"):
+        rotate(keys, "targets", KeyNeeds(1, 3))
+    assert len(open_keys(keys.path).roots) == 1
+    assert signs(open_keys(keys.path))
+
+
 def test_every_root_is_signed_by_the_one_before_it_and_by_itself(tmp_path: Path) -> None:
     keys = create_keys(tmp_path / "keys", {"root": KeyNeeds(3, 2)})
     keys = rotate(keys, "timestamp")
