@@ -161,14 +161,14 @@ class Ledger:
             else:
                 self._client.set_registered_model_alias(name, channel, str(number))
 
-    def begin_move(self, move: Move) -> Move:
+    def begin_move(self, move: Move, *, after: datetime | None) -> Move:
         """Keep what is about to move, before it moves; give the move with its id.
 
-        It begins after the last one, whatever the clocks say: the history is in the order of what happened.
+        It begins later than `after`, when the last one began, whatever the clocks say: the history is in the order of
+        what happened.
         """
-        last = next(iter(self.moves(move.model)), None)
         now = time.time_ns() // 1_000_000
-        begin = now if last is None else max(now, round(last.when.timestamp() * 1000) + 1)
+        begin = now if after is None else max(now, round(after.timestamp() * 1000) + 1)
         with foreign_errors(self.uri):
             tags = ui_tags(move.to_tags(), move.who)
             run = self._client.create_run(self._experiment(move.model), begin, tags=tags, run_name=move.title)

@@ -70,9 +70,10 @@ def promote_overriding(
 def _promote(ledger: Ledger, reference: Reference, draft: Move, roles: Roles | None, *, override: bool) -> Move:
     check_channel(draft.channel)
     with ledger.moving(draft.model, draft.who) as check:
-        _clear_unfinished(ledger, draft.model, check)
-        promoters = require_promoter(draft.who, draft.channel, ledger.moves(draft.model), roles)
-        versions = resolve_in(ledger, reference)
+        moves = _settled(ledger, draft.model, check)
+        promoters = require_promoter(draft.who, draft.channel, moves, roles)
+        rows = ledger.versions(draft.model)
+        versions = resolve_in(ledger, reference, rows)
         against, lacking = _against(ledger, reference, versions), _lacking_bytes(versions)
         if lacking or (against and not override):  # no override gives an app what the store lacks
             problems = "\n  ".join(sorted(against + lacking))
@@ -80,14 +81,13 @@ def _promote(ledger: Ledger, reference: Reference, draft: Move, roles: Roles | N
                 f"{reference} is not promoted to {draft.channel}; nothing was moved:\n  {problems}",
                 fix="see phipack show for the evidence; mend the cells and run phipack release again",
             )
-        rows = ledger.versions(draft.model)
         cells = []
         for version in versions:
             before = _stand(rows, version.cell, draft.channel)
             if before is None or before.number != version.number:
                 cells.append(CellMove(version.cell, before, Stand.of(version), version.evidence))
         move = replace(draft, cells=tuple(cells), promoters=promoters, overrode=tuple(sorted(against)))
-        return _carry_out(ledger, move, check)
+        return _carry_out(ledger, move, moves, check)
 
 
 def rollback(ledger: Ledger, model: str, channel: str, *, who: str, why: str = "", roles: Roles | None = None) -> Move:
@@ -100,8 +100,7 @@ def rollback(ledger: Ledger, model: str, channel: str, *, who: str, why: str = "
     """
     check_channel(channel)
     with ledger.moving(model, who) as check:
-        _clear_unfinished(ledger, model, check)
-        moves = ledger.moves(model)
+        moves = _settled(ledger, model, check)
         promoters = require_promoter(who, channel, moves, roles)
         last = promotion_to_undo(moves, channel)
         if last is None or all(move.before is None for move in last.cells):
@@ -116,7 +115,7 @@ def rollback(ledger: Ledger, model: str, channel: str, *, who: str, why: str = "
             for part in last.cells
         )
         move = replace(_draft("rollback", model, channel, who, why), cells=cells, promoters=promoters, undoes=last.id)
-        return _carry_out(ledger, move, check)
+        return _carry_out(ledger, move, moves, check)
 
 
 def history(ledger: Ledger, model: str, *, channel: str | None = None, cell: str | None = None) -> list[Move]:
@@ -185,12 +184,12 @@ def _require_untouched(rows: Sequence[CellVersion], last: Move) -> None:
             )
 
 
-def _carry_out(ledger: Ledger, move: Move, check: Check) -> Move:
-    """Record, move, mark as done; on any error, interrupt included, move back what moved."""
+def _carry_out(ledger: Ledger, move: Move, before: Sequence[Move], check: Check) -> Move:
+    """Record after the moves `before`, move, mark as done; on any error, interrupt included, move back what moved."""
     if not move.cells:
         return move
     check()
-    move = ledger.begin_move(move)
+    move = ledger.begin_move(move, after=before[0].when if before else None)
     try:
         for part in move.cells:
             check()
@@ -213,11 +212,13 @@ def _undo(ledger: Ledger, move: Move, check: Check) -> None:
     ledger.end_move(move, done=False)
 
 
-def _clear_unfinished(ledger: Ledger, model: str, check: Check) -> None:
-    """Undo what dead processes left: the lock or lease is held, so none of them lives."""
-    for move in ledger.moves(model):
-        if move.state == "unfinished":
-            _undo(ledger, move, check)
+def _settled(ledger: Ledger, model: str, check: Check) -> list[Move]:
+    """Undo what dead processes left: the lock or lease is held, so none of them lives. Give all moves, newest first."""
+    moves = ledger.moves(model)
+    unfinished = [move for move in moves if move.state == "unfinished"]
+    for move in unfinished:
+        _undo(ledger, move, check)
+    return ledger.moves(model) if unfinished else moves
 
 
 def _stand(rows: Sequence[CellVersion], cell: str, channel: str) -> Stand | None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -39,7 +40,13 @@ def open_reader(given_uri: str | None, store: Store, home: Path = DEFAULT_HOME) 
     return open_ledger(given_uri, store, home)
 
 
-def resolve_in(reader: Reader, reference: Reference) -> list[CellVersion]:
-    """Give the versions that a reference names, one a cell. Raises `RegistryError` saying what there is instead."""
-    versions = reader.versions(reference.model)
+def resolve_in(
+    reader: Reader, reference: Reference, versions: Sequence[CellVersion] | None = None
+) -> list[CellVersion]:
+    """Give the versions that a reference names, one a cell. Raises `RegistryError` saying what there is instead.
+
+    `versions`: all of the model's, where they were read already.
+    """
+    if versions is None:
+        versions = reader.versions(reference.model)
     return resolve(reference, versions, () if versions else reader.models())
