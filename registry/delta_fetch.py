@@ -13,7 +13,7 @@ from registry.http_requests import Web
 from registry.http_source import Remote, RemoteDelta
 from registry.partial import received_bytes
 from registry.reuse import Known
-from registry.transfer import Taken, Transfer, jobs_of
+from registry.transfer import Taken, Transfer, download_bytes
 from targets.errors import FetchError
 
 
@@ -74,13 +74,8 @@ def _to_come(partial: Path, delta: RemoteDelta) -> int:
 
 def _download_bytes(remote: Remote, bundles: Sequence[Bundle], partial: Path) -> int:
     """How much a fetch without a delta has to download still."""
-    known = Known(bundles)
-    return sum(
-        job.bytes
-        for number, entry in enumerate(remote.manifest.files)
-        for job in jobs_of(entry, _size(partial / str(number)), known)
-        if job.local is None
-    )
+    files = ((entry, _size(partial / str(number))) for number, entry in enumerate(remote.manifest.files))
+    return download_bytes(files, Known(bundles))
 
 
 def _place(partial: Path, delta: RemoteDelta) -> Path:

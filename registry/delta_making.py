@@ -24,7 +24,7 @@ from registry.bundle import Bundle, FileEntry
 from registry.chunks import Chunk
 from registry.delta import DELTA_SCHEMA, INDEX_BYTES_LIMIT, LENGTH_BYTES, MAGIC, STEP_LIMIT, DeltaIndex, FrameEntry
 from registry.reuse import Known, Place
-from registry.transfer import jobs_of
+from registry.transfer import download_bytes
 
 THREADS = 2
 WORTH = 0.5  # of what a fetch without it downloads: a larger delta is not offered
@@ -66,8 +66,9 @@ def make_delta(old: Bundle, new: Bundle, out: Path, *, threads: int = THREADS, w
     None, and no file, where with it as much as `worth` of the download would be left. Both bundles are believed: verify
     them before. Memory: about 200 MB a thread at worst. Raises `OSError`.
     """
-    lacking = Counter(chunk for entry in new.manifest.files for chunk in _lacking(entry, Known([old])))
-    fetch_bytes = left_bytes = _fetch_bytes(old, new)
+    known = Known([old])
+    lacking = Counter(chunk for entry in new.manifest.files for chunk in _lacking(entry, known))
+    fetch_bytes = left_bytes = download_bytes(((entry, 0) for entry in new.manifest.files), known)
     entries: list[FrameEntry] = []
     with tempfile.TemporaryFile(dir=out.parent) as frames:
         for wanted, frame, base in _framed(old, _wanted(old, new, set(lacking)), threads):
@@ -89,11 +90,6 @@ def make_delta(old: Bundle, new: Bundle, out: Path, *, threads: int = THREADS, w
             file.write(head)
             shutil.copyfileobj(frames, file)
     return made
-
-
-def _fetch_bytes(old: Bundle, new: Bundle) -> int:
-    known = Known([old])
-    return sum(job.bytes for entry in new.manifest.files for job in jobs_of(entry, 0, known) if job.local is None)
 
 
 def _lacking(entry: FileEntry, known: Known) -> Iterator[Chunk]:
@@ -200,12 +196,7 @@ def _compressed(*parts: bytes) -> bytes:
 
 
 def _read(place: Place, size: int) -> bytes:
-    with place.path.open("rb", buffering=0) as stream:
-        stream.seek(place.offset)
-        content = bytearray(size)
-        view = memoryview(content)
-        while view and (count := stream.readinto(view)):
-            view = view[count:]
-    if view:
-        raise OSError(f"{place.path} ends before byte {place.offset + size}")
+    content = bytearray(size)
+    if not place.read(memoryview(content)):
+        raise OSError(f"{place.path} can't be read from byte {place.offset} to {place.offset + size}")
     return bytes(content)

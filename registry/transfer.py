@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +87,11 @@ def jobs_of(entry: FileEntry, start: int, known: Known) -> Iterator[Job]:
         job = Job(offset, size, own, local)
     if job is not None:
         yield job
+
+
+def download_bytes(beginnings: Iterable[tuple[FileEntry, int]], known: Known) -> int:
+    """How much files take from the network, each from the byte on up to which it is here already."""
+    return sum(job.bytes for entry, start in beginnings for job in jobs_of(entry, start, known) if job.local is None)
 
 
 def _pieces(entry: FileEntry) -> Iterator[tuple[int, int, Chunk | None]]:
