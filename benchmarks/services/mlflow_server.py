@@ -1,14 +1,8 @@
-"""An MLflow tracking server as a team has it: a database behind it, artifacts that it serves, users if wanted.
-
-FOLDER/
-  mlflow.log
-  auth.ini, auth.db, administrator    with users: MLflow's settings, its accounts, the first account's password
-"""
+"""An MLflow tracking server as a team has it: with a database behind it, serving artifacts. Its log: mlflow.log."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -20,17 +14,15 @@ from pathlib import Path
 
 from benchmarks.services.ports import free_ports, wait_until
 
-ADMINISTRATOR = "admin"
 _START_SECONDS = 120.0  # MLflow imports for 5 s, on a busy machine for a minute
 
 
 @dataclass(frozen=True)
 class MlflowServer:
-    """A running server. `password`: the administrator's, empty where there are no users."""
+    """A running server."""
 
     uri: str
     process: subprocess.Popen[bytes]
-    password: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,13 +30,12 @@ class MlflowSettings:
     """What the server stands on.
 
     `backend`: its database's URI, migrated when the server starts. `artifacts`: a folder or `s3://BUCKET/PREFIX`.
-    `environment`: what reaches S3. `users`: with MLflow's own accounts and permissions.
+    `environment`: what reaches S3.
     """
 
     backend: str
     artifacts: str
     environment: Mapping[str, str] = field(default_factory=dict)
-    users: bool = False
 
 
 @contextmanager
@@ -63,41 +54,15 @@ def running_mlflow(folder: Path, settings: MlflowSettings, *, port: int | None =
     }
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # the caller's may name this very server
         environment.pop(name, None)
-    password = ""
-    if settings.users:
-        command += ["--app-name=basic-auth"]
-        password, own = _users(folder)
-        environment |= own
     log = folder / "mlflow.log"
     with log.open("ab") as out:
         process = subprocess.Popen(command, env=environment, cwd=folder, stdout=out, stderr=out, start_new_session=True)
-    server = MlflowServer(f"http://127.0.0.1:{number}", process, password)
+    server = MlflowServer(f"http://127.0.0.1:{number}", process)
     try:
         wait_until(lambda: _answers(server.uri), process, log, name="MLflow", seconds=_START_SECONDS)
         yield server
     finally:
         _stop(process)
-
-
-def _users(folder: Path) -> tuple[str, Mapping[str, str]]:
-    """Give the administrator's password, made the first time, and what MLflow's accounts need."""
-    kept = folder / "administrator"
-    if not kept.exists():
-        kept.touch(0o600)
-        kept.write_text(secrets.token_hex(16), "utf-8")
-    password = kept.read_text("utf-8")
-    settings = folder / "auth.ini"
-    settings.touch(0o600)
-    lines = (
-        "[mlflow]",
-        "default_permission = READ",
-        f"database_uri = sqlite:///{folder}/auth.db",
-        f"admin_username = {ADMINISTRATOR}",
-        f"admin_password = {password}",
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
-    )
-    settings.write_text("\n".join(lines) + "\n", "utf-8")
-    return password, {"MLFLOW_AUTH_CONFIG_PATH": str(settings), "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16)}
 
 
 def _answers(uri: str) -> bool:

@@ -6,11 +6,10 @@ import datetime as dt
 import select
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from registry.bundle import Bundle, verify
 from registry.fetch import fetch
 from targets.errors import FetchError
-from tests.registry.servers import RangeHandler, answering, on
+from tests.registry.servers import FolderHandler, answering, on, running
 
 
 @pytest.fixture(scope="module")
@@ -54,31 +53,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving_tls(folder: Path, certificate: Path, fault: Any = None) -> Iterator[str]:
-    handler = partial(TlsRangeHandler, directory=str(folder), fault=fault, asked=[])
+    handler = partial(TlsHandler, directory=str(folder), fault=fault, asked=[])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"https://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with running(handler, context) as port:
+        yield f"https://127.0.0.1:{port}"
 
 
-class TlsRangeHandler(RangeHandler):
-    """Without sendfile, which TLS has not."""
-
-    def serve(self) -> None:
-        path = Path(self.translate_path(self.path))
-        content = path.read_bytes() if path.is_file() else b""
-        self.send_response(200 if path.is_file() else 404)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+class TlsHandler(FolderHandler):
+    """Without ranges, and with clients that do not trust it."""
 
     def handle(self) -> None:
         try:
@@ -145,14 +128,11 @@ def test_a_proxy_passes_https_on_and_is_told_its_password(
     bundle: Bundle, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str | None]] = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(ConnectProxy, asked=asked)) as proxy:
-        proxy.daemon_threads = True
-        threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        monkeypatch.setenv("https_proxy", f"http://ann:secret@127.0.0.1:{proxy.server_address[1]}")
+    with running(partial(ConnectProxy, asked=asked)) as port:
+        monkeypatch.setenv("https_proxy", f"http://ann:secret@127.0.0.1:{port}")
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
         with serving_tls(bundle.path, certificate) as url:
             verify(fetch(url, tmp_path / "out"))
-        proxy.shutdown()
     assert asked
     assert set(asked) == {(url.removeprefix("https://"), "Basic YW5uOnNlY3JldA==")}

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
+import shutil
 import tomllib
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
 from registry.bundle import Bundle, open_bundle, verify
 from registry.folder_store import FolderStore
 from registry.ledger import Ledger, open_ledger
@@ -98,37 +94,10 @@ def test_bundles_are_read_only_in_mlflow(plain_mlflow: Any, store: FolderStore, 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[str]:
     """A real tracking server, with artifacts proxied, on a database of its own."""
-    import shutil
-
     home = tmp_path_factory.mktemp("server")
     shutil.copy(migrated_database, home / "mlflow.db")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
-    command += [f"--backend-store-uri=sqlite:///{home}/mlflow.db", f"--artifacts-destination={home}/artifacts"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_healthy(process, url, home / "log")
-        yield url
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait()
-
-
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+    with running_mlflow(home, MlflowSettings(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))) as server:
+        yield server.uri
 
 
 def test_the_road_over_http(

@@ -7,11 +7,10 @@ import io
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from targets.errors import StoreError
 from targets.references import Reference, Version
 from tests.registry.bundles import make_evidence
 from tests.registry.s3 import BUCKET
+from tests.registry.servers import running
 from tests.registry.tcp_proxy import proxy_before
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code></Error>"
@@ -264,12 +264,10 @@ def test_a_server_without_conditional_writes_is_refused_at_the_start(
     s3_store: S3Store,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Careless) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_address[1]}")
+    with running(Careless) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
         with pytest.raises(StoreError, match=r"does not check conditional writes \(If-None-Match\)"):
             S3Store("models").check_writable()
-        server.shutdown()
 
 
 MEMORY = """
