@@ -50,9 +50,9 @@ keys_option = click.option(
 )
 
 
-def registry_options(command: Command) -> Command:
-    """Say which MLflow server and which store a command works on; else the project file says it."""
-    command = click.option(
+def store_option(command: Command) -> Command:
+    """Say which store a command works on; else the project file says it."""
+    return click.option(
         "--store",
         envvar="PHIPACK_STORE",
         callback=_from_project("store"),
@@ -60,6 +60,11 @@ def registry_options(command: Command) -> Command:
         help="Where the bundles' bytes are: a folder, or s3://BUCKET/PREFIX. "
         "[default: phipack.toml's, else .phipack/store; environment: PHIPACK_STORE]",
     )(command)
+
+
+def registry_options(command: Command) -> Command:
+    """Say which MLflow server and which store a command works on; else the project file says it."""
+    command = store_option(command)
     return click.option(
         "--tracking-uri",
         envvar="MLFLOW_TRACKING_URI",

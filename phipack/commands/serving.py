@@ -7,7 +7,7 @@ import socket
 
 import click
 
-from phipack.options import State, pass_state, registry_options
+from phipack.options import State, pass_state, store_option
 from targets.errors import PublicationError
 
 
@@ -15,9 +15,9 @@ from targets.errors import PublicationError
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0: one that is free.")
 @click.option("--log", is_flag=True, help="A line for each request, on standard error.")
-@registry_options
+@store_option
 @pass_state
-def serve(state: State, host: str, port: int, log: bool, tracking_uri: str | None, store: str | None) -> None:  # noqa: ARG001
+def serve(state: State, host: str, port: int, log: bool, store: str | None) -> None:
     """Serve the catalog that is published in the store, until Ctrl-C.
 
     For phones in place of a CDN: what TUF and digests hold, by ranges and with caching headers; which bundle a device
