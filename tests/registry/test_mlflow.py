@@ -23,6 +23,7 @@ from tests.registry.bundles import make_bundle, make_evidence
 from tests.registry.conftest import contents
 from tests.registry.test_ledger import client_of, entry
 from tests.registry.test_store import flip
+from tests.registry.users_mlflow import users_mlflow
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,19 +34,14 @@ def plain_mlflow(ledger: Ledger, store: FolderStore, bundle: Bundle, monkeypatch
     store.add_bundle(bundle)
     ledger.register(entry(bundle))
     promote(ledger, Reference.parse("phi:1.0.0"), "production", who="ann")
-    import mlflow
     from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 
     from registry.mlflow_artifacts import BundleArtifactRepository
 
     # What MLflow does with the entry point at its start; the wheel's own is held to this class below.
     monkeypatch.setitem(_artifact_repository_registry._registry, "phipack-file", BundleArtifactRepository)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(ledger.uri)
-    mlflow.set_registry_uri(ledger.uri)
-    yield mlflow
-    mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri(before)
+    with users_mlflow(ledger.uri) as mlflow:
+        yield mlflow
 
 
 def test_mlflows_own_download_gives_the_verified_bundle(plain_mlflow: Any, bundle: Bundle, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tests.registry.bundles import make_evidence
 from tests.registry.s3 import BUCKET
 from tests.registry.servers import running
 from tests.registry.tcp_proxy import proxy_before
+from tests.registry.users_mlflow import users_mlflow
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code></Error>"
 PARTS = 5
@@ -320,21 +321,15 @@ def test_plain_mlflow_downloads_the_verified_bundle_from_s3(
     bundle: Bundle,
     tmp_path: Path,
 ) -> None:
-    import mlflow
-
     s3_store.add_bundle(bundle)
     evidence = make_evidence(bundle)
     s3_ledger.register(Registration("phi", Version(1, 0, 0), "iphone-15", bundle.manifest, evidence))
     promote(s3_ledger, Reference.parse("phi:1.0.0"), "production", who="ann")
     assert open_store(s3_ledger.versions("phi")[0].store).uri == s3_store.uri
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(s3_ledger.uri)
-    try:
+    with users_mlflow(s3_ledger.uri) as mlflow:
         uri = "models:/phi.iphone-15@production"
         names = {file.path for file in mlflow.artifacts.list_artifacts(uri)}
         assert names == {"manifest.json", "model.gguf", "model.mlpackage", "tokenizer.json"}
         path = mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "dl"))
-    finally:
-        mlflow.set_tracking_uri(before)
     verify(open_bundle(Path(path)))
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(s3_ledger.versions("phi"))
