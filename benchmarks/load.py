@@ -118,7 +118,8 @@ class Worker:
 
 
 def work(uri: str, promoters: int, fetchers: int, seconds: float, results: multiprocessing.Queue[list[Record]]) -> None:
-    """Be some of them in this process."""
+    """Be some of them in this process, behind the servers: elsewhere those have machines of their own."""
+    os.nice(10)
     worker = Worker(uri, time.monotonic() + seconds)
     steps = [(worker.move, "promote")] * promoters + [(worker.fetch, "fetch")] * fetchers
     threads = [threading.Thread(target=worker.run, args=step) for step in steps]

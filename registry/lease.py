@@ -34,7 +34,7 @@ Check = Callable[[], None]  # called before each change; raises `LeaseLostError`
 
 CLAIM, TURN = "claim.", "turn."
 HOLDER = "holder"
-_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
+_SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 3.0  # between two looks of who waits
 _BEATS_OF_A_TURN = 3  # that many beats missed, and the others go first: it costs nobody safety
 _WHAT = "the lease on the model's channels"
 
@@ -167,7 +167,9 @@ def _take(lease: Lease, told: Told = silent) -> None:
     started = time.monotonic()
     try:
         while True:
+            asked = time.monotonic()
             names = lease.place.read()
+            took = time.monotonic() - asked
             living, _ = claims.split(names, lease.claim)
             before_me = queue.before_me(names)
             if not living and not before_me and _try_alone(lease, claims):
@@ -177,8 +179,9 @@ def _take(lease: Lease, told: Told = silent) -> None:
             dies = f"; if that process died, for up to {lease.timing.stale_seconds:.0f} s"
             waiting.note(time.monotonic() - started, holder, _WHAT, besides=dies)
             queue.stand_in(names)
-            pause = min(_SHORTEST_PAUSE_SECONDS * (1 + 2 * len(before_me)), _LONGEST_PAUSE_SECONDS)
-            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that two don't meet again
+            # Who is far back looks seldom, and all do where the server is busy: looking must not be what keeps it so.
+            pause = max(_SHORTEST_PAUSE_SECONDS, 2 * took) * (1 + 4 * len(before_me))
+            time.sleep(min(pause, _LONGEST_PAUSE_SECONDS) * random.uniform(0.5, 1.5))  # noqa: S311 - not to meet again
     finally:
         queue.leave()
 
