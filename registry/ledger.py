@@ -32,7 +32,7 @@ from registry.bundle import digest_of_bytes
 from registry.lease import Check, Timing
 from registry.mlflow_lease import model_lease
 from registry.mlflow_names import claim_name, experiment_id
-from registry.mlflow_session import LOCK_SECONDS, connect, exclusive, foreign_errors, pages
+from registry.mlflow_session import LOCK_SECONDS, connect, exclusive, files_at, foreign_errors, pages
 from registry.moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
 from registry.registration import EVIDENCE_NAME, Registration, ui_tags
 from registry.store import Store
@@ -81,28 +81,37 @@ class Ledger:
 
     def models(self) -> list[str]:
         """Names of all models, sorted."""
-        return sorted({model.tags[MODEL_TAG] for model in self._registered() if MODEL_TAG in model.tags})
+        return sorted({model.tags[MODEL_TAG] for model in self._registered(f"tags.`{MODEL_TAG}` != ''")})
 
     def versions(self, model: str | None = None) -> list[CellVersion]:
         """All versions of a model, or of all models, sorted by model, cell and release. Raises `RegistryError`."""
-        aliases = [
-            (row.name, int(number), alias) for row in self._registered() for alias, number in row.aliases.items()
-        ]
         wanted = f"tags.`{MODEL_TAG}` = '{model}'" if model else f"tags.`{MODEL_TAG}` != ''"
+        aliases = [
+            (row.name, int(number), alias) for row in self._registered(wanted) for alias, number in row.aliases.items()
+        ]
         with foreign_errors(self.uri):
             rows = list(pages(lambda token: self._client.search_model_versions(wanted, _PAGE, page_token=token)))
         return settled(
             [
-                version_from_tags(
-                    row.name,
-                    int(row.version),
-                    row.tags,
-                    created_ms=row.creation_timestamp,
-                    channels=[alias for *key, alias in aliases if key == [row.name, int(row.version)]],
-                )
+                _cell_version(row, [alias for *key, alias in aliases if key == [row.name, int(row.version)]])
                 for row in rows
             ]
         )
+
+    def standing(self, model: str, cell: str, channel: str) -> CellVersion | None:
+        """What a cell's channel points at, None where that is nothing: one small request, where all rows take two."""
+        client = self._client  # which imports MLflow, whole and in one thread
+        from mlflow.exceptions import MlflowException
+
+        with foreign_errors(self.uri):
+            try:
+                row = client.get_model_version_by_alias(registered_model_name(model, cell), channel)
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                return None
+        found = _cell_version(row, row.aliases) if MODEL_TAG in row.tags else None
+        return found if found and (found.model, found.cell) == (model, cell) else None
 
     def register(self, entry: Registration) -> CellVersion:
         """Register a cell's version and give its row. The same bundle again is no error, and renews its evidence.
@@ -130,7 +139,8 @@ class Ledger:
     def evidence(self, version: CellVersion) -> Evidence:
         """Read a version's evidence back from MLflow. Raises `RegistryError` where it is not what was registered."""
         with foreign_errors(self.uri), tempfile.TemporaryDirectory() as folder:
-            path = Path(self._client.download_artifacts(version.run_id, EVIDENCE_NAME, folder))
+            place = self._client.get_run(version.run_id).info.artifact_uri
+            path = Path(files_at(place, self.uri).download_artifacts(EVIDENCE_NAME, folder))
             raw = path.read_bytes()
             if digest_of_bytes(raw) != version.evidence:
                 raise RegistryError(
@@ -276,9 +286,13 @@ class Ledger:
     def _experiment(self, model: str) -> str:
         return experiment_id(self._client, model, artifact_place(self.uri, self.store.uri, model))
 
-    def _registered(self) -> list[Any]:
+    def _registered(self, wanted: str) -> list[Any]:
         with foreign_errors(self.uri):
-            return list(pages(lambda token: self._client.search_registered_models(None, _PAGE, page_token=token)))
+            return list(pages(lambda token: self._client.search_registered_models(wanted, _PAGE, page_token=token)))
+
+
+def _cell_version(row: Any, channels: Sequence[str]) -> CellVersion:
+    return version_from_tags(row.name, int(row.version), row.tags, created_ms=row.creation_timestamp, channels=channels)
 
 
 def open_ledger(given_uri: str | None, store: Store, home: Path = DEFAULT_HOME, *, told: Told = silent) -> Ledger:

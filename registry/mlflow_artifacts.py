@@ -1,22 +1,39 @@
-"""MLflow's road to bundles: the artifact plugin behind `phipack-file://` sources.
+"""MLflow's road to bundles: the artifact plugin behind URIs that begin with `phipack-file://` and `phipack-s3://`.
+
+    phipack-STORE/sha256:…                      a version's source: its bundle
+    phipack-STORE/mlflow/MODEL/RUN/artifacts    a run's files; beside the evidence of a bundle lies the bundle itself
 
 With it, `mlflow.artifacts.download_artifacts("models:/MODEL.CELL@production")` in plain MLflow gives the verified
-bundle, and MLflow's pages list its files. MLflow finds the class by the entry point `mlflow.artifact_repository`;
-nothing of phipack's imports this module.
+bundle, and the page of the version's source run lists the bundle's files and gives them out, where phipack is installed
+beside the server. MLflow finds `artifact_repository` by the entry point `mlflow.artifact_repository`.
 """
 
 from __future__ import annotations
 
+import re
+import tempfile
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-from registry.bundle import MANIFEST_NAME, FileEntry
+from registry.bundle import MANIFEST_NAME, FileEntry, digest_of_bytes
+from registry.store import URI_PREFIX, is_digest
 from registry.store_uris import open_store, parse_bundle_uri
+from registry.tracking import RUNS_FOLDER
 from targets.errors import PhipackError
+
+BUNDLE_FOLDER = "bundle"
+
+
+def artifact_repository(
+    artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> ArtifactRepository:
+    """Open what a URI of phipack's names, as MLflow asks its plugins to. Raises `MlflowException`."""
+    kind = BundleArtifactRepository if is_digest(artifact_uri.rstrip("/").rpartition("/")[2]) else RunArtifactRepository
+    return kind(artifact_uri, tracking_uri, registry_uri)
 
 
 class BundleArtifactRepository(ArtifactRepository):
@@ -66,3 +83,57 @@ class BundleArtifactRepository(ArtifactRepository):
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> NoReturn:
         """Refuse: bundles don't change."""
         self.log_artifact(local_dir, artifact_path)
+
+
+class RunArtifactRepository(ArtifactRepository):
+    """A run's files, which MLflow keeps in the store's folder `mlflow/`; below `bundle/`, what their manifest names."""
+
+    def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
+        super().__init__(artifact_uri, tracking_uri, registry_uri)
+        # It imports this module at its own start.
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        place = artifact_uri.rstrip("/").removeprefix(URI_PREFIX)
+        self._place = re.sub("^file:/(?!/)", "file:///", place)  # MLflow shortens a scheme that it does not know
+        self._files: Any = get_artifact_repository(self._place, tracking_uri, registry_uri)  # its methods have no types
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        """List what is directly below `path`: the run's own, or the bundle's."""
+        if (inside := _inside_bundle(path or "")) is not None:
+            found = self._bundle().list_artifacts(inside)
+            return [FileInfo(f"{BUNDLE_FOLDER}/{file.path}", file.is_dir, file.file_size) for file in found]
+        own = list(self._files.list_artifacts(path))
+        has_bundle = not path and any(file.path == MANIFEST_NAME for file in own)
+        return [*own, FileInfo(BUNDLE_FOLDER, True, None)] if has_bundle else own
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        inside = _inside_bundle(remote_file_path)
+        if inside is None:
+            repository: Any = self._files
+        else:
+            repository, remote_file_path = self._bundle(), inside
+        repository._download_file(remote_file_path, local_path)  # noqa: SLF001 - a repository's part in a download
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
+        """Add a file to the run."""
+        self._files.log_artifact(local_file, artifact_path)
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
+        """Add a folder's files to the run."""
+        self._files.log_artifacts(local_dir, artifact_path)
+
+    def delete_artifacts(self, artifact_path: str | None = None) -> None:
+        """Remove the run's own files, as `mlflow gc` does; a bundle is the store's."""
+        self._files.delete_artifacts(artifact_path)
+
+    def _bundle(self) -> BundleArtifactRepository:
+        with tempfile.TemporaryDirectory() as folder:
+            manifest = Path(self._files.download_artifacts(MANIFEST_NAME, folder)).read_bytes()
+        store = self._place.rpartition(f"/{RUNS_FOLDER}/")[0]
+        return BundleArtifactRepository(f"{URI_PREFIX}{store}/{digest_of_bytes(manifest)}")
+
+
+def _inside_bundle(path: str) -> str | None:
+    """The path within the bundle; None where it is one of the run's own."""
+    folder, _, inside = path.partition("/")
+    return inside if folder == BUNDLE_FOLDER else None

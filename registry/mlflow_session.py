@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import threading
 import time
 import traceback
 import warnings
@@ -38,6 +39,7 @@ _ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 LOCK_SECONDS = 60.0
+_importing = threading.Lock()  # two threads in the middle of its circles of imports get stuck, or half a module
 
 
 def connect(uri: str) -> MlflowClient:
@@ -51,7 +53,8 @@ def connect(uri: str) -> MlflowClient:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's own imports and mappers: nothing that a user could change
         try:
-            from mlflow import MlflowClient
+            with _importing:
+                from mlflow import MlflowClient
         except ImportError as error:
             raise RegistryError(f"MLflow can't be imported: {error}", fix="pip install 'phipack[registry]'") from error
         for noisy in ("mlflow", "alembic"):
@@ -62,6 +65,13 @@ def connect(uri: str) -> MlflowClient:
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.search_registered_models(max_results=1)  # so that an error comes here and not half-way
             return client
+
+
+def files_at(place: str, uri: str) -> Any:
+    """Give MLflow's repository of a run's files; its own way from a run's ID there asks three times more."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(place, tracking_uri=uri)
 
 
 @contextmanager

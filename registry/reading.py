@@ -16,7 +16,7 @@ from registry.ledger import open_ledger
 from registry.sqlite_reading import SqliteReader, has_known_schema
 from registry.store import Store
 from registry.tracking import DEFAULT_HOME, sqlite_path, tracking_uri
-from registry.versions import CellVersion, resolve
+from registry.versions import PRODUCTION, CellVersion, resolve
 from targets.references import Reference
 
 
@@ -29,6 +29,10 @@ class Reader(Protocol):
 
     def versions(self, model: str | None = None) -> list[CellVersion]:
         """All versions of a model, or of all, sorted by model, cell and release. Raises `RegistryError`."""
+        ...
+
+    def standing(self, model: str, cell: str, channel: str) -> CellVersion | None:
+        """What a cell's channel points at, None where that is nothing. Raises `RegistryError`."""
         ...
 
 
@@ -48,5 +52,10 @@ def resolve_in(
     `versions`: all of the model's, where they were read already.
     """
     if versions is None:
+        by_channel = reference.version is None and reference.range is None
+        if by_channel and reference.cell is not None:  # what apps ask for, again and again
+            found = reader.standing(reference.model, reference.cell, reference.channel or PRODUCTION)
+            if found is not None:
+                return [found]
         versions = reader.versions(reference.model)
     return resolve(reference, versions, () if versions else reader.models())

@@ -62,6 +62,10 @@ class SqliteReader:
             ]
         )
 
+    def standing(self, model: str, cell: str, channel: str) -> CellVersion | None:
+        """What a cell's channel points at. Raises `RegistryError`."""
+        return next((row for row in self.versions(model) if row.cell == cell and channel in row.channels), None)
+
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection | None]:
         if not self.path.exists():

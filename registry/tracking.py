@@ -5,9 +5,9 @@ The default, on disk (paths below the working folder):
     .phipack/
       mlflow.db          MLflow's SQLite, unless another tracking URI is given
       mlflow.db.lock     held while versions are registered or channels moved
-      artifacts/MODEL/   evidence and manifests, the files of MLflow's runs
 
-Where MLflow is a PostgreSQL database without a server, those files are in STORE/mlflow/MODEL/.
+Evidence and manifests, the files of MLflow's runs, are in the store: STORE/mlflow/MODEL/RUN/artifacts/. Where a server
+keeps the registry and the store is a folder, which the server may not reach, the server decides.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from targets.errors import RegistryError
 
 DEFAULT_HOME = Path(".phipack")
+RUNS_FOLDER = "mlflow"  # of a store
 _SQLITE = re.compile(r"sqlite(\+pysqlite)?:///")
 
 
@@ -46,12 +47,11 @@ def sqlite_path(uri: str) -> Path | None:
 def artifact_place(uri: str, store_uri: str, model: str) -> str | None:
     """Where the files of a new experiment's runs are to lie; None where a tracking server decides.
 
-    Beside a SQLite file; in the store of a database that several machines reach: MLflow's own choice would be a folder
-    below wherever the command happened to run.
+    It is a URI of `mlflow_artifacts.py`, so that MLflow's pages show a bundle's files beside its evidence.
     """
-    if (path := sqlite_path(uri)) is not None:
-        return (path.parent / "artifacts" / model).as_uri()
-    return None if uri.startswith("http") else f"{store_uri}/mlflow/{model}"
+    if uri.startswith("http") and store_uri.startswith("file:"):
+        return None
+    return f"phipack-{store_uri}/{RUNS_FOLDER}/{model}"
 
 
 def without_password(uri: str) -> str:

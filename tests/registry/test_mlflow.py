@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +40,10 @@ def plain_mlflow(ledger: Ledger, store: FolderStore, bundle: Bundle, monkeypatch
     promote(ledger, Reference.parse("phi:1.0.0"), "production", who="ann")
     from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 
-    from registry.mlflow_artifacts import BundleArtifactRepository
+    from registry.mlflow_artifacts import artifact_repository
 
-    # What MLflow does with the entry point at its start; the wheel's own is held to this class below.
-    monkeypatch.setitem(_artifact_repository_registry._registry, "phipack-file", BundleArtifactRepository)
+    # What MLflow does with the entry point at its start; the wheel's own is held to this function below.
+    monkeypatch.setitem(_artifact_repository_registry._registry, "phipack-file", artifact_repository)
     with users_mlflow(ledger.uri) as mlflow:
         yield mlflow
 
@@ -88,12 +92,48 @@ def test_bundles_are_read_only_in_mlflow(plain_mlflow: Any, store: FolderStore, 
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[str]:
-    """A real tracking server, with artifacts proxied, on a database of its own."""
+def served_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Path:
+    """A folder with a server's own database."""
     home = tmp_path_factory.mktemp("server")
     shutil.copy(migrated_database, home / "mlflow.db")
-    with running_mlflow(home, MlflowSettings(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"))) as server:
+    return home
+
+
+@pytest.fixture(scope="module")
+def server(served_home: Path) -> Iterator[str]:
+    """A real tracking server, with artifacts proxied."""
+    settings = MlflowSettings(f"sqlite:///{served_home}/mlflow.db", str(served_home / "artifacts"))
+    with running_mlflow(served_home, settings) as server:
         yield server.uri
+
+
+def test_mlflows_pages_list_a_versions_files_and_give_them_out(
+    server: str, served_home: Path, store: FolderStore, bundle: Bundle
+) -> None:
+    """What the Artifacts tab of the version's source run asks the server."""
+    ledger = open_ledger(f"sqlite:///{served_home}/mlflow.db", store)
+    store.add_bundle(bundle)
+    run = ledger.register(replace(entry(bundle), model="listed")).run_id
+
+    def listed(path: str) -> dict[str, int | None]:
+        url = f"{server}/ajax-api/2.0/mlflow/artifacts/list?run_id={run}&path={path}"
+        with urllib.request.urlopen(url) as answer:
+            return {file["path"]: file.get("file_size") for file in json.load(answer)["files"]}
+
+    assert set(listed("")) == {"bundle", "evidence.json", "manifest.json"}
+    assert listed("bundle") == {
+        "bundle/manifest.json": len(bundle.manifest.to_bytes()),
+        "bundle/model.gguf": 7000,
+        "bundle/model.mlpackage": None,
+        "bundle/tokenizer.json": 2,
+    }
+    assert set(listed("bundle/model.mlpackage/Data")) == {"bundle/model.mlpackage/Data/weights.bin"}
+    for path in ("bundle/model.gguf", "manifest.json"):
+        with urllib.request.urlopen(f"{server}/get-artifact?run_uuid={run}&path={path}") as answer:
+            assert answer.read() == (bundle.path / path.removeprefix("bundle/")).read_bytes()
+    flip(Path(store.place_of(bundle.manifest.files[0].digest)), 10)
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{server}/get-artifact?run_uuid={run}&path=bundle/model.gguf")
 
 
 def test_the_road_over_http(
@@ -132,5 +172,5 @@ def test_the_road_over_http(
 def test_the_wheel_names_the_plugin() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     plugins = project["entry-points"]["mlflow.artifact_repository"]
-    repository = "registry.mlflow_artifacts:BundleArtifactRepository"
+    repository = "registry.mlflow_artifacts:artifact_repository"
     assert plugins == {"phipack-file": repository, "phipack-s3": repository}
