@@ -9,6 +9,9 @@ To take it: see nobody living, write a claim, look again. Of two at once each se
 most one goes on. It then removes the claims of the dead and names itself the holder. Who finds it held waits its turn:
 of those that wait only the one with the lowest number tries. Turns make it fair and quick, claims alone make it safe.
 
+Where the place is away when a claim is to go, its owner tries on for `farewell_seconds`: the next one need not wait for
+it to be stale.
+
 No clocks are compared. A process is dead to another one when its beat has not risen for `stale_seconds` of the other's
 own time. Who holds the lease asks before each change whether it still does, and makes none when its own last beat is
 older than `fresh_seconds`; a request under way ends within the rest (MLflow's client gives up after 3 x 20 s). What is
@@ -35,8 +38,13 @@ Check = Callable[[], None]  # called before each change; raises `LeaseLostError`
 CLAIM, TURN = "claim.", "turn."
 HOLDER = "holder"
 _SHORTEST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 3.0  # between two looks of who waits
+_FAREWELL_PAUSE_SECONDS = 0.5
 _BEATS_OF_A_TURN = 3  # that many beats missed, and the others go first: it costs nobody safety
 _WHAT = "the lease on the model's channels"
+
+
+class AwayError(RegistryError):
+    """The registry can't be reached, or is in trouble: in a moment it may answer again."""
 
 
 class LeaseLostError(RegistryError):
@@ -65,12 +73,13 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds: between beats; up to which a beat lets its process change things; after which it is dead; to wait."""
+    """Seconds: between beats; up to which one lets its process change things; until it is dead; to wait; to let go."""
 
     beat_seconds: float = 5.0
     fresh_seconds: float = 20.0
     stale_seconds: float = 90.0
     wait_seconds: float = 240.0
+    farewell_seconds: float = 60.0
 
 
 @dataclass
@@ -97,14 +106,17 @@ class Lease:
 
     def check(self) -> None:
         """Ask whether it is held still: before each change. Raises `LeaseLostError`."""
-        names = self.place.read()
-        late = time.monotonic() - self.beaten > self.timing.fresh_seconds
-        if late or names.get(HOLDER) != self.owner or self.claim not in names:
+        names = {} if self._late else self.place.read()
+        if self._late or names.get(HOLDER) != self.owner or self.claim not in names:
             raise LeaseLostError(
                 f"{self.who} no longer holds the lease on the model's channels: this process stood still, or its"
                 " connection did; what was half-way is undone by the next move",
                 fix="see phipack history, and try again",
             )
+
+    @property
+    def _late(self) -> bool:
+        return time.monotonic() - self.beaten > self.timing.fresh_seconds
 
     def send_beat(self) -> None:
         """Say that this process lives."""
@@ -114,12 +126,15 @@ class Lease:
         self.beaten = sent
 
     def keep_beating(self) -> None:
-        """Beat until it is stopped. A beat that fails is tried again; a claim that was removed is not made anew."""
-        while not self.stopped.wait(self.timing.beat_seconds):
+        """Beat until it is stopped. One that fails is soon sent again; a claim that was removed is not made anew."""
+        pause = self.timing.beat_seconds
+        while not self.stopped.wait(pause):
+            pause = self.timing.beat_seconds / 5
             with suppress(PhipackError):
                 if self.claim not in self.place.read():
                     return
                 self.send_beat()
+                pause = self.timing.beat_seconds
 
 
 class _Watch:
@@ -157,7 +172,7 @@ def held(place: Place, who: str, timing: Timing, told: Told = silent) -> Iterato
     finally:
         lease.stopped.set()
         beating.join()  # a beat after the removal would make the claim anew
-        _let_go(lease.place, lease.claim)
+        _say_farewell(lease, told)
 
 
 def _take(lease: Lease, told: Told = silent) -> None:
@@ -246,6 +261,21 @@ def _try_alone(lease: Lease, claims: _Watch) -> bool:
 def _let_go(place: Place, name: str) -> None:
     with suppress(PhipackError):  # what was done is done; the others wait until it is stale
         place.remove(name)
+
+
+def _say_farewell(lease: Lease, told: Told) -> None:
+    """Take the claim away; where the place is away itself, try on for a while. What was done is done: no error."""
+    until = time.monotonic() + lease.timing.farewell_seconds
+    with suppress(PhipackError):
+        while True:
+            try:
+                return lease.place.remove(lease.claim)
+            except AwayError:
+                if time.monotonic() > until:
+                    raise
+            told(f"waiting for the registry to answer again, to let go of {_WHAT}")
+            told = silent
+            time.sleep(_FAREWELL_PAUSE_SECONDS)
 
 
 def _told_by(value: str | None, key: str, otherwise: Any) -> Any:

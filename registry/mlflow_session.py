@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.lease import Check, certain
+from registry.lease import AwayError, Check, certain
 from registry.placement import disk_errors
 from registry.postgresql_lock import CHANGE, MIGRATE, database_lock, is_postgresql
 from registry.tracking import sqlite_path, without_password
@@ -39,6 +39,7 @@ _ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 LOCK_SECONDS = 60.0
+_SERVER_ERRORS = 500  # the first status of those that are the server's
 _importing = threading.Lock()  # two threads in the middle of its circles of imports get stuck, or half a module
 
 
@@ -93,6 +94,11 @@ def foreign_errors(uri: str) -> Iterator[None]:
         ) from error
     except _foreign_kinds() as error:
         first_line = str(error).strip().split("\n")[0].split("(Caused by ")[-1]
+        if uri.startswith("http") and _status_of(error) >= _SERVER_ERRORS:
+            raise AwayError(
+                f"MLflow at {without_password(uri)} can't be reached, or is in trouble: {without_password(first_line)}",
+                fix="see that the server runs and that --tracking-uri or MLFLOW_TRACKING_URI names it; then try again",
+            ) from error
         raise RegistryError(
             f"MLflow at {without_password(uri)} refused or can't be reached: {without_password(first_line)}",
             fix="see MLflow's message above, and that --tracking-uri or MLFLOW_TRACKING_URI names the right server",
@@ -167,6 +173,11 @@ def _try_database(uri: str) -> None:
         sqlalchemy.inspect(engine).get_table_names()
     finally:
         engine.dispose()
+
+
+def _status_of(error: Exception) -> int:
+    """The HTTP status that MLflow gives an error; its client's own, when nobody answers, is 500."""
+    return int(getattr(error, "get_http_status_code", int)())
 
 
 def _foreign_kinds() -> tuple[type[Exception], ...]:

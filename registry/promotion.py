@@ -9,19 +9,22 @@ A rollback takes back the last promotion that has not been taken back yet: the c
 they stood. Promote 1.0.0, 1.1.0, 1.2.0, roll back twice: 1.0.0. A rollback is a move and is kept as one.
 
 All or none: the move is kept in MLflow first (RUNNING), then the aliases move, then it is marked FINISHED. An error in
-between moves them back. A process that dies in between leaves the RUNNING record, which the next move undoes: beside a
-SQLite registry at once, as the lock shows that the process is gone; on a server when its lease is stale (`lease.py`).
+between moves them back, and waits for a server that is away for some seconds. A process that dies in between leaves the
+RUNNING record, which the next move undoes: beside a SQLite registry at once, as the lock shows that the process is
+gone; on a server when its lease is stale (`lease.py`).
 """
 
 from __future__ import annotations
 
 import getpass
 import platform
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from registry.lease import Check
+from registry.lease import AwayError, Check
 from registry.ledger import Ledger
 from registry.moves import CellMove, Move, MoveKind, Stand, promotion_to_undo
 from registry.reading import resolve_in
@@ -30,6 +33,8 @@ from registry.store_uris import open_store
 from registry.versions import CellVersion
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, check_channel
+
+_AWAY_SECONDS = 0.5  # between two tries to undo while the registry is away
 
 
 def current_user() -> str:
@@ -196,9 +201,20 @@ def _carry_out(ledger: Ledger, move: Move, before: Sequence[Move], check: Check)
             ledger.point(move.model, part.cell, move.channel, None if part.after is None else part.after.number)
         check()
         return ledger.end_move(move, done=True)
-    except BaseException:  # where the lease is lost, so is the check before each step back: who has it now takes it
-        _undo(ledger, move, check)
+    except BaseException:
+        _undo_persistently(ledger, move, check)
         raise
+
+
+def _undo_persistently(ledger: Ledger, move: Move, check: Check) -> None:
+    """Undo, and try on while the registry is away, until the lease is lost: then it is the next mover's."""
+    while True:
+        try:
+            return _undo(ledger, move, check)
+        except AwayError:
+            time.sleep(_AWAY_SECONDS)
+            with suppress(AwayError):
+                check()
 
 
 def _undo(ledger: Ledger, move: Move, check: Check) -> None:
@@ -213,11 +229,20 @@ def _undo(ledger: Ledger, move: Move, check: Check) -> None:
 
 
 def _settled(ledger: Ledger, model: str, check: Check) -> list[Move]:
-    """Undo what dead processes left: the lock or lease is held, so none of them lives. Give all moves, newest first."""
+    """Undo what dead processes left: the lock or lease is held, so none of them lives. Give all moves, newest first.
+
+    No two moves begin at one moment. Records that do are one move's: MLflow's client had asked again for a record whose
+    making was not answered. Its end is in one of them; the others are closed, and move nothing.
+    """
     moves = ledger.moves(model)
+    ended = {move.when for move in moves if move.state != "unfinished"}
     unfinished = [move for move in moves if move.state == "unfinished"]
     for move in unfinished:
-        _undo(ledger, move, check)
+        if move.when in ended:
+            check()
+            ledger.end_move(move, done=False)
+        else:
+            _undo(ledger, move, check)
     return ledger.moves(model) if unfinished else moves
 
 
