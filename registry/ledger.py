@@ -116,9 +116,8 @@ class Ledger:
             existing = self._find(entry)
             if existing is not None:
                 return self._renew_evidence(existing, entry)
-            with foreign_errors(self.uri):
-                claim_name(self._client, entry.model, entry.cell)
             with self._evidence_run(entry) as run_id, foreign_errors(self.uri):
+                claim_name(self._client, entry.model, entry.cell)  # whoever may not keep evidence claims no name
                 made = self._client.create_model_version(
                     registered_model_name(entry.model, entry.cell),
                     source=self.store.bundle_uri(entry.manifest.digest),
@@ -154,12 +153,15 @@ class Ledger:
     def point(self, model: str, cell: str, channel: str, number: int | None) -> None:
         """Let a cell's channel point at MLflow's version `number`, or at nothing. `promotion.py` alone calls this."""
         check_channel(channel)
-        name = registered_model_name(model, cell)
-        with foreign_errors(self.uri):
-            if number is None:
-                self._client.delete_registered_model_alias(name, channel)
-            else:
-                self._client.set_registered_model_alias(name, channel, str(number))
+        self._set_alias(registered_model_name(model, cell), channel, number)
+
+    def require_rights(self, model: str, cell: str, channel: str, number: int | None) -> None:
+        """Set the channel to `number`, where it stands: MLflow's accounts refuse that to who may not move it back.
+
+        To take a cell's first promotion back is to delete an alias, for which MLflow asks more than for setting one.
+        """
+        if self.uri.startswith("http"):
+            self._set_alias(registered_model_name(model, cell), channel, number)
 
     def begin_move(self, move: Move, *, after: datetime | None) -> Move:
         """Keep what is about to move, before it moves; give the move with its id.
@@ -226,6 +228,13 @@ class Ledger:
                 f"{entry.reference}: the store {self.store.uri} lacks bundle {digest}",
                 fix="add the bundle to the store first, as phipack release and phipack register do",
             )
+
+    def _set_alias(self, name: str, alias: str, number: int | None) -> None:
+        with foreign_errors(self.uri):
+            if number is None:
+                self._client.delete_registered_model_alias(name, alias)
+            else:
+                self._client.set_registered_model_alias(name, alias, str(number))
 
     def _find(self, entry: Registration) -> CellVersion | None:
         rows = self.versions(entry.model)

@@ -188,6 +188,9 @@ def _carry_out(ledger: Ledger, move: Move, before: Sequence[Move], check: Check)
     """Record after the moves `before`, move, mark as done; on any error, interrupt included, move back what moved."""
     if not move.cells:
         return move
+    for part in move.cells:  # before anything moves
+        check()
+        ledger.require_rights(move.model, part.cell, move.channel, None if part.before is None else part.before.number)
     check()
     move = ledger.begin_move(move, after=before[0].when if before else None)
     try:
