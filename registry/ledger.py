@@ -226,7 +226,7 @@ class Ledger:
         if not self.store.has_bundle(digest):
             raise RegistryError(
                 f"{entry.reference}: the store {self.store.uri} lacks bundle {digest}",
-                fix="add the bundle to the store first, as phipack release and phipack register do",
+                fix="add the bundle to the store first, as phipack release does",
             )
 
     def _set_alias(self, name: str, alias: str, number: int | None) -> None:
