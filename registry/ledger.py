@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from registry.bundle import digest_of_bytes
 from registry.lease import Check, Timing
 from registry.mlflow_lease import model_lease
-from registry.mlflow_names import claim_name, experiment_id
+from registry.mlflow_names import claim_name, experiment_id, require_seen
 from registry.mlflow_session import LOCK_SECONDS, connect, exclusive, foreign_errors, pages
 from registry.moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
 from registry.registration import EVIDENCE_NAME, Registration, ui_tags
@@ -162,6 +162,11 @@ class Ledger:
         """
         if self.uri.startswith("http"):
             self._set_alias(registered_model_name(model, cell), channel, number)
+
+    def require_seen(self, model: str, cell: str) -> None:
+        """Raises `RegistryError` where a cell that shows no versions is one that this account may not read."""
+        with foreign_errors(self.uri):
+            require_seen(self._client, model, cell)
 
     def begin_move(self, move: Move, *, after: datetime | None) -> Move:
         """Keep what is about to move, before it moves; give the move with its id.

@@ -45,6 +45,20 @@ def claim_name(client: MlflowClient, model: str, cell: str) -> None:
         )
 
 
+def require_seen(client: MlflowClient, model: str, cell: str) -> None:
+    """See that a cell without versions has none, and is not kept from this account. What MLflow raises is not wrapped.
+
+    A search leaves out what an account may not read; asked for by its name, it is refused.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(registered_model_name(model, cell))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
 def experiment_id(client: MlflowClient, model: str, place: str | None) -> str:
     """ID of the experiment MODEL, made where it is missing; `place`: where its runs' files go, None for MLflow's own.
 

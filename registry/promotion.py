@@ -207,6 +207,8 @@ def _carry_out(ledger: Ledger, move: Move, before: Sequence[Move], check: Check)
 def _undo(ledger: Ledger, move: Move, check: Check) -> None:
     """Put every cell back that stands where the move wanted it, and mark the move as taken back."""
     rows = ledger.versions(move.model)
+    for hidden in {part.cell for part in move.cells} - {row.cell for row in rows}:
+        ledger.require_seen(move.model, hidden)
     for part in move.cells:
         if _stand(rows, part.cell, move.channel) == part.after != part.before:
             check()

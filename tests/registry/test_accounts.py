@@ -10,6 +10,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from benchmarks.services.mlflow_server import ADMINISTRATOR, MlflowSettings, run
 from registry.bundle import Bundle
 from registry.folder_store import FolderStore
 from registry.ledger import Ledger, open_ledger
-from registry.moves import Move
+from registry.moves import CellMove, Move, Stand
 from registry.promotion import history, promote, rollback
 from registry.reading import open_reader, resolve_in
 from targets.errors import GateError, RegistryError
@@ -29,6 +30,8 @@ from tests.registry.bundles import make_bundle
 from tests.registry.test_ledger import client_of, entry, runs_of
 
 CELLS = ("iphone-15", "pixel-9")
+RELEASES = ("1.0.0", "1.1.0")
+ONE_CELL = Reference.parse("phi:1.0.0@iphone-15")
 MOVERS: dict[str, Callable[[Ledger], Move]] = {
     "first": lambda ledger: promote(ledger, Reference.parse("phi:1.0.0"), "staging", who="ann"),
     "next": lambda ledger: promote(ledger, Reference.parse("phi:1.0.0"), "production", who="ann"),
@@ -96,6 +99,7 @@ def team(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> I
         made.add("editor", "EDIT", "EDIT", "EDIT")
         made.add("manager", "EDIT", "MANAGE", "MANAGE")
         made.add("half", "EDIT", "MANAGE", "READ")
+        made.add("models-only", None, "READ", "READ")
         made.add("short-sighted", "EDIT", "MANAGE", None)
         yield made
 
@@ -182,6 +186,31 @@ def test_who_does_not_see_a_cell_promotes_no_release(team: Team, monkeypatch: py
     act_as(monkeypatch, team, "short-sighted")
     with pytest.raises(GateError, match=r"pixel-9: not registered for 1\.0\.0, though the release is to have it"):
         promote(team.ledger, Reference.parse("phi:1.0.0"), "production", who="ann")
+
+
+def test_who_does_not_see_a_cell_undoes_nothing_for_a_dead_promoter(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The half of the move that it does not see would stay, under a record that says it was taken back."""
+    ledger = team.ledger
+    cells = []
+    for cell in CELLS:
+        older, newer = (row for row in ledger.versions("phi") if row.cell == cell and str(row.release) in RELEASES)
+        cells.append(CellMove(cell, Stand.of(newer), Stand.of(older), older.evidence))
+    move = Move("", "promotion", "phi", "production", "ann", "", datetime.now(UTC), tuple(cells))
+    ledger.begin_move(move, after=None)
+    ledger.point("phi", "pixel-9", "production", cells[1].after.number if cells[1].after else None)
+    refused(team, monkeypatch, "short-sighted", lambda own: promote(own, ONE_CELL, "production", who="ann"))
+    act_as(monkeypatch, team, "editor")
+    assert promote(team.ledger, Reference.parse("phi:1.1.0"), "production", who="ann").cells == ()
+    assert history(team.ledger, "phi")[0].state == "undone"
+
+
+def test_who_sees_no_experiment_sees_no_evidence(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    act_as(monkeypatch, team, "models-only")
+    version = resolve_in(team.ledger, Reference.parse("phi:production@pixel-9"))[0]
+    with pytest.raises(RegistryError, match="does not let models-only do this"):
+        team.ledger.evidence(version)
 
 
 def test_a_name_that_is_hidden_is_said_to_be_there(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
