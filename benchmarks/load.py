@@ -1,10 +1,10 @@
 """32 promoters and 64 fetchers at once on PostgreSQL and S3, through an MLflow server.
 
-    python -m benchmarks.load [--seconds 60] [--promoters 32] [--fetchers 64] [--processes 4]
+    python -m benchmarks.load [--seconds 60] [--promoters 32] [--fetchers 64] [--processes 8]
 
 Promoters move four models' production channels to one of three releases or roll them back; fetchers resolve a channel
-and fetch the bundle, verified. Afterwards every history is walked: each move begins where the last one ended, and the
-aliases stand where the last one put them. Prints counts, errors by kind, and latencies.
+and fetch the bundle, verified. None of them pauses. Afterwards every history is walked: each move begins where the last
+one ended, and the aliases stand where the last one put them. Prints counts, errors by kind, and latencies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
 from benchmarks.services.postgresql import running_postgresql
@@ -59,9 +61,21 @@ def services(folder: Path) -> Iterator[str]:
             yield mlflow.uri
 
 
-def released(uri: str, folder: Path) -> Ledger:
+@dataclass(frozen=True)
+class Place:
+    """Where the load goes: a tracking URI and a store's."""
+
+    uri: str
+    store: str
+
+    def open(self) -> Ledger:
+        """Give a connection of its own."""
+        return open_ledger(self.uri, open_store(self.store))
+
+
+def release_all(place: Place, folder: Path) -> Ledger:
     """Register all releases of all models; production stands at the first."""
-    ledger = open_ledger(uri, open_store("s3://phipack-load/store"))
+    ledger = place.open()
     for model in MODELS:
         for release in RELEASES:
             content = hashlib.shake_256(f"{model} {release}".encode()).digest(BUNDLE_BYTES)
@@ -77,15 +91,15 @@ def released(uri: str, folder: Path) -> Ledger:
 class Worker:
     """Promoters and fetchers, a thread each, with a connection each."""
 
-    def __init__(self, uri: str, until: float) -> None:
-        self.uri, self.until = uri, until
+    def __init__(self, place: Place, until: float) -> None:
+        self.place, self.until = place, until
         self.records: list[Record] = []
         self._own = threading.local()
 
     def ledger(self) -> Ledger:
         """The thread's own."""
         if not hasattr(self._own, "ledger"):
-            self._own.ledger = open_ledger(self.uri, open_store("s3://phipack-load/store"))
+            self._own.ledger = self.place.open()
         ledger: Ledger = self._own.ledger
         return ledger
 
@@ -101,9 +115,11 @@ class Worker:
     def fetch(self) -> str:
         """Fetch what production has for some cell, and look at every byte once more."""
         out = Path(tempfile.mkdtemp()) / "bundle"
-        versions = resolve_in(self.ledger(), Reference.parse(f"{random.choice(MODELS)}@{random.choice(CELLS)}"))
-        verify(fetch_version(versions[0], out))
-        shutil.rmtree(out.parent)
+        try:
+            versions = resolve_in(self.ledger(), Reference.parse(f"{random.choice(MODELS)}@{random.choice(CELLS)}"))
+            verify(fetch_version(versions[0], out))
+        finally:
+            shutil.rmtree(out.parent)
         return "fetch"
 
     def run(self, step: Callable[[], str], what: str) -> None:
@@ -117,10 +133,10 @@ class Worker:
             self.records.append((what, time.monotonic() - began, error))
 
 
-def work(uri: str, promoters: int, fetchers: int, seconds: float, results: multiprocessing.Queue[list[Record]]) -> None:
+def work(place: Place, promoters: int, fetchers: int, seconds: float, results: multiprocessing.Queue[Any]) -> None:
     """Be some of them in this process, behind the servers: elsewhere those have machines of their own."""
     os.nice(10)
-    worker = Worker(uri, time.monotonic() + seconds)
+    worker = Worker(place, time.monotonic() + seconds)
     steps = [(worker.move, "promote")] * promoters + [(worker.fetch, "fetch")] * fetchers
     threads = [threading.Thread(target=worker.run, args=step) for step in steps]
     for thread in threads:
@@ -128,6 +144,20 @@ def work(uri: str, promoters: int, fetchers: int, seconds: float, results: multi
     for thread in threads:
         thread.join()
     results.put(worker.records)
+
+
+def run(place: Place, promoters: int, fetchers: int, seconds: float, processes: int) -> list[Record]:
+    """Let them all loose, shared out over processes, and give what they did."""
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[list[Record]] = context.Queue()
+    share = (promoters // processes, fetchers // processes, seconds, results)
+    workers = [context.Process(target=work, args=(place, *share)) for _ in range(processes)]
+    for process in workers:
+        process.start()
+    records = [record for _ in workers for record in results.get()]
+    for process in workers:
+        process.join()
+    return records
 
 
 def lost_updates(ledger: Ledger) -> list[str]:
@@ -155,23 +185,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--promoters", type=int, default=32)
     parser.add_argument("--fetchers", type=int, default=64)
-    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=8)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="phipack-load-") as name:
         Path(name).chmod(0o711)
         with services(Path(name)) as uri:
-            ledger = released(uri, Path(name) / "bundles")
-            context = multiprocessing.get_context("spawn")
-            results: multiprocessing.Queue[list[Record]] = context.Queue()
-            share = (asked.promoters // asked.processes, asked.fetchers // asked.processes)
-            processes = [
-                context.Process(target=work, args=(uri, *share, asked.seconds, results)) for _ in range(asked.processes)
-            ]
-            for process in processes:
-                process.start()
-            records = [record for _ in processes for record in results.get()]
-            for process in processes:
-                process.join()
+            place = Place(uri, "s3://phipack-load/store")
+            ledger = release_all(place, Path(name) / "bundles")
+            records = run(place, asked.promoters, asked.fetchers, asked.seconds, asked.processes)
             problems = lost_updates(ledger)
     for what in ("promote", "rollback", "fetch"):
         took = sorted(seconds for kind, seconds, error in records if kind == what and not error)

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from registry.bundle import digest_of_bytes
 from registry.lease import Check, Timing
 from registry.mlflow_lease import model_lease
-from registry.mlflow_names import claim_name, experiment_id
+from registry.mlflow_names import claim_name, experiment_id, require_seen
 from registry.mlflow_session import LOCK_SECONDS, connect, exclusive, files_at, foreign_errors, pages
 from registry.moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
 from registry.registration import EVIDENCE_NAME, Registration, ui_tags
@@ -125,9 +125,8 @@ class Ledger:
             existing = self._find(entry)
             if existing is not None:
                 return self._renew_evidence(existing, entry)
-            with foreign_errors(self.uri):
-                claim_name(self._client, entry.model, entry.cell)
             with self._evidence_run(entry) as run_id, foreign_errors(self.uri):
+                claim_name(self._client, entry.model, entry.cell)  # whoever may not keep evidence claims no name
                 made = self._client.create_model_version(
                     registered_model_name(entry.model, entry.cell),
                     source=self.store.bundle_uri(entry.manifest.digest),
@@ -164,12 +163,20 @@ class Ledger:
     def point(self, model: str, cell: str, channel: str, number: int | None) -> None:
         """Let a cell's channel point at MLflow's version `number`, or at nothing. `promotion.py` alone calls this."""
         check_channel(channel)
-        name = registered_model_name(model, cell)
+        self._set_alias(registered_model_name(model, cell), channel, number)
+
+    def require_rights(self, model: str, cell: str, channel: str, number: int | None) -> None:
+        """Set the channel to `number`, where it stands: MLflow's accounts refuse that to who may not move it back.
+
+        To take a cell's first promotion back is to delete an alias, for which MLflow asks more than for setting one.
+        """
+        if self.uri.startswith("http"):
+            self._set_alias(registered_model_name(model, cell), channel, number)
+
+    def require_seen(self, model: str, cell: str) -> None:
+        """Raises `RegistryError` where a cell that shows no versions is one that this account may not read."""
         with foreign_errors(self.uri):
-            if number is None:
-                self._client.delete_registered_model_alias(name, channel)
-            else:
-                self._client.set_registered_model_alias(name, channel, str(number))
+            require_seen(self._client, model, cell)
 
     def begin_move(self, move: Move, *, after: datetime | None) -> Move:
         """Keep what is about to move, before it moves; give the move with its id.
@@ -234,8 +241,15 @@ class Ledger:
         if not self.store.has_bundle(digest):
             raise RegistryError(
                 f"{entry.reference}: the store {self.store.uri} lacks bundle {digest}",
-                fix="add the bundle to the store first, as phipack release and phipack register do",
+                fix="add the bundle to the store first, as phipack release does",
             )
+
+    def _set_alias(self, name: str, alias: str, number: int | None) -> None:
+        with foreign_errors(self.uri):
+            if number is None:
+                self._client.delete_registered_model_alias(name, alias)
+            else:
+                self._client.set_registered_model_alias(name, alias, str(number))
 
     def _find(self, entry: Registration) -> CellVersion | None:
         rows = self.versions(entry.model)

@@ -18,7 +18,8 @@ def claim_name(client: MlflowClient, model: str, cell: str) -> None:
     """Make the cell's registered model, or see that it is this cell's: `a.b` + `c` and `a` + `b.c` are one name.
 
     Raises:
-        RegistryError: it is another cell's, or nobody's of phipack's. What MLflow raises is the caller's to wrap.
+        RegistryError: it is another cell's, nobody's of phipack's, or not this account's to see. What MLflow raises is
+            the caller's to wrap.
     """
     from mlflow.exceptions import MlflowException
 
@@ -28,8 +29,13 @@ def claim_name(client: MlflowClient, model: str, cell: str) -> None:
     if found is None:
         try:
             client.create_registered_model(name, tags=tags)
-        except MlflowException:  # another process was quicker, or it is refused for a reason that comes again
+        except MlflowException as error:  # another process was quicker, or it is refused for a reason that comes again
             found = _registered_model(client, name)
+            if found is None and error.error_code == "RESOURCE_ALREADY_EXISTS":
+                raise RegistryError(
+                    f"MLflow's registered model {name} is there, and this account may not read it",
+                    fix=f"ask MLflow's administrator for EDIT on it and on the experiment {model}",
+                ) from error
             if found is None:
                 raise
     if found is not None and any(found.tags.get(tag) != value for tag, value in tags.items()):
@@ -37,6 +43,20 @@ def claim_name(client: MlflowClient, model: str, cell: str) -> None:
             f"MLflow's registered model {name} is not cell {cell!r} of model {model!r}",
             fix="give the cell another name in phipack.toml",
         )
+
+
+def require_seen(client: MlflowClient, model: str, cell: str) -> None:
+    """See that a cell without versions has none, and is not kept from this account. What MLflow raises is not wrapped.
+
+    A search leaves out what an account may not read; asked for by its name, it is refused.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(registered_model_name(model, cell))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def experiment_id(client: MlflowClient, model: str, place: str | None) -> str:

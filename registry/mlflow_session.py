@@ -88,21 +88,42 @@ def foreign_errors(uri: str) -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)
         raise
     except OSError as error:  # the disk's, and requests' errors
-        raise RegistryError(
+        raise _refusal(uri, error, getattr(getattr(error, "response", None), "status_code", None)) or RegistryError(
             f"MLflow at {without_password(uri)} failed: {error}",
             fix="see that the server runs and the folder is writable",
         ) from error
     except _foreign_kinds() as error:
-        first_line = str(error).strip().split("\n")[0].split("(Caused by ")[-1]
         if uri.startswith("http") and _status_of(error) >= _SERVER_ERRORS:
             raise AwayError(
-                f"MLflow at {without_password(uri)} can't be reached, or is in trouble: {without_password(first_line)}",
+                f"MLflow at {without_password(uri)} can't be reached, or is in trouble: {_first_line(error)}",
                 fix="see that the server runs and that --tracking-uri or MLFLOW_TRACKING_URI names it; then try again",
             ) from error
-        raise RegistryError(
-            f"MLflow at {without_password(uri)} refused or can't be reached: {without_password(first_line)}",
+        raise _refusal(uri, error, _status_of(error)) or RegistryError(
+            f"MLflow at {without_password(uri)} refused or can't be reached: {_first_line(error)}",
             fix="see MLflow's message above, and that --tracking-uri or MLFLOW_TRACKING_URI names the right server",
         ) from error
+
+
+def _refusal(uri: str, error: Exception, status: int | None) -> RegistryError | None:
+    """What to tell of an answer that MLflow's accounts, or a proxy's, gave; None where it was none."""
+    account = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if status == 401:
+        refused = f"refuses account {account!r} or its password" if account else "lets in only who names an account"
+        return RegistryError(
+            f"MLflow at {without_password(uri)} {refused}",
+            fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) as it knows them",
+        )
+    if status == 403:
+        return RegistryError(
+            f"MLflow at {without_password(uri)} does not let {account or 'this account'} do this: {_first_line(error)}",
+            fix="ask its administrator for a permission on the experiment MODEL and the registered models MODEL.CELL:"
+            " READ to read, EDIT to register and promote, MANAGE to promote a cell to a channel for the first time",
+        )
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return without_password(str(error).strip().split("\n")[0].split("(Caused by ")[-1])
 
 
 def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:

@@ -193,6 +193,9 @@ def _carry_out(ledger: Ledger, move: Move, before: Sequence[Move], check: Check)
     """Record after the moves `before`, move, mark as done; on any error, interrupt included, move back what moved."""
     if not move.cells:
         return move
+    for part in move.cells:  # before anything moves
+        check()
+        ledger.require_rights(move.model, part.cell, move.channel, None if part.before is None else part.before.number)
     check()
     move = ledger.begin_move(move, after=before[0].when if before else None)
     try:
@@ -220,6 +223,8 @@ def _undo_persistently(ledger: Ledger, move: Move, check: Check) -> None:
 def _undo(ledger: Ledger, move: Move, check: Check) -> None:
     """Put every cell back that stands where the move wanted it, and mark the move as taken back."""
     rows = ledger.versions(move.model)
+    for hidden in {part.cell for part in move.cells} - {row.cell for row in rows}:
+        ledger.require_seen(move.model, hidden)
     for part in move.cells:
         if _stand(rows, part.cell, move.channel) == part.after != part.before:
             check()

@@ -13,8 +13,10 @@ A second run finds the same data. What to export is printed, and written to `.ph
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,6 +46,13 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     folder = asked.folder.resolve()
     try:
+        _require_free(
+            {
+                "--postgresql-port": asked.postgresql_port,
+                "--s3-port": asked.s3_port,
+                "--mlflow-port": asked.mlflow_port,
+            }
+        )
         with ExitStack() as stack:
             print("PostgreSQL …", flush=True)
             postgresql = stack.enter_context(running_postgresql(folder / "postgresql", port=asked.postgresql_port))
@@ -69,6 +78,19 @@ def main() -> int:
     except OSError as error:
         print(f"services: {error.filename or folder}: {error.strerror or error}", file=sys.stderr)
     return 1
+
+
+def _require_free(ports: Mapping[str, int]) -> None:
+    """Raises `ServiceError` where somebody has one: said before anything starts, and not by a server's log."""
+    with ExitStack() as held:
+        for option, number in ports.items():
+            try:
+                held.enter_context(socket.create_server(("127.0.0.1", number)))
+            except OSError as error:
+                raise ServiceError(
+                    f"port {number} can't be had ({os.strerror(error.errno or 0)}); name another one:"
+                    f" {sys.executable} -m benchmarks.services {option} PORT"
+                ) from error
 
 
 def _tell(path: Path, environment: Mapping[str, str]) -> None:

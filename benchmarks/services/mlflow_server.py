@@ -1,8 +1,14 @@
-"""An MLflow tracking server as a team has it: with a database behind it, serving artifacts. Its log: mlflow.log."""
+"""An MLflow tracking server as a team has it: a database behind it, artifacts that it serves, accounts if wanted.
+
+FOLDER/
+  mlflow.log
+  accounts.ini, accounts.db    with accounts: MLflow's settings of them, and they themselves
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -14,15 +20,17 @@ from pathlib import Path
 
 from benchmarks.services.ports import free_ports, wait_until
 
+ADMINISTRATOR = "admin"
 _START_SECONDS = 120.0  # MLflow imports for 5 s, on a busy machine for a minute
 
 
 @dataclass(frozen=True)
 class MlflowServer:
-    """A running server."""
+    """A running server. `password`: the administrator's, where it has accounts."""
 
     uri: str
     process: subprocess.Popen[bytes]
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -30,12 +38,14 @@ class MlflowSettings:
     """What the server stands on.
 
     `backend`: its database's URI, migrated when the server starts. `artifacts`: a folder or `s3://BUCKET/PREFIX`.
-    `environment`: what reaches S3.
+    `environment`: what reaches S3. `accounts`: with MLflow's own accounts, which may do nothing until they are let;
+    the administrator's is made, in a folder that is new.
     """
 
     backend: str
     artifacts: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    accounts: bool = False
 
 
 @contextmanager
@@ -54,15 +64,38 @@ def running_mlflow(folder: Path, settings: MlflowSettings, *, port: int | None =
     }
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # the caller's may name this very server
         environment.pop(name, None)
+    password = ""
+    if settings.accounts:
+        command += ["--app-name=basic-auth"]
+        password = secrets.token_hex(16)
+        environment |= _accounts(folder, password)
     log = folder / "mlflow.log"
     with log.open("ab") as out:
         process = subprocess.Popen(command, env=environment, cwd=folder, stdout=out, stderr=out, start_new_session=True)
-    server = MlflowServer(f"http://127.0.0.1:{number}", process)
+    server = MlflowServer(f"http://127.0.0.1:{number}", process, password)
     try:
         wait_until(lambda: _answers(server.uri), process, log, name="MLflow", seconds=_START_SECONDS)
         yield server
     finally:
         _stop(process)
+
+
+def _accounts(folder: Path, password: str) -> Mapping[str, str]:
+    """Write what MLflow's accounts go by; give what the server has to know. The password is in no file."""
+    settings = folder / "accounts.ini"
+    lines = (
+        "[mlflow]",
+        "default_permission = NO_PERMISSIONS",
+        f"database_uri = sqlite:///{folder}/accounts.db",
+        f"admin_username = {ADMINISTRATOR}",
+        "auth_cache_ttl_seconds = 60",  # else each request costs 0.3 s of hashing
+    )
+    settings.write_text("\n".join(lines) + "\n", "utf-8")
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
+    }
 
 
 def _answers(uri: str) -> bool:

@@ -57,8 +57,11 @@ class S3Server:
 
 
 @contextmanager
-def running_seaweedfs(folder: Path, *, port: int | None = None, patience_seconds: float = 15) -> Iterator[S3Server]:
-    """Run a server whose data lies in `folder`, the same data and keys each time; at the end it has some patience.
+def running_seaweedfs(folder: Path, *, port: int | None = None, patience_seconds: float = 2) -> Iterator[S3Server]:
+    """Run a server whose data lies in `folder`, the same data and keys each time.
+
+    `patience_seconds`: how long it has to end. Left to itself it takes 15 s, for its own subscriptions; what it has
+    acknowledged is written by then.
 
     Raises:
         ServiceError: it does not start.

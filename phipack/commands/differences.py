@@ -46,7 +46,7 @@ def diff(
     from registry.differences import compare, pairs
 
     found = []
-    matched = pairs(*(_sides(text, tracking_uri, store) for text in (before, after)))
+    matched = pairs(*(_sides(state, text, tracking_uri, store) for text in (before, after)))
     for done, (old, new) in enumerate(matched):
         side = new or old
         state.output.progress(f"comparing {side.name if side else ''}", done, len(matched))
@@ -56,7 +56,7 @@ def diff(
         sys.exit(1)  # not click's Exit, whose code click swallows outside its standalone mode
 
 
-def _sides(text: str, tracking_uri: str | None, store: str | None) -> list[Side]:
+def _sides(state: State, text: str, tracking_uri: str | None, store: str | None) -> list[Side]:
     from registry.differences import folder_side, version_side
     from registry.fetch import is_path
 
@@ -67,7 +67,7 @@ def _sides(text: str, tracking_uri: str | None, store: str | None) -> list[Side]
     from registry.store_uris import open_store
     from targets.references import Reference
 
-    ledger = open_ledger(tracking_uri, open_store(store))
+    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
     return [version_side(ledger, version) for version in resolve_in(ledger, Reference.parse(text))]
 
 

@@ -142,7 +142,7 @@ def history(state: State, model: str, tracking_uri: str | None, store: str | Non
     from registry.promotion import history as moves_of
     from registry.store_uris import open_store
 
-    moves = moves_of(open_ledger(tracking_uri, open_store(store)), model)
+    moves = moves_of(open_ledger(tracking_uri, open_store(store), told=state.output.note), model)
     rows = [
         (
             f"{m.when:%Y-%m-%d %H:%M:%S}Z",

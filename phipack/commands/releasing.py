@@ -39,7 +39,7 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     plan = load_project(project)
     cells = plan.cells_named(only)
     blobs = open_store(store or plan.store)
-    ledger = open_ledger(tracking_uri or plan.tracking_uri, blobs)
+    ledger = open_ledger(tracking_uri or plan.tracking_uri, blobs, told=state.output.note)
     checkpoint = open_checkpoint(plan.checkpoint)
     state.output.note(f"{plan.model} {plan.version}: {len(cells)} cells from {plan.checkpoint}")
     # All of the project's cells, whichever are built here: promotion waits for them.

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.phipack.conftest import command_environment, run_in
 from tests.registry.catalogs import Publisher
+from tests.registry.tcp_proxy import proxy_before
 
 
 @pytest.fixture
@@ -25,23 +32,67 @@ def published(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_serves_until_it_is_interrupted(published: Path) -> None:
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `phipack serve` on the store in a folder; give the process and its URL."""
     process = subprocess.Popen(
         [sys.executable, "-m", "phipack", "serve", "--store", "store", "--port", "0", "--log"],
-        cwd=published,
+        cwd=folder,
         env=command_environment(),
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None
-    url = process.stderr.readline().split(" at ")[1].strip()
-    with urllib.request.urlopen(f"{url}/metadata/timestamp.json", timeout=10) as answer:
-        assert answer.status == 200
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    try:
+        assert process.stderr is not None
+        yield process, process.stderr.readline().split(" at ")[1].strip()
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def test_it_serves_until_it_is_interrupted(published: Path) -> None:
+    with serving(published) as (process, url):
+        with urllib.request.urlopen(f"{url}/metadata/timestamp.json", timeout=10) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "GET /metadata/timestamp.json" in said
     assert "Traceback" not in said
+
+
+def test_a_fetch_that_was_killed_takes_only_what_it_lacks(tmp_path: Path) -> None:
+    """Killed when its four connections have brought a good half; each stalls there."""
+    publisher = Publisher(tmp_path)
+    publisher.place = publisher.store
+    publisher.release("1.0.0", {"model.gguf": random.Random(5).randbytes(80_000_000)}, chunked=True)
+    publisher.publish()
+    stalled, enough = threading.Event(), 12_000_000
+
+    def stall(passed: int) -> bool:
+        if passed < enough:
+            return False
+        stalled.set()
+        time.sleep(60)
+        return True
+
+    state = {"PHIPACK_STATE": str(tmp_path / "state")}
+    wanted = ["--json", "fetch", "--device", "iPhone15,4", "--root", str(publisher.root), "-o", "bundle"]
+    with serving(tmp_path) as (_, url):
+        with proxy_before(url) as proxy:
+            proxy.cuts = stall  # type: ignore[method-assign]
+            command = [sys.executable, "-m", "phipack", *wanted, proxy.url]
+            with subprocess.Popen(command, cwd=tmp_path, env=command_environment() | state) as killed:
+                assert stalled.wait(30)
+                time.sleep(1)
+                killed.kill()
+        assert not (tmp_path / "bundle").exists()
+        taken = json.loads(run_in(tmp_path, state)(*wanted, url).stdout)
+    assert taken["resumed_bytes"] > enough
+    lacking = taken["bytes"] - taken["resumed_bytes"]
+    assert lacking <= taken["downloaded_bytes"] < lacking + 500_000  # the catalog's documents and the manifest
+    assert {path.name for path in tmp_path.iterdir() if "bundle" in path.name} == {"bundle", "bundles"}
 
 
 def test_a_port_that_is_taken_is_said(published: Path) -> None:

@@ -68,6 +68,11 @@ class Publisher:
             known = {name: digest_in_chunks(bundle.file(name), range(0, 1 << 30, 1 << 16)) for name in files or ()}
             entries = file_entries(bundle.path, known)
             bundle = seal(bundle.path, bundle.manifest.model_copy(update={"files": entries}))
+        self.add(version, bundle, cells)
+        return bundle
+
+    def add(self, version: str, bundle: Bundle, cells: Mapping[str, str] | None = None) -> None:
+        """Add a release of a bundle and let production point at it."""
         self.store.add_bundle(bundle)
         cells = cells or {"iphone-15": "iphone-15", "pixel-9": "pixel-9"}
         self.registry.rows = [replace(row, channels=()) if row.cell in cells else row for row in self.registry.rows]
@@ -90,7 +95,6 @@ class Publisher:
                     channels=("production",),
                 )
             )
-        return bundle
 
     def point_back(self, version: str) -> None:
         """Let production point at an older release."""

@@ -1,0 +1,76 @@
+"""Who waits for another's lock says so, and for whom, whichever the command."""
+
+from __future__ import annotations
+
+import fcntl
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from registry.folder_store import FolderStore
+from registry.ledger import open_ledger
+from tests.phipack.conftest import command_environment
+
+COMMANDS = (
+    ("release",),
+    ("promote", "tiny:1.0.0", "--to", "production"),
+    ("rollback", "tiny"),
+    ("show", "tiny:1.0.0"),
+    ("history", "tiny"),
+    ("diff", "tiny:1.0.0", "tiny:1.1.0"),
+)
+
+
+@pytest.fixture
+def held(project: Path) -> Iterator[Path]:
+    """A project's registry whose lock another process has."""
+    lock = project / ".phipack" / "mlflow.db.lock"
+    if not lock.exists():
+        open_ledger(f"sqlite:///{lock.with_suffix('')}", FolderStore(project / ".phipack" / "store")).models()
+    with lock.open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield lock
+
+
+def test_each_says_whom_it_waits_for(project: Path, held: Path) -> None:
+    """All at once, as each waits some seconds before it says so."""
+    processes = {arguments: started(project, arguments) for arguments in COMMANDS}
+    try:
+        for arguments, process in processes.items():
+            said = said_within(process, "waiting for", seconds=60)
+            assert f"waiting for another phipack, who holds {held}" in said, arguments
+            process.send_signal(signal.SIGINT)
+        assert [process.wait(20) for process in processes.values()] == [130] * len(COMMANDS)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.communicate()
+
+
+def started(folder: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "phipack", *arguments],
+        cwd=folder,
+        env=command_environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        bufsize=0,
+    )
+
+
+def said_within(process: subprocess.Popen[bytes], word: str, *, seconds: float) -> str:
+    """Give what it says on standard error, up to the line with the word; all of it where there is none in time."""
+    said = b""
+    assert process.stderr is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stderr, selectors.EVENT_READ)
+        while word not in said.decode() or not said.endswith(b"\n"):
+            if not selector.select(seconds) or not (piece := process.stderr.read(4096)):
+                break
+            said += piece
+    return said.decode()
