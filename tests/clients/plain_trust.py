@@ -19,9 +19,10 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
 
 Json = dict[str, Any]
+MIB = 1024 * 1024
 WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)
 TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
@@ -48,32 +49,37 @@ def need(condition: object, message: str) -> None:
 # -- HTTP
 
 
-def get(url: str, limit: int, headers: dict[str, str] | None = None) -> tuple[bytes, int, str]:
-    """Return body, status and ETag of at most `limit` bytes, trying again where section 5 says so."""
-    for wait in (*WAITS_SECONDS, None):
+def get(url: str, out: Path, limit: int, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    """Put at most `limit` bytes at `out`, trying again as section 5 says; return status and ETag."""
+    for wait in WAITS_SECONDS:
         try:
-            return get_once(url, limit, headers or {})
+            return get_once(url, out, limit, headers or {})
         except urllib.error.HTTPError as error:
-            if error.code not in TRY_AGAIN or wait is None:
+            if error.code not in TRY_AGAIN:
                 raise
             asked = error.headers.get("Retry-After", "")
-            pause = float(asked) if asked.isdecimal() else wait
-        except (OSError, http.client.HTTPException):
-            if wait is None:
-                raise
+            pause = max(wait, min(float(asked), 60.0)) if asked.isdecimal() else wait
+        except OSError:
             pause = wait
         time.sleep(pause)
-    raise AssertionError
+    return get_once(url, out, limit, headers or {})
 
 
-def get_once(url: str, limit: int, headers: dict[str, str]) -> tuple[bytes, int, str]:
-    """Ask once; an answer that breaks off is a `ConnectionError`."""
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-        body = answer.read(limit + 1)
-        need(len(body) <= limit, f"{url} is longer than {limit} bytes")
-        if len(body) < int(answer.headers.get("Content-Length", 0)):
-            raise ConnectionError(f"{url} broke off after {len(body)} bytes")
-        return body, answer.status, answer.headers.get("ETag", "")
+def get_once(url: str, out: Path, limit: int, headers: dict[str, str]) -> tuple[int, str]:
+    """Ask once; an answer that breaks off is an `OSError`."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+            length = 0
+            with out.open("wb") as stream:
+                while data := answer.read(MIB):
+                    length += len(data)
+                    need(length <= limit, f"{url} is longer than {limit} bytes")
+                    stream.write(data)
+            if length < int(answer.headers.get("Content-Length", 0)):
+                raise ConnectionError(f"{url} broke off after {length} bytes")
+            return answer.status, answer.headers.get("ETag", "")
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"{url}: {error!r}") from error
 
 
 # -- 2. Trust
@@ -91,22 +97,21 @@ def canonical(value: object) -> bytes:
 
 
 def signed_by(key: Json, signature: bytes, message: bytes) -> bool:
-    """Say whether the key made the signature: ed25519 keys are hex, the others PEM."""
+    """Say whether the key made the signature."""
     scheme, text = key["scheme"], key["keyval"]["public"]
     try:
         if scheme == "ed25519":
             ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(text)).verify(signature, message)
             return True
-        public = serialization.load_pem_public_key(text.encode())
-        if scheme == "ecdsa-sha2-nistp256" and isinstance(public, ec.EllipticCurvePublicKey):
+        public: Any = serialization.load_pem_public_key(text.encode())
+        if scheme == "ecdsa-sha2-nistp256":
             public.verify(signature, message, ec.ECDSA(hashes.SHA256()))
             return True
-        if scheme == "rsassa-pss-sha256" and isinstance(public, rsa.RSAPublicKey):
-            pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
-            public.verify(signature, message, pss, hashes.SHA256())
+        if scheme == "rsassa-pss-sha256":
+            public.verify(signature, message, padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
             return True
-    except (InvalidSignature, ValueError):
-        return False
+    except (InvalidSignature, TypeError, ValueError):
+        pass
     return False
 
 
@@ -124,6 +129,11 @@ def check_signatures(root: Json, role: str, document: Json) -> None:
         raise Unsigned(f"{role} has {len(good)} good signatures of {allowed['threshold']}")
 
 
+def check_named(data: bytes, entry: Json, name: str) -> None:
+    """Refuse what has not the length and the hash by which signed metadata names it."""
+    need(len(data) == entry["length"] and sha256(data) == entry["hashes"]["sha256"], f"{name} was changed")
+
+
 def check_fresh(signed: Json) -> None:
     """Refuse a document past its expiry."""
     expires = datetime.strptime(signed["expires"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
@@ -137,6 +147,12 @@ class Trust:
         self.base, self.folder = base.rstrip("/"), folder
         folder.mkdir(parents=True, exist_ok=True)
         self.root: Json = json.loads(self.kept("root") or root)["signed"]
+
+    def read(self, path: str, limit: int) -> bytes:
+        """Download a document of at most `limit` bytes."""
+        out = self.folder / "answer"
+        get(f"{self.base}/{path}", out, limit)
+        return out.read_bytes()
 
     def kept(self, role: str) -> bytes | None:
         """Return the role's last trusted document."""
@@ -184,7 +200,7 @@ class Trust:
         while True:
             version = self.root["version"] + 1
             try:
-                data, _, _ = get(f"{self.base}/metadata/{version}.root.json", 512_000)
+                data = self.read(f"metadata/{version}.root.json", 512_000)
             except urllib.error.HTTPError as error:
                 if error.code not in {403, 404}:
                     raise
@@ -200,10 +216,9 @@ class Trust:
 
     def load(self, role: str, name: str, meta: Json | None, limit: int) -> Json:
         """Fetch a role's document and check all that the specification asks; `meta` is what names it."""
-        data, _, _ = get(f"{self.base}/metadata/{name}", min(limit, (meta or {}).get("length", limit)))
+        data = self.read(f"metadata/{name}", limit)
         if meta:
-            need(len(data) == meta["length"], f"{name} has another length")
-            need(sha256(data) == meta["hashes"]["sha256"], f"{name} has another hash")
+            check_named(data, meta, name)
         document = json.loads(data)
         check_signatures(self.root, role, document)
         signed: Json = document["signed"]
@@ -225,9 +240,8 @@ class Trust:
         if entry is None:
             raise Refused(f"the catalog has no {name}")
         folder, _, last = name.rpartition("/")
-        url = f"{self.base}/targets/{folder}/{entry['hashes']['sha256']}.{last}"
-        data, _, _ = get(url, entry["length"])
-        need(len(data) == entry["length"] and sha256(data) == entry["hashes"]["sha256"], f"{name} was changed")
+        data = self.read(f"targets/{folder}/{entry['hashes']['sha256']}.{last}", entry["length"])
+        check_named(data, entry, name)
         document: Json = json.loads(data)
         need(document["schema"] == schema, f"{name} has schema {document['schema']}: update the app")
         return document
