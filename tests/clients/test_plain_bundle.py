@@ -109,6 +109,21 @@ def test_a_download_that_broke_off_goes_on(
     assert list(plain.home.iterdir()) == [folder]
 
 
+def test_a_redirect_is_followed(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.release("1.0.0")
+    publisher.publish()
+
+    def moved(handler: SimpleHTTPRequestHandler) -> bool:
+        if not handler.path.startswith("/blobs/") or handler.path.endswith("?elsewhere"):
+            return False
+        answering(307, {"Location": handler.path + "?elsewhere", "Content-Length": "0"})(handler)
+        return True
+
+    with serving(publisher.place.root, moved, kind=RangeHandler) as url:
+        folder, _ = Plain(tmp_path / "plain", url, publisher.root).fetch()
+    assert (folder / "model.gguf").read_bytes() == b"1.0.0" * 1000
+
+
 def test_what_another_release_s_download_left_goes(publisher: Publisher, tmp_path: Path) -> None:
     publisher.release("1.0.0")
     publisher.publish()
