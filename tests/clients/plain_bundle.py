@@ -155,10 +155,8 @@ def fetch_file(base: str, entry: Json, out: Path, held: Held, spool: Path) -> No
                 data = held.piece(length, chunk) or blob.read(offset, length)
                 need(is_piece(data, length, chunk), f"{blob.url} was changed at byte {offset}")
                 stream.seek(offset)
-                stream.truncate()
                 stream.write(data)
             whole.update(data)
-        stream.truncate()
     if whole.hexdigest() != entry["sha256"]:
         out.unlink()  # the next try is not to go on from it
         raise Refused(f"{blob.url} was changed")

@@ -62,7 +62,7 @@ def cells_of(trust: Trust, targets: Json, wish: Wish, install_id: str) -> list[C
         return trust.document(targets, f"{wish.model}/releases/{version}.json", "phipack.release/1")
 
     if wish.version:  # as a channel that has it for everybody
-        everybody = [{"release": wish.version, "basis_points": 10_000}]
+        everybody: list[Json] = [{"release": wish.version, "basis_points": 10_000}]
         channel = dict.fromkeys(release(wish.version)["cells"], everybody)
     else:
         path = f"{wish.model}/channels/{wish.channel}.json"

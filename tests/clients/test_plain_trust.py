@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import shutil
+from collections.abc import Callable
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 from securesystemslib.formats import encode_canonical
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Signer
 
-from registry.signing import create_keys, rotate
+from registry.signing import Role, create_keys, rotate
 from tests.clients.conftest import Plain
-from tests.clients.plain_trust import Refused, canonical, signed_by
+from tests.clients.plain_trust import Json, Refused, canonical, signed_by
 from tests.registry.catalogs import Publisher
 from tests.registry.servers import answering, on, serving, times
+
+CHANNEL = "phi/channels/production.json"
+PAST = "2020-01-01T00:00:00Z"
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
@@ -107,3 +116,109 @@ def test_a_busy_server_is_asked_again(publisher: Publisher, tmp_path: Path) -> N
     busy = times(2, on("/metadata/timestamp.json", answering(503, {"Retry-After": "0"})))
     with serving(publisher.place.root, busy) as url:
         assert Plain(tmp_path / "plain", url, publisher.root).fetch()[1] == "1.0.0"
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{", b"nonsense\r\n\r\n", b""])
+def test_an_answer_that_breaks_off_or_is_none_is_asked_for_again(
+    publisher: Publisher, tmp_path: Path, answer: bytes
+) -> None:
+    def respond(handler: SimpleHTTPRequestHandler) -> None:
+        handler.wfile.write(answer)
+        handler.close_connection = True
+
+    publisher.release("1.0.0")
+    publisher.publish()
+    with serving(publisher.place.root, times(1, on("/metadata/timestamp.json", respond))) as url:
+        assert Plain(tmp_path / "plain", url, publisher.root).fetch()[1] == "1.0.0"
+
+
+def test_metadata_beyond_its_limit_is_refused(publisher: Publisher, url: str, tmp_path: Path) -> None:
+    publisher.release("1.0.0")
+    publisher.publish()
+    timestamp = publisher.place.root / "metadata" / "timestamp.json"
+    timestamp.write_bytes(timestamp.read_bytes() + b" " * 16_384)
+    with pytest.raises(Refused, match="longer than 16384 bytes"):
+        Plain(tmp_path / "plain", url, publisher.root).fetch()
+
+
+@pytest.mark.parametrize("signer", [0, 1])
+def test_a_root_that_only_one_of_both_roots_signs_is_refused(
+    publisher: Publisher, url: str, tmp_path: Path, signer: int
+) -> None:
+    publisher.release("1.0.0")
+    publisher.publish()
+    publisher.keys = rotate(publisher.keys, "root")
+    publisher.publish()
+    path = publisher.place.root / "metadata" / "2.root.json"
+    document = json.loads(path.read_bytes())
+    key = publisher.keys.roots[signer].signed.roles["root"].keyids[0]
+    document["signatures"] = [one for one in document["signatures"] if one["keyid"] == key]
+    assert len(document["signatures"]) == 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(Refused, match="root has 0 good signatures of 1"):
+        Plain(tmp_path / "plain", url, publisher.root).fetch()
+
+
+def test_a_document_of_a_later_schema_is_refused(publisher: Publisher, url: str, tmp_path: Path) -> None:
+    publisher.release("1.0.0")
+    publisher.publish()
+    channel = next(publisher.place.root.glob("targets/phi/channels/*.json"))
+    data = channel.read_bytes().replace(b"phipack.channel/1", b"phipack.channel/2")
+    digest = hashlib.sha256(data).hexdigest()
+    (channel.parent / f"{digest}.production.json").write_bytes(data)
+    forge(publisher, "targets", lambda signed: signed["targets"][CHANNEL]["hashes"].update(sha256=digest))
+    with pytest.raises(Refused, match=r"has schema phipack\.channel/2: update the app"):
+        Plain(tmp_path / "plain", url, publisher.root).fetch()
+
+
+FORGERIES: list[tuple[Role, dict[str, Any], str]] = [
+    ("timestamp", {"_type": "snapshot"}, "timestamp.json is of type snapshot"),
+    ("timestamp", {"version": 1}, "timestamp is older than what was trusted last"),
+    ("timestamp", {"meta": {"snapshot.json": {"version": 1}}}, "timestamp names an older snapshot.json"),
+    ("timestamp", {"expires": PAST}, "timestamp expired"),
+    ("snapshot", {"version": 1}, "2.snapshot.json is another version"),
+    ("snapshot", {"meta": {"targets.json": {"version": 1}}}, "snapshot names an older targets.json"),
+    ("snapshot", {"expires": PAST}, "snapshot expired"),
+    ("targets", {"version": 1}, "2.targets.json is another version"),
+    ("targets", {"expires": PAST}, "targets expired"),
+    ("root", {"_type": "snapshot"}, "root is of another type"),
+    ("root", {"version": 3}, "2.root.json is another version"),
+    ("root", {"expires": PAST}, "root expired"),
+]
+
+
+@pytest.mark.parametrize(
+    ("role", "changes", "why"), FORGERIES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_what_the_keys_signed_and_the_specification_forbids_is_refused(
+    publisher: Publisher, url: str, tmp_path: Path, role: Role, changes: dict[str, Any], why: str
+) -> None:
+    for version in ("1.0.0", "1.1.0"):
+        publisher.release(version)
+        publisher.publish()
+    plain = Plain(tmp_path / "plain", url, publisher.root)
+    plain.fetch()
+    forge(publisher, role, lambda signed: signed.update(changes))
+    with pytest.raises(Refused, match=re.escape(why)):
+        plain.fetch()
+
+
+def forge(publisher: Publisher, role: Role, change: Callable[[Json], object]) -> None:
+    """Change a role's newest metadata, signed by its key, and what names it; the root: its next version."""
+    folder = publisher.place.root / "metadata"
+    path = max(folder.glob(f"*{role}.json"))
+    content = json.loads(path.read_bytes())["signed"]
+    if role == "root":
+        path = folder / "2.root.json"
+        content["version"] = 2
+    change(content)
+    root = publisher.keys.root.signed
+    (name,) = root.roles[role].keyids
+    private = publisher.keys.path / publisher.keys.keys.signers[name].removeprefix("file2:")
+    signature = Signer.from_priv_key_uri(f"file2:{private}", root.keys[name]).sign(canonical(content))
+    data = json.dumps({"signatures": [signature.to_dict()], "signed": content}).encode()
+    path.write_bytes(data)
+    named = {"hashes": {"sha256": hashlib.sha256(data).hexdigest()}, "length": len(data)}
+    above: dict[Role, Role] = {"targets": "snapshot", "snapshot": "timestamp"}
+    if role in above:
+        forge(publisher, above[role], lambda signed: signed["meta"][f"{role}.json"].update(named))
