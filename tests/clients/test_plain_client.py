@@ -84,12 +84,14 @@ def test_a_rollout_reaches_the_same_installations(publisher: Publisher, url: str
     assert set(theirs) == {"1.0.0", "1.1.0"}
 
 
-def test_whom_a_first_rollout_has_not_reached_gets_nothing(publisher: Publisher, url: str, tmp_path: Path) -> None:
-    publisher.release("1.0.0")
-    publisher.publish(0.01)
-    with pytest.raises(FetchError, match="is not among them"):
+def test_whom_no_rollout_has_reached_gets_nothing(publisher: Publisher, url: str, tmp_path: Path) -> None:
+    """The cell is chosen by what its last stage says."""
+    for version in ("1.0.0", "1.1.0"):
+        publisher.release(version)
+        publisher.publish(0.01)
+    with pytest.raises(FetchError, match=r"iphone-15 is at 1\.0\.0 .* is not among them"):
         Phone(tmp_path / "phone", url, publisher.root).fetch()
-    with pytest.raises(Refused, match="not out for this installation"):
+    with pytest.raises(Refused, match=r"iphone-15: 1\.0\.0 is not out for this installation"):
         Plain(tmp_path / "plain", url, publisher.root).fetch()
 
 
@@ -111,13 +113,15 @@ def test_whom_the_chosen_cell_has_not_reached_gets_no_other_cell(
 def test_of_several_cells_that_fit_both_take_the_same(publisher: Publisher, url: str, tmp_path: Path) -> None:
     """By memory: the largest, and of two as large the first by name; by SoC before memory."""
     targets = ("iphone-13-mini", "iphone-15", "iphone-15-pro", "iphone-16", "iphone-17-pro")
-    for number, target in enumerate(targets):
-        publisher.release(f"1.{number}.0", cells={target: target})
+    cells = ("e", "d", "c", "b", "a")  # names of targets count, not theirs
+    for number, (cell, target) in enumerate(zip(cells, targets, strict=True)):
+        publisher.release(f"1.{number}.0", cells={cell: target})
         publisher.publish()
     plain = Plain(tmp_path / "plain", url, publisher.root)
     expected = {
         Device("iPhone99,1", "Apple A99", "iOS", "18.0", 4 * GIB): "1.0.0",
-        Device("iPhone99,1", "Apple A99", "iOS", "18.0", 7 * GIB): "1.2.0",  # .85 of 8 GiB are enough
+        Device("iPhone99,1", "Apple A99", "iOS", "18.0", int(6.75 * GIB)): "1.1.0",  # of 8 GiB, .85 are needed
+        Device("iPhone99,1", "Apple A99", "iOS", "18.0", int(6.85 * GIB)): "1.2.0",
         Device("iPhone99,1", "Apple A99", "iOS", "18.0", 16 * GIB): "1.2.0",
         Device("iPhone99,1", "Apple A99", "iOS", "26.0", 16 * GIB): "1.4.0",
         Device("iPhone99,1", "Apple A16", "iOS", "26.0", 16 * GIB): "1.1.0",
