@@ -105,6 +105,7 @@ def test_a_download_that_broke_off_goes_on(
                 plain.fetch()
             server.ranges.clear()
         folder, _ = plain.fetch()
+        assert plain.fetch()[0] == folder  # nothing is asked for again
     assert [one for one, _ in server.ranges] == (
         [asked[0], *asked[2:]] if chunked and damaged else asked if damaged else asked[2:]
     )
