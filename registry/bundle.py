@@ -150,7 +150,7 @@ class Manifest(_Strict):
     @field_validator("files")
     @classmethod
     def _no_collisions(cls, files: list[FileEntry]) -> list[FileEntry]:
-        folded = [unicodedata.normalize("NFC", entry.path).casefold() for entry in files]
+        folded = [MANIFEST_NAME, *(unicodedata.normalize("NFC", entry.path).casefold() for entry in files)]
         if len(set(folded)) != len(folded):
             raise ValueError("two files have the same name (letter case aside)")
         folders = {str(parent) for path in folded for parent in PurePosixPath(path).parents}

@@ -1,31 +1,19 @@
-"""A sample client of docs/delivery.md, written from that page and the TUF 1.0 specification alone.
+"""A sample client of docs/delivery.md, section 4: which bundle; and all of it together, `install`.
 
-It has section 2 (trust) and the places of rollouts so far. It is meant to be ported to Swift or Kotlin: it needs HTTP,
-JSON, SHA-256 and signatures, and nothing of phipack.
-Every error is a `Refused`, an `OSError` or what reading a damaged document raises; what is installed stays as it is.
+Sections 1 to 3 are `plain_trust.py`, 5 and 6 `plain_bundle.py`. Written from that page alone, to be ported to Swift or
+Kotlin. What the app asks for is a channel or an exact version: no ranges.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import urllib.error
-import urllib.request
+import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-
-Json = dict[str, Any]
-MIB = 1024 * 1024
-
-
-class Refused(Exception):  # noqa: N818 - it says what the client did
-    """What the server gave is not to be trusted; the message says what and why."""
+from tests.clients.plain_bundle import fetch_bundle
+from tests.clients.plain_trust import Json, Trust, need
 
 
 @dataclass(frozen=True)
@@ -39,178 +27,92 @@ class Device:
     memory: int
 
 
-def sha256(data: bytes) -> str:
-    """Return the 64 hex digits of the data's SHA-256."""
-    return hashlib.sha256(data).hexdigest()
+@dataclass(frozen=True)
+class Wish:
+    """What the app asks for: an exact version, or what the channel has; `formats`: those that it runs."""
 
-
-def need(condition: object, message: str) -> None:
-    """Raise `Refused` unless the condition holds."""
-    if not condition:
-        raise Refused(message)
-
-
-def get(url: str, limit: int, headers: dict[str, str] | None = None) -> tuple[bytes, int, str]:
-    """Return body, status and ETag of at most `limit` bytes."""
-    request = urllib.request.Request(url, headers=headers or {})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        body = answer.read(limit + 1)
-        need(len(body) <= limit, f"{url} is longer than {limit} bytes")
-        return body, answer.status, answer.headers.get("ETag", "")
-
-
-# -- 2. Trust
-
-
-def canonical(value: object) -> bytes:
-    """Return canonical JSON: sorted keys, no spaces, only quotes and backslashes escaped."""
-    if isinstance(value, dict):
-        return b"{" + b",".join(canonical(key) + b":" + canonical(value[key]) for key in sorted(value)) + b"}"
-    if isinstance(value, list):
-        return b"[" + b",".join(map(canonical, value)) + b"]"
-    if isinstance(value, str):
-        return ('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"').encode()
-    return json.dumps(value).encode()
-
-
-def signed_by(key: Json, signature: bytes, message: bytes) -> bool:
-    """Say whether the key made the signature: ed25519 keys are hex, the others PEM."""
-    text = key["keyval"]["public"]
-    try:
-        if key["keytype"] == "ed25519":
-            ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(text)).verify(signature, message)
-            return True
-        public = serialization.load_pem_public_key(text.encode())
-        if isinstance(public, ec.EllipticCurvePublicKey):
-            public.verify(signature, message, ec.ECDSA(hashes.SHA256()))
-            return True
-        if isinstance(public, rsa.RSAPublicKey):
-            pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
-            public.verify(signature, message, pss, hashes.SHA256())
-            return True
-    except (InvalidSignature, ValueError):
-        return False
-    return False
-
-
-def check_signatures(root: Json, role: str, document: Json) -> None:
-    """Refuse a document that fewer than the threshold of the role's keys in `root` sign."""
-    message = canonical(document["signed"])
-    allowed = root["roles"][role]
-    signatures = {each["keyid"]: bytes.fromhex(each["sig"]) for each in document["signatures"] if each["sig"]}
-    good = [
-        name
-        for name in set(allowed["keyids"]) & set(signatures)
-        if name in root["keys"] and signed_by(root["keys"][name], signatures[name], message)
-    ]
-    need(len(good) >= allowed["threshold"], f"{role} has {len(good)} good signatures of {allowed['threshold']}")
-
-
-def check_fresh(signed: Json) -> None:
-    """Refuse a document past its expiry."""
-    expires = datetime.strptime(signed["expires"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    need(expires > datetime.now(UTC), f"{signed['_type']} expired at {signed['expires']}")
-
-
-class Trust:
-    """The TUF client; `folder` keeps what was trusted last."""
-
-    def __init__(self, base: str, folder: Path, root: bytes) -> None:
-        self.base, self.folder = base.rstrip("/"), folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.root: Json = json.loads(self.kept("root") or root)["signed"]
-
-    def kept(self, role: str) -> bytes | None:
-        """Return the role's last trusted document."""
-        path = self.folder / f"{role}.json"
-        return path.read_bytes() if path.exists() else None
-
-    def keep(self, role: str, data: bytes) -> None:
-        """Replace the role's last trusted document at once."""
-        part = self.folder / f"{role}.part"
-        part.write_bytes(data)
-        part.replace(self.folder / f"{role}.json")
-
-    def last(self, role: str) -> Json | None:
-        """Return the signed part of what was trusted last, if today's root still trusts it."""
-        data = self.kept(role)
-        if data is None:
-            return None
-        document: Json = json.loads(data)
-        try:
-            check_signatures(self.root, role, document)
-        except Refused:
-            return None
-        signed: Json = document["signed"]
-        return signed
-
-    def refresh(self) -> Json:
-        """Return the signed part of `targets.json`, by chapter 5 of the specification."""
-        self.renew_root()
-        timestamp = self.load("timestamp", "timestamp.json", None, 16_384)
-        meta = timestamp["meta"]["snapshot.json"]
-        snapshot = self.load("snapshot", f"{meta['version']}.snapshot.json", meta, 5_000_000)
-        meta = snapshot["meta"]["targets.json"]
-        return self.load("targets", f"{meta['version']}.targets.json", meta, 5_000_000)
-
-    def renew_root(self) -> None:
-        """Walk the chain of roots to its end."""
-        while True:
-            version = self.root["version"] + 1
-            try:
-                data, _, _ = get(f"{self.base}/metadata/{version}.root.json", 512_000)
-            except urllib.error.HTTPError as error:
-                if error.code not in {403, 404}:
-                    raise
-                break
-            document = json.loads(data)
-            check_signatures(self.root, "root", document)
-            check_signatures(document["signed"], "root", document)
-            need(document["signed"]["_type"] == "root", "root is of another type")
-            need(document["signed"]["version"] == version, f"{version}.root.json is another version")
-            self.root = document["signed"]
-            self.keep("root", data)
-        check_fresh(self.root)
-
-    def load(self, role: str, name: str, meta: Json | None, limit: int) -> Json:
-        """Fetch a role's document and check all that the specification asks; `meta` is what names it."""
-        data, _, _ = get(f"{self.base}/metadata/{name}", min(limit, (meta or {}).get("length", limit)))
-        if meta and "length" in meta:
-            need(len(data) == meta["length"], f"{name} has another length")
-        if meta and "hashes" in meta:
-            need(sha256(data) == meta["hashes"]["sha256"], f"{name} has another hash")
-        document = json.loads(data)
-        check_signatures(self.root, role, document)
-        signed: Json = document["signed"]
-        need(signed["_type"] == role, f"{name} is of type {signed['_type']}")
-        need(meta is None or signed["version"] == meta["version"], f"{name} is another version")
-        last = self.last(role)
-        if last:
-            need(signed["version"] >= last["version"], f"{role} is older than what was trusted last")
-            for key, value in last["meta"].items() if "meta" in last else ():
-                newer = signed["meta"].get(key, {}).get("version", 0)
-                need(newer >= value["version"], f"{role} names an older {key}")
-        check_fresh(signed)
-        self.keep(role, data)
-        return signed
-
-    def document(self, targets: Json, name: str, schema: str) -> Json:
-        """Return a channel or a release by its name."""
-        entry = targets["targets"].get(name)
-        need(entry, f"the catalog has no {name}")
-        folder, _, last = name.rpartition("/")
-        url = f"{self.base}/targets/{folder}/{entry['hashes']['sha256']}.{last}"
-        data, _, _ = get(url, entry["length"])
-        need(len(data) == entry["length"] and sha256(data) == entry["hashes"]["sha256"], f"{name} was changed")
-        document: Json = json.loads(data)
-        need(document["schema"] == schema, f"{name} has schema {document['schema']}: update the app")
-        return document
-
-
-# -- 4. Which bundle
+    model: str
+    channel: str = "production"
+    version: str | None = None
+    formats: tuple[str, ...] = ("gguf", "onnx", "coreml")
 
 
 def place_of(model: str, release: str, install_id: str) -> int:
     """Return the installation's place in a release's rollout, 0 to 9,999."""
     digest = hashlib.sha256(f"{model}\n{release}\n{install_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") * 10_000 >> 64
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the release that it came to; `reached`: that is out for this installation."""
+
+    name: str
+    release: str
+    entry: Json
+    target: Json
+    reached: bool
+
+
+def cells_of(trust: Trust, targets: Json, wish: Wish, install_id: str) -> list[Cell]:
+    """Return every cell, at the release that the installation is to have there."""
+
+    @cache
+    def release(version: str) -> Json:
+        return trust.document(targets, f"{wish.model}/releases/{version}.json", "phipack.release/1")
+
+    if wish.version:  # as a channel that has it for everybody
+        everybody: list[Json] = [{"release": wish.version, "basis_points": 10_000}]
+        channel = dict.fromkeys(release(wish.version)["cells"], everybody)
+    else:
+        path = f"{wish.model}/channels/{wish.channel}.json"
+        channel = trust.document(targets, path, "phipack.channel/1")["cells"]
+    found = []
+    for name, stages in channel.items():
+        reached = [one for one in stages if place_of(wish.model, one["release"], install_id) < one["basis_points"]]
+        document = release((reached or stages[-1:])[0]["release"])
+        entry = document["cells"][name]
+        found.append(Cell(name, document["release"], entry, document["devices"][entry["target"]], bool(reached)))
+    return found
+
+
+def numbers(version: str) -> list[int]:
+    """Return an OS version's numbers; `18` and `18.0` are the same."""
+    found = [int(part) for part in re.findall(r"\d+", version)]
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
+def runs(device: Device, target: Json) -> bool:
+    """Say whether the device's OS is the target's, and new enough."""
+    same = device.os.casefold() == target["os"].casefold()
+    return same and numbers(device.os_version) >= numbers(target["minimum_os"])
+
+
+def choose(device: Device, wish: Wish, cells: list[Cell]) -> Cell:
+    """Return the device's cell: by its identifier, else its SoC, else its memory."""
+    able = [one for one in cells if one.entry["format"] in wish.formats and runs(device, one.target)]
+    able.sort(key=lambda one: (one.entry["target"], one.name))
+    fitting = [one for one in able if device.memory >= 0.85 * one.target["ram_bytes"]]
+    fitting.sort(key=lambda one: -one.target["ram_bytes"])  # stable: ties stay in the names' order
+    steps = (
+        [one for one in able if device.identifier in one.target["identifiers"]],
+        [one for one in fitting if one.target["soc"].casefold() == device.soc.casefold()],
+        fitting,
+    )
+    target = next((step[0].entry["target"] for step in steps if step), None)
+    same = [one for one in able if one.entry["target"] == target]
+    need(same, f"nothing is published for {device}")
+    own = [one for one in same if one.name == target]
+    need(own or len(same) == 1, f"target {target} has several cells: name one")
+    chosen = (own or same)[0]
+    need(chosen.reached, f"{chosen.name}: {chosen.release} is not out for this installation yet")
+    return chosen
+
+
+def install(trust: Trust, wish: Wish, device: Device, install_id: str, home: Path) -> tuple[Path, str]:
+    """Bring the device what it is to have; return the bundle's folder and its release."""
+    targets = trust.refresh()
+    cell = choose(device, wish, cells_of(trust, targets, wish, install_id))
+    return fetch_bundle(trust.base, cell.entry, home), cell.release
