@@ -136,6 +136,14 @@ class GenerationEntry(_Strict):
     chat_template: str | None
 
 
+def _folded(path: str) -> str:
+    """What two paths share that are one on some disk: letter case does not count, nor how a letter is composed.
+
+    Upper case first: a dotless i, which has no other folding, has I there.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).upper().casefold())
+
+
 class Manifest(_Strict):
     """`manifest.json`. `checkpoint` and every digest read `sha256:<hex>`."""
 
@@ -150,7 +158,7 @@ class Manifest(_Strict):
     @field_validator("files")
     @classmethod
     def _no_collisions(cls, files: list[FileEntry]) -> list[FileEntry]:
-        folded = [MANIFEST_NAME, *(unicodedata.normalize("NFC", entry.path).casefold() for entry in files)]
+        folded = [_folded(path) for path in (MANIFEST_NAME, *(entry.path for entry in files))]
         if len(set(folded)) != len(folded):
             raise ValueError("two files have the same name (letter case aside)")
         folders = {str(parent) for path in folded for parent in PurePosixPath(path).parents}

@@ -44,7 +44,7 @@ def check_manifest(manifest: Json) -> None:
     for entry in manifest["files"]:
         name = entry["path"]
         check_path(name)
-        folded = unicodedata.normalize("NFC", name).casefold()
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).upper().casefold())
         need(folded not in seen, f"the manifest has {name!r} twice")
         seen.add(folded)
         need(re.fullmatch("[0-9a-f]{64}", entry["sha256"]), f"the manifest has no SHA-256 of {name!r}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -265,6 +265,7 @@ def test_a_changed_manifest_is_refused_or_another_bundle(manifest: Manifest, dat
         max_size=3,
     )
 )
+@example(["I", "\u0131"])
 def test_files_that_are_taken_together_lie_apart_on_every_disk(names: list[str]) -> None:
     """No two are one where letters' case, or their composition, does not count; none is another one's folder."""
     try:
