@@ -21,7 +21,7 @@ import getpass
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -29,10 +29,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from registry.bundle import digest_of_bytes
+from registry.evidence_runs import end_dead_runs, evidence_run
 from registry.lease import Check, Timing
+from registry.mlflow_errors import foreign_errors
 from registry.mlflow_lease import model_lease
 from registry.mlflow_names import claim_name, experiment_id, require_seen
-from registry.mlflow_session import LOCK_SECONDS, connect, exclusive, files_at, foreign_errors, pages
+from registry.mlflow_session import LOCK_SECONDS, connect, exclusive, files_at, pages
 from registry.moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
 from registry.registration import EVIDENCE_NAME, Registration, ui_tags
 from registry.store import Store
@@ -121,8 +123,13 @@ class Ledger:
                 evidence is another bundle's; the MLflow name is somebody else's; MLflow refuses. No version is made.
         """
         self._check(entry)
-        with self.exclusive():
-            existing = self._find(entry)
+        with self.exclusive() as check:
+            rows = self.versions(entry.model)
+            with foreign_errors(self.uri):
+                end_dead_runs(
+                    self._client, self._experiment(entry.model), {row.run_id for row in rows}, alone=check is not None
+                )
+            existing = self._of(entry, rows)
             if existing is not None:
                 return self._renew_evidence(existing, entry)
             with self._evidence_run(entry) as run_id, foreign_errors(self.uri):
@@ -251,8 +258,7 @@ class Ledger:
             else:
                 self._client.set_registered_model_alias(name, alias, str(number))
 
-    def _find(self, entry: Registration) -> CellVersion | None:
-        rows = self.versions(entry.model)
+    def _of(self, entry: Registration, rows: Sequence[CellVersion]) -> CellVersion | None:
         return next((row for row in rows if (row.cell, row.release) == (entry.cell, entry.version)), None)
 
     def _renew_evidence(self, existing: CellVersion, entry: Registration) -> CellVersion:
@@ -267,27 +273,12 @@ class Ledger:
                 self._client.set_model_version_tag(existing.registered_model, str(existing.number), tag, tags[tag])
         return replace(existing, evidence=entry.evidence_digest, gates_passed=entry.evidence.passed, run_id=run_id)
 
-    @contextmanager
-    def _evidence_run(self, entry: Registration) -> Iterator[str]:
-        """Keep the evidence in a run, which ends with the block: FINISHED, or FAILED on any error or interrupt."""
-        with foreign_errors(self.uri):
-            run = self._client.create_run(
-                self._experiment(entry.model), tags=ui_tags(entry.run_tags()), run_name=entry.reference
-            )
-            run_id = str(run.info.run_id)
-        ended = "FAILED"
-        try:
-            with foreign_errors(self.uri):
-                entry.log_to(self._client, run_id)
-            yield run_id
-            ended = "FINISHED"
-        finally:
-            with foreign_errors(self.uri):
-                self._client.set_terminated(run_id, ended)
+    def _evidence_run(self, entry: Registration) -> AbstractContextManager[str]:
+        return evidence_run(self._client, self.uri, self._experiment(entry.model), entry)
 
     def _first_of_racers(self, entry: Registration, number: int) -> CellVersion:
         """MLflow lets two registrars add one release at once: the lower number counts, the other is taken back."""
-        first = self._find(entry)
+        first = self._of(entry, self.versions(entry.model))
         if first is None or first.number == number:
             assert first is not None, "a version that was just made"
             return first

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from registry.lease import Check, Timing, certain, held
-from registry.mlflow_session import foreign_errors
+from registry.mlflow_errors import foreign_errors
 from registry.versions import TAG_PREFIX
 from registry.waiting import Told
 

@@ -1,4 +1,4 @@
-"""Getting at MLflow: a quiet client that fails soon, and its errors as ours. Only `ledger.py` uses it.
+"""Getting at MLflow: a quiet client that fails soon. Only `ledger.py` uses it.
 
 MLflow's defaults suit a notebook: it logs migrations to standard error, shows progress bars, reports its use to its
 makers, and tries an unreachable server for minutes. What the environment sets explicitly is left as it is.
@@ -11,19 +11,19 @@ import logging
 import os
 import threading
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.lease import AwayError, Check, certain
+from registry.lease import Check, certain
+from registry.mlflow_errors import foreign_errors
 from registry.placement import disk_errors
 from registry.postgresql_lock import CHANGE, MIGRATE, database_lock, is_postgresql
-from registry.tracking import sqlite_path, without_password
+from registry.tracking import sqlite_path
 from registry.waiting import Waiting
-from targets.errors import PhipackError, RegistryError
+from targets.errors import RegistryError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,7 +39,6 @@ _ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 LOCK_SECONDS = 60.0
-_SERVER_ERRORS = 500  # the first status of those that are the server's
 _importing = threading.Lock()  # two threads in the middle of its circles of imports get stuck, or half a module
 
 
@@ -73,57 +72,6 @@ def files_at(place: str, uri: str) -> Any:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     return get_artifact_repository(place, tracking_uri=uri)
-
-
-@contextmanager
-def foreign_errors(uri: str) -> Iterator[None]:
-    """Wrap what MLflow, its database and its HTTP client raise into `RegistryError`."""
-    try:
-        yield
-    except PhipackError:
-        raise
-    except KeyboardInterrupt as error:
-        # A statement that was interrupted keeps SQLite's lock until the frames that know its cursor forget it: what is
-        # to be tidied up now would wait for that lock for 20 s, in vain.
-        traceback.clear_frames(error.__traceback__)
-        raise
-    except OSError as error:  # the disk's, and requests' errors
-        raise _refusal(uri, error, getattr(getattr(error, "response", None), "status_code", None)) or RegistryError(
-            f"MLflow at {without_password(uri)} failed: {error}",
-            fix="see that the server runs and the folder is writable",
-        ) from error
-    except _foreign_kinds() as error:
-        if uri.startswith("http") and _status_of(error) >= _SERVER_ERRORS:
-            raise AwayError(
-                f"MLflow at {without_password(uri)} can't be reached, or is in trouble: {_first_line(error)}",
-                fix="see that the server runs and that --tracking-uri or MLFLOW_TRACKING_URI names it; then try again",
-            ) from error
-        raise _refusal(uri, error, _status_of(error)) or RegistryError(
-            f"MLflow at {without_password(uri)} refused or can't be reached: {_first_line(error)}",
-            fix="see MLflow's message above, and that --tracking-uri or MLFLOW_TRACKING_URI names the right server",
-        ) from error
-
-
-def _refusal(uri: str, error: Exception, status: int | None) -> RegistryError | None:
-    """What to tell of an answer that MLflow's accounts, or a proxy's, gave; None where it was none."""
-    account = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    if status == 401:
-        refused = f"refuses account {account!r} or its password" if account else "lets in only who names an account"
-        return RegistryError(
-            f"MLflow at {without_password(uri)} {refused}",
-            fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) as it knows them",
-        )
-    if status == 403:
-        return RegistryError(
-            f"MLflow at {without_password(uri)} does not let {account or 'this account'} do this: {_first_line(error)}",
-            fix="ask its administrator for a permission on the experiment MODEL and the registered models MODEL.CELL:"
-            " READ to read, EDIT to register and promote, MANAGE to promote a cell to a channel for the first time",
-        )
-    return None
-
-
-def _first_line(error: Exception) -> str:
-    return without_password(str(error).strip().split("\n")[0].split("(Caused by ")[-1])
 
 
 def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
@@ -194,17 +142,3 @@ def _try_database(uri: str) -> None:
         sqlalchemy.inspect(engine).get_table_names()
     finally:
         engine.dispose()
-
-
-def _status_of(error: Exception) -> int:
-    """The HTTP status that MLflow gives an error; its client's own, when nobody answers, is 500."""
-    return int(getattr(error, "get_http_status_code", int)())
-
-
-def _foreign_kinds() -> tuple[type[Exception], ...]:
-    """Looked up only when something was raised: by then MLflow is imported anyway."""
-    from alembic.util import CommandError
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return MlflowException, SQLAlchemyError, CommandError

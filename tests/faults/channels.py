@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from phipack.__main__ import main
@@ -18,6 +19,7 @@ from tests.faults.ground import Ground, Run, Step, as_command, names, phipack
 from tests.registry.bundles import make_bundle, make_evidence
 
 CELLS = ("iphone-15", "pixel-9")
+Builder = Callable[[Path, str], object]  # makes a release's bundle in a folder
 HOME = Path(".phipack")
 STORE = HOME / "store"
 
@@ -26,12 +28,17 @@ def _ledger() -> Ledger:
     return open_ledger(None, FolderStore(STORE), HOME)
 
 
-def prepare_registry(ground: Ground, *releases: str) -> None:
+def tiny(folder: Path, release: str) -> None:
+    """A bundle whose weights are the release's name."""
+    make_bundle(folder, {"model.gguf": release.encode(), "tokenizer.json": b"{}"})
+
+
+def prepare_registry(ground: Ground, *releases: str, build: Builder = tiny) -> None:
     """MLflow's database, empty, and bundles that are not registered yet."""
     HOME.mkdir()
     shutil.copy(ground.folder.parents[1] / "migrated.db", HOME / "mlflow.db")
     for release in releases:
-        make_bundle(Path("bundles") / release, {"model.gguf": release.encode(), "tokenizer.json": b"{}"})
+        build(Path("bundles") / release, release)
 
 
 def _register(release: str) -> None:
@@ -43,9 +50,9 @@ def _register(release: str) -> None:
         ledger.register(Registration("phi", Version.parse(release), cell, bundle.manifest, evidence))
 
 
-def prepare_releases(ground: Ground) -> None:
+def prepare_releases(ground: Ground, build: Builder = tiny) -> None:
     """Releases 1.0.0 and 1.1.0 of two cells; production stands at 1.0.0."""
-    prepare_registry(ground, "1.0.0", "1.1.0")
+    prepare_registry(ground, "1.0.0", "1.1.0", build=build)
     for release in ("1.0.0", "1.1.0"):
         _register(release)
     assert main(["promote", "phi:1.0.0", "--to", "production"]) == 0
@@ -153,8 +160,18 @@ def registered(*releases: str) -> Step:
         rows = open_reader(None, FolderStore(STORE)).versions("phi")
         expected = {(cell, release) for cell in CELLS for release in releases}
         assert {(row.cell, str(row.release)) for row in rows} == expected
+        assert runs_in_progress() == []
 
     return done
+
+
+def runs_in_progress() -> list[str]:
+    """Runs of the model that nobody ended."""
+    client = _ledger()._client
+    experiment = client.get_experiment_by_name("phi")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
+    return [run.info.run_name for run in runs]
 
 
 def store_is_tidy(_: Ground) -> None:

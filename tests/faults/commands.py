@@ -12,7 +12,7 @@ from pathlib import Path
 from registry import large_file, transfer
 from registry.folder_store import FolderStore
 from registry.ledger import open_ledger
-from tests.faults import channels, fetching, publishing, releasing
+from tests.faults import channels, fetching, parts, publishing, releasing
 from tests.faults.ground import Command, Ground, phipack
 from tests.faults.pieces import NEW
 
@@ -88,6 +88,30 @@ COMMANDS: Mapping[str, Command] = {
         done=publishing.phone_has_the_new_one,
         tidy=publishing.phone_is_tidy,
         limit=20,
+    ),
+    "fetch by a delta": Command(
+        prepare=publishing.prepare_catalog_with_delta,
+        run=publishing.phone_fetches,
+        after=publishing.phone_has_one,
+        done=publishing.phone_has_the_new_one,
+        tidy=publishing.phone_is_tidy,
+        limit=15,
+    ),
+    "split": Command(
+        prepare=parts.prepare_split,
+        run=parts.SPLIT,
+        after=parts.parts_are_whole,
+        done=parts.split_is_done,
+        tidy=parts.parts_are_alone,
+        limit=15,
+    ),
+    "join": Command(
+        prepare=parts.prepare_join,
+        run=parts.JOIN,
+        after=fetching.one_whole_bundle,
+        done=fetching.fetched(NEW),
+        tidy=fetching.out_is_alone,
+        limit=15,
     ),
     "keys init": Command(
         prepare=lambda _: None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 from phipack.__main__ import main
@@ -10,8 +11,9 @@ from registry.bundle import open_bundle, verify
 from registry.catalog_state import published_digests, read_published
 from registry.folder_store import FolderStore
 from registry.signing import open_keys
-from tests.faults.channels import CELLS, STORE, prepare_releases
+from tests.faults.channels import CELLS, STORE, Builder, prepare_releases, tiny
 from tests.faults.ground import Ground, Run, names, phipack
+from tests.faults.pieces import write_pieces
 
 KEYS = Path(".phipack/keys")
 CATALOG = Path("catalog")
@@ -25,9 +27,9 @@ def prepare_keys(_: Ground) -> None:
     assert main(["keys", "init"]) == 0
 
 
-def prepare_publication(ground: Ground) -> None:
+def prepare_publication(ground: Ground, build: Builder = tiny) -> None:
     """1.0.0 is published, a phone has it; production points at 1.1.0."""
-    prepare_releases(ground)
+    prepare_releases(ground, build)
     prepare_keys(ground)
     assert main([*_PUBLISH]) == 0
     assert main(["promote", "phi:1.1.0", "--to", "production"]) == 0
@@ -35,10 +37,26 @@ def prepare_publication(ground: Ground) -> None:
     assert phone_fetches(ground) == 0
 
 
-def prepare_newer_catalog(ground: Ground) -> None:
+def prepare_newer_catalog(ground: Ground, build: Builder = tiny) -> None:
     """1.1.0 is published too; the phone has not heard of it."""
-    prepare_publication(ground)
+    prepare_publication(ground, build)
     assert main([*_PUBLISH]) == 0
+
+
+def prepare_catalog_with_delta(ground: Ground) -> None:
+    """The same, of releases that differ by a little everywhere: a delta leads from one to the other."""
+    prepare_newer_catalog(ground, _nudged)
+    assert any(b'"from"' in path.read_bytes() for path in CATALOG.rglob("*.json"))
+
+
+def _nudged(folder: Path, release: str) -> None:
+    """A bundle of which each release changes a little everywhere."""
+    chance = random.Random(1)
+    pieces = [bytearray(chance.randbytes(100_000)) for _ in range(5)]
+    for piece in pieces:
+        for place in range(0, len(piece), 1000 + int(release[2])):
+            piece[place] ^= 1
+    write_pieces(folder, [bytes(piece) for piece in pieces])
 
 
 def phone_fetches(ground: Ground) -> int:

@@ -148,6 +148,8 @@ def case(command: Command, fault: Fault, point: Point, slot: Slot) -> str | None
         return f"{point}: not a sentence:\n{said}"
     if code == 1 and "fix: " not in said:
         return f"{point}: no fix is given:\n{said}"
+    if code == 1 and fault == "full" and "space" not in said:
+        return f"{point}: it does not speak of the disk:\n{said}"
     if slot.fork(look_and_run_again):
         return f"{point}, which ended with {code}:\n{said}\nand then:\n{slot.said.read_text()}"
     return None
