@@ -57,7 +57,7 @@ def connect(uri: str) -> MlflowClient:
                 from mlflow import MlflowClient
         except ImportError as error:
             raise RegistryError(f"MLflow can't be imported: {error}", fix="pip install 'phipack[registry]'") from error
-        for noisy in ("mlflow", "alembic"):
+        for noisy in ("mlflow", "alembic", "sqlalchemy.pool"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # it logs errors with tracebacks, and raises them too
         with foreign_errors(uri):
             if not uri.startswith("http"):

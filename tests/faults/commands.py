@@ -12,7 +12,7 @@ from pathlib import Path
 from registry import large_file, transfer
 from registry.folder_store import FolderStore
 from registry.ledger import open_ledger
-from tests.faults import channels, fetching, parts, publishing, releasing
+from tests.faults import channels, databases, fetching, parts, publishing, releasing
 from tests.faults.ground import Command, Ground, phipack
 from tests.faults.pieces import NEW
 
@@ -24,6 +24,14 @@ COMMANDS: Mapping[str, Command] = {
         run=phipack("promote", "phi:1.1.0", "--to", "production"),
         after=channels.no_cell_is_without,
         done=channels.promoted,
+        limit=16,
+    ),
+    "promote in PostgreSQL": Command(
+        prepare=databases.prepare_releases_there,
+        run=databases.there(phipack("promote", "phi:1.1.0", "--to", "production")),
+        after=databases.there(channels.no_cell_is_without),
+        done=databases.there(channels.promoted),
+        reset=databases.fresh_database,
         limit=16,
     ),
     "rollback": Command(

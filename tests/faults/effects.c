@@ -333,6 +333,10 @@ int connect(int handle, const struct sockaddr *address, socklen_t length)
 
 ssize_t send(int handle, const void *data, size_t size, int flags)
 {
-    POINT_AT("send", is_network(handle) ? "network" : "", NETWORK);
+    if (mode != OFF && is_network(handle) && met("send", "network", NETWORK)) {
+        shutdown(handle, SHUT_RDWR); /* what is reset stays so: nobody waits for an answer */
+        errno = ECONNRESET;
+        return -1;
+    }
     return REAL(send)(handle, data, size, flags);
 }

@@ -6,15 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.services.postgresql import PostgresqlServer
 from phipack.__main__ import main
 
 
 @dataclass(frozen=True)
 class Ground:
-    """A case's folder, which is the working folder too, and the URL where the new bundle is served as `/new`."""
+    """A case's folder, which is the working folder too, and the URL where the new bundle is served as `/new`.
+
+    `postgresql`: the server, for commands that ask for one.
+    """
 
     folder: Path
     site: str
+    postgresql: PostgresqlServer | None = None
 
 
 Step = Callable[[Ground], None]
@@ -33,7 +38,8 @@ class Command:
     once it has: nothing else is left; so after a full disk, unless `told` says what may be kept there. `retry`: where
     the next try is another command.
     `imports`: heavy modules that it alone needs. `limit`: how many points are killed at, at most; a third of it for
-    other faults. `slow`: these are for FAULTS=all alone.
+    other faults. `slow`: these are for FAULTS=all alone. `reset`: what is made anew for each case beside its folder;
+    a PostgreSQL server is at hand then.
     """
 
     prepare: Step
@@ -46,6 +52,7 @@ class Command:
     limit: int = 30
     slow: bool = False
     retry: Run | None = None
+    reset: Step | None = None
 
     @property
     def again(self) -> Run:

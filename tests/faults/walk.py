@@ -18,10 +18,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.services.postgresql import PostgresqlServer
 from tests.faults.commands import COMMANDS, warm
+from tests.faults.databases import start_postgresql
 from tests.faults.effects import Fault, Point, arm, chosen, read_trace, trace
 from tests.faults.ground import Command, Ground
 from tests.faults.served import start_site
@@ -42,10 +45,11 @@ class Slot:
 
     place: Path
     site: str
+    postgresql: PostgresqlServer | None = None
 
     @property
     def ground(self) -> Ground:
-        return Ground(self.place / "case", self.site)
+        return Ground(self.place / "case", self.site, self.postgresql)
 
     def prepared(self, command: Command) -> Path:
         return self.place / f"prepared-{id(command)}"
@@ -61,6 +65,8 @@ class Slot:
     def reset(self, command: Command) -> None:
         shutil.rmtree(self.ground.folder, ignore_errors=True)
         shutil.copytree(self.prepared(command), self.ground.folder, symlinks=True)
+        if command.reset is not None:
+            command.reset(self.ground)
 
     def fork(self, work: Callable[[], int]) -> int:
         """Run in a process of its own, in the case's folder; give its exit code, or minus the signal."""
@@ -189,13 +195,18 @@ def main(place: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command line had changed it
     gc.freeze()  # so that a fork shares it
     slots = [Slot(place / f"slot{number}", site) for number in range(SLOTS)]
-    for line in sys.stdin:
-        asked = json.loads(line)
-        try:
-            answer = walk(COMMANDS[asked["command"]], asked["fault"], slots, every=asked["every"])
-        except RuntimeError as error:
-            answer = {"points": 0, "walked": 0, "problems": [str(error)]}
-        print(json.dumps(answer), file=answers, flush=True)
+    with ExitStack() as stack:
+        for line in sys.stdin:
+            asked = json.loads(line)
+            command = COMMANDS[asked["command"]]
+            if command.reset is not None and slots[0].postgresql is None:
+                server = stack.enter_context(start_postgresql())
+                slots = [replace(slot, postgresql=server) for slot in slots]
+            try:
+                answer = walk(command, asked["fault"], slots, every=asked["every"])
+            except RuntimeError as error:
+                answer = {"points": 0, "walked": 0, "problems": [str(error)]}
+            print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
