@@ -129,7 +129,7 @@ class Ledger:
                 end_dead_runs(
                     self._client, self._experiment(entry.model), {row.run_id for row in rows}, alone=check is not None
                 )
-            existing = self._of(entry, rows)
+            existing = _registered_as(entry, rows)
             if existing is not None:
                 return self._renew_evidence(existing, entry)
             with self._evidence_run(entry) as run_id, foreign_errors(self.uri):
@@ -258,9 +258,6 @@ class Ledger:
             else:
                 self._client.set_registered_model_alias(name, alias, str(number))
 
-    def _of(self, entry: Registration, rows: Sequence[CellVersion]) -> CellVersion | None:
-        return next((row for row in rows if (row.cell, row.release) == (entry.cell, entry.version)), None)
-
     def _renew_evidence(self, existing: CellVersion, entry: Registration) -> CellVersion:
         """Same bundle: nothing to do, unless its evidence was taken anew (gates may have changed); a run keeps each."""
         if existing.digest != entry.manifest.digest:
@@ -278,7 +275,7 @@ class Ledger:
 
     def _first_of_racers(self, entry: Registration, number: int) -> CellVersion:
         """MLflow lets two registrars add one release at once: the lower number counts, the other is taken back."""
-        first = self._of(entry, self.versions(entry.model))
+        first = _registered_as(entry, self.versions(entry.model))
         if first is None or first.number == number:
             assert first is not None, "a version that was just made"
             return first
@@ -294,6 +291,10 @@ class Ledger:
     def _registered(self, wanted: str) -> list[Any]:
         with foreign_errors(self.uri):
             return list(pages(lambda token: self._client.search_registered_models(wanted, _PAGE, page_token=token)))
+
+
+def _registered_as(entry: Registration, rows: Sequence[CellVersion]) -> CellVersion | None:
+    return next((row for row in rows if (row.cell, row.release) == (entry.cell, entry.version)), None)
 
 
 def _cell_version(row: Any, channels: Sequence[str]) -> CellVersion:

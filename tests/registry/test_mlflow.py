@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tomllib
 import urllib.error
@@ -21,6 +22,8 @@ from registry.ledger import Ledger, open_ledger
 from registry.promotion import history, promote, rollback
 from registry.reading import open_reader, resolve_in
 from registry.registration import Registration
+from registry.s3_store import S3Store
+from registry.store_uris import open_store
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
 from tests.registry.bundles import make_bundle, make_evidence
@@ -89,6 +92,33 @@ def test_bundles_are_read_only_in_mlflow(plain_mlflow: Any, store: FolderStore, 
         repository.log_artifacts(str(bundle.path))
     with pytest.raises(MlflowException, match="has no file"):
         repository._download_file("absent", str(bundle.path / "x"))
+
+
+@pytest.fixture
+def s3_ledger(migrated_database: Path, tmp_path: Path, s3_store: S3Store) -> Ledger:
+    """A ledger for bundles on S3."""
+    shutil.copy(migrated_database, tmp_path / "mlflow.db")
+    return open_ledger(f"sqlite:///{tmp_path}/mlflow.db", s3_store)
+
+
+def test_it_gives_the_verified_bundle_from_s3_too(
+    s3_ledger: Ledger,
+    s3_store: S3Store,
+    bundle: Bundle,
+    tmp_path: Path,
+) -> None:
+    s3_store.add_bundle(bundle)
+    evidence = make_evidence(bundle)
+    s3_ledger.register(Registration("phi", Version(1, 0, 0), "iphone-15", bundle.manifest, evidence))
+    promote(s3_ledger, Reference.parse("phi:1.0.0"), "production", who="ann")
+    assert open_store(s3_ledger.versions("phi")[0].store).uri == s3_store.uri
+    with users_mlflow(s3_ledger.uri) as mlflow:
+        uri = "models:/phi.iphone-15@production"
+        names = {file.path for file in mlflow.artifacts.list_artifacts(uri)}
+        assert names == {"manifest.json", "model.gguf", "model.mlpackage", "tokenizer.json"}
+        path = mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "dl"))
+    verify(open_bundle(Path(path)))
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(s3_ledger.versions("phi"))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import subprocess
 import sys
 import time
@@ -17,21 +16,13 @@ from typing import Any
 import pytest
 
 from benchmarks.services.seaweedfs import S3Server
-from registry.bundle import Bundle, open_bundle, verify
-from registry.ledger import Ledger, open_ledger
-from registry.promotion import promote
-from registry.registration import Registration
 from registry.s3_store import S3Store
 from registry.s3_upload import PART_BYTES, part_bytes
 from registry.store import Blob, blob_path
-from registry.store_uris import open_store
 from targets.errors import StoreError
-from targets.references import Reference, Version
-from tests.registry.bundles import make_evidence
 from tests.registry.s3 import BUCKET
 from tests.registry.servers import running
 from tests.registry.tcp_proxy import proxy_before
-from tests.registry.users_mlflow import users_mlflow
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code></Error>"
 PARTS = 5
@@ -304,32 +295,3 @@ def test_parts_stay_below_what_s3_allows() -> None:
     for size in (PART_BYTES + 1, 28 << 30, 5 << 40):
         assert -(-size // part_bytes(size)) <= 10_000
     assert part_bytes(28 << 30) == PART_BYTES
-
-
-@pytest.fixture
-def s3_ledger(migrated_database: Path, tmp_path: Path, s3_store: S3Store) -> Ledger:
-    """A ledger for bundles on S3."""
-    import shutil
-
-    shutil.copy(migrated_database, tmp_path / "mlflow.db")
-    return open_ledger(f"sqlite:///{tmp_path}/mlflow.db", s3_store)
-
-
-def test_plain_mlflow_downloads_the_verified_bundle_from_s3(
-    s3_ledger: Ledger,
-    s3_store: S3Store,
-    bundle: Bundle,
-    tmp_path: Path,
-) -> None:
-    s3_store.add_bundle(bundle)
-    evidence = make_evidence(bundle)
-    s3_ledger.register(Registration("phi", Version(1, 0, 0), "iphone-15", bundle.manifest, evidence))
-    promote(s3_ledger, Reference.parse("phi:1.0.0"), "production", who="ann")
-    assert open_store(s3_ledger.versions("phi")[0].store).uri == s3_store.uri
-    with users_mlflow(s3_ledger.uri) as mlflow:
-        uri = "models:/phi.iphone-15@production"
-        names = {file.path for file in mlflow.artifacts.list_artifacts(uri)}
-        assert names == {"manifest.json", "model.gguf", "model.mlpackage", "tokenizer.json"}
-        path = mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path / "dl"))
-    verify(open_bundle(Path(path)))
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(s3_ledger.versions("phi"))
