@@ -15,6 +15,7 @@ from targets.errors import PhipackError, RegistryError
 
 _SERVER_ERRORS = 500  # the first HTTP status of those that are the server's
 _FULL = re.compile("database or disk is full|No space left on device|could not extend file")  # SQLite, C, PostgreSQL
+_UNWRITABLE = re.compile("unable to open database file|disk I/O error|attempt to write a readonly database")  # SQLite
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def foreign_errors(uri: str) -> Iterator[None]:
     except OSError as error:  # the disk's, and requests' errors
         status = getattr(getattr(error, "response", None), "status_code", None)
         raise (
-            _full_disk(uri, error)
+            _disk_trouble(uri, error)
             or _refusal(uri, error, status)
             or RegistryError(
                 f"MLflow at {without_password(uri)} failed: {error}",
@@ -46,7 +47,7 @@ def foreign_errors(uri: str) -> Iterator[None]:
                 fix="see that the server runs and that --tracking-uri or MLFLOW_TRACKING_URI names it; then try again",
             ) from error
         raise (
-            _full_disk(uri, error)
+            _disk_trouble(uri, error)
             or _refusal(uri, error, _status_of(error))
             or RegistryError(
                 f"MLflow at {without_password(uri)} refused or can't be reached: {_first_line(error)}",
@@ -73,19 +74,30 @@ def _refusal(uri: str, error: Exception, status: int | None) -> RegistryError | 
     return None
 
 
-def _full_disk(uri: str, error: BaseException | None) -> RegistryError | None:
-    """What to tell where a full disk is behind an error; None where none is."""
-    while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(error)):
-            return RegistryError(
-                f"no space left for MLflow at {without_password(uri)}", fix="free space there, then try again"
-            )
-        error = error.__cause__ or error.__context__
+def _disk_trouble(uri: str, error: BaseException) -> RegistryError | None:
+    """What to tell where the disk is behind an error; None where it is not."""
+    place = without_password(uri)
+    for cause in _causes(error):
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(cause)):
+            return RegistryError(f"no space left for MLflow at {place}", fix="free space there, then try again")
+    if (found := _UNWRITABLE.search(str(error))) is not None:
+        return RegistryError(
+            f"MLflow's database {place} can't be written: {found[0]}",
+            fix="see that its disk has space left and that you may write to its folder; then try again",
+        )
     return None
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _first_line(error: Exception) -> str:
-    return without_password(str(error).strip().split("\n")[0].split("(Caused by ")[-1])
+    """What happened, in one line, without SQLAlchemy's remark on where it was and urllib3's on what it tried."""
+    lines = [line for line in str(error).strip().split("\n") if not line.startswith("(raised as a result of ")]
+    return without_password((lines or [""])[0].split("(Caused by ")[-1])
 
 
 def _status_of(error: Exception) -> int:
