@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from targets.errors import BuildError, FetchError
@@ -86,6 +86,8 @@ def _locked(folder: Path) -> int | None:
             continue  # it was swept meanwhile
         except OSError as error:
             if error.errno != errno.ELOOP:
+                with suppress(OSError):  # it holds what an earlier try received
+                    folder.rmdir()
                 raise
             path.unlink()  # a link
             continue
