@@ -266,7 +266,7 @@ class Ledger:
             return existing
         with self._evidence_run(entry) as run_id, foreign_errors(self.uri):
             tags = entry.version_tags(run_id, existing.store)
-            for tag in (GATES_TAG, EVIDENCE_TAG, RUN_TAG):
+            for tag in (RUN_TAG, GATES_TAG, EVIDENCE_TAG):  # its digest last: until then, the next try does all again
                 self._client.set_model_version_tag(existing.registered_model, str(existing.number), tag, tags[tag])
         return replace(existing, evidence=entry.evidence_digest, gates_passed=entry.evidence.passed, run_id=run_id)
 

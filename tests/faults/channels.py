@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from phipack.__main__ import main
@@ -14,6 +15,7 @@ from registry.ledger import Ledger, open_ledger
 from registry.promotion import history
 from registry.reading import open_reader
 from registry.registration import Registration
+from targets.errors import RegistryError
 from targets.references import Version
 from tests.faults.ground import Ground, Run, Step, as_command, names, phipack
 from tests.registry.bundles import make_bundle, make_evidence
@@ -41,12 +43,12 @@ def prepare_registry(ground: Ground, *releases: str, build: Builder = tiny) -> N
         build(Path("bundles") / release, release)
 
 
-def _register(release: str) -> None:
+def _register(release: str, kl_mean: float = 0.01) -> None:
     ledger, bundle = _ledger(), open_bundle(Path("bundles") / release)
     ledger.store.add_bundle(bundle)
     ledger.plan_release("phi", Version.parse(release), CELLS)
     for cell in CELLS:
-        evidence = make_evidence(bundle, target=cell)
+        evidence = make_evidence(bundle, target=cell, kl_mean=kl_mean)
         ledger.register(Registration("phi", Version.parse(release), cell, bundle.manifest, evidence))
 
 
@@ -172,6 +174,19 @@ def runs_in_progress() -> list[str]:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
     return [run.info.run_name for run in runs]
+
+
+def prepare_anew(ground: Ground) -> None:
+    """Release 1.0.0 is registered with another evidence than it will be."""
+    prepare_registry(ground, "1.0.0")
+    _register("1.0.0", kl_mean=0.9)
+
+
+def no_cell_is_believed_too_early(_: Ground) -> None:
+    """Evidence that is being renewed is the old one whole, or the new one whole, or told as neither."""
+    for row in open_reader(None, FolderStore(STORE)).versions("phi"):
+        with suppress(RegistryError):
+            assert _ledger().evidence(row).passed == row.gates_passed
 
 
 def store_is_tidy(_: Ground) -> None:

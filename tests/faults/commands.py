@@ -58,6 +58,14 @@ COMMANDS: Mapping[str, Command] = {
         tidy=channels.store_is_tidy,
         limit=8,
     ),
+    "renew evidence": Command(
+        prepare=channels.prepare_anew,
+        run=channels.register("1.0.0"),
+        after=channels.no_cell_is_believed_too_early,
+        done=channels.registered("1.0.0"),
+        tidy=channels.store_is_tidy,
+        limit=10,
+    ),
     "fetch a folder": Command(
         prepare=fetching.prepare_folder,
         run=phipack("fetch", "./new", *_TO_OUT),

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +199,26 @@ def test_a_failure_in_the_middle_leaves_no_version(ledger: Ledger, store: Folder
     assert [run.info.status for run in runs_of(ledger)] == ["FAILED"]
     ledger.register(entry(bundle))
     assert len(ledger.versions("phi")) == 1
+
+
+def test_what_a_killed_registration_left_running_is_ended(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    """By a lock it is known that nobody is at it; beside a server, when it began an hour ago."""
+    store.add_bundle(bundle)
+    client = client_of(ledger)
+    whole = ledger.register(entry(bundle)).run_id
+    client.update_run(whole, "RUNNING")  # its process died between the version and the run's end
+    (experiment,) = {run.info.experiment_id for run in runs_of(ledger)}
+    started = {"old": int((time.time() - 7200) * 1000), "new": None}
+    tags = entry(bundle).run_tags()
+    made = {name: client.create_run(experiment, begin, tags=tags) for name, begin in started.items()}
+    somebody_elses = client.create_run(experiment, 1)
+    ledger.register(entry(bundle, "1.1.0"))
+    states = {run.info.run_id: run.info.status for run in runs_of(ledger)}
+    locked = not ledger.uri.startswith("http")
+    assert states[made["old"].info.run_id] == "FAILED"
+    assert states[made["new"].info.run_id] == ("FAILED" if locked else "RUNNING")
+    assert states[whole] == ("FINISHED" if locked else "RUNNING")
+    assert states[somebody_elses.info.run_id] == "RUNNING"
 
 
 def test_two_register_one_release_at_once(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> None:
