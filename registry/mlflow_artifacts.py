@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from registry.bundle import MANIFEST_NAME, FileEntry, digest_of_bytes
+from registry.s3_client import s3_client
 from registry.store import URI_PREFIX, is_digest
 from registry.store_uris import open_store, parse_bundle_uri
 from registry.tracking import RUNS_FOLDER
@@ -95,7 +96,11 @@ class RunArtifactRepository(ArtifactRepository):
 
         place = artifact_uri.rstrip("/").removeprefix(URI_PREFIX)
         self._place = re.sub("^file:/(?!/)", "file:///", place)  # MLflow shortens a scheme that it does not know
-        self._files: Any = get_artifact_repository(self._place, tracking_uri, registry_uri)  # its methods have no types
+        files: Any = get_artifact_repository(self._place, tracking_uri, registry_uri)  # its methods have no types
+        if self._place.startswith("s3:"):
+            # The store's own way to S3: MLflow's keeps the credentials that a process had first.
+            files._get_s3_client = s3_client  # noqa: SLF001 - it has no other door
+        self._files = files
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """List what is directly below `path`: the run's own, or the bundle's."""

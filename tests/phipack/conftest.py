@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -62,6 +63,11 @@ gguf = { value = 0.5, source = "made up", confirmed = false }
 def command_environment() -> dict[str, str]:
     """The environment without what a developer's own settings would change."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PHIPACK_"))}
+
+
+def in_the_foreground() -> None:
+    """Let a program that starts take Ctrl-C: a runner in the background has its children ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:

@@ -19,7 +19,7 @@ import phipack as public
 from phipack.output import size, table
 from phipack.reference import reference
 from tests.checkpoints import Tiny, write_tiny
-from tests.phipack.conftest import PROJECT, Run, command_environment
+from tests.phipack.conftest import PROJECT, Run, command_environment, in_the_foreground
 from tests.registry.servers import on, serving
 
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "mlflow", "llama_cpp", "transformers", "numpy", "gguf", "boto3")
@@ -168,14 +168,14 @@ def test_generate_says_on_standard_error_that_llama_cpp_is_opened_again(phipack:
 
 
 def _interruptible(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    """Start phipack as a shell does in the foreground: a runner in the background may have us ignore SIGINT."""
+    """Start phipack as a shell does in the foreground."""
     return subprocess.Popen(
         [sys.executable, "-m", "phipack", *arguments],
         cwd=cwd,
         env=command_environment(),
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one call, no locks
+        preexec_fn=in_the_foreground,  # noqa: PLW1509 - one call, no locks
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.phipack.conftest import command_environment, run_in
+from tests.phipack.conftest import command_environment, in_the_foreground, run_in
 from tests.registry.catalogs import Publisher
 from tests.registry.tcp_proxy import proxy_before
 
@@ -41,6 +41,7 @@ def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         env=command_environment(),
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=in_the_foreground,  # noqa: PLW1509 - one call, no locks
     )
     try:
         assert process.stderr is not None
@@ -70,7 +71,7 @@ def test_a_fetch_that_was_killed_takes_only_what_it_lacks(tmp_path: Path) -> Non
     publisher.publish()
     stalled, enough = threading.Event(), 12_000_000
 
-    def stall(passed: int) -> bool:
+    def stall(passed: int, _: bytes) -> bool:
         if passed < enough:
             return False
         stalled.set()

@@ -14,7 +14,7 @@ import pytest
 
 from registry.folder_store import FolderStore
 from registry.ledger import open_ledger
-from tests.phipack.conftest import command_environment
+from tests.phipack.conftest import command_environment, in_the_foreground
 
 COMMANDS = (
     ("release",),
@@ -60,6 +60,7 @@ def started(folder: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         bufsize=0,
+        preexec_fn=in_the_foreground,  # noqa: PLW1509 - one call, no locks
     )
 
 

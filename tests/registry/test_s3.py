@@ -128,14 +128,14 @@ def test_publishers_of_one_blob_at_once_leave_one_whole_object(s3_server: S3Serv
     assert uploads_of(s3_server, s3_store) == []
 
 
-def test_the_server_refuses_bytes_that_changed_on_the_way(s3_server: S3Server, s3_store: S3Store) -> None:
+def test_the_server_refuses_bytes_that_changed_on_the_way(s3_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the checksums are for: a part's body is not the one that was hashed."""
     real = s3_store._client.upload_part
 
     def corrupting(**options: Any) -> Any:
         return real(**{**options, "Body": b"!" + bytes(options["Body"])[1:]})
 
-    s3_store._client.upload_part = corrupting
+    monkeypatch.setattr(s3_store._client, "upload_part", corrupting)  # all stores' client
     blob = blob_of(LARGE)
     with pytest.raises(StoreError, match="uploading failed"):
         s3_store.put(io.BytesIO(LARGE), blob, what="model.gguf")
@@ -165,7 +165,9 @@ def test_cut_connections_are_taken_up_again(behind_proxy: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("failure", ["lost answer", "503"])
-def test_a_document_whose_answer_was_lost_is_written(s3_store: S3Store, failure: str) -> None:
+def test_a_document_whose_answer_was_lost_is_written(
+    s3_store: S3Store, failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The client asks again, and its second request meets what the first has written, or finds the way free."""
     from botocore.awsrequest import AWSResponse
     from botocore.exceptions import ConnectionClosedError
@@ -183,7 +185,7 @@ def test_a_document_whose_answer_was_lost_is_written(s3_store: S3Store, failure:
         real(request)
         raise ConnectionClosedError(endpoint_url=request.url)
 
-    session.send = send
+    monkeypatch.setattr(session, "send", send)
     assert s3_store.write_document("metadata/1.root.json", b"{}", replacing=None)
     assert met
     assert not s3_store.write_document("metadata/1.root.json", b"{}", replacing=None)
