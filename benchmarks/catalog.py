@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from registry.catalog import open_catalog
-from registry.catalog_choice import Query, resolve
-from registry.catalog_documents import (
+from registry.catalog.choice import Query, resolve
+from registry.catalog.client import open_catalog
+from registry.catalog.documents import (
     CellEntry,
     ChannelDocument,
     DeltaEntry,
@@ -28,14 +28,14 @@ from registry.catalog_documents import (
     channel_path,
     release_path,
 )
-from registry.catalog_state import read_published, write_next
-from registry.folder_store import FolderStore
-from registry.http_requests import Web
-from registry.rollout import ALL, Stage
-from registry.signing import create_keys
+from registry.catalog.published_state import read_published, write_next
+from registry.catalog.rollout import ALL, Stage
+from registry.catalog.signing import create_keys
+from registry.store.folder import FolderStore
+from registry.transfer.http import Web
 from targets.references import Reference
 from targets.selection import Device
-from tests.registry.servers import RangeHandler, serving
+from tests.support.servers import RangeHandler, serving
 
 MODEL = "phi-3-mini-4k-instruct"
 TIMES = 21

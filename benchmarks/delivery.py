@@ -27,11 +27,12 @@ from pathlib import Path
 
 from benchmarks.full_size.measure import Measured, run
 from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
-from registry.bundle import Bundle, FileEntry, seal
-from registry.chunks import ChunkHasher
-from registry.large_file import LargeFile
-from tests.registry.bundles import make_bundle
-from tests.registry.servers import RangeHandler
+from registry.bundle.chunks import ChunkHasher
+from registry.bundle.folder import Bundle, seal
+from registry.bundle.manifest import FileEntry
+from registry.files.large_file import LargeFile
+from tests.support.bundles import make_bundle
+from tests.support.servers import RangeHandler
 
 WEIGHTS = "model.gguf"
 _TENSOR_BYTES = 14_155_776  # of a 3072 x 8192 matrix in 4.5 bits
@@ -39,7 +40,7 @@ _FETCH = """
 import sys
 from pathlib import Path
 from registry.fetch import fetch
-from registry.transfer import Taken
+from registry.transfer.download import Taken
 taken = Taken()
 fetch(sys.argv[1], Path(sys.argv[2]), reuse=[Path(name) for name in sys.argv[3:]], taken=taken)
 peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]

@@ -26,12 +26,14 @@ from benchmarks.delivery import served
 from benchmarks.nudged import changes, unchanged, write_version
 from builders.build import build
 from phipack.output import share, size, table
-from registry.bundle import Bundle, FileEntry, digest_of_file
-from registry.delta_making import make_delta
-from registry.fetch import Onto, fetch_remote
-from registry.http_requests import Web
-from registry.http_source import HttpSource, RemoteDelta, open_url
-from registry.reuse import Known
+from registry.bundle.folder import Bundle
+from registry.bundle.manifest import FileEntry
+from registry.files.digests import digest_of_file
+from registry.transfer.bundle_download import Onto, fetch_remote
+from registry.transfer.delta_writer import make_delta
+from registry.transfer.http import Web
+from registry.transfer.local_chunks import Known
+from registry.transfer.remote import HttpSource, RemoteDelta, open_url
 from targets.recipes import recipe_named
 
 HEAD = """\

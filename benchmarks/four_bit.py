@@ -27,14 +27,14 @@ from benchmarks.packages import default_cache
 from benchmarks.peers import coremltools_trace, genai, llama_cpp
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.coreml.evaluate import Evaluator
 from builders.reference import Reference
+from builders.runtime.coreml.evaluate import Evaluator
+from builders.runtime.sessions import open_session
 from builders.tokenizer import load_tokenizer
 from builders.validation.compare import Comparison
-from builders.validation.sessions import open_session
 from builders.validation.text import read_text, windows_of
 from phipack.output import share, table
-from registry.bundle import Bundle, file_entries, open_bundle, seal
+from registry.bundle.folder import Bundle, file_entries, open_bundle, seal
 from targets.architecture import Architecture
 from targets.recipes import Recipe, recipe_named
 from targets.storage import onnx as onnx_storage

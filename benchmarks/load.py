@@ -29,16 +29,16 @@ from typing import Any
 from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
 from benchmarks.services.postgresql import running_postgresql
 from benchmarks.services.seaweedfs import running_seaweedfs
-from registry.bundle import verify
+from registry.bundle.folder import verify
 from registry.fetch import fetch_version
-from registry.ledger import Ledger, open_ledger
+from registry.ledger.ledger import Ledger, open_ledger
+from registry.ledger.reader import resolve_in
+from registry.ledger.registration import Registration
 from registry.promotion import history, promote, rollback
-from registry.reading import resolve_in
-from registry.registration import Registration
-from registry.store_uris import open_store
+from registry.store.uris import open_store
 from targets.errors import PhipackError
 from targets.references import Reference, Version
-from tests.registry.bundles import make_bundle, make_evidence
+from tests.support.bundles import make_bundle, make_evidence
 
 MODELS = tuple(f"model-{number}" for number in range(4))
 RELEASES = ("1.0.0", "1.1.0", "1.2.0")

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.placement import disk_errors
+from registry.files.staging import disk_errors
 from targets.errors import BuildError
 
 _REPOSITORY = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.packages import LLAMA_CPP, default_cache, pinned
 from benchmarks.phi3_from_gguf import write_json
-from registry.placement import staged_folder
+from registry.files.staging import staged_folder
 
 _MEMBER = "/vendor/llama.cpp/models/ggml-vocab-phi-3.gguf"
 _BETWEEN = "\n__ggml_vocab_test__\n"

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.packages import Package, default_cache, pinned
 from benchmarks.phi3_from_gguf import LlamaGguf, write_json, write_phi3
-from registry.placement import staged_folder
+from registry.files.staging import staged_folder
 
 MADE_BY = 2  # raise it when what is written changes: folders of an older number are made anew
 

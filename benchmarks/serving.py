@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks.delivery import served, write_bundle
 from benchmarks.services.ports import stop
-from tests.registry.catalogs import Publisher
+from tests.support.catalogs import Publisher
 
 
 @contextmanager

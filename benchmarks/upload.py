@@ -27,8 +27,8 @@ SETTINGS = tuple(itertools.product((2, 4, 10), (8, 16, 64)))  # connections, MiB
 _OURS = """
 import sys
 from pathlib import Path
-from registry.bundle import open_bundle
-from registry.store_uris import open_store
+from registry.bundle.folder import open_bundle
+from registry.store.uris import open_store
 open_store(sys.argv[1]).add_bundle(open_bundle(Path(sys.argv[2])))
 """
 _PEER = """

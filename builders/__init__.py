@@ -1,10 +1,17 @@
 """Checkpoints in, bundles and evidence out.
 
-Start reading at:
+Start at `build.py`, the one way to make a bundle. From the bottom up:
 
-- `checkpoint/`: a Hugging Face folder, its tensors read one at a time.
-- `build.py`: the one way to make a bundle; `gguf/`, `onnx/`, `coreml/` are its converters.
-- `reference/`: the checkpoint's own answer in float32, layer by layer.
-- `validation/`: a bundle run in its own runtime, compared and measured.
-- `project.py`: `phipack.toml`. `plan.py`: its cells, built once for the same inputs.
+| room | what is in it |
+|---|---|
+| `phases.py` | where a build's time goes |
+| `checkpoint/` | a Hugging Face folder, its tensors read one at a time |
+| `tokenizer/`, `artifact/` | tokenizer files of a bundle; large files written and hashed |
+| `conversion.py` | the contract between `build.py` and the converters |
+| `reference/` | the checkpoint's own answer in float32, layer by layer |
+| `gguf/`, `onnx/`, `coreml/` | converters, one a format, with the same face |
+| `runtime/` | a bundle run in its own runtime |
+| `validation/` | a bundle compared with its checkpoint, and timed |
+
+On top: `build.py`, `build_cache.py`, `release.py`, `relayout.py`, `optimum_export.py`, `sizes.py`.
 """

@@ -4,98 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
 
+from builders.artifact.content_borders import content_digests
 from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
-from builders.content_borders import content_digests
-from builders.pacing import PacedCheckpoint, paced
-from builders.phases import Phases
+from builders.checkpoint.lockstep import PacedCheckpoint, paced
+from builders.conversion import BuildRequest, Conversion, FormatPackage, Progress, default_context_length, silent
 from builders.tokenizer import bundled_files
-from registry.bundle import (
-    Bundle,
-    ExactContext,
-    GenerationEntry,
-    Manifest,
-    ModelEntry,
-    RecipeEntry,
-    WeightClass,
-    file_entries,
-    seal,
-)
-from registry.chunks import FileDigest
-from registry.placement import staged_folder
+from registry.bundle.folder import Bundle, file_entries, seal
+from registry.bundle.manifest import GenerationEntry, Manifest, ModelEntry, RecipeEntry
+from registry.files.staging import staged_folder
 from targets.errors import CheckpointError, PhipackError
 from targets.recipes import Format, Recipe
-from targets.storage import StoredWeight
-
-DEFAULT_CONTEXT_LENGTH = 4096
-
-Progress = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Report to nobody."""
 
 
 def _nothing(_out: Path, _bundle: Bundle) -> None:
     """Do nothing with a bundle."""
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """What a converter is asked for. `context_length`: the longest sequence the bundle must accept, in tokens.
-
-    A converter tells `phases` what it spends its time on.
-    """
-
-    checkpoint: Checkpoint
-    recipe: Recipe
-    context_length: int
-    progress: Progress = silent
-    phases: Phases = field(default_factory=Phases)
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What a converter did: how weights came to be stored, what a reader must know, the tools that had a hand in it.
-
-    `exact_context_length`: the longest sequence for which the runtime computes what the checkpoint does.
-    """
-
-    weights: tuple[WeightClass, ...]
-    exact_context_length: int
-    tools: dict[str, str]
-    notes: tuple[str, ...] = field(default=())
-    exact_contexts: tuple[ExactContext, ...] = field(default=())
-    digests: Mapping[str, FileDigest] = field(default_factory=dict)  # of files that were hashed while written
-
-
-def weight_classes(stored: Iterable[StoredWeight]) -> tuple[WeightClass, ...]:
-    """Count tensors and bytes by how they are stored."""
-    tensors: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    for weight in stored:
-        tensors[weight.storage] += 1
-        sizes[weight.storage] += weight.bytes
-    return tuple(WeightClass(storage=kind, tensors=tensors[kind], bytes=sizes[kind]) for kind in tensors)
-
-
-class FormatPackage(Protocol):
-    """What the package of each format offers."""
-
-    def convert(self, request: BuildRequest, folder: Path) -> Conversion:
-        """Write the weights, and what the runtime needs beside them, into a folder."""
-        ...
-
-    def artifact_sizes(self, request: BuildRequest) -> dict[str, int]:
-        """Give the exact bytes of each file that `convert` would write, by path. No weight is read."""
-        ...
 
 
 def _gguf() -> FormatPackage:
@@ -117,11 +44,6 @@ def _coreml() -> FormatPackage:
 
 
 FORMATS: dict[Format, Callable[[], FormatPackage]] = {"gguf": _gguf, "onnx": _onnx, "coreml": _coreml}
-
-
-def default_context_length(checkpoint: Checkpoint) -> int:
-    """The context a bundle gets when neither target nor project says: the model's own, at most 4,096 tokens."""
-    return min(checkpoint.architecture.context_length, DEFAULT_CONTEXT_LENGTH)
 
 
 def build(
@@ -154,7 +76,7 @@ def build(
 def build_each(
     requests: Mapping[Path, BuildRequest], *, replace: bool = False, done: Callable[[Path, Bundle], None] = _nothing
 ) -> dict[Path, PhipackError]:
-    """Build several bundles of one checkpoint side by side, which is then read once (`pacing.py`).
+    """Build several bundles of one checkpoint side by side, which is then read once (`lockstep.py`).
 
     Gives what failed; the others are built. `done` is called with each that is, one at a time, as soon as it is; what
     it raises counts as that build's failure. An interrupt ends all.

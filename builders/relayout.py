@@ -18,10 +18,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from builders.build import Progress, silent
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
-from registry.placement import staged_folder
+from builders.conversion import Progress, silent
+from registry.files.staging import staged_folder
 from targets.architecture import Architecture, Family
 from targets.errors import UnsupportedModelError
 from targets.layouts import sources_of

@@ -20,20 +20,24 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builders.build import BuildRequest, Progress, build_each, silent
+from builders.build import build_each
+from builders.build_cache import Workshop, build_key, evidence_key
 from builders.checkpoint import Checkpoint
-from builders.project import Cell
+from builders.conversion import BuildRequest, Progress, silent
 from builders.validation.text import read_text
-from builders.validation.validate import Settings, validate
-from builders.workshop import Workshop, build_key, evidence_key
-from registry.bundle import Bundle, Manifest, digest_of_bytes
-from registry.placement import disk_errors
-from registry.store import Store
+from builders.validation.validate import validate
+from registry.bundle.folder import Bundle
+from registry.bundle.manifest import Manifest
+from registry.files.digests import digest_of_bytes
+from registry.files.staging import disk_errors
+from registry.store.protocol import Store
 from targets.errors import GateError, PhipackError, ReleaseError
+from targets.evaluation import Settings
 from targets.evidence import Evidence
 from targets.fit import require_fit
 from targets.gates import Gate, judge
 from targets.prediction import predicted_figures
+from targets.project import Cell
 
 BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the disk until the store has it
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from builders.build import FORMATS, BuildRequest
+from builders.build import FORMATS
+from builders.conversion import BuildRequest
 from builders.tokenizer import bundled_files
 
 

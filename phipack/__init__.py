@@ -28,22 +28,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from builders.build import build as build
     from builders.checkpoint import open_checkpoint as open_checkpoint
-    from builders.generation import generate as generate
+    from builders.runtime.generation import generate as generate
     from builders.validation.validate import validate as validate
-    from registry.bundle import open_bundle as open_bundle
-    from registry.bundle import verify as verify
-    from registry.catalog_choice import Query as Query
-    from registry.catalog_fetch import fetch_from_catalog as fetch_from_catalog
+    from registry.bundle.folder import open_bundle as open_bundle
+    from registry.bundle.folder import verify as verify
+    from registry.catalog.choice import Query as Query
+    from registry.catalog.signing import open_keys as open_keys
     from registry.fetch import fetch as fetch
-    from registry.ledger import open_ledger as open_ledger
+    from registry.fetch import fetch_from_catalog as fetch_from_catalog
+    from registry.ledger.ledger import open_ledger as open_ledger
     from registry.promotion import history as history
     from registry.promotion import promote as promote
     from registry.promotion import promote_overriding as promote_overriding
     from registry.promotion import rollback as rollback
     from registry.publication import Order as Order
     from registry.publication import publish as publish
-    from registry.signing import open_keys as open_keys
-    from registry.store_uris import open_store as open_store
+    from registry.store.uris import open_store as open_store
     from targets.errors import PhipackError as PhipackError
     from targets.recipes import recipe_named as recipe_named
     from targets.selection import Device as Device
@@ -52,24 +52,24 @@ _HOMES = {
     "Device": "targets.selection",
     "Order": "registry.publication",
     "PhipackError": "targets.errors",
-    "Query": "registry.catalog_choice",
+    "Query": "registry.catalog.choice",
     "build": "builders.build",
     "fetch": "registry.fetch",
-    "fetch_from_catalog": "registry.catalog_fetch",
-    "generate": "builders.generation",
+    "fetch_from_catalog": "registry.fetch",
+    "generate": "builders.runtime.generation",
     "history": "registry.promotion",
-    "open_bundle": "registry.bundle",
+    "open_bundle": "registry.bundle.folder",
     "open_checkpoint": "builders.checkpoint",
-    "open_keys": "registry.signing",
-    "open_ledger": "registry.ledger",
-    "open_store": "registry.store_uris",
+    "open_keys": "registry.catalog.signing",
+    "open_ledger": "registry.ledger.ledger",
+    "open_store": "registry.store.uris",
     "promote": "registry.promotion",
     "promote_overriding": "registry.promotion",
     "publish": "registry.publication",
     "recipe_named": "targets.recipes",
     "rollback": "registry.promotion",
     "validate": "builders.validation.validate",
-    "verify": "registry.bundle",
+    "verify": "registry.bundle.folder",
 }
 
 

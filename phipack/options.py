@@ -91,7 +91,7 @@ def _from_project(key: str) -> Callable[[click.Context, click.Parameter, str | N
 
 
 def _registry_setting(project: Path, key: str) -> str | None:
-    """Read one setting; what else is in the file, and whether it is right, is `builders.project`'s."""
+    """Read one setting; what else is in the file, and whether it is right, is `targets.project`'s."""
     try:
         table = tomllib.loads(project.read_text("utf-8")).get("registry", {})
     except FileNotFoundError:

@@ -8,45 +8,33 @@ whole, is done at once.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from registry.bundle import MANIFEST_NAME, Bundle, Manifest, copy_hashed, open_bundle, verify
-from registry.delta_fetch import fetched_deltas
-from registry.http_requests import Web
-from registry.http_source import Remote, open_url
-from registry.partial import partial_folder, received_bytes, sweep_partials
-from registry.placement import disk_errors, staged_folder, sweep
-from registry.reuse import Known
-from registry.store import Store
-from registry.store_uris import open_store
-from registry.transfer import Taken, Transfer
-from registry.versions import CellVersion
-from targets.errors import BuildError, BundleError, FetchError, MalformedReferenceError, PhipackError, StoreError
+from registry.bundle.folder import Bundle, open_bundle
+from registry.bundle.manifest import MANIFEST_NAME
+from registry.catalog.choice import Query, Resolved, resolve
+from registry.catalog.client import install_id, open_catalog
+from registry.files.digests import copy_hashed
+from registry.files.staging import staged_folder
+from registry.ledger.versions import CellVersion
+from registry.store.protocol import Store
+from registry.store.uris import open_store
+from registry.transfer.bundle_download import Onto, fetch_remote
+from registry.transfer.destination import already_there, require_digest, require_space
+from registry.transfer.download import Taken
+from registry.transfer.http import Web
+from registry.transfer.remote import open_url
+from targets.devices import load_targets
+from targets.errors import BundleError, FetchError, MalformedReferenceError, PhipackError, StoreError
 from targets.references import Reference
+from targets.selection import Device
 
-# Gives the versions that a reference names. `registry.reading.resolve_in`, bound to a registry, is one.
+# Gives the versions that a reference names. `registry.ledger.reader.resolve_in`, bound to a registry, is one.
 Resolver = Callable[[Reference], list[CellVersion]]
-
-
-@dataclass(frozen=True)
-class Onto:
-    """How a download meets what is here. `replace`: it may take the place of a bundle.
-
-    `reuse`: bundles' folders whose bytes are copied rather than downloaded; the one that is replaced always is one.
-    `taken` is told where the bytes came from.
-    """
-
-    replace: bool = False
-    reuse: Sequence[Path] = ()
-    taken: Taken = field(default_factory=Taken)
-
-
-NEW_PLACE = Onto()
 
 
 def fetch(  # noqa: PLR0913 - the public face
@@ -96,13 +84,13 @@ def fetch(  # noqa: PLR0913 - the public face
     if resolver is None:
         raise FetchError(f"{source}: there is no registry to look it up in", fix="give a path or a URL")
     version = _one_bundle(reference, resolver(reference))
-    _require_digest(version.digest, digest, source)
+    require_digest(version.digest, digest, source)
     return fetch_version(version, out, store=store, replace=replace)
 
 
 def fetch_version(version: CellVersion, out: Path, *, store: Store | None = None, replace: bool = False) -> Bundle:
     """Put a registered version's bundle at `out`, from `store` where it has it, else from the one it was added to."""
-    if (already := _already_there(out, version.digest, replace=replace)) is not None:
+    if (already := already_there(out, version.digest, replace=replace)) is not None:
         return already
     if store is None or not store.has_bundle(version.digest):
         recorded = open_store(version.store)
@@ -117,11 +105,11 @@ def fetch_version(version: CellVersion, out: Path, *, store: Store | None = None
 def fetch_folder(bundle: Bundle, out: Path, *, digest: str | None = None, replace: bool = False) -> Bundle:
     """Copy a bundle to `out`, size and digest of every file verified as it is written."""
     manifest = bundle.manifest
-    _require_digest(manifest.digest, digest, str(bundle.file(MANIFEST_NAME)))
-    if (already := _already_there(out, manifest.digest, replace=replace)) is not None:
+    require_digest(manifest.digest, digest, str(bundle.file(MANIFEST_NAME)))
+    if (already := already_there(out, manifest.digest, replace=replace)) is not None:
         return already
     with staged_folder(out, replace=replace) as folder:
-        _require_space(folder, manifest)
+        require_space(folder, manifest)
         for entry in manifest.files:
             path, place = folder / entry.path, bundle.file(entry.path)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,37 +121,6 @@ def fetch_folder(bundle: Bundle, out: Path, *, digest: str | None = None, replac
                     fix="try again; if it stays so, the bundle there was changed: take it from another place",
                 )
         (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
-    return open_bundle(out)
-
-
-def fetch_remote(remote: Remote, web: Web, out: Path, *, digest: str | None = None, onto: Onto = NEW_PLACE) -> Bundle:
-    """Put a bundle from the web at `out`: what other bundles here have is copied, the rest downloaded.
-
-    A delta file that the place offers over one of them is taken where it is smaller, and done without where it, or the
-    bundle that it applies to, is damaged. What was received whole when it breaks off stays beside `out` (`partial.py`),
-    and the next try goes on from there.
-
-    Raises:
-        FetchError: the server fails, its bytes are not the manifest's, or another process fetches to `out`.
-        BuildError: `out` exists or can't be written.
-    """
-    manifest = remote.manifest
-    _require_digest(manifest.digest, digest, remote.place)
-    if (already := _already_there(out, manifest.digest, replace=onto.replace)) is not None:
-        return already
-    bundles = [*_reusable(onto.reuse), *_replaced(out)]
-    with disk_errors(out), partial_folder(out, manifest.digest) as partial:
-        _require_space(partial, manifest)
-        with fetched_deltas(remote, bundles, web, partial, onto.taken) as deltas:
-            transfer = Transfer(web, Known(bundles, deltas), onto.taken)
-            for number, entry in enumerate(manifest.files):
-                transfer.bring(entry, remote.url_of(entry), partial / str(number))
-        with staged_folder(out, replace=onto.replace) as folder:
-            for number, entry in enumerate(manifest.files):
-                path = folder / entry.path
-                path.parent.mkdir(parents=True, exist_ok=True)
-                (partial / str(number)).rename(path)
-            (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
     return open_bundle(out)
 
 
@@ -190,64 +147,6 @@ def _one_bundle(reference: Reference, versions: list[CellVersion]) -> CellVersio
     return versions[0]
 
 
-def _require_digest(found: str, wanted: str | None, place: str) -> None:
-    if wanted is not None and found != wanted:
-        raise FetchError(
-            f"{place} is bundle {found}, not {wanted}", fix="ask for the right version, or the right digest"
-        )
-
-
-def _already_there(out: Path, digest: str, *, replace: bool) -> Bundle | None:
-    """Give the bundle at `out` where it is the wanted one and whole; refuse to replace what is no bundle at all.
-
-    First what dead processes left for `out` is swept: one may have died when the bundle was there, and the old one too.
-    """
-    with disk_errors(out):
-        sweep(out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    try:
-        there = open_bundle(out)
-        if there.digest == digest:
-            verify(there)
-            sweep_partials(out)
-            return there
-    except BundleError as error:
-        if not (out / MANIFEST_NAME).is_file():
-            raise BuildError(
-                f"{out} exists and is not a bundle; it is not replaced", fix="name another folder"
-            ) from error
-        problem = error.problem
-    else:
-        problem = f"{out} holds another bundle, {there.digest}"
-    if not replace:
-        raise BuildError(problem, fix="name another folder, or give --replace")
-    return None
-
-
-def _reusable(folders: Sequence[Path]) -> list[Bundle]:
-    try:
-        return [open_bundle(folder) for folder in folders]
-    except BundleError as error:
-        raise FetchError(f"nothing can be reused: {error.problem}", fix="name folders of bundles") from error
-
-
-def _replaced(out: Path) -> list[Bundle]:
-    try:
-        return [open_bundle(out)]
-    except BundleError:
-        return []
-
-
-def _require_space(folder: Path, manifest: Manifest) -> None:
-    free = shutil.disk_usage(folder).free + received_bytes(folder)
-    if manifest.total_bytes > free:
-        raise FetchError(
-            f"the bundle is {manifest.total_bytes / 1e9:.2f} GB, and {folder.parent} has {free / 1e9:.2f} GB left",
-            fix="free space, or name a folder on another disk",
-        )
-
-
 def _opened(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
@@ -257,3 +156,53 @@ def _opened(path: Path) -> BinaryIO:
 
 def _broken(place: str, error: OSError) -> PhipackError:
     return FetchError(f"{place}: reading broke off: {error}", fix="try again")
+
+
+def fetch_from_catalog(  # noqa: PLR0913 - the public face
+    url: str,
+    out: Path,
+    query: Query | None = None,
+    *,
+    root: Path | None = None,
+    state: Path | None = None,
+    digest: str | None = None,
+    onto: Onto | None = None,
+) -> tuple[Bundle, Resolved]:
+    """Put at `out` the bundle that a catalog has for a device, verified from the pinned root down to the last byte.
+
+    Args:
+        url: the catalog's folder, the one that has `metadata/`.
+        out: the bundle's folder; must not exist, unless it is this very bundle already, or `onto.replace`.
+        query: what is asked for; a device that phipack knows by its identifier needs no more said of it.
+        root: the trusted root's file; needed the first time.
+        state: where trust and the installation's name are kept (`catalog/client.py`).
+        digest: accept only the bundle of this digest, `sha256:…`.
+        onto: how the download meets what is here.
+
+    Raises:
+        FetchError: the catalog is not to be trusted, has nothing for the query, or can't be downloaded.
+        BuildError: `out` exists or can't be written.
+    """
+    query, onto = query or Query(), onto or Onto()
+    query = dataclasses.replace(query, device=_known(query.device), install_id=query.install_id or install_id(state))
+    with Web() as web:
+        try:
+            catalog = open_catalog(url, web, root=root, state=state)
+            resolved = resolve(catalog, query)
+            return fetch_remote(catalog.bundle(resolved), web, out, digest=digest, onto=onto), resolved
+        finally:
+            onto.taken.downloaded_bytes += web.received_bytes
+
+
+def _known(device: Device) -> Device:
+    """Add what phipack's own targets know of a device with this identifier."""
+    for target in load_targets().values():
+        if device.identifier in target.identifiers:
+            return Device(
+                device.identifier,
+                device.soc or target.soc,
+                device.ram_bytes or int(target.ram.value),
+                device.os or target.os,
+                device.os_version,
+            )
+    return device

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from registry.bundle import MANIFEST_BYTES_LIMIT
-from registry.catalog_state import published_digests
-from registry.reading import Reader
-from registry.store import Blob, Store
-from registry.store_uris import open_store
+from registry.bundle.manifest import MANIFEST_BYTES_LIMIT
+from registry.catalog.published_state import published_digests
+from registry.ledger.reader import Reader
+from registry.store.protocol import Blob, Store
+from registry.store.uris import open_store
 from targets.errors import BundleError, PhipackError, RegistryError, StoreError
 
 LEAST_GRACE_SECONDS = 3600.0
@@ -79,7 +79,7 @@ def collect(
 def _referred(store: Store, registry: Reader) -> set[str]:
     """Digests of all blobs that are of use."""
     digests = published_digests(store)
-    for digest, reference, home in {(row.digest, row.reference, row.store) for row in registry.versions()}:
+    for digest, reference, home in {(row.digest, row.reference, row.store) for row in registry.ledger.versions()}:
         if digest in digests:
             continue
         at_home = _is_same(home, store)

@@ -24,14 +24,15 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from registry.lease import AwayError, Check
-from registry.ledger import Ledger
-from registry.moves import CellMove, Move, MoveKind, Stand, promotion_to_undo
-from registry.reading import resolve_in
-from registry.roles import Roles, require_promoter
-from registry.store_uris import open_store
-from registry.versions import CellVersion
+from registry.ledger.channel_moves import CellMove, Move, MoveKind, Stand, promotion_to_undo
+from registry.ledger.lease import AwayError, Check
+from registry.ledger.ledger import Ledger
+from registry.ledger.reader import resolve_in
+from registry.ledger.versions import CellVersion
+from registry.roles import require_promoter
+from registry.store.uris import open_store
 from targets.errors import GateError, RegistryError
+from targets.project import Roles
 from targets.references import Reference, check_channel
 
 _AWAY_SECONDS = 0.5  # between two tries to undo while the registry is away

@@ -15,8 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from registry.bundle import Manifest, digest_of_file
-from registry.catalog_documents import (
+from registry.bundle.manifest import Manifest
+from registry.catalog.documents import (
     CellEntry,
     ChannelDocument,
     DeltaEntry,
@@ -25,13 +25,14 @@ from registry.catalog_documents import (
     channel_path,
     release_path,
 )
-from registry.catalog_state import Published, read_published, write_next
-from registry.reading import Reader, resolve_in
-from registry.rollout import ALL, Stage, stages_after
-from registry.signing import KeyFolder
-from registry.store import Blob, Store, blobs_of
-from registry.store_uris import open_store
-from registry.versions import CellVersion
+from registry.catalog.published_state import Published, read_published, write_next
+from registry.catalog.rollout import ALL, Stage, stages_after
+from registry.catalog.signing import KeyFolder
+from registry.files.digests import digest_of_file
+from registry.ledger.reader import Reader, resolve_in
+from registry.ledger.versions import CellVersion
+from registry.store.protocol import Blob, Store, blobs_of
+from registry.store.uris import open_store
 from targets.devices import Target
 from targets.errors import PublicationError, did_you_mean
 from targets.references import Reference
@@ -256,7 +257,7 @@ def _bundles_before(published: Published, channel: ChannelDocument, row: CellVer
 
 def _delta(store: Store, old: str, new: str) -> DeltaEntry | None:
     """Make a delta from two bundles of the store, and add it there."""
-    from registry.delta_making import make_delta  # needs numpy
+    from registry.transfer.delta_writer import make_delta
 
     with tempfile.TemporaryDirectory(prefix="phipack-delta-") as folder:
         place = Path(folder)

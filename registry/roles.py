@@ -10,22 +10,11 @@ write to MLflow can move aliases without phipack. MLflow's own permissions are t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from registry.moves import Move
+from registry.ledger.channel_moves import Move
 from targets.errors import RegistryError
-
-NAME_LENGTH_LIMIT = 64
-NAMES_LIMIT = 50  # a whole list is to fit into one of MLflow's tags
-
-
-@dataclass(frozen=True)
-class Roles:
-    """A project file's `[channels.CHANNEL] promoters`, by channel; who is not listed at all is everybody's."""
-
-    source: str
-    promoters: Mapping[str, tuple[str, ...]]
+from targets.project import Roles
 
 
 def require_promoter(who: str, channel: str, moves: Sequence[Move], roles: Roles | None) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ Start reading at:
 - `models.py`: the shapes of the released models. `prediction.py`: memory and speed as evidence.
 - `evidence.py`, `gates.py`: figures that were measured or predicted on a bundle, and the bounds on them.
 - `demands.py`, `toml_file.py`, `toml_lines.py`: gates in TOML; TOML read into models, every fault with its line.
+- `project.py`: `phipack.toml`; `evaluation.py`: what a validation reads.
 - `references.py`: `MODEL:1.2.0@TARGET` and version ranges.
 - `errors.py`: every error that phipack raises.
 """

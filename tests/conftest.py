@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
 
 
 @pytest.fixture(scope="session")

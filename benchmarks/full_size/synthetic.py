@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
-from registry.placement import staged_folder
+from registry.files.staging import staged_folder
 from targets.config_json import read_architecture
 from targets.layouts import stored_shapes
 

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.large_file import read_pieces
+from registry.files.large_file import read_pieces
 from targets.errors import CheckpointError, UnsupportedModelError
 
 HEADER_BYTES_LIMIT = 100 << 20  # safetensors' own limit

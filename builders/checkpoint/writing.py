@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint.shards import ITEM_BYTES
-from registry.large_file import LargeFile
+from registry.files.large_file import LargeFile
 
 _ALIGNMENT = 8  # of the header, by padding it with spaces, as the safetensors library does
 

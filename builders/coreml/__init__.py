@@ -2,11 +2,11 @@
 
 - `program.py`: the decoder as MIL operations; `positions.py`: masks and rotary positions. `description.py`: what apps
   see of it.
-- `weights.py`: a constant promised, and later read, stored as `targets/storage/coreml.py` plans, written and
-  forgotten; `quantize.py` serves it.
+- `weights.py`: each constant is promised first, later read, stored as `targets/storage/coreml.py` plans, written and
+  dropped; `quantize.py` computes its codes.
 - `package.py`: the files. Memory holds one tensor.
-- `reading.py`, `liveness.py`, `operations.py`, `evaluate.py`: a package read back and computed where Core ML is not.
-  `session.py`: a bundle, run.
+
+`builders/runtime/coreml/` runs what is written here.
 
 The program's interface, with the names and shapes of Apple's own Llama-3.1 package, which swift-transformers looks for:
 
@@ -39,7 +39,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from builders.build import BuildRequest, Conversion, weight_classes
+from builders.conversion import BuildRequest, Conversion, weight_classes
 from builders.coreml.description import EDGE_FACT, describe
 from builders.coreml.package import PACKAGE_NAME, package_sizes, write_package
 from builders.coreml.program import write_program

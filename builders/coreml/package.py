@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from builders.build import Progress, silent
+from builders.conversion import Progress, silent
 from builders.coreml.weights import Weights
-from registry.chunks import FileDigest, digest_in_chunks
+from registry.bundle.chunks import FileDigest, digest_in_chunks
 from targets.errors import BuildError
 
 PACKAGE_NAME = "model.mlpackage"

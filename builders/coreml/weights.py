@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.build import BuildRequest
+from builders.conversion import BuildRequest
 from builders.coreml.quantize import Quantized, quantize
 from targets.architecture import Architecture
 from targets.errors import CheckpointError

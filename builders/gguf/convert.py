@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.ahead import made_ahead
-from builders.array_file import ArrayFile
-from builders.build import BuildRequest, Conversion, weight_classes
+from builders.artifact.array_file import ArrayFile
+from builders.artifact.prefetch import made_ahead
 from builders.checkpoint import Checkpoint
+from builders.conversion import BuildRequest, Conversion, weight_classes
 from builders.gguf.quantize import encode
 from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
-from registry.bundle import ExactContext
+from registry.bundle.manifest import ExactContext
 from targets.architecture import Architecture, LongRope
 from targets.errors import UnsupportedModelError
 from targets.storage import StoredWeight

@@ -20,7 +20,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from builders.build import BuildRequest, Conversion, weight_classes
+from builders.conversion import BuildRequest, Conversion, weight_classes
 from builders.onnx.datafile import DATA_NAME, DataFile
 from builders.onnx.decoder import Decoder
 from builders.onnx.graph import Graph

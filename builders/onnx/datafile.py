@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.ahead import made_ahead
-from builders.array_file import ArrayFile
-from builders.build import Progress
+from builders.artifact.array_file import ArrayFile
+from builders.artifact.prefetch import made_ahead
+from builders.conversion import Progress
 from builders.phases import Phases
-from registry.chunks import FileDigest
+from registry.bundle.chunks import FileDigest
 from targets.storage.onnx import ALIGNMENT, ArrayShape
 
 DATA_NAME = "model.onnx.data"

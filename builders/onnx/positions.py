@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from builders.build import BuildRequest
+from builders.conversion import BuildRequest
 from builders.onnx.datafile import DataFile
 from builders.onnx.graph import Graph
 from builders.onnx.rotary import rotary_tables

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.build import BuildRequest
+from builders.conversion import BuildRequest
 from builders.onnx.quantize import quantize
 from targets.errors import CheckpointError
 from targets.storage.onnx import Blocks, Plain, Storage

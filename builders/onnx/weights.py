@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from builders.build import BuildRequest
+from builders.conversion import BuildRequest
 from builders.onnx.datafile import DataFile, another_view
 from builders.onnx.graph import Graph
 from builders.onnx.storing import stored_arrays

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.build import Progress, silent
 from builders.checkpoint import Checkpoint
+from builders.conversion import Progress, silent
 from builders.reference.attention_masks import seen_keys
 from targets.architecture import Architecture
 

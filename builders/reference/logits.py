@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.build import Progress, silent
 from builders.checkpoint import Checkpoint
+from builders.conversion import Progress, silent
 from builders.reference.forward import hidden_states
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
-from registry.placement import disk_errors
+from registry.files.staging import disk_errors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from builders.validation.isolation import died
-from builders.validation.session import Session
-from builders.validation.sessions import open_for_whole_context
-from registry.bundle import Bundle, open_bundle
+from builders.runtime.isolation import died
+from builders.runtime.session import Session
+from builders.runtime.sessions import open_for_whole_context
+from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
 
 PROMPT_TOKENS = 128

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from builders.generation import render_prompt
+from builders.runtime.generation import render_prompt
 from builders.tokenizer import Tokenizer
-from registry.bundle import Bundle
+from registry.bundle.folder import Bundle
 
 LINES = 400  # of the text that are tried, each as it is and as a user's turn in the chat template
 
@@ -19,9 +19,9 @@ def runtime_tokens_share(bundle: Bundle, tokenizer: Tokenizer, text: str) -> flo
     tried = lines + [render_prompt(bundle, line) for line in lines]
     match bundle.manifest.recipe.format:
         case "gguf":
-            from builders.gguf.runtime_tokenizer import runtime_tokenizer as opened
+            from builders.runtime.gguf_tokenizer import runtime_tokenizer as opened
         case "onnx":
-            from builders.onnx.generation import runtime_tokenizer as opened
+            from builders.runtime.onnx_generation import runtime_tokenizer as opened
         case "coreml":
             return None  # swift-transformers reads tokenizer.json; it is not here
     with opened(bundle) as encode:

@@ -10,34 +10,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.build import Progress, silent
 from builders.checkpoint import Checkpoint
+from builders.conversion import Progress, silent
 from builders.reference import Reference, token_digest
+from builders.runtime.isolation import open_isolated
+from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer, load_tokenizer
 from builders.validation.compare import Comparison, matching_share
-from builders.validation.isolation import open_isolated
-from builders.validation.session import Session
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
 from builders.validation.text import read_text, windows_of
 from builders.validation.tokens import runtime_tokens_share
-from registry.bundle import Bundle, verify
+from registry.bundle.folder import Bundle, verify
 from targets.errors import MeasurementError
+from targets.evaluation import Settings
 from targets.evidence import FIGURES, Evidence, Figure
 
 STRETCH_TOKENS = 512  # that are read past the longest sequence which the runtime computes exactly, or past an edge
 BUILT_IN_NAME = "the built-in text"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is read: `tokens` in windows of `window`. Greedy continuations start from the first windows' heads."""
-
-    text: Path | None = None
-    tokens: int = 4096
-    window: int = 512
-    greedy_prompts: int = 8
-    greedy_prompt_tokens: int = 32
-    greedy_new_tokens: int = 16
 
 
 @dataclass(frozen=True)

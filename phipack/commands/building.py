@@ -20,8 +20,8 @@ from phipack.options import (
 from phipack.output import share, size, table
 
 if TYPE_CHECKING:
-    from builders.build import BuildRequest
-    from registry.bundle import Bundle
+    from builders.conversion import BuildRequest
+    from registry.bundle.folder import Bundle
     from targets.architecture import Family
 
 
@@ -58,8 +58,9 @@ def build(
     With a target, the bundle's context is the longest that fits there (at most 4,096 unless --context asks for more),
     and a model that does not fit is refused.
     """
-    from builders.build import BuildRequest, build_each, default_context_length
+    from builders.build import build_each
     from builders.checkpoint import open_checkpoint
+    from builders.conversion import BuildRequest, default_context_length
     from targets.devices import target_named
     from targets.fit import require_fit
     from targets.recipes import recipe_named
@@ -159,7 +160,7 @@ def export(state: State, checkpoint: Path, out: Path, replace: bool) -> None:
 
     It is no bundle: not quantized, not measured, not to be registered. It needs the whole model in memory.
     """
-    from builders.exported import export as export_onnx
+    from builders.optimum_export import export as export_onnx
 
     files = export_onnx(checkpoint, out, replace=replace)
     state.output.result({"path": str(out), "files": files}, f"{out}: {', '.join(files)}")
@@ -171,7 +172,7 @@ def export(state: State, checkpoint: Path, out: Path, replace: bool) -> None:
 @pass_state
 def inspect(state: State, path: Path, verify: bool) -> None:
     """Show what a checkpoint or a bundle is."""
-    from registry.bundle import MANIFEST_NAME
+    from registry.bundle.manifest import MANIFEST_NAME
 
     if (path / MANIFEST_NAME).is_file():
         _inspect_bundle(state, path, verify)
@@ -180,8 +181,8 @@ def inspect(state: State, path: Path, verify: bool) -> None:
 
 
 def _inspect_bundle(state: State, path: Path, verify: bool) -> None:
-    from registry.bundle import open_bundle
-    from registry.bundle import verify as verify_bundle
+    from registry.bundle.folder import open_bundle
+    from registry.bundle.folder import verify as verify_bundle
 
     bundle = open_bundle(path)
     if verify:

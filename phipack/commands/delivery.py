@@ -14,8 +14,8 @@ from phipack.options import FOLDER, State, catalog_options, out_option, pass_sta
 from phipack.output import size
 
 if TYPE_CHECKING:
-    from registry.bundle import Bundle
-    from registry.fetch import Onto
+    from registry.bundle.folder import Bundle
+    from registry.transfer.bundle_download import Onto
 
 
 @click.command()
@@ -52,11 +52,11 @@ def fetch(
     the URL of a published catalog: then --of says what, or --device who asks. Every byte is verified before anything is
     put in place. A download that broke off is continued by the same command.
     """
-    from registry.fetch import Onto
     from registry.fetch import fetch as fetch_bundle
-    from registry.reading import open_reader, resolve_in
-    from registry.store_uris import open_store
-    from registry.transfer import Taken
+    from registry.ledger.reader import open_reader, resolve_in
+    from registry.store.uris import open_store
+    from registry.transfer.bundle_download import Onto
+    from registry.transfer.download import Taken
 
     taken = Taken()
     reasons: tuple[str, ...] = ()
@@ -107,8 +107,8 @@ def fetch(
 def _from_catalog(
     url: str, out: Path, asked: Mapping[str, Any], digest: str | None, onto: Onto
 ) -> tuple[Bundle, str, tuple[str, ...]]:
-    from registry.catalog_choice import Query
-    from registry.catalog_fetch import fetch_from_catalog
+    from registry.catalog.choice import Query
+    from registry.fetch import fetch_from_catalog
     from targets.references import Reference
     from targets.selection import Device
 
@@ -135,8 +135,8 @@ def _given(asked: Mapping[str, Any]) -> str:
 @pass_state
 def generate(state: State, bundle: Path, prompt: str, max_tokens: int, raw: bool) -> None:
     """Answer a prompt with a bundle: its own chat template, tokenizer and stop ids, the likeliest token each time."""
-    from builders.generation import generate as generate_text
-    from registry.bundle import open_bundle
+    from builders.runtime.generation import generate as generate_text
+    from registry.bundle.folder import open_bundle
 
     pieces: list[str] = []
 

@@ -129,7 +129,7 @@ def _sized(checkpoint: Checkpoint | None, found: RecipeFit) -> tuple[RecipeFit, 
 
 def _bundle_bytes(checkpoint: Checkpoint, fits: RecipeFit) -> int:
     """Bytes of all files but the manifest, at the context that a build for the target would have."""
-    from builders.build import BuildRequest
+    from builders.conversion import BuildRequest
     from builders.sizes import bundle_sizes
     from targets.fit import DEFAULT_CONTEXT
     from targets.recipes import recipe_named

@@ -13,9 +13,9 @@ from phipack.options import State, pass_state, registry_options
 from phipack.output import size, table
 
 if TYPE_CHECKING:
-    from registry.bundle import FileEntry, WeightClass
-    from registry.contents import Tensor
-    from registry.differences import Change, Difference, FigureChange, Side, TensorChanges
+    from registry.bundle.manifest import FileEntry, WeightClass
+    from registry.diff.compare import Change, Difference, FigureChange, Side, TensorChanges
+    from registry.diff.contents import Tensor
 
 _SHOWN_TENSORS = 20
 _SHOWN_LENGTH = 60
@@ -43,7 +43,7 @@ def diff(
     Each side is MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL], or a bundle's folder. Releases are compared cell by cell.
     Evidence stands side by side; what differs is what the bundles hold.
     """
-    from registry.differences import compare, pairs
+    from registry.diff.compare import compare, pairs
 
     found = []
     matched = pairs(*(_sides(state, text, tracking_uri, store) for text in (before, after)))
@@ -57,14 +57,14 @@ def diff(
 
 
 def _sides(state: State, text: str, tracking_uri: str | None, store: str | None) -> list[Side]:
-    from registry.differences import folder_side, version_side
+    from registry.diff.compare import folder_side, version_side
     from registry.fetch import is_path
 
     if is_path(text):
         return [folder_side(Path(text).expanduser())]
-    from registry.ledger import open_ledger
-    from registry.reading import resolve_in
-    from registry.store_uris import open_store
+    from registry.ledger.ledger import open_ledger
+    from registry.ledger.reader import resolve_in
+    from registry.store.uris import open_store
     from targets.references import Reference
 
     ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)

@@ -30,8 +30,8 @@ def gc(state: State, dry_run: bool, grace_hours: float, tracking_uri: str | None
     from dataclasses import asdict
 
     from registry.garbage import collect
-    from registry.reading import open_reader
-    from registry.store_uris import open_store
+    from registry.ledger.reader import open_reader
+    from registry.store.uris import open_store
 
     blobs = open_store(store)
     reader = open_reader(tracking_uri, blobs)

@@ -49,8 +49,8 @@ def split(state: State, bundle: Path, max_part_bytes: int, out: Path, replace: b
     The parts are folders, part-1 and so on. Small files are whole in the first, beside parts.json, which says how the
     others are joined: phipack join does it, an app may do it as it starts.
     """
-    from registry.bundle import open_bundle
-    from registry.parts import split as split_bundle
+    from registry.bundle.folder import open_bundle
+    from registry.bundle.parts import split as split_bundle
 
     parts = split_bundle(open_bundle(bundle), out, max_part_bytes, replace=replace)
     state.output.result(
@@ -67,7 +67,7 @@ def split(state: State, bundle: Path, max_part_bytes: int, out: Path, replace: b
 @pass_state
 def join(state: State, parts: Path, out: Path, digest: str | None, replace: bool) -> None:
     """Join a bundle's parts (a folder with part-1 and so on) again, every byte verified."""
-    from registry.parts import join as join_parts
+    from registry.bundle.parts import join as join_parts
 
     bundle = join_parts(parts, out, digest=digest, replace=replace)
     total = bundle.manifest.total_bytes

@@ -52,12 +52,12 @@ def publish(
 
     Phones see it when all of it is there: the catalog's timestamp is written last. A release that was published stays.
     """
+    from registry.catalog.signing import open_keys
+    from registry.ledger.reader import open_reader
     from registry.publication import Order
     from registry.publication import publish as publish_channel
     from registry.publication import refresh as sign_anew
-    from registry.reading import open_reader
-    from registry.signing import open_keys
-    from registry.store_uris import open_store
+    from registry.store.uris import open_store
 
     blobs = open_store(store)
     into = blobs if place is None else open_store(place)
@@ -81,7 +81,7 @@ def _targets(project: Path | None) -> dict[str, Target]:
 
     if project is None:
         return load_targets()
-    from builders.project import load_project
+    from targets.project import load_project
 
     return load_targets() | {cell.target.name: cell.target for cell in load_project(project).cells}
 

@@ -11,9 +11,9 @@ from phipack.options import FILE, PROJECT, State, pass_state, reason_option, reg
 from phipack.output import table
 
 if TYPE_CHECKING:
-    from registry.moves import CellMove, Move, Stand
-    from registry.roles import Roles
-    from registry.versions import CellVersion
+    from registry.ledger.channel_moves import CellMove, Move, Stand
+    from registry.ledger.versions import CellVersion
+    from targets.project import Roles
 
 _project_option = click.option(
     "--project",
@@ -31,8 +31,8 @@ _project_option = click.option(
 @pass_state
 def ls(state: State, model: str | None, tracking_uri: str | None, store: str | None) -> None:
     """List what is registered, of one model or of all."""
-    from registry.reading import open_reader
-    from registry.store_uris import open_store
+    from registry.ledger.reader import open_reader
+    from registry.store.uris import open_store
 
     versions = open_reader(tracking_uri, open_store(store)).versions(model)
     rows = [
@@ -50,9 +50,9 @@ def ls(state: State, model: str | None, tracking_uri: str | None, store: str | N
 def show(state: State, reference: str, tracking_uri: str | None, store: str | None) -> None:
     """Show the cells that a reference names, with their evidence: MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL]."""
     from phipack.commands.validation import evidence_text
-    from registry.ledger import open_ledger
-    from registry.reading import resolve_in
-    from registry.store_uris import open_store
+    from registry.ledger.ledger import open_ledger
+    from registry.ledger.reader import resolve_in
+    from registry.store.uris import open_store
     from targets.references import Reference
 
     ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
@@ -88,10 +88,10 @@ def promote(
     Refused where a cell of the release is missing or its evidence does not pass, and to who is not among the channel's
     promoters.
     """
-    from registry.ledger import open_ledger
+    from registry.ledger.ledger import open_ledger
     from registry.promotion import current_user, promote_overriding
     from registry.promotion import promote as promote_release
-    from registry.store_uris import open_store
+    from registry.store.uris import open_store
     from targets.references import Reference
 
     if override and not reason.strip():
@@ -122,10 +122,10 @@ def rollback(
     store: str | None,
 ) -> None:
     """Take the last promotion of a channel back: every cell that it moved goes where it stood before."""
-    from registry.ledger import open_ledger
+    from registry.ledger.ledger import open_ledger
     from registry.promotion import current_user
     from registry.promotion import rollback as roll_back
-    from registry.store_uris import open_store
+    from registry.store.uris import open_store
 
     roles = _roles(project, model)
     ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
@@ -138,9 +138,9 @@ def rollback(
 @pass_state
 def history(state: State, model: str, tracking_uri: str | None, store: str | None) -> None:
     """List every move of a model's channels: who, by which list, when, from, to, evidence, why. Newest first."""
-    from registry.ledger import open_ledger
+    from registry.ledger.ledger import open_ledger
     from registry.promotion import history as moves_of
-    from registry.store_uris import open_store
+    from registry.store.uris import open_store
 
     moves = moves_of(open_ledger(tracking_uri, open_store(store), told=state.output.note), model)
     rows = [
@@ -166,7 +166,7 @@ def history(state: State, model: str, tracking_uri: str | None, store: str | Non
 
 def _roles(project: Path | None, model: str) -> Roles | None:
     """Give the lists of the named project file, or of the one that is here; None where that is another model's."""
-    from builders.project import load_project
+    from targets.project import load_project
 
     if project is None and not PROJECT.is_file():
         return None

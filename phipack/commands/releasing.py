@@ -28,13 +28,13 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     What is built already from the same inputs is not built again. A cell that fails fails the release, and loses
     nothing of the others.
     """
+    from builders.build_cache import Workshop
     from builders.checkpoint import open_checkpoint
-    from builders.project import load_project
     from builders.release import Release
-    from builders.workshop import Workshop
-    from registry.ledger import open_ledger
-    from registry.registration import Registration
-    from registry.store_uris import open_store
+    from registry.ledger.ledger import open_ledger
+    from registry.ledger.registration import Registration
+    from registry.store.uris import open_store
+    from targets.project import load_project
 
     plan = load_project(project)
     cells = plan.cells_named(only)

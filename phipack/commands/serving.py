@@ -27,11 +27,11 @@ def serve(state: State, host: str, port: int, log: bool, store: str | None) -> N
     try:
         import uvicorn
 
-        from registry.serving import create_app
+        from registry.catalog.http_service import create_app
     except ImportError as error:
         raise PublicationError("serving needs FastAPI and uvicorn", fix="pip install 'phipack[serve]'") from error
-    from registry.served_catalog import ServedCatalog
-    from registry.store_uris import open_store
+    from registry.catalog.served_catalog import ServedCatalog
+    from registry.store.uris import open_store
 
     blobs = open_store(store)
     ServedCatalog(blobs).documents()  # says now what is wrong with it

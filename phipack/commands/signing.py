@@ -11,7 +11,7 @@ from phipack.options import State, keys_option, pass_state
 from phipack.output import table
 
 if TYPE_CHECKING:
-    from registry.signing import KeyFolder, KeyNeeds, Role
+    from registry.catalog.signing import KeyFolder, KeyNeeds, Role
 
 ROLE_NAMES: tuple[Role, ...] = ("root", "targets", "snapshot", "timestamp")
 
@@ -46,7 +46,7 @@ def init(
     state: State, thresholds: tuple[str, ...], signers: tuple[str, ...], expiries: tuple[str, ...], keys: Path
 ) -> None:
     """Make a folder of keys, and the root that phones are to trust."""
-    from registry.signing import create_keys
+    from registry.catalog.signing import create_keys
 
     made = create_keys(keys, _needs(thresholds, signers), {role: _days(text) for role, text in _by_role(expiries)})
     state.output.result(
@@ -64,8 +64,8 @@ def init(
 @pass_state
 def rotate(state: State, role: Role, thresholds: tuple[str, ...], signers: tuple[str, ...], keys: Path) -> None:
     """Give a role new keys, in a new root that the old root's keys sign. Publish afterwards: the old ones then end."""
-    from registry.signing import open_keys
-    from registry.signing import rotate as rotate_role
+    from registry.catalog.signing import open_keys
+    from registry.catalog.signing import rotate as rotate_role
 
     needs = _needs(thresholds, signers)
     made = rotate_role(open_keys(keys), role, needs.get(role))
@@ -81,7 +81,7 @@ def rotate(state: State, role: Role, thresholds: tuple[str, ...], signers: tuple
 @pass_state
 def show(state: State, renew: bool, keys: Path) -> None:
     """Show the roles, their keys and where these are, and when the root expires."""
-    from registry.signing import open_keys, renew_root
+    from registry.catalog.signing import open_keys, renew_root
 
     opened = open_keys(keys)
     opened = renew_root(opened) if renew else opened
@@ -89,7 +89,7 @@ def show(state: State, renew: bool, keys: Path) -> None:
 
 
 def _needs(thresholds: tuple[str, ...], signers: tuple[str, ...]) -> dict[Role, KeyNeeds]:
-    from registry.signing import GivenKey, KeyNeeds
+    from registry.catalog.signing import GivenKey, KeyNeeds
 
     given: dict[Role, list[GivenKey]] = {}
     for role, text in _by_role(signers):

@@ -47,16 +47,16 @@ def validate(
     """
     from dataclasses import replace
 
+    from builders.build_cache import Workshop
     from builders.checkpoint import open_checkpoint
-    from builders.project import load_project
     from builders.release import judged, refusal
-    from builders.validation.validate import Settings
     from builders.validation.validate import validate as measure
-    from builders.workshop import Workshop
-    from registry.bundle import open_bundle
-    from registry.placement import disk_errors
+    from registry.bundle.folder import open_bundle
+    from registry.files.staging import disk_errors
     from targets.devices import target_named
+    from targets.evaluation import Settings
     from targets.prediction import predicted_figures
+    from targets.project import load_project
     from targets.recipes import recipe_named
 
     gates: dict[str, dict[str, Gate]] = {"command line": dict(_gate(bound) for bound in bounds)}

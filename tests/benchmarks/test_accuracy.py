@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.four_bit import Bench
-from builders.validation.sessions import open_session
+from builders.runtime.sessions import open_session
 
 # recipe -> (largest mean KL divergence in nats, smallest share of positions with the same top token)
 BOUNDS = {

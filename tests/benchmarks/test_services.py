@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.services.ports import free_ports
-from registry.ledger import open_ledger
-from registry.store_uris import open_store
+from registry.ledger.ledger import open_ledger
+from registry.store.uris import open_store
 from tests.phipack.conftest import command_environment, run_in
-from tests.registry.bundles import make_bundle
-from tests.registry.test_ledger import entry
+from tests.registry.ledger.test_ledger import entry
+from tests.support.bundles import make_bundle
 
 ROOT = Path(__file__).parents[2]
 

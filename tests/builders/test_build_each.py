@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.build import BuildRequest, build, build_each
+from builders.build import build, build_each
 from builders.checkpoint import open_checkpoint
-from builders.pacing import RunEndedError, SharedReads, paced
-from registry.bundle import Bundle
+from builders.checkpoint.lockstep import RunEndedError, SharedReads, paced
+from builders.conversion import BuildRequest
+from registry.bundle.folder import Bundle
 from targets.errors import CheckpointError
 from targets.recipes import recipe_named
-from tests.checkpoints import random_weights, write_tiny, write_weights
+from tests.support.checkpoints import random_weights, write_tiny, write_weights
 
 RECIPES = ("gguf-f16", "gguf-q4_0", "onnx-int4", "onnx-fp16", "coreml-int4", "coreml-fp16")
 

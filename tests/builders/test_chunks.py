@@ -13,11 +13,11 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from registry.bundle import Bundle, verify
-from registry.reuse import Known
-from registry.transfer import jobs_of
+from registry.bundle.folder import Bundle, verify
+from registry.transfer.download import jobs_of
+from registry.transfer.local_chunks import Known
 from targets.recipes import recipe_named
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
 
 WEIGHTS = {
     "gguf-q4_0": "model.gguf",

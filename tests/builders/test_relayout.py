@@ -12,7 +12,7 @@ from builders.checkpoint import open_checkpoint
 from builders.reference.logits import Reference
 from builders.relayout import relayout
 from targets.errors import UnsupportedModelError
-from tests.checkpoints import write_json, write_tiny
+from tests.support.checkpoints import write_json, write_tiny
 
 
 def _both(folder: Path, **changes: object) -> tuple[Path, Path, tuple[str, ...]]:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from builders.build import BuildRequest, build
+from builders.build import build
 from builders.checkpoint import open_checkpoint
+from builders.conversion import BuildRequest
 from builders.sizes import bundle_sizes
 from targets.recipes import RECIPES, recipe_named
-from tests.builders.gguf.sentencepiece_folder import write_sentencepiece
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
+from tests.support.sentencepiece_folder import write_sentencepiece
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

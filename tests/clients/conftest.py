@@ -10,8 +10,8 @@ import pytest
 
 from tests.clients.plain_client import Device, Wish, install
 from tests.clients.plain_trust import Trust
-from tests.registry.catalogs import Publisher
-from tests.registry.servers import RangeHandler, serving
+from tests.support.catalogs import Publisher
+from tests.support.servers import RangeHandler, serving
 
 GIB = 1 << 30
 IPHONE = Device("iPhone15,4", "Apple A16", "iOS", "18.1", 6 * GIB)

@@ -12,9 +12,9 @@ import pytest
 from tests.clients.conftest import Plain, noise
 from tests.clients.plain_bundle import PIECE, check_manifest, fetch_bundle
 from tests.clients.plain_trust import Json, Refused
-from tests.registry.catalogs import Publisher
 from tests.registry.conftest import contents
-from tests.registry.servers import FolderHandler, RangeHandler, answering, serving
+from tests.support.catalogs import Publisher
+from tests.support.servers import FolderHandler, RangeHandler, answering, serving
 
 
 def blob_of(publisher: Publisher, digest: str) -> Path:

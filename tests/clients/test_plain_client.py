@@ -13,8 +13,8 @@ from targets.selection import Device as PhoneDevice
 from tests.clients.conftest import GIB, IPHONE, Plain, noise
 from tests.clients.plain_client import Device, Wish, numbers, place_of
 from tests.clients.plain_trust import Refused
-from tests.registry.catalogs import Phone, Publisher
 from tests.registry.conftest import contents
+from tests.support.catalogs import Phone, Publisher
 
 FORBIDDEN = ("phipack", "registry", "targets", "builders", "tuf", "securesystemslib")
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from registry.bundle import Bundle
-from registry.delta_making import Delta, make_delta
+from registry.bundle.folder import Bundle
 from registry.publication import Order
+from registry.transfer.delta_writer import Delta, make_delta
 from tests.clients.conftest import Plain, noise
 from tests.clients.plain_bundle import Held, frames_of, stepped, unpacked
 from tests.clients.plain_client import Wish
 from tests.clients.plain_trust import MIB, Json, Refused
-from tests.registry.catalogs import Publisher
+from tests.support.catalogs import Publisher
 
 OLD, NEW = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 INDEX = {"schema": "phipack.delta/1", "from": OLD, "to": NEW, "frames": []}
@@ -142,7 +142,7 @@ def test_a_damaged_delta_costs_no_more_than_time(
         made.append(out)
         return delta
 
-    monkeypatch.setattr("registry.delta_making.make_delta", spoilt)
+    monkeypatch.setattr("registry.transfer.delta_writer.make_delta", spoilt)
     plain = Plain(tmp_path / "plain", url, publisher.root)
     before = noise(20_000)
     after = bytes((one + (at % 500 == 0)) % 256 for at, one in enumerate(before))

@@ -9,16 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from phipack.__main__ import main
-from registry.bundle import open_bundle
-from registry.folder_store import FolderStore
-from registry.ledger import Ledger, open_ledger
+from registry.bundle.folder import open_bundle
+from registry.ledger.ledger import Ledger, open_ledger
+from registry.ledger.reader import open_reader
+from registry.ledger.registration import Registration
 from registry.promotion import history
-from registry.reading import open_reader
-from registry.registration import Registration
+from registry.store.folder import FolderStore
 from targets.errors import RegistryError
 from targets.references import Version
 from tests.faults.ground import Ground, Run, Step, as_command, names, phipack
-from tests.registry.bundles import make_bundle, make_evidence
+from tests.support.bundles import make_bundle, make_evidence
 
 CELLS = ("iphone-15", "pixel-9")
 Builder = Callable[[Path, str], object]  # makes a release's bundle in a folder

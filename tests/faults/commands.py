@@ -9,9 +9,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from registry import large_file, transfer
-from registry.folder_store import FolderStore
-from registry.ledger import open_ledger
+from registry.files import large_file
+from registry.ledger.ledger import open_ledger
+from registry.store.folder import FolderStore
+from registry.transfer import download as transfer
 from tests.faults import channels, databases, fetching, parts, publishing, releasing
 from tests.faults.ground import Command, Ground, phipack
 from tests.faults.pieces import NEW

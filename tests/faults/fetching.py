@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from registry.bundle import open_bundle, verify
-from registry.partial import PARTIAL_MARK, partial_folder
-from registry.placement import STAGING_MARK
+from registry.bundle.folder import open_bundle, verify
+from registry.files.staging import STAGING_MARK
+from registry.transfer.partial import PARTIAL_MARK, partial_folder
 from targets.errors import BundleError
 from tests.faults.channels import prepare_first_release
 from tests.faults.ground import Ground, Step, names

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from phipack.__main__ import main
-from registry.bundle import verify
-from registry.parts import join
+from registry.bundle.folder import verify
+from registry.bundle.parts import join
 from tests.faults.fetching import OUT
 from tests.faults.ground import Ground, Run, names, phipack
 from tests.faults.pieces import NEW, OLD, write_pieces

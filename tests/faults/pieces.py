@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from registry.bundle import Bundle, seal
-from tests.registry.bundles import make_bundle
-from tests.registry.test_chunks import entry_of
+from registry.bundle.folder import Bundle, seal
+from tests.registry.bundle.test_chunks import entry_of
+from tests.support.bundles import make_bundle
 
 WEIGHTS = "model.gguf"
 _random = random.Random(7)

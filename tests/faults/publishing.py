@@ -7,10 +7,10 @@ import random
 from pathlib import Path
 
 from phipack.__main__ import main
-from registry.bundle import open_bundle, verify
-from registry.catalog_state import published_digests, read_published
-from registry.folder_store import FolderStore
-from registry.signing import open_keys
+from registry.bundle.folder import open_bundle, verify
+from registry.catalog.published_state import published_digests, read_published
+from registry.catalog.signing import open_keys
+from registry.store.folder import FolderStore
 from tests.faults.channels import CELLS, STORE, Builder, prepare_releases, tiny
 from tests.faults.ground import Ground, Run, names, phipack
 from tests.faults.pieces import write_pieces

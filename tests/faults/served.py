@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from tests.faults.pieces import NEW, write_pieces
-from tests.registry.servers import RangeHandler, serving
+from tests.support.servers import RangeHandler, serving
 
 
 def start_site(folder: Path) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from registry.folder_store import FolderStore
-from registry.lease import Timing, held
-from registry.ledger import open_ledger
-from registry.placement import staged_folder
+from registry.files.staging import staged_folder
+from registry.ledger.lease import Timing, held
+from registry.ledger.ledger import open_ledger
 from registry.promotion import history, promote, rollback
+from registry.store.folder import FolderStore
 from targets.errors import RegistryError
 from targets.references import Reference
 from tests.registry.test_promotion import add
@@ -44,7 +44,7 @@ datetime.datetime = Elsewhere
 assert abs(datetime.datetime.now().timestamp() - seconds() - off) < 5
 """
 _HOLD = """
-from registry.lease import held
+from registry.ledger.lease import held
 from tests.faults.test_clocks import Files, TIMING
 with held(Files(place), "other", TIMING) as check:
     check()
@@ -54,7 +54,7 @@ with held(Files(place), "other", TIMING) as check:
         check()
 """
 _STAGE = """
-from registry.placement import staged_folder
+from registry.files.staging import staged_folder
 with staged_folder(place / "out") as folder:
     (folder / "half").write_bytes(b"half")
     print("here", flush=True)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from registry.bundle import MANIFEST_NAME, Bundle, open_bundle, verify
+from registry.bundle.folder import Bundle, open_bundle, verify
+from registry.bundle.manifest import MANIFEST_NAME
 from registry.fetch import fetch
-from registry.folder_store import FolderStore
-from registry.partial import PARTIAL_MARK
+from registry.store.folder import FolderStore
+from registry.transfer.partial import PARTIAL_MARK
 from targets.errors import PhipackError
-from tests.registry.bundles import make_bundle
 from tests.registry.conftest import contents
-from tests.registry.servers import RangeHandler, serving
+from tests.support.bundles import make_bundle
+from tests.support.servers import RangeHandler, serving
 
 _LIMITED = (
     "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"  # Python ignores SIGXFSZ

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from builders.project import load_project
-from registry.folder_store import FolderStore
-from registry.ledger import open_ledger
-from registry.registration import Registration
+from registry.ledger.ledger import open_ledger
+from registry.ledger.registration import Registration
+from registry.store.folder import FolderStore
 from targets.errors import ProjectError
+from targets.project import load_project
 from targets.references import Version
 from tests.phipack.conftest import run_in
-from tests.registry.bundles import make_bundle, make_evidence
+from tests.support.bundles import make_bundle, make_evidence
 
 PROJECT = """\
 model = "phi"

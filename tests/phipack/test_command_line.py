@@ -18,9 +18,9 @@ import pytest
 import phipack as public
 from phipack.output import size, table
 from phipack.reference import reference
-from tests.checkpoints import Tiny, write_tiny
 from tests.phipack.conftest import PROJECT, Run, command_environment, in_the_foreground
-from tests.registry.servers import on, serving
+from tests.support.checkpoints import Tiny, write_tiny
+from tests.support.servers import on, serving
 
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "mlflow", "llama_cpp", "transformers", "numpy", "gguf", "boto3")
 
@@ -73,7 +73,8 @@ def test_what_is_not_installed_is_named_with_its_extra(tmp_path: Path, arguments
 
 def write_bundle(folder: Path) -> None:
     """A bundle made by hand: fetch looks at bytes, not at what they mean."""
-    from registry.bundle import GenerationEntry, Manifest, ModelEntry, RecipeEntry, file_entries, seal
+    from registry.bundle.folder import file_entries, seal
+    from registry.bundle.manifest import GenerationEntry, Manifest, ModelEntry, RecipeEntry
 
     folder.mkdir()
     (folder / "model.gguf").write_bytes(b"weights")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.phipack.conftest import Run
-from tests.registry.bundles import make_bundle
 from tests.registry.conftest import contents
+from tests.support.bundles import make_bundle
 
 
 def test_a_bundle_is_split_and_joined(phipack: Run, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from tests.phipack.conftest import command_environment, in_the_foreground, run_in
-from tests.registry.catalogs import Publisher
-from tests.registry.tcp_proxy import proxy_before
+from tests.support.catalogs import Publisher
+from tests.support.tcp_proxy import proxy_before
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.folder_store import FolderStore
-from registry.ledger import open_ledger
+from registry.ledger.ledger import open_ledger
+from registry.store.folder import FolderStore
 from tests.phipack.conftest import command_environment, in_the_foreground
 
 COMMANDS = (

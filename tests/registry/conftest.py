@@ -10,11 +10,11 @@ import pytest
 
 from benchmarks.services.mlflow_server import MlflowServer, MlflowSettings, running_mlflow
 from benchmarks.services.postgresql import PostgresqlServer, running_postgresql
-from registry.bundle import Bundle
-from registry.folder_store import FolderStore
-from registry.ledger import Ledger, open_ledger
-from tests.registry.bundles import make_bundle
-from tests.registry.databases import (
+from registry.bundle.folder import Bundle
+from registry.ledger.ledger import Ledger, open_ledger
+from registry.store.folder import FolderStore
+from tests.support.bundles import make_bundle
+from tests.support.databases import (
     MIGRATED,
     POSTGRESQL,
     SERVED,
@@ -24,7 +24,7 @@ from tests.registry.databases import (
     ServedDatabases,
     SqliteDatabases,
 )
-from tests.registry.s3 import s3_server, s3_store  # noqa: F401 - fixtures of the session
+from tests.support.s3 import s3_server, s3_store  # noqa: F401 - fixtures of the session
 
 
 @pytest.fixture

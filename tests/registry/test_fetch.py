@@ -15,19 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from registry import http_requests
-from registry.bundle import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Bundle, open_bundle, verify
+from registry.bundle.folder import Bundle, open_bundle, verify
+from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME
 from registry.fetch import Resolver, fetch
-from registry.folder_store import FolderStore
-from registry.ledger import Ledger
-from registry.reading import open_reader, resolve_in
-from registry.registration import Registration
+from registry.ledger.ledger import Ledger
+from registry.ledger.reader import open_reader, resolve_in
+from registry.ledger.registration import Registration
+from registry.store.folder import FolderStore
+from registry.transfer.download import http as http_requests
 from targets.errors import BuildError, FetchError, PhipackError, RegistryError, StoreError
 from targets.references import Version
-from tests.registry.bundles import make_bundle, make_evidence
 from tests.registry.conftest import contents
-from tests.registry.servers import Fault, answering, on, serving
-from tests.registry.test_store import flip, names_in
+from tests.registry.store.test_store import flip, names_in
+from tests.support.bundles import make_bundle, make_evidence
+from tests.support.servers import Fault, answering, on, serving
 
 
 @pytest.fixture(autouse=True)
@@ -386,8 +387,8 @@ def test_a_fetch_by_reference_takes_less_than_two_seconds_start_up_included(regi
 import functools, sys
 from pathlib import Path
 from registry.fetch import fetch
-from registry.reading import open_reader, resolve_in
-from registry.store_uris import open_store
+from registry.ledger.reader import open_reader, resolve_in
+from registry.store.uris import open_store
 store = open_store(sys.argv[2])
 resolver = functools.partial(resolve_in, open_reader(sys.argv[1], store))
 fetch("phi:production@iphone-15", Path(sys.argv[3]), resolver=resolver)

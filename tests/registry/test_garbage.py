@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from registry.bundle import Bundle
-from registry.folder_store import FolderStore
+from registry.bundle.folder import Bundle
 from registry.garbage import Collected, collect
-from registry.s3_store import S3Store
-from registry.s3_upload import PART_BYTES
-from registry.store import Blob, Store
+from registry.store.folder import FolderStore
+from registry.store.protocol import Blob, Store
+from registry.store.s3 import S3Store
+from registry.store.s3_upload import PART_BYTES
 from targets.errors import BundleError, RegistryError, StoreError
-from tests.registry.bundles import make_bundle
-from tests.registry.catalogs import Publisher, Rows
+from tests.support.bundles import make_bundle
+from tests.support.catalogs import Publisher, Rows
 
 DAY_SECONDS = 86_400.0
 GRACE_SECONDS = 1.0  # of the race

@@ -6,10 +6,10 @@ import collections
 from pathlib import Path
 
 from benchmarks.load import MODELS, Place, lost_updates, release_all, run
-from registry.moves import Move
+from registry.ledger.channel_moves import Move
 from registry.promotion import history
-from registry.s3_store import S3Store
-from tests.registry.databases import POSTGRESQL, SERVER, Databases
+from registry.store.s3 import S3Store
+from tests.support.databases import POSTGRESQL, SERVER, Databases
 
 DATABASES = (POSTGRESQL, SERVER)
 

@@ -9,16 +9,16 @@ from typing import ClassVar
 import pytest
 
 from benchmarks.services.postgresql import PostgresqlServer
-from registry.bundle import Bundle
-from registry.folder_store import FolderStore
-from registry.lease import AwayError, LeaseLostError, Timing
-from registry.ledger import Ledger
+from registry.bundle.folder import Bundle
+from registry.ledger.lease import AwayError, LeaseLostError, Timing
+from registry.ledger.ledger import Ledger
 from registry.promotion import history, rollback
+from registry.store.folder import FolderStore
 from targets.errors import RegistryError
-from tests.registry.databases import POSTGRESQL, SERVED, SERVER
-from tests.registry.tcp_proxy import Cutting, proxy_before
-from tests.registry.test_lease import CELLS, lease_tags, standing, to
-from tests.registry.test_ledger import entry
+from tests.registry.ledger.test_lease import CELLS, lease_tags, standing, to
+from tests.registry.ledger.test_ledger import entry
+from tests.support.databases import POSTGRESQL, SERVED, SERVER
+from tests.support.tcp_proxy import Cutting, proxy_before
 
 DATABASES = (SERVER,)
 

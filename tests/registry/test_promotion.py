@@ -14,19 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.bundle import Bundle
-from registry.folder_store import FolderStore
-from registry.ledger import Ledger, open_ledger
-from registry.moves import CellMove, Move, Stand, move_from_tags, promotion_to_undo
+from registry.bundle.folder import Bundle
+from registry.ledger.channel_moves import CellMove, Move, Stand, move_from_tags, promotion_to_undo
+from registry.ledger.ledger import Ledger, open_ledger
+from registry.ledger.reader import open_reader
+from registry.ledger.registration import Registration
 from registry.promotion import current_user, history, promote, rollback
-from registry.reading import open_reader
-from registry.registration import Registration
-from registry.store import Store
+from registry.store.folder import FolderStore
+from registry.store.protocol import Store
 from targets.errors import GateError, MalformedReferenceError, RegistryError
 from targets.references import Reference, Version
-from tests.registry.bundles import make_bundle, make_evidence
-from tests.registry.databases import EVERYWHERE, POSTGRESQL, SQLITE, Databases
-from tests.registry.test_ledger import client_of, runs_of
+from tests.registry.ledger.test_ledger import client_of, runs_of
+from tests.support.bundles import make_bundle, make_evidence
+from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE, Databases
 
 DATABASES = EVERYWHERE
 CELLS = ("galaxy-s24", "iphone-15", "pixel-9")
@@ -284,9 +284,9 @@ def test_a_failure_in_the_middle_moves_back_what_moved(releases: Ledger) -> None
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from registry.ledger import Ledger
+from registry.ledger.ledger import Ledger
 from registry.promotion import promote
-from registry.folder_store import FolderStore
+from registry.store.folder import FolderStore
 from targets.references import Reference
 
 class Dies(Ledger):

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from registry.bundle import verify
-from registry.catalog import open_catalog
-from registry.catalog_documents import ChannelDocument, parse_document
-from registry.catalog_state import published_digests, read_published
-from registry.folder_store import FolderStore
-from registry.http_requests import Web
+from registry.bundle.folder import verify
+from registry.catalog.client import open_catalog
+from registry.catalog.documents import ChannelDocument, parse_document
+from registry.catalog.published_state import published_digests, read_published
+from registry.catalog.signing import open_keys, rotate
 from registry.publication import Order, refresh
-from registry.signing import open_keys, rotate
+from registry.store.folder import FolderStore
+from registry.transfer.http import Web
 from targets.errors import FetchError, KeysError, PublicationError, RegistryError
 from targets.selection import Device
-from tests.registry.catalogs import Phone, Publisher
-from tests.registry.servers import RangeHandler, serving
+from tests.support.catalogs import Phone, Publisher
+from tests.support.servers import RangeHandler, serving
 
 DAY_SECONDS = 86_400
 
@@ -292,8 +292,8 @@ class Clock(datetime.datetime):
         return super().now(tz) + shift
 
 datetime.datetime = Clock
-from registry.catalog import open_catalog
-from registry.http_requests import Web
+from registry.catalog.client import open_catalog
+from registry.transfer.http import Web
 from targets.errors import FetchError
 try:
     with Web() as web:
@@ -381,7 +381,7 @@ def test_publishers_at_once_lose_nothing(publisher: Publisher) -> None:
     def run(number: int) -> None:
         from registry.publication import publish
         from targets.devices import load_targets
-        from tests.registry.catalogs import Rows
+        from tests.support.catalogs import Rows
 
         mine = Rows([row for row in publisher.registry.rows if row.cell == f"cell-{number}"])
         order = Order("phi", f"channel-{number}")

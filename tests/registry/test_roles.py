@@ -11,17 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.bundle import Bundle
-from registry.folder_store import FolderStore
-from registry.ledger import Ledger
-from registry.moves import LIST_LIMIT, CellMove, Move, Stand, move_from_tags
+from registry.bundle.folder import Bundle
+from registry.ledger.channel_moves import LIST_LIMIT, CellMove, Move, Stand, move_from_tags
+from registry.ledger.ledger import Ledger
 from registry.promotion import history, promote, promote_overriding, rollback
-from registry.roles import Roles, require_promoter
+from registry.roles import require_promoter
+from registry.store.folder import FolderStore
 from targets.errors import GateError, RegistryError
+from targets.project import Roles
 from targets.references import Reference, Version
-from tests.registry.bundles import make_bundle
-from tests.registry.databases import EVERYWHERE
-from tests.registry.test_ledger import client_of, entry
+from tests.registry.ledger.test_ledger import client_of, entry
+from tests.support.bundles import make_bundle
+from tests.support.databases import EVERYWHERE
 
 DATABASES = EVERYWHERE
 LISTED = Roles("phipack.toml", {"production": ("alice", "release-bot@ci-1")})

@@ -13,7 +13,7 @@ from targets.architecture import Architecture
 from targets.config_json import read_architecture
 from targets.errors import CheckpointError, UnsupportedModelError
 from targets.models import KNOWN_MODELS
-from tests.checkpoints import Tiny
+from tests.support.checkpoints import Tiny
 from tests.targets.architectures import architectures
 
 MINI: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from builders.checkpoint import Checkpoint, open_checkpoint
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
 
 
 def _mapped_bytes(part_of_path: str) -> int:

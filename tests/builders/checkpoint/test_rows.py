@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from builders.checkpoint import open_checkpoint
 from targets.layouts import stored_shapes
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
 
 LAYER = "model.layers.1."
 

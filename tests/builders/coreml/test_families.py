@@ -13,13 +13,13 @@ import torch
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.coreml.session import open_session
 from builders.reference import Reference
-from registry.bundle import Bundle
+from builders.runtime.coreml.session import open_session
+from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
-from tests.builders.parity import some_tokens
-from tests.builders.small import RELEASED_BLOCKS, write_telling
-from tests.checkpoints import write_json, write_tiny
+from tests.support.checkpoints import write_json, write_tiny
+from tests.support.parity import some_tokens
+from tests.support.small import RELEASED_BLOCKS, write_telling
 
 TOLERANCE = 0.03
 EDGE = 64

@@ -9,11 +9,11 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.coreml.reading import Blob, read_program
-from registry.bundle import verify
+from builders.runtime.coreml.program_file import Blob, read_program
+from registry.bundle.folder import verify
 from targets.recipes import recipe_named
 from targets.storage.coreml import plan
-from tests.builders.parity import tiny_bundle
+from tests.support.parity import tiny_bundle
 
 RECIPES = ("coreml-fp16", "coreml-int4")
 

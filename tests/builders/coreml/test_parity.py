@@ -10,11 +10,11 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.coreml.session import call_inputs, open_session
+from builders.runtime.coreml.session import call_inputs, open_session
 from targets.errors import BundleError, CheckpointError, MeasurementError
 from targets.recipes import recipe_named
-from tests.builders.parity import CASES, EDGE, reference_logits, some_tokens, tiny_bundle
-from tests.checkpoints import random_weights, write_tiny, write_weights
+from tests.support.checkpoints import random_weights, write_tiny, write_weights
+from tests.support.parity import CASES, EDGE, reference_logits, some_tokens, tiny_bundle
 
 # Matrices are stored exactly; rotation, attention, cache and products are rounded to float16.
 TOLERANCE = 0.03

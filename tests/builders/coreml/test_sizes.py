@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from builders.build import BuildRequest, build
+from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.conversion import BuildRequest
 from builders.coreml import artifact_sizes
 from targets.recipes import recipe_named
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
 
 SHAPES: dict[str, dict[str, Any]] = {
     "phi3": {"window": 7},

@@ -10,12 +10,12 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from registry.bundle import verify
+from registry.bundle.folder import verify
 from targets.errors import CheckpointError
 from targets.recipes import recipe_named
 from targets.storage.gguf import plan
-from tests.builders.gguf import llamacpp
-from tests.checkpoints import SPECIAL, Tiny, random_weights, write_tiny, write_weights
+from tests.support import llama_cpp as llamacpp
+from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_tiny, write_weights
 
 RECIPES = ("gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m")
 SHAPES = {

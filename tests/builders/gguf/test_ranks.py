@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from benchmarks import cl100k
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.generation import generate
+from builders.runtime.generation import generate
 from builders.tokenizer import Tokenizer, load_tokenizer
-from registry.bundle import Bundle
+from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
-from tests.builders.gguf import llamacpp
 from tests.builders.gguf.test_tokenizer import TEXTS
-from tests.checkpoints import Tiny, random_weights, write_json, write_weights
+from tests.support import llama_cpp as llamacpp
+from tests.support.checkpoints import Tiny, random_weights, write_json, write_weights
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from builders.build import BuildRequest, build
+from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.conversion import BuildRequest
 from builders.gguf import artifact_sizes
 from targets.recipes import recipe_named
-from tests.builders.gguf.sentencepiece_folder import write_sentencepiece
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
+from tests.support.sentencepiece_folder import write_sentencepiece
 
 SHAPES: dict[str, dict[str, Any]] = {
     "window": {"window": 7},

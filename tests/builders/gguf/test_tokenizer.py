@@ -19,9 +19,9 @@ from builders.checkpoint import open_checkpoint
 from builders.tokenizer import load_tokenizer
 from targets.errors import CheckpointError, UnsupportedModelError
 from targets.recipes import recipe_named
-from tests.builders.gguf import llamacpp
-from tests.builders.gguf.sentencepiece_folder import write_sentencepiece
-from tests.checkpoints import SPECIAL, Tiny, random_weights, write_json, write_tiny, write_weights
+from tests.support import llama_cpp as llamacpp
+from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_json, write_tiny, write_weights
+from tests.support.sentencepiece_folder import write_sentencepiece
 
 CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"

@@ -11,20 +11,21 @@ import numpy as np
 import onnx
 import pytest
 
-from builders.build import BuildRequest, build
+from builders.build import build
 from builders.checkpoint import open_checkpoint
+from builders.conversion import BuildRequest
 from builders.onnx import convert, datafile
-from builders.onnx.generation import generate_tokens, runtime_tokenizer
 from builders.onnx.quantize import QuantizedMatrix, dequantize
-from builders.onnx.session import open_session
+from builders.runtime.onnx_generation import generate_tokens, runtime_tokenizer
+from builders.runtime.onnx_session import open_session
 from builders.tokenizer import load_tokenizer
-from registry.bundle import verify
-from registry.large_file import LargeFile
+from registry.bundle.folder import verify
+from registry.files.large_file import LargeFile
 from targets.errors import BuildError, CheckpointError, MeasurementError, UnsupportedModelError
 from targets.recipes import recipe_named
 from targets.storage.onnx import Blocks, Plain, data_bytes, plan, storage_of
-from tests.builders.parity import some_tokens, tiny_bundle
-from tests.checkpoints import Tiny, random_weights, write_tiny, write_weights
+from tests.support.checkpoints import Tiny, random_weights, write_tiny, write_weights
+from tests.support.parity import some_tokens, tiny_bundle
 
 RECIPES = ["onnx-fp16", "onnx-int4"]
 

@@ -12,16 +12,16 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.onnx.generation import generate_tokens
-from builders.onnx.session import open_session
-from registry.bundle import Bundle
+from builders.runtime.onnx_generation import generate_tokens
+from builders.runtime.onnx_session import open_session
+from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
-from tests.builders import small
-from tests.builders.parity import FP16_TOLERANCE, some_tokens, tiny_bundle
-from tests.builders.reference.plain_small import plain_logits
-from tests.builders.small import RELEASED_BLOCKS, write_telling
-from tests.checkpoints import write_json, write_tiny
+from tests.support import small
+from tests.support.checkpoints import write_json, write_tiny
+from tests.support.parity import FP16_TOLERANCE, some_tokens, tiny_bundle
+from tests.support.plain_small import plain_logits
+from tests.support.small import RELEASED_BLOCKS, write_telling
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|onnx|google).*"),

@@ -12,12 +12,12 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.onnx.session import OnnxSession, open_session
-from registry.bundle import Bundle
+from builders.runtime.onnx_session import OnnxSession, open_session
+from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 from targets.recipes import recipe_named
-from tests.builders.parity import CASES, EDGE, FP16_TOLERANCE, reference_logits, some_tokens, tiny_bundle
-from tests.checkpoints import write_json, write_tiny
+from tests.support.checkpoints import write_json, write_tiny
+from tests.support.parity import CASES, EDGE, FP16_TOLERANCE, reference_logits, some_tokens, tiny_bundle
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|optimum|onnx|google).*"),

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from benchmarks.full_size.synthetic import CONFIGS
-from builders.build import BuildRequest, build
+from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.shards import MappedTensors
+from builders.conversion import BuildRequest
 from builders.onnx import artifact_sizes
 from targets.config_json import read_architecture
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
 from targets.storage.onnx import data_bytes
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
 
 MINI = CONFIGS["mini"]
 SMALL_128K = CONFIGS["small"] | {

@@ -12,7 +12,7 @@ from builders.onnx.sparse import sparse_indices
 from targets.architecture import BlockSparse
 from targets.config_json import read_architecture
 from targets.storage.onnx import sparse_arrays
-from tests.checkpoints import Tiny
+from tests.support.checkpoints import Tiny
 
 SMALL = read_architecture(Tiny(family="phi3small").config())
 PATTERNS = st.builds(

@@ -13,7 +13,7 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import Reference
 from builders.reference.forward import rotary_tables
 from targets.errors import CheckpointError
-from tests.checkpoints import VOCABULARY_SIZE, Tiny, random_weights, write_tiny, write_weights
+from tests.support.checkpoints import VOCABULARY_SIZE, Tiny, random_weights, write_tiny, write_weights
 
 TOLERANCE = 1e-4
 

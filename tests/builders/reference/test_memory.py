@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import Reference
 from builders.reference.forward import hidden_states
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
 
 
 class Widened:

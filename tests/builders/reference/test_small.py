@@ -10,9 +10,9 @@ import pytest
 
 from builders.checkpoint import open_checkpoint
 from builders.reference import Reference
-from tests.builders.reference.plain_small import plain_logits
-from tests.builders.small import RELEASED_BLOCKS, write_telling
-from tests.checkpoints import Tiny, random_weights, write_weights
+from tests.support.checkpoints import Tiny, random_weights, write_weights
+from tests.support.plain_small import plain_logits
+from tests.support.small import RELEASED_BLOCKS, write_telling
 
 TOLERANCE = 1e-4
 

@@ -10,7 +10,7 @@ import pytest
 from builders.checkpoint import open_checkpoint
 from builders.reference import Reference
 from builders.reference.statistics import multiplied
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
 
 
 @pytest.mark.parametrize("tied", [False, True])

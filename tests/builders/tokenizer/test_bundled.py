@@ -12,8 +12,8 @@ from builders.checkpoint import open_checkpoint
 from builders.tokenizer import load_tokenizer
 from targets.errors import CheckpointError
 from targets.recipes import RECIPES, recipe_named
-from tests.builders.gguf.sentencepiece_folder import write_sentencepiece
-from tests.checkpoints import write_json, write_tiny
+from tests.support.checkpoints import write_json, write_tiny
+from tests.support.sentencepiece_folder import write_sentencepiece
 
 TEXTS = ("the town in the house", "<|user|>\nhello <|end|>  \n<|assistant|>", "naïve 数 👩🏽‍🚀\t\n\n  x", "", " ")
 

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from benchmarks import phi3_vocabulary
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.generation import render_prompt
-from builders.onnx.generation import runtime_tokenizer
+from builders.runtime.generation import render_prompt
+from builders.runtime.onnx_generation import runtime_tokenizer
 from builders.tokenizer import Tokenizer, load_tokenizer
 from builders.validation.tokens import runtime_tokens_share
-from registry.bundle import Bundle
+from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
-from tests.builders.gguf import llamacpp
-from tests.checkpoints import Tiny, random_weights, write_json, write_weights
+from tests.support import llama_cpp as llamacpp
+from tests.support.checkpoints import Tiny, random_weights, write_json, write_weights
 
 RECIPES = ("gguf-q8_0", "onnx-int4", "coreml-int4")
 STOP_IDS = [32000, 32001, 32007]

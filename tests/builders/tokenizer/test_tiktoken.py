@@ -19,7 +19,7 @@ from builders.tokenizer import Tokenizer, load_tokenizer
 from builders.tokenizer.tiktoken import PHI3_SMALL_TOKENS, read_ranks
 from targets.errors import CheckpointError, UnsupportedModelError
 from targets.recipes import recipe_named
-from tests.checkpoints import Tiny, random_weights, write_json, write_weights
+from tests.support.checkpoints import Tiny, random_weights, write_json, write_weights
 
 NAMED = [token for token in PHI3_SMALL_TOKENS if "dummy" not in token]
 pieces = st.one_of(

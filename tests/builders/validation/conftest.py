@@ -6,7 +6,7 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import Checkpoint
-from registry.bundle import Bundle
+from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
 
 

@@ -13,13 +13,14 @@ from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import Reference
 from builders.validation.speed import measure_speed
-from builders.validation.validate import Settings, validate
-from registry.bundle import Bundle, open_bundle
+from builders.validation.validate import validate
+from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import BundleError, MeasurementError
+from targets.evaluation import Settings
 from targets.evidence import ACCURACY_FIGURES, FIGURES, Evidence
 from targets.gates import Gate, judge
 from targets.recipes import recipe_named
-from tests.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny
 
 BRIEF = Settings(tokens=256, window=64, greedy_prompts=3, greedy_prompt_tokens=8, greedy_new_tokens=6)
 

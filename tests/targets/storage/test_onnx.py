@@ -16,7 +16,7 @@ from targets.storage.onnx import (
     plan,
     sparse_arrays,
 )
-from tests.checkpoints import Tiny
+from tests.support.checkpoints import Tiny
 
 INT4, FP16 = recipe_named("onnx-int4"), recipe_named("onnx-fp16")
 MINI = {

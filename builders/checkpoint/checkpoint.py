@@ -1,0 +1,275 @@
+"""`Checkpoint`: config, tokenizer files, and tensors one at a time, named by the digest of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.checkpoint import shards
+from builders.checkpoint.rows import in_canonical_order
+from builders.phases import Phases
+from registry.files.digests import digest_of_file
+from targets.architecture import Architecture
+from targets.config_json import read_architecture
+from targets.errors import CheckpointError
+from targets.layouts import sources_of, stored_shapes
+
+_PIECE_ELEMENTS = 1 << 17
+CHAT_TEMPLATE_NAME = "chat_template.jinja"
+TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model")  # at least one must be there
+TOKENIZER_FILES = (
+    *TOKENIZER_MODELS,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    CHAT_TEMPLATE_NAME,
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint. Headers are checked; weights are read, and checked to be finite, when asked for."""
+
+    path: Path
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    architecture: Architecture
+    shard_files: tuple[Path, ...]
+    tensors: shards.MappedTensors
+    phases: Phases = field(default_factory=Phases)  # where the time of reading is told
+
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        """Read one tensor, by its canonical name, as a new float32 array of the architecture's shape.
+
+        Raises:
+            CheckpointError: it holds NaN or an infinity.
+        """
+        shape = self.architecture.tensor_shapes()[name]
+        sources = sources_of(self.architecture, name, shape)
+        values = np.empty(shape, np.float32)
+        start = 0
+        for part, (height, *_) in sources.parts:
+            rows = values[start : start + height]
+            if sources.order == "as stored":
+                self._read(part, rows)
+            else:
+                stored = Checkpoint.stored_tensor(self, part)
+                for place, taken in in_canonical_order(rows, stored, sources.order, self.architecture):
+                    place[...] = taken
+            start += height
+        return values
+
+    def stored_tensor(self, name: str) -> NDArray[np.float32]:
+        """Read one tensor by the checkpoint's own name, as it is stored, widened to float32.
+
+        Raises:
+            CheckpointError: it holds NaN or an infinity, or can't be read.
+        """
+        values = np.empty(self.tensors.entries[name].shape, np.float32)
+        self._read(name, values)
+        return values
+
+    def _read(self, name: str, out: NDArray[np.float32]) -> None:
+        """Read one stored tensor into an array of its shape that lies in one piece, and let its pages go."""
+        flat, start = out.reshape(-1), 0
+        with self.phases.phase("read", self.tensors.entries[name].stop - self.tensors.entries[name].start):
+            for piece in self.tensors.pieces(name):
+                self._widen(piece, name, flat[start : start + len(piece)])
+                start += len(piece)
+            self.tensors.release(name)
+
+    def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read rows of a matrix that one stored tensor is, such as the embedding: float32 [*ids.shape, columns].
+
+        Raises:
+            CheckpointError: one of them holds NaN or an infinity.
+        """
+        with self.phases.phase("read"):
+            taken = self.tensors.stored(name)[ids]
+            values = np.empty(taken.shape, np.float32)
+            self._widen(taken.reshape(-1), name, values.reshape(-1))
+            self.tensors.release(name)
+        return values
+
+    def _widen(self, stored: NDArray[Any], name: str, out: NDArray[np.float32]) -> None:
+        """Widen flat elements of a stored tensor, and look at them while they are in the processor's cache."""
+        dtype, step = self.tensors.dtype(name), _PIECE_ELEMENTS
+        for start in range(0, len(stored), step):
+            piece = out[start : start + step]
+            shards.widen(stored[start : start + step], dtype, piece)
+            if not np.isfinite(piece).all():
+                raise CheckpointError(
+                    f"{self.path}: tensor {name!r} holds {piece[~np.isfinite(piece)][0]}",
+                    fix="the training run or the download is broken; take a sound checkpoint",
+                )
+
+    @property
+    def tokenizer_files(self) -> dict[str, Path]:
+        """The tokenizer's files that are there, by name."""
+        named = {name: self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()}
+        return named | {path.name: path for path in tiktoken_files(self.path)}
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        """`tokenizer_config.json`, empty where there is none."""
+        return read_json(self.path / "tokenizer_config.json", required=False)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`."""
+        file = self.path / CHAT_TEMPLATE_NAME
+        if file.is_file():
+            try:
+                return file.read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise CheckpointError(f"{file}: the chat template can't be read: {error}") from error
+        template = self.tokenizer_config.get("chat_template")
+        if isinstance(template, list):  # several, by name, as transformers allows
+            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+            template = named.get("default")
+        return template if isinstance(template, str) else None
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of `generation_config.json`, else of `config.json`, sorted.
+
+        Phi-3's config names one of three (<|endoftext|>, not <|end|>); an artifact that knows that one alone runs on.
+        """
+        stop = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
+        ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
+        for token in ids:
+            if (
+                isinstance(token, bool)
+                or not isinstance(token, int)
+                or not 0 <= token < self.architecture.vocabulary_size
+            ):
+                raise CheckpointError(
+                    f"{self.path}: eos_token_id {token!r} is not an id of the vocabulary "
+                    f"(0 to {self.architecture.vocabulary_size - 1})"
+                )
+        return tuple(sorted(set(ids)))
+
+    @cached_property
+    def digest(self) -> str:
+        """`sha256:<hex>` over the sorted list of content files and their own digests. Reads every byte, once."""
+        files = [self.path / "config.json", self.path / "generation_config.json", *self.tokenizer_files.values()]
+        files += self.shard_files
+        past_cache = frozenset(self.shard_files if self.tensors.past_cache else ())
+        lines = sorted(
+            f"{file.name} {digest_of_file(file, past_cache=file in past_cache)}\n" for file in files if file.is_file()
+        )
+        return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def tiktoken_files(folder: Path) -> list[Path]:
+    """List the files of tiktoken's ranks in a folder, sorted."""
+    return sorted(folder.glob("*.tiktoken"))
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open a Hugging Face checkpoint folder and check all that can be checked without reading weights.
+
+    Raises:
+        CheckpointError: a file, shard or tensor is missing, damaged, or contradicts the config.
+        UnsupportedModelError: another architecture, rope or dtype than phipack builds from.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder", fix="give the path of a Hugging Face checkpoint")
+    config = read_json(folder / "config.json", required=True)
+    architecture = read_architecture(config)
+    files = shards.find_shards(folder)
+    found: dict[str, shards.StoredTensor] = {}
+    for file in files:
+        for tensor in shards.read_header(file):
+            if tensor.name in found:
+                raise CheckpointError(
+                    f"{folder}: tensor {tensor.name!r} is in both {found[tensor.name].file.name} and {file.name}"
+                )
+            found[tensor.name] = tensor
+    _compare_with_index(folder, found)
+    _compare_with_architecture(folder, found, architecture)
+    if not any((folder / name).is_file() for name in TOKENIZER_MODELS) and not tiktoken_files(folder):
+        raise CheckpointError(
+            f"{folder}: no tokenizer: neither {' nor '.join(TOKENIZER_MODELS)} nor *.tiktoken",
+            fix="copy the tokenizer's files beside the weights",
+        )
+    return Checkpoint(
+        path=folder,
+        config=config,
+        generation_config=read_json(folder / "generation_config.json", required=False),
+        architecture=architecture,
+        shard_files=tuple(files),
+        tensors=shards.MappedTensors(found),
+    )
+
+
+def _compare_with_index(folder: Path, found: dict[str, shards.StoredTensor]) -> None:
+    index = shards.read_index(folder)
+    if index is None:
+        return
+    if unlisted := [name for name in found if name not in index]:
+        raise CheckpointError(
+            f"{folder}: tensor {unlisted[0]!r} is in {found[unlisted[0]].file.name}, but not in the index",
+            fix="download it again",
+        )
+    for name, shard in index.items():
+        if name not in found or found[name].file.name != shard:
+            raise CheckpointError(
+                f"{folder}: the index puts tensor {name!r} in {shard}, where it is not", fix="download it again"
+            )
+
+
+def _compare_with_architecture(folder: Path, found: dict[str, shards.StoredTensor], architecture: Architecture) -> None:
+    if architecture.layer_count > len(found):  # said before a list of a billion names is made
+        raise CheckpointError(
+            f"{folder}: config.json says num_hidden_layers {architecture.layer_count}, "
+            f"the weights have {len(found)} tensors",
+            fix="compare config.json with the weights: they may belong to different models",
+        )
+    expected = stored_shapes(architecture)
+    if architecture.tied_embeddings and "lm_head.weight" in found:
+        # Some exports repeat the tied embedding as the head; the shape is still held to.
+        expected = {**expected, "lm_head.weight": expected["model.embed_tokens.weight"]}
+    if missing := [name for name in expected if name not in found]:
+        raise CheckpointError(
+            f"{folder}: tensor {missing[0]!r} is missing ({len(missing)} of {len(expected)} in all)",
+            fix="compare config.json with the weights: they may belong to different models",
+        )
+    if extra := [name for name in found if name not in expected]:
+        raise CheckpointError(
+            f"{folder}: tensor {extra[0]!r} is not part of {architecture.name} ({len(extra)} such)",
+            fix="compare config.json with the weights: they may belong to different models",
+        )
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise CheckpointError(
+                f"{folder}: tensor {name!r} has shape {list(found[name].shape)}, config.json asks for {list(shape)}"
+            )
+
+
+def read_json(path: Path, *, required: bool) -> dict[str, Any]:
+    """Read a file that holds a JSON object; give an empty one where it is absent and not required.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if required:
+            raise CheckpointError(
+                f"{path} is missing", fix="give the path of a Hugging Face checkpoint folder"
+            ) from None
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: a JSON object was expected")
+    return content

@@ -1,0 +1,84 @@
+"""The contract between `build.py` and the converters of the formats.
+
+`build.py` makes a `BuildRequest`; the package of a format (`gguf/`, `onnx/`, `coreml/`) writes the weights and returns
+a `Conversion`. Nothing here knows a format.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from builders.checkpoint import Checkpoint
+from builders.phases import Phases
+from registry.bundle.chunks import FileDigest
+from registry.bundle.manifest import ExactContext, WeightClass
+from targets.recipes import Recipe
+from targets.storage import StoredWeight
+
+DEFAULT_CONTEXT_LENGTH = 4096
+
+Progress = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What a converter is asked for. `context_length`: the longest sequence the bundle must accept, in tokens.
+
+    A converter tells `phases` what it spends its time on.
+    """
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    context_length: int
+    progress: Progress = silent
+    phases: Phases = field(default_factory=Phases)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a converter did: how weights came to be stored, what a reader must know, the tools that had a hand in it.
+
+    `exact_context_length`: the longest sequence for which the runtime computes what the checkpoint does.
+    """
+
+    weights: tuple[WeightClass, ...]
+    exact_context_length: int
+    tools: dict[str, str]
+    notes: tuple[str, ...] = field(default=())
+    exact_contexts: tuple[ExactContext, ...] = field(default=())
+    digests: Mapping[str, FileDigest] = field(default_factory=dict)  # of files that were hashed while written
+
+
+def weight_classes(stored: Iterable[StoredWeight]) -> tuple[WeightClass, ...]:
+    """Count tensors and bytes by how they are stored."""
+    tensors: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for weight in stored:
+        tensors[weight.storage] += 1
+        sizes[weight.storage] += weight.bytes
+    return tuple(WeightClass(storage=kind, tensors=tensors[kind], bytes=sizes[kind]) for kind in tensors)
+
+
+class FormatPackage(Protocol):
+    """What the package of each format offers."""
+
+    def convert(self, request: BuildRequest, folder: Path) -> Conversion:
+        """Write the weights, and what the runtime needs beside them, into a folder."""
+        ...
+
+    def artifact_sizes(self, request: BuildRequest) -> dict[str, int]:
+        """Give the exact bytes of each file that `convert` would write, by path. No weight is read."""
+        ...
+
+
+def default_context_length(checkpoint: Checkpoint) -> int:
+    """The context a bundle gets when neither target nor project says: the model's own, at most 4,096 tokens."""
+    return min(checkpoint.architecture.context_length, DEFAULT_CONTEXT_LENGTH)

@@ -1,0 +1,147 @@
+"""A Core ML bundle, run: by Core ML itself on macOS, elsewhere by evaluating its program (`evaluate.py`).
+
+A sequence that passes longrope's edge is given again from its beginning, in one call: see the package's docstring.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.coreml.description import EDGE_FACT
+from builders.coreml.package import PACKAGE_NAME
+from builders.coreml.program import CAUSAL_MASK, INPUT_IDS, LOGITS
+from builders.runtime.coreml.evaluate import Evaluator
+from registry.bundle.folder import Bundle
+from targets.errors import MeasurementError
+
+
+class Engine(Protocol):
+    """What calls a program: Core ML or the evaluator. A state is its own kind of thing."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the package says of itself."""
+        ...
+
+    def make_state(self) -> Any:
+        """Give an empty cache."""
+        ...
+
+    def predict(self, inputs: Mapping[str, NDArray[Any]], state: Any) -> Mapping[str, NDArray[Any]]:
+        """Call the program: give its outputs, and change the state."""
+        ...
+
+
+class CoremlSession:
+    """One sequence in a Core ML program. Implements `builders.runtime.session.Session`."""
+
+    def __init__(self, engine: Engine, *, context_length: int, runtime: str, is_own_runtime: bool) -> None:
+        self.runtime = runtime
+        self.is_own_runtime = is_own_runtime
+        self._engine: Engine | None = engine
+        self._context_length = context_length
+        edge = engine.metadata.get(EDGE_FACT)
+        self._edge = None if edge is None else int(edge)
+        self._state: Any = None
+        self._tokens: list[int] = []  # what the state holds
+
+    def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
+        self._tokens = []
+        return self._extended(tokens)
+
+    def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Start a sequence: logits [vocabulary] after its last token."""
+        return np.asarray(self.score(tokens)[-1])
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Go one token further: logits [vocabulary] after it."""
+        if self._edge is not None and len(self._tokens) == self._edge:
+            return self.prefill(np.array([*self._tokens, token], np.int64))
+        return np.asarray(self._extended(np.array([token], np.int64))[0])
+
+    def close(self) -> None:
+        """Free the program, its weights and its cache."""
+        self._engine = None
+        self._state = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _extended(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        if self._engine is None:
+            raise MeasurementError("the Core ML session is closed", fix="open the bundle again")
+        cached = len(self._tokens)
+        if not 1 <= len(tokens) <= self._context_length - cached:
+            raise MeasurementError(
+                f"{len(tokens)} tokens after {cached}: the bundle takes 1 to {self._context_length} in all",
+                fix="give fewer tokens, or build with a longer --context",
+            )
+        if cached == 0:
+            self._state = self._engine.make_state()
+        outputs = self._engine.predict(call_inputs(tokens, cached), self._state)
+        self._tokens += tokens.tolist()
+        return outputs[LOGITS][0].astype(np.float32)
+
+
+def call_inputs(tokens: NDArray[np.int64], cached: int) -> dict[str, NDArray[Any]]:
+    """Give the inputs of a call with new tokens [q] after `cached` ones: the mask's width says where they stand."""
+    return {
+        INPUT_IDS: tokens.astype(np.int32)[None],
+        CAUSAL_MASK: np.zeros((1, 1, 1, cached + len(tokens)), np.float16),
+    }
+
+
+def open_session(bundle: Bundle) -> CoremlSession:
+    """Open a Core ML bundle. Raises `MeasurementError` where its package can't be read or run."""
+    package = bundle.file(PACKAGE_NAME)
+    is_mac = sys.platform == "darwin"
+    engine: Engine = CoremlEngine(str(package)) if is_mac else Evaluator(package)
+    how = "Core ML" if is_mac else "Core ML program evaluated on the CPU"
+    return CoremlSession(
+        engine,
+        context_length=bundle.manifest.model.context_length,
+        runtime=f"{how} (coremltools {version('coremltools')})",
+        is_own_runtime=is_mac,
+    )
+
+
+class CoremlEngine:
+    """Core ML itself, through coremltools: macOS 15 and later."""
+
+    def __init__(self, package: str) -> None:
+        import coremltools as ct
+
+        try:
+            # The Neural Engine does not take flexible lengths; Apple's own decoders run on the GPU.
+            self._model = ct.models.MLModel(package, compute_units=ct.ComputeUnit.CPU_AND_GPU)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise MeasurementError(f"Core ML refuses {package}: {error}", fix="build the bundle again") from error
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The package's user-defined metadata."""
+        return dict(self._model.user_defined_metadata)
+
+    def make_state(self) -> Any:
+        """Give an empty cache."""
+        return self._model.make_state()
+
+    def predict(self, inputs: Mapping[str, NDArray[Any]], state: Any) -> Mapping[str, NDArray[Any]]:
+        """Call the program. Raises `MeasurementError` where Core ML fails."""
+        try:
+            return dict(self._model.predict(dict(inputs), state))
+        except RuntimeError as error:
+            raise MeasurementError(f"Core ML could not run the program: {error}") from error

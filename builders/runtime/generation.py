@@ -1,0 +1,115 @@
+"""Text from a bundle: its own chat template, tokenizer and stop ids, its own runtime, the likeliest token each time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from builders.runtime.session import Session, Told, nobody
+from builders.runtime.sessions import open_session
+from builders.tokenizer import Tokenizer, load_tokenizer
+from registry.bundle.folder import Bundle
+from targets.errors import BundleError, MeasurementError
+
+_REPLACEMENT = "\ufffd"  # what decoding gives for an unfinished UTF-8 sequence
+
+
+def generate(
+    bundle: Bundle, prompt: str, *, max_new_tokens: int, use_template: bool = True, told: Told = nobody
+) -> Iterator[str]:
+    """Answer a prompt greedily, piece by piece, until a stop id, `max_new_tokens` or the context's end.
+
+    `told` hears where the runtime is opened anew for an answer that outgrows its context.
+
+    Raises:
+        BundleError: the chat template can't be rendered.
+        MeasurementError: the prompt does not fit, or the runtime refuses the bundle.
+    """
+    tokenizer = load_tokenizer(bundle.path)
+    text = render_prompt(bundle, prompt) if use_template else prompt
+    # A template writes its own beginning-of-sequence token where the model wants one.
+    ids = tokenizer.encode(text, add_special_tokens=not use_template)
+    room = bundle.manifest.model.context_length - len(ids)
+    if not ids or room < 1:
+        raise MeasurementError(
+            f"the prompt has {len(ids)} tokens; the bundle takes 1 to {bundle.manifest.model.context_length - 1}",
+            fix="shorten the prompt, or build with a longer --context",
+        )
+    yield from _pieces(tokenizer, _tokens(bundle, ids, min(max_new_tokens, room), told))
+
+
+def render_prompt(bundle: Bundle, prompt: str) -> str:
+    """Put a user's prompt into the bundle's chat template; as it is where the bundle has none."""
+    name = bundle.manifest.generation.chat_template
+    if name is None:
+        return prompt
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _refuse
+    try:
+        template = environment.from_string(bundle.file(name).read_text("utf-8"))
+        return template.render(
+            messages=[{"role": "user", "content": prompt}], add_generation_prompt=True, **_special_tokens(bundle)
+        )
+    except jinja2.TemplateError as error:
+        raise BundleError(f"{bundle.file(name)}: the chat template fails: {error}") from error
+
+
+def _tokens(bundle: Bundle, ids: list[int], limit: int, told: Told) -> Iterator[int]:
+    """Continue ids in the runtime that apps have: for ONNX that is onnxruntime-genai, which drives the graph itself."""
+    if bundle.manifest.recipe.format == "onnx":
+        from builders.runtime.onnx_generation import generate_tokens
+
+        yield from generate_tokens(bundle, ids, limit)
+        return
+    with open_session(bundle, told) as session:
+        yield from _greedy(session, ids, limit, frozenset(bundle.manifest.generation.stop_token_ids))
+
+
+def _greedy(session: Session, ids: list[int], limit: int, stop_ids: frozenset[int]) -> Iterator[int]:
+    logits = session.prefill(np.asarray(ids, dtype=np.int64))
+    for made in range(limit):
+        token = int(logits.argmax())
+        if token in stop_ids:
+            return
+        yield token
+        if made + 1 < limit:
+            logits = session.step(token)
+
+
+def _pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
+    """Decode as far as whole characters go: one token may end in the middle of one."""
+    ids: list[int] = []
+    said = ""
+    for token in tokens:
+        ids.append(token)
+        text = tokenizer.decode(ids)
+        if not text.endswith(_REPLACEMENT) and text.startswith(said) and text != said:
+            yield text[len(said) :]
+            said = text
+    rest = tokenizer.decode(ids)
+    if rest != said and rest.startswith(said):
+        yield rest[len(said) :]
+
+
+def _special_tokens(bundle: Bundle) -> dict[str, str]:
+    path = bundle.file("tokenizer_config.json")
+    config: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    tokens = {}
+    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        value = config.get(key)
+        content = value.get("content") if isinstance(value, dict) else value
+        if isinstance(content, str):
+            tokens[key] = content
+    return tokens
+
+
+def _refuse(message: str) -> None:
+    import jinja2
+
+    raise jinja2.TemplateError(message)

@@ -1,0 +1,210 @@
+"""A bundle opened in llama.cpp, through llama-cpp-python's low-level API."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.gguf.convert import MODEL_NAME
+from builders.runtime.session import Told, nobody
+from registry.bundle.folder import Bundle
+from registry.bundle.manifest import ExactContext
+from targets.errors import MeasurementError
+
+_BATCH = 512  # tokens a call
+_ERROR_LEVEL = 4  # enum ggml_log_level
+_said: list[str] = []  # llama.cpp's last error lines; its log has one sink a process
+
+
+class GgufSession:
+    """One sequence in llama.cpp: float16 KV cache, no flash attention, all cores.
+
+    With quantized weights llama.cpp rounds activations to 8 bits, by other code for a batch than for one token: `score`
+    and `step` differ by more than float rounding (mean KL .001 for Q8_0 to .01 for Q4_K_M on a real model of 135 M
+    weights), and are equally near to the same weights in float32.
+    """
+
+    is_own_runtime = True
+
+    def __init__(self, bundle: Bundle, context_length: int | None = None, told: Told = nobody) -> None:
+        """Open it for sequences of `context_length` tokens; by default as the manifest says that it is exact.
+
+        `told` hears of each time that another context is opened.
+
+        Raises:
+            MeasurementError: llama.cpp refuses the file, or it is not the one that the manifest describes.
+        """
+        import llama_cpp
+
+        self.runtime = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})"
+        self._llama: Any = llama_cpp
+        model = bundle.manifest.model
+        self._vocabulary_size = model.vocabulary_size
+        self._told = told
+        self._contexts = [*model.exact_contexts] if context_length is None else []
+        longest = context_length or model.context_length
+        if not self._contexts or self._contexts[-1].last < longest:
+            self._contexts.append(ExactContext(open_with=longest, first=1, last=longest))
+        self._opened = self._contexts[0]
+        self._tokens: list[int] | None = None  # in the cache; None where there is no sequence to go on with
+        self._model: Any = None
+        self._context: Any = None
+        silence(llama_cpp)
+        llama_cpp.llama_backend_init()
+        self._path = bundle.file(MODEL_NAME)
+        try:
+            self._load()
+            self._open(self._contexts[0])
+        except MeasurementError:
+            self.close()
+            raise
+        self._batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
+
+    def _load(self) -> None:
+        llama_cpp, path = self._llama, self._path
+        _said.clear()
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        if not self._model:
+            raise MeasurementError(f"{path}: llama.cpp refuses it: {' '.join(_said[:2]) or 'no reason given'}")
+        found = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        if found != self._vocabulary_size:
+            raise MeasurementError(f"{path}: {found} tokens, the manifest says {self._vocabulary_size}")
+
+    def _open(self, context: ExactContext) -> None:
+        llama_cpp = self._llama
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = context.open_with
+        parameters.n_batch = parameters.n_ubatch = _BATCH
+        parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
+        parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if self._context:
+            llama_cpp.llama_free(self._context)
+        self._context, self._opened = llama_cpp.llama_init_from_model(self._model, parameters), context
+        if not self._context:
+            raise MeasurementError(
+                f"{self._path}: llama.cpp can't open a context of {context.open_with} tokens: {' '.join(_said[:2])}",
+                fix="free memory, or build with a shorter --context",
+            )
+
+    def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
+        self._start(tokens)
+        logits = np.empty((len(tokens), self._vocabulary_size), dtype=np.float32)
+        for start in range(0, len(tokens), _BATCH):
+            part = tokens[start : start + _BATCH]
+            logits[start : start + len(part)] = self._decode(part, every=True)
+        self._tokens = None
+        return logits
+
+    def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Start a sequence: logits [vocabulary] after its last token."""
+        self._start(tokens)
+        *whole, last = range(0, len(tokens), _BATCH)
+        for start in whole:
+            self._decode(tokens[start : start + _BATCH], every=False)
+        return self._decode(tokens[last:], every=False)[0]
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Go one token further: logits [vocabulary] after it. A sequence that outgrows its context is read again."""
+        if self._tokens is not None and self._context_for(len(self._tokens) + 1) != self._opened:
+            return self.prefill(np.asarray([*self._tokens, token], dtype=np.int64))
+        return self._decode(np.asarray([token]), every=False)[0]
+
+    def close(self) -> None:
+        """Free model and context."""
+        if self._context:
+            self._llama.llama_batch_free(self._batch)
+            self._llama.llama_free(self._context)
+        if self._model:
+            self._llama.llama_model_free(self._model)
+        self._model = self._context = self._tokens = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, tokens: NDArray[np.int64]) -> None:
+        """Empty the cache, of the context that is right for a sequence of so many tokens."""
+        if not self._context:
+            raise MeasurementError("the session is closed")
+        if not len(tokens):
+            raise MeasurementError("a sequence of no tokens has no logits", fix="give at least one token")
+        context = self._context_for(len(tokens))
+        if context != self._opened:
+            self._told(
+                f"for {len(tokens)} tokens llama.cpp is opened again, with a context of {context.open_with} by which "
+                "longrope goes, and reads them from the start"
+            )
+            self._open(context)
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+        self._tokens = []
+
+    def _context_for(self, length: int) -> ExactContext:
+        """Choose the first context that holds so many tokens, or the longest."""
+        return next((context for context in self._contexts if length <= context.last), self._contexts[-1])
+
+    def _decode(self, tokens: NDArray[np.int64], *, every: bool) -> NDArray[np.float32]:
+        """Run up to a batch of tokens; logits of every one [T, vocabulary], or of the last alone [1, vocabulary]."""
+        if self._tokens is None:
+            raise MeasurementError("there is no sequence to go on with", fix="call prefill first")
+        if len(self._tokens) + len(tokens) > self._opened.last:
+            raise MeasurementError(
+                f"{len(self._tokens) + len(tokens)} tokens don't fit in the bundle's context of {self._opened.last}",
+                fix="give fewer tokens, or build with a longer --context",
+            )
+        if tokens.min() < 0 or tokens.max() >= self._vocabulary_size:
+            raise MeasurementError(f"a token id is not in the vocabulary of {self._vocabulary_size}")
+        batch, count = self._batch, len(tokens)
+        batch.n_tokens = count
+        for place, token in enumerate(tokens):
+            batch.token[place] = int(token)
+            batch.pos[place] = len(self._tokens) + place
+            batch.n_seq_id[place] = 1
+            batch.seq_id[place][0] = 0
+            batch.logits[place] = every or place == count - 1
+        if self._llama.llama_decode(self._context, batch):
+            raise MeasurementError(f"llama.cpp fails at token {len(self._tokens)}: {' '.join(_said[:2])}")
+        self._tokens.extend(int(token) for token in tokens)
+        rows = count if every else 1
+        address = self._llama.llama_get_logits(self._context)
+        flat = np.ctypeslib.as_array(address, shape=(rows * self._vocabulary_size,))
+        return np.array(flat, dtype=np.float32).reshape(rows, self._vocabulary_size)
+
+
+def open_session(bundle: Bundle, context_length: int | None = None, told: Told = nobody) -> GgufSession:
+    """Open a GGUF bundle, at its manifest's context by default. Raises `MeasurementError` where llama.cpp refuses it.
+
+    By default the manifest's contexts are kept to: with longrope llama.cpp takes the factors by the context, and a
+    sequence that outgrows one is read again in the next, of which `told` hears.
+    """
+    return GgufSession(bundle, context_length, told)
+
+
+def silence(llama_cpp: Any) -> None:
+    """Keep llama.cpp's log off standard error, and its error lines for our own."""
+    llama_cpp.llama_log_set(_keep_errors(llama_cpp), ctypes.c_void_p(0))
+
+
+def _keep_errors(llama_cpp: Any) -> Any:
+    if not _callbacks:
+
+        def keep(level: int, text: bytes, _data: object) -> None:
+            if level == _ERROR_LEVEL and text.strip():
+                _said.append(text.decode("utf-8", "replace").strip())
+                del _said[:-8]
+
+        _callbacks.append(llama_cpp.llama_log_callback(keep))
+    return _callbacks[0]
+
+
+_callbacks: list[Any] = []  # held for as long as the process lives: C keeps the pointer

@@ -1,0 +1,199 @@
+"""A session in a process of its own: a runtime that aborts takes that process down, and the caller gets an error.
+
+llama.cpp aborts on a failed assertion, and the system kills what runs out of memory; neither raises in Python. The
+other process runs `python -m builders.runtime.isolation BUNDLE [--for-whole-context]`; its input and output carry
+
+    asked     one line of JSON: {"ask": "score" | "prefill" | "step", "tokens": [ids]}
+    answered  one line of JSON: {"shape": [...]}, then that many float32, little-endian; or {"problem": …, "fix": …}
+
+The first answer, unasked: {"runtime": …, "is_own_runtime": …}. What the runtime itself prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.runtime.session import Session
+from builders.runtime.sessions import open_for_whole_context, open_session
+from registry.bundle.folder import Bundle, open_bundle
+from targets.errors import MeasurementError, PhipackError
+
+_ASKED = ("score", "prefill", "step")
+_WHOLE = "--for-whole-context"
+_LAST_LINES = 3  # of what the other process wrote to standard error
+
+
+class IsolatedSession:
+    """Implements `Session` by asking another process. `open_isolated` makes one."""
+
+    def __init__(self, bundle: Bundle, *, for_whole_context: bool = False) -> None:
+        self._bundle = bundle
+        options = [_WHOLE] if for_whole_context else []
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "builders.runtime.isolation", str(bundle.path), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+        try:
+            greeting = self._answer()
+        except BaseException:
+            self.close()
+            raise
+        self.runtime = str(greeting["runtime"])
+        self.is_own_runtime = bool(greeting["is_own_runtime"])
+
+    @property
+    def process_id(self) -> int:
+        """The other process."""
+        return self._process.pid
+
+    def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
+        return self._ask("score", tokens)
+
+    def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Start a sequence: logits [vocabulary] after its last token."""
+        return self._ask("prefill", tokens)
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Go one token further: logits [vocabulary] after it."""
+        return self._ask("step", np.asarray([token]))
+
+    def close(self) -> None:
+        """End the other process."""
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                _close_quietly(stream)
+        self._process.wait()
+        self._errors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, what: str, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        assert self._process.stdin is not None
+        line = json.dumps({"ask": what, "tokens": [int(token) for token in tokens]})
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise self._death() from error
+        shape = self._answer()["shape"]
+        values: NDArray[np.float32] = np.empty(shape, dtype="<f4")
+        self._read_into(values.data.cast("B"))
+        return values
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self._death()
+        answer: dict[str, Any] = json.loads(line)
+        if "problem" in answer:
+            raise MeasurementError(answer["problem"], fix=answer["fix"])
+        return answer
+
+    def _read_into(self, place: memoryview) -> None:
+        assert self._process.stdout is not None
+        while len(place):
+            count = self._process.stdout.readinto(place)  # type: ignore[attr-defined] # a BufferedReader has it
+            if not count:
+                raise self._death()
+            place = place[count:]
+
+    def _death(self) -> MeasurementError:
+        code = self._process.wait()
+        self._errors.seek(0)
+        return died(self._bundle.path, code, self._errors.read().decode("utf-8", "replace"))
+
+
+def open_isolated(bundle: Bundle, *, for_whole_context: bool = False) -> IsolatedSession:
+    """Open a bundle in a process of its own; by default as its manifest says that it is exact.
+
+    Raises:
+        MeasurementError: the runtime refuses the bundle, or the process dies, now or in any later call.
+    """
+    return IsolatedSession(bundle, for_whole_context=for_whole_context)
+
+
+def died(path: Path, code: int, errors: str) -> MeasurementError:
+    """Say how a bundle's process ended: its exit code or signal, and its last words."""
+    words = " | ".join(line.strip() for line in errors.strip().splitlines()[-_LAST_LINES:]) or "it said nothing"
+    if code >= 0:
+        return MeasurementError(f"{path}: the process that ran it ended with code {code}: {words}")
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    fix = "the runtime aborted: see its words" if name == "SIGABRT" else None
+    if name == "SIGKILL":
+        fix = "most likely the system ran out of memory: use a shorter --context, or a machine with more"
+    return MeasurementError(f"{path}: the process that ran it was ended by {name}: {words}", fix=fix)
+
+
+def serve(session: Session, asked: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer until nothing more is asked."""
+    for line in asked:
+        request = json.loads(line)
+        what, tokens = request["ask"], np.asarray(request["tokens"], dtype=np.int64)
+        try:
+            if what not in _ASKED:
+                raise MeasurementError(f"a session can't be asked {what!r}")
+            values = session.step(int(tokens[0])) if what == "step" else getattr(session, what)(tokens)
+        except PhipackError as error:
+            _tell(answers, {"problem": error.problem, "fix": error.fix})
+            continue
+        values = np.ascontiguousarray(values, dtype="<f4")
+        _tell(answers, {"shape": values.shape})
+        answers.write(values.data.cast("B"))
+        answers.flush()
+
+
+def main(path: Path, *options: str) -> None:
+    """Serve a bundle over standard input and output, kept for the answers alone."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    try:
+        session = (open_for_whole_context if _WHOLE in options else open_session)(open_bundle(path))
+    except PhipackError as error:
+        _tell(answers, {"problem": error.problem, "fix": error.fix})
+        return
+    with session:
+        _tell(answers, {"runtime": session.runtime, "is_own_runtime": session.is_own_runtime})
+        serve(session, sys.stdin.buffer, answers)
+
+
+def _tell(answers: IO[bytes], what: dict[str, Any]) -> None:
+    answers.write(json.dumps(what).encode() + b"\n")
+    answers.flush()
+
+
+def _close_quietly(stream: IO[bytes]) -> None:
+    """Close a pipe whose other end may be gone, with something still to be flushed."""
+    try:
+        stream.close()
+    except BrokenPipeError:
+        return
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,53 @@
+"""A bundle driven by onnxruntime-genai, as its Android and iOS packages drive it: they load the folder as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from registry.bundle.folder import Bundle
+from targets.errors import MeasurementError
+
+
+def generate_tokens(bundle: Bundle, prompt_ids: Sequence[int], max_new_tokens: int) -> Iterator[int]:
+    """Continue a prompt, the likeliest token each time, until a stop id, `max_new_tokens` or the context's end.
+
+    Raises:
+        MeasurementError: onnxruntime-genai refuses the bundle or the prompt.
+    """
+    import onnxruntime_genai as genai
+
+    stop_ids = frozenset(bundle.manifest.generation.stop_token_ids)
+    try:
+        model = genai.Model(str(bundle.path))
+        parameters = genai.GeneratorParams(model)
+        longest = min(bundle.manifest.model.context_length, len(prompt_ids) + max_new_tokens)
+        parameters.set_search_options(max_length=longest, do_sample=False)
+        generator = genai.Generator(model, parameters)
+        generator.append_tokens(np.asarray([prompt_ids], dtype=np.int32))
+        while not generator.is_done():
+            generator.generate_next_token()
+            token = int(generator.get_next_tokens()[0])
+            if token in stop_ids:
+                return
+            yield token
+    except RuntimeError as error:
+        raise MeasurementError(f"{bundle.path}: onnxruntime-genai refuses it: {error}") from error
+
+
+@contextmanager
+def runtime_tokenizer(bundle: Bundle) -> Iterator[Callable[[str], list[int]]]:
+    """Give text → ids by onnxruntime-genai's own reading of the bundle's tokenizer. No weight is read.
+
+    Raises:
+        MeasurementError: it can't read the tokenizer.
+    """
+    import onnxruntime_genai as genai
+
+    try:
+        tokenizer = genai.Tokenizer(genai.Config(str(bundle.path)))
+        yield lambda text: [int(token) for token in tokenizer.encode(text)]
+    except RuntimeError as error:
+        raise MeasurementError(f"{bundle.path}: onnxruntime-genai can't read its tokenizer: {error}") from error

@@ -1,0 +1,132 @@
+"""A bundle run by onnxruntime on this machine's CPU, without onnxruntime-genai: all logits can be had.
+
+Keys and values live in one buffer a layer that is both past and present, as onnxruntime-genai keeps them: attention
+appends in place. The buffers hold the whole context; the system gives their pages when they are first written.
+
+A sequence that passes longrope's edge is read again from its beginning: keys in the cache were rotated with the short
+factors. transformers' generate does the same, and so does onnxruntime-genai where the edge is at 4,096 tokens.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.onnx import EDGE_FACT, GRAPH_NAME
+from registry.bundle.folder import Bundle
+from registry.bundle.manifest import ModelEntry
+from targets.errors import MeasurementError
+
+THREADS = 2
+
+
+class OnnxSession:
+    """Implements `builders.runtime.session.Session`. `open_session` makes one."""
+
+    runtime = f"onnxruntime {version('onnxruntime')} (CPU)"
+    is_own_runtime = True
+
+    def __init__(self, inference: Any, model: ModelEntry) -> None:
+        self._inference = inference
+        self._context_length = model.context_length
+        edge = inference.get_modelmeta().custom_metadata_map.get(EDGE_FACT)
+        self._edge = None if edge is None else int(edge)
+        self._caches = _empty_caches(inference, model)
+        self._tokens: list[int] = []
+
+    def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
+        self._tokens = []
+        return self._run(tokens)
+
+    def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Start a sequence: logits [vocabulary] after its last token."""
+        return self.score(tokens)[-1].copy()
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Go one token further: logits [vocabulary] after it."""
+        if self._edge is not None and len(self._tokens) == self._edge:
+            return self.prefill(np.asarray([*self._tokens, token], dtype=np.int64))
+        return self._run(np.asarray([token], dtype=np.int64))[-1].copy()
+
+    def close(self) -> None:
+        """Free the runtime and the cache."""
+        self._inference = None
+        self._caches = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        total = len(self._tokens) + len(tokens)
+        if not len(tokens) or total > self._context_length:
+            raise MeasurementError(
+                f"a sequence of {total} tokens; the bundle takes 1 to {self._context_length}",
+                fix="read less text, or build with a longer --context",
+            )
+        binding = self._inference.io_binding()
+        binding.bind_cpu_input("input_ids", np.ascontiguousarray(tokens, dtype=np.int64)[None])
+        binding.bind_cpu_input("attention_mask", np.ones((1, total), dtype=np.int64))
+        for name, cache in self._caches.items():
+            binding.bind_ortvalue_input(f"past_key_values.{name}", cache)
+            binding.bind_ortvalue_output(f"present.{name}", cache)
+        binding.bind_output("logits")
+        self._inference.run_with_iobinding(binding)
+        self._tokens.extend(int(token) for token in tokens)
+        logits = binding.get_outputs()[-1].numpy()[0]  # the others are the caches: not to be copied
+        return np.asarray(logits, dtype=np.float32)
+
+
+def open_session(bundle: Bundle) -> OnnxSession:
+    """Load a bundle's graph. Raises `MeasurementError` where onnxruntime refuses it."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    try:
+        inference = ort.InferenceSession(bundle.file(GRAPH_NAME), options, providers=["CPUExecutionProvider"])
+    except _load_errors() as error:
+        raise MeasurementError(
+            f"{bundle.path}: onnxruntime can't load it: {error}", fix="fetch or build the bundle again"
+        ) from error
+    return OnnxSession(inference, bundle.manifest.model)
+
+
+def _load_errors() -> tuple[type[Exception], ...]:
+    """All that onnxruntime raises for a graph or its data: its classes have no common base but Exception."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = (
+        "EPFail",
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoModel",
+        "NoSuchFile",
+        "NotFound",
+    )
+    return (*(getattr(state, name) for name in (*names, "NotImplemented", "RuntimeException")), RuntimeError)
+
+
+def _empty_caches(inference: Any, model: ModelEntry) -> dict[str, Any]:
+    import onnxruntime as ort
+
+    caches = {}
+    for value in inference.get_inputs():
+        if value.name.startswith("past_key_values."):
+            dtype = np.float16 if value.type == "tensor(float16)" else np.float32
+            shape = (1, model.kv_heads, model.context_length, model.head_dim)
+            caches[value.name.removeprefix("past_key_values.")] = ort.OrtValue.ortvalue_from_numpy(
+                np.zeros(shape, dtype)
+            )
+    return caches

@@ -1,0 +1,194 @@
+"""`manifest.json`: what a bundle is, and digest and size of every file in it.
+
+A bundle is identified by the SHA-256 of its manifest, in the one canonical form that `Manifest.to_bytes` writes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from pathlib import PurePosixPath
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from registry.bundle.chunks import Chunk
+from registry.files.digests import digest_of_bytes
+from targets.errors import BundleError
+
+MANIFEST_NAME = "manifest.json"
+
+MANIFEST_SCHEMA: Literal["phipack.bundle/1"] = "phipack.bundle/1"
+
+MANIFEST_BYTES_LIMIT = 8 << 20
+
+_WINDOWS_DEVICE = re.compile(r"(con|conin\$|conout\$|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *", re.IGNORECASE)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(_Strict):
+    """One file of the bundle: POSIX path relative to the bundle, size in bytes, SHA-256 in hex.
+
+    `chunks`: all of the file, piece after piece; none, and none in the JSON, where a fetch is to take it as one.
+    """
+
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    chunks: tuple[Chunk, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The file's name as a blob, `sha256:<hex>`."""
+        return f"sha256:{self.sha256}"
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        parts = PurePosixPath(path).parts
+        unsafe = (
+            not parts
+            or path.startswith("/")
+            or "\\" in path
+            or ".." in parts
+            or str(PurePosixPath(path)) != path
+            or path == MANIFEST_NAME
+            or any(unicodedata.category(letter).startswith("C") for letter in path)
+            or any(part.endswith((" ", ".")) or ":" in part for part in parts)
+            or any(_WINDOWS_DEVICE.fullmatch(part.split(".")[0]) for part in parts)
+        )
+        if unsafe:
+            raise ValueError(f"unsafe path {path!r}")
+        return path
+
+    @model_validator(mode="after")
+    def _chunks_fill_it(self) -> Self:
+        size = sum(chunk.bytes for chunk in self.chunks)
+        if self.chunks and size != self.bytes:
+            raise ValueError(f"chunks of {size} bytes in a file of {self.bytes}")
+        return self
+
+
+class WeightClass(_Strict):
+    """How many tensors are stored in one type, such as `Q4_K`, `int4 block 32` or `float16`."""
+
+    storage: str
+    tensors: int
+    bytes: int
+
+
+class RecipeEntry(_Strict):
+    """The recipe, what it came to for this model, and what a reader must know of it (fallbacks, limits)."""
+
+    name: str
+    format: Literal["gguf", "onnx", "coreml"]
+    weights: list[WeightClass]
+    notes: list[str]
+
+
+class ExactContext(_Strict):
+    """Opened for `open_with` tokens, a runtime is exact for sequences of `first` to `last` tokens."""
+
+    open_with: int
+    first: int
+    last: int
+
+
+class ModelEntry(_Strict):
+    """What the bundle runs. It accepts `context_length` tokens, and is exact for `exact_context_length`.
+
+    `exact_contexts`: where it matters for how many tokens a runtime is opened (llama.cpp with longrope), shortest
+    first; a sequence that outgrows one is to be read again in the next. Left out of the JSON where it does not matter.
+    """
+
+    architecture: str
+    parameters: int
+    layers: int
+    hidden_size: int
+    kv_heads: int
+    head_dim: int
+    vocabulary_size: int
+    context_length: int
+    exact_context_length: int
+    exact_contexts: list[ExactContext] = Field(default_factory=list)
+
+
+class GenerationEntry(_Strict):
+    """How an app drives it: ids that end an answer, and the chat template's file, if any."""
+
+    stop_token_ids: list[int]
+    bos_token_id: int | None
+    pad_token_id: int | None
+    chat_template: str | None
+
+
+def _folded(path: str) -> str:
+    """What two paths share that are one on some disk: letter case does not count, nor how a letter is composed.
+
+    Upper case first: a dotless i, which has no other folding, has I there.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).upper().casefold())
+
+
+class Manifest(_Strict):
+    """`manifest.json`. `checkpoint` and every digest read `sha256:<hex>`."""
+
+    schema_: Literal["phipack.bundle/1"] = Field(MANIFEST_SCHEMA, alias="schema")
+    model: ModelEntry
+    recipe: RecipeEntry
+    checkpoint: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    generation: GenerationEntry
+    tools: dict[str, str]
+    files: list[FileEntry]
+
+    @field_validator("files")
+    @classmethod
+    def _no_collisions(cls, files: list[FileEntry]) -> list[FileEntry]:
+        folded = [_folded(path) for path in (MANIFEST_NAME, *(entry.path for entry in files))]
+        if len(set(folded)) != len(folded):
+            raise ValueError("two files have the same name (letter case aside)")
+        folders = {str(parent) for path in folded for parent in PurePosixPath(path).parents}
+        if folders & set(folded):
+            raise ValueError("a file has the name of another one's folder")
+        return files
+
+    def to_bytes(self) -> bytes:
+        """Give the one JSON form: sorted keys, two spaces, UTF-8, a final newline."""
+        content = self.model_dump(mode="json", by_alias=True)
+        if not self.model.exact_contexts:
+            del content["model"]["exact_contexts"]
+        for file in content["files"]:
+            if not file["chunks"]:
+                del file["chunks"]
+        return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
+
+    @property
+    def digest(self) -> str:
+        """The bundle's name: `sha256:<hex>` of `to_bytes()`."""
+        return digest_of_bytes(self.to_bytes())
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all files, the manifest's own included."""
+        return sum(entry.bytes for entry in self.files) + len(self.to_bytes())
+
+    @classmethod
+    def parse(cls, raw: bytes, *, source: str) -> Manifest:
+        """Read a manifest. Raises `BundleError` where it is not one in the canonical form."""
+        if len(raw) > MANIFEST_BYTES_LIMIT:
+            raise BundleError(f"{source}: a manifest of {len(raw)} bytes; the limit is {MANIFEST_BYTES_LIMIT}")
+        try:
+            manifest = cls.model_validate_json(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise BundleError(
+                f"{source}: not a bundle manifest of schema {MANIFEST_SCHEMA}: {where or 'document'}: {first['msg']}"
+            ) from error
+        if manifest.to_bytes() != raw:
+            raise BundleError(f"{source}: the manifest was rewritten by another program; its digest no longer names it")
+        return manifest

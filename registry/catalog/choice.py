@@ -1,0 +1,152 @@
+"""What a phone gets from a catalog: release by version, range or channel; cell by name or device. Pure but for reading.
+
+The same for who fetches with verified metadata (`client.py`) and for who serves its own catalog (`phipack serve`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from registry.catalog.documents import CellEntry, Documents, ReleaseDocument, models_of, releases_of
+from registry.catalog.rollout import ALL, stage_of
+from registry.ledger.versions import PRODUCTION
+from targets.errors import FetchError, did_you_mean
+from targets.recipes import Format
+from targets.references import Reference, Version
+from targets.selection import Choice, Device, choose
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked for. `reference`: the production channel of the one model, where nothing is said.
+
+    `install_id`: names the installation, for staged rollout; without one, only what is out for all is given.
+    """
+
+    reference: Reference | None = None
+    device: Device = field(default_factory=Device)
+    format: Format | None = None
+    install_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The cell that a query comes to, and why: `reasons` are sentences without full stops."""
+
+    model: str
+    release: str
+    cell: str
+    entry: CellEntry
+    reasons: tuple[str, ...]
+
+    @property
+    def reference(self) -> str:
+        """The exact reference, `MODEL:1.0.0@CELL`."""
+        return f"{self.model}:{self.release}@{self.cell}"
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    release: ReleaseDocument
+    why: str
+
+
+def resolve(documents: Documents, query: Query) -> Resolved:
+    """Find the bundle for a query.
+
+    Raises:
+        FetchError: no such model, release, channel or cell; nothing for the device; not out for this installation yet.
+    """
+    reference = query.reference or Reference(_only_model(documents))
+    waiting: dict[str, _Candidate] = {}
+    if reference.version is not None or reference.range is not None:
+        candidates = _of_release(documents, reference)
+    else:
+        candidates, waiting = _of_channel(documents, reference, query.install_id)
+    everything = dict(candidates) | dict(waiting)
+    if query.format is not None:
+        everything = {name: one for name, one in everything.items() if one.release.cells[name].format == query.format}
+    choice = _chosen(reference, query, everything)
+    if choice.cell not in candidates:
+        raise FetchError(
+            f"{reference}: cell {choice.cell} is at {everything[choice.cell].release.release}"
+            f" for a part of the installations, and this is not among them",
+            fix="wait until it is rolled out further, or ask for a version",
+        )
+    one = candidates[choice.cell]
+    document = one.release
+    return Resolved(document.model, document.release, choice.cell, document.cells[choice.cell], (one.why, choice.why))
+
+
+def _chosen(reference: Reference, query: Query, candidates: dict[str, _Candidate]) -> Choice:
+    if reference.cell is not None:
+        if reference.cell not in candidates:
+            raise FetchError(f"{reference}: no such cell", fix=did_you_mean(reference.cell, candidates))
+        return Choice(reference.cell, f"cell {reference.cell} was asked for")
+    return choose(
+        query.device,
+        {
+            name: one.release.devices[target].device_class(target)
+            for name, one in candidates.items()
+            for target in (one.release.cells[name].target,)
+        },
+    )
+
+
+def _only_model(documents: Documents) -> str:
+    models = models_of(documents.paths)
+    if len(models) != 1:
+        raise FetchError(
+            f"the catalog has {', '.join(models) or 'no models'}", fix="name one: --of MODEL, or --of MODEL:^1.2@CELL"
+        )
+    return models[0]
+
+
+def _of_release(documents: Documents, reference: Reference) -> dict[str, _Candidate]:
+    known = sorted(Version.parse(release) for release in releases_of(reference.model, documents.paths))
+    if reference.range is not None:
+        wanted = max((one for one in known if one in reference.range), default=None)
+    else:
+        wanted = reference.version if reference.version in known else None
+    document = None if wanted is None else documents.release(reference.model, str(wanted))
+    if document is None:
+        raise _nothing(documents, reference)
+    return {name: _Candidate(document, f"{document.release} was asked for") for name in document.cells}
+
+
+def _of_channel(
+    documents: Documents, reference: Reference, install_id: str | None
+) -> tuple[dict[str, _Candidate], dict[str, _Candidate]]:
+    """Give what each cell has for the installation; and those that have nothing for it yet."""
+    name = reference.channel or PRODUCTION
+    channel = documents.channel(reference.model, name)
+    if channel is None:
+        raise _nothing(documents, reference)
+    candidates: dict[str, _Candidate] = {}
+    waiting: dict[str, _Candidate] = {}
+    for cell, stages in channel.cells.items():
+        found = stage_of(reference.model, stages, install_id)
+        stage = found or stages[-1]
+        document = documents.release(reference.model, stage.release)
+        if document is None or cell not in document.cells:
+            raise FetchError(
+                f"channel {name} names {reference.model}:{stage.release}@{cell}, which is not published",
+                fix="tell the catalog's publisher",
+            )
+        share = f", out for {stage.basis_points / 100:g} %" if stage.basis_points < ALL else ""
+        one = _Candidate(document, f"{name} is at {stage.release}{share}")
+        (candidates if found else waiting)[cell] = one
+    return candidates, waiting
+
+
+def _nothing(documents: Documents, reference: Reference) -> FetchError:
+    models = models_of(documents.paths)
+    if reference.model not in models:
+        return FetchError(f"the catalog has no model {reference.model!r}", fix=did_you_mean(reference.model, models))
+    before = f"{reference.model}/channels/"
+    channels = sorted(path.removeprefix(before)[:-5] for path in documents.paths if path.startswith(before))
+    releases = sorted(Version.parse(release) for release in releases_of(reference.model, documents.paths))
+    newest = ", ".join(map(str, releases[-5:]))
+    return FetchError(
+        f"{reference} is not published", fix=f"newest releases: {newest}; channels: {', '.join(channels) or 'none'}"
+    )

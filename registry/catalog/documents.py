@@ -1,0 +1,204 @@
+"""A catalog's documents: what TUF's targets metadata signs. docs/delivery.md describes them for other clients.
+
+    BASE/
+      metadata/timestamp.json, N.snapshot.json, N.targets.json, N.root.json      TUF 1.0, consistent snapshots
+      targets/MODEL/channels/HASH.production.json                               `ChannelDocument`
+      targets/MODEL/releases/HASH.1.2.0.json                                    `ReleaseDocument`
+      blobs/sha256/ab/ab34…                                                     manifests, files, deltas
+
+TUF names a document without its HASH: `MODEL/releases/1.2.0.json`. Trust goes from there by digests alone: a release
+names manifests, a manifest its files.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from registry.bundle.manifest import MANIFEST_BYTES_LIMIT
+from registry.catalog.rollout import Stage
+from targets.devices import Target
+from targets.errors import PhipackError
+from targets.recipes import Format
+from targets.selection import DeviceClass
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import TargetFile
+
+DOCUMENT_BYTES_LIMIT = 4 << 20
+_Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+_Content = TypeVar("_Content", bound="_Document")
+
+
+class _Open(BaseModel):
+    # A later publisher may add keys: phones in the field go on, and an older publisher gives them on.
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class _Document(_Open):
+    def to_bytes(self) -> bytes:
+        """Give the document's JSON: sorted keys, no spaces, UTF-8, a final newline."""
+        content = self.model_dump(mode="json", by_alias=True)
+        return (json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+
+
+class DeviceEntry(_Open):
+    """A target's devices, as the catalog's publisher knew them. `ram_bytes`: as sold."""
+
+    title: str
+    soc: str
+    os: str
+    minimum_os: str
+    identifiers: tuple[str, ...]
+    ram_bytes: int = Field(gt=0)
+
+    @classmethod
+    def of(cls, target: Target) -> DeviceEntry:
+        """Describe a target."""
+        return cls(
+            title=target.title,
+            soc=target.soc,
+            os=target.os,
+            minimum_os=target.minimum_os,
+            identifiers=target.identifiers,
+            ram_bytes=int(target.ram.value),
+        )
+
+    def device_class(self, name: str) -> DeviceClass:
+        """Give what selection needs."""
+        return DeviceClass(name, self.soc, self.os, self.minimum_os, self.identifiers, self.ram_bytes)
+
+
+class DeltaEntry(_Open):
+    """A blob that makes a cell's bundle from bundle `from` (`delta.py`)."""
+
+    from_: _Digest = Field(alias="from")
+    blob: _Digest
+    bytes: int = Field(gt=0)
+
+
+class CellEntry(_Open):
+    """A cell's bundle: its digest, which names the manifest's blob, and its size with all files."""
+
+    target: str
+    recipe: str
+    format: Format
+    bundle: _Digest
+    manifest_bytes: int = Field(gt=0, le=MANIFEST_BYTES_LIMIT)
+    bytes: int = Field(gt=0)
+    deltas: tuple[DeltaEntry, ...] = ()
+
+
+class ReleaseDocument(_Document):
+    """What a release has: cells by their names, and the targets that they name."""
+
+    schema_: Literal["phipack.release/1"] = Field("phipack.release/1", alias="schema")
+    model: str
+    release: str
+    devices: dict[str, DeviceEntry]
+    cells: dict[str, CellEntry]
+
+    @model_validator(mode="after")
+    def _targets_are_described(self) -> Self:
+        if missing := {cell.target for cell in self.cells.values()} - self.devices.keys():
+            raise ValueError(f"target {min(missing)!r} is not described")
+        return self
+
+
+class ChannelDocument(_Document):
+    """Where a channel stands: by cell, its stages, newest first."""
+
+    schema_: Literal["phipack.channel/1"] = Field("phipack.channel/1", alias="schema")
+    model: str
+    channel: str
+    cells: dict[str, tuple[Stage, ...]]
+
+    @model_validator(mode="after")
+    def _stages_are_there(self) -> Self:
+        if empty := [cell for cell, stages in self.cells.items() if not stages]:
+            raise ValueError(f"cell {empty[0]!r} has no stage")
+        return self
+
+
+@dataclass
+class Documents(ABC):
+    """A catalog's documents, each read once. `files`: TUF's targets by name; every document is held to its digest."""
+
+    files: Mapping[str, TargetFile]
+    _parsed: dict[str, _Document] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def paths(self) -> Collection[str]:
+        """TUF's names of all documents."""
+        return self.files.keys()
+
+    def channel(self, model: str, channel: str) -> ChannelDocument | None:
+        """Give a channel, None where it is not published. Raises `PhipackError` where it is missing or changed."""
+        return self._document(ChannelDocument, channel_path(model, channel))
+
+    def release(self, model: str, release: str) -> ReleaseDocument | None:
+        """Give a release, None where it is not published. Raises `PhipackError` where it is missing or changed."""
+        return self._document(ReleaseDocument, release_path(model, release))
+
+    @abstractmethod
+    def _read(self, path: str, sha256: str, size: int) -> bytes:
+        """Read a document of this digest and size. Raises `PhipackError` where it is another one."""
+
+    @abstractmethod
+    def _malformed(self, path: str, why: str) -> PhipackError:
+        """The error for a document that is signed, and can't be read."""
+
+    def _document(self, kind: type[_Content], path: str) -> _Content | None:
+        file = self.files.get(path)
+        if file is None:
+            return None
+        if path not in self._parsed:
+            raw = self._read(path, file.hashes["sha256"], file.length)
+            try:
+                self._parsed[path] = parse_document(kind, raw)
+            except ValueError as error:
+                raise self._malformed(path, str(error)) from error
+        found = self._parsed[path]
+        assert isinstance(found, kind), path
+        return found
+
+
+def parse_document(kind: type[_Content], raw: bytes) -> _Content:
+    """Read a document. Raises `ValueError` saying where it is wrong."""
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}") from error
+
+
+def channel_path(model: str, channel: str) -> str:
+    """TUF's name of a channel's document."""
+    return f"{model}/channels/{channel}.json"
+
+
+def release_path(model: str, release: str) -> str:
+    """TUF's name of a release's document."""
+    return f"{model}/releases/{release}.json"
+
+
+def hashed_path(path: str, sha256: str) -> str:
+    """Where a document lies below `targets/` (TUF 1.0, 6.2, consistent snapshots)."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{sha256}.{name}"
+
+
+def releases_of(model: str, paths: Iterable[str]) -> list[str]:
+    """Versions of a model's releases among TUF's names."""
+    before = f"{model}/releases/"
+    return [path.removeprefix(before).removesuffix(".json") for path in paths if path.startswith(before)]
+
+
+def models_of(paths: Iterable[str]) -> list[str]:
+    """Names of all models among TUF's names."""
+    return sorted({path.split("/", 1)[0] for path in paths})

@@ -1,0 +1,210 @@
+"""`phipack serve`: the catalog in a store, over HTTP. The only module that knows the web framework.
+
+    GET /metadata/…, /targets/…      as any static server would give them, with caching headers and ETags
+    GET /blobs/sha256/ab/HEX         by ranges; on S3 a redirect to a URL that is good for an hour
+    GET /resolve?device=…            which bundle a device is to have, and why
+    GET /health, /openapi.json, /docs
+
+Answers of `/resolve` are not signed: who must not trust the server reads the signed documents, as `phipack fetch` does.
+HTTPS is a proxy's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Header, Path, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from pydantic import BaseModel, Field
+
+from registry.catalog.choice import Query as Wanted
+from registry.catalog.choice import resolve
+from registry.catalog.documents import CellEntry
+from registry.catalog.served_catalog import ServedCatalog
+from registry.files.digests import digest_of_bytes
+from registry.store.folder import FolderStore
+from registry.store.protocol import FOREVER, Store, blob_path, caching_of
+from registry.store.s3 import S3Store
+from targets.errors import MalformedReferenceError, PhipackError, PublicationError, StoreError
+from targets.recipes import Format
+from targets.references import Reference
+from targets.selection import Device
+
+REDIRECT_SECONDS = 3600
+_HEX = r"^[0-9a-f]{64}$"
+
+
+class Problem(BaseModel):
+    """What went wrong, and what to do about it."""
+
+    problem: str = Field(examples=["the catalog has no model 'phy'"])
+    fix: str | None = Field(examples=["did you mean 'phi-3-mini-4k-instruct'?"])
+
+
+class Answer(BaseModel):
+    """The bundle for a device. `manifest`: path of its manifest here."""
+
+    reference: str = Field(examples=["phi-3-mini-4k-instruct:1.4.0@iphone-15"])
+    model: str
+    release: str
+    cell: str
+    reasons: list[str] = Field(examples=[["production is at 1.4.0", "iPhone15,4 is a device of iphone-15"]])
+    manifest: str = Field(examples=["/blobs/sha256/ab/ab34…"])
+    entry: CellEntry
+
+
+class _Blob(FileResponse):
+    chunk_size = 1 << 20  # of a range: each piece costs a turn of the event loop
+
+
+def _wanted(  # noqa: PLR0913 - the query's own
+    *,
+    reference: Annotated[
+        str | None, Query(description="MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL]; the only model's production, else")
+    ] = None,
+    device: Annotated[str | None, Query(description="identifier, such as iPhone15,4")] = None,
+    soc: Annotated[str | None, Query(description="such as Apple A16")] = None,
+    ram_bytes: Annotated[int | None, Query(gt=0, description="memory that the OS reports")] = None,
+    os: Annotated[str | None, Query(description="name and version, such as iOS 18.1")] = None,
+    format: Annotated[Format | None, Query(description="what the app's runtime reads")] = None,  # noqa: A002
+    install_id: Annotated[str | None, Query(max_length=200, description="for staged rollout")] = None,
+) -> Wanted:
+    name, _, version = (os or "").partition(" ")
+    return Wanted(
+        None if reference is None else Reference.parse(reference),
+        Device(device, soc, ram_bytes, name or None, version or None),
+        format,
+        install_id,
+    )
+
+
+def create_app(store: Store) -> FastAPI:
+    """Give the ASGI application that serves the catalog in `store`."""
+    catalog = ServedCatalog(store)
+    app = FastAPI(
+        title="phipack",
+        version="1",
+        summary="A signed catalog of Phi-3 bundles for phones.",
+        description="The wire format is described in phipack's docs/delivery.md. `/resolve` is a convenience: its "
+        "answer is not signed, everything else is held by TUF's signatures and by digests.",
+    )
+
+    @app.exception_handler(PhipackError)
+    def failed(_: Request, error: PhipackError) -> JSONResponse:
+        content = Problem(problem=error.problem, fix=error.fix).model_dump()
+        return JSONResponse(content, _status_of(error), headers={"Cache-Control": "no-store"})
+
+    _get(app, "/metadata/{name}", _metadata(store), "TUF metadata", {404: "no such metadata"})
+    _get(app, "/targets/{path:path}", _targets(store), "A channel's or release's document", {404: "no such document"})
+    _get(app, "/blobs/sha256/{folder}/{name}", _blob(store, catalog), "A manifest, a bundle's file or a delta", _RANGES)
+
+    @app.get(
+        "/resolve",
+        summary="Which bundle a device is to have, and why",
+        responses={status: {"model": Problem} for status in (400, 404, 503)},
+    )
+    def _resolve(
+        wanted: Annotated[Wanted, Depends(_wanted)],
+    ) -> Answer:
+        found = resolve(catalog.documents(), wanted)
+        return Answer(
+            reference=found.reference,
+            model=found.model,
+            release=found.release,
+            cell=found.cell,
+            reasons=list(found.reasons),
+            manifest="/" + blob_path(found.entry.bundle),
+            entry=found.entry,
+        )
+
+    @app.get("/health", summary="Whether there is a catalog to serve", responses={503: {"model": Problem}})
+    def _health() -> dict[str, int]:
+        documents = catalog.documents()
+        return {"documents": len(documents.paths), "timestamp": documents.timestamp_version}
+
+    return app
+
+
+_RANGES = {
+    206: "the asked range",
+    304: "it is what the client has",
+    307: "to where the bytes are",
+    404: "no published release names it",
+    416: "no such range",
+}
+
+
+def _get(app: FastAPI, path: str, answer: Callable[..., Response], summary: str, said: dict[int, str]) -> None:
+    """Answer GET, and HEAD, which the description leaves out."""
+    responses = {status: {"description": text} for status, text in said.items()}
+    app.get(path, summary=summary, response_class=Response, responses=responses)(answer)  # type: ignore[arg-type]
+    app.head(path, include_in_schema=False)(answer)
+
+
+def _metadata(store: Store) -> Callable[..., Response]:
+    def metadata(
+        name: Annotated[str, Path(pattern=r"^(timestamp|[1-9][0-9]*\.(root|snapshot|targets))\.json$")],
+        if_none_match: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        return _document(store, f"metadata/{name}", if_none_match)
+
+    return metadata
+
+
+def _targets(store: Store) -> Callable[..., Response]:
+    def document(
+        path: Annotated[str, Path(pattern=r"^[a-z0-9._-]+/(channels|releases)/[0-9a-f]{64}\.[A-Za-z0-9.-]+\.json$")],
+        if_none_match: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        return _document(store, f"targets/{path}", if_none_match)
+
+    return document
+
+
+def _blob(store: Store, catalog: ServedCatalog) -> Callable[..., Response]:
+    def blob(
+        folder: Annotated[str, Path(pattern=r"^[0-9a-f]{2}$")],
+        name: Annotated[str, Path(pattern=_HEX)],
+        if_none_match: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        digest = f"sha256:{name}"
+        if folder != name[:2] or not catalog.publishes(digest):
+            raise _NotFoundError(f"no published release names blob {digest}", fix="ask for what its manifests name")
+        headers = {"ETag": f'"{name}"', "Cache-Control": FOREVER}
+        if _has(if_none_match, headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        if isinstance(store, S3Store):
+            place = store.presigned_url(digest, REDIRECT_SECONDS)
+            return RedirectResponse(place, 307, headers={"Cache-Control": f"private, max-age={REDIRECT_SECONDS // 2}"})
+        assert isinstance(store, FolderStore)
+        if store.blob_bytes(digest) is None:
+            raise StoreError(f"the catalog names blob {digest}, and its store lacks it", fix="publish it anew")
+        return _Blob(store.place_of(digest), headers=headers, media_type="application/octet-stream")
+
+    return blob
+
+
+def _document(store: Store, name: str, if_none_match: str | None) -> Response:
+    found = store.read_document(name)
+    if found is None:
+        raise _NotFoundError(f"the catalog has no {name}", fix="begin at metadata/timestamp.json")
+    headers = {"ETag": f'"{digest_of_bytes(found.content)[7:]}"', "Cache-Control": caching_of(name)}
+    if _has(if_none_match, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    return Response(found.content, headers=headers, media_type="application/json")
+
+
+class _NotFoundError(PhipackError):
+    """Nothing is at this path."""
+
+
+def _has(if_none_match: str | None, tag: str) -> bool:
+    asked = [] if if_none_match is None else [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
+    return tag in asked or "*" in asked
+
+
+def _status_of(error: PhipackError) -> int:
+    if isinstance(error, MalformedReferenceError):
+        return 400
+    return 503 if isinstance(error, PublicationError | StoreError) else 404

@@ -1,0 +1,202 @@
+"""The publisher's side of a catalog in a store: what is published, verified, and the next version of it.
+
+    documents, N.targets.json, N.snapshot.json, N.root.json, timestamp.json: written in this order
+
+Until the last, clients see the catalog as it was. The timestamp is replaced only where it is the one that was read, so
+of two publishers one succeeds, and the other reads again. What a dead one left is under a version of its own that
+nothing names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from registry.catalog.documents import Documents, hashed_path, models_of, releases_of
+from registry.catalog.signing import KeyFolder, Role
+from registry.files.digests import digest_of_bytes
+from registry.store.protocol import TIMESTAMP, Document, Store
+from targets.errors import KeysError, PublicationError
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
+
+_DEAD_VERSIONS_LIMIT = 100  # that publishers may have left one after the other
+
+
+@dataclass
+class Published(Documents):
+    """What is published. `tag`: the timestamp's, None where nothing is. Its errors are `PublicationError`."""
+
+    store: Store
+    tag: str | None = None
+    timestamp_version: int = 0
+    snapshot_version: int = 0
+    targets_version: int = 0
+
+    def blobs(self, model: str, release: str) -> set[str]:
+        """Digests of all blobs that a release names: manifests, files, deltas. Raises `PhipackError`."""
+        document = self.release(model, release)
+        digests: set[str] = set()
+        for cell in document.cells.values() if document is not None else ():
+            digests.add(cell.bundle)
+            digests.update(delta.blob for delta in cell.deltas)
+            digests.update(entry.digest for entry in self.store.manifest(cell.bundle).files)
+        return digests
+
+    def _read(self, path: str, sha256: str, size: int) -> bytes:  # noqa: ARG002 - the digest says it
+        name = "targets/" + hashed_path(path, sha256)
+        found = _required(self.store, name)
+        if digest_of_bytes(found.content) != f"sha256:{sha256}":
+            raise _tampered(self.store, name, "its digest is not the signed one")
+        return found.content
+
+    def _malformed(self, path: str, why: str) -> PublicationError:
+        return _tampered(self.store, "targets/" + hashed_path(path, self.files[path].hashes["sha256"]), why)
+
+
+def read_published(store: Store, keys: KeyFolder | None) -> Published:
+    """Read a catalog's state, every signature held against the keys' roots; unverified without `keys`.
+
+    An older root counts too: what was signed before a rotation is signed anew with the next publication.
+
+    Raises:
+        PublicationError: a signature is not of these keys, or a part is missing or changed.
+        KeysError: the catalog has a later root than the keys' folder.
+        StoreError: the store can't be read.
+    """
+    if keys is not None:
+        _require_newest_root(store, keys)
+    there = store.read_document(TIMESTAMP)
+    if there is None:
+        return Published({}, store)
+    timestamp: Metadata[Timestamp] = _verified(store, TIMESTAMP, there, keys, "timestamp")
+    name = f"metadata/{timestamp.signed.snapshot_meta.version}.snapshot.json"
+    snapshot: Metadata[Snapshot] = _verified(store, name, _required(store, name), keys, "snapshot")
+    name = f"metadata/{snapshot.signed.meta['targets.json'].version}.targets.json"
+    targets: Metadata[Targets] = _verified(store, name, _required(store, name), keys, "targets")
+    versions = (timestamp.signed.version, snapshot.signed.version, targets.signed.version)
+    return Published(targets.signed.targets, store, there.tag, *versions)
+
+
+def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, bytes]) -> datetime | None:
+    """Publish documents on top of what is published, all signed anew; give when the catalog will expire.
+
+    None where another publisher was quicker: nothing has changed then, read again.
+
+    Raises:
+        KeysError: a key is not at hand.
+        StoreError: the store can't be written.
+    """
+    from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
+
+    store, now = published.store, datetime.now(UTC)
+    files = dict(published.files)
+    for path, content in documents.items():
+        files[path] = TargetFile.from_data(path, content, ["sha256"])
+        store.write_document("targets/" + hashed_path(path, files[path].hashes["sha256"]), content, replacing=None)
+    targets = Targets(published.targets_version + 1, expires=keys.expiry("targets", now), targets=files)
+    targets_content = _write_version(store, keys, "targets", Metadata(targets))
+    meta = {"targets.json": MetaFile.from_data(targets.version, targets_content, ["sha256"])}
+    snapshot = Snapshot(published.snapshot_version + 1, expires=keys.expiry("snapshot", now), meta=meta)
+    snapshot_content = _write_version(store, keys, "snapshot", Metadata(snapshot))
+    timestamp = Timestamp(
+        published.timestamp_version + 1,
+        expires=keys.expiry("timestamp", now),
+        snapshot_meta=MetaFile.from_data(snapshot.version, snapshot_content, ["sha256"]),
+    )
+    content = keys.sign("timestamp", Metadata(timestamp))
+    _write_roots(store, keys)
+    if not store.write_document(TIMESTAMP, content, replacing=published.tag):
+        return None
+    return min(targets.expires, snapshot.expires, timestamp.expires, keys.root.signed.expires)
+
+
+def published_digests(store: Store) -> set[str]:
+    """Digests of all blobs that the catalog in a store names, manifests, files and deltas: gc leaves them alone.
+
+    Raises:
+        PublicationError: a part of the catalog can't be read: then nobody knows what it names.
+    """
+    published = read_published(store, None)
+    return {
+        digest
+        for model in models_of(published.paths)
+        for release in releases_of(model, published.paths)
+        for digest in published.blobs(model, release)
+    }
+
+
+def _verified(store: Store, name: str, there: Document, keys: KeyFolder | None, role: Role) -> Metadata[Any]:
+    from tuf.api.exceptions import RepositoryError
+    from tuf.api.metadata import Metadata
+
+    try:
+        metadata = Metadata[Any].from_bytes(there.content)
+    except RepositoryError as error:
+        raise _tampered(store, name, str(error)) from error
+    if metadata.signed.type != role:
+        raise _tampered(store, name, f"it is {metadata.signed.type}")
+    for root in reversed(keys.roots if keys is not None else ()):
+        if _signs(root, role, metadata):
+            return metadata
+    if keys is not None:
+        raise _tampered(store, name, f"it is not signed by the {role} keys in {keys.path}")
+    return metadata
+
+
+def _signs(root: Metadata[Any], role: Role, metadata: Metadata[Any]) -> bool:
+    return bool(root.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures))
+
+
+def _required(store: Store, name: str) -> Document:
+    there = store.read_document(name)
+    if there is None:
+        raise _tampered(store, name, "it is missing")
+    return there
+
+
+def _tampered(store: Store, name: str, what: str) -> PublicationError:
+    return PublicationError(
+        f"{store.uri}/{name}: {what}",
+        fix="if the keys are the right ones, put the catalog's files back, or remove metadata/ and publish all anew",
+    )
+
+
+def _require_newest_root(store: Store, keys: KeyFolder) -> None:
+    version = keys.root.signed.version
+    if store.read_document(f"metadata/{version + 1}.root.json") is not None:
+        raise KeysError(
+            f"{store.uri} has root {version + 1}, and {keys.path} has {version}",
+            fix="publish with the folder of keys that was rotated last",
+        )
+
+
+def _write_roots(store: Store, keys: KeyFolder) -> None:
+    """Write the versions of the root that the catalog lacks, oldest first: clients walk them one after the other."""
+    for root in keys.roots:
+        version = root.signed.version
+        name = f"metadata/{version}.root.json"
+        content = (keys.path / f"{version}.root.json").read_bytes()
+        if store.write_document(name, content, replacing=None):
+            continue
+        if _required(store, name).content != content:
+            raise KeysError(
+                f"{store.uri}/{name} is not the root in {keys.path}",
+                fix="publish with the keys of this catalog, or to another place",
+            )
+
+
+def _write_version(store: Store, keys: KeyFolder, role: Role, metadata: Metadata[Any]) -> bytes:
+    """Sign and write the first later version that nobody has written yet."""
+    for _ in range(_DEAD_VERSIONS_LIMIT):
+        content = keys.sign(role, metadata)
+        if store.write_document(f"metadata/{metadata.signed.version}.{role}.json", content, replacing=None):
+            return content
+        metadata.signed.version += 1
+    raise PublicationError(
+        f"{store.uri}: versions up to {metadata.signed.version} of {role} are there, and nothing names them",
+        fix="remove the versions in metadata/ that are later than the published one",
+    )

@@ -1,0 +1,297 @@
+"""Signing keys of a catalog: a folder beside nothing that is published, and the root metadata that names the keys.
+
+    KEYS/
+      keys.json            public: where each key's private half is (`file2:targets-ab34.pem`, `awskms:…`); expiry
+      1.root.json, …       public: TUF's root metadata, each version signed by the one before it and by itself
+      .gitignore           all of it
+      ROLE-KEYID.pem       private, PKCS #8, mode 600; only where no other signer was given
+
+Roles are TUF's: `root` names all keys and is needed to change them, keep it off-line; `targets` signs what is
+published; `snapshot` and `timestamp` sign that it is the newest. A private half is named by a URI of securesystemslib,
+so that it may lie in a KMS or HSM; the folder's files are the simplest of its signers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from registry.files.staging import disk_errors, staged_folder
+from targets.errors import KeysError
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Key, Signer
+    from tuf.api.metadata import Metadata, Root
+
+Role = Literal["root", "targets", "snapshot", "timestamp"]
+ROLES: tuple[Role, ...] = get_args(Role)
+EXPIRY_DAYS: dict[Role, int] = {"root": 365, "targets": 90, "snapshot": 30, "timestamp": 30}
+_KEYS_NAME = "keys.json"
+_FILE_SCHEME = "file2:"
+_NEW = ".new"  # ends the name of a file that is being written
+
+
+class _Keys(BaseModel):
+    """`keys.json`. `signers`: URI of the private half, by key ID."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_: Literal["phipack.keys/1"] = Field("phipack.keys/1", alias="schema")
+    expiry_days: dict[Role, int]
+    signers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class GivenKey:
+    """A key that is kept elsewhere: the signer's URI, and the PEM file of its public half."""
+
+    uri: str
+    public: Path
+
+
+@dataclass(frozen=True)
+class KeyNeeds:
+    """How many keys a role has, and how many of them must sign. `given`: those that need not be made."""
+
+    count: int = 1
+    threshold: int = 1
+    given: Sequence[GivenKey] = ()
+
+
+ONE_KEY = KeyNeeds()
+
+
+@dataclass(frozen=True)
+class KeyFolder:
+    """A folder of keys, read. `roots`: every version of the root metadata, oldest first."""
+
+    path: Path
+    keys: _Keys
+    roots: tuple[Metadata[Root], ...]
+
+    @property
+    def root(self) -> Metadata[Root]:
+        """The newest root metadata."""
+        return self.roots[-1]
+
+    def expiry(self, role: Role, now: datetime) -> datetime:
+        """When metadata of a role that is signed now is to expire: whole seconds, UTC."""
+        return (now + timedelta(days=self.keys.expiry_days[role])).replace(microsecond=0)
+
+    def sign(self, role: Role, metadata: Metadata[Any]) -> bytes:
+        """Sign with every key of the role that is at hand. Raises `KeysError` where they are too few."""
+        return _signed(self, metadata, (role, self.root))
+
+
+def create_keys(
+    folder: Path, needs: Mapping[Role, KeyNeeds], expiry_days: Mapping[Role, int] | None = None
+) -> KeyFolder:
+    """Make a folder of keys and the first root metadata.
+
+    Args:
+        folder: must not exist.
+        needs: by role; one new key of which one must sign, where nothing is said.
+        expiry_days: by role; else `EXPIRY_DAYS`.
+
+    Raises:
+        KeysError: a given key can't be read, or can't sign, or there are fewer keys than must sign.
+        BuildError: the folder exists or can't be written.
+    """
+    from tuf.api.metadata import Metadata, Root
+
+    if (folder / _KEYS_NAME).exists():
+        raise KeysError(
+            f"{folder} holds keys already; who loses them can't publish to their phones any more",
+            fix="name another folder, or change these: phipack keys rotate ROLE",
+        )
+    with staged_folder(folder, mode=0o700) as staging:
+        signers: dict[str, str] = {}
+        root = Root(consistent_snapshot=True)
+        for role in ROLES:
+            _give_keys(root, role, needs.get(role, ONE_KEY), staging, signers)
+        keys = _Keys(schema="phipack.keys/1", expiry_days={**EXPIRY_DAYS, **(expiry_days or {})}, signers=signers)
+        made = KeyFolder(staging, keys, (Metadata(root),))
+        root.expires = made.expiry("root", datetime.now(UTC))
+        _write(staging / "1.root.json", made.sign("root", made.root))
+        _write_keys(staging, keys)
+        _write(staging / ".gitignore", b"*\n")
+    return open_keys(folder)
+
+
+def open_keys(folder: Path) -> KeyFolder:
+    """Read a folder of keys. Raises `KeysError` where it is none."""
+    from tuf.api.exceptions import RepositoryError
+    from tuf.api.metadata import Metadata, Root
+
+    try:
+        keys = _Keys.model_validate_json((folder / _KEYS_NAME).read_bytes())
+        roots: list[Metadata[Root]] = []
+        while (path := folder / f"{len(roots) + 1}.root.json").is_file():
+            roots.append(Metadata[Root].from_bytes(path.read_bytes()))
+    except (OSError, ValidationError, RepositoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise KeysError(
+            f"{folder} holds no keys: {reason}", fix=f"make some: phipack keys init --keys {folder}"
+        ) from error
+    if not roots:
+        raise KeysError(f"{folder}: 1.root.json is missing", fix="put it back; a catalog that was published has it too")
+    return KeyFolder(folder, keys, tuple(roots))
+
+
+def rotate(folder: KeyFolder, role: Role, need: KeyNeeds | None = None) -> KeyFolder:
+    """Give a role new keys in the place of all that it has, in a new version of the root, and write that.
+
+    `need`: as many as it had where nothing is said. The new root is signed by the old root keys and the new ones, as
+    TUF asks. What the old keys signed counts no more once the new root is published. Private halves of the old ones
+    stay where they are: removing them is the owner's.
+
+    Raises:
+        KeysError: too few of the root's keys are at hand, or there are fewer new keys than must sign.
+    """
+    import copy
+
+    old = folder.root.signed
+    if need is None:
+        need = KeyNeeds(len(old.roles[role].keyids), old.roles[role].threshold)
+    root = copy.deepcopy(old)
+    signers = dict(folder.keys.signers)
+    for keyid in list(root.roles[role].keyids):
+        root.revoke_key(keyid, role)
+    with disk_errors(folder.path, KeysError):
+        _give_keys(root, role, need, folder.path, signers)
+        return _next_root(folder, root, signers)
+
+
+def renew_root(folder: KeyFolder) -> KeyFolder:
+    """Write the root anew with the same keys and a later expiry. Raises `KeysError`."""
+    import copy
+
+    with disk_errors(folder.path, KeysError):
+        return _next_root(folder, copy.deepcopy(folder.root.signed), dict(folder.keys.signers))
+
+
+def _next_root(folder: KeyFolder, root: Root, signers: dict[str, str]) -> KeyFolder:
+    from tuf.api.metadata import Metadata
+
+    for left in folder.path.glob("*" + _NEW):  # by one that died; it may be half of a private key
+        left.unlink()
+    root.version += 1
+    root.expires = folder.expiry("root", datetime.now(UTC))
+    metadata = Metadata(root)
+    keys = folder.keys.model_copy(update={"signers": signers})
+    after = KeyFolder(folder.path, keys, (*folder.roots, metadata))
+    content = _signed(after, metadata, ("root", folder.root), ("root", metadata))
+    # The signers' places first: a root that names keys nobody finds would end the catalog.
+    _write_keys(folder.path, keys)
+    _write(folder.path / f"{root.version}.root.json", content)
+    return open_keys(folder.path)
+
+
+def _signed(folder: KeyFolder, metadata: Metadata[Any], *by: tuple[Role, Metadata[Root]]) -> bytes:
+    """Sign with the keys at hand of each (role, root that names its keys), every threshold held."""
+    from tuf.api.exceptions import UnsignedMetadataError
+
+    metadata.signatures.clear()
+    for role, root in by:
+        keyids = root.signed.roles[role].keyids
+        problems = []
+        for keyid in keyids:
+            try:
+                metadata.sign(_signer(folder, root.signed.keys[keyid]), append=True)
+            except UnsignedMetadataError as error:
+                problems.append(f"key {keyid[:8]}: {error.__cause__ or error}")
+            except KeysError as error:
+                problems.append(error.problem)
+        if len(keyids) - len(problems) < (threshold := root.signed.roles[role].threshold):
+            raise KeysError(
+                f"{role}: {threshold} of {len(keyids)} keys must sign, and {len(keyids) - len(problems)} can: "
+                + "; ".join(problems),
+                fix=f"put private keys where {folder.path / _KEYS_NAME} says, or log in to the service that has them",
+            )
+    return metadata.to_bytes()
+
+
+def _signer(folder: KeyFolder, key: Key) -> Signer:
+    from securesystemslib.exceptions import Error
+    from securesystemslib.signer import Signer
+
+    uri = folder.keys.signers.get(key.keyid)
+    if uri is None:
+        raise KeysError(f"no signer is known for key {key.keyid[:8]}")
+    if uri.startswith(_FILE_SCHEME) and not uri.startswith(_FILE_SCHEME + "/"):
+        uri = _FILE_SCHEME + str((folder.path / uri.removeprefix(_FILE_SCHEME)).absolute())
+    try:
+        return Signer.from_priv_key_uri(uri, key)
+    except FileNotFoundError as error:  # its text is the library's own, about its settings
+        raise KeysError(f"{uri}: no such file") from error
+    except OSError as error:
+        raise KeysError(f"{uri}: {error.strerror or error}") from error
+    except (ValueError, TypeError, Error) as error:
+        raise KeysError(f"{uri}: {error or type(error).__name__}") from error
+
+
+def _give_keys(root: Root, role: Role, need: KeyNeeds, folder: Path, signers: dict[str, str]) -> None:
+    """Add the role's keys to the root. Raises `KeysError` where fewer than must sign are there."""
+    for key in _new_keys(folder, role, need, signers):
+        root.add_key(key, role)
+    if not 0 < need.threshold <= len(root.roles[role].keyids):
+        raise KeysError(
+            f"{role}: {need.threshold} keys must sign, and it has {len(root.roles[role].keyids)}",
+            fix="give it more keys, or a lower threshold",
+        )
+    root.roles[role].threshold = need.threshold
+
+
+def _new_keys(folder: Path, role: Role, need: KeyNeeds, signers: dict[str, str]) -> list[Key]:
+    """Give the role's keys, those that are not given made now; tell `signers` where they are."""
+    from securesystemslib.signer import CryptoSigner
+
+    keys: list[Key] = []
+    for given in need.given:
+        key = _public_key(given.public)
+        signers[key.keyid] = given.uri
+        keys.append(key)
+    for _ in range(need.count - len(need.given)):
+        made = CryptoSigner.generate_ed25519()
+        name = f"{role}-{made.public_key.keyid[:8]}.pem"
+        _write(folder / name, made.private_bytes, mode=0o600)
+        signers[made.public_key.keyid] = _FILE_SCHEME + name
+        keys.append(made.public_key)
+    return keys
+
+
+def _public_key(path: Path) -> Key:
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from securesystemslib.signer import SSlibKey
+
+    try:
+        return SSlibKey.from_crypto(load_pem_public_key(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise KeysError(
+            f"{path} is no public key in PEM: {reason}", fix="export the public half of the signer's key as PEM"
+        ) from error
+
+
+def _write_keys(folder: Path, keys: _Keys) -> None:
+    _write(folder / _KEYS_NAME, (keys.model_dump_json(by_alias=True, indent=2) + "\n").encode())
+
+
+def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Put a file in place in one rename, on the disk before it is seen."""
+    staging = path.with_name(path.name + _NEW)
+    staging.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)

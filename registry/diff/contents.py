@@ -1,0 +1,101 @@
+"""What an artifact's weight file holds, tensor by tensor, read from its own directory without its format's library.
+
+`gguf_contents.py` and `onnx_contents.py` read the two formats that say it plainly. Core ML's packages name tensors deep
+inside their program: their files are compared whole. Everything is read once, forwards, from any stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from registry.bundle.manifest import FileEntry
+from targets.errors import BundleError
+
+_PIECE = 1 << 20
+
+# Opens one of a bundle's files for reading from its start. Raises `PhipackError`.
+Open = Callable[[FileEntry], BinaryIO]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """How a tensor is stored, its shape (slowest axis first), and `sha256:<hex>` of its bytes."""
+
+    storage: str
+    shape: tuple[int, ...]
+    bytes: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Tensors by name; and what else the file says, by name: short values as they are, others by digest."""
+
+    tensors: Mapping[str, Tensor]
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes of a file."""
+
+    offset: int
+    bytes: int
+
+
+class Forwards:
+    """A file of a known size, read once from start to end. Raises `BundleError` where it ends early."""
+
+    def __init__(self, stream: BinaryIO, entry: FileEntry) -> None:
+        self.position = 0
+        self._stream, self._entry = stream, entry
+
+    @property
+    def left(self) -> int:
+        """Bytes up to the end, as the manifest says."""
+        return self._entry.bytes - self.position
+
+    def take(self, count: int) -> bytes:
+        """Read exactly so many bytes."""
+        if not 0 <= count <= self.left:
+            raise BundleError(f"{self._entry.path}: {count} bytes asked for at byte {self.position}, where it ends")
+        pieces = []
+        while count:
+            try:
+                piece = self._stream.read(min(count, _PIECE))
+            except OSError as error:
+                raise BundleError(
+                    f"{self._entry.path} can't be read: {error}", fix="fetch or build it again"
+                ) from error
+            if not piece:
+                raise BundleError(
+                    f"{self._entry.path} ends at byte {self.position}, the manifest says {self._entry.bytes}",
+                    fix="fetch or build it again",
+                )
+            pieces.append(piece)
+            count -= len(piece)
+            self.position += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def digest(self, count: int) -> str:
+        """Give `sha256:<hex>` of the next bytes, however many, in little memory."""
+        hasher = hashlib.sha256()
+        while count:
+            piece = self.take(min(count, _PIECE))
+            hasher.update(piece)
+            count -= len(piece)
+        return "sha256:" + hasher.hexdigest()
+
+    def digests(self, spans: Iterable[Span]) -> dict[Span, str]:
+        """Give the digest of each span, which may be named in any order and twice, but not overlap."""
+        found: dict[Span, str] = {}
+        for span in sorted(set(spans), key=lambda span: (span.offset, span.bytes)):
+            if span.offset < self.position:
+                raise BundleError(f"{self._entry.path}: two tensors overlap at byte {span.offset}")
+            while self.position < span.offset:
+                self.take(min(_PIECE, span.offset - self.position))
+            found[span] = self.digest(span.bytes)
+        return found

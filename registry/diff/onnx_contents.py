@@ -1,0 +1,157 @@
+"""The initializers of an ONNX graph, in the file or beside it.
+
+Sources: onnx.proto (ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto), and protobuf's wire format
+(protobuf.dev/programming-guides/encoding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from registry.bundle.manifest import FileEntry, Manifest
+from registry.diff.contents import Contents, Forwards, Open, Span, Tensor
+from targets.errors import BundleError
+
+GRAPH_BYTES_LIMIT = 256 << 20  # a graph whose weights lie beside it has a few MB
+_NAMES = ("float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64")
+_TYPES = dict(enumerate(_NAMES, 1)) | {12: "uint32", 13: "uint64", 16: "bfloat16", 21: "uint4", 22: "int4"}
+_GRAPH, _INITIALIZER = 7, 5
+_DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA = 1, 2, 8, 9, 13
+_VARINT, _EIGHT_BYTES, _LENGTH_DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
+_VARINT_BITS_LIMIT = 70
+
+Field = tuple[int, int | bytes]
+
+
+@dataclass(frozen=True)
+class _Outside:
+    """An initializer whose bytes lie in another file."""
+
+    storage: str
+    shape: tuple[int, ...]
+    path: str
+    span: Span
+
+
+def onnx_contents(manifest: Manifest, open_file: Open) -> Contents:
+    """Read every ONNX graph of a bundle. Raises `BundleError` where one is damaged."""
+    tensors: dict[str, Tensor] = {}
+    outside: dict[str, _Outside] = {}
+    keys: dict[str, str] = {}
+    for entry in manifest.files:
+        if entry.path.endswith(".onnx"):
+            if entry.bytes > GRAPH_BYTES_LIMIT:
+                raise BundleError(f"{entry.path}: a graph of {entry.bytes} bytes; the limit is {GRAPH_BYTES_LIMIT}")
+            with open_file(entry) as stream:
+                raw = Forwards(stream, entry).take(entry.bytes)
+            try:
+                keys[f"{entry.path} without its tensors"] = _read_graph(raw, entry, tensors, outside)
+            except (ValueError, KeyError, IndexError) as error:
+                raise BundleError(f"{entry.path}: not an ONNX graph that can be read: {error}") from error
+    entries = {entry.path: entry for entry in manifest.files}
+    for path in sorted({place.path for place in outside.values()}):
+        if path not in entries:
+            raise BundleError(f"the graph's tensors lie in {path}, which the bundle lacks")
+        here = {name: place for name, place in outside.items() if place.path == path}
+        with open_file(entries[path]) as stream:
+            digests = Forwards(stream, entries[path]).digests(place.span for place in here.values())
+        for name, place in here.items():
+            tensors[name] = Tensor(place.storage, place.shape, place.span.bytes, digests[place.span])
+    return Contents(tensors, keys)
+
+
+def _read_graph(raw: bytes, entry: FileEntry, tensors: dict[str, Tensor], outside: dict[str, _Outside]) -> str:
+    """Add a graph's initializers to the two; give the digest of all the rest."""
+    rest = hashlib.sha256()
+    for number, value in _fields(raw):
+        if number != _GRAPH or isinstance(value, int):
+            rest.update(f"{number}:{value!r};".encode())
+            continue
+        for inner, part in _fields(value):
+            if inner == _INITIALIZER and isinstance(part, bytes):
+                name, tensor = _initializer(part, entry)
+                if isinstance(tensor, _Outside):
+                    outside[name] = tensor
+                else:
+                    tensors[name] = tensor
+            else:
+                rest.update(f"{number}.{inner}:{part!r};".encode())
+    return f"sha256:{rest.hexdigest()[:12]}"
+
+
+def _initializer(raw: bytes, entry: FileEntry) -> tuple[str, Tensor | _Outside]:
+    name, storage = "", "undefined"
+    shape: list[int] = []
+    external: dict[str, str] = {}
+    data: list[Field] = []
+    for number, value in _fields(raw):
+        if number == _DIMS:
+            shape += [value] if isinstance(value, int) else _varints(value)
+        elif number == _DATA_TYPE and isinstance(value, int):
+            storage = _TYPES.get(value, f"type {value}")
+        elif number == _NAME and isinstance(value, bytes):
+            name = value.decode()
+        elif number == _EXTERNAL_DATA and isinstance(value, bytes):
+            pair = dict(_fields(value))
+            external[_text(pair[1])] = _text(pair[2])
+        else:
+            data.append((number, value))
+    if external:
+        path = str(PurePosixPath(entry.path).parent / external["location"])
+        span = Span(int(external.get("offset", "0")), int(external["length"]))
+        return name, _Outside(storage, tuple(shape), path, span)
+    content = next((value for number, value in data if number == _RAW_DATA and isinstance(value, bytes)), None)
+    if content is None:  # in typed fields: their bytes as they are written
+        content = b"".join(value if isinstance(value, bytes) else value.to_bytes(10, "little") for _, value in data)
+    digest = "sha256:" + hashlib.sha256(content).hexdigest()
+    return name, Tensor(storage, tuple(shape), len(content), digest)
+
+
+def _fields(raw: bytes) -> Iterator[Field]:
+    """Give number and value of each field of a message; numbers of fixed width as their bytes."""
+    at = 0
+    while at < len(raw):
+        key, at = _varint(raw, at)
+        kind = key & 7
+        if kind == _VARINT:
+            value, at = _varint(raw, at)
+            yield key >> 3, value
+            continue
+        if kind == _LENGTH_DELIMITED:
+            length, at = _varint(raw, at)
+        elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
+            length = 8 if kind == _EIGHT_BYTES else 4
+        else:
+            raise ValueError(f"wire type {kind} at byte {at}")
+        if at + length > len(raw):
+            raise ValueError(f"a field of {length} bytes at byte {at} runs over the end")
+        yield key >> 3, raw[at : at + length]
+        at += length
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, _VARINT_BITS_LIMIT, 7):
+        byte = raw[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError(f"a number without an end at byte {at}")
+
+
+def _varints(raw: bytes) -> list[int]:
+    values, at = [], 0
+    while at < len(raw):
+        value, at = _varint(raw, at)
+        values.append(value)
+    return values
+
+
+def _text(value: int | bytes) -> str:
+    if isinstance(value, int):
+        raise ValueError("a number where a text belongs")  # noqa: TRY004 - damaged data, not a wrong call
+    return value.decode()

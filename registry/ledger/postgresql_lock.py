@@ -1,0 +1,102 @@
+"""The lock of a registry in PostgreSQL that is reached directly, without a tracking server: an advisory lock.
+
+It belongs to a connection of its own and goes with it: a process that dies lets go at once, and one whose machine is
+gone does when PostgreSQL finds that nobody answers (25 s). It is a transaction's lock, so that a pooler which hands
+connections out by transaction keeps it too. Whoever holds it asks before each change whether the connection stands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from registry.ledger.lease import Check, LeaseLostError
+from registry.ledger.lock_wait import Waiting
+from registry.ledger.tracking import without_password
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_CLASS = 0x70687069  # "phpi": our own among advisory locks
+CHANGE, MIGRATE = 1, 2
+_TURN_MS = 500  # so long a wait in PostgreSQL's own queue can't be interrupted
+
+# An administrator's bound on idle transactions must not take the lock away; a vanished machine must.
+_SETTINGS = {
+    "application_name": "{who}",
+    "idle_in_transaction_session_timeout": "0",
+    "lock_timeout": str(_TURN_MS),
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+_HOLDER = """
+SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = :class AND l.objid = :lock
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+def is_postgresql(uri: str) -> bool:
+    """True where a tracking URI is a PostgreSQL database itself."""
+    return uri.partition("://")[0].partition("+")[0] in ("postgresql", "postgres")
+
+
+@contextmanager
+def database_lock(uri: str, lock: int, waiting: Waiting) -> Iterator[Check]:
+    """Hold `CHANGE` or `MIGRATE` of a database. Gives what is to be called before each change.
+
+    Raises:
+        RegistryError: another one holds it for too long. What SQLAlchemy raises is the caller's to wrap.
+    """
+    import sqlalchemy
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    engine = sqlalchemy.create_engine(uri, poolclass=NullPool)
+    with engine.connect() as connection:
+        _take(connection, uri, lock, waiting)
+
+        def check() -> None:
+            try:
+                connection.execute(sqlalchemy.text("SELECT 1"))
+            except SQLAlchemyError as error:
+                raise LeaseLostError(
+                    f"{waiting.who} lost the connection to {without_password(uri)}, and with it the lock on the"
+                    " registry; what was half-way is undone by the next move",
+                    fix="see that the database runs, and try again; phipack history shows what moved",
+                ) from error
+
+        try:
+            yield check
+        finally:
+            with suppress(SQLAlchemyError):  # the connection is gone, and the lock too
+                connection.rollback()
+
+
+def _take(connection: Connection, uri: str, lock: int, waiting: Waiting) -> None:
+    import sqlalchemy
+    from sqlalchemy.exc import OperationalError
+
+    names = {"class": _CLASS, "lock": lock}
+    settings = {name: value.format(who=f"phipack {waiting.who}"[:63]) for name, value in _SETTINGS.items()}
+    started = time.monotonic()
+    while True:
+        for name, value in settings.items():
+            connection.execute(
+                sqlalchemy.text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value}
+            )
+        try:
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:class, :lock)"), names)
+        except OperationalError as error:
+            connection.rollback()
+            if getattr(error.orig, "pgcode", None) != "55P03":  # lock_not_available: its turn did not come yet
+                raise
+            holder = connection.execute(sqlalchemy.text(_HOLDER), names).scalar()
+            connection.rollback()
+            who = str(holder or "somebody").removeprefix("phipack ")
+            waiting.note(time.monotonic() - started, who, f"the lock on {without_password(uri)}")
+        else:
+            return

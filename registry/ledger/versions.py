@@ -1,0 +1,163 @@
+"""What is registered, and what a reference comes to. Pure: the rows come from `ledger.py` or `sqlite_reader.py`.
+
+A cell is an MLflow registered model `MODEL.CELL`; each release adds an MLflow version (an integer) whose tags hold the
+rest. Channels are MLflow's aliases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from targets.errors import MalformedReferenceError, RegistryError, did_you_mean
+from targets.references import Reference, Version
+
+PRODUCTION = "production"
+TAG_PREFIX = "phipack."
+# Every version carries all of these; a registered model carries the first two.
+MODEL_TAG = TAG_PREFIX + "model"
+CELL_TAG = TAG_PREFIX + "cell"
+RELEASE_TAG = TAG_PREFIX + "release"
+DIGEST_TAG = TAG_PREFIX + "digest"
+CHECKPOINT_TAG = TAG_PREFIX + "checkpoint"
+RECIPE_TAG = TAG_PREFIX + "recipe"
+TARGET_TAG = TAG_PREFIX + "target"
+GATES_TAG = TAG_PREFIX + "gates"
+EVIDENCE_TAG = TAG_PREFIX + "evidence"
+RUN_TAG = TAG_PREFIX + "run"
+STORE_TAG = TAG_PREFIX + "store"
+PASSED, FAILED = "passed", "failed"
+
+
+@dataclass(frozen=True)
+class CellVersion:
+    """A cell's bundle in one release.
+
+    `number` is MLflow's own version; `run_id` the run that holds the evidence, whose file has the digest `evidence`;
+    `store` the URI of the store that has the bundle; `channels` the aliases that point here now.
+    """
+
+    model: str
+    cell: str
+    number: int
+    release: Version
+    digest: str
+    checkpoint: str
+    recipe: str
+    target: str
+    gates_passed: bool
+    evidence: str
+    run_id: str
+    store: str
+    created: datetime
+    channels: tuple[str, ...] = ()
+
+    @property
+    def registered_model(self) -> str:
+        """The cell's name in MLflow."""
+        return registered_model_name(self.model, self.cell)
+
+    @property
+    def reference(self) -> str:
+        """The exact reference, `MODEL:1.0.0@CELL`."""
+        return f"{self.model}:{self.release}@{self.cell}"
+
+
+def registered_model_name(model: str, cell: str) -> str:
+    """Give MLflow's name of a cell. Both may hold dots: the tags, not the name, say where one ends."""
+    return f"{model}.{cell}"
+
+
+def version_from_tags(
+    name: str, number: int, tags: Mapping[str, str], *, created_ms: int, channels: Sequence[str]
+) -> CellVersion:
+    """Read a row. Raises `RegistryError` where a tag is missing or wrong: somebody changed it by hand."""
+    try:
+        return CellVersion(
+            model=tags[MODEL_TAG],
+            cell=tags[CELL_TAG],
+            number=number,
+            release=Version.parse(tags[RELEASE_TAG]),
+            digest=tags[DIGEST_TAG],
+            checkpoint=tags[CHECKPOINT_TAG],
+            recipe=tags[RECIPE_TAG],
+            target=tags[TARGET_TAG],
+            gates_passed=tags[GATES_TAG] == PASSED,
+            evidence=tags[EVIDENCE_TAG],
+            run_id=tags[RUN_TAG],
+            store=tags[STORE_TAG],
+            created=datetime.fromtimestamp(created_ms / 1000, UTC),
+            channels=tuple(sorted(channels)),
+        )
+    except (KeyError, MalformedReferenceError) as error:
+        what = f"tag {error.args[0]}" if isinstance(error, KeyError) else error.problem
+        raise RegistryError(
+            f"MLflow's version {number} of {name}: {what} is missing or wrong",
+            fix=f"put the tag back, or delete version {number} of {name} in MLflow and register it again",
+        ) from error
+
+
+def settled(versions: Sequence[CellVersion]) -> list[CellVersion]:
+    """Sort by model, cell and release, one row each: where two registrars raced, the lower number counts everywhere."""
+    rows: dict[tuple[str, str, Version], CellVersion] = {}
+    for version in sorted(versions, key=lambda row: row.number):
+        rows.setdefault((version.model, version.cell, version.release), version)
+    return [rows[key] for key in sorted(rows)]
+
+
+def resolve(reference: Reference, versions: Sequence[CellVersion], models: Sequence[str] = ()) -> list[CellVersion]:
+    """Give the version of each cell that the reference names: one cell, or all that a release or channel has.
+
+    - A version: the cells of that release.
+    - A channel, `production` where nothing is said: the cells that it points to.
+    - A range: the highest release in it whose gates passed, of the named cell, else of all cells of that release.
+
+    Args:
+        reference: what was asked for.
+        versions: all rows of its model.
+        models: names of all models, to help after a slip.
+
+    Raises:
+        RegistryError: nothing is there by that name; the message says what there is.
+    """
+    if not versions:
+        raise RegistryError(
+            f"no model {reference.model!r} is registered",
+            fix=did_you_mean(reference.model, models) if models else "register one: phipack release phipack.toml",
+        )
+    cells = {row.cell for row in versions}
+    if reference.cell is not None and reference.cell not in cells:
+        raise RegistryError(
+            f"model {reference.model} has no cell {reference.cell!r}", fix=did_you_mean(reference.cell, cells)
+        )
+    rows = [row for row in settled(versions) if reference.cell in (None, row.cell)]
+    release = reference.version
+    if reference.range is not None:
+        wanted = reference.range
+        release = _highest_passing(rows, lambda version: version in wanted)
+    elif release is None:
+        channel = reference.channel or PRODUCTION
+        if found := [row for row in rows if channel in row.channels]:
+            return found
+    if release is not None and (found := [row for row in rows if row.release == release]):
+        return found
+    raise RegistryError(f"{_name(reference)} names nothing", fix=_what_there_is(rows))
+
+
+def _highest_passing(rows: Sequence[CellVersion], wanted: Callable[[Version], bool]) -> Version | None:
+    failed = {row.release for row in rows if not row.gates_passed}
+    return max((row.release for row in rows if row.release not in failed and wanted(row.release)), default=None)
+
+
+def _name(reference: Reference) -> str:
+    if reference.version is None and reference.range is None and reference.channel is None:
+        return f"{reference} (its channel {PRODUCTION})"
+    return str(reference)
+
+
+def _what_there_is(rows: Sequence[CellVersion]) -> str:
+    releases = {row.release: all(r.gates_passed for r in rows if r.release == row.release) for row in rows}
+    versions = [f"{release}{'' if releases[release] else ' (gates failed)'}" for release in sorted(releases)]
+    channels = sorted({channel for row in rows for channel in row.channels})
+    return f"name a version: {', '.join(versions)}; channels: {', '.join(channels) or 'none yet (phipack promote)'}"

@@ -1,0 +1,287 @@
+"""The store in a bucket of S3, or of a server that speaks it.
+
+    s3://BUCKET/PREFIX/
+      blobs/sha256/ab/ab34…    as `protocol.py` says; large ones in parts (`s3_upload.py`)
+      kept/ab34…               empty: when the blob was last found there by who needs it, for its age
+      metadata/…, targets/…    a published catalog's documents
+
+Objects appear whole, and only where none is (`If-None-Match`); the server verifies the SHA-256 of what it receives.
+Reading goes by ranges over several connections, through presigned URLs and the same transfer as any fetch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from registry.bundle.manifest import FileEntry
+from registry.files.staging import owner_mark
+from registry.store.protocol import (
+    FOREVER,
+    Blob,
+    Document,
+    Store,
+    blob_path,
+    caching_of,
+    check_document_name,
+    not_the_blob,
+    unreadable_file,
+)
+from registry.store.s3_client import LOST_RACE, MISSING, code_of, s3_client, s3_errors, sha256_checksum
+from registry.store.s3_probe import probe
+from registry.store.s3_stream import Reading
+from registry.store.s3_upload import PART_BYTES, upload
+from registry.transfer.download import Taken, Transfer
+from registry.transfer.http import Web
+from registry.transfer.local_chunks import Known
+from targets.errors import FetchError, StoreError
+
+URL_SECONDS = 12 * 3600
+DOCUMENT_BYTES_LIMIT = 64 << 20
+
+
+class S3Store(Store):
+    """A store in a bucket. boto3 finds endpoint, region and credentials; none of them is part of the URI."""
+
+    def __init__(self, bucket: str, prefix: str = "") -> None:
+        self.bucket, self.prefix = bucket, prefix.strip("/")
+
+    @cached_property
+    def _client(self) -> Any:
+        return s3_client()
+
+    @property
+    def uri(self) -> str:
+        """`s3://BUCKET/PREFIX`."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    def check_writable(self) -> None:
+        """Try what a store needs on a small object."""
+        with s3_errors(self.uri, "PutObject"):
+            probe(self._client, self._place(f"staging/{owner_mark()}{os.urandom(8).hex()}"), self.uri)
+
+    def blob_bytes(self, digest: str) -> int | None:
+        """Ask for the object's head."""
+        with s3_errors(self.uri, "HeadObject"):
+            head = self._head(digest)
+        return None if head is None else int(head["ContentLength"])
+
+    def put(self, source: BinaryIO, blob: Blob, *, what: str) -> None:
+        """Send in one request, or in parts where it is large; the object appears with the last one."""
+        place = self._place(blob_path(blob.digest))
+        with s3_errors(self.place_of(blob.digest), "uploading"):
+            there = self._head(blob.digest)
+            if there is not None and there["ContentLength"] == blob.bytes:
+                if self.keep(blob.digest):
+                    return  # another publisher was quicker
+                there = None  # gc has removed it since
+            condition = {"IfNoneMatch": "*"} if there is None else {"IfMatch": there["ETag"]}  # it was damaged
+            try:
+                if blob.bytes > PART_BYTES:
+                    upload(self._client, place, source, blob, condition, what)
+                    self._check_there(blob)
+                    return
+                body = source.read(blob.bytes + 1)
+            except OSError as error:
+                raise unreadable_file(what, error) from error
+            digest = "sha256:" + hashlib.sha256(body).hexdigest()
+            if (len(body), digest) != (blob.bytes, blob.digest):
+                raise not_the_blob(what, len(body), digest, blob)
+            if not self._create(place, body, condition, CacheControl=FOREVER):
+                self._check_there(blob)
+
+    def open_blob(self, digest: str) -> BinaryIO:
+        """Read from one connection, which is opened again where it breaks."""
+        size = self.blob_bytes(digest)
+        if size is None:
+            raise StoreError(
+                f"store {self.uri}: it lacks blob {digest}",
+                fix="name the right store with --store, or run phipack release again",
+            )
+        return io.BufferedReader(Reading(partial(self._range, digest), size), 1 << 20)
+
+    def copy_out(self, digest: str, path: Path, *, what: str) -> None:
+        """Download by ranges, several at once, hashing."""
+        size = self.blob_bytes(digest)
+        if size is None:
+            raise StoreError(f"{what}: store {self.uri} lacks blob {digest}", fix="run phipack release again")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        entry = FileEntry.model_construct(path=path.name, bytes=size, sha256=digest.removeprefix("sha256:"), chunks=())
+        with Web() as web:
+            try:
+                Transfer(web, Known(()), Taken()).bring(entry, self.presigned_url(digest), path)
+            except FetchError as error:
+                if self.blob_bytes(digest) == size and "is another file" in error.problem:
+                    raise self._damaged(digest, what) from error
+                raise StoreError(f"{what}: {self.place_of(digest)} can't be read", fix=error.fix) from error
+
+    def blobs(self) -> Iterator[Blob]:
+        """List the objects."""
+        with s3_errors(self.uri, "ListObjectsV2"):
+            for key, _, size, _ in self._objects("blobs/sha256/"):
+                yield Blob("sha256:" + key.rpartition("/")[2], size)
+
+    def keep(self, digest: str) -> bool:
+        """Write a mark beside it, whose time counts."""
+        blob_path(digest)
+        with s3_errors(self.place_of(digest), "PutObject"):
+            self._client.put_object(**self._place(_kept(digest)), Body=b"")
+            return self._head(digest) is not None
+
+    def aged(self, seconds: float) -> Iterator[Blob]:
+        """List objects and marks, with their times and the server's."""
+        with s3_errors(self.uri, "ListObjectsV2"):
+            kept = {key.rpartition("/")[2]: when for key, when, _, _ in self._objects("kept/")}
+            for key, when, size, now in self._objects("blobs/sha256/"):
+                name = key.rpartition("/")[2]
+                last = max(when, kept.get(name, when))
+                if (now - last).total_seconds() >= seconds:
+                    yield Blob(f"sha256:{name}", size)
+
+    def remove(self, digest: str, *, seconds: float) -> bool:
+        """Look at its times once more, and delete it.
+
+        S3 has no condition for this: who keeps the blob between the two requests finds it gone when it registers.
+        """
+        with s3_errors(self.place_of(digest), "DeleteObject"):
+            if (head := self._head(digest)) is None:
+                return False
+            now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+            mark = next((when for _, when, _, _ in self._objects(_kept(digest))), head["LastModified"])
+            if (now - max(mark, head["LastModified"])).total_seconds() < seconds:
+                return False
+            self._client.delete_object(**self._place(blob_path(digest)))
+            self._client.delete_object(**self._place(_kept(digest)))
+        return True
+
+    def sweep(self, seconds: float, *, dry_run: bool) -> int:
+        """Abort old uploads; remove old probes and marks of blobs that are gone."""
+        with s3_errors(self.uri, "AbortMultipartUpload"):
+            names = {blob.digest.removeprefix("sha256:") for blob in self.blobs()}
+            left = [key for key, when, _, now in self._objects("staging/") if (now - when).total_seconds() >= seconds]
+            for key, when, _, now in self._objects("kept/"):
+                if key.rpartition("/")[2] not in names and (now - when).total_seconds() >= seconds:
+                    left.append(key)
+            uploads = list(self._old_uploads(seconds))
+            for key in left if not dry_run else ():
+                self._client.delete_object(Bucket=self.bucket, Key=key)
+            for upload_id, key in uploads if not dry_run else ():
+                self._client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
+        return len(left) + len(uploads)
+
+    def _objects(self, below: str) -> Iterator[tuple[str, datetime, int, datetime]]:
+        """Key, time, size of all objects, and what time the server has."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(below))
+        for page in pages:
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            for found in page.get("Contents", ()):
+                yield found["Key"], found["LastModified"], found["Size"], now
+
+    def _old_uploads(self, seconds: float) -> Iterator[tuple[str, str]]:
+        prefix = self._key("blobs/")
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+        for page in pages:
+            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            for one in page.get("Uploads", ()):
+                if (now - one["Initiated"]).total_seconds() >= seconds:
+                    yield one["UploadId"], one["Key"]
+
+    def place_of(self, digest: str) -> str:
+        """`s3://BUCKET/KEY`."""
+        return f"{self.uri}/{blob_path(digest)}"
+
+    def read_document(self, name: str) -> Document | None:
+        """Read the object. Its tag is S3's."""
+        from botocore.exceptions import ClientError
+
+        with s3_errors(f"{self.uri}/{name}", "GetObject"):
+            try:
+                answer = self._client.get_object(**self._place(check_document_name(name)))
+            except ClientError as error:
+                if code_of(error) in MISSING:
+                    return None
+                raise
+            if answer["ContentLength"] > DOCUMENT_BYTES_LIMIT:
+                raise StoreError(f"{self.uri}/{name} has {answer['ContentLength']} bytes: no document of phipack's")
+            return Document(answer["Body"].read(), answer["ETag"])
+
+    def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
+        """Put it with a condition that the server checks."""
+        place = self._place(check_document_name(name))
+        options = {"CacheControl": caching_of(name), "ContentType": "application/json"}
+        condition = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing}
+        with s3_errors(f"{self.uri}/{name}", "PutObject"):
+            return self._create(place, content, condition, **options)
+
+    def presigned_url(self, digest: str, seconds: int = URL_SECONDS) -> str:
+        """Give a URL by which anybody may read the blob for a while."""
+        with s3_errors(self.place_of(digest), "signing a URL"):
+            place = self._place(blob_path(digest))
+            return str(self._client.generate_presigned_url("get_object", Params=place, ExpiresIn=seconds))
+
+    def _range(self, digest: str, offset: int) -> Any:
+        """Open the blob's bytes from `offset` on; botocore's stream."""
+        place = self._place(blob_path(digest))
+        with s3_errors(self.place_of(digest), "GetObject"):
+            return self._client.get_object(**place, Range=f"bytes={offset}-")["Body"]
+
+    def _head(self, digest: str) -> dict[str, Any] | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            head: dict[str, Any] = self._client.head_object(**self._place(blob_path(digest)))
+        except ClientError as error:
+            if code_of(error) in MISSING:
+                return None
+            raise
+        return head
+
+    def _check_there(self, blob: Blob) -> None:
+        """Raise `StoreError` where the blob is not what another publisher, who won, has left there."""
+        if self.blob_bytes(blob.digest) != blob.bytes:
+            raise StoreError(
+                f"{self.place_of(blob.digest)} was written or removed by somebody else meanwhile", fix="try again"
+            )
+
+    def _create(self, place: dict[str, str], body: bytes, condition: dict[str, str], **options: str) -> bool:
+        """Put an object on a condition. False where another one is there."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.put_object(**place, Body=body, ChecksumSHA256=sha256_checksum(body), **condition, **options)
+        except ClientError as error:
+            if code_of(error) not in LOST_RACE:
+                raise
+            # The answer to a first try may have been lost: then the second one meets what the first has written.
+            repeated = error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
+            return repeated and self._holds(place, body)
+        return True
+
+    def _holds(self, place: dict[str, str], body: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = self._client.get_object(**place)
+            return bool(answer["ContentLength"] == len(body) and answer["Body"].read() == body)
+        except ClientError as error:
+            if code_of(error) in MISSING:
+                return False
+            raise
+
+    def _place(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self._key(name)}
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+
+def _kept(digest: str) -> str:
+    return f"kept/{digest.removeprefix('sha256:')}"

@@ -1,0 +1,45 @@
+"""What a store asks of an S3 server, tried before work begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from registry.store.s3_client import LACKING, code_of, sha256_checksum
+from targets.errors import StoreError
+
+
+def probe(client: Any, place: dict[str, str], uri: str) -> None:
+    """Write a small object at `place` as no server should let it, and remove it.
+
+    Raises:
+        StoreError: the server lets it; says what it does not check.
+        ClientError: it refuses all writing, or fails.
+    """
+    from botocore.exceptions import ClientError
+
+    body = b"may phipack write here?"
+    client.put_object(**place, Body=body, IfNoneMatch="*", ChecksumSHA256=sha256_checksum(body))
+    try:
+        for lacking, options in (
+            ("conditional writes (If-None-Match)", {"IfNoneMatch": "*"}),
+            ("conditional writes (If-Match)", {"IfMatch": '"0123456789abcdef0123456789abcdef"'}),
+            ("SHA-256 of what it receives", {"ChecksumSHA256": sha256_checksum(b"other")}),
+        ):
+            try:
+                client.put_object(**place, Body=body, **options)
+            except ClientError as error:
+                if code_of(error) in LACKING:
+                    raise _lacks(uri, lacking) from error
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                    raise  # it is in trouble: that is no answer
+            else:
+                raise _lacks(uri, lacking)
+    finally:
+        client.delete_object(**place)
+
+
+def _lacks(place: str, what: str) -> StoreError:
+    return StoreError(
+        f"{place}: the server does not check {what}, which a store relies on",
+        fix="use a server that does: AWS S3, SeaweedFS, MinIO, Ceph or R2 in a late version",
+    )

@@ -1,0 +1,262 @@
+"""`phipack.toml`: a model's release, cell by cell.
+
+model = "phi-3-mini-4k-instruct"
+version = "1.0.0"
+checkpoint = "checkpoints/phi-3-mini"     # relative to this file, like every path in it
+
+[evaluation]                              # optional: text, tokens, window, greedy_prompts …
+text = "held-out.txt"
+
+[gates]                                   # for every cell; a cell's own gates come on top
+kl_mean = { at_most = 0.05 }
+
+[[cells]]
+target = "iphone-15"                      # a known target, or the path of a file of one's own
+recipe = "coreml-int4"
+name = "iphone-15-coreml"                 # optional, the target's name by default; unique
+context_length = 2048                     # optional, the longest that fits (at most 4,096) by default
+gates = { same_top_share = { at_least = 0.9 } }
+
+[channels.production]                     # optional; a channel that is not listed is everybody's
+promoters = ["alice", "release-bot@ci-1"] # who may promote to it and roll it back: USER, or USER@HOST
+
+[registry]                                # optional
+tracking_uri = "https://mlflow.example"
+store = "bundles"                         # a folder, or s3://BUCKET/PREFIX
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from targets.demands import GateTable
+from targets.devices import Target, target_named
+from targets.errors import PhipackError, ProjectError, did_you_mean
+from targets.evaluation import Settings
+from targets.gates import Gate
+from targets.recipes import Recipe, recipe_named
+from targets.references import Version, check_channel, check_name
+from targets.toml_file import RefusedValueError, read_toml
+
+NAME_LENGTH_LIMIT = 64
+
+NAMES_LIMIT = 50  # a whole list is to fit into one of MLflow's tags
+
+
+@dataclass(frozen=True)
+class Roles:
+    """A project file's `[channels.CHANNEL] promoters`, by channel; who is not listed at all is everybody's."""
+
+    source: str
+    promoters: Mapping[str, tuple[str, ...]]
+
+
+def _refusing(check: Callable[[str], object]) -> AfterValidator:
+    """A validator that runs a look-up or a check for its error, and puts that at the key."""
+
+    def checked(value: str) -> str:
+        try:
+            check(value)
+        except PhipackError as error:
+            raise RefusedValueError(error.problem, fix=error.fix) from error
+        return value
+
+    return AfterValidator(checked)
+
+
+def _known_target(target: str) -> None:
+    # A path is relative to the project file, which a validator doesn't know: it is read afterwards.
+    if not _is_path(target):
+        target_named(target)
+
+
+def _is_path(target: str) -> bool:
+    return target.endswith(".toml") or "/" in target
+
+
+_ModelName = Annotated[str, _refusing(partial(check_name, "model"))]
+_CellName = Annotated[str, _refusing(partial(check_name, "cell"))]
+_Path = Annotated[str, Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class EvaluationTable(_Strict):
+    """`[evaluation]`: what `targets.evaluation.Settings` takes."""
+
+    text: _Path | None = None
+    tokens: Annotated[int, Field(ge=64)] = 4096
+    window: Annotated[int, Field(ge=16)] = 512
+    greedy_prompts: Annotated[int, Field(ge=1)] = 8
+    greedy_prompt_tokens: Annotated[int, Field(ge=1)] = 32
+    greedy_new_tokens: Annotated[int, Field(ge=1)] = 16
+
+
+class CellTable(_Strict):
+    """`[[cells]]`."""
+
+    target: Annotated[str, _refusing(_known_target)]
+    recipe: Annotated[str, _refusing(recipe_named)]
+    name: _CellName | None = None
+    context_length: Annotated[int, Field(ge=1)] | None = None
+    gates: GateTable = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _named(self) -> CellTable:
+        if self.name is None and _is_path(self.target):
+            fix = 'add name = "…", by which the cell is asked for'
+            raise RefusedValueError("a cell whose target is a file needs a name of its own", at=("target",), fix=fix)
+        return self
+
+    @property
+    def own_name(self) -> str:
+        """The cell's name: its target's, unless it has one of its own."""
+        return self.name or self.target
+
+
+class ChannelTable(_Strict):
+    """`[channels.CHANNEL]`."""
+
+    promoters: Annotated[list[str], Field(max_length=NAMES_LIMIT)] | None = None
+
+    @field_validator("promoters")
+    @classmethod
+    def _named(cls, promoters: list[str] | None) -> list[str] | None:
+        if promoters == []:
+            raise RefusedValueError("nobody is named", fix="name one at least, or leave the list out for everybody")
+        for place, name in enumerate(promoters or ()):
+            if not name or len(name) > NAME_LENGTH_LIMIT or any(letter.isspace() for letter in name):
+                fix = f"write USER or USER@HOST, at most {NAME_LENGTH_LIMIT} letters"
+                raise RefusedValueError(f"{name!r} is no name of a user", at=(place,), fix=fix)
+        return promoters
+
+
+class RegistryTable(_Strict):
+    """`[registry]`."""
+
+    tracking_uri: Annotated[str, Field(min_length=1)] | None = None
+    store: _Path | None = None
+
+
+class ProjectTable(_Strict):
+    """The whole file."""
+
+    model: _ModelName
+    version: Annotated[str, _refusing(Version.parse)]
+    checkpoint: _Path
+    evaluation: EvaluationTable = Field(default_factory=EvaluationTable)
+    gates: GateTable = Field(default_factory=dict)
+    cells: Annotated[list[CellTable], Field(min_length=1)]
+    channels: dict[str, ChannelTable] = Field(default_factory=dict)
+    registry: RegistryTable = Field(default_factory=RegistryTable)
+
+    @field_validator("channels")
+    @classmethod
+    def _channel_names(cls, channels: dict[str, ChannelTable]) -> dict[str, ChannelTable]:
+        for name in channels:
+            try:
+                check_channel(name)
+            except PhipackError as error:
+                raise RefusedValueError(error.problem, at=(name,), fix=error.fix) from error
+        return channels
+
+    @field_validator("cells")
+    @classmethod
+    def _unique(cls, cells: list[CellTable]) -> list[CellTable]:
+        seen: set[str] = set()
+        for place, cell in enumerate(cells):
+            if cell.own_name in seen:
+                key = "target" if cell.name is None else "name"
+                raise RefusedValueError(
+                    f"two cells are called {cell.own_name!r}", at=(place, key), fix="give one of them another name"
+                )
+            seen.add(cell.own_name)
+        return cells
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One square of the matrix. `gates`: by who asks for them: cell, project, target."""
+
+    name: str
+    target: Target
+    recipe: Recipe
+    context_length: int | None
+    gates: dict[str, dict[str, Gate]]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project file, read. Paths are absolute or relative to where one is."""
+
+    path: Path
+    model: str
+    version: Version
+    checkpoint: Path
+    settings: Settings
+    gates: dict[str, Gate]
+    cells: tuple[Cell, ...]
+    roles: Roles
+    tracking_uri: str | None
+    store: str | None
+
+    def cells_named(self, names: tuple[str, ...]) -> tuple[Cell, ...]:
+        """Give some cells by name, or all where none is named. Raises `ProjectError`."""
+        known = {cell.name: cell for cell in self.cells}
+        for name in names:
+            if name not in known:
+                raise ProjectError(f"{self.path}: no cell {name!r}", fix=did_you_mean(name, known))
+        return tuple(known[name] for name in names) or self.cells
+
+
+def load_project(path: Path) -> Project:
+    """Read a project file. Raises `ProjectError` naming file, line and key."""
+    table = read_toml(path, ProjectTable, ProjectError)
+    beside = path.parent
+    evaluation = table.evaluation
+    return Project(
+        path=path,
+        model=table.model,
+        version=Version.parse(table.version),
+        checkpoint=beside / table.checkpoint,
+        settings=Settings(
+            text=None if evaluation.text is None else beside / evaluation.text,
+            tokens=evaluation.tokens,
+            window=evaluation.window,
+            greedy_prompts=evaluation.greedy_prompts,
+            greedy_prompt_tokens=evaluation.greedy_prompt_tokens,
+            greedy_new_tokens=evaluation.greedy_new_tokens,
+        ),
+        gates=table.gates,
+        cells=tuple(_cell(table, cell, beside) for cell in table.cells),
+        roles=Roles(str(path), {name: tuple(one.promoters) for name, one in table.channels.items() if one.promoters}),
+        tracking_uri=table.registry.tracking_uri,
+        store=_store(table.registry.store, beside),
+    )
+
+
+def _store(given: str | None, beside: Path) -> str | None:
+    """A folder is relative to the project file's; a URI stands for itself."""
+    return given if given is None or "://" in given else str(beside / given)
+
+
+def _cell(project: ProjectTable, cell: CellTable, beside: Path) -> Cell:
+    target = target_named(str(beside / cell.target) if _is_path(cell.target) else cell.target)
+    # The nearest word on a figure holds: a cell's over the project's. A target's demands stand beside them.
+    asked_by_project = {figure: gate for figure, gate in project.gates.items() if figure not in cell.gates}
+    gates = {"cell": cell.gates, "project": asked_by_project, "target": target.gates}
+    return Cell(
+        name=cell.own_name,
+        target=target,
+        recipe=recipe_named(cell.recipe),
+        context_length=cell.context_length,
+        gates={who: asked for who, asked in gates.items() if asked},
+    )

@@ -1,0 +1,107 @@
+"""Answers: the template as transformers renders it, stop ids obeyed, whole characters only, in every runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.build import build
+from builders.checkpoint import open_checkpoint
+from builders.runtime.generation import generate, render_prompt
+from builders.runtime.sessions import open_session
+from builders.tokenizer import load_tokenizer
+from registry.bundle.folder import Bundle, file_entries, open_bundle, seal
+from targets.errors import BundleError, MeasurementError
+from targets.recipes import recipe_named
+from tests.support.checkpoints import write_tiny
+
+RECIPES = ("gguf-f16", "onnx-fp16", "coreml-fp16")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("generation") / "checkpoint", dtype="F16")
+
+
+@pytest.fixture(scope="module")
+def bundles(checkpoint: Path) -> dict[str, Bundle]:
+    opened = open_checkpoint(checkpoint)
+    return {name: build(opened, recipe_named(name), checkpoint.parent / name) for name in RECIPES}
+
+
+def resealed(bundle: Bundle, folder: Path, **generation: object) -> Bundle:
+    """Copy a bundle and change what its manifest says of generation."""
+    for name in (entry.path for entry in bundle.manifest.files):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((bundle.path / name).read_bytes())
+    changed = bundle.manifest.generation.model_copy(update=generation)
+    seal(folder, bundle.manifest.model_copy(update={"generation": changed, "files": file_entries(folder)}))
+    return open_bundle(folder)
+
+
+def test_the_prompt_is_rendered_as_transformers_does(checkpoint: Path, bundles: dict[str, Bundle]) -> None:
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    messages = [{"role": "user", "content": "Hello <|user|> there\n"}]
+    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert render_prompt(bundles["gguf-f16"], messages[0]["content"]) == expected
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_it_says_what_the_likeliest_tokens_say(bundles: dict[str, Bundle], recipe: str) -> None:
+    bundle = bundles[recipe]
+    tokenizer = load_tokenizer(bundle.path)
+    ids = tokenizer.encode("the thing")
+    stop = set(bundle.manifest.generation.stop_token_ids)
+    said: list[int] = []
+    with open_session(bundle) as session:
+        for _ in range(6):
+            token = int(session.score(np.asarray(ids + said))[-1].argmax())
+            if token in stop:
+                break
+            said.append(token)
+    assert "".join(generate(bundle, "the thing", max_new_tokens=6, use_template=False)) == tokenizer.decode(said)
+
+
+def test_it_says_when_an_answer_outgrows_its_context(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", original_context=256, context=1024, dtype="F16")
+    bundle = build(open_checkpoint(folder), recipe_named("gguf-f16"), tmp_path / "bundle", context_length=512)
+    endless = resealed(bundle, tmp_path / "endless", stop_token_ids=[])
+    for letters, said in ((100, 0), (250, 1), (300, 1)):  # a byte a token
+        told: list[str] = []
+        list(generate(endless, "x" * letters, max_new_tokens=9, use_template=False, told=told.append))
+        assert len(told) == said
+        assert all("llama.cpp is opened again, with a context of 512" in line for line in told)
+
+
+@pytest.mark.parametrize("recipe", ["gguf-f16", "coreml-fp16"])
+def test_it_stops_at_a_stop_id(bundles: dict[str, Bundle], tmp_path: Path, recipe: str) -> None:
+    bundle = bundles[recipe]
+    with open_session(bundle) as session:
+        first = int(session.prefill(np.asarray(load_tokenizer(bundle.path).encode("on"))).argmax())
+    stopping = resealed(bundle, tmp_path / "stopping", stop_token_ids=[first])
+    assert list(generate(stopping, "on", max_new_tokens=9, use_template=False)) == []
+
+
+def test_a_prompt_past_the_context_is_refused(bundles: dict[str, Bundle]) -> None:
+    with pytest.raises(MeasurementError, match="511"):
+        list(generate(bundles["gguf-f16"], "x" * 600, max_new_tokens=1))
+
+
+def test_a_template_that_reaches_out_is_refused(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+    """A chat template is a program from outside: it runs in a sandbox."""
+    bundle = bundles["gguf-f16"]
+    copy = resealed(bundle, tmp_path / "evil")
+    (copy.path / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}", "utf-8")
+    with pytest.raises(BundleError, match="chat template"):
+        render_prompt(copy, "hello")
+
+
+def test_a_bundle_without_a_template_takes_the_prompt_as_it_is(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+    bare = resealed(bundles["gguf-f16"], tmp_path / "bare", chat_template=None)
+    assert render_prompt(bare, "as it is") == "as it is"
+    assert json.loads((bare.path / "manifest.json").read_bytes())["generation"]["chat_template"] is None

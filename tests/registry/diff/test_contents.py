@@ -1,0 +1,228 @@
+"""Directories of weight files, held to the formats' own libraries; what is damaged is told, never believed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import gguf
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.bundle.folder import open_bundle
+from registry.bundle.manifest import FileEntry, Manifest
+from registry.diff.contents import Contents, Forwards, Span
+from registry.diff.gguf_contents import gguf_contents
+from registry.diff.onnx_contents import onnx_contents
+from targets.errors import BundleError
+from tests.support.bundles import make_bundle
+
+
+def digest(raw: bytes) -> str:
+    return "sha256:" + hashlib.sha256(raw).hexdigest()
+
+
+def manifest_of(folder: Path) -> Manifest:
+    return make_bundle(folder, {}).manifest
+
+
+def opened(folder: Path) -> Any:
+    return lambda entry: (folder / entry.path).open("rb")
+
+
+def gguf_of(folder: Path) -> Contents:
+    return gguf_contents(manifest_of(folder), opened(folder))
+
+
+def onnx_of(folder: Path) -> Contents:
+    return onnx_contents(manifest_of(folder), opened(folder))
+
+
+def write_gguf(path: Path, arrays: dict[str, np.ndarray[Any, Any]], **keys: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, "phi3")
+    for key, value in keys.items():
+        writer.add_string(key.replace("_", "."), value)
+    writer.add_array("tokenizer.ggml.tokens", ["a", "bc", "déf"])
+    writer.add_array("tokenizer.ggml.scores", [0.5, 1.0])
+    writer.add_bool("general.flag", True)
+    for name, array in arrays.items():
+        writer.add_tensor(name, array)
+    for step in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
+        getattr(writer, step)()
+
+
+def test_a_gguf_file_is_read_as_its_own_library_reads_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "odd": rng.random((3, 5), np.float32),  # 60 bytes: padding follows
+        "half": rng.random((4, 32)).astype(np.float16),
+        "one": np.array([7.0], np.float32),
+    }
+    write_gguf(tmp_path / "b" / "model.gguf", arrays, general_name="x" * 200)
+    found = gguf_of(tmp_path / "b")
+    theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "b" / "model.gguf").tensors}
+    assert found.tensors.keys() == theirs.keys() == arrays.keys()
+    for name, array in arrays.items():
+        mine = found.tensors[name]
+        assert (mine.storage, mine.bytes) == (theirs[name].tensor_type.name, theirs[name].n_bytes)
+        assert mine.shape == array.shape
+        assert mine.digest == digest(array.tobytes())
+    assert found.keys["general.architecture"] == "phi3"
+    assert found.keys["general.flag"] == "True"
+    assert found.keys["general.name"].startswith("200 letters, sha256:")
+    assert found.keys["tokenizer.ggml.tokens"].startswith("3 strings, sha256:")
+    assert found.keys["tokenizer.ggml.scores"].startswith("2 values, sha256:")
+
+
+def test_a_type_that_is_not_listed_reaches_to_the_next_tensor(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(64, dtype=np.int32), "b": np.arange(32, dtype=np.int64)}
+    write_gguf(tmp_path / "b" / "model.gguf", arrays)
+    found = gguf_of(tmp_path / "b").tensors
+    assert {name: tensor.storage for name, tensor in found.items()} == {"a": "ggml type 26", "b": "ggml type 27"}
+    assert {name: tensor.digest for name, tensor in found.items()} == {
+        name: digest(array.tobytes()) for name, array in arrays.items()
+    }
+
+
+def test_onnx_initializers_inside_and_outside(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    folder.mkdir()
+    outside = np.arange(40, dtype=np.float16)
+    (folder / "model.onnx.data").write_bytes(b"\0" * 64 + outside.tobytes())
+
+    def elsewhere(name: str, shape: list[int]) -> Any:
+        tensor = onnx.TensorProto(name=name, dims=shape, data_type=onnx.TensorProto.FLOAT16)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "model.onnx.data"), ("offset", "64"), ("length", "80")):
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    inside = onnx.numpy_helper.from_array(np.arange(6, dtype=np.int64).reshape(2, 3), "inside")
+    typed = onnx.helper.make_tensor("typed", onnx.TensorProto.FLOAT, [2], [1.0, -2.0])
+    tied = [elsewhere("table", [8, 5]), elsewhere("product", [5, 8])]
+
+    def write(nodes: list[Any]) -> Contents:
+        graph = onnx.helper.make_graph(nodes, "g", [], [], [inside, typed, *tied])
+        (folder / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+        return onnx_of(folder)
+
+    found = write([])
+    assert set(found.tensors) == {"inside", "typed", "table", "product"}
+    assert found.tensors["inside"].shape == (2, 3)
+    assert found.tensors["inside"].storage == "int64"
+    assert found.tensors["inside"].digest == digest(np.arange(6, dtype=np.int64).tobytes())
+    assert found.tensors["table"].digest == found.tensors["product"].digest == digest(outside.tobytes())
+    assert (found.tensors["table"].shape, found.tensors["product"].shape) == ((8, 5), (5, 8))
+    assert found.tensors["table"].storage == "float16"
+    other = write([onnx.helper.make_node("Relu", ["a"], ["b"])])
+    assert other.tensors == found.tensors
+    assert other.keys != found.keys
+
+
+def test_data_that_the_bundle_lacks_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    folder.mkdir()
+    tensor = onnx.TensorProto(name="w", dims=[1], data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in (("location", "../../etc/passwd"), ("offset", "0"), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor]))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BundleError, match="which the bundle lacks"):
+        onnx_of(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    write_gguf(folder / "model.gguf", {"a": np.ones((2, 32), np.float32), "b": np.ones(32, np.float16)})
+    initializers = [onnx.numpy_helper.from_array(np.ones((2, 3), np.float32), "a")]
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], initializers))
+    return {"model.gguf": (folder / "model.gguf").read_bytes(), "model.onnx": model.SerializeToString()}
+
+
+def read(name: str, raw: bytes) -> Contents:
+    entry = FileEntry(path=name, bytes=len(raw), sha256="0" * 64)
+    manifest = Manifest.model_construct(files=[entry])
+    return {"model.gguf": gguf_contents, "model.onnx": onnx_contents}[name](manifest, lambda _: io.BytesIO(raw))
+
+
+@given(data=st.data(), name=st.sampled_from(["model.gguf", "model.onnx"]))
+def test_damaged_files_are_told_or_read_but_never_crash(
+    whole: dict[str, bytes], data: st.DataObject, name: str
+) -> None:
+    raw = bytearray(whole[name])
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(raw)))
+    for damaged in (bytes(raw), bytes(raw[:cut])):
+        with contextlib.suppress(BundleError):
+            read(name, damaged)
+
+
+def test_an_alignment_that_is_no_number_is_told(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "b" / "model.gguf", {}, general_alignment="wide")
+    with pytest.raises(BundleError, match="not a GGUF file that can be read"):
+        gguf_of(tmp_path / "b")
+
+
+@given(cut=st.integers(0, 10_000))
+def test_a_gguf_file_cut_short_is_refused(whole: dict[str, bytes], cut: int) -> None:
+    raw = whole["model.gguf"]
+    # Up to the last tensor's bytes; what pads the end may be missing.
+    with pytest.raises(BundleError):
+        read("model.gguf", raw[: cut % (len(raw) - 64)])
+
+
+class Trickle(io.BytesIO):
+    """Gives a few bytes at a time, as a socket may."""
+
+    def read(self, count: int | None = -1, /) -> bytes:
+        return super().read(min(7, len(self.getbuffer()) if count is None or count < 0 else count))
+
+
+def test_streams_may_give_less_than_asked_for() -> None:
+    raw = bytes(range(100))
+    entry = FileEntry(path="x", bytes=100, sha256="0" * 64)
+    stream: BinaryIO = Trickle(raw)
+    file = Forwards(stream, entry)
+    assert file.take(10) == raw[:10]
+    spans = [Span(60, 40), Span(20, 30), Span(60, 40)]
+    assert file.digests(spans) == {span: digest(raw[span.offset : span.offset + span.bytes]) for span in spans}
+
+
+@pytest.mark.parametrize(
+    ("spans", "words"),
+    [([Span(0, 10), Span(5, 10)], "overlap"), ([Span(95, 6)], "where it ends"), ([Span(0, -1)], "where it ends")],
+)
+def test_spans_that_overlap_or_run_over_the_end_are_refused(spans: list[Span], words: str) -> None:
+    with pytest.raises(BundleError, match=words):
+        Forwards(io.BytesIO(bytes(100)), FileEntry(path="x", bytes=100, sha256="0" * 64)).digests(spans)
+
+
+def test_a_file_shorter_than_its_manifest_is_told() -> None:
+    with pytest.raises(BundleError, match="x ends at byte 50, the manifest says 100"):
+        Forwards(io.BytesIO(bytes(50)), FileEntry(path="x", bytes=100, sha256="0" * 64)).digest(100)
+
+
+@pytest.mark.parametrize("recipe", ["gguf-q8_0", "onnx-int4"])
+def test_bundles_of_ours_are_read(tiny_folder: Path, tmp_path: Path, recipe: str) -> None:
+    """Every weight class that the manifest counts is there, and the sizes agree."""
+    from builders.build import build_each
+    from builders.checkpoint import open_checkpoint
+    from builders.conversion import BuildRequest
+    from targets.recipes import recipe_named
+
+    request = BuildRequest(open_checkpoint(tiny_folder), recipe_named(recipe), 64)
+    assert not any(build_each({tmp_path / "b": request}).values())
+    bundle = open_bundle(tmp_path / "b")
+    found = (gguf_contents if recipe.startswith("gguf") else onnx_contents)(bundle.manifest, opened(bundle.path))
+    weights = bundle.manifest.recipe.weights
+    assert len(found.tensors) >= sum(weight.tensors for weight in weights)
+    assert sum(tensor.bytes for tensor in found.tensors.values()) >= sum(weight.bytes for weight in weights)

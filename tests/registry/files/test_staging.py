@@ -1,0 +1,111 @@
+"""Write beside, verify, rename; and what is swept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry.files.staging import STAGING_MARK, disk_errors, owner_mark, staged_folder
+from targets.errors import BuildError, StoreError
+from tests.registry.conftest import contents
+
+
+def dead_mark() -> str:
+    """The owner mark of a process of this machine that is gone."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    host, _, _ = owner_mark().split("-")
+    return f"{host}-{process.pid}-"
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with staged_folder(tmp_path / "new" / "out") as folder:
+        (folder / "a").write_bytes(b"1")
+        assert not (tmp_path / "new" / "out").exists()
+    assert contents(tmp_path) == {"new/out/a": b"1"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
+def test_nothing_is_left_after_an_error(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises((error, BuildError)), staged_folder(tmp_path / "out") as folder:  # noqa: PT012
+        (folder / "a").write_bytes(b"1")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_exists_stays_unless_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_bytes(b"old")
+    with pytest.raises(BuildError, match="exists already"), staged_folder(out):
+        raise AssertionError
+    with pytest.raises(RuntimeError), staged_folder(out, replace=True) as folder:  # noqa: PT012
+        (folder / "new").write_bytes(b"new")
+        raise RuntimeError
+    assert contents(tmp_path) == {"out/old": b"old"}
+    with staged_folder(out, replace=True) as folder:
+        (folder / "new").write_bytes(b"new")
+    assert contents(tmp_path) == {"out/new": b"new"}
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with staged_folder(tmp_path / "out") as folder:
+        (folder / "a").write_bytes(b"1")
+    assert contents(tmp_path) == {"out/a": b"1"}
+
+
+def test_the_home_and_the_working_folder_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home" / "me").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "file").write_bytes(b"")
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "me"))
+    monkeypatch.chdir(tmp_path / "work")
+    for precious in (tmp_path / "home", tmp_path / "work", Path(), Path("..")):
+        with pytest.raises(BuildError, match="not replaced"), staged_folder(precious, replace=True):
+            raise AssertionError
+
+
+def test_the_leavings_of_the_dead_are_swept(tmp_path: Path) -> None:
+    left = tmp_path / f"{STAGING_MARK}{dead_mark()}abcdefgh-new-out"
+    left.mkdir()
+    (left / "half").write_bytes(b"")
+    with staged_folder(tmp_path / "out"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_not_surely_dead_or_not_ours_is_left_alone(tmp_path: Path) -> None:
+    dead = dead_mark()
+    for name in (
+        f"{STAGING_MARK}{owner_mark()}abcdefgh-new-out",  # alive
+        f"{STAGING_MARK}00000000-{dead.split('-')[1]}-abcdefgh-new-out",  # another machine's
+        f"{STAGING_MARK}{dead}abcdefgh-new-out-2",  # another destination's
+        f"{STAGING_MARK}{dead}abcdefgh-new-2-out",
+    ):
+        (tmp_path / name).mkdir()
+    with staged_folder(tmp_path / "out"):
+        pass
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_what_stood_there_is_put_back_after_a_death_between_two_renames(tmp_path: Path) -> None:
+    aside = tmp_path / f"{STAGING_MARK}{dead_mark()}abcdefgh-old-out"
+    (aside / "out").mkdir(parents=True)
+    (aside / "out" / "kept").write_bytes(b"kept")
+    with pytest.raises(BuildError, match="exists already"), staged_folder(tmp_path / "out"):
+        raise AssertionError
+    assert contents(tmp_path) == {"out/kept": b"kept"}
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(28, "no space"), (13, "can't be written"), (30, "can't"), (5, "failed")]
+)
+def test_the_systems_refusals_become_sentences(number: int, words: str) -> None:
+    with pytest.raises(StoreError, match=words) as caught, disk_errors(Path("out"), StoreError):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.fix

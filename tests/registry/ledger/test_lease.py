@@ -1,0 +1,308 @@
+"""The lease: one holder, whatever dies, stalls or comes at the same moment; and promotions that it guards."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from registry.bundle.folder import Bundle
+from registry.ledger.channel_moves import Stand
+from registry.ledger.lease import CLAIM, HOLDER, Check, Lease, LeaseLostError, Timing, _take, held
+from registry.ledger.ledger import Ledger
+from registry.promotion import history, promote
+from registry.store.folder import FolderStore
+from targets.errors import RegistryError
+from targets.references import Reference
+from tests.registry.ledger.test_ledger import client_of, entry
+from tests.support.bundles import make_bundle
+
+FAST = Timing(beat_seconds=0.05, fresh_seconds=0.3, stale_seconds=0.8, wait_seconds=20)
+
+
+class Memory:
+    """A place in memory, whose every operation takes a moment on either side. It can be made to fail."""
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.names: dict[str, str] = {}
+        self.broken = False
+        self._pause = pause
+
+    def read(self) -> Mapping[str, str]:
+        with self._operation():
+            return dict(self.names)
+
+    def write(self, name: str, value: str) -> None:
+        with self._operation():
+            self.names[name] = value
+
+    def remove(self, name: str) -> None:
+        with self._operation():
+            self.names.pop(name, None)
+
+    @contextmanager
+    def _operation(self) -> Iterator[None]:
+        time.sleep(random.uniform(0, self._pause))
+        if self.broken:
+            raise RegistryError("the server is away")
+        yield
+        time.sleep(random.uniform(0, self._pause))
+
+
+def claims(place: Memory) -> list[str]:
+    return [name for name in place.names if name.startswith(CLAIM)]
+
+
+def test_a_lease_leaves_no_claim() -> None:
+    place = Memory()
+    with held(place, "ann", FAST) as check:
+        check()
+        assert len(claims(place)) == 1
+    assert claims(place) == []
+    with pytest.raises(KeyboardInterrupt), held(place, "ann", FAST):
+        raise KeyboardInterrupt
+    assert claims(place) == []
+
+
+def test_of_many_at_once_one_holds_it_at_a_time() -> None:
+    place = Memory(pause=0.004)
+    inside: list[str] = []
+    done: list[str] = []
+
+    def run(who: str) -> None:
+        for _ in range(3):
+            with held(place, who, replace(FAST, wait_seconds=60)) as check:
+                inside.append(who)
+                time.sleep(random.uniform(0, 0.01))
+                check()
+                assert inside == [who]
+                inside.remove(who)
+                done.append(who)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(run, "abcdef"))
+    assert sorted(done) == sorted("abcdef" * 3)
+    assert claims(place) == []
+
+
+def test_who_lives_keeps_it_however_long() -> None:
+    place = Memory()
+    with held(place, "ann", FAST) as check:
+        with (
+            pytest.raises(RegistryError, match="ann held the lease"),
+            held(place, "bob", replace(FAST, wait_seconds=2)),
+        ):
+            pass
+        check()
+        assert len(claims(place)) == 1
+
+
+def test_who_died_is_waited_for_and_then_followed() -> None:
+    place = Memory()
+    _take(Lease(place, "dead", FAST))
+    started = time.monotonic()
+    with held(place, "bob", FAST) as check:
+        assert time.monotonic() - started >= FAST.stale_seconds
+        check()
+        assert len(claims(place)) == 1
+
+
+def test_a_claim_that_was_never_a_lease_is_followed_too() -> None:
+    place = Memory()
+    place.names[CLAIM + "x"] = "not even JSON"
+    with pytest.raises(RegistryError, match="somebody held"), held(place, "bob", replace(FAST, wait_seconds=0.2)):
+        pass
+    with held(place, "bob", FAST):
+        pass
+    assert claims(place) == []
+
+
+def test_who_stood_still_finds_the_lease_gone_and_makes_no_new_claim() -> None:
+    place = Memory()
+    sleeper = Lease(place, "sleeper", FAST)
+    _take(sleeper)
+    sleeper.check()
+    with held(place, "bob", FAST) as check:
+        with pytest.raises(LeaseLostError, match="sleeper no longer holds"):
+            sleeper.check()
+        # It wakes up and beats on: its claim is not made anew.
+        beating = threading.Thread(target=sleeper.keep_beating, daemon=True)
+        beating.start()
+        beating.join(10)
+        assert not beating.is_alive()
+        assert len(claims(place)) == 1
+        # Not even with a beat that was under way: it holds up others, and changes nothing.
+        sleeper.send_beat()
+        with pytest.raises(LeaseLostError):
+            sleeper.check()
+        check()
+
+
+def test_without_beats_that_get_through_nothing_is_changed_any_more() -> None:
+    place = Memory()
+    with held(place, "ann", FAST) as check:
+        check()
+        place.broken = True
+        time.sleep(FAST.fresh_seconds + 0.1)
+        place.broken = False
+        lease = Lease(place, "ann", FAST, owner=place.names[HOLDER])
+        with pytest.raises(LeaseLostError):
+            lease.check()  # as it is, but without a beat of late
+        time.sleep(3 * FAST.beat_seconds)
+        check()  # beats came through again, and nobody took it meanwhile
+
+
+def test_a_release_that_fails_hides_no_result() -> None:
+    place = Memory()
+    with held(place, "ann", FAST):
+        place.broken = True
+
+
+def test_a_place_that_fails_while_it_is_taken_leaves_no_claim() -> None:
+    class FailsToLookAgain(Memory):
+        def read(self) -> Mapping[str, str]:
+            if claims(self):
+                raise RegistryError("the server is away")
+            return super().read()
+
+    place = FailsToLookAgain()
+    with pytest.raises(RegistryError, match="is away"), held(place, "ann", FAST):
+        pass
+    assert claims(place) == []
+
+
+class OnAServer(Ledger):
+    """A ledger without the lock of a local file, as on a server: it takes the lease, in MLflow's own tags."""
+
+    timing: ClassVar[Timing] = Timing(beat_seconds=0.2, fresh_seconds=3, stale_seconds=4, wait_seconds=60)
+
+    @contextmanager
+    def exclusive(self, who: str | None = None) -> Iterator[Check | None]:
+        yield None
+
+
+CELLS = ("iphone-15", "pixel-9")
+
+
+@pytest.fixture
+def served(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> Ledger:
+    """Releases 1.0.0, 1.1.0 and 1.2.0 of two cells; 1.0.0 is in production."""
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        one = make_bundle(tmp_path / version, {"model.gguf": version.encode()})
+        store.add_bundle(one)
+        for cell in CELLS:
+            ledger.register(entry(one, version, cell, target=cell))
+    served = OnAServer(ledger.uri, store)
+    to(served, "1.0.0")
+    return served
+
+
+def to(ledger: Ledger, version: str, who: str = "ann") -> None:
+    promote(ledger, Reference.parse(f"phi:{version}"), "production", who=who)
+
+
+def standing(ledger: Ledger) -> dict[str, str]:
+    return {row.cell: str(row.release) for row in ledger.versions("phi") if "production" in row.channels}
+
+
+def lease_tags(ledger: Ledger) -> list[str]:
+    tags = client_of(ledger).get_experiment_by_name("phi").tags
+    return [name for name in tags if name.startswith("phipack.lease.")]
+
+
+_DIES = """
+import os, signal, sys
+from pathlib import Path
+from registry.promotion import promote
+from registry.store.folder import FolderStore
+from targets.references import Reference
+from tests.registry.ledger.test_lease import OnAServer
+
+class Dies(OnAServer):
+    def point(self, model, cell, channel, number):
+        super().point(model, cell, channel, number)
+        os.kill(os.getpid(), int(sys.argv[3]))
+
+promote(Dies(sys.argv[1], FolderStore(Path(sys.argv[2]))), Reference.parse("phi:1.1.0"), "production", who="dead")
+"""
+
+
+def dies(ledger: Ledger, with_signal: signal.Signals) -> subprocess.Popen[bytes]:
+    store = ledger.store
+    assert isinstance(store, FolderStore)
+    command = [sys.executable, "-c", _DIES, ledger.uri, str(store.root), str(int(with_signal))]
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def test_a_promoter_killed_beside_a_server_is_undone_by_the_next(served: Ledger) -> None:
+    with dies(served, signal.SIGKILL) as process:
+        pass
+    assert process.returncode == -signal.SIGKILL
+    assert sorted(standing(served).values()) == ["1.0.0", "1.1.0"]
+    assert len(lease_tags(served)) == 2
+    to(served, "1.2.0", who="next")
+    assert standing(served) == dict.fromkeys(CELLS, "1.2.0")
+    assert [(move.who, move.state) for move in history(served, "phi")] == [
+        ("next", "done"),
+        ("dead", "undone"),
+        ("ann", "done"),
+    ]
+    assert [part.before for part in history(served, "phi")[0].cells if part.before] == [
+        Stand.of(row) for row in served.versions("phi") if str(row.release) == "1.0.0"
+    ]
+    assert lease_tags(served) == ["phipack.lease.holder"]
+
+
+def test_a_promoter_that_stood_still_moves_nothing_when_it_wakes(served: Ledger) -> None:
+    with dies(served, signal.SIGSTOP) as process:
+        while sorted(standing(served).values()) != ["1.0.0", "1.1.0"]:
+            assert process.poll() is None
+            time.sleep(0.2)
+        to(served, "1.2.0", who="next")
+        assert standing(served) == dict.fromkeys(CELLS, "1.2.0")
+        process.send_signal(signal.SIGCONT)
+        assert process.stderr is not None
+        assert b"dead no longer holds the lease" in process.stderr.read()
+    assert process.returncode == 1
+    assert standing(served) == dict.fromkeys(CELLS, "1.2.0")
+    assert [move.state for move in history(served, "phi")] == ["done", "undone", "done"]
+
+
+def test_promoters_at_once_on_a_server_leave_a_linear_history(served: Ledger) -> None:
+    barrier = threading.Barrier(3)
+
+    def run(version: str) -> None:
+        own = OnAServer(served.uri, served.store)
+        own.models()
+        barrier.wait()
+        for turn in range(2):
+            to(own, version, who=f"{version} {turn}")
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, ("1.0.0", "1.1.0", "1.2.0")))
+    moves = list(reversed(history(served, "phi")))
+    assert {move.state for move in moves} == {"done"}
+    at: dict[str, Stand | None] = dict.fromkeys(CELLS)
+    for move in moves:
+        for part in move.cells:
+            assert part.before == at[part.cell]
+            at[part.cell] = part.after
+    assert standing(served) == {cell: stand.release for cell, stand in at.items() if stand}
+    assert lease_tags(served) == ["phipack.lease.holder"]
+
+
+def test_a_model_that_nobody_registered_gets_no_experiment(ledger: Ledger, store: FolderStore) -> None:
+    with pytest.raises(RegistryError, match="no model 'phi' is registered"):
+        to(OnAServer(ledger.uri, store), "1.0.0")
+    assert client_of(ledger).get_experiment_by_name("phi") is None

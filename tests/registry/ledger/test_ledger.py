@@ -1,0 +1,414 @@
+"""Registering and reading in a real MLflow on SQLite: both roads of reading give the same rows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.bundle.folder import Bundle
+from registry.bundle.manifest import MANIFEST_NAME
+from registry.ledger.ledger import Ledger, open_ledger
+from registry.ledger.reader import open_reader, resolve_in
+from registry.ledger.registration import Registration
+from registry.ledger.sqlite_reader import KNOWN_REVISIONS, SqliteReader, has_known_schema
+from registry.ledger.tracking import sqlite_path, tracking_uri
+from registry.store.folder import FolderStore
+from registry.store.uris import parse_bundle_uri
+from targets.errors import PhipackError, RegistryError
+from targets.references import Reference, Version
+from tests.support.bundles import make_bundle, make_evidence
+from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
+
+DATABASES = EVERYWHERE
+
+
+def entry(bundle: Bundle, version: str = "1.0.0", cell: str = "iphone-15", **evidence: Any) -> Registration:
+    return Registration("phi", Version.parse(version), cell, bundle.manifest, make_evidence(bundle, **evidence))
+
+
+def client_of(ledger: Ledger) -> Any:
+    """Plain MLflow, as another program would open it."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(ledger.uri, ledger.uri)
+
+
+def runs_of(ledger: Ledger) -> list[Any]:
+    client = client_of(ledger)
+    experiment = client.get_experiment_by_name("phi")
+    return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
+
+
+def test_a_registered_version_is_the_same_in_plain_mlflow(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    store.add_bundle(bundle)
+    version = ledger.register(entry(bundle))
+    assert version.reference == "phi:1.0.0@iphone-15"
+    assert ledger.versions("phi") == [version]
+    client = client_of(ledger)
+    row = client.get_model_version("phi.iphone-15", str(version.number))
+    assert parse_bundle_uri(row.source) == (store.uri, bundle.digest)
+    assert row.tags == {
+        "phipack.model": "phi",
+        "phipack.cell": "iphone-15",
+        "phipack.release": "1.0.0",
+        "phipack.digest": bundle.digest,
+        "phipack.checkpoint": bundle.manifest.checkpoint,
+        "phipack.recipe": "gguf-q4_0",
+        "phipack.target": "iphone-15",
+        "phipack.gates": "passed",
+        "phipack.evidence": version.evidence,
+        "phipack.run": row.run_id,
+        "phipack.store": store.uri,
+    }
+    run = client.get_run(row.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"kl_mean": 0.01, "artifact_bytes": bundle.manifest.total_bytes}
+    assert run.data.params["release"] == "1.0.0"
+    files = {file.path for file in client.list_artifacts(row.run_id)}
+    assert {"evidence.json", MANIFEST_NAME} <= files <= {"evidence.json", MANIFEST_NAME, "bundle"}
+    assert ledger.evidence(version) == entry(bundle).evidence
+
+
+@pytest.mark.parametrize("databases", [SQLITE, POSTGRESQL], indirect=True)
+def test_evidence_lies_in_the_store(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    store.add_bundle(bundle)
+    row = ledger.register(entry(bundle))
+    assert len(list((store.root / "mlflow" / "phi").rglob("evidence.json"))) == 1
+    assert ledger.evidence(row) == entry(bundle).evidence
+
+
+def test_the_same_bundle_again_is_no_error(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    store.add_bundle(bundle)
+    first = ledger.register(entry(bundle))
+    assert ledger.register(entry(bundle)) == first
+    assert len(runs_of(ledger)) == 1
+
+
+def test_new_evidence_of_the_same_bundle_renews_the_version(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    store.add_bundle(bundle)
+    failed = ledger.register(entry(bundle, kl_mean=0.2))
+    assert not failed.gates_passed
+    renewed = ledger.register(entry(bundle))
+    assert renewed.gates_passed
+    assert renewed.number == failed.number
+    assert ledger.versions("phi") == [renewed]
+    assert ledger.evidence(renewed) == entry(bundle).evidence
+    assert len(runs_of(ledger)) == 2
+
+
+def test_another_bundle_for_a_release_is_refused(
+    ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path
+) -> None:
+    store.add_bundle(bundle)
+    first = ledger.register(entry(bundle))
+    other = make_bundle(tmp_path / "other", {"model.gguf": b"other"})
+    store.add_bundle(other)
+    with pytest.raises(RegistryError, match="registered already, with another bundle") as caught:
+        ledger.register(entry(other))
+    assert caught.value.fix
+    assert ledger.versions() == [first]
+    ledger.register(entry(other, "1.0.1"))
+    ledger.register(entry(other, cell="pixel-9"))
+    assert [version.reference for version in ledger.versions("phi")] == [
+        "phi:1.0.0@iphone-15",
+        "phi:1.0.1@iphone-15",
+        "phi:1.0.0@pixel-9",
+    ]
+
+
+def test_foreign_evidence_is_refused(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> None:
+    store.add_bundle(bundle)
+    other = make_bundle(tmp_path / "other", {"model.gguf": b"other"})
+    with pytest.raises(RegistryError, match="the evidence is of bundle"):
+        ledger.register(replace(entry(bundle), evidence=make_evidence(other)))
+    foreign = make_evidence(bundle).model_copy(update={"checkpoint": "sha256:" + "f" * 64})
+    with pytest.raises(RegistryError, match="the evidence is of checkpoint"):
+        ledger.register(replace(entry(bundle), evidence=foreign))
+    assert ledger.models() == []
+    assert runs_of(ledger) == []
+
+
+def test_a_bundle_that_the_store_lacks_is_refused(ledger: Ledger, bundle: Bundle) -> None:
+    with pytest.raises(RegistryError, match="lacks bundle"):
+        ledger.register(entry(bundle))
+    assert ledger.versions() == []
+
+
+@pytest.mark.parametrize("name", ["Phi", "a/b", "a:b", "", "a b"])
+def test_names_outside_the_grammar_are_refused(ledger: Ledger, store: FolderStore, bundle: Bundle, name: str) -> None:
+    store.add_bundle(bundle)
+    with pytest.raises(PhipackError, match="is no name of a cell"):
+        ledger.register(entry(bundle, cell=name))
+    with pytest.raises(PhipackError, match="is no name of a model"):
+        ledger.register(replace(entry(bundle), model=name))
+    assert ledger.versions() == []
+
+
+def test_dots_in_names_are_kept_apart(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    store.add_bundle(bundle)
+    ledger.register(replace(entry(bundle), model="phi-3", cell="5-mini.iphone"))
+    with pytest.raises(RegistryError, match="is not cell 'iphone' of model"):
+        ledger.register(replace(entry(bundle), model="phi-3.5-mini", cell="iphone"))
+    assert ledger.models() == ["phi-3"]
+    assert ledger.versions("phi-3.5-mini") == []
+
+
+def test_somebody_elses_registered_model_is_left_alone(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    store.add_bundle(bundle)
+    client = client_of(ledger)
+    client.create_registered_model("phi.iphone-15")
+    client.create_model_version("phi.iphone-15", "phipack-file:///theirs")
+    with pytest.raises(RegistryError, match="is not cell"):
+        ledger.register(entry(bundle))
+    assert ledger.versions() == []
+    assert ledger.models() == []
+
+
+class BreaksWhenMaking(Ledger):
+    """A ledger whose server dies before the version is made."""
+
+    @property
+    def _client(self) -> Any:  # type: ignore[override]
+        real = super()._client
+
+        class Client:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+            def create_model_version(self, *_: Any, **__: Any) -> None:
+                raise ConnectionError("the server died")
+
+        return Client()
+
+
+def test_a_failure_in_the_middle_leaves_no_version(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    store.add_bundle(bundle)
+    with pytest.raises(RegistryError, match="the server died"):
+        BreaksWhenMaking(ledger.uri, store).register(entry(bundle))
+    assert ledger.versions() == []
+    assert [run.info.status for run in runs_of(ledger)] == ["FAILED"]
+    ledger.register(entry(bundle))
+    assert len(ledger.versions("phi")) == 1
+
+
+def test_what_a_killed_registration_left_running_is_ended(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    """By a lock it is known that nobody is at it; beside a server, when it began an hour ago."""
+    store.add_bundle(bundle)
+    client = client_of(ledger)
+    whole = ledger.register(entry(bundle)).run_id
+    client.update_run(whole, "RUNNING")  # its process died between the version and the run's end
+    (experiment,) = {run.info.experiment_id for run in runs_of(ledger)}
+    started = {"old": int((time.time() - 7200) * 1000), "new": None}
+    tags = entry(bundle).run_tags()
+    made = {name: client.create_run(experiment, begin, tags=tags) for name, begin in started.items()}
+    somebody_elses = client.create_run(experiment, 1)
+    ledger.register(entry(bundle, "1.1.0"))
+    states = {run.info.run_id: run.info.status for run in runs_of(ledger)}
+    locked = not ledger.uri.startswith("http")
+    assert states[made["old"].info.run_id] == "FAILED"
+    assert states[made["new"].info.run_id] == ("FAILED" if locked else "RUNNING")
+    assert states[whole] == ("FINISHED" if locked else "RUNNING")
+    assert states[somebody_elses.info.run_id] == "RUNNING"
+
+
+def test_two_register_one_release_at_once(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> None:
+    other = make_bundle(tmp_path / "other", {"model.gguf": b"other"})
+    barrier = threading.Barrier(2)
+
+    def register(mine: Bundle) -> str:
+        store.add_bundle(mine)
+        own = open_ledger(ledger.uri, store)
+        own.models()
+        barrier.wait()
+        try:
+            return own.register(entry(mine)).digest
+        except RegistryError as error:
+            return error.problem
+
+    with ThreadPoolExecutor(2) as pool:  # the lock is held by open file, so threads stand for processes
+        outcomes = list(pool.map(register, (bundle, other)))
+    winner = ledger.versions("phi")
+    assert len(winner) == 1
+    assert winner[0].digest in outcomes
+    assert sum("registered already" in outcome for outcome in outcomes) == 1
+
+
+def test_racers_on_a_server_settle_on_the_lower_number(
+    ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Without a lock both are made; the later one takes itself back."""
+    store.add_bundle(bundle)
+    other = make_bundle(tmp_path / "other", {"model.gguf": b"other"})
+    store.add_bundle(other)
+    first = ledger.register(entry(bundle))
+    late = entry(other)
+    made = client_of(ledger).create_model_version(
+        first.registered_model, store.bundle_uri(other.digest), tags=late.version_tags("run", store.uri)
+    )
+    assert ledger.versions("phi") == [first]
+    with pytest.raises(RegistryError, match="registered already"):
+        ledger._first_of_racers(late, int(made.version))
+    assert len(client_of(ledger).search_model_versions("name = 'phi.iphone-15'")) == 1
+
+
+@pytest.mark.parametrize("databases", [SQLITE], indirect=True)
+def test_both_roads_of_reading_give_the_same(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    store.add_bundle(bundle)
+    for version in ("1.0.0", "1.1.0-rc.1", "1.1.0"):
+        for cell in ("iphone-15", "pixel-9"):
+            ledger.register(entry(bundle, version, cell))
+    ledger.register(replace(entry(bundle), model="phi-2"))
+    client = client_of(ledger)
+    client.create_registered_model("phi.theirs")
+    client.create_model_version("phi.theirs", "phipack-file:///theirs")
+    ledger.point("phi", "iphone-15", "production", 2)
+    ledger.point("phi", "iphone-15", "staging", 2)
+    ledger.point("phi", "pixel-9", "production", 1)
+    client.delete_model_version("phi.pixel-9", "3")
+    reader = open_reader(ledger.uri, store)
+    assert isinstance(reader, SqliteReader)
+    assert reader.models() == ledger.models() == ["phi", "phi-2"]
+    assert reader.versions() == ledger.versions()
+    assert reader.versions("phi") == ledger.versions("phi")
+    assert len(reader.versions("phi")) == 5
+    assert reader.versions("absent") == ledger.versions("absent") == []
+    for text in ("phi", "phi:^1.0@iphone-15", "phi:1.1.0-rc.1"):
+        reference = Reference.parse(text)
+        assert resolve_in(reader, reference) == resolve_in(ledger, reference)
+
+
+@pytest.mark.parametrize("databases", [SQLITE], indirect=True)
+def test_an_unknown_schema_is_read_by_mlflow_itself(ledger: Ledger, store: FolderStore, tmp_path: Path) -> None:
+    database = tmp_path / "home" / "mlflow.db"
+    assert has_known_schema(database)
+    newer = tmp_path / "newer.db"
+    shutil.copy(database, newer)
+    with sqlite3.connect(newer) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'fedcba'")
+    connection.close()
+    assert not has_known_schema(newer)
+    assert isinstance(open_reader(f"sqlite:///{newer}", store), Ledger)
+    assert "fedcba" not in KNOWN_REVISIONS
+
+
+def test_reading_makes_nothing(tmp_path: Path, store: FolderStore) -> None:
+    reader = open_reader(f"sqlite:///{tmp_path}/none/mlflow.db", store)
+    assert reader.models() == []
+    assert reader.versions("phi") == []
+    with pytest.raises(RegistryError, match="no model 'phi' is registered"):
+        resolve_in(reader, Reference.parse("phi"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, store: FolderStore) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
+    ledger = open_ledger(f"sqlite:///{tmp_path}/mlflow.db", store)
+    with pytest.raises(RegistryError, match="not a database"):
+        ledger.models()
+    with pytest.raises(RegistryError):
+        open_reader(ledger.uri, store).models()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_unreachable_server_is_told_soon(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with pytest.raises(RegistryError, match=r"http://me:\*\*\*@127\.0\.0\.1:9") as caught:
+        open_ledger("http://me:secret@127.0.0.1:9", store).models()
+    assert "secret" not in str(caught.value)
+
+
+def test_which_mlflow_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert sqlite_path(tracking_uri(None, tmp_path / "a b")) == tmp_path / "a b" / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert tracking_uri(None) == "http://server:5000"
+    assert tracking_uri("sqlite:///other.db") == "sqlite:///other.db"
+    assert sqlite_path("http://server:5000") is None
+    with pytest.raises(RegistryError, match="can't hold"):
+        tracking_uri("sqlite:////100%/mlflow.db")
+    for wrong in ("server:5000", "mlruns"):
+        with pytest.raises(RegistryError, match="not an MLflow tracking URI"):
+            tracking_uri(wrong)
+
+
+def test_a_home_with_odd_letters_works(
+    migrated_database: Path, tmp_path: Path, store: FolderStore, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = tmp_path / "a b#ü"
+    home.mkdir()
+    shutil.copy(migrated_database, home / "mlflow.db")
+    odd_store = FolderStore(home / "store")
+    odd_store.add_bundle(bundle)
+    ledger = open_ledger(None, odd_store, home)
+    version = ledger.register(entry(bundle))
+    assert open_reader(None, store, home).versions("phi") == [version]
+    assert ledger.evidence(version).bundle == bundle.digest
+
+
+def test_the_plan_of_a_release_is_kept(ledger: Ledger) -> None:
+    assert ledger.planned_cells("phi", Version(1, 0, 0)) == []
+    ledger.plan_release("phi", Version(1, 0, 0), ["pixel-9", "iphone-15"])
+    ledger.plan_release("phi", Version(1, 1, 0), ["pixel-9"])
+    assert ledger.planned_cells("phi", Version(1, 0, 0)) == ["iphone-15", "pixel-9"]
+    ledger.plan_release("phi", Version(1, 0, 0), ["iphone-15"])
+    assert ledger.planned_cells("phi", Version(1, 0, 0)) == ["iphone-15"]
+
+
+def test_a_new_registry_is_made_in_silence_and_reading_imports_no_mlflow(tmp_path: Path, bundle: Bundle) -> None:
+    script = """
+import sys
+from pathlib import Path
+from registry.ledger.reader import open_reader
+from registry.ledger.ledger import open_ledger
+from registry.store.folder import FolderStore
+from targets.references import Version
+root = Path(sys.argv[1])
+store = FolderStore(root / "store")
+assert open_reader(None, store, root / "home").models() == []
+assert not {"mlflow", "sqlalchemy"} & sys.modules.keys(), "reading imports MLflow"
+open_ledger(None, store, root / "home").plan_release("phi", Version(1, 0, 0), ["a"])
+assert open_reader(None, store, root / "home").models() == []
+"""
+    environment = {"PATH": "/usr/bin", "PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_without_mlflow_the_extra_is_named(tmp_path: Path) -> None:
+    script = """
+import sys
+sys.modules["mlflow"] = None  # as where it is not installed
+from pathlib import Path
+from registry.ledger.ledger import open_ledger
+from registry.store.folder import FolderStore
+from targets.errors import RegistryError
+try:
+    open_ledger("http://127.0.0.1:9", FolderStore(Path("store"))).models()
+except RegistryError as error:
+    print(error.fix)
+"""
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+    assert done.stdout == "pip install 'phipack[registry]'\n"

@@ -1,0 +1,114 @@
+"""What references come to, and what is said where they come to nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.ledger.versions import CellVersion, resolve, settled, version_from_tags
+from targets.errors import RegistryError
+from targets.references import Reference, Version
+
+
+def row(cell: str, release: str, *channels: str, number: int = 1, passed: bool = True) -> CellVersion:
+    return CellVersion(
+        model="phi",
+        cell=cell,
+        number=number,
+        release=Version.parse(release),
+        digest=f"sha256:{cell}-{release}",
+        checkpoint="sha256:c",
+        recipe="gguf-q4_0",
+        target=cell,
+        gates_passed=passed,
+        evidence="sha256:e",
+        run_id="run",
+        store="file:///store",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        channels=channels,
+    )
+
+
+ROWS = [
+    row("iphone-15", "1.0.0"),
+    row("iphone-15", "1.1.0", "production"),
+    row("iphone-15", "1.2.0", "staging"),
+    row("iphone-15", "1.3.0", passed=False),
+    row("iphone-15", "2.0.0-rc.1", "candidate"),
+    row("pixel-9", "1.0.0", "production"),
+    row("pixel-9", "1.1.0"),
+    row("pixel-9", "1.2.0", passed=False),
+]
+
+
+def named(reference: str) -> list[str]:
+    return [version.reference for version in resolve(Reference.parse(reference), ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("phi", "phi:1.1.0@iphone-15 phi:1.0.0@pixel-9"),
+        ("phi@pixel-9", "phi:1.0.0@pixel-9"),
+        ("phi:production", "phi:1.1.0@iphone-15 phi:1.0.0@pixel-9"),
+        ("phi:staging", "phi:1.2.0@iphone-15"),
+        ("phi:1.0.0", "phi:1.0.0@iphone-15 phi:1.0.0@pixel-9"),
+        ("phi:1.3.0@iphone-15", "phi:1.3.0@iphone-15"),
+        ("phi:^1@iphone-15", "phi:1.2.0@iphone-15"),  # 1.3.0 failed its gates
+        ("phi:^1@pixel-9", "phi:1.1.0@pixel-9"),
+        ("phi:^1", "phi:1.1.0@iphone-15 phi:1.1.0@pixel-9"),  # the highest release of which no cell failed
+        ("phi:~1.0", "phi:1.0.0@iphone-15 phi:1.0.0@pixel-9"),
+        ("phi:^2.0.0-rc.1", "phi:2.0.0-rc.1@iphone-15"),
+    ],
+)
+def test_references_resolve(reference: str, expected: str) -> None:
+    assert named(reference) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("phi:4.0.0", "name a version: 1.0.0, 1.1.0, 1.2.0 (gates failed), 1.3.0 (gates failed), 2.0.0-rc.1"),
+        ("phi:^2", "channels: candidate, production, staging"),
+        ("phi:staging@pixel-9", "name a version: 1.0.0, 1.1.0, 1.2.0 (gates failed); channels: production"),
+        ("phi:1.1.0@pixel-8", "did you mean 'pixel-9'?"),
+        ("phi:beta", "phi:beta names nothing"),
+    ],
+)
+def test_what_names_nothing_says_what_there_is(reference: str, words: str) -> None:
+    with pytest.raises(RegistryError) as caught:
+        named(reference)
+    assert words in str(caught.value)
+
+
+def test_a_model_without_production_says_so() -> None:
+    with pytest.raises(RegistryError, match="its channel production") as caught:
+        resolve(Reference.parse("phi"), [row("pixel-9", "1.0.0")])
+    assert "none yet" in str(caught.value)
+
+
+def test_an_unknown_model_is_told_apart_from_an_empty_registry() -> None:
+    with pytest.raises(RegistryError, match="did you mean 'phi-mini'"):
+        resolve(Reference.parse("phi-mimi"), [], ["phi-mini", "other"])
+    with pytest.raises(RegistryError, match="phipack release"):
+        resolve(Reference.parse("phi"), [], [])
+
+
+@given(st.permutations([replace(version, number=number) for number, version in enumerate(ROWS)]))
+def test_the_order_of_rows_does_not_matter(rows: list[CellVersion]) -> None:
+    assert settled(rows) == settled(list(reversed(rows)))
+    assert resolve(Reference.parse("phi:^1"), rows) == resolve(Reference.parse("phi:^1"), settled(rows))
+
+
+def test_of_racers_the_lower_number_counts() -> None:
+    racers = [row("a", "1.0.0", number=7), row("a", "1.0.0", number=3), row("a", "1.0.0", number=12)]
+    assert [version.number for version in settled(racers)] == [3]
+
+
+def test_tags_changed_by_hand_are_named() -> None:
+    with pytest.raises(RegistryError, match=r"version 3 of phi\.a: tag phipack\.model"):
+        version_from_tags("phi.a", 3, {}, created_ms=0, channels=())

@@ -1,0 +1,332 @@
+"""Downloads over real HTTP: ranges in parallel, reuse, going on after a break, and servers that fail in between."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from email.utils import formatdate
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from registry.bundle.chunks import CHUNK_BYTES_LIMIT
+from registry.bundle.folder import Bundle, open_bundle, seal, verify
+from registry.bundle.manifest import MANIFEST_NAME
+from registry.fetch import fetch
+from registry.transfer import http as http_requests
+from registry.transfer.download import Taken
+from targets.errors import FetchError
+from tests.registry.bundle.test_chunks import entry_of
+from tests.registry.conftest import contents
+from tests.registry.store.test_store import flip, names_in
+from tests.support.bundles import make_bundle
+from tests.support.servers import Fault, FolderHandler, RangeHandler, answering, on, serving, times
+
+WEIGHTS = "model.gguf"
+_random = random.Random(4)
+TENSORS = [_random.randbytes(size) for size in [3_000_000, 700, 1_500_000, 64] * 10]  # 45 MB
+
+
+@pytest.fixture(autouse=True)
+def _local_and_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(http_requests, "WAITS_SECONDS", (0.01, 0.01))
+
+
+def make_chunked(folder: Path, tensors: Sequence[bytes], other: bytes = b"{}", *, chunked: bool = True) -> Bundle:
+    """A bundle whose weights' chunks are the tensors, with a head before them, and a small file."""
+    pieces = [b"head " + other, *tensors]
+    bundle = make_bundle(folder, {WEIGHTS: b"".join(pieces), "tokenizer.json": other})
+    if not chunked:
+        return bundle
+    files = [entry_of(pieces, WEIGHTS) if file.path == WEIGHTS else file for file in bundle.manifest.files]
+    return seal(folder, bundle.manifest.model_copy(update={"files": files}))
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_chunked(tmp_path_factory.mktemp("large") / "bundle", TENSORS)
+
+
+@pytest.fixture(params=[RangeHandler, FolderHandler], ids=["ranges", "no ranges"])
+def kind(request: pytest.FixtureRequest) -> type[FolderHandler]:
+    kind: type[FolderHandler] = request.param
+    return kind
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place" / "out"
+
+
+def taking(url: str, out: Path, *, replace: bool = False, reuse: Sequence[Path] = ()) -> Taken:
+    taken = Taken()
+    fetch(url, out, replace=replace, reuse=reuse, taken=taken)
+    verify(open_bundle(out))
+    assert names_in(out.parent) == ["out"]
+    return taken
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_large_file_is_fetched(tmp_path: Path, out: Path, kind: type[FolderHandler], chunked: bool) -> None:
+    bundle = make_chunked(tmp_path / "bundle", TENSORS, chunked=chunked)
+    asked: list[str] = []
+    with serving(bundle.path, asked=asked, kind=kind) as url:
+        taken = taking(url, out)
+    assert contents(out) == contents(bundle.path)
+    assert taken.reused_bytes == taken.resumed_bytes == 0
+    if kind is RangeHandler:
+        assert taken.downloaded_bytes == bundle.manifest.total_bytes
+        assert 3 + 45_000_000 // CHUNK_BYTES_LIMIT <= len(asked) <= 16
+
+
+def test_other_text_beside_the_same_tensors_costs_kilobytes(large: Bundle, tmp_path: Path, out: Path) -> None:
+    newer = make_chunked(tmp_path / "newer", TENSORS, b'{"stop": "<|end|>"}' * 100)
+    fetch(str(large.path), out)
+    with serving(newer.path, kind=RangeHandler) as url:
+        taken = taking(url, out, replace=True)
+    assert contents(out) == contents(newer.path)
+    assert taken.downloaded_bytes < 20_000
+    assert taken.reused_bytes == sum(map(len, TENSORS))
+
+
+def test_a_tenth_of_the_tensors_costs_little_more_than_a_tenth(large: Bundle, tmp_path: Path, out: Path) -> None:
+    tensors = list(TENSORS)
+    for index in range(0, len(tensors), 10):
+        tensors[index] = tensors[index][::-1]
+    changed = sum(map(len, tensors[::10]))
+    newer = make_chunked(tmp_path / "newer", [b"a new one, first", *tensors], b"{  }")
+    with serving(newer.path, kind=RangeHandler) as url:
+        taken = taking(url, out, reuse=[large.path])
+    assert contents(out) == contents(newer.path)
+    assert changed < taken.downloaded_bytes < changed + 0.01 * newer.manifest.total_bytes
+
+
+def test_what_is_reused_is_verified(large: Bundle, tmp_path: Path, out: Path) -> None:
+    old = make_chunked(tmp_path / "old", TENSORS, b"{ }")
+    flip(old.file(WEIGHTS), 10_000_000)
+    old.file("tokenizer.json").unlink()
+    with serving(large.path, kind=RangeHandler) as url:
+        taken = taking(url, out, reuse=[old.path])
+    assert contents(out) == contents(large.path)
+    assert 0 < taken.downloaded_bytes < 2 * CHUNK_BYTES_LIMIT
+
+
+def test_a_damaged_file_without_chunks_is_fetched_anew(tmp_path: Path, out: Path) -> None:
+    bundle = make_chunked(tmp_path / "bundle", TENSORS[:4], chunked=False)
+    fetch(str(bundle.path), out)
+    flip(out / WEIGHTS, 4000)
+    with serving(bundle.path, kind=RangeHandler) as url:
+        taking(url, out, replace=True)
+
+
+def test_what_to_reuse_must_be_a_bundle(large: Bundle, tmp_path: Path, out: Path) -> None:
+    with serving(large.path) as url, pytest.raises(FetchError, match="nothing can be reused"):
+        fetch(url, out, reuse=[tmp_path])
+
+
+# --- what breaks off
+
+
+def after(bytes_: int, fault: Fault) -> Fault:
+    """A fault for ranges from a byte on."""
+
+    def late(handler: SimpleHTTPRequestHandler) -> bool:
+        asked = handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0]
+        return int(asked) >= bytes_ and fault(handler)
+
+    return late
+
+
+FAULTS = {
+    "500": answering(500, {"Content-Length": "0"}),
+    "503, come back soon": answering(503, {"Content-Length": "0", "Retry-After": "0"}),
+    "429, come back at": answering(429, {"Content-Length": "0", "Retry-After": formatdate(0, usegmt=True)}),
+    "other bytes": answering(206, {"Content-Range": "bytes 1-5/*", "Content-Length": "5"}, b"12345"),
+    "no answer": lambda handler: setattr(handler, "close_connection", True),
+    "no HTTP": lambda handler: handler.wfile.write(b"hello\n"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_passes_is_lived_through(large: Bundle, out: Path, name: str) -> None:
+    with serving(large.path, times(2, on(f"/{WEIGHTS}", FAULTS[name])), kind=RangeHandler) as url:
+        taking(url, out)
+    assert contents(out) == contents(large.path)
+
+
+def test_a_body_cut_short_is_continued_where_it_ended(large: Bundle, out: Path) -> None:
+    class Cutting(RangeHandler):
+        cut = 0
+
+        def serve(self) -> None:
+            asked = self.headers.get("Range")
+            if asked and Cutting.cut < 2:
+                Cutting.cut += 1
+                begin = int(asked.removeprefix("bytes=").split("-")[0])
+                size = large.file(WEIGHTS).stat().st_size
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {asked.removeprefix('bytes=')}/{size}")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.wfile.write(large.file(WEIGHTS).read_bytes()[begin : begin + 3_000_000])
+                return
+            super().serve()
+
+    with serving(large.path, kind=Cutting) as url:
+        taken = taking(url, out)
+    assert taken.downloaded_bytes == large.manifest.total_bytes  # nothing twice
+
+
+def test_a_server_that_asks_for_time_is_given_it(large: Bundle, out: Path) -> None:
+    slow = answering(503, {"Content-Length": "0", "Retry-After": "1"})
+    start = time.monotonic()
+    with serving(large.path, times(1, on(f"/{MANIFEST_NAME}", slow)), kind=RangeHandler) as url:
+        taking(url, out)
+    assert time.monotonic() - start >= 1
+
+
+def test_a_file_that_changes_between_two_ranges_is_noticed(tmp_path: Path, out: Path) -> None:
+    bundle = make_chunked(tmp_path / "bundle", TENSORS)
+    changed = tmp_path / "changed"
+    shutil.copy(bundle.file(WEIGHTS), changed)
+    flip(changed, 40_000_000)
+    alone = threading.Lock()
+
+    def change(handler: SimpleHTTPRequestHandler) -> bool:
+        with alone:
+            if changed.exists():
+                changed.replace(bundle.file(WEIGHTS))
+        return False
+
+    with (
+        serving(bundle.path, after(20_000_000, change), kind=RangeHandler) as url,
+        pytest.raises(FetchError, match="not the ones"),
+    ):
+        fetch(url, out)
+    flip(bundle.file(WEIGHTS), 40_000_000)
+    with serving(bundle.path, kind=RangeHandler) as url:
+        assert taking(url, out).resumed_bytes > 10_000_000
+
+
+def test_a_file_that_is_put_there_again_unchanged_is_fetched(tmp_path: Path, out: Path) -> None:
+    """The range that was refused for its ETag is asked for again without it."""
+    bundle = make_chunked(tmp_path / "bundle", TENSORS)
+    touched = threading.Event()
+
+    def touch(handler: SimpleHTTPRequestHandler) -> bool:
+        if "If-Range" in handler.headers and not touched.is_set():
+            touched.set()
+            os.utime(bundle.file(WEIGHTS), (1, 1))
+        return False
+
+    with serving(bundle.path, touch, kind=RangeHandler) as url:
+        taking(url, out)
+    assert touched.is_set()
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_the_next_try_goes_on_where_the_last_one_broke_off(tmp_path: Path, out: Path, chunked: bool) -> None:
+    bundle = make_chunked(tmp_path / "bundle", TENSORS, chunked=chunked)
+    failing = after(30_000_000, on(f"/{WEIGHTS}", answering(500, {"Content-Length": "0"})))
+    with serving(bundle.path, failing, kind=RangeHandler) as url, pytest.raises(FetchError, match="answers 500"):
+        fetch(url, out)
+    assert len(names_in(out.parent)) == 1
+    with serving(bundle.path, kind=RangeHandler) as url:
+        taken = taking(url, out)
+    assert taken.resumed_bytes > 15_000_000
+    assert taken.downloaded_bytes == bundle.manifest.total_bytes - taken.resumed_bytes
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_what_a_try_left_is_verified(tmp_path: Path, out: Path, chunked: bool) -> None:
+    bundle = make_chunked(tmp_path / "bundle", TENSORS, chunked=chunked)
+    failing = after(30_000_000, on(f"/{WEIGHTS}", answering(500, {"Content-Length": "0"})))
+    with serving(bundle.path, failing, kind=RangeHandler) as url, pytest.raises(FetchError):
+        fetch(url, out)
+    (left,) = out.parent.iterdir()
+    flip(left / "0", 9_000_000)
+    with serving(bundle.path, kind=RangeHandler) as url:
+        taking(url, out)
+
+
+# A runner in the background may have us ignore SIGINT.
+_FETCH = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from pathlib import Path; from registry.fetch import fetch; fetch(sys.argv[1], Path(sys.argv[2]))"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_download_is_continued(large: Bundle, out: Path, number: int) -> None:
+    started = threading.Event()
+
+    def stall(handler: object) -> None:
+        started.set()
+        time.sleep(2)
+
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    with serving(large.path, after(38_000_000, on(f"/{WEIGHTS}", stall)), kind=RangeHandler) as url:
+        command = [sys.executable, "-c", _FETCH, url, str(out)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment) as process:
+            assert started.wait(20)
+            time.sleep(0.3)
+            process.send_signal(number)
+            assert process.wait(30)
+    assert len(names_in(out.parent)) == 1
+    with serving(large.path, kind=RangeHandler) as url:
+        assert taking(url, out).resumed_bytes > 5_000_000
+
+
+def test_two_at_once_do_not_disturb_each_other(large: Bundle, out: Path) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def stall(handler: object) -> bool:
+        entered.set()
+        leave.wait(10)
+        return False
+
+    with serving(large.path, after(1, stall), kind=RangeHandler) as url:
+        first = threading.Thread(target=fetch, args=(url, out))
+        first.start()
+        assert entered.wait(10)
+        with pytest.raises(FetchError, match="by another process"):
+            fetch(url, out)
+        leave.set()
+        first.join()
+    verify(open_bundle(out))
+    assert names_in(out.parent) == ["out"]
+
+
+def test_left_overs_of_another_version_are_swept(large: Bundle, tmp_path: Path, out: Path) -> None:
+    other = make_chunked(tmp_path / "other", TENSORS[:8], b"[]")
+    failing = after(9_000_000, on(f"/{WEIGHTS}", answering(404, {"Content-Length": "0"})))
+    with serving(large.path, failing, kind=RangeHandler) as url, pytest.raises(FetchError, match="answers 404"):
+        fetch(url, out)
+    assert len(names_in(out.parent)) == 1
+    with serving(other.path, kind=RangeHandler) as url:
+        taking(url, out)
+
+
+def test_a_fetch_is_not_grossly_slow_and_holds_little(large: Bundle, out: Path) -> None:
+    script = _FETCH + "; print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+    with serving(large.path, kind=RangeHandler) as url:
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", script, url, str(out)],
+            env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            check=True,
+        )
+    assert time.monotonic() - start < 5  # 45 MB, start-up included
+    assert int(done.stdout) < 150_000  # kB

@@ -1,0 +1,53 @@
+"""What bundles of every format are held to: tiny checkpoints of all shapes, and their float32 logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from builders.build import build
+from builders.checkpoint import open_checkpoint
+from registry.bundle.folder import Bundle
+from targets.recipes import recipe_named
+from tests.support.checkpoints import write_tiny
+
+# Name -> (tokens to read, what the tiny checkpoint has that is out of the ordinary).
+EDGE = 64
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "grouped heads": (60, {}),
+    "as many key heads": (60, {"kv_heads": 4}),
+    "one layer": (60, {"layers": 1}),
+    "tied": (60, {"tied": True}),
+    "window of 7": (60, {"window": 7}),
+    "window of 8": (60, {"window": 8}),
+    "window past the text": (60, {"window": 100}),
+    "longrope up to its edge": (EDGE, {"original_context": EDGE}),
+    "longrope past its edge": (EDGE + 1, {"original_context": EDGE}),
+    "longrope far past its edge": (3 * EDGE, {"original_context": EDGE}),
+    "bfloat16": (60, {"dtype": "BF16"}),
+}
+# Float16 weights are kept exactly by onnx-fp16; what is left is attention and its cache in float16.
+FP16_TOLERANCE = 0.015
+
+
+def tiny_bundle(folder: Path, recipe: str, **changes: Any) -> tuple[Path, Bundle]:
+    """Write a tiny checkpoint of float16 weights and build it: the checkpoint's folder and the bundle."""
+    checkpoint = write_tiny(folder / "checkpoint", **{"dtype": "F16", **changes})
+    return checkpoint, build(open_checkpoint(checkpoint), recipe_named(recipe), folder / "bundle")
+
+
+def reference_logits(checkpoint: Path, tokens: np.ndarray) -> np.ndarray:
+    """Logits [T, vocabulary] of transformers' own Phi3ForCausalLM in float32."""
+    import torch
+    import transformers
+
+    model = transformers.Phi3ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        return model(torch.from_numpy(tokens)[None]).logits[0].numpy()
+
+
+def some_tokens(count: int, seed: int = 1) -> np.ndarray:
+    """Random ids without the special ones."""
+    return np.random.default_rng(seed).integers(0, 300, count)

@@ -1,0 +1,221 @@
+"""The project file: read whole, its cells with their gates, every fault told with line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from targets.devices import target_named
+from targets.errors import ProjectError, TargetError
+from targets.evaluation import Settings
+from targets.gates import Gate
+from targets.project import Project, load_project
+from targets.recipes import RECIPES
+from targets.references import Version
+
+PROJECT = """\
+model = "smollm2-135m"
+version = "1.0.0-rc.1"
+checkpoint = "models/smollm2"
+
+[evaluation]
+text = "held-out.txt"
+tokens = 2048
+window = 256
+
+[gates]
+kl_mean = { at_most = 0.5 }
+same_top_share = { at_least = 0.5 }
+
+[[cells]]
+target = "iphone-15"
+recipe = "coreml-int4"
+name = "iphone-15-coreml"
+context_length = 2048
+[cells.gates]
+same_top_share = { at_least = 0.7 }
+
+[[cells]]
+target = "pixel-9"
+recipe = "gguf-q8_0"
+
+[registry]
+tracking_uri = "https://mlflow.example"
+store = "bundles"
+"""
+MINIMAL = """\
+model = "m"
+version = "1.0.0"
+checkpoint = "c"
+[[cells]]
+target = "iphone-15"
+recipe = "gguf-q4_0"
+"""
+
+
+def load(tmp_path: Path, content: str) -> Project:
+    path = tmp_path / "phipack.toml"
+    path.write_text(content, "utf-8")
+    return load_project(path)
+
+
+def refused(tmp_path: Path, old: str, new: str) -> ProjectError:
+    assert PROJECT.count(old) == 1
+    with pytest.raises(ProjectError) as caught:
+        load(tmp_path, PROJECT.replace(old, new))
+    return caught.value
+
+
+def test_a_project_is_read_with_its_paths_beside_it(tmp_path: Path) -> None:
+    project = load(tmp_path, PROJECT)
+    assert (project.model, project.version) == ("smollm2-135m", Version(1, 0, 0, ("rc", 1)))
+    assert project.checkpoint == tmp_path / "models/smollm2"
+    assert project.settings == Settings(text=tmp_path / "held-out.txt", tokens=2048, window=256)
+    assert (project.tracking_uri, project.store) == ("https://mlflow.example", str(tmp_path / "bundles"))
+    assert project.gates == {"kl_mean": Gate(at_most=0.5), "same_top_share": Gate(at_least=0.5)}
+
+
+def test_an_absolute_path_stays(tmp_path: Path) -> None:
+    assert load(tmp_path, PROJECT.replace('"models/smollm2"', '"/models/x"')).checkpoint == Path("/models/x")
+
+
+def test_what_may_be_left_out_has_the_validations_own_defaults(tmp_path: Path) -> None:
+    project = load(tmp_path, MINIMAL)
+    assert project.settings == Settings()
+    assert (project.tracking_uri, project.store, project.gates) == (None, None, {})
+
+
+def test_cells_know_who_asks_for_what(tmp_path: Path) -> None:
+    coreml, gguf = load(tmp_path, PROJECT).cells
+    assert (coreml.name, coreml.target.name, coreml.recipe) == ("iphone-15-coreml", "iphone-15", RECIPES["coreml-int4"])
+    assert (coreml.context_length, gguf.context_length) == (2048, None)
+    assert coreml.gates == {
+        "cell": {"same_top_share": Gate(at_least=0.7)},
+        "project": {"kl_mean": Gate(at_most=0.5)},  # the cell has its own word on the other figure
+        "target": target_named("iphone-15").gates,
+    }
+    assert gguf.name == "pixel-9"
+    assert gguf.gates["project"] == {"kl_mean": Gate(at_most=0.5), "same_top_share": Gate(at_least=0.5)}
+    assert "cell" not in gguf.gates
+
+
+def test_a_cell_cannot_soften_what_its_target_demands(tmp_path: Path) -> None:
+    soft = "[[cells]]\ntarget = 'iphone-15'\nrecipe = 'gguf-q4_0'\ngates.predicted_memory_bytes = { at_most = 9e9 }\n"
+    (cell,) = load(tmp_path, MINIMAL.partition("[[")[0] + soft).cells
+    assert cell.gates["target"]["predicted_memory_bytes"] == Gate(at_most=cell.target.app_memory.value)
+    assert cell.gates["cell"]["predicted_memory_bytes"] == Gate(at_most=9e9)
+
+
+def test_cells_are_asked_for_by_name(tmp_path: Path) -> None:
+    project = load(tmp_path, PROJECT)
+    assert project.cells_named(()) == project.cells
+    assert [cell.name for cell in project.cells_named(("pixel-9",))] == ["pixel-9"]
+    with pytest.raises(ProjectError, match="no cell 'iphone-15'") as caught:
+        project.cells_named(("pixel-9", "iphone-15"))
+    assert caught.value.fix == "did you mean 'iphone-15-coreml'?"
+
+
+def test_two_cells_of_one_target_need_two_names(tmp_path: Path) -> None:
+    error = refused(tmp_path, 'target = "pixel-9"', 'target = "pixel-9"\nname = "iphone-15-coreml"')
+    assert error.problem.endswith("phipack.toml:24: cells.1.name: two cells are called 'iphone-15-coreml'")
+    assert error.fix == "give one of them another name"
+    with pytest.raises(ProjectError, match=r"phipack.toml:8: cells.1.target: two cells are called 'iphone-15'"):
+        load(tmp_path, MINIMAL + "[[cells]]\ntarget = 'iphone-15'\nrecipe = 'onnx-int4'")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem", "fix"),
+    [
+        ('"smollm2-135m"', '"SmolLM2"', "1: model: 'SmolLM2' is no name of a model", "write MODEL"),
+        ('"smollm2-135m"', '"a..b"', "1: model: 'a..b' is no name of a model", "write MODEL"),
+        ('"1.0.0-rc.1"', '"v1"', "2: version: 'v1' is not a version", "write it without 'v'"),
+        ('"1.0.0-rc.1"', "1.0", "2: version: Input should be a valid string, not 1.0", None),
+        ('"models/smollm2"', '""', "3: checkpoint: String should have at least 1 character", None),
+        (
+            "tokens = 2048",
+            "tokens = 0",
+            "7: evaluation.tokens: Input should be greater than or equal to 64, not 0",
+            None,
+        ),
+        ("tokens = 2048", "tokens = 4e3", "7: evaluation.tokens: Input should be a valid integer, not 4000.0", None),
+        ("window = 256", "windows = 256", "8: evaluation.windows: unknown key", "did you mean 'window'?"),
+        ("kl_mean", "kl_men", "11: gates.kl_men: no figure 'kl_men'", "did you mean 'kl_mean'?"),
+        ("at_most = 0.5", "at_mots = 0.5", "11: gates.kl_mean.at_mots: unknown key", "did you mean 'at_most'?"),
+        (
+            "at_most = 0.5",
+            "at_most = 0.5, at_least = 0",
+            "11: gates.kl_mean: give exactly one of at_least and at_most",
+            None,
+        ),
+        ('"iphone-15"', '"iphon-15"', "15: cells.0.target: unknown target 'iphon-15'", "did you mean 'iphone-15'?"),
+        (
+            '"coreml-int4"',
+            '"coreml-int3"',
+            "16: cells.0.recipe: unknown recipe 'coreml-int3'",
+            "did you mean 'coreml-int4'?",
+        ),
+        ('"iphone-15-coreml"', '"iPhone"', "17: cells.0.name: 'iPhone' is no name of a cell", "write MODEL"),
+        ("context_length = 2048", "context_length = 0", "18: cells.0.context_length: Input should be greater", None),
+        ("context_length", "contextlength", "18: cells.0.contextlength: unknown key", "did you mean 'context_length'?"),
+        (
+            "at_least = 0.7",
+            "at_least = nan",
+            "20: cells.0.gates.same_top_share.at_least: Input should be a finite",
+            None,
+        ),
+        ('recipe = "gguf-q8_0"', "", "22: cells.1.recipe: missing key", "add recipe = …"),
+        ('recipe = "gguf-q8_0"', 'recpie = "gguf-q8_0"', "24: cells.1.recpie: unknown key", "did you mean 'recipe'?"),
+        ('"pixel-9"', '"mine.toml"', "23: cells.1.target: a cell whose target is a file needs a name", "add name"),
+        ("[registry]", "[regsitry]", "26: regsitry: unknown key", "did you mean 'registry'?"),
+        ('"1.0.0-rc.1"', '"1.0.0', "2: ", "a string needs quotes"),
+    ],
+)
+def test_a_fault_is_told_with_line_and_key(tmp_path: Path, old: str, new: str, problem: str, fix: str | None) -> None:
+    error = refused(tmp_path, old, new)
+    assert error.problem.startswith(f"{tmp_path / 'phipack.toml'}:{problem}")
+    assert error.fix is None if fix is None else (error.fix or "").startswith(fix)
+
+
+def test_a_project_without_cells_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=r"phipack.toml:1: cells: missing key"):
+        load(tmp_path, MINIMAL.partition("[[")[0])
+    with pytest.raises(ProjectError, match=r"phipack.toml:4: cells: List should have at least 1 item"):
+        load(tmp_path, MINIMAL.partition("[[")[0] + "cells = []")
+
+
+def test_a_target_may_be_a_file_beside_the_project(tmp_path: Path) -> None:
+    (tmp_path / "phones").mkdir()
+    (tmp_path / "phones/mine.toml").write_text(
+        'name = "mine"\ntitle = "Mine"\nsoc = "x"\nos = "Android"\nminimum_os = "14"\n'
+        + "".join(
+            f'{key} = {{ value = {value}, source = "a guess", confirmed = false }}\n'
+            for key, value in (
+                ("ram", 8e9),
+                ("app_memory", 4e9),
+                ("memory_bandwidth", 5e10),
+                ("decode_efficiency.gguf", 0.5),
+            )
+        )
+    )
+    mine = MINIMAL.replace('"iphone-15"', '"phones/mine.toml"\nname = "my-phone"')
+    (cell,) = load(tmp_path, mine).cells
+    assert (cell.name, cell.target.name, cell.target.formats) == ("my-phone", "mine", ("gguf",))
+    (tmp_path / "phones/mine.toml").unlink()
+    with pytest.raises(TargetError, match=r"phones/mine.toml: can't be read: No such file"):
+        load(tmp_path, mine)
+
+
+def test_a_missing_project_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=r"phipack.toml: can't be read: No such file"):
+        load_project(tmp_path / "phipack.toml")
+
+
+def test_one_target_may_have_a_short_and_a_long_gguf(tmp_path: Path) -> None:
+    """llama.cpp takes longrope's factors by the context: an app may want a bundle for each side."""
+    short, long = (
+        f'[[cells]]\ntarget = "pixel-9"\nrecipe = "gguf-q4_0"\nname = "pixel-9-{name}"\ncontext_length = {length}\n'
+        for name, length in (("short", 4096), ("long", 16384))
+    )
+    cells = load(tmp_path, MINIMAL.partition("[[cells]]")[0] + short + long).cells
+    assert [(cell.name, cell.context_length) for cell in cells] == [("pixel-9-short", 4096), ("pixel-9-long", 16384)]
