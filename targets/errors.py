@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+ERROR_EXIT_CODE = 1  # bad input, and whatever has no code of its own
+USAGE_EXIT_CODE = 2
+GATE_EXIT_CODE = 3
+UNREACHABLE_EXIT_CODE = 4  # a service did not answer: the same command may succeed later
 INTERRUPTED_EXIT_CODE = 130
 
 
 class PhipackError(Exception):
     """Base of all errors. `exit_code` is what the command line ends with."""
 
-    exit_code = 1
+    exit_code = ERROR_EXIT_CODE
 
     def __init__(self, problem: str, *, fix: str | None = None) -> None:
         super().__init__(problem if fix is None else f"{problem}\n  fix: {fix}")
@@ -55,12 +60,26 @@ class MeasurementError(PhipackError):
     """A bundle could not be run or compared."""
 
 
-class ReleaseError(PhipackError):
-    """Cells of a release failed; each was reported by itself."""
+@dataclass(frozen=True)
+class Failure:
+    """One reason why a cell does not pass: a gate that failed, or evidence or a bundle that is missing."""
+
+    cell: str
+    problem: str
 
 
 class GateError(PhipackError):
-    """Evidence does not pass its gates."""
+    """Evidence does not pass its gates. `failures`: every reason, by cell."""
+
+    exit_code = GATE_EXIT_CODE
+
+    def __init__(self, problem: str, *, failures: Iterable[Failure] = (), fix: str | None = None) -> None:
+        super().__init__(problem, fix=fix)
+        self.failures = tuple(failures)
+
+
+class ReleaseError(PhipackError):
+    """Cells of a release failed; each was reported by itself."""
 
 
 class BundleError(PhipackError):
@@ -75,12 +94,30 @@ class RegistryError(PhipackError):
     """MLflow can't be reached, or what was asked contradicts what is registered."""
 
 
+class RegistryUnreachableError(RegistryError):
+    """MLflow or its database does not answer, or is in trouble; in a moment it may answer again."""
+
+    exit_code = UNREACHABLE_EXIT_CODE
+
+
+class StoreUnreachableError(StoreError):
+    """The store's server does not answer, or is in trouble; in a moment it may answer again."""
+
+    exit_code = UNREACHABLE_EXIT_CODE
+
+
 class MalformedReferenceError(PhipackError):
     """A reference `MODEL[:VERSION|:CHANNEL|:^RANGE][@TARGET]` is malformed or names nothing."""
 
 
 class FetchError(PhipackError):
     """A bundle could not be downloaded."""
+
+
+class FetchUnreachableError(FetchError):
+    """The server of a bundle or catalog does not answer, or is in trouble; in a moment it may answer again."""
+
+    exit_code = UNREACHABLE_EXIT_CODE
 
 
 class KeysError(PhipackError):
