@@ -79,7 +79,7 @@ def collect(
 def _referred(store: Store, registry: Reader) -> set[str]:
     """Digests of all blobs that are of use."""
     digests = published_digests(store)
-    for digest, reference, home in {(row.digest, row.reference, row.store) for row in registry.ledger.versions()}:
+    for digest, reference, home in {(row.digest, row.reference, row.store) for row in registry.versions()}:
         if digest in digests:
             continue
         at_home = _is_same(home, store)

@@ -20,9 +20,9 @@ import pytest
 from benchmarks.services.ports import free_ports
 from registry.ledger.ledger import open_ledger
 from registry.store.uris import open_store
-from tests.phipack.conftest import command_environment, run_in
-from tests.registry.ledger.test_ledger import entry
 from tests.support.bundles import make_bundle
+from tests.support.command_line import command_environment, run_in
+from tests.support.registrations import entry
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conftest import Plain, noise
 from tests.clients.plain_bundle import PIECE, check_manifest, fetch_bundle
 from tests.clients.plain_trust import Json, Refused
-from tests.registry.conftest import contents
 from tests.support.catalogs import Publisher
+from tests.support.folders import contents
+from tests.support.plain_installs import Plain, noise
 from tests.support.servers import FolderHandler, RangeHandler, answering, serving
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from targets.errors import FetchError
 from targets.selection import Device as PhoneDevice
-from tests.clients.conftest import GIB, IPHONE, Plain, noise
 from tests.clients.plain_client import Device, Wish, numbers, place_of
 from tests.clients.plain_trust import Refused
-from tests.registry.conftest import contents
 from tests.support.catalogs import Phone, Publisher
+from tests.support.folders import contents
+from tests.support.plain_installs import GIB, IPHONE, Plain, noise
 
 FORBIDDEN = ("phipack", "registry", "targets", "builders", "tuf", "securesystemslib")
 

@@ -16,9 +16,9 @@ from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner, Signer
 
 from registry.catalog.signing import Role, create_keys, rotate
-from tests.clients.conftest import Plain
 from tests.clients.plain_trust import Json, Refused, canonical, signed_by
 from tests.support.catalogs import Publisher
+from tests.support.plain_installs import Plain
 from tests.support.servers import answering, on, serving, times
 
 CHANNEL = "phi/channels/production.json"

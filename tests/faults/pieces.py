@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from registry.bundle.folder import Bundle, seal
-from tests.registry.bundle.test_chunks import entry_of
 from tests.support.bundles import make_bundle
+from tests.support.chunked import entry_of
 
 WEIGHTS = "model.gguf"
 _random = random.Random(7)

@@ -21,7 +21,7 @@ from registry.promotion import history, promote, rollback
 from registry.store.folder import FolderStore
 from targets.errors import RegistryError
 from targets.references import Reference
-from tests.registry.test_promotion import add
+from tests.support.releases import add
 
 DAY = 86_400
 # Before anything else is imported, as on a machine whose clock stands so.

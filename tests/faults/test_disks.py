@@ -16,8 +16,8 @@ from registry.fetch import fetch
 from registry.store.folder import FolderStore
 from registry.transfer.partial import PARTIAL_MARK
 from targets.errors import PhipackError
-from tests.registry.conftest import contents
 from tests.support.bundles import make_bundle
+from tests.support.folders import contents
 from tests.support.servers import RangeHandler, serving
 
 _LIMITED = (

@@ -14,8 +14,8 @@ from registry.store.folder import FolderStore
 from targets.errors import ProjectError
 from targets.project import load_project
 from targets.references import Version
-from tests.phipack.conftest import run_in
 from tests.support.bundles import make_bundle, make_evidence
+from tests.support.command_line import run_in
 
 PROJECT = """\
 model = "phi"

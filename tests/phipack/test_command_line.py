@@ -18,8 +18,8 @@ import pytest
 import phipack as public
 from phipack.output import size, table
 from phipack.reference import reference
-from tests.phipack.conftest import PROJECT, Run, command_environment, in_the_foreground
 from tests.support.checkpoints import Tiny, write_tiny
+from tests.support.command_line import PROJECT, Run, command_environment, in_the_foreground
 from tests.support.servers import on, serving
 
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "mlflow", "llama_cpp", "transformers", "numpy", "gguf", "boto3")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.phipack.conftest import Run
-from tests.registry.conftest import contents
 from tests.support.bundles import make_bundle
+from tests.support.command_line import Run
+from tests.support.folders import contents
 
 
 def test_a_bundle_is_split_and_joined(phipack: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from phipack.commands import cli
 from targets.errors import ProjectError
-from tests.phipack.conftest import PROJECT
+from tests.support.command_line import PROJECT
 
 SETTINGS = """
 [registry]

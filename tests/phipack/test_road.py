@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.phipack.conftest import PROJECT, TOO_SMALL, run_in
 from tests.support.checkpoints import write_tiny
+from tests.support.command_line import PROJECT, TOO_SMALL, run_in
 from tests.support.servers import RangeHandler, serving
 
 

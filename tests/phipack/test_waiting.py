@@ -14,7 +14,7 @@ import pytest
 
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
-from tests.phipack.conftest import command_environment, in_the_foreground
+from tests.support.command_line import command_environment, in_the_foreground
 
 COMMANDS = (
     ("release",),

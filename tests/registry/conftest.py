@@ -98,8 +98,3 @@ def databases(request: pytest.FixtureRequest) -> Databases:
 def ledger(databases: Databases, tmp_path: Path, store: FolderStore) -> Ledger:
     """An empty ledger of its own."""
     return open_ledger(databases.fresh(tmp_path / "home"), store)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -22,12 +22,11 @@ from registry.ledger.ledger import Ledger
 from registry.ledger.reader import open_reader, resolve_in
 from registry.ledger.registration import Registration
 from registry.store.folder import FolderStore
-from registry.transfer.download import http as http_requests
+from registry.transfer import http as http_requests
 from targets.errors import BuildError, FetchError, PhipackError, RegistryError, StoreError
 from targets.references import Version
-from tests.registry.conftest import contents
-from tests.registry.store.test_store import flip, names_in
 from tests.support.bundles import make_bundle, make_evidence
+from tests.support.folders import contents, flip, names_in
 from tests.support.servers import Fault, answering, on, serving
 
 

@@ -15,9 +15,9 @@ from registry.ledger.ledger import Ledger
 from registry.promotion import history, rollback
 from registry.store.folder import FolderStore
 from targets.errors import RegistryError
-from tests.registry.ledger.test_lease import CELLS, lease_tags, standing, to
-from tests.registry.ledger.test_ledger import entry
 from tests.support.databases import POSTGRESQL, SERVED, SERVER
+from tests.support.leases import CELLS, lease_tags, standing, to
+from tests.support.registrations import entry
 from tests.support.tcp_proxy import Cutting, proxy_before
 
 DATABASES = (SERVER,)

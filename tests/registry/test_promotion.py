@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.bundle.folder import Bundle
 from registry.ledger.channel_moves import CellMove, Move, Stand, move_from_tags, promotion_to_undo
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.reader import open_reader
@@ -24,21 +23,12 @@ from registry.store.folder import FolderStore
 from registry.store.protocol import Store
 from targets.errors import GateError, MalformedReferenceError, RegistryError
 from targets.references import Reference, Version
-from tests.registry.ledger.test_ledger import client_of, runs_of
 from tests.support.bundles import make_bundle, make_evidence
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE, Databases
+from tests.support.registrations import client_of, runs_of
+from tests.support.releases import CELLS, add
 
 DATABASES = EVERYWHERE
-CELLS = ("galaxy-s24", "iphone-15", "pixel-9")
-
-
-def add(ledger: Ledger, folder: Path, version: str, cells: tuple[str, ...] = CELLS, kl_mean: float = 0.01) -> Bundle:
-    bundle = make_bundle(folder / version, {"model.gguf": version.encode()})
-    ledger.store.add_bundle(bundle)
-    for cell in cells:
-        evidence = make_evidence(bundle, target=cell, kl_mean=kl_mean)
-        ledger.register(Registration("phi", Version.parse(version), cell, bundle.manifest, evidence))
-    return bundle
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,9 @@ from registry.store.folder import FolderStore
 from targets.errors import GateError, RegistryError
 from targets.project import Roles
 from targets.references import Reference, Version
-from tests.registry.ledger.test_ledger import client_of, entry
 from tests.support.bundles import make_bundle
 from tests.support.databases import EVERYWHERE
+from tests.support.registrations import client_of, entry
 
 DATABASES = EVERYWHERE
 LISTED = Roles("phipack.toml", {"production": ("alice", "release-bot@ci-1")})

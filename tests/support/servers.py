@@ -138,3 +138,13 @@ def times(count: int, fault: Fault) -> Fault:
         return met
 
     return passing
+
+
+def after(bytes_: int, fault: Fault) -> Fault:
+    """A fault for ranges from a byte on."""
+
+    def late(handler: SimpleHTTPRequestHandler) -> bool:
+        asked = handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0]
+        return int(asked) >= bytes_ and fault(handler)
+
+    return late

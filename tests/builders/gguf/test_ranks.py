@@ -18,9 +18,9 @@ from builders.tokenizer import Tokenizer, load_tokenizer
 from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
-from tests.builders.gguf.test_tokenizer import TEXTS
 from tests.support import llama_cpp as llamacpp
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_weights
+from tests.support.texts import TEXTS
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, processors
 
 from builders.build import build
@@ -22,6 +21,7 @@ from targets.recipes import recipe_named
 from tests.support import llama_cpp as llamacpp
 from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_json, write_tiny, write_weights
 from tests.support.sentencepiece_folder import write_sentencepiece
+from tests.support.texts import TEXTS
 
 CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
@@ -44,48 +44,6 @@ PRE_TOKENIZERS = {  # name in llama.cpp → pre-tokenizer, ignore_merges
     "llama-bpe": (sequence(SPLIT, BYTES_ONLY), True),
     "dbrx": (sequence(INVERTED, BYTES_ONLY), False),
 }
-WORDS = st.sampled_from(
-    [
-        *[
-            "the",
-            "then",
-            " an",
-            "in",
-            "on",
-            "The",
-            "don't",
-            "I'LL",
-            "there's",
-            "naïve",
-            "код",
-            "日本語",
-            "한국어",
-            "עברית",
-        ],
-        *[
-            "🙂",
-            "👩‍👩‍👧",
-            "é",
-            "e\u0301",
-            "½",
-            "٣",
-            "12",
-            "1234567",
-            "3.14",
-            "0x1F",
-            "_",
-            "--",
-            "!!",
-            "(x)",
-            "=>",
-            "…",
-            "“q”",
-        ],
-        *[" ", "  ", "    ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "{", "}", "def f(a_b):\n    return a+b\n"],
-        *SPECIAL,
-    ]
-)
-TEXTS = st.lists(WORDS, max_size=12).map("".join)
 
 
 def change_json(folder: Path, change: Callable[[dict[str, Any]], object], name: str = "tokenizer.json") -> Path:

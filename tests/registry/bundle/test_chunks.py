@@ -11,24 +11,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from registry.bundle import chunks
-from registry.bundle.chunks import CHUNK_BYTES_LIMIT, Chunk, ChunkHasher, digest_in_chunks
+from registry.bundle.chunks import CHUNK_BYTES_LIMIT, Chunk, digest_in_chunks
 from registry.bundle.folder import Bundle, seal
 from registry.bundle.manifest import FileEntry, Manifest
 from registry.transfer.download import jobs_of
 from registry.transfer.local_chunks import Known, Place
 from tests.support.bundles import make_bundle
+from tests.support.chunked import entry_of
 
 anywhere = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def entry_of(pieces: list[bytes], path: str = "weights") -> FileEntry:
-    """An entry with a border after each piece."""
-    hasher = ChunkHasher()
-    for piece in pieces:
-        hasher.update(piece)
-        hasher.end()
-    content = b"".join(pieces)
-    return FileEntry(path=path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), chunks=hasher.chunks())
 
 
 def spans(entry: FileEntry) -> list[tuple[int, Chunk]]:

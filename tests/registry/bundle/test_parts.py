@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.parts import INDEX_NAME, join, split
 from targets.errors import BuildError, BundleError, PhipackError
-from tests.registry.conftest import contents
-from tests.registry.store.test_store import flip, names_in
 from tests.support.bundles import make_bundle
+from tests.support.folders import contents, flip, names_in
 
 SIZE = 10_000
 WEIGHTS = bytes(range(256)) * 100

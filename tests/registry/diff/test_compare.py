@@ -20,9 +20,9 @@ from registry.ledger.ledger import Ledger
 from registry.store.folder import FolderStore
 from targets.errors import BundleError, StoreError
 from targets.evidence import Figure
-from tests.registry.diff.test_contents import write_gguf
-from tests.registry.ledger.test_ledger import client_of, entry
 from tests.support.bundles import make_bundle, make_evidence
+from tests.support.gguf_files import write_gguf
+from tests.support.registrations import client_of, entry
 
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
 

@@ -22,6 +22,7 @@ from registry.diff.gguf_contents import gguf_contents
 from registry.diff.onnx_contents import onnx_contents
 from targets.errors import BundleError
 from tests.support.bundles import make_bundle
+from tests.support.gguf_files import write_gguf
 
 
 def digest(raw: bytes) -> str:
@@ -42,20 +43,6 @@ def gguf_of(folder: Path) -> Contents:
 
 def onnx_of(folder: Path) -> Contents:
     return onnx_contents(manifest_of(folder), opened(folder))
-
-
-def write_gguf(path: Path, arrays: dict[str, np.ndarray[Any, Any]], **keys: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(path, "phi3")
-    for key, value in keys.items():
-        writer.add_string(key.replace("_", "."), value)
-    writer.add_array("tokenizer.ggml.tokens", ["a", "bc", "déf"])
-    writer.add_array("tokenizer.ggml.scores", [0.5, 1.0])
-    writer.add_bool("general.flag", True)
-    for name, array in arrays.items():
-        writer.add_tensor(name, array)
-    for step in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
-        getattr(writer, step)()
 
 
 def test_a_gguf_file_is_read_as_its_own_library_reads_it(tmp_path: Path) -> None:

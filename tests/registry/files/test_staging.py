@@ -11,7 +11,7 @@ import pytest
 
 from registry.files.staging import STAGING_MARK, disk_errors, owner_mark, staged_folder
 from targets.errors import BuildError, StoreError
-from tests.registry.conftest import contents
+from tests.support.folders import contents
 
 
 def dead_mark() -> str:

@@ -25,9 +25,9 @@ from registry.promotion import history, promote, rollback
 from registry.store.folder import FolderStore
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
-from tests.phipack.conftest import Run, run_in
-from tests.registry.ledger.test_ledger import client_of, entry, runs_of
 from tests.support.bundles import make_bundle
+from tests.support.command_line import Run, run_in
+from tests.support.registrations import client_of, entry, runs_of
 
 CELLS = ("iphone-15", "pixel-9")
 RELEASES = ("1.0.0", "1.1.0")

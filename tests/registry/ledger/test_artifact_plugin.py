@@ -26,10 +26,9 @@ from registry.store.s3 import S3Store
 from registry.store.uris import open_store
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
-from tests.registry.conftest import contents
-from tests.registry.ledger.test_ledger import client_of, entry
-from tests.registry.store.test_store import flip
 from tests.support.bundles import make_bundle, make_evidence
+from tests.support.folders import contents, flip
+from tests.support.registrations import client_of, entry
 from tests.support.users_mlflow import users_mlflow
 
 ROOT = Path(__file__).parents[3]

@@ -13,20 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 from registry.bundle.folder import Bundle
 from registry.ledger.channel_moves import Stand
-from registry.ledger.lease import CLAIM, HOLDER, Check, Lease, LeaseLostError, Timing, _take, held
+from registry.ledger.lease import CLAIM, HOLDER, Lease, LeaseLostError, Timing, _take, held
 from registry.ledger.ledger import Ledger
-from registry.promotion import history, promote
+from registry.promotion import history
 from registry.store.folder import FolderStore
 from targets.errors import RegistryError
-from targets.references import Reference
-from tests.registry.ledger.test_ledger import client_of, entry
 from tests.support.bundles import make_bundle
+from tests.support.leases import CELLS, OnAServer, lease_tags, standing, to
+from tests.support.registrations import client_of, entry
 
 FAST = Timing(beat_seconds=0.05, fresh_seconds=0.3, stale_seconds=0.8, wait_seconds=20)
 
@@ -182,19 +181,6 @@ def test_a_place_that_fails_while_it_is_taken_leaves_no_claim() -> None:
     assert claims(place) == []
 
 
-class OnAServer(Ledger):
-    """A ledger without the lock of a local file, as on a server: it takes the lease, in MLflow's own tags."""
-
-    timing: ClassVar[Timing] = Timing(beat_seconds=0.2, fresh_seconds=3, stale_seconds=4, wait_seconds=60)
-
-    @contextmanager
-    def exclusive(self, who: str | None = None) -> Iterator[Check | None]:
-        yield None
-
-
-CELLS = ("iphone-15", "pixel-9")
-
-
 @pytest.fixture
 def served(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> Ledger:
     """Releases 1.0.0, 1.1.0 and 1.2.0 of two cells; 1.0.0 is in production."""
@@ -208,26 +194,13 @@ def served(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -
     return served
 
 
-def to(ledger: Ledger, version: str, who: str = "ann") -> None:
-    promote(ledger, Reference.parse(f"phi:{version}"), "production", who=who)
-
-
-def standing(ledger: Ledger) -> dict[str, str]:
-    return {row.cell: str(row.release) for row in ledger.versions("phi") if "production" in row.channels}
-
-
-def lease_tags(ledger: Ledger) -> list[str]:
-    tags = client_of(ledger).get_experiment_by_name("phi").tags
-    return [name for name in tags if name.startswith("phipack.lease.")]
-
-
 _DIES = """
 import os, signal, sys
 from pathlib import Path
 from registry.promotion import promote
 from registry.store.folder import FolderStore
 from targets.references import Reference
-from tests.registry.ledger.test_lease import OnAServer
+from tests.support.leases import OnAServer
 
 class Dies(OnAServer):
     def point(self, model, cell, channel, number):

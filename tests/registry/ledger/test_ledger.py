@@ -20,7 +20,6 @@ from registry.bundle.folder import Bundle
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.reader import open_reader, resolve_in
-from registry.ledger.registration import Registration
 from registry.ledger.sqlite_reader import KNOWN_REVISIONS, SqliteReader, has_known_schema
 from registry.ledger.tracking import sqlite_path, tracking_uri
 from registry.store.folder import FolderStore
@@ -29,25 +28,9 @@ from targets.errors import PhipackError, RegistryError
 from targets.references import Reference, Version
 from tests.support.bundles import make_bundle, make_evidence
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
+from tests.support.registrations import client_of, entry, runs_of
 
 DATABASES = EVERYWHERE
-
-
-def entry(bundle: Bundle, version: str = "1.0.0", cell: str = "iphone-15", **evidence: Any) -> Registration:
-    return Registration("phi", Version.parse(version), cell, bundle.manifest, make_evidence(bundle, **evidence))
-
-
-def client_of(ledger: Ledger) -> Any:
-    """Plain MLflow, as another program would open it."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(ledger.uri, ledger.uri)
-
-
-def runs_of(ledger: Ledger) -> list[Any]:
-    client = client_of(ledger)
-    experiment = client.get_experiment_by_name("phi")
-    return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))
 
 
 def test_a_registered_version_is_the_same_in_plain_mlflow(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:

@@ -23,14 +23,10 @@ from registry.store.folder import FolderStore
 from registry.store.protocol import Blob
 from registry.store.uris import open_store, parse_bundle_uri
 from targets.errors import BuildError, BundleError, StoreError
-from tests.registry.conftest import contents
 from tests.support.bundles import FILES, make_bundle
+from tests.support.folders import contents, flip, names_in
 
 names = st.from_regex(r"[a-z]{1,3}(/[x-z]{1,2}\.bin)?", fullmatch=True)
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def blob_files(store: FolderStore) -> list[Path]:
@@ -71,13 +67,6 @@ def test_what_is_there_is_not_written_again(bundle: Bundle, store: FolderStore, 
     after = {path: path.stat().st_ino for path in blob_files(store)}
     assert before.items() <= after.items()
     assert len(after) == len(before) + 2  # the other's tokenizer and manifest
-
-
-def flip(path: Path, at: int) -> None:
-    path.chmod(0o644)
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(bytes(content))
 
 
 @pytest.mark.parametrize("at", [0, -1])

@@ -17,8 +17,8 @@ from registry.store.protocol import Blob, Store, blob_path
 from registry.store.s3 import S3Store
 from registry.store.uris import open_store, parse_bundle_uri
 from targets.errors import BundleError, StoreError
-from tests.registry.conftest import contents
 from tests.support.bundles import FILES, make_bundle
+from tests.support.folders import contents
 from tests.support.s3 import BUCKET
 
 MIB = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,30 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry.bundle.chunks import CHUNK_BYTES_LIMIT, Chunk
-from registry.bundle.folder import Bundle, seal
+from registry.bundle.folder import Bundle
 from registry.transfer.delta import INDEX_BYTES_LIMIT, MAGIC, open_delta
 from registry.transfer.delta_writer import Delta, _pairs, make_delta
 from registry.transfer.local_chunks import Known
 from targets.errors import FetchError
-from tests.registry.bundle.test_chunks import entry_of
-from tests.registry.store.test_store import flip
-from tests.support.bundles import make_bundle
+from tests.support.chunked import TENSORS, _random, bundle_of, nudged
+from tests.support.folders import flip
 
 anywhere = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-_random = random.Random(7)
-Pieces = Sequence[bytes]
-
-
-def bundle_of(folder: Path, files: dict[str, Pieces]) -> Bundle:
-    """A bundle of files whose chunks are these pieces."""
-    bundle = make_bundle(folder, {path: b"".join(pieces) for path, pieces in files.items()})
-    entries = [entry_of([piece for piece in files[file.path] if piece], file.path) for file in bundle.manifest.files]
-    return seal(folder, bundle.manifest.model_copy(update={"files": entries}))
-
-
-def nudged(content: bytes, every: int = 20) -> bytes:
-    """Some bytes moved by one."""
-    return bytes((byte + (_random.random() < 1 / every)) & 255 for byte in content)
 
 
 def made(old: Bundle, new: Bundle, out: Path) -> Delta:
@@ -67,9 +52,6 @@ def content_of(bundle: Bundle, wanted: Chunk) -> bytes:
                 return bundle.file(entry.path).read_bytes()[begin : begin + chunk.bytes]
             begin += chunk.bytes
     raise KeyError(wanted)
-
-
-TENSORS = [_random.randbytes(size) for size in (30_000, 500, 30_000, 500, 8000, 30_000)]
 
 
 @pytest.fixture

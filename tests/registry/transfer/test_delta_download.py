@@ -16,18 +16,16 @@ import pytest
 
 from registry.bundle.folder import open_bundle, verify
 from registry.files.digests import digest_of_file
+from registry.transfer import http as http_requests
 from registry.transfer.bundle_download import Onto, fetch_remote
 from registry.transfer.delta_writer import make_delta
 from registry.transfer.download import Taken
-from registry.transfer.download import http as http_requests
 from registry.transfer.http import Web
 from registry.transfer.remote import HttpSource, RemoteDelta
 from targets.errors import FetchError
-from tests.registry.conftest import contents
-from tests.registry.store.test_store import flip, names_in
-from tests.registry.transfer.test_delta import TENSORS, bundle_of, nudged
-from tests.registry.transfer.test_download import after
-from tests.support.servers import Fault, FolderHandler, RangeHandler, answering, on, serving
+from tests.support.chunked import TENSORS, bundle_of, nudged
+from tests.support.folders import contents, flip, names_in
+from tests.support.servers import Fault, FolderHandler, RangeHandler, after, answering, on, serving
 
 _LARGE = [tensor * 20 for tensor in TENSORS]  # 2 MB
 _DELTA = "/delta"

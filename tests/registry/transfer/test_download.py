@@ -24,11 +24,10 @@ from registry.fetch import fetch
 from registry.transfer import http as http_requests
 from registry.transfer.download import Taken
 from targets.errors import FetchError
-from tests.registry.bundle.test_chunks import entry_of
-from tests.registry.conftest import contents
-from tests.registry.store.test_store import flip, names_in
 from tests.support.bundles import make_bundle
-from tests.support.servers import Fault, FolderHandler, RangeHandler, answering, on, serving, times
+from tests.support.chunked import entry_of
+from tests.support.folders import contents, flip, names_in
+from tests.support.servers import FolderHandler, RangeHandler, after, answering, on, serving, times
 
 WEIGHTS = "model.gguf"
 _random = random.Random(4)
@@ -136,16 +135,6 @@ def test_what_to_reuse_must_be_a_bundle(large: Bundle, tmp_path: Path, out: Path
 
 
 # --- what breaks off
-
-
-def after(bytes_: int, fault: Fault) -> Fault:
-    """A fault for ranges from a byte on."""
-
-    def late(handler: SimpleHTTPRequestHandler) -> bool:
-        asked = handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0]
-        return int(asked) >= bytes_ and fault(handler)
-
-    return late
 
 
 FAULTS = {
