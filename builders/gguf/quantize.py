@@ -72,7 +72,8 @@ def _ggml_quantize_chunk() -> Callable[..., int]:
     found = sorted((Path(llama_cpp.__file__).parent / "lib").glob(f"*ggml-base.{suffix}"))
     if not found:
         raise BuildError(
-            "llama-cpp-python came without libggml-base", fix="install it again: pip install phipack[build]"
+            "llama-cpp-python came without libggml-base",
+            fix="install it again: pip install --force-reinstall llama-cpp-python",
         )
     function = ctypes.CDLL(str(found[0])).ggml_quantize_chunk
     integer = ctypes.c_int64

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from phipack.options import FOLDER, State, catalog_options, out_option, pass_state, registry_options, replace_option
+from phipack import completion
+from phipack.options import FOLDER, State, catalog_options, out_option, pass_state, replace_option
 from phipack.output import size
 
 if TYPE_CHECKING:
     from registry.bundle.folder import Bundle
+    from registry.ledger.versions import CellVersion
     from registry.transfer.bundle_download import Onto
+    from targets.references import Reference
 
 
 @click.command()
-@click.argument("source", metavar="REFERENCE-OR-PATH-OR-URL")
+@click.argument("source", metavar="REFERENCE-OR-PATH-OR-URL", shell_complete=completion.references_or_paths)
 @out_option
 @click.option("--digest", metavar="SHA256", help="Accept only the bundle of this digest (sha256:…).")
 @replace_option
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     "is one always.",
 )
 @catalog_options
-@registry_options
 @pass_state
 def fetch(
     state: State,
@@ -42,8 +43,6 @@ def fetch(
     digest: str | None,
     replace: bool,
     reuse: tuple[Path, ...],
-    tracking_uri: str | None,
-    store: str | None,
     **asked: Any,
 ) -> None:
     """Put a verified bundle in a folder.
@@ -53,6 +52,7 @@ def fetch(
     put in place. A download that broke off is continued by the same command.
     """
     from registry.fetch import fetch as fetch_bundle
+    from registry.fetch import is_path
     from registry.ledger.reader import open_reader, resolve_in
     from registry.store.uris import open_store
     from registry.transfer.bundle_download import Onto
@@ -66,11 +66,18 @@ def fetch(
             raise click.UsageError(f"{source!r} is no URL of a catalog; {_given(asked)} is for one")
         bundle, reference, reasons = _from_catalog(source, out, asked, digest, Onto(replace, reuse, taken))
     else:
-        blobs = open_store(store)
+        # A path or URL needs no registry: the project file that says where it is may be wrong.
+        by_reference = "://" not in source and not is_path(source)
+        blobs = open_store(state.store) if by_reference else None
+
+        def resolver(reference: Reference) -> list[CellVersion]:
+            assert blobs is not None
+            return resolve_in(open_reader(state.tracking_uri, blobs), reference)
+
         bundle = fetch_bundle(
             source,
             out,
-            resolver=lambda reference: resolve_in(open_reader(tracking_uri, blobs), reference),
+            resolver=resolver,
             store=blobs,
             digest=digest,
             replace=replace,
@@ -146,9 +153,6 @@ def generate(state: State, bundle: Path, prompt: str, max_tokens: int, raw: bool
     opened = open_bundle(bundle)
     for piece in generate_text(opened, prompt, max_new_tokens=max_tokens, use_template=not raw, told=told):
         pieces.append(piece)
-        if state.output.mode == "human":
-            print(piece, end="", flush=True)  # noqa: T201 - the answer appears as it is made
-    if state.output.mode == "human":
-        sys.stdout.write("\n")
-    else:
-        state.output.result({"text": "".join(pieces)}, "")
+        state.output.stream(piece)  # the answer appears as it is made
+    state.output.stream("\n")
+    state.output.result({"text": "".join(pieces)}, "")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack.options import FILE, State, pass_state, registry_options
+from phipack import completion
+from phipack.options import FILE, State, pass_state
 from phipack.output import share, size, table
 from targets.errors import ReleaseError
 
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("project", is_eager=True, type=FILE, default="phipack.toml")
+@click.argument("project", required=False, type=FILE)
 @click.option(
-    "--only", multiple=True, metavar="CELL", help="This cell alone (repeatable), as a job of a CI matrix would."
+    "--only",
+    multiple=True,
+    metavar="CELL",
+    shell_complete=completion.project_cells,
+    help="This cell alone (repeatable), as a job of a CI matrix would.",
 )
-@registry_options
 @pass_state
-def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: str | None, store: str | None) -> None:
+def release(state: State, project: Path | None, only: tuple[str, ...]) -> None:
     """Build, validate and register every cell of a project file.
 
     What is built already from the same inputs is not built again. A cell that fails fails the release, and loses
@@ -34,12 +38,12 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     from registry.ledger.ledger import open_ledger
     from registry.ledger.registration import Registration
     from registry.store.uris import open_store
-    from targets.project import load_project
 
-    plan = load_project(project)
+    state.named_project = project or state.named_project
+    plan = state.required_project
     cells = plan.cells_named(only)
-    blobs = open_store(store or plan.store)
-    ledger = open_ledger(tracking_uri or plan.tracking_uri, blobs, told=state.output.note)
+    blobs = open_store(state.store)
+    ledger = open_ledger(state.tracking_uri, blobs, told=state.output.note)
     checkpoint = open_checkpoint(plan.checkpoint)
     state.output.note(f"{plan.model} {plan.version}: {len(cells)} cells from {plan.checkpoint}")
     # All of the project's cells, whichever are built here: promotion waits for them.
@@ -47,7 +51,7 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     done = Release(
         checkpoint=checkpoint,
         settings=plan.settings,
-        workshop=Workshop(),
+        workshop=Workshop(state.home),
         store=blobs,
         register=lambda cell, manifest, evidence: ledger.register(
             Registration(plan.model, plan.version, cell.name, manifest, evidence)
