@@ -16,7 +16,9 @@ import click
 from phipack import completion
 from phipack.log_file import open_log
 from phipack.output import Mode
-from phipack.state import State
+from phipack.state import State, pass_state
+
+__all__ = ["State", "pass_state"]  # which every command needs with its options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
