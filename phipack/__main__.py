@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -30,21 +30,21 @@ COMPLETE_VARIABLE = "_PHIPACK_COMPLETE"
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code. Installed as `phipack`."""
     given = sys.argv[1:] if arguments is None else arguments
-    state, started = State(), time.monotonic()
+    state, started = State(arguments=tuple(given)), time.monotonic()
     if COMPLETE_VARIABLE in os.environ:
         import phipack.shell_scripts  # noqa: F401 - registers our script for bash
     with _sigterm_interrupts():
-        code, shown, error = _run(state, given)
+        code, shown, error = _run(state)
         if not shown:
-            code = _end(state, given, code, error)
+            code = _end(state, code, error)
     state.output.close(code, time.monotonic() - started)
     return code
 
 
-def _run(state: State, arguments: Sequence[str]) -> tuple[int, bool, BaseException | None]:
+def _run(state: State) -> tuple[int, bool, BaseException | None]:
     """Run a command. Return its exit code, whether click itself has printed all (`--help`), and what ended it."""
     try:
-        returned = cli.main(args=list(arguments), prog_name="phipack", standalone_mode=False, obj=state)
+        returned = cli.main(args=list(state.arguments), prog_name="phipack", standalone_mode=False, obj=state)
     except SystemExit as error:  # a completion's answer
         return error.code if isinstance(error.code, int) else 0, True, None
     except BaseException as error:  # noqa: BLE001 - the one place where whatever happens becomes a sentence
@@ -53,13 +53,13 @@ def _run(state: State, arguments: Sequence[str]) -> tuple[int, bool, BaseExcepti
     return code, isinstance(returned, int) and not state.output.has_result, None
 
 
-def _end(state: State, arguments: Sequence[str], code: int, error: BaseException | None) -> int:
+def _end(state: State, code: int, error: BaseException | None) -> int:
     """Print what comes last. Return the exit code, which is 1 where standard output can't be written."""
     problem, usage = None, ""
     if error is not None:
-        problem = explain(error, arguments=arguments, registry=state.registry)
+        problem = explain(error, arguments=state.arguments, registry=state.registry)
         code = ERROR_EXIT_CODE if problem is None else problem.exit_code
-        usage = _note_usage(state, arguments, error)
+        usage = _note_usage(state, error)
         if state.output.log is not None:
             state.output.log.write("".join(traceback.format_exception(error)))
     try:
@@ -77,12 +77,12 @@ def _end(state: State, arguments: Sequence[str], code: int, error: BaseException
     return code
 
 
-def _note_usage(state: State, arguments: Sequence[str], error: BaseException) -> str:
+def _note_usage(state: State, error: BaseException) -> str:
     """Set the mode and the command of a call that could not be parsed. Return how the command is called."""
     if not isinstance(error, click.UsageError):
         return ""
-    before_arguments = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    if "--json" in before_arguments:
+    given = state.arguments
+    if "--json" in (given[: given.index("--")] if "--" in given else given):
         state.output.mode = "json"
     if error.ctx is None:
         return ""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-from targets.evidence import FIGURES
-
 _SIZE_UNITS = (("B", 1), ("kB", 10**3), ("MB", 10**6), ("GB", 10**9), ("TB", 10**12))
 _ROUNDS_TO_THOUSAND = 999.5  # what three digits show as 1000
 
@@ -65,6 +63,8 @@ def figure(name: str, value: float | None, unit: str | None = None) -> str:
     """
     if value is None:
         return "-"
+    from targets.evidence import FIGURES
+
     known = unit or FIGURES.get(name, ("1", ""))[0]
     if not math.isfinite(value):
         return str(value)

@@ -7,6 +7,7 @@ fill `State`, which says what holds where they are not given.
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,11 +91,12 @@ def with_common_options(command: click.Command, *, hidden: bool = True) -> click
 def _setting(context: click.Context, parameter: click.Parameter, given: Any) -> None:
     """Put an option's value where it belongs. Not given: what the option before the command said stays."""
     state = context.find_object(State)
-    if context.resilient_parsing or state is None:
+    if state is None:
         return
     state.output.command = context.command_path.partition(" ")[2]
-    if given:
-        _SETTERS[parameter.name or ""](state, given)
+    name = parameter.name or ""
+    if given and (name in _PLACES or not context.resilient_parsing):  # while a shell completes, nothing is opened
+        _SETTERS[name](state, given)
 
 
 def _set_mode(mode: Mode) -> Callable[[State, bool], None]:
@@ -102,31 +104,42 @@ def _set_mode(mode: Mode) -> Callable[[State, bool], None]:
         if mode != state.output.mode != "human":
             raise click.UsageError("--json and --quiet exclude one another")
         state.output.mode = mode
+        _check_quiet(state)
 
     return set_mode
 
 
 def _set_verbose(state: State, _: bool) -> None:
     state.output.verbose = True
+    _check_quiet(state)
+
+
+def _check_quiet(state: State) -> None:
+    if state.output.verbose and state.output.mode == "quiet":
+        raise click.UsageError("--verbose and --quiet exclude one another")
 
 
 def _set_log(state: State, path: Path) -> None:
-    if state.output.log is None:
-        state.output.log = open_log(path)
+    if state.output.log is not None:
+        state.output.log.close()
+    state.output.log = open_log(path)
+    state.output.log.write(shlex.join(["phipack", *state.arguments]))
 
 
 def _set(name: str) -> Callable[[State, Any], None]:
     return lambda state, value: setattr(state, name, value)
 
 
+_PLACES = frozenset({"common_project", "common_tracking_uri", "common_store"})
+# By the options' names, which no option of a command has.
 _SETTERS: dict[str, Callable[[State, Any], None]] = {
-    "project": _set("named_project"),
-    "tracking_uri": _set("named_tracking_uri"),
-    "store": _set("named_store"),
-    "json": _set_mode("json"),
-    "quiet": _set_mode("quiet"),
-    "verbose": _set_verbose,
-    "log_file": _set_log,
+    "common_project": _set("named_project"),
+    "common_tracking_uri": _set("named_tracking_uri"),
+    "common_store": _set("named_store"),
+    "common_json": _set_mode("json"),
+    "common_quiet": _set_mode("quiet"),
+    "common_verbose": _set_verbose,
+    "common_log_file": _set_log,
 }
 
 
@@ -135,33 +148,38 @@ def _common_options(*, hidden: bool) -> list[click.Option]:
     facts: dict[str, Any] = {"callback": _setting, "expose_value": False, "is_eager": True, "hidden": hidden}
     return [
         click.Option(
-            ["--project"],
+            ["--project", "common_project"],
             type=FILE,
             metavar="FILE",
             help="The project file. [default: phipack.toml here or in the nearest folder above, up to a .git]",
             **facts,
         ),
         click.Option(
-            ["--tracking-uri"],
+            ["--tracking-uri", "common_tracking_uri"],
             metavar="URI",
             help="MLflow server. [default: the project file's, else SQLite in .phipack next to it; "
             "environment: MLFLOW_TRACKING_URI]",
             **facts,
         ),
         click.Option(
-            ["--store"],
+            ["--store", "common_store"],
             metavar="STORE",
             help="Where the bundles' bytes are: a folder, or s3://BUCKET/PREFIX. "
             "[default: the project file's, else .phipack/store next to it; environment: PHIPACK_STORE]",
             **facts,
         ),
-        click.Option(["--json"], is_flag=True, help="Print one JSON document, errors included.", **facts),
-        click.Option(["--quiet"], is_flag=True, help="Print errors alone.", **facts),
         click.Option(
-            ["--verbose"], is_flag=True, help="Print also which registry and store are used, and durations.", **facts
+            ["--json", "common_json"], is_flag=True, help="Print one JSON document, errors included.", **facts
+        ),
+        click.Option(["--quiet", "common_quiet"], is_flag=True, help="Print errors alone.", **facts),
+        click.Option(
+            ["--verbose", "common_verbose"],
+            is_flag=True,
+            help="Print also which registry and store are used, and durations.",
+            **facts,
         ),
         click.Option(
-            ["--log-file"],
+            ["--log-file", "common_log_file"],
             type=FILE,
             metavar="FILE",
             help="Append everything to this file, with time stamps and tracebacks.",

@@ -64,14 +64,16 @@ class Problem:
 def explain(error: BaseException, *, arguments: Sequence[str] = (), registry: str | None = None) -> Problem | None:
     """Return the problem that an exception stands for; None where there is nobody to tell, as behind a closed pipe.
 
-    `registry`: the one that the command read, for errors that say what is missing in it.
+    `registry`: the one that the command read, for errors that say what is missing in it. What is kept for the next try
+    of interrupted work is said by a note on the interrupt (`error.add_note`).
     """
     if isinstance(error, BrokenPipeError):
         return None
     if isinstance(error, PhipackError):
         return _known(error, registry)
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return Problem("Interrupted", "interrupted", None, INTERRUPTED_EXIT_CODE)
+        notes = [note for one in (error, error.__cause__) for note in getattr(one, "__notes__", ())]
+        return Problem("Interrupted", "interrupted", "; ".join(notes) or None, INTERRUPTED_EXIT_CODE)
     if isinstance(error, click.ClickException):
         return _wrong_usage(error)
     return _foreign(error) or _defect(error, arguments)
@@ -103,7 +105,7 @@ def _defect(error: BaseException, arguments: Sequence[str]) -> Problem:
 
 
 def _known(error: PhipackError, registry: str | None) -> Problem:
-    failures = error.failures if isinstance(error, GateError) else ()
+    failures = tuple(getattr(error, "failures", ()))
     about_registry = isinstance(error, RegistryError | MalformedReferenceError | GateError)
     shown = registry if about_registry and registry is not None and registry not in error.problem else None
     return Problem(type(error).__name__, error.problem, error.fix, error.exit_code, failures, shown)

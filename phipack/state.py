@@ -29,10 +29,12 @@ HOME = ".phipack"
 class State:
     """What the common options decide.
 
+    `arguments`: the command line.
     `named_project`, `named_tracking_uri`, `named_store`: what the options say, None where they are not given.
     """
 
     output: Output = field(default_factory=Output)
+    arguments: tuple[str, ...] = ()
     named_project: Path | None = None
     named_tracking_uri: str | None = None
     named_store: str | None = None

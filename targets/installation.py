@@ -12,7 +12,6 @@ import shlex
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 PACKAGE = "phipack"
@@ -53,6 +52,8 @@ class Requirement:
 
 def requirements() -> list[Requirement]:
     """Return what the base install and each extra bring; nothing where phipack is not installed as a package."""
+    from importlib import metadata
+
     try:
         listed = metadata.requires(PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -68,6 +69,8 @@ def requirements() -> list[Requirement]:
 
 def installed_version(package: str) -> str | None:
     """Return a package's version, None where it is not installed."""
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -107,6 +110,8 @@ def _source(extras: str) -> Iterator[str]:
 
 def _origin() -> dict[str, dict[str, object]]:
     """Read where the package came from (PEP 610); nothing for one from an index."""
+    from importlib import metadata
+
     try:
         text = metadata.distribution(PACKAGE).read_text("direct_url.json")
     except metadata.PackageNotFoundError:

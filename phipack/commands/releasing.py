@@ -10,14 +10,14 @@ import click
 from phipack import completion
 from phipack.options import FILE, State, pass_state
 from phipack.output import share, size, table
-from targets.errors import ReleaseError
+from targets.errors import Failure, GateError, PhipackError, ReleaseError
 
 if TYPE_CHECKING:
     from builders.release import CellOutcome
 
 
 @click.command()
-@click.argument("project", required=False, type=FILE)
+@click.argument("project_file", metavar="[PROJECT]", required=False, type=FILE)
 @click.option(
     "--only",
     multiple=True,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="This cell alone (repeatable), as a job of a CI matrix would.",
 )
 @pass_state
-def release(state: State, project: Path | None, only: tuple[str, ...]) -> None:
+def release(state: State, project_file: Path | None, only: tuple[str, ...]) -> None:
     """Build, validate and register every cell of a project file.
 
     What is built already from the same inputs is not built again. A cell that fails fails the release, and loses
@@ -39,7 +39,7 @@ def release(state: State, project: Path | None, only: tuple[str, ...]) -> None:
     from registry.ledger.registration import Registration
     from registry.store.uris import open_store
 
-    state.named_project = project or state.named_project
+    state.named_project = project_file or state.named_project
     plan = state.required_project
     cells = plan.cells_named(only)
     blobs = open_store(state.store)
@@ -63,11 +63,18 @@ def release(state: State, project: Path | None, only: tuple[str, ...]) -> None:
         outcomes.append(outcome)
         state.output.note(_line(outcome))
     state.output.result([_outcome_data(o) for o in outcomes], _outcome_table(outcomes))
-    if failed := [outcome.cell.name for outcome in outcomes if outcome.problem is not None]:
-        raise ReleaseError(
-            f"{plan.model} {plan.version}: {len(failed)} of {len(outcomes)} cells failed: {', '.join(failed)}",
-            fix="mend these and run the same command again: the other cells are kept and not built again",
-        )
+    if failed := [outcome for outcome in outcomes if outcome.problem is not None]:
+        raise _failure(f"{plan.model} {plan.version}", failed, len(outcomes))
+
+
+def _failure(release: str, failed: list[CellOutcome], count: int) -> PhipackError:
+    """A gate error where gates alone are the reason: a CI job is to tell it from a broken machine."""
+    problem = f"{release}: {len(failed)} of {count} cells failed: {', '.join(one.cell.name for one in failed)}"
+    fix = "fix these and run the same command again: the other cells are kept and not built again"
+    if all(isinstance(one.problem, GateError) for one in failed):
+        failures = [Failure(one.cell.name, one.problem.problem) for one in failed if one.problem is not None]
+        return GateError(problem, failures=failures, fix=fix)
+    return ReleaseError(problem, fix=fix)
 
 
 def _line(outcome: CellOutcome) -> str:

@@ -19,7 +19,7 @@ import phipack as public
 from phipack.output import size, table
 from phipack.reference import reference
 from tests.support.checkpoints import Tiny, write_tiny
-from tests.support.command_line import PROJECT, Run, command_environment, in_the_foreground
+from tests.support.command_line import PROJECT, Run, command_environment, in_the_foreground, result_of
 from tests.support.servers import on, serving
 
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "mlflow", "llama_cpp", "transformers", "numpy", "gguf", "boto3")
@@ -151,7 +151,7 @@ def test_fit_names_what_to_take_for_what_a_format_cannot_run(phipack: Run, tmp_p
 def test_fit_goes_on_where_one_converter_refuses_the_checkpoint(phipack: Run, tmp_path: Path) -> None:
     tokenizer = write_tiny(tmp_path / "checkpoint") / "tokenizer.json"
     tokenizer.write_text(json.dumps(json.loads(tokenizer.read_bytes()) | {"normalizer": {"type": "NFC"}}), "utf-8")
-    rows = json.loads(phipack("--json", "fit", "./checkpoint", "--target", "iphone-15").stdout)
+    rows = result_of(phipack("--json", "fit", "./checkpoint", "--target", "iphone-15"))
     fits = {row["recipe"]: row for row in rows}
     assert not fits["gguf-q8_0"]["fits"]
     assert "no normalizer" in fits["gguf-q8_0"]["reason"]
@@ -237,8 +237,8 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_json_is_one_document(phipack: Run) -> None:
-    assert len(json.loads(phipack("--json", "targets", "ls").stdout)) >= 12
-    assert {row["name"] for row in json.loads(phipack("--json", "recipes").stdout)} >= {"onnx-int4", "coreml-int4"}
+    assert len(result_of(phipack("--json", "targets", "ls"))) >= 12
+    assert {row["name"] for row in result_of(phipack("--json", "recipes"))} >= {"onnx-int4", "coreml-int4"}
 
 
 def test_a_closed_pipe_says_nothing() -> None:
