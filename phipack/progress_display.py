@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _REDRAW_SECONDS = 0.1
 _NARROW = 80
 _BAR_WIDTH, _NARROW_BAR_WIDTH = 24, 8
+_TITLE, _NARROW_TITLE = 36, 24
 
 
 class Display(Protocol):
@@ -81,18 +82,19 @@ class Bars:
 
         console = Console(stderr=True, highlight=False)
         self._progress: Progress = _progress(console)
+        self._width = _NARROW_TITLE if console.width < _NARROW else _TITLE
         self._tasks: dict[str, tuple[TaskID, str]] = {}
-        self._drawn = 0.0
+        self._drawn: dict[str, float] = {}
         self._started = False
 
     def show(self, step: Step) -> None:
-        """Redraw, at most ten times a second; at once where a step starts or ends."""
+        """Redraw a subject's bar, at most ten times a second; at once where a step starts or ends."""
         known = self._tasks.get(step.subject)
         starts, ends = known is None or known[1] != step.name, 0 < step.total <= step.done
         now = time.monotonic()
-        if not starts and not ends and now - self._drawn < _REDRAW_SECONDS:
+        if not starts and not ends and now - self._drawn[step.subject] < _REDRAW_SECONDS:
             return
-        self._drawn = now
+        self._drawn[step.subject] = now
         try:
             self._draw(step, known, starts=starts, ends=ends)
         except OSError:  # the terminal is gone
@@ -118,11 +120,16 @@ class Bars:
     def _draw(self, step: Step, known: tuple[TaskID, str] | None, *, starts: bool, ends: bool) -> None:
         total = step.total or None
         if known is None:
-            task = self._progress.add_task(title(step), total=total, completed=step.done, unit=step.unit)
+            task = self._progress.add_task(title(step, self._width), total=total, completed=step.done, unit=step.unit)
         elif starts:
             task = known[0]
             self._progress.reset(
-                task, total=total, completed=step.done, description=title(step), visible=True, unit=step.unit
+                task,
+                total=total,
+                completed=step.done,
+                description=title(step, self._width),
+                visible=True,
+                unit=step.unit,
             )
         else:
             task = known[0]
@@ -136,9 +143,11 @@ class Bars:
         self._progress.refresh()
 
 
-def title(step: Step) -> str:
-    """Return what is going on: `iphone-15: quantize`."""
-    return f"{step.subject}: {step.name}" if step.subject else step.name
+def title(step: Step, width: int | None = None) -> str:
+    """Return what is going on: `iphone-15: quantize`. In a narrow place the subject is shortened, not the step."""
+    room = len(step.subject) if width is None else max(width - len(step.name) - 2, 4)
+    subject = step.subject if len(step.subject) <= room else f"{step.subject[: room - 1]}…"
+    return f"{subject}: {step.name}" if subject else step.name
 
 
 @dataclass

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pty
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import TextIO
 
 import pytest
@@ -111,7 +114,7 @@ def test_bars_fit_the_columns_and_are_cleared(
     assert any("iphone-15: upload" in line and "1.2/2.4 GB" in line for line in frames)
     assert any(re.search(r"\d B/s|\d [kMGT]B/s", line) for line in frames)
     assert any(re.search(r"\d:\d\d$", line.rstrip()) for line in frames), "the time left"
-    assert any(line.startswith("galaxy-s24") for line in frames)
+    assert any(line.startswith("galaxy-s24-wi…: quantize ") for line in frames)
     assert terminal.screen() == ["waiting for alice, who holds the lock"]
     assert capsys.readouterr().out == "done\n"
 
@@ -123,6 +126,22 @@ def test_two_cells_are_on_the_screen_at_once(open_terminal: Callable[[], Termina
     output.on_progress(Step("quantize", 20, 224, "tensors", "pixel-9"))
     terminal.close()
     assert [line.split()[0] for line in terminal.screen()] == ["iphone-15:", "pixel-9:"]
+
+
+def test_each_cell_is_redrawn_whoever_reports_first(
+    open_terminal: Callable[[], Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = open_terminal()
+    now = 0.0
+    monkeypatch.setattr(progress_display, "_REDRAW_SECONDS", 0.1)
+    monkeypatch.setattr(progress_display, "time", SimpleNamespace(monotonic=lambda: now))
+    output = Output()
+    for done in range(1, 10):
+        for cell in ("iphone-15", "pixel-9"):
+            output.on_progress(Step("quantize", done, 224, "tensors", cell))
+        now += 0.2
+    terminal.close()
+    assert ["9/224 tensors" in line for line in terminal.screen()] == [True, True]
 
 
 def test_a_total_that_is_not_known_is_not_shown(open_terminal: Callable[[], Terminal]) -> None:
@@ -206,12 +225,21 @@ def test_progress_comes_from_many_threads(capsys: pytest.CaptureFixture[str]) ->
     assert sorted(capsys.readouterr().err.splitlines()) == sorted(f"  cell-{number}: quantize" for number in range(8))
 
 
-def test_a_terminal_that_is_gone_does_not_end_the_work(open_terminal: Callable[[], Terminal]) -> None:
-    terminal = open_terminal()
+class Gone(io.StringIO):
+    """A terminal whose window was closed."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stderr", Gone())
     output = Output()
-    output.on_progress(Step("quantize", 1, 10))
-    os.close(terminal.reader)
-    terminal.reader = os.open(os.devnull, os.O_RDONLY)
-    for done in range(2, 11):
+    for done in range(1, 11):
         output.on_progress(Step("quantize", done, 10))
+        output.note("half of it")
     output.end(None)
