@@ -51,6 +51,8 @@ def _plain(node: Any) -> Any:
     if isinstance(found.get("anyOf"), list):
         kept = [one for one in found.pop("anyOf") if one != {"type": "null"}]
         found |= kept[0] if len(kept) == 1 else {"anyOf": kept}
+    if "$ref" in found and len(found) > 1:  # next to which draft 7 ignores other keys
+        found["allOf"] = [{"$ref": found.pop("$ref")}]
     if found.get("additionalProperties") == {"$ref": _GATE}:
         found["properties"] = {name: _gate_on(unit, meaning) for name, (unit, meaning) in FIGURES.items()}
         found["additionalProperties"] = False
@@ -63,5 +65,4 @@ def _is_title(key: str, value: object) -> bool:
 
 
 def _gate_on(unit: str, meaning: str) -> Schema:
-    # Next to $ref, draft 7 ignores other keys.
     return {"allOf": [{"$ref": _GATE}], "description": meaning if unit == "1" else f"{meaning}, in {unit}"}
