@@ -22,7 +22,7 @@ demo: $(STAMP)
 
 # PostgreSQL, S3 and MLflow on this machine, until Ctrl-C; data in .phipack/services.
 services: $(STAMP)
-	$(BIN)/python -m benchmarks.services
+	$(BIN)/python -m devtools.services
 
 test: lint unit
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from devtools.servers import RangeHandler, serving
 from registry.catalog.choice import Query, resolve
 from registry.catalog.client import open_catalog
 from registry.catalog.documents import (
@@ -35,7 +36,6 @@ from registry.store.folder import FolderStore
 from registry.transfer.http import Web
 from targets.references import Reference
 from targets.selection import Device
-from tests.support.servers import RangeHandler, serving
 
 MODEL = "phi-3-mini-4k-instruct"
 TIMES = 21

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from benchmarks import real_model
 from benchmarks.delivery import served
 from benchmarks.nudged import changes, unchanged, write_version
 from builders.build import build
+from devtools import real_model
 from phipack.output import share, size, table
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import FileEntry

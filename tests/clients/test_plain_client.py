@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from devtools.catalogs import Phone, Publisher
 from targets.errors import FetchError
 from targets.selection import Device as PhoneDevice
 from tests.clients.plain_client import Device, Wish, numbers, place_of
 from tests.clients.plain_trust import Refused
-from tests.support.catalogs import Phone, Publisher
 from tests.support.folders import contents
 from tests.support.plain_installs import GIB, IPHONE, Plain, noise
 

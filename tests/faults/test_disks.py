@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle
+from devtools.servers import RangeHandler, serving
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.fetch import fetch
 from registry.store.folder import FolderStore
 from registry.transfer.partial import PARTIAL_MARK
 from targets.errors import PhipackError
-from tests.support.bundles import make_bundle
 from tests.support.folders import contents
-from tests.support.servers import RangeHandler, serving
 
 _LIMITED = (
     "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"  # Python ignores SIGXFSZ

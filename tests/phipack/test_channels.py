@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle, make_evidence
 from registry.ledger.ledger import open_ledger
 from registry.ledger.registration import Registration
 from registry.store.folder import FolderStore
 from targets.errors import ProjectError
 from targets.project import load_project
 from targets.references import Version
-from tests.support.bundles import make_bundle, make_evidence
 from tests.support.command_line import run_in
 
 PROJECT = """\

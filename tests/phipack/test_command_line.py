@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 import phipack as public
+from devtools.servers import on, serving
 from phipack.output import size, table
 from phipack.reference import reference
 from tests.support.checkpoints import Tiny, write_tiny
 from tests.support.command_line import PROJECT, Run, command_environment, in_the_foreground
-from tests.support.servers import on, serving
 
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "mlflow", "llama_cpp", "transformers", "numpy", "gguf", "boto3")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bundles import make_bundle
+from devtools.bundles import make_bundle
 from tests.support.command_line import Run
 from tests.support.folders import contents
 

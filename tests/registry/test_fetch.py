@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle, make_evidence
+from devtools.servers import Fault, answering, on, serving
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME
 from registry.fetch import Resolver, fetch
@@ -25,9 +27,7 @@ from registry.store.folder import FolderStore
 from registry.transfer import http as http_requests
 from targets.errors import BuildError, FetchError, PhipackError, RegistryError, StoreError
 from targets.references import Version
-from tests.support.bundles import make_bundle, make_evidence
 from tests.support.folders import contents, flip, names_in
-from tests.support.servers import Fault, answering, on, serving
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from devtools.catalogs import Phone, Publisher
+from devtools.servers import RangeHandler, serving
 from registry.bundle.folder import verify
 from registry.catalog.client import open_catalog
 from registry.catalog.documents import ChannelDocument, parse_document
@@ -23,8 +25,6 @@ from registry.store.folder import FolderStore
 from registry.transfer.http import Web
 from targets.errors import FetchError, KeysError, PublicationError, RegistryError
 from targets.selection import Device
-from tests.support.catalogs import Phone, Publisher
-from tests.support.servers import RangeHandler, serving
 
 DAY_SECONDS = 86_400
 
@@ -379,9 +379,9 @@ def test_publishers_at_once_lose_nothing(publisher: Publisher) -> None:
         bundles[number] = publisher.release(f"1.{number}.0", cells={f"cell-{number}": "iphone-15"})
 
     def run(number: int) -> None:
+        from devtools.catalogs import Rows
         from registry.publication import publish
         from targets.devices import load_targets
-        from tests.support.catalogs import Rows
 
         mine = Rows([row for row in publisher.registry.rows if row.cell == f"cell-{number}"])
         order = Order("phi", f"channel-{number}")

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from devtools.bundles import make_bundle
 from registry.bundle import chunks
 from registry.bundle.chunks import CHUNK_BYTES_LIMIT, Chunk, digest_in_chunks
 from registry.bundle.folder import Bundle, seal
 from registry.bundle.manifest import FileEntry, Manifest
 from registry.transfer.download import jobs_of
 from registry.transfer.local_chunks import Known, Place
-from tests.support.bundles import make_bundle
 from tests.support.chunked import entry_of
 
 anywhere = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

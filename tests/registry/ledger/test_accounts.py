@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.services.mlflow_server import ADMINISTRATOR, MlflowSettings, running_mlflow
+from devtools.bundles import make_bundle
+from devtools.services.mlflow_server import ADMINISTRATOR, MlflowSettings, running_mlflow
 from registry.bundle.folder import Bundle
 from registry.ledger.channel_moves import CellMove, Move, Stand
 from registry.ledger.ledger import Ledger, open_ledger
@@ -25,7 +26,6 @@ from registry.promotion import history, promote, rollback
 from registry.store.folder import FolderStore
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
-from tests.support.bundles import make_bundle
 from tests.support.command_line import Run, run_in
 from tests.support.registrations import client_of, entry, runs_of
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
+from devtools.bundles import make_bundle, make_evidence
+from devtools.services.mlflow_server import MlflowSettings, running_mlflow
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.reader import open_reader, resolve_in
@@ -26,7 +27,6 @@ from registry.store.s3 import S3Store
 from registry.store.uris import open_store
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
-from tests.support.bundles import make_bundle, make_evidence
 from tests.support.folders import contents, flip
 from tests.support.registrations import client_of, entry
 from tests.support.users_mlflow import users_mlflow

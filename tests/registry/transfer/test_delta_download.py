@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from devtools.servers import Fault, FolderHandler, RangeHandler, after, answering, on, serving
 from registry.bundle.folder import open_bundle, verify
 from registry.files.digests import digest_of_file
 from registry.transfer import http as http_requests
@@ -25,7 +26,6 @@ from registry.transfer.remote import HttpSource, RemoteDelta
 from targets.errors import FetchError
 from tests.support.chunked import TENSORS, bundle_of, nudged
 from tests.support.folders import contents, flip, names_in
-from tests.support.servers import Fault, FolderHandler, RangeHandler, after, answering, on, serving
 
 _LARGE = [tensor * 20 for tensor in TENSORS]  # 2 MB
 _DELTA = "/delta"

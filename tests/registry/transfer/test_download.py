@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle
+from devtools.servers import FolderHandler, RangeHandler, after, answering, on, serving, times
 from registry.bundle.chunks import CHUNK_BYTES_LIMIT
 from registry.bundle.folder import Bundle, open_bundle, seal, verify
 from registry.bundle.manifest import MANIFEST_NAME
@@ -24,10 +26,8 @@ from registry.fetch import fetch
 from registry.transfer import http as http_requests
 from registry.transfer.download import Taken
 from targets.errors import FetchError
-from tests.support.bundles import make_bundle
 from tests.support.chunked import entry_of
 from tests.support.folders import contents, flip, names_in
-from tests.support.servers import FolderHandler, RangeHandler, after, answering, on, serving, times
 
 WEIGHTS = "model.gguf"
 _random = random.Random(4)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from devtools.servers import FolderHandler, answering, on, serving
 from registry.transfer import http as http_requests
 from registry.transfer.http import TemporaryError, Web, persist, read_small
 from targets.errors import FetchError
-from tests.support.servers import FolderHandler, answering, on, serving
 
 
 @pytest.fixture(autouse=True)

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from devtools.servers import FolderHandler, answering, on, running
 from registry.bundle.folder import Bundle, verify
 from registry.fetch import fetch
 from targets.errors import FetchError
-from tests.support.servers import FolderHandler, answering, on, running
 
 
 @pytest.fixture(scope="module")

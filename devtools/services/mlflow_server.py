@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.services.ports import free_ports, wait_until
+from devtools.services.ports import free_ports, wait_until
 
 ADMINISTRATOR = "admin"
 _START_SECONDS = 120.0  # MLflow imports for 5 s, on a busy machine for a minute

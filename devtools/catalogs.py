@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from devtools.bundles import CHECKPOINT, make_bundle
 from registry.bundle.chunks import digest_in_chunks
 from registry.bundle.folder import Bundle, file_entries, seal
 from registry.catalog.choice import Query
@@ -20,7 +21,6 @@ from registry.transfer.bundle_download import Onto
 from targets.devices import load_targets
 from targets.references import Reference, Version
 from targets.selection import Device
-from tests.support.bundles import CHECKPOINT, make_bundle
 
 MODEL = "phi"
 
