@@ -61,11 +61,12 @@ def main() -> int:
             s3 = stack.enter_context(running_seaweedfs(folder / "seaweedfs", port=asked.s3_port))
             s3.make_bucket(BUCKET)
             print("MLflow …", flush=True)
-            settings = MlflowSettings(backend, f"s3://{BUCKET}/mlflow", s3.environment)
+            store = f"s3://{BUCKET}/store"
+            settings = MlflowSettings(backend, f"s3://{BUCKET}/mlflow", s3.environment, stores=(store,))
             mlflow = stack.enter_context(running_mlflow(folder / "mlflow", settings, port=asked.mlflow_port))
             environment = {
                 "MLFLOW_TRACKING_URI": mlflow.uri,
-                "PHIPACK_STORE": f"s3://{BUCKET}/store",
+                "PHIPACK_STORE": store,
                 **s3.environment,
             }
             _tell(folder / "environment", environment)

@@ -131,15 +131,15 @@ def served_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Pat
 @pytest.fixture(scope="module")
 def server(served_home: Path) -> Iterator[str]:
     """A real tracking server, with artifacts proxied."""
-    settings = MlflowSettings(f"sqlite:///{served_home}/mlflow.db", str(served_home / "artifacts"))
+    stores = (FolderStore(served_home / "store").uri,)
+    settings = MlflowSettings(f"sqlite:///{served_home}/mlflow.db", str(served_home / "artifacts"), stores=stores)
     with running_mlflow(served_home, settings) as server:
         yield server.uri
 
 
-def test_mlflows_pages_list_a_versions_files_and_give_them_out(
-    server: str, served_home: Path, store: FolderStore, bundle: Bundle
-) -> None:
+def test_mlflows_pages_list_a_versions_files_and_give_them_out(server: str, served_home: Path, bundle: Bundle) -> None:
     """What the Artifacts tab of the version's source run asks the server."""
+    store = FolderStore(served_home / "store")
     ledger = open_ledger(f"sqlite:///{served_home}/mlflow.db", store)
     store.add_bundle(bundle)
     run = ledger.register(replace(entry(bundle), model="listed")).run_id
