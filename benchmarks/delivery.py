@@ -40,11 +40,11 @@ _FETCH = """
 import sys
 from pathlib import Path
 from registry.fetch import fetch
-from registry.transfer.download import Taken
-taken = Taken()
-fetch(sys.argv[1], Path(sys.argv[2]), reuse=[Path(name) for name in sys.argv[3:]], taken=taken)
+from registry.transfer.bundle_download import DownloadOptions
+options = DownloadOptions(reuse=[Path(name) for name in sys.argv[3:]])
+statistics = fetch(sys.argv[1], Path(sys.argv[2]), options).statistics
 peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
-print(taken.downloaded_bytes, taken.reused_bytes, peak)
+print(statistics.downloaded_bytes, statistics.reused_bytes, peak)
 """
 
 

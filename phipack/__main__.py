@@ -30,8 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     except click.ClickException as error:  # wrong usage: its exit code is 2
         error.show()
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        state.output.error("interrupted; nothing half-made was left")
+    except (click.Abort, KeyboardInterrupt) as error:
+        kept = "; ".join(getattr(error.__cause__ or error, "__notes__", ()))
+        state.output.error(f"interrupted; {kept or 'nothing half-made was left'}")
         code = INTERRUPTED_EXIT_CODE
     except PhipackError as error:
         state.output.error(str(error))

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.services.mlflow_server import ADMINISTRATOR, MlflowSettings, running_mlflow
-from benchmarks.services.seaweedfs import S3Server
+from devtools.bundles import make_bundle
+from devtools.services.mlflow_server import ADMINISTRATOR, MlflowSettings, running_mlflow
+from devtools.services.seaweedfs import S3Server
 from registry.bundle.folder import Bundle
 from registry.ledger.ledger import open_ledger
 from registry.ledger.versions import CellVersion
 from registry.store.folder import FolderStore
 from registry.store.protocol import Store
 from registry.store.s3 import S3Store
-from tests.support.bundles import make_bundle
 from tests.support.mlflow_account import MlflowAccount
 from tests.support.registrations import entry
 from tests.support.s3 import BUCKET
