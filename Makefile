@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo services test lint unit docs clean
+.PHONY: setup demo services test lint unit docs docs-site clean
 
 setup: $(STAMP)
 
@@ -22,7 +22,7 @@ demo: $(STAMP)
 
 # PostgreSQL, S3 and MLflow on this machine, until Ctrl-C; data in .phipack/services.
 services: $(STAMP)
-	$(BIN)/python -m benchmarks.services
+	$(BIN)/python -m devtools.services
 
 test: lint unit
 
@@ -39,5 +39,12 @@ unit: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m phipack.reference > docs/cli.md
 
+# The documentation's site in site/, every page and link checked. Needs none of phipack's own dependencies.
+docs-site:
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv .cache .phipack demo dist
+	rm -rf .venv .cache .phipack demo dist site

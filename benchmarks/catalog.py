@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from devtools.servers import RangeHandler, serving
 from registry.catalog.choice import Query, resolve
-from registry.catalog.client import open_catalog
+from registry.catalog.client import CatalogTrust, open_catalog
 from registry.catalog.documents import (
     CellEntry,
     ChannelDocument,
@@ -32,10 +33,9 @@ from registry.catalog.published_state import read_published, write_next
 from registry.catalog.rollout import ALL, Stage
 from registry.catalog.signing import create_keys
 from registry.store.folder import FolderStore
-from registry.transfer.http import Web
+from registry.transfer.http import HttpClient
 from targets.references import Reference
 from targets.selection import Device
-from tests.support.servers import RangeHandler, serving
 
 MODEL = "phi-3-mini-4k-instruct"
 TIMES = 21
@@ -130,13 +130,14 @@ def measure(scratch: Path, releases: int, targets: int) -> None:
     query = Query(device=Device(f"PH-{targets // 2}B"), install_id="a phone")
     root = scratch / "keys" / "1.root.json"
     numbers = itertools.count()
-    with serving(store.root, kind=RangeHandler) as url, Web() as web:
-        first = open_catalog(url, web, root=root, state=scratch / "state")
+    with serving(store.root, kind=RangeHandler) as url, HttpClient() as client:
+        first = open_catalog(url, client, CatalogTrust(root, scratch / "state"))
+        kept = CatalogTrust(state=scratch / "state")
         resolved = resolve(first, query)
-        received = web.received_bytes
+        received = client.received_bytes
 
         def as_a_new_phone() -> None:
-            resolve(open_catalog(url, web, root=root, state=scratch / f"state-{next(numbers)}"), query)
+            resolve(open_catalog(url, client, CatalogTrust(root, scratch / f"state-{next(numbers)}")), query)
 
         rows = [
             ("releases x targets", f"{releases} x {targets}"),
@@ -145,10 +146,10 @@ def measure(scratch: Path, releases: int, targets: int) -> None:
             ("resolved to", f"{resolved.reference}: {'; '.join(resolved.reasons)}"),
             ("first time: all of it", f"{median_ms(as_a_new_phone):.1f} ms"),
         ]
-        rows.append(("refresh", f"{median_ms(lambda: open_catalog(url, web, state=scratch / 'state')):.1f} ms"))
-        catalogs = iter([open_catalog(url, web, state=scratch / "state") for _ in range(TIMES)])
+        rows.append(("refresh", f"{median_ms(lambda: open_catalog(url, client, kept)):.1f} ms"))
+        catalogs = iter([open_catalog(url, client, kept) for _ in range(TIMES)])
         rows.append(("resolve after refresh, device", f"{median_ms(lambda: resolve(next(catalogs), query)):.1f} ms"))
-        catalogs = iter([open_catalog(url, web, state=scratch / "state") for _ in range(TIMES)])
+        catalogs = iter([open_catalog(url, client, kept) for _ in range(TIMES)])
         ranged = Query(Reference.parse(f"{MODEL}:^{newest[0]}@phone-1"))
         rows.append(("resolve after refresh, a range", f"{median_ms(lambda: resolve(next(catalogs), ranged)):.1f} ms"))
     for name, value in rows:

@@ -26,13 +26,13 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from benchmarks.full_size.measure import Measured, run
-from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
+from devtools.bundles import make_bundle
+from devtools.servers import RangeHandler
+from devtools.services.mlflow_server import MlflowSettings, running_mlflow
 from registry.bundle.chunks import ChunkHasher
 from registry.bundle.folder import Bundle, seal
 from registry.bundle.manifest import FileEntry
 from registry.files.large_file import LargeFile
-from tests.support.bundles import make_bundle
-from tests.support.servers import RangeHandler
 
 WEIGHTS = "model.gguf"
 _TENSOR_BYTES = 14_155_776  # of a 3072 x 8192 matrix in 4.5 bits
@@ -40,11 +40,11 @@ _FETCH = """
 import sys
 from pathlib import Path
 from registry.fetch import fetch
-from registry.transfer.download import Taken
-taken = Taken()
-fetch(sys.argv[1], Path(sys.argv[2]), reuse=[Path(name) for name in sys.argv[3:]], taken=taken)
+from registry.transfer.bundle_download import DownloadOptions
+options = DownloadOptions(reuse=[Path(name) for name in sys.argv[3:]])
+statistics = fetch(sys.argv[1], Path(sys.argv[2]), options).statistics
 peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]
-print(taken.downloaded_bytes, taken.reused_bytes, peak)
+print(statistics.downloaded_bytes, statistics.reused_bytes, peak)
 """
 
 

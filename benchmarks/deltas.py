@@ -21,18 +21,18 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from benchmarks import real_model
 from benchmarks.delivery import served
 from benchmarks.nudged import changes, unchanged, write_version
 from builders.build import build
+from devtools import real_model
 from phipack.output import share, size, table
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import FileEntry
 from registry.files.digests import digest_of_file
-from registry.transfer.bundle_download import Onto, fetch_remote
+from registry.transfer.bundle_download import DownloadOptions, download_bundle
 from registry.transfer.delta_writer import make_delta
-from registry.transfer.http import Web
-from registry.transfer.local_chunks import Known
+from registry.transfer.http import HttpClient
+from registry.transfer.local_chunks import LocalChunks
 from registry.transfer.remote import HttpSource, RemoteDelta, open_url
 from targets.recipes import recipe_named
 
@@ -51,17 +51,17 @@ COLUMNS = ("recipe", "fine-tune", "bundle", "chunks", "with delta", "share", "ma
 
 def fetched(new: Bundle, over: Bundle, out: Path, delta: Path | None) -> tuple[int, float]:
     """Bytes that came, and seconds, of a fetch of `new` from a server to a machine that has `over`."""
-    with served(new.path.parent) as url, Web() as web:
-        source = open_url(f"{url}/{new.path.name}", web)
+    with served(new.path.parent) as url, HttpClient() as client:
+        source = open_url(f"{url}/{new.path.name}", client)
         if delta is not None:
             offer = RemoteDelta(over.digest, digest_of_file(delta), delta.stat().st_size, f"{url}/{delta.name}")
             source = HttpSource(urllib.parse.urlsplit(f"{url}/{new.path.name}"), source.manifest, (offer,))
         started = time.perf_counter()
-        bundle = fetch_remote(source, web, out, onto=Onto(reuse=[over.path]))
+        bundle, statistics = download_bundle(source, out, DownloadOptions(reuse=[over.path]))
         seconds = time.perf_counter() - started
         assert bundle.digest == new.digest
         shutil.rmtree(out)
-        return web.received_bytes, seconds
+        return client.received_bytes + statistics.downloaded_bytes, seconds
 
 
 def patch_from(old: Path, new: Path, out: Path) -> str:
@@ -81,10 +81,10 @@ def xored(old: Bundle, new: Bundle, entry: FileEntry) -> int:
     """Bytes of zstd -3 of each new chunk, XORed with the old one that lies as far from the file's end."""
     before = old.file(entry.path).read_bytes()
     after = new.file(entry.path).read_bytes()
-    known, compressor = Known([old]), zstandard.ZstdCompressor(level=3)
+    local, compressor = LocalChunks([old]), zstandard.ZstdCompressor(level=3)
     total = begin = 0
     for chunk in entry.chunks:
-        if known.place_of(entry, begin, chunk) is None:
+        if local.find(entry, begin, chunk) is None:
             there = begin + len(before) - len(after)
             a = np.frombuffer(before, np.uint8, chunk.bytes, there)
             total += len(compressor.compress((a ^ np.frombuffer(after, np.uint8, chunk.bytes, begin)).tobytes()))

@@ -3,7 +3,7 @@
     checkpoint ──release──> seven cells over three formats ──promote──> production ──fetch──> one sentence of English
                                                                              └──publish──> signed catalog ──> phones
 
-It works in `demo/` (removed first). The model and its text are made once and kept (`benchmarks/real_model.py`).
+It works in `demo/` (removed first). The model and its text are made once and kept (`devtools/real_model.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks import real_model
+from devtools import real_model
 
 PLACE = Path(__file__).resolve().parent.parent / "demo"
 MODEL = "smollm2-135m"

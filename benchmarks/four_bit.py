@@ -2,103 +2,34 @@
 
     python -m benchmarks.four_bit [--tokens 4096] [--out docs/benchmarks/four-bit.md]
 
-The real 135M model (`benchmarks/real_model.py`). Sizes are of the weights' files alone, so that tokenizers don't count.
+The real 135M model (`devtools/real_model.py`). Sizes are of the weights' files alone, so that tokenizers don't count.
 What a format's own tool makes is run in the same runtime, by the same session, as ours.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 import unittest.mock
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import real_model
-from benchmarks.packages import default_cache
 from benchmarks.peers import coremltools_trace, genai, llama_cpp
 from builders.build import build
-from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.reference import Reference
 from builders.runtime.coreml.evaluate import Evaluator
-from builders.runtime.sessions import open_session
-from builders.tokenizer import load_tokenizer
-from builders.validation.compare import Comparison
-from builders.validation.text import read_text, windows_of
+from devtools.accuracy import WINDOW, Bench, Row
 from phipack.output import share, table
-from registry.bundle.folder import Bundle, file_entries, open_bundle, seal
 from targets.architecture import Architecture
 from targets.recipes import Recipe, recipe_named
 from targets.storage import onnx as onnx_storage
 
-WINDOW = 512
 StorageOf = Callable[[str, Architecture, Recipe], onnx_storage.Storage]
-Score = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One artifact: who made it, what, the bytes of its weights' file, and how it compares."""
-
-    format: str
-    maker: str
-    weight_bytes: int
-    figures: dict[str, float]
-
-
-class Bench:
-    """The reference's side of all comparisons, and a scratch folder."""
-
-    def __init__(self, scratch: Path, tokens: int) -> None:
-        self.model = real_model.ensure()
-        self.cache = default_cache()
-        self.scratch = scratch
-        self.checkpoint: Checkpoint = open_checkpoint(self.model.checkpoint)
-        tokenizer = load_tokenizer(self.checkpoint.path)
-        text = read_text(self.model.openwebtext)
-        self.windows = windows_of(tokenizer, text, count=tokens // WINDOW, length=WINDOW)
-        self.reference = Reference(self.checkpoint, self.cache / "reference")
-        self.hidden = self.reference.hidden(self.windows)
-
-    def compare(self, score: Score) -> dict[str, float]:
-        """Run all windows through a scorer and compare."""
-        comparison = Comparison()
-        for states, tokens in zip(self.hidden, self.windows, strict=True):
-            comparison.add(self.reference.logits(states), score(tokens), tokens)
-        return comparison.figures()
-
-    def ours(self, recipe: str) -> Bundle:
-        """Build a bundle with phipack."""
-        return build(self.checkpoint, recipe_named(recipe), self.scratch / recipe, context_length=WINDOW)
-
-    def theirs(self, name: str, like: Bundle, files: list[Path]) -> Bundle:
-        """Put another tool's weights in a bundle of the same kind as one of ours, so that the same session runs it."""
-        folder = self.scratch / name
-        shutil.copytree(like.path, folder, ignore=shutil.ignore_patterns("model.*", "manifest.json"))
-        for file in files:
-            target = folder / ("model.gguf" if file.suffix == ".gguf" else file.name)
-            shutil.copytree(file, target) if file.is_dir() else shutil.copyfile(file, target)
-        seal(folder, like.manifest.model_copy(update={"files": file_entries(folder)}))
-        return open_bundle(folder)
-
-    def row(self, format_: str, maker: str, bundle: Bundle) -> Row:
-        """Measure a bundle through its format's session."""
-        with open_session(bundle) as session:
-            return Row(format_, maker, weight_bytes(bundle.path), self.compare(session.score))
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the weights' files of a bundle: all that is called model.*."""
-    found = [path for path in folder.rglob("*") if path.is_file() and "model." in path.relative_to(folder).as_posix()]
-    return sum(path.stat().st_size for path in found if path.name != "tokenizer.model")
 
 
 def gguf_rows(bench: Bench) -> list[Row]:

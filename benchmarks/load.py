@@ -11,40 +11,17 @@ from __future__ import annotations
 
 import argparse
 import collections
-import hashlib
-import multiprocessing
 import os
-import random
-import shutil
 import statistics
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
-from benchmarks.services.postgresql import running_postgresql
-from benchmarks.services.seaweedfs import running_seaweedfs
-from registry.bundle.folder import verify
-from registry.fetch import fetch_version
-from registry.ledger.ledger import Ledger, open_ledger
-from registry.ledger.reader import resolve_in
-from registry.ledger.registration import Registration
-from registry.promotion import history, promote, rollback
-from registry.store.uris import open_store
-from targets.errors import PhipackError
-from targets.references import Reference, Version
-from tests.support.bundles import make_bundle, make_evidence
-
-MODELS = tuple(f"model-{number}" for number in range(4))
-RELEASES = ("1.0.0", "1.1.0", "1.2.0")
-CELLS = ("iphone-15", "pixel-9")
-BUNDLE_BYTES = 2_000_000
-Record = tuple[str, float, str]  # what, seconds, the error
+from devtools.load import Place, lost_updates, release_all, run
+from devtools.services.mlflow_server import MlflowSettings, running_mlflow
+from devtools.services.postgresql import running_postgresql
+from devtools.services.seaweedfs import running_seaweedfs
 
 
 @contextmanager
@@ -59,124 +36,6 @@ def services(folder: Path) -> Iterator[str]:
         settings = MlflowSettings(postgresql.make_database("mlflow"), "s3://phipack-load/mlflow", s3.environment)
         with running_mlflow(folder / "mlflow", settings) as mlflow:
             yield mlflow.uri
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the load goes: a tracking URI and a store's."""
-
-    uri: str
-    store: str
-
-    def open(self) -> Ledger:
-        """Give a connection of its own."""
-        return open_ledger(self.uri, open_store(self.store))
-
-
-def release_all(place: Place, folder: Path) -> Ledger:
-    """Register all releases of all models; production stands at the first."""
-    ledger = place.open()
-    for model in MODELS:
-        for release in RELEASES:
-            content = hashlib.shake_256(f"{model} {release}".encode()).digest(BUNDLE_BYTES)
-            bundle = make_bundle(folder / model / release, {"model.gguf": content})
-            ledger.store.add_bundle(bundle)
-            for cell in CELLS:
-                evidence = make_evidence(bundle, target=cell)
-                ledger.register(Registration(model, Version.parse(release), cell, bundle.manifest, evidence))
-        promote(ledger, Reference.parse(f"{model}:1.0.0"), "production", who="first")
-    return ledger
-
-
-class Worker:
-    """Promoters and fetchers, a thread each, with a connection each."""
-
-    def __init__(self, place: Place, until: float) -> None:
-        self.place, self.until = place, until
-        self.records: list[Record] = []
-        self._own = threading.local()
-
-    def ledger(self) -> Ledger:
-        """The thread's own."""
-        if not hasattr(self._own, "ledger"):
-            self._own.ledger = self.place.open()
-        ledger: Ledger = self._own.ledger
-        return ledger
-
-    def move(self) -> str:
-        """Promote some release, or roll back."""
-        model, who = random.choice(MODELS), f"promoter-{os.getpid()}-{threading.get_ident()}"
-        if random.random() < 0.2:
-            rollback(self.ledger(), model, "production", who=who)
-            return "rollback"
-        promote(self.ledger(), Reference.parse(f"{model}:{random.choice(RELEASES)}"), "production", who=who)
-        return "promote"
-
-    def fetch(self) -> str:
-        """Fetch what production has for some cell, and look at every byte once more."""
-        out = Path(tempfile.mkdtemp()) / "bundle"
-        try:
-            versions = resolve_in(self.ledger(), Reference.parse(f"{random.choice(MODELS)}@{random.choice(CELLS)}"))
-            verify(fetch_version(versions[0], out))
-        finally:
-            shutil.rmtree(out.parent)
-        return "fetch"
-
-    def run(self, step: Callable[[], str], what: str) -> None:
-        """Repeat a step until the time is over."""
-        while time.monotonic() < self.until:
-            began, error = time.monotonic(), ""
-            try:
-                what = step()
-            except PhipackError as caught:
-                error = f"{type(caught).__name__}: {caught.problem[:80]}"
-            self.records.append((what, time.monotonic() - began, error))
-
-
-def work(place: Place, promoters: int, fetchers: int, seconds: float, results: multiprocessing.Queue[Any]) -> None:
-    """Be some of them in this process, behind the servers: elsewhere those have machines of their own."""
-    os.nice(10)
-    worker = Worker(place, time.monotonic() + seconds)
-    steps = [(worker.move, "promote")] * promoters + [(worker.fetch, "fetch")] * fetchers
-    threads = [threading.Thread(target=worker.run, args=step) for step in steps]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    results.put(worker.records)
-
-
-def run(place: Place, promoters: int, fetchers: int, seconds: float, processes: int) -> list[Record]:
-    """Let them all loose, shared out over processes, and give what they did."""
-    context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[list[Record]] = context.Queue()
-    share = (promoters // processes, fetchers // processes, seconds, results)
-    workers = [context.Process(target=work, args=(place, *share)) for _ in range(processes)]
-    for process in workers:
-        process.start()
-    records = [record for _ in workers for record in results.get()]
-    for process in workers:
-        process.join()
-    return records
-
-
-def lost_updates(ledger: Ledger) -> list[str]:
-    """Say where a history is not one line, or an alias not where it ends."""
-    problems = []
-    for model in MODELS:
-        stands: dict[str, object] = {}
-        moves = history(ledger, model)
-        problems += [f"{model}: {move.title} is unfinished" for move in moves if move.state == "unfinished"]
-        for move in reversed([one for one in moves if one.state == "done"]):
-            for part in move.cells:
-                if stands.get(part.cell) != part.before:
-                    problems.append(f"{model}.{part.cell}: {move.title} began elsewhere")
-                stands[part.cell] = part.after
-        for row in ledger.versions(model):
-            stand = stands.get(row.cell)
-            if ("production" in row.channels) != (getattr(stand, "number", None) == row.number):
-                problems.append(f"{row.reference}: the alias is not where the history ends")
-    return problems
 
 
 def main() -> None:

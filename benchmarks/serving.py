@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.delivery import served, write_bundle
-from benchmarks.services.ports import stop
-from tests.support.catalogs import Publisher
+from devtools.catalogs import Publisher
+from devtools.services.ports import stop
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from benchmarks.delivery import WEIGHTS, write_bundle
-from benchmarks.services.seaweedfs import S3Server, running_seaweedfs
+from devtools.services.seaweedfs import S3Server, running_seaweedfs
 
 BUCKET = "phipack-benchmark"
 SETTINGS = tuple(itertools.product((2, 4, 10), (8, 16, 64)))  # connections, MiB of a part

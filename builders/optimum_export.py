@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 from builders.checkpoint.shards import find_shards
 from registry.files.staging import staged_folder
@@ -27,7 +28,9 @@ def export(checkpoint: Path, out: Path, *, replace: bool = False) -> list[str]:
         UnsupportedModelError: optimum does not know the architecture either, or would export it wrongly.
         BuildError: `out` exists or can't be written. Nothing is left behind.
     """
-    _refuse_longrope(checkpoint)
+    config = _config(checkpoint)
+    _refuse_longrope(checkpoint, config)
+    _refuse_rope_parameters(checkpoint, config)
     find_shards(checkpoint)
     from optimum.exporters.onnx import main_export
 
@@ -44,12 +47,19 @@ def export(checkpoint: Path, out: Path, *, replace: bool = False) -> list[str]:
         return sorted(path.name for path in folder.iterdir())
 
 
-def _refuse_longrope(checkpoint: Path) -> None:
-    """Refuse what optimum 2.1 gets silently wrong: it freezes longrope to the short factors."""
+def _config(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / "config.json"
     try:
-        config = json.loads((checkpoint / "config.json").read_bytes())
+        config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / 'config.json'} can't be read: {error}") from error
+        raise CheckpointError(f"{path} can't be read: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} must hold an object, not {type(config).__name__}")
+    return config
+
+
+def _refuse_longrope(checkpoint: Path, config: dict[str, Any]) -> None:
+    """Refuse what optimum 2.1 gets silently wrong: it freezes longrope to the short factors."""
     try:
         architecture = read_architecture(config)
     except CheckpointError:
@@ -60,3 +70,13 @@ def _refuse_longrope(checkpoint: Path) -> None:
             f"{architecture.longrope.original_context} tokens",
             fix="phipack build --recipe onnx-fp16 writes both",
         )
+
+
+def _refuse_rope_parameters(checkpoint: Path, config: dict[str, Any]) -> None:
+    """Refuse transformers 5's form of the rope: optimum's transformers 4 skips it and takes a default instead."""
+    for inner in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if inner.get("rope_parameters") is not None:
+            raise UnsupportedModelError(
+                f"{checkpoint / 'config.json'}: rope_parameters is transformers 5's; optimum's transformers 4 skips it",
+                fix="write what it says as rope_theta and rope_scaling, transformers 4's keys, and remove it",
+            )

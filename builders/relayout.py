@@ -39,7 +39,6 @@ _SHARED_KEYS = (
     "vocab_size",
     "max_position_embeddings",
     "rms_norm_eps",
-    "rope_theta",
     "hidden_act",
     "attention_dropout",
     "initializer_range",
@@ -48,7 +47,6 @@ _SHARED_KEYS = (
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
-    "torch_dtype",
     "sliding_window",
 )
 
@@ -97,7 +95,10 @@ def _config(checkpoint: Checkpoint, layout: Family) -> dict[str, Any]:
     architecture, name = checkpoint.architecture, _NAMES[layout]
     config: dict[str, Any] = {"architectures": [name[0]], "model_type": name[1]}
     config |= {key: checkpoint.config[key] for key in _SHARED_KEYS if key in checkpoint.config}
-    # The families' readers have other defaults for these: written out.
+    dtype = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+    if dtype is not None:
+        config["torch_dtype"] = dtype  # every release of transformers reads this name, only later ones "dtype"
+    # The families' readers have other defaults for these: written out. The rope as every release reads it.
     config |= {
         "num_key_value_heads": architecture.kv_head_count,
         "rms_norm_eps": architecture.norm_epsilon,

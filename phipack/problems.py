@@ -73,7 +73,7 @@ def explain(error: BaseException, *, arguments: Sequence[str] = (), registry: st
         return _known(error, registry)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         notes = [note for one in (error, error.__cause__) for note in getattr(one, "__notes__", ())]
-        return Problem("Interrupted", "interrupted", "; ".join(notes) or None, INTERRUPTED_EXIT_CODE)
+        return Problem("Interrupted", "; ".join(["interrupted", *notes]), None, INTERRUPTED_EXIT_CODE)
     if isinstance(error, click.ClickException):
         return _wrong_usage(error)
     return _foreign(error) or _defect(error, arguments)

@@ -1,9 +1,9 @@
-"""Publication: a channel's bundles become a signed catalog that any web server or CDN can give out.
+"""Publication: a channel's bundles become a signed catalog that any web server or CDN can serve.
 
     registry: the channel's cells ──> blobs, deltas ──> release and channel documents ──> signed metadata, last
 
-Phones see nothing of it until the last write. What was published stays: a release's bundle does not change, and older
-releases can be asked for by version. The catalog lies in a store, so its blobs are the store's; the keys never do.
+Phones see the previous catalog until the last write. What was published stays: a release's bundle does not change, and
+older releases can be fetched by version. The catalog is in a store, so its blobs are the store's; the keys never are.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from registry.store.protocol import Blob, Store, blobs_of
 from registry.store.uris import open_store
 from targets.devices import Target
 from targets.errors import PublicationError, did_you_mean
+from targets.progress import Progress, Step, silent
 from targets.references import Reference
 
 _TRIES = 5  # against other publishers
@@ -45,7 +46,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be published: a model's channel, for how many installations, with `deltas` or without."""
+    """What to publish: a model's channel, to how many installations, with `deltas` or without."""
 
     model: str
     channel: str
@@ -55,7 +56,7 @@ class Order:
 
 @dataclass(frozen=True)
 class PublishedCell:
-    """A cell as it stands now. `deltas`: how many lead to its bundle."""
+    """A cell as it is published now. `deltas`: how many lead to its bundle."""
 
     name: str
     target: str
@@ -68,7 +69,7 @@ class PublishedCell:
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published. After `expires` clients refuse the catalog, unless it was signed anew."""
+    """What was published. After `expires` clients refuse the catalog, unless it was signed again."""
 
     model: str
     channel: str
@@ -83,32 +84,33 @@ def publish(
     keys: KeyFolder,
     *,
     targets: Mapping[str, Target],
-    told: Callable[[str], None] = lambda _: None,
+    on_progress: Progress = silent,
 ) -> Publication:
     """Publish what a channel points at now.
 
     Args:
-        registry: knows the channel.
-        order: what is to be published.
-        into: the catalog's place; what it lacks of the bundles is copied there.
-        keys: sign it.
-        targets: what is known of the cells' targets, by name.
-        told: is told what is being done.
+        registry: where the channel is read.
+        order: what to publish.
+        into: the catalog's store; blobs that are missing there are copied.
+        keys: sign the catalog.
+        targets: descriptions of the cells' targets, by name.
+        on_progress: step `upload` for each cell, in bytes; step `delta` for each delta that is made.
 
     Raises:
-        PublicationError: the channel is empty, a bundle changed within a release, or the catalog there is damaged.
-        KeysError: too few keys are at hand. RegistryError, StoreError: MLflow or a store fails.
+        PublicationError: a bundle changed within a release, or the published catalog is damaged.
+        KeysError: too few keys are available.
+        RegistryError, StoreError: the channel is empty, or MLflow or a store fails.
     """
     into.check_writable()
     made: dict[tuple[str, str], DeltaEntry | None] = {}
 
     def attempt() -> Publication | None:
         rows = resolve_in(registry, Reference(order.model, channel=order.channel))
-        manifests = {row.digest: _bring(row, into, told) for row in rows}
+        manifests = {row.digest: _copy_bundle(row, into, on_progress) for row in rows}
         published = read_published(into, keys)
         channel = _channel(published, order, rows)
         releases = _releases(published, rows, manifests, targets)
-        releases = _with_deltas(published, order, releases, rows, made, told)
+        releases = _with_deltas(_Deltas(published, order, made, on_progress), releases, rows)
         documents = {release_path(order.model, name): one.to_bytes() for name, one in releases.items()}
         documents[channel_path(order.model, order.channel)] = channel.to_bytes()
         expires = write_next(published, keys, documents)
@@ -116,45 +118,46 @@ def publish(
             return None
         return Publication(order.model, order.channel, _summary(rows, channel, releases), expires)
 
-    return _against_others(into, attempt)
+    return _until_first(into, attempt)
 
 
 def refresh(into: Store, keys: KeyFolder) -> datetime:
-    """Sign a catalog anew, as it is, and give when it will expire. Raises as `publish`."""
+    """Sign a catalog again, as it is, and return when it will expire. Raises the errors of `publish`."""
 
     def attempt() -> datetime | None:
         published = read_published(into, keys)
         if published.tag is None:
-            raise PublicationError(f"{into.uri} holds no catalog", fix="publish a channel: phipack publish MODEL")
+            raise PublicationError(f"{into.uri} has no catalog", fix="publish a channel: phipack publish MODEL")
         return write_next(published, keys, {})
 
-    return _against_others(into, attempt)
+    return _until_first(into, attempt)
 
 
-def _against_others(into: Store, attempt: Callable[[], _Result | None]) -> _Result:
-    """Read and write again while other publishers are quicker."""
+def _until_first(into: Store, attempt: Callable[[], _Result | None]) -> _Result:
+    """Read and write again while other publishers are faster."""
     for _ in range(_TRIES):
         if (result := attempt()) is not None:
             return result
-    raise PublicationError(f"{into.uri}: others published {_TRIES} times meanwhile", fix="run the same command again")
+    raise PublicationError(f"{into.uri}: other publishers were faster {_TRIES} times", fix="run the same command again")
 
 
-def _bring(row: CellVersion, into: Store, told: Callable[[str], None]) -> Manifest:
-    """Copy what the catalog's store lacks of a bundle, the manifest last; give the manifest."""
+def _copy_bundle(row: CellVersion, into: Store, on_progress: Progress) -> Manifest:
+    """Copy the blobs of a bundle that are missing in the catalog's store, the manifest last. Return the manifest."""
     source = open_store(row.store)
     manifest = source.manifest(row.digest)
-    for _, blob in blobs_of(manifest):
-        if into.has_kept(blob):
-            continue
-        if blob.digest != row.digest:
-            told(f"{row.cell}: {blob.bytes / 1e6:.1f} MB to {into.uri}")
+    missing = [blob for _, blob in blobs_of(manifest) if not into.has_kept(blob)]
+    done, total = 0, sum(blob.bytes for blob in missing)
+    for blob in missing:
+        on_progress(Step("upload", done, total, "bytes", row.cell))
         with source.open_blob(blob.digest) as stream:
             into.put(stream, blob, what=f"{row.reference}, {source.place_of(blob.digest)}")
+        done += blob.bytes
+        on_progress(Step("upload", done, total, "bytes", row.cell))
     return manifest
 
 
 def _channel(published: Published, order: Order, rows: Sequence[CellVersion]) -> ChannelDocument:
-    """Give the channel as it will be. Cells that it no longer holds are gone from it."""
+    """Return the channel as it will be: with its present cells only."""
     before = published.channel(order.model, order.channel)
     stages = {} if before is None else before.cells
     return ChannelDocument(
@@ -174,7 +177,7 @@ def _releases(
     manifests: Mapping[str, Manifest],
     targets: Mapping[str, Target],
 ) -> dict[str, ReleaseDocument]:
-    """Give the releases' documents with these cells added."""
+    """Return the releases' documents with these cells added."""
     documents: dict[str, ReleaseDocument] = {}
     for row in rows:
         name = str(row.release)
@@ -182,8 +185,8 @@ def _releases(
         target = targets.get(row.target)
         if target is None:
             raise PublicationError(
-                f"{row.reference}: target {row.target!r} is not known here: phones can't be told whom it is for",
-                fix=f"{did_you_mean(row.target, targets)}; of your own: --project FILE, whose cells name its file",
+                f"{row.reference}: target {row.target!r} is unknown, so the catalog can't say which phones it is for",
+                fix=f"{did_you_mean(row.target, targets)}; for a target of your own: --project FILE, if a cell has it",
             )
         cell = _cell(row, manifests[row.digest])
         if before is not None and row.cell in before.cells:
@@ -215,15 +218,29 @@ def _cell(row: CellVersion, manifest: Manifest) -> CellEntry:
     )
 
 
+@dataclass
+class _Deltas:
+    """Makes deltas to newly published bundles. `made`: by old and new bundle; kept when a publication is repeated."""
+
+    published: Published
+    order: Order
+    made: dict[tuple[str, str], DeltaEntry | None]
+    on_progress: Progress
+
+    def between(self, old: str, row: CellVersion) -> DeltaEntry | None:
+        """Return the delta to a version from an older bundle; None where it would not save enough."""
+        if (old, row.digest) not in self.made:
+            self.on_progress(Step("delta", 0, 1, "steps", row.cell))
+            self.made[old, row.digest] = _delta(self.published.store, old, row.digest)
+            self.on_progress(Step("delta", 1, 1, "steps", row.cell))
+        return self.made[old, row.digest]
+
+
 def _with_deltas(
-    published: Published,
-    order: Order,
-    releases: Mapping[str, ReleaseDocument],
-    rows: Sequence[CellVersion],
-    made: dict[tuple[str, str], DeltaEntry | None],
-    told: Callable[[str], None],
+    deltas_made: _Deltas, releases: Mapping[str, ReleaseDocument], rows: Sequence[CellVersion]
 ) -> dict[str, ReleaseDocument]:
-    """Add deltas from the bundles that phones have of this channel. `made`: what was tried already."""
+    """Add deltas from the bundles that phones have of this channel."""
+    published, order = deltas_made.published, deltas_made.order
     documents = dict(releases)
     before = published.channel(order.model, order.channel)
     if not order.deltas or before is None:
@@ -235,10 +252,7 @@ def _with_deltas(
         for old in _bundles_before(published, before, row):
             if any(one.from_ == old for one in deltas):
                 continue
-            if (old, row.digest) not in made:
-                told(f"{row.cell}: a delta from {old[7:19]} to {row.digest[7:19]}")
-                made[old, row.digest] = _delta(published.store, old, row.digest)
-            if (entry := made[old, row.digest]) is not None:
+            if (entry := deltas_made.between(old, row)) is not None:
                 deltas.append(entry)
         changed = cell.model_copy(update={"deltas": tuple(deltas)})
         documents[str(row.release)] = document.model_copy(update={"cells": {**document.cells, row.cell: changed}})
@@ -256,13 +270,13 @@ def _bundles_before(published: Published, channel: ChannelDocument, row: CellVer
 
 
 def _delta(store: Store, old: str, new: str) -> DeltaEntry | None:
-    """Make a delta from two bundles of the store, and add it there."""
+    """Make a delta from two bundles of the store, and add it to the store; None where it would not save enough."""
     from registry.transfer.delta_writer import make_delta
 
-    with tempfile.TemporaryDirectory(prefix="phipack-delta-") as folder:
-        place = Path(folder)
-        out = place / "delta"
-        if make_delta(store.materialise(old, place / "old"), store.materialise(new, place / "new"), out) is None:
+    with tempfile.TemporaryDirectory(prefix="phipack-delta-") as name:
+        folder = Path(name)
+        out = folder / "delta"
+        if make_delta(store.materialise(old, folder / "old"), store.materialise(new, folder / "new"), out) is None:
             return None
         blob = Blob(digest_of_file(out), out.stat().st_size)
         with out.open("rb") as stream:

@@ -1,20 +1,18 @@
-"""`config.json` of each family, read into an `Architecture`.
+"""`config.json` of each family, read into an `Architecture`. Its rope has several forms: `config_rope.py`.
 
 Sources: transformers' `Phi3Config` and `LlamaConfig`, and the configuration that Phi-3-small's repositories carry.
 """
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from targets.architecture import Architecture, BlockSparse, LongRope
+from targets.architecture import Architecture, BlockSparse
+from targets.config_reader import ConfigReader
+from targets.config_rope import LLAMA_ROPE, PHI3_ROPE, SMALL_ROPE, read_rope
 from targets.errors import CheckpointError, UnsupportedModelError, did_you_mean
 
-LARGEST_SIZE = (1 << 31) - 1  # of a dimension or a count
-LONGROPE_TYPES = ("longrope", "su")  # releases of 2024-04 say "su"
 # Phi-3-small's ids without a meaning: unused ones between its added tokens, and the padding of the vocabulary.
 SMALL_UNUSED_IDS = (100256, 100258, 100259, 100260, 100264, 100265, *range(100267, 100352))
 
@@ -35,45 +33,6 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     return _READERS[name](config)
 
 
-class ConfigReader:
-    """Reads numbers out of a config, with errors that name the key. `where` stands before the key's name."""
-
-    def __init__(self, config: Mapping[str, Any], where: str = "") -> None:
-        self._config = config
-        self._where = where
-
-    def positive(self, key: str, *, default: int | None = None) -> int:
-        """Give a whole number from 1; `default` where the key is absent or null."""
-        return self._whole(key, default, 1)
-
-    def count(self, key: str, *, default: int | None = None) -> int:
-        """Give a whole number from 0; `default` where the key is absent or null."""
-        return self._whole(key, default, 0)
-
-    def number(self, key: str, *, default: float) -> float:
-        """Give a number over 0, finite as a float; `default` where the key is absent."""
-        value = self._config.get(key, default)
-        if not is_positive(value):
-            raise CheckpointError(f"config.json: {self._where}{key} must be a positive number, not {value!r}")
-        return float(value)
-
-    def _whole(self, key: str, default: int | None, least: int) -> int:
-        value = self._config.get(key)
-        if value is None:
-            value = default
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_SIZE:
-            kind = "a positive whole number" if least else "a whole number from 0"
-            raise CheckpointError(f"config.json: {self._where}{key} must be {kind}, not {value!r}")
-        return value
-
-
-def is_positive(value: object) -> bool:
-    """True for a number over 0 that is finite as a float (JSON may write an integer of 400 digits)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return 0 < value <= sys.float_info.max
-
-
 def _read_phi3_or_llama(config: Mapping[str, Any]) -> Architecture:
     """Read the shape that Phi-3 and Llama share: RMSNorm, SwiGLU, no biases."""
     is_llama = "LlamaForCausalLM" in config["architectures"]
@@ -87,11 +46,7 @@ def _read_phi3_or_llama(config: Mapping[str, Any]) -> Architecture:
     context = reader.positive("max_position_embeddings")
     window = None if is_llama else config.get("sliding_window")
     head_dim = reader.positive("head_dim", default=hidden // heads)
-    if is_llama and config.get("rope_scaling") is not None:
-        raise UnsupportedModelError(
-            "config.json: rope_scaling of a Llama is not supported; Llama-2 and Llama-3 have none",
-            fix="take a Llama-2 or Llama-3 checkpoint (not 3.1 or later)",
-        )
+    rope = read_rope(config, LLAMA_ROPE if is_llama else PHI3_ROPE, context, head_dim)
     return Architecture(
         name="LlamaForCausalLM" if is_llama else "Phi3ForCausalLM",
         family="llama" if is_llama else "phi3",
@@ -103,11 +58,11 @@ def _read_phi3_or_llama(config: Mapping[str, Any]) -> Architecture:
         head_dim=head_dim,
         vocabulary_size=reader.positive("vocab_size"),
         context_length=context,
-        rope_theta=reader.number("rope_theta", default=10000.0),
+        rope_theta=rope.theta,
         norm_epsilon=reader.number("rms_norm_eps", default=1e-6 if is_llama else 1e-5),
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         sliding_window=reader.positive("sliding_window") if window is not None else None,
-        longrope=None if is_llama else _longrope(config, context, head_dim, default_original=4096),
+        longrope=rope.longrope,
     )
 
 
@@ -123,6 +78,7 @@ def _read_phi3_small(config: Mapping[str, Any]) -> Architecture:
         raise UnsupportedModelError("config.json: rope_position_scale other than 1 is not Phi-3-small's rope")
     multiplier = reader.number("mup_attn_multiplier", default=1.0)
     context = reader.positive("max_position_embeddings", default=8192)
+    rope = read_rope(config, SMALL_ROPE, context, head_dim)
     vocabulary = reader.positive("vocab_size", default=100352)
     scales = bool(config.get("mup_use_scaling", True))
     return Architecture(
@@ -136,10 +92,10 @@ def _read_phi3_small(config: Mapping[str, Any]) -> Architecture:
         head_dim=head_dim,
         vocabulary_size=vocabulary,
         context_length=context,
-        rope_theta=reader.number("rope_embedding_base", default=1e6),
+        rope_theta=rope.theta,
         norm_epsilon=reader.number("layer_norm_epsilon", default=1e-5),
         tied_embeddings=bool(config.get("tie_word_embeddings", True)),
-        longrope=_longrope(config, context, head_dim, default_original=8192),
+        longrope=rope.longrope,
         biased=True,
         gegelu_limit=reader.number("gegelu_limit", default=20.0),
         attention_scale=multiplier / head_dim if scales else None,
@@ -205,42 +161,3 @@ def _architecture_name(config: Mapping[str, Any]) -> str:
         f"config.json: architecture {names[0]!r} is not supported",
         fix=did_you_mean(names[0], SUPPORTED) + "; phipack export makes a plain ONNX folder of what optimum knows",
     )
-
-
-def _longrope(config: Mapping[str, Any], context: int, head_dim: int, *, default_original: int) -> LongRope | None:
-    scaling = config.get("rope_scaling")
-    if scaling is None:
-        return None
-    if not isinstance(scaling, Mapping):
-        raise CheckpointError(f"config.json: rope_scaling must be null or an object, not {scaling!r}")
-    kind = scaling.get("type", scaling.get("rope_type"))
-    if kind not in LONGROPE_TYPES:
-        raise UnsupportedModelError(f"config.json: rope_scaling type {kind!r}; Phi-3 has 'longrope' (or 'su')")
-    inner = ConfigReader(scaling, "rope_scaling.")
-    # Phi-3 has it beside rope_scaling, Phi-3-small within.
-    original = inner.positive(
-        "original_max_position_embeddings",
-        default=ConfigReader(config).positive("original_max_position_embeddings", default=default_original),
-    )
-    if original == 1:
-        raise CheckpointError("config.json: original_max_position_embeddings must be over 1 with longrope, not 1")
-    ratio = context / original
-    factor = 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(original))
-    factor = inner.number("attention_factor", default=factor)
-    return LongRope(
-        short=_factors(scaling, "short_factor", head_dim),
-        long=_factors(scaling, "long_factor", head_dim),
-        original_context=original,
-        short_attention_factor=inner.number("short_mscale", default=factor),
-        long_attention_factor=inner.number("long_mscale", default=factor),
-    )
-
-
-def _factors(scaling: Mapping[str, Any], key: str, head_dim: int) -> tuple[float, ...]:
-    values = scaling.get(key)
-    if not isinstance(values, list) or len(values) != head_dim // 2:
-        found = len(values) if isinstance(values, list) else values
-        raise CheckpointError(f"config.json: rope_scaling.{key} must list {head_dim // 2} numbers, not {found!r}")
-    if not all(is_positive(v) for v in values):
-        raise CheckpointError(f"config.json: rope_scaling.{key} holds a value that is not a positive number")
-    return tuple(float(v) for v in values)

@@ -11,9 +11,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.full_size import report, rows, synthetic
+from benchmarks.full_size import report, rows
 from benchmarks.full_size.measure import Measured
-from benchmarks.packages import default_cache
+from devtools import synthetic
+from devtools.packages import default_cache
 from phipack.output import table
 
 if TYPE_CHECKING:

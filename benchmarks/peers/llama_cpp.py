@@ -9,7 +9,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from benchmarks.packages import LLAMA_CPP, pinned
+from devtools.packages import LLAMA_CPP, pinned
 
 _PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")
 FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}  # enum llama_ftype

@@ -3,10 +3,12 @@
 Hidden states are kept (hidden_size numbers a token), logits made from them window by window (vocabulary_size numbers a
 token). Hidden states are cached:
 
-    CACHE/CHECKPOINT-TOKENS-N.hidden      32 bytes, the SHA-256 of the rest; then float32 [W, T, hidden], little-endian
-    CACHE/CHECKPOINT-TOKENS-N.squares     the same of the activation statistics: float32, matrix after matrix
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.hidden    32 bytes, the SHA-256 of the rest; then float32 [W, T, hidden],
+                                                     little-endian
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the same of the activation statistics: float32, matrix after matrix
 
-The name holds 16 hex digits of each digest and the number of the forward pass that made it. One walk makes both.
+The name holds 16 hex digits of each digest and the number of the forward pass that made it. One walk makes both. The
+architecture is what was read from `config.json`: another reading of the same file is another reference.
 """
 
 from __future__ import annotations
@@ -74,8 +76,9 @@ class Reference:
 
     def _place(self, windows: NDArray[np.int64], kind: str) -> Path:
         assert self.cache is not None
-        name = f"{_short(self.checkpoint.digest)}-{_short(token_digest(windows))}-{_FORWARD_PASS}.{kind}"
-        return self.cache / name
+        architecture = hashlib.sha256(repr(self.checkpoint.architecture).encode()).hexdigest()
+        digests = (self.checkpoint.digest, token_digest(windows), architecture)
+        return self.cache / f"{'-'.join(_short(digest) for digest in digests)}-{_FORWARD_PASS}.{kind}"
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give logits [T, vocabulary] of hidden states [T, hidden]; of hidden ids they are minus infinity."""

@@ -71,9 +71,17 @@ def _of_sentencepiece(folder: Path) -> Tokenizer:
 
         # `legacy`: a space before each stretch of text between special tokens, as SentencePiece itself puts it and as
         # the tokenizer.json of Phi-3 and Llama-2 has it, whose tokenizer_config.json says otherwise.
+        # Without `trust_remote_code`, transformers asks on standard input whether to run a tokenizer class that the
+        # checkpoint brings.
         try:
-            converted = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, legacy=True)
+            converted = transformers.AutoTokenizer.from_pretrained(
+                folder, use_fast=True, legacy=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder / 'tokenizer.model'}: not a tokenizer: {error}") from error
+            raise CheckpointError(
+                f"{folder / 'tokenizer.model'}: not a tokenizer that can be read without running code from the"
+                f" checkpoint: {error}",
+                fix="write its tokenizer.json where you trust it: tokenizer.save_pretrained(...)",
+            ) from error
     # As a file would hold it: the object in memory still takes </s> for special, whatever the configuration says.
     return _of_json(folder / "tokenizer.model", converted.backend_tokenizer.to_str().encode())

@@ -14,9 +14,9 @@ from phipack.options import FOLDER, State, catalog_options, out_option, pass_sta
 from phipack.output import size
 
 if TYPE_CHECKING:
-    from registry.bundle.folder import Bundle
+    from registry.fetch import Fetched
     from registry.ledger.versions import CellVersion
-    from registry.transfer.bundle_download import Onto
+    from registry.transfer.bundle_download import DownloadOptions
     from targets.references import Reference
 
 
@@ -55,16 +55,13 @@ def fetch(
     from registry.fetch import is_path
     from registry.ledger.reader import open_reader, resolve_in
     from registry.store.uris import open_store
-    from registry.transfer.bundle_download import Onto
-    from registry.transfer.download import Taken
+    from registry.transfer.bundle_download import DownloadOptions
 
-    taken = Taken()
-    reasons: tuple[str, ...] = ()
-    reference = None
+    options = DownloadOptions(digest, replace, reuse)
     if any(value is not None for value in asked.values()):
         if "://" not in source:
             raise click.UsageError(f"{source!r} is no URL of a catalog; {_given(asked)} is for one")
-        bundle, reference, reasons = _from_catalog(source, out, asked, digest, Onto(replace, reuse, taken))
+        fetched = _from_catalog(source, out, asked, options)
     else:
         # A path or URL needs no registry: the project file that says where it is may be wrong.
         by_reference = "://" not in source and not is_path(source)
@@ -74,47 +71,44 @@ def fetch(
             assert blobs is not None
             return resolve_in(open_reader(state.tracking_uri, blobs), reference)
 
-        bundle = fetch_bundle(
+        fetched = fetch_bundle(
             source,
             out,
+            options,
             resolver=resolver,
             store=blobs,
-            digest=digest,
-            replace=replace,
-            reuse=reuse,
-            taken=taken,
         )
+    bundle, statistics = fetched.bundle, fetched.statistics
     manifest = bundle.manifest
     parts = [f"{size(manifest.total_bytes)}, verified"]
     for count, what in (
-        (taken.downloaded_bytes, "downloaded"),
-        (taken.reused_bytes, "copied from bundles that were here"),
-        (taken.made_bytes, "made of one by a delta"),
-        (taken.resumed_bytes, "kept from the last try"),
+        (statistics.downloaded_bytes, "downloaded"),
+        (statistics.reused_bytes, "copied from bundles on this machine"),
+        (statistics.delta_bytes, "rebuilt from one of them by a delta"),
+        (statistics.resumed_bytes, "kept from an earlier try"),
     ):
         if count:
             parts.append(f"{size(count)} {what}")
     lines = [f"{out}: {manifest.recipe.name}, {', '.join(parts)}", bundle.digest]
-    if reference is not None:
-        lines = [f"{reference}: {'; '.join(reasons)}", *lines]
+    if fetched.reasons:
+        lines = [f"{fetched.reference}: {'; '.join(fetched.reasons)}", *lines]
     state.output.result(
         {
             "path": str(out),
             "digest": bundle.digest,
             "recipe": manifest.recipe.name,
             "bytes": manifest.total_bytes,
-            "reference": reference,
-            "reasons": list(reasons),
-            **dataclasses.asdict(taken),
+            "reference": fetched.reference,
+            "reasons": list(fetched.reasons),
+            **dataclasses.asdict(statistics),
         },
         "\n".join(lines),
     )
 
 
-def _from_catalog(
-    url: str, out: Path, asked: Mapping[str, Any], digest: str | None, onto: Onto
-) -> tuple[Bundle, str, tuple[str, ...]]:
+def _from_catalog(url: str, out: Path, asked: Mapping[str, Any], options: DownloadOptions) -> Fetched:
     from registry.catalog.choice import Query
+    from registry.catalog.client import CatalogTrust
     from registry.fetch import fetch_from_catalog
     from targets.references import Reference
     from targets.selection import Device
@@ -126,8 +120,7 @@ def _from_catalog(
         format=asked["format"],
         install_id=asked["install_id"],
     )
-    bundle, resolved = fetch_from_catalog(url, out, query, root=asked["root"], digest=digest, onto=onto)
-    return bundle, resolved.reference, resolved.reasons
+    return fetch_from_catalog(url, out, query, options, trust=CatalogTrust(asked["root"]))
 
 
 def _given(asked: Mapping[str, Any]) -> str:

@@ -61,22 +61,27 @@ def publish(
     from registry.ledger.reader import open_reader
     from registry.publication import Order
     from registry.publication import publish as publish_channel
-    from registry.publication import refresh as sign_anew
+    from registry.publication import refresh as sign_again
     from registry.store.uris import open_store
 
     blobs = open_store(store)
     into = blobs if place is None else open_store(place)
     opened = open_keys(keys)
     if refresh:
-        expires = sign_anew(into, opened)
-        text = f"{into.uri}: signed anew, good until {expires:%Y-%m-%d %H:%M} UTC"
+        expires = sign_again(into, opened)
+        text = f"{into.uri}: signed again, valid until {expires:%Y-%m-%d %H:%M} UTC"
         state.output.result({"catalog": into.uri, "expires": expires.isoformat()}, text)
         return
     if model is None:
         raise click.UsageError("name a MODEL, or give --refresh")
     order = Order(model, channel, round(rollout * 100), deltas)
     published = publish_channel(
-        open_reader(tracking_uri, blobs), order, into, opened, targets=_targets(state), told=state.output.note
+        open_reader(tracking_uri, blobs),
+        order,
+        into,
+        opened,
+        targets=_targets(state),
+        on_progress=state.output.on_progress,
     )
     _show(state, published, into.uri)
 

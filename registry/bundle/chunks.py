@@ -1,8 +1,8 @@
-"""Chunks: a large file's consecutive pieces, by which a fetch takes only what changed, and continues where it stopped.
+"""Chunks: a large file's consecutive pieces. A fetch downloads the changed ones, and continues where it stopped.
 
-A chunk is named by its content, so its bytes are found again at any offset of any file. Builders put borders where
-content begins that may stay while what lies before it grows: at each tensor. No chunk is longer than
-`CHUNK_BYTES_LIMIT`; a longer tensor is cut at multiples of it.
+A chunk is named by its content, so its bytes are found again at any offset of any file. Builders set a border at each
+tensor: its content may stay the same while what is before it grows. No chunk is longer than `CHUNK_BYTES_LIMIT`; a
+longer tensor is cut at multiples of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PIECE = 1 << 20
 
 
 class Chunk(BaseModel):
-    """Bytes of a file. In JSON a string, for a manifest may have hundreds: `65536 ab34…`, size and SHA-256."""
+    """Bytes of a file. In JSON a short string, since a manifest may have hundreds: `65536 ab34…`, size and SHA-256."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,7 +49,7 @@ class FileDigest:
 
 
 class ChunkHasher:
-    """Makes a file's chunks while it passes by. A chunk ends at `end`, and at the limit."""
+    """Computes a file's chunks while the file is read or written. A chunk ends at `end`, and at the limit."""
 
     def __init__(self) -> None:
         self._hasher = hashlib.sha256()
@@ -57,7 +57,7 @@ class ChunkHasher:
         self._chunks: list[Chunk] = []
 
     def update(self, data: bytes | memoryview) -> None:
-        """Take the file's next bytes."""
+        """Add the file's next bytes."""
         rest = memoryview(data)
         while rest:
             part = rest[: CHUNK_BYTES_LIMIT - self._filled]
@@ -68,13 +68,13 @@ class ChunkHasher:
                 self.end()
 
     def end(self) -> None:
-        """Set a border here; nothing where one is already."""
+        """Set a border here, unless there is one already."""
         if self._filled:
             self._chunks.append(Chunk(bytes=self._filled, sha256=self._hasher.hexdigest()))
             self._hasher, self._filled = hashlib.sha256(), 0
 
     def chunks(self) -> tuple[Chunk, ...]:
-        """Give all chunks; the file ends here."""
+        """Return all chunks; the file ends here."""
         self.end()
         return tuple(self._chunks)
 
@@ -82,7 +82,7 @@ class ChunkHasher:
 def digest_in_chunks(path: Path, borders: Iterable[int]) -> FileDigest:
     """Read a file once and hash it, whole and by chunks that begin at `borders` (offsets in bytes, in any order)."""
     hasher, chunks = hashlib.sha256(), ChunkHasher()
-    with path.open("rb") as stream, ThreadPoolExecutor(1) as beside:
+    with path.open("rb") as stream, ThreadPoolExecutor(1) as hashing:
         size = path.stat().st_size
         position = 0
         for border in sorted({border for border in borders if border < size} | {size}):
@@ -90,7 +90,7 @@ def digest_in_chunks(path: Path, borders: Iterable[int]) -> FileDigest:
                 piece = stream.read(min(_PIECE, border - position))
                 if not piece:
                     raise OSError(f"{path} ends at byte {position} of {size}")
-                hashed = beside.submit(chunks.update, piece)
+                hashed = hashing.submit(chunks.update, piece)
                 hasher.update(piece)
                 hashed.result()
                 position += len(piece)

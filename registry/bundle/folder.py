@@ -8,8 +8,8 @@
       genai_config.json, model.onnx, model.onnx.data      onnx, or
       model.mlpackage/…        coreml
 
-A bundle is named by the SHA-256 of its `manifest.json` and does not change. It names neither model nor version nor
-target: those are the registry's words, and targets may share a bundle.
+A bundle is named by the SHA-256 of its `manifest.json` and does not change. It contains neither the model's name nor a
+version nor a target: those belong to the registry, and targets may share a bundle.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from targets.errors import BundleError
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle folder with its parsed manifest. `open_bundle` and `seal` make them."""
+    """A bundle folder with its parsed manifest. `open_bundle` and `seal` return one."""
 
     path: Path
     manifest: Manifest
@@ -37,24 +37,27 @@ class Bundle:
         return self.manifest.digest
 
     def file(self, name: str) -> Path:
-        """Path of one of its files or folders."""
+        """Return the path of one of its files or folders."""
         return self.path / name
 
 
 def files_below(folder: Path) -> list[str]:
-    """POSIX paths of all files below a folder, sorted, without the manifest. Raises `BundleError` on links."""
+    """Return the POSIX paths of all files below a folder but the manifest, sorted. Raises `BundleError` on links."""
     found = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise BundleError(f"{path}: a bundle holds plain files only, no links or devices")
+            raise BundleError(
+                f"{path}: a bundle holds plain files only, no links or devices",
+                fix="remove it; if the bundle needs it, put a copy of the file there",
+            )
         if path.is_file() and name != MANIFEST_NAME:
             found.append(name)
     return found
 
 
 def file_entries(folder: Path, known: Mapping[str, FileDigest] | None = None) -> list[FileEntry]:
-    """Describe all files below a folder (manifest left out). `known`: digests of files that need no reading."""
+    """Describe all files below a folder but the manifest. `known`: digests of files that need not be read."""
     entries = []
     for name in files_below(folder):
         path = folder / name
@@ -77,7 +80,7 @@ def open_bundle(folder: Path) -> Bundle:
     except OSError as error:
         raise BundleError(
             f"{folder} is not a bundle: {MANIFEST_NAME} can't be read ({error.strerror})",
-            fix="give a folder made by phipack build or phipack fetch",
+            fix="name a folder that phipack build or phipack fetch made",
         ) from error
     return Bundle(folder, Manifest.parse(raw, source=str(path)))
 

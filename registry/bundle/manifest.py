@@ -22,6 +22,7 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA: Literal["phipack.bundle/1"] = "phipack.bundle/1"
 
 MANIFEST_BYTES_LIMIT = 8 << 20
+_FIX = "fetch or build the bundle again"
 
 _WINDOWS_DEVICE = re.compile(r"(con|conin\$|conout\$|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *", re.IGNORECASE)
 
@@ -33,7 +34,7 @@ class _Strict(BaseModel):
 class FileEntry(_Strict):
     """One file of the bundle: POSIX path relative to the bundle, size in bytes, SHA-256 in hex.
 
-    `chunks`: all of the file, piece after piece; none, and none in the JSON, where a fetch is to take it as one.
+    `chunks`: all of the file, piece after piece; empty, and left out of the JSON, where a fetch downloads it as one.
     """
 
     path: str
@@ -82,7 +83,7 @@ class WeightClass(_Strict):
 
 
 class RecipeEntry(_Strict):
-    """The recipe, what it came to for this model, and what a reader must know of it (fallbacks, limits)."""
+    """The recipe, how it stored this model's weights, and notes that a reader needs (fallbacks, limits)."""
 
     name: str
     format: Literal["gguf", "onnx", "coreml"]
@@ -102,7 +103,7 @@ class ModelEntry(_Strict):
     """What the bundle runs. It accepts `context_length` tokens, and is exact for `exact_context_length`.
 
     `exact_contexts`: where it matters for how many tokens a runtime is opened (llama.cpp with longrope), shortest
-    first; a sequence that outgrows one is to be read again in the next. Left out of the JSON where it does not matter.
+    first; a sequence that outgrows one must be read again in the next. Left out of the JSON where it does not matter.
     """
 
     architecture: str
@@ -127,9 +128,9 @@ class GenerationEntry(_Strict):
 
 
 def _folded(path: str) -> str:
-    """What two paths share that are one on some disk: letter case does not count, nor how a letter is composed.
+    """Return a form that is equal for paths that are the same on some disk: without case and composition of letters.
 
-    Upper case first: a dotless i, which has no other folding, has I there.
+    Upper case first: a dotless i, which has no other folding, becomes I there.
     """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).upper().casefold())
 
@@ -157,7 +158,7 @@ class Manifest(_Strict):
         return files
 
     def to_bytes(self) -> bytes:
-        """Give the one JSON form: sorted keys, two spaces, UTF-8, a final newline."""
+        """Return the one JSON form: sorted keys, two spaces, UTF-8, a final newline."""
         content = self.model_dump(mode="json", by_alias=True)
         if not self.model.exact_contexts:
             del content["model"]["exact_contexts"]
@@ -178,17 +179,22 @@ class Manifest(_Strict):
 
     @classmethod
     def parse(cls, raw: bytes, *, source: str) -> Manifest:
-        """Read a manifest. Raises `BundleError` where it is not one in the canonical form."""
+        """Parse a manifest. Raises `BundleError` where it is not in the canonical form."""
         if len(raw) > MANIFEST_BYTES_LIMIT:
-            raise BundleError(f"{source}: a manifest of {len(raw)} bytes; the limit is {MANIFEST_BYTES_LIMIT}")
+            raise BundleError(
+                f"{source}: a manifest of {len(raw)} bytes; the limit is {MANIFEST_BYTES_LIMIT}", fix=_FIX
+            )
         try:
             manifest = cls.model_validate_json(raw)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise BundleError(
-                f"{source}: not a bundle manifest of schema {MANIFEST_SCHEMA}: {where or 'document'}: {first['msg']}"
+                f"{source}: not a bundle manifest of schema {MANIFEST_SCHEMA}: {where or 'document'}: {first['msg']}",
+                fix=f"{_FIX}; if a newer phipack wrote it, update phipack",
             ) from error
         if manifest.to_bytes() != raw:
-            raise BundleError(f"{source}: the manifest was rewritten by another program; its digest no longer names it")
+            raise BundleError(
+                f"{source}: the manifest was rewritten by another program; its digest has changed", fix=_FIX
+            )
         return manifest

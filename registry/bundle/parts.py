@@ -1,4 +1,4 @@
-"""Parts: a bundle cut into folders of at most so many bytes, for packers that ship each by itself, and joined again.
+"""Parts: a bundle cut into folders of limited size, for packers that ship each by itself, and joined again.
 
     DIR/
       part-1/
@@ -8,9 +8,9 @@
       part-2/
         bundle/model.gguf        and those that follow
 
-A part has one piece of a file at most, under the file's own path, so a file that fits is there as it is. Joining is to
-append a file's pieces in the parts' order. The index says for each piece: path, part, where in the file it begins, its
-length and its SHA-256.
+A part has at most one piece of a file, under the file's own path, so a file that fits into one part is there unchanged.
+To join, append a file's pieces in the parts' order. The index has for each piece: path, part, offset in the file,
+length and SHA-256.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class PartsIndex(_Strict):
     pieces: tuple[Piece, ...]
 
     def to_bytes(self) -> bytes:
-        """Give its JSON: two spaces, a final newline."""
+        """Return its JSON: two spaces, a final newline."""
         return (json.dumps(self.model_dump(mode="json", by_alias=True), indent=2) + "\n").encode()
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part that was made: its folder and the bytes of its files."""
+    """A part that was written: its folder and the bytes of its files."""
 
     path: Path
     bytes: int
@@ -101,7 +101,7 @@ def split(bundle: Bundle, out: Path, max_part_bytes: int, *, replace: bool = Fal
 
 
 def join(parts: Path, out: Path, *, digest: str | None = None, replace: bool = False) -> Bundle:
-    """Put the bundle whose parts lie in `parts` at `out`, every piece and every file verified.
+    """Put the bundle whose parts are in `parts` at `out`, and verify every piece and every file.
 
     `digest`: accept only the bundle of this digest, `sha256:…`.
 
@@ -124,11 +124,11 @@ def join(parts: Path, out: Path, *, digest: str | None = None, replace: bool = F
         raise _wrong(parts, f"{strange[0]!r} is in its manifest or its pieces, not in both")
     with staged_folder(out, replace=replace) as folder:
         for path, in_order in pieces.items():
-            entry, place = files[path], folder / path
+            entry, joined = files[path], folder / path
             _require_seamless(parts, in_order, entry.bytes)
-            place.parent.mkdir(parents=True, exist_ok=True)
+            joined.parent.mkdir(parents=True, exist_ok=True)
             hasher = hashlib.sha256()
-            with LargeFile(place) as file:
+            with LargeFile(joined) as file:
                 for data in _joined(parts, in_order):
                     hasher.update(data)
                     file.write(data)
@@ -139,7 +139,7 @@ def join(parts: Path, out: Path, *, digest: str | None = None, replace: bool = F
 
 
 def _planned(digest: str, sizes: Mapping[str, int], max_part_bytes: int) -> PartsIndex:
-    """Fill one part after the other; room for the index, whose length depends on the plan, is kept in the first."""
+    """Fill one part after the other; room for the index, whose length depends on the plan, is reserved in the first."""
     reserved = 0
     while True:
         pieces = tuple(_filled(sizes, max_part_bytes, reserved))
@@ -148,7 +148,7 @@ def _planned(digest: str, sizes: Mapping[str, int], max_part_bytes: int) -> Part
             raise BuildError(
                 f"parts of {max_part_bytes} bytes are too small for a bundle of {sum(sizes.values())}: at most "
                 f"{PARTS_LIMIT} parts, and the index in the first",
-                fix="give a larger --max-part-bytes",
+                fix="use a larger --max-part-bytes",
             )
         index = PartsIndex(schema=PARTS_SCHEMA, bundle=digest, parts=parts, pieces=pieces)
         if (needed := len(index.to_bytes())) <= reserved:
@@ -171,7 +171,7 @@ def _filled(sizes: Mapping[str, int], max_part_bytes: int, reserved: int) -> Ite
 
 
 def _cut(source: Path, pieces: Sequence[Piece], folder: Path, sha256: str) -> list[Piece]:
-    """Copy one file into its pieces; give them with their digests."""
+    """Copy one file into its pieces; return them with their digests."""
     whole, made = hashlib.sha256(), []
     try:
         stream = source.open("rb")
@@ -180,9 +180,9 @@ def _cut(source: Path, pieces: Sequence[Piece], folder: Path, sha256: str) -> li
     with stream:
         for piece in pieces:
             hasher = hashlib.sha256()
-            place = _place(folder, piece)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with LargeFile(place) as file:
+            path = _path(folder, piece)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with LargeFile(path) as file:
                 for data in _read(stream, piece.bytes, source):
                     hasher.update(data)
                     whole.update(data)
@@ -194,26 +194,26 @@ def _cut(source: Path, pieces: Sequence[Piece], folder: Path, sha256: str) -> li
 
 
 def _joined(parts: Path, pieces: Iterable[Piece]) -> Iterator[bytes]:
-    """Give a file's bytes, each piece verified when it has been given."""
+    """Yield a file's bytes; each piece is verified after its last byte."""
     for piece in pieces:
-        place, hasher = _place(parts, piece), hashlib.sha256()
+        path, hasher = _path(parts, piece), hashlib.sha256()
         try:
-            stream = place.open("rb")
+            stream = path.open("rb")
         except OSError as error:
             raise _wrong(parts, f"part {piece.part} has no readable {piece.path!r}: {error.strerror}") from error
         with stream:
-            for data in _read(stream, piece.bytes, place):
+            for data in _read(stream, piece.bytes, path):
                 hasher.update(data)
                 yield data
             if hasher.hexdigest() != piece.sha256 or stream.read(1):
-                raise _wrong(parts, f"{piece.path!r} of part {piece.part} was changed: {place}")
+                raise _wrong(parts, f"{piece.path!r} of part {piece.part} was changed: {path}")
 
 
-def _read(stream: BinaryIO, size: int, place: Path) -> Iterator[bytes]:
+def _read(stream: BinaryIO, size: int, path: Path) -> Iterator[bytes]:
     while size:
         data = stream.read(min(size, _READ_BYTES))
         if not data:
-            raise _not_the_bundles(place, f"ends {size} bytes early")
+            raise _not_the_bundles(path, f"ends {size} bytes early")
         size -= len(data)
         yield data
 
@@ -224,13 +224,13 @@ def _read_index(path: Path) -> PartsIndex:
             return PartsIndex.model_validate_json(stream.read(_INDEX_BYTES_LIMIT))
     except OSError as error:
         raise BundleError(
-            f"{path} can't be read: {error.strerror}", fix="give the folder that holds part-1 and all the others"
+            f"{path} can't be read: {error.strerror}", fix="name the folder that holds part-1 and all the others"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BundleError(
-            f"{path}: no index of schema {PARTS_SCHEMA}: {where or 'document'}: {first['msg']}", fix=_FIX
+            f"{path}: not an index of schema {PARTS_SCHEMA}: {where or 'document'}: {first['msg']}", fix=_FIX
         ) from error
 
 
@@ -270,7 +270,7 @@ def _folder(folder: Path, number: int) -> Path:
     return folder / f"part-{number}"
 
 
-def _place(folder: Path, piece: Piece) -> Path:
+def _path(folder: Path, piece: Piece) -> Path:
     return _folder(folder, piece.part) / CONTENT_FOLDER / piece.path
 
 

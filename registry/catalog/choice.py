@@ -1,6 +1,6 @@
-"""What a phone gets from a catalog: release by version, range or channel; cell by name or device. Pure but for reading.
+"""What a phone gets from a catalog: release by version, range or channel; cell by name or device. Only reads.
 
-The same for who fetches with verified metadata (`client.py`) and for who serves its own catalog (`phipack serve`).
+Used by clients with verified metadata (`client.py`), and by a server of its own catalog (`phipack serve`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from targets.selection import Choice, Device, choose
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked for. `reference`: the production channel of the one model, where nothing is said.
+    """What is wanted. `reference`: by default the production channel of the only model.
 
-    `install_id`: names the installation, for staged rollout; without one, only what is out for all is given.
+    `install_id`: the installation's name, for staged rollout; without one, only a complete rollout counts.
     """
 
     reference: Reference | None = None
@@ -31,7 +31,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The cell that a query comes to, and why: `reasons` are sentences without full stops."""
+    """The cell that was chosen for a query, and why: `reasons` are sentences without full stops."""
 
     model: str
     release: str
@@ -58,19 +58,19 @@ def resolve(documents: Documents, query: Query) -> Resolved:
         FetchError: no such model, release, channel or cell; nothing for the device; not out for this installation yet.
     """
     reference = query.reference or Reference(_only_model(documents))
-    waiting: dict[str, _Candidate] = {}
+    not_yet: dict[str, _Candidate] = {}
     if reference.version is not None or reference.range is not None:
         candidates = _of_release(documents, reference)
     else:
-        candidates, waiting = _of_channel(documents, reference, query.install_id)
-    everything = dict(candidates) | dict(waiting)
+        candidates, not_yet = _of_channel(documents, reference, query.install_id)
+    everything = candidates | not_yet
     if query.format is not None:
         everything = {name: one for name, one in everything.items() if one.release.cells[name].format == query.format}
     choice = _chosen(reference, query, everything)
     if choice.cell not in candidates:
         raise FetchError(
-            f"{reference}: cell {choice.cell} is at {everything[choice.cell].release.release}"
-            f" for a part of the installations, and this is not among them",
+            f"{reference}: {everything[choice.cell].release.release} of cell {choice.cell} is being rolled out,"
+            " and this installation is not among the first",
             fix="wait until it is rolled out further, or ask for a version",
         )
     one = candidates[choice.cell]
@@ -97,7 +97,7 @@ def _only_model(documents: Documents) -> str:
     models = models_of(documents.paths)
     if len(models) != 1:
         raise FetchError(
-            f"the catalog has {', '.join(models) or 'no models'}", fix="name one: --of MODEL, or --of MODEL:^1.2@CELL"
+            f"the catalog has {', '.join(models) or 'no models'}", fix="choose one: --of MODEL, or --of MODEL:^1.2@CELL"
         )
     return models[0]
 
@@ -117,26 +117,26 @@ def _of_release(documents: Documents, reference: Reference) -> dict[str, _Candid
 def _of_channel(
     documents: Documents, reference: Reference, install_id: str | None
 ) -> tuple[dict[str, _Candidate], dict[str, _Candidate]]:
-    """Give what each cell has for the installation; and those that have nothing for it yet."""
+    """Return what each cell has for the installation, and the cells that have nothing for it yet."""
     name = reference.channel or PRODUCTION
     channel = documents.channel(reference.model, name)
     if channel is None:
         raise _nothing(documents, reference)
     candidates: dict[str, _Candidate] = {}
-    waiting: dict[str, _Candidate] = {}
+    not_yet: dict[str, _Candidate] = {}
     for cell, stages in channel.cells.items():
         found = stage_of(reference.model, stages, install_id)
         stage = found or stages[-1]
         document = documents.release(reference.model, stage.release)
         if document is None or cell not in document.cells:
             raise FetchError(
-                f"channel {name} names {reference.model}:{stage.release}@{cell}, which is not published",
-                fix="tell the catalog's publisher",
+                f"channel {name} points at {reference.model}:{stage.release}@{cell}, which is not published",
+                fix="report it to the catalog's publisher",
             )
-        share = f", out for {stage.basis_points / 100:g} %" if stage.basis_points < ALL else ""
+        share = f", rolled out to {stage.basis_points / 100:g} %" if stage.basis_points < ALL else ""
         one = _Candidate(document, f"{name} is at {stage.release}{share}")
-        (candidates if found else waiting)[cell] = one
-    return candidates, waiting
+        (candidates if found else not_yet)[cell] = one
+    return candidates, not_yet
 
 
 def _nothing(documents: Documents, reference: Reference) -> FetchError:

@@ -1,13 +1,12 @@
-"""A catalog on the web, as a phone's installer sees it: trusted from a pinned root on, whoever serves it.
+"""A catalog on the web, as a phone's installer sees it: verified from a trusted root on, whoever serves it.
 
-python-tuf's client (`tuf.ngclient`) does what TUF 1.0, chapter 5, says: roots one after the other, then timestamp,
-snapshot, targets; rollback, freeze, mix-and-match and tampering end there. Bytes come through `http_requests`. What
-it trusted last is kept, and is what a rollback is held against:
+python-tuf's client (`tuf.ngclient`) follows TUF 1.0, chapter 5: roots one after the other, then timestamp, snapshot,
+targets. It refuses rollback, freeze, mix-and-match and tampering. What it trusted last is kept, to detect rollbacks:
 
     STATE/catalogs/HASH-OF-URL/
       metadata/…               python-tuf's
       documents/HASH           channels and releases that were read before
-      lock                     held while metadata is brought up to date
+      lock                     held while metadata is updated
     STATE/install-id           a random name of this installation, for staged rollout
 """
 
@@ -28,53 +27,67 @@ from registry.catalog.documents import DOCUMENT_BYTES_LIMIT, DeltaEntry, Documen
 from registry.files.digests import digest_of_bytes
 from registry.files.staging import disk_errors
 from registry.store.protocol import blob_path
-from registry.transfer.http import Web, read_small
-from registry.transfer.remote import RemoteDelta
+from registry.transfer.http import HttpClient, read_document
+from registry.transfer.remote import RemoteDelta, split_url
 from targets.errors import BundleError, FetchError
 
 if TYPE_CHECKING:
     from tuf.api.exceptions import RepositoryError
     from tuf.api.metadata import TargetFile
+    from tuf.ngclient import Updater
+
+
+@dataclass(frozen=True)
+class CatalogTrust:
+    """Whom a client trusts.
+
+    `root`: the trusted root's file, as the publisher handed it out (`1.root.json` or a later one); needed the first
+    time, afterwards the last trusted root is kept. `state`: the folder where trust and the installation's name are
+    kept; by default `PHIPACK_STATE`, `XDG_STATE_HOME/phipack`, or `~/.local/state/phipack`.
+    """
+
+    root: Path | None = None
+    state: Path | None = None
 
 
 @dataclass
 class Catalog(Documents):
-    """A catalog whose metadata is verified and up to date. `open_catalog` makes it. Its errors are `FetchError`."""
+    """A catalog whose metadata is verified and up to date. `open_catalog` returns one. Its errors are `FetchError`."""
 
     url: str
-    web: Web
+    client: HttpClient
     folder: Path
 
     def bundle(self, resolved: Resolved) -> CatalogBundle:
-        """Read the manifest of what a query came to. Raises `FetchError` where it is not the one that was signed."""
-        place = f"{self.url}/{blob_path(resolved.entry.bundle)}"
-        raw = read_small(self.web, place, resolved.entry.manifest_bytes)
+        """Read the manifest of a query's result. Raises `FetchError` where it is not the one that was signed."""
+        url = f"{self.url}/{blob_path(resolved.entry.bundle)}"
+        raw = read_document(self.client, url, resolved.entry.manifest_bytes)
         if digest_of_bytes(raw) != resolved.entry.bundle:
-            raise _changed(place)
+            raise _mismatch(url)
         try:
-            manifest = Manifest.parse(raw, source=place)
+            manifest = Manifest.parse(raw, source=url)
         except BundleError as error:
-            raise FetchError(error.problem, fix="tell the catalog's publisher") from error
-        return CatalogBundle(self.url, place, manifest, resolved.entry.deltas)
+            raise FetchError(error.problem, fix="report it to the catalog's publisher, or update phipack") from error
+        return CatalogBundle(self.url, url, manifest, resolved.entry.deltas)
 
     def _read(self, path: str, sha256: str, size: int) -> bytes:
-        """Give a document from an earlier time, or from the catalog; never one that has another digest."""
+        """Return a document that was kept, or download it; never one that has another digest."""
         kept = self.folder / "documents" / sha256
         if kept.is_file() and hashlib.sha256(raw := kept.read_bytes()).hexdigest() == sha256:
             return raw
-        place = f"{self.url}/targets/{hashed_path(path, sha256)}"
-        raw = read_small(self.web, place, min(size, DOCUMENT_BYTES_LIMIT))
+        url = f"{self.url}/targets/{hashed_path(path, sha256)}"
+        raw = read_document(self.client, url, min(size, DOCUMENT_BYTES_LIMIT))
         if hashlib.sha256(raw).hexdigest() != sha256:
-            raise _changed(place)
+            raise _mismatch(url)
         with disk_errors(self.folder, FetchError):
             kept.parent.mkdir(parents=True, exist_ok=True)
-            _put(kept, raw)
+            _write(kept, raw)
         return raw
 
     def _malformed(self, path: str, why: str) -> FetchError:
         return FetchError(
-            f"{self.url}: document {path} is of a form that this phipack does not know: {why}",
-            fix="install a later phipack",
+            f"{self.url}: this version of phipack can't read document {path}: {why}",
+            fix="install a newer phipack",
         )
 
 
@@ -83,7 +96,7 @@ class CatalogBundle:
     """A bundle of a catalog: a `Remote`."""
 
     base: str
-    place: str
+    manifest_url: str
     manifest: Manifest
     offered: tuple[DeltaEntry, ...] = ()
 
@@ -99,30 +112,26 @@ class CatalogBundle:
         return f"{self.base}/{blob_path(entry.digest)}"
 
 
-def open_catalog(url: str, web: Web, *, root: Path | None = None, state: Path | None = None) -> Catalog:
-    """Bring a catalog's metadata up to date, and give the catalog.
-
-    Args:
-        url: of its folder, the one that has `metadata/`.
-        web: connections.
-        root: the root that is trusted, as the publisher gave it out (`1.root.json` or a later one). Needed the first
-            time; afterwards what was trusted last is kept.
-        state: folder to keep it in; else `PHIPACK_STATE`, `XDG_STATE_HOME/phipack`, `~/.local/state/phipack`.
+def open_catalog(url: str, client: HttpClient, trust: CatalogTrust) -> Catalog:
+    """Update a catalog's metadata, and return the catalog. `url`: its folder, the one that has `metadata/`.
 
     Raises:
-        FetchError: no root is trusted yet; or the catalog is older than what was seen before, expired, not signed by
-            its keys, or changed on the way; or it can't be reached.
+        FetchUnreachableError: the server does not answer, or fails on all tries.
+        FetchError: no root is trusted yet, or its file is damaged; or the catalog is older than what was seen before,
+            expired, not signed by its keys, or was changed on the way.
     """
+    split_url(url)
     url = url.rstrip("/")
-    folder = state_folder(state) / "catalogs" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    folder = state_folder(trust.state) / "catalogs" / hashlib.sha256(url.encode()).hexdigest()[:32]
     with disk_errors(folder, FetchError), _locked(folder):
-        files = _refreshed(url, web, folder / "metadata", _trusted(folder, root, url))
-        _forget(folder / "documents", {file.hashes["sha256"] for file in files.values()})
-    return Catalog(files, url, web, folder)
+        _require_root(folder, trust.root, url)
+        files = _refreshed(url, client, folder / "metadata", trust.root)
+        _remove_unlisted(folder / "documents", {file.hashes["sha256"] for file in files.values()})
+    return Catalog(files, url, client, folder)
 
 
 def state_folder(given: Path | None = None) -> Path:
-    """Where what must outlast a fetch is kept."""
+    """Return the folder for what must outlast a fetch."""
     if given is not None:
         return given
     if said := os.environ.get("PHIPACK_STATE"):
@@ -131,51 +140,68 @@ def state_folder(given: Path | None = None) -> Path:
 
 
 def install_id(state: Path | None = None) -> str:
-    """Give this installation's name, made when first asked for: random, of nothing that identifies a person."""
+    """Return this installation's name: random, made at the first call, and nothing that identifies a person."""
     path = state_folder(state) / "install-id"
     with disk_errors(path, FetchError):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            _put(path, f"{uuid.uuid4()}\n".encode(), replace=False)
+            _write(path, f"{uuid.uuid4()}\n".encode(), replace=False)
         return path.read_text().strip()
 
 
-def _trusted(folder: Path, root: Path | None, url: str) -> bytes | None:
-    """Give the pinned root; None where the one that was trusted before is to be."""
-    if root is not None:
-        try:
-            return root.read_bytes()
-        except OSError as error:
-            raise FetchError(f"{root} can't be read: {error.strerror}", fix="name the catalog's root.json") from error
-    if not (folder / "metadata" / "root.json").is_file():
+def _require_root(folder: Path, root: Path | None, url: str) -> None:
+    if root is None and not (folder / "metadata" / "root.json").is_file():
         raise FetchError(
             f"no root is trusted for {url} yet",
-            fix="give its publisher's root, from a place that you trust: --root 1.root.json",
+            fix="get its publisher's root from a source that you trust, and name it: --root 1.root.json",
         )
-    return None
 
 
-def _refreshed(url: str, web: Web, metadata: Path, bootstrap: bytes | None) -> Mapping[str, TargetFile]:
+def _refreshed(url: str, client: HttpClient, metadata: Path, root: Path | None) -> Mapping[str, TargetFile]:
     from tuf.api.exceptions import DownloadError, RepositoryError, UnsignedMetadataError
     from tuf.api.metadata import Metadata, Targets
-    from tuf.ngclient import Updater
-
-    from registry.catalog.tuf_fetcher import WebFetcher
 
     metadata.mkdir(parents=True, exist_ok=True)
     for last in (False, True):
+        updater = _updater(url, client, metadata, root)
         try:
-            updater = Updater(str(metadata), f"{url}/metadata/", fetcher=WebFetcher(web), bootstrap=bootstrap)
             updater.refresh()
             break
         except UnsignedMetadataError as error:
-            if last or web.stopped.wait(1):  # a new root may be published a moment before what its keys sign
+            if last or client.wait(1):  # a new root may be published a moment before what its keys sign
                 raise _refused(url, error) from error
         except RepositoryError as error:
             raise _refused(url, error) from error
         except DownloadError as error:
-            raise FetchError(f"{url} is no catalog: {error}", fix="check the URL: it has metadata/ below it") from error
+            raise FetchError(
+                f"{url} is not a catalog: {error}", fix="check the URL: it must be the folder that has metadata/"
+            ) from error
     return Metadata[Targets].from_file(str(metadata / "targets.json")).signed.targets
+
+
+def _updater(url: str, client: HttpClient, metadata: Path, root: Path | None) -> Updater:
+    """Open python-tuf's client on the trusted root: the named one, else the one that was trusted last."""
+    from tuf.api.exceptions import RepositoryError
+    from tuf.ngclient import Updater
+
+    from registry.catalog.tuf_fetcher import MetadataFetcher
+
+    try:
+        bootstrap = None if root is None else root.read_bytes()
+    except OSError as error:
+        raise FetchError(f"{root} can't be read: {error.strerror}", fix="name the catalog's root.json") from error
+    try:
+        return Updater(str(metadata), f"{url}/metadata/", fetcher=MetadataFetcher(client), bootstrap=bootstrap)
+    except RepositoryError as error:  # it has read local files alone so far
+        if root is not None:
+            raise FetchError(
+                f"the root file {root} is damaged, or is not a root: {error}",
+                fix="get the root again from the catalog's publisher",
+            ) from error
+        raise FetchError(
+            f"the root that was trusted last, {metadata / 'root.json'}, is damaged: {error}",
+            fix="get the root again from the catalog's publisher, and name it: --root 1.root.json",
+        ) from error
 
 
 def _refused(url: str, error: RepositoryError) -> FetchError:
@@ -184,35 +210,36 @@ def _refused(url: str, error: RepositoryError) -> FetchError:
     if isinstance(error, ExpiredMetadataError):
         return FetchError(
             f"the catalog at {url} has expired: {error}",
-            fix="check this machine's clock; if it is right, the publisher is to sign anew: phipack publish --refresh",
+            fix="check this machine's clock; if it is right, its publisher must sign again: phipack publish --refresh",
         )
     if isinstance(error, BadVersionNumberError):
         return FetchError(
-            f"the catalog at {url} is not the newest that was seen, or is put together of several: {error}",
-            fix="try again later; if it stays so, somebody serves an old catalog: tell its publisher",
+            f"the catalog at {url}: rollback or mix-and-match detected: {error}",
+            fix="try again later; if the error stays, the server has an old catalog: report it to the publisher",
         )
     return FetchError(
-        f"the catalog at {url} is not to be trusted: {error}",
-        fix="check the URL and the --root; if both are right, somebody has changed it: tell its publisher",
+        f"the catalog at {url} can't be trusted: {error}",
+        fix="check the URL and the --root; if both are right, the catalog may have been tampered with: "
+        "report it to the publisher",
     )
 
 
-def _changed(place: str) -> FetchError:
+def _mismatch(url: str) -> FetchError:
     return FetchError(
-        f"{place} is not what the catalog's keys signed",
-        fix="try again; if it stays so, somebody has changed it: tell the catalog's publisher",
+        f"{url}: digest mismatch: the file may have been tampered with",
+        fix="try again; if the error stays, report it to the catalog's publisher",
     )
 
 
-def _forget(folder: Path, known: Collection[str]) -> None:
-    """Remove documents that the catalog does not have any more."""
+def _remove_unlisted(folder: Path, listed: Collection[str]) -> None:
+    """Remove documents that the catalog does not list any more."""
     for path in folder.glob("*"):
-        if path.name not in known:
+        if path.name not in listed:
             path.unlink(missing_ok=True)
 
 
-def _put(path: Path, content: bytes, *, replace: bool = True) -> None:
-    """Write beside, then one rename; where another process has it already, that one stays unless `replace`."""
+def _write(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write a file next to `path` and rename it; without `replace`, a file that is there already stays."""
     staging = path.with_name(f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     staging.write_bytes(content)
     try:

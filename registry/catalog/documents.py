@@ -1,4 +1,4 @@
-"""A catalog's documents: what TUF's targets metadata signs. docs/delivery.md describes them for other clients.
+"""A catalog's documents, which TUF's targets metadata signs. docs/delivery.md describes them for other clients.
 
     BASE/
       metadata/timestamp.json, N.snapshot.json, N.targets.json, N.root.json      TUF 1.0, consistent snapshots
@@ -6,8 +6,8 @@
       targets/MODEL/releases/HASH.1.2.0.json                                    `ReleaseDocument`
       blobs/sha256/ab/ab34…                                                     manifests, files, deltas
 
-TUF names a document without its HASH: `MODEL/releases/1.2.0.json`. Trust goes from there by digests alone: a release
-names manifests, a manifest its files.
+TUF names a document without its HASH: `MODEL/releases/1.2.0.json`. From there on digests carry the trust: a release
+has the digests of its manifests, a manifest those of its files.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _Content = TypeVar("_Content", bound="_Document")
 
 
 class _Open(BaseModel):
-    # A later publisher may add keys: phones in the field go on, and an older publisher gives them on.
+    # A newer publisher may add keys: phones in the field ignore them, and an older publisher keeps them.
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class _Document(_Open):
     def to_bytes(self) -> bytes:
-        """Give the document's JSON: sorted keys, no spaces, UTF-8, a final newline."""
+        """Return the document's JSON: sorted keys, no spaces, UTF-8, a final newline."""
         content = self.model_dump(mode="json", by_alias=True)
         return (json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
 
 
 class DeviceEntry(_Open):
-    """A target's devices, as the catalog's publisher knew them. `ram_bytes`: as sold."""
+    """A target's devices, as the catalog's publisher knew them. `ram_bytes`: the memory as advertised."""
 
     title: str
     soc: str
@@ -70,12 +70,12 @@ class DeviceEntry(_Open):
         )
 
     def device_class(self, name: str) -> DeviceClass:
-        """Give what selection needs."""
+        """Return what selection needs."""
         return DeviceClass(name, self.soc, self.os, self.minimum_os, self.identifiers, self.ram_bytes)
 
 
 class DeltaEntry(_Open):
-    """A blob that makes a cell's bundle from bundle `from` (`delta.py`)."""
+    """The blob of a delta file (`delta.py`) that rebuilds a cell's bundle from bundle `from`."""
 
     from_: _Digest = Field(alias="from")
     blob: _Digest
@@ -83,7 +83,7 @@ class DeltaEntry(_Open):
 
 
 class CellEntry(_Open):
-    """A cell's bundle: its digest, which names the manifest's blob, and its size with all files."""
+    """A cell's bundle: its digest, which is also the name of the manifest's blob, and its size with all files."""
 
     target: str
     recipe: str
@@ -95,7 +95,7 @@ class CellEntry(_Open):
 
 
 class ReleaseDocument(_Document):
-    """What a release has: cells by their names, and the targets that they name."""
+    """A release: its cells by their names, and the devices of the cells' targets."""
 
     schema_: Literal["phipack.release/1"] = Field("phipack.release/1", alias="schema")
     model: str
@@ -111,7 +111,7 @@ class ReleaseDocument(_Document):
 
 
 class ChannelDocument(_Document):
-    """Where a channel stands: by cell, its stages, newest first."""
+    """What a channel points at: the stages of each cell, newest first."""
 
     schema_: Literal["phipack.channel/1"] = Field("phipack.channel/1", alias="schema")
     model: str
@@ -127,7 +127,7 @@ class ChannelDocument(_Document):
 
 @dataclass
 class Documents(ABC):
-    """A catalog's documents, each read once. `files`: TUF's targets by name; every document is held to its digest."""
+    """A catalog's documents, each read once. `files`: TUF's targets by name; every document must have its digest."""
 
     files: Mapping[str, TargetFile]
     _parsed: dict[str, _Document] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -138,11 +138,11 @@ class Documents(ABC):
         return self.files.keys()
 
     def channel(self, model: str, channel: str) -> ChannelDocument | None:
-        """Give a channel, None where it is not published. Raises `PhipackError` where it is missing or changed."""
+        """Return a channel, None where it is not published. Raises `PhipackError` where it is missing or changed."""
         return self._document(ChannelDocument, channel_path(model, channel))
 
     def release(self, model: str, release: str) -> ReleaseDocument | None:
-        """Give a release, None where it is not published. Raises `PhipackError` where it is missing or changed."""
+        """Return a release, None where it is not published. Raises `PhipackError` where it is missing or changed."""
         return self._document(ReleaseDocument, release_path(model, release))
 
     @abstractmethod
@@ -151,7 +151,7 @@ class Documents(ABC):
 
     @abstractmethod
     def _malformed(self, path: str, why: str) -> PhipackError:
-        """The error for a document that is signed, and can't be read."""
+        """Return the error for a document that is signed, and can't be parsed."""
 
     def _document(self, kind: type[_Content], path: str) -> _Content | None:
         file = self.files.get(path)
@@ -169,7 +169,7 @@ class Documents(ABC):
 
 
 def parse_document(kind: type[_Content], raw: bytes) -> _Content:
-    """Read a document. Raises `ValueError` saying where it is wrong."""
+    """Parse a document. Raises `ValueError` that says where it is wrong."""
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
@@ -178,27 +178,27 @@ def parse_document(kind: type[_Content], raw: bytes) -> _Content:
 
 
 def channel_path(model: str, channel: str) -> str:
-    """TUF's name of a channel's document."""
+    """Return TUF's name of a channel's document."""
     return f"{model}/channels/{channel}.json"
 
 
 def release_path(model: str, release: str) -> str:
-    """TUF's name of a release's document."""
+    """Return TUF's name of a release's document."""
     return f"{model}/releases/{release}.json"
 
 
 def hashed_path(path: str, sha256: str) -> str:
-    """Where a document lies below `targets/` (TUF 1.0, 6.2, consistent snapshots)."""
+    """Return a document's path below `targets/` (TUF 1.0, 6.2, consistent snapshots)."""
     folder, _, name = path.rpartition("/")
     return f"{folder}/{sha256}.{name}"
 
 
 def releases_of(model: str, paths: Iterable[str]) -> list[str]:
-    """Versions of a model's releases among TUF's names."""
+    """Return the versions of a model's releases among TUF's names."""
     before = f"{model}/releases/"
     return [path.removeprefix(before).removesuffix(".json") for path in paths if path.startswith(before)]
 
 
 def models_of(paths: Iterable[str]) -> list[str]:
-    """Names of all models among TUF's names."""
+    """Return the names of all models among TUF's names."""
     return sorted({path.split("/", 1)[0] for path in paths})

@@ -1,12 +1,12 @@
 """`phipack serve`: the catalog in a store, over HTTP. The only module that knows the web framework.
 
-    GET /metadata/…, /targets/…      as any static server would give them, with caching headers and ETags
-    GET /blobs/sha256/ab/HEX         by ranges; on S3 a redirect to a URL that is good for an hour
-    GET /resolve?device=…            which bundle a device is to have, and why
+    GET /metadata/…, /targets/…      as from any static server, with caching headers and ETags
+    GET /blobs/sha256/ab/HEX         by ranges; on S3 a redirect to a URL that is valid for an hour
+    GET /resolve?device=…            which bundle a device gets, and why
     GET /health, /openapi.json, /docs
 
-Answers of `/resolve` are not signed: who must not trust the server reads the signed documents, as `phipack fetch` does.
-HTTPS is a proxy's business.
+Answers of `/resolve` are not signed: a client that does not trust the server reads the signed documents, as `phipack
+fetch` does. For HTTPS, put a proxy in front.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _HEX = r"^[0-9a-f]{64}$"
 
 
 class Problem(BaseModel):
-    """What went wrong, and what to do about it."""
+    """What went wrong, and how to fix it."""
 
     problem: str = Field(examples=["the catalog has no model 'phy'"])
     fix: str | None = Field(examples=["did you mean 'phi-3-mini-4k-instruct'?"])
 
 
 class Answer(BaseModel):
-    """The bundle for a device. `manifest`: path of its manifest here."""
+    """The bundle for a device. `manifest`: the path of its manifest on this server."""
 
     reference: str = Field(examples=["phi-3-mini-4k-instruct:1.4.0@iphone-15"])
     model: str
@@ -55,19 +55,20 @@ class Answer(BaseModel):
 
 
 class _Blob(FileResponse):
-    chunk_size = 1 << 20  # of a range: each piece costs a turn of the event loop
+    chunk_size = 1 << 20  # each piece costs a turn of the event loop
 
 
 def _wanted(  # noqa: PLR0913 - the query's own
     *,
     reference: Annotated[
-        str | None, Query(description="MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL]; the only model's production, else")
+        str | None,
+        Query(description="MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL]; by default the only model's production channel"),
     ] = None,
     device: Annotated[str | None, Query(description="identifier, such as iPhone15,4")] = None,
     soc: Annotated[str | None, Query(description="such as Apple A16")] = None,
-    ram_bytes: Annotated[int | None, Query(gt=0, description="memory that the OS reports")] = None,
+    ram_bytes: Annotated[int | None, Query(gt=0, description="memory as the OS reports it")] = None,
     os: Annotated[str | None, Query(description="name and version, such as iOS 18.1")] = None,
-    format: Annotated[Format | None, Query(description="what the app's runtime reads")] = None,  # noqa: A002
+    format: Annotated[Format | None, Query(description="what the app's runtime can read")] = None,  # noqa: A002
     install_id: Annotated[str | None, Query(max_length=200, description="for staged rollout")] = None,
 ) -> Wanted:
     name, _, version = (os or "").partition(" ")
@@ -80,14 +81,14 @@ def _wanted(  # noqa: PLR0913 - the query's own
 
 
 def create_app(store: Store) -> FastAPI:
-    """Give the ASGI application that serves the catalog in `store`."""
+    """Return the ASGI application that serves the catalog in `store`."""
     catalog = ServedCatalog(store)
     app = FastAPI(
         title="phipack",
         version="1",
         summary="A signed catalog of Phi-3 bundles for phones.",
         description="The wire format is described in phipack's docs/delivery.md. `/resolve` is a convenience: its "
-        "answer is not signed, everything else is held by TUF's signatures and by digests.",
+        "answer is not signed; everything else is covered by TUF's signatures and by digests.",
     )
 
     @app.exception_handler(PhipackError)
@@ -101,7 +102,7 @@ def create_app(store: Store) -> FastAPI:
 
     @app.get(
         "/resolve",
-        summary="Which bundle a device is to have, and why",
+        summary="Which bundle a device gets, and why",
         responses={status: {"model": Problem} for status in (400, 404, 503)},
     )
     def _resolve(
@@ -127,17 +128,17 @@ def create_app(store: Store) -> FastAPI:
 
 
 _RANGES = {
-    206: "the asked range",
-    304: "it is what the client has",
-    307: "to where the bytes are",
-    404: "no published release names it",
+    206: "the requested range",
+    304: "the client has it already",
+    307: "the URL of the bytes",
+    404: "not part of a published release",
     416: "no such range",
 }
 
 
-def _get(app: FastAPI, path: str, answer: Callable[..., Response], summary: str, said: dict[int, str]) -> None:
-    """Answer GET, and HEAD, which the description leaves out."""
-    responses = {status: {"description": text} for status, text in said.items()}
+def _get(app: FastAPI, path: str, answer: Callable[..., Response], summary: str, statuses: dict[int, str]) -> None:
+    """Answer GET; and HEAD, which the API description leaves out."""
+    responses = {status: {"description": text} for status, text in statuses.items()}
     app.get(path, summary=summary, response_class=Response, responses=responses)(answer)  # type: ignore[arg-type]
     app.head(path, include_in_schema=False)(answer)
 
@@ -170,16 +171,20 @@ def _blob(store: Store, catalog: ServedCatalog) -> Callable[..., Response]:
     ) -> Response:
         digest = f"sha256:{name}"
         if folder != name[:2] or not catalog.publishes(digest):
-            raise _NotFoundError(f"no published release names blob {digest}", fix="ask for what its manifests name")
+            raise _NotFoundError(
+                f"no published release has blob {digest}", fix="request the blobs that its manifests list"
+            )
         headers = {"ETag": f'"{name}"', "Cache-Control": FOREVER}
         if _has(if_none_match, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         if isinstance(store, S3Store):
-            place = store.presigned_url(digest, REDIRECT_SECONDS)
-            return RedirectResponse(place, 307, headers={"Cache-Control": f"private, max-age={REDIRECT_SECONDS // 2}"})
+            url = store.presigned_url(digest, REDIRECT_SECONDS)
+            return RedirectResponse(url, 307, headers={"Cache-Control": f"private, max-age={REDIRECT_SECONDS // 2}"})
         assert isinstance(store, FolderStore)
         if store.blob_bytes(digest) is None:
-            raise StoreError(f"the catalog names blob {digest}, and its store lacks it", fix="publish it anew")
+            raise StoreError(
+                f"blob {digest} of the catalog is missing from its store", fix="publish it again: phipack publish MODEL"
+            )
         return _Blob(store.place_of(digest), headers=headers, media_type="application/octet-stream")
 
     return blob
@@ -188,7 +193,7 @@ def _blob(store: Store, catalog: ServedCatalog) -> Callable[..., Response]:
 def _document(store: Store, name: str, if_none_match: str | None) -> Response:
     found = store.read_document(name)
     if found is None:
-        raise _NotFoundError(f"the catalog has no {name}", fix="begin at metadata/timestamp.json")
+        raise _NotFoundError(f"the catalog has no {name}", fix="start at metadata/timestamp.json")
     headers = {"ETag": f'"{digest_of_bytes(found.content)[7:]}"', "Cache-Control": caching_of(name)}
     if _has(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -196,7 +201,7 @@ def _document(store: Store, name: str, if_none_match: str | None) -> Response:
 
 
 class _NotFoundError(PhipackError):
-    """Nothing is at this path."""
+    """There is nothing at this path."""
 
 
 def _has(if_none_match: str | None, tag: str) -> bool:

@@ -2,9 +2,9 @@
 
     documents, N.targets.json, N.snapshot.json, N.root.json, timestamp.json: written in this order
 
-Until the last, clients see the catalog as it was. The timestamp is replaced only where it is the one that was read, so
-of two publishers one succeeds, and the other reads again. What a dead one left is under a version of its own that
-nothing names.
+Until the last one is written, clients see the previous catalog. The timestamp is replaced only if it is still the one
+that was read: of two publishers at once, one succeeds, and the other reads again. Files that an interrupted publisher
+has left have versions of their own that nothing refers to.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from targets.errors import KeysError, PublicationError
 if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
 
-_DEAD_VERSIONS_LIMIT = 100  # that publishers may have left one after the other
+_UNUSED_VERSIONS_LIMIT = 100  # that interrupted publishers may have left one after the other
 
 
 @dataclass
 class Published(Documents):
-    """What is published. `tag`: the timestamp's, None where nothing is. Its errors are `PublicationError`."""
+    """What is published. `tag`: the timestamp's, None where nothing is published. Its errors are `PublicationError`."""
 
     store: Store
     tag: str | None = None
@@ -37,7 +37,7 @@ class Published(Documents):
     targets_version: int = 0
 
     def blobs(self, model: str, release: str) -> set[str]:
-        """Digests of all blobs that a release names: manifests, files, deltas. Raises `PhipackError`."""
+        """Return the digests of all blobs of a release: manifests, files, deltas. Raises `PhipackError`."""
         document = self.release(model, release)
         digests: set[str] = set()
         for cell in document.cells.values() if document is not None else ():
@@ -50,7 +50,7 @@ class Published(Documents):
         name = "targets/" + hashed_path(path, sha256)
         found = _required(self.store, name)
         if digest_of_bytes(found.content) != f"sha256:{sha256}":
-            raise _tampered(self.store, name, "its digest is not the signed one")
+            raise _tampered(self.store, name, "digest mismatch: the file may have been tampered with")
         return found.content
 
     def _malformed(self, path: str, why: str) -> PublicationError:
@@ -58,12 +58,12 @@ class Published(Documents):
 
 
 def read_published(store: Store, keys: KeyFolder | None) -> Published:
-    """Read a catalog's state, every signature held against the keys' roots; unverified without `keys`.
+    """Read a catalog's state, and verify every signature with the keys' roots; without `keys` nothing is verified.
 
-    An older root counts too: what was signed before a rotation is signed anew with the next publication.
+    Older roots count, too: what was signed before a rotation is signed again with the next publication.
 
     Raises:
-        PublicationError: a signature is not of these keys, or a part is missing or changed.
+        PublicationError: a signature is not by these keys, or a file is missing or changed.
         KeysError: the catalog has a later root than the keys' folder.
         StoreError: the store can't be read.
     """
@@ -82,12 +82,12 @@ def read_published(store: Store, keys: KeyFolder | None) -> Published:
 
 
 def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, bytes]) -> datetime | None:
-    """Publish documents on top of what is published, all signed anew; give when the catalog will expire.
+    """Add documents to what is published, sign all again, and return when the catalog will expire.
 
-    None where another publisher was quicker: nothing has changed then, read again.
+    Return None where another publisher was faster: then nothing has changed; read the state again.
 
     Raises:
-        KeysError: a key is not at hand.
+        KeysError: a key is not available.
         StoreError: the store can't be written.
     """
     from tuf.api.metadata import Metadata, MetaFile, Snapshot, TargetFile, Targets, Timestamp
@@ -115,10 +115,10 @@ def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, by
 
 
 def published_digests(store: Store) -> set[str]:
-    """Digests of all blobs that the catalog in a store names, manifests, files and deltas: gc leaves them alone.
+    """Return the digests of all blobs of the catalog in a store: manifests, files and deltas. gc never removes them.
 
     Raises:
-        PublicationError: a part of the catalog can't be read: then nobody knows what it names.
+        PublicationError: a file of the catalog can't be read, so the digests are not known.
     """
     published = read_published(store, None)
     return {
@@ -138,12 +138,12 @@ def _verified(store: Store, name: str, there: Document, keys: KeyFolder | None, 
     except RepositoryError as error:
         raise _tampered(store, name, str(error)) from error
     if metadata.signed.type != role:
-        raise _tampered(store, name, f"it is {metadata.signed.type}")
+        raise _tampered(store, name, f"it is {metadata.signed.type} metadata")
     for root in reversed(keys.roots if keys is not None else ()):
         if _signs(root, role, metadata):
             return metadata
     if keys is not None:
-        raise _tampered(store, name, f"it is not signed by the {role} keys in {keys.path}")
+        raise _tampered(store, name, f"signature mismatch: it is not signed by the {role} keys in {keys.path}")
     return metadata
 
 
@@ -161,7 +161,7 @@ def _required(store: Store, name: str) -> Document:
 def _tampered(store: Store, name: str, what: str) -> PublicationError:
     return PublicationError(
         f"{store.uri}/{name}: {what}",
-        fix="if the keys are the right ones, put the catalog's files back, or remove metadata/ and publish all anew",
+        fix="check --keys; if they are right, restore the catalog's files, or remove metadata/ and publish all again",
     )
 
 
@@ -170,12 +170,12 @@ def _require_newest_root(store: Store, keys: KeyFolder) -> None:
     if store.read_document(f"metadata/{version + 1}.root.json") is not None:
         raise KeysError(
             f"{store.uri} has root {version + 1}, and {keys.path} has {version}",
-            fix="publish with the folder of keys that was rotated last",
+            fix="publish with the key folder that was rotated last",
         )
 
 
 def _write_roots(store: Store, keys: KeyFolder) -> None:
-    """Write the versions of the root that the catalog lacks, oldest first: clients walk them one after the other."""
+    """Write the versions of the root that the catalog does not have, oldest first: clients read them one by one."""
     for root in keys.roots:
         version = root.signed.version
         name = f"metadata/{version}.root.json"
@@ -185,18 +185,18 @@ def _write_roots(store: Store, keys: KeyFolder) -> None:
         if _required(store, name).content != content:
             raise KeysError(
                 f"{store.uri}/{name} is not the root in {keys.path}",
-                fix="publish with the keys of this catalog, or to another place",
+                fix="publish with the keys of this catalog, or to another store",
             )
 
 
 def _write_version(store: Store, keys: KeyFolder, role: Role, metadata: Metadata[Any]) -> bytes:
-    """Sign and write the first later version that nobody has written yet."""
-    for _ in range(_DEAD_VERSIONS_LIMIT):
+    """Sign and write the first later version that is not written yet."""
+    for _ in range(_UNUSED_VERSIONS_LIMIT):
         content = keys.sign(role, metadata)
         if store.write_document(f"metadata/{metadata.signed.version}.{role}.json", content, replacing=None):
             return content
         metadata.signed.version += 1
     raise PublicationError(
-        f"{store.uri}: versions up to {metadata.signed.version} of {role} are there, and nothing names them",
-        fix="remove the versions in metadata/ that are later than the published one",
+        f"{store.uri}: unused versions of {role}.json, up to {metadata.signed.version}, are in the way",
+        fix="remove the versions in metadata/ that are newer than the published one",
     )

@@ -1,8 +1,9 @@
 """Staged rollout: which release of a channel an installation gets. Pure.
 
-A channel holds stages for each cell, newest first: `1.5.0` for a tenth, before it `1.4.0` for all. An installation
-gets the first stage that its place in that release's order falls into. The order is a hash, so that nobody is always
-among the first; a place does not change, so that a wider stage holds all whom it held before, and nobody goes back.
+A channel has stages for each cell, newest first: `1.5.0` for a tenth of the installations, then `1.4.0` for all. A hash
+of release and installation is the installation's position in that release's order; it gets the first stage that
+reaches its position. So nobody is always among the first. A position does not change: a wider stage includes everybody
+that it included before, and nobody goes back.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ALL = 10_000  # of basis points
 
 
 class Stage(BaseModel):
-    """A release, and the share of installations that may have it, in hundredths of a percent."""
+    """A release, and the share of installations that get it, in hundredths of a percent."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -26,8 +27,8 @@ class Stage(BaseModel):
     basis_points: int = Field(gt=0, le=ALL)
 
 
-def place_in_order(model: str, release: str, install_id: str) -> int:
-    """Give an installation's place, 0 to 9,999.
+def position_in_rollout(model: str, release: str, install_id: str) -> int:
+    """Return an installation's position, 0 to 9,999.
 
     N, the first eight bytes of the SHA-256 of model, release and ID with line feeds between (UTF-8), the highest byte
     first, is scaled: N x 10,000 / 2^64, rounded down.
@@ -37,22 +38,22 @@ def place_in_order(model: str, release: str, install_id: str) -> int:
 
 
 def stage_of(model: str, stages: Sequence[Stage], install_id: str | None) -> Stage | None:
-    """Give the stage that an installation gets, None where none is for it yet; nameless ones come last."""
+    """Return the stage that an installation gets, None where none reaches it yet; one without an ID comes last."""
     for one in stages:
-        place = ALL - 1 if install_id is None else place_in_order(model, one.release, install_id)
-        if place < one.basis_points:
+        position = ALL - 1 if install_id is None else position_in_rollout(model, one.release, install_id)
+        if position < one.basis_points:
             return one
     return None
 
 
 def stages_after(stages: Sequence[Stage], release: str, basis_points: int) -> list[Stage]:
-    """Give the stages once `release` is for `basis_points` of the installations.
+    """Return the stages after `release` is rolled out to `basis_points` of the installations.
 
-    Stages behind it stay until one is for all: who has a release of a stage that was never finished keeps it. Going
-    back to a release that is among them drops those before it.
+    Older stages stay up to the first one for all: installations that have a release of an unfinished stage keep it.
+    Going back to an older stage's release drops the newer ones.
 
     Raises:
-        PublicationError: the release is to be for fewer than before.
+        PublicationError: the release would be for fewer installations than before.
     """
     names = [one.release for one in stages]
     out = stages[names.index(release)].basis_points if release in names else 0
@@ -61,7 +62,7 @@ def stages_after(stages: Sequence[Stage], release: str, basis_points: int) -> li
             f"{release} is out for {out / 100:g} % already; {basis_points / 100:g} % would take it back from phones",
             fix=f"publish it with --rollout {out / 100:g} or more, or promote another release and publish that",
         )
-    behind = list(stages[names.index(release) + 1 :]) if release in names else list(stages)
-    after = [Stage(release=release, basis_points=basis_points), *behind]
-    full = next((place for place, one in enumerate(after) if one.basis_points == ALL), len(after))
+    older = list(stages[names.index(release) + 1 :]) if release in names else list(stages)
+    after = [Stage(release=release, basis_points=basis_points), *older]
+    full = next((number for number, one in enumerate(after) if one.basis_points == ALL), len(after))
     return after[: full + 1]

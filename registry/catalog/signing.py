@@ -1,4 +1,4 @@
-"""Signing keys of a catalog: a folder beside nothing that is published, and the root metadata that names the keys.
+"""Signing keys of a catalog: a folder that is never published, and the root metadata that lists the keys.
 
     KEYS/
       keys.json            public: where each key's private half is (`file2:targets-ab34.pem`, `awskms:…`); expiry
@@ -6,9 +6,9 @@
       .gitignore           all of it
       ROLE-KEYID.pem       private, PKCS #8, mode 600; only where no other signer was given
 
-Roles are TUF's: `root` names all keys and is needed to change them, keep it off-line; `targets` signs what is
-published; `snapshot` and `timestamp` sign that it is the newest. A private half is named by a URI of securesystemslib,
-so that it may lie in a KMS or HSM; the folder's files are the simplest of its signers.
+Roles are TUF's: `root` lists all keys and is needed to change them, keep it offline; `targets` signs what is published;
+`snapshot` and `timestamp` sign that it is the newest. A private half is given by a URI of securesystemslib, so it may
+be in a KMS or HSM; the folder's files are the simplest of its signers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Keys(BaseModel):
 
 @dataclass(frozen=True)
 class GivenKey:
-    """A key that is kept elsewhere: the signer's URI, and the PEM file of its public half."""
+    """A key that is kept elsewhere: its signer's URI, and the PEM file of its public half."""
 
     uri: str
     public: Path
@@ -57,7 +57,7 @@ class GivenKey:
 
 @dataclass(frozen=True)
 class KeyNeeds:
-    """How many keys a role has, and how many of them must sign. `given`: those that need not be made."""
+    """How many keys a role has, and how many of them must sign. `given`: those that exist already."""
 
     count: int = 1
     threshold: int = 1
@@ -81,23 +81,23 @@ class KeyFolder:
         return self.roots[-1]
 
     def expiry(self, role: Role, now: datetime) -> datetime:
-        """When metadata of a role that is signed now is to expire: whole seconds, UTC."""
+        """Return when metadata of a role that is signed now expires: whole seconds, UTC."""
         return (now + timedelta(days=self.keys.expiry_days[role])).replace(microsecond=0)
 
     def sign(self, role: Role, metadata: Metadata[Any]) -> bytes:
-        """Sign with every key of the role that is at hand. Raises `KeysError` where they are too few."""
+        """Sign with every available key of the role. Raises `KeysError` where there are too few."""
         return _signed(self, metadata, (role, self.root))
 
 
 def create_keys(
     folder: Path, needs: Mapping[Role, KeyNeeds], expiry_days: Mapping[Role, int] | None = None
 ) -> KeyFolder:
-    """Make a folder of keys and the first root metadata.
+    """Create a folder of keys and the first root metadata.
 
     Args:
         folder: must not exist.
-        needs: by role; one new key of which one must sign, where nothing is said.
-        expiry_days: by role; else `EXPIRY_DAYS`.
+        needs: by role; by default one new key, which must sign.
+        expiry_days: by role; by default `EXPIRY_DAYS`.
 
     Raises:
         KeysError: a given key can't be read, or can't sign, or there are fewer keys than must sign.
@@ -107,14 +107,14 @@ def create_keys(
 
     if (folder / _KEYS_NAME).exists():
         raise KeysError(
-            f"{folder} holds keys already; who loses them can't publish to their phones any more",
-            fix="name another folder, or change these: phipack keys rotate ROLE",
+            f"{folder} holds keys already; without them, nothing can be published to phones that trust them",
+            fix="name another folder, or rotate these: phipack keys rotate ROLE",
         )
     with staged_folder(folder, mode=0o700) as staging:
         signers: dict[str, str] = {}
         root = Root(consistent_snapshot=True)
         for role in ROLES:
-            _give_keys(root, role, needs.get(role, ONE_KEY), staging, signers)
+            _add_keys(root, role, needs.get(role, ONE_KEY), staging, signers)
         keys = _Keys(schema="phipack.keys/1", expiry_days={**EXPIRY_DAYS, **(expiry_days or {})}, signers=signers)
         made = KeyFolder(staging, keys, (Metadata(root),))
         root.expires = made.expiry("root", datetime.now(UTC))
@@ -125,7 +125,7 @@ def create_keys(
 
 
 def open_keys(folder: Path) -> KeyFolder:
-    """Read a folder of keys. Raises `KeysError` where it is none."""
+    """Read a folder of keys. Raises `KeysError` where it is not one."""
     from tuf.api.exceptions import RepositoryError
     from tuf.api.metadata import Metadata, Root
 
@@ -137,22 +137,25 @@ def open_keys(folder: Path) -> KeyFolder:
     except (OSError, ValidationError, RepositoryError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise KeysError(
-            f"{folder} holds no keys: {reason}", fix=f"make some: phipack keys init --keys {folder}"
+            f"{folder} holds no keys: {reason}", fix=f"create some: phipack keys init --keys {folder}"
         ) from error
     if not roots:
-        raise KeysError(f"{folder}: 1.root.json is missing", fix="put it back; a catalog that was published has it too")
+        raise KeysError(
+            f"{folder}: 1.root.json is missing",
+            fix="restore it; a catalog that was published has it, too: metadata/1.root.json",
+        )
     return KeyFolder(folder, keys, tuple(roots))
 
 
 def rotate(folder: KeyFolder, role: Role, need: KeyNeeds | None = None) -> KeyFolder:
-    """Give a role new keys in the place of all that it has, in a new version of the root, and write that.
+    """Replace all keys of a role by new ones, in a new version of the root, and write that.
 
-    `need`: as many as it had where nothing is said. The new root is signed by the old root keys and the new ones, as
-    TUF asks. What the old keys signed counts no more once the new root is published. Private halves of the old ones
-    stay where they are: removing them is the owner's.
+    `need`: by default as many as before. The new root is signed by the old root keys and the new ones, as TUF requires.
+    Signatures by the old keys are no longer valid once the new root is published. Private halves of the old keys stay
+    where they are: their owner may remove them.
 
     Raises:
-        KeysError: too few of the root's keys are at hand, or there are fewer new keys than must sign.
+        KeysError: too few of the root's keys are available, or there are fewer new keys than must sign.
     """
     import copy
 
@@ -164,12 +167,12 @@ def rotate(folder: KeyFolder, role: Role, need: KeyNeeds | None = None) -> KeyFo
     for keyid in list(root.roles[role].keyids):
         root.revoke_key(keyid, role)
     with disk_errors(folder.path, KeysError):
-        _give_keys(root, role, need, folder.path, signers)
+        _add_keys(root, role, need, folder.path, signers)
         return _next_root(folder, root, signers)
 
 
 def renew_root(folder: KeyFolder) -> KeyFolder:
-    """Write the root anew with the same keys and a later expiry. Raises `KeysError`."""
+    """Write a new version of the root with the same keys and a later expiry. Raises `KeysError`."""
     import copy
 
     with disk_errors(folder.path, KeysError):
@@ -179,7 +182,7 @@ def renew_root(folder: KeyFolder) -> KeyFolder:
 def _next_root(folder: KeyFolder, root: Root, signers: dict[str, str]) -> KeyFolder:
     from tuf.api.metadata import Metadata
 
-    for left in folder.path.glob("*" + _NEW):  # by one that died; it may be half of a private key
+    for left in folder.path.glob("*" + _NEW):  # by a process that died; it may be half of a private key
         left.unlink()
     root.version += 1
     root.expires = folder.expiry("root", datetime.now(UTC))
@@ -187,14 +190,14 @@ def _next_root(folder: KeyFolder, root: Root, signers: dict[str, str]) -> KeyFol
     keys = folder.keys.model_copy(update={"signers": signers})
     after = KeyFolder(folder.path, keys, (*folder.roots, metadata))
     content = _signed(after, metadata, ("root", folder.root), ("root", metadata))
-    # The signers' places first: a root that names keys nobody finds would end the catalog.
+    # The signers first: a root whose keys can't be found would end the catalog.
     _write_keys(folder.path, keys)
     _write(folder.path / f"{root.version}.root.json", content)
     return open_keys(folder.path)
 
 
 def _signed(folder: KeyFolder, metadata: Metadata[Any], *by: tuple[Role, Metadata[Root]]) -> bytes:
-    """Sign with the keys at hand of each (role, root that names its keys), every threshold held."""
+    """Sign with the available keys of each (role, root that lists its keys). Raises `KeysError` below a threshold."""
     from tuf.api.exceptions import UnsignedMetadataError
 
     metadata.signatures.clear()
@@ -212,7 +215,7 @@ def _signed(folder: KeyFolder, metadata: Metadata[Any], *by: tuple[Role, Metadat
             raise KeysError(
                 f"{role}: {threshold} of {len(keyids)} keys must sign, and {len(keyids) - len(problems)} can: "
                 + "; ".join(problems),
-                fix=f"put private keys where {folder.path / _KEYS_NAME} says, or log in to the service that has them",
+                fix=f"put private keys where {folder.path / _KEYS_NAME} says, or log in to the service that holds them",
             )
     return metadata.to_bytes()
 
@@ -223,33 +226,36 @@ def _signer(folder: KeyFolder, key: Key) -> Signer:
 
     uri = folder.keys.signers.get(key.keyid)
     if uri is None:
-        raise KeysError(f"no signer is known for key {key.keyid[:8]}")
+        raise KeysError(
+            f"no signer is known for key {key.keyid[:8]}", fix=f"add its URI to signers in {folder.path / _KEYS_NAME}"
+        )
     if uri.startswith(_FILE_SCHEME) and not uri.startswith(_FILE_SCHEME + "/"):
         uri = _FILE_SCHEME + str((folder.path / uri.removeprefix(_FILE_SCHEME)).absolute())
+    fix = f"put the key there, or correct its URI in {folder.path / _KEYS_NAME}"
     try:
         return Signer.from_priv_key_uri(uri, key)
     except FileNotFoundError as error:  # its text is the library's own, about its settings
-        raise KeysError(f"{uri}: no such file") from error
+        raise KeysError(f"{uri}: no such file", fix=fix) from error
     except OSError as error:
-        raise KeysError(f"{uri}: {error.strerror or error}") from error
+        raise KeysError(f"{uri}: {error.strerror or error}", fix=fix) from error
     except (ValueError, TypeError, Error) as error:
-        raise KeysError(f"{uri}: {error or type(error).__name__}") from error
+        raise KeysError(f"{uri}: {error or type(error).__name__}", fix=fix) from error
 
 
-def _give_keys(root: Root, role: Role, need: KeyNeeds, folder: Path, signers: dict[str, str]) -> None:
-    """Add the role's keys to the root. Raises `KeysError` where fewer than must sign are there."""
+def _add_keys(root: Root, role: Role, need: KeyNeeds, folder: Path, signers: dict[str, str]) -> None:
+    """Add the role's keys to the root. Raises `KeysError` where there are fewer than must sign."""
     for key in _new_keys(folder, role, need, signers):
         root.add_key(key, role)
     if not 0 < need.threshold <= len(root.roles[role].keyids):
         raise KeysError(
             f"{role}: {need.threshold} keys must sign, and it has {len(root.roles[role].keyids)}",
-            fix="give it more keys, or a lower threshold",
+            fix="use more keys, or a lower threshold",
         )
     root.roles[role].threshold = need.threshold
 
 
 def _new_keys(folder: Path, role: Role, need: KeyNeeds, signers: dict[str, str]) -> list[Key]:
-    """Give the role's keys, those that are not given made now; tell `signers` where they are."""
+    """Return the role's keys, create those that are not given, and record in `signers` where they are."""
     from securesystemslib.signer import CryptoSigner
 
     keys: list[Key] = []
@@ -275,7 +281,7 @@ def _public_key(path: Path) -> Key:
     except (OSError, ValueError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise KeysError(
-            f"{path} is no public key in PEM: {reason}", fix="export the public half of the signer's key as PEM"
+            f"{path} is not a public key in PEM: {reason}", fix="export the public half of the signer's key as PEM"
         ) from error
 
 
@@ -284,7 +290,7 @@ def _write_keys(folder: Path, keys: _Keys) -> None:
 
 
 def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Put a file in place in one rename, on the disk before it is seen."""
+    """Write a file to the disk, then put it in place with one rename."""
     staging = path.with_name(path.name + _NEW)
     staging.unlink(missing_ok=True)
     try:

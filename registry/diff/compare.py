@@ -1,7 +1,7 @@
 """What changed from one bundle to another: files, facts of the manifest, weights, tensors, template, evidence.
 
-Two bundles differ where their digests do. Evidence is told beside that, and makes no difference by itself: the same
-bundle measured again gives other speeds.
+Two bundles differ if their digests do. Evidence is reported as well, and makes no difference by itself: the same bundle
+measured again has other speeds.
 
 Which tensors changed is read from the weight files themselves (`contents.py`), where these changed. A manifest's chunks
 have no names: they say how much an update costs, not which tensor it is.
@@ -40,9 +40,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: a bundle, where its files are read, and what the registry knows of it.
+    """One of the two: a bundle, how to open its files, and what the registry knows about it.
 
-    `cell`: None for a bundle's folder. `problem`: why evidence that is registered can't be told.
+    `cell`: None for a bundle's folder. `problem`: why its registered evidence can't be read.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Change(Generic[T]):
-    """One thing on both sides; None where a side lacks it."""
+    """One thing on both sides; None on a side that does not have it."""
 
     name: str
     before: T | None
@@ -63,7 +63,7 @@ class Change(Generic[T]):
 
     @property
     def kind(self) -> Literal["added", "removed", "changed", "same"]:
-        """What became of it."""
+        """Return what changed."""
         if self.before == self.after:
             return "same"
         return "added" if self.before is None else "removed" if self.after is None else "changed"
@@ -71,11 +71,11 @@ class Change(Generic[T]):
 
 @dataclass(frozen=True)
 class FigureChange(Change[Figure]):
-    """A figure on both sides, the same ones too."""
+    """A figure on both sides, changed or not."""
 
     @property
     def difference(self) -> float | None:
-        """After less before; None where there is none to take."""
+        """Return after minus before; None where one of them is missing or not finite."""
         if self.before is None or self.after is None:
             return None
         difference = self.after.value - self.before.value
@@ -84,7 +84,7 @@ class FigureChange(Change[Figure]):
 
 @dataclass(frozen=True)
 class TensorChanges:
-    """Tensors and the weight file's other keys that changed, of so many; or why they can't be told."""
+    """Tensors and other keys of the weight files that changed, of how many; or why they can't be compared."""
 
     tensors: tuple[Change[Tensor], ...] = ()
     keys: tuple[Change[str], ...] = ()
@@ -98,7 +98,7 @@ class Difference:
     """What changed between two sides. A side is None where only the other release has the cell.
 
     `facts`: the rest of the manifest, by its keys, such as `generation.stop_token_ids`. `template`: lines of a unified
-    diff of the chat template. `tensors`: None where the weight files are the same, or were not to be read.
+    diff of the chat template. `tensors`: None where the weight files are the same, or were not read.
     """
 
     cell: str | None
@@ -113,18 +113,18 @@ class Difference:
 
     @property
     def differs(self) -> bool:
-        """True where the bundles are two, or one is missing."""
+        """Return True where the bundles are different ones, or one is missing."""
         return self.before is None or self.after is None or self.before.manifest.digest != self.after.manifest.digest
 
 
 def folder_side(folder: Path) -> Side:
-    """A bundle's folder. Raises `BundleError`."""
+    """Return the side of a bundle's folder. Raises `BundleError`."""
     bundle = open_bundle(folder)
     return Side(str(folder), None, bundle.manifest, partial(_open_in, bundle))
 
 
 def version_side(ledger: Ledger, version: CellVersion) -> Side:
-    """A registered version, its bytes from the ledger's store where that has them, else from the one it was added to.
+    """Return a registered version's side, read from the ledger's store where it has it, else from the recorded one.
 
     Raises:
         StoreError: neither has its manifest. RegistryError: MLflow can't be reached.
@@ -140,7 +140,7 @@ def version_side(ledger: Ledger, version: CellVersion) -> Side:
 
 
 def pairs(before: Sequence[Side], after: Sequence[Side]) -> list[tuple[Side | None, Side | None]]:
-    """Pair cell with cell; two that stand alone are a pair whatever their names.
+    """Pair the sides by cell; if there is one on each side, they are a pair whatever their names.
 
     Raises:
         BundleError: a folder against several cells.
@@ -152,17 +152,17 @@ def pairs(before: Sequence[Side], after: Sequence[Side]) -> list[tuple[Side | No
             many = after if side in before else before
             raise BundleError(
                 f"{side.name} is one bundle, the other side has {len(many)} cells",
-                fix=f"name the cell: {many[0].name}",
+                fix=f"choose a cell: {many[0].name}",
             )
     by_cell = [{side.cell: side for side in sides if side.cell} for sides in (before, after)]
     return [(by_cell[0].get(cell), by_cell[1].get(cell)) for cell in sorted(by_cell[0].keys() | by_cell[1].keys())]
 
 
 def compare(before: Side | None, after: Side | None, *, read_tensors: bool = True) -> Difference:
-    """Say what changed. `read_tensors`: read weight files that changed, all of them, to say which tensors did.
+    """Return what changed. `read_tensors`: read the weight files that changed, to compare their tensors.
 
     Raises:
-        PhipackError: the chat template can't be read. What is wrong with a weight file is told in the result.
+        PhipackError: the chat template can't be read. What is wrong with a weight file is part of the result.
     """
     if before is None or after is None:
         there = before or after
@@ -183,14 +183,14 @@ def compare(before: Side | None, after: Side | None, *, read_tensors: bool = Tru
 
 
 def changes(before: Mapping[str, T], after: Mapping[str, T]) -> tuple[Change[T], ...]:
-    """Give what is not the same in both, in their order."""
+    """Return what is not the same in both, in their order."""
     names = dict.fromkeys((*before, *after))
     found = (Change(name, before.get(name), after.get(name)) for name in names)
     return tuple(change for change in found if change.kind != "same")
 
 
 def _file_changes(old: Manifest, new: Manifest) -> tuple[Change[FileEntry], ...]:
-    """By digest: how a manifest describes a file besides is no change of the file."""
+    """Compare by digest: other differences of a manifest's entry are no change of the file."""
     entries = [{entry.path: entry for entry in manifest.files} for manifest in (old, new)]
     found = changes(*({path: entry.sha256 for path, entry in side.items()} for side in entries))
     names = sorted(change.name for change in found)
@@ -198,7 +198,7 @@ def _file_changes(old: Manifest, new: Manifest) -> tuple[Change[FileEntry], ...]
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
-    """The manifest but for files and weight classes, which are told by themselves."""
+    """Return the manifest without files and weight classes, which are compared by themselves."""
     content = manifest.model_dump(mode="json", by_alias=True, exclude={"files": True, "recipe": {"weights"}})
     facts: dict[str, Any] = {}
     for name, value in content.items():
@@ -249,14 +249,16 @@ def _template_entry(manifest: Manifest) -> FileEntry | None:
 
 
 def _template_lines(side: Side, entry: FileEntry | None) -> list[str]:
-    """The template's lines; where it is written in one, as most are, a line a tag."""
+    """Return the template's lines; where it is written in one line, as most are, one for each tag."""
     if entry is None:
         return []
     with side.open_file(entry) as stream:
         try:
             text = stream.read(_TEMPLATE_BYTES_LIMIT).decode("utf-8", "replace")
         except OSError as error:
-            raise BundleError(f"{side.name}: {entry.path} can't be read: {error}") from error
+            raise BundleError(
+                f"{side.name}: {entry.path} can't be read: {error}", fix="fetch or build that bundle again"
+            ) from error
     lines = text.splitlines()
     return lines if len(lines) > 1 else _TAG_END.split(text)
 

@@ -1,7 +1,7 @@
-"""What an artifact's weight file holds, tensor by tensor, read from its own directory without its format's library.
+"""What a weight file contains, tensor by tensor, read from the file's own directory without its format's library.
 
-`gguf_contents.py` and `onnx_contents.py` read the two formats that say it plainly. Core ML's packages name tensors deep
-inside their program: their files are compared whole. Everything is read once, forwards, from any stream.
+`gguf_contents.py` and `onnx_contents.py` read the two formats that have a plain directory. Core ML's packages name
+tensors deep inside their program: their files are compared whole. Everything is read once, forwards, from any stream.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from registry.bundle.manifest import FileEntry
 from targets.errors import BundleError
 
 _PIECE = 1 << 20
+REPLACE_BUNDLE = "fetch or build that bundle again"
 
 # Opens one of a bundle's files for reading from its start. Raises `PhipackError`.
 Open = Callable[[FileEntry], BinaryIO]
@@ -32,7 +33,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Contents:
-    """Tensors by name; and what else the file says, by name: short values as they are, others by digest."""
+    """Tensors by name, and the file's other keys: short values as they are, others by digest."""
 
     tensors: Mapping[str, Tensor]
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -55,25 +56,26 @@ class Forwards:
 
     @property
     def left(self) -> int:
-        """Bytes up to the end, as the manifest says."""
+        """Return how many bytes are left, by the manifest."""
         return self._entry.bytes - self.position
 
     def take(self, count: int) -> bytes:
         """Read exactly so many bytes."""
         if not 0 <= count <= self.left:
-            raise BundleError(f"{self._entry.path}: {count} bytes asked for at byte {self.position}, where it ends")
+            raise BundleError(
+                f"{self._entry.path} is damaged: it ends {count - self.left} bytes before its own directory says",
+                fix=REPLACE_BUNDLE,
+            )
         pieces = []
         while count:
             try:
                 piece = self._stream.read(min(count, _PIECE))
             except OSError as error:
-                raise BundleError(
-                    f"{self._entry.path} can't be read: {error}", fix="fetch or build it again"
-                ) from error
+                raise BundleError(f"{self._entry.path} can't be read: {error}", fix=REPLACE_BUNDLE) from error
             if not piece:
                 raise BundleError(
                     f"{self._entry.path} ends at byte {self.position}, the manifest says {self._entry.bytes}",
-                    fix="fetch or build it again",
+                    fix=REPLACE_BUNDLE,
                 )
             pieces.append(piece)
             count -= len(piece)
@@ -81,7 +83,7 @@ class Forwards:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def digest(self, count: int) -> str:
-        """Give `sha256:<hex>` of the next bytes, however many, in little memory."""
+        """Return `sha256:<hex>` of the next bytes, however many, in little memory."""
         hasher = hashlib.sha256()
         while count:
             piece = self.take(min(count, _PIECE))
@@ -90,11 +92,11 @@ class Forwards:
         return "sha256:" + hasher.hexdigest()
 
     def digests(self, spans: Iterable[Span]) -> dict[Span, str]:
-        """Give the digest of each span, which may be named in any order and twice, but not overlap."""
+        """Return the digest of each span. They may come in any order and repeat, but not overlap."""
         found: dict[Span, str] = {}
         for span in sorted(set(spans), key=lambda span: (span.offset, span.bytes)):
             if span.offset < self.position:
-                raise BundleError(f"{self._entry.path}: two tensors overlap at byte {span.offset}")
+                raise BundleError(f"{self._entry.path}: two tensors overlap at byte {span.offset}", fix=REPLACE_BUNDLE)
             while self.position < span.offset:
                 self.take(min(_PIECE, span.offset - self.position))
             found[span] = self.digest(span.bytes)

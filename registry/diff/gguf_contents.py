@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from registry.bundle.manifest import FileEntry, Manifest
-from registry.diff.contents import Contents, Forwards, Open, Span, Tensor
+from registry.diff.contents import REPLACE_BUNDLE, Contents, Forwards, Open, Span, Tensor
 from targets.errors import BundleError
 from targets.storage.gguf import TYPES
 
@@ -34,7 +34,9 @@ def gguf_contents(manifest: Manifest, open_file: Open) -> Contents:
                 try:
                     found = _read(Forwards(stream, entry), entry)
                 except (struct.error, KeyError, ValueError, OverflowError) as error:
-                    raise BundleError(f"{entry.path}: not a GGUF file that can be read: {error}") from error
+                    raise BundleError(
+                        f"{entry.path}: not a GGUF file that can be read: {error}", fix=REPLACE_BUNDLE
+                    ) from error
             tensors |= found.tensors
             keys |= found.keys
     return Contents(tensors, keys)
@@ -42,7 +44,7 @@ def gguf_contents(manifest: Manifest, open_file: Open) -> Contents:
 
 def _read(file: Forwards, entry: FileEntry) -> Contents:
     if file.take(4) != b"GGUF" or (version := _number(file, "I")) not in (2, 3):
-        raise BundleError(f"{entry.path}: not a GGUF file of version 2 or 3, little-endian")
+        raise BundleError(f"{entry.path}: not a GGUF file of version 2 or 3, little-endian", fix=REPLACE_BUNDLE)
     tensor_count, key_count = _number(file, "Q"), _number(file, "Q")
     keys = {"version": str(version)}
     alignment = _DEFAULT_ALIGNMENT
@@ -59,7 +61,7 @@ def _read(file: Forwards, entry: FileEntry) -> Contents:
     spans = {}
     for name, shape, number, offset in infos:
         kind = _KINDS.get(number)
-        # Of a type that is not listed here the size is not known: up to the next tensor, padding included.
+        # The size of an unknown type is not known: up to the next tensor, padding included.
         count = math.prod(shape) // kind.length * kind.bytes if kind else ends[offset] - offset
         spans[name] = Span(start + offset, count)
     digests = file.digests(spans.values())
@@ -76,11 +78,13 @@ def _read(file: Forwards, entry: FileEntry) -> Contents:
 
 
 def _tensor_info(file: Forwards) -> tuple[str, tuple[int, ...], int, int]:
-    """Give name, shape (slowest axis first, as everywhere but in GGUF), type and offset."""
+    """Return name, shape (slowest axis first, as everywhere but in GGUF), type and offset."""
     name = _string(file).decode()
     dimensions = _number(file, "I")
     if dimensions > _DIMENSIONS_LIMIT:
-        raise BundleError(f"tensor {name!r} of {dimensions} dimensions; GGUF has at most {_DIMENSIONS_LIMIT}")
+        raise BundleError(
+            f"tensor {name!r} of {dimensions} dimensions; GGUF has at most {_DIMENSIONS_LIMIT}", fix=REPLACE_BUNDLE
+        )
     shape = tuple(_number(file, "Q") for _ in range(dimensions))[::-1]
     return name, shape, _number(file, "I"), _number(file, "Q")
 
@@ -94,14 +98,14 @@ def _string(file: Forwards) -> bytes:
 
 
 def _value(file: Forwards, kind: int) -> Any:
-    """Read a value; of an array its digest: some have 200,000 strings."""
+    """Read a value; for an array return its digest: some have 200,000 strings."""
     if kind == _STRING:
         return _string(file).decode()
     if kind != _ARRAY:
         return _number(file, _SCALARS[kind])
     inner, count = _number(file, "I"), _number(file, "Q")
     if inner == _ARRAY:
-        raise BundleError("an array of arrays, which no GGUF of a language model has")
+        raise BundleError("an array of arrays, which no GGUF of a language model has", fix=REPLACE_BUNDLE)
     if inner != _STRING:
         return f"{count} values, {file.digest(count * struct.calcsize('<' + _SCALARS[inner]))[:19]}"
     hasher = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The initializers of an ONNX graph, in the file or beside it.
+"""The initializers of an ONNX graph, in the file or in an external one.
 
 Sources: onnx.proto (ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto), and protobuf's wire format
 (protobuf.dev/programming-guides/encoding).
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from registry.bundle.manifest import FileEntry, Manifest
-from registry.diff.contents import Contents, Forwards, Open, Span, Tensor
+from registry.diff.contents import REPLACE_BUNDLE, Contents, Forwards, Open, Span, Tensor
 from targets.errors import BundleError
 
-GRAPH_BYTES_LIMIT = 256 << 20  # a graph whose weights lie beside it has a few MB
+GRAPH_BYTES_LIMIT = 256 << 20  # a graph with external weights has a few MB
 _NAMES = ("float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64")
 _TYPES = dict(enumerate(_NAMES, 1)) | {12: "uint32", 13: "uint64", 16: "bfloat16", 21: "uint4", 22: "int4"}
 _GRAPH, _INITIALIZER = 7, 5
@@ -27,8 +27,8 @@ Field = tuple[int, int | bytes]
 
 
 @dataclass(frozen=True)
-class _Outside:
-    """An initializer whose bytes lie in another file."""
+class _External:
+    """An initializer whose bytes are in another file."""
 
     storage: str
     shape: tuple[int, ...]
@@ -39,32 +39,41 @@ class _Outside:
 def onnx_contents(manifest: Manifest, open_file: Open) -> Contents:
     """Read every ONNX graph of a bundle. Raises `BundleError` where one is damaged."""
     tensors: dict[str, Tensor] = {}
-    outside: dict[str, _Outside] = {}
+    external_tensors: dict[str, _External] = {}
     keys: dict[str, str] = {}
     for entry in manifest.files:
         if entry.path.endswith(".onnx"):
             if entry.bytes > GRAPH_BYTES_LIMIT:
-                raise BundleError(f"{entry.path}: a graph of {entry.bytes} bytes; the limit is {GRAPH_BYTES_LIMIT}")
+                raise BundleError(
+                    f"{entry.path}: a graph of {entry.bytes} bytes; the limit is {GRAPH_BYTES_LIMIT}",
+                    fix="compare without tensors, or build the bundle with external weights",
+                )
             with open_file(entry) as stream:
                 raw = Forwards(stream, entry).take(entry.bytes)
             try:
-                keys[f"{entry.path} without its tensors"] = _read_graph(raw, entry, tensors, outside)
+                keys[f"{entry.path} without its tensors"] = _read_graph(raw, entry, tensors, external_tensors)
             except (ValueError, KeyError, IndexError) as error:
-                raise BundleError(f"{entry.path}: not an ONNX graph that can be read: {error}") from error
+                raise BundleError(
+                    f"{entry.path}: not an ONNX graph that can be read: {error}", fix=REPLACE_BUNDLE
+                ) from error
     entries = {entry.path: entry for entry in manifest.files}
-    for path in sorted({place.path for place in outside.values()}):
+    for path in sorted({one.path for one in external_tensors.values()}):
         if path not in entries:
-            raise BundleError(f"the graph's tensors lie in {path}, which the bundle lacks")
-        here = {name: place for name, place in outside.items() if place.path == path}
+            raise BundleError(
+                f"the graph's tensors are in {path}, which is missing from the bundle", fix=REPLACE_BUNDLE
+            )
+        here = {name: one for name, one in external_tensors.items() if one.path == path}
         with open_file(entries[path]) as stream:
-            digests = Forwards(stream, entries[path]).digests(place.span for place in here.values())
-        for name, place in here.items():
-            tensors[name] = Tensor(place.storage, place.shape, place.span.bytes, digests[place.span])
+            digests = Forwards(stream, entries[path]).digests(one.span for one in here.values())
+        for name, one in here.items():
+            tensors[name] = Tensor(one.storage, one.shape, one.span.bytes, digests[one.span])
     return Contents(tensors, keys)
 
 
-def _read_graph(raw: bytes, entry: FileEntry, tensors: dict[str, Tensor], outside: dict[str, _Outside]) -> str:
-    """Add a graph's initializers to the two; give the digest of all the rest."""
+def _read_graph(
+    raw: bytes, entry: FileEntry, tensors: dict[str, Tensor], external_tensors: dict[str, _External]
+) -> str:
+    """Add a graph's initializers to the two dicts; return the digest of everything else."""
     rest = hashlib.sha256()
     for number, value in _fields(raw):
         if number != _GRAPH or isinstance(value, int):
@@ -73,8 +82,8 @@ def _read_graph(raw: bytes, entry: FileEntry, tensors: dict[str, Tensor], outsid
         for inner, part in _fields(value):
             if inner == _INITIALIZER and isinstance(part, bytes):
                 name, tensor = _initializer(part, entry)
-                if isinstance(tensor, _Outside):
-                    outside[name] = tensor
+                if isinstance(tensor, _External):
+                    external_tensors[name] = tensor
                 else:
                     tensors[name] = tensor
             else:
@@ -82,7 +91,7 @@ def _read_graph(raw: bytes, entry: FileEntry, tensors: dict[str, Tensor], outsid
     return f"sha256:{rest.hexdigest()[:12]}"
 
 
-def _initializer(raw: bytes, entry: FileEntry) -> tuple[str, Tensor | _Outside]:
+def _initializer(raw: bytes, entry: FileEntry) -> tuple[str, Tensor | _External]:
     name, storage = "", "undefined"
     shape: list[int] = []
     external: dict[str, str] = {}
@@ -102,16 +111,16 @@ def _initializer(raw: bytes, entry: FileEntry) -> tuple[str, Tensor | _Outside]:
     if external:
         path = str(PurePosixPath(entry.path).parent / external["location"])
         span = Span(int(external.get("offset", "0")), int(external["length"]))
-        return name, _Outside(storage, tuple(shape), path, span)
+        return name, _External(storage, tuple(shape), path, span)
     content = next((value for number, value in data if number == _RAW_DATA and isinstance(value, bytes)), None)
-    if content is None:  # in typed fields: their bytes as they are written
+    if content is None:  # in typed fields: their bytes as they are stored
         content = b"".join(value if isinstance(value, bytes) else value.to_bytes(10, "little") for _, value in data)
     digest = "sha256:" + hashlib.sha256(content).hexdigest()
     return name, Tensor(storage, tuple(shape), len(content), digest)
 
 
 def _fields(raw: bytes) -> Iterator[Field]:
-    """Give number and value of each field of a message; numbers of fixed width as their bytes."""
+    """Yield number and value of each field of a message; numbers of fixed width as their bytes."""
     at = 0
     while at < len(raw):
         key, at = _varint(raw, at)
@@ -127,7 +136,7 @@ def _fields(raw: bytes) -> Iterator[Field]:
         else:
             raise ValueError(f"wire type {kind} at byte {at}")
         if at + length > len(raw):
-            raise ValueError(f"a field of {length} bytes at byte {at} runs over the end")
+            raise ValueError(f"a field of {length} bytes at byte {at} extends beyond the end")
         yield key >> 3, raw[at : at + length]
         at += length
 
@@ -140,7 +149,7 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise ValueError(f"a number without an end at byte {at}")
+    raise ValueError(f"an unterminated number at byte {at}")
 
 
 def _varints(raw: bytes) -> list[int]:

@@ -38,10 +38,8 @@ from registry.store.s3_client import LOST_RACE, MISSING, code_of, s3_client, s3_
 from registry.store.s3_probe import probe
 from registry.store.s3_stream import Reading
 from registry.store.s3_upload import PART_BYTES, upload
-from registry.transfer.download import Taken, Transfer
-from registry.transfer.http import Web
-from registry.transfer.local_chunks import Known
-from targets.errors import FetchError, StoreError
+from registry.transfer.download import Transfer, WrongContentError
+from targets.errors import FetchError, FetchUnreachableError, StoreError, StoreUnreachableError
 
 URL_SECONDS = 12 * 3600
 DOCUMENT_BYTES_LIMIT = 64 << 20
@@ -115,13 +113,16 @@ class S3Store(Store):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         entry = FileEntry.model_construct(path=path.name, bytes=size, sha256=digest.removeprefix("sha256:"), chunks=())
-        with Web() as web:
+        with Transfer() as transfer:
             try:
-                Transfer(web, Known(()), Taken()).bring(entry, self.presigned_url(digest), path)
-            except FetchError as error:
-                if self.blob_bytes(digest) == size and "is another file" in error.problem:
+                transfer.download(entry, self.presigned_url(digest), path)
+            except WrongContentError as error:
+                if self.blob_bytes(digest) == size:
                     raise self._damaged(digest, what) from error
                 raise StoreError(f"{what}: {self.place_of(digest)} can't be read", fix=error.fix) from error
+            except FetchError as error:
+                kind = StoreUnreachableError if isinstance(error, FetchUnreachableError) else StoreError
+                raise kind(f"{what}: {self.place_of(digest)} can't be read", fix=error.fix) from error
 
     def blobs(self) -> Iterator[Blob]:
         """List the objects."""

@@ -1,4 +1,4 @@
-"""A whole bundle from the web: the manifest is known, every file is brought here and verified, one rename ends it.
+"""A whole bundle from the web: its manifest is known, every file is downloaded and verified, one rename ends it.
 
 Remote ──> local chunks, deltas, ranges ──> partial folder ──every file hashed──> destination
 """
@@ -6,67 +6,73 @@ Remote ──> local chunks, deltas, ranges ──> partial folder ──every f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from registry.bundle.folder import Bundle, open_bundle
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.files.staging import disk_errors, staged_folder
-from registry.transfer.delta_download import fetched_deltas
-from registry.transfer.destination import already_there, require_digest, require_space
-from registry.transfer.download import Taken, Transfer
-from registry.transfer.http import Web
-from registry.transfer.local_chunks import Known
+from registry.transfer.delta_download import download_delta
+from registry.transfer.destination import existing_bundle, require_digest, require_space
+from registry.transfer.download import Transfer, TransferStatistics
+from registry.transfer.local_chunks import LocalChunks
 from registry.transfer.partial import partial_folder
 from registry.transfer.remote import Remote
 from targets.errors import BundleError, FetchError
+from targets.progress import Progress, silent
 
 
 @dataclass(frozen=True)
-class Onto:
-    """How a download meets what is here. `replace`: it may take the place of a bundle.
+class DownloadOptions:
+    """What to accept, and how to treat the bundles that are on this machine.
 
-    `reuse`: bundles' folders whose bytes are copied rather than downloaded; the one that is replaced always is one.
-    `taken` is told where the bytes came from.
+    `digest`: accept only the bundle of this digest, `sha256:…`. `replace`: the bundle at the destination may be
+    replaced. `reuse`: folders of bundles whose bytes are copied rather than downloaded; a bundle that is replaced is
+    always one of them.
     """
 
+    digest: str | None = None
     replace: bool = False
     reuse: Sequence[Path] = ()
-    taken: Taken = field(default_factory=Taken)
 
 
-NEW_PLACE = Onto()
+DEFAULT_OPTIONS = DownloadOptions()
 
 
-def fetch_remote(remote: Remote, web: Web, out: Path, *, digest: str | None = None, onto: Onto = NEW_PLACE) -> Bundle:
-    """Put a bundle from the web at `out`: what other bundles here have is copied, the rest downloaded.
+def download_bundle(
+    remote: Remote, out: Path, options: DownloadOptions = DEFAULT_OPTIONS, *, on_progress: Progress = silent
+) -> tuple[Bundle, TransferStatistics]:
+    """Put a bundle from the web at `out`: copy what other bundles on this machine have, download the rest.
 
-    A delta file that the place offers over one of them is taken where it is smaller, and done without where it, or the
-    bundle that it applies to, is damaged. What was received whole when it breaks off stays beside `out` (`partial.py`),
-    and the next try goes on from there.
+    A delta file that the server offers over one of them is used where it saves bytes, and ignored where it, or the
+    bundle that it applies to, is damaged. If the download breaks off, what was received is kept in a folder next to
+    `out` (`partial.py`), and the next try continues from it.
 
     Raises:
-        FetchError: the server fails, its bytes are not the manifest's, or another process fetches to `out`.
+        FetchUnreachableError: the server does not answer, or fails on all tries.
+        FetchError: its bytes are not the manifest's, or another process is downloading to `out`.
         BuildError: `out` exists or can't be written.
     """
     manifest = remote.manifest
-    require_digest(manifest.digest, digest, remote.place)
-    if (already := already_there(out, manifest.digest, replace=onto.replace)) is not None:
-        return already
-    bundles = [*_reusable(onto.reuse), *_replaced(out)]
+    require_digest(manifest.digest, options.digest, remote.manifest_url)
+    if (existing := existing_bundle(out, manifest.digest, replace=options.replace)) is not None:
+        return existing, TransferStatistics()
+    bundles = [*_reusable(options.reuse), *_replaced(out)]
     with disk_errors(out), partial_folder(out, manifest.digest) as partial:
         require_space(partial, manifest)
-        with fetched_deltas(remote, bundles, web, partial, onto.taken) as deltas:
-            transfer = Transfer(web, Known(bundles, deltas), onto.taken)
+        delta, statistics = download_delta(remote, bundles, partial, on_progress)
+        local = LocalChunks(bundles, [] if delta is None else [delta])
+        with delta or nullcontext(), Transfer(local, on_progress) as transfer:
             for number, entry in enumerate(manifest.files):
-                transfer.bring(entry, remote.url_of(entry), partial / str(number))
-        with staged_folder(out, replace=onto.replace) as folder:
+                transfer.download(entry, remote.url_of(entry), partial / str(number))
+        with staged_folder(out, replace=options.replace) as folder:
             for number, entry in enumerate(manifest.files):
                 path = folder / entry.path
                 path.parent.mkdir(parents=True, exist_ok=True)
                 (partial / str(number)).rename(path)
             (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
-    return open_bundle(out)
+    return open_bundle(out), statistics + transfer.statistics
 
 
 def _reusable(folders: Sequence[Path]) -> list[Bundle]:

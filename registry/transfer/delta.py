@@ -1,7 +1,7 @@
-"""Delta files: how chunks of a new bundle are made of an old one's. `delta_writer.py` makes them, fetch reads them.
+"""Delta files: how chunks of a new bundle are rebuilt from an old one's. `delta_writer.py` writes them.
 
 A re-quantized fine-tune changes every chunk by a little: most bytes stay, the others move by one or two. So a chunk is
-told as the bytes that changed in an old one: how far from the last, and by how much. On real weights that is little
+written as the bytes that changed in an old one: how far from the last, and by how much. On real weights that is little
 over half of what zstd makes of an XOR, whose zeros cost it a bit each.
 
 Format `phipack.delta/1`. Integers are unsigned and little-endian.
@@ -17,8 +17,8 @@ The index. `from` and `to` name bundles by the digests of their manifests:
      "frames": [{"chunk": "65536 ab34…", "frame": 1234, "base": "model.gguf", "at": 4096},
                 {"chunk": "700 cd56…", "frame": 321}]}
 
-`chunk`: length and SHA-256 of what the frame makes, as in manifests. `frame`: its length in this file. `base`, `at`:
-path and offset in bundle `from` of what it is made from, which is as long as the chunk.
+`chunk`: length and SHA-256 of what the frame rebuilds, as in manifests. `frame`: its length in this file. `base`, `at`:
+path and offset in bundle `from` of what it is rebuilt from, which is as long as the chunk.
 
 A frame is one zstd frame (RFC 8878) that states its content's size, without a dictionary. It is no longer than the
 chunk, its content no longer than twice that. Without `base` its content is the chunk. With it, the content is N steps
@@ -27,7 +27,7 @@ and then N differences, a byte each; the chunk is what this leaves in `base`'s b
     position = -1
     for each i < N:  position += steps[i];  bytes[position] = (bytes[position] + differences[i]) mod 256
 
-Steps are 1 to 255. Over more than 255 unchanged bytes lead steps of 255 whose difference is 0. A position beyond the
+Steps are 1 to 255. Steps of 255 whose difference is 0 lead over more than 255 unchanged bytes. A position beyond the
 end, or other bytes than `chunk` names, mean that the delta or the old bundle is damaged: the chunk is then downloaded.
 """
 
@@ -65,7 +65,7 @@ class _Strict(BaseModel):
 
 
 class FrameEntry(_Strict):
-    """A frame of `frame` bytes, which makes `chunk`; from what `base` has at offset `at`, where it names one."""
+    """A frame of `frame` bytes, which rebuilds `chunk`; from what `base` has at offset `at`, where it names one."""
 
     chunk: Chunk
     frame: int = Field(gt=0, le=CHUNK_BYTES_LIMIT)
@@ -90,42 +90,42 @@ class DeltaIndex(_Strict):
     frames: tuple[FrameEntry, ...]
 
     def to_bytes(self) -> bytes:
-        """Give its JSON, without spaces."""
+        """Return its JSON, without spaces."""
         return self.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
 class DeltaFile:
-    """An opened delta file, over the old bundle that it applies to. `open_delta` makes it; closed by `with`.
+    """An opened delta file, and the old bundle that it applies to. `open_delta` returns one; closed by `with`.
 
-    Any thread may ask for chunks; one is made at a time, in at most four times its memory.
+    Any thread may read chunks; one is rebuilt at a time, in at most four times its memory.
     """
 
     def __init__(self, path: Path, old: Bundle, index: DeltaIndex, begin: int) -> None:
         self.path, self.index = path, index
         self._old = old
-        self._places: dict[Chunk, tuple[FrameEntry, int]] = {}
+        self._frames: dict[Chunk, tuple[FrameEntry, int]] = {}
         for entry in index.frames:
-            self._places[entry.chunk] = (entry, begin)
+            self._frames[entry.chunk] = (entry, begin)
             begin += entry.frame
         self._one_at_a_time = threading.Lock()
         self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __contains__(self, chunk: Chunk) -> bool:
-        return chunk in self._places
+        return chunk in self._frames
 
     def chunk(self, chunk: Chunk) -> bytes | None:
-        """Make a chunk and verify it; None where there is no frame for it, or delta or old bundle are damaged."""
-        made = bytearray(chunk.bytes)
-        return bytes(made) if self.make(chunk, memoryview(made)) else None
+        """Return a chunk, verified; None where there is no frame for it, or the delta or old bundle is damaged."""
+        content = bytearray(chunk.bytes)
+        return bytes(content) if self.rebuild(chunk, memoryview(content)) else None
 
-    def make(self, chunk: Chunk, out: memoryview) -> bool:
-        """Make a chunk in `out`, which is as long, and verify it. False where `chunk` gives None."""
-        if chunk not in self._places:
+    def rebuild(self, chunk: Chunk, out: memoryview) -> bool:
+        """Rebuild a chunk in `out`, which is as long, and verify it. Return False where `chunk` returns None."""
+        if chunk not in self._frames:
             return False
-        entry, offset = self._places[chunk]
+        entry, offset = self._frames[chunk]
         with self._one_at_a_time:
             try:
-                self._make(entry, os.pread(self._handle, entry.frame, offset), out)
+                self._apply(entry, os.pread(self._handle, entry.frame, offset), out)
             except (OSError, IndexError, ValueError, zstandard.ZstdError):
                 return False
         return hashlib.sha256(out).hexdigest() == chunk.sha256
@@ -144,8 +144,8 @@ class DeltaFile:
     ) -> None:
         self.close()
 
-    def _make(self, entry: FrameEntry, frame: bytes, out: memoryview) -> None:
-        """Raise what `make` catches, where the frame is damaged."""
+    def _apply(self, entry: FrameEntry, frame: bytes, out: memoryview) -> None:
+        """Raise what `rebuild` catches, where the frame is damaged."""
         content = _unpacked(frame, 2 * len(out))
         if entry.base is None or entry.at is None:
             out[:] = content
@@ -158,13 +158,13 @@ class DeltaFile:
 
 
 def open_delta(path: Path, old: Bundle) -> DeltaFile:
-    """Open a delta file that applies to `old`. Raises `FetchError` where it is none, or is for another bundle."""
+    """Open a delta file that applies to `old`. Raises `FetchError` where it is damaged, or is for another bundle."""
     try:
         with path.open("rb") as stream:
             head = stream.read(len(MAGIC) + LENGTH_BYTES)
             size = int.from_bytes(head[len(MAGIC) :], "little")
             if head[: len(MAGIC)] != MAGIC or size > INDEX_BYTES_LIMIT:
-                raise _damaged(path, "it doesn't begin as one, or its index is too long")
+                raise _damaged(path, "it doesn't begin like one, or its index is too long")
             index = DeltaIndex.model_validate_json(stream.read(size))
         begin = len(head) + size
         if path.stat().st_size != begin + sum(entry.frame for entry in index.frames):
@@ -183,28 +183,30 @@ def open_delta(path: Path, old: Bundle) -> DeltaFile:
 
 
 def _damaged(path: Path, why: str) -> FetchError:
-    return FetchError(f"{path} is not the delta that is wanted: {why}", fix="fetch without it, or publish it again")
+    return FetchError(
+        f"{path} is not a delta that can be used here: {why}", fix="fetch without it, or publish it again"
+    )
 
 
 def _unpacked(frame: bytes, limit: int) -> bytes:
-    """Decompress. The size that the frame states is what is allocated, so it is looked at first."""
+    """Decompress. The size that the frame states is what is allocated, so it is checked first."""
     stated = zstandard.get_frame_parameters(frame).content_size
     if stated > limit:  # unknown is the largest number
-        raise ValueError(f"a frame of {stated} bytes where {limit} are the limit")
+        raise ValueError(f"a frame of {stated} bytes; the limit is {limit}")
     return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
 
 
 def _change(base: memoryview, content: bytes) -> None:
-    """Add differences to bytes of `base`. Without a loop in Python: they are put in their places, then added as wholes.
+    """Add differences to bytes of `base`. Without a loop in Python: they are put into position, then added all at once.
 
     Raises `IndexError` where a position is beyond the end.
     """
     count = len(content) // 2
     if 2 * count != len(content):
         raise ValueError("steps without differences")
-    places = bytearray(1 + len(base))  # steps lead from -1: from here, one place ahead
-    deque(map(places.__setitem__, accumulate(content[:count]), memoryview(content)[count:]), maxlen=0)
-    differences = memoryview(places)[1:]
+    positions = bytearray(1 + len(base))  # steps begin at -1: everything is shifted by one
+    deque(map(positions.__setitem__, accumulate(content[:count]), memoryview(content)[count:]), maxlen=0)
+    differences = memoryview(positions)[1:]
     for begin in range(0, len(base), _PIECE):
         piece = slice(begin, begin + _PIECE)
         base[piece] = _sums(base[piece], differences[piece])

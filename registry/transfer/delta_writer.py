@@ -1,8 +1,8 @@
-"""Making delta files (`delta.py` says what they are). Needs numpy, which who only fetches doesn't.
+"""Writing delta files (`delta.py` describes them). Needs numpy, which a client that only fetches does not.
 
-    chunks of NEW that OLD lacks ──paired with OLD's chunk of the same tensor──> changed bytes ──zstd──> frames
+    chunks of NEW that OLD does not have ──paired with OLD's chunk of the same tensor──> changed bytes ──zstd──> frames
 
-A tensor's chunks lie in both bundles in the same order and of the same sizes, whatever was put in before them.
+A tensor's chunks are in both bundles in the same order and of the same sizes, whatever was inserted before them.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from registry.transfer.delta import (
     FrameEntry,
 )
 from registry.transfer.download import download_bytes
-from registry.transfer.local_chunks import Known, Place
+from registry.transfer.local_chunks import FileRange, LocalChunks
 
 THREADS = 2
-WORTH = 0.5  # of what a fetch without it downloads: a larger delta is not offered
-_LEVEL = 3  # higher ones gain next to nothing: what is left repeats nowhere
+WORTHWHILE_SHARE = 0.5  # of what a fetch without it downloads: a larger delta is not offered
+_LEVEL = 3  # higher ones gain next to nothing: what is left has no repetitions
 _CLEARLY_LESS = 0.5  # than the chunk: a frame so short needs no comparison
-_SEARCH_LIMIT = 4096  # chunks: sizes of more are not searched for a common order, which takes their square
+_SEARCH_LIMIT = 4096  # chunks: with more, a common order is not searched: its time grows with their square
 
 
 @dataclass(frozen=True)
 class Delta:
-    """A delta that was made: its file's `bytes`, and the `chunks` that it makes.
+    """A delta that was written: its file's `bytes`, and how many `chunks` it rebuilds.
 
-    `fetch_bytes`: what a fetch downloads of files without it; `left_bytes`: what it still downloads beside it.
+    `fetch_bytes`: what a fetch downloads of files without it; `left_bytes`: what it downloads in addition to it.
     """
 
     bytes: int
@@ -56,43 +56,45 @@ class Delta:
 
     @property
     def share(self) -> float:
-        """What is downloaded with it, of what is without."""
+        """What is downloaded with it, as a share of what is downloaded without."""
         return (self.bytes + self.left_bytes) / self.fetch_bytes if self.fetch_bytes else 1.0
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A chunk of NEW that OLD lacks: where it lies, and path and offset in OLD of the one to make it from."""
+    """A chunk of NEW that OLD does not have: where it is, and path and offset in OLD of the one to rebuild it from."""
 
     chunk: Chunk
-    place: Place
+    source: FileRange
     base: tuple[str, int] | None
 
 
-def make_delta(old: Bundle, new: Bundle, out: Path, *, threads: int = THREADS, worth: float = WORTH) -> Delta | None:
+def make_delta(
+    old: Bundle, new: Bundle, out: Path, *, threads: int = THREADS, worthwhile_share: float = WORTHWHILE_SHARE
+) -> Delta | None:
     """Write the delta from `old` to `new` to `out`, a new file.
 
-    None, and no file, where with it as much as `worth` of the download would be left. Both bundles are believed: verify
-    them before. Memory: about 200 MB a thread at worst. Raises `OSError`.
+    Return None, and write no file, where with it `worthwhile_share` of the download or more would be left. Both bundles
+    are trusted: verify them before. Memory: at most about 200 MB for each thread. Raises `OSError`.
     """
-    known = Known([old])
-    lacking = Counter(chunk for entry in new.manifest.files for chunk in _lacking(entry, known))
-    fetch_bytes = left_bytes = download_bytes(((entry, 0) for entry in new.manifest.files), known)
+    local = LocalChunks([old])
+    missing = Counter(chunk for entry in new.manifest.files for chunk in _missing(entry, local))
+    fetch_bytes = left_bytes = download_bytes(((entry, 0) for entry in new.manifest.files), local)
     entries: list[FrameEntry] = []
     with tempfile.TemporaryFile(dir=out.parent) as frames:
-        for wanted, frame, base in _framed(old, _wanted(old, new, set(lacking)), threads):
+        for wanted, frame, base in _framed(old, _wanted(old, new, set(missing)), threads):
             if len(frame) >= wanted.chunk.bytes:
                 continue
             frames.write(frame)
             path, at = base or (None, None)
             entries.append(FrameEntry(chunk=wanted.chunk, frame=len(frame), base=path, at=at))
-            left_bytes -= wanted.chunk.bytes * lacking[wanted.chunk]
+            left_bytes -= wanted.chunk.bytes * missing[wanted.chunk]
         index = DeltaIndex.model_validate(
             {"schema": DELTA_SCHEMA, "from": old.digest, "to": new.digest, "frames": entries}
         ).to_bytes()
         head = MAGIC + len(index).to_bytes(LENGTH_BYTES, "little") + index
         made = Delta(len(head) + frames.tell(), len(entries), fetch_bytes, left_bytes)
-        if len(index) > INDEX_BYTES_LIMIT or made.share >= worth:
+        if len(index) > INDEX_BYTES_LIMIT or made.share >= worthwhile_share:
             return None
         frames.seek(0)
         with out.open("xb") as file:
@@ -101,30 +103,30 @@ def make_delta(old: Bundle, new: Bundle, out: Path, *, threads: int = THREADS, w
     return made
 
 
-def _lacking(entry: FileEntry, known: Known) -> Iterator[Chunk]:
+def _missing(entry: FileEntry, local: LocalChunks) -> Iterator[Chunk]:
     offset = 0
     for chunk in entry.chunks:
-        if known.place_of(entry, offset, chunk) is None:
+        if local.find(entry, offset, chunk) is None:
             yield chunk
         offset += chunk.bytes
 
 
-def _wanted(old: Bundle, new: Bundle, lacking: set[Chunk]) -> Iterator[_Wanted]:
-    """Go through NEW's files and give each chunk that OLD lacks once, paired."""
+def _wanted(old: Bundle, new: Bundle, missing: set[Chunk]) -> Iterator[_Wanted]:
+    """Yield each chunk of NEW that is `missing` in OLD once, paired."""
     olds = {entry.path: entry for entry in old.manifest.files}
     for entry in new.manifest.files:
         before = olds.get(entry.path)
         pairs = {} if before is None else _pairs(before.chunks, entry.chunks)
         begins = [] if before is None else _begins(before.chunks)
         for number, (offset, chunk) in enumerate(zip(_begins(entry.chunks), entry.chunks, strict=True)):
-            if chunk in lacking:
-                lacking.remove(chunk)
+            if chunk in missing:
+                missing.remove(chunk)
                 base = (entry.path, begins[pairs[number]]) if number in pairs else None
-                yield _Wanted(chunk, Place(new.file(entry.path), offset), base)
+                yield _Wanted(chunk, FileRange(new.file(entry.path), offset), base)
 
 
 def _begins(chunks: Sequence[Chunk]) -> list[int]:
-    """Offsets in the file."""
+    """Return the chunks' offsets in the file."""
     sizes = [chunk.bytes for chunk in chunks]
     return [end - size for end, size in zip(accumulate(sizes), sizes, strict=True)]
 
@@ -153,7 +155,7 @@ def _pairs(old: Sequence[Chunk], new: Sequence[Chunk]) -> dict[int, int]:
 def _framed(
     old: Bundle, chunks: Iterable[_Wanted], threads: int
 ) -> Iterator[tuple[_Wanted, bytes, tuple[str, int] | None]]:
-    """Make frames side by side and give them in order, with what each is made from."""
+    """Make frames in parallel and yield them in order, with what each is rebuilt from."""
     with ThreadPoolExecutor(threads) as pool:
         running: deque[tuple[_Wanted, Future[tuple[bytes, tuple[str, int] | None]]]] = deque()
         for wanted in chunks:
@@ -166,8 +168,8 @@ def _framed(
 
 
 def _frame(old: Bundle, wanted: _Wanted) -> tuple[bytes, tuple[str, int] | None]:
-    """Give the chunk's frame: of changes where there is a base, unless the chunk itself is shorter."""
-    content = _read(wanted.place, wanted.chunk.bytes)
+    """Return the chunk's frame: of changes where there is a base, unless the chunk itself is shorter."""
+    content = _read(wanted.source, wanted.chunk.bytes)
     frame = b"" if wanted.base is None else _compressed(*_changes(_read_base(old, wanted), content))
     if frame and len(frame) < _CLEARLY_LESS * len(content):
         return frame, wanted.base
@@ -178,11 +180,11 @@ def _frame(old: Bundle, wanted: _Wanted) -> tuple[bytes, tuple[str, int] | None]
 def _read_base(old: Bundle, wanted: _Wanted) -> bytes:
     assert wanted.base is not None
     path, offset = wanted.base
-    return _read(Place(old.file(path), offset), wanted.chunk.bytes)
+    return _read(FileRange(old.file(path), offset), wanted.chunk.bytes)
 
 
 def _changes(base: bytes, content: bytes) -> tuple[bytes, bytes]:
-    """Give the steps and differences that lead from `base` to `content`, which are not the same."""
+    """Return the steps and differences that lead from `base` to `content`, which are not the same."""
     differences = np.frombuffer(content, np.uint8) - np.frombuffer(base, np.uint8)
     positions = np.flatnonzero(differences).astype(np.int32)
     distances = np.diff(positions, prepend=np.int32(-1))
@@ -196,7 +198,7 @@ def _changes(base: bytes, content: bytes) -> tuple[bytes, bytes]:
 
 
 def _compressed(*parts: bytes) -> bytes:
-    """Give one zstd frame that states its content's size. Each part has blocks, and so statistics, of its own."""
+    """Return one zstd frame that states its content's size. Each part has blocks, and so statistics, of its own."""
     stream = zstandard.ZstdCompressor(level=_LEVEL).compressobj(size=sum(map(len, parts)))
     frame = b""
     for part in parts:
@@ -204,8 +206,8 @@ def _compressed(*parts: bytes) -> bytes:
     return frame + stream.flush()
 
 
-def _read(place: Place, size: int) -> bytes:
+def _read(source: FileRange, size: int) -> bytes:
     content = bytearray(size)
-    if not place.read(memoryview(content)):
-        raise OSError(f"{place.path} can't be read from byte {place.offset} to {place.offset + size}")
+    if not source.read(memoryview(content)):
+        raise OSError(f"{source.path} can't be read from byte {source.offset} to {source.offset + size}")
     return bytes(content)

@@ -1,4 +1,4 @@
-"""The folder that a bundle is fetched to: what is there already, whether it may be replaced, whether there is room."""
+"""The folder that a bundle is fetched to: what it holds, whether that may be replaced, whether there is room."""
 
 from __future__ import annotations
 
@@ -12,44 +12,47 @@ from registry.transfer.partial import received_bytes, sweep_partials
 from targets.errors import BuildError, BundleError, FetchError
 
 
-def require_digest(found: str, wanted: str | None, place: str) -> None:
-    """Raise `FetchError` where a bundle was asked for by digest and another one was found at `place`."""
+def require_digest(found: str, wanted: str | None, source: str) -> None:
+    """Raise `FetchError` where `source` holds another bundle than the one whose digest was asked for."""
     if wanted is not None and found != wanted:
         raise FetchError(
-            f"{place} is bundle {found}, not {wanted}", fix="ask for the right version, or the right digest"
+            f"{source} is bundle {found}, not {wanted}", fix="ask for another version, or correct the digest"
         )
 
 
-def already_there(out: Path, digest: str, *, replace: bool) -> Bundle | None:
-    """Give the bundle at `out` where it is the wanted one and whole; refuse to replace what is no bundle at all.
+def existing_bundle(out: Path, digest: str, *, replace: bool) -> Bundle | None:
+    """Return the bundle at `out` where it is the wanted one and whole; None where `out` is free or may be replaced.
 
-    First what dead processes left for `out` is swept: one may have died when the bundle was there, and the old one too.
+    What dead processes left for `out` is swept first: one may have died between its two renames.
+
+    Raises:
+        BuildError: `out` holds another bundle and `replace` is not set, or it holds something that is not a bundle.
     """
     with disk_errors(out):
         sweep(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        there = open_bundle(out)
-        if there.digest == digest:
-            verify(there)
+        found = open_bundle(out)
+        if found.digest == digest:
+            verify(found)
             sweep_partials(out)
-            return there
+            return found
     except BundleError as error:
         if not (out / MANIFEST_NAME).is_file():
             raise BuildError(
-                f"{out} exists and is not a bundle; it is not replaced", fix="name another folder"
+                f"{out} exists and is not a bundle; it is never replaced", fix="name another folder"
             ) from error
         problem = error.problem
     else:
-        problem = f"{out} holds another bundle, {there.digest}"
+        problem = f"{out} holds another bundle, {found.digest}"
     if not replace:
-        raise BuildError(problem, fix="name another folder, or give --replace")
+        raise BuildError(problem, fix="name another folder, or allow it with --replace")
     return None
 
 
 def require_space(folder: Path, manifest: Manifest) -> None:
-    """Raise `FetchError` where the disk of `folder` has no room for what is still to come of the bundle."""
+    """Raise `FetchError` where the disk of `folder` has no room for what is missing of the bundle."""
     free = shutil.disk_usage(folder).free + received_bytes(folder)
     if manifest.total_bytes > free:
         raise FetchError(

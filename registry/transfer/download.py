@@ -1,8 +1,8 @@
-"""One file of a bundle from the web: what is here is copied, the rest asked for in ranges, all of it verified.
+"""One file of a bundle from the web: what is on this machine is copied, the rest requested in ranges, all verified.
 
-    manifest's entry ──> jobs in the file's order ──4 threads──> bytes, hashed a chunk ──in order──> file, hashed whole
+    manifest's entry ──> jobs in the file's order ──4 threads──> bytes, hashed by chunk ──in order──> file, hashed whole
 
-A job is at most 8 MiB, of neighbouring chunks that come from the same place. Five buffers are used again and again, so
+A job is at most 8 MiB, of neighbouring chunks that come from the same source. Five buffers are reused throughout, so
 memory is the same for any file. Since a file grows from its start, what an interrupted transfer has left is a verified
 beginning, up to the first chunk that differs.
 """
@@ -10,48 +10,68 @@ beginning, up to the first chunk that differs.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, Protocol
+from types import TracebackType
+from typing import Literal, Protocol, Self
 
 from registry.bundle.chunks import CHUNK_BYTES_LIMIT, Chunk
 from registry.bundle.manifest import FileEntry
 from registry.files.large_file import LargeFile
-from registry.transfer.http import Web
-from registry.transfer.local_chunks import Known, Making, Place
+from registry.transfer.http import HttpClient
+from registry.transfer.local_chunks import DeltaChunk, FileRange, LocalChunks
 from registry.transfer.ranges import HttpFile
 from targets.errors import FetchError
+from targets.progress import Progress, Step, silent
 
 CONNECTIONS = 4
 _BUFFERS = CONNECTIONS + 1  # one is being written
+_TRY_ELSEWHERE = "try again; if the error stays, the bundle there was changed: fetch it from another source"
 
 
-@dataclass
-class Taken:
-    """Where a fetch's bytes came from: the network, other bundles on this machine, a delta over one, an earlier try."""
+class WrongContentError(FetchError):
+    """The server has bytes that are not the ones that the manifest names."""
+
+
+@dataclass(frozen=True)
+class TransferStatistics:
+    """Where a bundle's bytes came from.
+
+    `downloaded_bytes`: the network, manifests and deltas included; `reused_bytes`: other bundles on this machine;
+    `delta_bytes`: rebuilt from such a bundle by a delta; `resumed_bytes`: kept from an earlier try.
+    """
 
     downloaded_bytes: int = 0
     reused_bytes: int = 0
-    made_bytes: int = 0
+    delta_bytes: int = 0
     resumed_bytes: int = 0
+
+    def __add__(self, other: TransferStatistics) -> TransferStatistics:
+        """Return the sums."""
+        return TransferStatistics(
+            self.downloaded_bytes + other.downloaded_bytes,
+            self.reused_bytes + other.reused_bytes,
+            self.delta_bytes + other.delta_bytes,
+            self.resumed_bytes + other.resumed_bytes,
+        )
 
 
 @dataclass(frozen=True)
 class Job:
-    """Consecutive bytes of a file from one place: `local`, or the network. `chunks` is empty where it has none."""
+    """Consecutive bytes of a file from one source: `local`, or the network. `chunks` is empty where it has none."""
 
     offset: int
     bytes: int
     chunks: tuple[Chunk, ...]
-    local: Place | Making | None
+    local: FileRange | DeltaChunk | None
 
 
-# Where a job's bytes came from; "start": the server has no ranges, they are to be read from the file's start.
-_Filled = Literal["web", "here", "made", "start"]
+# Where a job's bytes came from. "no ranges": they are not there yet, and must be read from the file's start.
+_Source = Literal["network", "reused", "delta", "no ranges"]
 
 
 class _Output(Protocol):
@@ -62,36 +82,46 @@ class _Output(Protocol):
 
 @dataclass
 class _Beginning:
-    """How much of a file is there and good, and its hash so far."""
+    """How many bytes of a file are there and verified, and its hash so far."""
 
     bytes: int = 0
     hasher: hashlib._Hash = field(default_factory=hashlib.sha256)
 
 
-_Running = tuple[Job, memoryview, Future[_Filled]]
+_Running = tuple[Job, memoryview, Future[_Source]]
 
 
-def jobs_of(entry: FileEntry, start: int, known: Known) -> Iterator[Job]:
-    """Say how to come by a file from byte `start`, where one of its chunks begins, to its end."""
+@dataclass
+class _File:
+    """A file while it is being written."""
+
+    entry: FileEntry
+    remote: HttpFile
+    out: _Output
+    hasher: hashlib._Hash
+
+
+def jobs_of(entry: FileEntry, start: int, local: LocalChunks) -> Iterator[Job]:
+    """Yield how to get a file from byte `start`, where one of its chunks begins, to its end."""
     job: Job | None = None
     for offset, size, chunk in _pieces(entry):
         if offset < start:
             continue
-        local = known.place_of(entry, offset, chunk)
+        source = local.find(entry, offset, chunk)
         own = () if chunk is None else (chunk,)
-        if job is not None and job.bytes + size <= CHUNK_BYTES_LIMIT and _follows(job, local):
+        if job is not None and job.bytes + size <= CHUNK_BYTES_LIMIT and _continues(job, source):
             job = Job(job.offset, job.bytes + size, job.chunks + own, job.local)
             continue
         if job is not None:
             yield job
-        job = Job(offset, size, own, local)
+        job = Job(offset, size, own, source)
     if job is not None:
         yield job
 
 
-def download_bytes(beginnings: Iterable[tuple[FileEntry, int]], known: Known) -> int:
-    """How much files take from the network, each from the byte on up to which it is here already."""
-    return sum(job.bytes for entry, start in beginnings for job in jobs_of(entry, start, known) if job.local is None)
+def download_bytes(files: Iterable[tuple[FileEntry, int]], local: LocalChunks) -> int:
+    """Return how many bytes files take from the network, each from the byte on up to which it is here already."""
+    return sum(job.bytes for entry, start in files for job in jobs_of(entry, start, local) if job.local is None)
 
 
 def _pieces(entry: FileEntry) -> Iterator[tuple[int, int, Chunk | None]]:
@@ -105,110 +135,127 @@ def _pieces(entry: FileEntry) -> Iterator[tuple[int, int, Chunk | None]]:
         offset += size
 
 
-def _follows(job: Job, local: Place | Making | None) -> bool:
-    if not isinstance(job.local, Place) or not isinstance(local, Place):
-        return job.local is None and local is None
-    return (job.local.path, job.local.offset + job.bytes) == (local.path, local.offset)
+def _continues(job: Job, source: FileRange | DeltaChunk | None) -> bool:
+    if not isinstance(job.local, FileRange) or not isinstance(source, FileRange):
+        return job.local is None and source is None
+    return (job.local.path, job.local.offset + job.bytes) == (source.path, source.offset)
 
 
-@dataclass
 class Transfer:
-    """Brings files to this machine, one after the other, each over several connections."""
+    """Downloads files to this machine, one after the other, each over several connections of its own.
 
-    web: Web
-    known: Known
-    taken: Taken
-    _buffers: SimpleQueue[memoryview] = field(default_factory=SimpleQueue, init=False)
+    An error in `download`, `cancel` from any thread, and leaving its block end all its requests; it downloads nothing
+    after that. Progress is reported for each job: step `download`, in bytes of the file.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, local: LocalChunks | None = None, on_progress: Progress = silent) -> None:
+        self._local = local or LocalChunks()
+        self._on_progress = on_progress
+        self._client = HttpClient()
+        self._counts: Counter[str] = Counter()
+        self._buffers: SimpleQueue[memoryview] = SimpleQueue()
         for _ in range(_BUFFERS):
             self._buffers.put(memoryview(bytearray(CHUNK_BYTES_LIMIT)))
 
-    def bring(self, entry: FileEntry, url: str, path: Path) -> None:
-        """Make `path` the entry's file, going on from what it holds already.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    @property
+    def statistics(self) -> TransferStatistics:
+        """Where the bytes came from, so far."""
+        counts = self._counts
+        return TransferStatistics(self._client.received_bytes, counts["reused"], counts["delta"], counts["resumed"])
+
+    def cancel(self) -> None:
+        """End all requests at once; `download` raises `FetchError` where it runs in another thread."""
+        self._client.cancel()
+
+    def download(self, entry: FileEntry, url: str, path: Path) -> None:
+        """Write the entry's file to `path`, continuing what is there already.
 
         Raises:
-            FetchError: the server fails, or its bytes are not the ones that the manifest names.
+            WrongContentError: the server's bytes are not the ones that the manifest names.
+            FetchError: the server fails, or `cancel` was called.
             OSError: `path` can't be written.
         """
-        beginning = _good_beginning(entry, path)
-        self.taken.resumed_bytes += beginning.bytes
-        trusting = beginning.bytes > 0 or self.known.place_of(entry, 0, None) is not None
-        if self._bring_rest(entry, url, path, self.known, beginning):
+        self._client.raise_if_cancelled()
+        beginning = _verified_beginning(entry, path)
+        self._counts["resumed"] += beginning.bytes
+        trusting = beginning.bytes > 0 or self._local.find(entry, 0, None) is not None
+        if self._append_rest(entry, url, path, self._local, beginning):
             return
         path.unlink()
         if not entry.chunks and trusting:
             # A file without chunks is verified as one: what was here of it may be what is wrong.
-            if self._bring_rest(entry, url, path, Known(()), _Beginning()):
+            if self._append_rest(entry, url, path, LocalChunks(), _Beginning()):
                 return
             path.unlink()
-        raise FetchError(
-            f"{url} is another file: the manifest says {entry.bytes} bytes, sha256:{entry.sha256}",
-            fix="try again; if it stays so, the bundle there was changed: take it from another place",
+        raise WrongContentError(
+            f"{url} is another file: the manifest says {entry.bytes} bytes, sha256:{entry.sha256}", fix=_TRY_ELSEWHERE
         )
 
-    def _bring_rest(self, entry: FileEntry, url: str, path: Path, known: Known, beginning: _Beginning) -> bool:
-        """Append what is lacking; True where the whole file is then the right one."""
-        file = HttpFile(self.web, url, entry.bytes)
+    def _append_rest(self, entry: FileEntry, url: str, path: Path, local: LocalChunks, beginning: _Beginning) -> bool:
+        """Append what is missing. Return True where the whole file is then the right one."""
+        remote = HttpFile(self._client, url, entry.bytes)
         pool = ThreadPoolExecutor(CONNECTIONS)
         out: _Output = path.open("ab") if beginning.bytes else LargeFile(path)
-        hasher = beginning.hasher
+        file = _File(entry, remote, out, beginning.hasher)
         try:
+            self._report(file, beginning.bytes)
             running: deque[_Running] = deque()
             with ThreadPoolExecutor(1) as hashing:
-                for job in jobs_of(entry, beginning.bytes, known):
+                for job in jobs_of(entry, beginning.bytes, local):
                     while self._buffers.empty():
-                        self._write(file, running.popleft(), out, hasher, hashing)
+                        self._write(file, running.popleft(), hashing)
                     buffer = self._buffers.get()
-                    running.append((job, buffer, pool.submit(self._fill, file, job, buffer[: job.bytes])))
+                    running.append((job, buffer, pool.submit(self._fill, remote, job, buffer[: job.bytes])))
                 while running:
-                    self._write(file, running.popleft(), out, hasher, hashing)
+                    self._write(file, running.popleft(), hashing)
         except BaseException:
-            self.web.close()
+            self.cancel()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-            file.close()
+            remote.close()
             out.close()
-        return hasher.hexdigest() == entry.sha256
+        return file.hasher.hexdigest() == entry.sha256
 
-    def _write(
-        self,
-        file: HttpFile,
-        running: _Running,
-        out: _Output,
-        hasher: hashlib._Hash,
-        hashing: ThreadPoolExecutor,
-    ) -> None:
-        """Append a job's bytes, when they are here."""
+    def _write(self, file: _File, running: _Running, hashing: ThreadPoolExecutor) -> None:
+        """Append a job's bytes as soon as they are there."""
         job, buffer, filled = running
         view = buffer[: job.bytes]
         source = filled.result()
-        if source == "here":
-            self.taken.reused_bytes += job.bytes
-        if source == "made":
-            self.taken.made_bytes += job.bytes
-        if source == "start":
-            file.read_on(job.offset, view)
-            _require_chunks(file, job, view)
-        hashed = hashing.submit(hasher.update, view)
-        out.write(view)
+        self._counts[source] += job.bytes
+        if source == "no ranges":
+            file.remote.read_on(job.offset, view)
+            _require_chunks(file.remote, job, view)
+        hashed = hashing.submit(file.hasher.update, view)
+        file.out.write(view)
         hashed.result()
         self._buffers.put(buffer)
+        self._report(file, job.offset + job.bytes)
 
-    def _fill(self, file: HttpFile, job: Job, view: memoryview) -> _Filled:
+    def _report(self, file: _File, done: int) -> None:
+        self._on_progress(Step("download", done, file.entry.bytes, "bytes", file.entry.path))
+
+    def _fill(self, remote: HttpFile, job: Job, view: memoryview) -> _Source:
         """Get a job's bytes."""
         if job.local is not None and job.local.read(view) and _has_chunks(job, view):
-            return "made" if isinstance(job.local, Making) else "here"
-        if not file.read(job.offset, view):
-            return "start"
-        if not _has_chunks(job, view) and file.read(job.offset, view):  # once more: it may be the network's doing
-            _require_chunks(file, job, view)
-        return "web"
+            return "delta" if isinstance(job.local, DeltaChunk) else "reused"
+        if not remote.read(job.offset, view):
+            return "no ranges"
+        if not _has_chunks(job, view) and remote.read(job.offset, view):  # once more: the network may have failed
+            _require_chunks(remote, job, view)
+        return "network"
 
 
-def _good_beginning(entry: FileEntry, path: Path) -> _Beginning:
-    """Hash what an earlier try left, and cut it after the last good chunk."""
+def _verified_beginning(entry: FileEntry, path: Path) -> _Beginning:
+    """Hash what an earlier try left, and truncate it after the last good chunk."""
     hasher, good = hashlib.sha256(), 0
     if not path.exists():
         return _Beginning()
@@ -233,9 +280,9 @@ def _has_chunks(job: Job, view: memoryview) -> bool:
     return True
 
 
-def _require_chunks(file: HttpFile, job: Job, view: memoryview) -> None:
+def _require_chunks(remote: HttpFile, job: Job, view: memoryview) -> None:
     if not _has_chunks(job, view):
-        raise FetchError(
-            f"{file.url}: bytes {job.offset} to {job.offset + job.bytes - 1} are not the ones that the manifest says",
-            fix="try again; if it stays so, the bundle there was changed: take it from another place",
+        raise WrongContentError(
+            f"{remote.url}: bytes {job.offset} to {job.offset + job.bytes - 1} are not the ones of the manifest",
+            fix=_TRY_ELSEWHERE,
         )

@@ -1,8 +1,8 @@
-"""HTTP GET as a fetch needs it, with the standard library alone: connections kept alive, redirects, proxies, patience.
+"""HTTP GET requests as a download needs them, over urllib3: redirects, retries, and errors that name their cause.
 
-Bounded in everything: time of each network step, number of redirects and of tries, length of each wait. Redirects stay
-on http(s) and never go from https down to http. Proxies are the environment's (`https_proxy`). What may pass is a
-`TemporaryError`; `persist` tries again.
+Everything is bounded: the time of each network step, the number of redirects and of tries, the length of each wait.
+Redirects stay on http(s) and never lead from https down to http; no credentials are sent along. An error that may pass
+is a `TemporaryError`, and `with_retries` tries again. Connections and proxies are in `connections.py`.
 """
 
 from __future__ import annotations
@@ -15,52 +15,53 @@ import ssl
 import threading
 import time
 import urllib.parse
-import urllib.request
-from base64 import b64encode
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self, TypeVar
 
-from targets.errors import FetchError
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError
 
-TIMEOUT_SECONDS = 30.0
-WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)  # before each further try
-LONGEST_WAIT_SECONDS = 60.0  # however long a server asks us to stay away
+from registry.transfer.connections import ConnectionPools, proxy_of
+from targets.errors import FetchError, FetchUnreachableError
+
+TIMEOUT_SECONDS = 30.0  # of each step: connecting, and each wait for bytes
+RETRY_WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)  # before each further try
+LONGEST_WAIT_SECONDS = 60.0  # however long a server asks us to wait
 _REDIRECTS_LIMIT = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
+_TEMPORARY = (408, 425, 429)  # and all of 5xx
 _HEADERS = {"User-Agent": "phipack", "Accept-Encoding": "identity"}
-_PIECE = 1 << 20
-_AGAIN = "run the same command again: what was received whole is kept"
+_PIECE = 1 << 18
+_RUN_AGAIN = "run the same command again: what was received so far is kept"
+_CHECK_NETWORK = "check the URL and this machine's network and proxy settings, then run the same command again"
 
 Result = TypeVar("Result")
-_Host = tuple[str, str, int | None]
 
 
-class TemporaryError(FetchError):
+class TemporaryError(FetchUnreachableError):
     """A request failed in a way that may pass. `wait_seconds`: how long the server asks us to wait."""
 
-    def __init__(self, problem: str, *, fix: str = _AGAIN, wait_seconds: float = 0.0) -> None:
+    def __init__(self, problem: str, *, fix: str = _RUN_AGAIN, wait_seconds: float = 0.0) -> None:
         super().__init__(problem, fix=fix)
         self.wait_seconds = wait_seconds
 
 
 class RefusedError(FetchError):
-    """The server refuses: `status` is 4xx, or one of 5xx that does not pass."""
+    """The server refuses the request: `status` is 4xx, or a redirect that leads nowhere."""
 
     def __init__(self, problem: str, *, fix: str, status: int) -> None:
         super().__init__(problem, fix=fix)
         self.status = status
 
 
-class Answer:
-    """A response whose body is still to be read. Closing it gives back its connection, where the body was read."""
+class Response:
+    """A response whose body is still to be read. Close it: its connection is kept where the whole body was read."""
 
-    def __init__(self, web: Web, place: str, host: _Host, connection: http.client.HTTPConnection) -> None:
-        self._web, self._host, self._connection = web, host, connection
-        self._response = connection.getresponse()
-        self.place = place
-        self.status, self.reason, self.headers = self._response.status, self._response.reason, self._response.headers
+    def __init__(self, client: HttpClient, url: str, received: BaseHTTPResponse) -> None:
+        self._client, self._received = client, received
+        self.url = url
+        self.status, self.reason, self.headers = received.status, received.reason, received.headers
 
     @property
     def body_bytes(self) -> int | None:
@@ -69,20 +70,27 @@ class Answer:
         return int(announced) if announced.isdigit() else None
 
     def read_into(self, view: memoryview) -> int:
-        """Read some bytes; 0 at the body's end, or where it was cut. Raises `TemporaryError`."""
+        """Read some bytes into `view` and return how many; 0 at the body's end, or where it was cut.
+
+        Raises:
+            TemporaryError: the connection broke, or nothing came in time.
+        """
         try:
-            count = self._response.readinto(view[:_PIECE])
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self._web.refuse_when_stopped()
-            raise TemporaryError(f"{self.place}: reading broke off: {error or type(error).__name__}") from error
-        self._web.count(count)
-        return count
+            piece = self._received.read1(min(len(view), _PIECE), decode_content=False) or b""
+        except (HTTPError, OSError, http.client.HTTPException, ValueError) as error:
+            self._client.raise_if_cancelled()
+            raise TemporaryError(f"{self.url}: reading broke off: {_description(_cause(error))}") from error
+        if not piece:
+            self._client.raise_if_cancelled()  # a connection that is shut down ends like a body
+        view[: len(piece)] = piece
+        self._client.count(len(piece))
+        return len(piece)
 
     def close(self) -> None:
-        """Be done with it."""
-        whole = self._response.isclosed() and not self._response.will_close
-        self._response.close()
-        self._web.give_back(self._host, self._connection, reusable=whole)
+        """Close the connection, or leave it for the next request where nothing of this one is left in it."""
+        if self.headers.get("Content-Length") == "0":
+            self._received.drain_conn()
+        self._received.close()
 
     def __enter__(self) -> Self:
         return self
@@ -93,15 +101,16 @@ class Answer:
         self.close()
 
 
-class Web:
-    """Connections that are kept alive, for any number of threads. `received_bytes`: of all bodies."""
+class HttpClient:
+    """GET requests over connections that are kept alive, for any number of threads. Leaving its block cancels it.
+
+    `received_bytes`: of all bodies so far.
+    """
 
     def __init__(self) -> None:
         self.received_bytes = 0
-        self.stopped = threading.Event()
-        self._lock = threading.Lock()
-        self._idle: list[tuple[_Host, http.client.HTTPConnection]] = []
-        self._busy: set[http.client.HTTPConnection] = set()
+        self._pools = ConnectionPools()
+        self._counting = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -109,191 +118,162 @@ class Web:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.cancel()
 
-    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """Ask for `url`, redirects followed. The answer's status is below 400.
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Response:
+        """Request `url`, follow redirects, and return a response whose status is 2xx.
 
         Raises:
             TemporaryError: no connection, or a status that may pass.
-            FetchError: the server refuses, or redirects in a circle or to what is not http(s).
+            FetchUnreachableError: the host's name does not exist.
+            RefusedError: the server refuses, or redirects too often.
+            FetchError: the certificate is not valid, a redirect leads to what is not http(s), or `cancel` was called.
         """
-        place = url
+        location = url
         for _ in range(_REDIRECTS_LIMIT + 1):
-            answer = self._asked(place, headers or {})
-            if answer.status not in _REDIRECTS:
+            response = self._request(location, {**_HEADERS, **(headers or {})})
+            if response.status not in _REDIRECTS:
                 break
-            answer.close()
-            place = _redirected(place, answer.headers.get("Location", ""))
-        if answer.status < 300:
-            return answer
-        answer.close()
-        problem = f"{url}: the server answers {answer.status} {answer.reason}"
-        if answer.status in _TEMPORARY:
-            wait = _wait_of(answer.headers.get("Retry-After", ""))
-            raise TemporaryError(problem, fix="the server fails: try again later", wait_seconds=wait)
-        raise RefusedError(problem, fix=_fix_of(answer.status), status=answer.status)
+            response.close()
+            location = redirected(location, response.headers.get("Location", ""))
+        if response.status < 300:
+            return response
+        response.close()
+        problem = f"{url}: the server answers {response.status} {response.reason or ''}".rstrip()
+        if response.status >= 500 or response.status in _TEMPORARY:
+            wait = retry_after_seconds(response.headers.get("Retry-After", ""))
+            raise TemporaryError(problem, fix="run the same command again later", wait_seconds=wait)
+        raise RefusedError(problem, fix=_fix_of(response.status), status=response.status)
 
-    def give_back(self, host: _Host, connection: http.client.HTTPConnection, *, reusable: bool) -> None:
-        """Keep a connection for the next request, or close it."""
-        with self._lock:
-            self._busy.discard(connection)
-            if reusable and not self.stopped.is_set():
-                self._idle.append((host, connection))
-                return
-        connection.close()
+    def cancel(self) -> None:
+        """End all requests at once, those of other threads too, and all waits. Nothing can be requested after it."""
+        self._pools.cancel()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, and return True as soon as `cancel` is called."""
+        return self._pools.cancelled.wait(seconds)
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `FetchError` after `cancel`."""
+        if self._pools.cancelled.is_set():
+            raise FetchError("the download was cancelled", fix=_RUN_AGAIN)
 
     def count(self, received: int) -> None:
         """Count bytes of a body."""
-        with self._lock:
+        with self._counting:
             self.received_bytes += received
 
-    def close(self) -> None:
-        """End all requests, those of other threads too; wake who waits."""
-        self.stopped.set()
-        with self._lock:
-            connections = [*self._busy, *(connection for _, connection in self._idle)]
-            self._idle.clear()
-        for connection in connections:
-            if (opened := connection.sock) is not None:
-                try:
-                    opened.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    continue  # it is gone already
-        for connection in connections:
-            if connection not in self._busy:
-                connection.close()
-
-    def refuse_when_stopped(self) -> None:
-        """Raise `FetchError` after `close`: nothing is tried again then."""
-        if self.stopped.is_set():
-            raise FetchError("the download was stopped", fix=_AGAIN)
-
-    def _asked(self, url: str, headers: Mapping[str, str]) -> Answer:
-        parts = urllib.parse.urlsplit(url)
-        host = (parts.scheme, parts.hostname or "", parts.port)
-        target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-        while True:
-            self.refuse_when_stopped()
-            connection, kept, via = self._connection(host)
-            try:
-                absolute = f"{parts.scheme}://{parts.netloc}{target}"
-                connection.request("GET", absolute if via else target, headers={**_HEADERS, **via, **headers})
-                return Answer(self, url, host, connection)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                self.give_back(host, connection, reusable=False)
-                self.refuse_when_stopped()
-                # A server may close a connection that was idle, without a word.
-                if kept and isinstance(error, ConnectionError | http.client.RemoteDisconnected):
-                    continue
-                problem = f"{url} can't be reached: {error or type(error).__name__}"
-                if _is_lasting(error):
-                    raise FetchError(problem, fix="check the URL, the network and the proxy") from error
-                raise TemporaryError(problem, fix="check the URL, the network and the proxy") from error
-
-    def _connection(self, host: _Host) -> tuple[http.client.HTTPConnection, bool, dict[str, str]]:
-        """Give a connection, whether it was used before, and the headers for the proxy that wants the whole URL."""
-        proxy = None if urllib.request.proxy_bypass(host[1]) else urllib.request.getproxies().get(host[0])
-        via = _proxy_headers(proxy) if proxy and host[0] == "http" else {}
-        with self._lock:
-            for index, (known, connection) in enumerate(self._idle):
-                if known == host:
-                    del self._idle[index]
-                    self._busy.add(connection)
-                    return connection, True, via
-            connection = _new_connection(host, proxy)
-            self._busy.add(connection)
-        return connection, False, via
+    def _request(self, url: str, headers: Mapping[str, str]) -> Response:
+        self.raise_if_cancelled()
+        proxy = proxy_of(url)
+        try:
+            received = self._pools.manager_for(url, proxy).urlopen(
+                "GET",
+                url,
+                headers=dict(headers),
+                timeout=TIMEOUT_SECONDS,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+                enforce_content_length=False,  # whoever reads knows how many bytes there must be
+            )
+        except (HTTPError, OSError, http.client.HTTPException, ValueError) as error:
+            self.raise_if_cancelled()
+            raise _unreachable(url, proxy, _cause(error)) from error
+        return Response(self, url, received)
 
 
-def persist(web: Web, attempt: Callable[[], Result]) -> Result:
-    """Give what `attempt` gives; try again after each `TemporaryError`, with waits that grow. Raises the last one."""
-    for wait in WAITS_SECONDS:
+def with_retries(client: HttpClient, attempt: Callable[[], Result]) -> Result:
+    """Return what `attempt` returns; after each `TemporaryError` try again, with waits that grow. Raises the last."""
+    for wait in RETRY_WAITS_SECONDS:
         try:
             return attempt()
         except TemporaryError as error:
             asked = min(error.wait_seconds, LONGEST_WAIT_SECONDS)
             # Not in step with the other clients of a server that has just come back.
-            if web.stopped.wait(max(asked, wait * random.uniform(0.75, 1.25))):  # noqa: S311
+            if client.wait(max(asked, wait * random.uniform(0.75, 1.25))):  # noqa: S311
                 raise
     return attempt()
 
 
-def read_small(web: Web, url: str, limit: int) -> bytes:
-    """Read a document of at most `limit` bytes. Raises `FetchError` where it is larger, or can't be had."""
+def read_document(client: HttpClient, url: str, limit: int) -> bytes:
+    """Read a document of at most `limit` bytes. Raises `FetchError` where it is larger, or can't be downloaded."""
 
     def attempt() -> bytes:
-        with web.get(url) as answer:
-            if (answer.body_bytes or 0) > limit:
+        with client.get(url) as response:
+            announced = response.body_bytes
+            if (announced or 0) > limit:
                 raise FetchError(
-                    f"{url}: the server announces {answer.body_bytes} bytes; the limit is {limit}",
-                    fix="check the URL: it is to be a bundle's folder, one with a manifest.json",
+                    f"{url}: the server announces {announced} bytes; the limit is {limit}",
+                    fix="check the URL: it must be a bundle's folder, one with a manifest.json, or a catalog's",
                 )
             content = bytearray()
             room = memoryview(bytearray(min(limit + 1, _PIECE)))
-            while len(content) <= limit and (count := answer.read_into(room[: limit + 1 - len(content)])):
+            while len(content) <= limit and (count := response.read_into(room[: limit + 1 - len(content)])):
                 content += room[:count]
-            if answer.body_bytes is not None and len(content) != answer.body_bytes:
-                raise TemporaryError(f"{url}: reading broke off after {len(content)} of {answer.body_bytes} bytes")
+            if announced is not None and len(content) != announced:
+                raise TemporaryError(f"{url}: reading broke off after {len(content)} of {announced} bytes")
             return bytes(content)
 
-    return persist(web, attempt)
+    return with_retries(client, attempt)
 
 
-def _new_connection(host: _Host, proxy: str | None) -> http.client.HTTPConnection:
-    scheme, name, port = host
-    reached: tuple[str, int | None] = (name, port)
-    if proxy:
-        parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"//{proxy}")
-        reached = (parts.hostname or "", parts.port)
-    if scheme == "http":
-        return http.client.HTTPConnection(*reached, timeout=TIMEOUT_SECONDS)
-    secured = http.client.HTTPSConnection(*reached, timeout=TIMEOUT_SECONDS, context=ssl.create_default_context())
-    if proxy:
-        secured.set_tunnel(name, port, headers=_proxy_headers(proxy))
-    return secured
-
-
-def _proxy_headers(proxy: str) -> dict[str, str]:
-    parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"//{proxy}")
-    headers = {"Proxy-Connection": "keep-alive"}
-    if parts.username:
-        secret = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        headers["Proxy-Authorization"] = "Basic " + b64encode(secret.encode()).decode()
-    return headers
-
-
-def _redirected(place: str, location: str) -> str:
-    following = urllib.parse.urljoin(place, location)
+def redirected(url: str, location: str) -> str:
+    """Return where a redirect leads. Raises `FetchError` where that is not http(s), or http from https."""
+    following = urllib.parse.urljoin(url, location)
     scheme = urllib.parse.urlsplit(following).scheme
-    if not location or scheme not in ("http", "https") or (place.startswith("https:") and scheme == "http"):
+    if not location or scheme not in ("http", "https") or (url.startswith("https:") and scheme == "http"):
         raise FetchError(
-            f"{place} redirects to {following if location else 'nowhere'}",
-            fix="give the https URL that it is to be had from",
+            f"{url} redirects to {following if location else 'nowhere'}",
+            fix="use the https URL under which the server has the file itself",
         )
     return following
 
 
-def _is_lasting(error: Exception) -> bool:
-    """True for what no waiting mends: a name that does not exist, a certificate that is wrong, a URL that is none."""
-    if isinstance(error, socket.gaierror):
-        return error.errno != socket.EAI_AGAIN
-    return isinstance(error, ssl.SSLCertVerificationError | http.client.InvalidURL | UnicodeError)
-
-
-def _wait_of(retry_after: str) -> float:
-    """Seconds of a Retry-After header: a number, or a date (RFC 9110, 10.2.3). 0 where it says neither."""
-    if retry_after.isdigit():
-        return float(retry_after)
+def retry_after_seconds(value: str) -> float:
+    """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3); 0 where it is neither."""
+    if value.isdigit():
+        return float(value)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (TypeError, ValueError):
         return 0.0
 
 
+def _unreachable(url: str, proxy: str | None, cause: BaseException) -> FetchError:
+    via = f" through the proxy {proxy.rpartition('@')[2]}" if proxy else ""
+    problem = f"{url} can't be reached{via}: {_description(cause)}"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return FetchError(problem, fix="check the URL and this machine's clock; SSL_CERT_FILE names a CA of your own")
+    if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
+        return FetchUnreachableError(problem, fix=_CHECK_NETWORK)
+    if isinstance(cause, ValueError):  # urllib3's for a URL or a proxy of a form that it does not know
+        return FetchError(problem, fix="check the URL, and the proxy in the environment's http_proxy and https_proxy")
+    return TemporaryError(problem, fix=_CHECK_NETWORK)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the innermost of the errors that urllib3 has wrapped in one another: the system's own."""
+    inner = error.__cause__ or next((one for one in error.args if isinstance(one, BaseException)), None)
+    return error if inner is None else _cause(inner)
+
+
+def _description(cause: BaseException) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {cause.verify_message}"
+    if isinstance(cause, socket.gaierror):
+        return f"its name can't be resolved: {cause.strerror}"
+    if isinstance(cause, TimeoutError):
+        return f"timed out after {TIMEOUT_SECONDS:g} s"
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(cause) or type(cause).__name__
+
+
 def _fix_of(status: int) -> str:
     if status in (401, 403):
-        return "ask for access, or for a URL that is signed anew"
-    if status >= 500:
-        return "the server fails: try again later"
-    return "check the URL: it is to be a bundle's folder, one with a manifest.json"
+        return "ask the publisher for access; if the URL is signed, ask for a new one"
+    if status == 407:
+        return "put the proxy's name and password into https_proxy: http://NAME:PASSWORD@HOST:PORT"
+    return "check the URL: it must be a bundle's folder, one with a manifest.json, or a catalog's"

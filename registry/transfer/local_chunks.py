@@ -1,6 +1,6 @@
-"""What bundles on this machine have of a bundle that is wanted: whole files, and chunks at any offset of any file.
+"""Where bundles on this machine hold bytes of a wanted bundle: whole files, and chunks at any offset of any file.
 
-Delta files add chunks that are made from what is here.
+Delta files add the chunks that can be rebuilt from what is on this machine.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where bytes should lie on this machine, by what a manifest says: who reads them hashes them."""
+class FileRange:
+    """Bytes of a file on this machine, from `offset` on, as a manifest says. Whoever reads them verifies them."""
 
     path: Path
     offset: int
 
     def read(self, view: memoryview) -> bool:
-        """Fill `view`; False where those bytes are not there."""
+        """Fill `view`. Return False where those bytes are not there."""
         try:
             with self.path.open("rb", buffering=0) as stream:
                 stream.seek(self.offset)
@@ -41,42 +41,42 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Making:
-    """A chunk that a delta file makes."""
+class DeltaChunk:
+    """A chunk that a delta file rebuilds."""
 
     delta: DeltaFile
     chunk: Chunk
 
     def read(self, view: memoryview) -> bool:
-        """Fill `view`; False where the delta, or what it is made from, is damaged."""
-        return self.delta.make(self.chunk, view)
+        """Fill `view`. Return False where the delta, or the bundle that it applies to, is damaged."""
+        return self.delta.rebuild(self.chunk, view)
 
 
-class Known:
-    """An index of bundles' files and chunks by their digests. Nothing but the manifests is read for it.
+class LocalChunks:
+    """An index of bundles' files and chunks by their digests, read from their manifests alone.
 
-    `deltas`: asked for chunks that no bundle has.
+    `deltas` are used for chunks that no bundle has.
     """
 
-    def __init__(self, bundles: Iterable[Bundle], deltas: Sequence[DeltaFile] = ()) -> None:
+    def __init__(self, bundles: Iterable[Bundle] = (), deltas: Sequence[DeltaFile] = ()) -> None:
         self._deltas = deltas
-        self._files: dict[str, Place] = {}
-        self._chunks: dict[Chunk, Place] = {}
+        self._files: dict[str, Path] = {}
+        self._chunks: dict[Chunk, FileRange] = {}
         for bundle in bundles:
             for entry in bundle.manifest.files:
                 path = bundle.file(entry.path)
-                self._files.setdefault(entry.sha256, Place(path, 0))
+                self._files.setdefault(entry.sha256, path)
                 offset = 0
                 for chunk in entry.chunks:
-                    self._chunks.setdefault(chunk, Place(path, offset))
+                    self._chunks.setdefault(chunk, FileRange(path, offset))
                     offset += chunk.bytes
 
-    def place_of(self, entry: FileEntry, offset: int, chunk: Chunk | None) -> Place | Making | None:
-        """Where to read what a file has at `offset`: in the same file elsewhere, in a chunk of any file, by a delta."""
-        if (whole := self._files.get(entry.sha256)) is not None:
-            return Place(whole.path, offset)
+    def find(self, entry: FileEntry, offset: int, chunk: Chunk | None) -> FileRange | DeltaChunk | None:
+        """Return where to read what a file has at `offset`: the same file, a chunk of any file, or a delta's chunk."""
+        if (path := self._files.get(entry.sha256)) is not None:
+            return FileRange(path, offset)
         if chunk is None:
             return None
-        if (place := self._chunks.get(chunk)) is not None:
-            return place
-        return next((Making(delta, chunk) for delta in self._deltas if chunk in delta), None)
+        if (found := self._chunks.get(chunk)) is not None:
+            return found
+        return next((DeltaChunk(delta, chunk) for delta in self._deltas if chunk in delta), None)

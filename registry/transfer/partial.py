@@ -1,12 +1,12 @@
-"""What a download has so far, beside the place that it is meant for; the next run finds it and goes on.
+"""What a download has received so far, in a folder next to its destination; the next run continues from it.
 
     .phipack-partial-DIGEST-NAME/     for the bundle of that digest (16 hex digits) at NAME
       lock                            held by the process that downloads
       0, 1, …                         the files in the manifest's order; the last one is cut where writing stopped
 
-Nothing in it is believed: who continues it hashes it, and links, which somebody else may have put there, are removed,
-not followed. It goes when a bundle has been put in place at NAME, and when a
-download ends without having received anything, or because the disk is full.
+Nothing in it is trusted: a download that continues hashes it first. Links are removed, not followed: somebody else may
+have put them there. The folder is removed when a bundle has been put in place at NAME, and when a download ends without
+having received anything, or because the disk is full.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ _LOCK = "lock"
 
 @contextmanager
 def partial_folder(destination: Path, digest: str) -> Iterator[Path]:
-    """Give the folder for a bundle's download, with what is there of it. Raises `FetchError` while another has it."""
+    """Yield the folder for a bundle's download, with what an earlier one has received.
+
+    An error that leaves bytes in it gets a note (PEP 678) that says how many are kept, and where.
+
+    Raises:
+        FetchError: another process is downloading to the same destination.
+    """
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
     destination.parent.mkdir(parents=True, exist_ok=True)
     name = f"{PARTIAL_MARK}{digest.removeprefix('sha256:')[:16]}-{destination.name}"
@@ -36,7 +42,7 @@ def partial_folder(destination: Path, digest: str) -> Iterator[Path]:
     held = _locked(folder)
     if held is None:
         raise FetchError(
-            f"{destination} is being fetched by another process", fix="wait for it, or name another folder"
+            f"{destination} is being fetched by another process", fix="wait until it ends, or name another folder"
         )
     keep = True
     try:
@@ -47,6 +53,10 @@ def partial_folder(destination: Path, digest: str) -> Iterator[Path]:
     except (OSError, BuildError):  # the disk's
         keep = False
         raise
+    except BaseException as error:
+        if count := received_bytes(folder):
+            error.add_note(f"{count / 1e6:.1f} MB of the download are kept in {folder}; the same command continues it")
+        raise
     finally:
         if not keep or not received_bytes(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -54,12 +64,12 @@ def partial_folder(destination: Path, digest: str) -> Iterator[Path]:
 
 
 def received_bytes(folder: Path) -> int:
-    """How much a partial folder holds."""
+    """Return how many bytes a partial folder holds."""
     return sum(path.stat().st_size for path in folder.glob("*")) if folder.is_dir() else 0
 
 
 def sweep_partials(destination: Path, *, except_for: Path | None = None) -> None:
-    """Remove what downloads to this place have left, where no process is at it: a bundle is there now."""
+    """Remove what earlier downloads to this destination have left, unless a process is using it."""
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
     ours = re.compile(re.escape(PARTIAL_MARK) + "[0-9a-f]{16}-" + re.escape(destination.name))
     for left in destination.parent.glob(PARTIAL_MARK + "*"):
@@ -72,7 +82,7 @@ def sweep_partials(destination: Path, *, except_for: Path | None = None) -> None
 
 
 def _locked(folder: Path) -> int | None:
-    """Make the folder and hold its lock; None where another process does."""
+    """Make the folder and take its lock; None where another process holds it."""
     import fcntl  # POSIX, as the package is
 
     while True:
@@ -102,7 +112,7 @@ def _locked(folder: Path) -> int | None:
 
 
 def _remove_links(folder: Path) -> None:
-    """Remove what is no file of this folder alone: written to, it would be another one's."""
+    """Remove everything but plain files with one link: writing to it would change a file elsewhere."""
     for path in folder.iterdir():
         status = path.lstat()
         if path.name != _LOCK and not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):

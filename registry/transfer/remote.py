@@ -1,6 +1,6 @@
-"""A bundle's folder on a web server: its manifest, and where its files are to be had.
+"""A bundle's folder on a web server: its manifest, and the URLs of its files.
 
-A `Remote` is all that a fetch needs of a place on the web; a catalog that names files by digest is another one.
+A `Remote` is all that a download needs to know of a bundle on the web; a bundle of a catalog is one, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, FileEntry, Manifest
-from registry.transfer.http import Web, read_small
+from registry.transfer.http import HttpClient, read_document
 from targets.errors import BundleError, FetchError
 
 
@@ -26,7 +26,7 @@ class RemoteDelta:
 
     @property
     def file(self) -> FileEntry:
-        """What is to be downloaded."""
+        """The file to download."""
         return FileEntry(path="delta", bytes=self.bytes, sha256=self.blob.removeprefix("sha256:"))
 
 
@@ -39,8 +39,8 @@ class Remote(Protocol):
         ...
 
     @property
-    def place(self) -> str:
-        """Where the manifest lies, for messages."""
+    def manifest_url(self) -> str:
+        """Where the manifest is, for messages."""
         ...
 
     @property
@@ -55,14 +55,14 @@ class Remote(Protocol):
 
 @dataclass(frozen=True)
 class HttpSource:
-    """A folder's URL, split, and the manifest read from it. `open_url` makes it."""
+    """A folder's URL, split, and the manifest read from it. `open_url` returns one."""
 
     base: urllib.parse.SplitResult
     manifest: Manifest
-    deltas: tuple[RemoteDelta, ...] = ()  # a folder has none
+    deltas: tuple[RemoteDelta, ...] = ()  # a plain folder has none
 
     @property
-    def place(self) -> str:
+    def manifest_url(self) -> str:
         """The manifest's URL."""
         return _url_of(self.base, MANIFEST_NAME)
 
@@ -71,24 +71,36 @@ class HttpSource:
         return _url_of(self.base, entry.path)
 
 
-def open_url(url: str, web: Web) -> HttpSource:
-    """Read the manifest of the bundle's folder at `url` (its `manifest.json` may be named too). Raises `FetchError`."""
-    try:
-        base = urllib.parse.urlsplit(url)
-        host, password, _ = base.hostname, base.password or base.username, base.port
-    except ValueError as error:
-        raise FetchError(f"{url!r} is not a URL: {error}", fix="give the URL of a bundle's folder") from error
-    if base.scheme not in ("http", "https") or not host:
-        raise FetchError(f"{url!r} is not an http(s) URL", fix="give the http(s) URL of a bundle's folder")
-    if password:
-        raise FetchError(f"the URL of {host} has a password in it", fix="give a URL without; passwords end up in logs")
+def open_url(url: str, client: HttpClient) -> HttpSource:
+    """Read the manifest of the bundle's folder at `url`; the URL of its `manifest.json` is accepted, too.
+
+    Raises:
+        FetchError: the URL is malformed, or there is no manifest.
+    """
+    base = split_url(url)
     base = base._replace(path=base.path.removesuffix(MANIFEST_NAME).rstrip("/"), fragment="")
-    place = _url_of(base, MANIFEST_NAME)
-    raw = read_small(web, place, MANIFEST_BYTES_LIMIT)
+    manifest_url = _url_of(base, MANIFEST_NAME)
+    raw = read_document(client, manifest_url, MANIFEST_BYTES_LIMIT)
     try:
-        return HttpSource(base, Manifest.parse(raw, source=place))
+        return HttpSource(base, Manifest.parse(raw, source=manifest_url))
     except BundleError as error:
-        raise FetchError(error.problem, fix="give the URL of a bundle's folder, one with a manifest.json") from error
+        raise FetchError(
+            error.problem, fix="check the URL: it must be a bundle's folder, one with a manifest.json"
+        ) from error
+
+
+def split_url(url: str) -> urllib.parse.SplitResult:
+    """Split an http(s) URL. Raises `FetchError` where it is not one, or has a password in it."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, password, _ = parts.hostname, parts.password or parts.username, parts.port
+    except ValueError as error:
+        raise FetchError(f"{url!r} is not a URL: {error}", fix="use a URL such as https://HOST/FOLDER") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise FetchError(f"{url!r} is not an http(s) URL", fix="use a URL such as https://HOST/FOLDER")
+    if password:
+        raise FetchError(f"the URL of {host} has a password in it", fix="use one without: passwords end up in logs")
+    return parts
 
 
 def _url_of(base: urllib.parse.SplitResult, path: str) -> str:

@@ -15,7 +15,7 @@ from builders.build import build
 from builders.checkpoint import open_checkpoint
 from registry.bundle.folder import Bundle, verify
 from registry.transfer.download import jobs_of
-from registry.transfer.local_chunks import Known
+from registry.transfer.local_chunks import LocalChunks
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
 
@@ -32,8 +32,8 @@ def built(checkpoint: Path, recipe: str, out: Path) -> Bundle:
 
 def lacking(wanted: Bundle, there: Bundle) -> int:
     """Bytes that `there` does not have of `wanted`."""
-    known = Known([there])
-    jobs = (job for entry in wanted.manifest.files for job in jobs_of(entry, 0, known))
+    local = LocalChunks([there])
+    jobs = (job for entry in wanted.manifest.files for job in jobs_of(entry, 0, local))
     return sum(job.bytes for job in jobs if job.local is None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,17 @@ def test_what_optimum_gets_wrong_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_rope_that_optimum_would_skip_is_refused(tmp_path: Path, nested: bool) -> None:
+    folder = _unknown(tmp_path / "neox")
+    config = json.loads((folder / "config.json").read_bytes())
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}
+    write_json(folder / "config.json", config | ({"text_config": rope} if nested else rope))
+    with pytest.raises(UnsupportedModelError, match="rope_parameters is transformers 5's"):
+        export(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_nobody_knows_is_refused(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint")
     write_json(folder / "config.json", {"architectures": ["NobodysForCausalLM"], "model_type": "nobodys"})
@@ -69,6 +81,9 @@ def test_what_nobody_knows_is_refused(tmp_path: Path) -> None:
 
 def test_pickles_and_no_checkpoint_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json can't be read"):
+        export(tmp_path, tmp_path / "out")
+    write_json(tmp_path / "config.json", [])
+    with pytest.raises(CheckpointError, match=r"config\.json must hold an object, not list"):
         export(tmp_path, tmp_path / "out")
     write_json(tmp_path / "config.json", {"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox"})
     (tmp_path / "pytorch_model.bin").write_bytes(b"")

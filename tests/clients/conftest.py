@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.catalogs import Publisher
-from tests.support.servers import RangeHandler, serving
+from devtools.catalogs import Publisher
+from devtools.servers import RangeHandler, serving
 
 
 @pytest.fixture

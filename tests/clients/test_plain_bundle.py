@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from devtools.catalogs import Publisher
+from devtools.servers import FolderHandler, RangeHandler, answering, serving
 from tests.clients.plain_bundle import PIECE, check_manifest, fetch_bundle
 from tests.clients.plain_trust import Json, Refused
-from tests.support.catalogs import Publisher
 from tests.support.folders import contents
 from tests.support.plain_installs import Plain, noise
-from tests.support.servers import FolderHandler, RangeHandler, answering, serving
 
 
 def blob_of(publisher: Publisher, digest: str) -> Path:

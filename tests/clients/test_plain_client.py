@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from devtools.catalogs import Phone, Publisher
 from targets.errors import FetchError
 from targets.selection import Device as PhoneDevice
 from tests.clients.plain_client import Device, Wish, numbers, place_of
 from tests.clients.plain_trust import Refused
-from tests.support.catalogs import Phone, Publisher
 from tests.support.folders import contents
 from tests.support.plain_installs import GIB, IPHONE, Plain, noise
 
@@ -89,7 +89,7 @@ def test_whom_no_rollout_has_reached_gets_nothing(publisher: Publisher, url: str
     for version in ("1.0.0", "1.1.0"):
         publisher.release(version)
         publisher.publish(0.01)
-    with pytest.raises(FetchError, match=r"iphone-15 is at 1\.0\.0 .* is not among them"):
+    with pytest.raises(FetchError, match=r"1\.0\.0 of cell iphone-15 is being rolled out.* is not among the first"):
         Phone(tmp_path / "phone", url, publisher.root).fetch()
     with pytest.raises(Refused, match=r"iphone-15: 1\.0\.0 is not out for this installation"):
         Plain(tmp_path / "plain", url, publisher.root).fetch()
@@ -104,7 +104,7 @@ def test_whom_the_chosen_cell_has_not_reached_gets_no_other_cell(
     assert Plain(tmp_path / "before", url, publisher.root).fetch()[1] == "1.0.0"
     publisher.release("1.1.0", cells={"iphone-13-mini": "iphone-13-mini", "iphone-15": "iphone-15"})
     publisher.publish(0.01)
-    with pytest.raises(FetchError, match="is not among them"):
+    with pytest.raises(FetchError, match="is not among the first"):
         Phone(tmp_path / "phone", url, publisher.root).fetch()
     with pytest.raises(Refused, match=r"iphone-15: 1\.1\.0 is not out"):
         Plain(tmp_path / "plain", url, publisher.root).fetch()

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from devtools.catalogs import Publisher
 from registry.bundle.folder import Bundle
 from registry.publication import Order
 from registry.transfer.delta_writer import Delta, make_delta
 from tests.clients.plain_bundle import Held, frames_of, stepped, unpacked
 from tests.clients.plain_client import Wish
 from tests.clients.plain_trust import MIB, Json, Refused
-from tests.support.catalogs import Publisher
 from tests.support.plain_installs import Plain, noise
 
 OLD, NEW = "sha256:" + "1" * 64, "sha256:" + "2" * 64

@@ -15,11 +15,11 @@ import pytest
 from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner, Signer
 
+from devtools.catalogs import Publisher
+from devtools.servers import answering, on, serving, times
 from registry.catalog.signing import Role, create_keys, rotate
 from tests.clients.plain_trust import Json, Refused, canonical, signed_by
-from tests.support.catalogs import Publisher
 from tests.support.plain_installs import Plain
-from tests.support.servers import answering, on, serving, times
 
 CHANNEL = "phi/channels/production.json"
 PAST = "2020-01-01T00:00:00Z"

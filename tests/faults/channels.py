@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from devtools.bundles import make_bundle, make_evidence
 from phipack.__main__ import main
 from registry.bundle.folder import open_bundle
 from registry.ledger.ledger import Ledger, open_ledger
@@ -18,7 +19,6 @@ from registry.store.folder import FolderStore
 from targets.errors import RegistryError
 from targets.references import Version
 from tests.faults.ground import Ground, Run, Step, as_command, names, phipack
-from tests.support.bundles import make_bundle, make_evidence
 
 CELLS = ("iphone-15", "pixel-9")
 Builder = Callable[[Path, str], object]  # makes a release's bundle in a folder

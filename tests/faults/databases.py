@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.services.postgresql import PostgresqlServer, running_postgresql
+from devtools.services.postgresql import PostgresqlServer, running_postgresql
 from tests.faults.channels import prepare_releases
 from tests.faults.ground import Ground
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.services.postgresql import PostgresqlServer
+from devtools.services.postgresql import PostgresqlServer
 from phipack.__main__ import main
 
 

@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle, seal
-from tests.support.bundles import make_bundle
 from tests.support.chunked import entry_of
 
 WEIGHTS = "model.gguf"

@@ -6,11 +6,11 @@ import os
 import time
 from pathlib import Path
 
+from devtools.bundles import make_bundle
 from registry.ledger.reader import open_reader
 from registry.store.folder import FolderStore
 from tests.faults.channels import HOME, STORE, prepare_registry, prepare_releases, store_is_sound, store_is_tidy
 from tests.faults.ground import Ground, names
-from tests.support.bundles import make_bundle
 from tests.support.checkpoints import write_tiny
 
 # What a release imports: once, for all cases.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from devtools.servers import RangeHandler, serving
 from tests.faults.pieces import NEW, write_pieces
-from tests.support.servers import RangeHandler, serving
 
 
 def start_site(folder: Path) -> str:

@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from registry.promotion import history, promote, rollback
 from registry.store.folder import FolderStore
 from targets.errors import RegistryError
 from targets.references import Reference
+from tests.faults.lease_files import TIMING, Files
 from tests.support.releases import add
 
 DAY = 86_400
@@ -45,7 +45,7 @@ assert abs(datetime.datetime.now().timestamp() - seconds() - off) < 5
 """
 _HOLD = """
 from registry.ledger.lease import held
-from tests.faults.test_clocks import Files, TIMING
+from tests.faults.lease_files import TIMING, Files
 with held(Files(place), "other", TIMING) as check:
     check()
     print("here", flush=True)
@@ -64,32 +64,7 @@ _PROMOTE = """
 from phipack.__main__ import main
 sys.exit(main(["promote", sys.argv[3], "--to", "production", "--tracking-uri", sys.argv[4], "--store", sys.argv[5]]))
 """
-TIMING = Timing(beat_seconds=0.1, fresh_seconds=0.8, stale_seconds=1.5, wait_seconds=1.0)
 PATIENT = Timing(beat_seconds=0.1, fresh_seconds=0.8, stale_seconds=1.5, wait_seconds=30.0)
-
-
-@dataclass
-class Files:
-    """A lease's place in a folder, for several processes."""
-
-    folder: Path
-
-    def read(self) -> Mapping[str, str]:
-        found = {}
-        for path in self.folder.glob("[!.]*"):
-            try:
-                found[path.name] = path.read_text()
-            except FileNotFoundError:
-                continue
-        return found
-
-    def write(self, name: str, value: str) -> None:
-        beside = self.folder / f".{os.getpid()}-{name}"
-        beside.write_text(value)
-        beside.replace(self.folder / name)
-
-    def remove(self, name: str) -> None:
-        (self.folder / name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle
+from devtools.servers import RangeHandler, serving
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.fetch import fetch
 from registry.store.folder import FolderStore
+from registry.transfer.bundle_download import DownloadOptions
 from registry.transfer.partial import PARTIAL_MARK
 from targets.errors import PhipackError
-from tests.support.bundles import make_bundle
 from tests.support.folders import contents
-from tests.support.servers import RangeHandler, serving
 
 _LIMITED = (
     "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"  # Python ignores SIGXFSZ
@@ -123,10 +124,10 @@ def test_a_link_at_the_destination_is_replaced_not_followed(bundle: Bundle, prec
     out = tmp_path / "out"
     out.symlink_to(precious)
     with pytest.raises(PhipackError, match="not a bundle"):
-        fetch(str(bundle.path), out, replace=True)
+        fetch(str(bundle.path), out, DownloadOptions(replace=True))
     (precious / MANIFEST_NAME).write_bytes(make_bundle(tmp_path / "other", {"x": b"x"}).manifest.to_bytes())
     before[MANIFEST_NAME] = (precious / MANIFEST_NAME).read_bytes()
-    fetch(str(bundle.path), out, replace=True)
+    fetch(str(bundle.path), out, DownloadOptions(replace=True))
     assert not out.is_symlink()
     verify(open_bundle(out))
     assert contents(precious) == before

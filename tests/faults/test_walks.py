@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 
 from tests.faults.commands import COMMANDS
-from tests.faults.conftest import EVERY, Walk
 from tests.faults.effects import FAULTS, Point, chosen
+from tests.faults.walker import EVERY, Walk
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="points are counted by a preloaded library")
 
@@ -20,10 +21,13 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="points are counted b
 @linux
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nothing_is_lost_wherever_it_ends(walk: Walk, command: str, fault: str) -> None:
+def test_nothing_is_lost_wherever_it_ends(
+    walk: Walk, command: str, fault: str, record_property: Callable[[str, object], None]
+) -> None:
     if COMMANDS[command].slow and fault != "kill" and not EVERY:
         pytest.skip("seconds a case: with FAULTS=all")
     found = walk(command, fault)
+    record_property("walked", f"{command}, {fault}: {found['walked']} of {found['points']} points")
     assert not found["problems"], f"at {len(found['problems'])} points:\n" + "\n\n".join(found["problems"][:3])
 
 

@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.services.postgresql import PostgresqlServer
+from devtools.services.postgresql import PostgresqlServer
 from tests.faults.commands import COMMANDS, warm
 from tests.faults.databases import start_postgresql
 from tests.faults.effects import Fault, Point, arm, chosen, read_trace, trace

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle, make_evidence
 from registry.ledger.ledger import open_ledger
 from registry.ledger.registration import Registration
 from registry.store.folder import FolderStore
 from targets.errors import ProjectError
 from targets.project import load_project
 from targets.references import Version
-from tests.support.bundles import make_bundle, make_evidence
 from tests.support.command_line import result_of, run_in
 
 PROJECT = """\
@@ -107,7 +107,7 @@ def test_a_project_file_that_is_wrong_stops_a_promotion(team: Path) -> None:
 def test_an_override_needs_its_reason_and_is_told(team: Path) -> None:
     phipack = run_in(team)
     phipack("promote", "phi:1.0.0", "--to", "production")
-    assert "kl_mean is 0.2" in phipack("promote", "phi:1.2.0", "--to", "production", expect=1).stderr
+    assert "kl_mean is 0.2" in phipack("promote", "phi:1.2.0", "--to", "production", expect=3).stderr
     assert "--reason" in phipack("promote", "phi:1.2.0", "--to", "production", "--override", expect=2).stderr
     told = phipack("promote", "phi:1.2.0", "--to", "production", "--override", "--reason", "the demo").stdout
     assert "went ahead in spite of:\n  iphone-15: kl_mean is 0.2" in told
@@ -160,7 +160,7 @@ def test_diff_of_two_releases(team: Path) -> None:
     assert "phi:1.0.0@iphone-15 -> phi:1.1.0@iphone-15" in text
     assert "phi:1.0.0@pixel-9 -> phi:1.1.0@pixel-9" in text
     assert "model.gguf changed 500 B 500 B 0 B" in text
-    assert "kl_mean nat 0.01 0.03 +0.02 measured" in text
+    assert "kl_mean 0.01 nat 0.03 nat +0.02 nat measured" in text
     one, other = result_of(phipack("--json", "diff", "phi:1.0.0", "phi:1.1.0"))
     assert (one["cell"], other["cell"]) == ("iphone-15", "pixel-9")
     assert one["differs"]

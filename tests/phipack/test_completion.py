@@ -11,6 +11,7 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
+from devtools.bundles import make_bundle, make_evidence
 from phipack.commands import cli
 from phipack.options import State
 from phipack.shell_scripts import Bash, script
@@ -20,7 +21,6 @@ from registry.promotion import promote
 from registry.store.folder import FolderStore
 from targets.references import Reference, Version
 from tests.phipack.conftest import InProcess
-from tests.support.bundles import make_bundle, make_evidence
 from tests.support.command_line import PROJECT, command_environment
 
 

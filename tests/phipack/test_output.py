@@ -118,7 +118,7 @@ def test_an_interrupt_says_what_is_kept() -> None:
     abort.__cause__.add_note("the same command continues the download")
     problem = explain(abort)
     assert problem is not None
-    assert problem.text == "interrupted\n  fix: the same command continues the download"
+    assert problem.text == "interrupted; the same command continues the download"
 
 
 def test_a_reader_that_is_gone_is_told_nothing() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bundles import make_bundle
+from devtools.bundles import make_bundle
 from tests.support.command_line import Run, result_of
 from tests.support.folders import contents
 

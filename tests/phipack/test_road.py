@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from devtools.servers import RangeHandler, serving
 from tests.support.checkpoints import write_tiny
 from tests.support.command_line import PROJECT, TOO_SMALL, result_of, run_in
-from tests.support.servers import RangeHandler, serving
 
 
 def test_a_cell_that_does_not_fit_fails_the_release_and_loses_nothing_of_the_others(project: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.catalogs import Publisher
+from devtools.catalogs import Publisher
 from tests.support.command_line import command_environment, in_the_foreground, result_of, run_in
 from tests.support.tcp_proxy import proxy_before
 

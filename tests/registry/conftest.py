@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.services.mlflow_server import MlflowServer, MlflowSettings, running_mlflow
-from benchmarks.services.postgresql import PostgresqlServer, running_postgresql
+from devtools.bundles import make_bundle
+from devtools.services.mlflow_server import MlflowServer, MlflowSettings, running_mlflow
+from devtools.services.postgresql import PostgresqlServer, running_postgresql
 from registry.bundle.folder import Bundle
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.store.folder import FolderStore
-from tests.support.bundles import make_bundle
 from tests.support.databases import (
     MIGRATED,
     POSTGRESQL,

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle, make_evidence
+from devtools.servers import Fault, answering, on, serving
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME
 from registry.fetch import Resolver, fetch
@@ -23,11 +25,11 @@ from registry.ledger.reader import open_reader, resolve_in
 from registry.ledger.registration import Registration
 from registry.store.folder import FolderStore
 from registry.transfer import http as http_requests
+from registry.transfer.bundle_download import DownloadOptions
+from registry.transfer.download import TransferStatistics
 from targets.errors import BuildError, FetchError, PhipackError, RegistryError, StoreError
-from targets.references import Version
-from tests.support.bundles import make_bundle, make_evidence
+from targets.references import Reference, Version
 from tests.support.folders import contents, flip, names_in
-from tests.support.servers import Fault, answering, on, serving
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_requests, "WAITS_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(http_requests, "RETRY_WAITS_SECONDS", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_fetched(bundle: Bundle, out: Path) -> None:
-    fetched = fetch(str(bundle.path), out)
+    fetched = fetch(str(bundle.path), out).bundle
     assert contents(out) == contents(bundle.path)
     assert fetched.digest == bundle.digest
     assert fetched.path == out
@@ -84,10 +86,10 @@ def test_a_missing_file_or_folder_is_named(bundle: Bundle, out: Path) -> None:
 
 
 def test_another_digest_than_the_asked_one_is_refused(bundle: Bundle, out: Path) -> None:
-    fetch(str(bundle.path), out, digest=bundle.digest)
+    fetch(str(bundle.path), out, DownloadOptions(digest=bundle.digest))
     shutil.rmtree(out)
     with pytest.raises(FetchError, match="is bundle sha256:"):
-        fetch(str(bundle.path), out, digest="sha256:" + "0" * 64)
+        fetch(str(bundle.path), out, DownloadOptions(digest="sha256:" + "0" * 64))
     assert names_in(out.parent) == []
 
 
@@ -103,7 +105,7 @@ def test_the_same_bundle_is_done_at_once_and_another_is_refused(bundle: Bundle, 
     with pytest.raises(BuildError, match="holds another bundle"):
         fetch(str(other.path), out)
     assert contents(out) == contents(bundle.path)
-    fetch(str(other.path), out, replace=True)
+    fetch(str(other.path), out, DownloadOptions(replace=True))
     assert contents(out) == contents(other.path)
 
 
@@ -114,7 +116,7 @@ def test_a_damaged_copy_is_replaced_only_when_told(bundle: Bundle, out: Path) ->
         fetch(str(bundle.path), out)
     assert caught.value.fix is not None
     assert "--replace" in caught.value.fix
-    fetch(str(bundle.path), out, replace=True)
+    fetch(str(bundle.path), out, DownloadOptions(replace=True))
     verify(open_bundle(out))
 
 
@@ -123,12 +125,12 @@ def test_what_is_no_bundle_is_never_replaced(bundle: Bundle, out: Path) -> None:
     (out / "thesis.tex").write_bytes(b"years of work")
     for replace in (False, True):
         with pytest.raises(BuildError, match="is not a bundle"):
-            fetch(str(bundle.path), out, replace=replace)
+            fetch(str(bundle.path), out, DownloadOptions(replace=replace))
     assert contents(out) == {"thesis.tex": b"years of work"}
     shutil.rmtree(out)
     out.write_bytes(b"a file")
     with pytest.raises(BuildError, match="is not a bundle"):
-        fetch(str(bundle.path), out, replace=True)
+        fetch(str(bundle.path), out, DownloadOptions(replace=True))
     out.unlink()
     out.mkdir()
     fetch(str(bundle.path), out)
@@ -141,9 +143,11 @@ def test_a_url_is_fetched(bundle: Bundle, out: Path) -> None:
     asked: list[str] = []
     with serving(bundle.path.parent, asked=asked) as url:
         for source in (f"{url}/bundle", f"{url}/bundle/", f"{url}/bundle/{MANIFEST_NAME}", f"{url}/bundle?token=1#x"):
-            fetched = fetch(source, out, digest=bundle.digest)
+            fetched = fetch(source, out, DownloadOptions(digest=bundle.digest))
             assert contents(out) == contents(bundle.path)
-            assert fetched.digest == bundle.digest
+            assert fetched.bundle.digest == bundle.digest
+            assert fetched.statistics == TransferStatistics(bundle.manifest.total_bytes)
+            assert fetched.reference is None
             shutil.rmtree(out)
     assert len(asked) == 4 * 4
     assert asked[-1].endswith("?token=1")
@@ -327,8 +331,12 @@ def resolver_of(ledger: Ledger) -> Resolver:
     ],
 )
 def test_references_are_fetched(registered: Ledger, out: Path, tmp_path: Path, reference: str, name: str) -> None:
-    fetch(reference, out, resolver=resolver_of(registered))
+    fetched = fetch(reference, out, resolver=resolver_of(registered))
     assert contents(out) == contents(tmp_path / name)
+    assert fetched.bundle.digest == open_bundle(tmp_path / name).digest
+    assert fetched.reference is not None
+    assert Reference.parse(fetched.reference).version is not None
+    assert fetched.statistics == TransferStatistics()
 
 
 def test_a_reference_without_cell_that_names_several_bundles_is_refused(registered: Ledger, out: Path) -> None:
@@ -377,11 +385,11 @@ def test_what_names_nothing_is_told(registered: Ledger, out: Path, bundle: Bundl
     with pytest.raises(FetchError, match="no registry"):
         fetch("phi:1.0.0@iphone-15", out)
     with pytest.raises(FetchError, match="is bundle"):
-        fetcher("phi:1.0.0@iphone-15", out, digest="sha256:" + "0" * 64)
+        fetcher("phi:1.0.0@iphone-15", out, DownloadOptions(digest="sha256:" + "0" * 64))
     assert names_in(out.parent) == []
 
 
-def test_a_fetch_by_reference_takes_less_than_two_seconds_start_up_included(registered: Ledger, out: Path) -> None:
+def test_a_fetch_by_reference_imports_nothing_heavy(registered: Ledger, out: Path) -> None:
     script = """
 import functools, sys
 from pathlib import Path
@@ -394,9 +402,7 @@ fetch("phi:production@iphone-15", Path(sys.argv[3]), resolver=resolver)
 assert not {"mlflow", "sqlalchemy", "numpy", "torch"} & sys.modules.keys()
 """
     command = [sys.executable, "-c", script, registered.uri, registered.store.uri, str(out)]
-    start = time.monotonic()
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": ":".join(sys.path)})
-    assert time.monotonic() - start < 2
     verify(open_bundle(out))
 
 

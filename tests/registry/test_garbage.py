@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle
+from devtools.catalogs import Publisher, Rows
 from registry.bundle.folder import Bundle
 from registry.garbage import Collected, collect
 from registry.store.folder import FolderStore
@@ -20,8 +22,6 @@ from registry.store.protocol import Blob, Store
 from registry.store.s3 import S3Store
 from registry.store.s3_upload import PART_BYTES
 from targets.errors import BundleError, RegistryError, StoreError
-from tests.support.bundles import make_bundle
-from tests.support.catalogs import Publisher, Rows
 
 DAY_SECONDS = 86_400.0
 GRACE_SECONDS = 1.0  # of the race

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from pathlib import Path
 
-from benchmarks.load import MODELS, Place, lost_updates, release_all, run
+from devtools.load import MODELS, Place, lost_updates, release_all, run
 from registry.ledger.channel_moves import Move
 from registry.promotion import history
 from registry.store.s3 import S3Store

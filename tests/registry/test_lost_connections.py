@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from benchmarks.services.postgresql import PostgresqlServer
+from devtools.services.postgresql import PostgresqlServer
 from registry.bundle.folder import Bundle
 from registry.ledger.lease import AwayError, LeaseLostError, Timing
 from registry.ledger.ledger import Ledger

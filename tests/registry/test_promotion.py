@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devtools.bundles import make_bundle, make_evidence
 from registry.ledger.channel_moves import CellMove, Move, Stand, move_from_tags, promotion_to_undo
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.reader import open_reader
@@ -23,7 +24,6 @@ from registry.store.folder import FolderStore
 from registry.store.protocol import Store
 from targets.errors import GateError, MalformedReferenceError, RegistryError
 from targets.references import Reference, Version
-from tests.support.bundles import make_bundle, make_evidence
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE, Databases
 from tests.support.registrations import client_of, runs_of
 from tests.support.releases import CELLS, add

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from devtools.catalogs import Phone, Publisher
+from devtools.servers import RangeHandler, serving
 from registry.bundle.folder import verify
-from registry.catalog.client import open_catalog
+from registry.catalog.client import CatalogTrust, open_catalog
 from registry.catalog.documents import ChannelDocument, parse_document
 from registry.catalog.published_state import published_digests, read_published
 from registry.catalog.signing import open_keys, rotate
 from registry.publication import Order, refresh
 from registry.store.folder import FolderStore
-from registry.transfer.http import Web
+from registry.transfer.http import HttpClient
 from targets.errors import FetchError, KeysError, PublicationError, RegistryError
 from targets.selection import Device
-from tests.support.catalogs import Phone, Publisher
-from tests.support.servers import RangeHandler, serving
 
 DAY_SECONDS = 86_400
 
@@ -134,7 +134,7 @@ def test_a_rollout_reaches_a_share_and_widening_takes_nothing_back(
 def test_a_release_that_is_not_for_this_phone_yet(publisher: Publisher, phone: Phone) -> None:
     publisher.release("1.0.0")
     publisher.publish(0.01)
-    with pytest.raises(FetchError, match="not among them"):
+    with pytest.raises(FetchError, match="not among the first"):
         phone.fetch()
 
 
@@ -276,8 +276,27 @@ def test_another_publishers_catalog_is_not_trusted(publisher: Publisher, phone: 
     phone.fetch()
     shutil.rmtree(publisher.place.root)
     shutil.copytree(stranger.place.root, publisher.place.root)
-    with pytest.raises(FetchError, match=r"not to be trusted|not the newest"):
+    with pytest.raises(FetchError, match=r"can't be trusted|rollback or mix-and-match detected"):
         phone.fetch()
+
+
+def test_a_damaged_file_of_the_trusted_root_is_named(publisher: Publisher, phone: Phone, tmp_path: Path) -> None:
+    publisher.release("1.0.0")
+    publisher.publish()
+    phone.fetch()
+    phone.root = tmp_path / "1.root.json"
+    phone.root.write_bytes(publisher.root.read_bytes().replace(b"root", b"r00t"))
+    with pytest.raises(FetchError, match=rf"root file {phone.root} is damaged") as error:
+        phone.fetch()
+    assert "publisher" in str(error.value.fix)
+    phone.root = None
+    (kept,) = (phone.folder / "state" / "catalogs").glob("*/metadata/root.json")
+    kept.write_bytes(b"{}")
+    with pytest.raises(FetchError, match=rf"{kept}, is damaged") as error:
+        phone.fetch()
+    assert "--root" in str(error.value.fix)
+    phone.root = publisher.root
+    assert phone.fetch()[1] == "1.0.0"
 
 
 FETCH_LATER = """
@@ -292,12 +311,13 @@ class Clock(datetime.datetime):
         return super().now(tz) + shift
 
 datetime.datetime = Clock
-from registry.catalog.client import open_catalog
-from registry.transfer.http import Web
+from registry.catalog.client import CatalogTrust, open_catalog
+from registry.transfer.http import HttpClient
 from targets.errors import FetchError
 try:
-    with Web() as web:
-        print(sorted(open_catalog(sys.argv[2], web, root=Path(sys.argv[3]), state=Path(sys.argv[4])).paths))
+    with HttpClient() as client:
+        trust = CatalogTrust(Path(sys.argv[3]), Path(sys.argv[4]))
+        print(sorted(open_catalog(sys.argv[2], client, trust).paths))
 except FetchError as error:
     print(error)
 """
@@ -359,7 +379,7 @@ def test_what_a_retired_key_signs_is_refused(publisher: Publisher, phone: Phone,
     for _ in range(3):
         refresh(old_place, old_keys)  # newer by its numbers
     shutil.copytree(old_place.root / "metadata", publisher.place.root / "metadata", dirs_exist_ok=True)
-    with pytest.raises(FetchError, match="not to be trusted"):
+    with pytest.raises(FetchError, match="can't be trusted"):
         phone.fetch()
 
 
@@ -379,9 +399,9 @@ def test_publishers_at_once_lose_nothing(publisher: Publisher) -> None:
         bundles[number] = publisher.release(f"1.{number}.0", cells={f"cell-{number}": "iphone-15"})
 
     def run(number: int) -> None:
+        from devtools.catalogs import Rows
         from registry.publication import publish
         from targets.devices import load_targets
-        from tests.support.catalogs import Rows
 
         mine = Rows([row for row in publisher.registry.rows if row.cell == f"cell-{number}"])
         order = Order("phi", f"channel-{number}")
@@ -422,8 +442,8 @@ def test_a_second_look_downloads_the_timestamp_alone(publisher: Publisher, tmp_p
     with serving(publisher.place.root, asked=asked, kind=RangeHandler) as url:
         for _ in range(2):
             asked.clear()
-            with Web() as web:
-                catalog = open_catalog(url, web, root=publisher.root, state=tmp_path / "state")
+            with HttpClient() as client:
+                catalog = open_catalog(url, client, CatalogTrust(publisher.root, tmp_path / "state"))
                 assert catalog.channel("phi", "production") is not None
     assert asked == ["/metadata/2.root.json", "/metadata/timestamp.json"]
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle
 from registry.ledger.channel_moves import LIST_LIMIT, CellMove, Move, Stand, move_from_tags
 from registry.ledger.ledger import Ledger
@@ -20,7 +21,6 @@ from registry.store.folder import FolderStore
 from targets.errors import GateError, RegistryError
 from targets.project import Roles
 from targets.references import Reference, Version
-from tests.support.bundles import make_bundle
 from tests.support.databases import EVERYWHERE
 from tests.support.registrations import client_of, entry
 

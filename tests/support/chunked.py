@@ -7,10 +7,10 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from devtools.bundles import make_bundle
 from registry.bundle.chunks import ChunkHasher
 from registry.bundle.folder import Bundle, seal
 from registry.bundle.manifest import FileEntry
-from tests.support.bundles import make_bundle
 
 
 def entry_of(pieces: list[bytes], path: str = "weights") -> FileEntry:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.services.mlflow_server import MlflowServer
-from benchmarks.services.postgresql import PostgresqlServer
+from devtools.services.mlflow_server import MlflowServer
+from devtools.services.postgresql import PostgresqlServer
 from registry.ledger.tracking import sqlite_path
 
 SQLITE, POSTGRESQL, SERVER = "sqlite", "postgresql", "server"

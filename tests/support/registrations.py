@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from devtools.bundles import make_evidence
 from registry.bundle.folder import Bundle
 from registry.ledger.ledger import Ledger
 from registry.ledger.registration import Registration
 from targets.references import Version
-from tests.support.bundles import make_evidence
 
 
 def entry(bundle: Bundle, version: str = "1.0.0", cell: str = "iphone-15", **evidence: Any) -> Registration:

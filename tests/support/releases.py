@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from devtools.bundles import make_bundle, make_evidence
 from registry.bundle.folder import Bundle
 from registry.ledger.ledger import Ledger
 from registry.ledger.registration import Registration
 from targets.references import Version
-from tests.support.bundles import make_bundle, make_evidence
 
 CELLS = ("galaxy-s24", "iphone-15", "pixel-9")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.services.seaweedfs import S3Server, running_seaweedfs
+from devtools.services.seaweedfs import S3Server, running_seaweedfs
 from registry.store.s3 import S3Store
 
 BUCKET = "phipack-tests"

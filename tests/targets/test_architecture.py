@@ -263,5 +263,5 @@ def test_a_small_that_contradicts_itself_is_refused(changes: dict[str, Any], mes
 
 def test_a_llamas_rope_scaling_is_refused() -> None:
     config = MINI | {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
-    with pytest.raises(UnsupportedModelError, match="rope_scaling of a Llama is not supported"):
+    with pytest.raises(UnsupportedModelError, match="rope_scaling type 'llama3' is not supported; Llama has 'default'"):
         read_architecture(config)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from benchmarks import cl100k
 from builders.build import build
 from builders.checkpoint import open_checkpoint
 from builders.runtime.generation import generate
 from builders.tokenizer import Tokenizer, load_tokenizer
+from devtools import cl100k
 from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.full_size.synthetic import CONFIGS
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.shards import MappedTensors
 from builders.conversion import BuildRequest
 from builders.onnx import artifact_sizes
+from devtools.synthetic import CONFIGS
 from targets.config_json import read_architecture
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,14 @@ def test_other_tokens_are_not_answered_from_it(tiny: Checkpoint, tmp_path: Path)
     assert walks(tiny, tmp_path, TOKENS[:1])[0] == 1
     assert walks(tiny, tmp_path, TOKENS + 1)[0] == 1
     assert walks(tiny, tmp_path, TOKENS.reshape(3, 8))[0] == 1
+
+
+def test_another_reading_of_the_config_is_not_answered_from_it(tiny: Checkpoint, tmp_path: Path) -> None:
+    _, states = walks(tiny, tmp_path)
+    other = replace(tiny, architecture=replace(tiny.architecture, rope_theta=500000.0))
+    walked, others = walks(other, tmp_path)
+    assert walked == 1
+    assert np.abs(others - states).max() > 0.01
 
 
 @pytest.mark.parametrize("place", [-1, -4000, 40, 0])

@@ -12,13 +12,13 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import phi3_vocabulary
 from builders.build import build
 from builders.checkpoint import open_checkpoint
 from builders.runtime.generation import render_prompt
 from builders.runtime.onnx_generation import runtime_tokenizer
 from builders.tokenizer import Tokenizer, load_tokenizer
 from builders.validation.tokens import runtime_tokens_share
+from devtools import phi3_vocabulary
 from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
 from tests.support import llama_cpp as llamacpp

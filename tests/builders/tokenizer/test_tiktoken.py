@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import cl100k
 from builders.build import build
 from builders.checkpoint import open_checkpoint
 from builders.tokenizer import Tokenizer, load_tokenizer
 from builders.tokenizer.tiktoken import PHI3_SMALL_TOKENS, read_ranks
+from devtools import cl100k
 from targets.errors import CheckpointError, UnsupportedModelError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_weights

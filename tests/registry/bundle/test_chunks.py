@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from devtools.bundles import make_bundle
 from registry.bundle import chunks
 from registry.bundle.chunks import CHUNK_BYTES_LIMIT, Chunk, digest_in_chunks
 from registry.bundle.folder import Bundle, seal
 from registry.bundle.manifest import FileEntry, Manifest
 from registry.transfer.download import jobs_of
-from registry.transfer.local_chunks import Known, Place
-from tests.support.bundles import make_bundle
+from registry.transfer.local_chunks import FileRange, LocalChunks
 from tests.support.chunked import entry_of
 
 anywhere = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -58,13 +58,13 @@ def test_every_chunk_is_found_wherever_it_went(tmp_path: Path, pieces: list[byte
     old = bundle_of(tmp_path, entry_of(moved, "elsewhere/old"))
     content = b"".join(moved)
     entry = entry_of(pieces)
-    known = Known([old])
+    local = LocalChunks([old])
     for offset, chunk in spans(entry):
-        place = known.place_of(entry, offset, chunk)
+        place = local.find(entry, offset, chunk)
         assert place is not None
         found = b"".join(pieces) if entry.bytes == len(content) and not head and moved[1:] == pieces else content
         assert found[place.offset : place.offset + chunk.bytes] == b"".join(pieces)[offset : offset + chunk.bytes]
-    assert all(job.local is not None for job in jobs_of(entry, 0, known))
+    assert all(job.local is not None for job in jobs_of(entry, 0, local))
 
 
 def bundle_of(folder: Path, *entries: FileEntry) -> Bundle:
@@ -82,7 +82,7 @@ def test_jobs_cover_the_file_in_order_and_fit_a_buffer(sizes: list[int], rest: i
     made = tuple(Chunk(bytes=size, sha256=f"{number:064x}") for number, size in enumerate(sizes))
     entry = FileEntry(path="x", bytes=sum(sizes) or rest, sha256="f" * 64, chunks=made)
     position = begin = sum(sizes[:start])
-    for job in jobs_of(entry, begin, Known(())):
+    for job in jobs_of(entry, begin, LocalChunks()):
         assert job.offset == position
         assert 0 < job.bytes <= CHUNK_BYTES_LIMIT
         assert not job.chunks or sum(chunk.bytes for chunk in job.chunks) == job.bytes
@@ -93,9 +93,9 @@ def test_jobs_cover_the_file_in_order_and_fit_a_buffer(sizes: list[int], rest: i
 def test_neighbours_from_the_same_place_are_one_job(tmp_path: Path) -> None:
     old = bundle_of(tmp_path, entry_of([b"aa", b"bbb", b"cc"], "old"))
     entry = entry_of([b"new", b"er", b"bbb", b"cc", b"aa", b"x"])
-    jobs = [(job.bytes, job.local) for job in jobs_of(entry, 0, Known([old]))]
+    jobs = [(job.bytes, job.local) for job in jobs_of(entry, 0, LocalChunks([old]))]
     path = old.file("old")
-    assert jobs == [(5, None), (5, Place(path, 2)), (2, Place(path, 0)), (1, None)]
+    assert jobs == [(5, None), (5, FileRange(path, 2)), (2, FileRange(path, 0)), (1, None)]
 
 
 def test_a_manifest_says_chunks_in_few_bytes_and_reads_them_back(bundle: Bundle) -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.parts import INDEX_NAME, join, split
 from targets.errors import BuildError, BundleError, PhipackError
-from tests.support.bundles import make_bundle
 from tests.support.folders import contents, flip, names_in
 
 SIZE = 10_000

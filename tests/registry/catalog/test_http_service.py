@@ -13,12 +13,12 @@ import httpx
 import pytest
 import uvicorn
 
+from devtools.catalogs import Phone, Publisher
 from registry.bundle.folder import verify
 from registry.catalog.http_service import create_app
 from registry.store.protocol import Store, blob_path
 from registry.store.s3 import S3Store
 from targets.selection import Device
-from tests.support.catalogs import Phone, Publisher
 
 
 @contextmanager

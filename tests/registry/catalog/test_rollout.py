@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.catalog.rollout import ALL, Stage, place_in_order, stage_of, stages_after
+from registry.catalog.rollout import ALL, Stage, position_in_rollout, stage_of, stages_after
 from targets.errors import PublicationError
 
 IDS = [f"installation {number}" for number in range(4000)]
 
 
 def test_places_are_what_the_wire_format_says() -> None:
-    assert place_in_order("phi-3-mini", "1.4.0", "0f2e") == 1556
+    assert position_in_rollout("phi-3-mini", "1.4.0", "0f2e") == 1556
 
 
 def test_a_tenth_is_a_tenth_and_another_one_in_each_release() -> None:
-    first = {one for one in IDS if place_in_order("m", "1.0.0", one) < 1000}
-    second = {one for one in IDS if place_in_order("m", "1.1.0", one) < 1000}
+    first = {one for one in IDS if position_in_rollout("m", "1.0.0", one) < 1000}
+    second = {one for one in IDS if position_in_rollout("m", "1.1.0", one) < 1000}
     assert 320 < len(first) < 480
     assert 10 < len(first & second) < 80  # a hundredth, were they independent
 

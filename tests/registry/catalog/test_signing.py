@@ -128,5 +128,5 @@ def test_a_folder_without_keys_is_said(tmp_path: Path, content: bytes | None) ->
 
 def test_a_public_key_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "public.pem").write_text("nothing")
-    with pytest.raises(KeysError, match="no public key in PEM"):
+    with pytest.raises(KeysError, match="not a public key in PEM"):
         create_keys(tmp_path / "keys", {"root": KeyNeeds(given=(GivenKey("awskms:x", tmp_path / "public.pem"),))})

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devtools.bundles import make_bundle, make_evidence
 from registry.bundle.folder import Bundle, file_entries, seal
 from registry.bundle.manifest import FileEntry, GenerationEntry, WeightClass
 from registry.diff.compare import Change, FigureChange, Side, changes, compare, folder_side, pairs, version_side
@@ -20,7 +21,6 @@ from registry.ledger.ledger import Ledger
 from registry.store.folder import FolderStore
 from targets.errors import BundleError, StoreError
 from targets.evidence import Figure
-from tests.support.bundles import make_bundle, make_evidence
 from tests.support.gguf_files import write_gguf
 from tests.support.registrations import client_of, entry
 

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devtools.bundles import make_bundle
 from registry.bundle.folder import open_bundle
 from registry.bundle.manifest import FileEntry, Manifest
 from registry.diff.contents import Contents, Forwards, Span
 from registry.diff.gguf_contents import gguf_contents
 from registry.diff.onnx_contents import onnx_contents
 from targets.errors import BundleError
-from tests.support.bundles import make_bundle
 from tests.support.gguf_files import write_gguf
 
 

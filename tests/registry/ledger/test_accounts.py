@@ -6,16 +6,15 @@ The server's default is that an account may nothing; the administrator registers
 from __future__ import annotations
 
 import secrets
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks.services.mlflow_server import ADMINISTRATOR, MlflowSettings, running_mlflow
+from devtools.bundles import make_bundle
+from devtools.services.mlflow_server import ADMINISTRATOR, MlflowSettings, running_mlflow
 from registry.bundle.folder import Bundle
 from registry.ledger.channel_moves import CellMove, Move, Stand
 from registry.ledger.ledger import Ledger, open_ledger
@@ -24,8 +23,8 @@ from registry.promotion import history, promote, rollback
 from registry.store.folder import FolderStore
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
-from tests.support.bundles import make_bundle
 from tests.support.command_line import Run, result_of, run_in
+from tests.support.mlflow_account import MlflowAccount
 from tests.support.registrations import client_of, entry, runs_of
 
 CELLS = ("iphone-15", "pixel-9")
@@ -46,18 +45,18 @@ class Team:
     store: FolderStore
     newer: Bundle
     passwords: dict[str, str]
-    accounts: Any
+    administrator: MlflowAccount
 
     def add(self, name: str, experiment: str | None, *models: str | None) -> None:
         """Make an account and grant it these on the experiment and on each cell's registered model."""
         self.passwords[name] = secrets.token_hex(16)
-        self.accounts.create_user(name, self.passwords[name])
+        self.administrator.create(name, self.passwords[name])
         number = client_of(self.ledger).get_experiment_by_name("phi").experiment_id
         wanted = [("experiment", number, experiment)]
         wanted += [("registered_model", f"phi.{cell}", one) for cell, one in zip(CELLS, models, strict=True)]
         for kind, which, permission in wanted:
             if permission is not None:
-                self.accounts.grant_user_permission(name, kind, which, permission)
+                self.administrator.grant(name, kind, which, permission)
 
     @property
     def ledger(self) -> Ledger:
@@ -82,11 +81,9 @@ def team(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> I
         passwords = {ADMINISTRATOR: server.password}
         store = FolderStore(home / "store")
         older, newer = make_bundle(home / "1.0.0"), make_bundle(home / "1.1.0", {"model.gguf": b"newer"})
-        act_as(patch, Team(server.uri, store, newer, passwords, None), ADMINISTRATOR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # with its client MLflow imports its server
-            from mlflow.server.auth.client import AuthServiceClient
-        made = Team(server.uri, store, newer, passwords, AuthServiceClient(server.uri))
+        administrator = MlflowAccount(server.uri, ADMINISTRATOR, server.password)
+        made = Team(server.uri, store, newer, passwords, administrator)
+        act_as(patch, made, ADMINISTRATOR)
         for bundle, version in ((older, "1.0.0"), (newer, "1.1.0")):
             store.add_bundle(bundle)
             made.ledger.plan_release("phi", Version.parse(version), CELLS)

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
+from devtools.bundles import make_bundle, make_evidence
+from devtools.services.mlflow_server import MlflowSettings, running_mlflow
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.reader import open_reader, resolve_in
@@ -26,7 +27,6 @@ from registry.store.s3 import S3Store
 from registry.store.uris import open_store
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
-from tests.support.bundles import make_bundle, make_evidence
 from tests.support.folders import contents, flip
 from tests.support.registrations import client_of, entry
 from tests.support.users_mlflow import users_mlflow
@@ -131,15 +131,15 @@ def served_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Pat
 @pytest.fixture(scope="module")
 def server(served_home: Path) -> Iterator[str]:
     """A real tracking server, with artifacts proxied."""
-    settings = MlflowSettings(f"sqlite:///{served_home}/mlflow.db", str(served_home / "artifacts"))
+    stores = (FolderStore(served_home / "store").uri,)
+    settings = MlflowSettings(f"sqlite:///{served_home}/mlflow.db", str(served_home / "artifacts"), stores=stores)
     with running_mlflow(served_home, settings) as server:
         yield server.uri
 
 
-def test_mlflows_pages_list_a_versions_files_and_give_them_out(
-    server: str, served_home: Path, store: FolderStore, bundle: Bundle
-) -> None:
+def test_mlflows_pages_list_a_versions_files_and_give_them_out(server: str, served_home: Path, bundle: Bundle) -> None:
     """What the Artifacts tab of the version's source run asks the server."""
+    store = FolderStore(served_home / "store")
     ledger = open_ledger(f"sqlite:///{served_home}/mlflow.db", store)
     store.add_bundle(bundle)
     run = ledger.register(replace(entry(bundle), model="listed")).run_id

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle
 from registry.ledger.channel_moves import Stand
 from registry.ledger.lease import CLAIM, HOLDER, Lease, LeaseLostError, Timing, _take, held
@@ -23,7 +24,6 @@ from registry.ledger.ledger import Ledger
 from registry.promotion import history
 from registry.store.folder import FolderStore
 from targets.errors import RegistryError
-from tests.support.bundles import make_bundle
 from tests.support.leases import CELLS, OnAServer, lease_tags, standing, to
 from tests.support.registrations import client_of, entry
 

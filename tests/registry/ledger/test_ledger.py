@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from devtools.bundles import make_bundle, make_evidence
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.ledger.ledger import Ledger, open_ledger
@@ -26,7 +27,6 @@ from registry.store.folder import FolderStore
 from registry.store.uris import parse_bundle_uri
 from targets.errors import PhipackError, RegistryError
 from targets.references import Reference, Version
-from tests.support.bundles import make_bundle, make_evidence
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
 from tests.support.registrations import client_of, entry, runs_of
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.services.seaweedfs import S3Server
+from devtools.servers import running
+from devtools.services.seaweedfs import S3Server
 from registry.store.protocol import Blob, blob_path
 from registry.store.s3 import S3Store
 from registry.store.s3_upload import PART_BYTES, part_bytes
 from targets.errors import StoreError
 from tests.support.s3 import BUCKET
-from tests.support.servers import running
 from tests.support.tcp_proxy import proxy_before
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code></Error>"

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devtools.bundles import FILES, make_bundle
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.files.staging import STAGING_MARK
@@ -23,7 +24,6 @@ from registry.store.folder import FolderStore
 from registry.store.protocol import Blob
 from registry.store.uris import open_store, parse_bundle_uri
 from targets.errors import BuildError, BundleError, StoreError
-from tests.support.bundles import FILES, make_bundle
 from tests.support.folders import contents, flip, names_in
 
 names = st.from_regex(r"[a-z]{1,3}(/[x-z]{1,2}\.bin)?", fullmatch=True)

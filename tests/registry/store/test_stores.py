@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.services.seaweedfs import S3Server
+from devtools.bundles import FILES, make_bundle
+from devtools.services.seaweedfs import S3Server
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.store.folder import FolderStore
 from registry.store.protocol import Blob, Store, blob_path
 from registry.store.s3 import S3Store
 from registry.store.uris import open_store, parse_bundle_uri
 from targets.errors import BundleError, StoreError
-from tests.support.bundles import FILES, make_bundle
 from tests.support.folders import contents
 from tests.support.s3 import BUCKET
 

@@ -17,7 +17,7 @@ from registry.bundle.chunks import CHUNK_BYTES_LIMIT, Chunk
 from registry.bundle.folder import Bundle
 from registry.transfer.delta import INDEX_BYTES_LIMIT, MAGIC, open_delta
 from registry.transfer.delta_writer import Delta, _pairs, make_delta
-from registry.transfer.local_chunks import Known
+from registry.transfer.local_chunks import LocalChunks
 from targets.errors import FetchError
 from tests.support.chunked import TENSORS, _random, bundle_of, nudged
 from tests.support.folders import flip
@@ -33,7 +33,7 @@ def made(old: Bundle, new: Bundle, out: Path) -> Delta:
 
 
 def chunks_lacking(old: Bundle, new: Bundle) -> list[Chunk]:
-    known = Known([old])
+    known = LocalChunks([old])
     found = []
     for entry in new.manifest.files:
         begin = 0
@@ -97,7 +97,7 @@ def test_whatever_changed_the_delta_makes_the_new_chunks(
         pieces.insert(place, piece)
     old = bundle_of(folder / "old", {"weights": [b"head", *before]})
     new = bundle_of(folder / "new", {"weights": [head, *pieces]})
-    delta = make_delta(old, new, folder / "delta", worth=1e9)
+    delta = make_delta(old, new, folder / "delta", worthwhile_share=1e9)
     assert delta is not None or (delta is None and not chunks_lacking(old, new))
     if delta is None:
         assert not (folder / "delta").exists()
@@ -349,7 +349,7 @@ ILL = {
 def test_what_is_no_delta_file_is_refused(old: Bundle, tmp_path: Path, name: str) -> None:
     path = written(tmp_path / "delta", old, [FRAME])
     path.write_bytes(ILL[name](path.read_bytes()))
-    with pytest.raises(FetchError, match="not the delta that is wanted"):
+    with pytest.raises(FetchError, match="not a delta that can be used"):
         open_delta(path, old)
 
 
@@ -371,12 +371,12 @@ def test_what_is_no_delta_file_is_refused(old: Bundle, tmp_path: Path, name: str
 )
 def test_an_index_that_says_what_can_not_be_is_refused(old: Bundle, tmp_path: Path, head: dict[str, object]) -> None:
     frame = ({**FRAME[0], **head}, FRAME[1])
-    with pytest.raises(FetchError, match="not the delta that is wanted"):
+    with pytest.raises(FetchError, match="not a delta that can be used"):
         open_delta(written(tmp_path / "delta", old, [frame]), old)
 
 
 def test_another_schema_and_a_missing_file_are_refused(old: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match="not the delta"):
+    with pytest.raises(FetchError, match="not a delta"):
         open_delta(written(tmp_path / "delta", old, [FRAME], schema="phipack.delta/2"), old)
     with pytest.raises(FetchError, match="can't be read"):
         open_delta(tmp_path / "none", old)

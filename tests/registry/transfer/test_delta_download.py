@@ -14,18 +14,17 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
+from devtools.servers import Fault, FolderHandler, RangeHandler, after, answering, on, serving
 from registry.bundle.folder import open_bundle, verify
 from registry.files.digests import digest_of_file
 from registry.transfer import http as http_requests
-from registry.transfer.bundle_download import Onto, fetch_remote
+from registry.transfer.bundle_download import DownloadOptions, download_bundle
 from registry.transfer.delta_writer import make_delta
-from registry.transfer.download import Taken
-from registry.transfer.http import Web
+from registry.transfer.download import TransferStatistics
 from registry.transfer.remote import HttpSource, RemoteDelta
 from targets.errors import FetchError
 from tests.support.chunked import TENSORS, bundle_of, nudged
 from tests.support.folders import contents, flip, names_in
-from tests.support.servers import Fault, FolderHandler, RangeHandler, after, answering, on, serving
 
 _LARGE = [tensor * 20 for tensor in TENSORS]  # 2 MB
 _DELTA = "/delta"
@@ -36,7 +35,7 @@ _FAILING = answering(500, {"Content-Length": "0"})
 def _local_and_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(http_requests, "WAITS_SECONDS", (0.01,))
+    monkeypatch.setattr(http_requests, "RETRY_WAITS_SECONDS", (0.01,))
 
 
 class Site:
@@ -59,21 +58,17 @@ class Site:
         self,
         *offers: RemoteDelta,
         fault: Fault | None = None,
-        onto: Onto | None = None,
+        options: DownloadOptions | None = None,
         kind: type[FolderHandler] = RangeHandler,
-    ) -> Taken:
-        onto = onto or Onto(replace=True)
-        with serving(self.served, fault, self.asked, kind) as url, Web() as web:
+    ) -> TransferStatistics:
+        with serving(self.served, fault, self.asked, kind) as url:
             deltas = tuple(replace(offer, url=url + _DELTA) for offer in offers)
             remote = HttpSource(urlsplit(url), self.new.manifest, deltas)
-            try:
-                fetch_remote(remote, web, self.out, onto=onto)
-            finally:
-                onto.taken.downloaded_bytes += web.received_bytes
+            _, statistics = download_bundle(remote, self.out, options or DownloadOptions(replace=True))
         verify(open_bundle(self.out))
         assert contents(self.out) == {name: raw for name, raw in contents(self.served).items() if name != "delta"}
         assert names_in(self.out.parent) == ["out"]
-        return onto.taken
+        return statistics
 
 
 @pytest.fixture
@@ -83,23 +78,23 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.mark.parametrize("kind", [RangeHandler, FolderHandler], ids=["ranges", "no ranges"])
 def test_a_delta_takes_the_place_of_most_of_the_download(site: Site, kind: type[FolderHandler]) -> None:
-    taken = site.fetch(site.offer, kind=kind)
-    assert taken.made_bytes == sum(map(len, _LARGE))
+    statistics = site.fetch(site.offer, kind=kind)
+    assert statistics.delta_bytes == sum(map(len, _LARGE))
     if kind is RangeHandler:
-        assert site.offer.bytes < taken.downloaded_bytes < site.offer.bytes + 100
-        assert taken.downloaded_bytes < 0.15 * site.new.manifest.total_bytes
+        assert site.offer.bytes < statistics.downloaded_bytes < site.offer.bytes + 100
+        assert statistics.downloaded_bytes < 0.15 * site.new.manifest.total_bytes
 
 
 def test_a_delta_applies_to_any_bundle_that_may_be_reused(site: Site) -> None:
     shutil.rmtree(site.out)
-    taken = site.fetch(site.offer, onto=Onto(reuse=[site.spare]))
-    assert taken.made_bytes == sum(map(len, _LARGE))
+    statistics = site.fetch(site.offer, options=DownloadOptions(reuse=[site.spare]))
+    assert statistics.delta_bytes == sum(map(len, _LARGE))
 
 
 def test_the_smallest_of_those_that_apply_is_taken(site: Site) -> None:
     larger = replace(site.offer, blob="sha256:" + "1" * 64, bytes=site.offer.bytes + 1)
     elsewhere = replace(site.offer, from_=site.new.digest, bytes=1)
-    assert site.fetch(larger, elsewhere, site.offer).made_bytes
+    assert site.fetch(larger, elsewhere, site.offer).delta_bytes
 
 
 @pytest.mark.parametrize("why", ["is for another bundle", "is larger than the download", "is not needed"])
@@ -109,11 +104,11 @@ def test_a_delta_that_saves_nothing_is_not_asked_for(site: Site, why: str) -> No
         "is larger than the download": replace(site.offer, bytes=site.new.manifest.total_bytes),
         "is not needed": site.offer,
     }[why]
-    onto = Onto(replace=True)
+    options = DownloadOptions(replace=True)
     if why == "is not needed":
         copy = bundle_of(site.spare.parent / "other", {"elsewhere": [site.new.file("weights").read_bytes()]})
-        onto = Onto(replace=True, reuse=[copy.path])
-    assert site.fetch(offer, onto=onto).made_bytes == 0
+        options = DownloadOptions(replace=True, reuse=[copy.path])
+    assert site.fetch(offer, options=options).delta_bytes == 0
     assert _DELTA not in site.asked
 
 
@@ -128,22 +123,22 @@ def test_a_delta_that_saves_nothing_is_not_asked_for(site: Site, why: str) -> No
     ids=["404", "500", "another file", "a redirect to nowhere"],
 )
 def test_without_its_delta_a_fetch_downloads_the_chunks(site: Site, fault: object) -> None:
-    taken = site.fetch(site.offer, fault=on(_DELTA, fault))  # type: ignore[arg-type]
-    assert taken.made_bytes == 0
-    assert taken.downloaded_bytes > sum(map(len, _LARGE))
+    statistics = site.fetch(site.offer, fault=on(_DELTA, fault))  # type: ignore[arg-type]
+    assert statistics.delta_bytes == 0
+    assert statistics.downloaded_bytes > sum(map(len, _LARGE))
 
 
 def test_other_bytes_than_were_signed_are_not_used(site: Site) -> None:
     flip(site.delta, 2000)
-    assert site.fetch(site.offer).made_bytes == 0
+    assert site.fetch(site.offer).delta_bytes == 0
 
 
 def test_a_delta_that_is_none_is_not_used(site: Site) -> None:
     site.delta.write_bytes(b"phipack.delta/1\n" + bytes(1000))
     offer = replace(site.offer, blob=digest_of_file(site.delta), bytes=site.delta.stat().st_size)
-    taken = site.fetch(offer)
-    assert taken.made_bytes == 0
-    assert taken.downloaded_bytes > sum(map(len, _LARGE))
+    statistics = site.fetch(offer)
+    assert statistics.delta_bytes == 0
+    assert statistics.downloaded_bytes > sum(map(len, _LARGE))
 
 
 def test_a_delta_to_another_bundle_is_not_used(site: Site) -> None:
@@ -152,7 +147,7 @@ def test_a_delta_to_another_bundle_is_not_used(site: Site) -> None:
     site.delta.unlink()
     assert make_delta(site.old, other, site.delta) is not None
     offer = replace(site.offer, blob=digest_of_file(site.delta), bytes=site.delta.stat().st_size)
-    assert site.fetch(offer).made_bytes == 0
+    assert site.fetch(offer).delta_bytes == 0
 
 
 def test_frames_that_are_damaged_cost_their_own_chunks_alone(site: Site) -> None:
@@ -160,14 +155,14 @@ def test_frames_that_are_damaged_cost_their_own_chunks_alone(site: Site) -> None
     raw[-5000] ^= 255
     site.delta.write_bytes(raw)
     offer = replace(site.offer, blob=digest_of_file(site.delta))
-    assert 0 < site.fetch(offer).made_bytes < sum(map(len, _LARGE))
+    assert 0 < site.fetch(offer).delta_bytes < sum(map(len, _LARGE))
 
 
 def test_a_damaged_base_costs_the_chunks_that_are_made_of_it(site: Site) -> None:
     flip(site.out / "weights", 100)
-    taken = site.fetch(site.offer)
-    assert taken.made_bytes == sum(map(len, _LARGE[1:]))
-    assert taken.downloaded_bytes < site.offer.bytes + len(_LARGE[0]) + 100
+    statistics = site.fetch(site.offer)
+    assert statistics.delta_bytes == sum(map(len, _LARGE[1:]))
+    assert statistics.downloaded_bytes < site.offer.bytes + len(_LARGE[0]) + 100
 
 
 def test_a_delta_that_broke_off_is_taken_by_the_next_try(site: Site) -> None:
@@ -192,8 +187,8 @@ def test_a_delta_that_broke_off_is_taken_by_the_next_try(site: Site) -> None:
     with pytest.raises(FetchError):
         site.fetch(site.offer, fault=cut)  # type: ignore[arg-type]
     assert site.old.manifest == open_bundle(site.out).manifest
-    taken = site.fetch(site.offer)
-    assert taken.made_bytes == sum(map(len, _LARGE))
+    statistics = site.fetch(site.offer)
+    assert statistics.delta_bytes == sum(map(len, _LARGE))
 
 
 def test_the_old_bundle_is_left_where_all_fails(site: Site) -> None:
@@ -201,9 +196,9 @@ def test_the_old_bundle_is_left_where_all_fails(site: Site) -> None:
         site.fetch(site.offer, fault=on("/weights", _FAILING))
     verify(open_bundle(site.out))
     assert open_bundle(site.out).digest == site.old.digest
-    taken = site.fetch(site.offer)
-    assert taken.resumed_bytes >= site.offer.bytes  # the delta was there whole
-    assert taken.downloaded_bytes < 1000
+    statistics = site.fetch(site.offer)
+    assert statistics.resumed_bytes >= site.offer.bytes  # the delta was there whole
+    assert statistics.downloaded_bytes < 1000
 
 
 # --- large ones: 50 MB of which every second byte changed, a delta of more than 16 MB
@@ -213,16 +208,13 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 from registry.bundle.manifest import Manifest
-from registry.transfer.bundle_download import Onto, fetch_remote
-from registry.transfer.http import Web
+from registry.transfer.bundle_download import DownloadOptions, download_bundle
 from registry.transfer.remote import HttpSource, RemoteDelta
 url, manifest, out, from_, blob, size = sys.argv[1:]
 delta = RemoteDelta(from_, blob, int(size), url + "/delta")
 source = HttpSource(urlsplit(url), Manifest.parse(Path(manifest).read_bytes(), source=manifest), (delta,))
-onto = Onto(replace=True)
-with Web() as web:
-    fetch_remote(source, web, Path(out), onto=onto)
-print(onto.taken.made_bytes, Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+_, statistics = download_bundle(source, Path(out), DownloadOptions(replace=True))
+print(statistics.delta_bytes, Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
 
 
@@ -246,10 +238,10 @@ def test_a_large_delta_goes_on_where_it_broke_off(large_site: Site) -> None:
     failing = after(9_000_000, on(_DELTA, _FAILING))
     with pytest.raises(FetchError):
         large_site.fetch(large_site.offer, fault=lambda handler: failing(handler) or on("/weights", _FAILING)(handler))
-    taken = large_site.fetch(large_site.offer)
-    assert taken.resumed_bytes >= 16 << 20
-    assert taken.downloaded_bytes < large_site.offer.bytes - taken.resumed_bytes + 1000
-    assert taken.made_bytes == 6 * 8_300_000
+    statistics = large_site.fetch(large_site.offer)
+    assert statistics.resumed_bytes >= 16 << 20
+    assert statistics.downloaded_bytes < large_site.offer.bytes - statistics.resumed_bytes + 1000
+    assert statistics.delta_bytes == 6 * 8_300_000
 
 
 def test_applying_a_delta_holds_little(large_site: Site) -> None:

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from devtools.servers import FolderHandler, answering, on, running
 from registry.bundle.folder import Bundle, verify
 from registry.fetch import fetch
-from targets.errors import FetchError
-from tests.support.servers import FolderHandler, answering, on, running
+from targets.errors import FetchError, FetchUnreachableError
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +79,24 @@ def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("trusted")
 def test_a_bundle_comes_over_https(bundle: Bundle, certificate: Path, tmp_path: Path) -> None:
     with serving_tls(bundle.path, certificate) as url:
-        verify(fetch(url, tmp_path / "out"))
+        verify(fetch(url, tmp_path / "out").bundle)
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(
     bundle: Bundle, certificate: Path, tmp_path: Path
 ) -> None:
-    with serving_tls(bundle.path, certificate) as url, pytest.raises(FetchError, match="CERTIFICATE_VERIFY_FAILED"):
+    with serving_tls(bundle.path, certificate) as url, pytest.raises(FetchError) as caught:
         fetch(url, tmp_path / "out")
+    assert "its certificate is not valid: self-signed certificate" in caught.value.problem
+    assert not isinstance(caught.value, FetchUnreachableError)
+    assert "SSL_CERT_FILE" in str(caught.value.fix)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_certificate_of_another_host_is_refused(bundle: Bundle, certificate: Path, tmp_path: Path) -> None:
+    with serving_tls(bundle.path, certificate) as url, pytest.raises(FetchError, match="its certificate is not valid"):
+        fetch(url.replace("127.0.0.1", "localhost"), tmp_path / "out")
 
 
 @pytest.mark.usefixtures("trusted")
@@ -133,6 +142,6 @@ def test_a_proxy_passes_https_on_and_is_told_its_password(
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
         with serving_tls(bundle.path, certificate) as url:
-            verify(fetch(url, tmp_path / "out"))
+            verify(fetch(url, tmp_path / "out").bundle)
     assert asked
     assert set(asked) == {(url.removeprefix("https://"), "Basic YW5uOnNlY3JldA==")}

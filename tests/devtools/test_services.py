@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.services.ports import free_ports
+from devtools.bundles import make_bundle
+from devtools.services.ports import free_ports
 from registry.ledger.ledger import open_ledger
 from registry.store.uris import open_store
-from tests.support.bundles import make_bundle
 from tests.support.command_line import command_environment, result_of, run_in
 from tests.support.registrations import entry
 
@@ -38,7 +38,7 @@ class Place:
     @property
     def command(self) -> list[str]:
         ports = [f"--mlflow-port={self.mlflow}", f"--s3-port={self.s3}", f"--postgresql-port={self.postgresql}"]
-        return [sys.executable, "-m", "benchmarks.services", f"--folder={self.folder}", *ports]
+        return [sys.executable, "-m", "devtools.services", f"--folder={self.folder}", *ports]
 
     @property
     def environment(self) -> dict[str, str]:

@@ -7,20 +7,21 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from devtools.bundles import CHECKPOINT, make_bundle
 from registry.bundle.chunks import digest_in_chunks
 from registry.bundle.folder import Bundle, file_entries, seal
 from registry.catalog.choice import Query
+from registry.catalog.client import CatalogTrust
 from registry.catalog.rollout import ALL
 from registry.catalog.signing import KeyFolder, create_keys
 from registry.fetch import fetch_from_catalog
 from registry.ledger.versions import CellVersion
 from registry.publication import Order, Publication, publish
 from registry.store.folder import FolderStore
-from registry.transfer.bundle_download import Onto
+from registry.transfer.bundle_download import DownloadOptions
 from targets.devices import load_targets
 from targets.references import Reference, Version
 from targets.selection import Device
-from tests.support.bundles import CHECKPOINT, make_bundle
 
 MODEL = "phi"
 
@@ -123,7 +124,7 @@ class Phone:
             device or Device("iPhone15,4"),
             install_id=self.name,
         )
-        state, onto = self.folder / "state", Onto(replace=True)
-        out = self.folder / "bundle"
-        bundle, resolved = fetch_from_catalog(self.url, out, query, root=self.root, state=state, onto=onto)
-        return bundle, resolved.release
+        trust, options = CatalogTrust(self.root, self.folder / "state"), DownloadOptions(replace=True)
+        fetched = fetch_from_catalog(self.url, self.folder / "bundle", query, options, trust=trust)
+        assert fetched.reference is not None
+        return fetched.bundle, str(Reference.parse(fetched.reference).version)

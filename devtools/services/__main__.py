@@ -24,10 +24,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.services.mlflow_server import MlflowSettings, running_mlflow
-from benchmarks.services.ports import ServiceError
-from benchmarks.services.postgresql import running_postgresql
-from benchmarks.services.seaweedfs import running_seaweedfs
+from devtools.services.mlflow_server import MlflowSettings, running_mlflow
+from devtools.services.ports import ServiceError
+from devtools.services.postgresql import running_postgresql
+from devtools.services.seaweedfs import running_seaweedfs
 
 BUCKET = "phipack"
 
@@ -61,11 +61,12 @@ def main() -> int:
             s3 = stack.enter_context(running_seaweedfs(folder / "seaweedfs", port=asked.s3_port))
             s3.make_bucket(BUCKET)
             print("MLflow …", flush=True)
-            settings = MlflowSettings(backend, f"s3://{BUCKET}/mlflow", s3.environment)
+            store = f"s3://{BUCKET}/store"
+            settings = MlflowSettings(backend, f"s3://{BUCKET}/mlflow", s3.environment, stores=(store,))
             mlflow = stack.enter_context(running_mlflow(folder / "mlflow", settings, port=asked.mlflow_port))
             environment = {
                 "MLFLOW_TRACKING_URI": mlflow.uri,
-                "PHIPACK_STORE": f"s3://{BUCKET}/store",
+                "PHIPACK_STORE": store,
                 **s3.environment,
             }
             _tell(folder / "environment", environment)
@@ -89,7 +90,7 @@ def _require_free(ports: Mapping[str, int]) -> None:
             except OSError as error:
                 raise ServiceError(
                     f"port {number} can't be had ({os.strerror(error.errno or 0)}); name another one:"
-                    f" {sys.executable} -m benchmarks.services {option} PORT"
+                    f" {sys.executable} -m devtools.services {option} PORT"
                 ) from error
 
 

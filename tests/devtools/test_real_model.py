@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import real_model
-from benchmarks.packages import Package, pinned
-from benchmarks.phi3_from_gguf import LlamaGguf, split_halves, write_phi3
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import Reference
 from builders.tokenizer import load_tokenizer
+from devtools import real_model
+from devtools.packages import Package, pinned
+from devtools.phi3_from_gguf import LlamaGguf, split_halves, write_phi3
 from targets.errors import BuildError
 
 LLAMA = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.services.ports import free_ports, stop, wait_until
+from devtools.services.ports import free_ports, stop, wait_until
 
 REGION = "us-east-1"
 

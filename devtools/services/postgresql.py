@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.services.ports import ServiceError, free_ports, wait_until
+from devtools.services.ports import ServiceError, free_ports, wait_until
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812 - its class is named in lower case

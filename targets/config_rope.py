@@ -1,0 +1,214 @@
+"""The rotary embedding in `config.json`, in each form that it is written.
+
+transformers up to 4 writes `rope_theta`, and `rope_scaling`: null or an object for longrope. transformers 5 writes one
+object, `rope_parameters`, that holds all of it; it also takes that object under the name `rope_scaling`. What such an
+object says is therefore read alike under both names. Two statements that differ are refused: releases of transformers
+disagree on which of them holds.
+
+Sources: `RotaryEmbeddingConfigMixin` and `Phi3Config` of transformers 5.24, `Phi3Config` and `LlamaConfig` of 4.57, and
+the configuration that Phi-3-small's repositories carry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from targets.architecture import LongRope
+from targets.config_reader import ConfigReader, is_positive
+from targets.errors import CheckpointError, UnsupportedModelError, did_you_mean
+
+FILLED_IN_THETA = 10000.0  # what transformers 5 writes within the object where a family's own class has no rope_theta
+LONGROPE_TYPES = ("longrope", "su")  # releases of 2024-04 say "su"
+_OBJECTS = ("rope_scaling", "rope_parameters")
+_PLAIN_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+_LONGROPE_KEYS = ("short_factor", "long_factor", "original_max_position_embeddings", "short_mscale", "long_mscale")
+
+
+@dataclass(frozen=True)
+class RopeKeys:
+    """How a family writes its rope.
+
+    `theta`: the top-level key of the rotary base. `default_theta`: the base where no key states it.
+    `longrope_keys`: keys of a longrope object; empty where the family has no longrope.
+    `original_context`: longrope's original context where no key states it.
+    `original_context_outside`: transformers reads it at the top level, and never within the object.
+    `theta_within`: the object's `rope_theta` is the base, too. Otherwise it says nothing: transformers 5 fills it in.
+    """
+
+    family: str
+    theta: str = "rope_theta"
+    default_theta: float = 10000.0
+    longrope_keys: tuple[str, ...] = ()
+    original_context: int = 1
+    original_context_outside: bool = False
+    theta_within: bool = True
+
+
+PHI3_ROPE = RopeKeys(
+    "Phi-3",
+    longrope_keys=(*_LONGROPE_KEYS, "attention_factor", "factor"),
+    original_context=4096,
+    original_context_outside=True,
+)
+LLAMA_ROPE = RopeKeys("Llama")
+SMALL_ROPE = RopeKeys(
+    "Phi-3-small",
+    theta="rope_embedding_base",
+    default_theta=1e6,
+    longrope_keys=_LONGROPE_KEYS,
+    original_context=8192,
+    theta_within=False,
+)
+
+
+@dataclass(frozen=True)
+class Rope:
+    """What a config says of its rope."""
+
+    theta: float
+    longrope: LongRope | None
+
+
+def read_rope(config: Mapping[str, Any], keys: RopeKeys, context: int, head_dim: int) -> Rope:
+    """Read the rope of a model with a context of `context` tokens and heads of `head_dim`.
+
+    Raises:
+        CheckpointError: a value makes no sense, or two of them contradict each other.
+        UnsupportedModelError: a type of rope, or a key of it, that the family doesn't have.
+    """
+    thetas = {}
+    if keys.theta in config or not keys.theta_within:
+        thetas[keys.theta] = ConfigReader(config).number(keys.theta, default=keys.default_theta)
+    longropes: dict[str, LongRope | None] = {}
+    if "rope_scaling" in config:
+        longropes["rope_scaling"] = None  # null says: no longrope
+    for name in _OBJECTS:
+        value = config.get(name)
+        if value is None:
+            continue
+        inner = _checked(value, name, keys)
+        theta = inner.number("rope_theta", default=keys.default_theta)
+        if "rope_theta" in value and (keys.theta_within or theta != FILLED_IN_THETA):
+            thetas[f"{name}.rope_theta"] = theta
+        longropes[name] = None
+        if _kind(value, name) != "default":
+            longropes[name] = _longrope(config, name, keys, context, head_dim)
+    theta = _agreed(thetas, keys.default_theta)
+    return Rope(theta, _agreed_longrope(config, longropes))
+
+
+def _checked(value: object, name: str, keys: RopeKeys) -> ConfigReader:
+    """Return a reader of a rope's object after the check that the family knows its type and all of its keys."""
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"config.json: {name} must be null or an object, not {value!r}")
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            raise UnsupportedModelError(
+                f"config.json: {name}.{key}: a rope of its own for a type of layer is not supported; "
+                f"all layers of {keys.family} have one"
+            )
+    kind = _kind(value, name)
+    known: tuple[str, ...] = _PLAIN_KEYS
+    if kind != "default":
+        if kind != "longrope" or not keys.longrope_keys:
+            has = "'default' and 'longrope' (or 'su')" if keys.longrope_keys else "'default' (not Llama-3.1's or later)"
+            raise UnsupportedModelError(f"config.json: {name} type {kind!r} is not supported; {keys.family} has {has}")
+        known += keys.longrope_keys
+    for key in value:
+        if key not in known:
+            raise UnsupportedModelError(
+                f"config.json: {name}.{key} is not known for {keys.family}'s rope of type {kind!r}",
+                fix=did_you_mean(key, known),
+            )
+    reader = ConfigReader(value, f"{name}.")
+    if reader.number("partial_rotary_factor", default=1.0) != 1.0:
+        raise UnsupportedModelError(
+            f"config.json: {name}.partial_rotary_factor {value['partial_rotary_factor']!r} is not supported; only 1 is"
+        )
+    return reader
+
+
+def _kind(value: Mapping[str, Any], name: str) -> object:
+    """Return a rope's type: "default", "longrope" under any of its names, or whatever else is written."""
+    written = [value[key] for key in ("rope_type", "type") if value.get(key) is not None]
+    kinds = ["longrope" if kind in LONGROPE_TYPES else kind for kind in written]
+    if len(kinds) > 1 and kinds[0] != kinds[1]:
+        raise CheckpointError(
+            f"config.json: {name}.rope_type {written[0]!r} and {name}.type {written[1]!r} contradict each other",
+            fix=f"keep {name}.rope_type alone, with the type that the model was trained with",
+        )
+    return kinds[0] if kinds else "default"
+
+
+def _longrope(config: Mapping[str, Any], name: str, keys: RopeKeys, context: int, head_dim: int) -> LongRope:
+    inner = ConfigReader(config[name], f"{name}.")
+    original = _original_context(config, name, keys)
+    if original == 1:
+        raise CheckpointError("config.json: original_max_position_embeddings must be over 1 with longrope, not 1")
+    ratio = inner.number_or_null("factor", default=context / original)
+    factor = 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(original))
+    factor = inner.number_or_null("attention_factor", default=factor)
+    return LongRope(
+        short=_factors(config[name], f"{name}.short_factor", head_dim),
+        long=_factors(config[name], f"{name}.long_factor", head_dim),
+        original_context=original,
+        short_attention_factor=inner.number("short_mscale", default=factor),
+        long_attention_factor=inner.number("long_mscale", default=factor),
+    )
+
+
+def _original_context(config: Mapping[str, Any], name: str, keys: RopeKeys) -> int:
+    """Return the context before longrope, in tokens: Phi-3 has it next to the object, Phi-3-small within."""
+    key = "original_max_position_embeddings"
+    outside = config.get(key)
+    outer = ConfigReader(config).positive(key, default=keys.original_context)
+    inner = ConfigReader(config[name], f"{name}.").positive(key, default=outer)
+    if inner == outer or (outside is None and not keys.original_context_outside):
+        return inner
+    if outside is None:
+        raise CheckpointError(
+            f"config.json: {key} is missing, which transformers reads as {outer}; {name}.{key} says {inner}",
+            fix=f'add "{key}": {inner} at the top level, where {keys.family} has it, if that is what it is',
+        )
+    raise CheckpointError(
+        f"config.json: {key} {outer} and {name}.{key} {inner} contradict each other",
+        fix="keep the one that the model was trained with",
+    )
+
+
+def _factors(value: Mapping[str, Any], name: str, head_dim: int) -> tuple[float, ...]:
+    values = value.get(name.rpartition(".")[2])
+    if not isinstance(values, list) or len(values) != head_dim // 2:
+        found = len(values) if isinstance(values, list) else values
+        raise CheckpointError(f"config.json: {name} must list {head_dim // 2} numbers, not {found!r}")
+    if not all(is_positive(v) for v in values):
+        raise CheckpointError(f"config.json: {name} holds a value that is not a positive number")
+    return tuple(float(v) for v in values)
+
+
+def _agreed(thetas: Mapping[str, float], default: float) -> float:
+    """Return the one base that all keys state."""
+    if len(set(thetas.values())) > 1:
+        raise CheckpointError(
+            "config.json: "
+            + " and ".join(f"{key} {theta!r}" for key, theta in thetas.items())
+            + " contradict each other",
+            fix="keep the one that the model was trained with",
+        )
+    return next(iter(thetas.values()), default)
+
+
+def _agreed_longrope(config: Mapping[str, Any], longropes: Mapping[str, LongRope | None]) -> LongRope | None:
+    """Return what both objects state."""
+    if len(set(longropes.values())) > 1:
+        one, other = (config[name] or {} for name in _OBJECTS)
+        keys = sorted(key for key in {*one, *other} - {"rope_theta"} if one.get(key) != other.get(key))
+        differences = ", ".join(keys) if all(longropes.values()) else "one has longrope, the other has none"
+        raise CheckpointError(
+            f"config.json: rope_scaling and rope_parameters contradict each other: {differences}",
+            fix="keep the one that the model was trained with",
+        )
+    return next(iter(longropes.values()), None)

@@ -1,0 +1,51 @@
+"""The process that walks (walk.py), as its tests talk to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.faults.effects import compiled
+
+Walk = Callable[[str, str], dict[str, Any]]
+EVERY = os.environ.get("FAULTS") == "all"
+_OURS = ("MLFLOW_", "PHIPACK_")
+
+
+@contextmanager
+def walking(place: Path) -> Iterator[Walk]:
+    """Start it with the library preloaded, and end it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    environment |= {
+        "LD_PRELOAD": str(compiled(place)),
+        "OPENBLAS_NUM_THREADS": "1",
+        "no_proxy": "*",
+        "HOME": str(place),
+    }
+    walker = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.walk", str(place)],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with walker:
+
+        def walk(command: str, fault: str) -> dict[str, Any]:
+            assert walker.stdin is not None
+            assert walker.stdout is not None
+            print(json.dumps({"command": command, "fault": fault, "every": EVERY}), file=walker.stdin, flush=True)
+            answer: dict[str, Any] = json.loads(walker.stdout.readline())
+            return answer
+
+        yield walk
+        assert walker.stdin is not None
+        walker.stdin.close()
+        assert walker.wait(20) == 0
