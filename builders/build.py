@@ -11,7 +11,7 @@ from pathlib import Path
 
 from builders.artifact.content_borders import content_digests
 from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
-from builders.checkpoint.lockstep import PacedCheckpoint, paced
+from builders.checkpoint.lockstep import LockstepSource, in_lockstep
 from builders.conversion import BuildRequest, Conversion, FormatPackage, Progress, default_context_length, silent
 from builders.tokenizer import bundled_files
 from registry.bundle.folder import Bundle, file_entries, seal
@@ -69,7 +69,9 @@ def build(
         CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
         BuildError: `out` exists or can't be written, or the disk is full. Nothing is left behind.
     """
-    request = BuildRequest(checkpoint, recipe, context_length or default_context_length(checkpoint), progress)
+    request = BuildRequest.from_checkpoint(
+        checkpoint, recipe, context_length or default_context_length(checkpoint), progress
+    )
     return build_request(request, out, _digest_meanwhile(checkpoint), replace=replace)
 
 
@@ -83,26 +85,26 @@ def build_each(
     """
     checkpoint = next(iter(requests.values())).checkpoint
     digest = _digest_meanwhile(checkpoint)
-    views = paced(checkpoint, len(requests))
+    sources = in_lockstep(checkpoint, [request.source for request in requests.values()])
     finishing = threading.Lock()
 
-    def one(view: PacedCheckpoint, out: Path, request: BuildRequest) -> None:
+    def one(source: LockstepSource, out: Path, request: BuildRequest) -> None:
         try:
-            bundle = build_request(dataclasses.replace(request, checkpoint=view), out, digest, replace=replace)
+            bundle = build_request(dataclasses.replace(request, source=source), out, digest, replace=replace)
         finally:
-            view.pace.leave(view.reader)
+            source.leave()
         with finishing:
             done(out, bundle)
 
     with ThreadPoolExecutor(len(requests)) as pool:
         running = {
-            out: pool.submit(one, view, out, request)
-            for view, (out, request) in zip(views, requests.items(), strict=True)
+            out: pool.submit(one, source, out, request)
+            for source, (out, request) in zip(sources, requests.items(), strict=True)
         }
         try:
             wait(running.values())
         except BaseException:
-            views[0].pace.cancel()  # an interrupt: the pool is left when the builds have cleaned up
+            sources[0].cancel_all()  # an interrupt: the pool is left when the builds have cleaned up
             raise
     problems = {}
     for out, future in running.items():
@@ -115,9 +117,7 @@ def build_each(
 
 def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
     """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
-    checkpoint = dataclasses.replace(request.checkpoint, phases=request.phases)
-    request = dataclasses.replace(request, checkpoint=checkpoint)
-    recipe, phases = request.recipe, request.phases
+    checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
     tokenizer = bundled_files(checkpoint, recipe.format)
     with staged_folder(out, replace=replace) as folder:
         for file, content in tokenizer.items():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import Checkpoint, TensorSource
 from builders.phases import Phases
 from registry.bundle.chunks import FileDigest
 from registry.bundle.manifest import ExactContext, WeightClass
@@ -30,16 +30,26 @@ def silent(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What a converter is asked for. `context_length`: the longest sequence the bundle must accept, in tokens.
+    """What a converter is asked for: the facts of `checkpoint`, its weights through `source`, stored as `recipe` says.
 
-    A converter tells `phases` what it spends its time on.
+    `context_length`: the longest sequence the bundle must accept, in tokens. `phases`: counts where the time goes; the
+    source counts its reads there.
     """
 
     checkpoint: Checkpoint
+    source: TensorSource
     recipe: Recipe
     context_length: int
     progress: Progress = silent
     phases: Phases = field(default_factory=Phases)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, recipe: Recipe, context_length: int, progress: Progress = silent
+    ) -> BuildRequest:
+        """Return a request whose source reads the checkpoint's own files. Nothing is read yet."""
+        phases = Phases()
+        return cls(checkpoint, checkpoint.open_tensors(phases), recipe, context_length, progress, phases)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.checkpoint.shards import MappedTensors
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
 from builders.conversion import Progress, silent
 from registry.files.staging import staged_folder
@@ -118,7 +119,7 @@ def _companions(checkpoint: Checkpoint) -> list[Path]:
 
 def _tensors(checkpoint: Checkpoint, there: Architecture, progress: Progress) -> Iterable[TensorToWrite]:
     """Give the new layout's tensors: each is a range of rows of the old one's, one below the other."""
-    shapes = there.tensor_shapes()
+    shapes, stored = there.tensor_shapes(), MappedTensors(checkpoint.stored_tensors)
     for number, (name, shape) in enumerate(shapes.items()):
         start = 0
         for part, part_shape in sources_of(there, name, shape).parts:
@@ -127,7 +128,7 @@ def _tensors(checkpoint: Checkpoint, there: Architecture, progress: Progress) ->
 
             def pieces(name: str = name, rows: range = rows, number: int = number) -> Iterable[NDArray[Any]]:
                 progress("writing tensors", number, len(shapes))
-                return _rows(checkpoint, name, rows)
+                return _rows(checkpoint.architecture, stored, name, rows)
 
             yield TensorToWrite(part, dtype, part_shape, pieces)
             start += part_shape[0]
@@ -136,7 +137,7 @@ def _tensors(checkpoint: Checkpoint, there: Architecture, progress: Progress) ->
 def _common_dtype(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
     """Give the stored dtype of a canonical tensor. Raises `UnsupportedModelError` where its parts have several."""
     parts = sources_of(checkpoint.architecture, name, shape).parts
-    dtypes = {checkpoint.tensors.dtype(part) for part, _ in parts}
+    dtypes = {checkpoint.stored_tensors[part].dtype for part, _ in parts}
     if len(dtypes) > 1:
         raise UnsupportedModelError(
             f"tensors {', '.join(part for part, _ in parts)} are to be one, but are {', '.join(sorted(dtypes))}",
@@ -145,15 +146,15 @@ def _common_dtype(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> 
     return dtypes.pop()
 
 
-def _rows(checkpoint: Checkpoint, name: str, rows: range) -> Iterable[NDArray[Any]]:
+def _rows(architecture: Architecture, stored: MappedTensors, name: str, rows: range) -> Iterable[NDArray[Any]]:
     """Give rows of a canonical tensor in the stored dtype, in pieces that are views of the file."""
-    shape = checkpoint.architecture.tensor_shapes()[name]
+    shape = architecture.tensor_shapes()[name]
     start = 0
-    for part, part_shape in sources_of(checkpoint.architecture, name, shape).parts:
+    for part, part_shape in sources_of(architecture, name, shape).parts:
         first, last = max(rows.start, start), min(rows.stop, start + part_shape[0])
         if first < last:
-            yield checkpoint.tensors.stored(part)[first - start : last - start]
-            checkpoint.tensors.release(part)
+            yield stored.stored(part)[first - start : last - start]
+            stored.release(part)
         start += part_shape[0]
 
 

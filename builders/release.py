@@ -131,7 +131,9 @@ class Release:
             if key in requests:
                 continue
             if self._stored(key) is None:
-                requests[key] = BuildRequest(self.checkpoint, cell.recipe, context_length, self.progress)
+                requests[key] = BuildRequest.from_checkpoint(
+                    self.checkpoint, cell.recipe, context_length, self.progress
+                )
             else:  # its folder is still there where a release died between the record and the removal
                 shutil.rmtree(self.workshop.bundle_folder(key), ignore_errors=True)
         built: dict[str, PhipackError | None] = {}

@@ -26,7 +26,8 @@ class Weights:
     """Makes MIL variables for a checkpoint's tensors, each tensor once."""
 
     def __init__(self, request: BuildRequest) -> None:
-        self._checkpoint = request.checkpoint
+        self._source = request.source
+        self._path = request.checkpoint.path
         self._recipe = request.recipe
         self.phases = request.phases
         self._shapes = request.checkpoint.architecture.tensor_shapes()
@@ -89,7 +90,7 @@ class Weights:
                 name=name,
             )
         if storage == FLOAT32:
-            return self._promise(name, shape, np.dtype(np.float32), lambda: self._checkpoint.tensor(tensor))
+            return self._promise(name, shape, np.dtype(np.float32), lambda: self._source.tensor(tensor))
         return self._promise(name, shape, np.dtype(np.float16), lambda: self._narrow(tensor))
 
     def _promise(
@@ -106,11 +107,11 @@ class Weights:
             return values.astype(np.float16)
 
     def _finite_in_float16(self, tensor: str) -> NDArray[np.float32]:
-        values = self._checkpoint.tensor(tensor)
+        values = self._source.tensor(tensor)
         largest = max(float(values.max()), -float(values.min()))
         if largest > LARGEST_FLOAT16:
             raise CheckpointError(
-                f"{self._checkpoint.path}: tensor {tensor!r} holds {largest:g}; float16 ends at {LARGEST_FLOAT16:g}",
+                f"{self._path}: tensor {tensor!r} holds {largest:g}; float16 ends at {LARGEST_FLOAT16:g}",
                 fix="scale the checkpoint, or take a recipe of another format",
             )
         return values
@@ -131,9 +132,9 @@ class Weights:
         norm = self._norms.get(tensor)
         if norm is None:
             return None
-        sizes = np.square(self._checkpoint.tensor(norm)) + LEAST_IMPORTANCE
+        sizes = np.square(self._source.tensor(norm)) + LEAST_IMPORTANCE
         bias = norm.removesuffix("weight") + "bias"
-        return sizes + np.square(self._checkpoint.tensor(bias)) if bias in self._shapes else sizes
+        return sizes + np.square(self._source.tensor(bias)) if bias in self._shapes else sizes
 
 
 def norms_before(architecture: Architecture) -> dict[str, str]:

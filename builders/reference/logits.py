@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import Checkpoint, TensorSource
 from builders.conversion import Progress, silent
 from builders.reference.forward import hidden_states
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
@@ -61,7 +61,7 @@ class Reference:
 
     def _walk(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.float32], Statistics]:
         squares = MeanSquares()
-        hidden = hidden_states(self.checkpoint, windows, self.progress, squares)
+        hidden = hidden_states(self.checkpoint.architecture, self._source, windows, self.progress, squares)
         found = squares.means()
         statistics = {name: found[name] for name in multiplied(self.checkpoint.architecture)}
         if self.cache is not None:
@@ -90,7 +90,7 @@ class Reference:
 
     def likeliest(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
         """Give the likeliest next token after each token of sequences [B, T]: [B, T]. Not cached."""
-        hidden = hidden_states(self.checkpoint, sequences, self.progress)
+        hidden = hidden_states(self.checkpoint.architecture, self._source, sequences, self.progress)
         return np.stack([self.logits(states).argmax(-1) for states in hidden])
 
     def greedy(self, prompts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -101,15 +101,19 @@ class Reference:
         tokens = prompts
         for made in range(count):
             self.progress("reference's greedy continuations", made, count)
-            last = hidden_states(self.checkpoint, tokens)[:, -1]
+            last = hidden_states(self.checkpoint.architecture, self._source, tokens)[:, -1]
             tokens = np.concatenate([tokens, self.logits(last).argmax(-1)[:, None]], axis=1)
         return tokens[:, prompts.shape[1] :]
+
+    @cached_property
+    def _source(self) -> TensorSource:
+        return self.checkpoint.open_tensors()
 
     @cached_property
     def _head(self) -> Tensor:
         import torch
 
-        return torch.from_numpy(self.checkpoint.tensor(self.checkpoint.architecture.head_tensor))
+        return torch.from_numpy(self._source.tensor(self.checkpoint.architecture.head_tensor))
 
 
 def token_digest(tokens: NDArray[np.int64]) -> str:

@@ -75,7 +75,7 @@ def build(
         if device is not None:
             context = require_fit(opened.architecture, recipe, device, context_length)
         place = out if len(recipes) == 1 else out / recipe.name
-        requests[place] = BuildRequest(opened, recipe, context, state.output.progress)
+        requests[place] = BuildRequest.from_checkpoint(opened, recipe, context, state.output.progress)
     started = time.perf_counter()
     bundles: dict[Path, Bundle] = {}
     problems = build_each(requests, replace=replace, done=bundles.__setitem__)

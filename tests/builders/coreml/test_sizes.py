@@ -35,4 +35,4 @@ def test_sizes_are_exact(tmp_path: Path, recipe: str, changes: dict[str, Any], m
         raise AssertionError(f"{name} is read")
 
     monkeypatch.setattr(Checkpoint, "tensor", refuse)
-    assert artifact_sizes(BuildRequest(checkpoint, recipe_named(recipe), 200)) == written
+    assert artifact_sizes(BuildRequest.from_checkpoint(checkpoint, recipe_named(recipe), 200)) == written

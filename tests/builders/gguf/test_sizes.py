@@ -9,6 +9,7 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.checkpoint.sources import ShardSource
 from builders.conversion import BuildRequest
 from builders.gguf import artifact_sizes
 from targets.recipes import recipe_named
@@ -38,8 +39,8 @@ def _compare(checkpoint: Checkpoint, recipe: str, folder: Path, monkeypatch: pyt
     bundle = build(checkpoint, recipe_named(recipe), folder / "bundle", context_length=200)
     written = {file.path: file.bytes for file in bundle.manifest.files if file.path == "model.gguf"}
 
-    def refuse(self: Checkpoint, name: str) -> None:
+    def refuse(self: ShardSource, name: str) -> None:
         raise AssertionError(f"{name} is read")
 
-    monkeypatch.setattr(Checkpoint, "stored_tensor", refuse)
-    assert artifact_sizes(BuildRequest(checkpoint, recipe_named(recipe), 200)) == written
+    monkeypatch.setattr(ShardSource, "stored_tensor", refuse)
+    assert artifact_sizes(BuildRequest.from_checkpoint(checkpoint, recipe_named(recipe), 200)) == written

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.checkpoint.sources import ShardSource
 from builders.reference import Reference
 from builders.reference.forward import rotary_tables
 from targets.errors import CheckpointError
@@ -131,13 +132,13 @@ def test_a_broken_weight_is_named(tmp_path: Path) -> None:
 def test_one_layer_is_held_at_a_time(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each tensor is read once, in the order of the layers: a walk, not a load."""
     read: list[str] = []
-    original = type(tiny).tensor
+    original = ShardSource.tensor
 
-    def noted(self: Checkpoint, name: str) -> np.ndarray:
+    def noted(self: ShardSource, name: str) -> np.ndarray:
         read.append(name)
         return original(self, name)
 
-    monkeypatch.setattr(type(tiny), "tensor", noted)
+    monkeypatch.setattr(ShardSource, "tensor", noted)
     Reference(tiny).hidden(tokens_of(2, 5))
     walked = [name for name in tiny.architecture.tensor_shapes() if name.startswith(("model.layers", "model.norm"))]
     assert read == walked
