@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from numpy.typing import NDArray
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.shards import MappedTensors
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
-from builders.conversion import Progress, silent
 from registry.files.staging import staged_folder
 from targets.architecture import Architecture, Family
 from targets.errors import UnsupportedModelError
 from targets.layouts import sources_of
+from targets.progress import Progress, Step, silent
 
 LAYOUTS: tuple[Family, ...] = ("llama", "phi3")
 _NAMES: dict[Family, tuple[str, str]] = {"llama": ("LlamaForCausalLM", "llama"), "phi3": ("Phi3ForCausalLM", "phi3")}
@@ -55,7 +56,7 @@ _SHARED_KEYS = (
 
 
 def relayout(
-    checkpoint: Checkpoint, layout: Family, out: Path, *, replace_existing: bool = False, progress: Progress = silent
+    checkpoint: Checkpoint, layout: Family, out: Path, *, replace_existing: bool = False, on_progress: Progress = silent
 ) -> tuple[str, ...]:
     """Write a checkpoint in a layout at `out`, streamed; give notes on where it will answer otherwise.
 
@@ -68,9 +69,12 @@ def relayout(
         (folder / "config.json").write_text(json.dumps(_config(checkpoint, layout), indent=2) + "\n", "utf-8")
         for path in _companions(checkpoint):
             (folder / path.name).write_bytes(path.read_bytes())
-        tensors = list(_tensors(checkpoint, there, progress))
-        write_safetensors(folder / "model.safetensors", tensors)
-        progress(f"writing the {layout} layout", len(tensors), len(tensors))
+        tensors = list(_tensors(checkpoint, there))
+        write_safetensors(
+            folder / "model.safetensors",
+            tensors,
+            lambda done, total: on_progress(Step("write", done, total, "bytes", layout)),
+        )
         open_checkpoint(folder)  # held to what it claims to be before it gets its name
     return _notes(checkpoint.architecture, layout)
 
@@ -117,19 +121,16 @@ def _companions(checkpoint: Checkpoint) -> list[Path]:
     return [*checkpoint.tokenizer_files.values(), *([generation] if generation.is_file() else [])]
 
 
-def _tensors(checkpoint: Checkpoint, there: Architecture, progress: Progress) -> Iterable[TensorToWrite]:
+def _tensors(checkpoint: Checkpoint, there: Architecture) -> Iterable[TensorToWrite]:
     """Give the new layout's tensors: each is a range of rows of the old one's, one below the other."""
     shapes, stored = there.tensor_shapes(), MappedTensors(checkpoint.stored_tensors)
-    for number, (name, shape) in enumerate(shapes.items()):
+    for name, shape in shapes.items():
         start = 0
         for part, part_shape in sources_of(there, name, shape).parts:
             dtype = _common_dtype(checkpoint, name, shape)
             rows = range(start, start + part_shape[0])
 
-            def pieces(name: str = name, rows: range = rows, number: int = number) -> Iterable[NDArray[Any]]:
-                progress("writing tensors", number, len(shapes))
-                return _rows(checkpoint.architecture, stored, name, rows)
-
+            pieces = partial(_rows, checkpoint.architecture, stored, name, rows)
             yield TensorToWrite(part, dtype, part_shape, pieces)
             start += part_shape[0]
 

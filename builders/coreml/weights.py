@@ -16,7 +16,7 @@ from builders.conversion import BuildRequest
 from builders.coreml.quantize import Quantized, quantize
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
-from targets.storage.coreml import BLOCK_SIZE, FLOAT32, UINT4, storage_of
+from targets.storage.coreml import BLOCK_SIZE, FLOAT32, UINT4, plan, storage_of
 
 LEAST_IMPORTANCE = np.float32(1e-6)  # of a column that a norm all but closes
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
@@ -28,6 +28,7 @@ class Weights:
     def __init__(self, request: BuildRequest) -> None:
         self._source = request.source
         self._path = request.checkpoint.path
+        self._request = request
         self._recipe = request.recipe
         self.phases = request.phases
         self._shapes = request.checkpoint.architecture.tensor_shapes()
@@ -40,10 +41,10 @@ class Weights:
         """True for the name of a constant whose data is made late."""
         return constant in self._promises
 
-    @property
-    def promised_count(self) -> int:
-        """How many constants are made late."""
-        return len(self._promises)
+    def report_written(self, done_bytes: int | None = None) -> None:
+        """Report that so many bytes of the constants are written; all of them by default."""
+        total = sum(weight.bytes for weight in plan(self._request.checkpoint.architecture, self._recipe))
+        self._request.report_written(total if done_bytes is None else done_bytes, total)
 
     def fulfil(self, constant: str) -> NDArray[Any]:
         """Make a constant's data. Raises `CheckpointError` on NaN, an infinity, or what float16 can't hold."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.artifact.array_file import ArrayFile
-from builders.artifact.prefetch import made_ahead
+from builders.artifact.prefetch import prefetched
 from builders.checkpoint import TensorSource
 from builders.conversion import BuildRequest, Conversion, weight_classes
 from builders.gguf.quantize import encode
@@ -69,17 +69,19 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     path = folder / MODEL_NAME
     _write_head(path, request, weights, tokenizer)
     head, step = path.read_bytes(), gguf.GGUF_DEFAULT_ALIGNMENT
+    done, total = 0, sum(weight.bytes for weight in weights)
     reads = (partial(read_for_llama_cpp, request.source, architecture, weight.name) for weight in weights)
     with (
         ArrayFile(path, step, request.phases, head=head, pads_end=True) as data,
-        closing(made_ahead(reads, threads=1)) as tensors,
+        closing(prefetched(reads, threads=1)) as tensors,
     ):
-        for done, (weight, values) in enumerate(zip(weights, tensors, strict=True)):
-            request.progress(f"{request.recipe.name}: writing tensors", done, len(weights))
+        for weight, values in zip(weights, tensors, strict=True):
+            request.report_written(done, total)
             data.append([_encoded(request, weight, values)])
+            done += weight.bytes
             del values  # before the next one but one is read
         data.append(list(_rope_factors(architecture).values()))
-    request.progress(f"{request.recipe.name}: writing tensors", len(weights), len(weights))
+    request.report_written(total, total)
     return Conversion(
         weights=weight_classes(weights),
         exact_context_length=exact_context_length(architecture, request.context_length),

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import TensorSource
-from builders.conversion import Progress, silent
 from builders.reference.attention_masks import seen_keys
 from targets.architecture import Architecture
+from targets.progress import Progress, Step, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ def hidden_states(
     architecture: Architecture,
     source: TensorSource,
     tokens: NDArray[np.int64],
-    progress: Progress = silent,
+    on_progress: Progress = silent,
     observe: Observer = unobserved,
 ) -> NDArray[np.float32]:
     """Run sequences [B, T] from an empty context and give the hidden states after the last norm, [B, T, hidden].
@@ -57,12 +57,12 @@ def hidden_states(
         states *= architecture.embedding_multiplier
         cosines, sines = (torch.from_numpy(table) for table in rotary_tables(architecture, length))
         for number in range(architecture.layer_count):
-            progress("reference in float32, layer by layer", number, architecture.layer_count)
+            on_progress(Step("reference", number, architecture.layer_count, "layers"))
             layer = _Layer(architecture, number, _weights(architecture, source, f"model.layers.{number}."), observe)
             for sequences in states.split(max(1, _TOKENS // length)):
                 layer.run(sequences, cosines, sines)
             del layer  # before the next one is read
-        progress("reference in float32, layer by layer", architecture.layer_count, architecture.layer_count)
+        on_progress(Step("reference", architecture.layer_count, architecture.layer_count, "layers"))
         states = _norm(states, _weights(architecture, source, "model.norm."), "model.norm", architecture.norm_epsilon)
         observe(architecture.head_tensor, states.flatten(0, 1))
         return np.asarray(states.numpy())

@@ -35,6 +35,14 @@ def test_the_bytes_are_those_of_single_builds(tmp_path: Path) -> None:
         assert together[tmp_path / "together" / name].digest == alone.digest
 
 
+def test_each_tensor_is_read_once_and_counted_by_the_build_that_read_it(tmp_path: Path) -> None:
+    checkpoint = write_tiny(tmp_path / "checkpoint")
+    requests = _requests(checkpoint, tmp_path / "out", ("gguf-f16", "gguf-q4_0"))
+    assert build_each(requests) == {}
+    read = [request.phases.bytes["read"] for request in requests.values()]
+    assert sum(read) == sum(tensor.bytes for tensor in open_checkpoint(checkpoint).stored_tensors.values())
+
+
 def test_one_that_fails_leaves_the_others(tmp_path: Path) -> None:
     checkpoint = write_tiny(tmp_path / "checkpoint", dtype="F32")
     weights = random_weights(open_checkpoint(checkpoint).config)

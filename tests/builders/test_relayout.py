@@ -10,7 +10,7 @@ import pytest
 
 from builders.checkpoint import open_checkpoint
 from builders.checkpoint.shards import MappedTensors
-from builders.reference.logits import Reference
+from builders.reference.logits import FloatReference
 from builders.relayout import relayout
 from targets.errors import UnsupportedModelError
 from tests.support.checkpoints import write_json, write_tiny
@@ -29,7 +29,7 @@ def test_transformers_llama_answers_as_phi_3(tmp_path: Path, changes: dict[str, 
 
     phi, llama, notes = _both(tmp_path, **changes)
     tokens = np.random.default_rng(1).integers(0, 300, (1, 40))
-    reference = Reference(open_checkpoint(phi))
+    reference = FloatReference(open_checkpoint(phi))
     model = transformers.LlamaForCausalLM.from_pretrained(llama, dtype=torch.float32)
     with torch.no_grad():
         theirs = model(torch.from_numpy(tokens)).logits[0].numpy()
@@ -55,7 +55,7 @@ def test_a_window_is_told_and_ends_the_agreement(tmp_path: Path) -> None:
     phi, llama, notes = _both(tmp_path, window=16)
     assert "the same model up to 16 tokens" in notes[0]
     tokens = np.random.default_rng(1).integers(0, 300, (1, 40))
-    ours, theirs = (Reference(open_checkpoint(folder)).hidden(tokens)[0] for folder in (phi, llama))
+    ours, theirs = (FloatReference(open_checkpoint(folder)).hidden(tokens)[0] for folder in (phi, llama))
     np.testing.assert_allclose(theirs[:16], ours[:16], atol=1e-4)
     assert np.abs(theirs[16:] - ours[16:]).max() > 0.01
 

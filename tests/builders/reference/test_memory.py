@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.sources import ShardSource
-from builders.reference import Reference
+from builders.reference import FloatReference
 from builders.reference.forward import hidden_states
 from tests.support.checkpoints import write_tiny
 
@@ -71,7 +71,7 @@ def test_one_layer_and_the_asked_rows_are_alive(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("family", ["phi3", "phi3small"])
 def test_the_head_is_widened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", family=family, tied=True))
-    reference = Reference(checkpoint)
+    reference = FloatReference(checkpoint)
     states = np.ones((5, checkpoint.architecture.hidden_size), np.float32)
     head = 4 * checkpoint.architecture.vocabulary_size * checkpoint.architecture.hidden_size
     with widened(monkeypatch) as counted:
