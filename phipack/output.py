@@ -9,8 +9,10 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from targets.progress import Event, Notice
 
 Mode = Literal["human", "json", "quiet"]
 JSON = dict[str, "JSON"] | list["JSON"] | str | int | float | bool | None
@@ -24,6 +26,7 @@ class Output:
     mode: Mode = "human"
     _line_open: bool = False
     _last_step: str = ""
+    _steps: set[str] = field(default_factory=set)
     _last_drawn: float = 0.0
 
     def result(self, data: object, text: str) -> None:
@@ -40,20 +43,24 @@ class Output:
             self._end_line()
             print(text, file=sys.stderr, flush=True)  # noqa: T201
 
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far a step is: redrawn in place on a terminal, one line a step elsewhere."""
+    def on_progress(self, event: Event) -> None:
+        """Show how far a step is: redrawn in place on a terminal, elsewhere one line a step and subject."""
         if self.mode != "human":
             return
+        if isinstance(event, Notice):
+            self.note(event.text)
+            return
+        what = f"{event.subject}: {event.name}" if event.subject else event.name
         if not sys.stderr.isatty():
-            if what != self._last_step:
-                self._last_step = what
+            if what not in self._steps:
+                self._steps.add(what)
                 print(f"  {what}", file=sys.stderr, flush=True)  # noqa: T201
             return
         now = time.monotonic()
-        if done < total and what == self._last_step and now - self._last_drawn < _REDRAW_SECONDS:
+        if event.done < event.total and what == self._last_step and now - self._last_drawn < _REDRAW_SECONDS:
             return
         self._last_step, self._last_drawn = what, now
-        share = f"{100 * done // total:3d} %" if total else ""
+        share = f"{100 * event.done // event.total:3d} %" if event.total else ""
         print(f"\r\033[K  {what} {share}", end="", file=sys.stderr, flush=True)  # noqa: T201
         self._line_open = True
 

@@ -12,6 +12,7 @@ import click
 
 from phipack.options import FOLDER, State, catalog_options, out_option, pass_state, registry_options, replace_option
 from phipack.output import size
+from targets.progress import Event, Notice
 
 if TYPE_CHECKING:
     from registry.fetch import Fetched
@@ -133,11 +134,14 @@ def generate(state: State, bundle: Path, prompt: str, max_tokens: int, raw: bool
 
     pieces: list[str] = []
 
-    def told(line: str) -> None:
-        state.output.note(f"\n{line}" if pieces else line)  # not in the middle of the answer's own line
+    def on_progress(event: Event) -> None:
+        if isinstance(event, Notice):
+            state.output.note(f"\n{event.text}" if pieces else event.text)  # not in the middle of the answer's own line
 
     opened = open_bundle(bundle)
-    for piece in generate_text(opened, prompt, max_new_tokens=max_tokens, use_template=not raw, told=told):
+    for piece in generate_text(
+        opened, prompt, max_new_tokens=max_tokens, use_template=not raw, on_progress=on_progress
+    ):
         pieces.append(piece)
         if state.output.mode == "human":
             print(piece, end="", flush=True)  # noqa: T201 - the answer appears as it is made

@@ -11,6 +11,7 @@ import click
 
 from phipack.options import State, pass_state, registry_options
 from phipack.output import size, table
+from targets.progress import Step
 
 if TYPE_CHECKING:
     from registry.bundle.manifest import FileEntry, WeightClass
@@ -49,7 +50,7 @@ def diff(
     matched = pairs(*(_sides(state, text, tracking_uri, store) for text in (before, after)))
     for done, (old, new) in enumerate(matched):
         side = new or old
-        state.output.progress(f"comparing {side.name if side else ''}", done, len(matched))
+        state.output.on_progress(Step("compare", done, len(matched), "cells", side.name if side else ""))
         found.append(compare(old, new, read_tensors=not no_tensors))
     state.output.result([_data(one) for one in found], "\n\n\n".join(map(_text, found)))
     if by_exit_code and any(one.differs for one in found):

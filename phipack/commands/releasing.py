@@ -28,7 +28,7 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     What is built already from the same inputs is not built again. A cell that fails fails the release, and loses
     nothing of the others.
     """
-    from builders.build_cache import Workshop
+    from builders.build_cache import BuildCache
     from builders.checkpoint import open_checkpoint
     from builders.release import Release
     from registry.ledger.ledger import open_ledger
@@ -47,30 +47,30 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     done = Release(
         checkpoint=checkpoint,
         settings=plan.settings,
-        workshop=Workshop(),
+        cache=BuildCache(),
         store=blobs,
         register=lambda cell, manifest, evidence: ledger.register(
             Registration(plan.model, plan.version, cell.name, manifest, evidence)
         ),
-        progress=state.output.progress,
+        on_progress=state.output.on_progress,
     )
     outcomes: list[CellOutcome] = []
     for outcome in done.run(cells):
         outcomes.append(outcome)
         state.output.note(_line(outcome))
     state.output.result([_outcome_data(o) for o in outcomes], _outcome_table(outcomes))
-    if failed := [outcome.cell.name for outcome in outcomes if outcome.problem is not None]:
+    if failed := [outcome.cell for outcome in outcomes if outcome.problem is not None]:
         raise ReleaseError(
             f"{plan.model} {plan.version}: {len(failed)} of {len(outcomes)} cells failed: {', '.join(failed)}",
-            fix="mend these and run the same command again: the other cells are kept and not built again",
+            fix="fix these and run the same command again: the other cells are kept and not built again",
         )
 
 
 def _line(outcome: CellOutcome) -> str:
     if outcome.problem is not None:
-        return f"{outcome.cell.name}: FAILED: {outcome.problem}"
-    how = "built" if outcome.built_anew else "built already"
-    return f"{outcome.cell.name}: {outcome.cell.recipe.name} {how}, passed, registered"
+        return f"{outcome.cell}: FAILED: {outcome.problem}"
+    how = "built" if outcome.built else "built already"
+    return f"{outcome.cell}: {outcome.recipe} {how}, passed, registered"
 
 
 def _outcome_table(outcomes: list[CellOutcome]) -> str:
@@ -84,8 +84,8 @@ def _outcome_table(outcomes: list[CellOutcome]) -> str:
             gates = f"{passed}/{len(outcome.evidence.gates)} passed"
         rows.append(
             (
-                outcome.cell.name,
-                outcome.cell.recipe.name,
+                outcome.cell,
+                outcome.recipe,
                 size(figures["artifact_bytes"]) if figures else None,
                 figures.get("kl_mean"),
                 share(figures["same_top_share"]) if figures else None,
@@ -100,12 +100,12 @@ def _outcome_table(outcomes: list[CellOutcome]) -> str:
 
 def _outcome_data(outcome: CellOutcome) -> dict[str, object]:
     return {
-        "cell": outcome.cell.name,
-        "recipe": outcome.cell.recipe.name,
-        "target": outcome.cell.target.name,
+        "cell": outcome.cell,
+        "recipe": outcome.recipe,
+        "target": outcome.target,
         "digest": outcome.manifest.digest if outcome.manifest else None,
-        "built_anew": outcome.built_anew,
-        "measured_anew": outcome.measured_anew,
+        "built": outcome.built,
+        "measured": outcome.measured,
         "problem": None if outcome.problem is None else outcome.problem.problem,
         "evidence": outcome.evidence.model_dump(mode="json", by_alias=True) if outcome.evidence else None,
     }
