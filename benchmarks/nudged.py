@@ -53,10 +53,10 @@ def write_version(source: Path, out: Path, change: Change) -> Checkpoint:
     """Write the model of `source`, off its grid and changed, as a checkpoint of its own."""
     checkpoint = open_checkpoint(source)
     shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.safetensors"))
-    entries = checkpoint.tensors.entries
+    entries, source = checkpoint.stored_tensors, checkpoint.open_tensors()
 
     def pieces(name: str) -> Iterator[NDArray[np.float32]]:
-        weights = checkpoint.stored_tensor(name)
+        weights = source.stored_tensor(name)
         yield change(name, noise(OFF_THE_GRID, name + "grid", weights))
 
     write_safetensors(

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from builders.artifact.content_borders import content_digests
 from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
-from builders.checkpoint.lockstep import PacedCheckpoint, paced
-from builders.conversion import BuildRequest, Conversion, FormatPackage, Progress, default_context_length, silent
+from builders.checkpoint.lockstep import LockstepSource, in_lockstep
+from builders.conversion import BuildRequest, Conversion, FormatPackage, default_context_length
 from builders.tokenizer import bundled_files
 from registry.bundle.folder import Bundle, file_entries, seal
 from registry.bundle.manifest import GenerationEntry, Manifest, ModelEntry, RecipeEntry
 from registry.files.staging import staged_folder
 from targets.errors import CheckpointError, PhipackError
+from targets.progress import Progress, Step, silent
 from targets.recipes import Format, Recipe
 
 
@@ -52,7 +53,7 @@ def build(
     out: Path,
     *,
     context_length: int | None = None,
-    progress: Progress = silent,
+    on_progress: Progress = silent,
     replace: bool = False,
 ) -> Bundle:
     """Build a bundle at `out`. Same checkpoint, recipe, context and tool versions: same bytes.
@@ -62,14 +63,15 @@ def build(
         recipe: format and storage of the weights.
         out: the bundle's folder; must not exist, unless `replace`.
         context_length: longest sequence in tokens; the model's own, at most 4,096, by default.
-        progress: told of each step.
+        on_progress: receives the steps `write` and `hash`, whose subject is the recipe.
         replace: put it in the place of what is there.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
         BuildError: `out` exists or can't be written, or the disk is full. Nothing is left behind.
     """
-    request = BuildRequest(checkpoint, recipe, context_length or default_context_length(checkpoint), progress)
+    context_length = context_length or default_context_length(checkpoint)
+    request = BuildRequest.from_checkpoint(checkpoint, recipe, context_length, on_progress)
     return build_request(request, out, _digest_meanwhile(checkpoint), replace=replace)
 
 
@@ -83,26 +85,26 @@ def build_each(
     """
     checkpoint = next(iter(requests.values())).checkpoint
     digest = _digest_meanwhile(checkpoint)
-    views = paced(checkpoint, len(requests))
+    sources = in_lockstep(checkpoint, [request.source for request in requests.values()])
     finishing = threading.Lock()
 
-    def one(view: PacedCheckpoint, out: Path, request: BuildRequest) -> None:
+    def one(source: LockstepSource, out: Path, request: BuildRequest) -> None:
         try:
-            bundle = build_request(dataclasses.replace(request, checkpoint=view), out, digest, replace=replace)
+            bundle = build_request(dataclasses.replace(request, source=source), out, digest, replace=replace)
         finally:
-            view.pace.leave(view.reader)
+            source.leave()
         with finishing:
             done(out, bundle)
 
     with ThreadPoolExecutor(len(requests)) as pool:
         running = {
-            out: pool.submit(one, view, out, request)
-            for view, (out, request) in zip(views, requests.items(), strict=True)
+            out: pool.submit(one, source, out, request)
+            for source, (out, request) in zip(sources, requests.items(), strict=True)
         }
         try:
             wait(running.values())
         except BaseException:
-            views[0].pace.cancel()  # an interrupt: the pool is left when the builds have cleaned up
+            sources[0].cancel_all()  # an interrupt: the pool is left when the builds have cleaned up
             raise
     problems = {}
     for out, future in running.items():
@@ -115,18 +117,18 @@ def build_each(
 
 def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
     """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
-    checkpoint = dataclasses.replace(request.checkpoint, phases=request.phases)
-    request = dataclasses.replace(request, checkpoint=checkpoint)
-    recipe, phases = request.recipe, request.phases
+    checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
     tokenizer = bundled_files(checkpoint, recipe.format)
     with staged_folder(out, replace=replace) as folder:
         for file, content in tokenizer.items():
             (folder / file).write_bytes(content)
         conversion = FORMATS[recipe.format]().convert(request, folder)
+        request.on_progress(Step("hash", 0, 1, subject=recipe.name))
         with phases.phase("hash"):
             by_content = content_digests(folder, conversion.digests)
             files = file_entries(folder, {**conversion.digests, **by_content})
             name = digest.result()
+        request.on_progress(Step("hash", 1, 1, subject=recipe.name))
         manifest = Manifest(
             schema="phipack.bundle/1",
             model=_model_entry(request, conversion),

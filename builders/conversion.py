@@ -7,39 +7,48 @@ a `Conversion`. Nothing here knows a format.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import Checkpoint, TensorSource
 from builders.phases import Phases
 from registry.bundle.chunks import FileDigest
 from registry.bundle.manifest import ExactContext, WeightClass
+from targets.progress import Progress, Step, silent
 from targets.recipes import Recipe
 from targets.storage import StoredWeight
 
 DEFAULT_CONTEXT_LENGTH = 4096
 
-Progress = Callable[[str, int, int], None]  # what is being done, how much is done, of how much
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Report to nobody."""
-
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What a converter is asked for. `context_length`: the longest sequence the bundle must accept, in tokens.
+    """What a converter is asked for: the facts of `checkpoint`, its weights through `source`, stored as `recipe` says.
 
-    A converter tells `phases` what it spends its time on.
+    `context_length`: the longest sequence the bundle must accept, in tokens. `phases`: counts where the time goes; the
+    source counts its reads there.
     """
 
     checkpoint: Checkpoint
+    source: TensorSource
     recipe: Recipe
     context_length: int
-    progress: Progress = silent
+    on_progress: Progress = silent
     phases: Phases = field(default_factory=Phases)
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, recipe: Recipe, context_length: int, on_progress: Progress = silent
+    ) -> BuildRequest:
+        """Return a request whose source reads the checkpoint's own files. Nothing is read yet."""
+        phases = Phases()
+        return cls(checkpoint, checkpoint.open_tensors(phases), recipe, context_length, on_progress, phases)
+
+    def report_written(self, done_bytes: int, total_bytes: int) -> None:
+        """Report how much of the artifact's weights is written: the step `write`, its subject the recipe."""
+        self.on_progress(Step("write", done_bytes, total_bytes, "bytes", self.recipe.name))
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.checkpoint.shards import MappedTensors
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
-from builders.conversion import Progress, silent
 from registry.files.staging import staged_folder
 from targets.architecture import Architecture, Family
 from targets.errors import UnsupportedModelError
 from targets.layouts import sources_of
+from targets.progress import Progress, Step, silent
 
 LAYOUTS: tuple[Family, ...] = ("llama", "phi3")
 _NAMES: dict[Family, tuple[str, str]] = {"llama": ("LlamaForCausalLM", "llama"), "phi3": ("Phi3ForCausalLM", "phi3")}
@@ -52,7 +54,7 @@ _SHARED_KEYS = (
 
 
 def relayout(
-    checkpoint: Checkpoint, layout: Family, out: Path, *, replace_existing: bool = False, progress: Progress = silent
+    checkpoint: Checkpoint, layout: Family, out: Path, *, replace_existing: bool = False, on_progress: Progress = silent
 ) -> tuple[str, ...]:
     """Write a checkpoint in a layout at `out`, streamed; give notes on where it will answer otherwise.
 
@@ -65,9 +67,12 @@ def relayout(
         (folder / "config.json").write_text(json.dumps(_config(checkpoint, layout), indent=2) + "\n", "utf-8")
         for path in _companions(checkpoint):
             (folder / path.name).write_bytes(path.read_bytes())
-        tensors = list(_tensors(checkpoint, there, progress))
-        write_safetensors(folder / "model.safetensors", tensors)
-        progress(f"writing the {layout} layout", len(tensors), len(tensors))
+        tensors = list(_tensors(checkpoint, there))
+        write_safetensors(
+            folder / "model.safetensors",
+            tensors,
+            lambda done, total: on_progress(Step("write", done, total, "bytes", layout)),
+        )
         open_checkpoint(folder)  # held to what it claims to be before it gets its name
     return _notes(checkpoint.architecture, layout)
 
@@ -117,19 +122,16 @@ def _companions(checkpoint: Checkpoint) -> list[Path]:
     return [*checkpoint.tokenizer_files.values(), *([generation] if generation.is_file() else [])]
 
 
-def _tensors(checkpoint: Checkpoint, there: Architecture, progress: Progress) -> Iterable[TensorToWrite]:
+def _tensors(checkpoint: Checkpoint, there: Architecture) -> Iterable[TensorToWrite]:
     """Give the new layout's tensors: each is a range of rows of the old one's, one below the other."""
-    shapes = there.tensor_shapes()
-    for number, (name, shape) in enumerate(shapes.items()):
+    shapes, stored = there.tensor_shapes(), MappedTensors(checkpoint.stored_tensors)
+    for name, shape in shapes.items():
         start = 0
         for part, part_shape in sources_of(there, name, shape).parts:
             dtype = _common_dtype(checkpoint, name, shape)
             rows = range(start, start + part_shape[0])
 
-            def pieces(name: str = name, rows: range = rows, number: int = number) -> Iterable[NDArray[Any]]:
-                progress("writing tensors", number, len(shapes))
-                return _rows(checkpoint, name, rows)
-
+            pieces = partial(_rows, checkpoint.architecture, stored, name, rows)
             yield TensorToWrite(part, dtype, part_shape, pieces)
             start += part_shape[0]
 
@@ -137,7 +139,7 @@ def _tensors(checkpoint: Checkpoint, there: Architecture, progress: Progress) ->
 def _common_dtype(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
     """Give the stored dtype of a canonical tensor. Raises `UnsupportedModelError` where its parts have several."""
     parts = sources_of(checkpoint.architecture, name, shape).parts
-    dtypes = {checkpoint.tensors.dtype(part) for part, _ in parts}
+    dtypes = {checkpoint.stored_tensors[part].dtype for part, _ in parts}
     if len(dtypes) > 1:
         raise UnsupportedModelError(
             f"tensors {', '.join(part for part, _ in parts)} are to be one, but are {', '.join(sorted(dtypes))}",
@@ -146,15 +148,15 @@ def _common_dtype(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> 
     return dtypes.pop()
 
 
-def _rows(checkpoint: Checkpoint, name: str, rows: range) -> Iterable[NDArray[Any]]:
+def _rows(architecture: Architecture, stored: MappedTensors, name: str, rows: range) -> Iterable[NDArray[Any]]:
     """Give rows of a canonical tensor in the stored dtype, in pieces that are views of the file."""
-    shape = checkpoint.architecture.tensor_shapes()[name]
+    shape = architecture.tensor_shapes()[name]
     start = 0
-    for part, part_shape in sources_of(checkpoint.architecture, name, shape).parts:
+    for part, part_shape in sources_of(architecture, name, shape).parts:
         first, last = max(rows.start, start), min(rows.stop, start + part_shape[0])
         if first < last:
-            yield checkpoint.tensors.stored(part)[first - start : last - start]
-            checkpoint.tensors.release(part)
+            yield stored.stored(part)[first - start : last - start]
+            stored.release(part)
         start += part_shape[0]
 
 

@@ -2,11 +2,13 @@
 
     cell ──fit──> context ──build──> store ──validate──> evidence ──gates──> register
                               │                  │
-                     done already for the same inputs?
+                     done already for the same inputs? (build_cache.py)
 
-What is to be built is built first, a few bundles at a time from one read of the checkpoint; then cell by cell. A cell
-that fails is reported and the next one goes on; what was done for it stays recorded, so that the next run of the
-release starts where this one failed. Nothing is registered for a cell that fails: its version stays free.
+What is missing is built first, a few bundles at a time from one read of the checkpoint; then the cells are validated
+one by one. A cell that fails is reported and the next one goes on; what was done for it stays recorded, so the next
+run starts where this one failed. Nothing is registered for a cell that fails: its version stays free.
+
+`Release.plan` says the same beforehand, without building: sizes, predicted speed and memory, and what is cached.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from builders.build import build_each
-from builders.build_cache import Workshop, build_key, evidence_key
+from builders.build_cache import BuildCache, build_key, evidence_key
 from builders.checkpoint import Checkpoint
-from builders.conversion import BuildRequest, Progress, silent
+from builders.conversion import BuildRequest
+from builders.sizes import bundle_sizes
 from builders.validation.text import read_text
 from builders.validation.validate import validate
 from registry.bundle.folder import Bundle
@@ -31,12 +34,13 @@ from registry.bundle.manifest import Manifest
 from registry.files.digests import digest_of_bytes
 from registry.files.staging import disk_errors
 from registry.store.protocol import Store
-from targets.errors import GateError, PhipackError, ReleaseError
-from targets.evaluation import Settings
-from targets.evidence import Evidence
+from targets.errors import Failure, GateError, PhipackError, ReleaseError
+from targets.evaluation import EvaluationSettings
+from targets.evidence import FIGURES, Evidence, Figure
 from targets.fit import require_fit
-from targets.gates import Gate, judge
+from targets.gates import Gate, GateResult, judge
 from targets.prediction import predicted_figures
+from targets.progress import Progress, Step, silent, with_subject
 from targets.project import Cell
 
 BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the disk until the store has it
@@ -44,14 +48,55 @@ BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the 
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """What became of a cell. `problem` is None where it passed and was registered."""
+    """What became of a cell. `problem` is None where it passed and was registered.
 
-    cell: Cell
+    `built`, `measured`: whether this run did so, or found it done by an earlier one.
+    """
+
+    cell: str
+    recipe: str
+    target: str
     manifest: Manifest | None = None
     evidence: Evidence | None = None
-    built_anew: bool = False
-    measured_anew: bool = False
+    built: bool = False
+    measured: bool = False
     problem: PhipackError | None = None
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Every reason why the cell was not registered: each gate that failed, or the one problem."""
+        if self.problem is None:
+            return ()
+        gates = self.problem.failures if isinstance(self.problem, GateError) else ()
+        return gates or (Failure(self.cell, self.problem.problem),)
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """What a release would do for a cell, known without building it.
+
+    `figures`: those known by now: the bundle's exact size, speed and memory as predicted for the target, and what was
+    measured if the evidence is cached. `gates`: results of the gates on these. `open_gates`: figures that other gates
+    bound, which validation will measure. `problem`: why the cell can't be built; then nothing else is known.
+    """
+
+    cell: str
+    recipe: str
+    target: str
+    context_length: int | None = None
+    figures: Mapping[str, Figure] | None = None
+    gates: tuple[GateResult, ...] = ()
+    open_gates: tuple[str, ...] = ()
+    is_built: bool = False
+    is_measured: bool = False
+    problem: PhipackError | None = None
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Every reason known by now why the cell would fail."""
+        if self.problem is not None:
+            return (Failure(self.cell, self.problem.problem),)
+        return tuple(Failure(self.cell, str(gate)) for gate in self.gates if not gate.passed)
 
 
 # Puts a cell that passed into the registry.
@@ -60,17 +105,17 @@ Register = Callable[[Cell, Manifest, Evidence], object]
 
 @dataclass(frozen=True)
 class Release:
-    """The parts that all cells of a release share."""
+    """The parts that all cells of a release share. `on_progress` receives steps whose subject is the cell."""
 
     checkpoint: Checkpoint
-    settings: Settings
-    workshop: Workshop
+    settings: EvaluationSettings
+    cache: BuildCache
     store: Store
     register: Register
-    progress: Progress = silent
+    on_progress: Progress = silent
 
     def run(self, cells: tuple[Cell, ...]) -> Iterator[CellOutcome]:
-        """Build what is missing, then do the cells one by one, giving each outcome as it comes.
+        """Build what is missing, then validate and register the cells one by one, yielding each outcome as it comes.
 
         An interrupt ends it; what was done is kept.
         """
@@ -78,26 +123,72 @@ class Release:
         built = self._build_missing(cells)
         for cell in cells:
             try:
-                yield self._one(cell, built)
+                yield self._finish(cell, built)
             except PhipackError as error:
-                yield CellOutcome(cell, problem=error)
+                yield CellOutcome(cell.name, cell.recipe.name, cell.target.name, problem=error)
 
-    def _one(self, cell: Cell, built: Mapping[str, PhipackError | None]) -> CellOutcome:
-        architecture = self.checkpoint.architecture
+    def plan(self, cells: tuple[Cell, ...]) -> tuple[CellPlan, ...]:
+        """Return what `run` would do for each cell. No tensor is read, and nothing is written.
+
+        The checkpoint is hashed, which reads its files once, only where the cache holds builds that could be its.
+
+        Raises:
+            StoreError: the store can't be asked which bundles it has.
+        """
+        sizes: dict[tuple[str, int], int] = {}
+        return tuple(self._plan_cell(cell, sizes) for cell in cells)
+
+    def _plan_cell(self, cell: Cell, sizes: dict[tuple[str, int], int]) -> CellPlan:
+        """Plan one cell. `sizes`: of bundles by recipe and context, which cells share."""
+        plan = CellPlan(cell.name, cell.recipe.name, cell.target.name)
+        try:
+            context_length = self._context_length(cell)
+            if (cell.recipe.name, context_length) not in sizes:
+                request = BuildRequest.from_checkpoint(self.checkpoint, cell.recipe, context_length)
+                sizes[cell.recipe.name, context_length] = sum(bundle_sizes(request).values())
+        except PhipackError as error:
+            return replace(plan, problem=error)
+        manifest = self._stored(self._key(cell, context_length)) if self.cache.has_records("built") else None
+        evidence = None if manifest is None else self._recorded_evidence(self._evidence_key(manifest))
+        size = Figure(
+            value=sizes[cell.recipe.name, context_length],
+            unit=FIGURES["artifact_bytes"][0],
+            kind="predicted",
+            on="all files of the bundle, exact",
+        )
+        figures = {"artifact_bytes": size} | ({} if evidence is None else evidence.figures)
+        figures |= predicted_figures(self.checkpoint.architecture, cell.recipe, cell.target, context_length)
+        results = _results(figures, cell.gates)
+        return replace(
+            plan,
+            context_length=context_length,
+            figures=figures,
+            gates=tuple(result for result in results if result.value is not None),
+            open_gates=tuple(result.figure for result in results if result.value is None),
+            is_built=manifest is not None,
+            is_measured=evidence is not None,
+        )
+
+    def _finish(self, cell: Cell, built: Mapping[str, PhipackError | None]) -> CellOutcome:
+        """Validate, judge and register a cell whose bundle is built."""
         context_length = self._context_length(cell)
         key = self._key(cell, context_length)
         if problem := built.get(key):
             raise problem
-        manifest, built_anew = self._stored(key), key in built
+        manifest = self._stored(key)
         if manifest is None:
-            raise ReleaseError(f"{cell.name}: the store has lost its bundle since it was built", fix="release again")
-        measured, measured_anew = self._measured(manifest)
-        predicted = predicted_figures(architecture, cell.recipe, cell.target, context_length)
+            raise ReleaseError(
+                f"{cell.name}: the store has lost its bundle since it was built", fix="run the same command again"
+            )
+        evidence, measured = self._measured(manifest, with_subject(self.on_progress, cell.name))
+        predicted = predicted_figures(self.checkpoint.architecture, cell.recipe, cell.target, context_length)
         evidence = judged(
-            measured.model_copy(update={"target": cell.target.name, "figures": measured.figures | predicted}),
+            evidence.model_copy(update={"target": cell.target.name, "figures": evidence.figures | predicted}),
             cell.gates,
         )
-        outcome = CellOutcome(cell, manifest, evidence, built_anew, measured_anew)
+        outcome = CellOutcome(
+            cell.name, cell.recipe.name, cell.target.name, manifest, evidence, built=key in built, measured=measured
+        )
         if not evidence.passed:
             return replace(outcome, problem=refusal(cell.name, evidence))
         try:
@@ -112,9 +203,13 @@ class Release:
     def _key(self, cell: Cell, context_length: int) -> str:
         return build_key(self.checkpoint.digest, cell.recipe.name, cell.recipe.format, context_length)
 
+    def _evidence_key(self, manifest: Manifest) -> str:
+        settings = asdict(self.settings) | {"text": self._text_digest}
+        return evidence_key(manifest.digest, manifest.recipe.format, settings)
+
     def _stored(self, key: str) -> Manifest | None:
-        """Give the manifest of a build that was done before, if the store has its bundle."""
-        record = self.workshop.read_record("built", key)
+        """Return the manifest of a build that was done before, if the store has its bundle."""
+        record = self.cache.read_record("built", key)
         if record is None or not self.store.has_bundle(record["digest"]):
             return None
         return self.store.manifest(record["digest"])
@@ -126,28 +221,30 @@ class Release:
             try:
                 context_length = self._context_length(cell)
             except PhipackError:
-                continue  # told when its turn comes
+                continue  # reported when the cell's turn comes
             key = self._key(cell, context_length)
             if key in requests:
                 continue
             if self._stored(key) is None:
-                requests[key] = BuildRequest(self.checkpoint, cell.recipe, context_length, self.progress)
+                on_progress = with_subject(self.on_progress, cell.name)
+                requests[key] = BuildRequest.from_checkpoint(self.checkpoint, cell.recipe, context_length, on_progress)
             else:  # its folder is still there where a release died between the record and the removal
-                shutil.rmtree(self.workshop.bundle_folder(key), ignore_errors=True)
+                shutil.rmtree(self.cache.bundle_folder(key), ignore_errors=True)
         built: dict[str, PhipackError | None] = {}
         for start in range(0, len(requests), BUILDS_AT_ONCE):
             built |= self._build_together(dict(list(requests.items())[start : start + BUILDS_AT_ONCE]))
         return built
 
     def _build_together(self, requests: dict[str, BuildRequest]) -> dict[str, PhipackError | None]:
-        folders = {self.workshop.bundle_folder(key): key for key in requests}
+        folders = {self.cache.bundle_folder(key): key for key in requests}
 
         def store(folder: Path, bundle: Bundle) -> None:
-            self.progress("storing the bundle", 0, 1)
+            on_progress, recipe = requests[folders[folder]].on_progress, bundle.manifest.recipe.name
+            on_progress(Step("store", 0, 1))
             digest = self.store.add_bundle(bundle)
-            recipe = bundle.manifest.recipe.name
-            self.workshop.write_record("built", folders[folder], {"digest": digest, "recipe": recipe})
+            self.cache.write_record("built", folders[folder], {"digest": digest, "recipe": recipe})
             shutil.rmtree(folder, ignore_errors=True)
+            on_progress(Step("store", 1, 1))
 
         try:
             problems = build_each({folder: requests[key] for folder, key in folders.items()}, replace=True, done=store)
@@ -156,27 +253,29 @@ class Release:
                 shutil.rmtree(folder, ignore_errors=True)
         return {key: problems.get(folder) for folder, key in folders.items()}
 
-    def _measured(self, manifest: Manifest) -> tuple[Evidence, bool]:
-        """Give figures of a bundle that the store has, without gates; True where they had to be taken."""
-        settings = asdict(self.settings) | {"text": self._text_digest}
-        key = evidence_key(manifest.digest, manifest.recipe.format, settings)
-        record = self.workshop.read_record("evidence", key)
-        if record is not None:
-            try:
-                return Evidence.model_validate(record), False
-            except ValidationError:
-                pass  # of another version, or damaged: taken again
+    def _recorded_evidence(self, key: str) -> Evidence | None:
+        """Return the figures that were measured before; None too where their record is damaged or of another shape."""
+        record = self.cache.read_record("evidence", key)
+        try:
+            return None if record is None else Evidence.model_validate(record)
+        except ValidationError:
+            return None
+
+    def _measured(self, manifest: Manifest, on_progress: Progress) -> tuple[Evidence, bool]:
+        """Return figures of a bundle that the store has, without gates; True where they had to be measured."""
+        key = self._evidence_key(manifest)
+        if (recorded := self._recorded_evidence(key)) is not None:
+            return recorded, False
         with self._materialised(manifest.digest) as bundle:
-            evidence = validate(
-                bundle, self.checkpoint, self.settings, cache=self.workshop.cache, progress=self.progress
-            )
-        self.workshop.write_record("evidence", key, evidence.model_dump(mode="json", by_alias=True))
+            hidden_states = self.cache.reference_folder
+            evidence = validate(bundle, self.checkpoint, self.settings, cache=hidden_states, on_progress=on_progress)
+        self.cache.write_record("evidence", key, evidence.model_dump(mode="json", by_alias=True))
         return evidence, True
 
     @contextmanager
     def _materialised(self, digest: str) -> Iterator[Bundle]:
-        """Put a bundle of the store in a folder for a while: what is measured is what the store gives out."""
-        folder = self.workshop.bundle_folder(digest.removeprefix("sha256:")[:32])
+        """Put a bundle of the store in a folder for a while: what is measured is what the store hands out."""
+        folder = self.cache.bundle_folder(digest.removeprefix("sha256:")[:32])
         with disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -191,13 +290,23 @@ class Release:
 
 
 def judged(evidence: Evidence, gates: dict[str, dict[str, Gate]]) -> Evidence:
-    """Hold evidence against gates (by who asks for them) and give it with the results."""
-    values = {name: figure.value for name, figure in evidence.figures.items()}
-    results = [result for owner, asked in gates.items() for result in judge(values, asked, asked_by=owner)]
-    return evidence.model_copy(update={"gates": results})
+    """Return the evidence with the results of gates, which are given by who asks for them."""
+    return evidence.model_copy(update={"gates": _results(evidence.figures, gates)})
 
 
 def refusal(name: str, evidence: Evidence) -> GateError:
-    """Say why a cell or bundle with such evidence is not taken."""
-    fix = None if evidence.failed_gates else "ask for one in the project file: [gates] kl_mean = { at_most = 0.05 }"
-    return GateError(f"{name} does not pass: {'; '.join(evidence.shortcomings)}", fix=fix)
+    """Return the error that says why a cell or bundle with such evidence does not pass."""
+    fix = (
+        "choose a recipe with more bits or a smaller --context, or change the bound where it is wrong; "
+        "phipack validate shows all figures"
+        if evidence.failed_gates
+        else "ask for one in the project file: [gates] kl_mean = { at_most = 0.05 }"
+    )
+    shortcomings = evidence.shortcomings
+    failures = [Failure(name, shortcoming) for shortcoming in shortcomings]
+    return GateError(f"{name} does not pass: {'; '.join(shortcomings)}", failures=failures, fix=fix)
+
+
+def _results(figures: Mapping[str, Figure], gates: Mapping[str, Mapping[str, Gate]]) -> list[GateResult]:
+    values = {name: figure.value for name, figure in figures.items()}
+    return [result for owner, asked in gates.items() for result in judge(values, asked, asked_by=owner)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.reference import Reference
+from builders.reference import FloatReference
 from builders.runtime.sessions import open_session
 from builders.tokenizer import load_tokenizer
 from builders.validation.compare import Comparison
@@ -47,7 +47,7 @@ class Bench:
         tokenizer = load_tokenizer(self.checkpoint.path)
         text = read_text(self.model.openwebtext)
         self.windows = windows_of(tokenizer, text, count=tokens // WINDOW, length=WINDOW)
-        self.reference = Reference(self.checkpoint, self.cache / "reference")
+        self.reference = FloatReference(self.checkpoint, self.cache / "reference")
         self.hidden = self.reference.hidden(self.windows)
 
     def compare(self, score: Score) -> dict[str, float]:

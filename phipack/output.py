@@ -24,7 +24,7 @@ from phipack.log_file import LogFile
 from phipack.problems import Problem, StandardOutputError
 from phipack.progress_display import Display, StepTimes, open_display
 from phipack.tables import table
-from targets.progress import Event, Notice, Step
+from targets.progress import Event, Notice
 
 __all__ = ["CLI_SCHEMA", "Mode", "Output", "as_json", "drop_standard_output", "share", "size", "table"]
 
@@ -93,10 +93,6 @@ class Output:
             if self._display is None:
                 self._display = open_display()
             self._display.show(event)
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Take progress in the form that builders still report it in."""
-        self.on_progress(Step(what, done, total))
 
     def end(self, problem: Problem | None, *, usage: str = "") -> None:
         """Print what comes last: the JSON document, or the error. `usage`: how the command is called."""

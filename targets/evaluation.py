@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """What is read: `tokens` in windows of `window`. Greedy continuations start from the first windows' heads."""
 
     text: Path | None = None

@@ -7,7 +7,7 @@ often something is drawn is the receiver's choice. A receiver must be quick, and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Unit = Literal["bytes", "tensors", "tokens", "layers", "files", "cells", "steps"]
@@ -41,3 +41,12 @@ Progress = Callable[[Event], None]
 
 def silent(_event: Event) -> None:
     """Report to nobody."""
+
+
+def with_subject(on_progress: Progress, subject: str) -> Progress:
+    """Return a receiver that hands events on to `on_progress`, steps with `subject` in the place of their own."""
+
+    def receive(event: Event) -> None:
+        on_progress(replace(event, subject=subject) if isinstance(event, Step) else event)
+
+    return receive

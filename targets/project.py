@@ -38,7 +38,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from targets.demands import GateTable
 from targets.devices import Target, target_named
 from targets.errors import PhipackError, ProjectError, did_you_mean
-from targets.evaluation import Settings
+from targets.evaluation import EvaluationSettings
 from targets.gates import Gate
 from targets.recipes import Recipe, recipe_named
 from targets.references import Version, check_channel, check_name
@@ -227,7 +227,7 @@ class Project:
     model: str
     version: Version
     checkpoint: Path
-    settings: Settings
+    settings: EvaluationSettings
     gates: dict[str, Gate]
     cells: tuple[Cell, ...]
     roles: Roles
@@ -253,7 +253,7 @@ def load_project(path: Path) -> Project:
         model=table.model,
         version=Version.parse(table.version),
         checkpoint=beside / table.checkpoint,
-        settings=Settings(
+        settings=EvaluationSettings(
             text=None if evaluation.text is None else beside / evaluation.text,
             tokens=evaluation.tokens,
             window=evaluation.window,

@@ -1,4 +1,4 @@
-"""Work done on threads a little ahead of who uses it."""
+"""Results computed on threads shortly before they are used: the next tensor is read while one is written."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
-def made_ahead(calls: Iterable[Callable[[], Made]], threads: int) -> Generator[Made]:
-    """Give the calls' results in their order. While one is used, `threads` more are under way or done.
+def prefetched(calls: Iterable[Callable[[], Result]], threads: int) -> Generator[Result]:
+    """Yield the calls' results in their order. While one is used, `threads` more are under way or done.
 
-    What a call raises is raised in its place, and calls that have not begun are not made; nor are they when the
+    What a call raises is raised in its place, and calls that have not begun are dropped; so they are when the
     generator is closed (`contextlib.closing`).
     """
-    made: deque[Future[Made]] = deque()
+    results: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
         for call in calls:
-            made.append(pool.submit(call))
-            if len(made) > threads:
-                yield made.popleft().result()
-        while made:
-            yield made.popleft().result()
+            results.append(pool.submit(call))
+            if len(results) > threads:
+                yield results.popleft().result()
+        while results:
+            yield results.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from builders.checkpoint import shards
-from builders.checkpoint.rows import in_canonical_order
+from builders.checkpoint.sources import ShardSource
 from builders.phases import Phases
 from registry.files.digests import digest_of_file
 from targets.architecture import Architecture
 from targets.config_json import read_architecture
 from targets.errors import CheckpointError
-from targets.layouts import sources_of, stored_shapes
+from targets.layouts import stored_shapes
 
-_PIECE_ELEMENTS = 1 << 17
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model")  # at least one must be there
 TOKENIZER_FILES = (
@@ -35,80 +32,19 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint. Headers are checked; weights are read, and checked to be finite, when asked for."""
+    """The facts of a checkpoint whose headers have been checked. Weights are read through `open_tensors`."""
 
     path: Path
     config: dict[str, Any]
     generation_config: dict[str, Any]
     architecture: Architecture
     shard_files: tuple[Path, ...]
-    tensors: shards.MappedTensors
-    phases: Phases = field(default_factory=Phases)  # where the time of reading is told
+    stored_tensors: Mapping[str, shards.StoredTensor]  # by the checkpoint's own names
+    past_cache: bool = False  # too large for this machine's page cache: files are read past it
 
-    def tensor(self, name: str) -> NDArray[np.float32]:
-        """Read one tensor, by its canonical name, as a new float32 array of the architecture's shape.
-
-        Raises:
-            CheckpointError: it holds NaN or an infinity.
-        """
-        shape = self.architecture.tensor_shapes()[name]
-        sources = sources_of(self.architecture, name, shape)
-        values = np.empty(shape, np.float32)
-        start = 0
-        for part, (height, *_) in sources.parts:
-            rows = values[start : start + height]
-            if sources.order == "as stored":
-                self._read(part, rows)
-            else:
-                stored = Checkpoint.stored_tensor(self, part)
-                for place, taken in in_canonical_order(rows, stored, sources.order, self.architecture):
-                    place[...] = taken
-            start += height
-        return values
-
-    def stored_tensor(self, name: str) -> NDArray[np.float32]:
-        """Read one tensor by the checkpoint's own name, as it is stored, widened to float32.
-
-        Raises:
-            CheckpointError: it holds NaN or an infinity, or can't be read.
-        """
-        values = np.empty(self.tensors.entries[name].shape, np.float32)
-        self._read(name, values)
-        return values
-
-    def _read(self, name: str, out: NDArray[np.float32]) -> None:
-        """Read one stored tensor into an array of its shape that lies in one piece, and let its pages go."""
-        flat, start = out.reshape(-1), 0
-        with self.phases.phase("read", self.tensors.entries[name].stop - self.tensors.entries[name].start):
-            for piece in self.tensors.pieces(name):
-                self._widen(piece, name, flat[start : start + len(piece)])
-                start += len(piece)
-            self.tensors.release(name)
-
-    def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Read rows of a matrix that one stored tensor is, such as the embedding: float32 [*ids.shape, columns].
-
-        Raises:
-            CheckpointError: one of them holds NaN or an infinity.
-        """
-        with self.phases.phase("read"):
-            taken = self.tensors.stored(name)[ids]
-            values = np.empty(taken.shape, np.float32)
-            self._widen(taken.reshape(-1), name, values.reshape(-1))
-            self.tensors.release(name)
-        return values
-
-    def _widen(self, stored: NDArray[Any], name: str, out: NDArray[np.float32]) -> None:
-        """Widen flat elements of a stored tensor, and look at them while they are in the processor's cache."""
-        dtype, step = self.tensors.dtype(name), _PIECE_ELEMENTS
-        for start in range(0, len(stored), step):
-            piece = out[start : start + step]
-            shards.widen(stored[start : start + step], dtype, piece)
-            if not np.isfinite(piece).all():
-                raise CheckpointError(
-                    f"{self.path}: tensor {name!r} holds {piece[~np.isfinite(piece)][0]}",
-                    fix="the training run or the download is broken; take a sound checkpoint",
-                )
+    def open_tensors(self, phases: Phases | None = None) -> ShardSource:
+        """Open a source of the weights, with file mappings of its own. `phases`: counts the time of reading."""
+        return ShardSource(self.architecture, self.stored_tensors, past_cache=self.past_cache, phases=phases)
 
     @property
     def tokenizer_files(self) -> dict[str, Path]:
@@ -161,7 +97,7 @@ class Checkpoint:
         """`sha256:<hex>` over the sorted list of content files and their own digests. Reads every byte, once."""
         files = [self.path / "config.json", self.path / "generation_config.json", *self.tokenizer_files.values()]
         files += self.shard_files
-        past_cache = frozenset(self.shard_files if self.tensors.past_cache else ())
+        past_cache = frozenset(self.shard_files if self.past_cache else ())
         lines = sorted(
             f"{file.name} {digest_of_file(file, past_cache=file in past_cache)}\n" for file in files if file.is_file()
         )
@@ -206,7 +142,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         generation_config=read_json(folder / "generation_config.json", required=False),
         architecture=architecture,
         shard_files=tuple(files),
-        tensors=shards.MappedTensors(found),
+        stored_tensors=found,
+        past_cache=shards.too_large_to_keep(found),
     )
 
 

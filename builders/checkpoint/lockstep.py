@@ -1,67 +1,68 @@
-"""Several builds of one checkpoint at the same time, side by side through its tensors, so that it is read once.
+"""Several builds read one checkpoint at the same time, in lockstep, so that each tensor is read once.
 
-Each build reads on its own, and none runs far ahead. What one has read, and widened to float32, is kept for the others
-for as long as the lead is. The slowest never waits, so there is no standstill, whatever order each one reads in.
+Each build reads on its own thread, and none runs far ahead of the slowest. What one build has read, and widened to
+float32, is kept for the others for as long as they may be behind. The slowest build never waits, so there is no
+deadlock, whatever order each one reads in.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.checkpoint import Checkpoint
+from builders.checkpoint.checkpoint import Checkpoint
+from builders.checkpoint.sources import TensorSource
+from targets.architecture import Architecture
 from targets.layouts import sources_of, stored_shapes
 
-LEAD_BYTES = 256 << 20  # that a build may be ahead of the slowest, as stored
+LEAD_BYTES = 256 << 20  # stored bytes that a reader may be ahead of the slowest
 KEPT_BYTES = 1 << 30  # of float32: somewhat more than a lead in bfloat16
 
 
-class RunEndedError(Exception):
-    """Another build ended the run: raised in a build's next read, caught by who started it."""
+class ReadCancelledError(Exception):
+    """The builds in lockstep were cancelled: raised by a build's next read, caught by whoever started the builds."""
 
 
-class Pace:
-    """How far each of several readers is, in bytes of the checkpoint."""
+class Lockstep:
+    """How far each of several readers has got, in bytes of the checkpoint."""
 
     def __init__(self, readers: int, lead_bytes: int) -> None:
-        self._marks: dict[int, int] = dict.fromkeys(range(readers), 0)
+        self._positions: dict[int, int] = dict.fromkeys(range(readers), 0)
         self._lead_bytes = lead_bytes
         self._cancelled = False
-        self._moved = threading.Condition()
+        self._changed = threading.Condition()
 
-    def reach(self, reader: int, position: int) -> None:
-        """Say that a reader is about to read at `position`; wait while it is too far ahead of the slowest.
+    def advance(self, reader: int, position: int) -> None:
+        """Record that a reader is about to read at `position`; first wait while it is too far ahead of the slowest.
 
         Raises:
-            RunEndedError: the run was ended.
+            ReadCancelledError: the builds were cancelled.
         """
-        with self._moved:
-            self._moved.wait_for(lambda: self._cancelled or self._may_go_on(reader))
+        with self._changed:
+            self._changed.wait_for(lambda: self._cancelled or self._is_near_slowest(reader))
             if self._cancelled:
-                raise RunEndedError
-            self._marks[reader] = max(self._marks[reader], position)
-            self._moved.notify_all()
+                raise ReadCancelledError
+            self._positions[reader] = max(self._positions[reader], position)
+            self._changed.notify_all()
 
     def leave(self, reader: int) -> None:
-        """Take a reader out that needs no more: nobody waits for it."""
-        with self._moved:
-            self._marks.pop(reader, None)
-            self._moved.notify_all()
+        """Remove a reader that has finished: nobody waits for it any more."""
+        with self._changed:
+            self._positions.pop(reader, None)
+            self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Make every reader's next read raise."""
-        with self._moved:
+        """Make every reader's next read raise `ReadCancelledError`."""
+        with self._changed:
             self._cancelled = True
-            self._moved.notify_all()
+            self._changed.notify_all()
 
-    def _may_go_on(self, reader: int) -> bool:
-        return self._marks[reader] - min(self._marks.values()) <= self._lead_bytes
+    def _is_near_slowest(self, reader: int) -> bool:
+        return self._positions[reader] - min(self._positions.values()) <= self._lead_bytes
 
 
 class SharedReads:
@@ -74,7 +75,7 @@ class SharedReads:
         self._kept: dict[tuple[str, ...], tuple[Future[NDArray[np.float32]], int]] = {}  # with how many have taken it
 
     def take(self, key: tuple[str, ...], read: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Give what `read` gives, read-only. Raises what it raises, for each reader."""
+        """Return what `read` returns, read-only. What it raises is raised for each reader."""
         with self._lock:
             future, taken = self._kept.pop(key, (None, 0))
             first = future is None
@@ -89,11 +90,11 @@ class SharedReads:
             except BaseException as error:
                 future.set_exception(error)
                 raise
-            self._forget_oldest()
+            self._drop_oldest()
         return future.result()
 
-    def _forget_oldest(self) -> None:
-        """Keep no more than is allowed: who comes late reads again."""
+    def _drop_oldest(self) -> None:
+        """Keep no more than `kept_bytes`: a reader that comes late reads the tensor again."""
         with self._lock:
             done = [(key, future) for key, (future, _) in self._kept.items() if future.done()]
             total = sum(future.result().nbytes for _, future in done if future.exception() is None)
@@ -104,48 +105,68 @@ class SharedReads:
                 total -= 0 if future.exception() else future.result().nbytes
 
 
-@dataclass(frozen=True)
-class PacedCheckpoint(Checkpoint):
-    """A checkpoint as one of several readers sees it. Arrays that it gives are shared: they can't be written to."""
+class LockstepSource:
+    """One reader's view of a checkpoint that several read in lockstep. Implements `TensorSource`.
 
-    reader: int = field(kw_only=True)
-    positions: Mapping[str, int] = field(kw_only=True)  # of each stored tensor in the order of the walk, in bytes
-    pace: Pace = field(kw_only=True)
-    shared: SharedReads = field(kw_only=True)
+    Wraps the reader's own source. Arrays are shared by all readers, and read-only.
+    """
+
+    def __init__(
+        self,
+        source: TensorSource,
+        reader: int,
+        architecture: Architecture,
+        positions: Mapping[str, int],
+        lockstep: Lockstep,
+        shared: SharedReads,
+    ) -> None:
+        self._source = source
+        self._reader = reader
+        self._architecture = architecture
+        self._positions = positions  # of each stored tensor in the order of the walk, in bytes
+        self._lockstep = lockstep
+        self._shared = shared
 
     def tensor(self, name: str) -> NDArray[np.float32]:
-        """Read one tensor, as `Checkpoint` does, when the others are not too far behind. Raises `RunEndedError`."""
+        """Read one tensor by its canonical name, once the others are near enough. Raises `ReadCancelledError` too."""
         parts = self._parts(name)
-        self.pace.reach(self.reader, self.positions[parts[0]])
-        return self.shared.take(parts, lambda: Checkpoint.tensor(self, name))
+        self._lockstep.advance(self._reader, self._positions[parts[0]])
+        return self._shared.take(parts, lambda: self._source.tensor(name))
 
     def stored_tensor(self, name: str) -> NDArray[np.float32]:
         """Read one tensor by its stored name; otherwise as `tensor`."""
-        self.pace.reach(self.reader, self.positions[name])
-        return self.shared.take((name,), lambda: Checkpoint.stored_tensor(self, name))
+        self._lockstep.advance(self._reader, self._positions[name])
+        return self._shared.take((name,), lambda: self._source.stored_tensor(name))
+
+    def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Read rows of a stored matrix at once: they are few, and each reader asks for others."""
+        return self._source.rows(name, ids)
+
+    def leave(self) -> None:
+        """Read no more: the others wait for this reader no longer."""
+        self._lockstep.leave(self._reader)
+
+    def cancel_all(self) -> None:
+        """Make the next read of every reader raise `ReadCancelledError`."""
+        self._lockstep.cancel()
 
     def _parts(self, name: str) -> tuple[str, ...]:
-        """Name what makes up a canonical tensor: where it is stored as it is, that is its own name."""
-        sources = sources_of(self.architecture, name, self.architecture.tensor_shapes()[name])
+        """Return what identifies a read: the stored names, and the order of rows where that is not the stored one."""
+        sources = sources_of(self._architecture, name, self._architecture.tensor_shapes()[name])
         parts = tuple(stored for stored, _ in sources.parts)
         return parts if sources.order == "as stored" else (*parts, sources.order)
 
 
-def paced(checkpoint: Checkpoint, readers: int, lead_bytes: int = LEAD_BYTES) -> list[PacedCheckpoint]:
-    """Give a view of a checkpoint for each of several readers. Each has mappings of its own."""
+def in_lockstep(
+    checkpoint: Checkpoint, sources: Sequence[TensorSource], lead_bytes: int = LEAD_BYTES
+) -> list[LockstepSource]:
+    """Wrap one source a reader, all of `checkpoint`, so that the readers read each tensor once."""
     positions, position = {}, 0
     for name in stored_shapes(checkpoint.architecture):
         positions[name] = position
-        position += checkpoint.tensors.entries[name].stop - checkpoint.tensors.entries[name].start
-    pace, shared = Pace(readers, lead_bytes), SharedReads(readers)
-    inherited = {each.name: getattr(checkpoint, each.name) for each in dataclasses.fields(checkpoint)}
+        position += checkpoint.stored_tensors[name].bytes
+    lockstep, shared = Lockstep(len(sources), lead_bytes), SharedReads(len(sources))
     return [
-        PacedCheckpoint(
-            **inherited | {"tensors": checkpoint.tensors.with_own_mappings()},
-            reader=reader,
-            positions=positions,
-            pace=pace,
-            shared=shared,
-        )
-        for reader in range(readers)
+        LockstepSource(source, reader, checkpoint.architecture, positions, lockstep, shared)
+        for reader, source in enumerate(sources)
     ]

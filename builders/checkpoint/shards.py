@@ -10,7 +10,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int
     stop: int
+
+    @property
+    def bytes(self) -> int:
+        """Length of its data."""
+        return self.stop - self.start
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -113,19 +118,15 @@ def read_header(file: Path) -> list[StoredTensor]:
 
 
 class MappedTensors:
-    """Tensors of all shards, mapped read-only; those that memory could not hold together are read past the page cache.
+    """Tensors of all shards, mapped read-only. With `past_cache`, `pieces` reads the files past the page cache instead.
 
-    A mapped tensor's pages are dropped by the system when memory is short.
+    The system drops a mapped tensor's pages when memory is short.
     """
 
-    def __init__(self, tensors: dict[str, StoredTensor], *, past_cache: bool | None = None) -> None:
+    def __init__(self, tensors: Mapping[str, StoredTensor], *, past_cache: bool = False) -> None:
         self.entries = tensors
-        self.past_cache = _too_large_to_keep(tensors) if past_cache is None else past_cache
+        self._past_cache = past_cache
         self._maps: dict[Path, mmap.mmap] = {}
-
-    def with_own_mappings(self) -> MappedTensors:
-        """Give the same for another reader."""
-        return MappedTensors(self.entries, past_cache=self.past_cache)
 
     def stored(self, name: str) -> NDArray[Any]:
         """Give a read-only view in the stored dtype; bfloat16 as its uint16 bits."""
@@ -142,7 +143,7 @@ class MappedTensors:
         """
         tensor = self.entries[name]
         dtype = _STORED[tensor.dtype]
-        if not self.past_cache or tensor.start % dtype.itemsize:  # an element would lie across two pieces
+        if not self._past_cache or tensor.start % dtype.itemsize:  # an element would lie across two pieces
             yield self.stored(name).reshape(-1)
             return
         try:
@@ -150,10 +151,6 @@ class MappedTensors:
                 yield np.frombuffer(piece, dtype)
         except OSError as error:
             raise CheckpointError(f"{tensor.file} can't be read: {error.strerror}") from error
-
-    def dtype(self, name: str) -> str:
-        """Give the stored dtype: F32, F16 or BF16."""
-        return self.entries[name].dtype
 
     def release(self, name: str) -> None:
         """Tell the system that a tensor's pages may go: mapped pages count as this process's memory until they do."""
@@ -170,13 +167,13 @@ class MappedTensors:
         return self._maps[file]
 
 
-def _too_large_to_keep(tensors: dict[str, StoredTensor]) -> bool:
-    """True for more than half of this machine's memory: what is read first would be gone when it is read again."""
+def too_large_to_keep(tensors: Mapping[str, StoredTensor]) -> bool:
+    """Return True for more than half of this machine's memory: what is read first is gone when it is read again."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # a system that does not say
         return False
-    return sum(tensor.stop - tensor.start for tensor in tensors.values()) > memory // 2
+    return sum(tensor.bytes for tensor in tensors.values()) > memory // 2
 
 
 def widen(stored: NDArray[Any], dtype: str, out: NDArray[np.float32]) -> None:

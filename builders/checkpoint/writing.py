@@ -35,8 +35,18 @@ class TensorToWrite:
         return int(np.prod(self.shape, dtype=np.int64)) * ITEM_BYTES[self.dtype]
 
 
-def write_safetensors(path: Path, tensors: Sequence[TensorToWrite]) -> None:
-    """Write one file. Memory: one piece at a time. Raises `OSError` where the disk is full."""
+def _unreported(_done_bytes: int, _total_bytes: int) -> None:
+    """Report to nobody."""
+
+
+def write_safetensors(
+    path: Path, tensors: Sequence[TensorToWrite], report: Callable[[int, int], None] = _unreported
+) -> None:
+    """Write one file. Memory: one piece at a time. `report` gets the bytes of tensors written so far, and of all.
+
+    Raises:
+        OSError: the disk is full.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for tensor in tensors:
@@ -48,6 +58,10 @@ def write_safetensors(path: Path, tensors: Sequence[TensorToWrite]) -> None:
     with LargeFile(path) as file:
         file.write(len(raw).to_bytes(8, "little"))
         file.write(raw)
+        done = 0
         for tensor in tensors:
+            report(done, position)
             for piece in tensor.pieces():
                 file.write(np.ascontiguousarray(piece).data)
+            done += tensor.bytes
+        report(position, position)

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from builders.conversion import Progress, silent
 from builders.coreml.weights import Weights
 from registry.bundle.chunks import FileDigest, digest_in_chunks
 from targets.errors import BuildError
@@ -36,20 +35,18 @@ _LARGE_BLOB_BYTES = 1 << 18
 _IDENTIFIERS = uuid.UUID("5b6a5b7e-0d1c-5f0e-9a63-6f0a4c1c2d3e")  # our namespace of identifiers in Manifest.json
 
 
-def write_package(
-    package: Path, program: Any, weights: Weights, description: Any, progress: Progress = silent
-) -> dict[str, FileDigest]:
+def write_package(package: Path, program: Any, weights: Weights, description: Any) -> dict[str, FileDigest]:
     """Write a `mil.Program` and its `ModelDescription` (protobuf). The same content gives the same bytes.
 
-    Gives the digests of the weights' file, by its path in the package.
+    Returns the digests of the weights' file, by its path in the package.
     """
     weights_folder = package / "Data" / WEIGHTS_FOLDER
     weights_folder.mkdir(parents=True)
-    exporter = _exporter(program, weights, weights_folder, progress)
+    exporter = _exporter(program, weights, weights_folder)
     specification = _specification(exporter.export(), description)
     described = exporter.described
     del exporter  # which closes the weights' file
-    progress("writing weights", weights.promised_count, weights.promised_count)
+    weights.report_written()
     (package / "Data" / MODEL_FILE).write_bytes(specification)
     (package / "Manifest.json").write_bytes(_manifest(hashlib.sha256(specification).hexdigest()))
     path = weights_folder / WEIGHTS_FILE
@@ -70,7 +67,7 @@ def _borders(described: Sequence[int]) -> Iterator[int]:
 def package_sizes(program: Any, weights: Weights, description: Any) -> dict[str, int]:
     """Give the bytes of each file that `write_package` would write, by its path in the package. No weight is read."""
     places = Places()
-    specification = _specification(_exporter(program, weights, None, silent, places).export(), description)
+    specification = _specification(_exporter(program, weights, None, places).export(), description)
     return {
         "Manifest.json": len(_manifest(hashlib.sha256(specification).hexdigest())),
         f"Data/{MODEL_FILE}": len(specification),
@@ -103,9 +100,7 @@ class Places:
         return described
 
 
-def _exporter(
-    program: Any, weights: Weights, folder: Path | None, progress: Progress, places: Places | None = None
-) -> Any:
+def _exporter(program: Any, weights: Weights, folder: Path | None, places: Places | None = None) -> Any:
     """Give coremltools' exporter, which has a promised constant made when it comes to writing it.
 
     With `places` nothing is made or written: blobs get the offsets that they would have.
@@ -115,7 +110,7 @@ def _exporter(
     from coremltools.converters.mil.backend.mil.load import MILProtoExporter
 
     class StreamingExporter(MILProtoExporter):  # type: ignore[misc]
-        written = 0
+        written_bytes = 0
 
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
@@ -140,8 +135,8 @@ def _exporter(
             )
 
         def _written(self, var: Any) -> int:
-            progress("writing weights", self.written, weights.promised_count)
-            self.written += 1
+            weights.report_written(self.written_bytes)
+            self.written_bytes += _byte_count(var)
             return _write(self.get_blob_writer(self.get_weight_path(var.op)), var, weights)
 
     return StreamingExporter(program, str(folder), ct.target.iOS18.value)

@@ -16,7 +16,7 @@ from builders.conversion import BuildRequest
 from builders.coreml.quantize import Quantized, quantize
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
-from targets.storage.coreml import BLOCK_SIZE, FLOAT32, UINT4, storage_of
+from targets.storage.coreml import BLOCK_SIZE, FLOAT32, UINT4, plan, storage_of
 
 LEAST_IMPORTANCE = np.float32(1e-6)  # of a column that a norm all but closes
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
@@ -26,7 +26,9 @@ class Weights:
     """Makes MIL variables for a checkpoint's tensors, each tensor once."""
 
     def __init__(self, request: BuildRequest) -> None:
-        self._checkpoint = request.checkpoint
+        self._source = request.source
+        self._path = request.checkpoint.path
+        self._request = request
         self._recipe = request.recipe
         self.phases = request.phases
         self._shapes = request.checkpoint.architecture.tensor_shapes()
@@ -39,10 +41,10 @@ class Weights:
         """True for the name of a constant whose data is made late."""
         return constant in self._promises
 
-    @property
-    def promised_count(self) -> int:
-        """How many constants are made late."""
-        return len(self._promises)
+    def report_written(self, done_bytes: int | None = None) -> None:
+        """Report that so many bytes of the constants are written; all of them by default."""
+        total = sum(weight.bytes for weight in plan(self._request.checkpoint.architecture, self._recipe))
+        self._request.report_written(total if done_bytes is None else done_bytes, total)
 
     def fulfil(self, constant: str) -> NDArray[Any]:
         """Make a constant's data. Raises `CheckpointError` on NaN, an infinity, or what float16 can't hold."""
@@ -89,7 +91,7 @@ class Weights:
                 name=name,
             )
         if storage == FLOAT32:
-            return self._promise(name, shape, np.dtype(np.float32), lambda: self._checkpoint.tensor(tensor))
+            return self._promise(name, shape, np.dtype(np.float32), lambda: self._source.tensor(tensor))
         return self._promise(name, shape, np.dtype(np.float16), lambda: self._narrow(tensor))
 
     def _promise(
@@ -106,11 +108,11 @@ class Weights:
             return values.astype(np.float16)
 
     def _finite_in_float16(self, tensor: str) -> NDArray[np.float32]:
-        values = self._checkpoint.tensor(tensor)
+        values = self._source.tensor(tensor)
         largest = max(float(values.max()), -float(values.min()))
         if largest > LARGEST_FLOAT16:
             raise CheckpointError(
-                f"{self._checkpoint.path}: tensor {tensor!r} holds {largest:g}; float16 ends at {LARGEST_FLOAT16:g}",
+                f"{self._path}: tensor {tensor!r} holds {largest:g}; float16 ends at {LARGEST_FLOAT16:g}",
                 fix="scale the checkpoint, or take a recipe of another format",
             )
         return values
@@ -131,9 +133,9 @@ class Weights:
         norm = self._norms.get(tensor)
         if norm is None:
             return None
-        sizes = np.square(self._checkpoint.tensor(norm)) + LEAST_IMPORTANCE
+        sizes = np.square(self._source.tensor(norm)) + LEAST_IMPORTANCE
         bias = norm.removesuffix("weight") + "bias"
-        return sizes + np.square(self._checkpoint.tensor(bias)) if bias in self._shapes else sizes
+        return sizes + np.square(self._source.tensor(bias)) if bias in self._shapes else sizes
 
 
 def norms_before(architecture: Architecture) -> dict[str, str]:

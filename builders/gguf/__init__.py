@@ -1,10 +1,8 @@
 """GGUF for llama.cpp: one file, weights streamed into it, quantized by ggml's own code.
 
-- `convert.py`: the container, its metadata, and the stream of tensors.
-- `quantize.py`: ggml's quantizers. Which type a tensor gets is in `targets/storage/gguf.py`.
-- `tokenizer.py`: a Hugging Face tokenizer as llama.cpp reads it. Its two kinds: `byte_level.py` (GPT-2's) and
-  `pieces.py` (SentencePiece's), both of which give a `vocabulary.py`; `tokenizer_json.py` reads their file.
-- `session.py`: a bundle opened in llama.cpp.
+Start at `convert.py` (metadata and the stream of tensors); `quantize.py` calls ggml. `tokenizer.py` reads a Hugging
+Face tokenizer as llama.cpp does: `byte_level.py` (GPT-2's kind) and `pieces.py` (SentencePiece's) both return a
+`vocabulary.py`; `tokenizer_json.py` parses their file. Which type a tensor gets is in `targets/storage/gguf.py`.
 """
 
 from builders.gguf.convert import artifact_sizes, convert

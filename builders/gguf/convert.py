@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.artifact.array_file import ArrayFile
-from builders.artifact.prefetch import made_ahead
-from builders.checkpoint import Checkpoint
+from builders.artifact.prefetch import prefetched
+from builders.checkpoint import TensorSource
 from builders.conversion import BuildRequest, Conversion, weight_classes
 from builders.gguf.quantize import encode
 from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
@@ -69,17 +69,19 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     path = folder / MODEL_NAME
     _write_head(path, request, weights, tokenizer)
     head, step = path.read_bytes(), gguf.GGUF_DEFAULT_ALIGNMENT
-    reads = (partial(as_llama_cpp_has_it, request.checkpoint, weight.name) for weight in weights)
+    done, total = 0, sum(weight.bytes for weight in weights)
+    reads = (partial(read_for_llama_cpp, request.source, architecture, weight.name) for weight in weights)
     with (
         ArrayFile(path, step, request.phases, head=head, pads_end=True) as data,
-        closing(made_ahead(reads, threads=1)) as tensors,
+        closing(prefetched(reads, threads=1)) as tensors,
     ):
-        for done, (weight, values) in enumerate(zip(weights, tensors, strict=True)):
-            request.progress(f"{request.recipe.name}: writing tensors", done, len(weights))
+        for weight, values in zip(weights, tensors, strict=True):
+            request.report_written(done, total)
             data.append([_encoded(request, weight, values)])
+            done += weight.bytes
             del values  # before the next one but one is read
         data.append(list(_rope_factors(architecture).values()))
-    request.progress(f"{request.recipe.name}: writing tensors", len(weights), len(weights))
+    request.report_written(total, total)
     return Conversion(
         weights=weight_classes(weights),
         exact_context_length=exact_context_length(architecture, request.context_length),
@@ -138,13 +140,12 @@ def _encoded(request: BuildRequest, weight: StoredWeight, values: NDArray[np.flo
         return encode(values, TYPES[weight.storage], name=weight.name)
 
 
-def as_llama_cpp_has_it(checkpoint: Checkpoint, name: str) -> NDArray[np.float32]:
-    """Read a stored tensor, rows in the order that llama.cpp wants.
+def read_for_llama_cpp(source: TensorSource, architecture: Architecture, name: str) -> NDArray[np.float32]:
+    """Read a stored tensor, its rows in the order that llama.cpp wants.
 
-    Its llama rotates rows 2i and 2i + 1 of a head together, the checkpoint i and d/2 + i.
+    Its llama rotates rows 2i and 2i + 1 of a head together, the checkpoint rows i and d/2 + i.
     """
-    architecture = checkpoint.architecture
-    values = checkpoint.stored_tensor(name)
+    values = source.stored_tensor(name)
     if architecture.family != "llama" or not name.endswith(("q_proj.weight", "k_proj.weight")):
         return values
     halves = values.reshape(-1, 2, architecture.head_dim // 2, values.shape[1])

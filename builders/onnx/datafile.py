@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.artifact.array_file import ArrayFile
-from builders.artifact.prefetch import made_ahead
-from builders.conversion import Progress
-from builders.phases import Phases
+from builders.artifact.prefetch import prefetched
+from builders.conversion import BuildRequest
 from registry.bundle.chunks import FileDigest
 from targets.storage.onnx import ALIGNMENT, ArrayShape
 
@@ -58,13 +57,19 @@ class DataFile:
         self._promises.append(_Promise(tuple(arrays), make))
         return tensors
 
-    def write(self, folder: Path, phases: Phases, progress: Progress) -> FileDigest:
-        """Make and write everything that was promised; give the file's digest. What `make` raises ends it."""
+    def write(self, folder: Path, request: BuildRequest) -> FileDigest:
+        """Make and write everything that was promised, and return the file's digest. What `make` raises ends it."""
+        written = 0
         makes = (partial(_fulfil, promise) for promise in self._promises)
-        with ArrayFile(folder / DATA_NAME, ALIGNMENT, phases) as file, closing(made_ahead(makes, THREADS)) as made:
-            for done, arrays in enumerate(made):
-                progress("storing weights", done, len(self._promises))
+        with (
+            ArrayFile(folder / DATA_NAME, ALIGNMENT, request.phases) as file,
+            closing(prefetched(makes, THREADS)) as made,
+        ):
+            for arrays in made:
+                request.report_written(written, self.bytes)
                 file.append(arrays)
+                written += sum(array.nbytes for array in arrays)
+        request.report_written(self.bytes, self.bytes)
         return file.digest
 
 

@@ -22,7 +22,7 @@ def stored_arrays(request: BuildRequest, name: str, storage: Storage) -> list[ND
         CheckpointError: it holds NaN, an infinity, or what float16 can't.
     """
     phases = request.phases
-    values = request.checkpoint.tensor(name)
+    values = request.source.tensor(name)
     if isinstance(storage, Plain):
         with phases.phase("transform", values.nbytes):
             return [_narrow(values, storage, name)]

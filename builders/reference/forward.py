@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.checkpoint import Checkpoint
-from builders.conversion import Progress, silent
+from builders.checkpoint import TensorSource
 from builders.reference.attention_masks import seen_keys
 from targets.architecture import Architecture
+from targets.progress import Progress, Step, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,11 @@ def unobserved(name: str, rows: Tensor) -> None:
 
 
 def hidden_states(
-    checkpoint: Checkpoint, tokens: NDArray[np.int64], progress: Progress = silent, observe: Observer = unobserved
+    architecture: Architecture,
+    source: TensorSource,
+    tokens: NDArray[np.int64],
+    on_progress: Progress = silent,
+    observe: Observer = unobserved,
 ) -> NDArray[np.float32]:
     """Run sequences [B, T] from an empty context and give the hidden states after the last norm, [B, T, hidden].
 
@@ -47,20 +51,19 @@ def hidden_states(
     """
     import torch
 
-    architecture = checkpoint.architecture
     length = tokens.shape[1]
     with torch.inference_mode():
-        states = torch.from_numpy(checkpoint.rows("model.embed_tokens.weight", tokens))
+        states = torch.from_numpy(source.rows("model.embed_tokens.weight", tokens))
         states *= architecture.embedding_multiplier
         cosines, sines = (torch.from_numpy(table) for table in rotary_tables(architecture, length))
         for number in range(architecture.layer_count):
-            progress("reference in float32, layer by layer", number, architecture.layer_count)
-            layer = _Layer(architecture, number, _weights(checkpoint, f"model.layers.{number}."), observe)
+            on_progress(Step("reference", number, architecture.layer_count, "layers"))
+            layer = _Layer(architecture, number, _weights(architecture, source, f"model.layers.{number}."), observe)
             for sequences in states.split(max(1, _TOKENS // length)):
                 layer.run(sequences, cosines, sines)
             del layer  # before the next one is read
-        progress("reference in float32, layer by layer", architecture.layer_count, architecture.layer_count)
-        states = _norm(states, _weights(checkpoint, "model.norm."), "model.norm", architecture.norm_epsilon)
+        on_progress(Step("reference", architecture.layer_count, architecture.layer_count, "layers"))
+        states = _norm(states, _weights(architecture, source, "model.norm."), "model.norm", architecture.norm_epsilon)
         observe(architecture.head_tensor, states.flatten(0, 1))
         return np.asarray(states.numpy())
 
@@ -82,12 +85,12 @@ def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.f
     return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
 
 
-def _weights(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+def _weights(architecture: Architecture, source: TensorSource, prefix: str) -> dict[str, Tensor]:
     """Read the tensors whose canonical names start so, by these names."""
     import torch
 
-    names = (name for name in checkpoint.architecture.tensor_shapes() if name.startswith(prefix))
-    return {name: torch.from_numpy(checkpoint.tensor(name)) for name in names}
+    names = (name for name in architecture.tensor_shapes() if name.startswith(prefix))
+    return {name: torch.from_numpy(source.tensor(name)) for name in names}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`Reference`: what the checkpoint itself says of evaluation windows and prompts.
+"""`FloatReference`: what the checkpoint itself says of evaluation windows and prompts.
 
 Hidden states are kept (hidden_size numbers a token), logits made from them window by window (vocabulary_size numbers a
 token). Hidden states are cached:
@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.checkpoint import Checkpoint
-from builders.conversion import Progress, silent
+from builders.checkpoint import Checkpoint, TensorSource
 from builders.reference.forward import hidden_states
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
 from registry.files.staging import disk_errors
+from targets.progress import Progress, Step, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,12 +39,12 @@ _DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
-class Reference:
+class FloatReference:
     """A checkpoint's float32 answers. `cache`: folder of hidden states, or None to keep none."""
 
     checkpoint: Checkpoint
     cache: Path | None = None
-    progress: Progress = silent
+    on_progress: Progress = silent
 
     def hidden(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Give hidden states after the last norm, [W, T, hidden], of windows [W, T]; from the cache if there."""
@@ -63,7 +63,7 @@ class Reference:
 
     def _walk(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.float32], Statistics]:
         squares = MeanSquares()
-        hidden = hidden_states(self.checkpoint, windows, self.progress, squares)
+        hidden = hidden_states(self.checkpoint.architecture, self._source, windows, self.on_progress, squares)
         found = squares.means()
         statistics = {name: found[name] for name in multiplied(self.checkpoint.architecture)}
         if self.cache is not None:
@@ -93,7 +93,7 @@ class Reference:
 
     def likeliest(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
         """Give the likeliest next token after each token of sequences [B, T]: [B, T]. Not cached."""
-        hidden = hidden_states(self.checkpoint, sequences, self.progress)
+        hidden = hidden_states(self.checkpoint.architecture, self._source, sequences, self.on_progress)
         return np.stack([self.logits(states).argmax(-1) for states in hidden])
 
     def greedy(self, prompts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -103,16 +103,20 @@ class Reference:
         """
         tokens = prompts
         for made in range(count):
-            self.progress("reference's greedy continuations", made, count)
-            last = hidden_states(self.checkpoint, tokens)[:, -1]
+            self.on_progress(Step("reference", made, count, "tokens"))
+            last = hidden_states(self.checkpoint.architecture, self._source, tokens)[:, -1]
             tokens = np.concatenate([tokens, self.logits(last).argmax(-1)[:, None]], axis=1)
         return tokens[:, prompts.shape[1] :]
+
+    @cached_property
+    def _source(self) -> TensorSource:
+        return self.checkpoint.open_tensors()
 
     @cached_property
     def _head(self) -> Tensor:
         import torch
 
-        return torch.from_numpy(self.checkpoint.tensor(self.checkpoint.architecture.head_tensor))
+        return torch.from_numpy(self._source.tensor(self.checkpoint.architecture.head_tensor))
 
 
 def token_digest(tokens: NDArray[np.int64]) -> str:

@@ -8,21 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from builders.runtime.session import Session, Told, nobody
+from builders.runtime.session import Session
 from builders.runtime.sessions import open_session
 from builders.tokenizer import Tokenizer, load_tokenizer
 from registry.bundle.folder import Bundle
 from targets.errors import BundleError, MeasurementError
+from targets.progress import Progress, silent
 
 _REPLACEMENT = "\ufffd"  # what decoding gives for an unfinished UTF-8 sequence
 
 
 def generate(
-    bundle: Bundle, prompt: str, *, max_new_tokens: int, use_template: bool = True, told: Told = nobody
+    bundle: Bundle, prompt: str, *, max_new_tokens: int, use_template: bool = True, on_progress: Progress = silent
 ) -> Iterator[str]:
     """Answer a prompt greedily, piece by piece, until a stop id, `max_new_tokens` or the context's end.
 
-    `told` hears where the runtime is opened anew for an answer that outgrows its context.
+    `on_progress` gets a `Notice` where the runtime is opened again for an answer that outgrows its context.
 
     Raises:
         BundleError: the chat template can't be rendered.
@@ -38,7 +39,7 @@ def generate(
             f"the prompt has {len(ids)} tokens; the bundle takes 1 to {bundle.manifest.model.context_length - 1}",
             fix="shorten the prompt, or build with a longer --context",
         )
-    yield from _pieces(tokenizer, _tokens(bundle, ids, min(max_new_tokens, room), told))
+    yield from _pieces(tokenizer, _tokens(bundle, ids, min(max_new_tokens, room), on_progress))
 
 
 def render_prompt(bundle: Bundle, prompt: str) -> str:
@@ -60,14 +61,14 @@ def render_prompt(bundle: Bundle, prompt: str) -> str:
         raise BundleError(f"{bundle.file(name)}: the chat template fails: {error}") from error
 
 
-def _tokens(bundle: Bundle, ids: list[int], limit: int, told: Told) -> Iterator[int]:
+def _tokens(bundle: Bundle, ids: list[int], limit: int, on_progress: Progress) -> Iterator[int]:
     """Continue ids in the runtime that apps have: for ONNX that is onnxruntime-genai, which drives the graph itself."""
     if bundle.manifest.recipe.format == "onnx":
         from builders.runtime.onnx_generation import generate_tokens
 
         yield from generate_tokens(bundle, ids, limit)
         return
-    with open_session(bundle, told) as session:
+    with open_session(bundle, on_progress) as session:
         yield from _greedy(session, ids, limit, frozenset(bundle.manifest.generation.stop_token_ids))
 
 

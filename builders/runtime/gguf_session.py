@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.gguf.convert import MODEL_NAME
-from builders.runtime.session import Told, nobody
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ExactContext
 from targets.errors import MeasurementError
+from targets.progress import Notice, Progress, silent
 
 _BATCH = 512  # tokens a call
 _ERROR_LEVEL = 4  # enum ggml_log_level
@@ -32,10 +32,10 @@ class GgufSession:
 
     is_own_runtime = True
 
-    def __init__(self, bundle: Bundle, context_length: int | None = None, told: Told = nobody) -> None:
+    def __init__(self, bundle: Bundle, context_length: int | None = None, on_progress: Progress = silent) -> None:
         """Open it for sequences of `context_length` tokens; by default as the manifest says that it is exact.
 
-        `told` hears of each time that another context is opened.
+        `on_progress` gets a `Notice` each time another context is opened.
 
         Raises:
             MeasurementError: llama.cpp refuses the file, or it is not the one that the manifest describes.
@@ -46,7 +46,7 @@ class GgufSession:
         self._llama: Any = llama_cpp
         model = bundle.manifest.model
         self._vocabulary_size = model.vocabulary_size
-        self._told = told
+        self._on_progress = on_progress
         self._contexts = [*model.exact_contexts] if context_length is None else []
         longest = context_length or model.context_length
         if not self._contexts or self._contexts[-1].last < longest:
@@ -141,9 +141,11 @@ class GgufSession:
             raise MeasurementError("a sequence of no tokens has no logits", fix="give at least one token")
         context = self._context_for(len(tokens))
         if context != self._opened:
-            self._told(
-                f"for {len(tokens)} tokens llama.cpp is opened again, with a context of {context.open_with} by which "
-                "longrope goes, and reads them from the start"
+            self._on_progress(
+                Notice(
+                    f"for {len(tokens)} tokens llama.cpp is opened again, with a context of {context.open_with}, by "
+                    "which it chooses longrope's factors; it reads them from the start"
+                )
             )
             self._open(context)
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
@@ -181,13 +183,13 @@ class GgufSession:
         return np.array(flat, dtype=np.float32).reshape(rows, self._vocabulary_size)
 
 
-def open_session(bundle: Bundle, context_length: int | None = None, told: Told = nobody) -> GgufSession:
+def open_session(bundle: Bundle, context_length: int | None = None, on_progress: Progress = silent) -> GgufSession:
     """Open a GGUF bundle, at its manifest's context by default. Raises `MeasurementError` where llama.cpp refuses it.
 
     By default the manifest's contexts are kept to: with longrope llama.cpp takes the factors by the context, and a
-    sequence that outgrows one is read again in the next, of which `told` hears.
+    sequence that outgrows one is read again in the next, which a `Notice` says.
     """
-    return GgufSession(bundle, context_length, told)
+    return GgufSession(bundle, context_length, on_progress)
 
 
 def silence(llama_cpp: Any) -> None:

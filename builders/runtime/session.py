@@ -6,18 +6,11 @@ One class a format implements it: `builders/gguf/session.py` (llama.cpp), `build
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-
-Told = Callable[[str], object]  # hears a line for people
-
-
-def nobody(line: str) -> None:
-    """Tell it to nobody."""
 
 
 class Session(Protocol):

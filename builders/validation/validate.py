@@ -1,4 +1,8 @@
-"""Evidence of a bundle: run in its own runtime, compared with its checkpoint in float32 on the same tokens."""
+"""Evidence of a bundle: run in its own runtime, compared with its checkpoint in float32 on the same tokens.
+
+What is measured is decided here; how two answers are compared is in `compare.py`, speed in `speed.py`. Gates are judged
+by whoever asked for them (`targets/gates.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
-from builders.conversion import Progress, silent
-from builders.reference import Reference, token_digest
+from builders.reference import FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
 from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer, load_tokenizer
@@ -22,46 +25,50 @@ from builders.validation.text import read_text, windows_of
 from builders.validation.tokens import runtime_tokens_share
 from registry.bundle.folder import Bundle, verify
 from targets.errors import MeasurementError
-from targets.evaluation import Settings
+from targets.evaluation import EvaluationSettings
 from targets.evidence import FIGURES, Evidence, Figure
+from targets.progress import Progress, Step, silent, with_subject
 
-STRETCH_TOKENS = 512  # that are read past the longest sequence which the runtime computes exactly, or past an edge
+STRETCH_TOKENS = 512  # read past the longest sequence that the runtime computes exactly, or past an edge
 BUILT_IN_NAME = "the built-in text"
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """What a further sequence is read with."""
+class _Measurement:
+    """What all figures are measured with: a bundle and its open session, the reference, and the text."""
 
-    reference: Reference
+    bundle: Bundle
     session: Session
+    reference: FloatReference
     tokenizer: Tokenizer
     text: str
     text_name: str
+    on_progress: Progress
 
 
 def validate(
     bundle: Bundle,
     checkpoint: Checkpoint,
-    settings: Settings | None = None,
+    settings: EvaluationSettings | None = None,
     *,
     cache: Path | None = None,
-    progress: Progress = silent,
+    on_progress: Progress = silent,
 ) -> Evidence:
     """Measure a bundle against its checkpoint. Gates are judged elsewhere: figures don't depend on them.
 
     Args:
-        bundle: is verified first, byte by byte.
+        bundle: verified first, byte by byte.
         checkpoint: must be the one that the bundle was built from.
         settings: what to read.
         cache: folder of the reference's hidden states.
-        progress: told of each step.
+        on_progress: receives the steps `reference`, `compare`, `generate` and `speed`, whose subject is the recipe.
 
     Raises:
         MeasurementError: another checkpoint, a text too short, or the runtime refuses the bundle.
         BundleError: the bundle's bytes are not its manifest's.
     """
-    settings = settings or Settings()
+    settings = settings or EvaluationSettings()
+    on_progress = with_subject(on_progress, bundle.manifest.recipe.name)
     verify(bundle)
     if bundle.manifest.checkpoint != checkpoint.digest:
         raise MeasurementError(
@@ -71,23 +78,23 @@ def validate(
         )
     tokenizer = load_tokenizer(checkpoint.path)
     windows = _windows(bundle, checkpoint, tokenizer, settings)
-    reference = Reference(checkpoint, cache, progress)
+    reference = FloatReference(checkpoint, cache, on_progress)
+    text, name = read_text(settings.text), settings.text.name if settings.text else BUILT_IN_NAME
     with open_isolated(bundle) as session:
-        name = settings.text.name if settings.text else BUILT_IN_NAME
-        read = _Reading(reference, session, tokenizer, read_text(settings.text), name)
+        using = _Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         on = f"{windows.size} tokens of {name}, {session.runtime}"
-        figures = _measured(_compare(reference, session, windows, progress), on)
-        figures |= _measured(_greedy(reference, session, windows, settings, progress), on)
-        figures |= _past_exact(bundle, read) | _past_edge(bundle, read)
+        figures = _measured(_compare(using, session, windows), on)
+        figures |= _measured(_greedy(using, windows, settings), on)
+        figures |= _past_exact(using) | _past_edge(using)
         own_runtime = session.is_own_runtime
-    figures |= _under_edge(bundle, read, windows, progress)
-    if (share := runtime_tokens_share(bundle, tokenizer, read.text)) is not None:
+    figures |= _under_edge(using, windows)
+    if (share := runtime_tokens_share(bundle, tokenizer, text)) is not None:
         figures |= _measured({"runtime_tokens_share": share}, f"lines of {name}, as they are and as a user's turn")
     if own_runtime:
-        progress("speed and memory", 0, 1)
+        on_progress(Step("speed", 0, 1))
         host = f"{platform.machine()}, {PROMPT_TOKENS} tokens in, {NEW_TOKENS} out, median of {RUNS}, {session.runtime}"
         figures |= _measured(asdict(measure_speed(bundle)), host)
-        progress("speed and memory", 1, 1)
+        on_progress(Step("speed", 1, 1))
     figures |= _measured({"artifact_bytes": bundle.manifest.total_bytes}, "all files of the bundle")
     return Evidence(
         schema="phipack.evidence/1",
@@ -99,73 +106,78 @@ def validate(
     )
 
 
-def _windows(bundle: Bundle, checkpoint: Checkpoint, tokenizer: Tokenizer, settings: Settings) -> NDArray[np.int64]:
+def _windows(
+    bundle: Bundle, checkpoint: Checkpoint, tokenizer: Tokenizer, settings: EvaluationSettings
+) -> NDArray[np.int64]:
     length = min(settings.window, bundle.manifest.model.exact_context_length, settings.tokens)
     text = read_text(settings.text)
     windows = windows_of(tokenizer, text, count=-(-settings.tokens // max(1, length)), length=length)
     if windows.max() >= checkpoint.architecture.vocabulary_size:
-        raise MeasurementError(f"{checkpoint.path}: the tokenizer gives id {windows.max()}, past the vocabulary")
+        raise MeasurementError(
+            f"{checkpoint.path}: the tokenizer gives id {windows.max()}, past the vocabulary of "
+            f"{checkpoint.architecture.vocabulary_size}",
+            fix="the tokenizer and the weights belong to different models: copy the tokenizer's files of this model",
+        )
     return windows
 
 
-def _compare(
-    reference: Reference, session: Session, windows: NDArray[np.int64], progress: Progress
-) -> dict[str, float]:
-    hidden = reference.hidden(windows)
+def _compare(using: _Measurement, session: Session, windows: NDArray[np.int64]) -> dict[str, float]:
+    hidden = using.reference.hidden(windows)
     comparison = Comparison()
     for number, (states, tokens) in enumerate(zip(hidden, windows, strict=True)):
-        progress("comparing with the reference", number, len(windows))
-        comparison.add(reference.logits(states), session.score(tokens), tokens)
-    progress("comparing with the reference", len(windows), len(windows))
+        using.on_progress(Step("compare", number * windows.shape[1], windows.size, "tokens"))
+        comparison.add(using.reference.logits(states), session.score(tokens), tokens)
+    using.on_progress(Step("compare", windows.size, windows.size, "tokens"))
     return comparison.figures()
 
 
-def _past_exact(bundle: Bundle, read: _Reading) -> dict[str, Figure]:
-    """Measure what becomes of a sequence that is longer than the runtime is exact for; nothing where none can be.
+def _past_exact(using: _Measurement) -> dict[str, Figure]:
+    """Measure a sequence that is longer than the runtime is exact for; nothing where none can be.
 
     llama.cpp ignores the sliding window: these figures say what that costs, and no gate on accuracy counts them.
     """
-    model = bundle.manifest.model
+    model = using.bundle.manifest.model
     exact = model.exact_context_length
     exact_again = (context.first - 1 for context in model.exact_contexts if context.first > exact)
-    return _stretch("past_exact", exact + 1, next(exact_again, model.context_length), read)
+    return _stretch(using, "past_exact", exact + 1, next(exact_again, model.context_length))
 
 
-def _past_edge(bundle: Bundle, read: _Reading) -> dict[str, Figure]:
+def _past_edge(using: _Measurement) -> dict[str, Figure]:
     """Measure past longrope's edge, in the context that the manifest says is exact there; nothing where none is."""
-    beyond = next((context for context in bundle.manifest.model.exact_contexts if context.first > 1), None)
-    return {} if beyond is None else _stretch("past_edge", beyond.first, beyond.last, read)
+    contexts = using.bundle.manifest.model.exact_contexts
+    beyond = next((context for context in contexts if context.first > 1), None)
+    return {} if beyond is None else _stretch(using, "past_edge", beyond.first, beyond.last)
 
 
-def _stretch(prefix: str, first: int, last: int, read: _Reading) -> dict[str, Figure]:
+def _stretch(using: _Measurement, prefix: str, first: int, last: int) -> dict[str, Figure]:
     """Measure tokens `first` to `last` of one sequence, at most `STRETCH_TOKENS`; nothing where there are none."""
     if first + 1 > last:  # perplexity needs a token that follows another
         return {}
     length = min(last, first - 1 + STRETCH_TOKENS)
-    text, name = read.text, read.text_name
-    if len(read.tokenizer.encode(text)) < length:
+    text, name = using.text, using.text_name
+    if len(using.tokenizer.encode(text)) < length:
         text, name = read_text(None), BUILT_IN_NAME
-        text *= length // len(read.tokenizer.encode(text)) + 1  # again and again, where an edge lies past its end
-    tokens = windows_of(read.tokenizer, text, count=1, length=length)
+        text *= length // len(using.tokenizer.encode(text)) + 1  # repeated, where an edge lies past its end
+    tokens = windows_of(using.tokenizer, text, count=1, length=length)
     comparison, part = Comparison(), slice(first - 1, length)
-    logits = read.reference.logits(read.reference.hidden(tokens)[0][part])
-    comparison.add(logits, read.session.score(tokens[0])[part], tokens[0][part])
-    on = f"tokens {first} to {length} of one sequence of {name}, {read.session.runtime}"
+    logits = using.reference.logits(using.reference.hidden(tokens)[0][part])
+    comparison.add(logits, using.session.score(tokens[0])[part], tokens[0][part])
+    on = f"tokens {first} to {length} of one sequence of {name}, {using.session.runtime}"
     return _measured(_few(prefix, comparison.figures()), on)
 
 
-def _under_edge(bundle: Bundle, read: _Reading, windows: NDArray[np.int64], progress: Progress) -> dict[str, Figure]:
-    """Measure the windows in llama.cpp opened for the whole context at once, as an app does that opens one alone.
+def _under_edge(using: _Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:
+    """Measure the windows in llama.cpp opened for the whole context at once, as an app does that opens only one.
 
     It then takes longrope's long factors for short sequences: these figures say what that costs.
     """
-    model = bundle.manifest.model
+    model = using.bundle.manifest.model
     own = next((context for context in model.exact_contexts if windows.shape[1] <= context.last), None)
     if own is None or own.open_with == model.context_length:
         return {}
-    with open_isolated(bundle, for_whole_context=True) as session:
-        found = _compare(read.reference, session, windows, progress)
-        on = f"{windows.size} tokens of {read.text_name}, opened for {model.context_length} tokens, {session.runtime}"
+    with open_isolated(using.bundle, for_whole_context=True) as session:
+        found = _compare(using, session, windows)
+        on = f"{windows.size} tokens of {using.text_name}, opened for {model.context_length} tokens, {session.runtime}"
     return _measured(_few("under_edge", found), on)
 
 
@@ -173,28 +185,22 @@ def _few(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}_{name}": figures[name] for name in ("kl_mean", "same_top_share", "perplexity_ratio")}
 
 
-def _greedy(
-    reference: Reference,
-    session: Session,
-    windows: NDArray[np.int64],
-    settings: Settings,
-    progress: Progress,
-) -> dict[str, float]:
+def _greedy(using: _Measurement, windows: NDArray[np.int64], settings: EvaluationSettings) -> dict[str, float]:
     room = min(settings.greedy_prompt_tokens, windows.shape[1] // 2)
     new = min(settings.greedy_new_tokens, windows.shape[1] - room)
     prompts = windows[: settings.greedy_prompts, :room]
     found = np.empty((len(prompts), new), dtype=np.int64)
     for number, prompt in enumerate(prompts):
-        progress("greedy continuations", number, len(prompts))
-        logits = session.prefill(prompt)
-        for place in range(new):
-            found[number, place] = logits.argmax()
-            if place + 1 < new:
-                logits = session.step(int(found[number, place]))
-    progress("greedy continuations", len(prompts), len(prompts))
+        using.on_progress(Step("generate", number * new, found.size, "tokens"))
+        logits = using.session.prefill(prompt)
+        for position in range(new):
+            found[number, position] = logits.argmax()
+            if position + 1 < new:
+                logits = using.session.step(int(found[number, position]))
+    using.on_progress(Step("generate", found.size, found.size, "tokens"))
     # The reference reads the bundle's continuations instead of writing its own: up to the first difference the two are
     # the same, and past it nothing counts. One walk over the layers, not one a token.
-    expected = reference.likeliest(np.concatenate([prompts, found[:, :-1]], axis=1))[:, room - 1 :]
+    expected = using.reference.likeliest(np.concatenate([prompts, found[:, :-1]], axis=1))[:, room - 1 :]
     return {"greedy_match_share": matching_share(expected, found)}
 
 

@@ -77,7 +77,7 @@ def build(
         if device is not None:
             context = require_fit(opened.architecture, recipe, device, context_length)
         place = out if len(recipes) == 1 else out / recipe.name
-        requests[place] = BuildRequest(opened, recipe, context, state.output.progress)
+        requests[place] = BuildRequest.from_checkpoint(opened, recipe, context, state.output.on_progress)
     started = time.perf_counter()
     bundles: dict[Path, Bundle] = {}
     problems = build_each(requests, replace=replace, done=bundles.__setitem__)
@@ -147,7 +147,9 @@ def convert(state: State, checkpoint: Path, layout: Family, out: Path, replace: 
     from builders.checkpoint import open_checkpoint
     from builders.relayout import relayout
 
-    notes = relayout(open_checkpoint(checkpoint), layout, out, replace_existing=replace, progress=state.output.progress)
+    notes = relayout(
+        open_checkpoint(checkpoint), layout, out, replace_existing=replace, on_progress=state.output.on_progress
+    )
     text = [f"{out}: {layout} layout of {checkpoint}", *(f"note: {note}" for note in notes)]
     state.output.result({"path": str(out), "layout": layout, "notes": list(notes)}, "\n".join(text))
 

@@ -12,6 +12,7 @@ import click
 from phipack import completion
 from phipack.options import FOLDER, State, catalog_options, out_option, pass_state, replace_option
 from phipack.output import size
+from targets.progress import Event, Notice
 
 if TYPE_CHECKING:
     from registry.fetch import Fetched
@@ -61,7 +62,7 @@ def fetch(
     if any(value is not None for value in asked.values()):
         if "://" not in source:
             raise click.UsageError(f"{source!r} is no URL of a catalog; {_given(asked)} is for one")
-        fetched = _from_catalog(source, out, asked, options)
+        fetched = _from_catalog(state, source, out, asked, options)
     else:
         # A path or URL needs no registry: the project file that says where it is may be wrong.
         by_reference = "://" not in source and not is_path(source)
@@ -77,6 +78,7 @@ def fetch(
             options,
             resolver=resolver,
             store=blobs,
+            on_progress=state.output.on_progress,
         )
     bundle, statistics = fetched.bundle, fetched.statistics
     manifest = bundle.manifest
@@ -106,7 +108,7 @@ def fetch(
     )
 
 
-def _from_catalog(url: str, out: Path, asked: Mapping[str, Any], options: DownloadOptions) -> Fetched:
+def _from_catalog(state: State, url: str, out: Path, asked: Mapping[str, Any], options: DownloadOptions) -> Fetched:
     from registry.catalog.choice import Query
     from registry.catalog.client import CatalogTrust
     from registry.fetch import fetch_from_catalog
@@ -120,7 +122,8 @@ def _from_catalog(url: str, out: Path, asked: Mapping[str, Any], options: Downlo
         format=asked["format"],
         install_id=asked["install_id"],
     )
-    return fetch_from_catalog(url, out, query, options, trust=CatalogTrust(asked["root"]))
+    trust, report = CatalogTrust(asked["root"]), state.output.on_progress
+    return fetch_from_catalog(url, out, query, options, trust=trust, on_progress=report)
 
 
 def _given(asked: Mapping[str, Any]) -> str:
@@ -140,11 +143,14 @@ def generate(state: State, bundle: Path, prompt: str, max_tokens: int, raw: bool
 
     pieces: list[str] = []
 
-    def told(line: str) -> None:
-        state.output.note(f"\n{line}" if pieces else line)  # not in the middle of the answer's own line
+    def on_progress(event: Event) -> None:
+        if isinstance(event, Notice):
+            state.output.note(f"\n{event.text}" if pieces else event.text)  # not in the middle of the answer's own line
 
     opened = open_bundle(bundle)
-    for piece in generate_text(opened, prompt, max_new_tokens=max_tokens, use_template=not raw, told=told):
+    for piece in generate_text(
+        opened, prompt, max_new_tokens=max_tokens, use_template=not raw, on_progress=on_progress
+    ):
         pieces.append(piece)
         state.output.stream(piece)  # the answer appears as it is made
     state.output.stream("\n")

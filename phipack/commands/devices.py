@@ -143,4 +143,6 @@ def _bundle_bytes(checkpoint: Checkpoint, fits: RecipeFit) -> int:
     from targets.recipes import recipe_named
 
     context_length = min(fits.longest_context, DEFAULT_CONTEXT)
-    return sum(bundle_sizes(BuildRequest(checkpoint, recipe_named(fits.recipe), context_length)).values())
+    return sum(
+        bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe_named(fits.recipe), context_length)).values()
+    )

@@ -12,6 +12,7 @@ from phipack import completion
 from phipack.formatting import figure, signed_figure, signed_size, size
 from phipack.options import State, pass_state
 from phipack.output import table
+from targets.progress import Step
 
 if TYPE_CHECKING:
     from registry.bundle.manifest import FileEntry, WeightClass
@@ -47,7 +48,7 @@ def diff(
     matched = pairs(*(_sides(state, text) for text in (before, after)))
     for done, (old, new) in enumerate(matched):
         side = new or old
-        state.output.progress(f"comparing {side.name if side else ''}", done, len(matched))
+        state.output.on_progress(Step("compare", done, len(matched), "cells", side.name if side else ""))
         found.append(compare(old, new, read_tensors=not no_tensors))
     state.output.result([_data(one) for one in found], "\n\n\n".join(map(_text, found)))
     if by_exit_code and any(one.differs for one in found):

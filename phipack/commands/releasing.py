@@ -32,7 +32,7 @@ def release(state: State, project_file: Path | None, only: tuple[str, ...]) -> N
     What is built already from the same inputs is not built again. A cell that fails fails the release, and loses
     nothing of the others.
     """
-    from builders.build_cache import Workshop
+    from builders.build_cache import BuildCache
     from builders.checkpoint import open_checkpoint
     from builders.release import Release
     from registry.ledger.ledger import open_ledger
@@ -51,12 +51,12 @@ def release(state: State, project_file: Path | None, only: tuple[str, ...]) -> N
     done = Release(
         checkpoint=checkpoint,
         settings=plan.settings,
-        workshop=Workshop(state.home),
+        cache=BuildCache(state.home),
         store=blobs,
         register=lambda cell, manifest, evidence: ledger.register(
             Registration(plan.model, plan.version, cell.name, manifest, evidence)
         ),
-        progress=state.output.progress,
+        on_progress=state.output.on_progress,
     )
     outcomes: list[CellOutcome] = []
     for outcome in done.run(cells):
@@ -69,19 +69,19 @@ def release(state: State, project_file: Path | None, only: tuple[str, ...]) -> N
 
 def _failure(release: str, failed: list[CellOutcome], count: int) -> PhipackError:
     """A gate error where gates alone are the reason: a CI job is to tell it from a broken machine."""
-    problem = f"{release}: {len(failed)} of {count} cells failed: {', '.join(one.cell.name for one in failed)}"
+    problem = f"{release}: {len(failed)} of {count} cells failed: {', '.join(one.cell for one in failed)}"
     fix = "fix these and run the same command again: the other cells are kept and not built again"
     if all(isinstance(one.problem, GateError) for one in failed):
-        failures = [Failure(one.cell.name, one.problem.problem) for one in failed if one.problem is not None]
+        failures = [Failure(one.cell, one.problem.problem) for one in failed if one.problem is not None]
         return GateError(problem, failures=failures, fix=fix)
     return ReleaseError(problem, fix=fix)
 
 
 def _line(outcome: CellOutcome) -> str:
     if outcome.problem is not None:
-        return f"{outcome.cell.name}: FAILED: {outcome.problem}"
-    how = "built" if outcome.built_anew else "built already"
-    return f"{outcome.cell.name}: {outcome.cell.recipe.name} {how}, passed, registered"
+        return f"{outcome.cell}: FAILED: {outcome.problem}"
+    how = "built" if outcome.built else "built already"
+    return f"{outcome.cell}: {outcome.recipe} {how}, passed, registered"
 
 
 def _outcome_table(outcomes: list[CellOutcome]) -> str:
@@ -95,8 +95,8 @@ def _outcome_table(outcomes: list[CellOutcome]) -> str:
             gates = f"{passed}/{len(outcome.evidence.gates)} passed"
         rows.append(
             (
-                outcome.cell.name,
-                outcome.cell.recipe.name,
+                outcome.cell,
+                outcome.recipe,
                 size(figures["artifact_bytes"]) if figures else None,
                 figures.get("kl_mean"),
                 share(figures["same_top_share"]) if figures else None,
@@ -111,12 +111,12 @@ def _outcome_table(outcomes: list[CellOutcome]) -> str:
 
 def _outcome_data(outcome: CellOutcome) -> dict[str, object]:
     return {
-        "cell": outcome.cell.name,
-        "recipe": outcome.cell.recipe.name,
-        "target": outcome.cell.target.name,
+        "cell": outcome.cell,
+        "recipe": outcome.recipe,
+        "target": outcome.target,
         "digest": outcome.manifest.digest if outcome.manifest else None,
-        "built_anew": outcome.built_anew,
-        "measured_anew": outcome.measured_anew,
+        "built": outcome.built,
+        "measured": outcome.measured,
         "problem": None if outcome.problem is None else outcome.problem.problem,
         "evidence": outcome.evidence.model_dump(mode="json", by_alias=True) if outcome.evidence else None,
     }

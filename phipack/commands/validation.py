@@ -47,26 +47,28 @@ def validate(
     """
     from dataclasses import replace
 
-    from builders.build_cache import Workshop
+    from builders.build_cache import BuildCache
     from builders.checkpoint import open_checkpoint
     from builders.release import judged, refusal
     from builders.validation.validate import validate as measure
     from registry.bundle.folder import open_bundle
     from registry.files.staging import disk_errors
     from targets.devices import target_named
-    from targets.evaluation import Settings
+    from targets.evaluation import EvaluationSettings
     from targets.prediction import predicted_figures
     from targets.recipes import recipe_named
 
     gates: dict[str, dict[str, Gate]] = {"command line": dict(_gate(bound) for bound in bounds)}
     opened = open_bundle(bundle)
-    settings = Settings()
+    settings = EvaluationSettings()
     if state.named_project is not None:
         plan = state.required_project
         gates["project"], settings = plan.gates, plan.settings
     settings = replace(settings, text=text or settings.text, tokens=tokens or settings.tokens)
     original = open_checkpoint(checkpoint)
-    evidence = measure(opened, original, settings, cache=Workshop(state.home).cache, progress=state.output.progress)
+    evidence = measure(
+        opened, original, settings, cache=BuildCache(state.home).reference_folder, on_progress=state.output.on_progress
+    )
     if target is not None:
         device = target_named(target)
         gates["target"] = device.gates

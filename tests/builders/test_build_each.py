@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from builders.build import build, build_each
-from builders.checkpoint import open_checkpoint
-from builders.checkpoint.lockstep import RunEndedError, SharedReads, paced
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.checkpoint.lockstep import LEAD_BYTES, LockstepSource, ReadCancelledError, SharedReads, in_lockstep
 from builders.conversion import BuildRequest
 from registry.bundle.folder import Bundle
 from targets.errors import CheckpointError
@@ -23,7 +23,7 @@ RECIPES = ("gguf-f16", "gguf-q4_0", "onnx-int4", "onnx-fp16", "coreml-int4", "co
 
 def _requests(checkpoint: Path, out: Path, recipes: tuple[str, ...] = RECIPES) -> dict[Path, BuildRequest]:
     opened = open_checkpoint(checkpoint)
-    return {out / name: BuildRequest(opened, recipe_named(name), 512) for name in recipes}
+    return {out / name: BuildRequest.from_checkpoint(opened, recipe_named(name), 512) for name in recipes}
 
 
 def test_the_bytes_are_those_of_single_builds(tmp_path: Path) -> None:
@@ -33,6 +33,14 @@ def test_the_bytes_are_those_of_single_builds(tmp_path: Path) -> None:
     for name in RECIPES:
         alone = build(open_checkpoint(checkpoint), recipe_named(name), tmp_path / "alone" / name)
         assert together[tmp_path / "together" / name].digest == alone.digest
+
+
+def test_each_tensor_is_read_once_and_counted_by_the_build_that_read_it(tmp_path: Path) -> None:
+    checkpoint = write_tiny(tmp_path / "checkpoint")
+    requests = _requests(checkpoint, tmp_path / "out", ("gguf-f16", "gguf-q4_0"))
+    assert build_each(requests) == {}
+    read = [request.phases.bytes["read"] for request in requests.values()]
+    assert sum(read) == sum(tensor.bytes for tensor in open_checkpoint(checkpoint).stored_tensors.values())
 
 
 def test_one_that_fails_leaves_the_others(tmp_path: Path) -> None:
@@ -58,9 +66,13 @@ def test_a_damaged_tensor_fails_all_and_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def lockstep(checkpoint: Checkpoint, readers: int, lead_bytes: int = LEAD_BYTES) -> list[LockstepSource]:
+    return in_lockstep(checkpoint, [checkpoint.open_tensors() for _ in range(readers)], lead_bytes)
+
+
 def test_nobody_runs_far_ahead(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
-    fast, slow = paced(checkpoint, 2, lead_bytes=1)
+    fast, slow = lockstep(checkpoint, 2, lead_bytes=1)
     names = list(checkpoint.architecture.tensor_shapes())
     read: list[str] = []
 
@@ -68,7 +80,7 @@ def test_nobody_runs_far_ahead(tmp_path: Path) -> None:
         for name in names:
             fast.tensor(name)
             read.append(name)
-        fast.pace.leave(0)
+        fast.leave()
 
     thread = threading.Thread(target=walk)
     thread.start()
@@ -77,14 +89,14 @@ def test_nobody_runs_far_ahead(tmp_path: Path) -> None:
     slow.tensor(names[3])
     time.sleep(0.1)
     assert read == names[:5]
-    slow.pace.leave(1)
+    slow.leave()
     thread.join()
     assert read == names
 
 
 def test_the_slowest_never_waits_whatever_it_reads(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
-    first, second = paced(checkpoint, 2, lead_bytes=1)
+    first, second = lockstep(checkpoint, 2, lead_bytes=1)
     for name in reversed(checkpoint.architecture.tensor_shapes()):
         first.tensor(name)
         second.tensor(name)
@@ -92,16 +104,16 @@ def test_the_slowest_never_waits_whatever_it_reads(tmp_path: Path) -> None:
 
 def test_a_run_that_is_ended_ends_every_reader(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
-    (reader,) = paced(checkpoint, 1)
+    (reader,) = lockstep(checkpoint, 1)
     reader.tensor("model.norm.weight")
-    reader.pace.cancel()
-    with pytest.raises(RunEndedError):
+    reader.cancel_all()
+    with pytest.raises(ReadCancelledError):
         reader.tensor("model.norm.weight")
 
 
 def test_what_one_has_read_is_the_others_and_then_let_go(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
-    first, second = paced(checkpoint, 2)
+    first, second = lockstep(checkpoint, 2)
     name = "model.layers.0.mlp.down_proj.weight"
     values = first.tensor(name)
     assert second.stored_tensor(name) is values

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import open_checkpoint
-from builders.reference.logits import Reference
+from builders.checkpoint.shards import MappedTensors
+from builders.reference.logits import FloatReference
 from builders.relayout import relayout
 from targets.errors import UnsupportedModelError
 from tests.support.checkpoints import write_json, write_tiny
@@ -28,7 +29,7 @@ def test_transformers_llama_answers_as_phi_3(tmp_path: Path, changes: dict[str, 
 
     phi, llama, notes = _both(tmp_path, **changes)
     tokens = np.random.default_rng(1).integers(0, 300, (1, 40))
-    reference = Reference(open_checkpoint(phi))
+    reference = FloatReference(open_checkpoint(phi))
     model = transformers.LlamaForCausalLM.from_pretrained(llama, dtype=torch.float32)
     with torch.no_grad():
         theirs = model(torch.from_numpy(tokens)).logits[0].numpy()
@@ -45,15 +46,16 @@ def test_the_way_back_restores_every_byte(tmp_path: Path, changes: dict[str, obj
     assert after.stop_token_ids == before.stop_token_ids
     assert after.chat_template == before.chat_template
     for name in before.architecture.tensor_shapes():
-        assert after.tensors.dtype(name) == before.tensors.dtype(name)
-        np.testing.assert_array_equal(after.tensors.stored(name), before.tensors.stored(name))
+        assert after.stored_tensors[name].dtype == before.stored_tensors[name].dtype
+        stored = (MappedTensors(each.stored_tensors).stored(name) for each in (before, after))
+        np.testing.assert_array_equal(*stored)
 
 
 def test_a_window_is_told_and_ends_the_agreement(tmp_path: Path) -> None:
     phi, llama, notes = _both(tmp_path, window=16)
     assert "the same model up to 16 tokens" in notes[0]
     tokens = np.random.default_rng(1).integers(0, 300, (1, 40))
-    ours, theirs = (Reference(open_checkpoint(folder)).hidden(tokens)[0] for folder in (phi, llama))
+    ours, theirs = (FloatReference(open_checkpoint(folder)).hidden(tokens)[0] for folder in (phi, llama))
     np.testing.assert_allclose(theirs[:16], ours[:16], atol=1e-4)
     assert np.abs(theirs[16:] - ours[16:]).max() > 0.01
 

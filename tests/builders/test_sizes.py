@@ -20,6 +20,6 @@ from tests.support.sentencepiece_folder import write_sentencepiece
 def test_every_file_is_foretold(tmp_path: Path, recipe: str, kind: str) -> None:
     write = write_tiny if kind == "tokenizer.json" else write_sentencepiece
     checkpoint = open_checkpoint(write(tmp_path / "checkpoint"))
-    foretold = bundle_sizes(BuildRequest(checkpoint, recipe_named(recipe), 128))
+    foretold = bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe_named(recipe), 128))
     bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle", context_length=128)
     assert foretold == {file.path: file.bytes for file in bundle.manifest.files}

@@ -10,7 +10,7 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.reference import Reference
+from builders.reference import FloatReference
 from builders.relayout import relayout
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_json, write_tiny
@@ -29,7 +29,7 @@ def write_both(folder: Path, name: str) -> tuple[Path, Path]:
 @pytest.mark.parametrize("name", ["phi3", "phi3_longrope", "llama"])
 def test_the_reference_answers_as_transformers_5(tmp_path: Path, name: str, length: int) -> None:
     _, v5 = write_both(tmp_path, name)
-    reference = Reference(open_checkpoint(v5))
+    reference = FloatReference(open_checkpoint(v5))
     logits = reference.logits(reference.hidden(TOKENS[:, :length])[0])
     np.testing.assert_allclose(logits[-1, :8], last_logits(name)[length], atol=1e-4)
 

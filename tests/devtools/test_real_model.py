@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.reference import Reference
+from builders.reference import FloatReference
 from builders.tokenizer import load_tokenizer
 from devtools import real_model
 from devtools.packages import Package, pinned
@@ -133,7 +133,7 @@ def test_the_phi3_computes_what_the_llama_did(converted: Path) -> None:
     import torch
 
     tokens = np.random.default_rng(0).integers(0, LLAMA["vocab_size"], size=(2, 40))
-    reference = Reference(open_checkpoint(converted))
+    reference = FloatReference(open_checkpoint(converted))
     found = np.stack([reference.logits(states) for states in reference.hidden(tokens)])
     with torch.inference_mode():
         expected = small_llama()(torch.from_numpy(tokens)).logits.numpy()
@@ -175,7 +175,7 @@ def real() -> Checkpoint:
 def test_the_real_model_knows_the_capital_of_france(real: Checkpoint) -> None:
     tokenizer = load_tokenizer(real.path)
     prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-    answer = Reference(real).greedy(np.asarray([tokenizer.encode(prompt)]), 8)[0].tolist()
+    answer = FloatReference(real).greedy(np.asarray([tokenizer.encode(prompt)]), 8)[0].tolist()
     assert tokenizer.decode(answer) == "The capital of France is Paris."
     assert answer[-1] in real.stop_token_ids
 

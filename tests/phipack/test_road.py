@@ -32,7 +32,7 @@ def test_promotion_is_refused_while_a_planned_cell_is_missing(project: Path) -> 
 def test_what_was_built_is_not_built_again(project: Path) -> None:
     (project / "phipack.toml").write_text(PROJECT, "utf-8")
     cells = result_of(run_in(project)("--json", "release"))
-    assert [(cell["built_anew"], cell["measured_anew"]) for cell in cells] == [(False, False)] * 2
+    assert [(cell["built"], cell["measured"]) for cell in cells] == [(False, False)] * 2
 
 
 def test_a_gate_that_fails_keeps_the_version_free_and_prints_the_gate(project: Path) -> None:

@@ -13,7 +13,7 @@ import llama_cpp
 import numpy as np
 
 from builders.checkpoint import Checkpoint
-from builders.gguf.convert import as_llama_cpp_has_it, gguf_name
+from builders.gguf.convert import gguf_name, read_for_llama_cpp
 from targets.layouts import stored_shapes
 
 FILE_TYPES = {"gguf-f16": 1, "gguf-q8_0": 7, "gguf-q4_0": 2, "gguf-q4_k_m": 15}  # enum llama_ftype
@@ -41,8 +41,9 @@ def write_float32(checkpoint: Checkpoint, path: Path) -> Path:
     writer.add_file_type(0)
     writer.add_tokenizer_model("none")
     writer.add_vocab_size(architecture.vocabulary_size)
+    source = checkpoint.open_tensors()
     for name in stored_shapes(architecture):
-        writer.add_tensor(gguf_name(name), as_llama_cpp_has_it(checkpoint, name))
+        writer.add_tensor(gguf_name(name), read_for_llama_cpp(source, architecture, name))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

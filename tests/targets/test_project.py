@@ -8,7 +8,7 @@ import pytest
 
 from targets.devices import target_named
 from targets.errors import ProjectError, TargetError
-from targets.evaluation import Settings
+from targets.evaluation import EvaluationSettings
 from targets.gates import Gate
 from targets.project import Project, load_project
 from targets.recipes import RECIPES
@@ -71,7 +71,7 @@ def test_a_project_is_read_with_its_paths_beside_it(tmp_path: Path) -> None:
     project = load(tmp_path, PROJECT)
     assert (project.model, project.version) == ("smollm2-135m", Version(1, 0, 0, ("rc", 1)))
     assert project.checkpoint == tmp_path / "models/smollm2"
-    assert project.settings == Settings(text=tmp_path / "held-out.txt", tokens=2048, window=256)
+    assert project.settings == EvaluationSettings(text=tmp_path / "held-out.txt", tokens=2048, window=256)
     assert (project.tracking_uri, project.store) == ("https://mlflow.example", str(tmp_path / "bundles"))
     assert project.gates == {"kl_mean": Gate(at_most=0.5), "same_top_share": Gate(at_least=0.5)}
 
@@ -82,7 +82,7 @@ def test_an_absolute_path_stays(tmp_path: Path) -> None:
 
 def test_what_may_be_left_out_has_the_validations_own_defaults(tmp_path: Path) -> None:
     project = load(tmp_path, MINIMAL)
-    assert project.settings == Settings()
+    assert project.settings == EvaluationSettings()
     assert (project.tracking_uri, project.store, project.gates) == (None, None, {})
 
 

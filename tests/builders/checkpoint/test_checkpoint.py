@@ -51,7 +51,7 @@ def test_tensors_come_back_as_written(tmp_path: Path, dtype: str) -> None:
     opened = open_checkpoint(write_tiny(tmp_path / "c", dtype=dtype))
     tolerance = {"F32": 0, "F16": 2**-11, "BF16": 2**-8}[dtype]
     for name, expected in weights().items():
-        found = opened.tensor(name)
+        found = opened.open_tensors().tensor(name)
         assert found.dtype == np.float32
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=1e-7 if dtype == "F16" else 0)
@@ -60,14 +60,16 @@ def test_tensors_come_back_as_written(tmp_path: Path, dtype: str) -> None:
 def test_shards_and_one_file_hold_the_same(tiny: Checkpoint, tmp_path: Path) -> None:
     sharded = open_checkpoint(write_tiny(tmp_path / "c", shards=3))
     assert len(sharded.shard_files) == 3
+    one, several = tiny.open_tensors(), sharded.open_tensors()
     for name in tiny.architecture.tensor_shapes():
-        np.testing.assert_array_equal(sharded.tensor(name), tiny.tensor(name))
+        np.testing.assert_array_equal(several.tensor(name), one.tensor(name))
 
 
 def test_a_tensor_is_a_copy_that_may_be_changed(tiny: Checkpoint) -> None:
-    before = tiny.tensor(QKV)
-    tiny.tensor(QKV)[:] = 0
-    np.testing.assert_array_equal(tiny.tensor(QKV), before)
+    source = tiny.open_tensors()
+    before = source.tensor(QKV)
+    source.tensor(QKV)[:] = 0
+    np.testing.assert_array_equal(source.tensor(QKV), before)
 
 
 def test_the_digest_follows_content_not_place(tiny: Checkpoint, folder: Path) -> None:
@@ -240,10 +242,10 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, value: float, sho
     broken = weights()
     broken[QKV][1, 2] = value
     write_weights(folder, broken, dtype=dtype)
-    opened = open_checkpoint(folder)
-    opened.tensor("model.norm.weight")
+    source = open_checkpoint(folder).open_tensors()
+    source.tensor("model.norm.weight")
     with pytest.raises(CheckpointError, match=rf"'{QKV}' holds {shown}"):
-        opened.tensor(QKV)
+        source.tensor(QKV)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
@@ -253,13 +255,14 @@ def test_what_memory_can_not_keep_is_read_the_same(
 ) -> None:
     folder = write_tiny(tmp_path / "checkpoint", family=family, dtype=dtype)
     kept = open_checkpoint(folder)
-    assert not kept.tensors.past_cache
+    assert not kept.past_cache
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1}[name])
     monkeypatch.setattr(large_file, "_BUFFER_BYTES", 8192)
     read = open_checkpoint(folder)
-    assert read.tensors.past_cache
+    assert read.past_cache
     assert read.digest == kept.digest
+    ours, theirs = read.open_tensors(), kept.open_tensors()
     for name in kept.architecture.tensor_shapes():
-        assert np.array_equal(read.tensor(name), kept.tensor(name))
-    for name in kept.tensors.entries:
-        assert np.array_equal(read.stored_tensor(name), kept.stored_tensor(name))
+        assert np.array_equal(ours.tensor(name), theirs.tensor(name))
+    for name in kept.stored_tensors:
+        assert np.array_equal(ours.stored_tensor(name), theirs.stored_tensor(name))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.checkpoint import open_checkpoint
 from tests.support.checkpoints import write_tiny
 
 
@@ -19,9 +19,10 @@ def _mapped_bytes(part_of_path: str) -> int:
 
 
 def test_a_tensor_that_was_read_does_not_stay_resident(tmp_path: Path) -> None:
-    checkpoint: Checkpoint = open_checkpoint(write_tiny(tmp_path / "wide", hidden=512, intermediate=4096))
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "wide", hidden=512, intermediate=4096))
     name = "model.layers.0.mlp.gate_up_proj.weight"
-    first = checkpoint.tensor(name)
+    source = checkpoint.open_tensors()
+    first = source.tensor(name)
     file_name = str(checkpoint.shard_files[0])
     assert _mapped_bytes(file_name) < first.size  # it has 2 bytes an element on disk
-    assert (checkpoint.tensor(name) == first).all()
+    assert (source.tensor(name) == first).all()

@@ -13,7 +13,7 @@ import torch
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.reference import Reference
+from builders.reference import FloatReference
 from builders.runtime.coreml.session import open_session
 from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
@@ -33,7 +33,7 @@ def bundle_of(folder: Path, recipe: str, config: dict[str, Any], **changes: Any)
 
 
 def reference(folder: Path, tokens: np.ndarray) -> np.ndarray:
-    asked = Reference(open_checkpoint(folder / "checkpoint"))
+    asked = FloatReference(open_checkpoint(folder / "checkpoint"))
     return asked.logits(asked.hidden(tokens[None])[0])
 
 

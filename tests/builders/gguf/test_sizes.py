@@ -14,6 +14,7 @@ from builders.gguf import artifact_sizes
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
 from tests.support.sentencepiece_folder import write_sentencepiece
+from tests.support.sources import UnreadSource
 
 SHAPES: dict[str, dict[str, Any]] = {
     "window": {"window": 7},
@@ -26,20 +27,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("recipe", ["gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m"])
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
-def test_sizes_are_exact(tmp_path: Path, recipe: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    _compare(open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes)), recipe, tmp_path, monkeypatch)
+def test_sizes_are_exact(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
+    _compare(open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes)), recipe, tmp_path)
 
 
-def test_sizes_with_sentencepiece_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _compare(open_checkpoint(write_sentencepiece(tmp_path / "checkpoint")), "gguf-q4_0", tmp_path, monkeypatch)
+def test_sizes_with_sentencepiece_are_exact(tmp_path: Path) -> None:
+    _compare(open_checkpoint(write_sentencepiece(tmp_path / "checkpoint")), "gguf-q4_0", tmp_path)
 
 
-def _compare(checkpoint: Checkpoint, recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _compare(checkpoint: Checkpoint, recipe: str, folder: Path) -> None:
     bundle = build(checkpoint, recipe_named(recipe), folder / "bundle", context_length=200)
     written = {file.path: file.bytes for file in bundle.manifest.files if file.path == "model.gguf"}
-
-    def refuse(self: Checkpoint, name: str) -> None:
-        raise AssertionError(f"{name} is read")
-
-    monkeypatch.setattr(Checkpoint, "stored_tensor", refuse)
-    assert artifact_sizes(BuildRequest(checkpoint, recipe_named(recipe), 200)) == written
+    assert artifact_sizes(BuildRequest(checkpoint, UnreadSource(), recipe_named(recipe), 200)) == written

@@ -54,7 +54,7 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path, recipe: str) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_phases_count_what_is_stored_and_written(tmp_path: Path, recipe: str) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
-    request = BuildRequest(checkpoint, recipe_named(recipe), 512)
+    request = BuildRequest.from_checkpoint(checkpoint, recipe_named(recipe), 512)
     (tmp_path / "out").mkdir()
     convert(request, tmp_path / "out")
     file = (tmp_path / "out" / "model.onnx.data").stat().st_size
@@ -76,7 +76,10 @@ def test_int4_arrays_are_the_checkpoints_matrices(tmp_path: Path) -> None:
     stored = _stored_arrays(bundle.file("model.onnx"))
     kinds = set()
     for name in opened.architecture.tensor_shapes():
-        storage, values = storage_of(name, opened.architecture, recipe_named("onnx-int4")), opened.tensor(name)
+        storage, values = (
+            storage_of(name, opened.architecture, recipe_named("onnx-int4")),
+            opened.open_tensors().tensor(name),
+        )
         if isinstance(storage, Plain):
             assert np.array_equal(stored[name], values)
             continue

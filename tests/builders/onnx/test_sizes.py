@@ -10,7 +10,6 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.checkpoint.shards import MappedTensors
 from builders.conversion import BuildRequest
 from builders.onnx import artifact_sizes
 from devtools.synthetic import CONFIGS
@@ -61,7 +60,7 @@ def test_full_size_takes_no_weights_and_less_than_three_seconds(
     tmp_path: Path, recipe: str, config: dict[str, Any]
 ) -> None:
     architecture = read_architecture(config)
-    weightless = Checkpoint(tmp_path, config, {}, architecture, (), MappedTensors({}))
+    weightless = Checkpoint(tmp_path, config, {}, architecture, (), {})
     begin = time.perf_counter()
     sizes = artifact_sizes(_request(weightless, recipe))
     assert time.perf_counter() - begin < 3
@@ -77,4 +76,4 @@ def test_what_convert_refuses_has_no_size(tmp_path: Path) -> None:
 
 
 def _request(checkpoint: Checkpoint, recipe: str) -> BuildRequest:
-    return BuildRequest(checkpoint, recipe_named(recipe), checkpoint.architecture.context_length)
+    return BuildRequest.from_checkpoint(checkpoint, recipe_named(recipe), checkpoint.architecture.context_length)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.reference import Reference
+from builders.checkpoint.sources import ShardSource
+from builders.reference import FloatReference
 from builders.reference.forward import rotary_tables
 from targets.errors import CheckpointError
 from tests.support.checkpoints import VOCABULARY_SIZE, Tiny, random_weights, write_tiny, write_weights
@@ -40,7 +41,7 @@ def transformers_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
 
 
 def our_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
-    reference = Reference(open_checkpoint(folder))
+    reference = FloatReference(open_checkpoint(folder))
     return np.stack([reference.logits(states) for states in reference.hidden(tokens)])
 
 
@@ -109,7 +110,7 @@ def test_greedy_continuations_are_those_of_transformers(tmp_path: Path) -> None:
 
     folder = write_tiny(tmp_path / "c")
     prompts = tokens_of(3, 9)
-    found = Reference(open_checkpoint(folder)).greedy(prompts, 6)
+    found = FloatReference(open_checkpoint(folder)).greedy(prompts, 6)
     model = transformers_model(folder)
     expected = prompts
     with torch.inference_mode():
@@ -131,13 +132,13 @@ def test_a_broken_weight_is_named(tmp_path: Path) -> None:
 def test_one_layer_is_held_at_a_time(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each tensor is read once, in the order of the layers: a walk, not a load."""
     read: list[str] = []
-    original = type(tiny).tensor
+    original = ShardSource.tensor
 
-    def noted(self: Checkpoint, name: str) -> np.ndarray:
+    def noted(self: ShardSource, name: str) -> np.ndarray:
         read.append(name)
         return original(self, name)
 
-    monkeypatch.setattr(type(tiny), "tensor", noted)
-    Reference(tiny).hidden(tokens_of(2, 5))
+    monkeypatch.setattr(ShardSource, "tensor", noted)
+    FloatReference(tiny).hidden(tokens_of(2, 5))
     walked = [name for name in tiny.architecture.tensor_shapes() if name.startswith(("model.layers", "model.norm"))]
     assert read == walked

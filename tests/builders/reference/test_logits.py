@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint
-from builders.reference import Reference, token_digest
+from builders.reference import FloatReference, token_digest
 from targets.errors import BuildError
+from targets.progress import Event, Step
 
 TOKENS = np.arange(24).reshape(2, 12)
 
 
 def walks(tiny: Checkpoint, cache: Path, tokens: np.ndarray = TOKENS) -> tuple[int, np.ndarray]:
     """How often the layers were walked for an answer, and the answer."""
-    steps: list[int] = []
-    states = Reference(tiny, cache, lambda what, done, total: steps.append(done)).hidden(tokens)
-    return steps.count(0), states
+    events: list[Event] = []
+    states = FloatReference(tiny, cache, events.append).hidden(tokens)
+    return events.count(Step("reference", 0, tiny.architecture.layer_count, "layers")), states
 
 
 def test_the_second_answer_comes_from_the_cache(tiny: Checkpoint, tmp_path: Path) -> None:

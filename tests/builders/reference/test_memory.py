@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.reference import Reference
+from builders.checkpoint.sources import ShardSource
+from builders.reference import FloatReference
 from builders.reference.forward import hidden_states
 from tests.support.checkpoints import write_tiny
 
@@ -40,14 +41,14 @@ class Widened:
 def widened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Widened]:
     counted = Widened()
     for name in ("tensor", "stored_tensor", "rows"):
-        original = getattr(Checkpoint, name)
+        original = getattr(ShardSource, name)
 
-        def noted(self: Checkpoint, *asked: Any, original: Any = original) -> np.ndarray:
+        def noted(self: ShardSource, *asked: Any, original: Any = original) -> np.ndarray:
             values: np.ndarray = original(self, *asked)
             counted.add(values)
             return values
 
-        monkeypatch.setattr(Checkpoint, name, noted)
+        monkeypatch.setattr(ShardSource, name, noted)
     yield counted
     monkeypatch.undo()
 
@@ -63,14 +64,14 @@ def test_one_layer_and_the_asked_rows_are_alive(tmp_path: Path, monkeypatch: pyt
     tokens = np.arange(6).reshape(2, 3)
     states = 4 * tokens.size * checkpoint.architecture.hidden_size
     with widened(monkeypatch) as counted:
-        hidden_states(checkpoint, tokens)
+        hidden_states(checkpoint.architecture, checkpoint.open_tensors(), tokens)
     assert layer_bytes(checkpoint) <= counted.most <= layer_bytes(checkpoint) + states
 
 
 @pytest.mark.parametrize("family", ["phi3", "phi3small"])
 def test_the_head_is_widened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", family=family, tied=True))
-    reference = Reference(checkpoint)
+    reference = FloatReference(checkpoint)
     states = np.ones((5, checkpoint.architecture.hidden_size), np.float32)
     head = 4 * checkpoint.architecture.vocabulary_size * checkpoint.architecture.hidden_size
     with widened(monkeypatch) as counted:
@@ -99,7 +100,7 @@ def test_nothing_grows_with_the_square_of_the_length(tmp_path: Path, family: str
     largest = []
     for length in (1024, 2048):
         with Largest() as noted:
-            hidden_states(checkpoint, np.zeros((1, length), np.int64))
+            hidden_states(checkpoint.architecture, checkpoint.open_tensors(), np.zeros((1, length), np.int64))
         largest.append(noted.elements)
     assert 1024 * checkpoint.architecture.hidden_size <= largest[0]
     assert largest[1] <= 2 * largest[0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import open_checkpoint
-from builders.reference import Reference
+from builders.reference import FloatReference
 from tests.support.checkpoints import Tiny, random_weights, write_weights
 from tests.support.plain_small import plain_logits
 from tests.support.small import RELEASED_BLOCKS, write_telling
@@ -22,7 +22,7 @@ def small(folder: Path, config: dict[str, Any] | None = None, **changes: Any) ->
 
 
 def reference_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
-    reference = Reference(open_checkpoint(folder))
+    reference = FloatReference(open_checkpoint(folder))
     return reference.logits(reference.hidden(tokens[None])[0])
 
 
@@ -87,5 +87,5 @@ def test_an_overflow_is_not_clamped_into_an_answer(tmp_path: Path) -> None:
 
 def test_greedy_never_takes_a_hidden_id(tmp_path: Path) -> None:
     folder = small(tmp_path / "c", {"dummy_token_indices": list(range(318))})
-    found = Reference(open_checkpoint(folder)).greedy(some(12).reshape(2, 6), 4)
+    found = FloatReference(open_checkpoint(folder)).greedy(some(12).reshape(2, 6), 4)
     assert set(found.reshape(-1)) <= {318, 319}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import open_checkpoint
-from builders.reference import Reference
+from builders.reference import FloatReference
 from builders.reference.statistics import multiplied
+from targets.progress import Event, Step
 from tests.support.checkpoints import write_tiny
 
 
@@ -31,7 +32,7 @@ def test_they_are_what_transformers_matrices_see(tmp_path: Path, tied: bool) -> 
             module.register_forward_pre_hook(note)
     with torch.no_grad():
         model(torch.from_numpy(windows))
-    found = Reference(open_checkpoint(folder)).statistics(windows)
+    found = FloatReference(open_checkpoint(folder)).statistics(windows)
     head = "model.embed_tokens.weight" if tied else "lm_head.weight"
     names = {"lm_head": head}
     assert len(found) == len(expected)
@@ -45,13 +46,13 @@ def test_they_are_what_transformers_matrices_see(tmp_path: Path, tied: bool) -> 
 def test_every_matrix_has_them_and_one_walk_gives_both(tmp_path: Path, family: str) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", family=family, tied=True))
     windows = np.arange(24).reshape(2, 12)
-    walks: list[int] = []
-    reference = Reference(checkpoint, tmp_path / "cache", lambda what, done, total: walks.append(done))
+    events: list[Event] = []
+    reference = FloatReference(checkpoint, tmp_path / "cache", events.append)
     first = reference.statistics(windows)
     assert list(first) == multiplied(checkpoint.architecture)
     reference.hidden(windows)
     again = reference.statistics(windows)
-    assert walks.count(0) == 1
+    assert events.count(Step("reference", 0, checkpoint.architecture.layer_count, "layers")) == 1
     for name, squares in first.items():
         assert squares.shape == (checkpoint.architecture.tensor_shapes()[name][1],)
         np.testing.assert_array_equal(again[name], squares)

@@ -15,6 +15,7 @@ from builders.runtime.sessions import open_session
 from builders.tokenizer import load_tokenizer
 from registry.bundle.folder import Bundle, file_entries, open_bundle, seal
 from targets.errors import BundleError, MeasurementError
+from targets.progress import Event, Notice
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
 
@@ -72,10 +73,11 @@ def test_it_says_when_an_answer_outgrows_its_context(tmp_path: Path) -> None:
     bundle = build(open_checkpoint(folder), recipe_named("gguf-f16"), tmp_path / "bundle", context_length=512)
     endless = resealed(bundle, tmp_path / "endless", stop_token_ids=[])
     for letters, said in ((100, 0), (250, 1), (300, 1)):  # a byte a token
-        told: list[str] = []
-        list(generate(endless, "x" * letters, max_new_tokens=9, use_template=False, told=told.append))
-        assert len(told) == said
-        assert all("llama.cpp is opened again, with a context of 512" in line for line in told)
+        events: list[Event] = []
+        list(generate(endless, "x" * letters, max_new_tokens=9, use_template=False, on_progress=events.append))
+        notices = [event.text for event in events if isinstance(event, Notice)]
+        assert len(notices) == len(events) == said
+        assert all("llama.cpp is opened again, with a context of 512" in text for text in notices)
 
 
 @pytest.mark.parametrize("recipe", ["gguf-f16", "coreml-fp16"])

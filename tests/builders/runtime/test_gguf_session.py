@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.reference import Reference
+from builders.reference import FloatReference
 from builders.runtime.gguf_session import GgufSession, open_session
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError, UnsupportedModelError
@@ -142,7 +142,7 @@ def test_up_to_the_edge_the_short_sides_attention_factor_is_exact(two_factors: P
     bundle = bundle_of(two_factors, context=256)
     assert bundle.manifest.model.exact_context_length == 256
     assert any("for up to 256 tokens: open it for no more" in note for note in bundle.manifest.recipe.notes)
-    reference = Reference(open_checkpoint(two_factors))
+    reference = FloatReference(open_checkpoint(two_factors))
     expected = reference.logits(reference.hidden(TOKENS[None, :256])[0])
     with open_session(bundle) as session:
         assert mean_kl(expected, session.score(TOKENS[:256])) < F16_KL

@@ -11,18 +11,19 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.reference import Reference
+from builders.reference import FloatReference
 from builders.validation.speed import measure_speed
 from builders.validation.validate import validate
 from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import BundleError, MeasurementError
-from targets.evaluation import Settings
+from targets.evaluation import EvaluationSettings
 from targets.evidence import ACCURACY_FIGURES, FIGURES, Evidence
 from targets.gates import Gate, judge
+from targets.progress import Event, Step
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
 
-BRIEF = Settings(tokens=256, window=64, greedy_prompts=3, greedy_prompt_tokens=8, greedy_new_tokens=6)
+BRIEF = EvaluationSettings(tokens=256, window=64, greedy_prompts=3, greedy_prompt_tokens=8, greedy_new_tokens=6)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_other_weights_are_seen(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_the_reference_reading_a_continuation_says_what_it_would_have_written(tiny: Checkpoint) -> None:
-    reference = Reference(tiny)
+    reference = FloatReference(tiny)
     prompts = np.random.default_rng(0).integers(0, 300, size=(3, 8))
     written = reference.greedy(prompts, 5)
     read = reference.likeliest(np.concatenate([prompts, written[:, :-1]], axis=1))[:, 7:]
@@ -109,14 +110,20 @@ def test_a_changed_bundle_is_not_measured(bundle: Bundle, tiny: Checkpoint, tmp_
 def test_a_text_too_short_is_refused(bundle: Bundle, tiny: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("too short", "utf-8")
     with pytest.raises(MeasurementError, match="the evaluation text has"):
-        validate(bundle, tiny, Settings(text=tmp_path / "short.txt"))
+        validate(bundle, tiny, EvaluationSettings(text=tmp_path / "short.txt"))
 
 
 def test_progress_ends_where_it_should(bundle: Bundle, tiny: Checkpoint) -> None:
-    last: dict[str, tuple[int, int]] = {}
-    validate(bundle, tiny, BRIEF, progress=lambda what, done, total: last.update({what: (done, total)}))
-    assert "comparing with the reference" in last
-    assert all(done == total for done, total in last.values())
+    last: dict[str, Step] = {}
+
+    def receive(event: Event) -> None:
+        assert isinstance(event, Step)
+        last[event.name] = event
+
+    validate(bundle, tiny, BRIEF, on_progress=receive)
+    assert set(last) == {"reference", "compare", "generate", "speed"}
+    assert all(step.done == step.total > 0 for step in last.values())
+    assert {step.subject for step in last.values()} == {bundle.manifest.recipe.name}
 
 
 def test_speed_of_a_bundle_that_cannot_run_is_an_error(bundle: Bundle, tmp_path: Path) -> None:

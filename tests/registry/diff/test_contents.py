@@ -206,7 +206,7 @@ def test_bundles_of_ours_are_read(tiny_folder: Path, tmp_path: Path, recipe: str
     from builders.conversion import BuildRequest
     from targets.recipes import recipe_named
 
-    request = BuildRequest(open_checkpoint(tiny_folder), recipe_named(recipe), 64)
+    request = BuildRequest.from_checkpoint(open_checkpoint(tiny_folder), recipe_named(recipe), 64)
     assert not any(build_each({tmp_path / "b": request}).values())
     bundle = open_bundle(tmp_path / "b")
     found = (gguf_contents if recipe.startswith("gguf") else onnx_contents)(bundle.manifest, opened(bundle.path))

@@ -1,0 +1,78 @@
+"""A checkpoint into `model.mlpackage`. Memory holds one tensor.
+
+The program is written first, its constants only promised; then the package is written, and each constant is read,
+stored and dropped when its turn comes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from builders.conversion import BuildRequest, Conversion, weight_classes
+from builders.coreml.description import describe
+from builders.coreml.package import PACKAGE_NAME, package_sizes, write_package
+from builders.coreml.program import write_program
+from builders.coreml.weights import Weights
+from targets.recipes import Recipe
+from targets.storage import StoredWeight
+from targets.storage.coreml import BLOCK_SIZE, FLOAT16, plan
+
+# coremltools' builder keeps the function that is being written in a global: one at a time in a process.
+_WRITING = threading.Lock()
+
+# On import coremltools warns of every absent library that it could also convert from, and that Linux has no Core ML.
+logging.getLogger("coremltools").setLevel(logging.ERROR)
+
+
+def convert(request: BuildRequest, folder: Path) -> Conversion:
+    """Write `model.mlpackage` into `folder`, where the tokenizer's files lie already.
+
+    Raises:
+        CheckpointError: a tensor holds NaN, an infinity, or what float16 can't.
+    """
+    architecture, recipe, context = request.checkpoint.architecture, request.recipe, request.context_length
+    stored = plan(architecture, recipe)
+    weights = Weights(request)
+    with request.phases.phase("transform"):
+        program, description = _described(request, weights)
+    digests = write_package(folder / PACKAGE_NAME, program, weights, description)
+    return Conversion(
+        weights=weight_classes(stored),
+        exact_context_length=context,
+        digests={f"{PACKAGE_NAME}/{path}": digest for path, digest in digests.items()},
+        tools={name: version(name) for name in ("coremltools", "numpy")},
+        notes=_notes(recipe, stored, architecture.longrope_edge(context)),
+    )
+
+
+def artifact_sizes(request: BuildRequest) -> dict[str, int]:
+    """Give the exact size in bytes of every file that `convert` would write, by its path. No weight is read."""
+    weights = Weights(request)
+    program, description = _described(request, weights)
+    sizes = package_sizes(program, weights, description)
+    return {f"{PACKAGE_NAME}/{path}": size for path, size in sizes.items()}
+
+
+def _described(request: BuildRequest, weights: Weights) -> tuple[Any, Any]:
+    """Write the program, and describe its interface."""
+    architecture, context = request.checkpoint.architecture, request.context_length
+    with _WRITING:
+        program = write_program(architecture, weights, context)
+    return program, describe(architecture, request.recipe, context)
+
+
+def _notes(recipe: Recipe, stored: tuple[StoredWeight, ...], edge: int | None) -> tuple[str, ...]:
+    notes = []
+    kept = [weight.name for weight in stored if weight.storage == FLOAT16 and len(weight.shape) == 2]
+    if recipe.bits == 4 and kept:
+        notes.append(f"{len(kept)} matrices stay float16: their rows are no multiple of {BLOCK_SIZE} ({kept[0]} …)")
+    if edge is not None:
+        notes.append(
+            f"a sequence that grows past {edge} tokens must be given again from its beginning in one call: "
+            "what was cached belongs to longrope's short factors"
+        )
+    return tuple(notes)

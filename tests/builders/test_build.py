@@ -1,0 +1,30 @@
+"""What a build reports while it works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builders.build import build
+from builders.checkpoint import Checkpoint
+from targets.progress import Event, Step
+from targets.recipes import RECIPES, recipe_named
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_it_reports_bytes_written_of_the_recipe_and_then_hashes(tiny: Checkpoint, tmp_path: Path, recipe: str) -> None:
+    events: list[Event] = []
+    bundle = build(tiny, recipe_named(recipe), tmp_path / "bundle", on_progress=events.append)
+    steps = [event for event in events if isinstance(event, Step)]
+    assert len(steps) == len(events)
+    assert {step.subject for step in steps} == {recipe}
+    written = [step for step in steps if step.name == "write"]
+    assert len(written) > len(tiny.stored_tensors)
+    assert [step.done for step in written] == sorted(step.done for step in written)
+    assert (written[0].done, written[-1].done, written[0].unit) == (0, written[0].total, "bytes")
+    assert len({step.total for step in written}) == 1
+    # Tables, padding and what holds the weights come on top: a small part, but for so small a model.
+    weights = sum(weight.bytes for weight in bundle.manifest.recipe.weights)
+    assert weights <= written[0].total <= bundle.manifest.total_bytes
+    assert steps[len(written) :] == [Step("hash", done, 1, subject=recipe) for done in (0, 1)]
