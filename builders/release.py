@@ -75,15 +75,17 @@ class CellOutcome:
 class CellPlan:
     """What a release would do for a cell, known without building it.
 
-    `figures`: those known by now: the bundle's exact size, speed and memory as predicted for the target, and what was
-    measured if the evidence is cached. `gates`: results of the gates on these. `open_gates`: figures that other gates
-    bound, which validation will measure. `problem`: why the cell can't be built; then nothing else is known.
+    `bundle_bytes`: all files but manifest.json, exact. `figures`: those known by now: size, speed and memory as
+    predicted for the target, and what was measured if the evidence is cached. `gates`: results of the gates on these.
+    `open_gates`: figures that other gates bound, which validation will measure. `problem`: why the cell can't be
+    built; then nothing else is known.
     """
 
     cell: str
     recipe: str
     target: str
     context_length: int | None = None
+    bundle_bytes: int | None = None
     figures: Mapping[str, Figure] | None = None
     gates: tuple[GateResult, ...] = ()
     open_gates: tuple[str, ...] = ()
@@ -150,11 +152,12 @@ class Release:
             return replace(plan, problem=error)
         manifest = self._stored(self._key(cell, context_length)) if self.cache.has_records("built") else None
         evidence = None if manifest is None else self._recorded_evidence(self._evidence_key(manifest))
+        bundle_bytes = sizes[cell.recipe.name, context_length]
         size = Figure(
-            value=sizes[cell.recipe.name, context_length],
+            value=bundle_bytes,
             unit=FIGURES["artifact_bytes"][0],
             kind="predicted",
-            on="all files of the bundle, exact",
+            on="all files of the bundle but manifest.json",
         )
         figures = {"artifact_bytes": size} | ({} if evidence is None else evidence.figures)
         figures |= predicted_figures(self.checkpoint.architecture, cell.recipe, cell.target, context_length)
@@ -162,6 +165,7 @@ class Release:
         return replace(
             plan,
             context_length=context_length,
+            bundle_bytes=bundle_bytes,
             figures=figures,
             gates=tuple(result for result in results if result.value is not None),
             open_gates=tuple(result.figure for result in results if result.value is None),
