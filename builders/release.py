@@ -50,7 +50,7 @@ BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the 
 class CellOutcome:
     """What became of a cell. `problem` is None where it passed and was registered.
 
-    `built`, `measured`: whether this run did so, or found it done by an earlier one.
+    `built`, `measured`: True where this run did so, False where an earlier run had.
     """
 
     cell: str
@@ -225,7 +225,7 @@ class Release:
             try:
                 context_length = self._context_length(cell)
             except PhipackError:
-                continue  # reported when the cell's turn comes
+                continue  # `_finish` reports it
             key = self._key(cell, context_length)
             if key in requests:
                 continue
@@ -278,7 +278,7 @@ class Release:
 
     @contextmanager
     def _materialised(self, digest: str) -> Iterator[Bundle]:
-        """Put a bundle of the store in a folder for a while: what is measured is what the store hands out."""
+        """Put a bundle of the store into a folder for a while: what is measured is what the store holds."""
         folder = self.cache.bundle_folder(digest.removeprefix("sha256:")[:32])
         with disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -294,7 +294,7 @@ class Release:
 
 
 def judged(evidence: Evidence, gates: dict[str, dict[str, Gate]]) -> Evidence:
-    """Return the evidence with the results of gates, which are given by who asks for them."""
+    """Return the evidence with the results of `gates`, which are grouped by their source: cell, project, target."""
     return evidence.model_copy(update={"gates": _results(evidence.figures, gates)})
 
 
