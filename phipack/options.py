@@ -1,111 +1,200 @@
-"""Click options that several commands share, each defined once, and the state that they fill."""
+"""The options that commands share, each defined once.
+
+The common options (`COMMON_NAMES`) are accepted before the command's name and after it; the one after it wins. They
+fill `State`, which says what holds where they are not given.
+"""
 
 from __future__ import annotations
 
-import tomllib
+import functools
+import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from phipack.output import Output
-from targets.errors import ProjectError
+from phipack import completion
+from phipack.log_file import open_log
+from phipack.output import Mode
+from phipack.state import State, pass_state
+
+__all__ = ["State", "pass_state"]  # which every command needs with its options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-PROJECT = Path("phipack.toml")
+COMMON_NAMES = "--project, --tracking-uri, --store, --json, --quiet, --verbose, --log-file"
 
-
-@dataclass
-class State:
-    """What the options before the command's name decide."""
-
-    output: Output = field(default_factory=Output)
-
-
-pass_state = click.make_pass_decorator(State)
 
 target_option = click.option(
-    "--target", metavar="TARGET", help="A device (phipack targets ls), or the path of a target file of your own."
+    "--target",
+    metavar="TARGET",
+    shell_complete=completion.targets,
+    help="A device (phipack targets ls), or the path of a target file of your own.",
 )
-out_option = click.option("-o", "--out", required=True, type=FOLDER, metavar="DIR", help="Folder to make.")
-replace_option = click.option("--replace", is_flag=True, help="Put it in the place of what is there.")
+out_option = click.option("-o", "--out", required=True, type=FOLDER, metavar="DIR", help="Folder to create.")
+replace_option = click.option("--replace", is_flag=True, help="Replace what is there.")
 context_option = click.option(
     "--context", "context_length", type=click.IntRange(min=1), metavar="TOKENS", help="Longest sequence to provide for."
 )
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; kept in the history.")
 
+
+def _keys_folder(context: click.Context, _: click.Parameter, given: Path | None) -> Path:
+    state = context.find_object(State)
+    assert state is not None
+    return given or state.home / "keys"
+
+
 keys_option = click.option(
     "--keys",
     envvar="PHIPACK_KEYS",
-    default=Path(".phipack/keys"),
-    show_default=True,
+    callback=_keys_folder,
     type=FOLDER,
     metavar="DIR",
-    help="Folder of the signing keys, never published. [environment: PHIPACK_KEYS]",
+    help="Folder of the signing keys, never published. [default: .phipack/keys; environment: PHIPACK_KEYS]",
 )
 
 
 def store_option(command: Command) -> Command:
-    """Say which store a command works on; else the project file says it."""
-    return click.option(
-        "--store",
-        envvar="PHIPACK_STORE",
-        callback=_from_project("store"),
-        metavar="STORE",
-        help="Where the bundles' bytes are: a folder, or s3://BUCKET/PREFIX. "
-        "[default: phipack.toml's, else .phipack/store; environment: PHIPACK_STORE]",
-    )(command)
+    """Pass `store`: the store that a command works on."""
+    return _passing(command, "store")
 
 
 def registry_options(command: Command) -> Command:
-    """Say which MLflow server and which store a command works on; else the project file says it."""
-    command = store_option(command)
-    return click.option(
-        "--tracking-uri",
-        envvar="MLFLOW_TRACKING_URI",
-        callback=_from_project("tracking_uri"),
-        metavar="URI",
-        help="MLflow server. [default: phipack.toml's, else SQLite in .phipack; environment: MLFLOW_TRACKING_URI]",
-    )(command)
+    """Pass `tracking_uri` and `store`: the MLflow server and the store that a command works on."""
+    return _passing(command, "tracking_uri", "store")
 
 
-def _from_project(key: str) -> Callable[[click.Context, click.Parameter, str | None], str | None]:
-    """Take what is not given from `[registry]` of the project file: the command's own (eager), or the one here."""
+def _passing(command: Command, *names: str) -> Command:
+    @functools.wraps(command)
+    def with_settings(*arguments: Any, **options: Any) -> Any:
+        state = click.get_current_context().find_object(State)
+        return command(*arguments, **options, **{name: getattr(state, name) for name in names})
 
-    def found(context: click.Context, _: click.Parameter, given: str | None) -> str | None:
-        if given is not None:
-            return given
-        try:
-            return _registry_setting(context.params.get("project") or PROJECT, key)
-        except ProjectError:
-            if "project" in context.params:
-                return None  # the command reads that file itself, and says where it is wrong
-            raise
-
-    return found
+    return with_settings  # type: ignore[return-value]
 
 
-def _registry_setting(project: Path, key: str) -> str | None:
-    """Read one setting; what else is in the file, and whether it is right, is `targets.project`'s."""
-    try:
-        table = tomllib.loads(project.read_text("utf-8")).get("registry", {})
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ProjectError(f"{project} can't be read: {error}", fix="mend it, or run the command elsewhere") from error
-    value = table.get(key) if isinstance(table, dict) else None
-    if not isinstance(value, str):
-        return None
-    return value if key != "store" or "://" in value else str(project.parent / value)
+def with_common_options(command: click.Command, *, hidden: bool = True) -> click.Command:
+    """Add the common options to a command and to all below it. `hidden`: named below its help, not described there."""
+    command.params.extend(_hidden_options() if hidden else _common_options(hidden=False))
+    if isinstance(command, click.Group):
+        for member in command.commands.values():
+            with_common_options(member)
+    elif hidden:
+        command.epilog = f"Common options, here or before the command (phipack --help): {COMMON_NAMES}."
+    return command
+
+
+def _setting(context: click.Context, parameter: click.Parameter, given: Any) -> None:
+    """Put an option's value where it belongs. Not given: what the option before the command said stays."""
+    state = context.find_object(State)
+    if state is None:
+        return
+    state.output.command = context.command_path.partition(" ")[2]
+    name = parameter.name or ""
+    if given and (name in _PLACES or not context.resilient_parsing):  # while a shell completes, nothing is opened
+        _SETTERS[name](state, given)
+
+
+def _set_mode(mode: Mode) -> Callable[[State, bool], None]:
+    def set_mode(state: State, _: bool) -> None:
+        if mode != state.output.mode != "human":
+            raise click.UsageError("--json and --quiet exclude one another")
+        state.output.mode = mode
+        _check_quiet(state)
+
+    return set_mode
+
+
+def _set_verbose(state: State, _: bool) -> None:
+    state.output.verbose = True
+    _check_quiet(state)
+
+
+def _check_quiet(state: State) -> None:
+    if state.output.verbose and state.output.mode == "quiet":
+        raise click.UsageError("--verbose and --quiet exclude one another")
+
+
+def _set_log(state: State, path: Path) -> None:
+    if state.output.log is not None:
+        state.output.log.close()
+    state.output.log = open_log(path)
+    state.output.log.write(shlex.join(["phipack", *state.arguments]))
+
+
+def _set(name: str) -> Callable[[State, Any], None]:
+    return lambda state, value: setattr(state, name, value)
+
+
+_PLACES = frozenset({"common_project", "common_tracking_uri", "common_store"})
+# By the options' names, which no option of a command has.
+_SETTERS: dict[str, Callable[[State, Any], None]] = {
+    "common_project": _set("named_project"),
+    "common_tracking_uri": _set("named_tracking_uri"),
+    "common_store": _set("named_store"),
+    "common_json": _set_mode("json"),
+    "common_quiet": _set_mode("quiet"),
+    "common_verbose": _set_verbose,
+    "common_log_file": _set_log,
+}
+
+
+def _common_options(*, hidden: bool) -> list[click.Option]:
+    """The common options. They are eager: what other options default to depends on the project file."""
+    facts: dict[str, Any] = {"callback": _setting, "expose_value": False, "is_eager": True, "hidden": hidden}
+    return [
+        click.Option(
+            ["--project", "common_project"],
+            type=FILE,
+            metavar="FILE",
+            help="The project file. [default: phipack.toml here or in the nearest folder above, up to a .git]",
+            **facts,
+        ),
+        click.Option(
+            ["--tracking-uri", "common_tracking_uri"],
+            metavar="URI",
+            help="MLflow server. [default: the project file's, else SQLite in .phipack next to it; "
+            "environment: MLFLOW_TRACKING_URI]",
+            **facts,
+        ),
+        click.Option(
+            ["--store", "common_store"],
+            metavar="STORE",
+            help="Where the bundles' bytes are: a folder, or s3://BUCKET/PREFIX. "
+            "[default: the project file's, else .phipack/store next to it; environment: PHIPACK_STORE]",
+            **facts,
+        ),
+        click.Option(
+            ["--json", "common_json"], is_flag=True, help="Print one JSON document, errors included.", **facts
+        ),
+        click.Option(["--quiet", "common_quiet"], is_flag=True, help="Print errors alone.", **facts),
+        click.Option(
+            ["--verbose", "common_verbose"],
+            is_flag=True,
+            help="Print also which registry and store are used, and durations.",
+            **facts,
+        ),
+        click.Option(
+            ["--log-file", "common_log_file"],
+            type=FILE,
+            metavar="FILE",
+            help="Append everything to this file, with time stamps and tracebacks.",
+            **facts,
+        ),
+    ]
+
+
+@functools.cache
+def _hidden_options() -> tuple[click.Option, ...]:
+    return tuple(_common_options(hidden=True))
 
 
 def catalog_options(command: Command) -> Command:
-    """Say what is wanted of a published catalog, and who asks."""
+    """Add the options that say what is wanted of a published catalog, and for which device."""
     for option in reversed(_CATALOG_OPTIONS):
         command = option(command)
     return command
@@ -117,13 +206,13 @@ _CATALOG_OPTIONS = (
     click.option("--soc", metavar="NAME", help="The device's SoC, such as 'Apple A16'."),
     click.option("--ram-bytes", type=click.IntRange(min=1), metavar="BYTES", help="The device's memory."),
     click.option("--os", metavar="'NAME VERSION'", help="The device's OS, such as 'iOS 18.1'."),
-    click.option(
-        "--format", type=click.Choice(("gguf", "onnx", "coreml")), help="What the app's runtime reads, for a choice."
-    ),
+    click.option("--format", type=click.Choice(("gguf", "onnx", "coreml")), help="The format that the app can run."),
     click.option(
         "--root", type=FILE, metavar="FILE", help="The catalog's root that is trusted; needed for the first fetch."
     ),
     click.option(
-        "--install-id", metavar="ID", help="Whose place in a staged rollout counts. [default: made once, and kept]"
+        "--install-id",
+        metavar="ID",
+        help="The installation's place in a staged rollout. [default: made once, and kept]",
     ),
 )

@@ -1,115 +1,200 @@
-"""The one place that prints. Results go to standard output, progress and errors to standard error.
+"""The one place that prints. Results go to standard output; progress, notes and errors to standard error.
 
-Three modes: for people (tables), `--json` (one document on standard output), `--quiet` (errors alone).
+Modes: for people (tables), `--json` (one document on standard output, whatever happens), `--quiet` (errors alone).
+
+    {"schema": "phipack.cli/1", "ok": true,  "command": "ls", "result": …}
+    {"schema": "phipack.cli/1", "ok": false, "command": "promote", "error": {"kind": "GateError", "problem": …,
+     "fix": …, "exit_code": 3, "failures": [{"cell": …, "problem": …}]}}
+
+A command that has a result and fails, such as a release with one bad cell, has both `result` and `error`.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
-import time
-from collections.abc import Sequence
+import threading
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TextIO
 
+from phipack.formatting import duration, share, size
+from phipack.log_file import LogFile
+from phipack.problems import Problem, StandardOutputError
+from phipack.progress_display import Display, StepTimes, open_display
+from phipack.tables import table
 from targets.progress import Event, Notice
 
+__all__ = ["CLI_SCHEMA", "Mode", "Output", "as_json", "drop_standard_output", "share", "size", "table"]
+
 Mode = Literal["human", "json", "quiet"]
-JSON = dict[str, "JSON"] | list["JSON"] | str | int | float | bool | None
-_REDRAW_SECONDS = 0.1
+CLI_SCHEMA = "phipack.cli/1"
+_NOTHING: object = object()
 
 
 @dataclass
 class Output:
-    """Where commands put what they found. `mode` is set once, by the command line's options."""
+    """Where commands put what they found. The command line's options set `mode`, `verbose` and `log`.
+
+    `command`: the command's name, such as `targets ls`; empty before one is known.
+    """
 
     mode: Mode = "human"
-    _line_open: bool = False
-    _last_step: str = ""
-    _steps: set[str] = field(default_factory=set)
-    _last_drawn: float = 0.0
+    verbose: bool = False
+    log: LogFile | None = None
+    command: str = ""
+    _result: object = _NOTHING
+    _display: Display | None = None
+    _steps: StepTimes = field(default_factory=StepTimes)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def has_result(self) -> bool:
+        """True where the command has given a result."""
+        return self._result is not _NOTHING
 
     def result(self, data: object, text: str) -> None:
-        """Print a command's result: `data` as JSON, or `text` for people."""
-        self._end_line()
-        if self.mode == "json":
-            print(json.dumps(data, indent=2, ensure_ascii=False))  # noqa: T201
-        elif self.mode == "human" and text:
-            print(text, flush=True)  # noqa: T201
+        """Print a command's result: `text` for people; `data` as JSON, when the command has ended."""
+        self._close_display()
+        self._result = data
+        self._logged(text)
+        if self.mode == "human" and text:
+            _print(sys.stdout, text + "\n")
+
+    def stream(self, piece: str) -> None:
+        """Print a piece of a result that appears bit by bit; for people alone."""
+        if self.mode == "human":
+            self._close_display()
+            _print(sys.stdout, piece)
 
     def note(self, text: str) -> None:
         """Tell a person what is going on; silent in the other modes."""
+        self._logged(text)
         if self.mode == "human":
-            self._end_line()
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+            self._say(text)
+
+    def detail(self, text: str) -> None:
+        """Print what only `--verbose` shows, in every mode."""
+        self._logged(text)
+        if self.verbose:
+            self._say(text)
 
     def on_progress(self, event: Event) -> None:
-        """Show how far a step is: redrawn in place on a terminal, elsewhere one line a step and subject."""
-        if self.mode != "human":
-            return
+        """Show progress: bars on a terminal, elsewhere one line for each step of each subject. From any thread."""
         if isinstance(event, Notice):
             self.note(event.text)
             return
-        what = f"{event.subject}: {event.name}" if event.subject else event.name
-        if not sys.stderr.isatty():
-            if what not in self._steps:
-                self._steps.add(what)
-                print(f"  {what}", file=sys.stderr, flush=True)  # noqa: T201
-            return
-        now = time.monotonic()
-        if event.done < event.total and what == self._last_step and now - self._last_drawn < _REDRAW_SECONDS:
-            return
-        self._last_step, self._last_drawn = what, now
-        share = f"{100 * event.done // event.total:3d} %" if event.total else ""
-        print(f"\r\033[K  {what} {share}", end="", file=sys.stderr, flush=True)  # noqa: T201
-        self._line_open = True
+        with self._lock:
+            for line in self._steps.lines(event):
+                self.detail(line)
+            if self.mode != "human":
+                return
+            if self._display is None:
+                self._display = open_display()
+            self._display.show(event)
 
-    def error(self, text: str) -> None:
-        """Print an error, in every mode."""
-        self._end_line()
-        print(f"phipack: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    def end(self, problem: Problem | None, *, usage: str = "") -> None:
+        """Print what comes last: the JSON document, or the error. `usage`: how the command is called."""
+        self._close_display()
+        if problem is not None:
+            self._logged(problem.text)
+        if self.mode == "json":
+            self._print_document(problem)
+        elif problem is not None and problem.text:
+            _print(sys.stderr, f"{usage}phipack: {problem.text}\n")
 
-    def _end_line(self) -> None:
-        if self._line_open:
-            print("\r\033[K", end="", file=sys.stderr)  # noqa: T201
-            self._line_open = False
+    def fail(self, problem: Problem) -> None:
+        """Print an error where standard output can't be written."""
+        self._logged(problem.text)
+        _print(sys.stderr, f"phipack: {problem.text}\n")
 
+    def close(self, exit_code: int, seconds: float) -> None:
+        """Say how it ended, where that was asked for, and close the log."""
+        self._close_display()
+        self.detail(f"{' '.join(filter(None, ('phipack', self.command)))}: exit code {exit_code}, {duration(seconds)}")
+        if self.log is not None:
+            self.log.close()
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lay out rows under columns. A column whose cells all start like numbers is set flush right."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [
-        max(len(column), *(len(row[i]) for row in cells)) if cells else len(column) for i, column in enumerate(columns)
-    ]
-    right = [bool(cells) and all(_numeric(row[i]) for row in cells) for i in range(len(columns))]
+    def _print_document(self, problem: Problem | None) -> None:
+        document: dict[str, object] = {"schema": CLI_SCHEMA, "ok": problem is None, "command": self.command or None}
+        if self._result is not _NOTHING or problem is None:
+            document["result"] = None if self._result is _NOTHING else self._result
+        if problem is not None:
+            document["error"] = problem.as_json()
+        _print(sys.stdout, as_json(document) + "\n")
 
-    def line(row: Sequence[str]) -> str:
-        parts = (cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True))
-        return "  ".join(parts).rstrip()
+    def _say(self, text: str) -> None:
+        if self._display is not None:
+            self._display.say(text)
+        else:
+            _print(sys.stderr, text + "\n")
 
-    return "\n".join([line(columns), line(["-" * width for width in widths]), *map(line, cells)])
+    def _logged(self, text: str) -> None:
+        if self.log is not None and text:
+            self.log.write(text)
 
-
-def size(count: float) -> str:
-    """Give bytes in the decimal units that stores and phones use: 2.18 GB."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(count) >= factor:
-            return f"{count / factor:.3g} {unit}" if count / factor < 1000 else f"{count / factor:.0f} {unit}"
-    return f"{count:.0f} B"
-
-
-def share(value: float) -> str:
-    """Give a share in per cent."""
-    return f"{100 * value:.2f} %"
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    def _close_display(self) -> None:
+        with self._lock:
+            if self._display is not None:
+                self._display.close()
+                self._display = None
 
 
-def _numeric(cell: str) -> bool:
-    return cell == "-" or cell[:1].isdigit() or cell[:2].lstrip("-")[:1].isdigit()
+def as_json(document: object) -> str:
+    """Return JSON that every reader takes: no NaN, and only ASCII where standard output has no UTF-8."""
+    try:
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(document), indent=2, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text), indent=2)
+    return text
+
+
+def _finite(value: object) -> object:
+    """Replace the numbers that JSON has not by their names, as evidence does."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _print(stream: TextIO | None, text: str) -> None:
+    """Write all of it now. A reader that is gone, or a full disk, is `StandardOutputError`; for errors, nobody's."""
+    if stream is None:  # closed by who started this process
+        if text and sys.stderr is not None:
+            raise StandardOutputError("standard output is closed", fix="run the command without >&-")
+        return
+    try:
+        stream.write(_encodable(text, stream))
+        stream.flush()
+    except BrokenPipeError:
+        if stream is sys.stdout:
+            raise
+    except OSError as error:
+        if stream is sys.stdout:
+            raise StandardOutputError(
+                f"standard output can't be written: {error.strerror or error}",
+                fix="free space where it is redirected to, or redirect it elsewhere",
+            ) from error
+    except ValueError:  # the stream was closed in this process
+        return
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def drop_standard_output() -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not fail on it as it exits."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (OSError, ValueError, AttributeError):  # no file behind it
+        return

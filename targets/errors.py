@@ -120,6 +120,10 @@ class FetchUnreachableError(FetchError):
     exit_code = UNREACHABLE_EXIT_CODE
 
 
+class SetupError(PhipackError):
+    """Something on this machine is missing or wrong, as `phipack doctor` finds."""
+
+
 class KeysError(PhipackError):
     """Signing keys are missing, don't fit the root, or can't sign."""
 

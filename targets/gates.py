@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Gate(BaseModel):
@@ -13,8 +13,8 @@ class Gate(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
-    at_least: float | None = None
-    at_most: float | None = None
+    at_least: float | None = Field(default=None, description="The figure must not be lower.")
+    at_most: float | None = Field(default=None, description="The figure must not be higher.")
 
     @model_validator(mode="after")
     def _one_bound(self) -> Gate:

@@ -90,24 +90,38 @@ class _Strict(BaseModel):
 
 
 class EvaluationTable(_Strict):
-    """`[evaluation]`: what `targets.evaluation.EvaluationSettings` takes."""
+    """How every bundle is compared with the checkpoint."""
 
-    text: _Path | None = None
-    tokens: Annotated[int, Field(ge=64)] = 4096
-    window: Annotated[int, Field(ge=16)] = 512
-    greedy_prompts: Annotated[int, Field(ge=1)] = 8
-    greedy_prompt_tokens: Annotated[int, Field(ge=1)] = 32
-    greedy_new_tokens: Annotated[int, Field(ge=1)] = 16
+    text: _Path | None = Field(
+        default=None, description="Held-out text to read. By default one that comes with phipack."
+    )
+    tokens: Annotated[int, Field(ge=64, description="Tokens of the text to read.")] = 4096
+    window: Annotated[int, Field(ge=16, description="Tokens of each sequence that is read at once.")] = 512
+    greedy_prompts: Annotated[int, Field(ge=1, description="Prompts that are continued greedily.")] = 8
+    greedy_prompt_tokens: Annotated[int, Field(ge=1, description="Tokens of each of these prompts.")] = 32
+    greedy_new_tokens: Annotated[int, Field(ge=1, description="Tokens that each of them is continued by.")] = 16
 
 
 class CellTable(_Strict):
-    """`[[cells]]`."""
+    """One square of the matrix: a recipe for a target."""
 
-    target: Annotated[str, _refusing(_known_target)]
-    recipe: Annotated[str, _refusing(recipe_named)]
-    name: _CellName | None = None
-    context_length: Annotated[int, Field(ge=1)] | None = None
-    gates: GateTable = Field(default_factory=dict)
+    target: Annotated[
+        str,
+        _refusing(_known_target),
+        Field(description="A target that comes with phipack (phipack targets ls), or the path of a target file."),
+    ]
+    recipe: Annotated[
+        str, _refusing(recipe_named), Field(description="Format and storage of the weights (phipack recipes).")
+    ]
+    name: _CellName | None = Field(
+        default=None, description="The cell's name in references, MODEL:VERSION@CELL; unique. By default the target's."
+    )
+    context_length: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Longest sequence, in tokens. By default the longest that fits, at most 4,096."
+    )
+    gates: GateTable = Field(
+        default_factory=dict, description="Bounds for this cell. They replace the bound of [gates] on the same figure."
+    )
 
     @model_validator(mode="after")
     def _named(self) -> CellTable:
@@ -123,9 +137,11 @@ class CellTable(_Strict):
 
 
 class ChannelTable(_Strict):
-    """`[channels.CHANNEL]`."""
+    """A channel, and who may move it."""
 
-    promoters: Annotated[list[str], Field(max_length=NAMES_LIMIT)] | None = None
+    promoters: Annotated[list[str], Field(max_length=NAMES_LIMIT)] | None = Field(
+        default=None, description="Who may promote to it and roll it back: USER, or USER@HOST. By default everybody."
+    )
 
     @field_validator("promoters")
     @classmethod
@@ -140,23 +156,33 @@ class ChannelTable(_Strict):
 
 
 class RegistryTable(_Strict):
-    """`[registry]`."""
+    """Where releases are registered and their bytes stored."""
 
-    tracking_uri: Annotated[str, Field(min_length=1)] | None = None
-    store: _Path | None = None
+    tracking_uri: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="MLflow server. By default SQLite in .phipack, next to this file."
+    )
+    store: _Path | None = Field(
+        default=None, description="A folder, or s3://BUCKET/PREFIX. By default .phipack/store, next to this file."
+    )
 
 
 class ProjectTable(_Strict):
-    """The whole file."""
+    """A model's release, cell by cell. Paths are relative to the file."""
 
-    model: _ModelName
-    version: Annotated[str, _refusing(Version.parse)]
-    checkpoint: _Path
-    evaluation: EvaluationTable = Field(default_factory=EvaluationTable)
-    gates: GateTable = Field(default_factory=dict)
-    cells: Annotated[list[CellTable], Field(min_length=1)]
-    channels: dict[str, ChannelTable] = Field(default_factory=dict)
-    registry: RegistryTable = Field(default_factory=RegistryTable)
+    model: _ModelName = Field(description="The line of releases, such as phi-3-mini-4k-instruct.")
+    version: Annotated[str, _refusing(Version.parse)] = Field(description="Semantic version of this release: 1.0.0.")
+    checkpoint: _Path = Field(description="Folder of the checkpoint.")
+    evaluation: EvaluationTable = Field(
+        default_factory=EvaluationTable, description="How every bundle is compared with the checkpoint."
+    )
+    gates: GateTable = Field(default_factory=dict, description="Bounds on evidence, for every cell.")
+    cells: Annotated[list[CellTable], Field(min_length=1)] = Field(description="What is built: one recipe a target.")
+    channels: dict[str, ChannelTable] = Field(
+        default_factory=dict, description="Who may move a channel. A channel that is not listed is everybody's."
+    )
+    registry: RegistryTable = Field(
+        default_factory=RegistryTable, description="Where releases are registered and their bytes stored."
+    )
 
     @field_validator("channels")
     @classmethod

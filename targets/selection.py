@@ -34,7 +34,7 @@ class Device:
         facts = (
             self.identifier,
             self.soc,
-            None if self.ram_bytes is None else f"{self.ram_bytes / 2**30:.1f} GiB",
+            None if self.ram_bytes is None else f"{self.ram_bytes / 1e9:.1f} GB",
             None if self.os is None else f"{self.os} {self.os_version or ''}".strip(),
         )
         return ", ".join(fact for fact in facts if fact is not None) or "an unnamed device"
@@ -106,7 +106,10 @@ def _by_memory(device: Device, cells: Mapping[str, DeviceClass]) -> _Found:
     if not fitting:
         return None
     target = max(fitting, key=lambda one: one.ram_bytes)
-    return target, f"{target.name} is {target.os} with {target.ram_bytes / 2**30:.0f} GiB, which the device has too"
+    return (
+        target,
+        f"{target.name} is {target.os} with {target.ram_bytes / 1e9:.1f} GB of memory, which the device has too",
+    )
 
 
 def _own_cell(target: DeviceClass, cells: Mapping[str, DeviceClass]) -> str:

@@ -6,35 +6,36 @@ import click
 
 from phipack.commands import (
     building,
+    completion,
     delivery,
     devices,
     differences,
+    doctor,
     maintenance,
     packing,
     publication,
     registry,
     releasing,
+    schema,
     serving,
     signing,
     validation,
 )
-from phipack.options import State, pass_state
+from phipack.options import with_common_options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="phipack")
-@click.option("--json", "as_json", is_flag=True, help="Print results as one JSON document.")
-@click.option("--quiet", is_flag=True, help="Print errors alone.")
-@pass_state
-def cli(state: State, as_json: bool, quiet: bool) -> None:
+def cli() -> None:
     """Build, prove, register and deliver Phi-3 models for phones.
 
-    A checkpoint becomes bundles (ONNX, GGUF, Core ML) for named targets; validation holds each against the checkpoint;
-    a release registers them in MLflow; apps fetch them by version.
+    A checkpoint becomes bundles (ONNX, GGUF, Core ML) for named targets; validation compares each with the checkpoint;
+    a release registers them in MLflow; apps fetch them by version. The options below work before a command and after
+    it.
+
+    Exit codes: 0 success, 1 error, 2 wrong usage, 3 a gate failed, 4 a service is unreachable (try again), 130
+    interrupted.
     """
-    if as_json and quiet:
-        raise click.UsageError("--json and --quiet exclude one another")
-    state.output.mode = "json" if as_json else "quiet" if quiet else "human"
 
 
 COMMANDS: tuple[click.Command, ...] = (
@@ -61,6 +62,10 @@ COMMANDS: tuple[click.Command, ...] = (
     packing.split,
     packing.join,
     delivery.generate,
+    doctor.doctor,
+    schema.schema,
+    completion.completion,
 )
 for _command in COMMANDS:
     cli.add_command(_command)
+with_common_options(cli, hidden=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from phipack import completion
 from phipack.options import (
     FOLDER,
     State,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     required=True,
     multiple=True,
     metavar="RECIPE",
+    shell_complete=completion.recipes,
     help="Format and storage, as in phipack recipes. Repeated: several bundles from one read, each in DIR/RECIPE.",
 )
 @target_option

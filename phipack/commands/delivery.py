@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from phipack.options import FOLDER, State, catalog_options, out_option, pass_state, registry_options, replace_option
+from phipack import completion
+from phipack.options import FOLDER, State, catalog_options, out_option, pass_state, replace_option
 from phipack.output import size
 from targets.progress import Event, Notice
 
 if TYPE_CHECKING:
     from registry.fetch import Fetched
+    from registry.ledger.versions import CellVersion
     from registry.transfer.bundle_download import DownloadOptions
+    from targets.references import Reference
 
 
 @click.command()
-@click.argument("source", metavar="REFERENCE-OR-PATH-OR-URL")
+@click.argument("source", metavar="REFERENCE-OR-PATH-OR-URL", shell_complete=completion.references_or_paths)
 @out_option
 @click.option("--digest", metavar="SHA256", help="Accept only the bundle of this digest (sha256:…).")
 @replace_option
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     "is one always.",
 )
 @catalog_options
-@registry_options
 @pass_state
 def fetch(
     state: State,
@@ -43,8 +44,6 @@ def fetch(
     digest: str | None,
     replace: bool,
     reuse: tuple[Path, ...],
-    tracking_uri: str | None,
-    store: str | None,
     **asked: Any,
 ) -> None:
     """Put a verified bundle in a folder.
@@ -54,6 +53,7 @@ def fetch(
     put in place. A download that broke off is continued by the same command.
     """
     from registry.fetch import fetch as fetch_bundle
+    from registry.fetch import is_path
     from registry.ledger.reader import open_reader, resolve_in
     from registry.store.uris import open_store
     from registry.transfer.bundle_download import DownloadOptions
@@ -62,15 +62,23 @@ def fetch(
     if any(value is not None for value in asked.values()):
         if "://" not in source:
             raise click.UsageError(f"{source!r} is no URL of a catalog; {_given(asked)} is for one")
-        fetched = _from_catalog(source, out, asked, options)
+        fetched = _from_catalog(state, source, out, asked, options)
     else:
-        blobs = open_store(store)
+        # A path or URL needs no registry: the project file that says where it is may be wrong.
+        by_reference = "://" not in source and not is_path(source)
+        blobs = open_store(state.store) if by_reference else None
+
+        def resolver(reference: Reference) -> list[CellVersion]:
+            assert blobs is not None
+            return resolve_in(open_reader(state.tracking_uri, blobs), reference)
+
         fetched = fetch_bundle(
             source,
             out,
             options,
-            resolver=lambda reference: resolve_in(open_reader(tracking_uri, blobs), reference),
+            resolver=resolver,
             store=blobs,
+            on_progress=state.output.on_progress,
         )
     bundle, statistics = fetched.bundle, fetched.statistics
     manifest = bundle.manifest
@@ -100,7 +108,7 @@ def fetch(
     )
 
 
-def _from_catalog(url: str, out: Path, asked: Mapping[str, Any], options: DownloadOptions) -> Fetched:
+def _from_catalog(state: State, url: str, out: Path, asked: Mapping[str, Any], options: DownloadOptions) -> Fetched:
     from registry.catalog.choice import Query
     from registry.catalog.client import CatalogTrust
     from registry.fetch import fetch_from_catalog
@@ -114,7 +122,8 @@ def _from_catalog(url: str, out: Path, asked: Mapping[str, Any], options: Downlo
         format=asked["format"],
         install_id=asked["install_id"],
     )
-    return fetch_from_catalog(url, out, query, options, trust=CatalogTrust(asked["root"]))
+    trust, report = CatalogTrust(asked["root"]), state.output.on_progress
+    return fetch_from_catalog(url, out, query, options, trust=trust, on_progress=report)
 
 
 def _given(asked: Mapping[str, Any]) -> str:
@@ -143,9 +152,6 @@ def generate(state: State, bundle: Path, prompt: str, max_tokens: int, raw: bool
         opened, prompt, max_new_tokens=max_tokens, use_template=not raw, on_progress=on_progress
     ):
         pieces.append(piece)
-        if state.output.mode == "human":
-            print(piece, end="", flush=True)  # noqa: T201 - the answer appears as it is made
-    if state.output.mode == "human":
-        sys.stdout.write("\n")
-    else:
-        state.output.result({"text": "".join(pieces)}, "")
+        state.output.stream(piece)  # the answer appears as it is made
+    state.output.stream("\n")
+    state.output.result({"text": "".join(pieces)}, "")

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from phipack import completion
+from phipack.formatting import rate, size
 from phipack.options import State, pass_state
-from phipack.output import size, table
+from phipack.output import table
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint
@@ -33,7 +35,7 @@ def targets_ls(state: State) -> None:
             t.soc,
             size(t.ram.value),
             size(t.app_memory_bytes),
-            f"{t.memory_bandwidth.value / 1e9:g} GB/s",
+            rate(t.memory_bandwidth.value),
             ", ".join(t.formats),
         )
         for t in known
@@ -45,7 +47,7 @@ def targets_ls(state: State) -> None:
 
 
 @targets.command("show")
-@click.argument("name", metavar="TARGET")
+@click.argument("name", metavar="TARGET", shell_complete=completion.targets)
 @pass_state
 def targets_show(state: State, name: str) -> None:
     """Show one target with the source of each figure."""
@@ -69,8 +71,14 @@ def recipes(state: State) -> None:
 
 
 @click.command()
-@click.argument("model", metavar="MODEL-OR-CHECKPOINT")
-@click.option("--target", required=True, metavar="TARGET", help="A device, or the path of a target file of your own.")
+@click.argument("model", metavar="MODEL-OR-CHECKPOINT", shell_complete=completion.known_models)
+@click.option(
+    "--target",
+    required=True,
+    metavar="TARGET",
+    shell_complete=completion.targets,
+    help="A device, or the path of a target file of your own.",
+)
 @pass_state
 def fit(state: State, model: str, target: str) -> None:
     """Say which recipes of a model fit on a target, and how long a context then fits.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from phipack.options import State, pass_state, registry_options
-from phipack.output import size, table
+from phipack import completion
+from phipack.formatting import figure, signed_figure, signed_size, size
+from phipack.options import State, pass_state
+from phipack.output import table
 from targets.progress import Step
 
 if TYPE_CHECKING:
@@ -24,11 +25,10 @@ _DIGEST_LENGTH = 12
 
 
 @click.command()
-@click.argument("before", metavar="REFERENCE-OR-PATH")
-@click.argument("after", metavar="REFERENCE-OR-PATH")
+@click.argument("before", metavar="REFERENCE-OR-PATH", shell_complete=completion.references_or_paths)
+@click.argument("after", metavar="REFERENCE-OR-PATH", shell_complete=completion.references_or_paths)
 @click.option("--exit-code", "by_exit_code", is_flag=True, help="End with 1 where the bundles differ, as git does.")
 @click.option("--no-tensors", is_flag=True, help="Don't read the weight files to say which tensors changed.")
-@registry_options
 @pass_state
 def diff(
     state: State,
@@ -36,8 +36,6 @@ def diff(
     after: str,
     by_exit_code: bool,
     no_tensors: bool,
-    tracking_uri: str | None,
-    store: str | None,
 ) -> None:
     """Say what changed: files, tensors, sizes, recipe, checkpoint, metadata, chat template, evidence.
 
@@ -47,17 +45,17 @@ def diff(
     from registry.diff.compare import compare, pairs
 
     found = []
-    matched = pairs(*(_sides(state, text, tracking_uri, store) for text in (before, after)))
+    matched = pairs(*(_sides(state, text) for text in (before, after)))
     for done, (old, new) in enumerate(matched):
         side = new or old
         state.output.on_progress(Step("compare", done, len(matched), "cells", side.name if side else ""))
         found.append(compare(old, new, read_tensors=not no_tensors))
     state.output.result([_data(one) for one in found], "\n\n\n".join(map(_text, found)))
     if by_exit_code and any(one.differs for one in found):
-        sys.exit(1)  # not click's Exit, whose code click swallows outside its standalone mode
+        click.get_current_context().exit(1)
 
 
-def _sides(state: State, text: str, tracking_uri: str | None, store: str | None) -> list[Side]:
+def _sides(state: State, text: str) -> list[Side]:
     from registry.diff.compare import folder_side, version_side
     from registry.fetch import is_path
 
@@ -68,7 +66,7 @@ def _sides(state: State, text: str, tracking_uri: str | None, store: str | None)
     from registry.store.uris import open_store
     from targets.references import Reference
 
-    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
+    ledger = open_ledger(state.tracking_uri, open_store(state.store), told=state.output.note)
     return [version_side(ledger, version) for version in resolve_in(ledger, Reference.parse(text))]
 
 
@@ -90,7 +88,7 @@ def _text(found: Difference) -> str:
     if found.template:
         parts.append("\n".join(found.template))
     if found.figures:
-        columns = ("figure", "unit", "before", "after", "difference", "")
+        columns = ("figure", "before", "after", "difference", "")
         parts.append(table(columns, [_figure_row(one) for one in found.figures]))
     return "\n\n".join([*parts, *_notes(before, after)])
 
@@ -101,7 +99,7 @@ def _summary(before: Side, after: Side, *, same: bool) -> str:
         return f"the same bundle, {old.digest}, {size(old.total_bytes)}"
     rows = [
         ("digest", _short(old.digest), _short(new.digest), None),
-        ("size", size(old.total_bytes), size(new.total_bytes), _signed_size(new.total_bytes - old.total_bytes)),
+        ("size", size(old.total_bytes), size(new.total_bytes), signed_size(new.total_bytes - old.total_bytes)),
     ]
     return table(("bundle", "before", "after", "difference"), rows)
 
@@ -130,7 +128,7 @@ def _texts_diff(change: Change[Any]) -> str:
 def _file_row(change: Change[FileEntry]) -> tuple[object, ...]:
     old, new = change.before, change.after
     difference = (new.bytes if new else 0) - (old.bytes if old else 0)
-    return change.name, change.kind, old and size(old.bytes), new and size(new.bytes), _signed_size(difference)
+    return change.name, change.kind, old and size(old.bytes), new and size(new.bytes), signed_size(difference)
 
 
 def _weight_row(change: Change[WeightClass]) -> tuple[object, ...]:
@@ -168,9 +166,10 @@ def _tensor_row(change: Change[Tensor]) -> tuple[object, ...]:
 def _figure_row(change: FigureChange) -> tuple[object, ...]:
     sides = [figure for figure in (change.before, change.after) if figure is not None]
     kinds = " -> ".join(dict.fromkeys(figure.kind for figure in sides))
-    values = [None if figure is None else f"{figure.value:.6g}" for figure in (change.before, change.after)]
-    difference = None if change.difference is None else f"{change.difference:+.4g}" if change.difference else "0"
-    return change.name, sides[0].unit, *values, difference, kinds
+    unit = sides[0].unit
+    values = [None if one is None else figure(change.name, one.value, unit) for one in (change.before, change.after)]
+    difference = None if change.difference is None else signed_figure(change.name, change.difference, unit)
+    return change.name, *values, difference, kinds
 
 
 def _notes(before: Side, after: Side) -> list[str]:
@@ -183,10 +182,6 @@ def _notes(before: Side, after: Side) -> list[str]:
 
 def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:_DIGEST_LENGTH]
-
-
-def _signed_size(difference: int) -> str:
-    return ("+" if difference > 0 else "") + size(difference)
 
 
 def _data(found: Difference) -> dict[str, object]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack.options import FILE, State, keys_option, pass_state, registry_options
+from phipack import completion
+from phipack.options import State, keys_option, pass_state, registry_options
 from phipack.output import size, table
 
 if TYPE_CHECKING:
@@ -16,8 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", required=False)
-@click.option("--channel", default="production", show_default=True, help="Whose bundles are published.")
+@click.argument("model", required=False, shell_complete=completion.models)
+@click.option(
+    "--channel",
+    default="production",
+    show_default=True,
+    shell_complete=completion.channels,
+    help="Whose bundles are published.",
+)
 @click.option(
     "--rollout",
     default=100.0,
@@ -31,7 +38,6 @@ if TYPE_CHECKING:
 )
 @click.option("--deltas/--no-deltas", default=True, show_default=True, help="Offer deltas from what phones have.")
 @click.option("--refresh", is_flag=True, help="Publish nothing new: sign the catalog anew, before it expires.")
-@click.option("--project", is_eager=True, type=FILE, metavar="FILE", help="Whose cells name target files of your own.")
 @keys_option
 @registry_options
 @pass_state
@@ -43,7 +49,6 @@ def publish(
     place: str | None,
     deltas: bool,
     refresh: bool,
-    project: Path | None,
     keys: Path,
     tracking_uri: str | None,
     store: str | None,
@@ -58,7 +63,6 @@ def publish(
     from registry.publication import publish as publish_channel
     from registry.publication import refresh as sign_again
     from registry.store.uris import open_store
-    from targets.progress import Event, Step
 
     blobs = open_store(store)
     into = blobs if place is None else open_store(place)
@@ -71,25 +75,22 @@ def publish(
     if model is None:
         raise click.UsageError("name a MODEL, or give --refresh")
     order = Order(model, channel, round(rollout * 100), deltas)
-
-    def report(event: Event) -> None:
-        if isinstance(event, Step):
-            state.output.progress(f"{event.name} {event.subject}", event.done, event.total)
-
     published = publish_channel(
-        open_reader(tracking_uri, blobs), order, into, opened, targets=_targets(project), on_progress=report
+        open_reader(tracking_uri, blobs),
+        order,
+        into,
+        opened,
+        targets=_targets(state),
+        on_progress=state.output.on_progress,
     )
     _show(state, published, into.uri)
 
 
-def _targets(project: Path | None) -> dict[str, Target]:
+def _targets(state: State) -> dict[str, Target]:
     from targets.devices import load_targets
 
-    if project is None:
-        return load_targets()
-    from targets.project import load_project
-
-    return load_targets() | {cell.target.name: cell.target for cell in load_project(project).cells}
+    cells = () if state.project is None else state.project.cells
+    return load_targets() | {cell.target.name: cell.target for cell in cells}
 
 
 def _show(state: State, published: Publication, place: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from phipack.options import FILE, PROJECT, State, pass_state, reason_option, registry_options
+from phipack import completion
+from phipack.options import State, pass_state, reason_option, registry_options
 from phipack.output import table
 
 if TYPE_CHECKING:
@@ -15,18 +15,9 @@ if TYPE_CHECKING:
     from registry.ledger.versions import CellVersion
     from targets.project import Roles
 
-_project_option = click.option(
-    "--project",
-    is_eager=True,  # it says where the registry is
-    type=FILE,
-    metavar="FILE",
-    help="Whose [channels] say who may move them. [default: phipack.toml here, if it is the model's;"
-    " else the list of the channel's last move]",
-)
-
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=completion.models)
 @registry_options
 @pass_state
 def ls(state: State, model: str | None, tracking_uri: str | None, store: str | None) -> None:
@@ -39,12 +30,14 @@ def ls(state: State, model: str | None, tracking_uri: str | None, store: str | N
         (v.model, v.release, v.cell, v.recipe, "passed" if v.gates_passed else "FAILED", ", ".join(v.channels) or "-")
         for v in versions
     ]
-    text = table(("model", "version", "cell", "recipe", "gates", "channels"), rows) if rows else "nothing is registered"
+    columns = ("model", "version", "cell", "recipe", "gates", "channels")
+    nothing = f"nothing is registered{f' of {model}' if model else ''} in {state.registry}"
+    text = table(columns, rows) if rows else nothing
     state.output.result([_version_data(v) for v in versions], text)
 
 
 @click.command()
-@click.argument("reference")
+@click.argument("reference", shell_complete=completion.references)
 @registry_options
 @pass_state
 def show(state: State, reference: str, tracking_uri: str | None, store: str | None) -> None:
@@ -66,11 +59,17 @@ def show(state: State, reference: str, tracking_uri: str | None, store: str | No
 
 
 @click.command()
-@click.argument("reference")
-@click.option("--to", "channel", required=True, metavar="CHANNEL", help="Such as candidate, staging, production.")
+@click.argument("reference", shell_complete=completion.references)
+@click.option(
+    "--to",
+    "channel",
+    required=True,
+    metavar="CHANNEL",
+    shell_complete=completion.channels,
+    help="Such as candidate, staging, production.",
+)
 @click.option("--override", is_flag=True, help="In spite of what evidence says against it; needs --reason; kept.")
 @reason_option
-@_project_option
 @registry_options
 @pass_state
 def promote(
@@ -79,14 +78,13 @@ def promote(
     channel: str,
     override: bool,
     reason: str,
-    project: Path | None,
     tracking_uri: str | None,
     store: str | None,
 ) -> None:
     """Point a channel at a release: at every cell of MODEL:VERSION, or at one with @CELL. All move, or none does.
 
     Refused where a cell of the release is missing or its evidence does not pass, and to who is not among the channel's
-    promoters.
+    promoters: those of the project file, if it is the model's; else those of the channel's last move.
     """
     from registry.ledger.ledger import open_ledger
     from registry.promotion import current_user, promote_overriding
@@ -97,7 +95,7 @@ def promote(
     if override and not reason.strip():
         raise click.UsageError("--override needs --reason TEXT: why it goes ahead")
     wanted = Reference.parse(reference)
-    roles = _roles(project, wanted.model)
+    roles = _roles(state, wanted.model)
     ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
     move = (promote_overriding if override else promote_release)(
         ledger, wanted, channel, who=current_user(), why=reason, roles=roles
@@ -106,10 +104,15 @@ def promote(
 
 
 @click.command()
-@click.argument("model")
-@click.option("--channel", default="production", show_default=True, help="Whose last promotion to take back.")
+@click.argument("model", shell_complete=completion.models)
+@click.option(
+    "--channel",
+    default="production",
+    show_default=True,
+    shell_complete=completion.channels,
+    help="Whose last promotion to take back.",
+)
 @reason_option
-@_project_option
 @registry_options
 @pass_state
 def rollback(
@@ -117,7 +120,6 @@ def rollback(
     model: str,
     channel: str,
     reason: str,
-    project: Path | None,
     tracking_uri: str | None,
     store: str | None,
 ) -> None:
@@ -127,13 +129,13 @@ def rollback(
     from registry.promotion import rollback as roll_back
     from registry.store.uris import open_store
 
-    roles = _roles(project, model)
+    roles = _roles(state, model)
     ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
     _show_move(state, roll_back(ledger, model, channel, who=current_user(), why=reason, roles=roles))
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @registry_options
 @pass_state
 def history(state: State, model: str, tracking_uri: str | None, store: str | None) -> None:
@@ -160,22 +162,23 @@ def history(state: State, model: str, tracking_uri: str | None, store: str | Non
         for cell in m.cells
     ]
     columns = ("when", "who", "allowed by", "move", "cell", "from", "to", "evidence", "state", "why")
-    text = "\n\n".join([table(columns, rows) if rows else "no moves yet", *map(_overrode, filter(_overrode, moves))])
+    text = "\n\n".join(
+        [
+            table(columns, rows) if rows else f"no moves of {model} in {state.registry}",
+            *map(_overrode, filter(_overrode, moves)),
+        ]
+    )
     state.output.result([_move_data(m) for m in moves], text)
 
 
-def _roles(project: Path | None, model: str) -> Roles | None:
-    """Give the lists of the named project file, or of the one that is here; None where that is another model's."""
-    from targets.project import load_project
-
-    if project is None and not PROJECT.is_file():
+def _roles(state: State, model: str) -> Roles | None:
+    """Return the lists of the project file, None where that is another model's. Refused where `--project` names it."""
+    plan = state.project
+    if plan is None or plan.model == model:
+        return None if plan is None else plan.roles
+    if state.named_project is None:
         return None
-    plan = load_project(project or PROJECT)
-    if plan.model == model:
-        return plan.roles
-    if project is None:
-        return None
-    raise click.UsageError(f"--project {project} is of model {plan.model}, not of {model}")
+    raise click.UsageError(f"--project {state.named_project} is of model {plan.model}, not of {model}")
 
 
 def _show_move(state: State, move: Move) -> None:

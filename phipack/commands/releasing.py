@@ -7,22 +7,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack.options import FILE, State, pass_state, registry_options
+from phipack import completion
+from phipack.options import FILE, State, pass_state
 from phipack.output import share, size, table
-from targets.errors import ReleaseError
+from targets.errors import Failure, GateError, PhipackError, ReleaseError
 
 if TYPE_CHECKING:
     from builders.release import CellOutcome
 
 
 @click.command()
-@click.argument("project", is_eager=True, type=FILE, default="phipack.toml")
+@click.argument("project_file", metavar="[PROJECT]", required=False, type=FILE)
 @click.option(
-    "--only", multiple=True, metavar="CELL", help="This cell alone (repeatable), as a job of a CI matrix would."
+    "--only",
+    multiple=True,
+    metavar="CELL",
+    shell_complete=completion.project_cells,
+    help="This cell alone (repeatable), as a job of a CI matrix would.",
 )
-@registry_options
 @pass_state
-def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: str | None, store: str | None) -> None:
+def release(state: State, project_file: Path | None, only: tuple[str, ...]) -> None:
     """Build, validate and register every cell of a project file.
 
     What is built already from the same inputs is not built again. A cell that fails fails the release, and loses
@@ -34,12 +38,12 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     from registry.ledger.ledger import open_ledger
     from registry.ledger.registration import Registration
     from registry.store.uris import open_store
-    from targets.project import load_project
 
-    plan = load_project(project)
+    state.named_project = project_file or state.named_project
+    plan = state.required_project
     cells = plan.cells_named(only)
-    blobs = open_store(store or plan.store)
-    ledger = open_ledger(tracking_uri or plan.tracking_uri, blobs, told=state.output.note)
+    blobs = open_store(state.store)
+    ledger = open_ledger(state.tracking_uri, blobs, told=state.output.note)
     checkpoint = open_checkpoint(plan.checkpoint)
     state.output.note(f"{plan.model} {plan.version}: {len(cells)} cells from {plan.checkpoint}")
     # All of the project's cells, whichever are built here: promotion waits for them.
@@ -47,7 +51,7 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
     done = Release(
         checkpoint=checkpoint,
         settings=plan.settings,
-        cache=BuildCache(),
+        cache=BuildCache(state.home),
         store=blobs,
         register=lambda cell, manifest, evidence: ledger.register(
             Registration(plan.model, plan.version, cell.name, manifest, evidence)
@@ -59,11 +63,18 @@ def release(state: State, project: Path, only: tuple[str, ...], tracking_uri: st
         outcomes.append(outcome)
         state.output.note(_line(outcome))
     state.output.result([_outcome_data(o) for o in outcomes], _outcome_table(outcomes))
-    if failed := [outcome.cell for outcome in outcomes if outcome.problem is not None]:
-        raise ReleaseError(
-            f"{plan.model} {plan.version}: {len(failed)} of {len(outcomes)} cells failed: {', '.join(failed)}",
-            fix="fix these and run the same command again: the other cells are kept and not built again",
-        )
+    if failed := [outcome for outcome in outcomes if outcome.problem is not None]:
+        raise _failure(f"{plan.model} {plan.version}", failed, len(outcomes))
+
+
+def _failure(release: str, failed: list[CellOutcome], count: int) -> PhipackError:
+    """A gate error where gates alone are the reason: a CI job is to tell it from a broken machine."""
+    problem = f"{release}: {len(failed)} of {count} cells failed: {', '.join(one.cell for one in failed)}"
+    fix = "fix these and run the same command again: the other cells are kept and not built again"
+    if all(isinstance(one.problem, GateError) for one in failed):
+        failures = [Failure(one.cell, one.problem.problem) for one in failed if one.problem is not None]
+        return GateError(problem, failures=failures, fix=fix)
+    return ReleaseError(problem, fix=fix)
 
 
 def _line(outcome: CellOutcome) -> str:

@@ -9,6 +9,7 @@ import click
 
 from phipack.options import State, pass_state, store_option
 from targets.errors import PublicationError
+from targets.installation import install_command
 
 
 @click.command()
@@ -29,7 +30,7 @@ def serve(state: State, host: str, port: int, log: bool, store: str | None) -> N
 
         from registry.catalog.http_service import create_app
     except ImportError as error:
-        raise PublicationError("serving needs FastAPI and uvicorn", fix="pip install 'phipack[serve]'") from error
+        raise PublicationError("serving needs FastAPI and uvicorn", fix=install_command("serve")) from error
     from registry.catalog.served_catalog import ServedCatalog
     from registry.store.uris import open_store
 

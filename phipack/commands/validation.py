@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from phipack.formatting import bound, figure
 from phipack.options import FILE, FOLDER, State, pass_state, target_option
 from phipack.output import table
 
@@ -22,7 +23,6 @@ _GATE = re.compile(r"(?P<figure>[a-z0-9_]+)\s*(?P<sign><=|>=)\s*(?P<bound>[-+.0-
 @click.argument("bundle", type=FOLDER)
 @click.option("--against", "checkpoint", required=True, type=FOLDER, help="The checkpoint that it was built from.")
 @target_option
-@click.option("--project", type=FILE, help="Take gates, text and settings from this project file.")
 @click.option(
     "--gate", "bounds", multiple=True, metavar="'FIGURE<=N'", help="A bound, such as 'kl_mean<=0.05' (repeatable)."
 )
@@ -35,7 +35,6 @@ def validate(
     bundle: Path,
     checkpoint: Path,
     target: str | None,
-    project: Path | None,
     bounds: tuple[str, ...],
     text: Path | None,
     tokens: int | None,
@@ -43,7 +42,8 @@ def validate(
 ) -> None:
     """Run a bundle in its own runtime and its checkpoint in float32 on the same text, and compare.
 
-    Ends with 1 where a gate fails: of the target, the project file, or --gate. With no gate, the figures are shown.
+    Ends with 3 where a gate fails: of the target, of --gate, or of the project file that --project names, from which
+    text and settings come too. With no gate, the figures are shown.
     """
     from dataclasses import replace
 
@@ -56,19 +56,18 @@ def validate(
     from targets.devices import target_named
     from targets.evaluation import EvaluationSettings
     from targets.prediction import predicted_figures
-    from targets.project import load_project
     from targets.recipes import recipe_named
 
     gates: dict[str, dict[str, Gate]] = {"command line": dict(_gate(bound) for bound in bounds)}
     opened = open_bundle(bundle)
     settings = EvaluationSettings()
-    if project is not None:
-        plan = load_project(project)
+    if state.named_project is not None:
+        plan = state.required_project
         gates["project"], settings = plan.gates, plan.settings
     settings = replace(settings, text=text or settings.text, tokens=tokens or settings.tokens)
     original = open_checkpoint(checkpoint)
     evidence = measure(
-        opened, original, settings, cache=BuildCache().reference_folder, on_progress=state.output.on_progress
+        opened, original, settings, cache=BuildCache(state.home).reference_folder, on_progress=state.output.on_progress
     )
     if target is not None:
         device = target_named(target)
@@ -87,10 +86,13 @@ def validate(
 
 def evidence_text(evidence: Evidence) -> str:
     """Lay out figures and gates for people."""
-    figures = [(name, f"{f.value:.6g}", f.unit, f.kind, f.on) for name, f in evidence.figures.items()]
-    text = table(("figure", "value", "unit", "", "on"), figures)
+    figures = [(name, figure(name, f.value, f.unit), f.kind, f.on) for name, f in evidence.figures.items()]
+    text = table(("figure", "value", "", "on"), figures)
     if evidence.gates:
-        gates = [(g.figure, g.bound, g.value, g.asked_by, "pass" if g.passed else "FAIL") for g in evidence.gates]
+        gates = [
+            (g.figure, bound(g.figure, g.bound), figure(g.figure, g.value), g.asked_by, "pass" if g.passed else "FAIL")
+            for g in evidence.gates
+        ]
         text += "\n\n" + table(("gate", "bound", "value", "asked by", ""), gates)
     return text
 

@@ -24,6 +24,7 @@ from registry.ledger.mlflow_errors import foreign_errors
 from registry.ledger.postgresql_lock import CHANGE, MIGRATE, database_lock, is_postgresql
 from registry.ledger.tracking import sqlite_path
 from targets.errors import RegistryError
+from targets.installation import install_command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +57,7 @@ def connect(uri: str) -> MlflowClient:
             with _importing:
                 from mlflow import MlflowClient
         except ImportError as error:
-            raise RegistryError(f"MLflow can't be imported: {error}", fix="pip install 'phipack[registry]'") from error
+            raise RegistryError(f"MLflow can't be imported: {error}", fix=install_command("registry")) from error
         for noisy in ("mlflow", "alembic", "sqlalchemy.pool"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)  # it logs errors with tracebacks, and raises them too
         with foreign_errors(uri):

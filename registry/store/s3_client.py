@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from targets.errors import StoreError
+from targets.installation import install_command
 
 CONNECTIONS = 4
 _POOL = 32  # connections that are kept: threads share a client
@@ -48,7 +49,7 @@ def _shared_client(_process: int, _settings: frozenset[tuple[str, str]]) -> Any:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
-        raise StoreError("stores on S3 need boto3", fix="pip install 'phipack[registry]'") from error
+        raise StoreError("stores on S3 need boto3", fix=install_command("registry")) from error
     config = Config(
         connect_timeout=10,
         read_timeout=_TIMEOUT_SECONDS,

@@ -24,9 +24,9 @@ class Quantity(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
-    value: Annotated[float, Field(gt=0)]
-    source: Annotated[str, Field(min_length=3)]
-    confirmed: bool
+    value: Annotated[float, Field(gt=0, description="The figure, in bytes, bytes per second, or a share of 1.")]
+    source: Annotated[str, Field(min_length=3, description="Where it comes from: a page, a measurement.")]
+    confirmed: bool = Field(description="False where it was inferred, or comes from general knowledge.")
 
     def __str__(self) -> str:
         figure = f"{self.value:,.0f}" if self.value >= _WHOLE_FROM else f"{self.value:g}"
@@ -34,28 +34,31 @@ class Quantity(BaseModel):
 
 
 class Target(BaseModel):
-    """A device class.
-
-    `ram`, `app_memory`: bytes; an app is ended above the latter. `memory_bandwidth`: bytes a second.
-    `decode_efficiency`: by format that has a runtime there, the share of the bandwidth that decoding reaches.
-    `store_limit`: bytes of the largest piece that the maker's app store delivers. `identifiers`: what the device calls
-    itself. `gates`: what it demands; that memory stays within `app_memory`, where the file does not say otherwise.
-    """
+    """A device class: what it offers, and what it demands of a bundle."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-    title: _Text
-    soc: _Text
-    os: _Text
-    minimum_os: _Text
-    identifiers: Annotated[tuple[_Text, ...], Strict(False)] = ()
-    ram: Quantity
-    app_memory: Quantity
-    memory_bandwidth: Quantity
-    store_limit: Quantity | None = None
-    decode_efficiency: Annotated[dict[Format, Quantity], Field(min_length=1)]
-    gates: Annotated[GateTable, Field(validate_default=True)] = Field(default_factory=dict)
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="The target's name, in lower case.")]
+    title: _Text = Field(description="The device's name for people.")
+    soc: _Text = Field(description="The system on a chip, such as Apple A16.")
+    os: _Text = Field(description="The operating system: iOS or Android.")
+    minimum_os: _Text = Field(description="The earliest version of it that bundles run on.")
+    identifiers: Annotated[tuple[_Text, ...], Strict(False)] = Field(
+        default=(), description="What the devices call themselves, such as iPhone15,4 or SM-S921U."
+    )
+    ram: Quantity = Field(description="Memory, in bytes.")
+    app_memory: Quantity = Field(description="Memory that an app may use before it is ended, in bytes.")
+    memory_bandwidth: Quantity = Field(description="Bytes per second between memory and the SoC.")
+    store_limit: Quantity | None = Field(
+        default=None, description="Bytes of the largest piece that the maker's app store delivers."
+    )
+    decode_efficiency: Annotated[dict[Format, Quantity], Field(min_length=1)] = Field(
+        description="For each format with a runtime on the device: the share of the bandwidth that decoding reaches."
+    )
+    gates: Annotated[GateTable, Field(validate_default=True)] = Field(
+        default_factory=dict,
+        description="Bounds on evidence that every bundle for it must pass. Memory within app_memory is always one.",
+    )
 
     @field_validator("decode_efficiency")
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -21,7 +20,7 @@ from devtools.bundles import make_bundle
 from devtools.services.ports import free_ports
 from registry.ledger.ledger import open_ledger
 from registry.store.uris import open_store
-from tests.support.command_line import command_environment, run_in
+from tests.support.command_line import command_environment, result_of, run_in
 from tests.support.registrations import entry
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +131,7 @@ def test_a_release_outlives_a_run_and_each_run_ends_as_a_whole(
         phipack = run_in(tmp_path, place.environment)
         phipack("fetch", "phi:production@iphone-15", "-o", "fetched")
         assert (tmp_path / "fetched" / "model.gguf").read_bytes() == (tmp_path / "made" / "model.gguf").read_bytes()
-        assert [move["state"] for move in json.loads(phipack("--json", "history", "phi").stdout)] == ["done"]
+        assert [move["state"] for move in result_of(phipack("--json", "history", "phi"))] == ["done"]
         children = descendants(process.pid)
         os.kill(child_called(children, "mlflow server"), signal.SIGKILL)
         assert process.wait(30) == 1

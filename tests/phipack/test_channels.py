@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from registry.store.folder import FolderStore
 from targets.errors import ProjectError
 from targets.project import load_project
 from targets.references import Version
-from tests.support.command_line import run_in
+from tests.support.command_line import result_of, run_in
 
 PROJECT = """\
 model = "phi"
@@ -70,13 +69,13 @@ def test_the_project_files_list_is_enforced_and_told(team: Path, monkeypatch: py
         assert "may not move channel production: its promoters are alice, release-bot@ci-1" in refused
         assert "[channels.production] in phipack.toml" in refused
     phipack("promote", "phi:1.1.0", "--to", "staging")
-    rows = json.loads(phipack("--json", "ls", "phi").stdout)
+    rows = result_of(phipack("--json", "ls", "phi"))
     assert {row["version"]: row["channels"] for row in rows} == {
         "1.0.0": ["production"],
         "1.1.0": ["staging"],
         "1.2.0": [],
     }
-    staging, production = json.loads(phipack("--json", "history", "phi").stdout)
+    staging, production = result_of(phipack("--json", "history", "phi"))
     assert production["promoters"] == ["alice", "release-bot@ci-1"]
     assert production["who"].startswith("alice@")
     assert staging["promoters"] is None
@@ -108,7 +107,7 @@ def test_a_project_file_that_is_wrong_stops_a_promotion(team: Path) -> None:
 def test_an_override_needs_its_reason_and_is_told(team: Path) -> None:
     phipack = run_in(team)
     phipack("promote", "phi:1.0.0", "--to", "production")
-    assert "kl_mean is 0.2" in phipack("promote", "phi:1.2.0", "--to", "production", expect=1).stderr
+    assert "kl_mean is 0.2" in phipack("promote", "phi:1.2.0", "--to", "production", expect=3).stderr
     assert "--reason" in phipack("promote", "phi:1.2.0", "--to", "production", "--override", expect=2).stderr
     told = phipack("promote", "phi:1.2.0", "--to", "production", "--override", "--reason", "the demo").stdout
     assert "went ahead in spite of:\n  iphone-15: kl_mean is 0.2" in told
@@ -116,15 +115,15 @@ def test_an_override_needs_its_reason_and_is_told(team: Path) -> None:
     assert text.count("OVERRIDDEN") == 2
     assert "the demo" in text
     assert "promotion of 1.2.0 to production by alice@" in text
-    newest, first = json.loads(phipack("--json", "history", "phi").stdout)
+    newest, first = result_of(phipack("--json", "history", "phi"))
     assert len(newest["overrode"]) == 2
     assert first["overrode"] == []
-    (row,) = (row for row in json.loads(phipack("--json", "show", "phi:1.0.0@pixel-9").stdout))
+    (row,) = (row for row in result_of(phipack("--json", "show", "phi:1.0.0@pixel-9")))
     evidence = {cell["cell"]: cell["evidence"] for cell in first["cells"]}["pixel-9"]
     assert evidence.removeprefix("sha256:")[:12] in text
     assert row["evidence"]["bundle"] == row["digest"]
     phipack("rollback", "phi", "--reason", "the demo is over")
-    rows = json.loads(phipack("--json", "ls", "phi").stdout)
+    rows = result_of(phipack("--json", "ls", "phi"))
     assert {row["version"] for row in rows if "production" in row["channels"]} == {"1.0.0"}
 
 
@@ -161,8 +160,8 @@ def test_diff_of_two_releases(team: Path) -> None:
     assert "phi:1.0.0@iphone-15 -> phi:1.1.0@iphone-15" in text
     assert "phi:1.0.0@pixel-9 -> phi:1.1.0@pixel-9" in text
     assert "model.gguf changed 500 B 500 B 0 B" in text
-    assert "kl_mean nat 0.01 0.03 +0.02 measured" in text
-    one, other = json.loads(phipack("--json", "diff", "phi:1.0.0", "phi:1.1.0").stdout)
+    assert "kl_mean 0.01 nat 0.03 nat +0.02 nat measured" in text
+    one, other = result_of(phipack("--json", "diff", "phi:1.0.0", "phi:1.1.0"))
     assert (one["cell"], other["cell"]) == ("iphone-15", "pixel-9")
     assert one["differs"]
     assert [(row["name"], row["change"]) for row in one["files"]] == [("model.gguf", "changed")]
@@ -184,7 +183,7 @@ def test_diff_of_folders_needs_no_registry(team: Path, tmp_path: Path) -> None:
     for name in ("1.0.0", "1.1.0"):
         shutil.copytree(team / name, tmp_path / "bare" / name)
     phipack = run_in(tmp_path / "bare")
-    (found,) = json.loads(phipack("--json", "diff", "./1.0.0", "./1.1.0", "--no-tensors").stdout)
+    (found,) = result_of(phipack("--json", "diff", "./1.0.0", "./1.1.0", "--no-tensors"))
     assert found["tensors"] is None
     assert found["figures"] == []
     assert sorted(path.name for path in (tmp_path / "bare").iterdir()) == ["1.0.0", "1.1.0"]

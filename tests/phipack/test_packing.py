@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from devtools.bundles import make_bundle
-from tests.support.command_line import Run
+from tests.support.command_line import Run, result_of
 from tests.support.folders import contents
 
 
@@ -17,7 +16,7 @@ def test_a_bundle_is_split_and_joined(phipack: Run, tmp_path: Path) -> None:
     shown = phipack("split", str(bundle.path), "--max-part-bytes", "0.1MB", "-o", "parts").stdout
     assert [line.split()[0] for line in shown.splitlines()[2:]] == ["part-1", "part-2", "part-3"]
     assert "100 kB" in shown
-    done = json.loads(phipack("--json", "join", "parts", "-o", "joined", "--digest", bundle.digest).stdout)
+    done = result_of(phipack("--json", "join", "parts", "-o", "joined", "--digest", bundle.digest))
     assert done["digest"] == bundle.digest
     assert contents(tmp_path / "joined") == contents(bundle.path)
 

@@ -10,13 +10,13 @@ import pytest
 
 from devtools.servers import RangeHandler, serving
 from tests.support.checkpoints import write_tiny
-from tests.support.command_line import PROJECT, TOO_SMALL, run_in
+from tests.support.command_line import PROJECT, TOO_SMALL, result_of, run_in
 
 
 def test_a_cell_that_does_not_fit_fails_the_release_and_loses_nothing_of_the_others(project: Path) -> None:
     (project / "phipack.toml").write_text(PROJECT + TOO_SMALL, "utf-8")
     done = run_in(project)("--json", "release", expect=1)
-    cells = {cell["cell"]: cell for cell in json.loads(done.stdout)}
+    cells = {cell["cell"]: cell for cell in result_of(done)}
     assert "pocket" in done.stderr
     assert "does not fit" in cells["pocket"]["problem"]
     assert cells["iphone-15"]["problem"] is None
@@ -31,7 +31,7 @@ def test_promotion_is_refused_while_a_planned_cell_is_missing(project: Path) -> 
 
 def test_what_was_built_is_not_built_again(project: Path) -> None:
     (project / "phipack.toml").write_text(PROJECT, "utf-8")
-    cells = json.loads(run_in(project)("--json", "release").stdout)
+    cells = result_of(run_in(project)("--json", "release"))
     assert [(cell["built"], cell["measured"]) for cell in cells] == [(False, False)] * 2
 
 
@@ -55,9 +55,9 @@ def test_a_version_that_is_registered_with_other_bytes_is_refused(project: Path)
 def test_promotion_moves_all_cells_and_is_kept(project: Path) -> None:
     phipack = run_in(project)
     phipack("promote", "tiny:1.0.0", "--to", "production", "--reason", "the first")
-    rows = json.loads(phipack("--json", "ls", "tiny").stdout)
+    rows = result_of(phipack("--json", "ls", "tiny"))
     assert [row["channels"] for row in rows] == [["production"]] * 2
-    (move,) = json.loads(phipack("--json", "history", "tiny").stdout)
+    (move,) = result_of(phipack("--json", "history", "tiny"))
     assert move["why"] == "the first"
     assert move["who"]
     assert {cell["cell"]: cell["after"]["release"] for cell in move["cells"]} == {
@@ -72,7 +72,7 @@ def test_rollback_stands_where_the_channel_stood_before(project: Path) -> None:
     phipack("release")
     phipack("promote", "tiny:1.2.0", "--to", "production")
     phipack("rollback", "tiny", "--reason", "second thoughts")
-    rows = json.loads(phipack("--json", "ls", "tiny").stdout)
+    rows = result_of(phipack("--json", "ls", "tiny"))
     assert {row["version"] for row in rows if "production" in row["channels"]} == {"1.0.0"}
 
 
@@ -98,14 +98,14 @@ def test_fetch_gives_the_verified_bundle_within_two_seconds(project: Path, tmp_p
 def test_a_channel_is_published_and_a_phone_fetches_its_bundle(project: Path, tmp_path: Path) -> None:
     phipack = run_in(project)
     phipack("keys", "init")
-    published = json.loads(phipack("--json", "publish", "tiny", "--to", "web").stdout)
+    published = result_of(phipack("--json", "publish", "tiny", "--to", "web"))
     assert [cell["name"] for cell in published["cells"]] == ["galaxy-s24", "iphone-15"]
     environment = {"PHIPACK_STATE": str(tmp_path / "state")}
     with serving(project / "web", kind=RangeHandler) as url:
         command = ("fetch", url, "--device", "iPhone15,4", "-o", str(tmp_path / "app"))
         assert "--root" in run_in(project, environment)(*command, expect=1).stderr
         done = run_in(project, environment)("--json", *command, "--root", ".phipack/keys/1.root.json")
-        found = json.loads(done.stdout)
+        found = result_of(done)
         assert found["reference"] == "tiny:1.0.0@iphone-15"
         assert "iPhone15,4 is a device of iphone-15" in found["reasons"]
     assert "(verified)" in phipack("inspect", "--verify", str(tmp_path / "app")).stdout
@@ -116,7 +116,7 @@ def test_a_channel_is_published_and_a_phone_fetches_its_bundle(project: Path, tm
 def test_a_changed_byte_in_the_store_is_refused(project: Path, tmp_path: Path) -> None:
     phipack, reference = run_in(project), "tiny:1.0.0@iphone-15"
     blobs = project / ".phipack/store/blobs/sha256"
-    (row,) = json.loads(phipack("--json", "show", reference).stdout)
+    (row,) = result_of(phipack("--json", "show", reference))
     digest = row["digest"].removeprefix("sha256:")
     files = json.loads((blobs / digest[:2] / digest).read_bytes())["files"]
     weights = max(files, key=lambda file: file["bytes"])["sha256"]
@@ -137,7 +137,7 @@ def test_generate_runs_both_runtimes_and_stops(project: Path, tmp_path: Path) ->
     phipack = run_in(project)
     for cell in ("iphone-15", "galaxy-s24"):
         phipack("fetch", f"tiny:1.0.0@{cell}", "-o", str(tmp_path / cell))
-        answer = json.loads(phipack("--json", "generate", str(tmp_path / cell), "Hello", "--max-tokens", "4").stdout)
+        answer = result_of(phipack("--json", "generate", str(tmp_path / cell), "Hello", "--max-tokens", "4"))
         assert isinstance(answer["text"], str)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import socket
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from devtools.catalogs import Publisher
-from tests.support.command_line import command_environment, in_the_foreground, run_in
+from tests.support.command_line import command_environment, in_the_foreground, result_of, run_in
 from tests.support.tcp_proxy import proxy_before
 
 
@@ -89,7 +88,7 @@ def test_a_fetch_that_was_killed_takes_only_what_it_lacks(tmp_path: Path) -> Non
                 time.sleep(1)
                 killed.kill()
         assert not (tmp_path / "bundle").exists()
-        taken = json.loads(run_in(tmp_path, state)(*wanted, url).stdout)
+        taken = result_of(run_in(tmp_path, state)(*wanted, url))
     assert taken["resumed_bytes"] > enough
     lacking = taken["bytes"] - taken["resumed_bytes"]
     assert lacking <= taken["downloaded_bytes"] < lacking + 500_000  # the catalog's documents and the manifest

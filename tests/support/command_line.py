@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def document_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the one JSON document that a command with `--json` has printed."""
+    document = json.loads(done.stdout)
+    assert document["schema"] == "phipack.cli/1"
+    assert document["ok"] == ("error" not in document)
+    return document
+
+
+def result_of(done: subprocess.CompletedProcess[str]) -> Any:
+    """Return the result that a command with `--json` has printed."""
+    return document_of(done)["result"]
 
 
 PROJECT = """\

@@ -24,10 +24,10 @@ CELLS = {one.name: one for one in (IPHONE_15, IPHONE_16, IPHONE_17, GALAXY, ONEP
         (Device("iPhone15,2", "apple  a16"), "iphone-15", "iphone-15 has the same SoC, Apple A16"),
         (Device(None, "Snapdragon 8 Gen 3", 12 * GIB), "oneplus-12", "oneplus-12 has the same SoC, Snapdragon 8 Gen 3"),
         (Device(None, "Snapdragon 8 Gen 3", 8 * GIB), "galaxy-s24", "galaxy-s24 has the same SoC, Snapdragon 8 Gen 3"),
-        (Device("X", "Y", 12 * GIB, "Android", "15"), "oneplus-12", "oneplus-12 is Android with 12 GiB"),
-        (Device("X", "Y", int(7.4 * GIB), "Android", "15"), "galaxy-s24", "galaxy-s24 is Android with 8 GiB"),
-        (Device("iPhone99,1", "Apple A99", 12 * GIB, "iOS", "26.1"), "iphone-16", "iphone-16 is iOS with 8 GiB"),
-        (Device("iPhone99,1", None, 6 * GIB, "iOS", "18"), "iphone-15", "iphone-15 is iOS with 6 GiB"),
+        (Device("X", "Y", 12 * GIB, "Android", "15"), "oneplus-12", "oneplus-12 is Android with 12.9 GB"),
+        (Device("X", "Y", int(7.4 * GIB), "Android", "15"), "galaxy-s24", "galaxy-s24 is Android with 8.6 GB"),
+        (Device("iPhone99,1", "Apple A99", 12 * GIB, "iOS", "26.1"), "iphone-16", "iphone-16 is iOS with 8.6 GB"),
+        (Device("iPhone99,1", None, 6 * GIB, "iOS", "18"), "iphone-15", "iphone-15 is iOS with 6.4 GB"),
     ],
 )
 def test_the_nearest_cell_is_chosen(device: Device, cell: str, why: str) -> None:
@@ -44,7 +44,7 @@ def test_the_nearest_cell_is_chosen(device: Device, cell: str, why: str) -> None
             Device("iPhone15,4", os="iOS", os_version="17.6"),
             "iphone-15, iphone-16, iphone-17, oneplus-12 need a later iOS",
         ),
-        (Device("X", "Y", 4 * GIB, "Android", "15"), "nothing is published for X, Y, 4.0 GiB, Android 15"),
+        (Device("X", "Y", 4 * GIB, "Android", "15"), "nothing is published for X, Y, 4.3 GB, Android 15"),
         (Device("X", "Y", 8 * GIB), "nothing is published for X"),
     ],
 )

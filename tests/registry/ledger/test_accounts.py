@@ -5,7 +5,6 @@ The server's default is that an account may nothing; the administrator registers
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from registry.promotion import history, promote, rollback
 from registry.store.folder import FolderStore
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
-from tests.support.command_line import Run, run_in
+from tests.support.command_line import Run, result_of, run_in
 from tests.support.mlflow_account import MlflowAccount
 from tests.support.registrations import client_of, entry, runs_of
 
@@ -228,7 +227,7 @@ def test_a_reader_reads(team: Team, tmp_path: Path) -> None:
     phipack = run_in(tmp_path, team.environment("reader"))
     phipack("fetch", "phi:production@pixel-9", "-o", "bundle")
     assert (tmp_path / "bundle" / "model.gguf").read_bytes() == b"newer"
-    titles = {move["title"] for move in json.loads(phipack("--json", "history", "phi").stdout)}
+    titles = {move["title"] for move in result_of(phipack("--json", "history", "phi"))}
     assert "promotion of 1.1.0 to production" in titles
     assert "kl_mean" in phipack("show", "phi:production").stdout
     told = phipack("promote", "phi:1.0.0", "--to", "production", expect=1).stderr

@@ -1,0 +1,69 @@
+"""`doctor`: what works on this machine, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from phipack.options import State, pass_state
+from phipack.output import table
+
+if TYPE_CHECKING:
+    from phipack.diagnosis.check import Check
+
+
+@click.command()
+@pass_state
+def doctor(state: State) -> None:
+    """Check Python, extras, runtimes, project file, registry, store, clock and disks, with a fix for what is wrong.
+
+    Creates nothing. Ends with 1 where a check fails; a warning is for what only some commands need.
+    """
+    from dataclasses import asdict
+
+    from targets.errors import SetupError
+
+    checks = list(_checks(state))
+    rows = [(one.status if one.status == "ok" else one.status.upper(), one.name, one.found) for one in checks]
+    fixes = [f"{one.name}: {one.fix}" for one in checks if one.fix is not None]
+    text = "\n\n".join(filter(None, (table(("", "check", "found"), rows), "\n".join(fixes))))
+    state.output.result({"checks": [asdict(one) for one in checks]}, text)
+    if bad := [one.name for one in checks if one.status == "fail"]:
+        raise SetupError(
+            f"{len(bad)} of {len(checks)} checks failed: {', '.join(bad)}", fix="do what is said above for each of them"
+        )
+
+
+def _checks(state: State) -> Iterator[Check]:
+    from phipack.diagnosis.machine import check_disks, check_extras, check_project, check_python, check_runtimes
+
+    yield check_python()
+    yield from check_extras()
+    yield from check_runtimes()
+    project = check_project(state)
+    yield project
+    places = [Path(), state.home]
+    if project.status != "fail":
+        yield from _service_checks(state)
+        places += [Path(store) for store in (state.store,) if "://" not in store]
+    yield from check_disks(places)
+
+
+def _service_checks(state: State) -> Iterator[Check]:
+    from phipack.diagnosis.check import failed
+    from phipack.diagnosis.services import check_clock, check_registry, check_store
+    from targets.errors import PhipackError
+
+    try:
+        registry = check_registry(state.tracking_uri)
+    except PhipackError as error:  # not a tracking URI
+        yield failed("registry", error)
+        registry = None
+    if registry is not None:
+        yield registry.check
+    store = check_store(state.store)
+    yield store.check
+    yield check_clock([one.clock for one in (registry, store) if one is not None and one.clock is not None])

@@ -1,0 +1,205 @@
+"""Checks of the registry and the store, and of the clock against theirs. Nothing is created, in either.
+
+A registry is asked as MLflow's REST API, SQLite or PostgreSQL allow, without importing MLflow.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import json
+import os
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from phipack.diagnosis.check import Check, failed
+from phipack.diagnosis.machine import existing_parent
+from phipack.formatting import duration
+from registry.ledger.sqlite_reader import SqliteReader, has_known_schema
+from registry.ledger.tracking import sqlite_path, without_password
+from registry.store.folder import FolderStore
+from registry.store.uris import open_store
+from targets.errors import PhipackError
+from targets.installation import install_command
+
+TIMEOUT_SECONDS = 10
+SLOW_CLOCK_SECONDS = 60.0
+WRONG_CLOCK_SECONDS = 900.0  # S3 refuses requests that are 15 minutes off
+_ANY_MODEL = "/api/2.0/mlflow/registered-models/search?max_results=1"
+_START = "start it, or name another one with --tracking-uri"
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+
+
+@dataclass(frozen=True)
+class ClockReading:
+    """How far this machine's clock is ahead of a server's, in seconds."""
+
+    server: str
+    ahead_seconds: float
+
+
+@dataclass(frozen=True)
+class ServiceCheck:
+    """A check of a service, and its clock where it has shown it."""
+
+    check: Check
+    clock: ClockReading | None = None
+
+
+def check_registry(uri: str) -> ServiceCheck:
+    """Look whether the registry answers, and whether these credentials may read it."""
+    path, shown = sqlite_path(uri), without_password(uri)
+    if path is not None:
+        return ServiceCheck(_check_sqlite(path, shown))
+    if uri.startswith(("http://", "https://")):
+        return _check_server(uri.rstrip("/"), shown)
+    if uri.startswith("postgresql"):
+        return _check_postgresql(uri, shown)
+    return ServiceCheck(Check("registry", "warn", f"{shown}: this kind is not checked", None))
+
+
+def _check_sqlite(path: Path, shown: str) -> Check:
+    writable = f"chmod u+w {path} {path.parent}"
+    if not path.exists():
+        folder = existing_parent(path.parent)
+        if os.access(folder, os.W_OK):
+            return Check("registry", "ok", f"{shown}: not there yet; phipack release creates it")
+        return Check("registry", "fail", f"{shown}: not there, and {folder} can't be written", f"chmod u+w {folder}")
+    if not has_known_schema(path):
+        return Check(
+            "registry", "warn", f"{shown}: not MLflow's, or of an MLflow that phipack was not tested with", None
+        )
+    try:
+        count = len(SqliteReader(path).models())
+    except PhipackError as error:
+        return failed("registry", error)
+    if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        return Check("registry", "warn", f"{shown}: {count} models; can't be written by this user", writable)
+    return Check("registry", "ok", f"{shown}: {count} models")
+
+
+def _check_server(uri: str, shown: str) -> ServiceCheck:
+    try:
+        with _opened(uri + _ANY_MODEL) as answer:
+            clock = _clock(uri, answer.headers.get("Date"))
+            body = json.loads(answer.read(10**6))
+    except urllib.error.HTTPError as error:
+        return ServiceCheck(_refused(error.code, shown), _clock(uri, error.headers.get("Date")))
+    except (OSError, ValueError) as error:
+        if isinstance(error, json.JSONDecodeError):
+            return ServiceCheck(Check("registry", "fail", f"{shown}: answers, but not as MLflow does", _START))
+        reason = getattr(error, "reason", error)
+        return ServiceCheck(Check("registry", "fail", f"{shown}: does not answer: {reason}", _START))
+    count = len(body.get("registered_models", ())) if isinstance(body, dict) else 0
+    return ServiceCheck(Check("registry", "ok", f"{shown}: {'has models' if count else 'no model yet'}"), clock)
+
+
+def _refused(code: int, shown: str) -> Check:
+    if code == _UNAUTHORIZED:
+        fix = "export MLFLOW_TRACKING_USERNAME=… MLFLOW_TRACKING_PASSWORD=…, or MLFLOW_TRACKING_TOKEN=…"
+        return Check("registry", "fail", f"{shown}: authentication required", fix)
+    if code == _FORBIDDEN:
+        return Check("registry", "fail", f"{shown}: this account may not read models", "ask its administrator")
+    return Check("registry", "fail", f"{shown}: answers with HTTP {code}", _START)
+
+
+def _opened(url: str, method: str = "GET") -> urllib.request._UrlopenRet:
+    """Open a URL with MLflow's credentials from the environment, trusting the certificates that requests would."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    request = urllib.request.Request(parts._replace(netloc=host).geturl(), method=method)  # noqa: S310 - http(s) alone
+    name = urllib.parse.unquote(parts.username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
+    password = urllib.parse.unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    if name:
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode())
+    elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        request.add_header("Authorization", f"Bearer {token}")
+    bundle = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE")
+    context = ssl.create_default_context(cafile=bundle if bundle and Path(bundle).is_file() else None)
+    return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=context)  # noqa: S310 - http(s) alone
+
+
+def _check_postgresql(uri: str, shown: str) -> ServiceCheck:
+    try:
+        import psycopg2
+    except ImportError:
+        found = f"{shown}: psycopg2 is not installed"
+        return ServiceCheck(Check("registry", "fail", found, install_command("registry")))
+    address = "postgresql://" + uri.partition("://")[2]
+    try:
+        connection = psycopg2.connect(address, connect_timeout=TIMEOUT_SECONDS)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT extract(epoch FROM clock_timestamp()), to_regclass('alembic_version') IS NOT NULL"
+                )
+                row = cursor.fetchone()
+        finally:
+            connection.close()
+    except psycopg2.Error as error:
+        reason = (str(error).strip().splitlines() or ["no message"])[-1]
+        return ServiceCheck(Check("registry", "fail", f"{shown}: does not answer: {reason}", _START))
+    seconds, is_mlflow = row if row is not None else (time.time(), False)
+    found = f"{shown}: answers" if is_mlflow else f"{shown}: not there yet; phipack release creates it"
+    return ServiceCheck(Check("registry", "ok", found), ClockReading("PostgreSQL", time.time() - float(seconds)))
+
+
+def check_store(location: str) -> ServiceCheck:
+    """Look whether the store can be written: in a folder that exists and on S3 by a small file, which is removed."""
+    try:
+        store = open_store(location)
+        if isinstance(store, FolderStore) and not store.root.exists():
+            return ServiceCheck(_check_missing_folder(store.root))
+        store.check_writable()
+    except PhipackError as error:
+        return ServiceCheck(failed("store", error), _s3_clock(location))
+    return ServiceCheck(Check("store", "ok", f"{store.uri}: can be written"), _s3_clock(location))
+
+
+def _check_missing_folder(root: Path) -> Check:
+    folder = existing_parent(root)
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return Check("store", "ok", f"{root}: not there yet; phipack release creates it")
+    fix = f"chmod u+w {folder}, or name another one with --store"
+    return Check("store", "fail", f"{root}: not there, and {folder} can't be written", fix)
+
+
+def _s3_clock(location: str) -> ClockReading | None:
+    """Ask S3's server for the time, without credentials: a refusal has a date too."""
+    if not location.startswith("s3://"):
+        return None
+    asked = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(asked, method="HEAD"), timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - the user's endpoint
+            return _clock(asked, answer.headers.get("Date"))
+    except urllib.error.HTTPError as error:
+        return _clock(asked, error.headers.get("Date"))
+    except (OSError, ValueError):
+        return None
+
+
+def _clock(server: str, date: str | None) -> ClockReading | None:
+    if date is None:
+        return None
+    try:
+        said = email.utils.parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
+    return ClockReading(urllib.parse.urlsplit(server).netloc.rpartition("@")[2], time.time() - said)
+
+
+def check_clock(readings: list[ClockReading]) -> Check:
+    """Compare this machine's clock with the servers': signatures and catalogs expire by it."""
+    if not readings:
+        return Check("clock", "ok", "no server to compare it with")
+    worst = max(readings, key=lambda one: abs(one.ahead_seconds))
+    off = abs(worst.ahead_seconds)
+    found = f"{duration(off)} {'ahead of' if worst.ahead_seconds > 0 else 'behind'} {worst.server}"
+    if off < SLOW_CLOCK_SECONDS:
+        return Check("clock", "ok", found)
+    return Check("clock", "fail" if off >= WRONG_CLOCK_SECONDS else "warn", found, "timedatectl set-ntp true")

@@ -1,0 +1,52 @@
+"""`--log-file`: all that a command says, with time stamps, and tracebacks of errors. Appended to, line by line."""
+
+from __future__ import annotations
+
+import re
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from targets.errors import PhipackError
+
+_PASSWORD = re.compile(r"(://[^/@:\s]*):[^/@\s]*@")
+
+
+@dataclass
+class LogFile:
+    """An open log. What can't be written, on a full disk, is lost: the command goes on."""
+
+    file: TextIO
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def write(self, text: str) -> None:
+        """Write lines, each with the time in UTC; passwords in URLs are left out."""
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        lines = _PASSWORD.sub(r"\1:***@", text).splitlines()
+        with self._lock:
+            try:
+                self.file.write("".join(f"{stamp} {line}\n" for line in lines))
+                self.file.flush()
+            except (OSError, ValueError):  # full, or closed already
+                return
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            try:
+                self.file.close()
+            except OSError:
+                return
+
+
+def open_log(path: Path) -> LogFile:
+    """Open a file to append to. Raises `PhipackError` where that can't be."""
+    try:
+        return LogFile(path.open("a", encoding="utf-8", errors="backslashreplace"))
+    except OSError as error:
+        raise PhipackError(
+            f"{path}: the log can't be written: {error.strerror or error}",
+            fix="give --log-file a path in a folder that exists and that you may write to",
+        ) from error
