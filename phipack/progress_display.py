@@ -167,7 +167,8 @@ class StepTimes:
             self._ended.add(key)
             now = time.monotonic()
             took = duration(now - self._started.pop(key, now))
-            yield f"  {title(step)}: {_amount(step.done, None, step.unit)} in {took}"
+            amount = "done" if step.unit == "steps" else _amount(step.done, None, step.unit)
+            yield f"  {title(step)}: {amount} in {took}"
 
 
 def _progress(console: object) -> Progress:
@@ -203,7 +204,8 @@ def _progress(console: object) -> Progress:
 def _facts(task: Task) -> str:
     """Return `1.2/2.4 GB 35 MB/s 0:34` for bytes, `12/224 layers 0:34` for others."""
     unit = str(task.fields["unit"])
-    facts = [_amount(task.completed, task.total, unit)]
+    single = task.total == 1 and unit == "steps"
+    facts = [] if single else [_amount(task.completed, task.total, unit)]
     if unit == "bytes" and task.speed:
         facts.append(rate(task.speed))
     if task.time_remaining is not None and not task.finished:

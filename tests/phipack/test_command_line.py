@@ -184,7 +184,7 @@ def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path, numbe
     with _interruptible("build", "checkpoint", "--recipe", "gguf-q4_k_m", "-o", "out", cwd=tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "writing tensors" in line:
+            if "gguf-q4_k_m: write" in line:
                 break
         process.send_signal(number)
         rest = process.stderr.read()
