@@ -58,7 +58,6 @@ def publish(
     from registry.publication import publish as publish_channel
     from registry.publication import refresh as sign_again
     from registry.store.uris import open_store
-    from targets.progress import Event, Step
 
     blobs = open_store(store)
     into = blobs if place is None else open_store(place)
@@ -72,13 +71,8 @@ def publish(
         raise click.UsageError("name a MODEL, or give --refresh")
     order = Order(model, channel, round(rollout * 100), deltas)
 
-    def report(event: Event) -> None:
-        if isinstance(event, Step):
-            state.output.progress(f"{event.name} {event.subject}", event.done, event.total)
-
-    published = publish_channel(
-        open_reader(tracking_uri, blobs), order, into, opened, targets=_targets(project), on_progress=report
-    )
+    reader, on_progress = open_reader(tracking_uri, blobs), state.output.on_progress
+    published = publish_channel(reader, order, into, opened, targets=_targets(project), on_progress=on_progress)
     _show(state, published, into.uri)
 
 
