@@ -1,4 +1,8 @@
-"""The one way to make a bundle: a converter writes the weights, the rest is the same for all formats."""
+"""The one way to build a bundle: the converter of its format writes the weights, the rest is the same for all.
+
+Here: the order of the steps, several builds at once, and the manifest. What a converter is asked for and returns is in
+`conversion.py`; sizes before a build in `sizes.py`.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +68,7 @@ def build(
         out: the bundle's folder; must not exist, unless `replace`.
         context_length: longest sequence in tokens; the model's own, at most 4,096, by default.
         on_progress: receives the steps `write` and `hash`, whose subject is the recipe.
-        replace: put it in the place of what is there.
+        replace: replace what is there, once the new bundle is whole.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
@@ -78,10 +82,10 @@ def build(
 def build_each(
     requests: Mapping[Path, BuildRequest], *, replace: bool = False, done: Callable[[Path, Bundle], None] = _nothing
 ) -> dict[Path, PhipackError]:
-    """Build several bundles of one checkpoint side by side, which is then read once (`lockstep.py`).
+    """Build several bundles of one checkpoint at the same time, so that it is read once (`checkpoint/lockstep.py`).
 
-    Gives what failed; the others are built. `done` is called with each that is, one at a time, as soon as it is; what
-    it raises counts as that build's failure. An interrupt ends all.
+    Returns what failed; the others are built. `done` is called with each bundle, one at a time, as soon as it is built;
+    what it raises counts as that build's failure. An interrupt ends all builds.
     """
     checkpoint = next(iter(requests.values())).checkpoint
     digest = _digest_meanwhile(checkpoint)
@@ -104,7 +108,7 @@ def build_each(
         try:
             wait(running.values())
         except BaseException:
-            sources[0].cancel_all()  # an interrupt: the pool is left when the builds have cleaned up
+            sources[0].cancel_all()  # an interrupt: leaving the pool waits until the builds have cleaned up
             raise
     problems = {}
     for out, future in running.items():
@@ -169,16 +173,17 @@ def _model_entry(request: BuildRequest, conversion: Conversion) -> ModelEntry:
 
 
 def _digest_meanwhile(checkpoint: Checkpoint) -> Future[str]:
-    """Have the checkpoint's digest made while it is being built from: it reads every byte."""
+    """Compute the checkpoint's digest, which reads every byte, on a thread of its own while the build goes on."""
     digest: Future[str] = Future()
 
     def make() -> None:
         try:
             digest.set_result(checkpoint.digest)
         except OSError as error:
-            digest.set_exception(CheckpointError(f"{checkpoint.path} can't be read: {error}"))
+            fix = "check the disk and the files' permissions, then run the same command again"
+            digest.set_exception(CheckpointError(f"{checkpoint.path} can't be read: {error}", fix=fix))
 
-    # A daemon: an interrupted build does not wait for it.
+    # A daemon thread: an interrupted build does not wait for it.
     threading.Thread(target=make, daemon=True, name="checkpoint digest").start()
     return digest
 

@@ -53,7 +53,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a converter did: how weights came to be stored, what a reader must know, the tools that had a hand in it.
+    """What a converter did: how the weights are stored, notes for readers of the manifest, and the tools involved.
 
     `exact_context_length`: the longest sequence for which the runtime computes what the checkpoint does.
     """
@@ -63,11 +63,11 @@ class Conversion:
     tools: dict[str, str]
     notes: tuple[str, ...] = field(default=())
     exact_contexts: tuple[ExactContext, ...] = field(default=())
-    digests: Mapping[str, FileDigest] = field(default_factory=dict)  # of files that were hashed while written
+    digests: Mapping[str, FileDigest] = field(default_factory=dict)  # of files that were hashed while being written
 
 
 def weight_classes(stored: Iterable[StoredWeight]) -> tuple[WeightClass, ...]:
-    """Count tensors and bytes by how they are stored."""
+    """Return how many tensors and bytes are stored in each way."""
     tensors: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for weight in stored:
@@ -80,11 +80,11 @@ class FormatPackage(Protocol):
     """What the package of each format offers."""
 
     def convert(self, request: BuildRequest, folder: Path) -> Conversion:
-        """Write the weights, and what the runtime needs beside them, into a folder."""
+        """Write the weights, and whatever else the runtime needs, into a folder."""
         ...
 
     def artifact_sizes(self, request: BuildRequest) -> dict[str, int]:
-        """Give the exact bytes of each file that `convert` would write, by path. No weight is read."""
+        """Return the exact bytes of each file that `convert` would write, by path. No weight is read."""
         ...
 
 

@@ -1,8 +1,8 @@
-"""Any decoder that `optimum` knows, exported to ONNX: for architectures that phipack's own writers don't know.
+"""Export to ONNX with `optimum`, for architectures that phipack's own converters don't know.
 
-The result is optimum's plain graph in a folder, not a bundle: it is not streamed (the whole model is in memory),
-nothing of it is quantized, no evidence can be taken, since the reference knows the same architectures as the writers,
-and so it can't be registered. For what the writers know, it is the graph that theirs are tested against.
+The result is optimum's plain graph in a folder, not a bundle: the whole model is held in memory, nothing is quantized,
+and it can't be validated or registered, since the float32 reference knows the same architectures as the converters.
+For those architectures, it is the graph that phipack's own is tested against.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TASK = "text-generation-with-past"
 
 
 def export(checkpoint: Path, out: Path, *, replace: bool = False) -> list[str]:
-    """Export a checkpoint's folder to `out`; give the names of the files.
+    """Export a checkpoint's folder to `out`, and return the names of the files.
 
     Raises:
         CheckpointError: no config or safetensors (pickled weights are refused: reading them may run code).
@@ -36,13 +36,14 @@ def export(checkpoint: Path, out: Path, *, replace: bool = False) -> list[str]:
 
     with staged_folder(out, replace=replace) as folder:
         try:
-            with warnings.catch_warnings():  # foreign code warns of its own future, in many words
+            with warnings.catch_warnings():  # deprecations inside the libraries: nothing that a user can act on
                 warnings.simplefilter("ignore")
                 main_export(str(checkpoint), folder, task=TASK, do_validation=False, local_files_only=True)
         except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UnsupportedModelError(
-                f"{checkpoint}: optimum can't export it: {reason}", fix="there is no other way to ONNX here"
+                f"{checkpoint}: optimum can't export it: {reason}",
+                fix="for Phi-3, Phi-3-small and Llama use phipack build; for others, ask optimum to support them",
             ) from error
         return sorted(path.name for path in folder.iterdir())
 
@@ -52,23 +53,29 @@ def _config(checkpoint: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}") from error
+        raise CheckpointError(
+            f"{path} can't be read: {error}",
+            fix="name a Hugging Face checkpoint folder; if this is one, download config.json again",
+        ) from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path} must hold an object, not {type(config).__name__}")
+        raise CheckpointError(
+            f"{path} must hold an object, not {type(config).__name__}",
+            fix="download it again from the model's repository",
+        )
     return config
 
 
 def _refuse_longrope(checkpoint: Path, config: dict[str, Any]) -> None:
-    """Refuse what optimum 2.1 gets silently wrong: it freezes longrope to the short factors."""
+    """Refuse longrope, which optimum 2.1 exports wrongly without saying so: with the short factors alone."""
     try:
         architecture = read_architecture(config)
     except CheckpointError:
-        return  # none of ours: that is what this is for
+        return  # not one of phipack's own: that is what this module is for
     if architecture.longrope is not None:
         raise UnsupportedModelError(
             f"{checkpoint}: optimum freezes longrope to the short factors: wrong past "
             f"{architecture.longrope.original_context} tokens",
-            fix="phipack build --recipe onnx-fp16 writes both",
+            fix="use phipack build --recipe onnx-fp16, which writes both sets of factors",
         )
 
 

@@ -1,7 +1,6 @@
-"""Where a build's time goes: seconds by phase, told by the code that does the work.
+"""Where a build's time goes: seconds and bytes by phase, counted by the code that does the work.
 
-Seconds are busy seconds: of threads that work at the same time each counts its own. A phase inside another one is not
-counted twice.
+Seconds are busy seconds: each of several threads counts its own. A phase inside another one is not counted twice.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Phases:
 
     @contextmanager
     def phase(self, name: Phase, byte_count: int = 0) -> Iterator[None]:
-        """Count the block's time as `name`, less what phases inside it count; and the bytes that it works on."""
+        """Count the block's time as `name`, without that of phases inside it, and the bytes that it works on."""
         outer = getattr(self._thread, "inner_seconds", None)
         self._thread.inner_seconds = 0.0
         started = time.perf_counter()
@@ -48,6 +47,6 @@ class Phases:
 
     @property
     def bytes(self) -> dict[Phase, int]:
-        """Bytes that each phase worked on, where it said so."""
+        """Bytes that each phase worked on, as far as they were counted."""
         with self._lock:
             return dict(self._bytes)

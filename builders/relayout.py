@@ -1,11 +1,11 @@
-"""A checkpoint written in another family's layout: Phi-3's as Llama's, for tools that know only Llama, and back.
+"""A checkpoint written in another family's layout: Phi-3 as Llama, for tools that know only Llama, and back.
 
-The weights are the same bytes: Llama keeps the rows of Phi-3's fused matrices as tensors of their own. What changes is
-`config.json`; tokenizer and generation settings go along as they are.
+The weights are the same bytes: Llama keeps the rows of Phi-3's fused matrices as separate tensors. `config.json`
+changes; tokenizer and generation settings are copied as they are.
 
-Llama has no sliding window, so a Phi-3 with one is the same model up to the window only. Its width stays in
-`config.json` under Phi-3's name, which Llama's readers skip, so that the way back restores it. longrope has no
-counterpart, and nothing of Phi-3-small has.
+Llama has no sliding window, so a Phi-3 with one is the same model only up to the window. The window's width stays in
+`config.json` under Phi-3's key, which Llama's readers ignore, so that converting back restores it. Llama's layout can't
+express longrope, nor any of Phi-3-small's own layers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from targets.progress import Progress, Step, silent
 
 LAYOUTS: tuple[Family, ...] = ("llama", "phi3")
 _NAMES: dict[Family, tuple[str, str]] = {"llama": ("LlamaForCausalLM", "llama"), "phi3": ("Phi3ForCausalLM", "phi3")}
-# Keys that both families spell alike; what is absent stays absent.
+# Keys that both families spell alike; a key that is absent stays absent.
 _SHARED_KEYS = (
     "hidden_size",
     "intermediate_size",
@@ -56,10 +56,10 @@ _SHARED_KEYS = (
 def relayout(
     checkpoint: Checkpoint, layout: Family, out: Path, *, replace_existing: bool = False, on_progress: Progress = silent
 ) -> tuple[str, ...]:
-    """Write a checkpoint in a layout at `out`, streamed; give notes on where it will answer otherwise.
+    """Write a checkpoint in a layout at `out`, streamed. Returns notes on where it will answer differently.
 
     Raises:
-        UnsupportedModelError: the layout has no place for what the model has (longrope, Phi-3-small's layers).
+        UnsupportedModelError: the layout can't express the model (longrope, Phi-3-small's layers).
         BuildError: `out` exists or can't be written. Nothing is left behind.
     """
     there = _architecture_in(checkpoint.architecture, layout)
@@ -73,25 +73,25 @@ def relayout(
             tensors,
             lambda done, total: on_progress(Step("write", done, total, "bytes", layout)),
         )
-        open_checkpoint(folder)  # held to what it claims to be before it gets its name
+        open_checkpoint(folder)  # checked against its own config before it gets its name
     return _notes(checkpoint.architecture, layout)
 
 
 def _architecture_in(architecture: Architecture, layout: Family) -> Architecture:
     if architecture.family == "phi3small":
         raise UnsupportedModelError(
-            f"Phi-3-small has no {layout} layout: its biases, GEGLU and block-sparse layers have no place there",
-            fix="build it as it is: onnx-int4, coreml-int4",
+            f"Phi-3-small can't be written in the {layout} layout, which has no biases, GEGLU or block-sparse layers",
+            fix="build it as it is: phipack build --recipe onnx-int4, or coreml-int4",
         )
     if layout == "llama" and architecture.longrope is not None:
         raise UnsupportedModelError(
-            "Llama's layout has no longrope, which this checkpoint has",
-            fix="take the 4k variant of the model, or build this one as it is",
+            "Llama's layout has no longrope, which this checkpoint uses",
+            fix="use the 4k variant of the model, or build this one as it is",
         )
     if architecture.family == layout:
         raise UnsupportedModelError(
-            f"the checkpoint has the {layout} layout already",
-            fix=f"--layout {next(other for other in LAYOUTS if other != layout)}, or use it as it is",
+            f"the checkpoint already has the {layout} layout",
+            fix=f"use it as it is, or convert it with --layout {next(other for other in LAYOUTS if other != layout)}",
         )
     return replace(architecture, name=_NAMES[layout][0], family=layout)
 
@@ -103,7 +103,7 @@ def _config(checkpoint: Checkpoint, layout: Family) -> dict[str, Any]:
     dtype = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
     if dtype is not None:
         config["torch_dtype"] = dtype  # every release of transformers reads this name, only later ones "dtype"
-    # The families' readers have other defaults for these: written out. The rope as every release reads it.
+    # Written out, since the families' readers have different defaults for these. The rope as every release reads it.
     config |= {
         "num_key_value_heads": architecture.kv_head_count,
         "rms_norm_eps": architecture.norm_epsilon,
@@ -123,7 +123,7 @@ def _companions(checkpoint: Checkpoint) -> list[Path]:
 
 
 def _tensors(checkpoint: Checkpoint, there: Architecture) -> Iterable[TensorToWrite]:
-    """Give the new layout's tensors: each is a range of rows of the old one's, one below the other."""
+    """Yield the new layout's tensors. Each is a range of rows of a canonical tensor, in order."""
     shapes, stored = there.tensor_shapes(), MappedTensors(checkpoint.stored_tensors)
     for name, shape in shapes.items():
         start = 0
@@ -137,19 +137,19 @@ def _tensors(checkpoint: Checkpoint, there: Architecture) -> Iterable[TensorToWr
 
 
 def _common_dtype(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
-    """Give the stored dtype of a canonical tensor. Raises `UnsupportedModelError` where its parts have several."""
+    """Return the stored dtype of a canonical tensor. Raises `UnsupportedModelError` where its parts have several."""
     parts = sources_of(checkpoint.architecture, name, shape).parts
     dtypes = {checkpoint.stored_tensors[part].dtype for part, _ in parts}
     if len(dtypes) > 1:
         raise UnsupportedModelError(
-            f"tensors {', '.join(part for part, _ in parts)} are to be one, but are {', '.join(sorted(dtypes))}",
-            fix="save the checkpoint in one dtype",
+            f"tensors {', '.join(part for part, _ in parts)} become one, but are stored as {', '.join(sorted(dtypes))}",
+            fix="save the checkpoint in one dtype, such as bfloat16",
         )
     return dtypes.pop()
 
 
 def _rows(architecture: Architecture, stored: MappedTensors, name: str, rows: range) -> Iterable[NDArray[Any]]:
-    """Give rows of a canonical tensor in the stored dtype, in pieces that are views of the file."""
+    """Yield rows of a canonical tensor in the stored dtype, in pieces that are views of the file."""
     shape = architecture.tensor_shapes()[name]
     start = 0
     for part, part_shape in sources_of(architecture, name, shape).parts:
@@ -163,5 +163,5 @@ def _rows(architecture: Architecture, stored: MappedTensors, name: str, rows: ra
 def _notes(architecture: Architecture, layout: Family) -> tuple[str, ...]:
     if layout == "llama" and architecture.effective_window is not None:
         window = architecture.effective_window
-        return (f"Llama has no sliding window: the same model up to {window} tokens, another one beyond",)
+        return (f"Llama has no sliding window: the same model up to {window} tokens, a different one beyond",)
     return ()

@@ -50,7 +50,7 @@ BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the 
 class CellOutcome:
     """What became of a cell. `problem` is None where it passed and was registered.
 
-    `built`, `measured`: whether this run did so, or found it done by an earlier one.
+    `built`, `measured`: True where this run did so, False where an earlier run had.
     """
 
     cell: str
@@ -75,15 +75,17 @@ class CellOutcome:
 class CellPlan:
     """What a release would do for a cell, known without building it.
 
-    `figures`: those known by now: the bundle's exact size, speed and memory as predicted for the target, and what was
-    measured if the evidence is cached. `gates`: results of the gates on these. `open_gates`: figures that other gates
-    bound, which validation will measure. `problem`: why the cell can't be built; then nothing else is known.
+    `bundle_bytes`: all files but manifest.json, exact. `figures`: those known by now: size, speed and memory as
+    predicted for the target, and what was measured if the evidence is cached. `gates`: results of the gates on these.
+    `open_gates`: figures that other gates bound, which validation will measure. `problem`: why the cell can't be
+    built; then nothing else is known.
     """
 
     cell: str
     recipe: str
     target: str
     context_length: int | None = None
+    bundle_bytes: int | None = None
     figures: Mapping[str, Figure] | None = None
     gates: tuple[GateResult, ...] = ()
     open_gates: tuple[str, ...] = ()
@@ -150,11 +152,12 @@ class Release:
             return replace(plan, problem=error)
         manifest = self._stored(self._key(cell, context_length)) if self.cache.has_records("built") else None
         evidence = None if manifest is None else self._recorded_evidence(self._evidence_key(manifest))
+        bundle_bytes = sizes[cell.recipe.name, context_length]
         size = Figure(
-            value=sizes[cell.recipe.name, context_length],
+            value=bundle_bytes,
             unit=FIGURES["artifact_bytes"][0],
             kind="predicted",
-            on="all files of the bundle, exact",
+            on="all files of the bundle but manifest.json",
         )
         figures = {"artifact_bytes": size} | ({} if evidence is None else evidence.figures)
         figures |= predicted_figures(self.checkpoint.architecture, cell.recipe, cell.target, context_length)
@@ -162,6 +165,7 @@ class Release:
         return replace(
             plan,
             context_length=context_length,
+            bundle_bytes=bundle_bytes,
             figures=figures,
             gates=tuple(result for result in results if result.value is not None),
             open_gates=tuple(result.figure for result in results if result.value is None),
@@ -221,7 +225,7 @@ class Release:
             try:
                 context_length = self._context_length(cell)
             except PhipackError:
-                continue  # reported when the cell's turn comes
+                continue  # `_finish` reports it
             key = self._key(cell, context_length)
             if key in requests:
                 continue
@@ -274,7 +278,7 @@ class Release:
 
     @contextmanager
     def _materialised(self, digest: str) -> Iterator[Bundle]:
-        """Put a bundle of the store in a folder for a while: what is measured is what the store hands out."""
+        """Put a bundle of the store into a folder for a while: what is measured is what the store holds."""
         folder = self.cache.bundle_folder(digest.removeprefix("sha256:")[:32])
         with disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -290,7 +294,7 @@ class Release:
 
 
 def judged(evidence: Evidence, gates: dict[str, dict[str, Gate]]) -> Evidence:
-    """Return the evidence with the results of gates, which are given by who asks for them."""
+    """Return the evidence with the results of `gates`, which are grouped by their source: cell, project, target."""
     return evidence.model_copy(update={"gates": _results(evidence.figures, gates)})
 
 

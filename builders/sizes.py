@@ -1,4 +1,4 @@
-"""How large a bundle will be, to the byte, before anything of it is built."""
+"""How large a bundle will be, to the byte, before it is built."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from builders.tokenizer import bundled_files
 
 
 def bundle_sizes(request: BuildRequest) -> dict[str, int]:
-    """Give the bytes of each file that the bundle will list in its manifest, by path. No weight is read.
+    """Return the bytes of each file that the bundle will list in its manifest, by path. No weight is read.
 
     Raises:
         CheckpointError: the tokenizer is damaged.

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
+from registry.ledger.ledger import open_ledger
+from registry.store.folder import FolderStore
 from tests.support.checkpoints import write_tiny
 
 
@@ -20,3 +22,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tiny_folder: Path) -> Checkpoint:
     """The same, opened."""
     return open_checkpoint(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's empty SQLite, migrated once: that takes 2 s."""
+    home = tmp_path_factory.mktemp("mlflow")
+    ledger = open_ledger(f"sqlite:///{home}/mlflow.db", FolderStore(home / "store"))
+    assert ledger.models() == []
+    return home / "mlflow.db"

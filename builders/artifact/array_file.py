@@ -1,6 +1,7 @@
-"""A large file's arrays, one after the other: written, and hashed on the way, while the next one is made.
+"""A large file written array by array, and hashed while the next array is computed.
 
-Each array begins a chunk; the padding after it belongs to it, and what a chunk holds says nothing of where it lies.
+Each array begins a chunk, and the padding after it belongs to that chunk, so that a chunk's bytes don't depend on where
+in the file it lies.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from registry.files.large_file import LargeFile
 
 
 class ArrayFile:
-    """A new file: `head`, then arrays, each from a multiple of `alignment` bytes. Elements little-endian, row-major.
+    """A new file: `head`, then arrays, each at a multiple of `alignment` bytes. Elements little-endian, row-major.
 
-    At most one call's arrays are waiting to be written. Raises `OSError` (from `append` or at the end) where the disk
-    is full. `pads_end`: the file's length is a multiple of the alignment too.
+    At most one call's arrays wait to be written. Raises `OSError` (from `append` or at the end) where the disk is full.
+    `pads_end`: the file's length is a multiple of the alignment too.
     """
 
     def __init__(
@@ -38,17 +39,17 @@ class ArrayFile:
         self._chunks = ChunkHasher()
         self._file = LargeFile(path)
         self._writer = ThreadPoolExecutor(1)
-        self._beside = ThreadPoolExecutor(1)  # makes the chunks' digests while the writer makes the file's
+        self._chunk_hashing = ThreadPoolExecutor(1)  # hashes the chunks while the writer hashes the whole file
         self._last = self._writer.submit(self._write_head, head)
 
     def append(self, arrays: Sequence[NDArray[Any]]) -> None:
-        """Write arrays, when those before them are written."""
+        """Write arrays, once those before them are written."""
         self._last.result()
         self._last = self._writer.submit(self._write, arrays)
 
     @property
     def digest(self) -> FileDigest:
-        """Digests of the whole file and of its chunks: of what was handed to the system, after the end."""
+        """Digests of the whole file and of its chunks, as handed to the system. Complete after the `with` block."""
         return FileDigest(self._hasher.hexdigest(), self._chunks.chunks())
 
     def __enter__(self) -> Self:
@@ -64,7 +65,7 @@ class ArrayFile:
                     self._pad()
         finally:
             self._writer.shutdown(cancel_futures=True)
-            self._beside.shutdown()
+            self._chunk_hashing.shutdown()
             self._file.__exit__(kind, error, trace)
 
     def _write_head(self, head: bytes) -> None:
@@ -80,7 +81,7 @@ class ArrayFile:
             self._put(raw)
 
     def _put(self, raw: memoryview) -> None:
-        chunked = self._beside.submit(self._chunk, raw)
+        chunked = self._chunk_hashing.submit(self._chunk, raw)
         with self._phases.phase("hash", len(raw)):
             self._hasher.update(raw)
         with self._phases.phase("write", len(raw)):

@@ -1,9 +1,9 @@
-"""Where to cut bytes so that a change moves only the borders near it.
+"""Where to cut bytes into chunks so that a change moves only the borders near it.
 
-A GGUF's head holds vocabulary, chat template and stop ids one after the other: a longer template shifts all that
-follows. So it is in a tokenizer.json, to which a token is added, and in a graph. A border stands after each window of
-32 bytes whose hash begins with zeros, a matter of the window alone: the same content is cut alike wherever it lies (the
-gear hash of FastCDC, Xia et al. 2016).
+A GGUF's head holds vocabulary, chat template and stop ids one after the other: a longer template shifts everything
+after it. The same goes for a token added to a tokenizer.json, and for a graph. So there is a border after each window
+of 32 bytes whose hash begins with zeros. That depends only on the window: the same content is cut the same way wherever
+it is (the gear hash of FastCDC, Xia et al. 2016).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from registry.bundle.folder import files_below
 
 WHOLE_FILE_BYTES = 1 << 16  # a smaller file is fetched as one
 _WINDOW = 32
-_MASK = np.uint32(((1 << 14) - 1) << 18)  # high bits, which the whole window has a part in; a border in 16 KiB
-_LEAST_BYTES = 4096  # of a piece: rows of equal bytes may hold a border a byte
+_MASK = np.uint32(((1 << 14) - 1) << 18)  # high bits, which the whole window influences; a border every 16 KiB
+_LEAST_BYTES = 4096  # of a piece: runs of equal bytes could have a border at every byte
 _GEAR = np.frombuffer(b"".join(hashlib.sha256(bytes([byte])).digest()[:4] for byte in range(256)), "<u4")
 _BLOCK = 1 << 20  # hashed at once
 
 
 def content_digests(folder: Path, known: Container[str]) -> dict[str, FileDigest]:
-    """Hash the files below a folder whose digests are not known: of those not small, chunks too, cut by content."""
+    """Return digests of the files below a folder that are neither known nor small, with chunks cut by content."""
     digests = {}
     for name in files_below(folder):
         path = folder / name
@@ -40,7 +40,7 @@ def content_digests(folder: Path, known: Container[str]) -> dict[str, FileDigest
 
 
 def content_pieces(content: bytes) -> Iterator[memoryview]:
-    """Cut bytes at borders that their content sets. Joined, the pieces are the content."""
+    """Yield the pieces between borders. Joined, they are the content."""
     begin = 0
     for border in content_borders(content):
         yield memoryview(content)[begin:border]
@@ -50,7 +50,7 @@ def content_pieces(content: bytes) -> Iterator[memoryview]:
 
 
 def content_borders(content: bytes | mmap.mmap) -> Iterator[int]:
-    """Give the offsets, in order, at which content sets borders."""
+    """Yield the offsets of the borders, in order."""
     begin = 0
     for start in range(0, len(content), _BLOCK):
         before = max(0, start - _WINDOW + 1)
@@ -61,7 +61,7 @@ def content_borders(content: bytes | mmap.mmap) -> Iterator[int]:
 
 
 def _window_hashes(content: bytes) -> NDArray[np.uint32]:
-    """Hash the window that ends at each byte: the sum of its bytes' values, doubled for each byte that followed."""
+    """Return the hash of the window ending at each byte: the sum of its bytes' values, doubled for each later byte."""
     hashes = _GEAR[np.frombuffer(content, np.uint8)]
     width = 1
     while width < _WINDOW:

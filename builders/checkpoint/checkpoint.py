@@ -1,4 +1,7 @@
-"""`Checkpoint`: config, tokenizer files, and tensors one at a time, named by the digest of its content."""
+"""`Checkpoint`: config, tokenizer files, where the weights lie, and the digest of its content that names it.
+
+`open_checkpoint` checks all of it without reading weights; `sources.py` reads them.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,10 @@ class Checkpoint:
             try:
                 return file.read_text("utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                raise CheckpointError(f"{file}: the chat template can't be read: {error}") from error
+                raise CheckpointError(
+                    f"{file}: the chat template can't be read: {error}",
+                    fix="save it as UTF-8, or download it again from the model's repository",
+                ) from error
         template = self.tokenizer_config.get("chat_template")
         if isinstance(template, list):  # several, by name, as transformers allows
             named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
@@ -76,7 +82,7 @@ class Checkpoint:
     def stop_token_ids(self) -> tuple[int, ...]:
         """Ids that end an answer: those of `generation_config.json`, else of `config.json`, sorted.
 
-        Phi-3's config names one of three (<|endoftext|>, not <|end|>); an artifact that knows that one alone runs on.
+        Phi-3's config names one of three (<|endoftext|>, not <|end|>); an app that knows only that one does not stop.
         """
         stop = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
         ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
@@ -88,13 +94,14 @@ class Checkpoint:
             ):
                 raise CheckpointError(
                     f"{self.path}: eos_token_id {token!r} is not an id of the vocabulary "
-                    f"(0 to {self.architecture.vocabulary_size - 1})"
+                    f"(0 to {self.architecture.vocabulary_size - 1})",
+                    fix="correct it in generation_config.json, or in config.json where the former has none",
                 )
         return tuple(sorted(set(ids)))
 
     @cached_property
     def digest(self) -> str:
-        """`sha256:<hex>` over the sorted list of content files and their own digests. Reads every byte, once."""
+        """`sha256:<hex>` of the sorted list of content files and their own digests. Reads every byte, once."""
         files = [self.path / "config.json", self.path / "generation_config.json", *self.tokenizer_files.values()]
         files += self.shard_files
         past_cache = frozenset(self.shard_files if self.past_cache else ())
@@ -117,7 +124,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         UnsupportedModelError: another architecture, rope or dtype than phipack builds from.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder", fix="give the path of a Hugging Face checkpoint")
+        raise CheckpointError(f"{folder} is not a folder", fix="name the folder of a Hugging Face checkpoint")
     config = read_json(folder / "config.json", required=True)
     architecture = read_architecture(config)
     files = shards.find_shards(folder)
@@ -126,7 +133,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         for tensor in shards.read_header(file):
             if tensor.name in found:
                 raise CheckpointError(
-                    f"{folder}: tensor {tensor.name!r} is in both {found[tensor.name].file.name} and {file.name}"
+                    f"{folder}: tensor {tensor.name!r} is in both {found[tensor.name].file.name} and {file.name}",
+                    fix="remove the file that does not belong to this checkpoint, or download all of it again",
                 )
             found[tensor.name] = tensor
     _compare_with_index(folder, found)
@@ -134,7 +142,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not any((folder / name).is_file() for name in TOKENIZER_MODELS) and not tiktoken_files(folder):
         raise CheckpointError(
             f"{folder}: no tokenizer: neither {' nor '.join(TOKENIZER_MODELS)} nor *.tiktoken",
-            fix="copy the tokenizer's files beside the weights",
+            fix="copy the tokenizer's files into the folder of the weights",
         )
     return Checkpoint(
         path=folder,
@@ -154,17 +162,18 @@ def _compare_with_index(folder: Path, found: dict[str, shards.StoredTensor]) -> 
     if unlisted := [name for name in found if name not in index]:
         raise CheckpointError(
             f"{folder}: tensor {unlisted[0]!r} is in {found[unlisted[0]].file.name}, but not in the index",
-            fix="download it again",
+            fix="download the checkpoint again",
         )
     for name, shard in index.items():
         if name not in found or found[name].file.name != shard:
             raise CheckpointError(
-                f"{folder}: the index puts tensor {name!r} in {shard}, where it is not", fix="download it again"
+                f"{folder}: the index puts tensor {name!r} in {shard}, where it is not",
+                fix="download the checkpoint again",
             )
 
 
 def _compare_with_architecture(folder: Path, found: dict[str, shards.StoredTensor], architecture: Architecture) -> None:
-    if architecture.layer_count > len(found):  # said before a list of a billion names is made
+    if architecture.layer_count > len(found):  # first: a damaged count could ask for a list of a billion names
         raise CheckpointError(
             f"{folder}: config.json says num_hidden_layers {architecture.layer_count}, "
             f"the weights have {len(found)} tensors",
@@ -172,7 +181,7 @@ def _compare_with_architecture(folder: Path, found: dict[str, shards.StoredTenso
         )
     expected = stored_shapes(architecture)
     if architecture.tied_embeddings and "lm_head.weight" in found:
-        # Some exports repeat the tied embedding as the head; the shape is still held to.
+        # Some exports repeat the tied embedding as the head; its shape is still checked.
         expected = {**expected, "lm_head.weight": expected["model.embed_tokens.weight"]}
     if missing := [name for name in expected if name not in found]:
         raise CheckpointError(
@@ -187,12 +196,13 @@ def _compare_with_architecture(folder: Path, found: dict[str, shards.StoredTenso
     for name, shape in expected.items():
         if found[name].shape != shape:
             raise CheckpointError(
-                f"{folder}: tensor {name!r} has shape {list(found[name].shape)}, config.json asks for {list(shape)}"
+                f"{folder}: tensor {name!r} has shape {list(found[name].shape)}, config.json asks for {list(shape)}",
+                fix="compare config.json with the weights: they may belong to different models",
             )
 
 
 def read_json(path: Path, *, required: bool) -> dict[str, Any]:
-    """Read a file that holds a JSON object; give an empty one where it is absent and not required.
+    """Read a file that holds a JSON object. Returns an empty one where it is absent and not required.
 
     Raises:
         CheckpointError: it is missing, damaged, or holds something else.
@@ -201,12 +211,14 @@ def read_json(path: Path, *, required: bool) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         if required:
-            raise CheckpointError(
-                f"{path} is missing", fix="give the path of a Hugging Face checkpoint folder"
-            ) from None
+            raise CheckpointError(f"{path} is missing", fix="name the folder of a Hugging Face checkpoint") from None
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+        raise CheckpointError(
+            f"{path}: not valid JSON: {error}", fix="download it again from the model's repository"
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: a JSON object was expected")
+        raise CheckpointError(
+            f"{path}: a JSON object was expected", fix="download it again from the model's repository"
+        )
     return content

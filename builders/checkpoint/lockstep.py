@@ -24,7 +24,7 @@ KEPT_BYTES = 1 << 30  # of float32: somewhat more than a lead in bfloat16
 
 
 class ReadCancelledError(Exception):
-    """The builds in lockstep were cancelled: raised by a build's next read, caught by whoever started the builds."""
+    """The builds in lockstep were cancelled: raised by a build's next read, caught where they were started."""
 
 
 class Lockstep:
@@ -50,7 +50,7 @@ class Lockstep:
             self._changed.notify_all()
 
     def leave(self, reader: int) -> None:
-        """Remove a reader that has finished: nobody waits for it any more."""
+        """Remove a reader that has finished: the others no longer wait for it."""
         with self._changed:
             self._positions.pop(reader, None)
             self._changed.notify_all()
@@ -128,7 +128,12 @@ class LockstepSource:
         self._shared = shared
 
     def tensor(self, name: str) -> NDArray[np.float32]:
-        """Read one tensor by its canonical name, once the others are near enough. Raises `ReadCancelledError` too."""
+        """Read one tensor by its canonical name, after waiting for readers that are too far behind.
+
+        Raises:
+            CheckpointError: as `TensorSource` says.
+            ReadCancelledError: the builds were cancelled.
+        """
         parts = self._parts(name)
         self._lockstep.advance(self._reader, self._positions[parts[0]])
         return self._shared.take(parts, lambda: self._source.tensor(name))
@@ -139,11 +144,11 @@ class LockstepSource:
         return self._shared.take((name,), lambda: self._source.stored_tensor(name))
 
     def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Read rows of a stored matrix at once: they are few, and each reader asks for others."""
+        """Read rows of a stored matrix without waiting: they are few, and each reader needs different ones."""
         return self._source.rows(name, ids)
 
     def leave(self) -> None:
-        """Read no more: the others wait for this reader no longer."""
+        """Stop reading: the others no longer wait for this reader."""
         self._lockstep.leave(self._reader)
 
     def cancel_all(self) -> None:

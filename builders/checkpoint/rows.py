@@ -1,4 +1,4 @@
-"""Rows of a stored tensor in the order that all families are seen in (`targets/layouts.py`): views, no copies."""
+"""Rows of a stored tensor in the canonical order that all families share (`targets/layouts.py`): views, no copies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from targets.layouts import RowOrder
 def in_canonical_order(
     canonical: NDArray[Any], stored: NDArray[Any], order: RowOrder, architecture: Architecture
 ) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-    """Give pairs of views of one shape, a canonical one and a stored one, which cover both arrays [rows, ...]."""
+    """Yield pairs of views of one shape, a canonical one and a stored one, which cover both arrays [rows, ...]."""
     if order == "as stored":
         yield canonical, stored
     elif order == "in turn":

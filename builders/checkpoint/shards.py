@@ -26,6 +26,7 @@ HEADER_BYTES_LIMIT = 100 << 20  # safetensors' own limit
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+_UNREADABLE_FIX = "check the disk and the file's permissions, then run the same command again"
 _LARGEST_NUMBER = (1 << 63) - 1
 _LARGEST_RANK = 32  # numpy's
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -34,7 +35,7 @@ _STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: file, byte range from the file's start, dtype as safetensors spells it."""
+    """Where a tensor lies: its file, its byte range from the file's start, and its dtype as safetensors spells it."""
 
     name: str
     file: Path
@@ -53,33 +54,38 @@ def find_shards(folder: Path) -> list[Path]:
     """List the safetensors files of a checkpoint, in the order of their names.
 
     Raises:
-        CheckpointError: none are there, pickle weights are, or the index names a missing one.
+        CheckpointError: there are none, or only pickled weights, or the index names one that is missing.
     """
     index = folder / INDEX_NAME
     if index.exists():
         names = sorted(set(_weight_map(index).values()))
         for name in names:
             if Path(name).name != name or not name.endswith(".safetensors"):
-                raise CheckpointError(f"{index}: shard name {name!r} is not a plain .safetensors file name")
+                raise CheckpointError(
+                    f"{index}: shard name {name!r} is not a plain .safetensors file name",
+                    fix="download the index again: it may only name files of its own folder",
+                )
             if not (folder / name).is_file():
                 raise CheckpointError(
-                    f"{folder}: shard {name!r} is missing, the index names it", fix="download it again"
+                    f"{folder}: shard {name!r} is missing, though the index names it",
+                    fix="download the checkpoint again",
                 )
         return [folder / name for name in names]
     if (folder / SINGLE_NAME).is_file():
         return [folder / SINGLE_NAME]
     if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES):
         raise CheckpointError(
-            f"{folder}: weights are pickled ({pickles[0]}); reading a pickle may run code, so it is refused",
-            fix="convert it where you trust it: transformers' model.save_pretrained(..., safe_serialization=True)",
+            f"{folder}: weights are pickled ({pickles[0]}); reading a pickle can run code, so phipack refuses it",
+            fix="if you trust it, convert it with transformers: model.save_pretrained(..., safe_serialization=True)",
         )
     raise CheckpointError(
-        f"{folder}: no weights: neither {SINGLE_NAME} nor {INDEX_NAME}", fix="give a Hugging Face checkpoint folder"
+        f"{folder}: no weights: neither {SINGLE_NAME} nor {INDEX_NAME}",
+        fix="name the folder of a Hugging Face checkpoint",
     )
 
 
 def read_index(folder: Path) -> dict[str, str] | None:
-    """Give the index's map from tensor to shard, or None for a checkpoint of one file."""
+    """Return the index's map from tensor to shard, or None for a checkpoint of one file."""
     index = folder / INDEX_NAME
     return _weight_map(index) if index.exists() else None
 
@@ -101,13 +107,13 @@ def read_header(file: Path) -> list[StoredTensor]:
                 )
             header = _json_object(stream.read(length), file)
     except OSError as error:
-        raise CheckpointError(f"{file} can't be read: {error.strerror}") from error
+        raise CheckpointError(f"{file} can't be read: {error.strerror}", fix=_UNREADABLE_FIX) from error
     header.pop("__metadata__", None)
     tensors = sorted((_entry(file, name, entry, 8 + length) for name, entry in header.items()), key=lambda t: t.start)
     position = 8 + length
     for tensor in tensors:
         if tensor.start != position:
-            relation = "overlaps the one before it" if tensor.start < position else "leaves a gap before it"
+            relation = "overlaps the tensor before it" if tensor.start < position else "leaves a gap before it"
             raise CheckpointError(f"{file}: tensor {tensor.name!r} {relation}", fix="download it again")
         position = tensor.stop
     if position != size:
@@ -129,14 +135,14 @@ class MappedTensors:
         self._maps: dict[Path, mmap.mmap] = {}
 
     def stored(self, name: str) -> NDArray[Any]:
-        """Give a read-only view in the stored dtype; bfloat16 as its uint16 bits."""
+        """Return a read-only view in the stored dtype; bfloat16 as its uint16 bits."""
         tensor = self.entries[name]
         count = math.prod(tensor.shape)
         view = np.frombuffer(self._map(tensor.file), dtype=_STORED[tensor.dtype], count=count, offset=tensor.start)
         return view.reshape(tensor.shape)
 
     def pieces(self, name: str) -> Iterator[NDArray[Any]]:
-        """Give all elements in order, as `stored` has them, in flat pieces; each is gone when the next is asked for.
+        """Yield all elements in order, as `stored` has them, in flat pieces; each is valid until the next one.
 
         Raises:
             CheckpointError: the file can't be read.
@@ -150,10 +156,10 @@ class MappedTensors:
             for piece in read_pieces(tensor.file, tensor.start, tensor.stop):
                 yield np.frombuffer(piece, dtype)
         except OSError as error:
-            raise CheckpointError(f"{tensor.file} can't be read: {error.strerror}") from error
+            raise CheckpointError(f"{tensor.file} can't be read: {error.strerror}", fix=_UNREADABLE_FIX) from error
 
     def release(self, name: str) -> None:
-        """Tell the system that a tensor's pages may go: mapped pages count as this process's memory until they do."""
+        """Let the system drop a tensor's pages, which count as this process's memory until they are dropped."""
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
         tensor = self.entries[name]
@@ -168,10 +174,10 @@ class MappedTensors:
 
 
 def too_large_to_keep(tensors: Mapping[str, StoredTensor]) -> bool:
-    """Return True for more than half of this machine's memory: what is read first is gone when it is read again."""
+    """Return whether tensors exceed half of this machine's memory: it could not keep them for a second read."""
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # a system that does not say
+    except (AttributeError, OSError, ValueError):  # a system that does not report its memory
         return False
     return sum(tensor.bytes for tensor in tensors.values()) > memory // 2
 
@@ -185,10 +191,12 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         content = _json_object(index.read_bytes(), index)
     except OSError as error:
-        raise CheckpointError(f"{index} can't be read: {error.strerror}") from error
+        raise CheckpointError(f"{index} can't be read: {error.strerror}", fix=_UNREADABLE_FIX) from error
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
-        raise CheckpointError(f"{index}: 'weight_map' must map tensor names to shard names")
+        raise CheckpointError(
+            f"{index}: 'weight_map' must map tensor names to shard names", fix="download the index again"
+        )
     return weight_map
 
 
@@ -206,7 +214,7 @@ def _json_object(raw: bytes, source: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{source}: not valid JSON: {error}", fix="download it again") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{source}: a JSON object was expected")
+        raise CheckpointError(f"{source}: a JSON object was expected", fix="download it again")
     return content
 
 
@@ -214,15 +222,17 @@ def _entry(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     try:
         dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: tensor {name!r}: malformed header entry") from error
+        raise CheckpointError(f"{file}: tensor {name!r}: malformed header entry", fix="download it again") from error
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise UnsupportedModelError(
-            f"{file}: tensor {name!r} has dtype {dtype}; F16, BF16 and F32 can be built from",
-            fix="take the checkpoint as released, not one that is quantized already",
+            f"{file}: tensor {name!r} has dtype {dtype}; phipack builds from F16, BF16 and F32",
+            fix="use the checkpoint as released, not one that is already quantized",
         )
     numbers = (*shape, start, stop)
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _LARGEST_NUMBER for n in numbers):
-        raise CheckpointError(f"{file}: tensor {name!r}: shape and offsets must be whole numbers of 64 bits")
+        raise CheckpointError(
+            f"{file}: tensor {name!r}: shape and offsets must be whole numbers of 64 bits", fix="download it again"
+        )
     if len(shape) > _LARGEST_RANK or stop - start != math.prod(shape) * ITEM_BYTES[dtype]:
         raise CheckpointError(
             f"{file}: tensor {name!r}: {stop - start} bytes for shape {list(shape)} of {dtype}", fix="download it again"

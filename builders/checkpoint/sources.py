@@ -1,7 +1,7 @@
 """`TensorSource`, what converters and the float32 reference read weights through, and the one that reads the shards.
 
-Sources are composed: `lockstep.py` wraps one for each of several builds that share their reads. Who measures where the
-time goes hands a `Phases` to the source that reads the files, so that waiting for another build is not counted.
+Sources are composed: `lockstep.py` wraps one for each of several builds that share their reads. To measure where
+the time goes, hand a `Phases` to the source that reads the files: then waiting for another build is not counted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PIECE_ELEMENTS = 1 << 17
 class TensorSource(Protocol):
     """A checkpoint's weights, read when asked for. Values are float32 and finite.
 
-    Laws: the same name gives the same values each time; `tensor` and `stored_tensor` are the same where a tensor is
+    Laws: the same name returns the same values each time; `tensor` and `stored_tensor` are the same where a tensor is
     stored as the architecture lists it. Arrays may be shared with other readers: don't write to them.
     """
 

@@ -1,4 +1,4 @@
-"""Writing a safetensors file tensor by tensor: the library's own writer wants them all in memory.
+"""Writing a safetensors file tensor by tensor: the library's own writer needs them all in memory.
 
 Format: see `shards.py`.
 """
@@ -22,7 +22,7 @@ _ALIGNMENT = 8  # of the header, by padding it with spaces, as the safetensors l
 
 @dataclass(frozen=True)
 class TensorToWrite:
-    """One tensor: `dtype` as safetensors spells it; `pieces` gives its elements in order, in the stored dtype."""
+    """One tensor: `dtype` as safetensors spells it; `pieces` returns its elements in order, in the stored dtype."""
 
     name: str
     dtype: str
@@ -36,7 +36,7 @@ class TensorToWrite:
 
 
 def _unreported(_done_bytes: int, _total_bytes: int) -> None:
-    """Report to nobody."""
+    """Report nothing."""
 
 
 def write_safetensors(

@@ -21,18 +21,18 @@ from targets.recipes import Recipe
 from targets.storage import StoredWeight
 from targets.storage.coreml import BLOCK_SIZE, FLOAT16, plan
 
-# coremltools' builder keeps the function that is being written in a global: one at a time in a process.
+# coremltools' builder keeps the function being written in a global: one at a time in a process.
 _WRITING = threading.Lock()
 
-# On import coremltools warns of every absent library that it could also convert from, and that Linux has no Core ML.
+# On import coremltools warns about every library that it could convert from and does not find, and about Linux.
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 
 
 def convert(request: BuildRequest, folder: Path) -> Conversion:
-    """Write `model.mlpackage` into `folder`, where the tokenizer's files lie already.
+    """Write `model.mlpackage` into `folder`, which already has the tokenizer's files.
 
     Raises:
-        CheckpointError: a tensor holds NaN, an infinity, or what float16 can't.
+        CheckpointError: a tensor holds NaN, an infinity, or what float16 can't represent.
     """
     architecture, recipe, context = request.checkpoint.architecture, request.recipe, request.context_length
     stored = plan(architecture, recipe)
@@ -50,7 +50,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
 
 
 def artifact_sizes(request: BuildRequest) -> dict[str, int]:
-    """Give the exact size in bytes of every file that `convert` would write, by its path. No weight is read."""
+    """Return the exact bytes of every file that `convert` would write, by path. No weight is read."""
     weights = Weights(request)
     program, description = _described(request, weights)
     sizes = package_sizes(program, weights, description)
@@ -58,7 +58,7 @@ def artifact_sizes(request: BuildRequest) -> dict[str, int]:
 
 
 def _described(request: BuildRequest, weights: Weights) -> tuple[Any, Any]:
-    """Write the program, and describe its interface."""
+    """Return the program and the description of its interface."""
     architecture, context = request.checkpoint.architecture, request.context_length
     with _WRITING:
         program = write_program(architecture, weights, context)

@@ -1,4 +1,22 @@
-"""The package's interface as Core ML shows it to apps: inputs, states and outputs, their shapes, and what they mean."""
+"""The package's interface as Core ML shows it to apps: inputs, states and outputs, their shapes, and what they mean.
+
+Names and shapes are those of Apple's own Llama-3.1 package, which swift-transformers looks for:
+
+    inputIds    int32    [1, q]           input: the q new tokens, 1 or more: a prompt, then one token at a time
+    causalMask  float16  [1, 1, 1 or q, n]   input: n is the length of the sequence after the call. Zeros are enough
+    keyCache    float16  [layers, 1, key heads, context, head size]   state
+    valueCache  float16  the same         state
+    logits      float16  [1, q, vocabulary]   output: after each new token
+
+An app makes a state, and calls with q tokens and a mask of zeros of width n = tokens before + q. The positions of the
+tokens follow from n - q. The program itself hides the future and what is behind the sliding window; the mask's values
+are added to the scores, so an app can hide more (-inf). Only the shapes of the two inputs change from call to call, and
+no shape depends on a value. A state is one sequence; to take tokens back, call with a smaller n.
+
+longrope: where the context is longer than the original one, the metadata has `phipack.longrope_edge`, the longest
+sequence that takes the short factors. The call that passes it must take the whole sequence (q = n), since everything
+that was cached belongs to the other factors.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +42,7 @@ _MEANINGS = {
 
 
 def describe(architecture: Architecture, recipe: Recipe, context_length: int) -> Any:
-    """Give the `ModelDescription` (protobuf) of a program of `write_program`."""
+    """Return the `ModelDescription` (protobuf) of a program of `write_program`."""
     import coremltools as ct
 
     kinds = ct.proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType
@@ -56,7 +74,7 @@ def describe(architecture: Architecture, recipe: Recipe, context_length: int) ->
 
 
 def _set_array(array: Any, kind: int, ranges: Sequence[tuple[int, int]]) -> None:
-    """Shape of an input: the least length by default, and the range of each dimension."""
+    """Set the shape of an input: the shortest by default, and the range of each dimension."""
     array.dataType = kind
     array.shape.extend(low for low, _ in ranges)
     for low, high in ranges:

@@ -1,12 +1,12 @@
-"""Writing a program as an `.mlpackage`, its large constants made, written and forgotten one at a time.
+"""Writing a program as an `.mlpackage`, its large constants computed, written and dropped one at a time.
 
     model.mlpackage/
       Manifest.json                                   coremltools' layout; identifiers derived from the specification
       Data/com.apple.CoreML/model.mlmodel             the specification: description and program (protobuf)
       Data/com.apple.CoreML/weights/weight.bin        the constants (coremltools' blob storage)
 
-coremltools' own `convert` and `save` would run passes that read every constant, and write random identifiers and the
-date.
+coremltools' own `convert` and `save` would run passes that read every constant, and would write random identifiers and
+the date.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _IDENTIFIERS = uuid.UUID("5b6a5b7e-0d1c-5f0e-9a63-6f0a4c1c2d3e")  # our namespac
 
 
 def write_package(package: Path, program: Any, weights: Weights, description: Any) -> dict[str, FileDigest]:
-    """Write a `mil.Program` and its `ModelDescription` (protobuf). The same content gives the same bytes.
+    """Write a `mil.Program` and its `ModelDescription` (protobuf). The same content results in the same bytes.
 
     Returns the digests of the weights' file, by its path in the package.
     """
@@ -57,7 +57,10 @@ def write_package(package: Path, program: Any, weights: Weights, description: An
 
 
 def _borders(described: Sequence[int]) -> Iterator[int]:
-    """Chunks begin at blobs' descriptions, and at the data of large blobs: a description says where its data lies."""
+    """Yield where chunks begin: at blobs' descriptions, and at the data of large blobs.
+
+    A description holds the offset of its data, so data shares a chunk with it only where it is small.
+    """
     for here, following in zip(described, [*described[1:], math.inf], strict=True):
         yield here
         if following - here > _LARGE_BLOB_BYTES:
@@ -65,7 +68,7 @@ def _borders(described: Sequence[int]) -> Iterator[int]:
 
 
 def package_sizes(program: Any, weights: Weights, description: Any) -> dict[str, int]:
-    """Give the bytes of each file that `write_package` would write, by its path in the package. No weight is read."""
+    """Return the bytes of each file that `write_package` would write, by its path in the package. No weight is read."""
     places = Places()
     specification = _specification(_exporter(program, weights, None, places).export(), description)
     return {
@@ -84,7 +87,7 @@ def _specification(program: Any, description: Any) -> bytes:
 
 
 class Places:
-    """Where blobs would lie in `weight.bin`, without writing them.
+    """Offsets that blobs would have in `weight.bin`, without writing them.
 
     Layout (source: coremltools' mlmodel/src/MILBlob/Blob/StorageFormat.hpp): a header of 64 bytes; then for each blob
     64 bytes that describe it, and its data, each at a multiple of 64. A program names a blob by its description.
@@ -94,16 +97,16 @@ class Places:
         self.bytes = _BLOB_STEP
 
     def next(self, byte_count: int) -> int:
-        """Give the next blob a place: the offset of its description."""
+        """Reserve the next blob's place, and return the offset of its description."""
         described = math.ceil(self.bytes / _BLOB_STEP) * _BLOB_STEP
         self.bytes = described + _BLOB_STEP + byte_count
         return described
 
 
 def _exporter(program: Any, weights: Weights, folder: Path | None, places: Places | None = None) -> Any:
-    """Give coremltools' exporter, which has a promised constant made when it comes to writing it.
+    """Return coremltools' exporter, changed to compute a promised constant only when it writes it.
 
-    With `places` nothing is made or written: blobs get the offsets that they would have.
+    With `places` nothing is computed or written: blobs get the offsets that they would have.
     """
     import coremltools as ct
     from coremltools.converters.mil.backend.mil import helper
@@ -154,7 +157,7 @@ def _byte_count(variable: Any) -> int:
 
 
 def _write(writer: Any, variable: Any, weights: Weights) -> int:
-    """Write one promised constant and give its offset in `weight.bin`."""
+    """Write one promised constant, and return its offset in `weight.bin`."""
     from coremltools.converters.mil.mil import types
 
     flat = weights.fulfil(variable.name).reshape(-1)
@@ -165,15 +168,15 @@ def _write(writer: Any, variable: Any, weights: Weights) -> int:
             if variable.dtype == types.fp16:
                 return int(writer.write_fp16_data(flat.view(np.uint16)))
             return int(writer.write_float_data(flat))
-    except RuntimeError as error:  # coremltools' writer says neither which error nor of what kind
+    except RuntimeError as error:  # coremltools' writer does not say what kind of error it is
         raise BuildError(
             f"{WEIGHTS_FILE} can't be written: {error}",
-            fix="most often the disk is full: free space, or name a folder on another disk; nothing was left behind",
+            fix="most often the disk is full: free space, or name a folder on another disk with -o",
         ) from error
 
 
 def _manifest(digest: str) -> bytes:
-    """Give `Manifest.json`, as coremltools' ModelPackage writes it."""
+    """Return `Manifest.json`, as coremltools' ModelPackage writes it."""
     entries = {}
     identifiers = []
     for name, path, what in (

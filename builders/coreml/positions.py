@@ -1,12 +1,12 @@
-"""Where the tokens of a call stand: their positions, what they may see, and how their heads are rotated, as MIL ops.
+"""The tokens of a call as MIL ops: their positions, what they may see, and how their heads are rotated.
 
 The length of a call and of the whole sequence are taken from the shapes of the inputs. The rotation's cosines and sines
 are constants of the program, looked up by position.
 
-longrope: the short factors hold while all n tokens fit in the original context (the edge), the long ones beyond, for
-the tokens before as well: each call takes the factors of its n. What was cached under the short factors is of no use
-beyond the edge, and rotating keys anew would not mend it, since every layer's input changed. So the call that passes
-the edge must take the whole sequence again.
+longrope: the short factors hold while all n tokens fit in the original context (the edge), the long ones beyond it, for
+earlier tokens too: each call takes the factors of its n. What was cached with the short factors is useless beyond the
+edge, and rotating the keys again would not help, since every layer's input changed. So the call that passes the edge
+must take the whole sequence.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write_call(builder: Any, architecture: Architecture, context_length: int, id
     edge = architecture.longrope_edge(context_length)
     if edge is not None:
         is_long = mb.greater(x=end, y=np.array([edge], np.int32), name="is_long")
-        # The short table lies behind the long one.
+        # The short table comes after the long one.
         below = np.array([context_length], np.int32)
         first = mb.select(cond=is_long, a=np.zeros(1, np.int32), b=below, name="first_row")
         rows = mb.add(x=rows, y=first, name="table_rows")
@@ -61,7 +61,7 @@ def write_call(builder: Any, architecture: Architecture, context_length: int, id
 
 
 def _tables(mb: Any, architecture: Architecture, context_length: int) -> tuple[Any, Any]:
-    """Cosines and sines [context, d / 2], a row a position; the short factors' rows behind, where both are needed."""
+    """Return cosines and sines [context, d / 2], a row a position; then the short factors' rows, if needed."""
     parts = [rotary_tables(architecture, context_length)]
     edge = architecture.longrope_edge(context_length)
     if edge is not None:
@@ -71,7 +71,7 @@ def _tables(mb: Any, architecture: Architecture, context_length: int) -> tuple[A
 
 
 def _mask(mb: Any, architecture: Architecture, rows: Any, columns: Any, given: Any) -> Any:
-    """The app's mask, with the future and what lies behind the sliding window hidden: [1, 1, q, n]."""
+    """Return the app's mask with the future, and what is behind the sliding window, hidden: [1, 1, q, n]."""
     behind = mb.sub(x=mb.expand_dims(x=rows, axes=[1]), y=mb.expand_dims(x=columns, axes=[0]), name="distance")
     hidden = mb.less(x=behind, y=np.int32(0), name="is_future")
     if architecture.effective_window is not None:
@@ -83,7 +83,7 @@ def _mask(mb: Any, architecture: Architecture, rows: Any, columns: Any, given: A
 
 
 def _of_group(mb: Any, architecture: Architecture, mask: Any) -> Any:
-    """Repeat the rows: query heads that share a key head are further rows of it, so that keys are never repeated."""
+    """Repeat the mask's rows: query heads that share a key head are further rows, so that keys are never repeated."""
     group = architecture.head_count // architecture.kv_head_count
     return mb.concat(values=[mask] * group, axis=2, name="mask_of_group") if group > 1 else mask
 

@@ -3,7 +3,9 @@
 Shapes: q new tokens, n tokens in all (those in the cache and the new ones), K key heads, g query heads a key head, d
 head size.
 
-Matrices, rotation, keys, values and attention are float16. The residual stream and the norms are float32.
+Precision: matrices, rotation, keys, values and attention are float16; the residual stream and the norms are float32.
+Squares of the stream's few large channels overflow float16, and rounding the stream costs most of what float16 costs:
+on the 135M model mean KL is 0.9e-5 this way, and 1.6e-5 with a float16 stream (same top 99.7 and 99.6 %).
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ CAUSAL_MASK = "causalMask"
 KEY_CACHE = "keyCache"
 VALUE_CACHE = "valueCache"
 LOGITS = "logits"
-HIDDEN_LOGIT = np.float16(-30000)  # added to ids that are never to be chosen: a probability of 0, and finite
+HIDDEN_LOGIT = np.float16(-30000)  # added to ids that must never be chosen: finite, and a probability of 0
 
 
 def cache_shape(architecture: Architecture, context_length: int) -> tuple[int, ...]:
-    """Shape of the key cache, and of the value cache: layers, batch, heads, positions, head size."""
+    """Return the shape of the key cache, and of the value cache: layers, batch, heads, positions, head size."""
     return (architecture.layer_count, 1, architecture.kv_head_count, context_length, architecture.head_dim)
 
 
 def write_program(architecture: Architecture, weights: Weights, context_length: int) -> Any:
-    """Give the `mil.Program`. `weights` makes the constants, which carry no data until the package is written."""
+    """Return the `mil.Program`. `weights` creates the constants, which hold no data until the package is written."""
     import coremltools as ct
     from coremltools.converters.mil.mil import Builder, Function, Program, get_new_symbol, types
 
@@ -57,7 +59,7 @@ def write_program(architecture: Architecture, weights: Weights, context_length: 
 
 @contextmanager
 def _names_from_zero(builder: Any) -> Iterator[None]:
-    """Number generated names from 0: coremltools counts on over all programs of a process, and names are bytes."""
+    """Number generated names from 0: coremltools goes on counting from program to program, and names are bytes."""
     counted = builder.name_count
     builder.name_count = type(counted)(int)
     try:
@@ -67,7 +69,7 @@ def _names_from_zero(builder: Any) -> Iterator[None]:
 
 
 class _Decoder:
-    """Writes the layers. Methods take and give MIL variables."""
+    """Writes the layers. Methods take and return MIL variables."""
 
     def __init__(self, architecture: Architecture, weights: Weights, call: Call, states: tuple[Any, Any]) -> None:
         from coremltools.converters.mil.mil import Builder
@@ -90,7 +92,7 @@ class _Decoder:
             stream = self._attention(stream, layer)
             stream = self._mlp(stream, layer)
         normed = self._norm(stream, "model.norm")
-        if architecture.logit_divisor != 1:  # here, where it is fewer numbers, and none can overflow
+        if architecture.logit_divisor != 1:  # here, where there are fewer numbers and none can overflow
             normed = mb.mul(x=normed, y=np.float16(1 / architecture.logit_divisor), name="scaled_down")
         if not architecture.hidden_token_ids:
             return self._product(normed, architecture.head_tensor, LOGITS)
@@ -146,7 +148,7 @@ class _Decoder:
         return call.sparse_mask if is_sparse else call.mask
 
     def _scaled(self, queries: Any) -> Any:
-        """Make up for what attention will scale by, d ** -0.5, where the architecture has another scale."""
+        """Scale queries where the architecture's scale differs from attention's own, d ** -0.5."""
         share = self._architecture.score_scale * self._architecture.head_dim**0.5
         return queries if math.isclose(share, 1) else self._mb.mul(x=queries, y=np.float16(share))
 
@@ -161,7 +163,7 @@ class _Decoder:
         return mb.mul(x=active, y=mb.add(x=up, y=np.float16(1)), name=name)
 
     def _norm(self, stream: Any, stem: str) -> Any:
-        """LayerNorm or RMSNorm of [1, q, hidden] float32, given in float16 to the matrix that follows."""
+        """LayerNorm or RMSNorm of [1, q, hidden] float32, in float16 for the matrix that follows."""
         mb, epsilon = self._mb, np.float32(self._architecture.norm_epsilon)
         weight = self._weights.vector(f"{stem}.weight")
         if self._architecture.biased:
@@ -181,7 +183,7 @@ class _Decoder:
         return mb.concat(values=turned, axis=-1)
 
     def _cached(self, name: str, new: Any, layer: int) -> Any:
-        """Put new heads [1, q, K, d] into a layer of a cache, and give its first n positions [1, K, n, d]."""
+        """Put new heads [1, q, K, d] into a layer of a cache, and return its first n positions [1, K, n, d]."""
         mb, call = self._mb, self._call
         new = mb.expand_dims(x=mb.transpose(x=new, perm=[0, 2, 1, 3]), axes=[0])
         of_layer = [False, True, True, False, True]  # which axes are taken whole
@@ -205,7 +207,7 @@ class _Decoder:
         )
 
     def _corner(self, layer: int, position: Any) -> Any:
-        """Indices [5] into a cache, of which only layer and position count."""
+        """Return indices [5] into a cache, of which only layer and position count."""
         whole = np.zeros(1, np.int32)
         return self._mb.concat(values=[np.array([layer, 0, 0], np.int32), position, whole], axis=0)
 

@@ -2,13 +2,13 @@
 
 Core ML's `constexpr_blockwise_shift_scale`: weight = scale * (code - offset), codes and offset 0 to 15, a scale and
 an offset a block. coremltools' own "linear" mode lays the codes from a block's least value to its greatest. Here
-several widths of that range and places of its zero are tried. For the codes c = code - offset that a trial gives, the
-least error that any scale reaches is at <w, c> / <c, c> (least squares), and it is |w|^2 less <w, c>^2 / <c, c>: the
-trial with the greatest of these wins.
+several widths of that range and places of its zero are tried. For the codes c = code - offset of a trial, the scale of
+least error is <w, c> / <c, c> (least squares), and that error is |w|^2 - <w, c>^2 / <c, c>: the trial with the greatest
+<w, c>^2 / <c, c> wins.
 
 Scales are positive. A negative one would make an offset superfluous for most blocks, but Core ML's compiler refuses
-negative scales in `quantize` and `dequantize` (webmachinelearning/webnn issue 822), and what it makes of them here
-can't be known without a Mac.
+negative scales in `quantize` and `dequantize` (webmachinelearning/webnn issue 822), and what it does with them here
+can't be tested without a Mac.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Quantized:
     offsets: NDArray[np.uint8]
 
     def dequantized(self) -> Floats:
-        """Give the weights [rows, columns] that Core ML computes with, before it rounds them to float16."""
+        """Return the weights [rows, columns] that Core ML computes with, before it rounds them to float16."""
         rows, columns = self.codes.shape
         blocks = self.codes.reshape(rows, -1, BLOCK_SIZE).astype(np.float32) - self.offsets[..., None]
         return (blocks * self.scales.astype(np.float32)[..., None]).reshape(rows, columns)
@@ -62,7 +62,7 @@ def quantize(weights: Floats, importance: Floats | None = None) -> Quantized:
 
     Args:
         weights: the matrix.
-        importance: how much the squared error of a column counts, [columns], positive; all the same by default.
+        importance: how much the squared error of each column counts, [columns], positive; equal by default.
     """
     rows, columns = weights.shape
     blocks = (rows, columns // BLOCK_SIZE)
@@ -96,7 +96,7 @@ def _quantize_rows(weights: Floats, importance: Floats | None) -> Quantized:
 
 
 def _best(blocks: Floats, weighting: Floats | None) -> tuple[Floats, Floats]:
-    """Give the scale and the offset of least (weighted) squared error of each block, among those tried."""
+    """Return the scale and the offset of least (weighted) squared error of each block, among those tried."""
     lowest, highest = np.minimum(blocks.min(axis=0), 0), np.maximum(blocks.max(axis=0), 0)
     plain = _inverse((highest - lowest) / HIGHEST_CODE)
     weighted = blocks if weighting is None else blocks * weighting
@@ -120,7 +120,7 @@ def _best(blocks: Floats, weighting: Floats | None) -> tuple[Floats, Floats]:
 
 
 def _centred_codes(blocks: Floats, inverse_scale: Floats, offset: Floats, out: Floats) -> Floats:
-    """Codes less the offset: whole numbers from -offset to 15 - offset."""
+    """Return codes minus the offset: whole numbers from -offset to 15 - offset."""
     np.multiply(blocks, inverse_scale, out=out)
     np.rint(out, out=out)
     np.maximum(out, -offset, out=out)
@@ -128,5 +128,5 @@ def _centred_codes(blocks: Floats, inverse_scale: Floats, offset: Floats, out: F
 
 
 def _inverse(values: Floats) -> Floats:
-    """1 / x, and 0 for 0 and what is too small for its inverse to be a number."""
+    """Return 1 / x, and 0 for 0 and for what is too small to have a finite inverse."""
     return np.divide(1, values, out=np.zeros_like(values), where=values >= np.finfo(np.float32).tiny)

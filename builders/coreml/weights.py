@@ -1,7 +1,7 @@
-"""The program's constants: promised while the program is written, made one at a time while the package is.
+"""The program's constants: promised while the program is written, computed one at a time while the package is.
 
-A promise is a numpy array without memory (strides of 0) that has the shape and dtype of the constant; `Promises.fulfil`
-reads the tensor, stores it as `targets/storage/coreml.py` plans, and gives the array to write.
+A promise is a numpy array without memory (strides of 0) that has the shape and dtype of the constant; `Weights.fulfil`
+reads the tensor and computes the array to write, as `targets/storage/coreml.py` plans it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from targets.architecture import Architecture
 from targets.errors import CheckpointError
 from targets.storage.coreml import BLOCK_SIZE, FLOAT32, UINT4, plan, storage_of
 
-LEAST_IMPORTANCE = np.float32(1e-6)  # of a column that a norm all but closes
+LEAST_IMPORTANCE = np.float32(1e-6)  # of a column that a norm makes almost 0
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 class Weights:
-    """Makes MIL variables for a checkpoint's tensors, each tensor once."""
+    """Creates MIL variables for a checkpoint's tensors, each tensor once."""
 
     def __init__(self, request: BuildRequest) -> None:
         self._source = request.source
@@ -38,7 +38,7 @@ class Weights:
         self._last: tuple[str, Quantized | None] = ("", None)
 
     def is_promised(self, constant: str) -> bool:
-        """True for the name of a constant whose data is made late."""
+        """Return whether a constant of that name is promised: its data is computed when the package is written."""
         return constant in self._promises
 
     def report_written(self, done_bytes: int | None = None) -> None:
@@ -47,21 +47,25 @@ class Weights:
         self._request.report_written(total if done_bytes is None else done_bytes, total)
 
     def fulfil(self, constant: str) -> NDArray[Any]:
-        """Make a constant's data. Raises `CheckpointError` on NaN, an infinity, or what float16 can't hold."""
+        """Return a promised constant's data.
+
+        Raises:
+            CheckpointError: the tensor holds NaN, an infinity, or what float16 can't represent.
+        """
         return self._promises[constant]()
 
     def matrix(self, tensor: str) -> Any:
-        """Variable of a matrix [out, in], float16 to whoever uses it."""
+        """Return the variable of a matrix [out, in]: float16 for the operations that use it."""
         if tensor not in self._variables:
             self._variables[tensor] = self._stored(tensor)
         return self._variables[tensor]
 
     def vector(self, tensor: str) -> Any:
-        """Variable of a norm's weight or bias, float32 [hidden]."""
+        """Return the variable of a norm's weight or bias, float32 [hidden]."""
         return self.matrix(tensor)
 
     def bias_of(self, matrix: str) -> Any:
-        """Variable of a matrix's bias, float16 [out]; zeros, one for all of that width, where it has none."""
+        """Return the variable of a matrix's bias, float16 [out]; shared zeros of that width where it has none."""
         bias = matrix.removesuffix("weight") + "bias"
         return self.matrix(bias) if bias in self._shapes else self._zeros(self._shapes[matrix][0])
 
@@ -112,16 +116,16 @@ class Weights:
         largest = max(float(values.max()), -float(values.min()))
         if largest > LARGEST_FLOAT16:
             raise CheckpointError(
-                f"{self._path}: tensor {tensor!r} holds {largest:g}; float16 ends at {LARGEST_FLOAT16:g}",
-                fix="scale the checkpoint, or take a recipe of another format",
+                f"{self._path}: tensor {tensor!r} holds {largest:g}; the largest in float16 is {LARGEST_FLOAT16:g}",
+                fix="build a recipe of another format, such as onnx-int4",
             )
         return values
 
     def _quantized(self, tensor: str) -> Quantized:
-        """Quantize a matrix; the last one is kept, since its parts are asked for one after the other."""
+        """Return a quantized matrix. The last one is kept, since its parts are asked for one after the other."""
         name, quantized = self._last
         if name != tensor or quantized is None:
-            self._last = ("", None)  # not two at a time
+            self._last = ("", None)  # dropped first, so as not to hold two
             values, importance = self._finite_in_float16(tensor), self._importance(tensor)
             with self.phases.phase("quantize", values.nbytes):
                 quantized = quantize(values, importance)
@@ -129,7 +133,7 @@ class Weights:
         return quantized
 
     def _importance(self, tensor: str) -> NDArray[np.float32] | None:
-        """How much a column's error counts: by the size of what it is multiplied with, which a norm before it tells."""
+        """Return how much each column's error counts: the size of its input, known from a norm before the matrix."""
         norm = self._norms.get(tensor)
         if norm is None:
             return None
@@ -139,7 +143,7 @@ class Weights:
 
 
 def norms_before(architecture: Architecture) -> dict[str, str]:
-    """Name the norm whose output a matrix is multiplied with, for those that follow one at once."""
+    """Return, for each matrix that directly follows a norm, the name of the norm's weight."""
     norms = {architecture.head_tensor: "model.norm.weight"}
     for layer in range(architecture.layer_count):
         prefix = f"model.layers.{layer}."
@@ -149,5 +153,5 @@ def norms_before(architecture: Architecture) -> dict[str, str]:
 
 
 def constant_name(tensor: str) -> str:
-    """Name of a tensor's constant in the program: letters, digits and underscores."""
+    """Return the name of a tensor's constant in the program: letters, digits and underscores."""
     return tensor.removesuffix(".weight").replace(".", "_")  # a bias keeps its ending

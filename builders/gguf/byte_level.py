@@ -1,6 +1,6 @@
 """Byte-level BPE (GPT-2's kind) as llama.cpp reads it: its own list of merges, and a pre-tokenizer known by name.
 
-The name is found by what the pre-tokenizer does, never guessed: a wrong one splits text in other places, silently.
+The name is derived from what the pre-tokenizer does, never guessed: a wrong one splits text elsewhere, silently.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# What is done to text, and whether a word that is a token is taken without merging → llama.cpp's name for it.
+# Steps of the pre-tokenizer, and whether a word that is a token is used without merging → llama.cpp's name for it.
 _PRE_TOKENIZERS: dict[tuple[object, ...], str] = {
     (("bytes after", _GPT2), False): "gpt-2",
     (("split", _GPT2), ("bytes",), False): "gpt-2",
@@ -38,7 +38,7 @@ def byte_level_vocabulary(file: TokenizerJson, size: int, *, source: str) -> Voc
     if file.normalizer or model.continuing_subword_prefix or model.end_of_word_suffix or model.dropout:
         raise UnsupportedModelError(
             f"{source}: llama.cpp's byte-level BPE has no normalizer, word prefix or suffix, or dropout",
-            fix="build an ONNX or Core ML recipe: their apps use tokenizer.json itself",
+            fix="build an ONNX or Core ML recipe, such as onnx-int4: their apps use tokenizer.json itself",
         )
     rows = lay_out({n: Row(token) for token, n in model.vocab.items()}, file.added, size, source=source)
     return Vocabulary(
@@ -55,9 +55,9 @@ def _pre_tokenizer(file: TokenizerJson, *, source: str) -> str:
     name = _PRE_TOKENIZERS.get((*done, bool(file.model.ignore_merges)))
     if name is None:
         raise UnsupportedModelError(
-            f"{source}: llama.cpp has no name that we know for pre-tokenizer "
+            f"{source}: llama.cpp has no known name for the pre-tokenizer "
             f"{json.dumps(file.pre_tokenizer)[:300]} with ignore_merges {bool(file.model.ignore_merges)}",
-            fix="build an ONNX or Core ML recipe: their apps use tokenizer.json itself",
+            fix="build an ONNX or Core ML recipe, such as onnx-int4: their apps use tokenizer.json itself",
         )
     return name
 
@@ -68,7 +68,7 @@ def _what_it_does(step: dict[str, Any]) -> tuple[str, ...]:
             return ("bytes after", _GPT2) if step.get("use_regex", True) else ("bytes",)
         case {"type": "Digits", "individual_digits": True}:
             return ("digits",)
-        # The two behaviours are one: these patterns match every character.
+        # The two behaviours are the same here: these patterns match every character.
         case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False}:
             return ("split", pattern)
         case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Removed", "invert": True}:

@@ -4,8 +4,8 @@
     token_embd  output_norm  output (not where it is tied)  rope_factors_long, rope_factors_short (longrope)
 
 That is architecture phi3. Llama's layout becomes architecture llama, whose attn_q, attn_k, attn_v, ffn_gate and ffn_up
-stand apart, and whose rotation pairs neighbours where the checkpoint's pairs halves: rows of attn_q and attn_k are
-sorted for it.
+are separate, and whose rotation pairs neighbouring rows where the checkpoint's pairs halves: rows of attn_q and attn_k
+are reordered for it.
 
 Source: the GGUF specification (ggml/docs/gguf.md), and what llama.cpp's graphs read (src/models/phi3.cpp, llama.cpp).
 """
@@ -55,10 +55,10 @@ _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_hea
 
 
 def convert(request: BuildRequest, folder: Path) -> Conversion:
-    """Write `model.gguf` into a folder. Peak memory: two tensors in float32, and two that are encoded.
+    """Write `model.gguf` into a folder. Peak memory: two tensors in float32, and two encoded ones.
 
     Raises:
-        CheckpointError: a tensor holds NaN, an infinity or what float16 can't; the tokenizer is damaged.
+        CheckpointError: a tensor holds NaN, an infinity, or what float16 can't represent; the tokenizer is damaged.
         UnsupportedModelError: llama.cpp has no such tokenizer.
     """
     import gguf
@@ -79,7 +79,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
             request.report_written(done, total)
             data.append([_encoded(request, weight, values)])
             done += weight.bytes
-            del values  # before the next one but one is read
+            del values  # released before another read begins
         data.append(list(_rope_factors(architecture).values()))
     request.report_written(total, total)
     return Conversion(
@@ -97,7 +97,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
 
 
 def artifact_sizes(request: BuildRequest) -> dict[str, int]:
-    """Give the exact size in bytes of the file that `convert` would write, by its name. No weight is read."""
+    """Return the exact bytes of the file that `convert` would write, by its name. No weight is read."""
     import gguf
 
     architecture = request.checkpoint.architecture
@@ -153,7 +153,7 @@ def read_for_llama_cpp(source: TensorSource, architecture: Architecture, name: s
 
 
 def gguf_name(name: str) -> str:
-    """Name a tensor as llama.cpp does: `model.layers.3.mlp.down_proj.weight` is `blk.3.ffn_down.weight`."""
+    """Return llama.cpp's name of a tensor: `model.layers.3.mlp.down_proj.weight` is `blk.3.ffn_down.weight`."""
     stem = name.removesuffix(".weight")
     if stem in _TOP:
         return f"{_TOP[stem]}.weight"
@@ -162,7 +162,7 @@ def gguf_name(name: str) -> str:
 
 
 def exact_context_length(architecture: Architecture, context_length: int) -> int:
-    """Give the longest sequence for which llama.cpp computes what the checkpoint does: it ignores sliding windows."""
+    """Return the longest sequence for which llama.cpp computes what the checkpoint does: it ignores sliding windows."""
     contexts = exact_contexts(architecture, context_length)
     exact = 0 if contexts else context_length
     for each in contexts:
@@ -173,9 +173,9 @@ def exact_context_length(architecture: Architecture, context_length: int) -> int
 
 
 def exact_contexts(architecture: Architecture, context_length: int) -> tuple[ExactContext, ...]:
-    """Say for how many tokens llama.cpp must be opened to be exact: it takes longrope's factors by that, not by length.
+    """Return for how many tokens llama.cpp must be opened to be exact: it chooses longrope's factors by that alone.
 
-    Nothing where it does not matter: no longrope, or a context that stays below the edge.
+    Empty where it does not matter: no longrope, or a context that stays below the edge.
     """
     rope = architecture.longrope
     if rope is None or _rounded(context_length) <= rope.original_context:
@@ -188,7 +188,7 @@ def exact_contexts(architecture: Architecture, context_length: int) -> tuple[Exa
 
 
 def _rounded(context_length: int) -> int:
-    """Give the context that llama.cpp makes of one that is asked for."""
+    """Return the context that llama.cpp opens when asked for this one."""
     return math.ceil(context_length / CONTEXT_STEP) * CONTEXT_STEP
 
 
@@ -237,7 +237,11 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
 
 
 def _attention_factor(rope: LongRope, context_length: int) -> float:
-    """Give the factor of the side that holds in all of a context. llama.cpp has no other for the other side."""
+    """Return the attention factor that holds in all of a context: llama.cpp has only one.
+
+    Raises:
+        UnsupportedModelError: the context needs both factors, and they differ.
+    """
     short, long = rope.short_attention_factor, rope.long_attention_factor
     if short != long and context_length > rope.original_context:
         raise UnsupportedModelError(
@@ -262,5 +266,5 @@ def _declare(writer: Any, name: str, weight: StoredWeight) -> None:
     import gguf
 
     kind = TYPES[weight.storage]
-    dtype = np.dtype(np.float32 if kind.name == "F32" else np.float16)  # not looked at where raw_dtype is given
+    dtype = np.dtype(np.float32 if kind.name == "F32" else np.float16)  # ignored where raw_dtype is given
     writer.add_tensor_info(name, weight.shape, dtype, weight.bytes, raw_dtype=gguf.GGMLQuantizationType(kind.number))

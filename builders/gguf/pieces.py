@@ -1,6 +1,6 @@
 """SentencePiece BPE (Llama's and Phi-3's kind) as llama.cpp reads it: pieces with scores, the best pair merged first.
 
-From `tokenizer.model`, or from a `tokenizer.json` of BPE with byte fallback, whose order of merges gives the scores.
+Read from `tokenizer.model`, or from a `tokenizer.json` of BPE with byte fallback, whose order of merges is the scores.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from builders.gguf.vocabulary import BYTE, UNKNOWN, Row, Vocabulary
 from targets.errors import CheckpointError, UnsupportedModelError
 
 _SPACE = "\u2581"
-_FIX = "build an ONNX or Core ML recipe: their apps use the tokenizer's own files"
+_FIX = "build an ONNX or Core ML recipe, such as onnx-int4: their apps use the tokenizer's own files"
+_DAMAGED_FIX = "download it again from the model's repository"
 _BYTES = frozenset(f"<0x{number:02X}>" for number in range(256))
-_UNREACHABLE = -1e9  # no merge makes it; llama.cpp would, so as the last of all
+_UNREACHABLE = -1e9  # of a piece that no merge forms: llama.cpp would form it, so it comes after all others
 
 
 def pieces_of_model(path: Path) -> tuple[dict[int, Row], bool]:
-    """Read `tokenizer.model`. Gives its pieces by id, and whether a space is put before a text.
+    """Read `tokenizer.model`. Returns its pieces by id, and whether it puts a space before a text.
 
     Raises:
         CheckpointError: not a SentencePiece model.
@@ -35,9 +36,9 @@ def pieces_of_model(path: Path) -> tuple[dict[int, Row], bool]:
     try:
         model.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as error:
-        raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
+        raise CheckpointError(f"{path}: not a SentencePiece model: {error}", fix=_DAMAGED_FIX) from error
     if not model.pieces:
-        raise CheckpointError(f"{path}: not a SentencePiece model: no pieces")
+        raise CheckpointError(f"{path}: not a SentencePiece model: no pieces", fix=_DAMAGED_FIX)
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
     if (
         trainer.model_type != schema.TrainerSpec.BPE
@@ -55,7 +56,7 @@ def pieces_of_model(path: Path) -> tuple[dict[int, Row], bool]:
 
 
 def pieces_of_json(file: TokenizerJson) -> dict[int, Row]:
-    """Read the model of a `tokenizer.json`: a piece's score is minus the rank of the first merge that makes it."""
+    """Return the pieces of a `tokenizer.json` by id. A score is minus the rank of the first merge that forms it."""
     ranks: dict[str, int] = {}
     for rank, (left, right) in enumerate(file.model.pairs, start=1):
         ranks.setdefault(left + right, rank)
@@ -66,13 +67,13 @@ def pieces_of_json(file: TokenizerJson) -> dict[int, Row]:
         elif token == file.model.unk_token:
             rows[number] = Row(token, UNKNOWN)
         else:
-            unmade = 0.0 if len(token) == 1 else _UNREACHABLE
-            rows[number] = Row(token, score=-float(ranks[token]) if token in ranks else unmade)
+            unmerged = 0.0 if len(token) == 1 else _UNREACHABLE
+            rows[number] = Row(token, score=-float(ranks[token]) if token in ranks else unmerged)
     return rows
 
 
 def space_of_json(file: TokenizerJson, *, source: str) -> tuple[bool, tuple[str, ...]]:
-    """Say whether a space is put before a text, and where llama.cpp does so when this tokenizer doesn't.
+    """Return whether the tokenizer puts a space before a text, and notes on where only llama.cpp does.
 
     Raises:
         UnsupportedModelError: text is normalized or split in a way that llama.cpp's "llama" tokenizer does not know.
@@ -98,7 +99,7 @@ def space_of_json(file: TokenizerJson, *, source: str) -> tuple[bool, tuple[str,
 
 
 def pieces_vocabulary(rows: Sequence[Row], space: bool, notes: tuple[str, ...], *, source: str) -> Vocabulary:
-    """Make the vocabulary of laid-out rows. `space`: whether one is put before a text.
+    """Return the vocabulary of laid-out rows. `space`: whether the tokenizer puts one before a text.
 
     Raises:
         UnsupportedModelError: a byte has no token.

@@ -1,4 +1,4 @@
-"""ggml's own quantizers, called in C from the library in llama-cpp-python: the same bytes as llama-quantize."""
+"""ggml's own quantizers, called from the C library inside llama-cpp-python: the same bytes as llama-quantize."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from targets.errors import BuildError, CheckpointError
 from targets.storage.gguf import BlockType
 
 _FLOAT16_LIMIT = 65504.0
-# Scales are float16, and Q4_0's is the largest value / 8: all other block types reach further.
+# Scales are float16, and Q4_0's is the largest value / 8: all other block types can hold larger values.
 _LIMIT = {"F16": _FLOAT16_LIMIT}
 _BLOCK_LIMIT = _FLOAT16_LIMIT * 8
-_SLICE_ROWS = 64  # rows a thread takes at a time (C code runs without Python's lock): few, so that both end together
+_SLICE_ROWS = 64  # rows a thread takes at a time, without Python's lock: few, so that all threads end together
 
 
 def encode(
     values: NDArray[np.float32], kind: BlockType, *, name: str, importance: NDArray[np.float32] | None = None
 ) -> NDArray[np.uint8]:
-    """Store float32 values, [rows, columns] or [columns], in a ggml type. Gives the bytes, one row after the other.
+    """Encode float32 values, [rows, columns] or [columns], in a ggml type. Returns the bytes, row after row.
 
     Args:
         values: columns must be a multiple of the type's block length.
@@ -51,8 +51,8 @@ def encode(
         largest = max(part.max(), -part.min())
         if largest > limit:
             raise CheckpointError(
-                f"tensor {name!r} holds a value of magnitude {largest:g}; {kind.name} ends at {limit:g}",
-                fix="no sound language model has such weights: check the training run or the download",
+                f"tensor {name!r} holds a value of magnitude {largest:g}; the largest in {kind.name} is {limit:g}",
+                fix="no trained language model has such weights: check the training run, or download it again",
             )
         target = out.ctypes.data + start * row_bytes
         importances = None if weights is None else weights.ctypes.data
@@ -72,7 +72,7 @@ def _ggml_quantize_chunk() -> Callable[..., int]:
     found = sorted((Path(llama_cpp.__file__).parent / "lib").glob(f"*ggml-base.{suffix}"))
     if not found:
         raise BuildError(
-            "llama-cpp-python came without libggml-base",
+            "llama-cpp-python is installed without libggml-base",
             fix="install it again: pip install --force-reinstall llama-cpp-python",
         )
     function = ctypes.CDLL(str(found[0])).ggml_quantize_chunk

@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer, special ids and stop ids as llama.cpp reads them.
 
-`tokenizer.json` says what the tokenizer does; `tokenizer.model`, where there is one too, gives SentencePiece's scores.
-Of a file of tiktoken's ranks alone, the `tokenizer.json` that it stands for is read.
+`tokenizer.json` defines what the tokenizer does; `tokenizer.model`, where there is one too, has SentencePiece's scores.
+Where there is only a file of tiktoken's ranks, it is converted to a `tokenizer.json` first.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from builders.gguf.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary,
 from builders.tokenizer.tiktoken import tiktoken_file, tokenizer_json_of_ranks
 from targets.errors import UnsupportedModelError
 
-# Tokens that llama.cpp ends an answer at by their text alone (llama-vocab.cpp, special_eog_ids).
+# Tokens at which llama.cpp ends an answer because of their text (llama-vocab.cpp, special_eog_ids).
 _KNOWN_ENDS = frozenset(
     ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<|end_of_text|>")
 )
-# With "phi-3" in general.name, llama.cpp lets every special token but these swallow the whitespace after it, and asks
-# that they and </s> exist.
+# With "phi-3" in general.name, llama.cpp lets every special token but these swallow the whitespace after it, and needs
+# them and </s> to exist.
 _NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
 
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """A vocabulary and what llama.cpp is told about it. `ids`: by the GGUF key's name, such as `eos`."""
+    """A vocabulary, and what else a GGUF file says of its tokenizer. `ids`: by the GGUF key's name, such as `eos`."""
 
     vocabulary: Vocabulary
     ids: dict[str, int]
@@ -73,13 +73,13 @@ def read_tokenizer(checkpoint: Checkpoint) -> GgufTokenizer:
 
 
 def _tokenizer_json(checkpoint: Checkpoint) -> TokenizerJson | None:
-    """Read `tokenizer.json`, or the one that ranks stand for; None where only SentencePiece's file is there."""
+    """Return `tokenizer.json`, or the one converted from ranks; None where there is only SentencePiece's file."""
     files = checkpoint.tokenizer_files
     if path := files.get("tokenizer.json"):
         if (kind := read_kind(path)) != "BPE":
             raise UnsupportedModelError(
                 f"{path}: a {kind} tokenizer; llama.cpp bundles are built with BPE",
-                fix="build an ONNX or Core ML recipe: their apps use tokenizer.json itself",
+                fix="build an ONNX or Core ML recipe, such as onnx-int4: their apps use tokenizer.json itself",
             )
         return read_tokenizer_json(path)
     ranks = tiktoken_file(checkpoint.path)
@@ -111,7 +111,7 @@ def _vocabulary(checkpoint: Checkpoint, file: TokenizerJson | None, added: dict[
 
 
 def _special_ids(checkpoint: Checkpoint, vocabulary: Vocabulary) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Find the ids of BOS, EOS, padding and unknown, and give llama.cpp the stop ids that it doesn't know by name."""
+    """Return the ids of BOS, EOS, padding, unknown and other stops, and notes on what llama.cpp can't express."""
     ids_of = {token: number for number, token in enumerate(vocabulary.tokens)}
     ids = {}
     for key, name in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
@@ -128,7 +128,7 @@ def _special_ids(checkpoint: Checkpoint, vocabulary: Vocabulary) -> tuple[dict[s
     turn_ends = [n for n in stops if n != ids.get("eos") and vocabulary.tokens[n] in _KNOWN_ENDS]
     if turn_ends:
         ids["eot"] = turn_ends[0]
-    # Besides EOS, a file can name the end of a turn and of a message, whatever they are called.
+    # In addition to EOS, a file can name the end of a turn and of a message: used for any other stop ids.
     for name in ("eot", "eom"):
         if name not in ids and unknown_to_it:
             ids[name] = unknown_to_it.pop(0)
@@ -143,9 +143,9 @@ def _special_ids(checkpoint: Checkpoint, vocabulary: Vocabulary) -> tuple[dict[s
 def _added_around(
     checkpoint: Checkpoint, file: TokenizerJson | None, vocabulary: Vocabulary, ids: dict[str, int]
 ) -> tuple[bool, bool]:
-    """Say whether the tokenizer itself puts BOS before, and EOS after, a text.
+    """Return whether the tokenizer itself puts BOS before a text, and EOS after it.
 
-    transformers' Llama tokenizers go by tokenizer_config.json, whatever tokenizer.json says; others by the latter.
+    transformers' Llama tokenizers obey tokenizer_config.json, whatever tokenizer.json says; others obey the latter.
     """
     config = checkpoint.tokenizer_config
     if file is None or str(config.get("tokenizer_class", "")).startswith("Llama"):
@@ -162,13 +162,16 @@ def _added_around(
                 middle = names.index(None) if None in names else len(names)
                 before, after = names[:middle], names[middle + 1 :]
             case _:
-                raise UnsupportedModelError(f"{checkpoint.path}: tokenizer.json: post-processor {step.get('type')!r}")
+                raise UnsupportedModelError(
+                    f"{checkpoint.path}: tokenizer.json: llama.cpp has no post-processor {step.get('type')!r}",
+                    fix="build an ONNX or Core ML recipe, such as onnx-int4: their apps use tokenizer.json itself",
+                )
     tokens = {name: vocabulary.tokens[number] for name, number in ids.items()}
     if before not in ([], [tokens.get("bos")]) or after not in ([], [tokens.get("eos")]):
         raise UnsupportedModelError(
             f"{checkpoint.path}: the tokenizer puts {before} before a text and {after} after it; llama.cpp can put BOS "
             f"({tokens.get('bos')!r}) and EOS ({tokens.get('eos')!r})",
-            fix="name them in tokenizer_config.json: bos_token, eos_token",
+            fix="set bos_token and eos_token in tokenizer_config.json to these tokens",
         )
     return bool(before), bool(after)
 
@@ -176,7 +179,7 @@ def _added_around(
 def _strips(
     vocabulary: Vocabulary, added: dict[int, AddedToken], *, normalizes: bool
 ) -> tuple[str | None, tuple[str, ...]]:
-    """Give `general.name`, by which llama.cpp knows of tokens that swallow whitespace, and a note where it can't."""
+    """Return the `general.name` by which llama.cpp lets tokens swallow whitespace, or a note where none is right."""
     stripping = {token.content for token in added.values() if token.rstrip}
     odd = {
         token.content
@@ -199,7 +202,7 @@ def _strips(
 
 
 def _special_piece(piece: object) -> str | None:
-    """Name the token that a template's piece stands for; None where it stands for the text."""
+    """Return the token that a template's piece means; None where it means the text."""
     match piece:
         case {"SpecialToken": {"id": str(name)}}:
             return name

@@ -1,4 +1,4 @@
-"""`tokenizer.json` of the tokenizers library, as far as a GGUF file can tell of it."""
+"""`tokenizer.json` of the tokenizers library: the part of it that a GGUF file can express."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from targets.errors import CheckpointError
 
+_FIX = "download it again from the model's repository"
+
 
 class _Read(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
 class AddedToken(_Read):
-    """A token that is found in text before anything else. `rstrip`: it swallows the whitespace after it.
+    """A token that is found in text before any other step. `rstrip`: it swallows the whitespace after it.
 
     `normalized`: it is looked for after the normalizer has changed both text and token.
     """
@@ -35,7 +37,7 @@ class NumberedToken(AddedToken):
 
 
 class BpeModel(_Read):
-    """The model: `merges` in order, the first applied first. Its other kinds have a `vocab` that is no object."""
+    """The model: `merges` in order, the first applied first. In models of other kinds `vocab` is not an object."""
 
     type: str = "BPE"
     vocab: dict[str, int]
@@ -77,7 +79,7 @@ class TokenizerJson(_Read):
 
 
 class _AnyModel(_Read):
-    """Enough to say what kind of tokenizer it is before anything else is asked of it."""
+    """Enough of the file to see what kind of tokenizer it is."""
 
     class Kind(_Read):
         type: str = "BPE"
@@ -86,11 +88,11 @@ class _AnyModel(_Read):
 
 
 def read_kind(path: Path) -> str:
-    """Give the model's kind, such as BPE, Unigram or WordPiece."""
+    """Return the model's kind, such as BPE, Unigram or WordPiece."""
     try:
         return _AnyModel.model_validate_json(path.read_bytes()).model.type
     except (OSError, ValidationError) as error:
-        raise CheckpointError(f"{path}: not a tokenizer: {_first(error)}") from error
+        raise CheckpointError(f"{path}: not a tokenizer: {_first(error)}", fix=_FIX) from error
 
 
 def read_tokenizer_json(path: Path) -> TokenizerJson:
@@ -98,7 +100,7 @@ def read_tokenizer_json(path: Path) -> TokenizerJson:
     try:
         return TokenizerJson.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise CheckpointError(f"{path}: not a BPE tokenizer: {_first(error)}") from error
+        raise CheckpointError(f"{path}: not a BPE tokenizer: {_first(error)}", fix=_FIX) from error
 
 
 def read_added_tokens(entries: object, *, source: str) -> dict[int, AddedToken]:
@@ -106,11 +108,11 @@ def read_added_tokens(entries: object, *, source: str) -> dict[int, AddedToken]:
     try:
         return TypeAdapter(dict[int, AddedToken]).validate_python(entries)
     except ValidationError as error:
-        raise CheckpointError(f"{source}: added_tokens_decoder: {_first(error)}") from error
+        raise CheckpointError(f"{source}: added_tokens_decoder: {_first(error)}", fix=_FIX) from error
 
 
 def steps(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
-    """Flatten a `Sequence` of normalizers, pre-tokenizers or post-processors; `inner` is the key that lists them."""
+    """Return the steps of a normalizer, pre-tokenizer or post-processor; `inner`: the key that lists them."""
     if part is None:
         return []
     if part.get("type") != "Sequence":

@@ -1,6 +1,6 @@
-"""What a GGUF file says of its tokenizer: tokens, their types, scores or merges, and the ids with a meaning.
+"""The vocabulary in a GGUF file: tokens, their types, scores or merges, one token for each row of the embedding.
 
-How it is read from a checkpoint: `tokenizer.py`. Source: the GGUF specification (ggml/docs/gguf.md) and llama.cpp's
+`tokenizer.py` reads it from a checkpoint. Source: the GGUF specification (ggml/docs/gguf.md) and llama.cpp's
 src/llama-vocab.cpp.
 """
 
@@ -18,7 +18,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # enum 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What goes under `tokenizer.ggml.*`. Every row of the embedding has a token; rows without one are unused.
+    """The keys `tokenizer.ggml.*`. Every row of the embedding has a token; rows without one are padding.
 
     `model`: "gpt2" for byte-level BPE (which needs `merges`), "llama" for SentencePiece (which needs `scores`). `pre`:
     how text is split first, by llama.cpp's name. `notes`: where llama.cpp will differ from the checkpoint's tokenizer.
@@ -56,14 +56,17 @@ class Row:
     score: float = 0.0
 
 
-ADDED_SCORE, PAD_SCORE = -1000.0, -10000.0  # what llama.cpp's converter gives to added tokens and to rows without one
+ADDED_SCORE, PAD_SCORE = (
+    -1000.0,
+    -10000.0,
+)  # what llama.cpp's converter writes for added tokens, and for rows without one
 
 
 def lay_out(rows: Mapping[int, Row], added: Mapping[int, AddedToken], size: int, *, source: str) -> list[Row]:
-    """Give each of `size` rows of the embedding its token: the model's, added ones over them, padding in the gaps.
+    """Return a token for each of `size` rows of the embedding: the model's, added ones over them, padding in the gaps.
 
     Raises:
-        CheckpointError: an id lies past the embedding, or two ids have the same token.
+        CheckpointError: an id is past the embedding, or two ids have the same token.
     """
     rows = dict(rows)
     for number, token in added.items():
@@ -76,5 +79,8 @@ def lay_out(rows: Mapping[int, Row], added: Mapping[int, AddedToken], size: int,
     ids: dict[str, int] = {}
     for number, row in rows.items():
         if ids.setdefault(row.text, number) != number:
-            raise CheckpointError(f"{source}: ids {ids[row.text]} and {number} are both {row.text!r}")
+            raise CheckpointError(
+                f"{source}: ids {ids[row.text]} and {number} are both {row.text!r}",
+                fix="remove the one that is wrong from the added tokens, or download the tokenizer again",
+            )
     return [rows.get(number) or Row(f"[PAD{number}]", UNUSED, PAD_SCORE) for number in range(size)]

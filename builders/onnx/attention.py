@@ -1,8 +1,8 @@
-"""Attention of one layer as nodes: rotation, mask and cache are the fused operators' own work.
+"""Attention of one layer as nodes. The fused operators rotate, mask and keep the cache.
 
 - Dense, with or without a sliding window: GroupQueryAttention.
-- Block-sparse (Phi-3-small): SparseAttention. It has no position ids, so where rows of the rotary tables are picked by
-  them (longrope's edge inside the context) queries and keys are rotated before it, by RotaryEmbedding.
+- Block-sparse (Phi-3-small): SparseAttention. It takes no position ids, so where these choose rows of the rotary tables
+  (longrope's edge inside the context) queries and keys are rotated before it, by RotaryEmbedding.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Attention:
     def _caches(self, layer: int) -> tuple[list[str], list[str]]:
         architecture, dtype = self._architecture, self._positions.cache_dtype
         shape: list[int | str] = ["batch", architecture.kv_head_count, "past", architecture.head_dim]
-        # SparseAttention's cache is one buffer of fixed length for what comes in and what goes out: the same for both
-        # kinds of layers, so that a runtime may keep one shape.
+        # SparseAttention's cache is one buffer of fixed length for input and output. Both kinds of layers declare it
+        # that way, so that a runtime can keep one shape.
         grown = shape if self._positions.block_rows else [*shape[:2], "total", shape[3]]
         past = [self._graph.input(f"past_key_values.{layer}.{kind}", dtype, shape) for kind in ("key", "value")]
         present = [f"present.{layer}.{kind}" for kind in ("key", "value")]
@@ -81,7 +81,7 @@ class Attention:
         )[0]
 
     def _rotated(self, name: str, qkv: str) -> list[str]:
-        """Append: queries, keys and values apart, queries and keys rotated by the rows that `ids` picks."""
+        """Append a split into queries, keys and values, queries and keys rotated by the rows that `ids` chooses."""
         graph, architecture, positions = self._graph, self._architecture, self._positions
         widths = graph.integers("qkv_widths", [architecture.query_width, *[architecture.kv_width] * 2])
         parts = graph.nodes("Split", [qkv, widths], [f"{name}{part}" for part in "qkv"], axis=-1)

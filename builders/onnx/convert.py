@@ -33,11 +33,11 @@ GENAI_EDGES: dict[Family, int] = {"phi3": 4096, "phi3small": 8192}
 
 
 def convert(request: BuildRequest, folder: Path) -> Conversion:
-    """Write graph, arrays and runtime config into `folder`, where the tokenizer's files lie already.
+    """Write graph, arrays and runtime config into `folder`, which already has the tokenizer's files.
 
     Raises:
-        UnsupportedModelError: a head or row width that the operators can't take.
-        CheckpointError: a tensor holds NaN, an infinity, or what float16 can't.
+        UnsupportedModelError: a head or row width that the operators don't support.
+        CheckpointError: a tensor holds NaN, an infinity, or what float16 can't represent.
     """
     checkpoint, context = request.checkpoint, request.context_length
     graph, data = _planned(request)
@@ -54,7 +54,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
 
 
 def artifact_sizes(request: BuildRequest) -> dict[str, int]:
-    """Give the exact size in bytes of every file that `convert` would write, by name. No weight is read.
+    """Return the exact bytes of every file that `convert` would write, by name. No weight is read.
 
     Raises:
         UnsupportedModelError: what `convert` refuses of an architecture.
@@ -77,7 +77,7 @@ def _planned(request: BuildRequest) -> tuple[bytes, DataFile]:
 
 
 def _notes(request: BuildRequest) -> tuple[str, ...]:
-    """What a reader of the manifest must know."""
+    """Return what a reader of the manifest must know."""
     notes = [_recipe_note(request.recipe)]
     architecture = request.checkpoint.architecture
     edge = architecture.longrope_edge(request.context_length)

@@ -1,11 +1,11 @@
-"""`model.onnx.data`: the arrays that the graph points to, at page borders.
+"""`model.onnx.data`: the arrays that the graph points to, each at the beginning of a page.
 
 Layout (source: onnx.proto, TensorProto.external_data): a tensor of the graph names file, offset and length. Elements
-are raw, little-endian, row-major. Two tensors may point to the same bytes: that is how one tied matrix is both a table
-of rows and a product's weight.
+are raw, little-endian, row-major. Two tensors may point to the same bytes: so one tied matrix is both a table of rows
+and a product's weight.
 
-Places come first and bytes later: while the graph is written arrays are promised, which fixes all sizes; then they are
-made on two threads, a few ahead of the one that writes them in their order.
+Offsets come first and bytes later: while the graph is written arrays are promised, which fixes all sizes; then two
+threads compute them, a few ahead of the one that writes them in order.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ Make = Callable[[], Sequence[NDArray[Any]]]
 
 @dataclass(frozen=True)
 class _Promise:
-    """Arrays that are made together: what they must be, and how they come about."""
+    """Arrays that are computed together: their dtypes and shapes, and the call that computes them."""
 
     arrays: tuple[ArrayShape, ...]
     make: Make
 
 
 class DataFile:
-    """Gives arrays their places, and later writes them all."""
+    """Assigns arrays their offsets, and later writes them all."""
 
     def __init__(self) -> None:
         self.bytes = 0
         self._promises: list[_Promise] = []
 
     def promise(self, name: str, arrays: Sequence[ArrayShape], make: Make) -> list[Any]:
-        """Give arrays, which `make` will make in this order, the next places: a TensorProto each, `name.part`."""
+        """Assign the next offsets to arrays that `make` will return in this order. Returns a TensorProto for each."""
         tensors = []
         for array in arrays:
             offset = self.bytes + -self.bytes % ALIGNMENT
@@ -58,7 +58,7 @@ class DataFile:
         return tensors
 
     def write(self, folder: Path, request: BuildRequest) -> FileDigest:
-        """Make and write everything that was promised, and return the file's digest. What `make` raises ends it."""
+        """Compute and write everything that was promised, and return the file's digest. What `make` raises ends it."""
         written = 0
         makes = (partial(_fulfil, promise) for promise in self._promises)
         with (
@@ -93,7 +93,7 @@ def _tensor(name: str, array: ArrayShape, offset: int) -> Any:
 
 
 def another_view(tensor: Any, name: str, shape: tuple[int, ...]) -> Any:
-    """Give a tensor of another name and shape over the same bytes."""
+    """Return a tensor with another name and shape over the same bytes."""
     import onnx
 
     view = onnx.TensorProto()

@@ -73,7 +73,7 @@ class Decoder:
         )
 
     def _skip_norm(self, value: str, residual: str, stem: str, output: str) -> tuple[str, str]:
-        """Add to the residual stream, and normalise the sum: gives the normalised value and the sum."""
+        """Add to the residual stream, and normalise the sum. Returns the normalised value and the sum."""
         normalised, _, _, total = self._graph.fused(
             "SkipLayerNormalization" if self._architecture.biased else "SkipSimplifiedLayerNormalization",
             [value, residual, *self._weights.vectors(stem)],
@@ -98,7 +98,7 @@ class Decoder:
     def _clamped(self, name: str, gate: str, up: str, limit: float) -> tuple[str, str]:
         """Append Phi-3-small's clamps: gate at most the limit, up within ± the limit, and up + 1.
 
-        The released code lets infinities pass, which float16 products make of what is too large; these are float32.
+        The released code lets infinities pass, which float16 products overflow to; these are float32.
         """
         graph = self._graph
         high, low, one = (
@@ -122,7 +122,7 @@ class Decoder:
 
 
 def _hidden_ids(graph: Graph, data: DataFile, architecture: Architecture) -> str:
-    """Promise what makes the logits of hidden ids minus infinity, and leaves the others as they are; "" for none."""
+    """Promise a vector that, added, makes the logits of hidden ids minus infinity. Returns "" where none is hidden."""
     if not architecture.hidden_token_ids:
         return ""
     added = np.zeros(architecture.vocabulary_size, dtype=np.float32)

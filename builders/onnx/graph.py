@@ -9,11 +9,11 @@ import numpy as np
 
 MICROSOFT = "com.microsoft"  # onnxruntime's own operators
 OPSET = 21
-IR_VERSION = 10  # what opset 21 came with; phones' runtimes are older than this machine's
+IR_VERSION = 10  # the one of opset 21: runtimes on phones are older than this machine's
 
 
 class Graph:
-    """Appends nodes and gives the names of their outputs. A node is named by its first output."""
+    """Appends nodes and returns the names of their outputs. A node is named after its first output."""
 
     def __init__(self) -> None:
         self._nodes: list[Any] = []
@@ -22,16 +22,16 @@ class Graph:
         self._outputs: list[Any] = []
 
     def input(self, name: str, dtype: str, shape: Sequence[int | str]) -> str:
-        """Declare an input. A dimension that is a word is dynamic."""
+        """Declare an input. A dimension given as a word is dynamic."""
         self._inputs.append(_value(name, dtype, shape))
         return name
 
     def output(self, name: str, dtype: str, shape: Sequence[int | str]) -> None:
-        """Declare an output, which some node must give."""
+        """Declare an output; a node of that output name must be appended."""
         self._outputs.append(_value(name, dtype, shape))
 
     def initializer(self, tensor: Any) -> str:
-        """Add a TensorProto, once whoever uses it, and give its name."""
+        """Add a TensorProto, once however often it is used. Returns its name."""
         self._initializers[tensor.name] = tensor
         return str(tensor.name)
 
@@ -68,7 +68,7 @@ class Graph:
         return self.node("Cast", [value], output, to=element_type(dtype))
 
     def to_bytes(self, name: str, facts: dict[str, str]) -> bytes:
-        """Give the ONNX file, with `facts` as its metadata: the same bytes for the same graph."""
+        """Return the ONNX file, with `facts` as its metadata: the same bytes for the same graph."""
         import onnx
 
         graph = onnx.helper.make_graph(
@@ -85,7 +85,7 @@ class Graph:
 
 
 def element_type(dtype: str) -> int:
-    """ONNX's number of an element type, by numpy's name."""
+    """Return ONNX's number of an element type, by numpy's name."""
     import onnx
 
     return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

@@ -1,6 +1,6 @@
 """What attention must know of the sequence: nodes that read lengths from the mask, and tables that layers share.
 
-With longrope's edge inside the context, rows of the rotary tables are picked by position ids: a sequence past the edge
+With longrope's edge inside the context, position ids choose the rows of the rotary tables: a sequence past the edge
 reads those of the long factors, which start at row `original_context`.
 """
 
@@ -86,7 +86,7 @@ def _sparse_indices(graph: Graph, data: DataFile, request: BuildRequest) -> tupl
 
 
 def _longrope_rows(graph: Graph, lengths: str, total: str, original_context: int) -> str:
-    """Append: rows [batch, sequence] of the tables, max(length - sequence, 0) + 0, 1, 2 … (+ offset past the edge)."""
+    """Append row numbers [batch, sequence] of the tables: max(length - sequence, 0) + 0, 1, 2 … (+ edge, past it)."""
     zero, one, last_axis = graph.integers("zero", 0), "one", "last_axis"
     edge = graph.integers("original_context", original_context)
     sequence = graph.node("Gather", [graph.node("Shape", ["input_ids"], "ids_shape"), one], "sequence_length")

@@ -2,13 +2,13 @@
 
 Layout (source: the operators' schemas in onnxruntime's com.microsoft domain): a weight is (code - zero point) * scale.
 Codes are unsigned, [rows, blocks, size * bits / 8] bytes, the first of two 4-bit codes in the low half of a byte. Zero
-points are packed like the codes, [rows, ceil(blocks * bits / 8)] bytes; without them 2^(bits-1) is meant. Scales are
-[rows, blocks].
+points are packed like the codes, [rows, ceil(blocks * bits / 8)] bytes; without them the zero point is 2^(bits-1).
+Scales are [rows, blocks].
 
-Scales are rounded to float16, and codes chosen for the rounded scale: an error far below that of the codes themselves.
+Scales are rounded to float16, and codes are chosen for the rounded scale: its error is far below that of the codes.
 
-A chunk is worked on as [size, blocks]: an operation over blocks runs along memory, and one over a block's elements is a
-sum of whole rows. That is 4 times as fast as [blocks, size] in numpy, and sums come out the same on every processor.
+A chunk is laid out as [size, blocks]: an operation over blocks runs along memory, and one over a block's elements is a
+sum of whole rows. That is 4 times as fast as [blocks, size] in numpy, and sums are the same on every processor.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Float = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
 _CHUNK_ELEMENTS = 1 << 18  # 1 MiB of float32: near the cores, and few enough calls that threads do not wait for Python
-# Shares of a block's range that the grid is tried on: clipping the ends makes the steps finer for all others.
+# Shares of a block's range that are tried as the grid: clipping the ends makes the steps finer for all others.
 _SPANS = (1.0, 0.93, 0.87, 0.8)
-# Where the block's largest weight may come to lie in the symmetric range of -8 to 7.
+# Places of the block's largest weight in the symmetric range of -8 to 7 that are tried.
 _REACHES = (-8.6, -8.0, -7.5, -7.0, -6.4, 7.0)
 
 
@@ -42,7 +42,7 @@ class QuantizedMatrix:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """Codes, scales, and zero points where there are any: the order in which they are stored."""
+        """Codes, scales, and zero points where there are any, in the order in which they are stored."""
         both = (self.codes, self.scales)
         return both if self.zero_points is None else (*both, self.zero_points)
 
@@ -51,12 +51,12 @@ def quantize(matrix: Float, blocks: Blocks) -> QuantizedMatrix:
     """Quantize a matrix whose columns are a multiple of the block size. Chunks do not change the result.
 
     Raises:
-        ValueError: columns that are no multiple of the block size.
+        ValueError: the columns are not a multiple of the block size.
         OverflowError: a weight too large for a float16 scale.
     """
     rows, columns = matrix.shape
     if columns % blocks.size:
-        raise ValueError(f"{columns} columns are no multiple of the block of {blocks.size}")
+        raise ValueError(f"{columns} columns are not a multiple of the block of {blocks.size}")
     count, code_bytes = columns // blocks.size, blocks.size * blocks.bits // 8
     codes = np.empty((rows * count, code_bytes), dtype=np.uint8)
     scales = np.empty(rows * count, dtype=np.float16)
@@ -78,7 +78,7 @@ def quantize(matrix: Float, blocks: Blocks) -> QuantizedMatrix:
 
 
 def dequantize(quantized: QuantizedMatrix) -> Float:
-    """Give back the matrix [rows, columns] that a runtime computes with."""
+    """Return the matrix [rows, columns] that a runtime computes with."""
     blocks = quantized.blocks
     rows, count = quantized.scales.shape
     codes = unpack(quantized.codes, blocks.bits).reshape(rows, count, blocks.size).astype(np.float32)
@@ -90,7 +90,7 @@ def dequantize(quantized: QuantizedMatrix) -> Float:
 
 
 def pack(codes: Codes, bits: int) -> Codes:
-    """Put codes of the last axis into bytes, low half first; an odd count is filled up with zero."""
+    """Return codes of the last axis packed into bytes, low half first; an odd count is padded with zero."""
     if bits == 8:
         return codes
     if codes.shape[-1] % 2:
@@ -99,14 +99,14 @@ def pack(codes: Codes, bits: int) -> Codes:
 
 
 def unpack(packed: Codes, bits: int) -> Codes:
-    """Undo `pack` (an odd count comes back with its filling)."""
+    """Return the codes that `pack` packed (an odd count comes back with its padding)."""
     if bits == 8:
         return packed
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
 
 
 def _quantize_blocks(flat: Float, blocks: Blocks) -> tuple[NDArray[np.float16], Codes, Codes]:
-    """Scale and zero point of each column of `flat` [size, blocks], and its codes."""
+    """Return scale, zero point and codes of each column of `flat` [size, blocks]."""
     top = (1 << blocks.bits) - 1
     if blocks.zero_points:
         scale, centre = _affine_grid(flat, top)
@@ -124,13 +124,13 @@ def _quantize_blocks(flat: Float, blocks: Blocks) -> tuple[NDArray[np.float16], 
 
 
 def _symmetric_grid(flat: Float, bits: int) -> tuple[Float, Float]:
-    """Scale of least squared error among a few, for codes around 2^(bits-1)."""
+    """Return the scale of least squared error among a few, for codes around 2^(bits-1)."""
     half = 1 << (bits - 1)
     centre = np.full(flat.shape[1], half, dtype=np.float32)
     low, high = flat.min(axis=0), flat.max(axis=0)
     largest: Float = np.where(-low > high, low, high)
     if bits == 8:
-        return largest / np.float32(-half), centre  # the search would gain nothing that shows
+        return largest / np.float32(-half), centre  # at 8 bits the search gains nothing measurable
     best = _Best(flat)
     for reach in _REACHES:
         best.try_grid(_reciprocal(largest) * np.float32(reach), centre, top=2 * half - 1)
@@ -138,7 +138,7 @@ def _symmetric_grid(flat: Float, bits: int) -> tuple[Float, Float]:
 
 
 def _affine_grid(flat: Float, top: int) -> tuple[Float, Float]:
-    """Scale and zero point of least squared error among a few; zero itself is always on the grid."""
+    """Return scale and zero point of least squared error among a few; zero itself is always on the grid."""
     low = np.minimum(flat.min(axis=0), 0)
     high = np.maximum(flat.max(axis=0), 0)
     best = _Best(flat)
@@ -179,11 +179,11 @@ class _Best:
         np.copyto(self.centre, centre, where=better)
 
     def _sum_of(self, one: Float, other: Float) -> Float:
-        """Sums of products, block by block."""
+        """Return the sums of products, block by block."""
         total: Float = np.multiply(one, other, out=self._products).sum(axis=0)
         return total
 
 
 def _reciprocal(values: Float) -> Float:
-    """1 / value, and 0 for 0: a block of zeros has scale 0."""
+    """Return 1 / value, and 0 for 0: a block of zeros has scale 0."""
     return np.divide(np.float32(1), values, out=np.zeros_like(values), where=np.abs(values) > np.finfo(np.float32).tiny)

@@ -1,7 +1,7 @@
 """Cosine and sine tables of rotary positions.
 
 Angles are float64, as in the reference's forward pass: at position 100,000 a float32 angle is off by .004, and float32
-cosines differ in their last bit between processors.
+cosines differ in their last bit from one processor to another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Table = NDArray[np.float32]
 
 
 def rotary_tables(architecture: Architecture, context_length: int) -> tuple[Table, Table]:
-    """Cosines and sines, [rows, head_dim / 2] each; row p is position p.
+    """Return cosines and sines, [rows, head_dim / 2] each; row p is position p.
 
     Where longrope's edge lies inside the context, the rows of the short factors (positions up to the edge) are followed
     by those of the long factors for all positions: a sequence past the edge reads at an offset of `original_context`.

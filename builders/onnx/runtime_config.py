@@ -1,8 +1,8 @@
 """`genai_config.json`: how onnxruntime-genai drives the graph.
 
 Format: onnxruntime-genai's "config reference"; keys as its own model builder writes them. The model's type
-tells the runtime at which length a sequence is to be read again with longrope's other factors; else these types are
-driven alike.
+says at which length the runtime must read a sequence again with longrope's other factors; otherwise it treats these
+types alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MODEL_TYPES: dict[Family, str] = {"phi3": "phi3", "llama": "llama", "phi3small":
 
 
 def runtime_config(checkpoint: Checkpoint, context_length: int) -> bytes:
-    """Give `genai_config.json` for a graph of the given longest sequence, in tokens."""
+    """Return `genai_config.json` for a graph whose longest sequence is `context_length` tokens."""
     config = {"model": _model(checkpoint, context_length), "search": _search(context_length)}
     return (json.dumps(config, indent=2) + "\n").encode()
 

@@ -1,7 +1,7 @@
 """Which blocks of keys a block of queries sees, as SparseAttention reads it: compressed rows (CSR), a pattern a row.
 
     block_rows     [patterns, blocks + 1]   where the columns of each block of queries start and end
-    block_columns  [patterns, widest]       the blocks it sees, in order; filled up with -1
+    block_columns  [patterns, widest]       the blocks it sees, in order; padded with -1
 
 Heads take the patterns in turn (source: SparseAttention's schema in onnxruntime's com.microsoft domain). Head h of
 Phi-3-small sees blocks by (k + h + 1) % stride, so that head h and head h + stride see the same.
@@ -21,7 +21,7 @@ Indices = NDArray[np.int32]
 
 
 def sparse_indices(architecture: Architecture, sparse: BlockSparse, context_length: int) -> tuple[Indices, Indices]:
-    """Give `block_rows` and `block_columns` for sequences of up to `context_length` tokens."""
+    """Return `block_rows` and `block_columns` for sequences of up to `context_length` tokens."""
     blocks = math.ceil(context_length / sparse.block_size)
     query, key = np.arange(blocks)[:, None], np.arange(blocks)[None, :]
     rows, columns = [], []

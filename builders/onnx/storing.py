@@ -1,4 +1,4 @@
-"""A tensor of a checkpoint read, and stored as `targets/storage/onnx.py` plans it."""
+"""Reading a tensor of a checkpoint, and computing the arrays that `targets/storage/onnx.py` plans for it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _OUT_OF_FLOAT16 = 65520.0  # the least magnitude that float16 rounds to infinity
 
 
 def stored_arrays(request: BuildRequest, name: str, storage: Storage) -> list[NDArray[Any]]:
-    """Read a tensor and give the arrays that it becomes, as `storage.arrays` lists them.
+    """Read a tensor and return the arrays that it becomes, as `storage.arrays` lists them.
 
     Raises:
-        CheckpointError: it holds NaN, an infinity, or what float16 can't.
+        CheckpointError: it holds NaN, an infinity, or what float16 can't represent.
     """
     phases = request.phases
     values = request.source.tensor(name)
@@ -38,7 +38,10 @@ def _quantized(values: NDArray[np.float32], groups: tuple[tuple[int, Blocks], ..
         try:
             arrays.extend(quantize(values[start : start + rows], blocks).arrays)
         except OverflowError as error:
-            raise CheckpointError(f"tensor {name!r}: {error}") from error
+            raise CheckpointError(
+                f"tensor {name!r}: {error}",
+                fix="no trained language model has such weights: check the training run, or download it again",
+            ) from error
         start += rows
     return arrays
 
@@ -47,7 +50,7 @@ def _narrow(values: NDArray[np.float32], storage: Plain, name: str) -> NDArray[A
     largest = max(values.max(), -values.min())
     if storage.dtype == "float16" and largest >= _OUT_OF_FLOAT16:
         raise CheckpointError(
-            f"tensor {name!r} holds {largest:g}, which float16 can't: its largest is 65504",
-            fix="build onnx-int4, whose blocks have scales of their own",
+            f"tensor {name!r} holds {largest:g}, which float16 can't represent: its largest is 65504",
+            fix="build --recipe onnx-int4, whose blocks have scales of their own",
         )
     return values.astype(storage.dtype, copy=False)

@@ -1,4 +1,4 @@
-"""What onnxruntime-genai's own tokenizer makes otherwise of a bundle's `tokenizer.json`."""
+"""Where onnxruntime-genai's own tokenizer differs from a bundle's `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _SPACE = "\u2581"  # SentencePiece's
 
 
 def tokenizer_notes(folder: Path) -> tuple[str, ...]:
-    """Give the note for a SentencePiece tokenizer; none for byte-level ones, which it reads as they are.
+    """Return the note for a SentencePiece tokenizer; none for byte-level ones, which it reads correctly.
 
     onnxruntime-extensions (`SpmTokenize`) cuts a text at spaces and every 100 characters before it merges, and after a
-    special token drops ASCII white space only. Of Phi-3's vocabulary that changes 1 paragraph in 500 of English and
-    code, runs of spaces above all.
+    special token drops only ASCII white space. With Phi-3's vocabulary that changes 1 paragraph in 500 of English and
+    code, mostly in runs of spaces.
     """
     decoder = read_json(folder / "tokenizer.json", required=False).get("decoder") or {}
     steps = decoder.get("decoders", [decoder])

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint as nodes that compute with them, and as promises to the data file (`storing.py` keeps them).
+"""Tensors of a checkpoint as nodes that compute with them, and as promises to the data file (kept by `storing.py`).
 
 Names are stems: `model.layers.0.mlp.down_proj` has a `.weight` and, where the architecture is biased, a `.bias`.
 """
@@ -29,7 +29,7 @@ class Weights:
         self._promised: dict[str, list[Any]] = {}  # of a checkpoint's tensor: the TensorProtos of its arrays
 
     def vectors(self, stem: str) -> list[str]:
-        """Give the initializers of a norm: its weight and, where it has one, its bias."""
+        """Return the initializers of a norm: its weight and, where it has one, its bias."""
         names = (f"{stem}.weight", f"{stem}.bias")
         return [self._graph.initializer(self._tensors(name)[0]) for name in names if name in self._shapes]
 
@@ -78,7 +78,7 @@ class Weights:
 
     def _block_product(self, value: str, tensors: list[Any], blocks: Blocks, output: str) -> str:
         codes, scales, *zero_points = tensors
-        # Folded likewise: MatMulNBits wants scales of its input's type.
+        # Folded in the same way: MatMulNBits needs scales of its input's type.
         wide = self._graph.cast(self._graph.initializer(scales), "float32", f"{scales.name}.float32")
         rows, count = scales.dims
         return self._graph.fused(

@@ -1,7 +1,8 @@
-"""The checkpoint's own answer, in float32, whatever its size.
+"""The checkpoint's own answer in float32, whatever its size: what bundles are compared with.
 
-- `forward.py`: the forward pass, one layer's weights in memory at a time, over all sequences.
-- `logits.py`: `FloatReference`: hidden states of evaluation windows, cached on disk, and logits on demand.
+Start at `logits.py` (`FloatReference`: hidden states of evaluation windows, cached on disk, and logits on demand).
+`forward.py` is the forward pass, with one layer's weights in memory at a time; `attention_masks.py` says which keys a
+query sees; `statistics.py` accumulates what matrices are multiplied with.
 """
 
 from builders.reference.logits import FloatReference, token_digest

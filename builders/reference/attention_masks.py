@@ -1,6 +1,6 @@
 """Which keys each query sees: causal, within the sliding window, and in Phi-3-small's sparse layers block by block.
 
-Masks are made for a slice of queries at a time: whole, those of 32 heads over 8,192 tokens would take 8 GiB in float32.
+Masks are computed for a slice of queries at a time: for 32 heads and 8,192 tokens a whole one would take 8 GiB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def seen_keys(architecture: Architecture, layer: int, start: int, stop: int) -> Tensor:
-    """Say what queries at positions [start, stop) of a layer see of the keys at [0, stop).
+    """Return which keys at [0, stop) the queries at positions [start, stop) of a layer see.
 
     True where a query (row) sees a key (column): [stop - start, stop], or [heads, stop - start, stop] if sparse.
     """
@@ -31,7 +31,7 @@ def seen_keys(architecture: Architecture, layer: int, start: int, stop: int) -> 
 
 
 def _within_blocks(sparse: BlockSparse, heads: int, queries: Tensor, keys: Tensor) -> Tensor:
-    """True where the blocks of queries [Q, 1] see those of keys [1, K], causality aside: [heads, Q, K]."""
+    """Return True where the blocks of queries [Q, 1] see those of keys [1, K], without causality: [heads, Q, K]."""
     import torch
 
     query_blocks, key_blocks = queries // sparse.block_size, keys // sparse.block_size

@@ -3,8 +3,8 @@
 The formulas are transformers' `Phi3ForCausalLM`: RMSNorm, fused qkv with rotary embedding on halves, grouped-query
 attention under a causal (and sliding) mask, SwiGLU. longrope: the short factors while the whole sequence fits in the
 original context, the long ones beyond, and cosines and sines times the attention factor either way (arXiv 2402.13753).
-Phi-3-small's are those of the modeling file in its repositories: LayerNorm, biases, muP's multipliers, GEGLU, and
-block-sparse layers (`attention_masks.py`).
+Phi-3-small's formulas are those of the modeling file in its repositories: LayerNorm, biases, muP's multipliers, GEGLU,
+and block-sparse layers (`attention_masks.py`).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from targets.progress import Progress, Step, silent
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Told of what each matrix is multiplied with: its canonical name, and rows [tokens, columns] in float32.
+# Called with what each matrix is multiplied with: its canonical name, and rows [tokens, columns] in float32.
 Observer = Callable[[str, "Tensor"], None]
 QUICK_GELU = 1.702
-# Rows that go through a matrix at once: enough for its full speed, and inner activations stay at 1,024 * 2 * MLP width.
+# Rows multiplied with a matrix at once: enough for full speed, and inner activations stay at 1,024 * 2 * MLP width.
 _ROWS = 1024
-_TOKENS = 4096  # of whole sequences, whose queries, keys and values are held together
-_QUERIES = 256  # whose scores against all keys are held at once
+_TOKENS = 4096  # of whole sequences whose queries, keys and values are in memory together
+_QUERIES = 256  # whose scores against all keys are in memory at once
 
 
 def unobserved(name: str, rows: Tensor) -> None:
-    """Look at nothing."""
+    """Observe nothing."""
 
 
 def hidden_states(
@@ -44,7 +44,7 @@ def hidden_states(
     on_progress: Progress = silent,
     observe: Observer = unobserved,
 ) -> NDArray[np.float32]:
-    """Run sequences [B, T] from an empty context and give the hidden states after the last norm, [B, T, hidden].
+    """Run sequences [B, T] from an empty context, and return the hidden states after the last norm, [B, T, hidden].
 
     Memory: one layer's weights, the states, queries, keys and values of a few sequences (of one where it is longer than
     4,096 tokens), and the attention scores of 256 queries: nothing grows with the square of the length.
@@ -69,7 +69,7 @@ def hidden_states(
 
 
 def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Give cosines and sines [length, head_dim / 2] of a sequence of that whole length, attention factor included.
+    """Return cosines and sines [length, head_dim / 2] of a sequence of that length, attention factor included.
 
     Computed in float64: at position 100,000 a float32 angle is off by .004.
     """
@@ -86,7 +86,7 @@ def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.f
 
 
 def _weights(architecture: Architecture, source: TensorSource, prefix: str) -> dict[str, Tensor]:
-    """Read the tensors whose canonical names start so, by these names."""
+    """Read the tensors whose canonical names start with `prefix`. Returns them by name."""
     import torch
 
     names = (name for name in architecture.tensor_shapes() if name.startswith(prefix))
@@ -103,7 +103,7 @@ class _Layer:
     observe: Observer
 
     def run(self, states: Tensor, cosines: Tensor, sines: Tensor) -> None:
-        """Take sequences through, in place: states [B, T, hidden]."""
+        """Run sequences through the layer, in place: states [B, T, hidden]."""
         architecture = self.architecture
         rows = states.view(-1, architecture.hidden_size)
         qkv = rows.new_empty(len(rows), architecture.query_width + 2 * architecture.kv_width)
@@ -120,7 +120,7 @@ class _Layer:
             rows[part] += self._mlp(self._normed(rows[part], "post_attention_layernorm"))
 
     def _attend(self, qkv: Tensor, cosines: Tensor, sines: Tensor, attended: Tensor) -> None:
-        """Attend within one sequence: queries, keys and values [T, widths] in, `attended` [T, query width] filled."""
+        """Compute attention in one sequence: queries, keys and values [T, widths] to `attended` [T, query width]."""
         from torch.nn import functional
 
         architecture, length = self.architecture, len(qkv)
@@ -149,7 +149,7 @@ class _Layer:
         if limit is None:
             inner = functional.silu(gate) * up
         else:
-            # Infinities stay, as in the modeling file: an overflow must not look like an answer.
+            # Infinities stay, as in the modeling file: an overflow must not look like a valid answer.
             gate = torch.where(gate.isinf(), gate, gate.clamp(max=limit))
             up = torch.where(up.isinf(), up, up.clamp(-limit, limit))
             inner = gate * torch.sigmoid(QUICK_GELU * gate) * (up + 1)

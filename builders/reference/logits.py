@@ -1,14 +1,14 @@
-"""`FloatReference`: what the checkpoint itself says of evaluation windows and prompts.
+"""`FloatReference`: the checkpoint's own answers, in float32, to evaluation windows and prompts.
 
-Hidden states are kept (hidden_size numbers a token), logits made from them window by window (vocabulary_size numbers a
-token). Hidden states are cached:
+Hidden states are kept (hidden_size numbers a token); logits are computed from them window by window (vocabulary_size
+numbers a token). Hidden states are cached:
 
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.hidden    32 bytes, the SHA-256 of the rest; then float32 [W, T, hidden],
                                                      little-endian
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the same of the activation statistics: float32, matrix after matrix
 
-The name holds 16 hex digits of each digest and the number of the forward pass that made it. One walk makes both. The
-architecture is what was read from `config.json`: another reading of the same file is another reference.
+The name has 16 hex digits of each digest, and the number of the forward pass. The architecture is what was read from
+`config.json`: another reading of the same file is another reference. One walk over the layers yields both files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from targets.progress import Progress, Step, silent
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FORWARD_PASS = 3  # raise it when the forward pass gives other numbers: what older ones left is not read again
+_FORWARD_PASS = 3  # raise it when the forward pass computes other numbers: older files are then not read
 _DIGEST_BYTES = 32
 
 
@@ -47,12 +47,12 @@ class FloatReference:
     on_progress: Progress = silent
 
     def hidden(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Give hidden states after the last norm, [W, T, hidden], of windows [W, T]; from the cache if there."""
+        """Return hidden states after the last norm, [W, T, hidden], of windows [W, T], cached or computed."""
         cached = self._cached(windows, "hidden", (*windows.shape, self.checkpoint.architecture.hidden_size))
         return self._walk(windows)[0] if cached is None else cached
 
     def statistics(self, windows: NDArray[np.int64]) -> Statistics:
-        """Give the mean square of what each matrix's columns are multiplied with; from the cache if there."""
+        """Return the mean square of what each matrix's columns are multiplied with, cached or computed."""
         shapes = self.checkpoint.architecture.tensor_shapes()
         names = multiplied(self.checkpoint.architecture)
         ends = np.cumsum([shapes[name][1] for name in names])
@@ -67,21 +67,21 @@ class FloatReference:
         found = squares.means()
         statistics = {name: found[name] for name in multiplied(self.checkpoint.architecture)}
         if self.cache is not None:
-            _save(self._place(windows, "hidden"), hidden)
-            _save(self._place(windows, "squares"), np.concatenate(list(statistics.values())))
+            _save(self._cache_file(windows, "hidden"), hidden)
+            _save(self._cache_file(windows, "squares"), np.concatenate(list(statistics.values())))
         return hidden, statistics
 
     def _cached(self, windows: NDArray[np.int64], kind: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-        return None if self.cache is None else _load(self._place(windows, kind), shape)
+        return None if self.cache is None else _load(self._cache_file(windows, kind), shape)
 
-    def _place(self, windows: NDArray[np.int64], kind: str) -> Path:
+    def _cache_file(self, windows: NDArray[np.int64], kind: str) -> Path:
         assert self.cache is not None
         architecture = hashlib.sha256(repr(self.checkpoint.architecture).encode()).hexdigest()
         digests = (self.checkpoint.digest, token_digest(windows), architecture)
         return self.cache / f"{'-'.join(_short(digest) for digest in digests)}-{_FORWARD_PASS}.{kind}"
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give logits [T, vocabulary] of hidden states [T, hidden]; of hidden ids they are minus infinity."""
+        """Return logits [T, vocabulary] of hidden states [T, hidden]; minus infinity for hidden ids."""
         import torch
 
         architecture = self.checkpoint.architecture
@@ -92,14 +92,14 @@ class FloatReference:
             return np.asarray(logits.numpy())
 
     def likeliest(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give the likeliest next token after each token of sequences [B, T]: [B, T]. Not cached."""
+        """Return the likeliest next token after each token of sequences [B, T]: [B, T]. Not cached."""
         hidden = hidden_states(self.checkpoint.architecture, self._source, sequences, self.on_progress)
         return np.stack([self.logits(states).argmax(-1) for states in hidden])
 
     def greedy(self, prompts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """Continue prompts [P, T] by the likeliest token, `count` times: [P, count].
 
-        Each token is one walk over the layers for all prompts together, so that a checkpoint of any size can be asked.
+        Each token takes one walk over the layers for all prompts together, so that a checkpoint may have any size.
         """
         tokens = prompts
         for made in range(count):
@@ -120,7 +120,7 @@ class FloatReference:
 
 
 def token_digest(tokens: NDArray[np.int64]) -> str:
-    """Give `sha256:<hex>` of shape and ids: what evidence names as the text it was taken on."""
+    """Return `sha256:<hex>` of shape and ids: by this evidence names the text it was measured on."""
     raw = repr(tokens.shape).encode() + np.ascontiguousarray(tokens, dtype="<i8").tobytes()
     return "sha256:" + hashlib.sha256(raw).hexdigest()
 
@@ -130,7 +130,7 @@ def _short(digest: str) -> str:
 
 
 def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """Read cached states; a damaged or foreign file counts as none."""
+    """Return cached numbers, or None; a damaged or foreign file counts as none."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -145,11 +145,11 @@ def _save(path: Path, states: NDArray[np.float32]) -> None:
     content = np.ascontiguousarray(states, dtype="<f4").data.cast("B")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(hashlib.sha256(content).digest())
                 stream.write(content)
-            Path(beside).replace(path)
+            Path(part).replace(path)
         finally:
-            Path(beside).unlink(missing_ok=True)
+            Path(part).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """What a checkpoint's matrices are multiplied with: the mean square of each input column over evaluation tokens.
 
-It tells a quantizer which columns count: llama.cpp's importance matrix holds the same sums (tools/imatrix), and the
-diagonal of GPTQ's Hessian is twice as much.
+A quantizer learns from it which columns matter: llama.cpp's importance matrix holds the same sums (tools/imatrix), and
+the diagonal of GPTQ's Hessian is twice as much.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Statistics = dict[str, NDArray[np.float32]]  # by a matrix's canonical name: [co
 
 
 def multiplied(architecture: Architecture) -> list[str]:
-    """Name the matrices that something is multiplied with, in order: all of the layers', and the head."""
+    """Return the names of the matrices that something is multiplied with, in order: the layers', and the head."""
     shapes = architecture.tensor_shapes()
     return [
         name
@@ -30,18 +30,18 @@ def multiplied(architecture: Architecture) -> list[str]:
 
 
 class MeanSquares:
-    """Accumulates over calls; an observer of the forward pass."""
+    """Accumulates mean squares over calls: an observer of the forward pass."""
 
     def __init__(self) -> None:
         self._sums: dict[str, NDArray[np.float64]] = {}
         self._rows: dict[str, int] = {}
 
     def __call__(self, name: str, rows: Tensor) -> None:
-        """Take rows [tokens, columns] that a matrix is multiplied with."""
+        """Add rows [tokens, columns] that a matrix is multiplied with."""
         sums = rows.square().sum(0).numpy().astype(np.float64)
         self._sums[name] = self._sums.get(name, 0.0) + sums
         self._rows[name] = self._rows.get(name, 0) + len(rows)
 
     def means(self) -> Statistics:
-        """Give the mean squares, float32 [columns] each."""
+        """Return the mean squares, float32 [columns] each."""
         return {name: (sums / self._rows[name]).astype(np.float32) for name, sums in self._sums.items()}

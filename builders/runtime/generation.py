@@ -1,4 +1,4 @@
-"""Text from a bundle: its own chat template, tokenizer and stop ids, its own runtime, the likeliest token each time."""
+"""Text from a bundle: its own chat template, tokenizer, stop ids and runtime, the likeliest token each time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from registry.bundle.folder import Bundle
 from targets.errors import BundleError, MeasurementError
 from targets.progress import Progress, silent
 
-_REPLACEMENT = "\ufffd"  # what decoding gives for an unfinished UTF-8 sequence
+_REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence is decoded to
 
 
 def generate(
@@ -43,7 +43,11 @@ def generate(
 
 
 def render_prompt(bundle: Bundle, prompt: str) -> str:
-    """Put a user's prompt into the bundle's chat template; as it is where the bundle has none."""
+    """Return a user's prompt in the bundle's chat template; unchanged where the bundle has none.
+
+    Raises:
+        BundleError: the template can't be rendered.
+    """
     name = bundle.manifest.generation.chat_template
     if name is None:
         return prompt
@@ -58,11 +62,14 @@ def render_prompt(bundle: Bundle, prompt: str) -> str:
             messages=[{"role": "user", "content": prompt}], add_generation_prompt=True, **_special_tokens(bundle)
         )
     except jinja2.TemplateError as error:
-        raise BundleError(f"{bundle.file(name)}: the chat template fails: {error}") from error
+        raise BundleError(
+            f"{bundle.file(name)}: the chat template fails: {error}",
+            fix="use phipack generate --raw, or correct the checkpoint's chat template and build again",
+        ) from error
 
 
 def _tokens(bundle: Bundle, ids: list[int], limit: int, on_progress: Progress) -> Iterator[int]:
-    """Continue ids in the runtime that apps have: for ONNX that is onnxruntime-genai, which drives the graph itself."""
+    """Continue ids in the runtime that apps use: for ONNX that is onnxruntime-genai, which drives the graph itself."""
     if bundle.manifest.recipe.format == "onnx":
         from builders.runtime.onnx_generation import generate_tokens
 
@@ -84,7 +91,7 @@ def _greedy(session: Session, ids: list[int], limit: int, stop_ids: frozenset[in
 
 
 def _pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
-    """Decode as far as whole characters go: one token may end in the middle of one."""
+    """Yield text as far as it has whole characters: a token may end in the middle of one."""
     ids: list[int] = []
     said = ""
     for token in tokens:

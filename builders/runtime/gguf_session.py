@@ -19,26 +19,26 @@ from targets.progress import Notice, Progress, silent
 
 _BATCH = 512  # tokens a call
 _ERROR_LEVEL = 4  # enum ggml_log_level
-_said: list[str] = []  # llama.cpp's last error lines; its log has one sink a process
+_errors: list[str] = []  # llama.cpp's last error lines: its log has one receiver a process
 
 
 class GgufSession:
     """One sequence in llama.cpp: float16 KV cache, no flash attention, all cores.
 
-    With quantized weights llama.cpp rounds activations to 8 bits, by other code for a batch than for one token: `score`
-    and `step` differ by more than float rounding (mean KL .001 for Q8_0 to .01 for Q4_K_M on a real model of 135 M
-    weights), and are equally near to the same weights in float32.
+    With quantized weights llama.cpp rounds activations to 8 bits, with different code for a batch and for one token:
+    `score` and `step` differ by more than float rounding (mean KL .001 for Q8_0 to .01 for Q4_K_M on a real model of
+    135 M weights), and are equally near to the same weights in float32.
     """
 
     is_own_runtime = True
 
     def __init__(self, bundle: Bundle, context_length: int | None = None, on_progress: Progress = silent) -> None:
-        """Open it for sequences of `context_length` tokens; by default as the manifest says that it is exact.
+        """Open it for sequences of `context_length` tokens; by default with the contexts of the manifest.
 
         `on_progress` gets a `Notice` each time another context is opened.
 
         Raises:
-            MeasurementError: llama.cpp refuses the file, or it is not the one that the manifest describes.
+            MeasurementError: llama.cpp refuses the file, or the manifest describes another one.
         """
         import llama_cpp
 
@@ -52,12 +52,13 @@ class GgufSession:
         if not self._contexts or self._contexts[-1].last < longest:
             self._contexts.append(ExactContext(open_with=longest, first=1, last=longest))
         self._opened = self._contexts[0]
-        self._tokens: list[int] | None = None  # in the cache; None where there is no sequence to go on with
+        self._tokens: list[int] | None = None  # in the cache; None where there is no sequence to continue
         self._model: Any = None
         self._context: Any = None
         silence(llama_cpp)
         llama_cpp.llama_backend_init()
         self._path = bundle.file(MODEL_NAME)
+        self._check_fix = f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again"
         try:
             self._load()
             self._open(self._contexts[0])
@@ -68,13 +69,17 @@ class GgufSession:
 
     def _load(self) -> None:
         llama_cpp, path = self._llama, self._path
-        _said.clear()
+        _errors.clear()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not self._model:
-            raise MeasurementError(f"{path}: llama.cpp refuses it: {' '.join(_said[:2]) or 'no reason given'}")
+            raise MeasurementError(
+                f"{path}: llama.cpp refuses it: {' '.join(_errors[:2]) or 'no reason given'}", fix=self._check_fix
+            )
         found = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         if found != self._vocabulary_size:
-            raise MeasurementError(f"{path}: {found} tokens, the manifest says {self._vocabulary_size}")
+            raise MeasurementError(
+                f"{path}: {found} tokens, the manifest says {self._vocabulary_size}", fix=self._check_fix
+            )
 
     def _open(self, context: ExactContext) -> None:
         llama_cpp = self._llama
@@ -88,12 +93,12 @@ class GgufSession:
         self._context, self._opened = llama_cpp.llama_init_from_model(self._model, parameters), context
         if not self._context:
             raise MeasurementError(
-                f"{self._path}: llama.cpp can't open a context of {context.open_with} tokens: {' '.join(_said[:2])}",
+                f"{self._path}: llama.cpp can't open a context of {context.open_with} tokens: {' '.join(_errors[:2])}",
                 fix="free memory, or build with a shorter --context",
             )
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
+        """Return logits [T, vocabulary] after each of T tokens, from an empty cache."""
         self._start(tokens)
         logits = np.empty((len(tokens), self._vocabulary_size), dtype=np.float32)
         for start in range(0, len(tokens), _BATCH):
@@ -134,9 +139,9 @@ class GgufSession:
         self.close()
 
     def _start(self, tokens: NDArray[np.int64]) -> None:
-        """Empty the cache, of the context that is right for a sequence of so many tokens."""
+        """Empty the cache, after opening the context that is right for a sequence of so many tokens."""
         if not self._context:
-            raise MeasurementError("the session is closed")
+            raise MeasurementError("the session is closed", fix="open the bundle again")
         if not len(tokens):
             raise MeasurementError("a sequence of no tokens has no logits", fix="give at least one token")
         context = self._context_for(len(tokens))
@@ -152,20 +157,23 @@ class GgufSession:
         self._tokens = []
 
     def _context_for(self, length: int) -> ExactContext:
-        """Choose the first context that holds so many tokens, or the longest."""
+        """Return the first context that holds so many tokens, or the longest."""
         return next((context for context in self._contexts if length <= context.last), self._contexts[-1])
 
     def _decode(self, tokens: NDArray[np.int64], *, every: bool) -> NDArray[np.float32]:
-        """Run up to a batch of tokens; logits of every one [T, vocabulary], or of the last alone [1, vocabulary]."""
+        """Run up to a batch of tokens. Returns logits of every one [T, vocabulary], or of the last [1, vocabulary]."""
         if self._tokens is None:
-            raise MeasurementError("there is no sequence to go on with", fix="call prefill first")
+            raise MeasurementError("there is no sequence to continue", fix="call prefill first")
         if len(self._tokens) + len(tokens) > self._opened.last:
             raise MeasurementError(
                 f"{len(self._tokens) + len(tokens)} tokens don't fit in the bundle's context of {self._opened.last}",
                 fix="give fewer tokens, or build with a longer --context",
             )
         if tokens.min() < 0 or tokens.max() >= self._vocabulary_size:
-            raise MeasurementError(f"a token id is not in the vocabulary of {self._vocabulary_size}")
+            raise MeasurementError(
+                f"a token id is not in the vocabulary of {self._vocabulary_size}",
+                fix="tokenize with the bundle's own tokenizer files",
+            )
         batch, count = self._batch, len(tokens)
         batch.n_tokens = count
         for place, token in enumerate(tokens):
@@ -175,7 +183,10 @@ class GgufSession:
             batch.seq_id[place][0] = 0
             batch.logits[place] = every or place == count - 1
         if self._llama.llama_decode(self._context, batch):
-            raise MeasurementError(f"llama.cpp fails at token {len(self._tokens)}: {' '.join(_said[:2])}")
+            raise MeasurementError(
+                f"llama.cpp fails at token {len(self._tokens)}: {' '.join(_errors[:2])}",
+                fix="free memory and run it again, or build with a shorter --context",
+            )
         self._tokens.extend(int(token) for token in tokens)
         rows = count if every else 1
         address = self._llama.llama_get_logits(self._context)
@@ -184,16 +195,19 @@ class GgufSession:
 
 
 def open_session(bundle: Bundle, context_length: int | None = None, on_progress: Progress = silent) -> GgufSession:
-    """Open a GGUF bundle, at its manifest's context by default. Raises `MeasurementError` where llama.cpp refuses it.
+    """Open a GGUF bundle, by default with the contexts of its manifest.
 
-    By default the manifest's contexts are kept to: with longrope llama.cpp takes the factors by the context, and a
-    sequence that outgrows one is read again in the next, which a `Notice` says.
+    With longrope llama.cpp chooses the factors by the context, so a sequence that outgrows one is read again in the
+    next, which a `Notice` says.
+
+    Raises:
+        MeasurementError: llama.cpp refuses the bundle.
     """
     return GgufSession(bundle, context_length, on_progress)
 
 
 def silence(llama_cpp: Any) -> None:
-    """Keep llama.cpp's log off standard error, and its error lines for our own."""
+    """Keep llama.cpp's log off standard error, and its error lines for our own messages."""
     llama_cpp.llama_log_set(_keep_errors(llama_cpp), ctypes.c_void_p(0))
 
 
@@ -202,11 +216,11 @@ def _keep_errors(llama_cpp: Any) -> Any:
 
         def keep(level: int, text: bytes, _data: object) -> None:
             if level == _ERROR_LEVEL and text.strip():
-                _said.append(text.decode("utf-8", "replace").strip())
-                del _said[:-8]
+                _errors.append(text.decode("utf-8", "replace").strip())
+                del _errors[:-8]
 
         _callbacks.append(llama_cpp.llama_log_callback(keep))
     return _callbacks[0]
 
 
-_callbacks: list[Any] = []  # held for as long as the process lives: C keeps the pointer
+_callbacks: list[Any] = []  # kept for the life of the process: C holds the pointer

@@ -1,4 +1,4 @@
-"""llama.cpp's own tokenizer over a GGUF file's vocabulary: what an app gets that tokenizes with the runtime."""
+"""llama.cpp's own tokenizer over a GGUF file's vocabulary: the ids of an app that tokenizes with the runtime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from targets.errors import MeasurementError
 
 @contextmanager
 def runtime_tokenizer(bundle: Bundle) -> Iterator[Callable[[str], list[int]]]:
-    """Give text → ids, special tokens recognised and none added. No weight is read.
+    """Open the vocabulary as a function text → ids: special tokens are recognised, none are added. No weight is read.
 
     Raises:
         MeasurementError: llama.cpp refuses the vocabulary.
@@ -27,7 +27,10 @@ def runtime_tokenizer(bundle: Bundle) -> Iterator[Callable[[str], list[int]]]:
     parameters.vocab_only = True
     model = library.llama_model_load_from_file(str(bundle.file(MODEL_NAME)).encode(), parameters)
     if not model:
-        raise MeasurementError(f"{bundle.path}: llama.cpp can't read the vocabulary", fix="build the bundle again")
+        raise MeasurementError(
+            f"{bundle.path}: llama.cpp can't read the vocabulary",
+            fix=f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again",
+        )
     vocabulary = library.llama_model_get_vocab(model)
 
     def encode(text: str) -> list[int]:

@@ -1,12 +1,12 @@
 """A session in a process of its own: a runtime that aborts takes that process down, and the caller gets an error.
 
 llama.cpp aborts on a failed assertion, and the system kills what runs out of memory; neither raises in Python. The
-other process runs `python -m builders.runtime.isolation BUNDLE [--for-whole-context]`; its input and output carry
+other process runs `python -m builders.runtime.isolation BUNDLE [--for-whole-context]`. Its input and output carry
 
     asked     one line of JSON: {"ask": "score" | "prefill" | "step", "tokens": [ids]}
     answered  one line of JSON: {"shape": [...]}, then that many float32, little-endian; or {"problem": …, "fix": …}
 
-The first answer, unasked: {"runtime": …, "is_own_runtime": …}. What the runtime itself prints goes to standard error.
+Its first line, unasked: {"runtime": …, "is_own_runtime": …}. What the runtime itself prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from targets.errors import MeasurementError, PhipackError
 
 _ASKED = ("score", "prefill", "step")
 _WHOLE = "--for-whole-context"
-_LAST_LINES = 3  # of what the other process wrote to standard error
+_LAST_LINES = 3  # of the other process's standard error
 
 
 class IsolatedSession:
@@ -57,11 +57,11 @@ class IsolatedSession:
 
     @property
     def process_id(self) -> int:
-        """The other process."""
+        """Id of the other process."""
         return self._process.pid
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
+        """Return logits [T, vocabulary] after each of T tokens, from an empty cache."""
         return self._ask("score", tokens)
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -112,13 +112,13 @@ class IsolatedSession:
             raise MeasurementError(answer["problem"], fix=answer["fix"])
         return answer
 
-    def _read_into(self, place: memoryview) -> None:
+    def _read_into(self, target: memoryview) -> None:
         assert self._process.stdout is not None
-        while len(place):
-            count = self._process.stdout.readinto(place)  # type: ignore[attr-defined] # a BufferedReader has it
+        while len(target):
+            count = self._process.stdout.readinto(target)  # type: ignore[attr-defined] # a BufferedReader has it
             if not count:
                 raise self._death()
-            place = place[count:]
+            target = target[count:]
 
     def _death(self) -> MeasurementError:
         code = self._process.wait()
@@ -127,7 +127,7 @@ class IsolatedSession:
 
 
 def open_isolated(bundle: Bundle, *, for_whole_context: bool = False) -> IsolatedSession:
-    """Open a bundle in a process of its own; by default as its manifest says that it is exact.
+    """Open a bundle in a process of its own; by default with the contexts that its manifest says are exact.
 
     Raises:
         MeasurementError: the runtime refuses the bundle, or the process dies, now or in any later call.
@@ -136,53 +136,57 @@ def open_isolated(bundle: Bundle, *, for_whole_context: bool = False) -> Isolate
 
 
 def died(path: Path, code: int, errors: str) -> MeasurementError:
-    """Say how a bundle's process ended: its exit code or signal, and its last words."""
-    words = " | ".join(line.strip() for line in errors.strip().splitlines()[-_LAST_LINES:]) or "it said nothing"
+    """Return the error that says how a bundle's process ended: its exit code or signal, and its last lines."""
+    words = " | ".join(line.strip() for line in errors.strip().splitlines()[-_LAST_LINES:]) or "it printed nothing"
     if code >= 0:
-        return MeasurementError(f"{path}: the process that ran it ended with code {code}: {words}")
+        return MeasurementError(
+            f"{path}: the process that ran it ended with code {code}: {words}",
+            fix=f"run phipack inspect --verify {path}; if it is damaged, fetch or build it again",
+        )
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    fix = "the runtime aborted: see its words" if name == "SIGABRT" else None
-    if name == "SIGKILL":
-        fix = "most likely the system ran out of memory: use a shorter --context, or a machine with more"
+    fix = {
+        "SIGABRT": f"the runtime itself aborted: see its last lines, and run phipack inspect --verify {path}",
+        "SIGKILL": "most likely the system ran out of memory: use a shorter --context, or a machine with more",
+    }.get(name, "run the same command again; if it ends the same way, report it with the lines above")
     return MeasurementError(f"{path}: the process that ran it was ended by {name}: {words}", fix=fix)
 
 
 def serve(session: Session, asked: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until nothing more is asked."""
+    """Answer requests until the input ends."""
     for line in asked:
         request = json.loads(line)
         what, tokens = request["ask"], np.asarray(request["tokens"], dtype=np.int64)
         try:
             if what not in _ASKED:
-                raise MeasurementError(f"a session can't be asked {what!r}")
+                raise MeasurementError(f"a session can't be asked {what!r}", fix=f"ask one of {', '.join(_ASKED)}")
             values = session.step(int(tokens[0])) if what == "step" else getattr(session, what)(tokens)
         except PhipackError as error:
-            _tell(answers, {"problem": error.problem, "fix": error.fix})
+            _send(answers, {"problem": error.problem, "fix": error.fix})
             continue
         values = np.ascontiguousarray(values, dtype="<f4")
-        _tell(answers, {"shape": values.shape})
+        _send(answers, {"shape": values.shape})
         answers.write(values.data.cast("B"))
         answers.flush()
 
 
 def main(path: Path, *options: str) -> None:
-    """Serve a bundle over standard input and output, kept for the answers alone."""
+    """Serve a bundle over standard input and output. Whatever else prints goes to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
         session = (open_for_whole_context if _WHOLE in options else open_session)(open_bundle(path))
     except PhipackError as error:
-        _tell(answers, {"problem": error.problem, "fix": error.fix})
+        _send(answers, {"problem": error.problem, "fix": error.fix})
         return
     with session:
-        _tell(answers, {"runtime": session.runtime, "is_own_runtime": session.is_own_runtime})
+        _send(answers, {"runtime": session.runtime, "is_own_runtime": session.is_own_runtime})
         serve(session, sys.stdin.buffer, answers)
 
 
-def _tell(answers: IO[bytes], what: dict[str, Any]) -> None:
+def _send(answers: IO[bytes], what: dict[str, Any]) -> None:
     answers.write(json.dumps(what).encode() + b"\n")
     answers.flush()
 

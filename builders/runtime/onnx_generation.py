@@ -1,4 +1,4 @@
-"""A bundle driven by onnxruntime-genai, as its Android and iOS packages drive it: they load the folder as it is."""
+"""A bundle driven by onnxruntime-genai, as in apps: its Android and iOS packages load the folder as it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from targets.errors import MeasurementError
 
 
 def generate_tokens(bundle: Bundle, prompt_ids: Sequence[int], max_new_tokens: int) -> Iterator[int]:
-    """Continue a prompt, the likeliest token each time, until a stop id, `max_new_tokens` or the context's end.
+    """Yield the likeliest next token after a prompt, again and again.
+
+    Ends before a stop id, after `max_new_tokens`, or at the context's end.
 
     Raises:
         MeasurementError: onnxruntime-genai refuses the bundle or the prompt.
@@ -34,12 +36,15 @@ def generate_tokens(bundle: Bundle, prompt_ids: Sequence[int], max_new_tokens: i
                 return
             yield token
     except RuntimeError as error:
-        raise MeasurementError(f"{bundle.path}: onnxruntime-genai refuses it: {error}") from error
+        raise MeasurementError(
+            f"{bundle.path}: onnxruntime-genai refuses it: {error}",
+            fix=f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again",
+        ) from error
 
 
 @contextmanager
 def runtime_tokenizer(bundle: Bundle) -> Iterator[Callable[[str], list[int]]]:
-    """Give text → ids by onnxruntime-genai's own reading of the bundle's tokenizer. No weight is read.
+    """Open onnxruntime-genai's own tokenizer of the bundle as a function text → ids. No weight is read.
 
     Raises:
         MeasurementError: it can't read the tokenizer.
@@ -50,4 +55,7 @@ def runtime_tokenizer(bundle: Bundle) -> Iterator[Callable[[str], list[int]]]:
         tokenizer = genai.Tokenizer(genai.Config(str(bundle.path)))
         yield lambda text: [int(token) for token in tokenizer.encode(text)]
     except RuntimeError as error:
-        raise MeasurementError(f"{bundle.path}: onnxruntime-genai can't read its tokenizer: {error}") from error
+        raise MeasurementError(
+            f"{bundle.path}: onnxruntime-genai can't read its tokenizer: {error}",
+            fix=f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again",
+        ) from error

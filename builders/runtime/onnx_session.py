@@ -1,10 +1,10 @@
-"""A bundle run by onnxruntime on this machine's CPU, without onnxruntime-genai: all logits can be had.
+"""A bundle run by onnxruntime on this machine's CPU, without onnxruntime-genai, which returns only some logits.
 
 Keys and values live in one buffer a layer that is both past and present, as onnxruntime-genai keeps them: attention
-appends in place. The buffers hold the whole context; the system gives their pages when they are first written.
+appends in place. The buffers hold the whole context; the system allocates their pages when they are first written.
 
-A sequence that passes longrope's edge is read again from its beginning: keys in the cache were rotated with the short
-factors. transformers' generate does the same, and so does onnxruntime-genai where the edge is at 4,096 tokens.
+A sequence that passes longrope's edge is read again from its beginning, since the keys in the cache were rotated with
+the short factors. transformers' generate does the same, and so does onnxruntime-genai where the edge is 4,096 tokens.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class OnnxSession:
         self._tokens: list[int] = []
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
+        """Return logits [T, vocabulary] after each of T tokens, from an empty cache."""
         self._tokens = []
         return self._run(tokens)
 
@@ -71,7 +71,7 @@ class OnnxSession:
         if not len(tokens) or total > self._context_length:
             raise MeasurementError(
                 f"a sequence of {total} tokens; the bundle takes 1 to {self._context_length}",
-                fix="read less text, or build with a longer --context",
+                fix="give fewer tokens, or build with a longer --context",
             )
         binding = self._inference.io_binding()
         binding.bind_cpu_input("input_ids", np.ascontiguousarray(tokens, dtype=np.int64)[None])
@@ -82,7 +82,7 @@ class OnnxSession:
         binding.bind_output("logits")
         self._inference.run_with_iobinding(binding)
         self._tokens.extend(int(token) for token in tokens)
-        logits = binding.get_outputs()[-1].numpy()[0]  # the others are the caches: not to be copied
+        logits = binding.get_outputs()[-1].numpy()[0]  # the others are the caches, which must not be copied
         return np.asarray(logits, dtype=np.float32)
 
 
@@ -96,13 +96,14 @@ def open_session(bundle: Bundle) -> OnnxSession:
         inference = ort.InferenceSession(bundle.file(GRAPH_NAME), options, providers=["CPUExecutionProvider"])
     except _load_errors() as error:
         raise MeasurementError(
-            f"{bundle.path}: onnxruntime can't load it: {error}", fix="fetch or build the bundle again"
+            f"{bundle.path}: onnxruntime can't load it: {error}",
+            fix=f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again",
         ) from error
     return OnnxSession(inference, bundle.manifest.model)
 
 
 def _load_errors() -> tuple[type[Exception], ...]:
-    """All that onnxruntime raises for a graph or its data: its classes have no common base but Exception."""
+    """Return all errors that onnxruntime raises for a graph or its data: they have no common base but Exception."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (

@@ -1,7 +1,7 @@
 """The contract of a running bundle: what validation and `phipack generate` ask of each format's runtime.
 
-One class a format implements it: `builders/gguf/session.py` (llama.cpp), `builders/onnx/session.py` (onnxruntime),
-`builders/coreml/session.py` (the packaged program evaluated on Linux, `predict` on macOS).
+Each format has one class that implements it: `gguf_session.py` (llama.cpp), `onnx_session.py` (onnxruntime) and
+`coreml/session.py` (`predict` on macOS, elsewhere the packaged program evaluated).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 class Session(Protocol):
     """A bundle opened in a runtime. Holds one sequence: its KV cache.
 
-    Laws: `score(t)[-1]` equals `prefill(t)` up to the runtime's rounding; `prefill(t[:-1]); step(t[-1])` equals
-    `prefill(t)` likewise; `score` and `prefill` start from an empty cache whatever came before.
+    Laws, up to the runtime's rounding: `score(t)[-1]` equals `prefill(t)`, and so does `step(t[-1])` after
+    `prefill(t[:-1])`. `score` and `prefill` start from an empty cache, whatever came before.
     """
 
     runtime: str  # as evidence names it: "llama.cpp (llama-cpp-python 0.3.36)"
-    is_own_runtime: bool  # False where the figures of speed and memory say nothing about the format (Core ML on Linux)
+    is_own_runtime: bool  # False where its speed and memory say nothing about the format (Core ML on Linux)
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits [T, vocabulary] after each of T tokens, teacher-forced, from an empty cache. Leaves it undefined."""
+        """Return logits [T, vocabulary] after each of T tokens, from an empty cache, which is undefined afterwards."""
         ...
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:

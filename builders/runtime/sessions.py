@@ -44,9 +44,9 @@ def open_session(bundle: Bundle, on_progress: Progress = silent) -> Session:
 
 
 def open_for_whole_context(bundle: Bundle) -> Session:
-    """Open a bundle with room for its longest sequence from the start: what memory is measured with.
+    """Open a bundle with room for its longest sequence from the start, as memory is measured.
 
-    Only GGUF opens with less where a shorter context is the exact one for short sequences.
+    `open_session` may open a GGUF bundle with less: where a shorter context is the exact one for short sequences.
     """
     if bundle.manifest.recipe.format != "gguf":
         return open_session(bundle)

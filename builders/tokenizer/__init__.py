@@ -1,10 +1,8 @@
-"""Tokenizers, of checkpoints and of bundles: read, made into `tokenizer.json` where a checkpoint has none, checked.
+"""Tokenizers of checkpoints and of bundles: read, checked, and converted to `tokenizer.json` where there is none.
 
-    loading.py     folder → `Tokenizer`: text to ids and back, whatever file says how
-    tiktoken.py    `*.tiktoken` (ranks, as Phi-3-small has them) → `tokenizer.json`
-    bundled.py     checkpoint → the tokenizer files of a bundle, ids held to the vocabulary
-
-What llama.cpp reads instead is made in `builders/gguf/`.
+Start at `loading.py` (a folder → `Tokenizer`: text to ids and back, whichever file defines it). `bundled.py` returns
+the tokenizer files of a bundle, ids checked against the vocabulary; `tiktoken.py` converts `*.tiktoken` (ranks, as
+Phi-3-small has them). What llama.cpp reads instead is written by `builders/gguf/`.
 """
 
 from builders.tokenizer.bundled import bundled_files

@@ -1,4 +1,4 @@
-"""The tokenizer files of a bundle, chat template included, and a `tokenizer.json` where its runtime needs one."""
+"""The tokenizer files of a bundle, chat template included, with a `tokenizer.json` where its runtime needs one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from targets.recipes import Format
 
 
 def bundled_files(checkpoint: Checkpoint, kind: Format) -> dict[str, bytes]:
-    """Give what goes into a bundle, by file name: the same bytes each time. Nothing is written.
+    """Return the files that go into a bundle, by name: the same bytes each time. Nothing is written.
 
-    onnxruntime-genai and swift-transformers read `tokenizer.json` alone: it is made where only SentencePiece's or
-    tiktoken's file is there. A GGUF file carries its tokenizer in itself.
+    onnxruntime-genai and swift-transformers read only `tokenizer.json`: it is created where there is only
+    SentencePiece's or tiktoken's file. A GGUF file contains its tokenizer.
 
     Raises:
         CheckpointError: the tokenizer can't be read, or has an id past the vocabulary.
@@ -24,10 +24,12 @@ def bundled_files(checkpoint: Checkpoint, kind: Format) -> dict[str, bytes]:
     """
     files = {name: path.read_bytes() for name, path in checkpoint.tokenizer_files.items()}
     if checkpoint.chat_template is not None:
-        files[CHAT_TEMPLATE_NAME] = checkpoint.chat_template.encode()  # a file of its own, wherever it stood
+        files[CHAT_TEMPLATE_NAME] = (
+            checkpoint.chat_template.encode()
+        )  # a file of its own, even where the checkpoint has it in tokenizer_config.json
     made = "tokenizer.json" not in files
     if made and kind == "gguf":
-        return files  # its converter reads the tokenizer's model itself, and checks the ids
+        return files  # the GGUF converter reads the tokenizer's model itself, and checks the ids
     tokenizer = load_tokenizer(checkpoint.path)
     _refuse_ids_past_vocabulary(checkpoint, tokenizer.vocabulary())
     if made:
@@ -48,7 +50,10 @@ def _refuse_ids_past_vocabulary(checkpoint: Checkpoint, vocabulary: dict[str, in
 
 
 def _config_without_code(config: dict[str, Any]) -> bytes:
-    """Name a class that reads `tokenizer.json`, not the checkpoint's own code: runtimes go by the class's name."""
+    """Return the config with a class that reads `tokenizer.json` in the place of the checkpoint's own code.
+
+    Runtimes choose their tokenizer by the class's name.
+    """
     named = {key: value for key, value in config.items() if key != "auto_map"}
     ends = {f"{key}_token": "<|endoftext|>" for key in ("bos", "eos", "pad")}
     named = ends | named | {"tokenizer_class": "PreTrainedTokenizerFast"}

@@ -11,29 +11,29 @@ from builders.checkpoint import read_json
 from builders.tokenizer.tiktoken import tiktoken_file, tokenizer_json_of_ranks
 from targets.errors import CheckpointError
 
-_CONVERTING = threading.Lock()  # transformers imports its parts when first asked for: one thread at a time
+_CONVERTING = threading.Lock()  # transformers imports its parts on first use: one thread at a time
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Text to ids and back. `add_special_tokens`: what the tokenizer itself puts before and after, such as BOS."""
+    """Text to ids and back. `add_special_tokens`: with those that the tokenizer puts around a text, such as BOS."""
 
     _inner: Any
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Give the ids of a text; special tokens written out in it become their ids."""
+        """Return the ids of a text; special tokens written out in it become their ids."""
         return list(self._inner.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: list[int]) -> str:
-        """Give the text of ids, special tokens left out."""
+        """Return the text of ids, special tokens left out."""
         return str(self._inner.decode(ids, skip_special_tokens=True))
 
     def vocabulary(self) -> dict[str, int]:
-        """Give the id of every token, added ones too."""
+        """Return the id of every token, added ones too."""
         return dict(self._inner.get_vocab(with_added_tokens=True))
 
     def to_json(self) -> bytes:
-        """Give the bytes of a `tokenizer.json`."""
+        """Return the bytes of a `tokenizer.json`."""
         return str(self._inner.to_str(pretty=False)).encode()
 
 
@@ -51,7 +51,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         return _of_sentencepiece(folder)
     ranks = tiktoken_file(folder)
     if ranks is None:
-        raise CheckpointError(f"{folder}: no tokenizer.json, tokenizer.model or *.tiktoken")
+        raise CheckpointError(
+            f"{folder}: no tokenizer.json, tokenizer.model or *.tiktoken",
+            fix="copy the tokenizer's files into the folder, from the model's repository",
+        )
     return _of_json(ranks, tokenizer_json_of_ranks(ranks, read_json(folder / "tokenizer_config.json", required=False)))
 
 
@@ -62,7 +65,9 @@ def _of_json(path: Path, content: bytes) -> Tokenizer:
     try:
         return Tokenizer(tokenizers.Tokenizer.from_str(content.decode()))
     except Exception as error:
-        raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+        raise CheckpointError(
+            f"{path}: not a tokenizer: {error}", fix="download it again from the model's repository"
+        ) from error
 
 
 def _of_sentencepiece(folder: Path) -> Tokenizer:
@@ -81,7 +86,7 @@ def _of_sentencepiece(folder: Path) -> Tokenizer:
             raise CheckpointError(
                 f"{folder / 'tokenizer.model'}: not a tokenizer that can be read without running code from the"
                 f" checkpoint: {error}",
-                fix="write its tokenizer.json where you trust it: tokenizer.save_pretrained(...)",
+                fix="if you trust it, write a tokenizer.json with transformers: tokenizer.save_pretrained(...)",
             ) from error
-    # As a file would hold it: the object in memory still takes </s> for special, whatever the configuration says.
+    # Read again as a file: the object in memory still treats </s> as special, whatever the configuration says.
     return _of_json(folder / "tokenizer.model", converted.backend_tokenizer.to_str().encode())

@@ -1,8 +1,8 @@
 """`*.tiktoken` (lines of a base64 token and its rank, as Phi-3-small has it) → the `tokenizer.json` that does the same.
 
-tiktoken merges the two neighbours whose joint bytes have the lowest rank, the leftmost first. The `tokenizers` library
-goes by a list of pairs. They agree when each token's pair is the one that tiktoken itself joins last on the way to it:
-whatever stands around it, the steps inside a token are the same, so no other pair ever makes it.
+tiktoken merges the two neighbours whose joined bytes have the lowest rank, the leftmost first. The `tokenizers` library
+uses a list of pairs. They agree when each token's pair is the one that tiktoken itself joins last to form it: the steps
+inside a token are the same in any text, so no other pair ever forms it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from builders.checkpoint import tiktoken_files
 from targets.errors import CheckpointError, UnsupportedModelError
 
-# cl100k's, as Llama-3's and Phi-4's tokenizer.json spell it: runtimes on phones know this very string. tiktoken's own
-# spelling with possessive quantifiers matches the same.
+# cl100k's, as Llama-3's and Phi-4's tokenizer.json spell it: runtimes on phones recognise exactly this string.
+# tiktoken's own spelling with possessive quantifiers matches the same.
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -47,21 +47,21 @@ PHI3_SMALL_TOKENS: Mapping[str, int] = _NAMED | _DUMMIES | _PADDING
 
 
 def tiktoken_file(folder: Path) -> Path | None:
-    """Give the folder's file of ranks, if it has one."""
+    """Return the folder's file of ranks, if it has one."""
     return next(iter(tiktoken_files(folder)), None)
 
 
 def tokenizer_json_of_ranks(path: Path, config: Mapping[str, Any]) -> bytes:
-    """Make the bytes of a `tokenizer.json`; the same from the same. `config`: of tokenizer_config.json.
+    """Return the bytes of a `tokenizer.json`, the same for the same input. `config`: of tokenizer_config.json.
 
     Raises:
-        CheckpointError: a line is no token and rank, or ranks have gaps, or an added token has no content.
-        UnsupportedModelError: ranks of another encoding, whose way to split text is not known.
+        CheckpointError: a line is not a token and its rank, or ranks have gaps, or an added token has no content.
+        UnsupportedModelError: ranks of another encoding: how it splits text is not known.
     """
     if path.name != _KNOWN:
         raise UnsupportedModelError(
-            f"{path}: only {_KNOWN} is known: a file of ranks doesn't say how text is split",
-            fix="save the checkpoint's tokenizer as tokenizer.json beside it",
+            f"{path}: only {_KNOWN} is supported: a file of ranks doesn't say how text is split",
+            fix="save the checkpoint's tokenizer as tokenizer.json in the same folder",
         )
     ranks = read_ranks(path)
     letters = _letters()
@@ -104,9 +104,13 @@ def read_ranks(path: Path) -> dict[bytes, int]:
                 token, rank = line.split()
                 ranks[base64.b64decode(token, validate=True)] = int(rank)
     except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
+        raise CheckpointError(
+            f"{path} can't be read: {error.strerror}", fix="check the disk and the file's permissions"
+        ) from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: a line is not a base64 token and its rank: {line[:60]!r}") from error
+        raise CheckpointError(
+            f"{path}: a line is not a base64 token and its rank: {line[:60]!r}", fix="download it again"
+        ) from error
     if missing := next((byte for byte in range(256) if bytes([byte]) not in ranks), None):
         raise CheckpointError(f"{path}: byte 0x{missing:02x} has no rank", fix="download it again")
     if sorted(ranks.values()) != list(range(len(ranks))):
@@ -115,7 +119,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def _last_pair(token: bytes, rank: int, ranks: dict[bytes, int], path: Path) -> tuple[bytes, bytes]:
-    """Give the two parts that tiktoken joins to make a token: what merges of lower rank leave of its bytes."""
+    """Return the two parts that tiktoken joins last to form a token: what merges of lower rank leave of its bytes."""
     parts = [token[place : place + 1] for place in range(len(token))]
     while len(parts) > 2:
         found = [ranks.get(left + right, rank) for left, right in itertools.pairwise(parts)]
@@ -125,7 +129,9 @@ def _last_pair(token: bytes, rank: int, ranks: dict[bytes, int], path: Path) -> 
         place = found.index(lowest)
         parts[place : place + 2] = [parts[place] + parts[place + 1]]
     if len(parts) != 2:
-        raise CheckpointError(f"{path}: no merge of two makes the token of rank {rank} ({token!r})")
+        raise CheckpointError(
+            f"{path}: no merge of two parts forms the token of rank {rank} ({token!r})", fix="download it again"
+        )
     return parts[0], parts[1]
 
 
@@ -141,12 +147,15 @@ def _added_tokens(config: Mapping[str, Any], ranks: dict[bytes, int], path: Path
             for number, token in listed.items()
         ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path.parent}/tokenizer_config.json: added_tokens_decoder: {error!r}") from error
+        raise CheckpointError(
+            f"{path.parent}/tokenizer_config.json: added_tokens_decoder: {error!r}",
+            fix="each entry needs a number as its key, and a content; download the file again",
+        ) from error
     return sorted(added, key=lambda token: token["id"])
 
 
 def _letters() -> list[str]:
-    """Give the character that byte-level BPE writes for each byte: itself if it prints in Latin-1, else from U+0100."""
+    """Return the character of each byte in byte-level BPE: itself if it prints in Latin-1, else from U+0100."""
     printing = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printing else chr(next(others)) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""Speed and memory of a bundle on this host, taken in a process of its own so that nothing else is in the figures.
+"""Speed and memory of a bundle on this host, measured in a process of its own so that nothing else counts.
 
     python -m builders.validation.speed BUNDLE      prints one JSON object, the fields of `Speed`
 
@@ -40,16 +40,19 @@ class Speed:
 
 
 def measure_speed(bundle: Bundle) -> Speed:
-    """Run a bundle in a fresh process and give its speed and peak memory.
+    """Run a bundle in a fresh process, and return its speed and peak memory.
 
     Raises:
-        MeasurementError: the runtime refuses the bundle, or the process dies; its last words are in the problem.
+        MeasurementError: the runtime refuses the bundle, or the process dies; the problem has its last lines.
     """
     command = [sys.executable, "-m", "builders.validation.speed", str(bundle.path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIME_LIMIT_SECONDS)  # noqa: S603
     except subprocess.TimeoutExpired as error:
-        raise MeasurementError(f"{bundle.path}: speed was not measured within {_TIME_LIMIT_SECONDS} s") from error
+        raise MeasurementError(
+            f"{bundle.path}: speed was not measured within {_TIME_LIMIT_SECONDS} s",
+            fix="run it on a faster or less busy machine, or build a recipe with fewer bits",
+        ) from error
     except subprocess.CalledProcessError as error:
         raise died(bundle.path, error.returncode, error.stderr) from error
     said = json.loads(done.stdout.splitlines()[-1])  # the last line is ours, whatever the runtime printed before it
@@ -59,10 +62,10 @@ def measure_speed(bundle: Bundle) -> Speed:
 
 
 def time_session(session: Session, prompt: int, new: int, runs: int) -> tuple[float, float]:
-    """Give median prefill and decode speed, tokens a second, of random-looking ids (speed does not depend on them)."""
+    """Return median prefill and decode speed, tokens a second, on random ids (speed does not depend on them)."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(3, 256, size=prompt)
-    session.prefill(tokens)  # warms caches and memory up
+    session.prefill(tokens)  # a warm-up, for caches and memory
     prefill, decode = [], []
     for _ in range(runs):
         started = time.perf_counter()
@@ -77,7 +80,7 @@ def time_session(session: Session, prompt: int, new: int, runs: int) -> tuple[fl
 
 
 def main(path: Path) -> None:
-    """Measure in this process and print the figures."""
+    """Measure in this process, and print the figures."""
     try:
         said = asdict(_measure(open_bundle(path)))
     except PhipackError as error:
@@ -94,7 +97,7 @@ def _measure(bundle: Bundle) -> Speed:
 
 
 def _peak_memory_bytes() -> int:
-    """Peak resident memory of this process: VmHWM on Linux, where ru_maxrss also counts the parent's before exec."""
+    """Return this process's peak resident memory: VmHWM on Linux, where ru_maxrss includes the parent's before exec."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text("ascii").splitlines():

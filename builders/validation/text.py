@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from builders.tokenizer import Tokenizer
 from targets.errors import MeasurementError
 
-BUILT_IN = "texts/general.txt"  # our own prose, so that a bundle can be judged with nothing at hand
+BUILT_IN = "texts/general.txt"  # our own prose, so that a bundle can be validated without any other text
 
 
 def read_text(path: Path | None) -> str:
@@ -22,12 +22,12 @@ def read_text(path: Path | None) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise MeasurementError(
-            f"{path}: evaluation text can't be read: {error}", fix="give a UTF-8 text file"
+            f"{path}: evaluation text can't be read: {error}", fix="name a UTF-8 text file"
         ) from error
 
 
 def windows_of(tokenizer: Tokenizer, text: str, *, count: int, length: int) -> NDArray[np.int64]:
-    """Cut a text into windows of ids, [count, length]. Each starts with BOS where the tokenizer puts one.
+    """Return a text cut into windows of ids, [count, length]. Each starts with BOS where the tokenizer puts one.
 
     Raises:
         MeasurementError: the text is too short.
@@ -36,11 +36,14 @@ def windows_of(tokenizer: Tokenizer, text: str, *, count: int, length: int) -> N
     body = tokenizer.encode(text)
     fresh = length - len(start)
     if length < 2 or fresh < 1:
-        raise MeasurementError(f"windows of {length} tokens are too short to predict anything in")
+        raise MeasurementError(
+            f"windows of {length} tokens are too short to predict anything in",
+            fix="ask for more --tokens, or set a longer window under [evaluation] in the project file",
+        )
     if len(body) < count * fresh:
         raise MeasurementError(
             f"the evaluation text has {len(body)} tokens; {count} windows of {length} need {count * fresh}",
-            fix="give a longer --text, or ask for fewer --tokens",
+            fix="use a longer --text, or ask for fewer --tokens",
         )
     rows = [start + body[number * fresh : (number + 1) * fresh] for number in range(count)]
     return np.asarray(rows, dtype=np.int64)

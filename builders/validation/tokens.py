@@ -1,4 +1,4 @@
-"""Whether a runtime's own tokenizer splits text as the bundle's tokenizer files do: apps that use it see its ids."""
+"""Whether a runtime's own tokenizer splits text as the bundle's tokenizer files do: some apps use the runtime's."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from builders.runtime.generation import render_prompt
 from builders.tokenizer import Tokenizer
 from registry.bundle.folder import Bundle
 
-LINES = 400  # of the text that are tried, each as it is and as a user's turn in the chat template
+LINES = 400  # of the text that are compared, each as it is and as a user's turn in the chat template
 
 
 def runtime_tokens_share(bundle: Bundle, tokenizer: Tokenizer, text: str) -> float | None:
-    """Give the share of texts whose ids are the same in both; None for a format that has no tokenizer of its own here.
+    """Return the share of texts whose ids are the same in both; None for a format whose tokenizer can't be run here.
 
     Raises:
         MeasurementError: the runtime can't read the bundle's tokenizer.
@@ -23,6 +23,6 @@ def runtime_tokens_share(bundle: Bundle, tokenizer: Tokenizer, text: str) -> flo
         case "onnx":
             from builders.runtime.onnx_generation import runtime_tokenizer as opened
         case "coreml":
-            return None  # swift-transformers reads tokenizer.json; it is not here
+            return None  # swift-transformers reads tokenizer.json itself, and runs only on Apple's systems
     with opened(bundle) as encode:
         return sum(encode(each) == tokenizer.encode(each) for each in tried) / len(tried) if tried else 1.0

@@ -74,7 +74,7 @@ def validate(
         raise MeasurementError(
             f"{bundle.path} was built from checkpoint {bundle.manifest.checkpoint}, not from {checkpoint.path} "
             f"({checkpoint.digest})",
-            fix="give the checkpoint that it was built from",
+            fix="name the checkpoint that it was built from",
         )
     tokenizer = load_tokenizer(checkpoint.path)
     windows = _windows(bundle, checkpoint, tokenizer, settings)

@@ -42,7 +42,9 @@ def staged_folder(destination: Path, *, replace: bool = False, mode: int = 0o755
         sweep(destination)  # first: what it puts back is not to be lost
     if _occupied(destination):
         if not replace:
-            raise BuildError(f"{destination} exists already", fix="remove it, or name another folder")
+            raise BuildError(
+                f"{destination} exists already", fix="name another folder, or add --replace where the command offers it"
+            )
         _refuse_precious(destination)
     with disk_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)

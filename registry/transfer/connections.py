@@ -43,7 +43,7 @@ class ConnectionPools:
                 manager = self._managers[scheme, proxy] = _new_manager(scheme, proxy)
         pool = manager.connection_from_url(url)
         kind = _SecureConnection if pool.scheme == "https" else _Connection
-        pool.ConnectionCls = functools.partial(kind, self)  # type: ignore[assignment] - called as a class is
+        pool.ConnectionCls = functools.partial(kind, self)  # type: ignore[assignment]  # it is only called
         return manager
 
     def watch(self, connection: _Connection) -> None:

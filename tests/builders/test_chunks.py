@@ -94,7 +94,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None
 
 @pytest.mark.parametrize("change", [template_changed, token_added, stop_id_changed])
 @pytest.mark.parametrize("recipe", WEIGHTS)
-def test_a_change_beside_the_weights_costs_kilobytes(
+def test_a_change_outside_the_weights_costs_kilobytes(
     tmp_path: Path, recipe: str, change: Callable[[Path], None]
 ) -> None:
     checkpoint = write_tiny(tmp_path / "checkpoint")

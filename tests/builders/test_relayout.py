@@ -51,7 +51,7 @@ def test_the_way_back_restores_every_byte(tmp_path: Path, changes: dict[str, obj
         np.testing.assert_array_equal(*stored)
 
 
-def test_a_window_is_told_and_ends_the_agreement(tmp_path: Path) -> None:
+def test_a_window_is_noted_and_ends_the_agreement(tmp_path: Path) -> None:
     phi, llama, notes = _both(tmp_path, window=16)
     assert "the same model up to 16 tokens" in notes[0]
     tokens = np.random.default_rng(1).integers(0, 300, (1, 40))
@@ -91,7 +91,7 @@ def test_parts_of_several_dtypes_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_keys_that_llama_lacks_are_left_out(tmp_path: Path) -> None:
+def test_keys_that_llama_does_not_have_are_left_out(tmp_path: Path) -> None:
     phi = write_tiny(tmp_path / "phi", window=100)
     config = json.loads((phi / "config.json").read_bytes())
     write_json(phi / "config.json", config | {"auto_map": {"AutoConfig": "code.py"}, "resid_pdrop": 0.0})

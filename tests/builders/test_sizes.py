@@ -17,9 +17,9 @@ from tests.support.sentencepiece_folder import write_sentencepiece
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", ["tokenizer.json", "tokenizer.model"])
-def test_every_file_is_foretold(tmp_path: Path, recipe: str, kind: str) -> None:
+def test_every_file_has_the_predicted_size(tmp_path: Path, recipe: str, kind: str) -> None:
     write = write_tiny if kind == "tokenizer.json" else write_sentencepiece
     checkpoint = open_checkpoint(write(tmp_path / "checkpoint"))
-    foretold = bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe_named(recipe), 128))
+    predicted = bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe_named(recipe), 128))
     bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle", context_length=128)
-    assert foretold == {file.path: file.bytes for file in bundle.manifest.files}
+    assert predicted == {file.path: file.bytes for file in bundle.manifest.files}

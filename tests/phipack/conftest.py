@@ -1,4 +1,4 @@
-"""The command line as a user has it: a process of its own, in a folder of its own."""
+"""The command line as a user has it, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from phipack.__main__ import main
-from tests.support.checkpoints import write_tiny
-from tests.support.command_line import POCKET, PROJECT, Run, run_in
+from tests.support.command_line import Run, run_in, write_project
 
 
 @pytest.fixture
@@ -22,14 +21,10 @@ def phipack(tmp_path: Path) -> Run:
     return run_in(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a project file of two cells and a tiny checkpoint, for the tests of one module in their order."""
-    folder = tmp_path_factory.mktemp("project")
-    write_tiny(folder / "checkpoint")
-    (folder / "phipack.toml").write_text(PROJECT, "utf-8")
-    (folder / "pocket.toml").write_text(POCKET, "utf-8")
-    return folder
+@pytest.fixture
+def project(tmp_path: Path, tiny_folder: Path, migrated_database: Path) -> Path:
+    """A folder with a project file of two cells, a tiny checkpoint and an empty registry."""
+    return write_project(tmp_path / "project", tiny_folder, migrated_database)
 
 
 @dataclass(frozen=True)

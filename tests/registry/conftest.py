@@ -39,15 +39,6 @@ def store(tmp_path: Path) -> FolderStore:
     return FolderStore(tmp_path / "store")
 
 
-@pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's empty SQLite, migrated once: that takes 2 s."""
-    home = tmp_path_factory.mktemp("mlflow")
-    ledger = open_ledger(f"sqlite:///{home}/mlflow.db", FolderStore(home / "store"))
-    assert ledger.models() == []
-    return home / "mlflow.db"
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a module's tests on every kind of database that its `DATABASES` names; SQLite alone where it names none.
 

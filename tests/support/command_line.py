@@ -1,15 +1,19 @@
-"""The command line as a user has it: a process of its own, in a folder of its own."""
+"""The command line as a user has it, in a folder of its own: in this process, or as a process."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -74,6 +78,19 @@ gguf = { value = 0.5, source = "made up", confirmed = false }
 """
 
 
+def write_project(folder: Path, checkpoint: Path, migrated_database: Path) -> Path:
+    """Write a project of two cells with its checkpoint and an empty registry; return its folder.
+
+    The registry is copied, since MLflow takes 2 s to make one.
+    """
+    shutil.copytree(checkpoint, folder / "checkpoint")
+    (folder / ".phipack").mkdir()
+    shutil.copyfile(migrated_database, folder / ".phipack" / "mlflow.db")
+    (folder / "phipack.toml").write_text(PROJECT, "utf-8")
+    (folder / "pocket.toml").write_text(POCKET, "utf-8")
+    return folder
+
+
 def command_environment() -> dict[str, str]:
     """The environment without what a developer's own settings would change."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PHIPACK_"))}
@@ -85,7 +102,30 @@ def in_the_foreground() -> None:
 
 
 def run_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:
-    """Give a function that runs `phipack ARGUMENTS` in a folder and holds it to an exit code."""
+    """Return a function that runs `phipack ARGUMENTS` in a folder, in this process, and holds it to an exit code.
+
+    What `phipack` as a program is made of is called as it is: arguments in, exit code and text out. Only the start of
+    Python and its imports are saved, which are seconds where MLflow or a runtime is needed.
+    """
+    from phipack.__main__ import main
+
+    def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        out, errors = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+        with (
+            contextlib.chdir(folder),
+            mock.patch.dict(os.environ, command_environment() | dict(environment or {}), clear=True),
+            mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(), "utf-8")),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(errors),
+        ):
+            code = main(list(arguments))
+        return _held(subprocess.CompletedProcess(arguments, code, _text(out), _text(errors)), expect)
+
+    return run
+
+
+def run_as_process_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:
+    """Return a function that does the same in a process of its own, for what only a process shows."""
 
     def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -97,8 +137,19 @@ def run_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:
             timeout=300,
             check=False,
         )
-        assert done.returncode == expect, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done
+        return _held(done, expect)
 
     return run
+
+
+def _held(done: subprocess.CompletedProcess[str], expect: int) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "a defect of phipack" not in done.stderr, done.stderr
+    return done
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue().decode()

@@ -1,4 +1,4 @@
-"""Evaluating a saved Core ML program where Core ML is not: its own operations on its own weights, on the CPU.
+"""Evaluating a saved Core ML program without Core ML: its own operations on its own weights, on the CPU.
 
 Each operation is computed in float32 and rounded to the dtype that the program declares for its result, so that
 float16 programs lose what float16 loses. What a device does inside an operation (the order of sums, a narrower
@@ -22,21 +22,22 @@ from targets.errors import MeasurementError
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEPT_WEIGHT_BYTES = 4 << 30  # of weights in float32 that are kept between calls; others are decompressed in each
+KEPT_WEIGHT_BYTES = 4 << 30  # of weights in float32 that are kept between calls; others are decompressed in each call
 _STATE_OPERATORS = ("read_state", "write_state")
 
 State = dict[str, "Tensor"]
 
 
 class Evaluator:
-    """A saved program, ready to be called. `make_state` makes a state and `predict` changes it, as in Core ML."""
+    """A saved program, ready to be called: `make_state` creates a state and `predict` changes it, as in Core ML."""
 
     def __init__(self, package: Path, *, kept_weight_bytes: int = KEPT_WEIGHT_BYTES) -> None:
         self._program = read_program(package)
         for step in self._program.steps:
             if step.operator not in MATHS and step.operator not in MOVES and step.operator not in _STATE_OPERATORS:
                 raise MeasurementError(
-                    f"{package}: operator {step.operator!r} can't be evaluated here", fix="validate it on a Mac"
+                    f"{package}: operator {step.operator!r} can't be evaluated here",
+                    fix="validate it on a Mac, where Core ML itself runs it",
                 )
         self._liveness = analyse(self._program)
         self._weight_steps = {
@@ -47,17 +48,17 @@ class Evaluator:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The package's own words about itself."""
+        """The package's user-defined metadata."""
         return self._program.metadata
 
     def make_state(self) -> State:
-        """Give empty states: zeros, float16."""
+        """Return empty states by name: zeros, float16."""
         import torch
 
         return {name: torch.zeros(shape, dtype=torch.float16) for name, shape in self._program.states.items()}
 
     def predict(self, inputs: Mapping[str, NDArray[Any]], state: State) -> dict[str, NDArray[Any]]:
-        """Call the program: give its outputs by name, and change the state.
+        """Call the program: return its outputs by name, and change the state.
 
         Raises:
             MeasurementError: an operation refuses its arguments.
@@ -68,12 +69,15 @@ class Evaluator:
         with torch.inference_mode():
             for index, step in enumerate(self._program.steps):
                 if step.results and step.results[0].name in self._weight_steps:
-                    continue  # made when it is used
+                    continue  # computed when it is used
                 try:
                     self._run(index, step, variables, state)
                 except (RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:
                     name = step.results[0].name if step.results else _name(step.arguments["input"])
-                    raise MeasurementError(f"operator {step.operator!r} ({name}) failed: {error}") from error
+                    raise MeasurementError(
+                        f"operator {step.operator!r} ({name}) failed: {error}",
+                        fix="validate it on a Mac, where Core ML itself runs it, or build the bundle again",
+                    ) from error
                 for name in self._liveness.deaths.get(index, ()):
                     variables.pop(name, None)
             return {name: variables[name].numpy() for name in self._program.outputs}
@@ -108,7 +112,7 @@ class Evaluator:
             variables[result.name] = rounded.clone() if seen else rounded
 
     def _value(self, argument: Any, variables: dict[str, Any]) -> Any:
-        """Resolve an argument: a variable of this call, a constant, or a weight (float16 ones are given in float32)."""
+        """Return an argument's value: a variable of this call, a constant, or a weight (float16 ones in float32)."""
         if not isinstance(argument, Variable):
             return self._constant(argument)
         if argument.name in variables:
@@ -148,7 +152,7 @@ class Evaluator:
 
 
 def _computed(step: Step, arguments: dict[str, Any]) -> list[Tensor]:
-    """Compute one operation: the float arguments of `MATHS` are widened to float32."""
+    """Return the results of one operation: float arguments of `MATHS` are widened to float32 first."""
     import torch
 
     if step.operator in MATHS:

@@ -1,11 +1,11 @@
-"""When a program's variables die, and which updates of a state may be made in the state itself.
+"""When a program's variables can be dropped, and which updates of a state may be made in the state itself.
 
-In MIL `read_state` copies a state and `write_state` copies back. A decoder does both with its whole cache in every
-layer, so an evaluation that did so would do little else. Where nobody can see the difference the copy is left out:
+In MIL `read_state` copies a state and `write_state` copies it back. A decoder does both with its whole cache in every
+layer, and an evaluation would spend most of its time on that. Where no result can differ the copy is left out:
 
     v = read_state(S) ... u = slice_update(v, ...) ... write_state(S, u)
 
-v may be the state itself if nobody uses v after the next write to S, and u may be written into it if nothing else
+v may be the state itself if v is not used after the next write to S, and u may be written into it if no other variable
 that is S is used after that, and u is not used after it was written.
 """
 
@@ -18,18 +18,18 @@ from builders.runtime.coreml.program_file import Step, StoredProgram, Variable
 
 @dataclass(frozen=True)
 class Liveness:
-    """What may be forgotten and what needs no copy. Steps are named by their index."""
+    """What can be dropped and what needs no copy. Steps are given by their index."""
 
     deaths: dict[int, tuple[str, ...]]  # variables that no later step uses
-    shared_reads: frozenset[int]  # read_state steps that may give the state itself
+    shared_reads: frozenset[int]  # read_state steps that may return the state itself
     in_place: frozenset[int]  # slice_update steps that may change their x
 
 
 def analyse(program: StoredProgram) -> Liveness:
-    """Work out a program's liveness."""
+    """Return a program's liveness."""
     steps = program.steps
     last_use = _last_uses(program)
-    shared: dict[str, int] = {}  # variable that is a state: the read that gave it
+    shared: dict[str, int] = {}  # variable that is a state: the read that returned it
     writes = {
         state: [i for i, step in enumerate(steps) if step.operator == "write_state" and _state_of(step) == state]
         for state in program.states

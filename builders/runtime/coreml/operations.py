@@ -1,8 +1,8 @@
-"""What MIL's operators compute, on torch tensors: those that decoders use, ours and what coremltools makes of a trace.
+"""What MIL's operators compute, on torch tensors: those that decoders use, ours and coremltools' own conversions.
 
-Arguments come by MIL's parameter names, tensors as torch tensors and strings as `str`. `MOVES` hand elements on as
-they are; `MATHS` are given float arguments in float32, and the evaluator rounds what they give to the dtype that the
-program declares. Source: the operator definitions of coremltools 9.0 (converters/mil/mil/ops/defs, iOS 15 to 18).
+Arguments are named by MIL's parameters, tensors as torch tensors and strings as `str`. `MOVES` pass elements on as they
+are; `MATHS` get float arguments in float32, and the evaluator rounds their results to the dtype that the program
+declares. Source: the operator definitions of coremltools 9.0 (converters/mil/mil/ops/defs, iOS 15 to 18).
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from targets.errors import MeasurementError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_FIX = "validate it on a Mac, where Core ML itself runs it"
 Arguments = dict[str, Any]
-Operator = Callable[[Arguments], Any]  # gives a tensor, or a list of them
+Operator = Callable[[Arguments], Any]  # returns a tensor, or a list of them
 
 
 def numbers(value: Tensor) -> list[int]:
-    """Give a small integer tensor, of rank 0 or 1, as a list."""
+    """Return a small integer tensor, of rank 0 or 1, as a list."""
     return [int(number) for number in value.reshape(-1).tolist()]
 
 
 def slices(arguments: Arguments, shape: tuple[int, ...]) -> tuple[slice | int, ...]:
-    """Give the index of `slice_by_index` and `slice_update`."""
+    """Return the index of `slice_by_index` and `slice_update`."""
     rank = len(shape)
 
     def listed(name: str) -> list[int]:
@@ -44,7 +45,7 @@ def slices(arguments: Arguments, shape: tuple[int, ...]) -> tuple[slice | int, .
 
 def _reshape(arguments: Arguments) -> Any:
     x = arguments["x"]
-    # A 0 keeps the dimension of that place.
+    # A 0 keeps that dimension.
     shape = [x.shape[axis] if size == 0 else size for axis, size in enumerate(numbers(arguments["shape"]))]
     return x.reshape(shape)
 
@@ -86,7 +87,7 @@ def _gather(arguments: Arguments) -> Any:
     import torch
 
     if arguments.get("batch_dims") is not None and int(arguments["batch_dims"]) != 0:
-        raise MeasurementError("this program gathers with batch_dims, which can't be evaluated here")
+        raise MeasurementError("this program gathers with batch_dims, which can't be evaluated here", fix=_FIX)
     x, indices, axis = arguments["x"], arguments["indices"], int(arguments["axis"])
     axis %= x.dim()
     flat = indices.reshape(-1).long()
@@ -193,7 +194,7 @@ def _linear(arguments: Arguments) -> Any:
 
 
 def _attention(arguments: Arguments) -> Any:
-    """softmax(q k' / sqrt(d) + mask) v, a head at a time: the scores of all heads would be the largest array of all."""
+    """Return softmax(q k' / sqrt(d) + mask) v, without holding the scores of all heads in memory."""
     import torch
 
     query, key, value = arguments["query"], arguments["key"], arguments["value"]
@@ -234,7 +235,7 @@ def _quotient(arguments: Arguments) -> Any:
 
 
 def _blockwise_shift_scale(arguments: Arguments) -> Any:
-    """Give scale * (data - offset), with a scale and an offset a block; the shapes' ratio is the block."""
+    """Return scale * (data - offset), with one scale and one offset a block; the shapes' ratio is the block."""
     data, scale, offset = arguments["data"], arguments["scale"], arguments.get("offset")
     shape = data.shape
     blocks: list[int] = []
@@ -251,7 +252,7 @@ def _lut_to_dense(arguments: Arguments) -> Any:
     """Look up each index in the table of its group. Scalar tables only: the last dimension of `lut` is 1."""
     indices, table = arguments["indices"], arguments["lut"]
     if table.shape[-1] != 1:
-        raise MeasurementError("this program has tables of vectors, which can't be evaluated here")
+        raise MeasurementError("this program has tables of vectors, which can't be evaluated here", fix=_FIX)
     groups, entries = table.shape[:-2], table.shape[-2]
     place = indices.long()
     flat_group = place.new_zeros(())

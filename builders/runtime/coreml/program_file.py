@@ -1,7 +1,7 @@
 """A saved `.mlpackage` read back as a list of steps and a source of constants, from its protobuf and its blobs.
 
-Only what an evaluation needs is kept of an operation: type, arguments, results and their dtypes. Large constants stay
-in `weight.bin` until they are asked for.
+Of an operation only what an evaluation needs is kept: type, arguments, results and their dtypes. Large constants stay
+in `weight.bin` until they are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from builders.coreml.package import MODEL_FILE, WEIGHTS_FILE, WEIGHTS_FOLDER
 from targets.errors import MeasurementError
 
-# MIL data types (MIL.proto) by number: name, numpy dtype when evaluated, and the blob reader's word.
+_FIX = "validate it on a Mac, where Core ML itself runs it"
+# MIL data types (MIL.proto) by number: name, numpy dtype when evaluated, and the type's name in the blob reader.
 _TYPES: dict[int, tuple[str, Any, str | None]] = {
     1: ("bool", np.bool_, None),
     2: ("string", np.str_, None),
@@ -52,7 +53,7 @@ Constant = NDArray[Any] | str | Blob
 
 @dataclass(frozen=True)
 class Result:
-    """What an operation gives: the variable's name, and its numpy dtype."""
+    """A result of an operation: the variable's name, and its numpy dtype."""
 
     name: str
     dtype: Any
@@ -94,14 +95,14 @@ class BlobFile:
         self._reader: Any = None
 
     def read(self, blob: Blob) -> NDArray[Any]:
-        """Give a constant; elements of less than a byte come in a byte each."""
+        """Return a constant; elements smaller than a byte take a byte each."""
         from coremltools.libmilstoragepython import _BlobStorageReader
 
         if self._reader is None:
             self._reader = _BlobStorageReader(str(self._path))
         _, dtype, word = _TYPES[blob.kind]
         if word is None:
-            raise MeasurementError(f"{self._path}: a constant of type {_TYPES[blob.kind][0]} can't be read")
+            raise MeasurementError(f"{self._path}: a constant of type {_TYPES[blob.kind][0]} can't be read", fix=_FIX)
         raw = getattr(self._reader, f"read_{word}_data")(blob.offset)
         flat = raw.view(np.float16) if blob.kind == 10 else raw
         return np.asarray(flat).astype(dtype, copy=False).reshape(blob.shape)
@@ -150,7 +151,7 @@ def read_program(package: Path) -> StoredProgram:
 
 def _step(operation: Any) -> Step:
     if operation.blocks:
-        raise MeasurementError(f"operator {operation.type!r} has blocks, which can't be evaluated")
+        raise MeasurementError(f"operator {operation.type!r} has blocks, which can't be evaluated here", fix=_FIX)
     arguments: dict[str, Any] = {
         name: _constant(value) for name, value in operation.attributes.items() if name != "name"
     }
@@ -172,7 +173,9 @@ def _constant(value: Any) -> Constant:
     tensor_type = value.type.tensorType
     kind, shape = tensor_type.dataType, _shape(tensor_type)
     if value.type.WhichOneof("type") != "tensorType" or kind not in _TYPES:
-        raise MeasurementError("the program holds a constant that is no tensor, which can't be evaluated")
+        raise MeasurementError(
+            "the program holds a constant that is not a tensor, which can't be evaluated here", fix=_FIX
+        )
     if value.WhichOneof("value") == "blobFileValue":
         return Blob(kind, shape, value.blobFileValue.offset)
     tensor = value.immediateValue.tensor

@@ -1,6 +1,7 @@
 """A Core ML bundle, run: by Core ML itself on macOS, elsewhere by evaluating its program (`evaluate.py`).
 
-A sequence that passes longrope's edge is given again from its beginning, in one call: see the package's docstring.
+A sequence that passes longrope's edge is read again from its beginning, in one call: see
+`builders/coreml/description.py`.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from targets.errors import MeasurementError
 
 
 class Engine(Protocol):
-    """What calls a program: Core ML or the evaluator. A state is its own kind of thing."""
+    """What runs a program: Core ML or the evaluator. Each has its own type of state."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the package says of itself."""
+        """The package's user-defined metadata."""
         ...
 
     def make_state(self) -> Any:
-        """Give an empty cache."""
+        """Return a state with an empty cache."""
         ...
 
     def predict(self, inputs: Mapping[str, NDArray[Any]], state: Any) -> Mapping[str, NDArray[Any]]:
-        """Call the program: give its outputs, and change the state."""
+        """Call the program: return its outputs by name, and change the state."""
         ...
 
 
@@ -50,10 +51,10 @@ class CoremlSession:
         edge = engine.metadata.get(EDGE_FACT)
         self._edge = None if edge is None else int(edge)
         self._state: Any = None
-        self._tokens: list[int] = []  # what the state holds
+        self._tokens: list[int] = []  # in the state's cache
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits [T, vocabulary] after each of T tokens, from an empty cache."""
+        """Return logits [T, vocabulary] after each of T tokens, from an empty cache."""
         self._tokens = []
         return self._extended(tokens)
 
@@ -97,7 +98,7 @@ class CoremlSession:
 
 
 def call_inputs(tokens: NDArray[np.int64], cached: int) -> dict[str, NDArray[Any]]:
-    """Give the inputs of a call with new tokens [q] after `cached` ones: the mask's width says where they stand."""
+    """Return the inputs of a call with new tokens [q] after `cached` ones: the mask's width sets their positions."""
     return {
         INPUT_IDS: tokens.astype(np.int32)[None],
         CAUSAL_MASK: np.zeros((1, 1, 1, cached + len(tokens)), np.float16),
@@ -125,10 +126,13 @@ class CoremlEngine:
         import coremltools as ct
 
         try:
-            # The Neural Engine does not take flexible lengths; Apple's own decoders run on the GPU.
+            # The Neural Engine does not support flexible lengths; Apple's own decoders run on the GPU.
             self._model = ct.models.MLModel(package, compute_units=ct.ComputeUnit.CPU_AND_GPU)
         except (RuntimeError, ValueError, OSError) as error:
-            raise MeasurementError(f"Core ML refuses {package}: {error}", fix="build the bundle again") from error
+            raise MeasurementError(
+                f"Core ML refuses {package}: {error}",
+                fix="check that this is macOS 15 or later, then fetch or build the bundle again",
+            ) from error
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -136,7 +140,7 @@ class CoremlEngine:
         return dict(self._model.user_defined_metadata)
 
     def make_state(self) -> Any:
-        """Give an empty cache."""
+        """Return a state with an empty cache."""
         return self._model.make_state()
 
     def predict(self, inputs: Mapping[str, NDArray[Any]], state: Any) -> Mapping[str, NDArray[Any]]:
@@ -144,4 +148,7 @@ class CoremlEngine:
         try:
             return dict(self._model.predict(dict(inputs), state))
         except RuntimeError as error:
-            raise MeasurementError(f"Core ML could not run the program: {error}") from error
+            raise MeasurementError(
+                f"Core ML could not run the program: {error}",
+                fix="free memory and run it again, or build with a shorter --context",
+            ) from error

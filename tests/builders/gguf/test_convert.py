@@ -153,7 +153,7 @@ def test_metadata_says_what_llama_cpps_converter_says(tmp_path: Path) -> None:
     assert factors == {"rope_factors_long.weight", "rope_factors_short.weight"}
 
 
-def test_fallbacks_are_told_with_counts(tmp_path: Path) -> None:
+def test_fallbacks_are_noted_with_counts(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", hidden=64, layers=2))
     notes = build(checkpoint, recipe_named("gguf-q4_k_m"), tmp_path / "k").manifest.recipe.notes
     assert any("7 of 10 matrices" in note and "Q5_0 in place of Q4_K" in note for note in notes)

@@ -130,7 +130,7 @@ def test_every_stop_id_ends_an_answer(tiny_folder: Path, tmp_path: Path) -> None
         assert bundle.manifest.recipe.notes == []
 
 
-def test_stop_ids_that_llama_cpp_has_no_place_for_are_told(tmp_path: Path) -> None:
+def test_stop_ids_that_llama_cpp_has_no_place_for_are_noted(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint")
     write_json(folder / "generation_config.json", {"eos_token_id": [310, 300, 301, 302]})
     notes = build(open_checkpoint(folder), recipe_named("gguf-q8_0"), tmp_path / "bundle").manifest.recipe.notes
@@ -165,7 +165,7 @@ def test_rows_without_a_token_are_unused(tmp_path: Path) -> None:
         assert vocabulary.size == 352
 
 
-def test_added_tokens_with_rules_that_llama_cpp_lacks_are_told(tmp_path: Path) -> None:
+def test_added_tokens_with_rules_that_llama_cpp_does_not_have_are_noted(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_special_tokens([AddedToken("<|user|>", lstrip=True, special=True)])
@@ -240,7 +240,7 @@ def test_a_unigram_model_is_refused(tmp_path: Path) -> None:
         gguf_of(folder)
 
 
-def test_a_metaspace_that_llama_cpp_differs_from_is_told(tmp_path: Path) -> None:
+def test_a_metaspace_that_llama_cpp_differs_from_is_noted(tmp_path: Path) -> None:
     folder = write_sentencepiece(tmp_path / "checkpoint")
     write_fast(folder)
     metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}

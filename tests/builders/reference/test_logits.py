@@ -1,4 +1,4 @@
-"""The cache of hidden states: used where it fits, made anew where it is damaged, whole or not there."""
+"""The cache of hidden states: used where it fits, computed again where it is damaged, whole or absent."""
 
 from __future__ import annotations
 

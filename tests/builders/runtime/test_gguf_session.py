@@ -105,7 +105,7 @@ def test_below_the_edge_there_is_nothing_to_say(tmp_path: Path) -> None:
     assert b"exact_contexts" not in manifest.to_bytes()
 
 
-def test_a_context_that_llama_cpp_rounds_past_the_edge_is_told(tmp_path: Path) -> None:
+def test_a_context_that_llama_cpp_rounds_past_the_edge_is_noted(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint", original_context=300, context=1024)
     bundle = bundle_of(folder, context=260)
     assert bundle.manifest.model.exact_context_length == 256

@@ -43,7 +43,7 @@ def test_a_bundle_that_the_runtime_refuses_is_refused(bundle: Bundle, tmp_path: 
 
 
 @pytest.mark.parametrize(("number", "words"), [(signal.SIGKILL, "SIGKILL.*"), (signal.SIGABRT, "SIGABRT")])
-def test_a_death_is_told(bundle: Bundle, number: signal.Signals, words: str) -> None:
+def test_a_death_is_an_error_with_its_reason(bundle: Bundle, number: signal.Signals, words: str) -> None:
     with open_isolated(bundle) as session:
         session.prefill(TOKENS)
         os.kill(session.process_id, number)
