@@ -108,7 +108,7 @@ def _show(state: State, published: Publication, place: str) -> None:
     ]
     text = (
         f"{published.model}, {published.channel}: published at {place},"
-        f" good until {published.expires:%Y-%m-%d %H:%M} UTC"
+        f" valid until {published.expires:%Y-%m-%d %H:%M} UTC"
         f"\n\n{table(('cell', 'recipe', 'size', 'releases', 'deltas'), rows)}"
     )
     data = asdict(published) | {

@@ -126,7 +126,7 @@ def test_a_channel_is_published_and_a_phone_fetches_its_bundle(released: Path, t
         assert found["reference"] == "tiny:1.0.0@iphone-15"
         assert "iPhone15,4 is a device of iphone-15" in found["reasons"]
     assert "(verified)" in phipack("inspect", "--verify", str(tmp_path / "app")).stdout
-    assert "good until" in phipack("publish", "--refresh", "--to", "web").stdout
+    assert "valid until" in phipack("publish", "--refresh", "--to", "web").stdout
     phipack("fetch", str(tmp_path / "app"), "--device", "iPhone15,4", "-o", str(tmp_path / "x"), expect=2)
 
 

@@ -105,5 +105,5 @@ def test_a_port_that_is_taken_is_said(published: Path) -> None:
 
 def test_a_store_without_a_catalog_is_said(tmp_path: Path) -> None:
     done = run_in(tmp_path)("serve", expect=1)
-    assert "holds no catalog" in done.stderr
+    assert "has no catalog" in done.stderr
     assert "phipack publish" in done.stderr

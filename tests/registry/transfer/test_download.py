@@ -92,7 +92,7 @@ def test_a_large_file_is_fetched(tmp_path: Path, out: Path, kind: type[FolderHan
         assert 3 + 45_000_000 // CHUNK_BYTES_LIMIT <= len(asked) <= 16
 
 
-def test_other_text_beside_the_same_tensors_costs_kilobytes(large: Bundle, tmp_path: Path, out: Path) -> None:
+def test_other_text_with_the_same_tensors_costs_kilobytes(large: Bundle, tmp_path: Path, out: Path) -> None:
     newer = make_chunked(tmp_path / "newer", TENSORS, b'{"stop": "<|end|>"}' * 100)
     fetch(str(large.path), out)
     with serving(newer.path, kind=RangeHandler) as url:
@@ -124,7 +124,7 @@ def test_what_is_reused_is_verified(large: Bundle, tmp_path: Path, out: Path) ->
     assert 0 < statistics.downloaded_bytes < 2 * CHUNK_BYTES_LIMIT
 
 
-def test_a_damaged_file_without_chunks_is_fetched_anew(tmp_path: Path, out: Path) -> None:
+def test_a_damaged_file_without_chunks_is_fetched_again(tmp_path: Path, out: Path) -> None:
     bundle = make_chunked(tmp_path / "bundle", TENSORS[:4], chunked=False)
     fetch(str(bundle.path), out)
     flip(out / WEIGHTS, 4000)
