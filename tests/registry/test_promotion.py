@@ -231,7 +231,7 @@ def test_evidence_changed_in_mlflow_is_refused(releases: Ledger, tmp_path: Path)
 
 def test_a_bundle_whose_bytes_are_gone_is_refused(releases: Ledger, tmp_path: Path) -> None:
     bundle = add(releases, tmp_path, "3.0.0")
-    Path(releases.store.place_of(f"sha256:{bundle.manifest.files[0].sha256}")).unlink()
+    Path(releases.store.location_of(f"sha256:{bundle.manifest.files[0].sha256}")).unlink()
     with pytest.raises(GateError, match="lacks bundle"):
         to(releases, "phi:3.0.0")
     assert standing(releases) == {}

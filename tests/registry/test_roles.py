@@ -122,7 +122,7 @@ def test_no_override_gets_round_a_list_or_lost_bytes(two: Ledger, store: FolderS
         promote_overriding(two, SECOND, "production", who="eve@laptop", why="please", roles=LISTED)
     (version,) = {row.digest for row in two.versions("phi") if str(row.release) == "1.1.0"}
     (file,) = store.manifest(version).files
-    Path(store.place_of(f"sha256:{file.sha256}")).unlink()
+    Path(store.location_of(f"sha256:{file.sha256}")).unlink()
     with pytest.raises(GateError, match="lacks bundle"):
         promote_overriding(two, SECOND, "production", who="alice@a", why="please", roles=LISTED)
     assert standing(two) == {}
