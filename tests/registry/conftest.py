@@ -44,7 +44,7 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's empty SQLite, migrated once: that takes 2 s."""
     home = tmp_path_factory.mktemp("mlflow")
     ledger = open_ledger(f"sqlite:///{home}/mlflow.db", FolderStore(home / "store"))
-    assert ledger.models() == []
+    ledger.mlflow.connect()
     return home / "mlflow.db"
 
 
@@ -69,7 +69,7 @@ def postgresql() -> Iterator[PostgresqlServer]:
         Path(folder).chmod(0o711)
         with running_postgresql(Path(folder) / "postgresql", durable=False) as server:
             ledger = open_ledger(server.make_database(MIGRATED), FolderStore(Path(folder) / "store"))
-            assert ledger.models() == []
+            ledger.mlflow.connect()
             server.cut_connections(MIGRATED)
             yield server
 
