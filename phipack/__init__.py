@@ -14,7 +14,7 @@ The public API. What a name needs is imported when it is first asked for, so tha
 | `fetch`, `open_bundle`, `verify` | bundles by path or URL | phipack |
 | `fetch_from_catalog`, `Query`, `Device` | what a published catalog has for a device | phipack |
 | `open_checkpoint`, `build`, `validate`, `generate` | checkpoints in, bundles and evidence out | phipack[build] |
-| `open_ledger`, `promote`, `promote_overriding`, `rollback`, `history` | channels | phipack[registry] |
+| `open_ledger`, `promote`, `rollback`, `history` | channels | phipack[registry] |
 | `open_store`, `open_keys`, `publish`, `Order` | a channel as a signed catalog | phipack[registry] |
 
 Everything raises `PhipackError` and its kinds (`targets.errors`).
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from registry.ledger.ledger import open_ledger as open_ledger
     from registry.promotion import history as history
     from registry.promotion import promote as promote
-    from registry.promotion import promote_overriding as promote_overriding
     from registry.promotion import rollback as rollback
     from registry.publication import Order as Order
     from registry.publication import publish as publish
@@ -64,7 +63,6 @@ _HOMES = {
     "open_ledger": "registry.ledger.ledger",
     "open_store": "registry.store.uris",
     "promote": "registry.promotion",
-    "promote_overriding": "registry.promotion",
     "publish": "registry.publication",
     "recipe_named": "targets.recipes",
     "rollback": "registry.promotion",

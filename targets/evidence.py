@@ -105,8 +105,19 @@ class Evidence(BaseModel):
     def read(cls, path: Path) -> Evidence:
         """Read `evidence.json`. Raises `MeasurementError` where it is missing or malformed."""
         try:
-            return cls.model_validate_json(path.read_text("utf-8"))
-        except (OSError, ValidationError, UnicodeDecodeError) as error:
+            raw = path.read_bytes()
+        except OSError as error:
             raise MeasurementError(
-                f"{path}: not an evidence file: {error}", fix="run phipack validate to make one"
+                f"{path} can't be read: {error.strerror}", fix="run phipack validate to make one"
+            ) from error
+        return cls.parse(raw, source=str(path))
+
+    @classmethod
+    def parse(cls, raw: bytes, *, source: str) -> Evidence:
+        """Return the evidence in the bytes of an `evidence.json`. Raises `MeasurementError` naming `source`."""
+        try:
+            return cls.model_validate_json(raw)
+        except ValidationError as error:
+            raise MeasurementError(
+                f"{source}: not an evidence file: {error}", fix="run phipack validate to make one"
             ) from error

@@ -66,7 +66,7 @@ def _sides(state: State, text: str) -> list[Side]:
     from registry.store.uris import open_store
     from targets.references import Reference
 
-    ledger = open_ledger(state.tracking_uri, open_store(state.store), told=state.output.note)
+    ledger = open_ledger(state.tracking_uri, open_store(state.store), on_progress=state.output.on_progress)
     return [version_side(ledger, version) for version in resolve_in(ledger, Reference.parse(text))]
 
 

@@ -35,7 +35,9 @@ def gc(state: State, dry_run: bool, grace_hours: float, tracking_uri: str | None
 
     blobs = open_store(store)
     reader = open_reader(tracking_uri, blobs)
-    found = collect(blobs, reader, grace_seconds=grace_hours * 3600, dry_run=dry_run, told=state.output.note)
+    found = collect(
+        blobs, reader, grace_seconds=grace_hours * 3600, dry_run=dry_run, on_progress=state.output.on_progress
+    )
     text = (
         f"{blobs.uri}: {len(found.removed)} blobs of {size(found.bytes)} and {found.leftovers} leftovers"
         f" {'would be' if dry_run else 'were'} removed; {found.kept} blobs stay"

@@ -11,7 +11,7 @@ from phipack.options import State, pass_state, reason_option, registry_options
 from phipack.output import table
 
 if TYPE_CHECKING:
-    from registry.ledger.channel_moves import CellMove, Move, Stand
+    from registry.ledger.channel_moves import CellMove, Move, VersionId
     from registry.ledger.versions import CellVersion
     from targets.project import Roles
 
@@ -48,7 +48,7 @@ def show(state: State, reference: str, tracking_uri: str | None, store: str | No
     from registry.store.uris import open_store
     from targets.references import Reference
 
-    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
+    ledger = open_ledger(tracking_uri, open_store(store), on_progress=state.output.on_progress)
     data, texts = [], []
     for version in resolve_in(ledger, Reference.parse(reference)):
         evidence = ledger.evidence(version)
@@ -87,7 +87,7 @@ def promote(
     promoters: those of the project file, if it is the model's; else those of the channel's last move.
     """
     from registry.ledger.ledger import open_ledger
-    from registry.promotion import current_user, promote_overriding
+    from registry.promotion import current_user
     from registry.promotion import promote as promote_release
     from registry.store.uris import open_store
     from targets.references import Reference
@@ -96,9 +96,15 @@ def promote(
         raise click.UsageError("--override needs --reason TEXT: why it goes ahead")
     wanted = Reference.parse(reference)
     roles = _roles(state, wanted.model)
-    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
-    move = (promote_overriding if override else promote_release)(
-        ledger, wanted, channel, who=current_user(), why=reason, roles=roles
+    ledger = open_ledger(tracking_uri, open_store(store), on_progress=state.output.on_progress)
+    move = promote_release(
+        ledger,
+        wanted,
+        channel,
+        who=current_user(),
+        why=reason,
+        roles=roles,
+        override_reason=reason if override else None,
     )
     _show_move(state, move)
 
@@ -130,7 +136,7 @@ def rollback(
     from registry.store.uris import open_store
 
     roles = _roles(state, model)
-    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
+    ledger = open_ledger(tracking_uri, open_store(store), on_progress=state.output.on_progress)
     _show_move(state, roll_back(ledger, model, channel, who=current_user(), why=reason, roles=roles))
 
 
@@ -144,7 +150,7 @@ def history(state: State, model: str, tracking_uri: str | None, store: str | Non
     from registry.promotion import history as moves_of
     from registry.store.uris import open_store
 
-    moves = moves_of(open_ledger(tracking_uri, open_store(store), told=state.output.note), model)
+    moves = moves_of(open_ledger(tracking_uri, open_store(store), on_progress=state.output.on_progress), model)
     rows = [
         (
             f"{m.when:%Y-%m-%d %H:%M:%S}Z",
@@ -152,8 +158,8 @@ def history(state: State, model: str, tracking_uri: str | None, store: str | Non
             _allowed_by(m),
             m.title,
             cell.cell,
-            _stand(cell.before),
-            _stand(cell.after),
+            _release(cell.before),
+            _release(cell.after),
             _evidence(m, cell),
             m.state,
             m.why or "-",
@@ -185,7 +191,7 @@ def _show_move(state: State, move: Move) -> None:
     if not move.id:
         state.output.result(_move_data(move), f"{move.channel} is there already: nothing to move")
         return
-    rows = [(cell.cell, _stand(cell.before), _stand(cell.after)) for cell in move.cells]
+    rows = [(cell.cell, _release(cell.before), _release(cell.after)) for cell in move.cells]
     text = f"{move.title}, allowed by {_allowed_by(move)}\n\n{table(('cell', 'from', 'to'), rows)}"
     state.output.result(_move_data(move), "\n\n".join(filter(None, (text, _overrode(move)))))
 
@@ -196,7 +202,7 @@ def _allowed_by(move: Move) -> str:
 
 def _evidence(move: Move, cell: CellMove) -> str:
     """The digest's head; a cell that went ahead in spite of its evidence says so."""
-    if any(problem.startswith(f"{cell.cell}: ") for problem in move.overrode):
+    if any(failure.cell == cell.cell for failure in move.overrode):
         return "OVERRIDDEN"
     return "-" if cell.evidence is None else cell.evidence.removeprefix("sha256:")[:12]
 
@@ -204,11 +210,12 @@ def _evidence(move: Move, cell: CellMove) -> str:
 def _overrode(move: Move) -> str:
     if not move.overrode:
         return ""
-    return f"{move.title} by {move.who} went ahead in spite of:\n  " + "\n  ".join(move.overrode)
+    problems = [": ".join(filter(None, (failure.cell, failure.problem))) for failure in move.overrode]
+    return f"{move.title} by {move.who} went ahead in spite of:\n  " + "\n  ".join(problems)
 
 
-def _stand(stand: Stand | None) -> str:
-    return "-" if stand is None else stand.release
+def _release(version: VersionId | None) -> str:
+    return "-" if version is None else version.release
 
 
 def _version_data(version: CellVersion) -> dict[str, object]:

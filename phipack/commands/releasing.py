@@ -43,7 +43,7 @@ def release(state: State, project_file: Path | None, only: tuple[str, ...]) -> N
     plan = state.required_project
     cells = plan.cells_named(only)
     blobs = open_store(state.store)
-    ledger = open_ledger(state.tracking_uri, blobs, told=state.output.note)
+    ledger = open_ledger(state.tracking_uri, blobs, on_progress=state.output.on_progress)
     checkpoint = open_checkpoint(plan.checkpoint)
     state.output.note(f"{plan.model} {plan.version}: {len(cells)} cells from {plan.checkpoint}")
     # All of the project's cells, whichever are built here: promotion waits for them.

@@ -349,7 +349,7 @@ def test_a_changed_byte_anywhere_in_the_store_is_refused(registered: Ledger, sto
     fetcher = functools.partial(fetch, resolver=resolver_of(registered))
     bundle = store.manifest(registered.versions("phi")[0].digest)
     for digest in [f"sha256:{entry.sha256}" for entry in bundle.files] + [bundle.digest]:
-        path = Path(store.place_of(digest))
+        path = Path(store.location_of(digest))
         flip(path, path.stat().st_size // 2)
         with pytest.raises(StoreError, match="damaged") as caught:
             fetcher("phi:1.0.0@iphone-15", out)

@@ -197,7 +197,7 @@ def test_evidence_that_was_changed_is_reported_and_not_shown(two: Ledger) -> Non
 
 
 def test_a_bundle_that_no_store_has_is_reported(two: Ledger, store: FolderStore, bundle: Bundle) -> None:
-    Path(store.place_of(bundle.digest)).unlink()
+    Path(store.location_of(bundle.digest)).unlink()
     with pytest.raises(StoreError, match=bundle.digest):
         sides(two, "1.0.0")
 
