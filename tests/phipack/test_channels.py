@@ -101,6 +101,8 @@ def test_a_project_file_that_is_wrong_stops_a_promotion(team: Path) -> None:
     refused = run_in(team)("promote", "phi:1.0.0", "--to", "production", expect=1).stderr
     assert "phipack.toml:10: channels.production.promotors: unknown key" in refused
     assert "did you mean 'promoters'" in refused
+    assert "phipack.toml:10:" in run_in(team)("ls", expect=1).stderr
+    (team / "phipack.toml").unlink()
     assert '"production"' not in run_in(team)("--json", "ls", "phi").stdout
 
 
