@@ -10,6 +10,7 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from tests.support.checkpoints import write_tiny
+from tests.support.tiers import tiers_of
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +32,11 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger = open_ledger(f"sqlite:///{home}/mlflow.db", FolderStore(home / "store"))
     ledger.mlflow.connect()
     return home / "mlflow.db"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tiers."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            for tier in tiers_of(item):
+                item.add_marker(tier)
