@@ -14,7 +14,8 @@ The public API. A name's module is imported when the name is first used, so that
 
 | name | what it does | install |
 |---|---|---|
-| `fetch`, `fetch_from_catalog`, `Device`, `open_bundle`, `verify`, `inspect`, `split`, `join`, `diff_bundles` | bundles | phipack |
+| `fetch`, `fetch_from_catalog`, `Device` | bundles from a folder, a URL or a catalog | phipack |
+| `open_bundle`, `verify`, `inspect`, `diff_bundles`, `split`, `join` | bundles that are here | phipack |
 | `list_targets`, `open_target`, `list_recipes`, `fit` | what fits on which device | phipack |
 | `create_keys`, `open_keys`, `rotate_keys`, `renew_root` | keys that sign a catalog | phipack |
 | `Registry` | versions, channels, publication, fetch by reference | phipack[registry] |
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from phipack.api.validation import generate as generate
     from phipack.api.validation import judge as judge
     from phipack.api.validation import validate as validate
+    from registry.bundle.folder import Bundle as Bundle
     from targets.errors import Failure as Failure
     from targets.errors import GateError as GateError
     from targets.errors import PhipackError as PhipackError
@@ -95,6 +97,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "phipack.api.results": ("BuildReport", "CellReport", "FitReport", "ReleaseReport"),
     "phipack.api.serving": ("serve_catalog",),
     "phipack.api.validation": ("generate", "judge", "validate"),
+    "registry.bundle.folder": ("Bundle",),
     "targets.errors": ("Failure", "GateError", "PhipackError"),
     "targets.evidence": ("Evidence", "Figure"),
     "targets.gates": ("Gate",),

@@ -1,4 +1,4 @@
-"""What changed from one bundle to another. Needs the base install for folders; `Registry.diff` also takes references."""
+"""What changed from one bundle to another. Folders need the base install; `Registry.diff` takes references."""
 
 from __future__ import annotations
 

@@ -200,9 +200,7 @@ class Registry(RegistryConnection):
         from phipack.api.comparing import compare_sides
 
         report = on_progress or self._on_progress
-        return compare_sides(
-            self._sides(before), self._sides(after), read_tensors=read_tensors, on_progress=report
-        )
+        return compare_sides(self._sides(before), self._sides(after), read_tensors=read_tensors, on_progress=report)
 
     def publish(  # noqa: PLR0913 - the public face
         self,

@@ -53,7 +53,12 @@ def fetch(
     from phipack.json_form.delivery import fetch_form
     from registry.fetch import is_path
 
-    options: dict[str, Any] = {"digest": digest, "replace": replace, "reuse": reuse, "on_progress": state.output.on_progress}
+    options: dict[str, Any] = {
+        "digest": digest,
+        "replace": replace,
+        "reuse": reuse,
+        "on_progress": state.output.on_progress,
+    }
     if any(value is not None for value in asked.values()):
         if "://" not in source:
             raise click.UsageError(f"{source!r} is not the URL of a catalog, which {_given(asked)} needs")

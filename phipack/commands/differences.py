@@ -46,9 +46,9 @@ def diff(
 
     on_progress = state.output.on_progress
     if is_path(before) and is_path(after):  # which need no registry: the project file may be wrong
-        found = (diff_bundles(before, after, read_tensors=not no_tensors, on_progress=on_progress),)
+        found = [diff_bundles(before, after, read_tensors=not no_tensors, on_progress=on_progress)]
     else:
-        found = open_registry(state).diff(before, after, read_tensors=not no_tensors)
+        found = list(open_registry(state).diff(before, after, read_tensors=not no_tensors))
     form = diff_form(found)
     state.output.result(form.data(), "\n\n\n".join(map(_text, found)))
     if by_exit_code and form.differs:
@@ -167,5 +167,3 @@ def _notes(before: Side, after: Side) -> list[str]:
 
 def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:_DIGEST_LENGTH]
-
-

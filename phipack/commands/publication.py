@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", required=False, shell_complete=completion.models)
-@click.option("--channel", default="production", show_default=True, shell_complete=completion.channels, help="The channel whose bundles are published.")
+@click.option(
+    "--channel",
+    default="production",
+    show_default=True,
+    shell_complete=completion.channels,
+    help="The channel whose bundles are published.",
+)
 @click.option(
     "--rollout",
     default=100.0,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from registry.ledger.channel_moves import CellMove, Move, Stand
     from registry.ledger.versions import CellVersion
 
+
 @click.command()
 @click.argument("model", required=False, shell_complete=completion.models)
 @pass_state
@@ -49,7 +50,14 @@ def show(state: State, reference: str) -> None:
 
 @click.command()
 @click.argument("reference", shell_complete=completion.references)
-@click.option("--to", "channel", required=True, metavar="CHANNEL", shell_complete=completion.channels, help="Such as candidate, staging or production.")
+@click.option(
+    "--to",
+    "channel",
+    required=True,
+    metavar="CHANNEL",
+    shell_complete=completion.channels,
+    help="Such as candidate, staging or production.",
+)
 @click.option(
     "--override", is_flag=True, help="Promote in spite of failing or missing evidence; needs --reason, which is kept."
 )
@@ -76,7 +84,13 @@ def promote(
 
 @click.command()
 @click.argument("model", shell_complete=completion.models)
-@click.option("--channel", default="production", show_default=True, shell_complete=completion.channels, help="Whose last promotion to take back.")
+@click.option(
+    "--channel",
+    default="production",
+    show_default=True,
+    shell_complete=completion.channels,
+    help="Whose last promotion to take back.",
+)
 @reason_option
 @pass_state
 def rollback(
@@ -115,7 +129,12 @@ def history(state: State, model: str) -> None:
         for cell in m.cells
     ]
     columns = ("when", "who", "allowed by", "move", "cell", "from", "to", "evidence", "state", "why")
-    text = "\n\n".join([table(columns, rows) if rows else f"no moves of {model} in {state.registry}", *filter(None, map(_overrode, moves))])
+    text = "\n\n".join(
+        [
+            table(columns, rows) if rows else f"no moves of {model} in {state.registry}",
+            *filter(None, map(_overrode, moves)),
+        ]
+    )
     state.output.result(history_form(moves).data(), text)
 
 

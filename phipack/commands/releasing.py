@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("project", required=False, type=FILE)
+@click.argument("project_file", metavar="[PROJECT]", required=False, type=FILE)
 @click.option(
-    "--only", multiple=True, metavar="CELL", shell_complete=completion.project_cells, help="Only this cell (repeatable), as a job of a CI matrix would."
+    "--only",
+    multiple=True,
+    metavar="CELL",
+    shell_complete=completion.project_cells,
+    help="Only this cell (repeatable), as a job of a CI matrix would.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Build and register nothing: show sizes, what is built already, predicted gates."
 )
 @pass_state
-def release(
-    state: State, project: Path | None, only: tuple[str, ...], dry_run: bool
-) -> None:
+def release(state: State, project_file: Path | None, only: tuple[str, ...], dry_run: bool) -> None:
     """Build, validate and register every cell of a project file.
 
     What was built from the same inputs is not built again. A cell that fails makes the release fail; the other cells
@@ -35,7 +37,7 @@ def release(
     """
     from phipack.json_form.making import release_form
 
-    state.named_project = project or state.named_project
+    state.named_project = project_file or state.named_project
     plan = state.required_project
     report = open_project_registry(state).release(plan, only, dry_run=dry_run)
     state.output.result(release_form(report).data(), _table(report))
