@@ -42,7 +42,9 @@ def main(checkpoint: str, folder: str) -> int:
             print(f"{one.fit.recipe:<12} {f'{one.bundle_bytes:,} bytes' if one.bundle_bytes else one.fit.reason}")
         best = next(one.fit.recipe for one in report.recipes if one.fit.fits)
         bundle = phipack.build(checkpoint, best, Path(folder) / best, target=target_file)
-        print(f"{bundle.path}: a context of {bundle.manifest.model.context_length} tokens fits on {report.target.title}")
+        print(
+            f"{bundle.path}: a context of {bundle.manifest.model.context_length} tokens fits on {report.target.title}"
+        )
     except phipack.PhipackError as error:
         print(error, file=sys.stderr)
         return error.exit_code

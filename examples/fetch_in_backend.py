@@ -27,7 +27,7 @@ def update(catalog: str, reference: str, folder: Path, root: str) -> bool:
         print(f"kept as it is: {error.problem}", file=sys.stderr)  # the next try may succeed
         return before is not None
     if fetched.bundle.digest != before:
-        print(f"now {fetched.reference}: {fetched.downloaded_bytes:,} bytes were downloaded")
+        print(f"now {fetched.reference}: {fetched.statistics.downloaded_bytes:,} bytes were downloaded")
     return True
 
 

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from phipack.api.building import inspect as inspect
     from phipack.api.building import open_checkpoint as open_checkpoint
     from phipack.api.comparing import diff_bundles as diff_bundles
-    from phipack.api.delivery import Fetched as Fetched
     from phipack.api.delivery import fetch as fetch
     from phipack.api.delivery import fetch_from_catalog as fetch_from_catalog
     from phipack.api.delivery import join as join
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
     from phipack.api.validation import judge as judge
     from phipack.api.validation import validate as validate
     from registry.bundle.folder import Bundle as Bundle
+    from registry.fetch import Fetched as Fetched
     from targets.errors import Failure as Failure
     from targets.errors import GateError as GateError
     from targets.errors import PhipackError as PhipackError
@@ -90,7 +90,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "open_checkpoint",
     ),
     "phipack.api.comparing": ("diff_bundles",),
-    "phipack.api.delivery": ("Fetched", "fetch", "fetch_from_catalog", "join", "open_bundle", "split", "verify"),
+    "phipack.api.delivery": ("fetch", "fetch_from_catalog", "join", "open_bundle", "split", "verify"),
     "phipack.api.fitting": ("fit", "list_recipes", "list_targets", "open_target"),
     "phipack.api.keys": ("create_keys", "open_keys", "renew_root", "rotate_keys"),
     "phipack.api.registry": ("Registry",),
@@ -98,6 +98,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "phipack.api.serving": ("serve_catalog",),
     "phipack.api.validation": ("generate", "judge", "validate"),
     "registry.bundle.folder": ("Bundle",),
+    "registry.fetch": ("Fetched",),
     "targets.errors": ("Failure", "GateError", "PhipackError"),
     "targets.evidence": ("Evidence", "Figure"),
     "targets.gates": ("Gate",),

@@ -1,13 +1,11 @@
 """Bundles by path and URL, from a published catalog, in parts, and over HTTP. Needs the base install alone.
 
-`Registry.fetch` also takes references; it puts its resolver into `fetch_with`.
+`Registry.fetch` also takes references.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
 from phipack.api.arguments import AnyPath, as_bundle, as_device, as_path, as_reference, parse_size
 from registry.bundle.folder import Bundle
@@ -17,39 +15,15 @@ from registry.bundle.parts import Part
 from registry.bundle.parts import join as join_parts
 from registry.bundle.parts import split as split_bundle
 from registry.catalog.choice import Query
-from registry.fetch import Resolver
+from registry.catalog.client import CatalogTrust
+from registry.fetch import Fetched
 from registry.fetch import fetch as fetch_bundle
 from registry.fetch import fetch_from_catalog as fetch_choice
-from registry.store.protocol import Store
-from registry.transfer.bundle_download import Onto
-from registry.transfer.download import Taken
+from registry.transfer.bundle_download import DownloadOptions
 from targets.progress import Progress, silent
 from targets.recipes import Format
 from targets.references import Reference
 from targets.selection import Device
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A bundle that was put in place, and where its bytes came from.
-
-    Attributes:
-        bundle: the verified bundle.
-        downloaded_bytes: bytes that came over the network.
-        reused_bytes: bytes copied from bundles on this machine.
-        delta_bytes: bytes made from such a bundle by a delta.
-        resumed_bytes: bytes kept from an earlier try.
-        reference: the exact reference `MODEL:1.0.0@CELL`, for a choice from a catalog.
-        reasons: why the catalog's choice is this bundle.
-    """
-
-    bundle: Bundle
-    downloaded_bytes: int = 0
-    reused_bytes: int = 0
-    delta_bytes: int = 0
-    resumed_bytes: int = 0
-    reference: str | None = None
-    reasons: tuple[str, ...] = ()
 
 
 def open_bundle(folder: AnyPath) -> Bundle:
@@ -87,31 +61,7 @@ def fetch(
         FetchError: the source is not what it should be. FetchUnreachableError: the server does not answer.
         BuildError: `out` exists or can't be written. Nothing was put in place.
     """
-    return fetch_with(None, None, str(source), as_path(out), digest, _onto(replace, reuse), on_progress)
-
-
-def fetch_with(  # noqa: PLR0913, PLR0917 - what the two public faces share
-    resolver: Resolver | None,
-    store: Store | None,
-    source: str,
-    out: Path,
-    digest: str | None,
-    onto: Onto,
-    on_progress: Progress,
-) -> Fetched:
-    """Fetch with a registry's resolver and store, or with none."""
-    _ = on_progress
-    bundle = fetch_bundle(
-        source,
-        out,
-        resolver=resolver,
-        store=store,
-        digest=digest,
-        replace=onto.replace,
-        reuse=onto.reuse,
-        taken=onto.taken,
-    )
-    return _fetched(bundle, onto.taken)
+    return fetch_bundle(str(source), as_path(out), download_options(digest, replace, reuse), on_progress=on_progress)
 
 
 def fetch_from_catalog(  # noqa: PLR0913 - the public face
@@ -149,24 +99,20 @@ def fetch_from_catalog(  # noqa: PLR0913 - the public face
         FetchError: the catalog can't be trusted or downloaded, or has nothing for what was asked.
         BuildError: `out` exists or can't be written. Nothing was put in place.
     """
-    _ = on_progress
     asked = Query(
         reference=None if reference is None else as_reference(reference),
         device=as_device(device),
         format=format,
         install_id=install_id,
     )
-    onto = _onto(replace, reuse)
-    bundle, resolved = fetch_choice(
+    return fetch_choice(
         url,
         as_path(out),
         asked,
-        root=None if root is None else as_path(root),
-        state=None if state is None else as_path(state),
-        digest=digest,
-        onto=onto,
+        download_options(digest, replace, reuse),
+        trust=CatalogTrust(None if root is None else as_path(root), None if state is None else as_path(state)),
+        on_progress=on_progress,
     )
-    return _fetched(bundle, onto.taken, resolved.reference, resolved.reasons)
 
 
 def split(
@@ -197,17 +143,6 @@ def join(parts: AnyPath, out: AnyPath, *, digest: str | None = None, replace: bo
     return join_parts(as_path(parts), as_path(out), digest=digest, replace=replace)
 
 
-def _onto(replace: bool, reuse: Iterable[AnyPath]) -> Onto:
-    return Onto(replace, tuple(as_path(folder) for folder in reuse), Taken())
-
-
-def _fetched(bundle: Bundle, taken: Taken, reference: str | None = None, reasons: tuple[str, ...] = ()) -> Fetched:
-    return Fetched(
-        bundle,
-        taken.downloaded_bytes,
-        taken.reused_bytes,
-        taken.made_bytes,
-        taken.resumed_bytes,
-        reference,
-        reasons,
-    )
+def download_options(digest: str | None, replace: bool, reuse: Iterable[AnyPath]) -> DownloadOptions:
+    """Return the options of a download as the registry takes them."""
+    return DownloadOptions(digest, replace, tuple(as_path(folder) for folder in reuse))

@@ -31,9 +31,9 @@ from targets.project import Project
 from targets.references import Reference
 
 if TYPE_CHECKING:
-    from phipack.api.delivery import Fetched
     from registry.catalog.signing import KeyFolder
     from registry.diff.compare import Difference, Side
+    from registry.fetch import Fetched
     from registry.garbage import Collected
     from registry.ledger.channel_moves import Move
     from registry.ledger.versions import CellVersion
@@ -238,7 +238,7 @@ class Registry(RegistryConnection):
             self._catalog(to),
             self._keys(keys),
             targets=load_targets() | own,
-            told=as_notices(on_progress or self._on_progress),
+            on_progress=on_progress or self._on_progress,
         )
 
     def refresh_catalog(
@@ -273,20 +273,17 @@ class Registry(RegistryConnection):
             RegistryError: no version matches. StoreError: a blob is damaged. FetchError: as `phipack.fetch`.
             BuildError: `out` exists or can't be written. Nothing was put in place.
         """
-        from phipack.api.delivery import fetch_with
+        from phipack.api.delivery import download_options
+        from registry.fetch import fetch
         from registry.ledger.reader import resolve_in
-        from registry.transfer.bundle_download import Onto
 
-        onto = Onto(replace, tuple(as_path(folder) for folder in reuse))
-        report = on_progress or self._on_progress
-        return fetch_with(
-            lambda reference: resolve_in(self._reader(), reference),
-            self.store,
+        return fetch(
             str(source),
             as_path(out),
-            digest,
-            onto,
-            report,
+            download_options(digest, replace, reuse),
+            resolver=lambda reference: resolve_in(self._reader(), reference),
+            store=self.store,
+            on_progress=on_progress or self._on_progress,
         )
 
     def collect_garbage(

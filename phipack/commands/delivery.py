@@ -15,7 +15,7 @@ from phipack.output import size
 from targets.progress import Event, Notice
 
 if TYPE_CHECKING:
-    from phipack.api.delivery import Fetched
+    from registry.fetch import Fetched
 
 
 @click.command()
@@ -88,18 +88,18 @@ def _from_catalog(url: str, out: Path, asked: Mapping[str, Any], options: Mappin
 
 
 def _text(fetched: Fetched) -> str:
-    bundle = fetched.bundle
+    bundle, statistics = fetched.bundle, fetched.statistics
     parts = [f"{size(bundle.manifest.total_bytes)}, verified"]
     for count, what in (
-        (fetched.downloaded_bytes, "downloaded"),
-        (fetched.reused_bytes, "copied from bundles that were here"),
-        (fetched.delta_bytes, "made from one by a delta"),
-        (fetched.resumed_bytes, "kept from the last try"),
+        (statistics.downloaded_bytes, "downloaded"),
+        (statistics.reused_bytes, "copied from bundles on this machine"),
+        (statistics.delta_bytes, "rebuilt from one of them by a delta"),
+        (statistics.resumed_bytes, "kept from an earlier try"),
     ):
         if count:
             parts.append(f"{size(count)} {what}")
     lines = [f"{bundle.path}: {bundle.manifest.recipe.name}, {', '.join(parts)}", bundle.digest]
-    if fetched.reference is not None:
+    if fetched.reasons:
         lines = [f"{fetched.reference}: {'; '.join(fetched.reasons)}", *lines]
     return "\n".join(lines)
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from pydantic import Field
 
-from phipack.api.delivery import Fetched
 from phipack.json_form.form import Form
 from phipack.json_form.making import BundleForm, bundle_form
 from registry.bundle.parts import Part
+from registry.fetch import Fetched
 
 
 class FetchForm(BundleForm):
     """A bundle that was put in place, and where its bytes came from."""
 
-    reference: str | None = Field(description="MODEL:VERSION@CELL, for a choice from a catalog")
+    reference: str | None = Field(description="MODEL:VERSION@CELL; null for a path or the URL of a bundle")
     reasons: list[str] = Field(description="why the catalog's choice is this bundle")
     downloaded_bytes: int
     reused_bytes: int = Field(description="copied from bundles on this machine")
@@ -46,14 +46,15 @@ class GenerateForm(Form):
 
 def fetch_form(fetched: Fetched) -> FetchForm:
     """Describe a fetched bundle."""
+    statistics = fetched.statistics
     return FetchForm(
         **bundle_form(fetched.bundle).model_dump(),
         reference=fetched.reference,
         reasons=list(fetched.reasons),
-        downloaded_bytes=fetched.downloaded_bytes,
-        reused_bytes=fetched.reused_bytes,
-        delta_bytes=fetched.delta_bytes,
-        resumed_bytes=fetched.resumed_bytes,
+        downloaded_bytes=statistics.downloaded_bytes,
+        reused_bytes=statistics.reused_bytes,
+        delta_bytes=statistics.delta_bytes,
+        resumed_bytes=statistics.resumed_bytes,
     )
 
 

@@ -197,11 +197,12 @@ def test_fit_takes_a_models_name_and_a_targets(tmp_path: Path) -> None:
 
 
 def test_results_are_frozen() -> None:
-    from phipack.api import delivery, results
+    from phipack.api import results
+    from registry import fetch
 
     found = [
         one
-        for module in (results, delivery)
+        for module in (results, fetch)
         for _, one in inspect.getmembers(module, inspect.isclass)
         if one.__module__ == module.__name__
     ]
