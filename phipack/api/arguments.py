@@ -18,7 +18,7 @@ from targets.devices import Target, target_named
 from targets.errors import PhipackError, did_you_mean
 from targets.evidence import FIGURES, Evidence
 from targets.gates import Gate
-from targets.progress import Notice, Progress, Step
+from targets.progress import Notice, Progress
 from targets.project import Project, load_project
 from targets.recipes import Recipe, recipe_named
 from targets.references import Reference
@@ -126,11 +126,6 @@ def parse_size(text: str | int) -> int:
     if count < 1:
         raise PhipackError(f"{text!r} is less than a byte", fix="write 1500000000, 1.5GB or 512MiB")
     return count
-
-
-def as_steps(on_progress: Progress) -> Callable[[str, int, int], None]:
-    """Adapt to what builders call until they report events themselves."""
-    return lambda name, done, total: on_progress(Step(name, done, total))
 
 
 def as_notices(on_progress: Progress) -> Callable[[str], None]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phipack.api.arguments import AnyPath, as_checkpoint, as_path, as_recipe, as_steps, as_target
+from phipack.api.arguments import AnyPath, as_checkpoint, as_path, as_recipe, as_target
 from phipack.api.results import BuildOutcome, BuildReport, ExportedModel, PhaseTime, WrittenCheckpoint
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
@@ -102,7 +102,7 @@ def build_each(
         context = context_length or default_context_length(opened)
         if device is not None:
             context = require_fit(opened.architecture, recipe, device, context_length)
-        requests[as_path(out)] = BuildRequest(opened, recipe, context, as_steps(on_progress))
+        requests[as_path(out)] = BuildRequest.from_checkpoint(opened, recipe, context, on_progress)
     started = time.perf_counter()
     bundles: dict[Path, Bundle] = {}
     problems = build_bundles(requests, replace=replace, done=bundles.__setitem__)
@@ -128,7 +128,7 @@ def convert_layout(
     from builders.relayout import relayout
 
     place = as_path(out)
-    notes = relayout(as_checkpoint(checkpoint), layout, place, replace_existing=replace, progress=as_steps(on_progress))
+    notes = relayout(as_checkpoint(checkpoint), layout, place, replace_existing=replace, on_progress=on_progress)
     return WrittenCheckpoint(place, layout, notes)
 
 

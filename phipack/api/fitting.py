@@ -73,4 +73,6 @@ def _bundle_bytes(checkpoint: Checkpoint, fits: RecipeFit) -> int:
     from builders.sizes import bundle_sizes
 
     context_length = min(fits.longest_context, DEFAULT_CONTEXT)
-    return sum(bundle_sizes(BuildRequest(checkpoint, recipe_named(fits.recipe), context_length)).values())
+    return sum(
+        bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe_named(fits.recipe), context_length)).values()
+    )

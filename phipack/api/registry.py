@@ -129,14 +129,12 @@ class Registry(RegistryConnection):
         Returns:
             What became of each cell. A cell that fails raises nothing here: see `ReleaseReport.raise_for_failures`.
         """
-        from phipack.api.releasing import run
+        from phipack.api.releasing import plan, run
 
         opened = as_project(project)
         cells = opened.cells_named(tuple(only))
-        report = on_progress or self._on_progress
-        if dry_run:
-            return plan(opened, cells, self.store, self.home)
-        return run(opened, cells, self._ledger, self.home, report)
+        do = plan if dry_run else run
+        return do(opened, cells, self._ledger, self.home, on_progress or self._on_progress)
 
     def promote(
         self, reference: str | Reference, to: str, *, reason: str = "", override_reason: str | None = None

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from builders.build_cache import Workshop
+from builders.build_cache import BuildCache
 from builders.checkpoint import open_checkpoint
-from builders.release import CellOutcome, Release
-from phipack.api.arguments import as_steps
+from builders.release import CellOutcome, CellPlan, Release
 from phipack.api.results import CellReport, ReleaseReport
 from registry.ledger.ledger import Ledger
 from registry.ledger.registration import Registration
@@ -22,41 +21,72 @@ def run(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on_
     Raises:
         CheckpointError: the checkpoint can't be read. StoreError, RegistryError: nothing can be written there.
     """
-    checkpoint = open_checkpoint(project.checkpoint)
+    release = _release(project, ledger, home, on_progress)
     on_progress(Notice(f"{project.model} {project.version}: {len(cells)} cells from {project.checkpoint}"))
     # All of the project's cells, whichever are built here: promotion waits for them.
     ledger.plan_release(project.model, project.version, [cell.name for cell in project.cells])
-    release = Release(
-        checkpoint=checkpoint,
-        settings=project.settings,
-        workshop=Workshop(home),
-        store=ledger.store,
-        register=lambda cell, manifest, evidence: ledger.register(
-            Registration(project.model, project.version, cell.name, manifest, evidence)
-        ),
-        progress=as_steps(on_progress),
-    )
     reports = []
     for outcome in release.run(tuple(cells)):
-        report = _report(outcome)
+        report = _done(outcome)
         on_progress(Notice(_sentence(report)))
         reports.append(report)
     return ReleaseReport(project.model, project.version, dry_run=False, cells=tuple(reports))
 
 
-def _report(outcome: CellOutcome) -> CellReport:
-    cell, manifest = outcome.cell, outcome.manifest
+def plan(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on_progress: Progress) -> ReleaseReport:
+    """Report what `run` would do, without building, measuring or registering anything. MLflow is not asked.
+
+    Raises:
+        CheckpointError: the checkpoint can't be read. StoreError: the store can't be read.
+    """
+    plans = _release(project, ledger, home, on_progress).plan(tuple(cells))
+    reports = tuple(_planned(one) for one in plans)
+    return ReleaseReport(project.model, project.version, dry_run=True, cells=reports)
+
+
+def _release(project: Project, ledger: Ledger, home: Path, on_progress: Progress) -> Release:
+    return Release(
+        checkpoint=open_checkpoint(project.checkpoint),
+        settings=project.settings,
+        cache=BuildCache(home),
+        store=ledger.store,
+        register=lambda cell, manifest, evidence: ledger.register(
+            Registration(project.model, project.version, cell.name, manifest, evidence)
+        ),
+        on_progress=on_progress,
+    )
+
+
+def _done(outcome: CellOutcome) -> CellReport:
+    manifest, evidence = outcome.manifest, outcome.evidence
     return CellReport(
-        cell=cell.name,
-        target=cell.target.name,
-        recipe=cell.recipe,
+        cell=outcome.cell,
+        target=outcome.target,
+        recipe=outcome.recipe,
         context_length=None if manifest is None else manifest.model.context_length,
         size_bytes=None if manifest is None else manifest.total_bytes,
         digest=None if manifest is None else manifest.digest,
-        evidence=outcome.evidence,
-        built=outcome.built_anew,
-        measured=outcome.measured_anew,
+        figures={} if evidence is None else evidence.figures,
+        gates=() if evidence is None else tuple(evidence.gates),
+        built=outcome.built,
+        measured=outcome.measured,
         problem=outcome.problem,
+    )
+
+
+def _planned(one: CellPlan) -> CellReport:
+    return CellReport(
+        cell=one.cell,
+        target=one.target,
+        recipe=one.recipe,
+        context_length=one.context_length,
+        size_bytes=int(one.figures["artifact_bytes"].value) if one.figures else None,
+        figures=one.figures or {},
+        gates=one.gates,
+        open_gates=one.open_gates,
+        built=one.problem is None and not one.is_built,
+        measured=one.problem is None and not one.is_measured,
+        problem=one.problem,
     )
 
 
@@ -64,4 +94,4 @@ def _sentence(report: CellReport) -> str:
     if report.problem is not None:
         return f"{report.cell}: FAILED: {report.problem}"
     how = "built" if report.built else "built already"
-    return f"{report.cell}: {report.recipe.name} {how}, passed, registered"
+    return f"{report.cell}: {report.recipe} {how}, passed, registered"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from registry.bundle.folder import Bundle
 from registry.ledger.versions import CellVersion
 from targets.devices import Target
 from targets.errors import Failure, GateError, PhipackError, ReleaseError
-from targets.evidence import Evidence
+from targets.evidence import Evidence, Figure
 from targets.fit import RecipeFit
-from targets.recipes import Recipe
+from targets.gates import GateResult
 from targets.references import Version
 
 
@@ -104,23 +104,28 @@ class CellReport:
     Attributes:
         cell: the cell's name in the project file.
         target: the target's name.
-        recipe: what it is, or would be, built with.
-        context_length: tokens that the bundle provides for; None where the recipe does not fit.
-        size_bytes: of the bundle: exact, in a dry run predicted; None where it is not known.
-        digest: of the bundle, where there is one.
-        evidence: what is known of it; in a dry run the predicted figures, and those of an earlier measurement.
+        recipe: the recipe's name.
+        context_length: tokens that the bundle provides for; None where the cell can't be built.
+        size_bytes: of the bundle; in a dry run all files but manifest.json. None where the cell can't be built.
+        digest: of the bundle; None where there is none, and in a dry run.
+        figures: what is known of it, by name; in a dry run what is predicted, and what an earlier run has measured.
+        gates: results of the gates on these figures.
+        open_gates: of a dry run: figures that other gates bound, which validation will measure.
         built: True where it was, or would have to be, built; False where an earlier build is used.
         measured: the same for its evidence.
-        problem: why it is not registered; None where it is, or where a dry run predicts nothing against it.
+        problem: why it is not registered, or can't be built; None where it is registered, and in a dry run that finds
+            nothing but gates against it.
     """
 
     cell: str
     target: str
-    recipe: Recipe
+    recipe: str
     context_length: int | None = None
     size_bytes: int | None = None
     digest: str | None = None
-    evidence: Evidence | None = None
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    gates: tuple[GateResult, ...] = ()
+    open_gates: tuple[str, ...] = ()
     built: bool = False
     measured: bool = False
     problem: PhipackError | None = None
@@ -128,11 +133,11 @@ class CellReport:
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Every reason why it does not pass: each failed gate by itself."""
-        if self.problem is None:
-            return ()
         if isinstance(self.problem, GateError) and self.problem.failures:
             return self.problem.failures
-        return (Failure(self.cell, self.problem.problem),)
+        if self.problem is not None:
+            return (Failure(self.cell, self.problem.problem),)
+        return tuple(Failure(self.cell, str(gate)) for gate in self.gates if not gate.passed)
 
 
 @dataclass(frozen=True)
@@ -159,21 +164,15 @@ class ReleaseReport:
 
         Raises:
             GateError: cells failed at their gates, and nothing else went wrong.
-            ReleaseError: a cell failed for another reason. Its `exit_code` is the cells' own where they agree.
+            ReleaseError: a cell failed for another reason.
         """
-        failed = [cell for cell in self.cells if cell.problem is not None]
+        failed = [cell for cell in self.cells if cell.failures]
         if not failed:
             return
         names = ", ".join(cell.cell for cell in failed)
-        problem = f"{self.model} {self.version}: {len(failed)} of {len(self.cells)} cells failed: {names}"
+        how = "would fail" if self.dry_run else "failed"
+        problem = f"{self.model} {self.version}: {len(failed)} of {len(self.cells)} cells {how}: {names}"
         fix = "fix these and run the same command again: the other cells are kept and not built again"
-        if all(isinstance(cell.problem, GateError) for cell in failed):
+        if all(cell.problem is None or isinstance(cell.problem, GateError) for cell in failed):
             raise GateError(problem, failures=self.failures, fix=fix)
-        error = ReleaseError(problem, fix=fix)
-        error.exit_code = _common_exit_code([cell.problem for cell in failed if cell.problem], error.exit_code)
-        raise error
-
-
-def _common_exit_code(problems: Sequence[PhipackError], otherwise: int) -> int:
-    codes = {problem.exit_code for problem in problems}
-    return codes.pop() if len(codes) == 1 else otherwise
+        raise ReleaseError(problem, fix=fix)

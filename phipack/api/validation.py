@@ -7,21 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phipack.api.arguments import (
-    AnyPath,
-    Gates,
-    as_bundle,
-    as_checkpoint,
-    as_gates,
-    as_notices,
-    as_path,
-    as_project,
-    as_steps,
-    as_target,
-)
+from phipack.api.arguments import AnyPath, Gates, as_bundle, as_checkpoint, as_gates, as_path, as_project, as_target
 from registry.bundle.folder import Bundle
 from targets.devices import Target
-from targets.evaluation import Settings
+from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence
 from targets.gates import judge as judge_figures
 from targets.prediction import predicted_figures
@@ -60,18 +49,18 @@ def validate(  # noqa: PLR0913 - the public face
         MeasurementError: another checkpoint, a text too short, or the runtime refuses the bundle.
         BundleError: the bundle's bytes are not those of its manifest.
     """
-    from builders.build_cache import Workshop
+    from builders.build_cache import BuildCache
     from builders.validation.validate import validate as measure
 
     plan = None if project is None else as_project(project)
-    settings = Settings() if plan is None else plan.settings
+    settings = EvaluationSettings() if plan is None else plan.settings
     settings = replace(
         settings, text=settings.text if text is None else as_path(text), tokens=tokens or settings.tokens
     )
     opened, original = as_bundle(bundle), as_checkpoint(checkpoint)
     home = Path() if plan is None else plan.path.parent
-    cache = Workshop(home / ".phipack").cache
-    evidence = measure(opened, original, settings, cache=cache, progress=as_steps(on_progress))
+    cache = BuildCache(home / ".phipack").reference_folder
+    evidence = measure(opened, original, settings, cache=cache, on_progress=on_progress)
     if plan is not None:
         evidence = judge(evidence, plan.gates, asked_by="project")
     if target is not None:
@@ -119,7 +108,7 @@ def generate(
         prompt,
         max_new_tokens=max_new_tokens,
         use_template=use_template,
-        told=as_notices(on_progress),
+        on_progress=on_progress,
     )
 
 

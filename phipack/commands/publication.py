@@ -61,7 +61,7 @@ def publish(
     catalog = registry.store if place is None else as_store(place)
     if refresh:
         expires = registry.refresh_catalog(catalog, keys=keys)
-        text = f"{catalog.uri}: signed again, good until {expires:%Y-%m-%d %H:%M} UTC"
+        text = f"{catalog.uri}: signed again, valid until {expires:%Y-%m-%d %H:%M} UTC"
         state.output.result(refresh_form(catalog.uri, expires).data(), text)
         return
     if model is None:
@@ -83,6 +83,6 @@ def _text(published: Publication, catalog: str) -> str:
     ]
     return (
         f"{published.model}, {published.channel}: published at {catalog},"
-        f" good until {published.expires:%Y-%m-%d %H:%M} UTC"
+        f" valid until {published.expires:%Y-%m-%d %H:%M} UTC"
         f"\n\n{table(('cell', 'recipe', 'size', 'releases', 'deltas'), rows)}"
     )

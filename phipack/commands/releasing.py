@@ -13,7 +13,7 @@ from phipack.options import FILE, State, pass_state
 from phipack.output import share, size, table
 
 if TYPE_CHECKING:
-    from phipack.api.results import ReleaseReport
+    from phipack.api.results import CellReport, ReleaseReport
 
 
 @click.command()
@@ -40,30 +40,41 @@ def release(state: State, project_file: Path | None, only: tuple[str, ...], dry_
     state.named_project = project_file or state.named_project
     plan = state.required_project
     report = open_project_registry(state).release(plan, only, dry_run=dry_run)
-    state.output.result(release_form(report).data(), _table(report))
+    why = [f"{failure.cell}: {failure.problem}" for failure in report.failures] if dry_run else []
+    state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), "\n".join(why)))))
     report.raise_for_failures()
 
 
 def _table(report: ReleaseReport) -> str:
-    columns = ("cell", "recipe", "size", "KL", "same top", "ppl ratio", "tok/s here", "tok/s there", "gates")
+    columns = ("cell", "recipe", "build", "size", "KL", "same top", "ppl ratio", "tok/s here", "tok/s there", "gates")
     rows = []
     for cell in report.cells:
-        gates, figures = "refused", {}
-        if cell.evidence is not None:
-            figures = {name: figure.value for name, figure in cell.evidence.figures.items()}
-            passed = sum(gate.passed for gate in cell.evidence.gates)
-            gates = f"{passed}/{len(cell.evidence.gates)} passed"
+        figures = {name: figure.value for name, figure in cell.figures.items()}
         rows.append(
             (
                 cell.cell,
-                cell.recipe.name,
+                cell.recipe,
+                _build(cell, dry_run=report.dry_run),
                 None if cell.size_bytes is None else size(cell.size_bytes),
                 figures.get("kl_mean"),
                 share(figures["same_top_share"]) if "same_top_share" in figures else None,
                 figures.get("perplexity_ratio"),
                 figures.get("decode_tokens_per_second"),
                 figures.get("predicted_decode_tokens_per_second"),
-                gates,
+                _gates(cell),
             )
         )
     return table(columns, rows)
+
+
+def _build(cell: CellReport, *, dry_run: bool) -> str | None:
+    if cell.size_bytes is None:
+        return None
+    return ("to build" if dry_run else "built") if cell.built else "built before"
+
+
+def _gates(cell: CellReport) -> str:
+    if not cell.gates and cell.problem is not None:
+        return "refused"
+    passed = f"{sum(gate.passed for gate in cell.gates)}/{len(cell.gates)} passed"
+    return f"{passed}, {len(cell.open_gates)} to be measured" if cell.open_gates else passed

@@ -22,7 +22,8 @@ from registry.bundle.folder import Bundle
 from registry.bundle.manifest import Manifest
 from targets.architecture import Architecture
 from targets.devices import Target
-from targets.evidence import Evidence
+from targets.evidence import Figure
+from targets.gates import GateResult
 from targets.recipes import Format, Recipe
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class InspectedCheckpointForm(Form):
 
 
 class CellForm(Form):
-    """One cell of a release. In a dry run, what would become of it."""
+    """One cell of a release; in a dry run, what would become of it."""
 
     cell: str
     target: str
@@ -165,8 +166,10 @@ class CellForm(Form):
     built: bool = Field(description="false where an earlier build was used")
     measured: bool = Field(description="false where an earlier measurement was used")
     registered: bool
-    problem: ProblemForm | None
-    evidence: Evidence | None
+    problem: ProblemForm | None = Field(description="why it is not registered, or can't be built")
+    figures: dict[str, Figure] = Field(description="in a dry run those that are predicted, or were measured before")
+    gates: list[GateResult] = Field(description="results of the gates on these figures")
+    open_gates: list[str] = Field(description="in a dry run: figures that other gates bound, to be measured")
 
 
 class ReleaseForm(Form):
@@ -293,7 +296,7 @@ def _cell_form(cell: CellReport, *, dry_run: bool) -> CellForm:
     return CellForm(
         cell=cell.cell,
         target=cell.target,
-        recipe=cell.recipe.name,
+        recipe=cell.recipe,
         context_tokens=cell.context_length,
         size_bytes=cell.size_bytes,
         digest=cell.digest,
@@ -301,5 +304,7 @@ def _cell_form(cell: CellReport, *, dry_run: bool) -> CellForm:
         measured=cell.measured,
         registered=cell.problem is None and not dry_run,
         problem=None if cell.problem is None else problem_form(cell.problem),
-        evidence=cell.evidence,
+        figures=dict(cell.figures),
+        gates=list(cell.gates),
+        open_gates=list(cell.open_gates),
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from devtools.catalogs import Publisher
+from devtools.servers import RangeHandler, serving
 from registry.store.folder import FolderStore
-from tests.support.catalogs import Publisher
 from tests.support.checkpoints import write_tiny
 from tests.support.command_line import PROJECT, command_environment
-from tests.support.servers import RangeHandler, serving
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -12,7 +12,7 @@ import pytest
 
 import phipack
 import targets.errors
-from tests.support.bundles import make_bundle, make_evidence
+from devtools.bundles import make_bundle, make_evidence
 from tests.support.command_line import command_environment
 
 

@@ -12,13 +12,13 @@ import click
 import jsonschema
 import pytest
 
+from devtools.servers import RangeHandler, serving
 from phipack.__main__ import main
 from phipack.commands import cli
 from phipack.json_form.commands import RESULTS, document_schema, result_schema
 from phipack.json_reference import page
 from tests.support.checkpoints import write_tiny
 from tests.support.command_line import POCKET, PROJECT, TOO_SMALL
-from tests.support.servers import RangeHandler, serving
 
 Call = Callable[..., Any]
 
