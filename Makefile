@@ -35,9 +35,10 @@ lint: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/pytest
 
-# The CLI reference is generated; a test compares it.
+# The references of commands and of their JSON are generated; tests compare them.
 docs: $(STAMP)
 	$(BIN)/python -m phipack.reference > docs/cli.md
+	$(BIN)/python -m phipack.reference json > docs/json.md
 
 # The documentation's site in site/, every page and link checked. Needs none of phipack's own dependencies.
 docs-site:

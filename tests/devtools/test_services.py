@@ -131,7 +131,7 @@ def test_a_release_outlives_a_run_and_each_run_ends_as_a_whole(
         phipack = run_in(tmp_path, place.environment)
         phipack("fetch", "phi:production@iphone-15", "-o", "fetched")
         assert (tmp_path / "fetched" / "model.gguf").read_bytes() == (tmp_path / "made" / "model.gguf").read_bytes()
-        assert [move["state"] for move in result_of(phipack("--json", "history", "phi"))] == ["done"]
+        assert [move["state"] for move in result_of(phipack("--json", "history", "phi"))["moves"]] == ["done"]
         children = descendants(process.pid)
         os.kill(child_called(children, "mlflow server"), signal.SIGKILL)
         assert process.wait(30) == 1

@@ -149,7 +149,7 @@ def test_fit_names_what_to_take_for_what_a_format_cannot_run(phipack: Run, tmp_p
 def test_fit_goes_on_where_one_converter_refuses_the_checkpoint(phipack: Run, tmp_path: Path) -> None:
     tokenizer = write_tiny(tmp_path / "checkpoint") / "tokenizer.json"
     tokenizer.write_text(json.dumps(json.loads(tokenizer.read_bytes()) | {"normalizer": {"type": "NFC"}}), "utf-8")
-    rows = result_of(phipack("--json", "fit", "./checkpoint", "--target", "iphone-15"))
+    rows = result_of(phipack("--json", "fit", "./checkpoint", "--target", "iphone-15"))["recipes"]
     fits = {row["recipe"]: row for row in rows}
     assert not fits["gguf-q8_0"]["fits"]
     assert "no normalizer" in fits["gguf-q8_0"]["reason"]

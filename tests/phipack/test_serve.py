@@ -90,7 +90,7 @@ def test_a_fetch_that_was_killed_takes_only_what_it_lacks(tmp_path: Path) -> Non
         assert not (tmp_path / "bundle").exists()
         taken = result_of(run_in(tmp_path, state)(*wanted, url))
     assert taken["resumed_bytes"] > enough
-    lacking = taken["bytes"] - taken["resumed_bytes"]
+    lacking = taken["size_bytes"] - taken["resumed_bytes"]
     assert lacking <= taken["downloaded_bytes"] < lacking + 500_000  # the catalog's documents and the manifest
     assert {path.name for path in tmp_path.iterdir() if "bundle" in path.name} == {"bundle", "bundles"}
 

@@ -227,7 +227,7 @@ def test_a_reader_reads(team: Team, tmp_path: Path) -> None:
     phipack = run_in(tmp_path, team.environment("reader"))
     phipack("fetch", "phi:production@pixel-9", "-o", "bundle")
     assert (tmp_path / "bundle" / "model.gguf").read_bytes() == b"newer"
-    titles = {move["title"] for move in result_of(phipack("--json", "history", "phi"))}
+    titles = {move["title"] for move in result_of(phipack("--json", "history", "phi"))["moves"]}
     assert "promotion of 1.1.0 to production" in titles
     assert "kl_mean" in phipack("show", "phi:production").stdout
     told = phipack("promote", "phi:1.0.0", "--to", "production", expect=1).stderr
