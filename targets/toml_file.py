@@ -1,4 +1,4 @@
-"""TOML files read into pydantic models, every error with file, line and key."""
+"""Reads TOML files into pydantic models. Every error has the file, the line and the key."""
 
 from __future__ import annotations
 
@@ -14,39 +14,43 @@ from targets.toml_lines import KeyPath, key_lines
 
 Model = TypeVar("Model", bound=BaseModel)
 _SYNTAX_LINE = re.compile(r"\(at line (\d+)")
-_KEY_MARK = "[key]"  # pydantic's last place of an error in a key itself
+_KEY_MARK = "[key]"  # the last part of pydantic's location of an error in a key itself
 _QUOTED = re.compile(r"'([^']*)'")
 _SHOWN_VALUE_LENGTH = 80
 
 
 class RefusedValueError(ValueError):
-    """For validators: refuses a value, with a fix, and says where below the validated place the fault lies."""
+    """Raised by validators to refuse a value. `at`: the path of the wrong value, below the validated one."""
 
-    def __init__(self, problem: str, *, at: KeyPath = (), fix: str | None = None) -> None:
+    def __init__(self, problem: str, *, at: KeyPath = (), fix: str) -> None:
         super().__init__(problem)
         self.at = at
         self.fix = fix
 
 
 def read_toml(path: Path, model: type[Model], error: type[PhipackError]) -> Model:
-    """Read a TOML file into a model. Raises `error`, `file:line: key: problem`, where it can't be read or is wrong."""
+    """Read a TOML file into a model.
+
+    Raises:
+        PhipackError: as class `error` and with the text `file:line: key: problem`: the file can't be read or is invalid.
+    """
     try:
         source = path.read_text("utf-8-sig")
     except (OSError, ValueError) as cause:
         reason = "it is not UTF-8" if isinstance(cause, UnicodeDecodeError) else getattr(cause, "strerror", str(cause))
-        raise error(f"{path}: can't be read: {reason}", fix="give the path of a TOML file") from cause
+        raise error(f"{path}: can't be read: {reason}", fix="use the path of a readable TOML file in UTF-8") from cause
     return parse_toml(source, model, error, name=str(path))
 
 
 def parse_toml(source: str, model: type[Model], error: type[PhipackError], *, name: str) -> Model:
-    """Do the same for text; `name` is what errors call it."""
+    """Read TOML text into a model, as `read_toml` does. `name` is the file's name in errors."""
     try:
         content = tomllib.loads(source)
     except (ValueError, RecursionError) as cause:  # ValueError: also a number of thousands of digits
         found = _SYNTAX_LINE.search(str(cause))
         line = int(found[1]) if found else source.count("\n") + 1
         reason = str(cause).partition(" (at")[0]
-        fix = "a string needs quotes, a table a [header]"
+        fix = "correct the TOML on this line: a string needs quotes, a table needs a [header]"
         raise error(f"{name}:{line}: {reason}", fix=fix) from cause
     try:
         return model.model_validate(content)
@@ -55,7 +59,7 @@ def parse_toml(source: str, model: type[Model], error: type[PhipackError], *, na
 
 
 def line_of(source: str, keys: KeyPath) -> int:
-    """Give the line, from 1, where a key path such as `("cells", 1, "recipe")` is set; else its nearest parent's."""
+    """Return the line, from 1, where a key path such as `("cells", 1, "recipe")` is set, or that of its nearest parent."""
     return _nearest(key_lines(source), keys)
 
 
@@ -66,19 +70,22 @@ def _nearest(lines: dict[KeyPath, int], keys: KeyPath) -> int:
 def _located(
     cause: ValidationError, source: str, model: type[BaseModel], error: type[PhipackError], name: str
 ) -> PhipackError:
-    """Make one error of many: a misspelt key before what is missing for it, else the first in the file."""
+    """Return one of pydantic's errors: an unknown key if there is one, otherwise the first in the file.
+
+    An unknown key comes first because it is often a misspelt key that is then missing, too.
+    """
     lines = key_lines(source)
     found = []
     for details in cause.errors():
-        keys, problem, fix = _told(details, model)
+        keys, problem, fix = _described(details, model)
         found.append((details["type"] != "extra_forbidden", _nearest(lines, keys), keys, problem, fix))
     _, line, keys, problem, fix = min(found, key=lambda one: one[:2])
     dotted = ".".join(str(key) for key in keys)
     return error(f"{name}:{line}: {dotted + ': ' if dotted else ''}{problem}", fix=fix)
 
 
-def _told(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str | None]:
-    """Give place, problem and fix of one of pydantic's errors, in our words."""
+def _described(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str]:
+    """Return the key path, problem and fix of one of pydantic's errors."""
     keys: KeyPath = details["loc"]
     kind = details["type"]
     context = details.get("ctx", {})
@@ -95,11 +102,18 @@ def _told(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str | Non
     if kind != "value_error" and not isinstance(details["input"], (dict, list)):
         shown = repr(details["input"])
         problem += f", not {shown if len(shown) <= _SHOWN_VALUE_LENGTH else shown[:_SHOWN_VALUE_LENGTH] + '…'}"
-    return keys, problem, None
+    return keys, problem, _fix_of(kind, context, keys)
+
+
+def _fix_of(kind: str, context: Mapping[str, Any], keys: KeyPath) -> str:
+    """Return the fix for one of pydantic's types of error."""
+    key = next((str(part) for part in reversed(keys) if isinstance(part, str)), "the value")
+    action = _FIXES.get(kind, "correct the value of {key}").format(key=key, **context)
+    return action
 
 
 def _known_keys(model: type[BaseModel], keys: KeyPath) -> list[str]:
-    """Names that a table at this path may hold, so far as models (and lists and maps of them) say."""
+    """Return the keys that a table at this path may have, according to models and to lists and maps of models."""
     for key in keys:
         if isinstance(key, int) or key not in model.model_fields:
             continue
