@@ -109,7 +109,7 @@ class Architecture:
         return self.sliding_window
 
     def longrope_edge(self, context_length: int) -> int | None:
-        """Return the longest sequence in tokens that uses longrope's short factors, or None if the context is no longer."""
+        """Return the longest sequence, in tokens, with longrope's short factors; None if no context is longer."""
         rope = self.longrope
         return None if rope is None or context_length <= rope.original_context else rope.original_context
 

@@ -80,7 +80,7 @@ def _read_phi3_small(config: Mapping[str, Any]) -> Architecture:
     _refuse_other_activation(config, "gegelu")
     if config.get("blocksparse_homo_head_pattern"):
         raise UnsupportedModelError(
-            "config.json: blocksparse_homo_head_pattern is not supported; the released Phi-3-small models do not set it",
+            "config.json: blocksparse_homo_head_pattern is not supported; released Phi-3-small models do not set it",
             fix=USE_SUPPORTED,
         )
     if reader.number("rope_position_scale", default=1.0) != 1.0:
@@ -182,5 +182,5 @@ def _architecture_name(config: Mapping[str, Any]) -> str:
             return str(name)
     raise UnsupportedModelError(
         f"config.json: architecture {names[0]!r} is not supported",
-        fix=did_you_mean(names[0], SUPPORTED) + "; phipack export writes a plain ONNX folder of any model optimum knows",
+        fix=did_you_mean(names[0], SUPPORTED) + "; phipack export writes a plain ONNX folder of any model of optimum",
     )

@@ -47,9 +47,7 @@ class ConfigReader:
             value = default
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_SIZE:
             kind = "a positive whole number" if least else "a whole number from 0"
-            raise CheckpointError(
-                f"config.json: {self._where}{key} must be {kind}, not {value!r}", fix=DOWNLOAD_AGAIN
-            )
+            raise CheckpointError(f"config.json: {self._where}{key} must be {kind}, not {value!r}", fix=DOWNLOAD_AGAIN)
         return value
 
 

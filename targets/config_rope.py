@@ -195,9 +195,7 @@ def _factors(value: Mapping[str, Any], name: str, head_dim: int) -> tuple[float,
             f"config.json: {name} must list {head_dim // 2} numbers, not {found!r}", fix=DOWNLOAD_AGAIN
         )
     if not all(is_positive(v) for v in values):
-        raise CheckpointError(
-            f"config.json: {name} holds a value that is not a positive number", fix=DOWNLOAD_AGAIN
-        )
+        raise CheckpointError(f"config.json: {name} holds a value that is not a positive number", fix=DOWNLOAD_AGAIN)
     return tuple(float(v) for v in values)
 
 

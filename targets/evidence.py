@@ -35,7 +35,10 @@ FIGURES: dict[str, tuple[str, str]] = {
     "under_edge_same_top_share": ("share", "positions in those sequences where both have the same most likely token"),
     "under_edge_perplexity_ratio": ("1", "perplexity / reference_perplexity in those sequences"),
     "greedy_match_share": ("share", "tokens of greedy continuations before the first that differs"),
-    "runtime_tokens_share": ("share", "texts that the runtime's own tokenizer splits as the bundle's tokenizer files do"),
+    "runtime_tokens_share": (
+        "share",
+        "texts that the runtime's own tokenizer splits as the bundle's tokenizer files do",
+    ),
     "prefill_tokens_per_second": ("token/s", "prompt processing"),
     "decode_tokens_per_second": ("token/s", "generation, one token at a time"),
     "peak_memory_bytes": ("B", "peak resident memory of a process that runs the bundle"),
@@ -87,7 +90,7 @@ class Evidence(BaseModel):
 
     @property
     def passed(self) -> bool:
-        """True if no gate failed and at least one was on accuracy: a target's gates alone show nothing of the answers."""
+        """True if no gate failed and at least one was on accuracy: a target's gates alone say nothing of accuracy."""
         return not self.failed_gates and any(gate.figure in ACCURACY_FIGURES for gate in self.gates)
 
     @property

@@ -59,7 +59,7 @@ def weight_bytes(architecture: Architecture, recipe: Recipe) -> int:
 
 
 def kv_cache_bytes(architecture: Architecture, recipe: Recipe, tokens: int) -> int:
-    """Return the bytes of keys and values of `tokens` positions, in the type in which the recipe's runtime keeps them."""
+    """Return the bytes of keys and values of `tokens` positions, in the type that the recipe's runtime stores."""
     value_bytes = onnx.cache_value_bytes(recipe) if recipe.format == "onnx" else 2
     return architecture.kv_cache_bytes(tokens, bytes_per_value=value_bytes)
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from targets.toml_file import RefusedValueError
+
 
 class Gate(BaseModel):
     """A bound on one figure: exactly one of `at_least` and `at_most`."""
@@ -19,7 +21,10 @@ class Gate(BaseModel):
     @model_validator(mode="after")
     def _one_bound(self) -> Gate:
         if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("a gate must have exactly one of at_least and at_most")
+            raise RefusedValueError(
+                "a gate needs exactly one of at_least and at_most",
+                fix="set at_least for a lower bound, or at_most for an upper bound",
+            )
         return self
 
     def allows(self, value: float) -> bool:

@@ -1,7 +1,7 @@
 """Progress of long work: one callback for builds, validations, uploads, downloads and releases.
 
-A function that works long has a parameter `on_progress: Progress = silent`. It may call it from any thread and as often
-as it likes: the receiver decides how often to draw. A receiver must be quick. An exception that it raises ends the work.
+A function that takes long has a parameter `on_progress: Progress = silent`. It calls it from any thread, as often as it
+likes: the receiver decides how often to draw. A receiver must be quick. An exception that it raises ends the work.
 """
 
 from __future__ import annotations

@@ -26,7 +26,12 @@ RECIPES: dict[str, Recipe] = {
         Recipe("gguf-f16", "gguf", 16, "float16 matrices, float32 norms"),
         Recipe("gguf-q8_0", "gguf", 8, "8-bit blocks of 32, one float16 scale each"),
         Recipe("gguf-q4_0", "gguf", 4, "4-bit blocks of 32, one float16 scale each; head in Q6_K or Q8_0"),
-        Recipe("gguf-q4_k_m", "gguf", 4, "4-bit K-quants, more bits for the tensors that llama.cpp's Q4_K_M mixture selects"),
+        Recipe(
+            "gguf-q4_k_m",
+            "gguf",
+            4,
+            "4-bit K-quants, more bits for the tensors that llama.cpp's Q4_K_M selects",
+        ),
         Recipe("onnx-fp16", "onnx", 16, "float16 weights, activations and KV cache"),
         Recipe("onnx-int4", "onnx", 4, "int4 matrices in blocks of 32 (MatMulNBits)"),
         Recipe("coreml-fp16", "coreml", 16, "float16 weights and activations, stateful KV cache, iOS 18"),

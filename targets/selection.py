@@ -24,7 +24,7 @@ RAM_TOLERANCE = 0.85
 
 @dataclass(frozen=True)
 class Device:
-    """A device's own description. `os` and `os_version`: such as `iOS` and `18.1`. `ram_bytes`: as the OS reports it."""
+    """A device's own description. `os`, `os_version`: such as `iOS`, `18.1`. `ram_bytes`: as the OS reports it."""
 
     identifier: str | None = None
     soc: str | None = None
@@ -76,7 +76,7 @@ def choose(device: Device, cells: Mapping[str, DeviceClass]) -> Choice:
     known = ", ".join(sorted({target.name for target in cells.values()})) or "none"
     old = sorted({target.name for name, target in cells.items() if name not in able})
     raise FetchError(
-        f"no published bundle suits {device}; there are bundles for {known}"
+        f"nothing is published for {device}; there are bundles for {known}"
         + (f"; {', '.join(old)} need a later {device.os}, or another OS" if old else ""),
         fix="describe the device with --device, --soc, or --ram-bytes and --os; or name a cell with --of MODEL@CELL",
     )
@@ -108,7 +108,8 @@ def _by_memory(device: Device, cells: Mapping[str, DeviceClass]) -> _Found:
     if not fitting:
         return None
     target = max(fitting, key=lambda one: one.ram_bytes)
-    return target, f"{target.name} has {target.os} and {target.ram_bytes / 2**30:.0f} GiB, as the device has at least"
+    memory = f"{target.ram_bytes / 2**30:.0f} GiB"
+    return target, f"{target.name} has the same OS, {target.os}, and no more memory than the device, {memory}"
 
 
 def _own_cell(target: DeviceClass, cells: Mapping[str, DeviceClass]) -> str:

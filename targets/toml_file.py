@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,12 +18,34 @@ _SYNTAX_LINE = re.compile(r"\(at line (\d+)")
 _KEY_MARK = "[key]"  # the last part of pydantic's location of an error in a key itself
 _QUOTED = re.compile(r"'([^']*)'")
 _SHOWN_VALUE_LENGTH = 80
+_FIXES = {  # by pydantic's type of error; {key} is the key, the other fields are those of pydantic's context
+    "string_type": 'write a string in quotes: {key} = "…"',
+    "string_too_short": "write at least {min_length} character(s)",
+    "string_pattern_mismatch": "write a value that matches the regular expression {pattern}",
+    "int_type": "write a whole number without quotes or a decimal point: {key} = 1",
+    "int_from_float": "write a whole number without a decimal point: {key} = 1",
+    "float_type": "write a number without quotes: {key} = 1.0",
+    "finite_number": "write a number other than inf and nan",
+    "bool_type": "write {key} = true or {key} = false",
+    "list_type": "write a list in brackets: {key} = […]",
+    "tuple_type": "write a list in brackets: {key} = […]",
+    "dict_type": "write a table: {key} = {{ … }}",
+    "model_type": "write a table: {key} = {{ … }}",
+    "model_attributes_type": "write a table: {key} = {{ … }}",
+    "too_short": "add at least {min_length} item(s) to {key}",
+    "too_long": "keep at most {max_length} items in {key}",
+    "greater_than": "write a number greater than {gt:g}",
+    "greater_than_equal": "write a number of at least {ge:g}",
+    "less_than": "write a number less than {lt:g}",
+    "less_than_equal": "write a number of at most {le:g}",
+    "literal_error": "write one of {expected}",
+}
 
 
 class RefusedValueError(ValueError):
     """Raised by validators to refuse a value. `at`: the path of the wrong value, below the validated one."""
 
-    def __init__(self, problem: str, *, at: KeyPath = (), fix: str) -> None:
+    def __init__(self, problem: str, *, at: KeyPath = (), fix: str | None) -> None:
         super().__init__(problem)
         self.at = at
         self.fix = fix
@@ -32,7 +55,7 @@ def read_toml(path: Path, model: type[Model], error: type[PhipackError]) -> Mode
     """Read a TOML file into a model.
 
     Raises:
-        PhipackError: as class `error` and with the text `file:line: key: problem`: the file can't be read or is invalid.
+        PhipackError: of class `error`, with the problem `file:line: key: …`: the file can't be read or is invalid.
     """
     try:
         source = path.read_text("utf-8-sig")
@@ -59,7 +82,7 @@ def parse_toml(source: str, model: type[Model], error: type[PhipackError], *, na
 
 
 def line_of(source: str, keys: KeyPath) -> int:
-    """Return the line, from 1, where a key path such as `("cells", 1, "recipe")` is set, or that of its nearest parent."""
+    """Return the line, from 1, where a key path such as `("cells", 1, "recipe")` or its nearest parent is set."""
     return _nearest(key_lines(source), keys)
 
 
@@ -84,7 +107,7 @@ def _located(
     return error(f"{name}:{line}: {dotted + ': ' if dotted else ''}{problem}", fix=fix)
 
 
-def _described(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str]:
+def _described(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str | None]:
     """Return the key path, problem and fix of one of pydantic's errors."""
     keys: KeyPath = details["loc"]
     kind = details["type"]
@@ -107,9 +130,8 @@ def _described(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str]
 
 def _fix_of(kind: str, context: Mapping[str, Any], keys: KeyPath) -> str:
     """Return the fix for one of pydantic's types of error."""
-    key = next((str(part) for part in reversed(keys) if isinstance(part, str)), "the value")
-    action = _FIXES.get(kind, "correct the value of {key}").format(key=key, **context)
-    return action
+    key = next((part for part in reversed(keys) if isinstance(part, str)), "key")
+    return _FIXES.get(kind, "correct the value of {key}").format(key=key, **context)
 
 
 def _known_keys(model: type[BaseModel], keys: KeyPath) -> list[str]:

@@ -80,7 +80,7 @@ def fallback_notes(architecture: Architecture, recipe: Recipe) -> tuple[str, ...
     matrices = sum(len(weight.shape) == 2 for weight in weights)
     return tuple(
         f"{count} of {matrices} matrices have rows that blocks of {TYPES[wanted].length} don't divide: "
-        f"they are stored as {found} in place of {wanted}, as by llama.cpp's quantizer"
+        f"{found} in place of {wanted}, as llama.cpp's quantizer does"
         for (wanted, found), count in sorted(replaced.items())
     )
 
@@ -115,6 +115,6 @@ def _fitting(name: str, columns: int) -> str:
 
 
 def _more_bits(layer: int, layers: int) -> bool:
-    """Return what llama.cpp's `use_more_bits` does: True in the outer eighths of the layers and in every third between."""
+    """Return llama.cpp's `use_more_bits`: True in the first and last eighth of the layers and every third between."""
     eighth = layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2

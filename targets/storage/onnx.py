@@ -196,7 +196,7 @@ def check(architecture: Architecture, recipe: Recipe) -> None:
         block = FOUR_BITS.size
         if not isinstance(storage, Plain) and shape[1] % block:
             raise UnsupportedModelError(
-                f"{recipe.name}: rows of {name!r} have {shape[1]} elements, which is no multiple of the block size {block}",
+                f"{recipe.name}: rows of {name!r} have {shape[1]} elements, not a multiple of the block size {block}",
                 fix=f"use onnx-fp16; or {_OTHER_FORMAT[architecture.family]}",
             )
 
@@ -210,7 +210,7 @@ def rotary_rows(architecture: Architecture, context_length: int) -> int:
 
 
 def layout_count(architecture: Architecture, sparse: BlockSparse) -> int:
-    """Return the number of patterns. Heads use them in turn, and SparseAttention requires it to divide the head count."""
+    """Return the number of patterns. Heads use them in turn, and SparseAttention requires that it divides the heads."""
     heads, stride = architecture.head_count, sparse.vertical_stride
     return stride if heads % stride == 0 else heads
 
@@ -232,7 +232,7 @@ def sparse_arrays(architecture: Architecture, context_length: int) -> tuple[Arra
 
 
 def _blocks_seen(sparse: BlockSparse, head: int, row: int) -> int:
-    """Return the number of blocks that a block of queries sees: local ones, and every `vertical_stride`th before them."""
+    """Return how many blocks a block of queries sees: the local ones, and every `vertical_stride`th before them."""
     before = max(row + 1 - sparse.local_blocks, 0)
     return row + 1 - before + (before + head) // sparse.vertical_stride - head // sparse.vertical_stride
 
