@@ -134,10 +134,10 @@ def test_an_override_needs_its_reason_and_is_told(team: Path) -> None:
     [
         ('"alice"', '"alice smith"', "phipack.toml:10: channels.production.promoters.0: 'alice smith' is no name"),
         ('"alice"', '""', "channels.production.promoters.0: '' is no name"),
-        ('["alice", "release-bot@ci-1"]', "[]", "channels.production.promoters: nobody is named"),
-        ('"alice"', f'"{"x" * 65}"', "is no name of a user"),
+        ('["alice", "release-bot@ci-1"]', "[]", "channels.production.promoters: the list is empty"),
+        ('"alice"', f'"{"x" * 65}"', "is not a valid name of a user"),
         ("channels.production", "channels.Production", "'Production' is neither a version, a range nor a channel"),
-        ("channels.production", "channels.latest", "MLflow keeps this name for itself"),
+        ("channels.production", "channels.latest", "MLflow reserves this name"),
     ],
 )
 def test_lists_that_are_none_are_told_by_line_and_key(tmp_path: Path, old: str, new: str, words: str) -> None:
