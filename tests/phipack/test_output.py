@@ -80,7 +80,11 @@ def test_help_is_text(command: InProcess, arguments: list[str]) -> None:
 def test_a_result_and_an_error_are_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output(mode="json", command="release")
     output.result([{"cell": "iphone-15"}], "")
-    error = GateError("1 of 1 cells failed", failures=[Failure("iphone-15", "kl_mean is 0.2, must be <= 0.05")])
+    error = GateError(
+        "1 of 1 cells failed",
+        failures=[Failure("iphone-15", "kl_mean is 0.2, must be <= 0.05")],
+        fix="see phipack show",
+    )
     output.end(explain(error))
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False

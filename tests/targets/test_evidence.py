@@ -76,7 +76,7 @@ def test_invalid_evidence_file_is_refused_with_a_fix(tmp_path: Path, content: by
 
 
 def test_missing_evidence_file_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(MeasurementError, match=r"none\.json: not an evidence file"):
+    with pytest.raises(MeasurementError, match=r"none\.json: can.t be read"):
         Evidence.read(tmp_path / "none.json")
 
 
