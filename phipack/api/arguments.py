@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from targets.devices import Target, target_named
 from targets.errors import PhipackError, did_you_mean
 from targets.evidence import FIGURES, Evidence
 from targets.gates import Gate
-from targets.progress import Notice, Progress
 from targets.project import Project, load_project
 from targets.recipes import Recipe, recipe_named
 from targets.references import Reference
@@ -126,8 +125,3 @@ def parse_size(text: str | int) -> int:
     if count < 1:
         raise PhipackError(f"{text!r} is less than a byte", fix="write 1500000000, 1.5GB or 512MiB")
     return count
-
-
-def as_notices(on_progress: Progress) -> Callable[[str], None]:
-    """Adapt to what the registry calls until it reports events itself."""
-    return lambda text: on_progress(Notice(text))

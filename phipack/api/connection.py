@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from phipack.api.arguments import AnyPath, as_keys, as_notices, as_path, as_project, as_store
+from phipack.api.arguments import AnyPath, as_keys, as_path, as_project, as_store
 from registry.ledger.tracking import tracking_uri as chosen_tracking_uri
 from targets.progress import Progress, silent
 from targets.project import Project, Roles
@@ -94,7 +94,7 @@ class RegistryConnection:
     def _ledger(self) -> Ledger:
         from registry.ledger.ledger import open_ledger
 
-        return open_ledger(self.tracking_uri, self.store, self.home, told=as_notices(self._on_progress))
+        return open_ledger(self.tracking_uri, self.store, self.home, on_progress=self._on_progress)
 
     def _reader(self) -> Reader:
         """The fast road to a SQLite database, which may come to be at any time; else the ledger's connection."""

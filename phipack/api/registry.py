@@ -16,7 +16,6 @@ from phipack.api.arguments import (
     AnyPath,
     as_bundle,
     as_evidence,
-    as_notices,
     as_path,
     as_project,
     as_reference,
@@ -154,13 +153,18 @@ class Registry(RegistryConnection):
             GateError: a cell is missing, or its evidence does not pass: see `failures`. Nothing moved.
             RegistryError: this user may not move the channel. Nothing moved.
         """
-        from registry.promotion import current_user, promote, promote_overriding
+        from registry.promotion import current_user, promote
 
         wanted = as_reference(reference)
-        who, roles = self.user or current_user(), self._roles(wanted.model)
-        if override_reason is not None:
-            return promote_overriding(self._ledger, wanted, to, who=who, why=override_reason, roles=roles)
-        return promote(self._ledger, wanted, to, who=who, why=reason, roles=roles)
+        return promote(
+            self._ledger,
+            wanted,
+            to,
+            who=self.user or current_user(),
+            why=reason,
+            roles=self._roles(wanted.model),
+            override_reason=override_reason,
+        )
 
     def rollback(self, model: str, channel: str = "production", *, reason: str = "") -> Move:
         """Take a channel's last promotion back: every cell that it moved returns to where it was before.
@@ -304,7 +308,7 @@ class Registry(RegistryConnection):
             self._reader(),
             grace_seconds=grace_hours * 3600,
             dry_run=dry_run,
-            told=as_notices(on_progress or self._on_progress),
+            on_progress=on_progress or self._on_progress,
         )
 
     def _sides(self, given: str | Reference) -> list[Side]:

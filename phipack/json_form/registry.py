@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from phipack.api.results import RegisteredCell
-from phipack.json_form.form import FailureForm, Form, moment
+from phipack.json_form.form import FailureForm, Form, failure_forms, moment
 from registry.garbage import Collected
-from registry.ledger.channel_moves import CellMove, Move, Stand
+from registry.ledger.channel_moves import CellMove, Move, VersionId
 from registry.ledger.versions import CellVersion
 from registry.publication import Publication, PublishedCell
 from targets.evidence import Evidence
@@ -229,7 +229,7 @@ def move_form(move: Move) -> MoveForm:
         state=move.state,
         undoes=move.undoes,
         promoters=None if move.promoters is None else list(move.promoters),
-        overridden=[_overridden(text) for text in move.overrode],
+        overridden=failure_forms(move.overrode),
         cells=[_cell_move_form(cell) for cell in move.cells],
     )
 
@@ -286,15 +286,10 @@ def _cell_move_form(cell: CellMove) -> CellMoveForm:
     )
 
 
-def _overridden(text: str) -> FailureForm:
-    cell, _, problem = text.partition(": ")
-    return FailureForm(cell=cell, problem=problem)
-
-
-def _position(stand: Stand | None) -> ChannelPositionForm | None:
-    if stand is None:
+def _position(version: VersionId | None) -> ChannelPositionForm | None:
+    if version is None:
         return None
-    return ChannelPositionForm(version=stand.release, number=stand.number, digest=stand.digest)
+    return ChannelPositionForm(version=version.release, number=version.number, digest=version.digest)
 
 
 def _published_form(cell: PublishedCell) -> PublishedCellForm:
