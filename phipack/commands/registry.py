@@ -119,8 +119,8 @@ def history(state: State, model: str) -> None:
             _allowed_by(m),
             m.title,
             cell.cell,
-            _version(cell.before),
-            _version(cell.after),
+            _release(cell.before),
+            _release(cell.after),
             _evidence(m, cell),
             m.state,
             m.why or "-",
@@ -163,7 +163,7 @@ def _show_move(state: State, move: Move) -> None:
     if not move.id:
         state.output.result(data, f"{move.channel} is there already: nothing to move")
         return
-    rows = [(cell.cell, _version(cell.before), _version(cell.after)) for cell in move.cells]
+    rows = [(cell.cell, _release(cell.before), _release(cell.after)) for cell in move.cells]
     text = f"{move.title}, allowed by {_allowed_by(move)}\n\n{table(('cell', 'from', 'to'), rows)}"
     state.output.result(data, "\n\n".join(filter(None, (text, _overrode(move)))))
 
@@ -174,7 +174,7 @@ def _allowed_by(move: Move) -> str:
 
 def _evidence(move: Move, cell: CellMove) -> str:
     """The first digits of its digest; or that it was overridden."""
-    if any(one.cell == cell.cell for one in move.overrode):
+    if any(failure.cell == cell.cell for failure in move.overrode):
         return "OVERRIDDEN"
     return "-" if cell.evidence is None else cell.evidence.removeprefix("sha256:")[:12]
 
@@ -182,10 +182,9 @@ def _evidence(move: Move, cell: CellMove) -> str:
 def _overrode(move: Move) -> str:
     if not move.overrode:
         return ""
-    return f"{move.title} by {move.who} went ahead in spite of:\n  " + "\n  ".join(
-        f"{one.cell}: {one.problem}" for one in move.overrode
-    )
+    problems = [": ".join(filter(None, (failure.cell, failure.problem))) for failure in move.overrode]
+    return f"{move.title} by {move.who} went ahead in spite of:\n  " + "\n  ".join(problems)
 
 
-def _version(version: VersionId | None) -> str:
+def _release(version: VersionId | None) -> str:
     return "-" if version is None else version.release

@@ -25,7 +25,7 @@ class Form(BaseModel):
 class FailureForm(Form):
     """One reason why a cell does not pass."""
 
-    cell: str
+    cell: str = Field(description="the cell's name; empty for what stands for all")
     problem: str
 
 

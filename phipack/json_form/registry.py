@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from phipack.api.results import RegisteredCell
-from phipack.json_form.form import FailureForm, Form, moment
+from phipack.json_form.form import FailureForm, Form, failure_forms, moment
 from registry.garbage import Collected
 from registry.ledger.channel_moves import CellMove, Move, VersionId
 from registry.ledger.versions import CellVersion
@@ -229,7 +229,7 @@ def move_form(move: Move) -> MoveForm:
         state=move.state,
         undoes=move.undoes,
         promoters=None if move.promoters is None else list(move.promoters),
-        overridden=[FailureForm(cell=one.cell, problem=one.problem) for one in move.overrode],
+        overridden=failure_forms(move.overrode),
         cells=[_cell_move_form(cell) for cell in move.cells],
     )
 

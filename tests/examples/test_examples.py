@@ -12,8 +12,7 @@ import pytest
 from devtools.catalogs import Publisher
 from devtools.servers import RangeHandler, serving
 from registry.store.folder import FolderStore
-from tests.support.checkpoints import write_tiny
-from tests.support.command_line import PROJECT, command_environment
+from tests.support.command_line import PROJECT, command_environment, write_project
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -41,27 +40,30 @@ def test_an_example_is_short_and_shows_how_it_is_run(path: Path) -> None:
     assert f"python examples/{path.name}" in (ast.get_docstring(ast.parse(text)) or "")
 
 
-def test_build_and_validate(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "checkpoint")
-    done = run(tmp_path, "build_and_validate.py", "checkpoint", "bundle")
+@pytest.fixture
+def here(tmp_path: Path, tiny_folder: Path, migrated_database: Path) -> Path:
+    """A folder with a project file, its tiny checkpoint and an empty registry."""
+    return write_project(tmp_path / "here", tiny_folder, migrated_database)
+
+
+def test_build_and_validate(here: Path) -> None:
+    done = run(here, "build_and_validate.py", "checkpoint", "bundle")
     assert "pass  kl_mean" in done.stdout
-    assert (tmp_path / "bundle" / "manifest.json").is_file()
-    again = run(tmp_path, "build_and_validate.py", "checkpoint", "bundle", expect=1)
+    assert (here / "bundle" / "manifest.json").is_file()
+    again = run(here, "build_and_validate.py", "checkpoint", "bundle", expect=1)
     assert "fix:" in again.stderr
 
 
-def test_release_and_promote(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "checkpoint")
-    (tmp_path / "phipack.toml").write_text(PROJECT, "utf-8")
-    done = run(tmp_path, "release_and_promote.py")
+def test_release_and_promote(here: Path) -> None:
+    done = run(here, "release_and_promote.py")
     assert "iphone-15: to build" in done.stdout
     assert "promotion of 1.0.0 to candidate: galaxy-s24, iphone-15" in done.stdout
-    again = run(tmp_path, "release_and_promote.py")
+    again = run(here, "release_and_promote.py")
     assert "iphone-15: built already" in again.stdout
     assert "it was there already" in again.stdout
     strict = PROJECT.replace("1.0.0", "1.1.0").replace("at_most = 0.5", "at_most = 1e-9")
-    (tmp_path / "phipack.toml").write_text(strict, "utf-8")
-    assert "iphone-15: kl_mean" in run(tmp_path, "release_and_promote.py", expect=3).stderr
+    (here / "phipack.toml").write_text(strict, "utf-8")
+    assert "iphone-15: kl_mean" in run(here, "release_and_promote.py", expect=3).stderr
 
 
 def test_fetch_in_backend(tmp_path: Path) -> None:
@@ -81,17 +83,15 @@ def test_fetch_in_backend(tmp_path: Path) -> None:
     assert (tmp_path / "served" / "manifest.json").read_bytes() == second.manifest.to_bytes()
 
 
-def test_custom_target(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "checkpoint")
-    done = run(tmp_path, "custom_target.py", "checkpoint", "kiosk")
+def test_custom_target(here: Path) -> None:
+    done = run(here, "custom_target.py", "checkpoint", "kiosk")
     assert "fits on our kiosk's board" in done.stdout
     assert "has no runtime for onnx" in done.stdout
 
 
-def test_custom_gate(tmp_path: Path) -> None:
-    write_tiny(tmp_path / "checkpoint")
-    run(tmp_path, "build_and_validate.py", "checkpoint", "bundle")
+def test_custom_gate(here: Path) -> None:
+    run(here, "build_and_validate.py", "checkpoint", "bundle")
     arguments = ("custom_gate.py", "checkpoint", "bundle")
-    assert "phi:1.0.0@iphone-15 is the candidate" in run(tmp_path, *arguments, "phi:1.0.0@iphone-15", "0").stdout
-    refused = run(tmp_path, *arguments, "phi:1.1.0@iphone-15", "1.1", expect=3)
+    assert "phi:1.0.0@iphone-15 is the candidate" in run(here, *arguments, "phi:1.0.0@iphone-15", "0").stdout
+    refused = run(here, *arguments, "phi:1.1.0@iphone-15", "1.1", expect=3)
     assert "iphone-15: ended_share is" in refused.stderr

@@ -17,8 +17,7 @@ from phipack.__main__ import main
 from phipack.commands import cli
 from phipack.json_form.commands import RESULTS, document_schema, result_schema
 from phipack.json_reference import page
-from tests.support.checkpoints import write_tiny
-from tests.support.command_line import POCKET, PROJECT, TOO_SMALL
+from tests.support.command_line import PROJECT, TOO_SMALL, write_project
 
 Call = Callable[..., Any]
 
@@ -33,13 +32,11 @@ def leaves(command: click.Command, path: str = "") -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, migrated_database: Path) -> Iterator[Path]:
     """A project's folder, which the process works in."""
-    place, before = tmp_path_factory.mktemp("project"), Path.cwd()
+    before = Path.cwd()
+    place = write_project(tmp_path_factory.mktemp("json") / "project", tiny_folder, migrated_database)
     settings = {name: os.environ.pop(name, None) for name in ("MLFLOW_TRACKING_URI", "PHIPACK_STORE", "PHIPACK_KEYS")}
-    write_tiny(place / "checkpoint")
-    (place / "phipack.toml").write_text(PROJECT, "utf-8")
-    (place / "pocket.toml").write_text(POCKET, "utf-8")
     os.chdir(place)
     yield place
     os.chdir(before)

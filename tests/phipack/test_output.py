@@ -97,8 +97,8 @@ def test_a_result_and_an_error_are_one_document(capsys: pytest.CaptureFixture[st
     ("error", "kind", "code"),
     [
         (PhipackError("x", fix="y"), "PhipackError", 1),
-        (GateError("x"), "GateError", 3),
-        (FetchUnreachableError("x"), "FetchUnreachableError", 4),
+        (GateError("x", fix="y"), "GateError", 3),
+        (FetchUnreachableError("x", fix="y"), "FetchUnreachableError", 4),
         (click.UsageError("x"), "UsageError", 2),
         (click.Abort(), "Interrupted", 130),
         (KeyboardInterrupt(), "Interrupted", 130),
@@ -133,7 +133,9 @@ def test_an_error_of_the_registry_says_which_was_read() -> None:
     problem = explain(RegistryError("no model 'phi' is registered", fix="register one"), registry="sqlite:///x.db")
     assert problem is not None
     assert problem.text == "no model 'phi' is registered\n  registry: sqlite:///x.db\n  fix: register one"
-    already = explain(RegistryError("sqlite:///x.db can't be read"), registry="sqlite:///x.db")
+    already = explain(
+        RegistryError("sqlite:///x.db can't be read", fix="see its permissions"), registry="sqlite:///x.db"
+    )
     assert already is not None
     assert already.registry is None
 
