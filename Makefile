@@ -1,9 +1,14 @@
 # make demo: the main job on a real model.   make test: every check.   Both set up .venv first, in either order, again and again.
+# make test-fast: what runs in one process.   make test-all: with every fault.   make wheel-check: the wheel as users install it.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+# Tests start Python often, and it starts sooner with bytecode.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo services test lint unit docs docs-site clean
+.PHONY: setup demo services test test-fast test-all wheel-check lint unit docs docs-site clean
 
 setup: $(STAMP)
 
@@ -32,8 +37,21 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# In random order: pytest prints the seed, and --randomly-seed=SEED repeats it.
 unit: $(STAMP)
-	$(BIN)/pytest
+	$(PYTEST)
+
+# No other process and no server (tests/support/tiers.py).
+test-fast: $(STAMP)
+	$(PYTEST) -m "not (process or service or slow)"
+
+# Every command stopped at every point where it changes something.
+test-all: export FAULTS = all
+test-all: test
+
+# In fresh environments: base, [registry] and [serve].
+wheel-check: $(STAMP)
+	$(BIN)/python -m devtools.wheel_check
 
 # The references of commands and of their JSON are generated; tests compare them.
 docs: $(STAMP)

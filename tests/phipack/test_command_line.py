@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-import statistics
 import subprocess
 import sys
 import threading
-import time
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
@@ -23,13 +21,15 @@ from tests.support.command_line import PROJECT, Run, command_environment, in_the
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "mlflow", "llama_cpp", "transformers", "numpy", "gguf", "boto3")
 
 
-def test_help_answers_within_300_ms() -> None:
-    times = []
-    for _ in range(7):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "phipack", "--help"], check=True, capture_output=True)
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.3, f"median {statistics.median(times):.3f} s"
+def test_help_imports_nothing_but_click() -> None:
+    """So that it answers within 300 ms; `benchmarks/start.py` measures it."""
+    program = (
+        "import sys; from phipack.__main__ import main; main(['--help']);"
+        "print(*{name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    ours = {"phipack", "targets", "click", "__main__"}
+    assert {name for name in done.stderr.split() if not name.startswith("_")} <= ours
 
 
 @pytest.mark.parametrize(

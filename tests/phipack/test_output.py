@@ -17,7 +17,7 @@ from phipack.output import Output, as_json
 from phipack.problems import explain
 from phipack.tables import table
 from targets.errors import Failure, FetchUnreachableError, GateError, PhipackError, RegistryError
-from tests.phipack.conftest import InProcess
+from tests.support.command_line import InProcess
 
 
 def test_a_result_is_printed_as_text_or_as_the_envelope(command: InProcess) -> None:

@@ -37,14 +37,13 @@ def a_cell_that_does_not_fit_fails_the_release_and_loses_nothing_of_the_others(p
     (project / "phipack.toml").write_text(PROJECT + TOO_SMALL, "utf-8")
     done = run_in(project)("--json", "release", expect=1)
     cells = {cell["cell"]: cell for cell in result_of(done)["cells"]}
-    assert "pocket" in done.stderr
     assert "does not fit" in cells["pocket"]["problem"]["problem"]
     assert cells["iphone-15"]["problem"] is None
     assert cells["galaxy-s24"]["problem"] is None
 
 
 def promotion_is_refused_while_a_planned_cell_is_missing(project: Path) -> None:
-    done = run_in(project)("promote", "tiny:1.0.0", "--to", "production", expect=1)
+    done = run_in(project)("promote", "tiny:1.0.0", "--to", "production", expect=3)
     assert "pocket" in done.stderr
     assert "channels" not in run_in(project)("--json", "ls", "tiny").stdout.replace('"channels": []', "")
 
@@ -58,7 +57,7 @@ def what_was_built_is_not_built_again(project: Path) -> None:
 def a_gate_that_fails_keeps_the_version_free_and_prints_the_gate(project: Path) -> None:
     strict = PROJECT.replace('version = "1.0.0"', 'version = "1.1.0"').replace("at_most = 0.5", "at_most = 1e-9")
     (project / "phipack.toml").write_text(strict, "utf-8")
-    done = run_in(project)("release", expect=1)
+    done = run_in(project)("release", expect=3)
     assert "kl_mean" in done.stderr
     assert "<= 1e-09" in done.stderr
     assert "1.1.0" not in run_in(project)("ls").stdout
@@ -167,7 +166,7 @@ def test_validate_holds_a_bundle_against_gates_of_its_own(released: Path, tmp_pa
     found = json.loads(evidence.read_bytes())
     assert found["figures"]["kl_mean"]["kind"] == "measured"
     assert found["figures"]["predicted_memory_bytes"]["kind"] == "predicted"
-    failed = phipack(*common, "--gate", "kl_mean<=1e-12", expect=1)
+    failed = phipack(*common, "--gate", "kl_mean<=1e-12", expect=3)
     assert "FAIL" in failed.stdout
     assert "kl_mean" in failed.stderr
 
@@ -178,6 +177,6 @@ def test_a_matrix_job_builds_its_cell_and_promotion_waits_for_the_others(tmp_pat
     (tmp_path / "phipack.toml").write_text(PROJECT, "utf-8")
     phipack = run_in(tmp_path)
     phipack("release", "--only", "galaxy-s24")
-    assert "iphone-15" in phipack("promote", "tiny:1.0.0", "--to", "production", expect=1).stderr
+    assert "iphone-15" in phipack("promote", "tiny:1.0.0", "--to", "production", expect=3).stderr
     phipack("promote", "tiny:1.0.0@galaxy-s24", "--to", "staging")
     assert "galaxy-s42" in phipack("release", "--only", "galaxy-s42", expect=1).stderr

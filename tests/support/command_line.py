@@ -11,12 +11,29 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 from unittest import mock
 
 Run = Callable[..., CompletedProcess[str]]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command in this process has printed."""
+
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document of a command with `--json`."""
+        return json.loads(self.stdout)
+
+
+InProcess = Callable[..., Done]
 
 
 def document_of(done: CompletedProcess[str]) -> dict[str, Any]:
