@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 setup: $(STAMP)
 
-# Remade when the dependencies change. llama-cpp-python has no wheel: it is compiled, once (about 6 minutes on 2 cores).
+# Updated when the dependencies change. llama-cpp-python has no wheel: it is compiled once (about 6 minutes on 2 cores).
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "phipack needs Python 3.11 or newer: make PYTHON=python3.11"; exit 1; }
 	@command -v c++ >/dev/null || { echo "a C++ compiler is needed once, for llama.cpp: apt-get install g++"; exit 1; }
@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
-# PostgreSQL, S3 and MLflow on this machine, until Ctrl-C; data in .phipack/services.
+# Runs PostgreSQL, S3 and MLflow on this machine until Ctrl-C. The data is in .phipack/services.
 services: $(STAMP)
 	$(BIN)/python -m devtools.services
 
@@ -53,12 +53,12 @@ test-all: test
 wheel-check: $(STAMP)
 	$(BIN)/python -m devtools.wheel_check
 
-# The references of commands and of their JSON are generated; tests compare them.
+# Generates the references of the commands and of their JSON. Tests compare them with the code.
 docs: $(STAMP)
 	$(BIN)/python -m phipack.reference > docs/cli.md
 	$(BIN)/python -m phipack.reference json > docs/json.md
 
-# The documentation's site in site/, every page and link checked. Needs none of phipack's own dependencies.
+# Builds the documentation site in site/ and checks every page and link. Needs none of phipack's own dependencies.
 docs-site:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
