@@ -24,7 +24,7 @@ def test_a_result_is_printed_as_text_or_as_the_envelope(command: InProcess) -> N
     assert "onnx-int4" in command("recipes").stdout
     document = command("--json", "recipes").document
     assert list(document) == ["schema", "ok", "command", "result"]
-    assert {row["name"] for row in document["result"]} >= {"onnx-int4", "coreml-int4"}
+    assert {row["name"] for row in document["result"]["recipes"]} >= {"onnx-int4", "coreml-int4"}
     assert command("--quiet", "recipes") == command("recipes", "--quiet")
     assert command("--quiet", "recipes").stdout == ""
 
