@@ -32,11 +32,20 @@ class Rows:
 
     rows: list[CellVersion] = field(default_factory=list)
 
+    def describe(self) -> str:
+        return "a registry in memory"
+
+    def exists(self) -> bool:
+        return True
+
     def models(self) -> list[str]:
         return sorted({row.model for row in self.rows})
 
     def versions(self, model: str | None = None) -> list[CellVersion]:
         return [row for row in self.rows if model in (None, row.model)]
+
+    def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
+        return next((row for row in self.versions(model) if row.cell == cell and channel in row.channels), None)
 
 
 @dataclass

@@ -99,7 +99,7 @@ def test_a_port_that_is_taken_is_said(published: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run_in(published)("serve", "--store", "store", "--port", port, expect=1)
-    assert f"127.0.0.1:{port} can't be listened on: Address already in use" in done.stderr
+    assert f"can't listen on 127.0.0.1:{port}: Address already in use" in done.stderr
     assert "--port" in done.stderr
 
 
