@@ -95,6 +95,7 @@ class Registry(RegistryConnection):
         opened, found = as_bundle(bundle), as_evidence(evidence)
         entry = Registration(wanted.model, wanted.version, wanted.cell, opened.manifest, found)
         entry.check()
+        self._ledger.mlflow.connect()  # before gigabytes are stored in vain
         self.store.check_writable()
         self.store.add_bundle(opened)
         return self._ledger.register(entry)

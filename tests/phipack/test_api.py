@@ -280,10 +280,13 @@ assert phipack.join("parts", "joined").digest == bundle.digest
 phipack.diff_bundles("1.0.0", "1.1.0")
 phipack.fit("phi-3-mini-4k-instruct", "iphone-15")
 phipack.judge(phipack.Evidence.model_validate_json(open("1.0.0.json").read()), ["kl_mean<=0.05"], asked_by="us")
+registry = phipack.Registry()
+assert registry.models() == ()
 try:
-    phipack.Registry().promote("phi:1.0.0", to="production")
+    registry.register("1.0.0", "1.0.0.json", as_="phi:1.0.0@iphone-15")
 except phipack.PhipackError as error:
     assert "registry" in error.fix, error
+assert not registry.store.has_bundle(bundle.digest)
 print("done")
 """
 
