@@ -50,19 +50,12 @@ _REGISTER = """\
 import sys
 from pathlib import Path
 import phipack
-from registry.ledger.registration import Registration
-from targets.evidence import Evidence
-from targets.references import Version
 
-store = phipack.open_store(".phipack/store")
-ledger = phipack.open_ledger(None, store)
+registry = phipack.Registry.from_project("phipack.toml")
 for release in sys.argv[1:]:
-    bundle = phipack.open_bundle(Path("made", release))
-    store.add_bundle(bundle)
-    for path in sorted(Path("made").glob(f"{release}.*.json")):
-        evidence = Evidence.read(path)
-        cell = Registration("phi", Version.parse(release), evidence.target, bundle.manifest, evidence)
-        print(ledger.register(cell).reference)
+    for evidence in sorted(Path("made").glob(f"{release}.*.json")):
+        cell = evidence.stem.removeprefix(f"{release}.")
+        print(registry.register(Path("made", release), evidence, f"phi:{release}@{cell}").reference)
 """
 _PLAIN_MLFLOW = """\
 import sys
