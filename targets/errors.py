@@ -22,8 +22,8 @@ class PhipackError(Exception):
 
     exit_code = ERROR_EXIT_CODE
 
-    def __init__(self, problem: str, *, fix: str | None = None) -> None:
-        super().__init__(problem if fix is None else f"{problem}\n  fix: {fix}")
+    def __init__(self, problem: str, *, fix: str) -> None:
+        super().__init__(f"{problem}\n  fix: {fix}")
         self.problem = problem
         self.fix = fix
 
@@ -73,7 +73,7 @@ class GateError(PhipackError):
 
     exit_code = GATE_EXIT_CODE
 
-    def __init__(self, problem: str, *, failures: Iterable[Failure] = (), fix: str | None = None) -> None:
+    def __init__(self, problem: str, *, failures: Iterable[Failure] = (), fix: str) -> None:
         super().__init__(problem, fix=fix)
         self.failures = tuple(failures)
 

@@ -45,7 +45,7 @@ _FIXES = {  # by pydantic's type of error; {key} is the key, the other fields ar
 class RefusedValueError(ValueError):
     """Raised by validators to refuse a value. `at`: the path of the wrong value, below the validated one."""
 
-    def __init__(self, problem: str, *, at: KeyPath = (), fix: str | None) -> None:
+    def __init__(self, problem: str, *, at: KeyPath = (), fix: str) -> None:
         super().__init__(problem)
         self.at = at
         self.fix = fix
@@ -107,7 +107,7 @@ def _located(
     return error(f"{name}:{line}: {dotted + ': ' if dotted else ''}{problem}", fix=fix)
 
 
-def _described(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str | None]:
+def _described(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str]:
     """Return the key path, problem and fix of one of pydantic's errors."""
     keys: KeyPath = details["loc"]
     kind = details["type"]

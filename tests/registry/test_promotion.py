@@ -289,7 +289,7 @@ class FailsAtTheThird(Ledger):
     def point(self, model: str, cell: str, channel: str, number: int | None) -> None:
         count = self.__dict__["count"] = self.__dict__.get("count", 0) + 1
         if count == 3:
-            raise RegistryError("the server died")
+            raise RegistryError("the server died", fix="start it again")
         super().point(model, cell, channel, number)
 
 
