@@ -103,8 +103,7 @@ def fit(architecture: Architecture, recipe: Recipe, target: Target) -> RecipeFit
 
 def refused(recipe: str, error: UnsupportedModelError) -> RecipeFit:
     """Return the fit of a recipe that can't store the model. Its reason is the error's problem and fix."""
-    reason = error.problem if error.fix is None else f"{error.problem}; {error.fix}"
-    return RecipeFit(recipe, 0, 0, 0, 0, fits=False, reason=reason)
+    return RecipeFit(recipe, 0, 0, 0, 0, fits=False, reason=f"{error.problem}; {error.fix}")
 
 
 def _longest_context(architecture: Architecture, recipe: Recipe, budget_bytes: int) -> int:

@@ -132,8 +132,12 @@ def test_an_override_needs_its_reason_and_is_told(team: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('"alice"', '"alice smith"', "phipack.toml:10: channels.production.promoters.0: 'alice smith' is no name"),
-        ('"alice"', '""', "channels.production.promoters.0: '' is no name"),
+        (
+            '"alice"',
+            '"alice smith"',
+            "phipack.toml:10: channels.production.promoters.0: 'alice smith' is not a valid name",
+        ),
+        ('"alice"', '""', "channels.production.promoters.0: '' is not a valid name"),
         ('["alice", "release-bot@ci-1"]', "[]", "channels.production.promoters: the list is empty"),
         ('"alice"', f'"{"x" * 65}"', "is not a valid name of a user"),
         ("channels.production", "channels.Production", "'Production' is neither a version, a range nor a channel"),

@@ -129,7 +129,7 @@ def test_two_objects_with_the_same_rope_are_accepted() -> None:
 def test_contradictions_are_refused_with_their_keys(rope: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as refused:
         read_architecture(phi3(**rope))
-    assert refused.value.fix is not None
+    assert refused.value.fix
 
 
 def test_default_original_context_within_the_object_is_enough() -> None:

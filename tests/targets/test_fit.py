@@ -219,7 +219,7 @@ def test_fit_error_names_recipes_that_fit() -> None:
     assert caught.value.fix == "use a recipe that fits: " + ", ".join(FOUR_BITS)
     with pytest.raises(FitError) as caught:
         require_fit(MINI, RECIPES["gguf-q4_0"], target_named("iphone-13-mini"))
-    assert (caught.value.fix or "").endswith("no recipe of this model fits iPhone 13 mini")
+    assert caught.value.fix.endswith("no recipe of this model fits iPhone 13 mini")
 
 
 def test_fit_error_names_the_longest_context() -> None:

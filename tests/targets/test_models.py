@@ -48,4 +48,4 @@ def test_letter_case_does_not_matter() -> None:
 def test_unknown_model_suggests_the_most_similar_name() -> None:
     with pytest.raises(UnsupportedModelError, match="unknown model 'phi-3-mini-4k-instuct'") as caught:
         known_model("phi-3-mini-4k-instuct")
-    assert (caught.value.fix or "").startswith("did you mean 'phi-3-mini-4k-instruct'?")
+    assert caught.value.fix.startswith("did you mean 'phi-3-mini-4k-instruct'?")

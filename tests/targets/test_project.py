@@ -194,7 +194,7 @@ def test_two_cells_with_one_name_are_refused(tmp_path: Path) -> None:
 def test_project_error_has_line_key_and_fix(tmp_path: Path, old: str, new: str, problem: str, fix: str) -> None:
     error = refused(tmp_path, old, new)
     assert error.problem.startswith(f"{tmp_path / 'phipack.toml'}:{problem}")
-    assert (error.fix or "").startswith(fix)
+    assert error.fix.startswith(fix)
 
 
 def test_project_without_cells_is_refused(tmp_path: Path) -> None:

@@ -39,4 +39,4 @@ def test_unknown_recipe_suggests_the_most_similar_name() -> None:
     assert caught.value.fix == "did you mean 'gguf-q4_k_m'?"
     with pytest.raises(RecipeError) as caught:
         recipe_named("tflite")
-    assert (caught.value.fix or "").startswith("known: coreml-fp16, ")
+    assert caught.value.fix.startswith("known: coreml-fp16, ")

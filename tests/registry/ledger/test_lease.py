@@ -222,7 +222,7 @@ def test_a_place_that_fails_while_it_is_taken_leaves_no_claim() -> None:
             return super().read()
 
     tags = FailsToLookAgain()
-    with pytest.raises(RegistryError, match="is away"), held(tags, "ann", FAST):
+    with pytest.raises(RegistryError, match="is unreachable"), held(tags, "ann", FAST):
         pass
     assert claims(tags) == []
 

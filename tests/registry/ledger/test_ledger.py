@@ -135,9 +135,9 @@ def test_a_bundle_that_the_store_lacks_is_refused(ledger: Ledger, bundle: Bundle
 @pytest.mark.parametrize("name", ["Phi", "a/b", "a:b", "", "a b"])
 def test_names_outside_the_grammar_are_refused(ledger: Ledger, store: FolderStore, bundle: Bundle, name: str) -> None:
     store.add_bundle(bundle)
-    with pytest.raises(PhipackError, match="is no name of a cell"):
+    with pytest.raises(PhipackError, match="is not a valid name of a cell"):
         ledger.register(entry(bundle, cell=name))
-    with pytest.raises(PhipackError, match="is no name of a model"):
+    with pytest.raises(PhipackError, match="is not a valid name of a model"):
         ledger.register(replace(entry(bundle), model=name))
     assert ledger.versions() == []
 
