@@ -1,13 +1,18 @@
 # make demo: the main job on a real model.   make test: every check.   Both set up .venv first, in either order, again and again.
+# make test-fast: what runs in one process.   make test-all: with every fault.   make wheel-check: the wheel as users install it.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+# Tests start Python often, and it starts sooner with bytecode.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo services test lint unit docs docs-site clean
+.PHONY: setup demo services test test-fast test-all wheel-check lint unit docs docs-site clean
 
 setup: $(STAMP)
 
-# Remade when the dependencies change. llama-cpp-python has no wheel: it is compiled, once (about 6 minutes on 2 cores).
+# Updated when the dependencies change. llama-cpp-python has no wheel: it is compiled once (about 6 minutes on 2 cores).
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "phipack needs Python 3.11 or newer: make PYTHON=python3.11"; exit 1; }
 	@command -v c++ >/dev/null || { echo "a C++ compiler is needed once, for llama.cpp: apt-get install g++"; exit 1; }
@@ -20,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
-# PostgreSQL, S3 and MLflow on this machine, until Ctrl-C; data in .phipack/services.
+# Runs PostgreSQL, S3 and MLflow on this machine until Ctrl-C. The data is in .phipack/services.
 services: $(STAMP)
 	$(BIN)/python -m devtools.services
 
@@ -32,14 +37,28 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# In random order: pytest prints the seed, and --randomly-seed=SEED repeats it.
 unit: $(STAMP)
-	$(BIN)/pytest
+	$(PYTEST)
 
-# The CLI reference is generated; a test compares it.
+# No other process and no server (tests/support/tiers.py).
+test-fast: $(STAMP)
+	$(PYTEST) -m "not (process or service or slow)"
+
+# Every command stopped at every point where it changes something.
+test-all: export FAULTS = all
+test-all: test
+
+# In fresh environments: base, [registry] and [serve].
+wheel-check: $(STAMP)
+	$(BIN)/python -m devtools.wheel_check
+
+# Generates the references of the commands and of their JSON. Tests compare them with the code.
 docs: $(STAMP)
 	$(BIN)/python -m phipack.reference > docs/cli.md
+	$(BIN)/python -m phipack.reference json > docs/json.md
 
-# The documentation's site in site/, every page and link checked. Needs none of phipack's own dependencies.
+# Builds the documentation site in site/ and checks every page and link. Needs none of phipack's own dependencies.
 docs-site:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'

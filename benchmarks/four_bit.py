@@ -1,4 +1,4 @@
-"""Every 4-bit recipe beside the same model made by the format's own tool, on the same tokens, against float32.
+"""Compares every 4-bit recipe with the same model made by the format's own tool, on the same tokens, against float32.
 
     python -m benchmarks.four_bit [--tokens 4096] [--out docs/benchmarks/four-bit.md]
 
@@ -33,7 +33,7 @@ StorageOf = Callable[[str, Architecture, Recipe], onnx_storage.Storage]
 
 
 def gguf_rows(bench: Bench) -> list[Row]:
-    """Ours beside llama.cpp's converter and quantizer."""
+    """Compare phipack with llama.cpp's converter and quantizer."""
     half = bench.scratch / "llama-f16.gguf"
     llama_cpp.convert(bench.checkpoint.path, half, bench.cache)
     rows = []
@@ -47,7 +47,7 @@ def gguf_rows(bench: Bench) -> list[Row]:
 
 
 def onnx_rows(bench: Bench) -> list[Row]:
-    """Ours beside onnxruntime-genai's builder."""
+    """Compare phipack with onnxruntime-genai's builder."""
     ours = bench.ours("onnx-int4")
     made = bench.scratch / "genai"
     genai.build(bench.checkpoint.path, made, "int4", bench.cache)
@@ -69,14 +69,14 @@ def onnx_rows(bench: Bench) -> list[Row]:
 def _head_in_four_bits(
     name: str, architecture: Architecture, recipe: Recipe, *, chosen: StorageOf = onnx_storage.storage_of
 ) -> onnx_storage.Storage:
-    """Store as onnx-int4 does, but for head and embedding: below the size of the peer's, with 4 bits there too."""
+    """Store as onnx-int4 does, but head and embedding in 4 bits, as the other tool does: smaller than its artifact."""
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return onnx_storage.FOUR_BITS
     return chosen(name, architecture, recipe)
 
 
 def coreml_rows(bench: Bench) -> list[Row]:
-    """Ours beside coremltools' compression of a torch trace, both evaluated by the same evaluator."""
+    """Compare phipack with coremltools' compression of a torch trace. The same evaluator runs both."""
     ours = bench.ours("coreml-int4")
     traced, peer = bench.scratch / "trace.mlpackage", bench.scratch / "trace-int4.mlpackage"
     coremltools_trace.convert(bench.checkpoint.path, traced, length=WINDOW)
@@ -95,7 +95,7 @@ def coreml_rows(bench: Bench) -> list[Row]:
 
 
 def report(rows: list[Row]) -> str:
-    """Lay the rows out as a table."""
+    """Return the rows as a table."""
     columns = ("format", "made by", "weights", "KL mean", "KL p99", "same top", "perplexity ratio")
     cells = [
         (
@@ -113,11 +113,11 @@ def report(rows: list[Row]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Run all, print the table, and write it where asked."""
+    """Run all comparisons and print the table. Write it to `--out`, if set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--scratch", type=Path, help="keep what is built here")
+    parser.add_argument("--scratch", type=Path, help="build in this folder and keep the artifacts")
     asked = parser.parse_args(arguments)
     place: AbstractContextManager[Any] = (
         tempfile.TemporaryDirectory() if asked.scratch is None else nullcontext(asked.scratch)
@@ -128,7 +128,8 @@ def main(arguments: list[str]) -> None:
     text = report(rows)
     print(text)
     if asked.out is not None:
-        head = f"SmolLM2-135M as Phi3ForCausalLM, {asked.tokens} tokens of OpenWebText by {WINDOW}, against float32."
+        text_read = f"{asked.tokens} tokens of OpenWebText in windows of {WINDOW}"
+        head = f"SmolLM2-135M as Phi3ForCausalLM, {text_read}, compared with float32."
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         asked.out.write_text(f"{head}\n\n```\n{text}\n```\n", "utf-8")
 

@@ -2,9 +2,10 @@
 
     python -m benchmarks.load [--seconds 60] [--promoters 32] [--fetchers 64] [--processes 8]
 
-Promoters move four models' production channels to one of three releases or roll them back; fetchers resolve a channel
-and fetch the bundle, verified. None of them pauses. Afterwards every history is walked: each move begins where the last
-one ended, and the aliases stand where the last one put them. Prints counts, errors by kind, and latencies.
+Promoters move the production channels of four models to one of three releases or roll them back. Fetchers resolve a
+channel, then fetch and verify the bundle. None of them pauses. Afterwards every history is checked: each move must
+begin where the previous one ended, and the aliases must be those of the last move. Prints counts, errors by kind, and
+latencies.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from devtools.services.seaweedfs import running_seaweedfs
 
 @contextmanager
 def services(folder: Path) -> Iterator[str]:
-    """Run them; give the tracking URI. The environment leads to S3."""
+    """Run the services and yield the tracking URI. S3's settings are put into the environment."""
     with (
         running_postgresql(folder / "postgresql") as postgresql,
         running_seaweedfs(folder / "seaweedfs", patience_seconds=1) as s3,
@@ -39,7 +40,7 @@ def services(folder: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Run it and print the figures."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--promoters", type=int, default=32)

@@ -1,7 +1,7 @@
-"""Fine-tunes of the real 135M model, made by arithmetic: every weight nudged, or some matrices by a low-rank product.
+"""Fine-tunes of the real 135M model by arithmetic: noise on every weight, or a low-rank product on some matrices.
 
-The model comes from a 4-bit GGUF: its weights lie on a grid, which no training leaves. So the first version has noise
-of 3 % of each tensor's deviation already, and versions are float32, so that no nudge is rounded away.
+The model comes from a 4-bit GGUF: its weights are on a grid, unlike those of a trained model. The first version
+therefore already has noise of 3 % of each tensor's deviation. Versions are float32, so that no change is rounded away.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Change = Callable[[str, NDArray[np.float32]], NDArray[np.float32]]
 
 
 def unchanged(_name: str, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Leave a tensor as it is."""
+    """Return a tensor unchanged."""
     return weights
 
 
 def noise(relative: float, name: str, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Nudge every weight by normal noise of `relative` times the tensor's standard deviation."""
+    """Add normal noise of `relative` times the tensor's standard deviation to every weight."""
     return weights + _normal(name, weights.shape) * np.float32(relative * weights.std())
 
 
@@ -44,13 +44,13 @@ def adapter(relative: float, name: str, weights: NDArray[np.float32]) -> NDArray
 
 
 def changes() -> dict[str, Change]:
-    """Give the fine-tunes by name."""
+    """Return the fine-tunes by name."""
     noises: dict[str, Change] = {name: partial(noise, relative) for name, relative in NUDGES.items()}
     return noises | {ADAPTER: partial(adapter, 1e-2)}
 
 
 def write_version(source: Path, out: Path, change: Change) -> Checkpoint:
-    """Write the model of `source`, off its grid and changed, as a checkpoint of its own."""
+    """Write the model of `source` as a separate checkpoint, with grid noise and the change."""
     checkpoint = open_checkpoint(source)
     shutil.copytree(source, out, ignore=shutil.ignore_patterns("*.safetensors"))
     entries, source = checkpoint.stored_tensors, checkpoint.open_tensors()

@@ -1,10 +1,10 @@
-"""A bundle of 1 GB fetched through `phipack serve`, beside the same catalog behind a plain static server.
+"""A bundle of 1 GB fetched through `phipack serve`, compared with the same catalog behind a plain static server.
 
     .venv/bin/python -m benchmarks.serving [--bytes 1000000000] [--runs 3] [--scratch DIR]
 
-The same command fetches from both, in ranges over several connections, every chunk and file verified; its time
-includes Python's start. The static server is `benchmarks.delivery`'s: a process that answers ranges by sendfile. They
-take turns; medians and the processor time of `phipack serve` are told.
+The same command fetches from both, in ranges over several connections, and verifies every chunk and file; its time
+includes Python's start. The static server is that of `benchmarks.delivery`: a process that answers ranges by sendfile.
+The two run in turn. Prints medians and the processor time of `phipack serve`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from devtools.services.ports import stop
 
 @contextmanager
 def serve(store: Path) -> Iterator[tuple[str, int]]:
-    """Run `phipack serve`; give its URL and its process."""
+    """Run `phipack serve`. Yield its URL and its process ID."""
     command = [sys.executable, "-m", "phipack", "serve", "--store", str(store), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -39,7 +39,7 @@ def serve(store: Path) -> Iterator[tuple[str, int]]:
 
 
 def fetched(url: str, root: Path, folder: Path) -> float:
-    """Seconds of a fetch by a phone that has nothing yet."""
+    """Fetch to a phone that has no bundle yet. Return the seconds."""
     command = [sys.executable, "-m", "phipack", "--quiet", "fetch", url, "--device", "iPhone15,4", "--root", str(root)]
     command += ["-o", str(folder / "out")]
     started = time.perf_counter()
@@ -50,13 +50,13 @@ def fetched(url: str, root: Path, folder: Path) -> float:
 
 
 def processor_seconds(pid: int) -> float:
-    """What a process has taken of the processor so far (Linux)."""
+    """Return the processor time of a process so far, in seconds (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
-    """Run it and print the figures."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bytes", type=int, default=1_000_000_000)
     parser.add_argument("--runs", type=int, default=3)
@@ -79,12 +79,12 @@ def main() -> None:
             taken = processor_seconds(pid) / options.runs
         mine, plain = statistics.median(ours), statistics.median(theirs)
         print(f"{bundle.manifest.total_bytes / 1e9:.2f} GB, verified; medians of {options.runs}")
-        print(f"through phipack serve: {mine:.2f} s ({_told(ours)}), {taken:.2f} s of its processor each")
-        print(f"from a static server:  {plain:.2f} s ({_told(theirs)})")
+        print(f"through phipack serve: {mine:.2f} s ({_listed(ours)}), {taken:.2f} s of its processor each")
+        print(f"from a static server:  {plain:.2f} s ({_listed(theirs)})")
         print(f"phipack serve is {plain / mine:.2f} x as fast")
 
 
-def _told(seconds: list[float]) -> str:
+def _listed(seconds: list[float]) -> str:
     return ", ".join(f"{one:.2f}" for one in sorted(seconds))
 
 

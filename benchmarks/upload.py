@@ -1,10 +1,10 @@
-"""A bundle of 2 GB to an S3 server: phipack's store beside hashing the file and boto3's `upload_file`.
+"""A bundle of 2 GB to an S3 server: phipack's store compared with hashing the file and boto3's `upload_file`.
 
     python -m benchmarks.upload [--bytes 2000000000] [--runs 3] [--scratch DIR]
 
-Both verify: the store holds every file against the manifest and gives S3 the SHA-256 of every part; the peer hashes the
-file with SHA-256, then uploads it, with SHA-256 checksums too. boto3's settings are the fastest of some, tried once
-each. The two take turns, each in a process of its own, Python's start included; medians are told.
+Both verify: the store compares every file with the manifest and sends S3 the SHA-256 of every part; the peer hashes the
+file with SHA-256, then uploads it, with SHA-256 checksums too. boto3 runs with the fastest of several settings, each
+tried once. The two run in turn, each in a separate process; times include Python's start. Prints medians.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 def timed(script: str, *arguments: object, environment: dict[str, str]) -> tuple[float, int]:
-    """Seconds, and the peak of its memory in kB."""
+    """Run a script. Return the seconds and its peak memory in kB."""
     began = time.perf_counter()
     command = [sys.executable, "-c", script + _PEAK, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
@@ -56,7 +56,7 @@ def timed(script: str, *arguments: object, environment: dict[str, str]) -> tuple
 
 
 def emptied(server: S3Server) -> None:
-    """Remove all objects: the next upload finds nothing."""
+    """Remove all objects, so that the next upload sends everything."""
     client = server.client()
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
         for found in page.get("Contents", ()):
@@ -64,7 +64,7 @@ def emptied(server: S3Server) -> None:
 
 
 def main() -> None:
-    """Run it and print the figures."""
+    """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bytes", type=int, default=2_000_000_000)
     parser.add_argument("--runs", type=int, default=3)

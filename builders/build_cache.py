@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -25,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from registry.files.atomic import write_atomically
 from registry.files.staging import disk_errors
 from targets.recipes import Format
 
@@ -73,14 +72,7 @@ class BuildCache:
         """Record a result, whole or not at all."""
         path = self._record_path(kind, key)
         with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                    json.dump(content, stream, indent=1, sort_keys=True)
-                Path(part).replace(path)
-            finally:
-                Path(part).unlink(missing_ok=True)
+            write_atomically(path, json.dumps(content, indent=1, sort_keys=True).encode())
 
     def _record_path(self, kind: str, key: str) -> Path:
         return self.root / "work" / kind / f"{key}.json"

@@ -1,4 +1,4 @@
-"""The real model's bundles on held-out English, against float32: what the README's figures and its tests measure."""
+"""Compares the real model's bundles with float32 on held-out English, for the README's figures and their tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Score = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact: who made it, what, the bytes of its weights' file, and how it compares."""
+    """One artifact: its format, its maker, the bytes of its weights' file, and the figures of the comparison."""
 
     format: str
     maker: str
@@ -37,7 +37,7 @@ class Row:
 
 
 class Bench:
-    """The reference's side of all comparisons, and a scratch folder."""
+    """The reference's results for all comparisons, and a scratch folder."""
 
     def __init__(self, scratch: Path, tokens: int) -> None:
         self.model = real_model.ensure()
@@ -51,7 +51,7 @@ class Bench:
         self.hidden = self.reference.hidden(self.windows)
 
     def compare(self, score: Score) -> dict[str, float]:
-        """Run all windows through a scorer and compare."""
+        """Run all windows through a scorer and compare the results with the reference's."""
         comparison = Comparison()
         for states, tokens in zip(self.hidden, self.windows, strict=True):
             comparison.add(self.reference.logits(states), score(tokens), tokens)
@@ -62,7 +62,7 @@ class Bench:
         return build(self.checkpoint, recipe_named(recipe), self.scratch / recipe, context_length=WINDOW)
 
     def theirs(self, name: str, like: Bundle, files: list[Path]) -> Bundle:
-        """Put another tool's weights in a bundle of the same kind as one of ours, so that the same session runs it."""
+        """Put another tool's weights into a copy of phipack's bundle, so that the same session runs them."""
         folder = self.scratch / name
         shutil.copytree(like.path, folder, ignore=shutil.ignore_patterns("model.*", "manifest.json"))
         for file in files:
@@ -72,12 +72,12 @@ class Bench:
         return open_bundle(folder)
 
     def row(self, format_: str, maker: str, bundle: Bundle) -> Row:
-        """Measure a bundle through its format's session."""
+        """Measure a bundle with its format's session."""
         with open_session(bundle) as session:
             return Row(format_, maker, weight_bytes(bundle.path), self.compare(session.score))
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the weights' files of a bundle: all that is called model.*."""
+    """Return the bytes of a bundle's weights: all files named model.*."""
     found = [path for path in folder.rglob("*") if path.is_file() and "model." in path.relative_to(folder).as_posix()]
     return sum(path.stat().st_size for path in found if path.name != "tokenizer.model")

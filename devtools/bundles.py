@@ -19,7 +19,7 @@ FILES = {
 
 
 def make_bundle(folder: Path, files: Mapping[str, bytes] = FILES, recipe: str = "gguf-q4_0") -> Bundle:
-    """Write the files and seal them."""
+    """Write the files and seal them as a bundle."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -46,7 +46,7 @@ def make_bundle(folder: Path, files: Mapping[str, bytes] = FILES, recipe: str = 
 
 
 def make_evidence(bundle: Bundle, *, target: str = "iphone-15", kl_mean: float = 0.01) -> Evidence:
-    """Evidence with one gate, kl_mean <= 0.05."""
+    """Return evidence with one gate, kl_mean <= 0.05."""
     gate = GateResult(figure="kl_mean", bound="<= 0.05", value=kl_mean, passed=kl_mean <= 0.05, asked_by=target)
     return Evidence(
         schema="phipack.evidence/1",

@@ -32,11 +32,20 @@ class Rows:
 
     rows: list[CellVersion] = field(default_factory=list)
 
+    def describe(self) -> str:
+        return "a registry in memory"
+
+    def exists(self) -> bool:
+        return True
+
     def models(self) -> list[str]:
         return sorted({row.model for row in self.rows})
 
     def versions(self, model: str | None = None) -> list[CellVersion]:
         return [row for row in self.rows if model in (None, row.model)]
+
+    def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
+        return next((row for row in self.versions(model) if row.cell == cell and channel in row.channels), None)
 
 
 @dataclass
@@ -63,7 +72,7 @@ class Publisher:
         *,
         chunked: bool = False,
     ) -> Bundle:
-        """Add a release and let production point at it. `cells`: the target of each, by its name."""
+        """Add a release and point production to it. `cells`: the target of each cell, by the cell's name."""
         bundle = make_bundle(self.folder / "bundles" / version, files or {"model.gguf": version.encode() * 1000})
         if chunked:
             known = {name: digest_in_chunks(bundle.file(name), range(0, 1 << 30, 1 << 16)) for name in files or ()}
@@ -73,7 +82,7 @@ class Publisher:
         return bundle
 
     def add(self, version: str, bundle: Bundle, cells: Mapping[str, str] | None = None) -> None:
-        """Add a release of a bundle and let production point at it."""
+        """Add a release of a bundle and point production to it."""
         self.store.add_bundle(bundle)
         cells = cells or {"iphone-15": "iphone-15", "pixel-9": "pixel-9"}
         self.registry.rows = [replace(row, channels=()) if row.cell in cells else row for row in self.registry.rows]
@@ -98,7 +107,7 @@ class Publisher:
             )
 
     def point_back(self, version: str) -> None:
-        """Let production point at an older release."""
+        """Point production to an older release."""
         self.registry.rows = [
             replace(row, channels=("production",) if str(row.release) == version else ()) for row in self.registry.rows
         ]
@@ -118,7 +127,7 @@ class Phone:
     name: str = "a phone"
 
     def fetch(self, reference: str | None = None, device: Device | None = None) -> tuple[Bundle, str]:
-        """Fetch over what is there; give the bundle and the release."""
+        """Fetch in place of the installed bundle. Return the bundle and the release."""
         query = Query(
             None if reference is None else Reference.parse(reference),
             device or Device("iPhone15,4"),

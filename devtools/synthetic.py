@@ -1,7 +1,7 @@
-"""A checkpoint with a released model's shapes and random bfloat16 weights, written in a minute: no model in memory.
+"""Writes a checkpoint with a released model's shapes and random bfloat16 weights in a minute, streamed to disk.
 
-Weights are slices of one pool of normal numbers, each tensor from another place, so that they cost no more than the
-writing. The tokenizer is a small SentencePiece model: what it splits does not matter here, that tools find one does.
+Weights are slices of one pool of normal numbers, each tensor from another offset, so that only the writing takes time.
+The tokenizer is a small SentencePiece model: tools need one, but its splits do not matter here.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ MODELS = tuple(CONFIGS)
 
 
 def write_synthetic(model: str, folder: Path, *, layers: int | None = None) -> Path:
-    """Write a checkpoint of `model` (mini, medium, small), with fewer layers if so asked; gives its folder."""
+    """Write a checkpoint of `model` (mini, medium, small), with fewer layers if `layers` is set. Return its folder."""
     config = CONFIGS[model] | ({} if layers is None else {"num_hidden_layers": layers})
     shapes = stored_shapes(read_architecture(config))
     pool = _pool()
@@ -105,7 +105,7 @@ def write_synthetic(model: str, folder: Path, *, layers: int | None = None) -> P
 
 
 def _pool() -> NDArray[np.uint16]:
-    """Bits of bfloat16 normal numbers: the upper half of float32's."""
+    """Return the bits of bfloat16 normal numbers: the upper half of float32's bits."""
     values = np.random.default_rng(3).standard_normal(POOL_ELEMENTS, dtype=np.float32) * WEIGHT_DEVIATION
     return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
 
@@ -126,7 +126,7 @@ def _tensor(name: str, shape: tuple[int, ...], number: int, pool: NDArray[np.uin
 
 
 def _write_tokenizer(folder: Path) -> None:
-    """Write `tokenizer.model` and `tokenizer.json`, as the released repositories have them."""
+    """Write `tokenizer.model` and `tokenizer.json`, the files that released repositories have."""
     import sentencepiece
     import transformers
 
@@ -154,7 +154,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def main() -> None:
-    """Write one."""
+    """Write a checkpoint."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("folder", type=Path)

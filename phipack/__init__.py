@@ -1,23 +1,31 @@
 """phipack: build, prove, register and deliver Phi-3 models for phones.
 
-The public API. What a name needs is imported when it is first asked for, so that an app team's
-`from phipack import fetch` works with the base install.
+The public API. A name's module is imported when the name is first used, so that `import phipack` is quick, and
+`phipack.fetch` works with the base install.
 
-    from pathlib import Path
     import phipack
 
-    bundle = phipack.fetch("https://models.example/phi-3-mini/1.0.0/iphone-15", Path("bundle"))
-    phipack.verify(bundle)
+    registry = phipack.Registry.from_project("phipack.toml")
+    report = registry.release("phipack.toml")
+    try:
+        registry.promote("phi-3-mini:1.0.0", to="production", reason="passed review")
+    except phipack.GateError as error:
+        print(error.failures)
 
 | name | what it does | install |
 |---|---|---|
-| `fetch`, `open_bundle`, `verify` | bundles by path or URL | phipack |
-| `fetch_from_catalog`, `Query`, `Device` | what a published catalog has for a device | phipack |
-| `open_checkpoint`, `build`, `validate`, `generate` | checkpoints in, bundles and evidence out | phipack[build] |
-| `open_ledger`, `promote`, `promote_overriding`, `rollback`, `history` | channels | phipack[registry] |
-| `open_store`, `open_keys`, `publish`, `Order` | a channel as a signed catalog | phipack[registry] |
+| `fetch`, `fetch_from_catalog`, `Device` | bundles from a folder, a URL or a catalog | phipack |
+| `open_bundle`, `verify`, `inspect`, `diff_bundles`, `split`, `join` | bundles that are here | phipack |
+| `list_targets`, `open_target`, `list_recipes`, `fit` | what fits on which device | phipack |
+| `create_keys`, `open_keys`, `rotate_keys`, `renew_root` | keys that sign a catalog | phipack |
+| `Registry` | versions, channels, publication, fetch by reference | phipack[registry] |
+| `open_checkpoint`, `build`, `build_each` | checkpoints in, bundles out | phipack[build] |
+| `validate`, `judge`, `Gate`, `Evidence`, `generate` | bundles in, evidence and answers out | phipack[build] |
+| `serve_catalog` | a published catalog over HTTP | phipack[serve] |
 
-Everything raises `PhipackError` and its kinds (`targets.errors`).
+Text is accepted wherever the command line accepts it: paths, references, names of recipes, targets and channels. Long
+work takes `on_progress`, which is called with `Step` and `Notice` events. Every error is a `PhipackError`
+(`phipack.errors`) and says how to fix it.
 """
 
 from __future__ import annotations
@@ -26,59 +34,92 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from builders.build import build as build
-    from builders.checkpoint import open_checkpoint as open_checkpoint
-    from builders.runtime.generation import generate as generate
-    from builders.validation.validate import validate as validate
-    from registry.bundle.folder import open_bundle as open_bundle
-    from registry.bundle.folder import verify as verify
-    from registry.catalog.choice import Query as Query
-    from registry.catalog.signing import open_keys as open_keys
-    from registry.fetch import fetch as fetch
-    from registry.fetch import fetch_from_catalog as fetch_from_catalog
-    from registry.ledger.ledger import open_ledger as open_ledger
-    from registry.promotion import history as history
-    from registry.promotion import promote as promote
-    from registry.promotion import promote_overriding as promote_overriding
-    from registry.promotion import rollback as rollback
-    from registry.publication import Order as Order
-    from registry.publication import publish as publish
-    from registry.store.uris import open_store as open_store
+    from phipack import errors as errors
+    from phipack.api.building import build as build
+    from phipack.api.building import build_each as build_each
+    from phipack.api.building import convert_layout as convert_layout
+    from phipack.api.building import export_onnx as export_onnx
+    from phipack.api.building import inspect as inspect
+    from phipack.api.building import open_checkpoint as open_checkpoint
+    from phipack.api.comparing import diff_bundles as diff_bundles
+    from phipack.api.delivery import fetch as fetch
+    from phipack.api.delivery import fetch_from_catalog as fetch_from_catalog
+    from phipack.api.delivery import join as join
+    from phipack.api.delivery import open_bundle as open_bundle
+    from phipack.api.delivery import split as split
+    from phipack.api.delivery import verify as verify
+    from phipack.api.fitting import fit as fit
+    from phipack.api.fitting import list_recipes as list_recipes
+    from phipack.api.fitting import list_targets as list_targets
+    from phipack.api.fitting import open_target as open_target
+    from phipack.api.keys import create_keys as create_keys
+    from phipack.api.keys import open_keys as open_keys
+    from phipack.api.keys import renew_root as renew_root
+    from phipack.api.keys import rotate_keys as rotate_keys
+    from phipack.api.registry import Registry as Registry
+    from phipack.api.results import BuildReport as BuildReport
+    from phipack.api.results import CellReport as CellReport
+    from phipack.api.results import FitReport as FitReport
+    from phipack.api.results import ReleaseReport as ReleaseReport
+    from phipack.api.serving import serve_catalog as serve_catalog
+    from phipack.api.validation import generate as generate
+    from phipack.api.validation import judge as judge
+    from phipack.api.validation import validate as validate
+    from registry.bundle.folder import Bundle as Bundle
+    from registry.fetch import Fetched as Fetched
+    from targets.errors import Failure as Failure
+    from targets.errors import GateError as GateError
     from targets.errors import PhipackError as PhipackError
-    from targets.recipes import recipe_named as recipe_named
+    from targets.evidence import Evidence as Evidence
+    from targets.evidence import Figure as Figure
+    from targets.gates import Gate as Gate
+    from targets.progress import Notice as Notice
+    from targets.progress import Progress as Progress
+    from targets.progress import Step as Step
     from targets.selection import Device as Device
 
-_HOMES = {
-    "Device": "targets.selection",
-    "Order": "registry.publication",
-    "PhipackError": "targets.errors",
-    "Query": "registry.catalog.choice",
-    "build": "builders.build",
-    "fetch": "registry.fetch",
-    "fetch_from_catalog": "registry.fetch",
-    "generate": "builders.runtime.generation",
-    "history": "registry.promotion",
-    "open_bundle": "registry.bundle.folder",
-    "open_checkpoint": "builders.checkpoint",
-    "open_keys": "registry.catalog.signing",
-    "open_ledger": "registry.ledger.ledger",
-    "open_store": "registry.store.uris",
-    "promote": "registry.promotion",
-    "promote_overriding": "registry.promotion",
-    "publish": "registry.publication",
-    "recipe_named": "targets.recipes",
-    "rollback": "registry.promotion",
-    "validate": "builders.validation.validate",
-    "verify": "registry.bundle.folder",
+    __version__: str
+
+_MODULES: dict[str, tuple[str, ...]] = {
+    "phipack.api.building": (
+        "build",
+        "build_each",
+        "convert_layout",
+        "export_onnx",
+        "inspect",
+        "open_checkpoint",
+    ),
+    "phipack.api.comparing": ("diff_bundles",),
+    "phipack.api.delivery": ("fetch", "fetch_from_catalog", "join", "open_bundle", "split", "verify"),
+    "phipack.api.fitting": ("fit", "list_recipes", "list_targets", "open_target"),
+    "phipack.api.keys": ("create_keys", "open_keys", "renew_root", "rotate_keys"),
+    "phipack.api.registry": ("Registry",),
+    "phipack.api.results": ("BuildReport", "CellReport", "FitReport", "ReleaseReport"),
+    "phipack.api.serving": ("serve_catalog",),
+    "phipack.api.validation": ("generate", "judge", "validate"),
+    "registry.bundle.folder": ("Bundle",),
+    "registry.fetch": ("Fetched",),
+    "targets.errors": ("Failure", "GateError", "PhipackError"),
+    "targets.evidence": ("Evidence", "Figure"),
+    "targets.gates": ("Gate",),
+    "targets.progress": ("Notice", "Progress", "Step"),
+    "targets.selection": ("Device",),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from where it lives (PEP 562)."""
+    """Import a public name from where it is defined (PEP 562)."""
+    if name == "errors":
+        return importlib.import_module("phipack.errors")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("phipack")
     if name not in _HOMES:
         raise AttributeError(f"module 'phipack' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(_HOMES)
+    return sorted([*_HOMES, "__version__", "errors"])

@@ -1,7 +1,11 @@
-"""Writes the CLI reference, `docs/cli.md`, from the commands themselves: `make docs`. A test holds the two together."""
+"""Writes the CLI reference, `docs/cli.md`, from the commands themselves: `make docs`. A test holds the two together.
+
+`python -m phipack.reference json` writes `docs/json.md` instead (`json_reference.py`).
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import click
@@ -32,4 +36,9 @@ def _helps(command: click.Command, path: str, parent: click.Context | None) -> I
 
 
 if __name__ == "__main__":
-    print(reference(), end="")  # noqa: T201 - its whole purpose
+    if sys.argv[1:] == ["json"]:
+        from phipack.json_reference import page
+
+        print(page(), end="")  # noqa: T201 - its whole purpose
+    else:
+        print(reference(), end="")  # noqa: T201 - its whole purpose

@@ -1,15 +1,14 @@
 """Garbage collection: blobs that no version, no channel and no published catalog refers to.
 
-Safe beside a release: it keeps each blob that it finds in the store (`Store.keep`), or adds it; both start the blob's
-age anew, and only what has been of no use for longer than the grace is removed, its age looked at once more for each.
-A release that takes longer than the grace between adding a bundle and registering it is told so when it registers.
+Safe while a release runs: it keeps each blob that it finds in the store (`Store.keep`), or adds it; both restart the
+blob's age, and only what nothing referred to for longer than the grace is removed, after its age is checked again. A
+release that takes longer than the grace between adding a bundle and registering it is refused when it registers.
 
 A store belongs to one registry: what another one refers to is not known here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT
@@ -17,7 +16,8 @@ from registry.catalog.published_state import published_digests
 from registry.ledger.reader import Reader
 from registry.store.protocol import Blob, Store
 from registry.store.uris import open_store
-from targets.errors import BundleError, PhipackError, RegistryError, StoreError
+from targets.errors import BundleError, PhipackError, RegistryError, StoreError, StoreUnreachableError
+from targets.progress import Notice, Progress, silent
 
 LEAST_GRACE_SECONDS = 3600.0
 
@@ -42,27 +42,27 @@ def collect(
     *,
     grace_seconds: float,
     dry_run: bool = False,
-    told: Callable[[str], None] = lambda _: None,
+    on_progress: Progress = silent,
 ) -> Collected:
     """Remove what nothing refers to. Killed at any point, it has removed nothing else; the next run goes on.
 
     Args:
         store: whose blobs are looked at.
         registry: knows all versions that refer to it.
-        grace_seconds: how long a blob must have been of no use.
+        grace_seconds: how long nothing must have added or kept a blob.
         dry_run: remove nothing.
-        told: is told of each blob that is removed.
+        on_progress: receives a notice of each blob that is removed.
 
     Raises:
         RegistryError: nothing refers to the store though it holds blobs: it is another registry's.
-        StoreError: a manifest that is referred to is missing or damaged, so nobody knows what it names.
+        StoreError: a manifest that is referred to is missing or damaged, so what it names is unknown.
     """
     aged = list(store.aged(grace_seconds))  # before the references: who registers now has kept its blobs already
     referred = _referred(store, registry)
     if not referred and any(True for _ in store.blobs()):
         raise RegistryError(
             f"no version and no catalog refers to {store.uri}, and it holds blobs",
-            fix="name its registry with --tracking-uri; if there is none any more, remove the store itself",
+            fix="name its registry with --tracking-uri; if that no longer exists, remove the store itself",
         )
     unused = [blob for blob in aged if blob.digest not in referred]
     removed = []
@@ -70,14 +70,14 @@ def collect(
     for blob in sorted(unused, key=lambda one: not _is_manifest(store, one)):
         if dry_run or store.remove(blob.digest, seconds=grace_seconds):
             removed.append(blob)
-            told(f"{blob.digest}, {blob.bytes:,} B")
+            on_progress(Notice(f"{blob.digest}, {blob.bytes:,} B"))
     leftovers = store.sweep(grace_seconds, dry_run=dry_run)
     kept = sum(1 for _ in store.blobs()) - (len(removed) if dry_run else 0)
     return Collected(tuple(removed), leftovers, kept)
 
 
 def _referred(store: Store, registry: Reader) -> set[str]:
-    """Digests of all blobs that are of use."""
+    """Return the digests of all blobs that something refers to."""
     digests = published_digests(store)
     for digest, reference, home in {(row.digest, row.reference, row.store) for row in registry.versions()}:
         if digest in digests:
@@ -87,10 +87,12 @@ def _referred(store: Store, registry: Reader) -> set[str]:
             continue  # it lies in another store alone
         try:
             files = store.manifest(digest).files
+        except StoreUnreachableError:
+            raise
         except (StoreError, BundleError) as error:
             raise StoreError(
-                f"{reference}: {error.problem}; nothing is removed, for nobody knows what it names",
-                fix="add the bundle anew (phipack release), or delete that version in MLflow",
+                f"{reference}: {error.problem}; nothing is removed, as what it names is unknown",
+                fix="add the bundle again (phipack release), or delete that version in MLflow",
             ) from error
         digests.add(digest)
         digests.update(entry.digest for entry in files)

@@ -1,17 +1,17 @@
 """Channels: promotion of a release, rollback, history.
 
 A promotion moves the channel of every cell of a release, or of none. It is refused where a cell has no passing
-evidence: the tag, and the evidence itself, read back and held against the bundle's digest. `promote_overriding` goes
-ahead in spite of that, with a reason; what stood against it is kept with the move. Cells that the release does not have
-keep what their channel holds. Who may move a channel is `roles.py`'s; no override gets round it.
+evidence: the tag, and the evidence itself, read back and checked against the bundle's digest. With an override's reason
+it goes ahead nevertheless, and the move keeps what was overridden. Cells that the release does not have keep what their
+channel points at. Who may move a channel is `roles.py`'s; no override changes that.
 
-A rollback takes back the last promotion that has not been taken back yet: the cells that it moved stand again where
-they stood. Promote 1.0.0, 1.1.0, 1.2.0, roll back twice: 1.0.0. A rollback is a move and is kept as one.
+A rollback takes back the last promotion that has not been taken back yet: the channel of the cells that it moved points
+where it pointed before. Promote 1.0.0, 1.1.0, 1.2.0, roll back twice: 1.0.0. A rollback is a move and is kept as one.
 
 All or none: the move is kept in MLflow first (RUNNING), then the aliases move, then it is marked FINISHED. An error in
-between moves them back, and waits for a server that is away for some seconds. A process that dies in between leaves the
-RUNNING record, which the next move undoes: beside a SQLite registry at once, as the lock shows that the process is
-gone; on a server when its lease is stale (`lease.py`).
+between moves them back, and waits for an unreachable server for some seconds. A process that dies in between leaves the
+RUNNING record, which the next move undoes: at once where the registry has a lock, which shows that the process is gone;
+on a server when its lease is stale (`lease.py`).
 """
 
 from __future__ import annotations
@@ -24,97 +24,103 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from registry.ledger.channel_moves import CellMove, Move, MoveKind, Stand, promotion_to_undo
-from registry.ledger.lease import AwayError, Check
+from registry.ledger.channel_moves import CellMove, Move, MoveKind, VersionId, promotion_to_undo
+from registry.ledger.lease import Check
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import resolve_in
-from registry.ledger.versions import CellVersion
+from registry.ledger.versions import CellVersion, unknown_model
 from registry.roles import require_promoter
 from registry.store.uris import open_store
-from targets.errors import GateError, RegistryError
+from targets.errors import Failure, GateError, MeasurementError, RegistryError, RegistryUnreachableError
 from targets.project import Roles
 from targets.references import Reference, check_channel
 
-_AWAY_SECONDS = 0.5  # between two tries to undo while the registry is away
+_RETRY_SECONDS = 0.5  # between two tries to undo while the registry is unreachable
 
 
 def current_user() -> str:
-    """Who promotes, unless somebody is named: USER@HOST."""
+    """Return who promotes, unless another name is given: USER@HOST."""
     return f"{getpass.getuser()}@{platform.node()}"
 
 
-def promote(
-    ledger: Ledger, reference: Reference, channel: str, *, who: str, why: str = "", roles: Roles | None = None
+def promote(  # noqa: PLR0913 - a move is kept with all of them
+    ledger: Ledger,
+    reference: Reference,
+    channel: str,
+    *,
+    who: str,
+    why: str = "",
+    roles: Roles | None = None,
+    override_reason: str | None = None,
 ) -> Move:
-    """Let `channel` point at what `reference` names: every cell of the release, or the one cell.
+    """Point `channel` at what `reference` names: every cell of the release, or the one cell.
+
+    Args:
+        ledger: the registry.
+        reference: the release, or one cell of it.
+        channel: what moves.
+        who: kept with the move, and looked up in `roles`.
+        why: kept with the move.
+        roles: the project file's lists of promoters; without them, the list of the channel's last move.
+        override_reason: promote in spite of failing or missing evidence and of missing cells, for this reason. It is
+            kept with the move as its `why`, and what was overridden as its `overrode`.
 
     Returns:
-        The move; its `cells` are those that moved, none where all stood there already.
+        The move; its `cells` are those that moved, none where all were there already.
 
     Raises:
-        GateError: a cell lacks passing evidence, a cell of the release's plan is not registered, or a bundle is not in
-            its store. Nothing moved.
-        RegistryError: the reference names nothing; `who` may not move this channel; MLflow failed. Nothing moved.
+        GateError: a cell has no passing evidence, or a cell that the release plans is not registered (unless
+            overridden), or a bundle is not in its store. `failures` has all of it. Nothing moved.
+        RegistryError: no version matches; `who` may not move this channel; the override has no reason; MLflow failed.
+            Nothing moved.
+        StoreUnreachableError: whether the bundles are there can't be seen. Nothing moved.
     """
-    return _promote(ledger, reference, _draft("promotion", reference.model, channel, who, why), roles, override=False)
-
-
-def promote_overriding(
-    ledger: Ledger, reference: Reference, channel: str, *, who: str, why: str, roles: Roles | None = None
-) -> Move:
-    """Promote in spite of failing or missing evidence and of missing cells, for a reason; all of it is kept.
-
-    Raises:
-        GateError: a bundle is not in its store. Nothing moved.
-        RegistryError: as `promote`, or no reason is given. Nothing moved.
-    """
-    if not why.strip():
-        raise RegistryError("evidence is overridden for a reason only", fix="say why: --override --reason TEXT")
-    return _promote(ledger, reference, _draft("promotion", reference.model, channel, who, why), roles, override=True)
-
-
-def _promote(ledger: Ledger, reference: Reference, draft: Move, roles: Roles | None, *, override: bool) -> Move:
-    check_channel(draft.channel)
+    check_channel(channel)
+    if override_reason is not None and not override_reason.strip():
+        raise RegistryError("an override needs a reason", fix="say why: --override --reason TEXT")
+    _require_registry(ledger, reference.model)
+    draft = _draft("promotion", reference.model, channel, who, override_reason or why)
     with ledger.moving(draft.model, draft.who) as check:
         moves = _settled(ledger, draft.model, check)
         promoters = require_promoter(draft.who, draft.channel, moves, roles)
         rows = ledger.versions(draft.model)
         versions = resolve_in(ledger, reference, rows)
-        against, lacking = _against(ledger, reference, versions), _lacking_bytes(versions)
-        if lacking or (against and not override):  # no override gives an app what the store lacks
-            problems = "\n  ".join(sorted(against + lacking))
-            raise GateError(
-                f"{reference} is not promoted to {draft.channel}; nothing was moved:\n  {problems}",
-                fix="see phipack show for the evidence; mend the cells and run phipack release again",
-            )
+        overridable = [*_missing_cells(ledger, reference, versions, rows), *_evidence_failures(ledger, versions)]
+        missing_bytes = _missing_bytes(versions)  # no override gives an app what the store does not have
+        if missing_bytes or (overridable and override_reason is None):
+            raise _refusal(reference, channel, [*overridable, *missing_bytes])
         cells = []
         for version in versions:
-            before = _stand(rows, version.cell, draft.channel)
+            before = _pointed_at(rows, version.cell, draft.channel)
             if before is None or before.number != version.number:
-                cells.append(CellMove(version.cell, before, Stand.of(version), version.evidence))
-        move = replace(draft, cells=tuple(cells), promoters=promoters, overrode=tuple(sorted(against)))
+                cells.append(CellMove(version.cell, before, VersionId.of(version), version.evidence))
+        overrode = tuple(sorted(overridable, key=_by_cell))
+        move = replace(draft, cells=tuple(cells), promoters=promoters, overrode=overrode)
         return _carry_out(ledger, move, moves, check)
 
 
 def rollback(ledger: Ledger, model: str, channel: str, *, who: str, why: str = "", roles: Roles | None = None) -> Move:
-    """Take back the last promotion of the channel that still stands.
+    """Take back the last promotion of the channel that was not taken back yet.
 
     Raises:
-        RegistryError: there is no promotion to take back, or it was the first (a channel is never emptied); somebody
-            moved an alias with another program since; a version to go back to is gone; `who` may not move this channel.
-            Nothing moved.
+        RegistryError: there is no such model; there is no promotion to take back, or it was the first (a channel is
+            never emptied); an alias was moved by another program since; a version to go back to is gone; `who` may not
+            move this channel. Nothing moved.
     """
     check_channel(channel)
+    _require_registry(ledger, model)
     with ledger.moving(model, who) as check:
         moves = _settled(ledger, model, check)
         promoters = require_promoter(who, channel, moves, roles)
         last = promotion_to_undo(moves, channel)
+        rows = ledger.versions(model)
+        if not rows and not moves:
+            raise unknown_model(model, ledger.models(), ledger.describe())
         if last is None or all(move.before is None for move in last.cells):
             raise RegistryError(
-                f"{model}:{channel} has nothing before it to go back to",
-                fix=f"promote what it is to be: phipack promote {model}:VERSION --to {channel}",
+                f"{model}:{channel}: no earlier promotion to roll back to",
+                fix=f"promote the version that you want: phipack promote {model}:VERSION --to {channel}",
             )
-        rows = ledger.versions(model)
         _require_untouched(rows, last)
         cells = tuple(
             CellMove(part.cell, part.after, part.before, _evidence_of(rows, part.cell, part.before))
@@ -125,9 +131,9 @@ def rollback(ledger: Ledger, model: str, channel: str, *, who: str, why: str = "
 
 
 def history(ledger: Ledger, model: str, *, channel: str | None = None, cell: str | None = None) -> list[Move]:
-    """Give the moves of a model's channels, newest first; of one channel, or those that moved one cell.
+    """Return the moves of a model's channels, newest first; of one channel, or those that moved one cell.
 
-    Moves that failed and were taken back at once (state "undone") are told too.
+    Moves that failed and were taken back at once (state "undone") are among them.
     """
     return [
         move
@@ -136,27 +142,60 @@ def history(ledger: Ledger, model: str, *, channel: str | None = None, cell: str
     ]
 
 
+def _require_registry(ledger: Ledger, model: str) -> None:
+    """Raise `RegistryError` where there is no registry: a move would create one."""
+    if not ledger.exists():
+        raise unknown_model(model, (), ledger.describe())
+
+
 def _draft(kind: MoveKind, model: str, channel: str, who: str, why: str) -> Move:
     return Move("", kind, model, channel, who, why, datetime.now(UTC), ())
 
 
-def _against(ledger: Ledger, reference: Reference, versions: Sequence[CellVersion]) -> list[str]:
-    """What evidence says against a promotion: cells that are missing, and those that do not pass."""
-    problems = []
-    if reference.cell is None:
-        for release in sorted({version.release for version in versions}):
-            missing = set(ledger.planned_cells(reference.model, release)) - {version.cell for version in versions}
-            problems += [f"{cell}: not registered for {release}, though the release is to have it" for cell in missing]
-    for version in versions:
-        problems += [f"{version.cell}: {problem}" for problem in _shortcomings(ledger, version)]
-    return problems
+def _refusal(reference: Reference, channel: str, failures: Sequence[Failure]) -> GateError:
+    failures = sorted(failures, key=_by_cell)
+    problems = "\n  ".join(f"{failure.cell}: {failure.problem}" for failure in failures)
+    return GateError(
+        f"{reference} is not promoted to {channel}; nothing was moved:\n  {problems}",
+        failures=failures,
+        fix=f"see phipack show {reference} for the evidence; fix these cells and run phipack release again",
+    )
+
+
+def _by_cell(failure: Failure) -> tuple[str, str]:
+    return failure.cell, failure.problem
+
+
+def _missing_cells(
+    ledger: Ledger, reference: Reference, versions: Sequence[CellVersion], rows: Sequence[CellVersion]
+) -> list[Failure]:
+    """Return the cells that the releases among `versions` plan, and that are not among them."""
+    if reference.cell is not None:
+        return []
+    chosen = {version.cell for version in versions}
+    failures = []
+    for release in sorted({version.release for version in versions}):
+        registered = {row.cell for row in rows if row.release == release}
+        for cell in sorted(set(ledger.planned_cells(reference.model, release)) - chosen):
+            if cell in registered:  # the reference is a channel, which does not point at it
+                problem = f"registered for {release}, but {reference} does not have this cell"
+            else:
+                problem = f"not registered for {release}, which plans this cell"
+            failures.append(Failure(cell, problem))
+    return failures
+
+
+def _evidence_failures(ledger: Ledger, versions: Sequence[CellVersion]) -> list[Failure]:
+    return [Failure(version.cell, problem) for version in versions for problem in _shortcomings(ledger, version)]
 
 
 def _shortcomings(ledger: Ledger, version: CellVersion) -> list[str]:
-    """What stands against a cell, read from the evidence itself: a tag is easily changed by hand."""
+    """Return why a cell does not pass, read from the evidence itself: a tag is easily changed by hand."""
     try:
         evidence = ledger.evidence(version)
-    except RegistryError as error:
+    except RegistryUnreachableError:
+        raise
+    except (RegistryError, MeasurementError) as error:
         return [error.problem]
     if evidence.bundle != version.digest:
         return [f"its evidence is of another bundle, {evidence.bundle}"]
@@ -166,9 +205,9 @@ def _shortcomings(ledger: Ledger, version: CellVersion) -> list[str]:
     return failed
 
 
-def _lacking_bytes(versions: Sequence[CellVersion]) -> list[str]:
+def _missing_bytes(versions: Sequence[CellVersion]) -> list[Failure]:
     return [
-        f"{version.cell}: its store {version.store} lacks bundle {version.digest}, or blobs of it"
+        Failure(version.cell, f"bundle {version.digest}, or a part of it, is not in its store {version.store}")
         for version in versions
         if not open_store(version.store).has_bundle(version.digest)
     ]
@@ -177,11 +216,11 @@ def _lacking_bytes(versions: Sequence[CellVersion]) -> list[str]:
 def _require_untouched(rows: Sequence[CellVersion], last: Move) -> None:
     numbers = {(row.cell, row.number) for row in rows}
     for move in last.cells:
-        now = _stand(rows, move.cell, last.channel)
+        now = _pointed_at(rows, move.cell, last.channel)
         if now != move.after:
             raise RegistryError(
                 f"cell {move.cell}: {last.channel} was moved since, by another program than phipack",
-                fix=f"promote what it is to be: phipack promote {last.model}:VERSION --to {last.channel}",
+                fix=f"promote the version that you want: phipack promote {last.model}:VERSION --to {last.channel}",
             )
         if move.before is not None and (move.cell, move.before.number) not in numbers:
             raise RegistryError(
@@ -191,7 +230,7 @@ def _require_untouched(rows: Sequence[CellVersion], last: Move) -> None:
 
 
 def _carry_out(ledger: Ledger, move: Move, before: Sequence[Move], check: Check) -> Move:
-    """Record after the moves `before`, move, mark as done; on any error, interrupt included, move back what moved."""
+    """Record the move after `before`, move, mark it as done; on any error or interrupt, move back what moved."""
     if not move.cells:
         return move
     for part in move.cells:  # before anything moves
@@ -211,23 +250,23 @@ def _carry_out(ledger: Ledger, move: Move, before: Sequence[Move], check: Check)
 
 
 def _undo_persistently(ledger: Ledger, move: Move, check: Check) -> None:
-    """Undo, and try on while the registry is away, until the lease is lost: then it is the next mover's."""
+    """Undo; try again while the registry is unreachable, until the lease is lost: then the next mover undoes it."""
     while True:
         try:
             return _undo(ledger, move, check)
-        except AwayError:
-            time.sleep(_AWAY_SECONDS)
-            with suppress(AwayError):
+        except RegistryUnreachableError:
+            time.sleep(_RETRY_SECONDS)
+            with suppress(RegistryUnreachableError):
                 check()
 
 
 def _undo(ledger: Ledger, move: Move, check: Check) -> None:
-    """Put every cell back that stands where the move wanted it, and mark the move as taken back."""
+    """Move every cell back that is where the move wanted it, and mark the move as taken back."""
     rows = ledger.versions(move.model)
     for hidden in {part.cell for part in move.cells} - {row.cell for row in rows}:
-        ledger.require_seen(move.model, hidden)
+        ledger.require_visible(move.model, hidden)
     for part in move.cells:
-        if _stand(rows, part.cell, move.channel) == part.after != part.before:
+        if _pointed_at(rows, part.cell, move.channel) == part.after != part.before:
             check()
             ledger.point(move.model, part.cell, move.channel, None if part.before is None else part.before.number)
     check()
@@ -235,10 +274,10 @@ def _undo(ledger: Ledger, move: Move, check: Check) -> None:
 
 
 def _settled(ledger: Ledger, model: str, check: Check) -> list[Move]:
-    """Undo what dead processes left: the lock or lease is held, so none of them lives. Give all moves, newest first.
+    """Undo what dead processes left (the lock or lease is held: none of them lives); return all moves, newest first.
 
-    No two moves begin at one moment. Records that do are one move's: MLflow's client had asked again for a record whose
-    making was not answered. Its end is in one of them; the others are closed, and move nothing.
+    No two moves begin at one moment. Records that do are one move's: MLflow's client repeated a request whose answer
+    was lost. The move's end is in one of them; the others are closed, and move nothing.
     """
     moves = ledger.moves(model)
     ended = {move.when for move in moves if move.state != "unfinished"}
@@ -252,9 +291,9 @@ def _settled(ledger: Ledger, model: str, check: Check) -> list[Move]:
     return ledger.moves(model) if unfinished else moves
 
 
-def _stand(rows: Sequence[CellVersion], cell: str, channel: str) -> Stand | None:
-    return next((Stand.of(row) for row in rows if row.cell == cell and channel in row.channels), None)
+def _pointed_at(rows: Sequence[CellVersion], cell: str, channel: str) -> VersionId | None:
+    return next((VersionId.of(row) for row in rows if row.cell == cell and channel in row.channels), None)
 
 
-def _evidence_of(rows: Sequence[CellVersion], cell: str, stand: Stand | None) -> str | None:
-    return next((row.evidence for row in rows if row.cell == cell and Stand.of(row) == stand), None)
+def _evidence_of(rows: Sequence[CellVersion], cell: str, version: VersionId | None) -> str | None:
+    return next((row.evidence for row in rows if row.cell == cell and VersionId.of(row) == version), None)

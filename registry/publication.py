@@ -150,7 +150,7 @@ def _copy_bundle(row: CellVersion, into: Store, on_progress: Progress) -> Manife
     for blob in missing:
         on_progress(Step("upload", done, total, "bytes", row.cell))
         with source.open_blob(blob.digest) as stream:
-            into.put(stream, blob, what=f"{row.reference}, {source.place_of(blob.digest)}")
+            into.put(stream, blob, what=f"{row.reference}, {source.location_of(blob.digest)}")
         done += blob.bytes
         on_progress(Step("upload", done, total, "bytes", row.cell))
     return manifest

@@ -1,11 +1,11 @@
 """Roles: who may move which channel. Pure.
 
-The project file's lists hold. Where no project file of the model is at hand, the list holds that the channel's last
-move was made under: running the command in another folder lifts nothing. A name on a list is a person's on any host
-(`alice`) or on one (`release-bot@ci-1`).
+The project file's lists apply. Without a project file of the model, the list of the channel's last move does: running
+the command in another folder changes nothing. A name on a list is a person's on any host (`alice`) or on one
+(`release-bot@ci-1`).
 
-The command enforces this and the history keeps it. It is no wall: names are what the operating system says, and who may
-write to MLflow can move aliases without phipack. MLflow's own permissions are the wall.
+The command enforces this and the history keeps it. It stops accidents: names are what the operating system says, and an
+account that may write to MLflow can move aliases without phipack. MLflow's own permissions are the guard.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from targets.project import Roles
 
 
 def require_promoter(who: str, channel: str, moves: Sequence[Move], roles: Roles | None) -> tuple[str, ...] | None:
-    """Give the list that lets `who` move the channel, None where everybody may; `moves`: the model's, newest first.
+    """Return the list that lets `who` move the channel, None where everybody may; `moves`: the model's, newest first.
 
     Raises:
-        RegistryError: the list in force does not name them.
+        RegistryError: `who` is not on the list that applies.
     """
     if roles is not None:
         promoters, source = roles.promoters.get(channel), f"[channels.{channel}] in {roles.source}"

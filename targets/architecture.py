@@ -1,8 +1,8 @@
-"""What a model is made of: the facts that every builder needs. `config_json.py` reads them out of `config.json`.
+"""The shape of a model: the facts that every builder needs. `config_json.py` reads them from `config.json`.
 
-Field names follow what the numbers mean, not how a config spells them. All families are seen in one order of
-tensors and rows, Phi-3's (transformers' `Phi3ForCausalLM`): fused rows are [q | k | v] and [gate | up]. Where a
-checkpoint keeps them otherwise, `layouts.py` says from what each tensor is put together.
+Field names follow what the numbers mean, not how a config spells them. All families use one order of tensors and
+rows, that of Phi-3 (transformers' `Phi3ForCausalLM`): fused rows are [q | k | v] and [gate | up]. Where a checkpoint
+stores them differently, `layouts.py` lists the stored tensors that each canonical tensor is assembled from.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 class LongRope:
     """Per-frequency divisors: `short` while the sequence fits in `original_context`, `long` beyond it.
 
-    Cosines and sines are multiplied with the attention factor of the side that holds.
+    Cosines and sines are multiplied by the attention factor of the set in use.
     """
 
     short: tuple[float, ...]
@@ -41,7 +41,7 @@ class BlockSparse:
     dense_every: int
 
     def is_sparse(self, layer: int) -> bool:
-        """True where a layer (from 0) does not attend to all that came before."""
+        """Return True if the layer (from 0) does not attend to all earlier tokens."""
         return self.dense_every == 0 or (layer + 1) % self.dense_every != 0
 
     @property
@@ -59,7 +59,7 @@ class Architecture:
 
     `gegelu_limit`: None for SwiGLU (silu(gate) * up); a number for Phi-3-small's gate: with g = gate clamped to at most
     the limit and l = up clamped to ± the limit, g * sigmoid(1.702 g) * (l + 1).
-    `biased`: norms are LayerNorm with a bias and all matrices in the layers have one; else RMSNorm and no biases.
+    `biased`: norms are LayerNorm and have a bias, as all matrices in the layers do; otherwise RMSNorm and no biases.
     `hidden_token_ids`: ids whose logits are minus infinity.
     """
 
@@ -80,15 +80,15 @@ class Architecture:
     family: Family = "phi3"
     biased: bool = False
     gegelu_limit: float | None = None
-    attention_scale: float | None = None  # of the scores; None: head_dim ** -0.5, see `score_scale`
-    embedding_multiplier: float = 1.0  # embedded tokens are multiplied with it
+    attention_scale: float | None = None  # scale of the scores; None means head_dim ** -0.5, see `score_scale`
+    embedding_multiplier: float = 1.0  # embedded tokens are multiplied by it
     logit_divisor: float = 1.0
     block_sparse: BlockSparse | None = None
     hidden_token_ids: tuple[int, ...] = ()
 
     @property
     def score_scale(self) -> float:
-        """What products of queries and keys are multiplied with."""
+        """The factor by which products of queries and keys are multiplied."""
         return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
 
     @property
@@ -103,25 +103,25 @@ class Architecture:
 
     @property
     def effective_window(self) -> int | None:
-        """The sliding window where it can bite: None if no position of the context lies past it."""
+        """The sliding window, or None if the context is too short for it to have an effect."""
         if self.sliding_window is None or self.sliding_window >= self.context_length:
             return None
         return self.sliding_window
 
     def longrope_edge(self, context_length: int) -> int | None:
-        """Longest sequence in tokens that takes longrope's short factors; None where the context does not pass it."""
+        """Return the longest sequence, in tokens, with longrope's short factors; None if no context is longer."""
         rope = self.longrope
         return None if rope is None or context_length <= rope.original_context else rope.original_context
 
     def effective_sparsity(self, length: int) -> BlockSparse | None:
-        """The sparse layers' pattern where it can bite; None where every one of `length` tokens sees all before it."""
+        """Return the sparse layers' pattern, or None if each of `length` tokens attends to all earlier ones."""
         sparse = self.block_sparse
         return None if sparse is None or length <= sparse.dense_up_to else sparse
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor of the model by its canonical name (Phi-3's, biases beside weights), in file order.
+        """Return the shape of every tensor by its canonical name, in file order. Matrices are [out, in].
 
-        Matrices are [out, in].
+        Canonical names are those of Phi-3. A bias has its weight's name with `.bias` in place of `.weight`.
         """
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary_size, self.hidden_size)}
         for layer in range(self.layer_count):
@@ -144,7 +144,7 @@ class Architecture:
 
     @property
     def head_tensor(self) -> str:
-        """Name of the tensor that gives the logits: the embedding itself where it is tied."""
+        """Name of the tensor that produces the logits: the embedding itself if it is tied."""
         return "model.embed_tokens.weight" if self.tied_embeddings else "lm_head.weight"
 
     @property
@@ -153,5 +153,5 @@ class Architecture:
         return sum(math.prod(shape) for shape in self.tensor_shapes().values())
 
     def kv_cache_bytes(self, tokens: int, *, bytes_per_value: int = 2) -> int:
-        """Bytes of keys and values of `tokens` positions over all layers."""
+        """Return the bytes of keys and values of `tokens` positions over all layers."""
         return 2 * self.layer_count * self.kv_width * tokens * bytes_per_value

@@ -1,6 +1,6 @@
-"""`config.json` of each family, read into an `Architecture`. Its rope has several forms: `config_rope.py`.
+"""Reads the `config.json` of each family into an `Architecture`. The rope has several forms: see `config_rope.py`.
 
-Sources: transformers' `Phi3Config` and `LlamaConfig`, and the configuration that Phi-3-small's repositories carry.
+Sources: transformers' `Phi3Config` and `LlamaConfig`, and the configuration file in Phi-3-small's repositories.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from targets.architecture import Architecture, BlockSparse
-from targets.config_reader import ConfigReader
+from targets.config_reader import DOWNLOAD_AGAIN, USE_SUPPORTED, ConfigReader
 from targets.config_rope import LLAMA_ROPE, PHI3_ROPE, SMALL_ROPE, read_rope
 from targets.errors import CheckpointError, UnsupportedModelError, did_you_mean
 
-# Phi-3-small's ids without a meaning: unused ones between its added tokens, and the padding of the vocabulary.
+# Unused token ids of Phi-3-small: those between its added tokens, and the padding of the vocabulary.
 SMALL_UNUSED_IDS = (100256, 100258, 100259, 100260, 100264, 100265, *range(100267, 100352))
 
 
@@ -21,14 +21,14 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     """Read `config.json`.
 
     Raises:
-        CheckpointError: a key is missing or makes no sense.
-        UnsupportedModelError: another architecture, activation or rope than the families'.
+        CheckpointError: a key is missing or has an invalid value.
+        UnsupportedModelError: the architecture, the activation or the rope is not supported.
     """
     name = _architecture_name(config)
     if config.get("quantization_config"):
         raise UnsupportedModelError(
             "config.json: quantization_config: the weights are quantized already",
-            fix="take the checkpoint in float16, bfloat16 or float32, as released",
+            fix="use the model's original checkpoint in float16, bfloat16 or float32",
         )
     return _READERS[name](config)
 
@@ -39,10 +39,16 @@ def _read_phi3_or_llama(config: Mapping[str, Any]) -> Architecture:
     reader = ConfigReader(config)
     hidden, heads, kv_heads = _head_counts(reader)
     if reader.number("partial_rotary_factor", default=1.0) != 1.0:
-        raise UnsupportedModelError("config.json: partial_rotary_factor other than 1 is not Phi-3's rope")
+        raise UnsupportedModelError(
+            f"config.json: partial_rotary_factor {config['partial_rotary_factor']!r} is not supported; only 1 is",
+            fix=USE_SUPPORTED,
+        )
     _refuse_other_activation(config, "silu")
     if config.get("attention_bias") or config.get("mlp_bias"):
-        raise UnsupportedModelError("config.json: attention_bias and mlp_bias are not supported: Phi-3 has no biases")
+        raise UnsupportedModelError(
+            "config.json: attention_bias and mlp_bias are not supported: Phi-3 and Llama checkpoints have no biases",
+            fix=USE_SUPPORTED,
+        )
     context = reader.positive("max_position_embeddings")
     window = None if is_llama else config.get("sliding_window")
     head_dim = reader.positive("head_dim", default=hidden // heads)
@@ -73,9 +79,15 @@ def _read_phi3_small(config: Mapping[str, Any]) -> Architecture:
     head_dim = hidden // heads
     _refuse_other_activation(config, "gegelu")
     if config.get("blocksparse_homo_head_pattern"):
-        raise UnsupportedModelError("config.json: blocksparse_homo_head_pattern is not supported; Phi-3-small has none")
+        raise UnsupportedModelError(
+            "config.json: blocksparse_homo_head_pattern is not supported; released Phi-3-small models do not set it",
+            fix=USE_SUPPORTED,
+        )
     if reader.number("rope_position_scale", default=1.0) != 1.0:
-        raise UnsupportedModelError("config.json: rope_position_scale other than 1 is not Phi-3-small's rope")
+        raise UnsupportedModelError(
+            f"config.json: rope_position_scale {config['rope_position_scale']!r} is not supported; only 1 is",
+            fix=USE_SUPPORTED,
+        )
     multiplier = reader.number("mup_attn_multiplier", default=1.0)
     context = reader.positive("max_position_embeddings", default=8192)
     rope = read_rope(config, SMALL_ROPE, context, head_dim)
@@ -120,30 +132,41 @@ SUPPORTED = tuple(_READERS)
 
 
 def _head_counts(reader: ConfigReader) -> tuple[int, int, int]:
-    """Give hidden size, query heads and key heads, which must divide one another."""
+    """Return the hidden size, the number of query heads and the number of key heads.
+
+    Raises:
+        CheckpointError: the hidden size is no multiple of the query heads, or the query heads none of the key heads.
+    """
     hidden = reader.positive("hidden_size")
     heads = reader.positive("num_attention_heads")
     kv_heads = reader.positive("num_key_value_heads", default=heads)
     if hidden % heads or heads % kv_heads:
         raise CheckpointError(
             f"config.json: hidden_size {hidden}, num_attention_heads {heads} and num_key_value_heads {kv_heads} "
-            "don't divide one another"
+            "don't divide one another",
+            fix=DOWNLOAD_AGAIN,
         )
     return hidden, heads, kv_heads
 
 
 def _refuse_other_activation(config: Mapping[str, Any], wanted: str) -> None:
     if config.get("hidden_act", wanted) != wanted:
-        raise UnsupportedModelError(f"config.json: hidden_act {config['hidden_act']!r}; this family has {wanted!r}")
+        raise UnsupportedModelError(
+            f"config.json: hidden_act {config['hidden_act']!r} is not supported; this family has {wanted!r}",
+            fix=USE_SUPPORTED,
+        )
 
 
 def _hidden_token_ids(config: Mapping[str, Any], vocabulary: int) -> tuple[int, ...]:
-    """Give `dummy_token_indices`; the released models' own where the config lists none."""
+    """Return `dummy_token_indices`, or those of the released models if the config has no such key."""
     ids = config.get("dummy_token_indices")
     if ids is None:
         return tuple(token for token in SMALL_UNUSED_IDS if token < vocabulary)
     if not isinstance(ids, list) or not all(type(token) is int and 0 <= token < vocabulary for token in ids):
-        raise CheckpointError(f"config.json: dummy_token_indices must list ids of the vocabulary of {vocabulary}")
+        raise CheckpointError(
+            f"config.json: dummy_token_indices must list ids of the vocabulary of {vocabulary}",
+            fix=f"list whole numbers from 0 to {vocabulary - 1}, or remove the key to use those of the released models",
+        )
     return tuple(sorted(set(ids)))
 
 
@@ -152,12 +175,12 @@ def _architecture_name(config: Mapping[str, Any]) -> str:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise CheckpointError(
             "config.json: 'architectures' is missing or empty, so the kind of model is unknown",
-            fix='add "architectures": ["Phi3ForCausalLM"] if that is what it is',
+            fix='add "architectures": ["Phi3ForCausalLM"] if the model is a Phi-3',
         )
     for name in names:
         if name in SUPPORTED:
             return str(name)
     raise UnsupportedModelError(
         f"config.json: architecture {names[0]!r} is not supported",
-        fix=did_you_mean(names[0], SUPPORTED) + "; phipack export makes a plain ONNX folder of what optimum knows",
+        fix=did_you_mean(names[0], SUPPORTED) + "; phipack export writes a plain ONNX folder of any model of optimum",
     )

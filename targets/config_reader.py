@@ -1,4 +1,4 @@
-"""Numbers out of `config.json`, or of an object within it, with errors that name the key."""
+"""Reads numbers from `config.json`, or from an object within it, with errors that name the key."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ from typing import Any
 from targets.errors import CheckpointError
 
 LARGEST_SIZE = (1 << 31) - 1  # of a dimension or a count
+DOWNLOAD_AGAIN = "download the checkpoint's config.json again, or correct the value to what the model was trained with"
+USE_SUPPORTED = "use the checkpoint of a released Phi-3 model, or of a model with the same architecture"
 
 
 class ConfigReader:
-    """Reads numbers out of a config. `where` stands before the key's name in errors, such as "rope_parameters."."""
+    """Reads numbers from a config. `where` is the prefix of the key's name in errors, such as "rope_parameters."."""
 
     def __init__(self, config: Mapping[str, Any], where: str = "") -> None:
         self._config = config
         self._where = where
 
     def positive(self, key: str, *, default: int | None = None) -> int:
-        """Return a whole number from 1; `default` where the key is absent or null."""
+        """Return a whole number from 1, or `default` if the key is absent or null."""
         return self._whole(key, default, 1)
 
     def count(self, key: str, *, default: int | None = None) -> int:
-        """Return a whole number from 0; `default` where the key is absent or null."""
+        """Return a whole number from 0, or `default` if the key is absent or null."""
         return self._whole(key, default, 0)
 
     def number(self, key: str, *, default: float) -> float:
-        """Return a number over 0, finite as a float; `default` where the key is absent."""
+        """Return a number over 0, finite as a float, or `default` if the key is absent."""
         value = self._config.get(key, default)
         if not is_positive(value):
-            raise CheckpointError(f"config.json: {self._where}{key} must be a positive number, not {value!r}")
+            raise CheckpointError(
+                f"config.json: {self._where}{key} must be a positive number, not {value!r}", fix=DOWNLOAD_AGAIN
+            )
         return float(value)
 
     def number_or_null(self, key: str, *, default: float) -> float:
-        """Return a number over 0, finite as a float; `default` where the key is absent or null."""
+        """Return a number over 0, finite as a float, or `default` if the key is absent or null."""
         return default if self._config.get(key) is None else self.number(key, default=default)
 
     def _whole(self, key: str, default: int | None, least: int) -> int:
@@ -43,12 +47,12 @@ class ConfigReader:
             value = default
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_SIZE:
             kind = "a positive whole number" if least else "a whole number from 0"
-            raise CheckpointError(f"config.json: {self._where}{key} must be {kind}, not {value!r}")
+            raise CheckpointError(f"config.json: {self._where}{key} must be {kind}, not {value!r}", fix=DOWNLOAD_AGAIN)
         return value
 
 
 def is_positive(value: object) -> bool:
-    """Return True for a number over 0 that is finite as a float (JSON may write an integer of 400 digits)."""
+    """Return True for a number over 0 that is finite as a float (JSON may contain an integer of 400 digits)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return 0 < value <= sys.float_info.max

@@ -1,12 +1,12 @@
-"""The rotary embedding in `config.json`, in each form that it is written.
+"""Reads the rotary embedding from `config.json`, in each form in which it is written.
 
 transformers up to 4 writes `rope_theta`, and `rope_scaling`: null or an object for longrope. transformers 5 writes one
-object, `rope_parameters`, that holds all of it; it also takes that object under the name `rope_scaling`. What such an
-object says is therefore read alike under both names. Two statements that differ are refused: releases of transformers
-disagree on which of them holds.
+object, `rope_parameters`, that holds all of it; it also accepts that object under the name `rope_scaling`. Such an
+object is therefore read in the same way under both names. Two values that contradict each other are refused: releases
+of transformers disagree on which of them applies.
 
 Sources: `RotaryEmbeddingConfigMixin` and `Phi3Config` of transformers 5.24, `Phi3Config` and `LlamaConfig` of 4.57, and
-the configuration that Phi-3-small's repositories carry.
+the configuration file in Phi-3-small's repositories.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from targets.architecture import LongRope
-from targets.config_reader import ConfigReader, is_positive
+from targets.config_reader import DOWNLOAD_AGAIN, USE_SUPPORTED, ConfigReader, is_positive
 from targets.errors import CheckpointError, UnsupportedModelError, did_you_mean
 
-FILLED_IN_THETA = 10000.0  # what transformers 5 writes within the object where a family's own class has no rope_theta
+FILLED_IN_THETA = 10000.0  # transformers 5 writes this within the object if a family's own class has no rope_theta
 LONGROPE_TYPES = ("longrope", "su")  # releases of 2024-04 say "su"
+_KEEP_ONE = "keep the one that the model was trained with and remove the other"
 _OBJECTS = ("rope_scaling", "rope_parameters")
 _PLAIN_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 _LONGROPE_KEYS = ("short_factor", "long_factor", "original_max_position_embeddings", "short_mscale", "long_mscale")
@@ -31,11 +32,11 @@ _LONGROPE_KEYS = ("short_factor", "long_factor", "original_max_position_embeddin
 class RopeKeys:
     """How a family writes its rope.
 
-    `theta`: the top-level key of the rotary base. `default_theta`: the base where no key states it.
-    `longrope_keys`: keys of a longrope object; empty where the family has no longrope.
-    `original_context`: longrope's original context where no key states it.
+    `theta`: the top-level key of the rotary base. `default_theta`: the base if no key states it.
+    `longrope_keys`: keys of a longrope object; empty if the family has no longrope.
+    `original_context`: longrope's original context if no key states it.
     `original_context_outside`: transformers reads it at the top level, and never within the object.
-    `theta_within`: the object's `rope_theta` is the base, too. Otherwise it says nothing: transformers 5 fills it in.
+    `theta_within`: the object's `rope_theta` is the base too. Otherwise it has no meaning: transformers 5 fills it in.
     """
 
     family: str
@@ -66,7 +67,7 @@ SMALL_ROPE = RopeKeys(
 
 @dataclass(frozen=True)
 class Rope:
-    """What a config says of its rope."""
+    """A model's rope."""
 
     theta: float
     longrope: LongRope | None
@@ -76,15 +77,15 @@ def read_rope(config: Mapping[str, Any], keys: RopeKeys, context: int, head_dim:
     """Read the rope of a model with a context of `context` tokens and heads of `head_dim`.
 
     Raises:
-        CheckpointError: a value makes no sense, or two of them contradict each other.
-        UnsupportedModelError: a type of rope, or a key of it, that the family doesn't have.
+        CheckpointError: a value is invalid, or two values contradict each other.
+        UnsupportedModelError: the family does not have this type of rope, or one of its keys.
     """
     thetas = {}
     if keys.theta in config or not keys.theta_within:
         thetas[keys.theta] = ConfigReader(config).number(keys.theta, default=keys.default_theta)
     longropes: dict[str, LongRope | None] = {}
     if "rope_scaling" in config:
-        longropes["rope_scaling"] = None  # null says: no longrope
+        longropes["rope_scaling"] = None  # null means no longrope
     for name in _OBJECTS:
         value = config.get(name)
         if value is None:
@@ -101,21 +102,24 @@ def read_rope(config: Mapping[str, Any], keys: RopeKeys, context: int, head_dim:
 
 
 def _checked(value: object, name: str, keys: RopeKeys) -> ConfigReader:
-    """Return a reader of a rope's object after the check that the family knows its type and all of its keys."""
+    """Check that the family knows the type and all keys of a rope's object. Return a reader of the object."""
     if not isinstance(value, Mapping):
-        raise CheckpointError(f"config.json: {name} must be null or an object, not {value!r}")
+        raise CheckpointError(f"config.json: {name} must be null or an object, not {value!r}", fix=DOWNLOAD_AGAIN)
     for key, inner in value.items():
         if isinstance(inner, Mapping):
             raise UnsupportedModelError(
-                f"config.json: {name}.{key}: a rope of its own for a type of layer is not supported; "
-                f"all layers of {keys.family} have one"
+                f"config.json: {name}.{key}: a separate rope for a type of layer is not supported; "
+                f"all layers of {keys.family} have the same one",
+                fix=USE_SUPPORTED,
             )
     kind = _kind(value, name)
     known: tuple[str, ...] = _PLAIN_KEYS
     if kind != "default":
         if kind != "longrope" or not keys.longrope_keys:
             has = "'default' and 'longrope' (or 'su')" if keys.longrope_keys else "'default' (not Llama-3.1's or later)"
-            raise UnsupportedModelError(f"config.json: {name} type {kind!r} is not supported; {keys.family} has {has}")
+            raise UnsupportedModelError(
+                f"config.json: {name} type {kind!r} is not supported; {keys.family} has {has}", fix=USE_SUPPORTED
+            )
         known += keys.longrope_keys
     for key in value:
         if key not in known:
@@ -126,19 +130,20 @@ def _checked(value: object, name: str, keys: RopeKeys) -> ConfigReader:
     reader = ConfigReader(value, f"{name}.")
     if reader.number("partial_rotary_factor", default=1.0) != 1.0:
         raise UnsupportedModelError(
-            f"config.json: {name}.partial_rotary_factor {value['partial_rotary_factor']!r} is not supported; only 1 is"
+            f"config.json: {name}.partial_rotary_factor {value['partial_rotary_factor']!r} is not supported; only 1 is",
+            fix=USE_SUPPORTED,
         )
     return reader
 
 
 def _kind(value: Mapping[str, Any], name: str) -> object:
-    """Return a rope's type: "default", "longrope" under any of its names, or whatever else is written."""
+    """Return a rope's type: "default", "longrope" for any of its names, or any other value as it is written."""
     written = [value[key] for key in ("rope_type", "type") if value.get(key) is not None]
     kinds = ["longrope" if kind in LONGROPE_TYPES else kind for kind in written]
     if len(kinds) > 1 and kinds[0] != kinds[1]:
         raise CheckpointError(
             f"config.json: {name}.rope_type {written[0]!r} and {name}.type {written[1]!r} contradict each other",
-            fix=f"keep {name}.rope_type alone, with the type that the model was trained with",
+            fix=f"remove {name}.type, and set {name}.rope_type to the type that the model was trained with",
         )
     return kinds[0] if kinds else "default"
 
@@ -147,7 +152,10 @@ def _longrope(config: Mapping[str, Any], name: str, keys: RopeKeys, context: int
     inner = ConfigReader(config[name], f"{name}.")
     original = _original_context(config, name, keys)
     if original == 1:
-        raise CheckpointError("config.json: original_max_position_embeddings must be over 1 with longrope, not 1")
+        raise CheckpointError(
+            "config.json: original_max_position_embeddings must be over 1 with longrope, not 1",
+            fix="set original_max_position_embeddings to the context, in tokens, that the model had before longrope",
+        )
     ratio = inner.number_or_null("factor", default=context / original)
     factor = 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(original))
     factor = inner.number_or_null("attention_factor", default=factor)
@@ -161,7 +169,7 @@ def _longrope(config: Mapping[str, Any], name: str, keys: RopeKeys, context: int
 
 
 def _original_context(config: Mapping[str, Any], name: str, keys: RopeKeys) -> int:
-    """Return the context before longrope, in tokens: Phi-3 has it next to the object, Phi-3-small within."""
+    """Return the context before longrope, in tokens. Phi-3 states it next to the object, Phi-3-small within it."""
     key = "original_max_position_embeddings"
     outside = config.get(key)
     outer = ConfigReader(config).positive(key, default=keys.original_context)
@@ -170,12 +178,12 @@ def _original_context(config: Mapping[str, Any], name: str, keys: RopeKeys) -> i
         return inner
     if outside is None:
         raise CheckpointError(
-            f"config.json: {key} is missing, which transformers reads as {outer}; {name}.{key} says {inner}",
-            fix=f'add "{key}": {inner} at the top level, where {keys.family} has it, if that is what it is',
+            f"config.json: {key} is missing, so transformers uses {outer}, but {name}.{key} is {inner}",
+            fix=f'add "{key}": {inner} at the top level, where {keys.family} has it, if that is the right value',
         )
     raise CheckpointError(
         f"config.json: {key} {outer} and {name}.{key} {inner} contradict each other",
-        fix="keep the one that the model was trained with",
+        fix=_KEEP_ONE,
     )
 
 
@@ -183,32 +191,34 @@ def _factors(value: Mapping[str, Any], name: str, head_dim: int) -> tuple[float,
     values = value.get(name.rpartition(".")[2])
     if not isinstance(values, list) or len(values) != head_dim // 2:
         found = len(values) if isinstance(values, list) else values
-        raise CheckpointError(f"config.json: {name} must list {head_dim // 2} numbers, not {found!r}")
+        raise CheckpointError(
+            f"config.json: {name} must list {head_dim // 2} numbers, not {found!r}", fix=DOWNLOAD_AGAIN
+        )
     if not all(is_positive(v) for v in values):
-        raise CheckpointError(f"config.json: {name} holds a value that is not a positive number")
+        raise CheckpointError(f"config.json: {name} holds a value that is not a positive number", fix=DOWNLOAD_AGAIN)
     return tuple(float(v) for v in values)
 
 
 def _agreed(thetas: Mapping[str, float], default: float) -> float:
-    """Return the one base that all keys state."""
+    """Return the base that all keys agree on."""
     if len(set(thetas.values())) > 1:
         raise CheckpointError(
             "config.json: "
             + " and ".join(f"{key} {theta!r}" for key, theta in thetas.items())
             + " contradict each other",
-            fix="keep the one that the model was trained with",
+            fix=_KEEP_ONE,
         )
     return next(iter(thetas.values()), default)
 
 
 def _agreed_longrope(config: Mapping[str, Any], longropes: Mapping[str, LongRope | None]) -> LongRope | None:
-    """Return what both objects state."""
+    """Return the longrope that both objects agree on."""
     if len(set(longropes.values())) > 1:
         one, other = (config[name] or {} for name in _OBJECTS)
         keys = sorted(key for key in {*one, *other} - {"rope_theta"} if one.get(key) != other.get(key))
         differences = ", ".join(keys) if all(longropes.values()) else "one has longrope, the other has none"
         raise CheckpointError(
             f"config.json: rope_scaling and rope_parameters contradict each other: {differences}",
-            fix="keep the one that the model was trained with",
+            fix=_KEEP_ONE,
         )
     return next(iter(longropes.values()), None)

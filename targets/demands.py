@@ -1,4 +1,4 @@
-"""Gates as they stand in a TOML file: a table of figures and bounds, every figure one that evidence has."""
+"""The table of gates in a TOML file: a bound for each figure. Every figure must be one that evidence has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from targets.toml_file import RefusedValueError
 def _known_figures(gates: dict[str, Gate]) -> dict[str, Gate]:
     for figure in gates:
         if figure not in FIGURES:
-            raise RefusedValueError(f"no figure {figure!r}", at=(figure,), fix=did_you_mean(figure, FIGURES))
+            raise RefusedValueError(f"unknown figure {figure!r}", at=(figure,), fix=did_you_mean(figure, FIGURES))
     return gates
 
 

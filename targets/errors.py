@@ -1,7 +1,7 @@
-"""What can go wrong, one class a kind. Everything that phipack raises on purpose is a `PhipackError`.
+"""Every kind of error that phipack raises on purpose, one class each. All are subclasses of `PhipackError`.
 
-An error says what failed, on which value (`problem`), and what to do next (`fix`). The command line prints the two
-without a traceback. Foreign exceptions are wrapped once, where they enter, with `from`.
+An error says what failed and with which value (`problem`), and what to do next (`fix`). The command line prints both
+without a traceback. Exceptions of other libraries are wrapped once, where they are caught first, with `from`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-ERROR_EXIT_CODE = 1  # bad input, and whatever has no code of its own
+ERROR_EXIT_CODE = 1  # bad input, and any error without an exit code of its own
 USAGE_EXIT_CODE = 2
 GATE_EXIT_CODE = 3
 UNREACHABLE_EXIT_CODE = 4  # a service did not answer: the same command may succeed later
@@ -18,42 +18,42 @@ INTERRUPTED_EXIT_CODE = 130
 
 
 class PhipackError(Exception):
-    """Base of all errors. `exit_code` is what the command line ends with."""
+    """Base of all errors. `exit_code` is the exit code of the command line."""
 
     exit_code = ERROR_EXIT_CODE
 
-    def __init__(self, problem: str, *, fix: str | None = None) -> None:
-        super().__init__(problem if fix is None else f"{problem}\n  fix: {fix}")
+    def __init__(self, problem: str, *, fix: str) -> None:
+        super().__init__(f"{problem}\n  fix: {fix}")
         self.problem = problem
         self.fix = fix
 
 
 class CheckpointError(PhipackError):
-    """A checkpoint folder can't be read: a shard, a tensor, the config or the tokenizer is missing or wrong."""
+    """A checkpoint folder can't be read: a shard, a tensor, the config or the tokenizer is missing or invalid."""
 
 
 class UnsupportedModelError(CheckpointError):
-    """The checkpoint is sound, but of an architecture, rope or recipe that can't be built."""
+    """The checkpoint is valid, but its architecture or rope is not supported, or not by the recipe."""
 
 
 class RecipeError(PhipackError):
-    """No such recipe, or one that does not apply to this model."""
+    """The recipe is unknown, or does not apply to this model."""
 
 
 class TargetError(PhipackError):
-    """No such target, or its file is wrong."""
+    """The target is unknown, or its file is invalid."""
 
 
 class ProjectError(PhipackError):
-    """`phipack.toml` is wrong. The problem names file, line and key."""
+    """`phipack.toml` is invalid. The problem names file, line and key."""
 
 
 class FitError(PhipackError):
-    """The model does not fit the target in the asked recipe."""
+    """The model does not fit the target with the requested recipe."""
 
 
 class BuildError(PhipackError):
-    """A build failed for a reason outside the checkpoint: the disk is full, a tool is missing."""
+    """A build failed for a reason outside the checkpoint, such as a full disk or a missing tool."""
 
 
 class MeasurementError(PhipackError):
@@ -69,21 +69,21 @@ class Failure:
 
 
 class GateError(PhipackError):
-    """Evidence does not pass its gates. `failures`: every reason, by cell."""
+    """Evidence does not pass its gates. `failures`: every reason, with its cell."""
 
     exit_code = GATE_EXIT_CODE
 
-    def __init__(self, problem: str, *, failures: Iterable[Failure] = (), fix: str | None = None) -> None:
+    def __init__(self, problem: str, *, failures: Iterable[Failure] = (), fix: str) -> None:
         super().__init__(problem, fix=fix)
         self.failures = tuple(failures)
 
 
 class ReleaseError(PhipackError):
-    """Cells of a release failed; each was reported by itself."""
+    """Cells of a release failed. Each failure was reported separately."""
 
 
 class BundleError(PhipackError):
-    """A folder is not a bundle, or its bytes are not the ones that its manifest names."""
+    """A folder is not a bundle, or its files do not match its manifest."""
 
 
 class StoreError(PhipackError):
@@ -91,23 +91,23 @@ class StoreError(PhipackError):
 
 
 class RegistryError(PhipackError):
-    """MLflow can't be reached, or what was asked contradicts what is registered."""
+    """MLflow refuses a request, or a request contradicts what is registered."""
 
 
 class RegistryUnreachableError(RegistryError):
-    """MLflow or its database does not answer, or is in trouble; in a moment it may answer again."""
+    """MLflow or its database does not answer, or answers with a server error. A later try may succeed."""
 
     exit_code = UNREACHABLE_EXIT_CODE
 
 
 class StoreUnreachableError(StoreError):
-    """The store's server does not answer, or is in trouble; in a moment it may answer again."""
+    """The store's server does not answer, or answers with a server error. A later try may succeed."""
 
     exit_code = UNREACHABLE_EXIT_CODE
 
 
 class MalformedReferenceError(PhipackError):
-    """A reference `MODEL[:VERSION|:CHANNEL|:^RANGE][@TARGET]` is malformed or names nothing."""
+    """A reference `MODEL[:VERSION|:CHANNEL|:RANGE][@CELL]` is malformed, or no version matches it."""
 
 
 class FetchError(PhipackError):
@@ -115,7 +115,7 @@ class FetchError(PhipackError):
 
 
 class FetchUnreachableError(FetchError):
-    """The server of a bundle or catalog does not answer, or is in trouble; in a moment it may answer again."""
+    """The server of a bundle or catalog does not answer, or answers with a server error. A later try may succeed."""
 
     exit_code = UNREACHABLE_EXIT_CODE
 
@@ -125,15 +125,15 @@ class SetupError(PhipackError):
 
 
 class KeysError(PhipackError):
-    """Signing keys are missing, don't fit the root, or can't sign."""
+    """Signing keys are missing, are not the root's keys, or can't sign."""
 
 
 class PublicationError(PhipackError):
-    """A catalog can't be published, or what is published there is not what its keys signed."""
+    """A catalog can't be published, or the published catalog is not signed by its keys."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Give a fix that names the known value nearest to `name`, or all of them where none is near."""
+    """Return a fix that names the known value most similar to `name`, or all known values if none is similar."""
     choices = sorted(known)
     near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if near:

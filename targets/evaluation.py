@@ -1,4 +1,4 @@
-"""What a validation reads: the settings that the project file's `[evaluation]` and the command line give."""
+"""The settings of a validation, set in the project file's `[evaluation]` or on the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is read: `tokens` in windows of `window`. Greedy continuations start from the first windows' heads."""
+    """Which tokens a validation reads: `tokens` of `text`, in windows of `window` tokens.
+
+    `greedy_prompts` greedy continuations of `greedy_new_tokens` tokens each start from the first
+    `greedy_prompt_tokens` tokens of the first windows.
+    """
 
     text: Path | None = None
     tokens: int = 4096

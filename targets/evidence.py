@@ -1,6 +1,6 @@
-"""Evidence: what is known of a bundle, figure by figure, each saying whether it was measured or predicted, and on what.
+"""Evidence: figures of a bundle. Each figure says whether it was measured or predicted, and on what.
 
-The JSON form (`evidence.json`) is what `phipack validate` writes, what MLflow keeps, and what promotion reads.
+`phipack validate` writes the JSON form (`evidence.json`), MLflow stores it, and promotion reads it.
 """
 
 from __future__ import annotations
@@ -15,37 +15,40 @@ from targets.gates import GateResult
 
 EVIDENCE_SCHEMA: Literal["phipack.evidence/1"] = "phipack.evidence/1"
 
-# Name -> (unit, what it says). The one list of figures; gates may bound any of them.
+# Name -> (unit, meaning). This is the only list of figures; a gate may bound any of them.
 FIGURES: dict[str, tuple[str, str]] = {
     "kl_mean": ("nat", "mean KL divergence of the bundle's next-token distribution from the reference's"),
-    "kl_median": ("nat", "median of the same"),
-    "kl_p99": ("nat", "99th percentile of the same"),
-    "kl_max": ("nat", "maximum of the same"),
-    "same_top_share": ("share", "positions where both give the same most likely token"),
+    "kl_median": ("nat", "median KL divergence"),
+    "kl_p99": ("nat", "99th percentile of the KL divergence"),
+    "kl_max": ("nat", "maximum KL divergence"),
+    "same_top_share": ("share", "positions where bundle and reference have the same most likely token"),
     "perplexity": ("1", "the bundle's perplexity on the text"),
     "reference_perplexity": ("1", "the checkpoint's perplexity on the text, float32"),
     "perplexity_ratio": ("1", "perplexity / reference_perplexity"),
     "past_exact_kl_mean": ("nat", "mean KL divergence past the longest sequence that the runtime computes exactly"),
-    "past_exact_same_top_share": ("share", "positions past it where both give the same most likely token"),
-    "past_exact_perplexity_ratio": ("1", "perplexity / reference_perplexity past it"),
-    "past_edge_kl_mean": ("nat", "mean KL divergence past longrope's edge, opened as the manifest says"),
-    "past_edge_same_top_share": ("share", "positions past that edge where both give the same most likely token"),
+    "past_exact_same_top_share": ("share", "positions past that length where both have the same most likely token"),
+    "past_exact_perplexity_ratio": ("1", "perplexity / reference_perplexity past that length"),
+    "past_edge_kl_mean": ("nat", "mean KL divergence past longrope's edge, in a runtime opened as the manifest says"),
+    "past_edge_same_top_share": ("share", "positions past that edge where both have the same most likely token"),
     "past_edge_perplexity_ratio": ("1", "perplexity / reference_perplexity past that edge"),
     "under_edge_kl_mean": ("nat", "mean KL divergence of short sequences in a runtime opened for the whole context"),
-    "under_edge_same_top_share": ("share", "positions in those where both give the same most likely token"),
-    "under_edge_perplexity_ratio": ("1", "perplexity / reference_perplexity in those"),
+    "under_edge_same_top_share": ("share", "positions in those sequences where both have the same most likely token"),
+    "under_edge_perplexity_ratio": ("1", "perplexity / reference_perplexity in those sequences"),
     "greedy_match_share": ("share", "tokens of greedy continuations before the first that differs"),
-    "runtime_tokens_share": ("share", "texts that the runtime's own tokenizer splits as the bundle's files say"),
+    "runtime_tokens_share": (
+        "share",
+        "texts that the runtime's own tokenizer splits as the bundle's tokenizer files do",
+    ),
     "prefill_tokens_per_second": ("token/s", "prompt processing"),
     "decode_tokens_per_second": ("token/s", "generation, one token at a time"),
     "peak_memory_bytes": ("B", "peak resident memory of a process that runs the bundle"),
-    "artifact_bytes": ("B", "all files of the bundle"),
+    "artifact_bytes": ("B", "size of all files of the bundle"),
     "predicted_decode_tokens_per_second": ("token/s", "bandwidth roofline for the target"),
     "predicted_memory_bytes": ("B", "weights, KV cache and runtime on the target"),
 }
 
 
-# Figures that compare the bundle's answers with the reference's, where the runtime means to give the same.
+# Figures that compare the bundle with the reference where the runtime is meant to compute the same.
 ACCURACY_FIGURES = frozenset(
     (
         *("kl_mean", "kl_median", "kl_p99", "kl_max", "same_top_share", "perplexity_ratio", "greedy_match_share"),
@@ -55,9 +58,9 @@ ACCURACY_FIGURES = frozenset(
 
 
 class Figure(BaseModel):
-    """One number. `on` names the text, host or target it holds for, and the runtime."""
+    """One number. `on` names the runtime, and the text, host or target that the number applies to."""
 
-    # JSON has no infinity: pydantic would write null, which reads as "not taken". "Infinity" comes back as a number.
+    # JSON has no infinity: pydantic would write null, which means "not measured". "Infinity" is read back as a number.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
     value: float
@@ -67,7 +70,7 @@ class Figure(BaseModel):
 
 
 class Evidence(BaseModel):
-    """All figures of one bundle, and how they stand to the gates."""
+    """All figures of one bundle, and the results of its gates."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,37 +79,48 @@ class Evidence(BaseModel):
     checkpoint: str = Field(description="digest of the checkpoint it was compared with, sha256:…")
     recipe: str
     target: str | None = None
-    text: str = Field(description="what was read: digest of the token ids, windows and their length")
+    text: str = Field(description="the text that was read: digest of the token ids, windows and their length")
     figures: dict[str, Figure]
     gates: list[GateResult] = Field(default_factory=list)
 
     @property
     def failed_gates(self) -> list[GateResult]:
-        """Gates that it does not pass."""
+        """Gates that failed."""
         return [gate for gate in self.gates if not gate.passed]
 
     @property
     def passed(self) -> bool:
-        """True where no gate failed, and one at least was on accuracy: a target's demands alone prove no answer."""
+        """True if no gate failed and at least one was on accuracy: a target's gates alone say nothing of accuracy."""
         return not self.failed_gates and any(gate.figure in ACCURACY_FIGURES for gate in self.gates)
 
     @property
     def shortcomings(self) -> list[str]:
-        """What stands against it, in words; nothing where it passed."""
+        """The reasons why it did not pass, as text; empty if it passed."""
         if self.passed or self.failed_gates:
             return [str(gate) for gate in self.failed_gates]
-        return ["no gate on accuracy was asked of it"]
+        return ["it has no gate on accuracy"]
 
     def to_json(self) -> str:
-        """Give the JSON text, stable under re-reading."""
+        """Return the JSON text. Reading and writing it again gives the same text."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Evidence:
-        """Read `evidence.json`. Raises `MeasurementError` where it is missing or malformed."""
+        """Read `evidence.json`. Raises `MeasurementError` if it is missing or malformed."""
         try:
-            return cls.model_validate_json(path.read_text("utf-8"))
-        except (OSError, ValidationError, UnicodeDecodeError) as error:
+            raw = path.read_bytes()
+        except OSError as error:
             raise MeasurementError(
-                f"{path}: not an evidence file: {error}", fix="run phipack validate to make one"
+                f"{path} can't be read: {error.strerror}", fix="write one with phipack validate"
+            ) from error
+        return cls.parse(raw, source=str(path))
+
+    @classmethod
+    def parse(cls, raw: bytes, *, source: str) -> Evidence:
+        """Return the evidence in the bytes of an `evidence.json`. Raises `MeasurementError` naming `source`."""
+        try:
+            return cls.model_validate_json(raw)
+        except ValidationError as error:
+            raise MeasurementError(
+                f"{source}: not an evidence file: {error}", fix="write one with phipack validate"
             ) from error

@@ -1,10 +1,10 @@
-"""What fits on a device: bytes of weights, KV cache and runtime against what an app may use.
+"""What fits on a device: the bytes of weights, KV cache and runtime, compared with the memory that an app may use.
 
-Weights are exact (targets/storage). The runtime's part is an estimate: a base for its code and buffers, the activations
-of one batch of prompt tokens and a layer's attention scores of them, one row of logits, and what the runtime makes of
-the weights when it loads them. It was held against llama.cpp and onnxruntime on x86-64, with a model of 135 million
-parameters and batches of 512 tokens: 8 % off the peak at most. An app that reads its prompts in larger batches needs
-more.
+The bytes of weights are exact (targets/storage). Those of the runtime are an estimate: a base for its code and buffers,
+the activations of one batch of prompt tokens, a layer's attention scores of that batch, one row of logits, and the
+copies of the weights that the runtime makes when it loads them. The estimate was compared with llama.cpp and
+onnxruntime on x86-64, with a model of 135 million parameters and batches of 512 tokens: it is off the peak by 8 % at
+most. An app that reads its prompts in larger batches needs more.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from targets.recipes import RECIPES, Format, Recipe
 from targets.storage import onnx
 from targets.storage.plans import plan_of
 
-DEFAULT_CONTEXT = 4096  # tokens that a bundle provides for when nobody asks for more
-LEAST_CONTEXT = 512  # tokens; with less, no conversation is possible, and the model does not fit
+DEFAULT_CONTEXT = 4096  # tokens; the longest context that a bundle is built for by default
+LEAST_CONTEXT = 512  # tokens; a shorter context is too short for a conversation: the model does not fit
 CONTEXT_STEP = 64
 _BATCH_TOKENS = 512
 _BASE_BYTES: dict[Format, int] = {"gguf": 80_000_000, "onnx": 200_000_000, "coreml": 150_000_000}
@@ -34,8 +34,9 @@ _LOADED_SHARE = {"onnx-fp16": 2.0, "onnx-int4": 1.1}
 class RecipeFit:
     """How a recipe fits a target.
 
-    `longest_context` is in tokens, 0 where it doesn't fit. `kv_cache_bytes` and `runtime_bytes` are at that context, or
-    at the least one that would do. `reason`: why it doesn't fit, or what to know where it does.
+    `longest_context` is in tokens, 0 if the recipe doesn't fit. `kv_cache_bytes` and `runtime_bytes` are at that
+    context, or at the shortest useful one if the recipe doesn't fit. `reason`: why it doesn't fit; if it does, its
+    limitations.
     """
 
     recipe: str
@@ -47,24 +48,24 @@ class RecipeFit:
     reason: str
 
     def as_json(self) -> dict[str, Any]:
-        """The same as a JSON object."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
 
 @cache
 def weight_bytes(architecture: Architecture, recipe: Recipe) -> int:
-    """Bytes of all weights as the recipe stores them, exactly."""
+    """Return the exact bytes of all weights as the recipe stores them."""
     return sum(weight.bytes for weight in plan_of(architecture, recipe))
 
 
 def kv_cache_bytes(architecture: Architecture, recipe: Recipe, tokens: int) -> int:
-    """Bytes of keys and values of so many positions, in the type that the recipe's runtime keeps them in."""
+    """Return the bytes of keys and values of `tokens` positions, in the type that the recipe's runtime stores."""
     value_bytes = onnx.cache_value_bytes(recipe) if recipe.format == "onnx" else 2
     return architecture.kv_cache_bytes(tokens, bytes_per_value=value_bytes)
 
 
 def runtime_bytes(architecture: Architecture, recipe: Recipe, context_length: int) -> int:
-    """Estimate what a runtime needs besides stored weights and cache."""
+    """Estimate the bytes that a runtime needs in addition to stored weights and cache."""
     activations = _BATCH_TOKENS * 4 * (3 * architecture.hidden_size + 2 * architecture.intermediate_size)
     scores = _score_bytes(architecture) * context_length
     loaded = (_LOADED_SHARE.get(recipe.name, 1.0) - 1) * weight_bytes(architecture, recipe)
@@ -72,7 +73,7 @@ def runtime_bytes(architecture: Architecture, recipe: Recipe, context_length: in
 
 
 def memory_bytes(architecture: Architecture, recipe: Recipe, context_length: int) -> int:
-    """Predict the memory of an app that runs the model, its context full."""
+    """Predict the memory of an app that runs the model with a full context."""
     return (
         weight_bytes(architecture, recipe)
         + kv_cache_bytes(architecture, recipe, context_length)
@@ -81,7 +82,7 @@ def memory_bytes(architecture: Architecture, recipe: Recipe, context_length: int
 
 
 def fit(architecture: Architecture, recipe: Recipe, target: Target) -> RecipeFit:
-    """Say whether and how a recipe fits a target."""
+    """Compute whether and how a recipe fits a target."""
     try:
         weights = weight_bytes(architecture, recipe)
     except UnsupportedModelError as error:
@@ -101,13 +102,12 @@ def fit(architecture: Architecture, recipe: Recipe, target: Target) -> RecipeFit
 
 
 def refused(recipe: str, error: UnsupportedModelError) -> RecipeFit:
-    """Give the fit of a recipe that can't store the model: none, for the error's reason and with its fix."""
-    reason = error.problem if error.fix is None else f"{error.problem}; {error.fix}"
-    return RecipeFit(recipe, 0, 0, 0, 0, fits=False, reason=reason)
+    """Return the fit of a recipe that can't store the model. Its reason is the error's problem and fix."""
+    return RecipeFit(recipe, 0, 0, 0, 0, fits=False, reason=f"{error.problem}; {error.fix}")
 
 
 def _longest_context(architecture: Architecture, recipe: Recipe, budget_bytes: int) -> int:
-    """Give the longest context in tokens that a budget holds: the model's own, or a multiple of `CONTEXT_STEP`."""
+    """Return the longest context in tokens within a budget: the model's own, or a multiple of `CONTEXT_STEP`."""
     room = budget_bytes - memory_bytes(architecture, recipe, 0)
     each = kv_cache_bytes(architecture, recipe, 1) + _score_bytes(architecture)
     most = max(0, room) // each
@@ -115,7 +115,7 @@ def _longest_context(architecture: Architecture, recipe: Recipe, budget_bytes: i
 
 
 def _score_bytes(architecture: Architecture) -> int:
-    """Bytes of a layer's attention scores of one batch, for each position of the context."""
+    """Return the bytes of a layer's attention scores of one batch, for each position of the context."""
     return architecture.head_count * _BATCH_TOKENS * 4
 
 
@@ -124,7 +124,7 @@ def _least_context(architecture: Architecture) -> int:
 
 
 def _refusal(architecture: Architecture, recipe: Recipe, target: Target, longest: int) -> str:
-    """Say why a recipe can't be had on a target; nothing where it can."""
+    """Return why a recipe doesn't fit a target; empty if it does."""
     least = _least_context(architecture)
     offered = f"an app has {_gb(target.app_memory_bytes)}"
     if recipe.format not in target.formats:
@@ -137,7 +137,7 @@ def _refusal(architecture: Architecture, recipe: Recipe, target: Target, longest
 
 
 def _remarks(architecture: Architecture, recipe: Recipe, target: Target, context_length: int) -> list[str]:
-    """Say what to know of a recipe that fits."""
+    """Return the limitations of a recipe that fits."""
     remarks = []
     window, rope = architecture.effective_window, architecture.longrope
     if recipe.format == "gguf" and window is not None and context_length > window:
@@ -145,40 +145,44 @@ def _remarks(architecture: Architecture, recipe: Recipe, target: Target, context
     if recipe.format == "gguf" and rope is not None and context_length > rope.original_context:
         edge = rope.original_context
         remarks.append(
-            f"llama.cpp takes longrope's factors by the context it is opened with: up to {edge} for shorter sequences"
+            f"llama.cpp chooses longrope's factors by the context it is opened with: up to {edge} for shorter sequences"
             if rope.short_attention_factor == rope.long_attention_factor
-            else f"built for up to {edge} tokens: llama.cpp has one attention factor, this longrope another past that"
+            else f"built for up to {edge} tokens: llama.cpp has one attention factor, this model another past that"
         )
     limit = target.store_limit
     if limit is not None and weight_bytes(architecture, recipe) > limit.value:
-        remarks.append(f"over the app store's {_gb(limit.value)} a piece")
+        remarks.append(f"over the app store's limit of {_gb(limit.value)} a piece")
     return remarks
 
 
 def fit_all(architecture: Architecture, target: Target, recipes: Iterable[Recipe] | None = None) -> list[RecipeFit]:
-    """Do it for all recipes, or for some."""
+    """Compute the fit of each recipe, by default of all recipes."""
     return [fit(architecture, recipe, target) for recipe in (RECIPES.values() if recipes is None else recipes)]
 
 
 def require_fit(architecture: Architecture, recipe: Recipe, target: Target, asked_context: int | None = None) -> int:
-    """Give the context to build for: what is asked, or the longest that fits, at most 4,096 tokens.
+    """Return the context to build for: `asked_context`, or by default the longest that fits, at most 4,096 tokens.
 
     Raises:
-        FitError: the recipe does not fit, or the asked context doesn't. The fix names what would.
+        FitError: the recipe does not fit, or the asked context doesn't. The fix names what does.
     """
     found = fit(architecture, recipe, target)
     if not found.fits:
         others = [other.recipe for other in fit_all(architecture, target) if other.fits]
-        fix = f"these fit: {', '.join(others)}" if others else f"no recipe of this model fits {target.title}"
+        fix = (
+            f"use a recipe that fits: {', '.join(others)}"
+            if others
+            else f"use a smaller model, or a target with more memory: no recipe of this model fits {target.title}"
+        )
         raise FitError(f"{recipe.name} does not fit {target.name}: {found.reason}", fix=fix)
     if asked_context is None:
         return min(found.longest_context, DEFAULT_CONTEXT)
     if asked_context > found.longest_context:
-        whose = "the model takes" if found.longest_context == architecture.context_length else "fit there"
+        whose = "the model supports" if found.longest_context == architecture.context_length else "fit there"
         raise FitError(
             f"{recipe.name} on {target.name}: a context of {asked_context} tokens is more than the "
             f"{found.longest_context} that {whose}",
-            fix=f"ask for at most {found.longest_context}",
+            fix=f"set a context of at most {found.longest_context} tokens",
         )
     return asked_context
 

@@ -1,4 +1,4 @@
-"""Gates: bounds on evidence, carried by targets and by the project file."""
+"""Gates: bounds on evidence. Targets and the project file define them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from targets.toml_file import RefusedValueError
 
 
 class Gate(BaseModel):
@@ -19,11 +21,14 @@ class Gate(BaseModel):
     @model_validator(mode="after")
     def _one_bound(self) -> Gate:
         if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("give exactly one of at_least and at_most")
+            raise RefusedValueError(
+                "a gate needs exactly one of at_least and at_most",
+                fix="set at_least for a lower bound, or at_most for an upper bound",
+            )
         return self
 
     def allows(self, value: float) -> bool:
-        """True where the value is a number within the bound."""
+        """Return True if the value is a number within the bound."""
         if math.isnan(value):
             return False
         if self.at_least is not None:
@@ -36,7 +41,7 @@ class Gate(BaseModel):
 
 
 class GateResult(BaseModel):
-    """How one gate came out. `value` is None where the figure was not taken, which fails the gate."""
+    """The result of one gate. `value` is None if the evidence does not have the figure; the gate then fails."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
@@ -52,7 +57,7 @@ class GateResult(BaseModel):
 
 
 def judge(figures: Mapping[str, float], gates: Mapping[str, Gate], *, asked_by: str) -> list[GateResult]:
-    """Hold figures against gates. A gate on a figure that was not taken fails: absence is no evidence."""
+    """Check figures against gates. A gate on a figure that is missing fails."""
     results = []
     for name, gate in gates.items():
         value = figures.get(name)

@@ -1,4 +1,4 @@
-"""Where a checkpoint keeps each tensor: the families' own names and row orders, under the canonical ones.
+"""Where a checkpoint keeps each tensor: each family's own tensor names and row orders, by canonical name.
 
     canonical               phi3       llama                     phi3small
     self_attn.qkv_proj      as it is   q_proj, k_proj, v_proj    self_attn.query_key_value, rows by key head:
@@ -7,8 +7,8 @@
     mlp.gate_up_proj        as it is   gate_proj, up_proj        mlp.up_proj, rows in turn: gate, up, gate, up …
     model.norm              as it is   as it is                  model.final_layernorm
 
-Everything else has one name in all families. Sources: transformers' modeling_phi3.py and modeling_llama.py, and the
-modeling file that Phi-3-small's repositories carry.
+All other tensors have the same name in all families. Sources: transformers' modeling_phi3.py and modeling_llama.py, and
+the modeling file in Phi-3-small's repositories.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal
 
 from targets.architecture import Architecture
 
-# How a stored tensor's rows become canonical ones: as they stand; [K, g q + k + v] to [q | k | v]; in turn to halves.
+# How stored rows become canonical rows: unchanged; from [K, g q + k + v] to [q | k | v]; from alternating to halves.
 RowOrder = Literal["as stored", "by key head", "in turn"]
 _LLAMA_PARTS = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -34,14 +34,14 @@ _SMALL_NAMES: dict[str, tuple[str, RowOrder]] = {
 
 @dataclass(frozen=True)
 class Sources:
-    """What a canonical tensor is put together from: stored tensors with their shapes, one below the other."""
+    """The stored tensors that a canonical tensor is assembled from, with their shapes, from top to bottom."""
 
     parts: tuple[tuple[str, tuple[int, ...]], ...]
     order: RowOrder = "as stored"
 
 
 def sources_of(architecture: Architecture, name: str, shape: tuple[int, ...]) -> Sources:
-    """Say which stored tensors make up a canonical one of that shape."""
+    """Return the stored tensors that a canonical tensor of this name and shape is assembled from."""
     stem, kind = name.rsplit(".", 1)
     part = ".".join(stem.split(".")[3:]) if stem.startswith("model.layers.") else stem
     prefix = stem.removesuffix(part)
@@ -62,7 +62,7 @@ def sources_of(architecture: Architecture, name: str, shape: tuple[int, ...]) ->
 
 
 def stored_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Every tensor that the checkpoint must hold, by its own name, in file order."""
+    """Return the shape of every tensor that the checkpoint must hold, by its stored name, in file order."""
     return dict(
         part
         for name, shape in architecture.tensor_shapes().items()

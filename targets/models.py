@@ -1,4 +1,4 @@
-"""The released Phi-3 models that need no checkpoint to ask what fits: their shapes, from Microsoft's public configs."""
+"""The shapes of the released Phi-3 models, from Microsoft's public configs: `fit` needs no checkpoint of these."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _SMALL_8K = Architecture(
 
 
 def _long(short: Architecture, original_context: int, factor: float, window: int | None) -> Architecture:
-    """The 128k variant. The factor lists differ by release and are not needed for sizes: left empty."""
+    """Return the 128k variant. Its factor lists are empty: they differ by release and are not needed for sizes."""
     rope = LongRope((), (), original_context, short_attention_factor=factor, long_attention_factor=factor)
     return replace(short, context_length=131072, sliding_window=window, longrope=rope)
 
@@ -69,13 +69,13 @@ KNOWN_MODELS = {
 
 
 def known_model(name: str) -> Architecture:
-    """Give the shapes of a released model, letter case aside.
+    """Return the shape of a released model. Letter case does not matter.
 
     Raises:
-        UnsupportedModelError: it is no model that is known; names the nearest.
+        UnsupportedModelError: the model is unknown. The fix names the most similar one.
     """
     wanted = name.lower()
     if wanted in KNOWN_MODELS:
         return KNOWN_MODELS[wanted]
-    fix = did_you_mean(wanted, KNOWN_MODELS) + "; or give the path of a checkpoint folder"
-    raise UnsupportedModelError(f"no known model {name!r}", fix=fix)
+    fix = did_you_mean(wanted, KNOWN_MODELS) + "; or use the path of a checkpoint folder"
+    raise UnsupportedModelError(f"unknown model {name!r}", fix=fix)

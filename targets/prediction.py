@@ -1,4 +1,4 @@
-"""Figures that are predicted for a target, as evidence: named, with unit and what they rest on."""
+"""Figures that are predicted for a target, as evidence: each with its unit and the basis of the prediction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def predicted_figures(
         "predicted_decode_tokens_per_second": (decode_tokens_per_second(architecture, recipe, target), speed),
         "predicted_memory_bytes": (
             memory_bytes(architecture, recipe, context_length),
-            f"{target.name}, context of {context_length} tokens full",
+            f"{target.name}, full context of {context_length} tokens",
         ),
     }
     return {

@@ -1,7 +1,7 @@
 """Progress of long work: one callback for builds, validations, uploads, downloads and releases.
 
-Whoever does long work takes `on_progress: Progress = silent` and calls it from any thread, as often as it likes; how
-often something is drawn is the receiver's choice. A receiver must be quick, and what it raises ends the work.
+A function that takes long has a parameter `on_progress: Progress = silent`. It calls it from any thread, as often as it
+likes: the receiver decides how often to draw. A receiver must be quick. An exception that it raises ends the work.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ Unit = Literal["bytes", "tensors", "tokens", "layers", "files", "cells", "steps"
 
 @dataclass(frozen=True)
 class Step:
-    """How far one step is.
+    """How far one step has come.
 
-    `name`: the step, such as `download` or `quantize`; `subject`: what it works on, such as a cell or a file, empty
-    where there is only one. `done` of `total` in `unit`; a `total` of 0 means that it is not known.
+    `name`: the step, such as `download` or `quantize`. `subject`: what the step works on, such as a cell or a file;
+    empty if there is only one. `done` of `total` in `unit`; a `total` of 0 means that it is not known.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence that a person should see while the work goes on, such as whose lock it waits for."""
+    """A sentence that a person should see during the work, such as who holds the lock that it waits for."""
 
     text: str
 
@@ -40,11 +40,11 @@ Progress = Callable[[Event], None]
 
 
 def silent(_event: Event) -> None:
-    """Report to nobody."""
+    """Ignore the event."""
 
 
 def with_subject(on_progress: Progress, subject: str) -> Progress:
-    """Return a receiver that hands events on to `on_progress`, steps with `subject` in the place of their own."""
+    """Return a receiver that passes events to `on_progress`, with the subject of each step replaced by `subject`."""
 
     def receive(event: Event) -> None:
         on_progress(replace(event, subject=subject) if isinstance(event, Step) else event)

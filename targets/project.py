@@ -1,4 +1,4 @@
-"""`phipack.toml`: a model's release, cell by cell.
+"""`phipack.toml`: the cells of a model's release.
 
 model = "phi-3-mini-4k-instruct"
 version = "1.0.0"
@@ -7,17 +7,17 @@ checkpoint = "checkpoints/phi-3-mini"     # relative to this file, like every pa
 [evaluation]                              # optional: text, tokens, window, greedy_prompts …
 text = "held-out.txt"
 
-[gates]                                   # for every cell; a cell's own gates come on top
+[gates]                                   # for every cell, in addition to the cell's own gates
 kl_mean = { at_most = 0.05 }
 
 [[cells]]
-target = "iphone-15"                      # a known target, or the path of a file of one's own
+target = "iphone-15"                      # a known target, or the path of your own target file
 recipe = "coreml-int4"
 name = "iphone-15-coreml"                 # optional, the target's name by default; unique
 context_length = 2048                     # optional, the longest that fits (at most 4,096) by default
 gates = { same_top_share = { at_least = 0.9 } }
 
-[channels.production]                     # optional; a channel that is not listed is everybody's
+[channels.production]                     # optional; everybody may promote to a channel that is not listed
 promoters = ["alice", "release-bot@ci-1"] # who may promote to it and roll it back: USER, or USER@HOST
 
 [registry]                                # optional
@@ -46,19 +46,19 @@ from targets.toml_file import RefusedValueError, read_toml
 
 NAME_LENGTH_LIMIT = 64
 
-NAMES_LIMIT = 50  # a whole list is to fit into one of MLflow's tags
+NAMES_LIMIT = 50  # a whole list must fit into one of MLflow's tags
 
 
 @dataclass(frozen=True)
 class Roles:
-    """A project file's `[channels.CHANNEL] promoters`, by channel; who is not listed at all is everybody's."""
+    """A project file's `[channels.CHANNEL] promoters`, by channel. Everybody may promote to other channels."""
 
     source: str
     promoters: Mapping[str, tuple[str, ...]]
 
 
 def _refusing(check: Callable[[str], object]) -> AfterValidator:
-    """A validator that runs a look-up or a check for its error, and puts that at the key."""
+    """Return a validator that runs a look-up or a check. Its error is reported at the key."""
 
     def checked(value: str) -> str:
         try:
@@ -71,7 +71,7 @@ def _refusing(check: Callable[[str], object]) -> AfterValidator:
 
 
 def _known_target(target: str) -> None:
-    # A path is relative to the project file, which a validator doesn't know: it is read afterwards.
+    # A path is relative to the project file. A validator doesn't know that file, so the path is read afterwards.
     if not _is_path(target):
         target_named(target)
 
@@ -126,13 +126,13 @@ class CellTable(_Strict):
     @model_validator(mode="after")
     def _named(self) -> CellTable:
         if self.name is None and _is_path(self.target):
-            fix = 'add name = "…", by which the cell is asked for'
-            raise RefusedValueError("a cell whose target is a file needs a name of its own", at=("target",), fix=fix)
+            fix = 'add name = "…": commands select the cell by this name'
+            raise RefusedValueError("a cell whose target is a file needs a name", at=("target",), fix=fix)
         return self
 
     @property
     def own_name(self) -> str:
-        """The cell's name: its target's, unless it has one of its own."""
+        """The cell's name: `name`, or by default that of its target."""
         return self.name or self.target
 
 
@@ -147,11 +147,11 @@ class ChannelTable(_Strict):
     @classmethod
     def _named(cls, promoters: list[str] | None) -> list[str] | None:
         if promoters == []:
-            raise RefusedValueError("nobody is named", fix="name one at least, or leave the list out for everybody")
+            raise RefusedValueError("the list is empty", fix="add a user, or remove the key to let everybody promote")
         for place, name in enumerate(promoters or ()):
             if not name or len(name) > NAME_LENGTH_LIMIT or any(letter.isspace() for letter in name):
-                fix = f"write USER or USER@HOST, at most {NAME_LENGTH_LIMIT} letters"
-                raise RefusedValueError(f"{name!r} is no name of a user", at=(place,), fix=fix)
+                fix = f"write USER or USER@HOST, at most {NAME_LENGTH_LIMIT} characters, without spaces"
+                raise RefusedValueError(f"{name!r} is not a valid name of a user", at=(place,), fix=fix)
         return promoters
 
 
@@ -210,7 +210,7 @@ class ProjectTable(_Strict):
 
 @dataclass(frozen=True)
 class Cell:
-    """One square of the matrix. `gates`: by who asks for them: cell, project, target."""
+    """One combination of a target and a recipe. `gates`: by who asks for them: cell, project, target."""
 
     name: str
     target: Target
@@ -221,7 +221,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Project:
-    """A project file, read. Paths are absolute or relative to where one is."""
+    """The contents of a project file. Paths are absolute, or relative to the working directory."""
 
     path: Path
     model: str
@@ -235,7 +235,11 @@ class Project:
     store: str | None
 
     def cells_named(self, names: tuple[str, ...]) -> tuple[Cell, ...]:
-        """Give some cells by name, or all where none is named. Raises `ProjectError`."""
+        """Return the cells with these names, or all cells if `names` is empty.
+
+        Raises:
+            ProjectError: there is no cell of a name.
+        """
         known = {cell.name: cell for cell in self.cells}
         for name in names:
             if name not in known:
@@ -244,17 +248,17 @@ class Project:
 
 
 def load_project(path: Path) -> Project:
-    """Read a project file. Raises `ProjectError` naming file, line and key."""
+    """Read a project file. Raises `ProjectError` with file, line and key."""
     table = read_toml(path, ProjectTable, ProjectError)
-    beside = path.parent
+    folder = path.parent
     evaluation = table.evaluation
     return Project(
         path=path,
         model=table.model,
         version=Version.parse(table.version),
-        checkpoint=beside / table.checkpoint,
+        checkpoint=folder / table.checkpoint,
         settings=EvaluationSettings(
-            text=None if evaluation.text is None else beside / evaluation.text,
+            text=None if evaluation.text is None else folder / evaluation.text,
             tokens=evaluation.tokens,
             window=evaluation.window,
             greedy_prompts=evaluation.greedy_prompts,
@@ -262,21 +266,21 @@ def load_project(path: Path) -> Project:
             greedy_new_tokens=evaluation.greedy_new_tokens,
         ),
         gates=table.gates,
-        cells=tuple(_cell(table, cell, beside) for cell in table.cells),
+        cells=tuple(_cell(table, cell, folder) for cell in table.cells),
         roles=Roles(str(path), {name: tuple(one.promoters) for name, one in table.channels.items() if one.promoters}),
         tracking_uri=table.registry.tracking_uri,
-        store=_store(table.registry.store, beside),
+        store=_store(table.registry.store, folder),
     )
 
 
-def _store(given: str | None, beside: Path) -> str | None:
-    """A folder is relative to the project file's; a URI stands for itself."""
-    return given if given is None or "://" in given else str(beside / given)
+def _store(given: str | None, folder: Path) -> str | None:
+    """Return a URI unchanged, and a folder relative to the project file's folder."""
+    return given if given is None or "://" in given else str(folder / given)
 
 
-def _cell(project: ProjectTable, cell: CellTable, beside: Path) -> Cell:
-    target = target_named(str(beside / cell.target) if _is_path(cell.target) else cell.target)
-    # The nearest word on a figure holds: a cell's over the project's. A target's demands stand beside them.
+def _cell(project: ProjectTable, cell: CellTable, folder: Path) -> Cell:
+    target = target_named(str(folder / cell.target) if _is_path(cell.target) else cell.target)
+    # On the same figure, a cell's gate replaces the project's. A target's gates apply in addition to both.
     asked_by_project = {figure: gate for figure, gate in project.gates.items() if figure not in cell.gates}
     gates = {"cell": cell.gates, "project": asked_by_project, "target": target.gates}
     return Cell(

@@ -1,4 +1,4 @@
-"""The recipes: a format and how weights are stored in it. Which tensor gets which type is in `targets/storage/`."""
+"""The recipes: each is a format and a way to store weights in it. `targets/storage/` chooses each tensor's type."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ Format = Literal["gguf", "onnx", "coreml"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to store a model.
-
-    `bits` is the nominal width of a weight matrix's element, without scales.
-    """
+    """One way to store a model. `bits` is the nominal width of a weight matrix's element, without scales."""
 
     name: str
     format: Format
@@ -29,7 +26,12 @@ RECIPES: dict[str, Recipe] = {
         Recipe("gguf-f16", "gguf", 16, "float16 matrices, float32 norms"),
         Recipe("gguf-q8_0", "gguf", 8, "8-bit blocks of 32, one float16 scale each"),
         Recipe("gguf-q4_0", "gguf", 4, "4-bit blocks of 32, one float16 scale each; head in Q6_K or Q8_0"),
-        Recipe("gguf-q4_k_m", "gguf", 4, "4-bit K-quants, more bits where llama.cpp's Q4_K_M mixture gives them"),
+        Recipe(
+            "gguf-q4_k_m",
+            "gguf",
+            4,
+            "4-bit K-quants, more bits for the tensors that llama.cpp's Q4_K_M selects",
+        ),
         Recipe("onnx-fp16", "onnx", 16, "float16 weights, activations and KV cache"),
         Recipe("onnx-int4", "onnx", 4, "int4 matrices in blocks of 32 (MatMulNBits)"),
         Recipe("coreml-fp16", "coreml", 16, "float16 weights and activations, stateful KV cache, iOS 18"),
@@ -39,7 +41,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """Look up a recipe. Raises `RecipeError` naming the nearest one."""
+    """Look up a recipe. Raises `RecipeError`, with the most similar name as its fix."""
     try:
         return RECIPES[name]
     except KeyError:

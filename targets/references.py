@@ -5,11 +5,11 @@
     phi-3-mini-4k-instruct:staging               a channel
     phi-3-mini-4k-instruct:^1.2                  the highest release from 1.2.0 up to 2.0.0
 
-A cell is named by its target, unless the project file gives it a name of its own (two recipes for one target). Which
-versions exist is the registry's business (`registry/versions.py`); here is the grammar and the order.
+A cell has the name of its target, unless the project file sets another name (two recipes for one target). This module
+has the grammar and the order of versions; the registry knows which versions exist.
 
-Sources: order and grammar of versions, semver.org 2.0.0 (build metadata is refused: the order can't tell such versions
-apart); ranges, as npm's caret and tilde (docs.npmjs.com/cli/configuring-npm/package-json), pre-releases included.
+Sources: order and grammar of versions: semver.org 2.0.0 (build metadata is refused, because it has no place in the
+order); ranges: npm's caret and tilde (docs.npmjs.com/cli/configuring-npm/package-json), pre-releases included.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DIGITS_LIMIT = 9
 @total_ordering
 @dataclass(frozen=True)
 class Version:
-    """A semantic version: `1.0.0-rc.2 < 1.0.0-rc.10 < 1.0.0 < 1.0.1`. `prerelease`: what follows the hyphen."""
+    """A semantic version: `1.0.0-rc.2 < 1.0.0-rc.10 < 1.0.0 < 1.0.1`. `prerelease`: identifiers after the hyphen."""
 
     major: int
     minor: int
@@ -65,16 +65,20 @@ class Version:
         return self._rank() < other._rank()
 
     def _rank(self) -> tuple[Any, ...]:
-        """Sort key, semver.org rule 11: a release above its pre-releases, words above numbers, a longer list above."""
+        """Return the sort key of semver.org's rule 11.
+
+        A release ranks above its pre-releases, an identifier with letters above a number, and a longer list of
+        identifiers above its beginning.
+        """
         identifiers = tuple((0, part, "") if isinstance(part, int) else (1, 0, part) for part in self.prerelease)
         return (*self.core, not self.prerelease, identifiers)
 
 
 @dataclass(frozen=True)
 class VersionRange:
-    """The versions from `floor` up to, not including, `ceiling`; just `floor` where there is no ceiling.
+    """The versions from `floor` up to, but not including, `ceiling`; only `floor` if there is no ceiling.
 
-    A pre-release is in a range only when the range's own floor is a pre-release of the same three numbers: nobody gets
+    A pre-release is in a range only if the range's own floor is a pre-release of the same three numbers: nobody gets
     `2.0.0-rc.1` without having asked for release candidates of 2.0.0.
     """
 
@@ -110,7 +114,7 @@ class VersionRange:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a person asked for. At most one of `version`, `channel` and `range` is given; no `cell` means all cells."""
+    """A reference. At most one of `version`, `channel` and `range` is set; no `cell` means all cells."""
 
     model: str
     version: Version | None = None
@@ -142,32 +146,32 @@ class Reference:
 
 
 def check_name(kind: str, name: str, *, whole: str | None = None) -> None:
-    """Hold a model's or cell's name against the grammar. Raises `MalformedReferenceError`."""
+    """Check a model's or cell's name. Raises `MalformedReferenceError`."""
     if _NAME.fullmatch(name) and len(name) <= NAME_LENGTH_LIMIT and ".." not in name:
         return
     where = "" if whole is None or whole == name else f" in {whole!r}"
     raise MalformedReferenceError(
-        f"{name!r} is no name of a {kind}{where}",
-        fix="write MODEL[:VERSION|:CHANNEL|:^1.2][@CELL]; names are small letters, digits, single dots, - and _,"
-        f" at most {NAME_LENGTH_LIMIT}, the first a letter or digit",
+        f"{name!r} is not a valid name of a {kind}{where}",
+        fix="write MODEL[:VERSION|:CHANNEL|:^1.2][@CELL]; a name has lower-case letters, digits, single dots, - and _,"
+        f" starts with a letter or digit, and has at most {NAME_LENGTH_LIMIT} characters",
     )
 
 
 def check_channel(name: str, *, whole: str | None = None) -> None:
-    """Hold a channel's name against the grammar, which is MLflow's for an alias. Raises `MalformedReferenceError`."""
+    """Check a channel's name. The grammar is that of MLflow's aliases. Raises `MalformedReferenceError`."""
     taken = name == "latest" or _MLFLOW_VERSION_ALIAS.fullmatch(name)
     if _CHANNEL.fullmatch(name) and len(name) <= NAME_LENGTH_LIMIT and not taken:
         return
     where = "" if whole is None or whole == name else f" in {whole!r}"
-    why = " (MLflow keeps this name for itself)" if taken else ""
+    why = " (MLflow reserves this name)" if taken else ""
     raise MalformedReferenceError(
         f"{name!r} is neither a version, a range nor a channel{where}{why}",
-        fix="write a version as 1.2.0, a range as ^1.2 or ~1.2, a channel as production, staging or candidate",
+        fix="write a version such as 1.2.0, a range such as ^1.2 or ~1.2, or a channel such as production or staging",
     )
 
 
 def _above_caret(floor: Version, depth: int) -> Version:
-    """The first version that may break: the leftmost number that is given and not zero is raised."""
+    """Return the first version above a caret range: the leftmost non-zero number that is given, plus one."""
     if floor.major or depth == 1:
         return _lowest(floor.major + 1)
     if floor.minor or depth == 2:
@@ -180,15 +184,15 @@ def _above_tilde(floor: Version, depth: int) -> Version:
 
 
 def _lowest(major: int, minor: int = 0, patch: int = 0) -> Version:
-    """The very first version of these numbers: `-0` is below every other pre-release."""
+    """Return the lowest version of these numbers: `-0` is below every other pre-release."""
     return Version(major, minor, patch, (0,))
 
 
 def _version_fix(text: str) -> str:
     if "+" in text:
-        return "leave the build metadata (+…) away: it has no place in the order of versions"
+        return "remove the build metadata (+…): it has no place in the order of versions"
     if _PARTIAL.fullmatch(text):
         return f"write all three numbers, or a range: ^{text} or ~{text}"
     if text[:1] in ("v", "V", "="):
         return f"write it without {text[0]!r}"
-    return "write MAJOR.MINOR.PATCH without leading zeros, as 1.2.0 or 1.2.0-rc.1"
+    return "write MAJOR.MINOR.PATCH without leading zeros, such as 1.2.0 or 1.2.0-rc.1"

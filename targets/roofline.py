@@ -1,13 +1,13 @@
-"""How fast a device would decode: bound by how fast it reads weights and KV cache from memory.
+"""Predicted decoding speed of a device, limited by how fast it reads weights and KV cache from memory.
 
-    tokens/s = efficiency * bandwidth / (bytes of weights read a token + bytes of keys and values read a token)
+    tokens/s = efficiency * bandwidth / (bytes of weights read per token + bytes of keys and values read per token)
 
-Each token reads every matrix once, but of an untied embedding a single row. The efficiency is a device's and a
-format's, from published measurements where there are any (targets/devices).
+Each token reads every matrix once, except an untied embedding, of which it reads one row. The efficiency depends on the
+device and the format, and comes from published measurements where there are any (targets/devices).
 
 A prediction states its error. Two published runtimes on one chip, the Snapdragon 8 Gen 3, reach .37 (QNN, Qualcomm AI
-Hub) and .65 (ExecuTorch on the CPU) of the bandwidth: where nobody published a figure for the format on the chip, half
-as much or half again is possible. Where somebody did, the measured models and contexts still differ from ours.
+Hub) and .65 (ExecuTorch on the CPU) of the bandwidth. Without a published figure for the format on the chip, the speed
+may therefore be 50 % lower or higher. With one, the measured models and contexts still differ from ours.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONTEXT_TOKENS = 512  # positions in the cache for which speeds are predicted
 
 
 def bytes_per_token(architecture: Architecture, recipe: Recipe, context_tokens: int) -> int:
-    """Bytes read from memory to decode one token with so many positions in the cache."""
+    """Return the bytes read from memory to decode one token with `context_tokens` positions in the cache."""
     weights = weight_bytes(architecture, recipe)
     if not architecture.tied_embeddings:
         embedding = next(w.bytes for w in plan_of(architecture, recipe) if w.name == "model.embed_tokens.weight")
@@ -33,7 +33,10 @@ def bytes_per_token(architecture: Architecture, recipe: Recipe, context_tokens: 
 
 
 def tokens_per_second(efficiency: float, bandwidth: float, bytes_read: float) -> float:
-    """The roofline: `bandwidth` in bytes a second, of which a share is reached; `bytes_read` for each token."""
+    """Return the speed in tokens per second.
+
+    `efficiency` is the share of `bandwidth`, in bytes per second, that is reached. `bytes_read` is per token.
+    """
     return efficiency * bandwidth / bytes_read
 
 
@@ -44,5 +47,5 @@ def decode_tokens_per_second(architecture: Architecture, recipe: Recipe, target:
 
 
 def error_share(efficiency: Quantity) -> float:
-    """How far a prediction may be off, as a share of it."""
+    """Return the error of a prediction, as a share of it."""
     return PUBLISHED_ERROR_SHARE if efficiency.confirmed else INFERRED_ERROR_SHARE

@@ -1,12 +1,14 @@
-"""Which cell of a release a phone gets: its exact model, else its SoC, else its memory and OS. Pure.
+"""Chooses the cell of a release for a device, by its exact model, its SoC, or its memory and OS. Pure.
+
+The first step that finds a target decides:
 
 1. A target that lists the device's identifier (`iPhone15,4`).
-2. A target with the same SoC, of at most the device's memory.
-3. A target of the same OS with at most the device's memory: the largest of them, for what was proved in less memory
-   fits in more. How fast it is there, nobody measured.
+2. A target with the same SoC and at most the device's memory.
+3. A target with the same OS and at most the device's memory, the largest of them: what fits in less memory fits in
+   more. The speed on the device was not measured.
 
-In each step the device's OS has to be the target's minimum at least, where the device says its OS. Phones report less
-memory than is sold: `RAM_TOLERANCE` of a tier counts as the tier.
+If the device's OS is known, it must have the target's minimum version in every step. Phones report less memory than
+their maker states: `RAM_TOLERANCE` of a target's memory counts as that memory.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ RAM_TOLERANCE = 0.85
 
 @dataclass(frozen=True)
 class Device:
-    """What a device says of itself. `os` and `os_version` as `iOS`, `18.1`; `ram_bytes`: what the OS reports."""
+    """A device's own description. `os`, `os_version`: such as `iOS`, `18.1`. `ram_bytes`: as the OS reports it."""
 
     identifier: str | None = None
     soc: str | None = None
@@ -37,12 +39,12 @@ class Device:
             None if self.ram_bytes is None else f"{self.ram_bytes / 1e9:.1f} GB",
             None if self.os is None else f"{self.os} {self.os_version or ''}".strip(),
         )
-        return ", ".join(fact for fact in facts if fact is not None) or "an unnamed device"
+        return ", ".join(fact for fact in facts if fact is not None) or "an unknown device"
 
 
 @dataclass(frozen=True)
 class DeviceClass:
-    """What a target says of its devices."""
+    """A target's description of its devices."""
 
     name: str
     soc: str
@@ -54,17 +56,17 @@ class DeviceClass:
 
 @dataclass(frozen=True)
 class Choice:
-    """The cell, and why it is the one, as a half sentence."""
+    """The chosen cell, and the reason as a clause."""
 
     cell: str
     why: str
 
 
 def choose(device: Device, cells: Mapping[str, DeviceClass]) -> Choice:
-    """Choose the cell for a device; `cells`: the target of each cell, by the cell's name.
+    """Choose the cell for a device. `cells`: the target of each cell, by the cell's name.
 
     Raises:
-        FetchError: none is for the device; or several are alike for it, and none has its target's own name.
+        FetchError: no cell suits the device, or the chosen target has several cells and none has the target's name.
     """
     able = {name: target for name, target in cells.items() if _os_suffices(device, target)}
     for step in (_by_identifier, _by_soc, _by_memory):
@@ -76,7 +78,7 @@ def choose(device: Device, cells: Mapping[str, DeviceClass]) -> Choice:
     raise FetchError(
         f"nothing is published for {device}; there are bundles for {known}"
         + (f"; {', '.join(old)} need a later {device.os}, or another OS" if old else ""),
-        fix="say more of it: --device, --soc, --ram-bytes with --os; or name a cell: --of MODEL@CELL",
+        fix="describe the device with --device, --soc, or --ram-bytes and --os; or name a cell with --of MODEL@CELL",
     )
 
 
@@ -106,10 +108,8 @@ def _by_memory(device: Device, cells: Mapping[str, DeviceClass]) -> _Found:
     if not fitting:
         return None
     target = max(fitting, key=lambda one: one.ram_bytes)
-    return (
-        target,
-        f"{target.name} is {target.os} with {target.ram_bytes / 1e9:.1f} GB of memory, which the device has too",
-    )
+    memory = f"{target.ram_bytes / 1e9:.1f} GB"
+    return target, f"{target.name} has the same OS, {target.os}, and no more memory than the device, {memory}"
 
 
 def _own_cell(target: DeviceClass, cells: Mapping[str, DeviceClass]) -> str:
@@ -119,7 +119,7 @@ def _own_cell(target: DeviceClass, cells: Mapping[str, DeviceClass]) -> str:
     if len(names) > 1:
         raise FetchError(
             f"target {target.name} has several cells: {', '.join(names)}",
-            fix=f"name one, --of MODEL@{names[0]}, or a format: --format onnx",
+            fix=f"name one with --of MODEL@{names[0]}, or choose a format with --format onnx",
         )
     return names[0]
 
@@ -141,7 +141,7 @@ def _memory_suffices(device: Device, target: DeviceClass) -> bool:
 
 
 def _numbers(version: str) -> list[int]:
-    """`18.0` and `18` are the same."""
+    """Return the numbers of a version, without trailing zeros: `18.0` equals `18`."""
     numbers = [int(part) for part in re.findall(r"\d+", version)]
     while numbers and not numbers[-1]:
         numbers.pop()

@@ -1,9 +1,10 @@
-"""TOML files read into pydantic models, every error with file, line and key."""
+"""Reads TOML files into pydantic models. Every error has the file, the line and the key."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,39 +15,65 @@ from targets.toml_lines import KeyPath, key_lines
 
 Model = TypeVar("Model", bound=BaseModel)
 _SYNTAX_LINE = re.compile(r"\(at line (\d+)")
-_KEY_MARK = "[key]"  # pydantic's last place of an error in a key itself
+_KEY_MARK = "[key]"  # the last part of pydantic's location of an error in a key itself
 _QUOTED = re.compile(r"'([^']*)'")
 _SHOWN_VALUE_LENGTH = 80
+_FIXES = {  # by pydantic's type of error; {key} is the key, the other fields are those of pydantic's context
+    "string_type": 'write a string in quotes: {key} = "…"',
+    "string_too_short": "write at least {min_length} character(s)",
+    "string_pattern_mismatch": "write a value that matches the regular expression {pattern}",
+    "int_type": "write a whole number without quotes or a decimal point: {key} = 1",
+    "int_from_float": "write a whole number without a decimal point: {key} = 1",
+    "float_type": "write a number without quotes: {key} = 1.0",
+    "finite_number": "write a number other than inf and nan",
+    "bool_type": "write {key} = true or {key} = false",
+    "list_type": "write a list in brackets: {key} = […]",
+    "tuple_type": "write a list in brackets: {key} = […]",
+    "dict_type": "write a table: {key} = {{ … }}",
+    "model_type": "write a table: {key} = {{ … }}",
+    "model_attributes_type": "write a table: {key} = {{ … }}",
+    "too_short": "add at least {min_length} item(s) to {key}",
+    "too_long": "keep at most {max_length} items in {key}",
+    "greater_than": "write a number greater than {gt:g}",
+    "greater_than_equal": "write a number of at least {ge:g}",
+    "less_than": "write a number less than {lt:g}",
+    "less_than_equal": "write a number of at most {le:g}",
+    "literal_error": "write one of {expected}",
+}
 
 
 class RefusedValueError(ValueError):
-    """For validators: refuses a value, with a fix, and says where below the validated place the fault lies."""
+    """Raised by validators to refuse a value. `at`: the path of the wrong value, below the validated one."""
 
-    def __init__(self, problem: str, *, at: KeyPath = (), fix: str | None = None) -> None:
+    def __init__(self, problem: str, *, at: KeyPath = (), fix: str) -> None:
         super().__init__(problem)
         self.at = at
         self.fix = fix
 
 
 def read_toml(path: Path, model: type[Model], error: type[PhipackError]) -> Model:
-    """Read a TOML file into a model. Raises `error`, `file:line: key: problem`, where it can't be read or is wrong."""
+    """Read a TOML file into a model.
+
+    Raises:
+        PhipackError: of class `error`, with the problem `file:line: key: …`: the file can't be read or is invalid.
+    """
     try:
         source = path.read_text("utf-8-sig")
     except (OSError, ValueError) as cause:
         reason = "it is not UTF-8" if isinstance(cause, UnicodeDecodeError) else getattr(cause, "strerror", str(cause))
-        raise error(f"{path}: can't be read: {reason}", fix="give the path of a TOML file") from cause
+        raise error(f"{path}: can't be read: {reason}", fix="use the path of a readable TOML file in UTF-8") from cause
     return parse_toml(source, model, error, name=str(path))
 
 
 def parse_toml(source: str, model: type[Model], error: type[PhipackError], *, name: str) -> Model:
-    """Do the same for text; `name` is what errors call it."""
+    """Read TOML text into a model, as `read_toml` does. `name` is the file's name in errors."""
     try:
         content = tomllib.loads(source)
     except (ValueError, RecursionError) as cause:  # ValueError: also a number of thousands of digits
         found = _SYNTAX_LINE.search(str(cause))
         line = int(found[1]) if found else source.count("\n") + 1
         reason = str(cause).partition(" (at")[0]
-        fix = "a string needs quotes, a table a [header]"
+        fix = "correct the TOML on this line: a string needs quotes, a table needs a [header]"
         raise error(f"{name}:{line}: {reason}", fix=fix) from cause
     try:
         return model.model_validate(content)
@@ -55,7 +82,7 @@ def parse_toml(source: str, model: type[Model], error: type[PhipackError], *, na
 
 
 def line_of(source: str, keys: KeyPath) -> int:
-    """Give the line, from 1, where a key path such as `("cells", 1, "recipe")` is set; else its nearest parent's."""
+    """Return the line, from 1, where a key path such as `("cells", 1, "recipe")` or its nearest parent is set."""
     return _nearest(key_lines(source), keys)
 
 
@@ -66,19 +93,22 @@ def _nearest(lines: dict[KeyPath, int], keys: KeyPath) -> int:
 def _located(
     cause: ValidationError, source: str, model: type[BaseModel], error: type[PhipackError], name: str
 ) -> PhipackError:
-    """Make one error of many: a misspelt key before what is missing for it, else the first in the file."""
+    """Return one of pydantic's errors: an unknown key if there is one, otherwise the first in the file.
+
+    An unknown key comes first because it is often a misspelt key that is then missing, too.
+    """
     lines = key_lines(source)
     found = []
     for details in cause.errors():
-        keys, problem, fix = _told(details, model)
+        keys, problem, fix = _described(details, model)
         found.append((details["type"] != "extra_forbidden", _nearest(lines, keys), keys, problem, fix))
     _, line, keys, problem, fix = min(found, key=lambda one: one[:2])
     dotted = ".".join(str(key) for key in keys)
     return error(f"{name}:{line}: {dotted + ': ' if dotted else ''}{problem}", fix=fix)
 
 
-def _told(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str | None]:
-    """Give place, problem and fix of one of pydantic's errors, in our words."""
+def _described(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str]:
+    """Return the key path, problem and fix of one of pydantic's errors."""
     keys: KeyPath = details["loc"]
     kind = details["type"]
     context = details.get("ctx", {})
@@ -95,11 +125,17 @@ def _told(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str | Non
     if kind != "value_error" and not isinstance(details["input"], (dict, list)):
         shown = repr(details["input"])
         problem += f", not {shown if len(shown) <= _SHOWN_VALUE_LENGTH else shown[:_SHOWN_VALUE_LENGTH] + '…'}"
-    return keys, problem, None
+    return keys, problem, _fix_of(kind, context, keys)
+
+
+def _fix_of(kind: str, context: Mapping[str, Any], keys: KeyPath) -> str:
+    """Return the fix for one of pydantic's types of error."""
+    key = next((part for part in reversed(keys) if isinstance(part, str)), "key")
+    return _FIXES.get(kind, "correct the value of {key}").format(key=key, **context)
 
 
 def _known_keys(model: type[BaseModel], keys: KeyPath) -> list[str]:
-    """Names that a table at this path may hold, so far as models (and lists and maps of them) say."""
+    """Return the keys that a table at this path may have, according to models and to lists and maps of models."""
     for key in keys:
         if isinstance(key, int) or key not in model.model_fields:
             continue

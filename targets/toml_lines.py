@@ -1,7 +1,7 @@
-"""On which line a key of a TOML document stands: the standard library's parser keeps no positions.
+"""Finds the line of each key of a TOML document: the standard library's parser keeps no positions.
 
-The text must be one that `tomllib` takes: what a valid document can't hold is not looked for. Source of the grammar:
-toml.io, TOML 1.0.0.
+The text must be a document that `tomllib` accepts: invalid documents are not detected. Source of the grammar: toml.io,
+TOML 1.0.0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KeyPath = tuple[str | int, ...]  # keys from the top; a number for an element of
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _DOT = re.compile(r"[ \t]*\.[ \t]*")
-_STRINGS = {  # by how one opens; the multi-line ones may end in quotes of their own
+_STRINGS = {  # by opening quotes; a multi-line string may end with quotes that belong to it
     '"""': re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}(?!")', re.DOTALL),
     "'''": re.compile(r"'''.*?'{3,5}(?!')", re.DOTALL),
     '"': re.compile(r'"(?:[^"\\]|\\.)*"'),
@@ -27,21 +27,21 @@ _PLAIN_VALUE = re.compile(r"[^,\]}#\n]+")  # numbers, truth values, dates
 
 
 def key_lines(source: str) -> dict[KeyPath, int]:
-    """Give the line, from 1, of every key, table and array element, by its path."""
+    """Return the line, from 1, of every key, table and array element, by its path."""
     scanner = _Scanner(source)
-    with suppress(RecursionError):  # nested to the very limit of what tomllib follows: what stands before it will do
+    with suppress(RecursionError):  # nested as deeply as tomllib allows: the lines found before are enough
         scanner.scan()
     return scanner.lines
 
 
 class _Scanner:
-    """Walks over a document once. `lines` grows as it goes."""
+    """Scans a document once and adds each key to `lines`."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._at = 0
         self._starts = [0, *accumulate(len(line) + 1 for line in source.split("\n"))]
-        self._tables: dict[KeyPath, int] = {}  # arrays of tables: number of the latest element
+        self._tables: dict[KeyPath, int] = {}  # arrays of tables: index of the latest element
         self.lines: dict[KeyPath, int] = {}
 
     def scan(self) -> None:
@@ -52,7 +52,7 @@ class _Scanner:
             self._blank()
 
     def _header(self) -> KeyPath:
-        """Read `[a.b]` or `[[a.b]]`; give the table's path, through the latest element of each array on the way."""
+        """Read `[a.b]` or `[[a.b]]`. Return the table's path, with the index of the latest element of each array."""
         line = self._line()
         repeated = self._source.startswith("[[", self._at)
         self._at += 2 if repeated else 1
@@ -72,7 +72,7 @@ class _Scanner:
         return path
 
     def _pair(self, table: KeyPath) -> KeyPath:
-        """Read `a.b = value` within a table; give the table's path."""
+        """Read `a.b = value` within a table. Return the table's path."""
         line = self._line()
         path = table
         for part in self._key():
@@ -109,7 +109,7 @@ class _Scanner:
             self._pair(path)
 
     def _more_before(self, end: str) -> bool:
-        """Go to the next element; False where there is none and the end was passed."""
+        """Go to the next element. Return False if there is none; the position is then after the end mark."""
         self._blank()
         if self._source[self._at] == ",":
             self._at += 1
@@ -120,7 +120,7 @@ class _Scanner:
         return False
 
     def _key(self) -> tuple[str, ...]:
-        """Read a dotted key, quotes and escapes undone."""
+        """Read a dotted key. Return its parts without quotes and escapes."""
         parts = []
         while True:
             if self._source[self._at] in "\"'":
@@ -138,7 +138,7 @@ class _Scanner:
 
     def _take(self, pattern: re.Pattern[str]) -> str:
         match = pattern.match(self._source, self._at)
-        assert match is not None, "a document that tomllib takes"
+        assert match is not None, "the document is not one that tomllib accepts"
         self._at = match.end()
         return match[0]
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from builders.checkpoint import Checkpoint, open_checkpoint
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from tests.support.checkpoints import write_tiny
+from tests.support.tiers import tiers_of
+
+# The same examples in every run, and no bound on time: a machine may be busy.
+settings.register_profile(
+    "phipack", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("phipack")
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +37,20 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's empty SQLite, migrated once: that takes 2 s."""
     home = tmp_path_factory.mktemp("mlflow")
     ledger = open_ledger(f"sqlite:///{home}/mlflow.db", FolderStore(home / "store"))
-    assert ledger.models() == []
+    ledger.mlflow.connect()
     return home / "mlflow.db"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tiers."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            for tier in tiers_of(item):
+                item.add_marker(tier)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how to repeat the order, which the header would have told."""
+    seed = getattr(terminalreporter.config.option, "randomly_seed", None)
+    if isinstance(seed, int) and terminalreporter.getreports("failed"):
+        terminalreporter.write_line(f"the order was that of --randomly-seed={seed}")

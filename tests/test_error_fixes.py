@@ -95,8 +95,8 @@ def classes_in(trees: dict[Path, ast.Module]) -> Classes:
 def constructions(tree: ast.Module, classes: Classes) -> Iterator[ast.Call]:
     """Yield the calls that make an error which needs a fix.
 
-    They are calls of an error class by name, of `type(error)`, of a parameter annotated `type[…Error]`, and of
-    `super().__init__` in an error class.
+    They are calls of an error class by name, of a parameter annotated `type[…Error]`, of `super().__init__` in an error
+    class, and of `type(error)` in a `raise` statement.
     """
     yield from _constructions(tree, classes, frozenset())
 
@@ -107,6 +107,8 @@ def _constructions(node: ast.AST, classes: Classes, aliases: frozenset[str]) -> 
         aliases |= {argument.arg for argument in every if _is_error_type(argument.annotation, classes)}
     if isinstance(node, ast.ClassDef) and any(classes.is_error(_name(base)) for base in node.bases):
         yield from (call for call in ast.walk(node) if isinstance(call, ast.Call) and _is_super_constructor(call))
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and _is_type_of(node.exc.func):
+        yield node.exc
     if isinstance(node, ast.Call) and _makes_error(node.func, classes, aliases):
         yield node
     for child in ast.iter_child_nodes(node):
@@ -114,10 +116,12 @@ def _constructions(node: ast.AST, classes: Classes, aliases: frozenset[str]) -> 
 
 
 def _makes_error(function: ast.expr, classes: Classes, aliases: frozenset[str]) -> bool:
-    if isinstance(function, ast.Call):
-        return _name(function.func) == "type"
     name = _name(function)
     return name in aliases or (classes.is_error(name) and classes.needs_fix(name))
+
+
+def _is_type_of(function: ast.expr) -> bool:
+    return isinstance(function, ast.Call) and _name(function.func) == "type"
 
 
 def _is_error_type(annotation: ast.expr | None, classes: Classes) -> bool:
@@ -148,7 +152,7 @@ def dialect_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def docstrings_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, *Function.__args__)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text is not None:
                 yield node.body[0].lineno, text

@@ -1,4 +1,4 @@
-"""Run the full-size builds beside their peers, print the table, and write table and plot where asked."""
+"""Run the full-size builds and those of the other tools, print the table, and write table and plot to `--out`."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from phipack.output import table
 if TYPE_CHECKING:
     from benchmarks.full_size.rows import Row
 
-WARM_LIMIT_BYTES = 12 << 30  # larger ones do not stay there
+WARM_LIMIT_BYTES = 12 << 30  # larger checkpoints do not stay in the page cache
 TOGETHER = ("gguf-q4_0", "onnx-int4", "coreml-int4")
 
 
 class Bench:
-    """The scratch folder, and what has been measured so far."""
+    """The scratch folder and the results so far."""
 
     def __init__(self, scratch: Path, chosen: list[Row], repeat: int, *, with_peers: bool, out: Path | None) -> None:
         self.scratch = scratch
         self.chosen = chosen
         self.repeat = repeat
         self.out = out
-        self.converted: list[dict[str, Measured]] = [{} for _ in range(repeat)]  # by llama.cpp's converter, a run each
+        self.converted: list[dict[str, Measured]] = [{} for _ in range(repeat)]  # llama.cpp's converter, by run
         self.with_peers = with_peers
         self.cache = default_cache()
         self.texts: list[str] = []
 
     def model(self, model: str, asked: list[Row]) -> None:
-        """Do all rows of a model; its checkpoint is there for as long."""
+        """Write a model's checkpoint, run all rows of the model, and remove the checkpoint."""
         checkpoint = synthetic.write_synthetic(model, self.scratch / model)
         try:
             for row in asked:
@@ -51,7 +51,7 @@ class Bench:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def row(self, row: Row, checkpoint: Path) -> None:
-        """Build ours and the peer's in turn, `repeat` times."""
+        """Build with phipack and with the peer in turn, `repeat` times."""
         out = self.scratch / "ours"
         for number in range(self.repeat):
             _warm(checkpoint)
@@ -68,18 +68,18 @@ class Bench:
         self.report()
 
     def report(self) -> str:
-        """Give what has been measured so far, and write it where asked: a run takes most of an hour."""
+        """Return the results so far and write them to `--out`, if set: a run takes most of an hour."""
         text = "\n\n".join([report.table_of(self.chosen), *self.texts])
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             plot = self.out.with_suffix(".svg")
             report.plot(self.chosen, plot)
-            head = "Full-size builds beside the formats' own tools: 2 cores, 24 GiB, random weights."
+            head = "Full-size builds compared with the formats' own tools: 2 cores, 24 GiB, random weights."
             self.out.write_text(f"{head}\n\n```\n{text}\n```\n\n![]({plot.name})\n", "utf-8")
         return text
 
     def decode(self, folders: dict[str, Path]) -> str:
-        """Run both ONNX artifacts in onnxruntime-genai, each in a process of its own, in turn; the better of two."""
+        """Run both ONNX artifacts in onnxruntime-genai, in turn, each in a separate process. Keep the better of two."""
         best: dict[str, dict[str, float]] = {name: {} for name in folders}
         for name, folder in list(folders.items()) * 2:
             command = [sys.executable, "-m", "benchmarks.full_size.decode", str(folder)]
@@ -93,7 +93,7 @@ class Bench:
         return table(("mini onnx-int4 in onnxruntime-genai, by", "prefill tok/s", "decode tok/s"), cells)
 
     def together(self, checkpoint: Path, asked: list[Row]) -> None:
-        """Build several recipes from one read, beside the sum of a run each."""
+        """Build several recipes from one read, and compare with the sum of separate runs."""
         out = self.scratch / "together"
         alone = {row.recipe: report.seconds(row.ours) for row in asked if row.recipe in TOGETHER}
         if set(alone) != set(TOGETHER):
@@ -105,13 +105,13 @@ class Bench:
         share = report.seconds(runs) / sum(alone.values())
         self.texts.append(
             f"{' + '.join(TOGETHER)} of mini from one read: {report.seconds(runs):.1f} s, {share:.2f} x the sum of "
-            f"a run each (≤ 0.8 x), peak {report.peak(runs) / rows.GIB:.2f} GiB"
+            f"separate runs (≤ 0.8 x), peak {report.peak(runs) / rows.GIB:.2f} GiB"
             + "".join(f"; FAILED: {run.failed}" for run in runs if run.failed)
         )
 
 
 def _warm(checkpoint: Path) -> None:
-    """Read the weights, so that every run finds them in the page cache: a peer of 22 GiB leaves nothing there."""
+    """Read the weights, so that every run finds them in the page cache: a peer of 22 GiB evicts everything from it."""
     for file in checkpoint.glob("*.safetensors"):
         if file.stat().st_size < WARM_LIMIT_BYTES:
             with file.open("rb", buffering=0) as stream:
@@ -124,13 +124,13 @@ def _bytes_below(folder: Path) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Run."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", metavar="WORD", help="rows whose name ('mini onnx-int4') holds this")
+    parser.add_argument("--only", metavar="WORD", help="only rows whose name (such as 'mini onnx-int4') contains WORD")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--scratch", type=Path, help="a folder with about 45 GB free")
-    parser.add_argument("--out", type=Path, help="a Markdown file; the plot goes beside it")
+    parser.add_argument("--out", type=Path, help="a Markdown file; the plot is written next to it")
     asked = parser.parse_args(arguments)
     chosen = [row for row in rows.planned() if asked.only is None or asked.only in f"{row.model} {row.recipe}"]
     with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:

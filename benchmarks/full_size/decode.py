@@ -1,4 +1,4 @@
-"""How fast onnxruntime-genai runs a folder: prefill of 128 tokens and decode of some more, as JSON.
+"""Measures how fast onnxruntime-genai runs a folder: prefill of 128 tokens and decode of 32 more, as JSON.
 
 python -m benchmarks.full_size.decode FOLDER
 """
@@ -17,7 +17,7 @@ RUNS = 3
 
 
 def speeds(folder: Path) -> dict[str, float]:
-    """Give medians of several runs, in tokens a second."""
+    """Return medians of several runs, in tokens per second."""
     import onnxruntime_genai
 
     model = onnxruntime_genai.Model(str(folder))

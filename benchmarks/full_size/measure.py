@@ -1,4 +1,4 @@
-"""A command run in a process of its own: seconds, and the peak of its resident memory, its children's included."""
+"""Runs a command in a separate process: its seconds, and the peak of its resident memory, children included."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAST_LINES = 12
 
 @dataclass(frozen=True)
 class Measured:
-    """What a command took. `peak_bytes`: the largest resident set of it or of one of its children."""
+    """A command's time and memory. `peak_bytes`: the largest resident set of it or of one of its children."""
 
     seconds: float
     peak_bytes: int
@@ -23,7 +23,7 @@ class Measured:
 
 
 def run(command: Sequence[str], *, cwd: Path | None = None) -> Measured:
-    """Run a command to its end. What it printed is kept for the message only, if it fails."""
+    """Run a command to its end. Its output is used only for the message if it fails."""
     with tempfile.TemporaryFile() as printed:
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=cwd, stdout=printed, stderr=subprocess.STDOUT)

@@ -24,17 +24,17 @@ COLUMNS = (
 
 
 def seconds(runs: list[Measured]) -> float:
-    """Median over the runs."""
+    """Return the median of the runs, in seconds."""
     return statistics.median(run.seconds for run in runs)
 
 
 def peak(runs: list[Measured]) -> int:
-    """Give the largest of the runs, in bytes."""
+    """Return the largest peak of the runs, in bytes."""
     return max(run.peak_bytes for run in runs)
 
 
 def table_of(rows: list[Row]) -> str:
-    """Lay the rows out."""
+    """Return the rows as a table."""
     mini = {row.recipe: seconds(row.ours) for row in rows if row.model == "mini" and row.ours}
     return table(COLUMNS, [_cells(row, mini) for row in rows if row.ours])
 
@@ -78,11 +78,11 @@ def _checks(row: Row, took: float, theirs: float | None, mini: dict[str, float])
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Draw seconds and peak memory of each row, the peer's beside ours."""
+    """Draw seconds and peak memory of each row, for phipack and for the peer."""
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "phipack"  # the same figures, the same file
+    mpl.rcParams["svg.hashsalt"] = "phipack"  # the same figures give the same file
     from matplotlib import pyplot as plt
 
     shown = [row for row in rows if row.ours and not any(run.failed for run in row.ours)][::-1]

@@ -1,7 +1,7 @@
-"""What is built at full size, by us and by the peers, and the bounds that it is held to.
+"""The builds at full size, by phipack and by the peers, and their bounds.
 
-Ours is `phipack build` from the command line to the sealed bundle, its digests included. A peer's time is that of all
-the steps its users take to the same artifact.
+phipack's time is that of `phipack build` on the command line, up to the sealed bundle with its digests. A peer's time
+is that of all steps that its users take to get the same artifact.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FOUR_BIT = ("onnx-int4", "coreml-int4", "gguf-q4_0", "gguf-q4_k_m")
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a row must reach; None where nothing is asked."""
+    """The bounds of a row; None means no bound."""
 
     peak_bytes: float | None = None
     peer_share: float | None = None  # of the peer's time
@@ -32,7 +32,7 @@ class Bounds:
 
 @dataclass
 class Row:
-    """One build: what, its bounds, what it took (several runs), and the peer's."""
+    """One build: its model and recipe, its bounds, and the measurements of several runs by phipack and by the peer."""
 
     model: str
     recipe: str
@@ -45,7 +45,7 @@ class Row:
 
 
 def planned() -> list[Row]:
-    """Give all rows, mini first: medium is held to mini's times."""
+    """Return all rows. Mini comes first, because medium's bounds depend on mini's times."""
     rows = [
         Row("mini", "onnx-int4", Bounds(2.5 * GIB, 0.35), "genai"),
         Row("mini", "onnx-fp16", Bounds(2.5 * GIB, 0.35), "torch dynamo"),
@@ -68,7 +68,7 @@ def build(checkpoint: Path, recipes: tuple[str, ...], out: Path) -> Measured:
 
 
 def build_peer(row: Row, checkpoint: Path, scratch: Path, cache: Path, converted: dict[str, Measured]) -> Measured:
-    """Run the peer's steps. `converted`: what llama.cpp's converter took, which several rows share."""
+    """Run the peer's steps. `converted`: the measurement of llama.cpp's converter, which several rows share."""
     return _PEERS[row.peer or ""](row, checkpoint, scratch, cache, converted)
 
 

@@ -1,7 +1,7 @@
-"""coremltools' own road: a torch trace of transformers' model, converted for iOS 18, its weights then compressed.
+"""coremltools' own conversion: a torch trace of transformers' model, converted for iOS 18, with compressed weights.
 
-Products with weights are computed in float16, all else in float32: with float16 throughout, squares in the norms
-overflow on this model and the conversion answers nonsense (KL 7.5), which would be no comparison of quantizers.
+Products with weights are computed in float16, everything else in float32. With float16 throughout, squares in the norms
+overflow on this model and the result is useless (KL 7.5), which would not compare the quantizers.
 """
 
 from __future__ import annotations

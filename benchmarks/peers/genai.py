@@ -1,4 +1,4 @@
-"""onnxruntime-genai's model builder. It needs transformers 5, which our own environment can't have: it gets its own."""
+"""onnxruntime-genai's model builder. It needs transformers 5, so it has an environment separate from phipack's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REQUIREMENTS = (
 
 
 def environment(cache: Path) -> Path:
-    """Give the builder's Python, its environment made first where it isn't there."""
+    """Return the builder's Python. Its environment is created first if it is missing."""
     place = cache / "peers" / "genai-venv"
     python = place / "bin" / "python"
     done = place / ".installed"
@@ -32,9 +32,9 @@ def environment(cache: Path) -> Path:
 
 
 def command(checkpoint: Path, out: Path, precision: str, cache: Path) -> list[str]:
-    """Give the builder's command, for the CPU with its defaults (int4: round to nearest, symmetric, blocks of 32).
+    """Return the builder's command, for the CPU with its defaults (int4: round to nearest, symmetric, blocks of 32).
 
-    To be run away from this repository: it imports a module of its own that is called `builders`, as ours is.
+    Run it outside this repository: it imports its own module `builders`, which has the name of phipack's package.
     """
     builder = [str(environment(cache)), "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint.resolve())]
     return [

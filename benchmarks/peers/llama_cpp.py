@@ -1,4 +1,4 @@
-"""llama.cpp's own road: `convert_hf_to_gguf.py` to float16, then `llama_model_quantize` (what llama-quantize calls)."""
+"""llama.cpp's own steps: `convert_hf_to_gguf.py` to float16, then `llama_model_quantize`, as llama-quantize does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE_TYPES = {"q4_0": 2, "q8_0": 7, "q4_k_m": 15}  # enum llama_ftype
 
 
 def converter(cache: Path) -> Path:
-    """Give the path of llama.cpp's converter, unpacked from the sdist of llama-cpp-python (77 MB, fetched once)."""
+    """Return the path of llama.cpp's converter, unpacked from llama-cpp-python's sdist (77 MB, downloaded once)."""
     place = cache / "peers" / "llama.cpp"
     script = place / "convert_hf_to_gguf.py"
     if not script.is_file():

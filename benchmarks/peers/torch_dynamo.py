@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def export(checkpoint: Path, out: Path) -> None:
-    """Export with the graph's own optimizations, weights beside it."""
+    """Export with the exporter's own optimizations, and with the weights in a file next to the graph."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -1,1 +1,1 @@
-"""Servers as a team runs them, started on this machine: S3, PostgreSQL, MLflow. For the tests and `make services`."""
+"""Starts the servers of a typical team on this machine: S3, PostgreSQL, MLflow. For the tests and `make services`."""

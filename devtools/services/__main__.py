@@ -1,11 +1,11 @@
-"""`make services`: PostgreSQL, an S3 server and MLflow on this machine, as a team runs them, until Ctrl-C.
+"""`make services`: runs PostgreSQL, an S3 server and MLflow on this machine until Ctrl-C, as a team would run them.
 
     .phipack/services/
-      postgresql/…     databases; the password, made the first time
-      seaweedfs/…      objects; the keys, made the first time
+      postgresql/…     databases, and the password that the first run creates
+      seaweedfs/…      objects, and the keys that the first run creates
       mlflow/          its log
 
-A second run finds the same data. What to export is printed, and written to `.phipack/services/environment`:
+A second run uses the same data. The variables to export are printed, and written to `.phipack/services/environment`:
 
     source .phipack/services/environment
 """
@@ -33,7 +33,7 @@ BUCKET = "phipack"
 
 
 def main() -> int:
-    """Run them."""
+    """Run the services."""
     parser = argparse.ArgumentParser(
         prog="make services", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--s3-port", type=int, default=8333)
     parser.add_argument("--postgresql-port", type=int, default=5433)
     asked = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGINT):  # in the background a shell has Ctrl-C ignored
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell ignores Ctrl-C for background jobs
         signal.signal(number, signal.default_int_handler)
     folder = asked.folder.resolve()
     try:
@@ -69,7 +69,7 @@ def main() -> int:
                 "PHIPACK_STORE": store,
                 **s3.environment,
             }
-            _tell(folder / "environment", environment)
+            _announce(folder / "environment", environment)
             return _watch({"PostgreSQL": postgresql.process, "SeaweedFS": s3.process, "MLflow": mlflow.process}, folder)
     except KeyboardInterrupt:
         print("\nended", flush=True)
@@ -82,20 +82,20 @@ def main() -> int:
 
 
 def _require_free(ports: Mapping[str, int]) -> None:
-    """Raises `ServiceError` where somebody has one: said before anything starts, and not by a server's log."""
+    """Check that all ports are free before any server starts. Raises `ServiceError`."""
     with ExitStack() as held:
         for option, number in ports.items():
             try:
                 held.enter_context(socket.create_server(("127.0.0.1", number)))
             except OSError as error:
                 raise ServiceError(
-                    f"port {number} can't be had ({os.strerror(error.errno or 0)}); name another one:"
+                    f"port {number} is not available ({os.strerror(error.errno or 0)}); choose another one:"
                     f" {sys.executable} -m devtools.services {option} PORT"
                 ) from error
 
 
-def _tell(path: Path, environment: Mapping[str, str]) -> None:
-    """Print what to export, and keep it for `source`."""
+def _announce(path: Path, environment: Mapping[str, str]) -> None:
+    """Print the variables to export, and write them to a file for `source`."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     path.touch(0o600)
     path.write_text("\n".join(lines) + "\n", "utf-8")
@@ -105,7 +105,7 @@ def _tell(path: Path, environment: Mapping[str, str]) -> None:
 
 
 def _watch(processes: Mapping[str, subprocess.Popen[bytes]], folder: Path) -> int:
-    """Wait; give 1 where one of them ends by itself."""
+    """Wait until one of the servers ends by itself, and return 1."""
     while True:
         for name, process in processes.items():
             if process.poll() is not None:

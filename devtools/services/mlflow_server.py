@@ -1,4 +1,4 @@
-"""An MLflow tracking server as a team has it: a database behind it, artifacts that it serves, accounts if wanted.
+"""An MLflow tracking server as a team runs it: with a database, served artifacts, and optional accounts.
 
 FOLDER/
   mlflow.log
@@ -27,7 +27,7 @@ _START_SECONDS = 120.0  # MLflow imports for 5 s, on a busy machine for a minute
 
 @dataclass(frozen=True)
 class MlflowServer:
-    """A running server. `password`: the administrator's, where it has accounts."""
+    """A running server. `password`: the administrator's, if the server has accounts."""
 
     uri: str
     process: subprocess.Popen[bytes]
@@ -36,11 +36,14 @@ class MlflowServer:
 
 @dataclass(frozen=True)
 class MlflowSettings:
-    """What the server stands on.
+    """The server's settings.
 
-    `backend`: its database's URI, migrated when the server starts. `artifacts`: a folder or `s3://BUCKET/PREFIX`.
-    `environment`: what reaches S3. `accounts`: with MLflow's own accounts, which may do nothing until they are let;
-    the administrator's is made, in a folder that is new. `stores`: the phipack stores that it serves, by their URIs.
+    `backend`: its database's URI; the database is migrated when the server starts.
+    `artifacts`: a folder or `s3://BUCKET/PREFIX`.
+    `environment`: the variables that give access to S3.
+    `accounts`: use MLflow's own accounts, which have no permissions until they are granted. In a new folder, the
+    administrator's account is created.
+    `stores`: the URIs of the phipack stores that it serves.
     """
 
     backend: str
@@ -52,7 +55,7 @@ class MlflowSettings:
 
 @contextmanager
 def running_mlflow(folder: Path, settings: MlflowSettings, *, port: int | None = None) -> Iterator[MlflowServer]:
-    """Run a server. Raises `ServiceError` where it does not start."""
+    """Run a server. Raises `ServiceError` if it does not start."""
     folder.mkdir(parents=True, exist_ok=True)
     number = free_ports(1)[0] if port is None else port
     command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={number}", "--workers=1"]
@@ -60,12 +63,12 @@ def running_mlflow(folder: Path, settings: MlflowSettings, *, port: int | None =
     environment = {
         **os.environ,
         **settings.environment,
-        "MLFLOW_BACKEND_STORE_URI": settings.backend,  # not on the command line, where everybody reads the password
+        "MLFLOW_BACKEND_STORE_URI": settings.backend,  # not on the command line, where everybody can read the password
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 2 processes, not 12
         "MLFLOW_DISABLE_TELEMETRY": "true",
         SERVED_STORES: " ".join(uri.replace(" ", "%20") for uri in settings.stores),
     }
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # the caller's may name this very server
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # the caller's may be this server's own
         environment.pop(name, None)
     password = ""
     if settings.accounts:
@@ -84,14 +87,14 @@ def running_mlflow(folder: Path, settings: MlflowSettings, *, port: int | None =
 
 
 def _accounts(folder: Path, password: str) -> Mapping[str, str]:
-    """Write what MLflow's accounts go by; give what the server has to know. The password is in no file."""
+    """Write the settings of MLflow's accounts. Return the server's variables; the password is written to no file."""
     settings = folder / "accounts.ini"
     lines = (
         "[mlflow]",
         "default_permission = NO_PERMISSIONS",
         f"database_uri = sqlite:///{folder}/accounts.db",
         f"admin_username = {ADMINISTRATOR}",
-        "auth_cache_ttl_seconds = 60",  # else each request costs 0.3 s of hashing
+        "auth_cache_ttl_seconds = 60",  # without the cache each request costs 0.3 s of hashing
     )
     settings.write_text("\n".join(lines) + "\n", "utf-8")
     return {
@@ -110,7 +113,7 @@ def _answers(uri: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server and the worker that it started: they are a session of their own."""
+    """End the server and the worker that it started: they have a session of their own."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

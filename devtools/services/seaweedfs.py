@@ -19,7 +19,7 @@ REGION = "us-east-1"
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server and who may use it."""
+    """A running server and its keys."""
 
     endpoint: str
     access_key: str
@@ -28,7 +28,7 @@ class S3Server:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What boto3, and so phipack and MLflow, go by."""
+        """The variables that boto3, and therefore phipack and MLflow, read."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -37,7 +37,7 @@ class S3Server:
         }
 
     def client(self) -> Any:
-        """A boto3 client."""
+        """Return a boto3 client."""
         import boto3
 
         return boto3.client(
@@ -49,7 +49,7 @@ class S3Server:
         )
 
     def make_bucket(self, name: str) -> str:
-        """Make a bucket, if it is not there, and give its name."""
+        """Create a bucket if it is missing, and return its name."""
         client = self.client()
         if name not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
             client.create_bucket(Bucket=name)
@@ -58,10 +58,10 @@ class S3Server:
 
 @contextmanager
 def running_seaweedfs(folder: Path, *, port: int | None = None, patience_seconds: float = 2) -> Iterator[S3Server]:
-    """Run a server whose data lies in `folder`, the same data and keys each time.
+    """Run a server with its data in `folder`. Each run has the same data and keys.
 
-    `patience_seconds`: how long it has to end. Left to itself it takes 15 s, for its own subscriptions; what it has
-    acknowledged is written by then.
+    `patience_seconds`: how long to wait for its end before it is killed. By itself it takes 15 s, because of its own
+    subscriptions; all acknowledged data is written before that.
 
     Raises:
         ServiceError: it does not start.
@@ -103,7 +103,7 @@ def running_seaweedfs(folder: Path, *, port: int | None = None, patience_seconds
 
 
 def _keys(path: Path) -> tuple[str, str]:
-    """Give the server's keys, made the first time."""
+    """Return the server's keys. The first run creates them."""
     if not path.exists():
         pair = {"accessKey": "phipack" + secrets.token_hex(4), "secretKey": secrets.token_hex(16)}
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
@@ -115,7 +115,7 @@ def _keys(path: Path) -> tuple[str, str]:
 
 
 def _answers(server: S3Server) -> bool:
-    """True where an object can be written: the parts of the server come up one after the other."""
+    """Return True if an object can be written: the parts of the server start one after the other."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,8 @@ from phipack.options import (
 from phipack.output import share, size, table
 
 if TYPE_CHECKING:
-    from builders.conversion import BuildRequest
+    from builders.checkpoint import Checkpoint
+    from phipack.api.results import BuildOutcome
     from registry.bundle.folder import Bundle
     from targets.architecture import Family
 
@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 @context_option
 @out_option
 @replace_option
-@click.option(
-    "--profile", is_flag=True, help="Say what the time went into: reading, transforming, quantizing, writing."
-)
+@click.option("--profile", is_flag=True, help="Show where the time went: reading, transforming, quantizing, writing.")
 @pass_state
 def build(
     state: State,
@@ -60,72 +58,48 @@ def build(
     With a target, the bundle's context is the longest that fits there (at most 4,096 unless --context asks for more),
     and a model that does not fit is refused.
     """
-    from builders.build import build_each
-    from builders.checkpoint import open_checkpoint
-    from builders.conversion import BuildRequest, default_context_length
-    from targets.devices import target_named
-    from targets.fit import require_fit
-    from targets.recipes import recipe_named
+    from phipack.api.building import build_each
+    from phipack.json_form.making import build_form
 
     if len(set(recipes)) < len(recipes):
         raise click.UsageError("a recipe is named twice")
-    opened = open_checkpoint(checkpoint)
-    device = None if target is None else target_named(target)
-    requests = {}
-    for recipe in map(recipe_named, recipes):
-        context = context_length or default_context_length(opened)
-        if device is not None:
-            context = require_fit(opened.architecture, recipe, device, context_length)
-        place = out if len(recipes) == 1 else out / recipe.name
-        requests[place] = BuildRequest.from_checkpoint(opened, recipe, context, state.output.on_progress)
-    started = time.perf_counter()
-    bundles: dict[Path, Bundle] = {}
-    problems = build_each(requests, replace=replace, done=bundles.__setitem__)
-    seconds = time.perf_counter() - started
-    if not bundles:
-        raise next(iter(problems.values()))
-    asked = [(bundles[place], requests[place] if profile else None) for place in requests if place in bundles]
-    data = [_bundle_data(bundle, profiled) for bundle, profiled in asked]
-    lines = [line for bundle, profiled in asked for line in _bundle_lines(bundle, profiled)]
-    if profile:
-        lines.append(f"{seconds:.1f} s in all")
-    state.output.result(data[0] if len(requests) == 1 else data, "\n".join(lines))
-    for place, problem in problems.items():
-        state.output.note(f"{place}: FAILED: {problem}")
-    if problems:
-        raise next(iter(problems.values()))
+    report = build_each(
+        checkpoint,
+        {recipe: out if len(recipes) == 1 else out / recipe for recipe in recipes},
+        target=target,
+        context_length=context_length,
+        replace=replace,
+        on_progress=state.output.on_progress,
+    )
+    if report.bundles:
+        lines = [line for one in report.outcomes for line in _outcome_lines(one, profile=profile)]
+        lines += [f"{report.seconds:.1f} s in all"] if profile else []
+        state.output.result(build_form(report).data(), "\n".join(lines))
+        for failed in report.outcomes:
+            if failed.problem is not None:
+                state.output.note(f"{failed.path}: FAILED: {failed.problem}")
+    report.raise_for_failures()
 
 
-def _bundle_data(bundle: Bundle, profiled: BuildRequest | None) -> dict[str, object]:
-    manifest = bundle.manifest
-    facts: dict[str, object] = {
-        "path": str(bundle.path),
-        "digest": bundle.digest,
-        "bytes": manifest.total_bytes,
-        "notes": manifest.recipe.notes,
-    }
-    return facts if profiled is None else facts | {"busy_seconds": profiled.phases.seconds}
-
-
-def _bundle_lines(bundle: Bundle, profiled: BuildRequest | None) -> list[str]:
-    manifest = bundle.manifest
+def _outcome_lines(outcome: BuildOutcome, *, profile: bool) -> list[str]:
+    if outcome.bundle is None:
+        return []
+    manifest = outcome.bundle.manifest
     context = manifest.model.context_length
-    lines = [f"{bundle.path}: {manifest.recipe.name}, {size(manifest.total_bytes)}, context {context}", bundle.digest]
+    lines = [f"{outcome.path}: {outcome.recipe}, {size(manifest.total_bytes)}, context {context}", manifest.digest]
     lines += [f"note: {note}" for note in manifest.recipe.notes]
-    if profiled is not None:
-        lines.append(_profile(profiled))
-    return lines
+    return [*lines, _profile(outcome)] if profile else lines
 
 
-def _profile(request: BuildRequest) -> str:
+def _profile(outcome: BuildOutcome) -> str:
     """Lay out busy seconds by phase, with the speed where a phase knows its bytes."""
-    seconds, byte_counts = request.phases.seconds, request.phases.bytes
-    total = sum(seconds.values()) or 1.0
+    total = sum(phase.busy_seconds for phase in outcome.phases) or 1.0
     rows = []
-    for name, spent in seconds.items():
-        speed = f"{byte_counts[name] / spent / 1e9:.2f} GB/s" if spent and byte_counts[name] else None
-        rows.append((name, f"{spent:.2f}", share(spent / total), speed))
-    return table(("phase", "busy seconds", "share", "speed"), rows)
+    for phase in outcome.phases:
+        spent = phase.busy_seconds
+        speed = f"{phase.bytes / spent / 1e9:.2f} GB/s" if spent and phase.bytes else None
+        rows.append((phase.name, f"{spent:.2f} s", share(spent / total), speed))
+    return table(("phase", "busy time", "share", "speed"), rows)
 
 
 @click.command()
@@ -144,14 +118,12 @@ def convert(state: State, checkpoint: Path, layout: Family, out: Path, replace: 
 
     For mini and medium with the short context. Llama has no sliding window: the note says up to where the two agree.
     """
-    from builders.checkpoint import open_checkpoint
-    from builders.relayout import relayout
+    from phipack.api.building import convert_layout
+    from phipack.json_form.making import convert_form
 
-    notes = relayout(
-        open_checkpoint(checkpoint), layout, out, replace_existing=replace, on_progress=state.output.on_progress
-    )
-    text = [f"{out}: {layout} layout of {checkpoint}", *(f"note: {note}" for note in notes)]
-    state.output.result({"path": str(out), "layout": layout, "notes": list(notes)}, "\n".join(text))
+    written = convert_layout(checkpoint, layout, out, replace=replace, on_progress=state.output.on_progress)
+    text = [f"{out}: {layout} layout of {checkpoint}", *(f"note: {note}" for note in written.notes)]
+    state.output.result(convert_form(written).data(), "\n".join(text))
 
 
 @click.command()
@@ -164,10 +136,11 @@ def export(state: State, checkpoint: Path, out: Path, replace: bool) -> None:
 
     It is no bundle: not quantized, not measured, not to be registered. It needs the whole model in memory.
     """
-    from builders.optimum_export import export as export_onnx
+    from phipack.api.building import export_onnx
+    from phipack.json_form.making import export_form
 
-    files = export_onnx(checkpoint, out, replace=replace)
-    state.output.result({"path": str(out), "files": files}, f"{out}: {', '.join(files)}")
+    exported = export_onnx(checkpoint, out, replace=replace)
+    state.output.result(export_form(exported).data(), f"{out}: {', '.join(exported.files)}")
 
 
 @click.command()
@@ -176,25 +149,22 @@ def export(state: State, checkpoint: Path, out: Path, replace: bool) -> None:
 @pass_state
 def inspect(state: State, path: Path, verify: bool) -> None:
     """Show what a checkpoint or a bundle is."""
-    from registry.bundle.manifest import MANIFEST_NAME
+    from phipack.api.building import inspect as inspect_folder
+    from phipack.json_form.making import inspected_bundle_form, inspected_checkpoint_form
+    from registry.bundle.folder import Bundle
 
-    if (path / MANIFEST_NAME).is_file():
-        _inspect_bundle(state, path, verify)
+    found = inspect_folder(path, verify_files=verify)
+    if isinstance(found, Bundle):
+        state.output.result(inspected_bundle_form(found, verified=verify).data(), _bundle_text(found, verified=verify))
     else:
-        _inspect_checkpoint(state, path)
+        state.output.result(inspected_checkpoint_form(found).data(), _checkpoint_text(found))
 
 
-def _inspect_bundle(state: State, path: Path, verify: bool) -> None:
-    from registry.bundle.folder import open_bundle
-    from registry.bundle.folder import verify as verify_bundle
-
-    bundle = open_bundle(path)
-    if verify:
-        verify_bundle(bundle)
+def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
     manifest = bundle.manifest
     model, generation = manifest.model, manifest.generation
     facts = [
-        ("bundle", bundle.digest + (" (verified)" if verify else "")),
+        ("bundle", bundle.digest + (" (verified)" if verified else "")),
         ("recipe", manifest.recipe.name),
         ("model", f"{model.architecture}, {model.parameters:,} parameters, {model.layers} layers"),
         ("context", f"{model.context_length} tokens, exact up to {model.exact_context_length}"),
@@ -205,24 +175,18 @@ def _inspect_bundle(state: State, path: Path, verify: bool) -> None:
         *(("note", note) for note in manifest.recipe.notes),
     ]
     weights = table(
-        ("storage", "tensors", "bytes"), [(w.storage, w.tensors, size(w.bytes)) for w in manifest.recipe.weights]
+        ("storage", "tensors", "size"), [(w.storage, w.tensors, size(w.bytes)) for w in manifest.recipe.weights]
     )
-    files = table(("file", "bytes", "SHA-256"), [(f.path, f.bytes, f.sha256[:16] + "…") for f in manifest.files])
+    files = table(("file", "size", "SHA-256"), [(f.path, size(f.bytes), f.sha256[:16] + "…") for f in manifest.files])
     text = "\n".join(f"{name:<14}{value}" for name, value in facts)
-    data = manifest.model_dump(mode="json", by_alias=True) | {
-        "digest": bundle.digest,
-        "total_bytes": manifest.total_bytes,
-    }
-    state.output.result(data, f"{text}\n\n{weights}\n\n{files}\n\n{size(manifest.total_bytes)} in all")
+    return f"{text}\n\n{weights}\n\n{files}\n\n{size(manifest.total_bytes)} in all"
 
 
-def _inspect_checkpoint(state: State, path: Path) -> None:
+def _checkpoint_text(checkpoint: Checkpoint) -> str:
     from dataclasses import asdict
 
-    from builders.checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(path)
     architecture = checkpoint.architecture
+    longrope = architecture.longrope
     facts = {
         "checkpoint": checkpoint.digest,
         **asdict(architecture),
@@ -232,7 +196,7 @@ def _inspect_checkpoint(state: State, path: Path) -> None:
         "tokenizer_files": sorted(checkpoint.tokenizer_files),
         "shards": [file.name for file in checkpoint.shard_files],
     }
-    shown = {name: value for name, value in facts.items() if name != "longrope"}
-    if architecture.longrope is not None:
-        shown["longrope"] = f"beyond {architecture.longrope.original_context} tokens"
-    state.output.result(facts, "\n".join(f"{name:<22}{value}" for name, value in shown.items()))
+    del facts["longrope"]
+    if longrope is not None:
+        facts["longrope"] = f"beyond {longrope.original_context} tokens"
+    return "\n".join(f"{name:<22}{value}" for name, value in facts.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from phipack import completion
+from phipack.commands.opening import open_registry
 from phipack.options import FOLDER, State, catalog_options, out_option, pass_state, replace_option
 from phipack.output import size
 from targets.progress import Event, Notice
 
 if TYPE_CHECKING:
     from registry.fetch import Fetched
-    from registry.ledger.versions import CellVersion
-    from registry.transfer.bundle_download import DownloadOptions
-    from targets.references import Reference
 
 
 @click.command()
@@ -31,8 +28,8 @@ if TYPE_CHECKING:
     type=FOLDER,
     multiple=True,
     metavar="DIR",
-    help="A bundle on this machine: what it has is copied, not downloaded. May be repeated; what --replace replaces "
-    "is one always.",
+    help="A bundle on this machine: what it has is copied, not downloaded (repeatable). A bundle that --replace "
+    "replaces is always one.",
 )
 @catalog_options
 @pass_state
@@ -49,40 +46,50 @@ def fetch(
     """Put a verified bundle in a folder.
 
     SOURCE is MODEL:1.0.0@CELL, MODEL:production@CELL, MODEL:^1.0@CELL, a bundle's folder, the http(s) URL of one, or
-    the URL of a published catalog: then --of says what, or --device who asks. Every byte is verified before anything is
-    put in place. A download that broke off is continued by the same command.
+    the URL of a published catalog: then --of names what to fetch, or --device the device to choose for. Every byte is
+    verified before anything is put in place. The same command resumes a download that was interrupted.
     """
-    from registry.fetch import fetch as fetch_bundle
+    from phipack.api.delivery import fetch as fetch_bundle
+    from phipack.json_form.delivery import fetch_form
     from registry.fetch import is_path
-    from registry.ledger.reader import open_reader, resolve_in
-    from registry.store.uris import open_store
-    from registry.transfer.bundle_download import DownloadOptions
 
-    options = DownloadOptions(digest, replace, reuse)
+    options: dict[str, Any] = {
+        "digest": digest,
+        "replace": replace,
+        "reuse": reuse,
+        "on_progress": state.output.on_progress,
+    }
     if any(value is not None for value in asked.values()):
         if "://" not in source:
-            raise click.UsageError(f"{source!r} is no URL of a catalog; {_given(asked)} is for one")
-        fetched = _from_catalog(state, source, out, asked, options)
+            raise click.UsageError(f"{source!r} is not the URL of a catalog, which {_given(asked)} needs")
+        fetched = _from_catalog(source, out, asked, options)
+    elif "://" in source or is_path(source):  # which need no registry: the project file may be wrong
+        fetched = fetch_bundle(source, out, **options)
     else:
-        # A path or URL needs no registry: the project file that says where it is may be wrong.
-        by_reference = "://" not in source and not is_path(source)
-        blobs = open_store(state.store) if by_reference else None
+        fetched = open_registry(state).fetch(source, out, **options)
+    state.output.result(fetch_form(fetched).data(), _text(fetched))
 
-        def resolver(reference: Reference) -> list[CellVersion]:
-            assert blobs is not None
-            return resolve_in(open_reader(state.tracking_uri, blobs), reference)
 
-        fetched = fetch_bundle(
-            source,
-            out,
-            options,
-            resolver=resolver,
-            store=blobs,
-            on_progress=state.output.on_progress,
-        )
+def _from_catalog(url: str, out: Path, asked: Mapping[str, Any], options: Mapping[str, Any]) -> Fetched:
+    from phipack.api.delivery import fetch_from_catalog
+    from targets.selection import Device
+
+    os_name, _, os_version = (asked["os"] or "").partition(" ")
+    return fetch_from_catalog(
+        url,
+        out,
+        asked["of"],
+        device=Device(asked["device"], asked["soc"], asked["ram_bytes"], os_name or None, os_version or None),
+        format=asked["format"],
+        root=asked["root"],
+        install_id=asked["install_id"],
+        **options,
+    )
+
+
+def _text(fetched: Fetched) -> str:
     bundle, statistics = fetched.bundle, fetched.statistics
-    manifest = bundle.manifest
-    parts = [f"{size(manifest.total_bytes)}, verified"]
+    parts = [f"{size(bundle.manifest.total_bytes)}, verified"]
     for count, what in (
         (statistics.downloaded_bytes, "downloaded"),
         (statistics.reused_bytes, "copied from bundles on this machine"),
@@ -91,39 +98,10 @@ def fetch(
     ):
         if count:
             parts.append(f"{size(count)} {what}")
-    lines = [f"{out}: {manifest.recipe.name}, {', '.join(parts)}", bundle.digest]
+    lines = [f"{bundle.path}: {bundle.manifest.recipe.name}, {', '.join(parts)}", bundle.digest]
     if fetched.reasons:
         lines = [f"{fetched.reference}: {'; '.join(fetched.reasons)}", *lines]
-    state.output.result(
-        {
-            "path": str(out),
-            "digest": bundle.digest,
-            "recipe": manifest.recipe.name,
-            "bytes": manifest.total_bytes,
-            "reference": fetched.reference,
-            "reasons": list(fetched.reasons),
-            **dataclasses.asdict(statistics),
-        },
-        "\n".join(lines),
-    )
-
-
-def _from_catalog(state: State, url: str, out: Path, asked: Mapping[str, Any], options: DownloadOptions) -> Fetched:
-    from registry.catalog.choice import Query
-    from registry.catalog.client import CatalogTrust
-    from registry.fetch import fetch_from_catalog
-    from targets.references import Reference
-    from targets.selection import Device
-
-    os_name, _, os_version = (asked["os"] or "").partition(" ")
-    query = Query(
-        reference=None if asked["of"] is None else Reference.parse(asked["of"]),
-        device=Device(asked["device"], asked["soc"], asked["ram_bytes"], os_name or None, os_version or None),
-        format=asked["format"],
-        install_id=asked["install_id"],
-    )
-    trust, report = CatalogTrust(asked["root"]), state.output.on_progress
-    return fetch_from_catalog(url, out, query, options, trust=trust, on_progress=report)
+    return "\n".join(lines)
 
 
 def _given(asked: Mapping[str, Any]) -> str:
@@ -138,20 +116,20 @@ def _given(asked: Mapping[str, Any]) -> str:
 @pass_state
 def generate(state: State, bundle: Path, prompt: str, max_tokens: int, raw: bool) -> None:
     """Answer a prompt with a bundle: its own chat template, tokenizer and stop ids, the likeliest token each time."""
-    from builders.runtime.generation import generate as generate_text
-    from registry.bundle.folder import open_bundle
+    from phipack.api.validation import generate as generate_text
+    from phipack.json_form.delivery import generate_form
 
     pieces: list[str] = []
 
     def on_progress(event: Event) -> None:
-        if isinstance(event, Notice):
-            state.output.note(f"\n{event.text}" if pieces else event.text)  # not in the middle of the answer's own line
+        if isinstance(event, Notice) and pieces:  # not in the middle of the answer's own line
+            event = Notice(f"\n{event.text}")
+        state.output.on_progress(event)
 
-    opened = open_bundle(bundle)
     for piece in generate_text(
-        opened, prompt, max_new_tokens=max_tokens, use_template=not raw, on_progress=on_progress
+        bundle, prompt, max_new_tokens=max_tokens, use_template=not raw, on_progress=on_progress
     ):
         pieces.append(piece)
         state.output.stream(piece)  # the answer appears as it is made
     state.output.stream("\n")
-    state.output.result({"text": "".join(pieces)}, "")
+    state.output.result(generate_form("".join(pieces)).data(), "")

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import click
 
 from phipack import completion
 from phipack.formatting import rate, size
 from phipack.options import State, pass_state
 from phipack.output import table
-
-if TYPE_CHECKING:
-    from builders.checkpoint import Checkpoint
-    from targets.fit import RecipeFit
 
 
 @click.group()
@@ -26,9 +19,10 @@ def targets() -> None:
 @pass_state
 def targets_ls(state: State) -> None:
     """List the targets."""
-    from targets.devices import load_targets
+    from phipack.api.fitting import list_targets
+    from phipack.json_form.making import targets_form
 
-    known = load_targets().values()
+    known = list_targets()
     rows = [
         (
             t.name,
@@ -41,7 +35,7 @@ def targets_ls(state: State) -> None:
         for t in known
     ]
     state.output.result(
-        [t.model_dump(mode="json") for t in known],
+        targets_form(known).data(),
         table(("target", "SoC", "RAM", "for an app", "bandwidth", "formats"), rows),
     )
 
@@ -51,9 +45,9 @@ def targets_ls(state: State) -> None:
 @pass_state
 def targets_show(state: State, name: str) -> None:
     """Show one target with the source of each figure."""
-    from targets.devices import target_named
+    from phipack.api.fitting import open_target
 
-    target = target_named(name)
+    target = open_target(name)
     state.output.result(target.model_dump(mode="json"), target.describe())
 
 
@@ -61,13 +55,12 @@ def targets_show(state: State, name: str) -> None:
 @pass_state
 def recipes(state: State) -> None:
     """List the recipes: a format and how weights are stored in it."""
-    from targets.recipes import RECIPES
+    from phipack.api.fitting import list_recipes
+    from phipack.json_form.making import recipes_form
 
-    rows = [(r.name, r.format, r.bits, r.summary) for r in RECIPES.values()]
-    state.output.result(
-        [{"name": r.name, "format": r.format, "bits": r.bits, "summary": r.summary} for r in RECIPES.values()],
-        table(("recipe", "format", "bits", "weights"), rows),
-    )
+    known = list_recipes()
+    rows = [(r.name, r.format, r.bits, r.summary) for r in known]
+    state.output.result(recipes_form(known).data(), table(("recipe", "format", "bits", "weights"), rows))
 
 
 @click.command()
@@ -81,68 +74,29 @@ def recipes(state: State) -> None:
 )
 @pass_state
 def fit(state: State, model: str, target: str) -> None:
-    """Say which recipes of a model fit on a target, and how long a context then fits.
+    """Show which recipes of a model fit on a target, and how long a context then fits.
 
-    MODEL is a released Phi-3 (phi-3-mini-4k-instruct …) or a checkpoint's folder, whose bundles' sizes are then told
+    MODEL is a released Phi-3 (phi-3-mini-4k-instruct …) or a checkpoint's folder, whose bundles' sizes are then known
     to the byte.
     """
-    from targets.devices import target_named
-    from targets.fit import fit_all
-    from targets.models import known_model
+    from phipack.api.fitting import fit as fit_on
+    from phipack.json_form.making import fit_form
 
-    checkpoint = _checkpoint(model)
-    architecture = known_model(model) if checkpoint is None else checkpoint.architecture
-    device = target_named(target)
-    sized = [_sized(checkpoint, found) for found in fit_all(architecture, device)]
+    report = fit_on(model, target)
     columns = ("recipe", "bundle", "weights", "KV cache", "runtime", "longest context", "fits", "why not, or note")
     rows = [
         (
-            f.recipe,
-            None if bundle_bytes is None else f"{bundle_bytes:,}",
-            size(f.weight_bytes),
-            size(f.kv_cache_bytes),
-            size(f.runtime_bytes),
-            f.longest_context,
-            "yes" if f.fits else "no",
-            f.reason,
+            one.fit.recipe,
+            None if one.bundle_bytes is None else f"{one.bundle_bytes:,} B",
+            size(one.fit.weight_bytes),
+            size(one.fit.kv_cache_bytes),
+            size(one.fit.runtime_bytes),
+            one.fit.longest_context,
+            "yes" if one.fit.fits else "no",
+            one.fit.reason,
         )
-        for f, bundle_bytes in sized
+        for one in report.recipes
     ]
+    device = report.target
     head = f"{model} on {device.title}: {size(device.app_memory_bytes)} for an app; KV cache at the longest context"
-    data = [f.as_json() | {"bundle_bytes": bundle_bytes} for f, bundle_bytes in sized]
-    state.output.result(data, f"{head}\n\n{table(columns, rows)}")
-
-
-def _checkpoint(model: str) -> Checkpoint | None:
-    """Open what is a folder, or meant to be one; None for a model's name."""
-    if not Path(model).exists() and "/" not in model:
-        return None
-    from builders.checkpoint import open_checkpoint
-
-    return open_checkpoint(Path(model))
-
-
-def _sized(checkpoint: Checkpoint | None, found: RecipeFit) -> tuple[RecipeFit, int | None]:
-    """Give a fit with its bundle's bytes, where there is a checkpoint that fits and that the converter takes."""
-    from targets.errors import UnsupportedModelError
-    from targets.fit import refused
-
-    if checkpoint is None or not found.fits:
-        return found, None
-    try:
-        return found, _bundle_bytes(checkpoint, found)
-    except UnsupportedModelError as error:
-        return refused(found.recipe, error), None
-
-
-def _bundle_bytes(checkpoint: Checkpoint, fits: RecipeFit) -> int:
-    """Bytes of all files but the manifest, at the context that a build for the target would have."""
-    from builders.conversion import BuildRequest
-    from builders.sizes import bundle_sizes
-    from targets.fit import DEFAULT_CONTEXT
-    from targets.recipes import recipe_named
-
-    context_length = min(fits.longest_context, DEFAULT_CONTEXT)
-    return sum(
-        bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe_named(fits.recipe), context_length)).values()
-    )
+    state.output.result(fit_form(report).data(), f"{head}\n\n{table(columns, rows)}")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from phipack import completion
+from phipack.commands.opening import open_registry
 from phipack.formatting import figure, signed_figure, signed_size, size
 from phipack.options import State, pass_state
 from phipack.output import table
-from targets.progress import Step
 
 if TYPE_CHECKING:
     from registry.bundle.manifest import FileEntry, WeightClass
@@ -28,7 +26,7 @@ _DIGEST_LENGTH = 12
 @click.argument("before", metavar="REFERENCE-OR-PATH", shell_complete=completion.references_or_paths)
 @click.argument("after", metavar="REFERENCE-OR-PATH", shell_complete=completion.references_or_paths)
 @click.option("--exit-code", "by_exit_code", is_flag=True, help="End with 1 where the bundles differ, as git does.")
-@click.option("--no-tensors", is_flag=True, help="Don't read the weight files to say which tensors changed.")
+@click.option("--no-tensors", is_flag=True, help="Don't read the weight files to find which tensors changed.")
 @pass_state
 def diff(
     state: State,
@@ -37,44 +35,31 @@ def diff(
     by_exit_code: bool,
     no_tensors: bool,
 ) -> None:
-    """Say what changed: files, tensors, sizes, recipe, checkpoint, metadata, chat template, evidence.
+    """Show what changed: files, tensors, sizes, recipe, checkpoint, metadata, chat template, evidence.
 
     Each side is MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL], or a bundle's folder. Releases are compared cell by cell.
-    Evidence stands side by side; what differs is what the bundles hold.
+    Evidence is shown side by side; two sides differ if their bundles do.
     """
-    from registry.diff.compare import compare, pairs
-
-    found = []
-    matched = pairs(*(_sides(state, text) for text in (before, after)))
-    for done, (old, new) in enumerate(matched):
-        side = new or old
-        state.output.on_progress(Step("compare", done, len(matched), "cells", side.name if side else ""))
-        found.append(compare(old, new, read_tensors=not no_tensors))
-    state.output.result([_data(one) for one in found], "\n\n\n".join(map(_text, found)))
-    if by_exit_code and any(one.differs for one in found):
-        click.get_current_context().exit(1)
-
-
-def _sides(state: State, text: str) -> list[Side]:
-    from registry.diff.compare import folder_side, version_side
+    from phipack.api.comparing import diff_bundles
+    from phipack.json_form.difference import diff_form
     from registry.fetch import is_path
 
-    if is_path(text):
-        return [folder_side(Path(text).expanduser())]
-    from registry.ledger.ledger import open_ledger
-    from registry.ledger.reader import resolve_in
-    from registry.store.uris import open_store
-    from targets.references import Reference
-
-    ledger = open_ledger(state.tracking_uri, open_store(state.store), told=state.output.note)
-    return [version_side(ledger, version) for version in resolve_in(ledger, Reference.parse(text))]
+    on_progress = state.output.on_progress
+    if is_path(before) and is_path(after):  # which need no registry: the project file may be wrong
+        found = [diff_bundles(before, after, read_tensors=not no_tensors, on_progress=on_progress)]
+    else:
+        found = list(open_registry(state).diff(before, after, read_tensors=not no_tensors))
+    form = diff_form(found)
+    state.output.result(form.data(), "\n\n\n".join(map(_text, found)))
+    if by_exit_code and form.differs:
+        click.get_current_context().exit(1)
 
 
 def _text(found: Difference) -> str:
     before, after = found.before, found.after
     if before is None or after is None:
         there, which = (before, "first") if before else (after, "second")
-        return f"{there.name if there else ''}: in the {which} alone"
+        return f"{there.name if there else ''}: only in the {which}"
     parts = [f"{before.name} -> {after.name}", _summary(before, after, same=not found.differs)]
     if short := [one for one in found.facts if not _is_texts(one)]:
         parts.append(table(("manifest", "before", "after"), [_fact_row(one) for one in short]))
@@ -119,7 +104,7 @@ def _is_texts(change: Change[Any]) -> bool:
 
 
 def _texts_diff(change: Change[Any]) -> str:
-    """Notes: those that went and those that came, whole."""
+    """Notes: those that are gone and those that are new, in full."""
     old, new = change.before or [], change.after or []
     lines = [f"- {text}" for text in old if text not in new] + [f"+ {text}" for text in new if text not in old]
     return "\n".join([change.name, *(lines or ["  in another order"])])
@@ -142,8 +127,8 @@ def _tensor_texts(found: TensorChanges) -> list[str]:
     if found.problem is not None:
         return [f"tensors: {found.problem}"]
     counts = {kind: sum(one.kind == kind for one in found.tensors) for kind in ("changed", "added", "removed")}
-    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    parts = [f"tensors: {told}; {found.before_count} before, {found.after_count} after"]
+    summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    parts = [f"tensors: {summary}; {found.before_count} before, {found.after_count} after"]
     if found.tensors:
         rows = [_tensor_row(one) for one in found.tensors[:_SHOWN_TENSORS]]
         more = len(found.tensors) - len(rows)
@@ -164,8 +149,8 @@ def _tensor_row(change: Change[Tensor]) -> tuple[object, ...]:
 
 
 def _figure_row(change: FigureChange) -> tuple[object, ...]:
-    sides = [figure for figure in (change.before, change.after) if figure is not None]
-    kinds = " -> ".join(dict.fromkeys(figure.kind for figure in sides))
+    sides = [one for one in (change.before, change.after) if one is not None]
+    kinds = " -> ".join(dict.fromkeys(one.kind for one in sides))
     unit = sides[0].unit
     values = [None if one is None else figure(change.name, one.value, unit) for one in (change.before, change.after)]
     difference = None if change.difference is None else signed_figure(change.name, change.difference, unit)
@@ -182,52 +167,3 @@ def _notes(before: Side, after: Side) -> list[str]:
 
 def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:_DIGEST_LENGTH]
-
-
-def _data(found: Difference) -> dict[str, object]:
-    from dataclasses import asdict
-
-    from pydantic import BaseModel
-
-    def model(value: BaseModel | None) -> object:
-        return None if value is None else value.model_dump(mode="json", by_alias=True)
-
-    def rows(changes: Sequence[Change[Any]], shown: Callable[[Any], object]) -> list[dict[str, object]]:
-        return [
-            {"name": one.name, "change": one.kind, "before": shown(one.before), "after": shown(one.after)}
-            for one in changes
-        ]
-
-    tensors = None if found.tensors is None else asdict(found.tensors)
-    if found.tensors is not None and tensors is not None:
-        tensors["tensors"] = rows(found.tensors.tensors, lambda value: None if value is None else asdict(value))
-        tensors["keys"] = rows(found.tensors.keys, lambda value: value)
-    return {
-        "cell": found.cell,
-        "differs": found.differs,
-        "before": _side_data(found.before),
-        "after": _side_data(found.after),
-        "facts": rows(found.facts, lambda value: value),
-        "files": rows(
-            found.files, lambda file: None if file is None else file.model_dump(mode="json", exclude={"chunks"})
-        ),
-        "weights": rows(found.weights, model),
-        "tensors": tensors,
-        "chat_template": "\n".join(found.template) or None,
-        "figures": [
-            {**row, "difference": one.difference}
-            for row, one in zip(rows(found.figures, model), found.figures, strict=True)
-        ],
-    }
-
-
-def _side_data(side: Side | None) -> dict[str, object] | None:
-    if side is None:
-        return None
-    return {
-        "name": side.name,
-        "digest": side.manifest.digest,
-        "bytes": side.manifest.total_bytes,
-        "evidence_of": None if side.evidence is None else side.evidence.text,
-        "problem": side.problem,
-    }

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack import completion
-from phipack.options import State, keys_option, pass_state, registry_options
+from phipack.commands.opening import open_project_registry
+from phipack.options import State, keys_option, pass_state
 from phipack.output import size, table
 
 if TYPE_CHECKING:
     from registry.publication import Publication
-    from targets.devices import Target
 
 
 @click.command()
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     default="production",
     show_default=True,
     shell_complete=completion.channels,
-    help="Whose bundles are published.",
+    help="The channel whose bundles are published.",
 )
 @click.option(
     "--rollout",
@@ -37,9 +37,8 @@ if TYPE_CHECKING:
     "--to", "place", metavar="PLACE", help="The catalog: a folder or s3://BUCKET/PREFIX. [default: the --store]"
 )
 @click.option("--deltas/--no-deltas", default=True, show_default=True, help="Offer deltas from what phones have.")
-@click.option("--refresh", is_flag=True, help="Publish nothing new: sign the catalog anew, before it expires.")
+@click.option("--refresh", is_flag=True, help="Publish nothing new: sign the catalog again, before it expires.")
 @keys_option
-@registry_options
 @pass_state
 def publish(
     state: State,
@@ -50,52 +49,28 @@ def publish(
     deltas: bool,
     refresh: bool,
     keys: Path,
-    tracking_uri: str | None,
-    store: str | None,
 ) -> None:
-    """Publish a channel as a signed catalog, which any web server or CDN can give to phones.
+    """Publish a channel as a signed catalog, which any web server or CDN can serve to phones.
 
-    Phones see it when all of it is there: the catalog's timestamp is written last. A release that was published stays.
+    Phones see it when all of it is there: the catalog's timestamp is written last. Published releases stay available.
     """
-    from registry.catalog.signing import open_keys
-    from registry.ledger.reader import open_reader
-    from registry.publication import Order
-    from registry.publication import publish as publish_channel
-    from registry.publication import refresh as sign_again
-    from registry.store.uris import open_store
+    from phipack.api.arguments import as_store
+    from phipack.json_form.registry import publish_form, refresh_form
 
-    blobs = open_store(store)
-    into = blobs if place is None else open_store(place)
-    opened = open_keys(keys)
+    registry = open_project_registry(state)
+    catalog = registry.store if place is None else as_store(place)
     if refresh:
-        expires = sign_again(into, opened)
-        text = f"{into.uri}: signed again, valid until {expires:%Y-%m-%d %H:%M} UTC"
-        state.output.result({"catalog": into.uri, "expires": expires.isoformat()}, text)
+        expires = registry.refresh_catalog(catalog, keys=keys)
+        text = f"{catalog.uri}: signed again, valid until {expires:%Y-%m-%d %H:%M} UTC"
+        state.output.result(refresh_form(catalog.uri, expires).data(), text)
         return
     if model is None:
-        raise click.UsageError("name a MODEL, or give --refresh")
-    order = Order(model, channel, round(rollout * 100), deltas)
-    published = publish_channel(
-        open_reader(tracking_uri, blobs),
-        order,
-        into,
-        opened,
-        targets=_targets(state),
-        on_progress=state.output.on_progress,
-    )
-    _show(state, published, into.uri)
+        raise click.UsageError("name a MODEL, or use --refresh")
+    published = registry.publish(model, catalog, channel=channel, rollout_percent=rollout, deltas=deltas, keys=keys)
+    state.output.result(publish_form(published, catalog.uri).data(), _text(published, catalog.uri))
 
 
-def _targets(state: State) -> dict[str, Target]:
-    from targets.devices import load_targets
-
-    cells = () if state.project is None else state.project.cells
-    return load_targets() | {cell.target.name: cell.target for cell in cells}
-
-
-def _show(state: State, published: Publication, place: str) -> None:
-    from dataclasses import asdict
-
+def _text(published: Publication, catalog: str) -> str:
     rows = [
         (
             cell.name,
@@ -106,14 +81,8 @@ def _show(state: State, published: Publication, place: str) -> None:
         )
         for cell in published.cells
     ]
-    text = (
-        f"{published.model}, {published.channel}: published at {place},"
-        f" good until {published.expires:%Y-%m-%d %H:%M} UTC"
+    return (
+        f"{published.model}, {published.channel}: published at {catalog},"
+        f" valid until {published.expires:%Y-%m-%d %H:%M} UTC"
         f"\n\n{table(('cell', 'recipe', 'size', 'releases', 'deltas'), rows)}"
     )
-    data = asdict(published) | {
-        "catalog": place,
-        "expires": published.expires.isoformat(),
-        "cells": [asdict(cell) | {"stages": [one.model_dump() for one in cell.stages]} for cell in published.cells],
-    }
-    state.output.result(data, text)

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
 
 from phipack import completion
-from phipack.options import State, pass_state, reason_option, registry_options
+from phipack.commands.opening import open_project_registry, open_registry
+from phipack.commands.validation import evidence_text
+from phipack.options import State, pass_state, reason_option
 from phipack.output import table
 
 if TYPE_CHECKING:
-    from registry.ledger.channel_moves import CellMove, Move, Stand
+    from registry.ledger.channel_moves import CellMove, Move, VersionId
     from registry.ledger.versions import CellVersion
-    from targets.project import Roles
 
 
 @click.command()
 @click.argument("model", required=False, shell_complete=completion.models)
-@registry_options
 @pass_state
-def ls(state: State, model: str | None, tracking_uri: str | None, store: str | None) -> None:
+def ls(state: State, model: str | None) -> None:
     """List what is registered, of one model or of all."""
-    from registry.ledger.reader import open_reader
-    from registry.store.uris import open_store
+    from phipack.json_form.registry import versions_form
 
-    versions = open_reader(tracking_uri, open_store(store)).versions(model)
+    versions = open_registry(state).versions(model)
     rows = [
         (v.model, v.release, v.cell, v.recipe, "passed" if v.gates_passed else "FAILED", ", ".join(v.channels) or "-")
         for v in versions
@@ -33,29 +33,19 @@ def ls(state: State, model: str | None, tracking_uri: str | None, store: str | N
     columns = ("model", "version", "cell", "recipe", "gates", "channels")
     nothing = f"nothing is registered{f' of {model}' if model else ''} in {state.registry}"
     text = table(columns, rows) if rows else nothing
-    state.output.result([_version_data(v) for v in versions], text)
+    state.output.result(versions_form(versions).data(), text)
 
 
 @click.command()
 @click.argument("reference", shell_complete=completion.references)
-@registry_options
 @pass_state
-def show(state: State, reference: str, tracking_uri: str | None, store: str | None) -> None:
-    """Show the cells that a reference names, with their evidence: MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL]."""
-    from phipack.commands.validation import evidence_text
-    from registry.ledger.ledger import open_ledger
-    from registry.ledger.reader import resolve_in
-    from registry.store.uris import open_store
-    from targets.references import Reference
+def show(state: State, reference: str) -> None:
+    """Show the cells of a reference with their evidence: MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL]."""
+    from phipack.json_form.registry import shown_form
 
-    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
-    data, texts = [], []
-    for version in resolve_in(ledger, Reference.parse(reference)):
-        evidence = ledger.evidence(version)
-        data.append(_version_data(version) | {"evidence": evidence.model_dump(mode="json", by_alias=True)})
-        facts = "\n".join(f"{name:<12}{value}" for name, value in _version_data(version).items())
-        texts.append(f"{version.reference}\n{facts}\n\n{evidence_text(evidence)}")
-    state.output.result(data, "\n\n\n".join(texts))
+    cells = open_registry(state).show(reference)
+    text = "\n\n\n".join(f"{_facts(one.version)}\n\n{evidence_text(one.evidence)}" for one in cells)
+    state.output.result(shown_form(cells).data(), text)
 
 
 @click.command()
@@ -66,11 +56,12 @@ def show(state: State, reference: str, tracking_uri: str | None, store: str | No
     required=True,
     metavar="CHANNEL",
     shell_complete=completion.channels,
-    help="Such as candidate, staging, production.",
+    help="Such as candidate, staging or production.",
 )
-@click.option("--override", is_flag=True, help="In spite of what evidence says against it; needs --reason; kept.")
+@click.option(
+    "--override", is_flag=True, help="Promote in spite of failing or missing evidence; needs --reason, which is kept."
+)
 @reason_option
-@registry_options
 @pass_state
 def promote(
     state: State,
@@ -78,28 +69,16 @@ def promote(
     channel: str,
     override: bool,
     reason: str,
-    tracking_uri: str | None,
-    store: str | None,
 ) -> None:
-    """Point a channel at a release: at every cell of MODEL:VERSION, or at one with @CELL. All move, or none does.
+    """Point a channel at a release: at every cell of MODEL:VERSION, or at one with @CELL. All move, or none.
 
-    Refused where a cell of the release is missing or its evidence does not pass, and to who is not among the channel's
-    promoters: those of the project file, if it is the model's; else those of the channel's last move.
+    Refused where a cell of the release is missing or its evidence does not pass, and to users who are not among the
+    channel's promoters: those of the project file, if it is the model's; else those of the channel's last move.
     """
-    from registry.ledger.ledger import open_ledger
-    from registry.promotion import current_user, promote_overriding
-    from registry.promotion import promote as promote_release
-    from registry.store.uris import open_store
-    from targets.references import Reference
-
     if override and not reason.strip():
-        raise click.UsageError("--override needs --reason TEXT: why it goes ahead")
-    wanted = Reference.parse(reference)
-    roles = _roles(state, wanted.model)
-    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
-    move = (promote_overriding if override else promote_release)(
-        ledger, wanted, channel, who=current_user(), why=reason, roles=roles
-    )
+        raise click.UsageError("--override needs --reason TEXT: why the promotion goes ahead")
+    registry = open_project_registry(state, re.split("[:@]", reference)[0])
+    move = registry.promote(reference, channel, reason=reason, override_reason=reason if override else None)
     _show_move(state, move)
 
 
@@ -113,38 +92,26 @@ def promote(
     help="Whose last promotion to take back.",
 )
 @reason_option
-@registry_options
 @pass_state
 def rollback(
     state: State,
     model: str,
     channel: str,
     reason: str,
-    tracking_uri: str | None,
-    store: str | None,
 ) -> None:
-    """Take the last promotion of a channel back: every cell that it moved goes where it stood before."""
-    from registry.ledger.ledger import open_ledger
-    from registry.promotion import current_user
-    from registry.promotion import rollback as roll_back
-    from registry.store.uris import open_store
-
-    roles = _roles(state, model)
-    ledger = open_ledger(tracking_uri, open_store(store), told=state.output.note)
-    _show_move(state, roll_back(ledger, model, channel, who=current_user(), why=reason, roles=roles))
+    """Take the last promotion of a channel back: every cell that it moved returns to where it was before."""
+    registry = open_project_registry(state, model)
+    _show_move(state, registry.rollback(model, channel, reason=reason))
 
 
 @click.command()
 @click.argument("model", shell_complete=completion.models)
-@registry_options
 @pass_state
-def history(state: State, model: str, tracking_uri: str | None, store: str | None) -> None:
-    """List every move of a model's channels: who, by which list, when, from, to, evidence, why. Newest first."""
-    from registry.ledger.ledger import open_ledger
-    from registry.promotion import history as moves_of
-    from registry.store.uris import open_store
+def history(state: State, model: str) -> None:
+    """List every move of a model's channels, newest first: who, allowed by which list, when, from, to, and why."""
+    from phipack.json_form.registry import history_form
 
-    moves = moves_of(open_ledger(tracking_uri, open_store(store), told=state.output.note), model)
+    moves = open_registry(state).history(model)
     rows = [
         (
             f"{m.when:%Y-%m-%d %H:%M:%S}Z",
@@ -152,8 +119,8 @@ def history(state: State, model: str, tracking_uri: str | None, store: str | Non
             _allowed_by(m),
             m.title,
             cell.cell,
-            _stand(cell.before),
-            _stand(cell.after),
+            _release(cell.before),
+            _release(cell.after),
             _evidence(m, cell),
             m.state,
             m.why or "-",
@@ -165,29 +132,40 @@ def history(state: State, model: str, tracking_uri: str | None, store: str | Non
     text = "\n\n".join(
         [
             table(columns, rows) if rows else f"no moves of {model} in {state.registry}",
-            *map(_overrode, filter(_overrode, moves)),
+            *filter(None, map(_overrode, moves)),
         ]
     )
-    state.output.result([_move_data(m) for m in moves], text)
+    state.output.result(history_form(moves).data(), text)
 
 
-def _roles(state: State, model: str) -> Roles | None:
-    """Return the lists of the project file, None where that is another model's. Refused where `--project` names it."""
-    plan = state.project
-    if plan is None or plan.model == model:
-        return None if plan is None else plan.roles
-    if state.named_project is None:
-        return None
-    raise click.UsageError(f"--project {state.named_project} is of model {plan.model}, not of {model}")
+def _facts(version: CellVersion) -> str:
+    facts = {
+        "model": version.model,
+        "version": version.release,
+        "cell": version.cell,
+        "target": version.target,
+        "recipe": version.recipe,
+        "digest": version.digest,
+        "checkpoint": version.checkpoint,
+        "gates": "passed" if version.gates_passed else "FAILED",
+        "channels": ", ".join(version.channels) or "-",
+        "mlflow": f"{version.registered_model} version {version.number}, run {version.run_id}",
+        "store": version.store,
+        "created": version.created.isoformat(timespec="seconds"),
+    }
+    return "\n".join([version.reference, *(f"{name:<12}{value}" for name, value in facts.items())])
 
 
 def _show_move(state: State, move: Move) -> None:
+    from phipack.json_form.registry import move_form
+
+    data = move_form(move).data()
     if not move.id:
-        state.output.result(_move_data(move), f"{move.channel} is there already: nothing to move")
+        state.output.result(data, f"{move.channel} is there already: nothing to move")
         return
-    rows = [(cell.cell, _stand(cell.before), _stand(cell.after)) for cell in move.cells]
+    rows = [(cell.cell, _release(cell.before), _release(cell.after)) for cell in move.cells]
     text = f"{move.title}, allowed by {_allowed_by(move)}\n\n{table(('cell', 'from', 'to'), rows)}"
-    state.output.result(_move_data(move), "\n\n".join(filter(None, (text, _overrode(move)))))
+    state.output.result(data, "\n\n".join(filter(None, (text, _overrode(move)))))
 
 
 def _allowed_by(move: Move) -> str:
@@ -195,8 +173,8 @@ def _allowed_by(move: Move) -> str:
 
 
 def _evidence(move: Move, cell: CellMove) -> str:
-    """The digest's head; a cell that went ahead in spite of its evidence says so."""
-    if any(problem.startswith(f"{cell.cell}: ") for problem in move.overrode):
+    """The first digits of its digest; or that it was overridden."""
+    if any(failure.cell == cell.cell for failure in move.overrode):
         return "OVERRIDDEN"
     return "-" if cell.evidence is None else cell.evidence.removeprefix("sha256:")[:12]
 
@@ -204,30 +182,9 @@ def _evidence(move: Move, cell: CellMove) -> str:
 def _overrode(move: Move) -> str:
     if not move.overrode:
         return ""
-    return f"{move.title} by {move.who} went ahead in spite of:\n  " + "\n  ".join(move.overrode)
+    problems = [": ".join(filter(None, (failure.cell, failure.problem))) for failure in move.overrode]
+    return f"{move.title} by {move.who} went ahead in spite of:\n  " + "\n  ".join(problems)
 
 
-def _stand(stand: Stand | None) -> str:
-    return "-" if stand is None else stand.release
-
-
-def _version_data(version: CellVersion) -> dict[str, object]:
-    return {
-        "model": version.model,
-        "version": str(version.release),
-        "cell": version.cell,
-        "target": version.target,
-        "recipe": version.recipe,
-        "digest": version.digest,
-        "checkpoint": version.checkpoint,
-        "gates": "passed" if version.gates_passed else "failed",
-        "channels": list(version.channels),
-        "mlflow": f"{version.registered_model} version {version.number}, run {version.run_id}",
-        "created": version.created.isoformat(timespec="seconds"),
-    }
-
-
-def _move_data(move: Move) -> dict[str, object]:
-    from dataclasses import asdict
-
-    return asdict(move) | {"when": move.when.isoformat(timespec="seconds"), "title": move.title}
+def _release(version: VersionId | None) -> str:
+    return "-" if version is None else version.release

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack import completion
+from phipack.commands.opening import open_project_registry
 from phipack.options import FILE, State, pass_state
 from phipack.output import share, size, table
-from targets.errors import Failure, GateError, PhipackError, ReleaseError
 
 if TYPE_CHECKING:
-    from builders.release import CellOutcome
+    from phipack.api.results import CellReport, ReleaseReport
 
 
 @click.command()
@@ -23,100 +23,58 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="CELL",
     shell_complete=completion.project_cells,
-    help="This cell alone (repeatable), as a job of a CI matrix would.",
+    help="Only this cell (repeatable), as a job of a CI matrix would.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Build and register nothing: show sizes, what is built already, predicted gates."
 )
 @pass_state
-def release(state: State, project_file: Path | None, only: tuple[str, ...]) -> None:
+def release(state: State, project_file: Path | None, only: tuple[str, ...], dry_run: bool) -> None:
     """Build, validate and register every cell of a project file.
 
-    What is built already from the same inputs is not built again. A cell that fails fails the release, and loses
-    nothing of the others.
+    What was built from the same inputs is not built again. A cell that fails makes the release fail; the other cells
+    are done and kept.
     """
-    from builders.build_cache import BuildCache
-    from builders.checkpoint import open_checkpoint
-    from builders.release import Release
-    from registry.ledger.ledger import open_ledger
-    from registry.ledger.registration import Registration
-    from registry.store.uris import open_store
+    from phipack.json_form.making import release_form
 
     state.named_project = project_file or state.named_project
     plan = state.required_project
-    cells = plan.cells_named(only)
-    blobs = open_store(state.store)
-    ledger = open_ledger(state.tracking_uri, blobs, told=state.output.note)
-    checkpoint = open_checkpoint(plan.checkpoint)
-    state.output.note(f"{plan.model} {plan.version}: {len(cells)} cells from {plan.checkpoint}")
-    # All of the project's cells, whichever are built here: promotion waits for them.
-    ledger.plan_release(plan.model, plan.version, [cell.name for cell in plan.cells])
-    done = Release(
-        checkpoint=checkpoint,
-        settings=plan.settings,
-        cache=BuildCache(state.home),
-        store=blobs,
-        register=lambda cell, manifest, evidence: ledger.register(
-            Registration(plan.model, plan.version, cell.name, manifest, evidence)
-        ),
-        on_progress=state.output.on_progress,
-    )
-    outcomes: list[CellOutcome] = []
-    for outcome in done.run(cells):
-        outcomes.append(outcome)
-        state.output.note(_line(outcome))
-    state.output.result([_outcome_data(o) for o in outcomes], _outcome_table(outcomes))
-    if failed := [outcome for outcome in outcomes if outcome.problem is not None]:
-        raise _failure(f"{plan.model} {plan.version}", failed, len(outcomes))
+    report = open_project_registry(state).release(plan, only, dry_run=dry_run)
+    why = [f"{failure.cell}: {failure.problem}" for failure in report.failures] if dry_run else []
+    state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), "\n".join(why)))))
+    report.raise_for_failures()
 
 
-def _failure(release: str, failed: list[CellOutcome], count: int) -> PhipackError:
-    """A gate error where gates alone are the reason: a CI job is to tell it from a broken machine."""
-    problem = f"{release}: {len(failed)} of {count} cells failed: {', '.join(one.cell for one in failed)}"
-    fix = "fix these and run the same command again: the other cells are kept and not built again"
-    if all(isinstance(one.problem, GateError) for one in failed):
-        failures = [Failure(one.cell, one.problem.problem) for one in failed if one.problem is not None]
-        return GateError(problem, failures=failures, fix=fix)
-    return ReleaseError(problem, fix=fix)
-
-
-def _line(outcome: CellOutcome) -> str:
-    if outcome.problem is not None:
-        return f"{outcome.cell}: FAILED: {outcome.problem}"
-    how = "built" if outcome.built else "built already"
-    return f"{outcome.cell}: {outcome.recipe} {how}, passed, registered"
-
-
-def _outcome_table(outcomes: list[CellOutcome]) -> str:
-    columns = ("cell", "recipe", "size", "KL", "same top", "ppl ratio", "tok/s here", "tok/s there", "gates")
+def _table(report: ReleaseReport) -> str:
+    columns = ("cell", "recipe", "build", "size", "KL", "same top", "ppl ratio", "tok/s here", "tok/s there", "gates")
     rows = []
-    for outcome in outcomes:
-        gates, figures = "refused", {}
-        if outcome.evidence is not None:
-            figures = {name: figure.value for name, figure in outcome.evidence.figures.items()}
-            passed = sum(gate.passed for gate in outcome.evidence.gates)
-            gates = f"{passed}/{len(outcome.evidence.gates)} passed"
+    for cell in report.cells:
+        figures = {name: figure.value for name, figure in cell.figures.items()}
         rows.append(
             (
-                outcome.cell,
-                outcome.recipe,
-                size(figures["artifact_bytes"]) if figures else None,
+                cell.cell,
+                cell.recipe,
+                _build(cell, dry_run=report.dry_run),
+                None if cell.size_bytes is None else size(cell.size_bytes),
                 figures.get("kl_mean"),
-                share(figures["same_top_share"]) if figures else None,
+                share(figures["same_top_share"]) if "same_top_share" in figures else None,
                 figures.get("perplexity_ratio"),
                 figures.get("decode_tokens_per_second"),
                 figures.get("predicted_decode_tokens_per_second"),
-                gates,
+                _gates(cell),
             )
         )
     return table(columns, rows)
 
 
-def _outcome_data(outcome: CellOutcome) -> dict[str, object]:
-    return {
-        "cell": outcome.cell,
-        "recipe": outcome.recipe,
-        "target": outcome.target,
-        "digest": outcome.manifest.digest if outcome.manifest else None,
-        "built": outcome.built,
-        "measured": outcome.measured,
-        "problem": None if outcome.problem is None else outcome.problem.problem,
-        "evidence": outcome.evidence.model_dump(mode="json", by_alias=True) if outcome.evidence else None,
-    }
+def _build(cell: CellReport, *, dry_run: bool) -> str | None:
+    if cell.size_bytes is None:
+        return None
+    return ("to build" if dry_run else "built") if cell.built else "built before"
+
+
+def _gates(cell: CellReport) -> str:
+    if not cell.gates and cell.problem is not None:
+        return "refused"
+    passed = f"{sum(gate.passed for gate in cell.gates)}/{len(cell.gates)} passed"
+    return f"{passed}, {len(cell.open_gates)} to be measured" if cell.open_gates else passed

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING
 from registry.bundle.manifest import FileEntry, Manifest
 from registry.catalog.choice import Resolved
 from registry.catalog.documents import DOCUMENT_BYTES_LIMIT, DeltaEntry, Documents, hashed_path
+from registry.files.atomic import write_atomically
 from registry.files.digests import digest_of_bytes
+from registry.files.lock import file_lock
 from registry.files.staging import disk_errors
 from registry.store.protocol import blob_path
 from registry.transfer.http import HttpClient, read_document
@@ -81,7 +83,7 @@ class Catalog(Documents):
             raise _mismatch(url)
         with disk_errors(self.folder, FetchError):
             kept.parent.mkdir(parents=True, exist_ok=True)
-            _write(kept, raw)
+            write_atomically(kept, raw)
         return raw
 
     def _malformed(self, path: str, why: str) -> FetchError:
@@ -145,7 +147,7 @@ def install_id(state: Path | None = None) -> str:
     with disk_errors(path, FetchError):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            _write(path, f"{uuid.uuid4()}\n".encode(), replace=False)
+            write_atomically(path, f"{uuid.uuid4()}\n".encode(), replace=False)
         return path.read_text().strip()
 
 
@@ -238,26 +240,8 @@ def _remove_unlisted(folder: Path, listed: Collection[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _write(path: Path, content: bytes, *, replace: bool = True) -> None:
-    """Write a file next to `path` and rename it; without `replace`, a file that is there already stays."""
-    staging = path.with_name(f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    staging.write_bytes(content)
-    try:
-        if replace:
-            staging.replace(path)
-        elif not path.exists():
-            os.link(staging, path)
-    except FileExistsError:
-        return
-    finally:
-        staging.unlink(missing_ok=True)
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    import fcntl  # POSIX, as the package is
-
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock(folder / "lock"):
         yield

@@ -185,7 +185,7 @@ def _blob(store: Store, catalog: ServedCatalog) -> Callable[..., Response]:
             raise StoreError(
                 f"blob {digest} of the catalog is missing from its store", fix="publish it again: phipack publish MODEL"
             )
-        return _Blob(store.place_of(digest), headers=headers, media_type="application/octet-stream")
+        return _Blob(store.location_of(digest), headers=headers, media_type="application/octet-stream")
 
     return blob
 

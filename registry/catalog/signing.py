@@ -13,7 +13,6 @@ be in a KMS or HSM; the folder's files are the simplest of its signers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from registry.files.atomic import remove_unfinished, write_atomically
 from registry.files.staging import disk_errors, staged_folder
 from targets.errors import KeysError
 
@@ -34,7 +34,6 @@ ROLES: tuple[Role, ...] = get_args(Role)
 EXPIRY_DAYS: dict[Role, int] = {"root": 365, "targets": 90, "snapshot": 30, "timestamp": 30}
 _KEYS_NAME = "keys.json"
 _FILE_SCHEME = "file2:"
-_NEW = ".new"  # ends the name of a file that is being written
 
 
 class _Keys(BaseModel):
@@ -118,9 +117,9 @@ def create_keys(
         keys = _Keys(schema="phipack.keys/1", expiry_days={**EXPIRY_DAYS, **(expiry_days or {})}, signers=signers)
         made = KeyFolder(staging, keys, (Metadata(root),))
         root.expires = made.expiry("root", datetime.now(UTC))
-        _write(staging / "1.root.json", made.sign("root", made.root))
+        write_atomically(staging / "1.root.json", made.sign("root", made.root))
         _write_keys(staging, keys)
-        _write(staging / ".gitignore", b"*\n")
+        write_atomically(staging / ".gitignore", b"*\n")
     return open_keys(folder)
 
 
@@ -182,8 +181,7 @@ def renew_root(folder: KeyFolder) -> KeyFolder:
 def _next_root(folder: KeyFolder, root: Root, signers: dict[str, str]) -> KeyFolder:
     from tuf.api.metadata import Metadata
 
-    for left in folder.path.glob("*" + _NEW):  # by a process that died; it may be half of a private key
-        left.unlink()
+    remove_unfinished(folder.path)  # it may be half of a private key
     root.version += 1
     root.expires = folder.expiry("root", datetime.now(UTC))
     metadata = Metadata(root)
@@ -192,7 +190,7 @@ def _next_root(folder: KeyFolder, root: Root, signers: dict[str, str]) -> KeyFol
     content = _signed(after, metadata, ("root", folder.root), ("root", metadata))
     # The signers first: a root whose keys can't be found would end the catalog.
     _write_keys(folder.path, keys)
-    _write(folder.path / f"{root.version}.root.json", content)
+    write_atomically(folder.path / f"{root.version}.root.json", content)
     return open_keys(folder.path)
 
 
@@ -266,7 +264,7 @@ def _new_keys(folder: Path, role: Role, need: KeyNeeds, signers: dict[str, str])
     for _ in range(need.count - len(need.given)):
         made = CryptoSigner.generate_ed25519()
         name = f"{role}-{made.public_key.keyid[:8]}.pem"
-        _write(folder / name, made.private_bytes, mode=0o600)
+        write_atomically(folder / name, made.private_bytes, mode=0o600)
         signers[made.public_key.keyid] = _FILE_SCHEME + name
         keys.append(made.public_key)
     return keys
@@ -286,18 +284,4 @@ def _public_key(path: Path) -> Key:
 
 
 def _write_keys(folder: Path, keys: _Keys) -> None:
-    _write(folder / _KEYS_NAME, (keys.model_dump_json(by_alias=True, indent=2) + "\n").encode())
-
-
-def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file to the disk, then put it in place with one rename."""
-    staging = path.with_name(path.name + _NEW)
-    staging.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        staging.replace(path)
-    finally:
-        staging.unlink(missing_ok=True)
+    write_atomically(folder / _KEYS_NAME, (keys.model_dump_json(by_alias=True, indent=2) + "\n").encode())

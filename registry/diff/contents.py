@@ -63,7 +63,7 @@ class Forwards:
         """Read exactly so many bytes."""
         if not 0 <= count <= self.left:
             raise BundleError(
-                f"{self._entry.path} is damaged: it ends {count - self.left} bytes before its own directory says",
+                f"{self._entry.path} is damaged: it names {count} bytes at byte {self.position} of {self._entry.bytes}",
                 fix=REPLACE_BUNDLE,
             )
         pieces = []

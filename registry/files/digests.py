@@ -14,12 +14,12 @@ _CHUNK = 1 << 20
 
 
 def digest_of_bytes(raw: bytes) -> str:
-    """Give `sha256:<hex>` of the bytes."""
+    """Return `sha256:<hex>` of the bytes."""
     return "sha256:" + hashlib.sha256(raw).hexdigest()
 
 
 def digest_of_file(path: Path, *, past_cache: bool = False) -> str:
-    """Give `sha256:<hex>` of the file's content, read in pieces; past the page cache if so asked."""
+    """Return `sha256:<hex>` of the file's content, read in pieces; past the page cache if so asked."""
     if past_cache:
         hasher = hashlib.sha256()
         for piece in read_pieces(path):
@@ -30,7 +30,7 @@ def digest_of_file(path: Path, *, past_cache: bool = False) -> str:
 
 
 def copy_hashed(source: BinaryIO, out: BinaryIO, unreadable: Callable[[OSError], PhipackError]) -> tuple[int, str]:
-    """Copy to the end; give the count of bytes and `sha256:<hex>` of them. `unreadable` wraps the source's error."""
+    """Copy to the end; return the number of bytes and their `sha256:<hex>`. `unreadable` wraps the source's error."""
     hasher = hashlib.sha256()
     copied = 0
     while True:

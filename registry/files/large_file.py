@@ -1,9 +1,9 @@
 """Files of gigabytes, written and read past the page cache where the system can.
 
-What is written here is seldom read again soon. Kept in the page cache it pushes out what is (the checkpoint that others
-build from), and costs a copy and a fresh page for each 4 KiB: on a virtual machine that gets its memory lazily, more
+What is written here is seldom read again soon. In the page cache it would push out what is (the checkpoint that others
+build from), and cost a copy and a fresh page for each 4 KiB: on a virtual machine that gets its memory lazily, more
 time than the disk takes. With O_DIRECT (open(2)) whole blocks go to the disk from one buffer that is used again and
-again. File systems without it, and other systems, write as usual. So it is with reading what memory can't hold anyway.
+again. File systems without it, and other systems, write as usual. The same holds for reading what memory can't hold.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LargeFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._filled = 0  # nobody wants the rest
+            self._filled = 0  # the rest is not wanted
         self.close()
 
     def _flush(self) -> None:
@@ -76,7 +76,7 @@ class LargeFile:
 
 
 def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
-    """Give a file's bytes [start, stop) in order, in pieces of at most 8 MiB; each is overwritten by the next.
+    """Yield a file's bytes [start, stop) in order, in pieces of at most 8 MiB; each is overwritten by the next.
 
     All pieces but the first and the last begin and end at multiples of 4,096. Raises `OSError`.
     """
@@ -98,7 +98,7 @@ def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator
 
 
 def _open(path: Path, flags: int) -> tuple[int, bool]:
-    """Open a file; say whether it is past the page cache."""
+    """Open a file; return it, and whether it is past the page cache."""
     flags |= getattr(os, "O_CLOEXEC", 0)
     direct = getattr(os, "O_DIRECT", 0)
     if direct:

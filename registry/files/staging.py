@@ -1,11 +1,10 @@
-"""Write beside, verify, rename: nothing half-made is ever seen under its final name.
+"""Folders that appear whole or not at all: write to a sibling, verify, rename.
 
-A staging folder lies beside the place it is meant for (the same file system, so the last step is one rename) and is
-removed on any error, interrupt included. What a killed process left behind is swept by the next one that wants the same
-place.
+A staging folder is a sibling of its destination (the same file system, so the last step is one rename) and is removed
+on any error, interrupts included. What a killed process left is removed by the next one with the same destination.
 
     .phipack-staging-HOST-PID-RANDOM-new-NAME/        what is being made for NAME
-    .phipack-staging-HOST-PID-RANDOM-old-NAME/NAME    what stood there, for the moment between two renames
+    .phipack-staging-HOST-PID-RANDOM-old-NAME/NAME    what was there, for the moment between two renames
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ _OWNER = re.compile(r"([0-9a-f]{8})-([0-9]+)-")
 
 @contextmanager
 def staged_folder(destination: Path, *, replace: bool = False, mode: int = 0o755) -> Iterator[Path]:
-    """Give an empty folder that becomes `destination` when the block ends well, and is removed when it doesn't.
+    """Yield an empty folder that becomes `destination` when the block succeeds, and is removed when it doesn't.
 
-    `mode`: its permissions then; until then it is its owner's alone.
+    `mode`: its permissions then; until then only its owner can open it.
 
     Raises:
         BuildError: the destination exists (unless `replace`), or its parent can't be written, or the disk is full.
     """
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
     with disk_errors(destination):
-        sweep(destination)  # first: what it puts back is not to be lost
+        sweep(destination)  # first: it may put back what a killed process had moved away
     if _occupied(destination):
         if not replace:
             raise BuildError(
@@ -48,7 +47,7 @@ def staged_folder(destination: Path, *, replace: bool = False, mode: int = 0o755
         _refuse_precious(destination)
     with disk_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        staging = _make_beside(destination, "new")
+        staging = _make_sibling(destination, "new")
     try:
         with disk_errors(destination):
             yield staging
@@ -60,7 +59,7 @@ def staged_folder(destination: Path, *, replace: bool = False, mode: int = 0o755
 
 @contextmanager
 def disk_errors(place: Path, kind: type[PhipackError] = BuildError) -> Iterator[None]:
-    """Turn the operating system's refusals while writing to `place` into an error of `kind` that says what to do."""
+    """Turn the operating system's errors while writing to `place` into one of `kind` that says what to do."""
     try:
         yield
     except PhipackError:
@@ -70,28 +69,28 @@ def disk_errors(place: Path, kind: type[PhipackError] = BuildError) -> Iterator[
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None):
             raise kind(
                 f"no space left while writing {place}",
-                fix="free space, or name a folder on another disk; nothing was left behind",
+                fix="free space, or name a folder on another disk",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise kind(
                 f"{place} can't be written: {error.strerror}", fix="name a folder that you may write to"
             ) from error
-        raise kind(f"writing {place} failed: {error}", fix="see the system's message above") from error
+        raise kind(f"writing {place} failed: {error}", fix="check the disk and the path, then try again") from error
 
 
 def owner_mark() -> str:
-    """Name this process in a file's name: `HOST-PID-`. `abandoned` reads it."""
+    """Return what names this process in a file's name: `HOST-PID-`. `abandoned` reads it."""
     return f"{_host()}-{os.getpid()}-"
 
 
 def abandoned(mark: str) -> bool:
-    """True where `mark` starts with the `owner_mark` of a process of this host that is gone."""
+    """Return True where `mark` starts with the `owner_mark` of a process of this host that is gone."""
     owner = _OWNER.match(mark)
     return owner is not None and owner[1] == _host() and not _alive(int(owner[2]))
 
 
 def sweep(destination: Path) -> None:
-    """Remove what dead processes left for this destination; put back what stood there, if one died between renames."""
+    """Remove what dead processes left for this destination; put back what was there, if one died between renames."""
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
     ending = re.compile(r"[a-z0-9_]{8}-(new|old)-" + re.escape(destination.name))
     for left in destination.parent.glob(STAGING_MARK + "*"):
@@ -113,24 +112,24 @@ def _occupied(destination: Path) -> bool:
 
 
 def _refuse_precious(destination: Path) -> None:
-    """A slip such as `--replace -o ~` must not cost a home: nor is what holds the working folder replaced."""
+    """Refuse a slip such as `--replace -o ~`: neither the home folder nor the current one is replaced."""
     for kept in (Path.home(), Path.cwd()):
         if kept.resolve().is_relative_to(destination.resolve()):
-            raise BuildError(f"{destination} holds {kept} and is not replaced", fix="name another folder")
+            raise BuildError(f"{destination} contains {kept} and is not replaced", fix="name another folder")
 
 
-def _make_beside(destination: Path, kind: str) -> Path:
-    beside = tempfile.mkdtemp(
+def _make_sibling(destination: Path, kind: str) -> Path:
+    sibling = tempfile.mkdtemp(
         prefix=STAGING_MARK + owner_mark(), suffix=f"-{kind}-{destination.name}", dir=destination.parent
     )
-    return Path(beside)
+    return Path(sibling)
 
 
 def _swap_in(staging: Path, destination: Path) -> None:
     if not destination.exists():
         staging.rename(destination)
         return
-    aside = _make_beside(destination, "old")
+    aside = _make_sibling(destination, "old")
     old = aside / destination.name
     destination.rename(old)
     try:
@@ -144,7 +143,7 @@ def _swap_in(staging: Path, destination: Path) -> None:
 
 @functools.cache
 def _host() -> str:
-    """Eight hex digits for this machine: on a shared disk, a staging folder may be another one's living process's."""
+    """Return eight hex digits for this machine: on a shared disk, another machine's process may own a folder."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 

@@ -100,7 +100,7 @@ class BundleArtifactRepository(ArtifactRepository):
 
     def _require_inside(self, digest: str) -> None:
         if isinstance(self._store, FolderStore):
-            _require_inside(Path(self._store.place_of(digest)), self._store.root.resolve())
+            _require_inside(Path(self._store.location_of(digest)), self._store.root.resolve())
 
 
 class RunArtifactRepository(ArtifactRepository):

@@ -6,10 +6,10 @@ A move is a run in the experiment MODEL, visible and searchable there:
     status     RUNNING while the aliases move, FINISHED when all have moved, FAILED when they were moved back
     tags       phipack.kind = move, phipack.move = promotion | rollback, phipack.channel, phipack.who, phipack.why,
                phipack.undoes = ID of the promotion that a rollback took back,
-               phipack.promoters = ["alice", …], the list that allowed it; no tag: everybody might,
-               phipack.overrode = ["pixel-9: kl_mean is 0.2, …"], what stood against a promotion that went ahead,
-               phipack.cell.CELL = {"before": STAND, "after": STAND, "evidence": sha256:…}, one tag a cell that moved
-               where STAND is {"release": 1.0.0, "number": MLflow's version, "digest": sha256:…} or null
+               phipack.promoters = ["alice", …], the list that allowed it; no tag: everybody could,
+               phipack.overrode = [{"cell": "pixel-9", "problem": "kl_mean is 0.2, …"}, …], what an override ignored,
+               phipack.cell.CELL = {"before": VERSION, "after": VERSION, "evidence": sha256:…}, for each cell that moved
+               where VERSION is {"release": 1.0.0, "number": MLflow's own, "digest": sha256:…} or null
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datetime import datetime
 from typing import Literal
 
 from registry.ledger.versions import CELL_TAG, TAG_PREFIX, CellVersion
-from targets.errors import RegistryError
+from targets.errors import Failure, RegistryError
 
 KIND_TAG = TAG_PREFIX + "kind"
 MOVE_TAG = TAG_PREFIX + "move"
@@ -40,26 +40,26 @@ MoveState = Literal["done", "undone", "unfinished"]
 
 
 @dataclass(frozen=True)
-class Stand:
-    """Where a channel stands for a cell."""
+class VersionId:
+    """A version that a channel points at, as a move records it. `number`: MLflow's own."""
 
     release: str
     number: int
     digest: str
 
     @classmethod
-    def of(cls, version: CellVersion) -> Stand:
-        """The stand at a version."""
+    def of(cls, version: CellVersion) -> VersionId:
+        """Return what names a version."""
         return cls(str(version.release), version.number, version.digest)
 
 
 @dataclass(frozen=True)
 class CellMove:
-    """One cell's part in a move. None: the channel did not, or does not any more, hold the cell."""
+    """One cell's part in a move. None: the channel pointed, or points now, at no version of the cell."""
 
     cell: str
-    before: Stand | None
-    after: Stand | None
+    before: VersionId | None
+    after: VersionId | None
     evidence: str | None = None
 
 
@@ -67,8 +67,8 @@ class CellMove:
 class Move:
     """A promotion or a rollback. `id`: the MLflow run that keeps it; empty where nothing had to move.
 
-    `promoters`: the list that allowed it, None where everybody might. `overrode`: what stood against a promotion that
-    went ahead in spite of it.
+    `promoters`: the list that allowed it, None where everybody could. `overrode`: why the promotion would have been
+    refused without its override.
     """
 
     id: str
@@ -82,7 +82,7 @@ class Move:
     state: MoveState = "done"
     undoes: str | None = None
     promoters: tuple[str, ...] | None = None
-    overrode: tuple[str, ...] = ()
+    overrode: tuple[Failure, ...] = ()
 
     @property
     def title(self) -> str:
@@ -94,7 +94,7 @@ class Move:
         return f"rollback of {self.channel} to {what}"
 
     def to_tags(self) -> dict[str, str]:
-        """Give the run's tags."""
+        """Return the run's tags."""
         tags = {
             KIND_TAG: MOVE_KIND,
             MOVE_TAG: self.kind,
@@ -107,7 +107,7 @@ class Move:
         if self.promoters is not None:
             tags[PROMOTERS_TAG] = json.dumps(self.promoters, ensure_ascii=False)
         if self.overrode:
-            tags[OVERRODE_TAG] = json.dumps(_within_a_tag(self.overrode), ensure_ascii=False)
+            tags[OVERRODE_TAG] = _failures_tag(self.overrode)
         for move in self.cells:
             content = asdict(move)
             del content["cell"]
@@ -116,7 +116,7 @@ class Move:
 
 
 def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: datetime, state: MoveState) -> Move:
-    """Read a move back. Raises `RegistryError` where somebody changed the run's tags."""
+    """Return the move that a run's tags keep. Raises `RegistryError` where they were changed by hand."""
     prefix = f"{CELL_TAG}."
     try:
         kind = tags[MOVE_TAG]
@@ -125,8 +125,10 @@ def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: da
         cells = []
         for key in sorted(key for key in tags if key.startswith(prefix)):
             content = json.loads(tags[key])
-            stands = [None if content[side] is None else Stand(**content[side]) for side in ("before", "after")]
-            cells.append(CellMove(key.removeprefix(prefix), stands[0], stands[1], content["evidence"]))
+            before, after = (
+                None if content[side] is None else VersionId(**content[side]) for side in ("before", "after")
+            )
+            cells.append(CellMove(key.removeprefix(prefix), before, after, content["evidence"]))
         return Move(
             id=run_id,
             kind=kind,  # type: ignore[arg-type]
@@ -139,17 +141,17 @@ def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: da
             state=state,
             undoes=tags.get(UNDOES_TAG),
             promoters=None if PROMOTERS_TAG not in tags else _texts(tags[PROMOTERS_TAG]),
-            overrode=_texts(tags.get(OVERRODE_TAG, "[]")),
+            overrode=_failures(tags.get(OVERRODE_TAG, "[]")),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RegistryError(
             f"MLflow's run {run_id} of model {model} is a damaged record of a move: {error}",
-            fix=f"put its tags back, or take it out of the history: mlflow runs delete --run-id {run_id}",
+            fix=f"restore its tags, or remove it from the history: mlflow runs delete --run-id {run_id}",
         ) from error
 
 
 def promotion_to_undo(moves: Sequence[Move], channel: str) -> Move | None:
-    """Give the last promotion of a channel that no rollback has taken back yet; `moves` newest first."""
+    """Return the last promotion of a channel that no rollback has taken back yet; `moves`: newest first."""
     done = [move for move in moves if move.channel == channel and move.state == "done"]
     undone = {move.undoes for move in done if move.kind == "rollback"}
     return next((move for move in done if move.kind == "promotion" and move.id not in undone), None)
@@ -162,11 +164,30 @@ def _texts(raw: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _within_a_tag(texts: Sequence[str]) -> list[str]:
-    """Keep what fits; a count stands for the rest."""
-    kept: list[str] = []
-    for text in texts:
-        if len(json.dumps([*kept, text[:TEXT_LIMIT]], ensure_ascii=False)) > LIST_LIMIT:
-            return [*kept, f"and {len(texts) - len(kept)} more"]
-        kept.append(text[:TEXT_LIMIT])
-    return kept
+def _failures(raw: str) -> tuple[Failure, ...]:
+    found = json.loads(raw)
+    if not isinstance(found, list):
+        raise TypeError(raw)
+    return tuple(_failure(one) for one in found)
+
+
+def _failure(kept: object) -> Failure:
+    """Read one that an override ignored; older records hold texts, `CELL: PROBLEM`."""
+    if isinstance(kept, str):
+        cell, separator, problem = kept.partition(": ")
+        return Failure(cell, problem) if separator else Failure("", kept)
+    if not isinstance(kept, dict) or not all(isinstance(value, str) for value in kept.values()):
+        raise TypeError(kept)
+    return Failure(**kept)
+
+
+def _failures_tag(failures: Sequence[Failure]) -> str:
+    """Return those that fit in a tag as JSON; a count, of no cell, stands for the rest."""
+    kept: list[dict[str, str]] = []
+    for failure in failures:
+        one = asdict(Failure(failure.cell, failure.problem[:TEXT_LIMIT]))
+        if len(json.dumps([*kept, one], ensure_ascii=False)) > LIST_LIMIT:
+            kept.append(asdict(Failure("", f"and {len(failures) - len(kept)} more")))
+            break
+        kept.append(one)
+    return json.dumps(kept, ensure_ascii=False)

@@ -1,36 +1,37 @@
-"""Waiting for another process: said once, after a moment, and not for ever."""
+"""Waiting for another process's lock: reported once, after a moment, and not for ever."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from targets.errors import RegistryError
+from targets.progress import Notice, Progress, silent
 
-Told = Callable[[str], None]
 NOTICE_SECONDS = 3.0
 
 
-def silent(_: str) -> None:
-    """Tell nobody."""
-
-
 @dataclass
-class Waiting:
-    """The wait of `who`, up to `limit_seconds`; `told` hears of it once."""
+class LockWait:
+    """The wait of `who`, up to `limit_seconds`. `on_progress` receives one notice of it."""
 
     who: str
     limit_seconds: float
-    told: Told = silent
-    _said: bool = field(default=False, init=False)
+    on_progress: Progress = silent
+    _noticed: bool = field(default=False, init=False)
 
-    def note(self, waited_seconds: float, holder: str, what: str, *, besides: str = "") -> None:
-        """Note that `holder` still has `what`. Raises `RegistryError` where that has lasted for too long."""
+    def note(self, waited_seconds: float, holder: str, what: str, *, until: str = "") -> None:
+        """Note that `holder` still has `what`. Raises `RegistryError` where that has lasted too long."""
         if waited_seconds > self.limit_seconds:
             raise RegistryError(
                 f"{holder} held {what} for {waited_seconds:.0f} s",
-                fix="wait for it, or end it, and try again; phipack history shows what moves",
+                fix="wait for it or stop it, then run the same command again; phipack history shows what moves",
             )
-        if not self._said and waited_seconds > NOTICE_SECONDS:
-            self._said = True
-            self.told(f"waiting for {holder}, who holds {what}{besides}")
+        if not self._noticed and waited_seconds > NOTICE_SECONDS:
+            self._noticed = True
+            self.on_progress(Notice(f"waiting for {holder}, who holds {what}{until}"))
+
+    def reporter(self, holder: str, what: str) -> Callable[[float], None]:
+        """Return `note` of this holder and lock, to be called with the seconds waited so far."""
+        return partial(self.note, holder=holder, what=what)

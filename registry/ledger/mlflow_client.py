@@ -1,82 +1,224 @@
-"""Getting at MLflow: a quiet client that fails soon. Only `ledger.py` uses it.
+"""The one adapter to MLflow: every call that the ledger makes, through a quiet client that fails soon.
 
-MLflow's defaults suit a notebook: it logs migrations to standard error, shows progress bars, reports its use to its
-makers, and tries an unreachable server for minutes. What the environment sets explicitly is left as it is.
+Its rows are MLflow's own (registered models, model versions, experiments, runs); what they mean is `ledger.py`'s. A
+registry that does not exist yet is created by the first call that writes; to one that reads it is empty.
 """
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
-import threading
+import functools
+import getpass
+import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from registry.files.staging import disk_errors
-from registry.ledger.lease import Check, certain
-from registry.ledger.lock_wait import Waiting
-from registry.ledger.mlflow_errors import foreign_errors
-from registry.ledger.postgresql_lock import CHANGE, MIGRATE, database_lock, is_postgresql
+from registry.ledger.lock_wait import LockWait
+from registry.ledger.mlflow_connection import connect, has_tables
+from registry.ledger.mlflow_errors import MlflowError, foreign_errors
+from registry.ledger.registry_lock import LOCK_SECONDS, registry_lock
 from registry.ledger.tracking import sqlite_path
-from targets.errors import RegistryError
-from targets.installation import install_command
+from targets.progress import Progress, silent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_ENVIRONMENT = {
-    "MLFLOW_CONFIGURE_LOGGING": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-LOCK_SECONDS = 60.0
-_importing = threading.Lock()  # two threads in the middle of its circles of imports get stuck, or half a module
+_PAGE = 1000
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
-def connect(uri: str) -> MlflowClient:
-    """Give a client for tracking and registry. A SQLite file is made and migrated where needed (2 s).
+def _wrapped(call: Callable[Concatenate[Mlflow, _P], _T]) -> Callable[Concatenate[Mlflow, _P], _T]:
+    """Let a method raise `RegistryError` alone."""
 
-    Raises:
-        RegistryError: MLflow is not installed, or the server or database can't be reached.
+    @functools.wraps(call)
+    def with_our_errors(self: Mlflow, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with foreign_errors(self.uri):
+            return call(self, *args, **kwargs)
+
+    return with_our_errors
+
+
+class Mlflow:
+    """MLflow at `uri`; the connection is made when first needed.
+
+    Every method raises `MlflowError` where MLflow refuses, `RegistryUnreachableError` where it does not answer, and a
+    plain `RegistryError` where a disk is full or a lock is held for too long. `on_progress` receives whom it waits for.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's own imports and mappers: nothing that a user could change
+
+    def __init__(self, uri: str, on_progress: Progress = silent) -> None:
+        self.uri, self._on_progress = uri, on_progress
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        waiting = LockWait(getpass.getuser(), LOCK_SECONDS, self._on_progress)
+        with registry_lock(self.uri, waiting, migrating=True):  # two processes must not migrate one new database
+            return connect(self.uri)
+
+    @_wrapped
+    def connect(self) -> None:
+        """Connect, and create the registry where there is none."""
+        _ = self._client
+
+    @_wrapped
+    def exists(self) -> bool:
+        """Return False where the database was never made; asks a server nothing."""
+        if "_client" in self.__dict__ or self.uri.startswith("http"):
+            return True
+        path = sqlite_path(self.uri)
+        return (path is None or path.exists()) and has_tables(self.uri)
+
+    # --- registered models and their versions
+
+    @_wrapped
+    def registered_models(self, wanted: str) -> list[Any]:
+        """Return the registered models that a filter lets through."""
+        return self._all(lambda client, token: client.search_registered_models(wanted, _PAGE, page_token=token))
+
+    @_wrapped
+    def registered_model(self, name: str) -> Any:
+        """Return a registered model by its name. `MlflowError` where there is none, or this account may not see it."""
+        return self._client.get_registered_model(name)
+
+    @_wrapped
+    def create_registered_model(self, name: str, tags: Mapping[str, str]) -> None:
+        """Create a registered model."""
+        self._client.create_registered_model(name, tags=dict(tags))
+
+    @_wrapped
+    def versions(self, wanted: str) -> list[Any]:
+        """Return the model versions that a filter lets through."""
+        return self._all(lambda client, token: client.search_model_versions(wanted, _PAGE, page_token=token))
+
+    @_wrapped
+    def version_by_alias(self, name: str, alias: str) -> Any | None:
+        """Return the version that an alias of a registered model points at; None where it points at none."""
+        if not self.exists():
+            return None
+        client = self._client  # which imports MLflow, whole and in one thread
+        from mlflow.exceptions import MlflowException
+
         try:
-            with _importing:
-                from mlflow import MlflowClient
-        except ImportError as error:
-            raise RegistryError(f"MLflow can't be imported: {error}", fix=install_command("registry")) from error
-        for noisy in ("mlflow", "alembic", "sqlalchemy.pool"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # it logs errors with tracebacks, and raises them too
-        with foreign_errors(uri):
-            if not uri.startswith("http"):
-                _try_database(uri)
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            client.search_registered_models(max_results=1)  # so that an error comes here and not half-way
-            return client
+            return client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+
+    @_wrapped
+    def create_version(self, name: str, source: str, run_id: str, tags: Mapping[str, str]) -> int:
+        """Add a version, tags included; return its number."""
+        return int(self._client.create_model_version(name, source=source, run_id=run_id, tags=dict(tags)).version)
+
+    @_wrapped
+    def delete_version(self, name: str, number: int) -> None:
+        """Delete a version."""
+        self._client.delete_model_version(name, str(number))
+
+    @_wrapped
+    def set_version_tag(self, name: str, number: int, tag: str, value: str) -> None:
+        """Set a tag of a version."""
+        self._client.set_model_version_tag(name, str(number), tag, value)
+
+    @_wrapped
+    def set_alias(self, name: str, alias: str, number: int | None) -> None:
+        """Point an alias at a version, or delete it."""
+        if number is None:
+            self._client.delete_registered_model_alias(name, alias)
+        else:
+            self._client.set_registered_model_alias(name, alias, str(number))
+
+    # --- experiments
+
+    @_wrapped
+    def experiment(self, name: str) -> Any | None:
+        """Return an experiment by its name, deleted ones included; None where there is none."""
+        return self._client.get_experiment_by_name(name) if self.exists() else None
+
+    @_wrapped
+    def create_experiment(self, name: str, artifact_location: str | None) -> str:
+        """Create an experiment and return its ID; `artifact_location`: of its runs' files, None for MLflow's own."""
+        return str(self._client.create_experiment(name, artifact_location=artifact_location))
+
+    @_wrapped
+    def experiment_tags(self, experiment_id: str) -> Mapping[str, str]:
+        """Return an experiment's tags as they are now."""
+        tags: Mapping[str, str] = self._client.get_experiment(experiment_id).tags
+        return tags
+
+    @_wrapped
+    def set_experiment_tag(self, experiment_id: str, tag: str, value: str) -> None:
+        """Set a tag of an experiment."""
+        self._client.set_experiment_tag(experiment_id, tag, value)
+
+    def delete_experiment_tag(self, experiment_id: str, tag: str) -> None:
+        """Delete a tag of an experiment, if it is there."""
+        try:
+            self._delete_experiment_tag(experiment_id, tag)
+        except MlflowError as error:
+            if error.code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
+    @_wrapped
+    def _delete_experiment_tag(self, experiment_id: str, tag: str) -> None:
+        self._client.delete_experiment_tag(experiment_id, tag)
+
+    # --- runs
+
+    @_wrapped
+    def runs(self, experiment_id: str, wanted: str, order_by: str | None = None) -> list[Any]:
+        """Return the runs of an experiment that a filter lets through."""
+        order = None if order_by is None else [order_by]
+        ask = functools.partial(self._client.search_runs, [experiment_id], wanted, max_results=_PAGE, order_by=order)
+        return list(_pages(lambda token: ask(page_token=token)))
+
+    @_wrapped
+    def create_run(self, experiment_id: str, name: str, tags: Mapping[str, str], start_ms: int | None = None) -> str:
+        """Begin a run and return its ID."""
+        run = self._client.create_run(experiment_id, start_ms, tags=dict(tags), run_name=name)
+        return str(run.info.run_id)
+
+    @_wrapped
+    def log(
+        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, str], files: Mapping[str, str]
+    ) -> None:
+        """Add metrics, parameters and files (texts, by name) to a run."""
+        client = self._client
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            params=[Param(name, value) for name, value in params.items()],
+        )
+        for name, text in files.items():
+            client.log_text(run_id, text, name)
+
+    @_wrapped
+    def end_run(self, run_id: str, status: str) -> None:
+        """End a run: FINISHED or FAILED."""
+        self._client.set_terminated(run_id, status)
+
+    @_wrapped
+    def read_file(self, run_id: str, name: str) -> bytes:
+        """Return one of a run's files."""
+        location = self._client.get_run(run_id).info.artifact_uri
+        # MLflow's own way from a run's ID to its file makes three more requests.
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with tempfile.TemporaryDirectory() as folder:
+            files: Any = get_artifact_repository(location, tracking_uri=self.uri)
+            return Path(files.download_artifacts(name, folder)).read_bytes()
+
+    def _all(self, ask: Callable[[MlflowClient, str | None], Any]) -> list[Any]:
+        """Return all rows of a paged query; none where the registry does not exist."""
+        return list(_pages(lambda token: ask(self._client, token))) if self.exists() else []
 
 
-def files_at(place: str, uri: str) -> Any:
-    """Give MLflow's repository of a run's files; its own way from a run's ID there asks three times more."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    return get_artifact_repository(place, tracking_uri=uri)
-
-
-def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Give all rows of a paged query."""
+def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
     token = None
     while True:
         page = ask(token)
@@ -84,62 +226,3 @@ def pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
         token = page.token
         if not token:
             return
-
-
-@contextmanager
-def exclusive(uri: str, waiting: Waiting, *, migrating: bool = False) -> Iterator[Check | None]:
-    """Hold the lock of a registry that has one: a local SQLite file's, or that of a PostgreSQL itself.
-
-    Gives what is to be called before each change; None where the registry is a server, which has no such lock.
-    `migrating`: hold off only who makes or migrates the same database.
-
-    Raises:
-        RegistryError: another process holds it for longer than `waiting` allows; the database can't be reached.
-    """
-    if (database := sqlite_path(uri)) is not None:
-        with _file_lock(Path(f"{database}.lock"), waiting):
-            yield certain
-    elif is_postgresql(uri):
-        with ExitStack() as stack:
-            with foreign_errors(uri):
-                check = stack.enter_context(database_lock(uri, MIGRATE if migrating else CHANGE, waiting))
-            yield check
-    else:
-        yield None
-
-
-@contextmanager
-def _file_lock(lock: Path, waiting: Waiting) -> Iterator[None]:
-    with disk_errors(lock, RegistryError):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        started = time.monotonic()
-        while not _locked(handle):
-            waiting.note(time.monotonic() - started, "another phipack", str(lock))
-            time.sleep(0.05)
-        yield
-    finally:
-        os.close(handle)  # which lets go of the lock
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _try_database(uri: str) -> None:
-    """Touch the database once: MLflow itself would try a damaged or absent one for 100 s."""
-    import sqlalchemy
-
-    if (path := sqlite_path(uri)) is not None:
-        with disk_errors(path, RegistryError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-    engine = sqlalchemy.create_engine(uri)
-    try:
-        sqlalchemy.inspect(engine).get_table_names()
-    finally:
-        engine.dispose()

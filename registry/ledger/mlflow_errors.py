@@ -1,114 +1,167 @@
-"""What MLflow, its database and its HTTP client raise, as our errors: what happened, and what to do."""
+"""What MLflow, its database and its HTTP client raise, as our errors: what happened, and what to do.
+
+Decided by types and codes alone (MLflow's error_code and HTTP status, errno, SQLite's and PostgreSQL's codes), never by
+the words of a message.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
+import sqlite3
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from registry.ledger.lease import AwayError
-from registry.ledger.tracking import without_password
-from targets.errors import PhipackError, RegistryError
+from registry.ledger.tracking import is_postgresql, without_password
+from registry.store.s3_client import s3_errors
+from targets.errors import PhipackError, RegistryError, RegistryUnreachableError
 
+# Base classes of what they raise, without importing them.
+_MLFLOW_KINDS = (
+    ("builtins", "OSError"),  # the disk's, and those of requests
+    ("mlflow.exceptions", "MlflowException"),
+    ("sqlalchemy.exc", "SQLAlchemyError"),
+    ("alembic.util", "CommandError"),
+)
+_S3_KINDS = (("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"))
 _SERVER_ERRORS = 500  # the first HTTP status of those that are the server's
-_FULL = re.compile("database or disk is full|No space left on device|could not extend file")  # SQLite, C, PostgreSQL
-_UNWRITABLE = re.compile("unable to open database file|disk I/O error|attempt to write a readonly database")  # SQLite
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_SQLITE_UNWRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+_POSTGRESQL_DISK_FULL = "53100"
+# Connection exceptions; too many connections; the server is shutting down, has crashed, or is starting.
+_POSTGRESQL_AWAY = ("08", "53300", "57P01", "57P02", "57P03")
+
+
+class MlflowError(RegistryError):
+    """MLflow refused a call. `code`: its error_code, such as RESOURCE_DOES_NOT_EXIST; empty where it gave none."""
+
+    def __init__(self, problem: str, *, code: str, fix: str) -> None:
+        super().__init__(problem, fix=fix)
+        self.code = code
 
 
 @contextmanager
 def foreign_errors(uri: str) -> Iterator[None]:
-    """Wrap what MLflow, its database and its HTTP client raise into `RegistryError`."""
+    """Turn what MLflow, its database and its HTTP client raise into `RegistryError`."""
     try:
         yield
     except PhipackError:
         raise
     except KeyboardInterrupt as error:
-        # A statement that was interrupted keeps SQLite's lock until the frames that know its cursor forget it: what is
-        # to be tidied up now would wait for that lock for 20 s, in vain.
+        # A statement that was interrupted keeps SQLite's lock until the frames that know its cursor are gone: tidying
+        # up would wait for that lock for 20 s, in vain.
         traceback.clear_frames(error.__traceback__)
         raise
-    except OSError as error:  # the disk's, and requests' errors
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        raise (
-            _disk_trouble(uri, error)
-            or _refusal(uri, error, status)
-            or RegistryError(
-                f"MLflow at {without_password(uri)} failed: {error}",
-                fix="see that the server runs and the folder is writable",
-            )
+    except ModuleNotFoundError as error:  # SQLAlchemy looks for the database's driver
+        raise RegistryError(
+            f"MLflow at {without_password(uri)}: the database's driver {error.name} is not installed",
+            fix=f"pip install {error.name}, or name an installed one in the URI: postgresql+psycopg2://…",
         ) from error
-    except _foreign_kinds() as error:
-        if uri.startswith("http") and _status_of(error) >= _SERVER_ERRORS:
-            raise AwayError(
-                f"MLflow at {without_password(uri)} can't be reached, or is in trouble: {_first_line(error)}",
-                fix="see that the server runs and that --tracking-uri or MLFLOW_TRACKING_URI names it; then try again",
-            ) from error
-        raise (
-            _disk_trouble(uri, error)
-            or _refusal(uri, error, _status_of(error))
-            or RegistryError(
-                f"MLflow at {without_password(uri)} refused or can't be reached: {_first_line(error)}",
-                fix="see MLflow's message above, and that --tracking-uri or MLFLOW_TRACKING_URI names the right server",
-            )
-        ) from error
+    except _loaded(_S3_KINDS) as error:  # of a store that keeps the files of runs
+        with s3_errors("the files of MLflow's runs", "transferring"):
+            raise error from error.__cause__
+    except _loaded(_MLFLOW_KINDS) as error:
+        raise _disk_trouble(uri, error) or _no_answer(uri, error) or _refusal(uri, error) from error
 
 
-def _refusal(uri: str, error: Exception, status: int | None) -> RegistryError | None:
-    """What to tell of an answer that MLflow's accounts, or a proxy's, gave; None where it was none."""
+def _disk_trouble(uri: str, error: Exception) -> RegistryError | None:
+    """Return the error to raise where the disk is behind `error`; None where it is not."""
+    place = without_password(uri)
+    for cause in _causes(error):
+        sqlite_code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the primary code of an extended one
+        no_space = getattr(cause, "errno", None) in _NO_SPACE or sqlite_code == sqlite3.SQLITE_FULL
+        if no_space or getattr(cause, "pgcode", None) == _POSTGRESQL_DISK_FULL:
+            return RegistryError(f"no space left for MLflow at {place}", fix="free space there, then try again")
+        if sqlite_code in _SQLITE_UNWRITABLE:
+            return RegistryError(
+                f"MLflow's database {place} can't be written: {_first_line(cause)}",
+                fix="check that its disk has space left and that you may write to its folder, then try again",
+            )
+    return None
+
+
+def _no_answer(uri: str, error: Exception) -> RegistryError | None:
+    """Return the error to raise where a server or database did not answer, or is in trouble; else None."""
+    if uri.startswith("http"):
+        away = _http_status(error) >= _SERVER_ERRORS or isinstance(error, _connection_kinds())
+        fix = "check that the server runs and that --tracking-uri or MLFLOW_TRACKING_URI is its address, then try again"
+    else:
+        away = isinstance(error, ConnectionError) or any(_is_database_away(uri, cause) for cause in _causes(error))
+        fix = "check that the database runs, and the address, user and password in --tracking-uri, then try again"
+    if not away:
+        return None
+    return RegistryUnreachableError(
+        f"MLflow at {without_password(uri)} is unreachable or in trouble: {_first_line(error)}", fix=fix
+    )
+
+
+def _refusal(uri: str, error: Exception) -> MlflowError:
+    """Return the error to raise for what MLflow, its accounts or a proxy's answered."""
+    place, code, status = without_password(uri), str(getattr(error, "error_code", "")), _http_status(error)
     account = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if status == 401:
-        refused = f"refuses account {account!r} or its password" if account else "lets in only who names an account"
-        return RegistryError(
-            f"MLflow at {without_password(uri)} {refused}",
-            fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) as it knows them",
+        refused = f"refuses account {account!r} or its password" if account else "requires authentication"
+        return MlflowError(
+            f"MLflow at {place} {refused}",
+            code=code,
+            fix="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",
         )
     if status == 403:
-        return RegistryError(
-            f"MLflow at {without_password(uri)} does not let {account or 'this account'} do this: {_first_line(error)}",
+        return MlflowError(
+            f"MLflow at {place} does not let {account or 'this account'} do this: {_first_line(error)}",
+            code=code,
             fix="ask its administrator for a permission on the experiment MODEL and the registered models MODEL.CELL:"
             " READ to read, EDIT to register and promote, MANAGE to promote a cell to a channel for the first time",
         )
-    return None
+    return MlflowError(
+        f"MLflow at {place} failed: {_first_line(error)}",
+        code=code,
+        fix="see MLflow's message above, and check that --tracking-uri or MLFLOW_TRACKING_URI is right",
+    )
 
 
-def _disk_trouble(uri: str, error: BaseException) -> RegistryError | None:
-    """What to tell where the disk is behind an error; None where it is not."""
-    place = without_password(uri)
-    for cause in _causes(error):
-        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(cause)):
-            return RegistryError(f"no space left for MLflow at {place}", fix="free space there, then try again")
-    if (found := _UNWRITABLE.search(str(error))) is not None:
-        return RegistryError(
-            f"MLflow's database {place} can't be written: {found[0]}",
-            fix="see that its disk has space left and that you may write to its folder; then try again",
-        )
-    return None
+def _is_database_away(uri: str, cause: Exception) -> bool:
+    """True where the connection broke, PostgreSQL says that it is not there, or never answered: without a code then."""
+    from sqlalchemy.exc import DBAPIError, OperationalError
+
+    if not isinstance(cause, DBAPIError):
+        return False
+    code = getattr(cause.orig, "pgcode", None) or getattr(cause.orig, "sqlstate", None)
+    if is_postgresql(uri) and isinstance(cause, OperationalError):
+        return code is None or str(code).startswith(_POSTGRESQL_AWAY)
+    return cause.connection_invalidated
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+def _causes(error: BaseException | None) -> Iterator[Exception]:
+    """Yield the error and what led to it, up to an error of ours: what comes after that was another call's."""
+    while isinstance(error, Exception) and not isinstance(error, PhipackError):
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _first_line(error: Exception) -> str:
-    """What happened, in one line, without SQLAlchemy's remark on where it was and urllib3's on what it tried."""
+def _first_line(error: BaseException) -> str:
+    """Return what happened in one line, without SQLAlchemy's remark on where and urllib3's on what it tried."""
     lines = [line for line in str(error).strip().split("\n") if not line.startswith("(raised as a result of ")]
     return without_password((lines or [""])[0].split("(Caused by ")[-1])
 
 
-def _status_of(error: Exception) -> int:
-    """The HTTP status that MLflow gives an error; its client's own, when nobody answers, is 500."""
+def _http_status(error: Exception) -> int:
+    """Return the HTTP status of an answer, or that MLflow gives an error; its client's own, without answer, is 500."""
+    response = getattr(error, "response", None)  # of requests
+    if response is not None:
+        return int(response.status_code)
     return int(getattr(error, "get_http_status_code", int)())
 
 
-def _foreign_kinds() -> tuple[type[Exception], ...]:
-    """Looked up only when something was raised: by then MLflow is imported anyway."""
-    from alembic.util import CommandError
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+def _connection_kinds() -> tuple[type[Exception], ...]:
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import Timeout
 
-    return MlflowException, SQLAlchemyError, CommandError
+    return ConnectionError, TimeoutError, NoConnection, Timeout
+
+
+def _loaded(kinds: Iterable[tuple[str, str]]) -> tuple[type[Exception], ...]:
+    """Return those classes (module, name) whose module was imported: what was not has raised nothing."""
+    return tuple(getattr(sys.modules[module], name) for module, name in kinds if module in sys.modules)

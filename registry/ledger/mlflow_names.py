@@ -1,39 +1,35 @@
-"""The names that phipack has in MLflow, made when first needed: a cell's registered model, a model's experiment.
+"""The names that phipack has in MLflow, created when first needed: a cell's registered model, a model's experiment.
 
-Two processes may need one at once, and MLflow lets one of them make it: the other takes what it then finds.
+Two processes may need one at once, and MLflow lets one of them create it: the other uses what it then finds.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from registry.ledger.mlflow_client import Mlflow
+from registry.ledger.mlflow_errors import MlflowError
 from registry.ledger.versions import CELL_TAG, MODEL_TAG, registered_model_name
 from targets.errors import RegistryError
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
-
-def claim_name(client: MlflowClient, model: str, cell: str) -> None:
-    """Make the cell's registered model, or see that it is this cell's: `a.b` + `c` and `a` + `b.c` are one name.
+def claim_name(mlflow: Mlflow, model: str, cell: str) -> None:
+    """Create the cell's registered model, or check that it is this cell's: `a.b` + `c` and `a` + `b.c` are one name.
 
     Raises:
-        RegistryError: it is another cell's, nobody's of phipack's, or not this account's to see. What MLflow raises is
-            the caller's to wrap.
+        RegistryError: it is another cell's, not made by phipack, or hidden from this account.
     """
-    from mlflow.exceptions import MlflowException
-
     name = registered_model_name(model, cell)
     tags = {MODEL_TAG: model, CELL_TAG: cell}
-    found = _registered_model(client, name)
+    found = _registered_model(mlflow, name)
     if found is None:
         try:
-            client.create_registered_model(name, tags=tags)
-        except MlflowException as error:  # another process was quicker, or it is refused for a reason that comes again
-            found = _registered_model(client, name)
-            if found is None and error.error_code == "RESOURCE_ALREADY_EXISTS":
+            mlflow.create_registered_model(name, tags)
+        except MlflowError as error:  # another process was quicker, or it is refused for a reason that comes again
+            found = _registered_model(mlflow, name)
+            if found is None and error.code == "RESOURCE_ALREADY_EXISTS":
                 raise RegistryError(
-                    f"MLflow's registered model {name} is there, and this account may not read it",
+                    f"MLflow's registered model {name} exists, but this account may not read it",
                     fix=f"ask MLflow's administrator for EDIT on it and on the experiment {model}",
                 ) from error
             if found is None:
@@ -41,38 +37,40 @@ def claim_name(client: MlflowClient, model: str, cell: str) -> None:
     if found is not None and any(found.tags.get(tag) != value for tag, value in tags.items()):
         raise RegistryError(
             f"MLflow's registered model {name} is not cell {cell!r} of model {model!r}",
-            fix="give the cell another name in phipack.toml",
+            fix="rename the cell in phipack.toml",
         )
 
 
-def require_seen(client: MlflowClient, model: str, cell: str) -> None:
-    """See that a cell without versions has none, and is not kept from this account. What MLflow raises is not wrapped.
+def require_visible(mlflow: Mlflow, model: str, cell: str) -> None:
+    """Check that a cell without versions has none, and is not hidden from this account. Raises `RegistryError`.
 
     A search leaves out what an account may not read; asked for by its name, it is refused.
     """
-    from mlflow.exceptions import MlflowException
-
     try:
-        client.get_registered_model(registered_model_name(model, cell))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        mlflow.registered_model(registered_model_name(model, cell))
+    except MlflowError as error:
+        if error.code != "RESOURCE_DOES_NOT_EXIST":
             raise
 
 
-def experiment_id(client: MlflowClient, model: str, place: str | None) -> str:
-    """ID of the experiment MODEL, made where it is missing; `place`: where its runs' files go, None for MLflow's own.
+def experiment_id(mlflow: Mlflow, model: str, artifact_location: str | None) -> str:
+    """Return the ID of the experiment MODEL, which is created where it is missing.
+
+    Args:
+        mlflow: where it is.
+        model: its name.
+        artifact_location: where its runs keep their files, None for MLflow's default.
 
     Raises:
-        RegistryError: it was deleted. What MLflow raises is the caller's to wrap.
+        RegistryError: it was deleted, or can't be created.
     """
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(model)
+    mlflow.connect()
+    found = mlflow.experiment(model)
     if found is None:
         try:
-            return str(client.create_experiment(model, artifact_location=place))
-        except MlflowException:  # as above
-            found = client.get_experiment_by_name(model)
+            return mlflow.create_experiment(model, artifact_location)
+        except MlflowError:  # as above
+            found = mlflow.experiment(model)
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
@@ -82,5 +80,5 @@ def experiment_id(client: MlflowClient, model: str, place: str | None) -> str:
     return str(found.experiment_id)
 
 
-def _registered_model(client: MlflowClient, name: str) -> Any:
-    return next(iter(client.search_registered_models(f"name = '{name}'")), None)
+def _registered_model(mlflow: Mlflow, name: str) -> Any:
+    return next(iter(mlflow.registered_models(f"name = '{name}'")), None)

@@ -1,8 +1,8 @@
 """The lock of a registry in PostgreSQL that is reached directly, without a tracking server: an advisory lock.
 
-It belongs to a connection of its own and goes with it: a process that dies lets go at once, and one whose machine is
-gone does when PostgreSQL finds that nobody answers (25 s). It is a transaction's lock, so that a pooler which hands
-connections out by transaction keeps it too. Whoever holds it asks before each change whether the connection stands.
+It belongs to a connection of its own and ends with it: at once when its process dies, and when its machine is gone,
+as soon as PostgreSQL finds that nobody answers (25 s). It is a transaction's lock, so that a pooler which hands
+connections out by transaction keeps it too. The holder asks before each change whether the connection stands.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from registry.ledger.lease import Check, LeaseLostError
-from registry.ledger.lock_wait import Waiting
+from registry.ledger.lock_wait import LockWait
 from registry.ledger.tracking import without_password
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 _CLASS = 0x70687069  # "phpi": our own among advisory locks
 CHANGE, MIGRATE = 1, 2
-_TURN_MS = 500  # so long a wait in PostgreSQL's own queue can't be interrupted
+_POLL_MS = 500  # so long a wait in PostgreSQL's own queue can't be interrupted
 
 # An administrator's bound on idle transactions must not take the lock away; a vanished machine must.
 _SETTINGS = {
     "application_name": "{who}",
     "idle_in_transaction_session_timeout": "0",
-    "lock_timeout": str(_TURN_MS),
+    "lock_timeout": str(_POLL_MS),
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -39,14 +39,9 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = :class AND l.objid =
 """
 
 
-def is_postgresql(uri: str) -> bool:
-    """True where a tracking URI is a PostgreSQL database itself."""
-    return uri.partition("://")[0].partition("+")[0] in ("postgresql", "postgres")
-
-
 @contextmanager
-def database_lock(uri: str, lock: int, waiting: Waiting) -> Iterator[Check]:
-    """Hold `CHANGE` or `MIGRATE` of a database. Gives what is to be called before each change.
+def database_lock(uri: str, lock: int, waiting: LockWait) -> Iterator[Check]:
+    """Hold `CHANGE` or `MIGRATE` of a database. Yields what must be called before each change.
 
     Raises:
         RegistryError: another one holds it for too long. What SQLAlchemy raises is the caller's to wrap.
@@ -65,8 +60,8 @@ def database_lock(uri: str, lock: int, waiting: Waiting) -> Iterator[Check]:
             except SQLAlchemyError as error:
                 raise LeaseLostError(
                     f"{waiting.who} lost the connection to {without_password(uri)}, and with it the lock on the"
-                    " registry; what was half-way is undone by the next move",
-                    fix="see that the database runs, and try again; phipack history shows what moved",
+                    " registry; the next move undoes what is unfinished",
+                    fix="check that the database runs, see phipack history, and run the same command again",
                 ) from error
 
         try:
@@ -76,7 +71,7 @@ def database_lock(uri: str, lock: int, waiting: Waiting) -> Iterator[Check]:
                 connection.rollback()
 
 
-def _take(connection: Connection, uri: str, lock: int, waiting: Waiting) -> None:
+def _take(connection: Connection, uri: str, lock: int, waiting: LockWait) -> None:
     import sqlalchemy
     from sqlalchemy.exc import OperationalError
 
@@ -92,11 +87,11 @@ def _take(connection: Connection, uri: str, lock: int, waiting: Waiting) -> None
             connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:class, :lock)"), names)
         except OperationalError as error:
             connection.rollback()
-            if getattr(error.orig, "pgcode", None) != "55P03":  # lock_not_available: its turn did not come yet
+            if getattr(error.orig, "pgcode", None) != "55P03":  # lock_not_available: another one still holds it
                 raise
             holder = connection.execute(sqlalchemy.text(_HOLDER), names).scalar()
             connection.rollback()
-            who = str(holder or "somebody").removeprefix("phipack ")
+            who = str(holder or "another process").removeprefix("phipack ")
             waiting.note(time.monotonic() - started, who, f"the lock on {without_password(uri)}")
         else:
             return

@@ -1,12 +1,10 @@
-"""What is registered for a cell, and how it is written to an MLflow run, through the client that is handed in."""
+"""What is registered for a cell, and what of it MLflow's version and run keep. Pure."""
 
 from __future__ import annotations
 
 import getpass
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from registry.bundle.manifest import MANIFEST_NAME, Manifest
 from registry.files.digests import digest_of_bytes
@@ -37,7 +35,7 @@ EVIDENCE_NAME = "evidence.json"
 
 @dataclass(frozen=True)
 class Registration:
-    """A bundle that the store has, as `cell` of release `version` of `model`, with its evidence."""
+    """A bundle that is in the store, as `cell` of release `version` of `model`, with its evidence."""
 
     model: str
     version: Version
@@ -56,7 +54,7 @@ class Registration:
         return digest_of_bytes(self.evidence.to_json().encode())
 
     def check(self) -> None:
-        """Hold names against the grammar and the evidence against the bundle.
+        """Check names against the grammar and the evidence against the bundle.
 
         Raises:
             MalformedReferenceError: a name is not in the grammar.
@@ -64,18 +62,18 @@ class Registration:
         """
         check_name("model", self.model)
         check_name("cell", self.cell)
-        for what, said, is_ in (
+        for what, measured, registered in (
             ("bundle", self.evidence.bundle, self.manifest.digest),
             ("checkpoint", self.evidence.checkpoint, self.manifest.checkpoint),
         ):
-            if said != is_:
+            if measured != registered:
                 raise RegistryError(
-                    f"{self.reference}: the evidence is of {what} {said}, not of {is_}",
+                    f"{self.reference}: the evidence is of {what} {measured}, not of {registered}",
                     fix="run phipack validate on this bundle, and register it with that evidence",
                 )
 
     def version_tags(self, run_id: str, store_uri: str) -> dict[str, str]:
-        """Tags of the MLflow version, all given in the call that makes it."""
+        """Return the tags of the MLflow version, all of which go into the call that creates it."""
         return self._identity() | {
             DIGEST_TAG: self.manifest.digest,
             CHECKPOINT_TAG: self.manifest.checkpoint,
@@ -88,30 +86,29 @@ class Registration:
         }
 
     def run_tags(self) -> dict[str, str]:
-        """Tags of the run that keeps the evidence."""
+        """Return the tags of the run that keeps the evidence."""
         return self._identity() | {KIND_TAG: CELL_KIND, DIGEST_TAG: self.manifest.digest}
 
-    def log_to(self, client: Any, run_id: str) -> None:
-        """Write figures, parameters and the two files to the run."""
-        from mlflow.entities import Metric, Param
+    def metrics(self) -> dict[str, float]:
+        """Return the run's metrics: the evidence's figures."""
+        return {name: figure.value for name, figure in self.evidence.figures.items()}
 
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, figure.value, now, 0) for name, figure in self.evidence.figures.items()]
-        tags = self.version_tags(run_id, "")
-        params = [
-            Param(tag.removeprefix(TAG_PREFIX), tags[tag])
-            for tag in (CELL_TAG, RELEASE_TAG, RECIPE_TAG, TARGET_TAG, DIGEST_TAG, CHECKPOINT_TAG)
-        ]
-        client.log_batch(run_id, metrics=metrics, params=[*params, Param("text", self.evidence.text)])
-        client.log_text(run_id, self.evidence.to_json(), EVIDENCE_NAME)
-        client.log_text(run_id, self.manifest.to_bytes().decode(), MANIFEST_NAME)
+    def params(self) -> dict[str, str]:
+        """Return the run's parameters."""
+        tags = self.version_tags("", "")
+        shown = (CELL_TAG, RELEASE_TAG, RECIPE_TAG, TARGET_TAG, DIGEST_TAG, CHECKPOINT_TAG)
+        return {tag.removeprefix(TAG_PREFIX): tags[tag] for tag in shown} | {"text": self.evidence.text}
+
+    def files(self) -> dict[str, str]:
+        """Return the run's files, by name."""
+        return {EVIDENCE_NAME: self.evidence.to_json(), MANIFEST_NAME: self.manifest.to_bytes().decode()}
 
     def taken(self, existing: CellVersion) -> RegistryError:
-        """The refusal where the release has another bundle already."""
+        """Return the error for a release that has another bundle for this cell already."""
         return RegistryError(
             f"{existing.reference} is registered already, with another bundle: {existing.digest},"
             f" not {self.manifest.digest}",
-            fix="a release does not change: raise the version in phipack.toml",
+            fix="raise the version in phipack.toml: a release does not change",
         )
 
     def _identity(self) -> dict[str, str]:

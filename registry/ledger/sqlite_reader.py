@@ -1,7 +1,7 @@
-"""Read versions straight from MLflow's SQLite file: 10 ms, where importing MLflow and opening its store takes 2 s.
+"""Versions read straight from MLflow's SQLite file: 10 ms, where importing MLflow and opening its store takes 2 s.
 
 Only reading, only the schema revisions listed here (MLflow names its schema in `alembic_version`); for any other, and
-for every other kind of server, `reader.py` takes MLflow's own client. Tests hold the two to the same rows.
+for every other kind of server, `reader.py` uses MLflow's own client. Tests hold the two to the same rows.
 """
 
 from __future__ import annotations
@@ -38,13 +38,21 @@ class SqliteReader:
 
     path: Path
 
+    def describe(self) -> str:
+        """Return the tracking URI."""
+        return f"sqlite:///{self.path}"
+
+    def exists(self) -> bool:
+        """Return True where the file exists."""
+        return self.path.exists()
+
     def models(self) -> list[str]:
-        """Names of all models, sorted."""
+        """Return the names of all models, sorted. Raises `RegistryError`."""
         with self._connected() as connection:
             return [value for (value,) in connection.execute(_MODELS, {"tag": MODEL_TAG})] if connection else []
 
     def versions(self, model: str | None = None) -> list[CellVersion]:
-        """All rows of a model, or of all models. Raises `RegistryError`."""
+        """Return all rows of a model, or of all models. Raises `RegistryError`."""
         with self._connected() as connection:
             if connection is None:
                 return []
@@ -62,8 +70,8 @@ class SqliteReader:
             ]
         )
 
-    def standing(self, model: str, cell: str, channel: str) -> CellVersion | None:
-        """What a cell's channel points at. Raises `RegistryError`."""
+    def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
+        """Return what a cell's channel points at, None for nothing. Raises `RegistryError`."""
         return next((row for row in self.versions(model) if row.cell == cell and channel in row.channels), None)
 
     @contextmanager
@@ -77,7 +85,7 @@ class SqliteReader:
                 yield connection
         except sqlite3.Error as error:
             raise RegistryError(
-                f"{self.path} can't be read as MLflow's database: {error}", fix="name another one with --tracking-uri"
+                f"{self.path} can't be read as MLflow's database: {error}", fix="use another one with --tracking-uri"
             ) from error
 
 
@@ -88,7 +96,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def has_known_schema(path: Path) -> bool:
-    """True where the file does not exist, or is MLflow's of a revision that this module knows."""
+    """Return True where the file does not exist, or is MLflow's of a revision that this module knows."""
     if not path.exists():
         return True
     try:

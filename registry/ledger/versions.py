@@ -1,4 +1,4 @@
-"""What is registered, and what a reference comes to. Pure: the rows come from `ledger.py` or `sqlite_reader.py`.
+"""What is registered, and what a reference resolves to. Pure: the rows come from `ledger.py` or `sqlite_reader.py`.
 
 A cell is an MLflow registered model `MODEL.CELL`; each release adds an MLflow version (an integer) whose tags hold the
 rest. Channels are MLflow's aliases.
@@ -34,8 +34,8 @@ PASSED, FAILED = "passed", "failed"
 class CellVersion:
     """A cell's bundle in one release.
 
-    `number` is MLflow's own version; `run_id` the run that holds the evidence, whose file has the digest `evidence`;
-    `store` the URI of the store that has the bundle; `channels` the aliases that point here now.
+    `number` is MLflow's own version; `run_id` the run with the evidence, whose file has the digest `evidence`; `store`
+    the URI of the store that has the bundle; `channels` the aliases that point here now.
     """
 
     model: str
@@ -55,24 +55,24 @@ class CellVersion:
 
     @property
     def registered_model(self) -> str:
-        """The cell's name in MLflow."""
+        """Return the cell's name in MLflow."""
         return registered_model_name(self.model, self.cell)
 
     @property
     def reference(self) -> str:
-        """The exact reference, `MODEL:1.0.0@CELL`."""
+        """Return the exact reference, `MODEL:1.0.0@CELL`."""
         return f"{self.model}:{self.release}@{self.cell}"
 
 
 def registered_model_name(model: str, cell: str) -> str:
-    """Give MLflow's name of a cell. Both may hold dots: the tags, not the name, say where one ends."""
+    """Return MLflow's name of a cell. Both parts may have dots: the tags, not the name, say where one ends."""
     return f"{model}.{cell}"
 
 
 def version_from_tags(
     name: str, number: int, tags: Mapping[str, str], *, created_ms: int, channels: Sequence[str]
 ) -> CellVersion:
-    """Read a row. Raises `RegistryError` where a tag is missing or wrong: somebody changed it by hand."""
+    """Return the row that tags keep. Raises `RegistryError` where one is missing or wrong: changed by hand."""
     try:
         return CellVersion(
             model=tags[MODEL_TAG],
@@ -94,38 +94,50 @@ def version_from_tags(
         what = f"tag {error.args[0]}" if isinstance(error, KeyError) else error.problem
         raise RegistryError(
             f"MLflow's version {number} of {name}: {what} is missing or wrong",
-            fix=f"put the tag back, or delete version {number} of {name} in MLflow and register it again",
+            fix=f"restore the tag, or delete version {number} of {name} in MLflow and register it again",
         ) from error
 
 
 def settled(versions: Sequence[CellVersion]) -> list[CellVersion]:
-    """Sort by model, cell and release, one row each: where two registrars raced, the lower number counts everywhere."""
+    """Sort by model, cell and release, one row each: where two processes raced, the lower number counts everywhere."""
     rows: dict[tuple[str, str, Version], CellVersion] = {}
     for version in sorted(versions, key=lambda row: row.number):
         rows.setdefault((version.model, version.cell, version.release), version)
     return [rows[key] for key in sorted(rows)]
 
 
-def resolve(reference: Reference, versions: Sequence[CellVersion], models: Sequence[str] = ()) -> list[CellVersion]:
-    """Give the version of each cell that the reference names: one cell, or all that a release or channel has.
+def unknown_model(model: str, models: Sequence[str], registry: str) -> RegistryError:
+    """Return the error for a model that has no versions. `models`: those that have; `registry`: where was looked."""
+    return RegistryError(
+        f"no model {model!r} is registered in {registry}",
+        fix=did_you_mean(model, models) if models else "register one: phipack release phipack.toml",
+    )
+
+
+def resolve(
+    reference: Reference,
+    versions: Sequence[CellVersion],
+    models: Sequence[str] = (),
+    *,
+    registry: str = "the registry",
+) -> list[CellVersion]:
+    """Return the version of each cell that the reference names: one cell, or all that a release or channel has.
 
     - A version: the cells of that release.
-    - A channel, `production` where nothing is said: the cells that it points to.
+    - A channel, `production` where none is given: the cells that it points at.
     - A range: the highest release in it whose gates passed, of the named cell, else of all cells of that release.
 
     Args:
         reference: what was asked for.
         versions: all rows of its model.
         models: names of all models, to help after a slip.
+        registry: where the rows come from, for the message.
 
     Raises:
-        RegistryError: nothing is there by that name; the message says what there is.
+        RegistryError: no version matches; the message says what there is.
     """
     if not versions:
-        raise RegistryError(
-            f"no model {reference.model!r} is registered",
-            fix=did_you_mean(reference.model, models) if models else "register one: phipack release phipack.toml",
-        )
+        raise unknown_model(reference.model, models, registry)
     cells = {row.cell for row in versions}
     if reference.cell is not None and reference.cell not in cells:
         raise RegistryError(
@@ -142,7 +154,7 @@ def resolve(reference: Reference, versions: Sequence[CellVersion], models: Seque
             return found
     if release is not None and (found := [row for row in rows if row.release == release]):
         return found
-    raise RegistryError(f"{_name(reference)} names nothing", fix=_what_there_is(rows))
+    raise RegistryError(f"no version matches {_name(reference)}", fix=_what_there_is(rows))
 
 
 def _highest_passing(rows: Sequence[CellVersion], wanted: Callable[[Version], bool]) -> Version | None:

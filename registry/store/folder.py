@@ -11,17 +11,20 @@ A blob's age is its file's, by the clock of the file system.
 from __future__ import annotations
 
 import os
-import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from registry.files.atomic import UnfinishedFile, unfinished_file
 from registry.files.digests import copy_hashed, digest_of_bytes
-from registry.files.staging import abandoned, disk_errors, owner_mark
+from registry.files.lock import file_lock
+from registry.files.staging import abandoned, disk_errors
 from registry.store.protocol import Blob, Document, Store, blob_path, check_document_name, not_the_blob, unreadable_file
 from targets.errors import StoreError
+
+_READ_FIX = "check the permissions of the store's folder, or name another store with --store"
 
 
 class FolderStore(Store):
@@ -36,36 +39,34 @@ class FolderStore(Store):
         return "file://" + urllib.parse.quote(str(self.root.resolve()))
 
     def check_writable(self) -> None:
-        """Write and remove an empty file, and what dead processes left."""
+        """Create and remove an empty file; remove what dead processes left."""
         with disk_errors(self.root, StoreError):
             self._sweep()
-            handle, path = self._new_staging_file()
-            os.close(handle)
-            path.unlink()
+            with self._staged():
+                pass
 
     def blob_bytes(self, digest: str) -> int | None:
-        """Size of the blob's file."""
+        """Return the size of the blob's file."""
         try:
             return self._path(digest).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StoreError(f"{self.root} can't be read: {error}", fix="name a store that you may read") from error
+            raise StoreError(f"{self.root} can't be read: {error}", fix=_READ_FIX) from error
 
     def put(self, source: BinaryIO, blob: Blob, *, what: str) -> None:
         """Copy into `staging/`, hashing; then one rename. Two processes adding the same blob both succeed."""
         path = self._path(blob.digest)
         with disk_errors(self.root, StoreError):
             self._sweep()
-            with self._staged(0o444) as (out, staging):
-                copied, digest = copy_hashed(source, out, lambda error: unreadable_file(what, error))
+            with self._staged(0o444) as file:
+                copied, digest = copy_hashed(source, file.out, lambda error: unreadable_file(what, error))
                 if (digest, copied) != (blob.digest, blob.bytes):
                     raise not_the_blob(what, copied, digest, blob)
-                _flush(out)
+                file.flush()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with self._locked():  # `remove` looks at the time of what it removes
-                    staging.replace(path)
-                _sync_folder(path.parent)
+                    file.move_to(path)
 
     def open_blob(self, digest: str) -> BinaryIO:
         """Open the blob's file."""
@@ -73,12 +74,12 @@ class FolderStore(Store):
         try:
             return path.open("rb")
         except FileNotFoundError as error:
-            problem = f"it lacks blob {digest}" if self.root.is_dir() else "no such folder"
+            problem = f"blob {digest} is missing" if self.root.is_dir() else "no such folder"
             raise StoreError(
                 f"store {self.root}: {problem}", fix="name the right store with --store, or run phipack release again"
             ) from error
         except OSError as error:
-            raise StoreError(f"{path} can't be read: {error.strerror}", fix="name a store that you may read") from error
+            raise StoreError(f"{path} can't be read: {error.strerror}", fix=_READ_FIX) from error
 
     def blobs(self) -> Iterator[Blob]:
         """Walk the folders."""
@@ -87,12 +88,12 @@ class FolderStore(Store):
             if (size := self.blob_bytes(digest)) is not None:  # else removed meanwhile
                 yield Blob(digest, size)
 
-    def place_of(self, digest: str) -> str:
-        """Path of the blob's file."""
+    def location_of(self, digest: str) -> str:
+        """Return the path of the blob's file."""
         return str(self._path(digest))
 
     def keep(self, digest: str) -> bool:
-        """Set the file's time to now, of the file system's clock. Only its owner may, as it is read-only."""
+        """Set the file's time to the file system's now. Only the file's owner may, as it is read-only."""
         with disk_errors(self.root, StoreError), self._locked():
             try:
                 os.utime(self._path(digest))
@@ -139,7 +140,7 @@ class FolderStore(Store):
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StoreError(f"{path} can't be read: {error.strerror}", fix="name a store that you may read") from error
+            raise StoreError(f"{path} can't be read: {error.strerror}", fix=_READ_FIX) from error
         return Document(content, digest_of_bytes(content))
 
     def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
@@ -149,51 +150,33 @@ class FolderStore(Store):
             there = self.read_document(name)
             if (None if there is None else there.tag) != replacing:
                 return False
-            with self._staged(0o644) as (out, staging):
-                out.write(content)
-                _flush(out)
+            with self._staged() as file:
+                file.out.write(content)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                staging.replace(path)
-                _sync_folder(path.parent)
+                file.move_to(path)
         return True
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        import fcntl  # POSIX, as the package is
-
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "documents.lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with file_lock(self.root / "documents.lock"):
             yield
 
     def _path(self, digest: str) -> Path:
         return self.root / blob_path(digest)
 
     @contextmanager
-    def _staged(self, mode: int) -> Iterator[tuple[BinaryIO, Path]]:
-        """Give a new file in `staging/`, which is removed where it was not put in place."""
-        handle, staging = self._new_staging_file()
-        try:
-            with os.fdopen(handle, "wb") as out:
-                os.fchmod(handle, mode)
-                yield out, staging
-        finally:
-            staging.unlink(missing_ok=True)
-
-    def _new_staging_file(self) -> tuple[int, Path]:
+    def _staged(self, mode: int = 0o644) -> Iterator[UnfinishedFile]:
+        """Yield a new file in `staging/`, which is removed unless it is put in place."""
         folder = self.root / "staging"
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=owner_mark(), dir=folder)
-        return handle, Path(name)
+        with unfinished_file(folder, mode=mode) as file:
+            yield file
 
     def _now(self) -> float:
-        """The file system's time, which may be another machine's."""
-        handle, path = self._new_staging_file()
-        try:
-            return os.fstat(handle).st_mtime
-        finally:
-            os.close(handle)
-            path.unlink()
+        """Return the file system's time, which may be another machine's."""
+        with self._staged() as file:
+            return os.fstat(file.out.fileno()).st_mtime
 
     @staticmethod
     def _age(path: Path, now: float) -> float | None:
@@ -207,18 +190,3 @@ class FolderStore(Store):
         for left in (self.root / "staging").glob("*"):
             if abandoned(left.name):
                 left.unlink(missing_ok=True)
-
-
-def _flush(out: BinaryIO) -> None:
-    """Bring a file's bytes to the disk."""
-    out.flush()
-    os.fsync(out.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder outlast a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,26 +7,29 @@
 A manifest is a blob like any other; its digest is the bundle's name. It is added last, so a store that has a manifest
 has had the whole bundle. Which bundles matter is the registry's knowledge; what nothing refers to may be removed.
 
-`Store` holds what is the same for every place; a place (`folder.py`, `s3.py`) brings the operations on
-blobs and documents.
+`Store` holds what is the same for all kinds of stores; a kind (`folder.py`, `s3.py`) implements the operations on blobs
+and documents.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from registry.bundle.folder import Bundle, open_bundle
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Manifest
 from registry.files.digests import copy_hashed, digest_of_bytes
 from registry.files.staging import staged_folder
-from targets.errors import BundleError, StoreError
+from targets.errors import BundleError, StoreError, StoreUnreachableError
+from targets.progress import Progress, Step, silent
 
 # phipack-file:///srv/store/sha256:ab34…: what MLflow keeps as a version's source. Its server reads a plus in
 # a scheme as a space, and refuses a path that goes through a link.
@@ -46,7 +49,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class Document:
-    """What a document holds, and a tag that another content would not have."""
+    """A document's content, and a tag that changes with it."""
 
     content: bytes
     tag: str
@@ -55,26 +58,27 @@ class Document:
 class Store(ABC):
     """Content-addressed blobs, and bundles made of them.
 
-    The laws for a place:
+    The laws for every kind:
 
     - a blob appears whole or not at all, and never changes; adding it twice is adding it once;
-    - `open_blob` gives what is stored, unverified: whatever reads here hashes all it reads;
+    - `open_blob` returns what is stored, unverified: whoever reads hashes all that it reads;
     - a blob's age is the time since it was added or kept last, by the store's own clock;
-    - a document, small and named by its path, is written whole or not at all, and only over what its writer has seen.
+    - a document, small and named by its path, is written whole or not at all, and only over what its writer has seen;
+    - a store that does not answer raises `StoreUnreachableError`, any other failure a plain `StoreError`.
     """
 
     @property
     @abstractmethod
     def uri(self) -> str:
-        """The store's own URI, which `open_store` reads back."""
+        """Return the store's own URI, which `open_store` reads back."""
 
     @abstractmethod
     def check_writable(self) -> None:
-        """Raise `StoreError` where nothing can be added: asked before long work."""
+        """Raise `StoreError` where nothing can be added. Called before long work."""
 
     @abstractmethod
     def blob_bytes(self, digest: str) -> int | None:
-        """Size of a blob, or None where the store lacks it."""
+        """Return the size of a blob, or None where it is not in the store."""
 
     @abstractmethod
     def put(self, source: BinaryIO, blob: Blob, *, what: str) -> None:
@@ -86,77 +90,88 @@ class Store(ABC):
 
     @abstractmethod
     def blobs(self) -> Iterator[Blob]:
-        """All blobs, in no order."""
+        """Yield all blobs, in no order."""
 
     @abstractmethod
-    def place_of(self, digest: str) -> str:
-        """Where a blob lies, for messages."""
+    def location_of(self, digest: str) -> str:
+        """Return the path or URI of a blob, for messages."""
 
     @abstractmethod
     def keep(self, digest: str) -> bool:
-        """Start a blob's age anew; False where that can't be, for it is gone or another user's: add it then.
+        """Restart a blob's age; False where that is not possible, as it is gone or another user's: add it then.
 
         Raises `StoreError`.
         """
 
     @abstractmethod
     def aged(self, seconds: float) -> Iterator[Blob]:
-        """Blobs of at least this age, in no order. Raises `StoreError`."""
+        """Yield blobs of at least this age, in no order. Raises `StoreError`."""
 
     @abstractmethod
     def remove(self, digest: str, *, seconds: float) -> bool:
-        """Remove a blob, unless it is younger than that by now. Raises `StoreError`."""
+        """Remove a blob, unless it is younger than `seconds` by now. Raises `StoreError`."""
 
     @abstractmethod
     def sweep(self, seconds: float, *, dry_run: bool) -> int:
-        """Remove what broken writes have left for so long; give how many. Raises `StoreError`."""
+        """Remove what broken writes left at least that long ago; return how many. Raises `StoreError`."""
 
     @abstractmethod
     def read_document(self, name: str) -> Document | None:
-        """Read a document by its path (`metadata/timestamp.json`), or None where there is none. Raises `StoreError`."""
+        """Return a document by its path (`metadata/timestamp.json`), None where there is none. Raises `StoreError`."""
 
     @abstractmethod
     def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
-        """Write a document where none is (`replacing=None`), or over the one that has the tag `replacing`.
+        """Write a document where there is none (`replacing=None`), or over the one that has the tag `replacing`.
 
-        False, and nothing written, where another one is there. Of several writers at once, one succeeds. Raises
-        `StoreError`.
+        Returns False, with nothing written, where another one is there: of several writers at once, one succeeds.
+        Raises `StoreError`.
         """
 
     def bundle_uri(self, digest: str) -> str:
-        """Name a bundle together with the store that has it. `parse_bundle_uri` reads it back."""
+        """Return the URI of a bundle in this store. `parse_bundle_uri` reads it back."""
         return f"{URI_PREFIX}{self.uri}/{digest}"
 
-    def add_bundle(self, bundle: Bundle) -> str:
-        """Add what the store lacks of a bundle, and give the bundle's digest.
+    def add_bundle(self, bundle: Bundle, *, on_progress: Progress = silent) -> str:
+        """Add the files of a bundle that are not in the store yet, and return the bundle's digest.
+
+        `on_progress` receives `Step("upload", done, total, "bytes", subject=path)` for each file, those that are in the
+        store already included.
 
         Raises:
             BundleError: a file is missing, or is not the one that the manifest names.
             StoreError: the store can't be written. Blobs that were added before stay: they are whole.
         """
         for name, blob in blobs_of(bundle.manifest):
-            if not self.has_kept(blob):
-                path = bundle.file(name)
-                with _opened(path) as source:
-                    self.put(source, blob, what=str(path))
+            if self.has_kept(blob):
+                on_progress(Step("upload", blob.bytes, blob.bytes, "bytes", name))
+                continue
+            path = bundle.file(name)
+            with _opened(path) as source:
+                counted = _Counted(source, Step("upload", 0, blob.bytes, "bytes", name), on_progress)
+                self.put(cast("BinaryIO", counted), blob, what=str(path))
         return bundle.digest
 
     def has_kept(self, blob: Blob) -> bool:
-        """True where the blob is there in its size, and young again: nobody needs to add it. Raises `StoreError`."""
+        """Return True where the blob is in the store with its size; its age restarts then. Raises `StoreError`."""
         return self.blob_bytes(blob.digest) == blob.bytes and self.keep(blob.digest)
 
     def has_bundle(self, digest: str) -> bool:
-        """True where the manifest is there and readable, and every blob that it names is there in its size."""
+        """Return True where the manifest is there and readable, and every blob that it names is there with its size.
+
+        Raises `StoreUnreachableError`.
+        """
         if self.blob_bytes(digest) is None:
             return False
         try:
             files = self.manifest(digest).files
+        except StoreUnreachableError:
+            raise
         except (BundleError, StoreError):
             return False
         return all(self.blob_bytes(entry.digest) == entry.bytes for entry in files)
 
     def manifest(self, digest: str) -> Manifest:
-        """Read a bundle's manifest, verified. Raises `StoreError` where it is missing or damaged."""
+        """Return a bundle's manifest, verified. Raises `StoreError` where it is missing or damaged."""
         with self.open_blob(digest) as source:
             try:
                 raw = source.read(MANIFEST_BYTES_LIMIT + 1)
@@ -164,7 +179,7 @@ class Store(ABC):
                 raise self._unreadable(digest, error) from error
         if "sha256:" + hashlib.sha256(raw).hexdigest() != digest:
             raise self._damaged(digest, f"{MANIFEST_NAME} of bundle {digest}")
-        return Manifest.parse(raw, source=self.place_of(digest))
+        return Manifest.parse(raw, source=self.location_of(digest))
 
     def materialise(self, digest: str, destination: Path, *, replace: bool = False) -> Bundle:
         """Put a bundle in place, every byte hashed on the way. Nothing is left at `destination` on an error.
@@ -181,7 +196,7 @@ class Store(ABC):
         return open_bundle(destination)
 
     def copy_out(self, digest: str, path: Path, *, what: str) -> None:
-        """Write a blob to a file, hashing it. Raises `StoreError` where a byte differs; the file is then no good."""
+        """Write a blob to a file, hashing it. Raises `StoreError` where a byte differs; the file is then not usable."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.open_blob(digest) as source, path.open("wb") as out:
             _, copied_digest = copy_hashed(source, out, lambda error: self._unreadable(digest, error))
@@ -189,14 +204,38 @@ class Store(ABC):
             raise self._damaged(digest, what)
 
     def _damaged(self, digest: str, what: str) -> StoreError:
-        place = self.place_of(digest)
+        location = self.location_of(digest)
+        remove = "aws s3 rm" if location.startswith("s3://") else "rm -f"
         return StoreError(
-            f"{what}: the store's bytes are not the ones that were added: blob {place} is damaged",
-            fix=f"rm -f {place}  and run phipack release again, which adds it anew",
+            f"{what}: the bytes in the store are not the ones that were added: blob {location} is damaged",
+            fix=f"{remove} {shlex.quote(location)} && phipack release",
         )
 
     def _unreadable(self, digest: str, error: OSError) -> StoreError:
-        return StoreError(f"{self.place_of(digest)} can't be read: {error}", fix="see to the disk or the network")
+        problem = f"{self.location_of(digest)} can't be read: {error}"
+        if isinstance(error, ConnectionError):
+            return StoreUnreachableError(problem, fix="check the network, then try again")
+        return StoreError(problem, fix="check the disk, and that you may read the store's files")
+
+
+class _Counted(io.RawIOBase):
+    """A file that is read from its start to its end, reporting how far it was read."""
+
+    def __init__(self, source: BinaryIO, step: Step, on_progress: Progress) -> None:
+        self._source, self._step, self._on_progress = source, step, on_progress
+        on_progress(step)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, less at the end of the file."""
+        count: int = self._source.readinto(buffer)  # type: ignore[attr-defined]
+        if count:
+            self._step = replace(self._step, done=self._step.done + count)
+            self._on_progress(self._step)
+        return count
 
 
 @contextmanager
@@ -210,32 +249,32 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def blobs_of(manifest: Manifest) -> list[tuple[str, Blob]]:
-    """A bundle's files as blobs, with their paths in the bundle; the manifest's own last."""
+    """Return a bundle's files as blobs, with their paths in the bundle; the manifest's own last."""
     raw = manifest.to_bytes()
     own = (MANIFEST_NAME, Blob(digest_of_bytes(raw), len(raw)))
     return [*((entry.path, Blob(entry.digest, entry.bytes)) for entry in manifest.files), own]
 
 
 def unreadable_file(what: str, error: OSError) -> BundleError:
-    """The error for a bundle's file that can't be read."""
+    """Return the error for a bundle's file that can't be read."""
     return BundleError(f"{what} can't be read: {error.strerror or error}", fix="build or fetch the bundle again")
 
 
 def not_the_blob(what: str, size: int, digest: str, blob: Blob) -> BundleError:
-    """The error for a source that has other bytes than the blob: `size` of them, with this digest."""
+    """Return the error for a source that has other bytes than the blob: `size` of them, with this digest."""
     return BundleError(
         f"{what}: {size} bytes, {digest}; the manifest says {blob.bytes} bytes, {blob.digest}",
-        fix="the bundle was changed: build or fetch it again",
+        fix="build or fetch the bundle again: this file was changed since",
     )
 
 
 def is_digest(text: str) -> bool:
-    """True for `sha256:` and 64 hex digits."""
+    """Return True for `sha256:` and 64 hex digits."""
     return _DIGEST.fullmatch(text) is not None
 
 
 def blob_path(digest: str) -> str:
-    """Path of a blob below its store, or below a catalog's URL: `blobs/sha256/ab/ab34…`. Raises `StoreError`."""
+    """Return the path of a blob below its store or a catalog's URL: `blobs/sha256/ab/ab34…`. Raises `StoreError`."""
     match = _DIGEST.fullmatch(digest)
     if match is None:
         raise StoreError(f"{digest!r} is not a digest", fix="write sha256: and 64 hex digits")
@@ -243,13 +282,13 @@ def blob_path(digest: str) -> str:
 
 
 def caching_of(document: str) -> str:
-    """How long a document may be cached, as HTTP says it: all but a catalog's timestamp never change."""
+    """Return the `Cache-Control` of a document: all but a catalog's timestamp never change."""
     return "no-cache" if document == TIMESTAMP else FOREVER
 
 
 def check_document_name(name: str) -> str:
-    """Give the name back where it is a path inside the store, of plain parts. Raises `StoreError`."""
+    """Return the name where it is a path inside the store, of plain parts. Raises `StoreError`."""
     parts = PurePosixPath(name).parts
     if not parts or parts[0] in ("/", "blobs", "staging") or ".." in parts or str(PurePosixPath(name)) != name:
-        raise StoreError(f"{name!r} is no name of a document", fix="name it as metadata/timestamp.json")
+        raise StoreError(f"{name!r} is not a document's name", fix="use a path like metadata/timestamp.json")
     return name

@@ -36,7 +36,7 @@ from registry.store.protocol import (
 )
 from registry.store.s3_client import LOST_RACE, MISSING, code_of, s3_client, s3_errors, sha256_checksum
 from registry.store.s3_probe import probe
-from registry.store.s3_stream import Reading
+from registry.store.s3_stream import BlobStream
 from registry.store.s3_upload import PART_BYTES, upload
 from registry.transfer.download import Transfer, WrongContentError
 from targets.errors import FetchError, FetchUnreachableError, StoreError, StoreUnreachableError
@@ -46,7 +46,7 @@ DOCUMENT_BYTES_LIMIT = 64 << 20
 
 
 class S3Store(Store):
-    """A store in a bucket. boto3 finds endpoint, region and credentials; none of them is part of the URI."""
+    """A store in a bucket. boto3 finds endpoint, region and credentials; the URI holds none of them."""
 
     def __init__(self, bucket: str, prefix: str = "") -> None:
         self.bucket, self.prefix = bucket, prefix.strip("/")
@@ -57,24 +57,24 @@ class S3Store(Store):
 
     @property
     def uri(self) -> str:
-        """`s3://BUCKET/PREFIX`."""
+        """Return `s3://BUCKET/PREFIX`."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def check_writable(self) -> None:
-        """Try what a store needs on a small object."""
+        """Try on a small object what a store needs."""
         with s3_errors(self.uri, "PutObject"):
-            probe(self._client, self._place(f"staging/{owner_mark()}{os.urandom(8).hex()}"), self.uri)
+            probe(self._client, self._object(f"staging/{owner_mark()}{os.urandom(8).hex()}"), self.uri)
 
     def blob_bytes(self, digest: str) -> int | None:
-        """Ask for the object's head."""
+        """Return the length that the object's head says."""
         with s3_errors(self.uri, "HeadObject"):
             head = self._head(digest)
         return None if head is None else int(head["ContentLength"])
 
     def put(self, source: BinaryIO, blob: Blob, *, what: str) -> None:
         """Send in one request, or in parts where it is large; the object appears with the last one."""
-        place = self._place(blob_path(blob.digest))
-        with s3_errors(self.place_of(blob.digest), "uploading"):
+        place = self._object(blob_path(blob.digest))
+        with s3_errors(self.location_of(blob.digest), "uploading"):
             there = self._head(blob.digest)
             if there is not None and there["ContentLength"] == blob.bytes:
                 if self.keep(blob.digest):
@@ -100,29 +100,34 @@ class S3Store(Store):
         size = self.blob_bytes(digest)
         if size is None:
             raise StoreError(
-                f"store {self.uri}: it lacks blob {digest}",
+                f"store {self.uri}: blob {digest} is missing",
                 fix="name the right store with --store, or run phipack release again",
             )
-        return io.BufferedReader(Reading(partial(self._range, digest), size), 1 << 20)
+        return io.BufferedReader(BlobStream(partial(self._range, digest), size), 1 << 20)
 
     def copy_out(self, digest: str, path: Path, *, what: str) -> None:
         """Download by ranges, several at once, hashing."""
         size = self.blob_bytes(digest)
         if size is None:
-            raise StoreError(f"{what}: store {self.uri} lacks blob {digest}", fix="run phipack release again")
+            raise StoreError(f"{what}: blob {digest} is missing in {self.uri}", fix="run phipack release again")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         entry = FileEntry.model_construct(path=path.name, bytes=size, sha256=digest.removeprefix("sha256:"), chunks=())
+        url = self.presigned_url(digest)
         with Transfer() as transfer:
             try:
-                transfer.download(entry, self.presigned_url(digest), path)
+                transfer.download(entry, url, path)
             except WrongContentError as error:
                 if self.blob_bytes(digest) == size:
                     raise self._damaged(digest, what) from error
-                raise StoreError(f"{what}: {self.place_of(digest)} can't be read", fix=error.fix) from error
+                raise self._unreadable_by(error, what, url, digest) from error
             except FetchError as error:
-                kind = StoreUnreachableError if isinstance(error, FetchUnreachableError) else StoreError
-                raise kind(f"{what}: {self.place_of(digest)} can't be read", fix=error.fix) from error
+                raise self._unreadable_by(error, what, url, digest) from error
+
+    def _unreadable_by(self, error: FetchError, what: str, url: str, digest: str) -> StoreError:
+        kind = StoreUnreachableError if isinstance(error, FetchUnreachableError) else StoreError
+        problem = error.problem.replace(url, self.location_of(digest))  # a presigned URL is a secret
+        return kind(f"{what} can't be read: {problem}", fix=error.fix)
 
     def blobs(self) -> Iterator[Blob]:
         """List the objects."""
@@ -131,14 +136,14 @@ class S3Store(Store):
                 yield Blob("sha256:" + key.rpartition("/")[2], size)
 
     def keep(self, digest: str) -> bool:
-        """Write a mark beside it, whose time counts."""
+        """Write an empty object in `kept/`, whose time counts."""
         blob_path(digest)
-        with s3_errors(self.place_of(digest), "PutObject"):
-            self._client.put_object(**self._place(_kept(digest)), Body=b"")
+        with s3_errors(self.location_of(digest), "PutObject"):
+            self._client.put_object(**self._object(_kept(digest)), Body=b"")
             return self._head(digest) is not None
 
     def aged(self, seconds: float) -> Iterator[Blob]:
-        """List objects and marks, with their times and the server's."""
+        """List the objects and those in `kept/`, with their times and the server's."""
         with s3_errors(self.uri, "ListObjectsV2"):
             kept = {key.rpartition("/")[2]: when for key, when, _, _ in self._objects("kept/")}
             for key, when, size, now in self._objects("blobs/sha256/"):
@@ -148,19 +153,19 @@ class S3Store(Store):
                     yield Blob(f"sha256:{name}", size)
 
     def remove(self, digest: str, *, seconds: float) -> bool:
-        """Look at its times once more, and delete it.
+        """Check its times again, and delete it.
 
-        S3 has no condition for this: who keeps the blob between the two requests finds it gone when it registers.
+        S3 has no condition for this: whoever keeps the blob between the two requests finds it gone when it registers.
         """
-        with s3_errors(self.place_of(digest), "DeleteObject"):
+        with s3_errors(self.location_of(digest), "DeleteObject"):
             if (head := self._head(digest)) is None:
                 return False
             now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
             mark = next((when for _, when, _, _ in self._objects(_kept(digest))), head["LastModified"])
             if (now - max(mark, head["LastModified"])).total_seconds() < seconds:
                 return False
-            self._client.delete_object(**self._place(blob_path(digest)))
-            self._client.delete_object(**self._place(_kept(digest)))
+            self._client.delete_object(**self._object(blob_path(digest)))
+            self._client.delete_object(**self._object(_kept(digest)))
         return True
 
     def sweep(self, seconds: float, *, dry_run: bool) -> int:
@@ -179,7 +184,7 @@ class S3Store(Store):
         return len(left) + len(uploads)
 
     def _objects(self, below: str) -> Iterator[tuple[str, datetime, int, datetime]]:
-        """Key, time, size of all objects, and what time the server has."""
+        """Yield key, time and size of all objects, and the server's time."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(below))
         for page in pages:
             now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -195,8 +200,8 @@ class S3Store(Store):
                 if (now - one["Initiated"]).total_seconds() >= seconds:
                     yield one["UploadId"], one["Key"]
 
-    def place_of(self, digest: str) -> str:
-        """`s3://BUCKET/KEY`."""
+    def location_of(self, digest: str) -> str:
+        """Return `s3://BUCKET/KEY`."""
         return f"{self.uri}/{blob_path(digest)}"
 
     def read_document(self, name: str) -> Document | None:
@@ -205,40 +210,43 @@ class S3Store(Store):
 
         with s3_errors(f"{self.uri}/{name}", "GetObject"):
             try:
-                answer = self._client.get_object(**self._place(check_document_name(name)))
+                answer = self._client.get_object(**self._object(check_document_name(name)))
             except ClientError as error:
                 if code_of(error) in MISSING:
                     return None
                 raise
             if answer["ContentLength"] > DOCUMENT_BYTES_LIMIT:
-                raise StoreError(f"{self.uri}/{name} has {answer['ContentLength']} bytes: no document of phipack's")
+                raise StoreError(
+                    f"{self.uri}/{name} has {answer['ContentLength']} bytes, more than any document of phipack",
+                    fix="remove it, if it is not yours; else name another store with --store",
+                )
             return Document(answer["Body"].read(), answer["ETag"])
 
     def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
         """Put it with a condition that the server checks."""
-        place = self._place(check_document_name(name))
+        place = self._object(check_document_name(name))
         options = {"CacheControl": caching_of(name), "ContentType": "application/json"}
         condition = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing}
         with s3_errors(f"{self.uri}/{name}", "PutObject"):
             return self._create(place, content, condition, **options)
 
     def presigned_url(self, digest: str, seconds: int = URL_SECONDS) -> str:
-        """Give a URL by which anybody may read the blob for a while."""
-        with s3_errors(self.place_of(digest), "signing a URL"):
-            place = self._place(blob_path(digest))
+        """Return a URL by which anybody may read the blob for so many seconds."""
+        with s3_errors(self.location_of(digest), "signing a URL"):
+            place = self._object(blob_path(digest))
             return str(self._client.generate_presigned_url("get_object", Params=place, ExpiresIn=seconds))
 
     def _range(self, digest: str, offset: int) -> Any:
         """Open the blob's bytes from `offset` on; botocore's stream."""
-        place = self._place(blob_path(digest))
-        with s3_errors(self.place_of(digest), "GetObject"):
+        place = self._object(blob_path(digest))
+        with s3_errors(self.location_of(digest), "GetObject"):
             return self._client.get_object(**place, Range=f"bytes={offset}-")["Body"]
 
     def _head(self, digest: str) -> dict[str, Any] | None:
         from botocore.exceptions import ClientError
 
         try:
-            head: dict[str, Any] = self._client.head_object(**self._place(blob_path(digest)))
+            head: dict[str, Any] = self._client.head_object(**self._object(blob_path(digest)))
         except ClientError as error:
             if code_of(error) in MISSING:
                 return None
@@ -246,14 +254,15 @@ class S3Store(Store):
         return head
 
     def _check_there(self, blob: Blob) -> None:
-        """Raise `StoreError` where the blob is not what another publisher, who won, has left there."""
+        """Raise `StoreError` where the blob is not what another publisher, who was quicker, has left there."""
         if self.blob_bytes(blob.digest) != blob.bytes:
             raise StoreError(
-                f"{self.place_of(blob.digest)} was written or removed by somebody else meanwhile", fix="try again"
+                f"{self.location_of(blob.digest)} was written or removed by another process meanwhile",
+                fix="run the same command again",
             )
 
     def _create(self, place: dict[str, str], body: bytes, condition: dict[str, str], **options: str) -> bool:
-        """Put an object on a condition. False where another one is there."""
+        """Put an object on a condition. Returns False where another one is there."""
         from botocore.exceptions import ClientError
 
         try:
@@ -277,7 +286,7 @@ class S3Store(Store):
                 return False
             raise
 
-    def _place(self, name: str) -> dict[str, str]:
+    def _object(self, name: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._key(name)}
 
     def _key(self, name: str) -> str:

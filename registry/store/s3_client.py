@@ -1,4 +1,4 @@
-"""The only module that knows boto3: a client for one bucket, and what its errors mean."""
+"""The only module that knows boto3: its client, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from targets.errors import StoreError
+from targets.errors import StoreError, StoreUnreachableError
 from targets.installation import install_command
 
 CONNECTIONS = 4
@@ -25,7 +25,7 @@ _CREDENTIALS = (
     "403",
     "Forbidden",
 )
-LACKING = ("NotImplemented", "501", "MethodNotAllowed")
+UNSUPPORTED = ("NotImplemented", "501", "MethodNotAllowed")
 MISSING = ("404", "NoSuchKey", "NotFound")
 LOST_RACE = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", *MISSING)
 
@@ -33,7 +33,7 @@ LOST_RACE = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", *
 def s3_client() -> Any:
     """Connect as boto3 does: endpoint, region and credentials from environment, configuration or instance.
 
-    A process has one client for all stores and threads, as long as its AWS_* variables stay: making one takes .2 s.
+    A process has one client for all stores and threads as long as its AWS_* variables stay: making one takes 0.2 s.
 
     Raises:
         StoreError: boto3 is not installed, or its configuration is wrong.
@@ -56,7 +56,7 @@ def _shared_client(_process: int, _settings: frozenset[tuple[str, str]]) -> Any:
         max_pool_connections=_POOL,
         signature_version="s3v4",  # of presigned URLs too: the older one is not known everywhere
         retries={"mode": "standard", "total_max_attempts": 6},
-        # We give checksums ourselves, and the server verifies them: the body needs no second hash in the signature.
+        # Checksums are ours, and the server verifies them: the body needs no second hash in the signature.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"payload_signing_enabled": False},
@@ -69,8 +69,22 @@ def _shared_client(_process: int, _settings: frozenset[tuple[str, str]]) -> Any:
 
 @contextmanager
 def s3_errors(place: str, operation: str) -> Iterator[None]:
-    """Turn boto3's errors into `StoreError`; `place` and `operation` are what was to be done where."""
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    """Turn boto3's errors into `StoreError`: `operation` was tried at `place`.
+
+    Raises:
+        StoreUnreachableError: no answer came, or one that says the server is in trouble (5xx), after boto3's retries.
+        StoreError: anything else.
+    """
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        ConnectionError,  # noqa: A004 - botocore's own
+        HTTPClientError,
+        IncompleteReadError,
+        NoCredentialsError,
+        PartialCredentialsError,
+        SSLError,
+    )
 
     try:
         yield
@@ -78,37 +92,47 @@ def s3_errors(place: str, operation: str) -> Iterator[None]:
         raise StoreError(
             f"{place}: no credentials: {error}", fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from error
-    except BotoCoreError as error:
+    except SSLError as error:
         raise StoreError(
-            f"{place} can't be reached: {error}", fix="check the network and AWS_ENDPOINT_URL_S3; then try again"
+            f"{place}: no secure connection: {error}", fix="check AWS_ENDPOINT_URL_S3, and set AWS_CA_BUNDLE to its CA"
         ) from error
+    except (ConnectionError, HTTPClientError, IncompleteReadError) as error:
+        raise StoreUnreachableError(
+            f"{place} is unreachable: {error}", fix="check the network and AWS_ENDPOINT_URL_S3, then try again"
+        ) from error
+    except BotoCoreError as error:
+        raise StoreError(f"{place}: {operation} failed: {error}", fix="check the AWS_* variables") from error
     except ClientError as error:
         raise _refusal(place, operation, error) from error
 
 
 def sha256_checksum(body: bytes | bytearray) -> str:
-    """SHA-256 as S3 writes it, base64."""
+    """Return the SHA-256 as S3 writes it, base64."""
     return base64.b64encode(hashlib.sha256(body).digest()).decode()
 
 
 def code_of(error: Any) -> str:
-    """S3's code of a `ClientError`, such as `NoSuchKey`; its HTTP status where there is none."""
-    said = error.response.get("Error", {}).get("Code")
-    return str(said or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+    """Return S3's code of a `ClientError`, such as `NoSuchKey`; its HTTP status where there is none."""
+    code = error.response.get("Error", {}).get("Code")
+    return str(code or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
 
 
 def _refusal(place: str, operation: str, error: Any) -> StoreError:
     code = code_of(error)
     message = error.response.get("Error", {}).get("Message") or code
     if code == "NoSuchBucket":
-        return StoreError(f"{place}: no such bucket", fix="make it, or name the right one with --store")
+        return StoreError(f"{place}: no such bucket", fix="create it, or name the right one with --store")
     if code in _CREDENTIALS:
         return StoreError(
-            f"{place}: {operation} is refused: {message}", fix="check the AWS_* credentials, and what they may do there"
+            f"{place}: {operation} is refused: {message}", fix="check the AWS_* credentials and their permissions there"
         )
-    if code in LACKING:
+    if code in UNSUPPORTED:
         return StoreError(
-            f"{place}: the server lacks an operation that a store needs: {operation} ({message})",
-            fix="use a server that has it: AWS S3, SeaweedFS, MinIO, Ceph or R2 in a late version",
+            f"{place}: the server does not support an operation that a store needs: {operation} ({message})",
+            fix="use a server that does: AWS S3, or a recent SeaweedFS, MinIO, Ceph or R2",
         )
-    return StoreError(f"{place}: {operation} failed: {message}", fix="try again; if it stays so, see the server's log")
+    if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+        return StoreUnreachableError(
+            f"{place}: the server is in trouble: {operation} failed: {message}", fix="try again in a moment"
+        )
+    return StoreError(f"{place}: {operation} failed: {message}", fix="see the server's log for this request")

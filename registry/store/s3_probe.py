@@ -1,18 +1,18 @@
-"""What a store asks of an S3 server, tried before work begins."""
+"""What a store needs of an S3 server, tried before work begins."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from registry.store.s3_client import LACKING, code_of, sha256_checksum
+from registry.store.s3_client import UNSUPPORTED, code_of, sha256_checksum
 from targets.errors import StoreError
 
 
 def probe(client: Any, place: dict[str, str], uri: str) -> None:
-    """Write a small object at `place` as no server should let it, and remove it.
+    """Write a small object at `place`, then in ways that a server must refuse, and remove it.
 
     Raises:
-        StoreError: the server lets it; says what it does not check.
+        StoreError: the server accepts what it must refuse; the message says what it does not check.
         ClientError: it refuses all writing, or fails.
     """
     from botocore.exceptions import ClientError
@@ -20,7 +20,7 @@ def probe(client: Any, place: dict[str, str], uri: str) -> None:
     body = b"may phipack write here?"
     client.put_object(**place, Body=body, IfNoneMatch="*", ChecksumSHA256=sha256_checksum(body))
     try:
-        for lacking, options in (
+        for what, options in (
             ("conditional writes (If-None-Match)", {"IfNoneMatch": "*"}),
             ("conditional writes (If-Match)", {"IfMatch": '"0123456789abcdef0123456789abcdef"'}),
             ("SHA-256 of what it receives", {"ChecksumSHA256": sha256_checksum(b"other")}),
@@ -28,18 +28,18 @@ def probe(client: Any, place: dict[str, str], uri: str) -> None:
             try:
                 client.put_object(**place, Body=body, **options)
             except ClientError as error:
-                if code_of(error) in LACKING:
-                    raise _lacks(uri, lacking) from error
+                if code_of(error) in UNSUPPORTED:
+                    raise _unchecked(uri, what) from error
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-                    raise  # it is in trouble: that is no answer
+                    raise  # the server is in trouble: that is no refusal
             else:
-                raise _lacks(uri, lacking)
+                raise _unchecked(uri, what)
     finally:
         client.delete_object(**place)
 
 
-def _lacks(place: str, what: str) -> StoreError:
+def _unchecked(place: str, what: str) -> StoreError:
     return StoreError(
         f"{place}: the server does not check {what}, which a store relies on",
-        fix="use a server that does: AWS S3, SeaweedFS, MinIO, Ceph or R2 in a late version",
+        fix="use a server that does: AWS S3, or a recent SeaweedFS, MinIO, Ceph or R2",
     )

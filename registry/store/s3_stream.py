@@ -1,4 +1,4 @@
-"""A blob of S3 as a stream, whose connection is opened again where it breaks."""
+"""A blob on S3 as a stream, whose connection is opened again where it breaks."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Reading(io.RawIOBase):
-    """A blob's bytes as a stream. Raises `OSError` where they stop coming."""
+class BlobStream(io.RawIOBase):
+    """A blob's bytes as a stream. Raises `ConnectionError` where they stop coming."""
 
     _WAITS_SECONDS = (0.0, 0.5, 2.0, 5.0)
 
     def __init__(self, opened_at: Callable[[int], Any], size: int) -> None:
-        """`opened_at` gives botocore's stream of the bytes from an offset on."""
+        """`opened_at` returns botocore's stream of the bytes from an offset on."""
         self._opened_at, self._size = opened_at, size
         self._position = 0
         self._body: Any = None
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read some bytes; 0 at the end."""
+        """Read some bytes; return 0 at the end."""
         view = memoryview(buffer)
         if self._position >= self._size or not view:
             return 0
@@ -35,15 +35,15 @@ class Reading(io.RawIOBase):
                 self._position += len(piece)
                 return len(piece)
             self._drop()
-        raise OSError(f"the connection broke at byte {self._position} of {self._size}, again and again")
+        raise ConnectionError(f"the connection broke at byte {self._position} of {self._size}, again and again")
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._drop()
         super().close()
 
     def _piece(self, size: int) -> bytes:
-        """Give some bytes, none where the connection breaks."""
+        """Return some bytes, none where the connection breaks."""
         from botocore.exceptions import BotoCoreError
         from urllib3.exceptions import HTTPError
 

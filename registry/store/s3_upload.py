@@ -1,4 +1,4 @@
-"""One large blob to S3: in parts, some at once, each verified by the server; a later try goes on from there.
+"""One large blob to S3: in parts, some at once, each verified by the server; a later try continues from there.
 
     source ──read──> part's buffer ──4 threads──> SHA-256, UploadPart with it ──all there, digest right──> complete
 
@@ -26,7 +26,7 @@ _Part = dict[str, Any]
 
 
 def part_bytes(size: int) -> int:
-    """Size of a part, in whole MiB, such that a blob of `size` bytes has at most `_PARTS_LIMIT`."""
+    """Return the size of a part, in whole MiB, such that a blob of `size` bytes has at most `_PARTS_LIMIT`."""
     least = -(-size // _PARTS_LIMIT)
     return max(PART_BYTES, -(-least // _MIB) * _MIB)
 
@@ -39,7 +39,7 @@ def upload(
     condition: dict[str, str],
     what: str,
 ) -> None:
-    """Bring a blob to `place`, its Bucket and Key, on a condition: IfNoneMatch, or IfMatch.
+    """Upload a blob to `place`, its Bucket and Key, on a condition: IfNoneMatch, or IfMatch.
 
     Raises:
         BundleError: the source, `what`, is not the blob. Nothing is stored then.
@@ -48,7 +48,7 @@ def upload(
     """
     from botocore.exceptions import ClientError
 
-    upload_id, there = _begun(client, place)
+    upload_id, there = _begin(client, place)
     work = _Upload(client, {**place, "UploadId": upload_id}, there, part_bytes(blob.bytes))
     try:
         size, digest, parts = work.send(source)
@@ -66,8 +66,8 @@ def upload(
         raise
 
 
-def _begun(client: Any, place: dict[str, str]) -> tuple[str, dict[int, _Part]]:
-    """Give the newest upload of this key that was broken off, with its parts; else a new one."""
+def _begin(client: Any, place: dict[str, str]) -> tuple[str, dict[int, _Part]]:
+    """Return the newest unfinished upload of this key, with its parts; else a new one."""
     pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=place["Bucket"], Prefix=place["Key"])
     begun = [one for page in pages for one in page.get("Uploads", ()) if one["Key"] == place["Key"]]
     if not begun:
@@ -97,7 +97,7 @@ class _Upload:
     _free: SimpleQueue[bytearray] = field(default_factory=SimpleQueue)
 
     def send(self, source: BinaryIO) -> tuple[int, str, list[_Part]]:
-        """Send what the server lacks of the source; give its size, its digest, and all parts for completion."""
+        """Send the parts that are not on the server yet; return size, digest, and all parts for completion."""
         for _ in range(CONNECTIONS + 1):
             self._free.put(bytearray(self.size))
         running: list[Future[_Part]] = []
@@ -146,7 +146,7 @@ class _Upload:
             self._free.put(buffer)
 
     def _kept(self, number: int, body: bytearray, checksum: str) -> _Part | None:
-        """Give a part that the server has from an earlier try, if it is this one."""
+        """Return a part that the server has from an earlier try, if it has these bytes."""
         part = self.there.get(number)
         if part is None or part["Size"] != len(body):
             return None

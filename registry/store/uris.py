@@ -1,4 +1,4 @@
-"""Which store a text names, and which bundle in it."""
+"""Opening the store that a text names; the URI of a bundle in a store."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from registry.store.folder import FolderStore
 from registry.store.protocol import URI_PREFIX, Store, is_digest
 from targets.errors import StoreError
 
-DEFAULT_STORE = Path(".phipack/store")
+DEFAULT_HOME = Path(".phipack")  # in the project's folder; the command line's is the current one
 
 
-def open_store(location: str | Path | None = None) -> Store:
-    """Open the store at a folder, `file://` or `s3://` URI; `.phipack/store` by default. Raises `StoreError`."""
+def open_store(location: str | Path | None = None, home: Path = DEFAULT_HOME) -> Store:
+    """Open the store at a folder, `file://` or `s3://` URI; the folder `store` of `home` where none is given.
+
+    Nothing is created and no server is asked. Raises `StoreError`.
+    """
     if location is None:
-        return FolderStore(DEFAULT_STORE)
+        return FolderStore(home / "store")
     text = str(location).removeprefix(URI_PREFIX)
     scheme, separator, rest = text.partition("://")
     if not separator:
@@ -27,8 +30,8 @@ def open_store(location: str | Path | None = None) -> Store:
 
         return S3Store(bucket, rest.partition("/")[2])
     raise StoreError(
-        f"{text!r}: no store of the kind {scheme!r}",
-        fix="give a folder, file:///its/absolute/path or s3://BUCKET/PREFIX",
+        f"{text!r} is not a store: the scheme {scheme!r} is unknown",
+        fix="use a folder, file:///ABSOLUTE/PATH or s3://BUCKET/PREFIX",
     )
 
 
@@ -36,5 +39,7 @@ def parse_bundle_uri(uri: str) -> tuple[str, str]:
     """Split `phipack-file:///srv/store/sha256:…` into the store's URI and the bundle's digest. Raises `StoreError`."""
     store_uri, _, digest = uri.rpartition("/")
     if not uri.startswith(URI_PREFIX) or not store_uri or not is_digest(digest):
-        raise StoreError(f"{uri!r} does not name a bundle in a store", fix="register the version with phipack")
+        raise StoreError(
+            f"{uri!r} is not the URI of a bundle in a store", fix="register the version again: phipack release"
+        )
     return store_uri.removeprefix(URI_PREFIX), digest

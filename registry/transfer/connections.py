@@ -111,7 +111,7 @@ def _cancelled() -> OSError:
 
 
 def proxy_of(url: str) -> str | None:
-    """Return the URL of the environment's proxy for `url`, None where it is to be reached directly."""
+    """Return the URL of the environment's proxy for `url`, None where it is reached directly."""
     parts = urllib.parse.urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     if any(urllib.request.proxy_bypass(name) for name in {parts.hostname or "", host}):

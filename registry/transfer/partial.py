@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from registry.files.lock import try_lock
 from targets.errors import BuildError, FetchError
 
 PARTIAL_MARK = ".phipack-partial-"
@@ -83,15 +84,13 @@ def sweep_partials(destination: Path, *, except_for: Path | None = None) -> None
 
 def _locked(folder: Path) -> int | None:
     """Make the folder and take its lock; None where another process holds it."""
-    import fcntl  # POSIX, as the package is
-
     while True:
         if folder.is_symlink():
             folder.unlink()
         folder.mkdir(exist_ok=True)
         path = folder / _LOCK
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            return try_lock(path, mode=0o600)
         except FileNotFoundError:
             continue  # it was swept meanwhile
         except OSError as error:
@@ -100,15 +99,6 @@ def _locked(folder: Path) -> int | None:
                     folder.rmdir()
                 raise
             path.unlink()  # a link
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-            return handle
-        os.close(handle)
 
 
 def _remove_links(folder: Path) -> None:

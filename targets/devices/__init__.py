@@ -1,6 +1,6 @@
-"""Device classes: one TOML file each beside this one, and any file of a user's own by its path.
+"""Device classes: one TOML file each in this folder. Users may add their own file, by its path.
 
-- `target.py`: the model of such a file, and finding one by name.
+- `target.py`: the model of such a file, and the look-up by name.
 """
 
 from targets.devices.target import Quantity, Target, load_targets, target_named

@@ -1,4 +1,4 @@
-"""`Target`: what a device class offers and demands. Every figure has its source; what nobody published is marked so."""
+"""`Target`: a device class with its limits and gates. Every figure has its source and says whether it is confirmed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from targets.gates import Gate
 from targets.recipes import Format
 from targets.toml_file import RefusedValueError, parse_toml, read_toml
 
-_WHOLE_FROM = 1000  # bytes and bytes a second are shown to the last digit
+_WHOLE_FROM = 1000  # bytes and bytes per second are shown to the last digit
 _Text = Annotated[str, Field(min_length=1)]
 
 
 class Quantity(BaseModel):
-    """A figure with its source. `confirmed` is False where it was inferred or comes from general knowledge."""
+    """A figure with its source. `confirmed` is False if it was inferred or comes from general knowledge."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
@@ -65,7 +65,11 @@ class Target(BaseModel):
     def _shares(cls, efficiency: dict[Format, Quantity]) -> dict[Format, Quantity]:
         for name, share in efficiency.items():
             if share.value > 1:
-                raise RefusedValueError(f"a share of the bandwidth, at most 1, not {share.value:g}", at=(name, "value"))
+                raise RefusedValueError(
+                    f"the efficiency is a share of the bandwidth, at most 1, not {share.value:g}",
+                    at=(name, "value"),
+                    fix="write a number up to 1, such as 0.5 for half of the bandwidth",
+                )
         return efficiency
 
     @field_validator("app_memory")
@@ -73,7 +77,11 @@ class Target(BaseModel):
     def _within_ram(cls, app_memory: Quantity, info: ValidationInfo) -> Quantity:
         ram = info.data.get("ram")
         if ram is not None and app_memory.value > ram.value:
-            raise RefusedValueError(f"{app_memory.value:g} bytes are more than the device's RAM", at=("value",))
+            raise RefusedValueError(
+                f"{app_memory.value:,.0f} bytes are more than the device's RAM",
+                at=("value",),
+                fix=f"write at most {ram.value:,.0f}, the value of ram",
+            )
         return app_memory
 
     @field_validator("gates")
@@ -84,16 +92,16 @@ class Target(BaseModel):
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """Formats that have a runtime on it."""
+        """Formats that have a runtime on the device."""
         return tuple(self.decode_efficiency)
 
     @property
     def app_memory_bytes(self) -> int:
-        """Most memory that an app may use, in bytes."""
+        """The largest memory that an app may use, in bytes."""
         return int(self.app_memory.value)
 
     def describe(self) -> str:
-        """All facts for a person, with their sources."""
+        """Return all facts as text, with their sources."""
         facts: list[tuple[str, object]] = [
             ("target", f"{self.name}: {self.title}"),
             ("SoC", self.soc),
@@ -111,19 +119,22 @@ class Target(BaseModel):
 
 @cache
 def load_targets() -> dict[str, Target]:
-    """Read all targets that come with phipack, by name. Raises `TargetError` where a file is wrong."""
+    """Read all targets that come with phipack, by name. Raises `TargetError` if a file is invalid."""
     targets = {}
     for entry in sorted(resources.files("targets.devices").iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".toml"):
             target = parse_toml(entry.read_text("utf-8"), Target, TargetError, name=entry.name)
             if entry.name != f"{target.name}.toml":
-                raise TargetError(f"{entry.name}: name is {target.name!r}, which is not the file's")
+                raise TargetError(
+                    f"{entry.name}: name is {target.name!r}, which is not the file's name",
+                    fix=f"rename the file to {target.name}.toml, or correct name",
+                )
             targets[target.name] = target
     return targets
 
 
 def target_named(name: str) -> Target:
-    """Give a target by its name, or by the path of a file (with a slash or `.toml`). Raises `TargetError`."""
+    """Return a target by its name, or by the path of its file (with a slash or `.toml`). Raises `TargetError`."""
     if name.endswith(".toml") or "/" in name:
         return read_toml(Path(name), Target, TargetError)
     known = load_targets()

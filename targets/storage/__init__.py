@@ -1,6 +1,6 @@
-"""Which tensor gets which type, and how many bytes that takes: one module a format, pure arithmetic.
+"""The storage type and the bytes of each tensor: one module for each format, pure arithmetic.
 
-`fit` predicts sizes with these plans, and the converters write what they say: the choice is made in one place.
+`fit` predicts sizes from these plans, and the converters write exactly what the plans list.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Which ggml type each tensor gets, as llama.cpp's own quantizer chooses for its architectures phi3 and llama.
+"""The ggml type of each tensor, as llama.cpp's own quantizer chooses it for its architectures phi3 and llama.
 
-Source: `llama_tensor_get_type` in llama.cpp's src/llama-quant.cpp. Its mixture Q4_K_M gives Q6_K to the output and, in
-the layers where `use_more_bits` holds, to attn_qkv (llama: attn_v) and ffn_down; in Llama's 70B it gives Q5_K to the
-other attn_v. Rows that no block fits fall back to a type with blocks of 32, and to F16 where those don't fit either.
+Source: `llama_tensor_get_type` in llama.cpp's src/llama-quant.cpp. Its mixture Q4_K_M uses Q6_K for the output and, in
+the layers where `use_more_bits` is true, for attn_qkv (llama: attn_v) and ffn_down. In Llama's 70B it uses Q5_K for the
+other attn_v. If the block length does not divide a row, the tensor gets a type with blocks of 32 instead, or F16 if 32
+does not divide it either.
 """
 
 from __future__ import annotations
@@ -44,22 +45,22 @@ TYPES = {
 }
 _DEFAULT = {"gguf-f16": "F16", "gguf-q8_0": "Q8_0", "gguf-q4_0": "Q4_0", "gguf-q4_k_m": "Q4_K"}
 _FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
-_LAYERS_OF_70B = 80  # llama.cpp takes any Llama of so many layers whose heads share keys for its LLM_TYPE_70B
+_LAYERS_OF_70B = 80  # llama.cpp treats any Llama with 80 layers whose heads share keys as its LLM_TYPE_70B
 
 
 def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]:
-    """Give every stored tensor's ggml type and bytes, in the checkpoint's order.
+    """Return the ggml type and bytes of every stored tensor, in the checkpoint's order.
 
-    llama.cpp's files keep tensors as the family's checkpoints do: fused for Phi-3, apart for Llama.
+    llama.cpp's files keep tensors as the family's checkpoints do: fused for Phi-3, separate for Llama.
 
     Raises:
-        RecipeError: no GGUF recipe.
+        RecipeError: the recipe is not a GGUF recipe.
         UnsupportedModelError: llama.cpp can't run the architecture.
     """
     if architecture.family == "phi3small":
         raise UnsupportedModelError(
             "llama.cpp has no graph for Phi-3-small (block-sparse attention, GEGLU)",
-            fix=f"take {', '.join(name for name, other in RECIPES.items() if other.format != 'gguf')}",
+            fix=f"use one of {', '.join(name for name, other in RECIPES.items() if other.format != 'gguf')}",
         )
     stored = []
     for name, shape in stored_shapes(architecture).items():
@@ -69,7 +70,7 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
 
 
 def fallback_notes(architecture: Architecture, recipe: Recipe) -> tuple[str, ...]:
-    """Say which types stand in for others, how often, and why; nothing where all rows fit."""
+    """Return a note for each type that is replaced by another, with the number of matrices and the reason."""
     replaced: Counter[tuple[str, str]] = Counter()
     weights = plan(architecture, recipe)
     for weight in weights:
@@ -85,9 +86,9 @@ def fallback_notes(architecture: Architecture, recipe: Recipe) -> tuple[str, ...
 
 
 def _wanted(architecture: Architecture, recipe: Recipe, name: str, shape: tuple[int, ...]) -> str:
-    """Give the type that llama.cpp's mixture asks for, before a row's length is looked at."""
+    """Return the type that llama.cpp's mixture chooses, before the row length is checked."""
     if recipe.name not in _DEFAULT:
-        raise RecipeError(f"{recipe.name} is not a GGUF recipe", fix=f"known: {', '.join(_DEFAULT)}")
+        raise RecipeError(f"{recipe.name} is not a GGUF recipe", fix=f"use one of {', '.join(_DEFAULT)}")
     default = _DEFAULT[recipe.name]
     if len(shape) == 1:
         return "F32"
@@ -114,6 +115,6 @@ def _fitting(name: str, columns: int) -> str:
 
 
 def _more_bits(layer: int, layers: int) -> bool:
-    """Say what llama.cpp's `use_more_bits` does: the first and last eighth of the layers, and every third between."""
+    """Return llama.cpp's `use_more_bits`: True in the first and last eighth of the layers and every third between."""
     eighth = layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2

@@ -1,9 +1,10 @@
-"""How the ONNX recipes store each tensor of a checkpoint: the one place of that choice, and its bytes.
+"""How the ONNX recipes store each tensor of a checkpoint, and in how many bytes. This is decided only here.
 
-`onnx-int4` keeps matrices in MatMulNBits' layout (builders/onnx/quantize.py): 4-bit codes in blocks of 32, each with a
-zero point and a float16 scale, are 4.625 bits a weight, where the usual float32 scales alone make 5. What is saved goes
-to 8 bits where they tell most: the rows of qkv that give the values, the head, and the embedding (stored once where
-tied). On SmolLM2-135M value rows in 8 bits take the mean KL divergence from .28 to .20 for 2 % more bytes.
+`onnx-int4` stores matrices in MatMulNBits' layout (builders/onnx/quantize.py): 4-bit codes in blocks of 32, each with a
+zero point and a float16 scale. That is 4.625 bits per weight; the usual float32 scales, without zero points, take 5.
+The saved bytes pay for 8 bits where they improve accuracy most: the value rows of qkv, the head, and the embedding
+(stored once if tied). On SmolLM2-135M value rows in 8 bits lower the mean KL divergence from .28 to .20 for 2 % more
+bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from targets.errors import RecipeError, UnsupportedModelError
 from targets.recipes import Recipe
 from targets.storage import StoredWeight
 
-ALIGNMENT = 4096  # bytes; a memory page, so that a runtime can map a tensor where it lies
+ALIGNMENT = 4096  # bytes; a memory page, so that a runtime can map a tensor in place
 HEAD_DIM_STEP = 16  # GroupQueryAttention rotates halves of a head, each a multiple of 8
 SPARSE_BLOCK_SIZES = (16, 32, 64, 128)  # tokens; what SparseAttention's schema allows
 _ITEM_BYTES = {"float16": 2, "float32": 4, "uint8": 1, "int32": 4}
@@ -24,7 +25,7 @@ _ITEM_BYTES = {"float16": 2, "float32": 4, "uint8": 1, "int32": 4}
 
 @dataclass(frozen=True)
 class ArrayShape:
-    """One array of the data file. `part`: what of a tensor it is, empty where it is all of it."""
+    """One array of the data file. `part`: which part of a tensor it is, empty for a whole tensor."""
 
     part: str
     dtype: str
@@ -38,23 +39,26 @@ class ArrayShape:
 
 @dataclass(frozen=True)
 class Plain:
-    """Elements as they are: `dtype` is float16 or float32."""
+    """Elements without quantization: `dtype` is float16 or float32."""
 
     dtype: str
 
     @property
     def label(self) -> str:
-        """What manifests and tables call it."""
+        """Its name in manifests and tables."""
         return self.dtype
 
     def arrays(self, shape: tuple[int, ...]) -> tuple[ArrayShape, ...]:
-        """Give the one array that the tensor becomes."""
+        """Return the single array of the tensor."""
         return (ArrayShape("", self.dtype, shape),)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Codes of 4 or 8 bits in blocks of `size` along a row, a float16 scale each, and a zero point each if so said."""
+    """Codes of 4 or 8 bits in blocks of `size` along a row.
+
+    Each block has a float16 scale, and a zero point if `zero_points` is set.
+    """
 
     bits: int
     size: int
@@ -62,12 +66,12 @@ class Blocks:
 
     @property
     def label(self) -> str:
-        """What manifests and tables call it."""
+        """Its name in manifests and tables."""
         kind = "uint" if self.zero_points else "int"
         return f"{kind}{self.bits} block {self.size}"
 
     def arrays(self, shape: tuple[int, ...]) -> tuple[ArrayShape, ...]:
-        """Give codes, scales and, where there are any, zero points of a matrix."""
+        """Return the codes, scales and, if there are any, zero points of a matrix."""
         rows, columns = shape
         blocks = columns // self.size
         parts = (
@@ -81,17 +85,17 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Stacked:
-    """Groups of rows, from the top, each in blocks of its own kind."""
+    """Groups of rows, from the top, each in its own kind of blocks."""
 
-    groups: tuple[tuple[int, Blocks], ...]  # rows and how they are stored
+    groups: tuple[tuple[int, Blocks], ...]  # number of rows, and how they are stored
 
     @property
     def label(self) -> str:
-        """What manifests and tables call it."""
+        """Its name in manifests and tables."""
         return ", ".join(f"{rows} rows {blocks.label}" for rows, blocks in self.groups)
 
     def arrays(self, shape: tuple[int, ...]) -> tuple[ArrayShape, ...]:
-        """Give the arrays of all groups, one group after the other."""
+        """Return the arrays of all groups, group by group."""
         return tuple(
             ArrayShape(f"{number}.{array.part}", array.dtype, array.shape)
             for number, (rows, blocks) in enumerate(self.groups)
@@ -102,22 +106,23 @@ class Stacked:
 Storage = Plain | Blocks | Stacked
 
 FOUR_BITS = Blocks(bits=4, size=32, zero_points=True)
-# The largest that divides a row: 8 bits lose next to nothing by it, and MatMulNBits runs 128 a fifth faster than 32.
+# The largest that divides a row is used: 8 bits lose almost nothing by it, and MatMulNBits runs 128 a fifth faster
+# than 32.
 _EIGHT_BIT_SIZES = (128, 64, 32)
 _VECTOR = Plain("float32")  # norms and biases
-# Float16 halves the cache; on a CPU float32 is a quarter faster, and is what onnxruntime-genai's own int4 models keep.
+# Float16 halves the cache; on a CPU float32 is a quarter faster, and onnxruntime-genai's own int4 models use it.
 _CACHE = {"onnx-fp16": "float16", "onnx-int4": "float32"}
 _OTHER_FORMAT: dict[Family, str] = {  # llama.cpp has no graph for Phi-3-small
-    "phi3": "build a GGUF recipe of it",
-    "llama": "build a GGUF recipe of it",
-    "phi3small": "build a Core ML recipe of it",
+    "phi3": "build it with a GGUF recipe",
+    "llama": "build it with a GGUF recipe",
+    "phi3small": "build it with a Core ML recipe",
 }
 
 
 def storage_of(name: str, architecture: Architecture, recipe: Recipe) -> Storage:
-    """Say how a tensor is stored, by its Hugging Face name. Raises `RecipeError` for another format's recipe."""
+    """Return how a tensor is stored, by its Hugging Face name. Raises `RecipeError` for another format's recipe."""
     if recipe.name not in _CACHE:
-        raise RecipeError(f"{recipe.name} is not an ONNX recipe", fix=f"known: {', '.join(_CACHE)}")
+        raise RecipeError(f"{recipe.name} is not an ONNX recipe", fix=f"use one of {', '.join(_CACHE)}")
     if name.endswith(("norm.weight", ".bias")):
         return _VECTOR
     if recipe.name == "onnx-fp16":
@@ -136,7 +141,10 @@ def _eight_bits(columns: int) -> Blocks:
 
 
 def _spends_on_values(architecture: Architecture, *, layer: int) -> bool:
-    """All layers where query heads share few values; else the outer eighths: mini stays under 2.35 GB."""
+    """Return whether a layer stores its value rows in 8 bits.
+
+    True in all layers if query heads share values, otherwise in the outer eighths only: mini stays under 2.35 GB.
+    """
     if architecture.kv_head_count < architecture.head_count:
         return True
     outer = architecture.layer_count // 8
@@ -144,20 +152,20 @@ def _spends_on_values(architecture: Architecture, *, layer: int) -> bool:
 
 
 def cache_dtype(recipe: Recipe) -> str:
-    """Element type of keys, values and rotary tables: float16 or float32."""
+    """Return the element type of keys, values and rotary tables: float16 or float32."""
     return _CACHE[recipe.name]
 
 
 def cache_value_bytes(recipe: Recipe) -> int:
-    """Bytes of one value of the KV cache, for `Architecture.kv_cache_bytes`."""
+    """Return the bytes of one value of the KV cache, for `Architecture.kv_cache_bytes`."""
     return _ITEM_BYTES[cache_dtype(recipe)]
 
 
 def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]:
-    """Say what each tensor becomes, with its exact data bytes (no padding), in file order.
+    """Return the storage of each tensor with its exact data bytes (no padding), in file order.
 
     Raises:
-        UnsupportedModelError: a width that blocks or the attention operator can't take.
+        UnsupportedModelError: blocks or the attention operator don't support a width.
     """
     check(architecture, recipe)
     weights = []
@@ -169,7 +177,7 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
 
 
 def check(architecture: Architecture, recipe: Recipe) -> None:
-    """Refuse what the operators can't run. Raises `UnsupportedModelError`."""
+    """Check that the operators can run the model. Raises `UnsupportedModelError`."""
     if architecture.head_dim % HEAD_DIM_STEP:
         raise UnsupportedModelError(
             f"{recipe.name}: heads of {architecture.head_dim} elements; GroupQueryAttention rotates multiples of "
@@ -179,7 +187,7 @@ def check(architecture: Architecture, recipe: Recipe) -> None:
     sparse = architecture.block_sparse
     if sparse is not None and sparse.block_size not in SPARSE_BLOCK_SIZES:
         raise UnsupportedModelError(
-            f"{recipe.name}: sparse attention in blocks of {sparse.block_size} tokens; SparseAttention takes "
+            f"{recipe.name}: sparse attention in blocks of {sparse.block_size} tokens; SparseAttention supports "
             f"{', '.join(map(str, SPARSE_BLOCK_SIZES))}",
             fix=_OTHER_FORMAT[architecture.family],
         )
@@ -188,26 +196,29 @@ def check(architecture: Architecture, recipe: Recipe) -> None:
         block = FOUR_BITS.size
         if not isinstance(storage, Plain) and shape[1] % block:
             raise UnsupportedModelError(
-                f"{recipe.name}: rows of {name!r} have {shape[1]} elements, no multiple of the block of {block}",
-                fix=f"build onnx-fp16; or {_OTHER_FORMAT[architecture.family]}",
+                f"{recipe.name}: rows of {name!r} have {shape[1]} elements, not a multiple of the block size {block}",
+                fix=f"use onnx-fp16; or {_OTHER_FORMAT[architecture.family]}",
             )
 
 
 def rotary_rows(architecture: Architecture, context_length: int) -> int:
-    """Rows of the cosine and sine tables: one a position, for short and for long factors where the context has both."""
+    """Return the rows of the cosine and sine tables: one for each position.
+
+    If the context goes past longrope's edge, the positions up to the edge have one for each set of factors.
+    """
     return context_length + (architecture.longrope_edge(context_length) or 0)
 
 
 def layout_count(architecture: Architecture, sparse: BlockSparse) -> int:
-    """Count the patterns: heads take them in turn, and SparseAttention wants them to divide the heads."""
+    """Return the number of patterns. Heads use them in turn, and SparseAttention requires that it divides the heads."""
     heads, stride = architecture.head_count, sparse.vertical_stride
     return stride if heads % stride == 0 else heads
 
 
 def sparse_arrays(architecture: Architecture, context_length: int) -> tuple[ArrayShape, ...]:
-    """Give the index arrays of SparseAttention, int32 [patterns, …]: row starts and columns.
+    """Return the index arrays of SparseAttention, int32 [patterns, …]: row starts and columns.
 
-    None where every position of the context sees all before it: a sparse layer is then written as a dense one.
+    Empty if every position of the context attends to all earlier ones: a sparse layer is then written as a dense one.
     """
     sparse = architecture.effective_sparsity(context_length)
     if sparse is None:
@@ -221,26 +232,26 @@ def sparse_arrays(architecture: Architecture, context_length: int) -> tuple[Arra
 
 
 def _blocks_seen(sparse: BlockSparse, head: int, row: int) -> int:
-    """Count the blocks that a block of queries sees: the local ones, and every `vertical_stride`th before them."""
+    """Return how many blocks a block of queries sees: the local ones, and every `vertical_stride`th before them."""
     before = max(row + 1 - sparse.local_blocks, 0)
     return row + 1 - before + (before + head) // sparse.vertical_stride - head // sparse.vertical_stride
 
 
 def hidden_arrays(architecture: Architecture) -> tuple[ArrayShape, ...]:
-    """Give what is added to the logits where ids are hidden: float32 [vocabulary]; none where none are."""
+    """Return the array that is added to the logits to hide ids: float32 [vocabulary]. Empty if no id is hidden."""
     if not architecture.hidden_token_ids:
         return ()
     return (ArrayShape("", "float32", (architecture.vocabulary_size,)),)
 
 
 def rotary_arrays(architecture: Architecture, recipe: Recipe, context_length: int) -> tuple[ArrayShape, ...]:
-    """Give the tables of cosines and sines, [rows, head_dim / 2] in the cache's type."""
+    """Return the tables of cosines and sines, [rows, head_dim / 2] in the cache's type."""
     shape = (rotary_rows(architecture, context_length), architecture.head_dim // 2)
     return tuple(ArrayShape(part, cache_dtype(recipe), shape) for part in ("cosines", "sines"))
 
 
 def data_bytes(architecture: Architecture, recipe: Recipe, context_length: int) -> int:
-    """Size of `model.onnx.data` to the byte: all arrays, each at a multiple of `ALIGNMENT`, the last unpadded."""
+    """Return the exact bytes of `model.onnx.data`: all arrays, each padded to `ALIGNMENT` except the last."""
     arrays = [
         *rotary_arrays(architecture, recipe, context_length),
         *sparse_arrays(architecture, context_length),

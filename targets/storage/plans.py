@@ -1,4 +1,4 @@
-"""The plans of all formats behind one function."""
+"""The storage plans of all formats, behind one function."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ PLANS: dict[Format, Callable[[Architecture, Recipe], tuple[StoredWeight, ...]]] 
 
 
 def plan_of(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]:
-    """Say how a recipe stores each tensor. Raises `UnsupportedModelError` where it can't."""
+    """Return how a recipe stores each tensor. Raises `UnsupportedModelError` if it can't store the model."""
     return PLANS[recipe.format](architecture, recipe)

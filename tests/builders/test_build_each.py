@@ -136,7 +136,7 @@ def test_a_read_that_fails_fails_for_each() -> None:
     shared = SharedReads(2)
 
     def broken() -> np.ndarray:
-        raise CheckpointError("broken")
+        raise CheckpointError("broken", fix="repair it")
 
     for _ in range(2):
         with pytest.raises(CheckpointError, match="broken"):

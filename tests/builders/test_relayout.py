@@ -64,13 +64,13 @@ def test_a_window_is_noted_and_ends_the_agreement(tmp_path: Path) -> None:
     ("changes", "layout", "message"),
     [
         ({"original_context": 64}, "llama", "Llama's layout has no longrope"),
-        ({"family": "phi3small"}, "llama", "Phi-3-small has no llama layout"),
-        ({"family": "phi3small"}, "phi3", "Phi-3-small has no phi3 layout"),
-        ({}, "phi3", "has the phi3 layout already"),
-        ({"family": "llama"}, "llama", "has the llama layout already"),
+        ({"family": "phi3small"}, "llama", "Phi-3-small can't be written in the llama layout"),
+        ({"family": "phi3small"}, "phi3", "Phi-3-small can't be written in the phi3 layout"),
+        ({}, "phi3", "already has the phi3 layout"),
+        ({"family": "llama"}, "llama", "already has the llama layout"),
     ],
 )
-def test_what_has_no_place_there_is_refused(
+def test_what_the_layout_can_not_express_is_refused(
     tmp_path: Path, changes: dict[str, object], layout: str, message: str
 ) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes))
@@ -86,7 +86,7 @@ def test_parts_of_several_dtypes_are_refused(tmp_path: Path) -> None:
     weights = load_file(llama / "model.safetensors")
     weights["model.layers.1.self_attn.k_proj.weight"] = weights["model.layers.1.self_attn.k_proj.weight"].astype("f4")
     save_file(weights, llama / "model.safetensors")
-    with pytest.raises(UnsupportedModelError, match=r"k_proj.*are to be one, but are F16, F32"):
+    with pytest.raises(UnsupportedModelError, match=r"k_proj.*become one, but are stored as F16, F32"):
         relayout(open_checkpoint(llama), "phi3", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

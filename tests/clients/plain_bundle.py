@@ -205,7 +205,7 @@ def take_delta(base: str, cell: Json, manifest: Json, held: Held, part: Path) ->
 
 
 def frames_of(delta: Path, home: Path, old: str, new: str) -> dict[str, tuple[Path, int, Json, Path]]:
-    """Read a delta's index; return where each chunk's frame begins, and what `Held.made` needs beside."""
+    """Read a delta's index; return where each chunk's frame begins, and what `Held.made` needs as well."""
     head = read_at(delta, 0, 24)
     need(head[:16] == b"phipack.delta/1\n", "this is no delta")
     length = int.from_bytes(head[16:], "little")

@@ -28,7 +28,7 @@ TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
 class Refused(Exception):  # noqa: N818 - it says what the client did
-    """What the server gave is not to be trusted, or has nothing for this phone; the message says what and why."""
+    """What the server gave can't be trusted, or has nothing for this phone; the message says what and why."""
 
 
 class Unsigned(Refused):

@@ -131,7 +131,7 @@ def test_a_release_outlives_a_run_and_each_run_ends_as_a_whole(
         phipack = run_in(tmp_path, place.environment)
         phipack("fetch", "phi:production@iphone-15", "-o", "fetched")
         assert (tmp_path / "fetched" / "model.gguf").read_bytes() == (tmp_path / "made" / "model.gguf").read_bytes()
-        assert [move["state"] for move in result_of(phipack("--json", "history", "phi"))] == ["done"]
+        assert [move["state"] for move in result_of(phipack("--json", "history", "phi"))["moves"]] == ["done"]
         children = descendants(process.pid)
         os.kill(child_called(children, "mlflow server"), signal.SIGKILL)
         assert process.wait(30) == 1
@@ -147,7 +147,7 @@ def child_called(children: Sequence[int], words: str) -> int:
 
 
 @pytest.mark.parametrize("service", ["mlflow", "s3", "postgresql"])
-def test_a_port_in_use_is_said_before_anything_starts(place: Place, service: str) -> None:
+def test_port_in_use_is_reported_before_any_server_starts(place: Place, service: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         wanted = Place(place.folder.with_name("other"), **({"mlflow": 0, "s3": 0, "postgresql": 0} | {service: port}))
@@ -155,6 +155,6 @@ def test_a_port_in_use_is_said_before_anything_starts(place: Place, service: str
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert f"port {port} can't be had (Address already in use); name another one: " in line
+    assert f"port {port} is not available (Address already in use); choose another one: " in line
     assert line.endswith(f"--{service}-port PORT")
     assert not wanted.folder.exists()

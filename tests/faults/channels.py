@@ -169,7 +169,7 @@ def registered(*releases: str) -> Step:
 
 def runs_in_progress() -> list[str]:
     """Runs of the model that nobody ended."""
-    client = _ledger()._client
+    client = _ledger().mlflow._client
     experiment = client.get_experiment_by_name("phi")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")

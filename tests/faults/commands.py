@@ -173,7 +173,7 @@ def warm(place: Path, site: str) -> None:
 
     transfer.CHUNK_BYTES_LIMIT = 200_000  # type: ignore[attr-defined]
     large_file._BUFFER_BYTES = 1 << 16
-    assert open_ledger(f"sqlite:///{place}/migrated.db", FolderStore(place / "store")).models() == []
+    open_ledger(f"sqlite:///{place}/migrated.db", FolderStore(place / "store")).mlflow.connect()
     ground = Ground(place / "slot" / "warm", site)
     ground.folder.mkdir(parents=True)
     os.chdir(ground.folder)

@@ -23,7 +23,7 @@ def prepare_folder(_: Ground) -> None:
 
 
 def prepare_web(_: Ground) -> None:
-    """A bundle stands at OUT; another one may be reused; and an earlier try was cut."""
+    """A bundle stands at OUT; another one may be reused; and an earlier try was interrupted."""
     write_pieces(OUT, OLD)
     write_pieces(Path("other"), REUSED)
     new = write_pieces(Path("new"), NEW)
@@ -40,7 +40,7 @@ def prepare_stored(ground: Ground) -> None:
 
 
 def one_whole_bundle(_: Ground) -> None:
-    """At OUT is a bundle, whole, the old or the new one; or none, and the old one is beside it to be put back."""
+    """At OUT is a bundle, whole, the old or the new one; or none, and the old one is next to it, to be put back."""
     if OUT.exists():
         verify(open_bundle(OUT))
         return
@@ -49,12 +49,12 @@ def one_whole_bundle(_: Ground) -> None:
 
 
 def out_is_alone(_: Ground) -> None:
-    """Nothing lies beside OUT."""
+    """Nothing is next to OUT."""
     assert names(OUT.parent) == ["out"]
 
 
 def no_staging(_: Ground) -> None:
-    """Nothing lies beside OUT, but what was received so far."""
+    """Nothing is next to OUT, but what was received so far."""
     assert [name for name in names(OUT.parent) if not name.startswith(PARTIAL_MARK)] == ["out"]
 
 

@@ -137,7 +137,7 @@ def test_links_in_a_store_are_read_as_any_blob_and_verified(bundle: Bundle, prec
     before = contents(precious)
     store = FolderStore(tmp_path / "store")
     digest = store.add_bundle(bundle)
-    blob = Path(store.place_of(f"sha256:{bundle.manifest.files[0].sha256}"))
+    blob = Path(store.location_of(f"sha256:{bundle.manifest.files[0].sha256}"))
     blob.unlink()
     blob.symlink_to(precious / "kept")
     with pytest.raises(PhipackError, match="damaged"):

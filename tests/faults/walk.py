@@ -2,9 +2,9 @@
 
     prepared folder ──copy──> run, hit at point k ──> what holds after any fault? ──> run again ──> done, nothing left
 
-Run with `effects.c` preloaded; asked for walks by lines of JSON on standard input. All that is heavy is imported once;
-each run is a fork of that state, so a case costs a fraction of a second. Two slots walk side by side. A slot's folder
-has the same path for every case, since registries keep absolute paths.
+Run with `effects.c` preloaded; asked for walks by lines of JSON on standard input. What is heavy is imported once;
+each run is a fork of that state, so a case costs a fraction of a second. Slots walk at the same time. The folder of a
+slot has the same path for every case, since registries keep absolute paths.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.faults.effects import Fault, Point, arm, chosen, read_trace, trace
 from tests.faults.ground import Command, Ground
 from tests.faults.served import start_site
 
-SLOTS = 2
+SLOTS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # with workers, another walks as well
 _CASE_SECONDS = 60
 _ENDS: dict[Fault, tuple[int, ...]] = {
     "kill": (-signal.SIGKILL, 0),  # 0: threads took another order, and the point was never met

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from phipack.__main__ import main
-from tests.support.command_line import Run, run_in, write_project
+from tests.support.command_line import Done, InProcess, Run, run_in, write_project
 
 
 @pytest.fixture
@@ -25,22 +21,6 @@ def phipack(tmp_path: Path) -> Run:
 def project(tmp_path: Path, tiny_folder: Path, migrated_database: Path) -> Path:
     """A folder with a project file of two cells, a tiny checkpoint and an empty registry."""
     return write_project(tmp_path / "project", tiny_folder, migrated_database)
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command in this process has printed."""
-
-    stdout: str
-    stderr: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """Return the JSON document of a command with `--json`."""
-        return json.loads(self.stdout)
-
-
-InProcess = Callable[..., Done]
 
 
 @pytest.fixture

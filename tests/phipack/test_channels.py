@@ -69,15 +69,15 @@ def test_the_project_files_list_is_enforced_and_told(team: Path, monkeypatch: py
         assert "may not move channel production: its promoters are alice, release-bot@ci-1" in refused
         assert "[channels.production] in phipack.toml" in refused
     phipack("promote", "phi:1.1.0", "--to", "staging")
-    rows = result_of(phipack("--json", "ls", "phi"))
+    rows = result_of(phipack("--json", "ls", "phi"))["versions"]
     assert {row["version"]: row["channels"] for row in rows} == {
         "1.0.0": ["production"],
         "1.1.0": ["staging"],
         "1.2.0": [],
     }
-    staging, production = result_of(phipack("--json", "history", "phi"))
+    staging, production = result_of(phipack("--json", "history", "phi"))["moves"]
     assert production["promoters"] == ["alice", "release-bot@ci-1"]
-    assert production["who"].startswith("alice@")
+    assert production["user"].startswith("alice@")
     assert staging["promoters"] is None
 
 
@@ -101,8 +101,8 @@ def test_a_project_file_that_is_wrong_stops_a_promotion(team: Path) -> None:
     refused = run_in(team)("promote", "phi:1.0.0", "--to", "production", expect=1).stderr
     assert "phipack.toml:10: channels.production.promotors: unknown key" in refused
     assert "did you mean 'promoters'" in refused
-    assert "phipack.toml:10:" in run_in(team)("ls", expect=1).stderr
-    (team / "phipack.toml").unlink()
+    assert "unknown key" in run_in(team)("ls", "phi", expect=1).stderr  # it may be what says where the registry is
+    (team / "phipack.toml").write_text(PROJECT, "utf-8")
     assert '"production"' not in run_in(team)("--json", "ls", "phi").stdout
 
 
@@ -117,27 +117,31 @@ def test_an_override_needs_its_reason_and_is_told(team: Path) -> None:
     assert text.count("OVERRIDDEN") == 2
     assert "the demo" in text
     assert "promotion of 1.2.0 to production by alice@" in text
-    newest, first = result_of(phipack("--json", "history", "phi"))
-    assert len(newest["overrode"]) == 2
-    assert first["overrode"] == []
-    (row,) = (row for row in result_of(phipack("--json", "show", "phi:1.0.0@pixel-9")))
-    evidence = {cell["cell"]: cell["evidence"] for cell in first["cells"]}["pixel-9"]
+    newest, first = result_of(phipack("--json", "history", "phi"))["moves"]
+    assert [row["cell"] for row in newest["overridden"]] == ["iphone-15", "pixel-9"]
+    assert first["overridden"] == []
+    (row,) = result_of(phipack("--json", "show", "phi:1.0.0@pixel-9"))["cells"]
+    evidence = {cell["cell"]: cell["evidence_digest"] for cell in first["cells"]}["pixel-9"]
     assert evidence.removeprefix("sha256:")[:12] in text
     assert row["evidence"]["bundle"] == row["digest"]
     phipack("rollback", "phi", "--reason", "the demo is over")
-    rows = result_of(phipack("--json", "ls", "phi"))
+    rows = result_of(phipack("--json", "ls", "phi"))["versions"]
     assert {row["version"] for row in rows if "production" in row["channels"]} == {"1.0.0"}
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('"alice"', '"alice smith"', "phipack.toml:10: channels.production.promoters.0: 'alice smith' is no name"),
-        ('"alice"', '""', "channels.production.promoters.0: '' is no name"),
-        ('["alice", "release-bot@ci-1"]', "[]", "channels.production.promoters: nobody is named"),
-        ('"alice"', f'"{"x" * 65}"', "is no name of a user"),
+        (
+            '"alice"',
+            '"alice smith"',
+            "phipack.toml:10: channels.production.promoters.0: 'alice smith' is not a valid name",
+        ),
+        ('"alice"', '""', "channels.production.promoters.0: '' is not a valid name"),
+        ('["alice", "release-bot@ci-1"]', "[]", "channels.production.promoters: the list is empty"),
+        ('"alice"', f'"{"x" * 65}"', "is not a valid name of a user"),
         ("channels.production", "channels.Production", "'Production' is neither a version, a range nor a channel"),
-        ("channels.production", "channels.latest", "MLflow keeps this name for itself"),
+        ("channels.production", "channels.latest", "MLflow reserves this name"),
     ],
 )
 def test_lists_that_are_none_are_told_by_line_and_key(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -163,7 +167,7 @@ def test_diff_of_two_releases(team: Path) -> None:
     assert "phi:1.0.0@pixel-9 -> phi:1.1.0@pixel-9" in text
     assert "model.gguf changed 500 B 500 B 0 B" in text
     assert "kl_mean 0.01 nat 0.03 nat +0.02 nat measured" in text
-    one, other = result_of(phipack("--json", "diff", "phi:1.0.0", "phi:1.1.0"))
+    one, other = result_of(phipack("--json", "diff", "phi:1.0.0", "phi:1.1.0"))["differences"]
     assert (one["cell"], other["cell"]) == ("iphone-15", "pixel-9")
     assert one["differs"]
     assert [(row["name"], row["change"]) for row in one["files"]] == [("model.gguf", "changed")]
@@ -185,7 +189,7 @@ def test_diff_of_folders_needs_no_registry(team: Path, tmp_path: Path) -> None:
     for name in ("1.0.0", "1.1.0"):
         shutil.copytree(team / name, tmp_path / "bare" / name)
     phipack = run_in(tmp_path / "bare")
-    (found,) = result_of(phipack("--json", "diff", "./1.0.0", "./1.1.0", "--no-tensors"))
+    (found,) = result_of(phipack("--json", "diff", "./1.0.0", "./1.1.0", "--no-tensors"))["differences"]
     assert found["tensors"] is None
     assert found["figures"] == []
     assert sorted(path.name for path in (tmp_path / "bare").iterdir()) == ["1.0.0", "1.1.0"]

@@ -21,12 +21,15 @@ from tests.support.command_line import PROJECT, Run, command_environment, in_the
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "mlflow", "llama_cpp", "transformers", "numpy", "gguf", "boto3")
 
 
-def test_help_imports_nothing_that_takes_long() -> None:
-    """It answers in well under 300 ms as long as it imports click and our own modules alone."""
-    program = "import sys; from phipack.__main__ import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+def test_help_imports_nothing_but_click() -> None:
+    """So that it answers within 300 ms; `benchmarks/start.py` measures it."""
+    program = (
+        "import sys; from phipack.__main__ import main; main(['--help']);"
+        "print(*{name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    slow = {*HEAVY, "pydantic", "rich", "tuf", "urllib3", "ssl", "sqlite3", "logging", "importlib.metadata"}
-    assert not slow & set(done.stderr.split())
+    ours = {"phipack", "targets", "click", "__main__"}
+    assert {name for name in done.stderr.split() if not name.startswith("_")} <= ours
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,7 @@ def test_fit_names_what_to_take_for_what_a_format_cannot_run(phipack: Run, tmp_p
 def test_fit_goes_on_where_one_converter_refuses_the_checkpoint(phipack: Run, tmp_path: Path) -> None:
     tokenizer = write_tiny(tmp_path / "checkpoint") / "tokenizer.json"
     tokenizer.write_text(json.dumps(json.loads(tokenizer.read_bytes()) | {"normalizer": {"type": "NFC"}}), "utf-8")
-    rows = result_of(phipack("--json", "fit", "./checkpoint", "--target", "iphone-15"))
+    rows = result_of(phipack("--json", "fit", "./checkpoint", "--target", "iphone-15"))["recipes"]
     fits = {row["recipe"]: row for row in rows}
     assert not fits["gguf-q8_0"]["fits"]
     assert "no normalizer" in fits["gguf-q8_0"]["reason"]

@@ -20,8 +20,7 @@ from registry.ledger.registration import Registration
 from registry.promotion import promote
 from registry.store.folder import FolderStore
 from targets.references import Reference, Version
-from tests.phipack.conftest import InProcess
-from tests.support.command_line import PROJECT, command_environment
+from tests.support.command_line import PROJECT, InProcess, command_environment
 
 
 @pytest.fixture(scope="module")

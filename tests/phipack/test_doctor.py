@@ -24,8 +24,7 @@ from phipack.diagnosis.services import ClockReading, check_clock, check_registry
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from targets.installation import Requirement
-from tests.phipack.conftest import InProcess
-from tests.support.command_line import PROJECT
+from tests.support.command_line import PROJECT, InProcess
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 

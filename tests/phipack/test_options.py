@@ -11,8 +11,7 @@ import pytest
 from phipack.commands import cli
 from phipack.options import State
 from targets.errors import ProjectError
-from tests.phipack.conftest import InProcess
-from tests.support.command_line import PROJECT
+from tests.support.command_line import PROJECT, InProcess
 
 SETTINGS = """
 [registry]

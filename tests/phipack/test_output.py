@@ -17,14 +17,14 @@ from phipack.output import Output, as_json
 from phipack.problems import explain
 from phipack.tables import table
 from targets.errors import Failure, FetchUnreachableError, GateError, PhipackError, RegistryError
-from tests.phipack.conftest import InProcess
+from tests.support.command_line import InProcess
 
 
 def test_a_result_is_printed_as_text_or_as_the_envelope(command: InProcess) -> None:
     assert "onnx-int4" in command("recipes").stdout
     document = command("--json", "recipes").document
     assert list(document) == ["schema", "ok", "command", "result"]
-    assert {row["name"] for row in document["result"]} >= {"onnx-int4", "coreml-int4"}
+    assert {row["name"] for row in document["result"]["recipes"]} >= {"onnx-int4", "coreml-int4"}
     assert command("--quiet", "recipes") == command("recipes", "--quiet")
     assert command("--quiet", "recipes").stdout == ""
 
@@ -80,7 +80,11 @@ def test_help_is_text(command: InProcess, arguments: list[str]) -> None:
 def test_a_result_and_an_error_are_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     output = Output(mode="json", command="release")
     output.result([{"cell": "iphone-15"}], "")
-    error = GateError("1 of 1 cells failed", failures=[Failure("iphone-15", "kl_mean is 0.2, must be <= 0.05")])
+    error = GateError(
+        "1 of 1 cells failed",
+        failures=[Failure("iphone-15", "kl_mean is 0.2, must be <= 0.05")],
+        fix="see phipack show",
+    )
     output.end(explain(error))
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False
@@ -93,8 +97,8 @@ def test_a_result_and_an_error_are_one_document(capsys: pytest.CaptureFixture[st
     ("error", "kind", "code"),
     [
         (PhipackError("x", fix="y"), "PhipackError", 1),
-        (GateError("x"), "GateError", 3),
-        (FetchUnreachableError("x"), "FetchUnreachableError", 4),
+        (GateError("x", fix="y"), "GateError", 3),
+        (FetchUnreachableError("x", fix="y"), "FetchUnreachableError", 4),
         (click.UsageError("x"), "UsageError", 2),
         (click.Abort(), "Interrupted", 130),
         (KeyboardInterrupt(), "Interrupted", 130),
@@ -129,7 +133,9 @@ def test_an_error_of_the_registry_says_which_was_read() -> None:
     problem = explain(RegistryError("no model 'phi' is registered", fix="register one"), registry="sqlite:///x.db")
     assert problem is not None
     assert problem.text == "no model 'phi' is registered\n  registry: sqlite:///x.db\n  fix: register one"
-    already = explain(RegistryError("sqlite:///x.db can't be read"), registry="sqlite:///x.db")
+    already = explain(
+        RegistryError("sqlite:///x.db can't be read", fix="see its permissions"), registry="sqlite:///x.db"
+    )
     assert already is not None
     assert already.registry is None
 

@@ -36,9 +36,9 @@ def test_a_release_goes_its_way(project: Path) -> None:
 def a_cell_that_does_not_fit_fails_the_release_and_loses_nothing_of_the_others(project: Path) -> None:
     (project / "phipack.toml").write_text(PROJECT + TOO_SMALL, "utf-8")
     done = run_in(project)("--json", "release", expect=1)
-    cells = {cell["cell"]: cell for cell in result_of(done)}
+    cells = {cell["cell"]: cell for cell in result_of(done)["cells"]}
+    assert "does not fit" in cells["pocket"]["problem"]["problem"]
     assert "pocket" in document_of(done)["error"]["problem"]
-    assert "does not fit" in cells["pocket"]["problem"]
     assert cells["iphone-15"]["problem"] is None
     assert cells["galaxy-s24"]["problem"] is None
 
@@ -51,7 +51,7 @@ def promotion_is_refused_while_a_planned_cell_is_missing(project: Path) -> None:
 
 def what_was_built_is_not_built_again(project: Path) -> None:
     (project / "phipack.toml").write_text(PROJECT, "utf-8")
-    cells = result_of(run_in(project)("--json", "release"))
+    cells = result_of(run_in(project)("--json", "release"))["cells"]
     assert [(cell["built"], cell["measured"]) for cell in cells] == [(False, False)] * 2
 
 
@@ -75,12 +75,12 @@ def a_version_that_is_registered_with_other_bytes_is_refused(project: Path) -> N
 def promotion_moves_all_cells_and_is_kept(project: Path) -> None:
     phipack = run_in(project)
     phipack("promote", "tiny:1.0.0", "--to", "production", "--reason", "the first")
-    rows = result_of(phipack("--json", "ls", "tiny"))
+    rows = result_of(phipack("--json", "ls", "tiny"))["versions"]
     assert [row["channels"] for row in rows] == [["production"]] * 2
-    (move,) = result_of(phipack("--json", "history", "tiny"))
-    assert move["why"] == "the first"
-    assert move["who"]
-    assert {cell["cell"]: cell["after"]["release"] for cell in move["cells"]} == {
+    (move,) = result_of(phipack("--json", "history", "tiny"))["moves"]
+    assert move["reason"] == "the first"
+    assert move["user"]
+    assert {cell["cell"]: cell["after"]["version"] for cell in move["cells"]} == {
         "galaxy-s24": "1.0.0",
         "iphone-15": "1.0.0",
     }
@@ -92,7 +92,7 @@ def rollback_stands_where_the_channel_stood_before(project: Path) -> None:
     phipack("release")
     phipack("promote", "tiny:1.2.0", "--to", "production")
     phipack("rollback", "tiny", "--reason", "second thoughts")
-    rows = result_of(phipack("--json", "ls", "tiny"))
+    rows = result_of(phipack("--json", "ls", "tiny"))["versions"]
     assert {row["version"] for row in rows if "production" in row["channels"]} == {"1.0.0"}
 
 
@@ -116,7 +116,7 @@ def test_a_channel_is_published_and_a_phone_fetches_its_bundle(released: Path, t
     phipack = run_in(released)
     phipack("keys", "init")
     published = result_of(phipack("--json", "publish", "tiny", "--to", "web"))
-    assert [cell["name"] for cell in published["cells"]] == ["galaxy-s24", "iphone-15"]
+    assert [cell["cell"] for cell in published["cells"]] == ["galaxy-s24", "iphone-15"]
     environment = {"PHIPACK_STATE": str(tmp_path / "state")}
     with serving(released / "web", kind=RangeHandler) as url:
         command = ("fetch", url, "--device", "iPhone15,4", "-o", str(tmp_path / "app"))
@@ -133,7 +133,7 @@ def test_a_channel_is_published_and_a_phone_fetches_its_bundle(released: Path, t
 def test_a_changed_byte_in_the_store_is_refused(released: Path, tmp_path: Path) -> None:
     phipack, reference = run_in(released), "tiny:1.0.0@iphone-15"
     blobs = released / ".phipack/store/blobs/sha256"
-    (row,) = result_of(phipack("--json", "show", reference))
+    (row,) = result_of(phipack("--json", "show", reference))["cells"]
     digest = row["digest"].removeprefix("sha256:")
     files = json.loads((blobs / digest[:2] / digest).read_bytes())["files"]
     weights = max(files, key=lambda file: file["bytes"])["sha256"]

@@ -16,8 +16,7 @@ from phipack.editor_schemas import editor_schema
 from targets.devices import Target
 from targets.evidence import FIGURES
 from targets.project import ProjectTable
-from tests.phipack.conftest import InProcess
-from tests.support.command_line import POCKET, PROJECT, TOO_SMALL
+from tests.support.command_line import POCKET, PROJECT, TOO_SMALL, InProcess
 
 WHOLE = (
     PROJECT.replace("[gates]", "text = 'held-out.txt'\n[gates]")

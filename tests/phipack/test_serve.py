@@ -90,7 +90,7 @@ def test_a_fetch_that_was_killed_takes_only_what_it_lacks(tmp_path: Path) -> Non
         assert not (tmp_path / "bundle").exists()
         taken = result_of(run_in(tmp_path, state)(*wanted, url))
     assert taken["resumed_bytes"] > enough
-    lacking = taken["bytes"] - taken["resumed_bytes"]
+    lacking = taken["size_bytes"] - taken["resumed_bytes"]
     assert lacking <= taken["downloaded_bytes"] < lacking + 500_000  # the catalog's documents and the manifest
     assert {path.name for path in tmp_path.iterdir() if "bundle" in path.name} == {"bundle", "bundles"}
 
@@ -99,7 +99,7 @@ def test_a_port_that_is_taken_is_said(published: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run_in(published)("serve", "--store", "store", "--port", port, expect=1)
-    assert f"127.0.0.1:{port} can't be listened on: Address already in use" in done.stderr
+    assert f"can't listen on 127.0.0.1:{port}: Address already in use" in done.stderr
     assert "--port" in done.stderr
 
 

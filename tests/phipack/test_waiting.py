@@ -31,7 +31,7 @@ def held(project: Path) -> Iterator[Path]:
     """A project's registry whose lock another process has."""
     lock = project / ".phipack" / "mlflow.db.lock"
     if not lock.exists():
-        open_ledger(f"sqlite:///{lock.with_suffix('')}", FolderStore(project / ".phipack" / "store")).models()
+        open_ledger(f"sqlite:///{lock.with_suffix('')}", FolderStore(project / ".phipack" / "store")).mlflow.connect()
     with lock.open() as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield lock

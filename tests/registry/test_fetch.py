@@ -45,7 +45,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A place in a folder of its own, so that what is left beside it is seen."""
+    """A place in a folder of its own, so that anything left next to it is seen."""
     (tmp_path / "place").mkdir()
     return tmp_path / "place" / "out"
 
@@ -109,7 +109,7 @@ def test_the_same_bundle_is_done_at_once_and_another_is_refused(bundle: Bundle, 
     assert contents(out) == contents(other.path)
 
 
-def test_a_damaged_copy_is_replaced_only_when_told(bundle: Bundle, out: Path) -> None:
+def test_a_damaged_copy_is_replaced_only_on_request(bundle: Bundle, out: Path) -> None:
     fetch(str(bundle.path), out)
     flip(out / "model.gguf", 3)
     with pytest.raises(BuildError, match=r"model\.gguf: content differs") as caught:
@@ -247,7 +247,7 @@ def test_a_server_that_hangs_in_the_body_is_given_up(
     assert names_in(out.parent) == []
 
 
-def test_no_server_at_all_is_told(out: Path) -> None:
+def test_a_missing_server_is_reported(out: Path) -> None:
     with pytest.raises(FetchError, match="can't be reached"):
         fetch("http://127.0.0.1:9/x", out)
 
@@ -349,7 +349,7 @@ def test_a_changed_byte_anywhere_in_the_store_is_refused(registered: Ledger, sto
     fetcher = functools.partial(fetch, resolver=resolver_of(registered))
     bundle = store.manifest(registered.versions("phi")[0].digest)
     for digest in [f"sha256:{entry.sha256}" for entry in bundle.files] + [bundle.digest]:
-        path = Path(store.place_of(digest))
+        path = Path(store.location_of(digest))
         flip(path, path.stat().st_size // 2)
         with pytest.raises(StoreError, match="damaged") as caught:
             fetcher("phi:1.0.0@iphone-15", out)
@@ -368,7 +368,7 @@ def test_a_moved_store_is_found_by_option(registered: Ledger, store: FolderStore
     verify(open_bundle(out))
 
 
-def test_a_store_that_lacks_the_bundle_gives_way_to_the_recorded_one(
+def test_without_the_bundle_in_the_store_the_recorded_one_is_used(
     registered: Ledger, out: Path, tmp_path: Path
 ) -> None:
     empty = FolderStore(tmp_path / "empty")
@@ -376,7 +376,7 @@ def test_a_store_that_lacks_the_bundle_gives_way_to_the_recorded_one(
     verify(open_bundle(out))
 
 
-def test_what_names_nothing_is_told(registered: Ledger, out: Path, bundle: Bundle) -> None:
+def test_what_matches_nothing_is_reported(registered: Ledger, out: Path, bundle: Bundle) -> None:
     fetcher = functools.partial(fetch, resolver=resolver_of(registered))
     with pytest.raises(RegistryError, match="did you mean 'iphone-15'"):
         fetcher("phi:1.0.0@iphone-14", out)
@@ -406,7 +406,7 @@ assert not {"mlflow", "sqlalchemy", "numpy", "torch"} & sys.modules.keys()
     verify(open_bundle(out))
 
 
-def test_a_full_disk_is_told_before_downloading(bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_downloading(bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(out.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
     with pytest.raises(PhipackError, match=r"0\.00 GB left"):

@@ -111,7 +111,7 @@ def test_another_registrys_store_is_left_alone(publisher: Publisher) -> None:
 @pytest.mark.parametrize("harm", ["missing", "damaged"])
 def test_a_manifest_that_nobody_can_read_stops_it(publisher: Publisher, harm: str) -> None:
     age(publisher.store, 2 * DAY_SECONDS)
-    path = Path(publisher.store.place_of(publisher.registry.rows[0].digest))
+    path = Path(publisher.store.location_of(publisher.registry.rows[0].digest))
     path.chmod(0o644)
     path.unlink() if harm == "missing" else path.write_bytes(b"{}")
     with pytest.raises(StoreError, match="nothing is removed"):

@@ -19,7 +19,7 @@ def test_many_promoters_and_fetchers_lose_nothing(databases: Databases, s3_store
     ledger = release_all(place, tmp_path / "bundles")
     records = run(place, promoters=6, fetchers=4, seconds=4, processes=2)
     errors = {error for *_, error in records if error}
-    assert all("nothing before it to go back to" in error for error in errors), errors
+    assert all("no earlier promotion to roll back to" in error for error in errors), errors
     done = collections.Counter(what for what, _, error in records if not error)
     assert done["promote"]
     assert done["fetch"]

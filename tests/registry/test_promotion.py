@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devtools.bundles import make_bundle, make_evidence
-from registry.ledger.channel_moves import CellMove, Move, Stand, move_from_tags, promotion_to_undo
+from registry.ledger.channel_moves import CellMove, Move, VersionId, move_from_tags, promotion_to_undo
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.reader import open_reader
 from registry.ledger.registration import Registration
 from registry.promotion import current_user, history, promote, rollback
 from registry.store.folder import FolderStore
 from registry.store.protocol import Store
-from targets.errors import GateError, MalformedReferenceError, RegistryError
+from targets.errors import Failure, GateError, MalformedReferenceError, RegistryError
 from targets.references import Reference, Version
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE, Databases
 from tests.support.registrations import client_of, runs_of
@@ -135,7 +135,7 @@ def test_rollback_steps_back_one_promotion_at_a_time(releases: Ledger) -> None:
     assert (first.title, first.who, first.why) == ("rollback of production to 1.1.0", "bob@ci", "too slow")
     back(releases)
     assert standing(releases) == all_at("1.0.0")
-    with pytest.raises(RegistryError, match="nothing before it"):
+    with pytest.raises(RegistryError, match="no earlier promotion to roll back to"):
         back(releases)
     assert standing(releases) == all_at("1.0.0")
     to(releases, "phi:1.2.0")
@@ -148,7 +148,7 @@ def test_rollback_steps_back_one_promotion_at_a_time(releases: Ledger) -> None:
 
 
 def test_rollback_of_a_channel_that_was_never_promoted_is_refused(releases: Ledger) -> None:
-    with pytest.raises(RegistryError, match="nothing before it") as caught:
+    with pytest.raises(RegistryError, match="no earlier promotion to roll back to") as caught:
         back(releases, "staging")
     assert caught.value.fix
 
@@ -197,10 +197,48 @@ def test_failed_gates_refuse_the_whole_release(releases: Ledger, tmp_path: Path)
 
 def test_a_planned_cell_that_is_missing_refuses_the_release(releases: Ledger) -> None:
     releases.plan_release("phi", Version(1, 1, 0), [*CELLS, "iphone-16-pro"])
-    with pytest.raises(GateError, match=r"iphone-16-pro: not registered for 1\.1\.0"):
+    with pytest.raises(GateError, match=r"iphone-16-pro: not registered for 1\.1\.0") as caught:
         to(releases, "phi:1.1.0")
+    assert caught.value.failures == (Failure("iphone-16-pro", "not registered for 1.1.0, which plans this cell"),)
     assert standing(releases) == {}
     to(releases, "phi:1.1.0@pixel-9")
+
+
+def test_a_cell_that_a_channel_does_not_have_is_not_called_unregistered(releases: Ledger) -> None:
+    releases.plan_release("phi", Version(1, 1, 0), CELLS)
+    to(releases, "phi:1.1.0@pixel-9", "staging")
+    with pytest.raises(GateError) as caught:
+        to(releases, "phi:staging")
+    assert caught.value.failures == tuple(
+        Failure(cell, "registered for 1.1.0, but phi:staging does not have this cell") for cell in CELLS[:2]
+    )
+    assert standing(releases) == {}
+
+
+def test_every_failure_is_raised_as_data(releases: Ledger, tmp_path: Path) -> None:
+    bundle = add(releases, tmp_path, "3.0.0", cells=CELLS[:2], kl_mean=0.2)
+    releases.plan_release("phi", Version(3, 0, 0), CELLS)
+    Path(releases.store.location_of(f"sha256:{bundle.manifest.files[0].sha256}")).unlink()
+    with pytest.raises(GateError) as caught:
+        to(releases, "phi:3.0.0")
+    assert [failure.cell for failure in caught.value.failures] == ["galaxy-s24"] * 2 + ["iphone-15"] * 2 + ["pixel-9"]
+    assert all(failure.problem in str(caught.value) for failure in caught.value.failures)
+    assert standing(releases) == {}
+
+
+@pytest.mark.parametrize("databases", [SQLITE], indirect=True)
+def test_a_misspelt_model_gets_its_name(releases: Ledger) -> None:
+    with pytest.raises(RegistryError, match="no model 'phj' is registered in ") as caught:
+        rollback(releases, "phj", "production", who="bob@ci")
+    assert caught.value.fix == "did you mean 'phi'?"
+
+
+def test_a_move_makes_no_registry(tmp_path: Path) -> None:
+    ledger = open_ledger(f"sqlite:///{tmp_path}/none/mlflow.db", FolderStore(tmp_path / "store"))
+    for move in (back, lambda ledger: to(ledger, "phi:1.0.0")):
+        with pytest.raises(RegistryError, match=f"no model 'phi' is registered in sqlite:///{tmp_path}"):
+            move(ledger)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tag_alone_is_no_evidence(releases: Ledger, tmp_path: Path) -> None:
@@ -231,8 +269,8 @@ def test_evidence_changed_in_mlflow_is_refused(releases: Ledger, tmp_path: Path)
 
 def test_a_bundle_whose_bytes_are_gone_is_refused(releases: Ledger, tmp_path: Path) -> None:
     bundle = add(releases, tmp_path, "3.0.0")
-    Path(releases.store.place_of(f"sha256:{bundle.manifest.files[0].sha256}")).unlink()
-    with pytest.raises(GateError, match="lacks bundle"):
+    Path(releases.store.location_of(f"sha256:{bundle.manifest.files[0].sha256}")).unlink()
+    with pytest.raises(GateError, match="is not in its store"):
         to(releases, "phi:3.0.0")
     assert standing(releases) == {}
 
@@ -251,7 +289,7 @@ class FailsAtTheThird(Ledger):
     def point(self, model: str, cell: str, channel: str, number: int | None) -> None:
         count = self.__dict__["count"] = self.__dict__.get("count", 0) + 1
         if count == 3:
-            raise RegistryError("the server died")
+            raise RegistryError("the server died", fix="try again")
         super().point(model, cell, channel, number)
 
 
@@ -261,7 +299,7 @@ def test_a_failure_in_the_middle_moves_back_what_moved(releases: Ledger) -> None
         to(FailsAtTheThird(releases.uri, releases.store), "phi:1.1.0")
     assert standing(releases) == all_at("1.0.0")
     assert [move.state for move in history(releases, "phi")] == ["undone", "done"]
-    with pytest.raises(RegistryError, match="nothing before it"):
+    with pytest.raises(RegistryError, match="no earlier promotion to roll back to"):
         back(releases)
     to(releases, "phi:1.1.0")
     with pytest.raises(RegistryError, match="the server died"):
@@ -315,7 +353,7 @@ def test_promoters_at_once_leave_a_linear_history(releases: Ledger) -> None:
         list(pool.map(run, ("1.0.0", "1.1.0", "1.2.0")))
     moves = list(reversed(history(releases, "phi")))
     assert len(moves) == 3
-    at: dict[str, Stand | None] = dict.fromkeys(CELLS)
+    at: dict[str, VersionId | None] = dict.fromkeys(CELLS)
     for move in moves:
         for part in move.cells:
             assert part.before == at[part.cell]
@@ -339,7 +377,7 @@ def test_who_is_user_and_host() -> None:
 
 
 stands = st.none() | st.builds(
-    Stand, st.just("1.0.0") | st.just("2.0.0-rc.1"), st.integers(1, 99), st.just("sha256:" + "a" * 64)
+    VersionId, st.just("1.0.0") | st.just("2.0.0-rc.1"), st.integers(1, 99), st.just("sha256:" + "a" * 64)
 )
 moves = st.builds(
     Move,

@@ -101,7 +101,7 @@ def test_what_is_not_published_is_said(publisher: Publisher, phone: Phone, refer
         phone.fetch(reference)
 
 
-def test_a_device_that_has_no_bundle_is_told_so(publisher: Publisher, phone: Phone) -> None:
+def test_a_device_without_a_bundle_is_reported(publisher: Publisher, phone: Phone) -> None:
     publisher.release("1.0.0")
     publisher.publish()
     with pytest.raises(FetchError, match="nothing is published for iPhone99,9"):
@@ -181,7 +181,7 @@ def test_an_empty_channel_and_an_unknown_target_are_refused(publisher: Publisher
     with pytest.raises(RegistryError, match="no model 'phi'"):
         publisher.publish()
     publisher.release("1.0.0", cells={"mine": "my-phone"})
-    with pytest.raises(PublicationError, match="target 'my-phone' is not known"):
+    with pytest.raises(PublicationError, match="target 'my-phone' is unknown"):
         publisher.publish()
     assert not (publisher.place.root / "metadata").exists()
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle
-from registry.ledger.channel_moves import LIST_LIMIT, CellMove, Move, Stand, move_from_tags
+from registry.ledger.channel_moves import LIST_LIMIT, CellMove, Move, VersionId, move_from_tags
 from registry.ledger.ledger import Ledger
-from registry.promotion import history, promote, promote_overriding, rollback
+from registry.promotion import history, promote, rollback
 from registry.roles import require_promoter
 from registry.store.folder import FolderStore
-from targets.errors import GateError, RegistryError
+from targets.errors import Failure, GateError, RegistryError
 from targets.project import Roles
 from targets.references import Reference, Version
 from tests.support.databases import EVERYWHERE
@@ -99,32 +99,32 @@ def test_an_override_goes_ahead_for_a_reason_and_is_kept(two: Ledger) -> None:
     with pytest.raises(GateError, match=r"kl_mean is 0\.2"):
         promote(two, SECOND, "production", who="eve@laptop")
     for nothing in ("", "  "):
-        with pytest.raises(RegistryError, match="for a reason only"):
-            promote_overriding(two, SECOND, "production", who="eve@laptop", why=nothing)
+        with pytest.raises(RegistryError, match="an override needs a reason"):
+            promote(two, SECOND, "production", who="eve@laptop", override_reason=nothing)
     assert standing(two) == {}
-    promote_overriding(two, SECOND, "production", who="eve@laptop", why="the demo is today")
+    promote(two, SECOND, "production", who="eve@laptop", override_reason="the demo is today")
     assert standing(two) == {"iphone-15": "1.1.0", "pixel-9": "1.1.0"}
     (kept,) = history(two, "phi")
     assert kept.why == "the demo is today"
     assert kept.overrode == (
-        "absent: not registered for 1.1.0, though the release is to have it",
-        "pixel-9: kl_mean is 0.2, must be <= 0.05 (asked by pixel-9)",
+        Failure("absent", "not registered for 1.1.0, which plans this cell"),
+        Failure("pixel-9", "kl_mean is 0.2, must be <= 0.05 (asked by pixel-9)"),
     )
     assert {part.cell for part in kept.cells} == {"iphone-15", "pixel-9"}
 
 
 def test_an_override_that_nothing_stood_against_is_a_plain_promotion(two: Ledger) -> None:
-    assert promote_overriding(two, FIRST, "production", who="eve@laptop", why="in a hurry").overrode == ()
+    assert promote(two, FIRST, "production", who="eve@laptop", override_reason="in a hurry").overrode == ()
 
 
 def test_no_override_gets_round_a_list_or_lost_bytes(two: Ledger, store: FolderStore) -> None:
     with pytest.raises(RegistryError, match="eve@laptop may not"):
-        promote_overriding(two, SECOND, "production", who="eve@laptop", why="please", roles=LISTED)
+        promote(two, SECOND, "production", who="eve@laptop", override_reason="please", roles=LISTED)
     (version,) = {row.digest for row in two.versions("phi") if str(row.release) == "1.1.0"}
     (file,) = store.manifest(version).files
-    Path(store.place_of(f"sha256:{file.sha256}")).unlink()
-    with pytest.raises(GateError, match="lacks bundle"):
-        promote_overriding(two, SECOND, "production", who="alice@a", why="please", roles=LISTED)
+    Path(store.location_of(f"sha256:{file.sha256}")).unlink()
+    with pytest.raises(GateError, match="is not in its store"):
+        promote(two, SECOND, "production", who="alice@a", override_reason="please", roles=LISTED)
     assert standing(two) == {}
 
 
@@ -152,7 +152,7 @@ def test_names_are_a_users_on_any_host_or_on_one(who: str, allowed: bool) -> Non
 
 
 def move(**changed: object) -> Move:
-    cells = (CellMove("pixel-9", None, Stand("1.0.0", 1, "sha256:x")),)
+    cells = (CellMove("pixel-9", None, VersionId("1.0.0", 1, "sha256:x")),)
     plain = Move("run", "promotion", "phi", "production", "ann", "", datetime(2026, 1, 1, tzinfo=UTC), cells)
     return replace(plain, **changed)  # type: ignore[arg-type]
 
@@ -167,23 +167,37 @@ def test_the_kept_list_is_that_of_the_channels_last_move_that_was_done(newer: di
 
 @given(
     st.none() | st.lists(st.text(min_size=1, max_size=64), min_size=1, max_size=50).map(tuple),
-    st.lists(st.text(max_size=30), max_size=5).map(tuple),
+    st.lists(st.builds(Failure, st.text(max_size=30), st.text(max_size=30)), max_size=5).map(tuple),
 )
-def test_lists_survive_their_tags(promoters: tuple[str, ...] | None, overrode: tuple[str, ...]) -> None:
+def test_lists_survive_their_tags(promoters: tuple[str, ...] | None, overrode: tuple[Failure, ...]) -> None:
     given_move = move(promoters=promoters, overrode=overrode)
     tags = given_move.to_tags()
     assert move_from_tags(tags, run_id="run", model="phi", when=given_move.when, state="done") == given_move
 
 
 def test_what_does_not_fit_into_a_tag_is_counted() -> None:
-    tags = move(overrode=tuple(f"cell-{number}: {'x' * 500}" for number in range(40))).to_tags()
+    tags = move(overrode=tuple(Failure(f"cell-{number}", "x" * 500) for number in range(40))).to_tags()
     kept = json.loads(tags["phipack.overrode"])
-    assert len(tags["phipack.overrode"]) <= LIST_LIMIT + 20
-    assert kept[-1] == f"and {40 - (len(kept) - 1)} more"
+    assert len(tags["phipack.overrode"]) <= LIST_LIMIT + 60
+    assert kept[0] == {"cell": "cell-0", "problem": "x" * 500}
+    assert kept[-1] == {"cell": "", "problem": f"and {40 - (len(kept) - 1)} more"}
 
 
-@pytest.mark.parametrize("raw", ["alice", '{"a": 1}', "[1]"])
-def test_a_list_changed_by_hand_is_no_list(raw: str) -> None:
-    tags = move().to_tags() | {"phipack.promoters": raw}
+def test_overridden_failures_that_were_kept_as_texts_are_read() -> None:
+    texts = ["pixel-9: kl_mean is 0.2, must be <= 0.05 (asked by pixel-9)", "and 3 more"]
+    tags = move().to_tags() | {"phipack.overrode": json.dumps(texts)}
+    read = move_from_tags(tags, run_id="run", model="phi", when=datetime.now(UTC), state="done")
+    assert read.overrode == (
+        Failure("pixel-9", "kl_mean is 0.2, must be <= 0.05 (asked by pixel-9)"),
+        Failure("", "and 3 more"),
+    )
+
+
+@pytest.mark.parametrize("tag", ["promoters", "overrode"])
+@pytest.mark.parametrize(
+    "raw", ["alice", '{"a": 1}', "[1]", '[{"cell": 1, "problem": 2}]', '[{"a": "b"}]', "[" * 100_000]
+)
+def test_a_list_changed_by_hand_is_no_list(raw: str, tag: str) -> None:
+    tags = move().to_tags() | {f"phipack.{tag}": raw}
     with pytest.raises(RegistryError, match="damaged record"):
         move_from_tags(tags, run_id="run", model="phi", when=datetime.now(UTC), state="done")

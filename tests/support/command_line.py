@@ -11,14 +11,32 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 from unittest import mock
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., CompletedProcess[str]]
 
 
-def document_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Done:
+    """What a command in this process has printed."""
+
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document of a command with `--json`."""
+        return json.loads(self.stdout)
+
+
+InProcess = Callable[..., Done]
+
+
+def document_of(done: CompletedProcess[str]) -> dict[str, Any]:
     """Return the one JSON document that a command with `--json` has printed."""
     document = json.loads(done.stdout)
     assert document["schema"] == "phipack.cli/1"
@@ -26,7 +44,7 @@ def document_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return document
 
 
-def result_of(done: subprocess.CompletedProcess[str]) -> Any:
+def result_of(done: CompletedProcess[str]) -> Any:
     """Return the result that a command with `--json` has printed."""
     return document_of(done)["result"]
 
@@ -109,7 +127,7 @@ def run_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:
     """
     from phipack.__main__ import main
 
-    def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, expect: int = 0) -> CompletedProcess[str]:
         out, errors = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
         with (
             contextlib.chdir(folder),
@@ -119,7 +137,7 @@ def run_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:
             contextlib.redirect_stderr(errors),
         ):
             code = main(list(arguments))
-        return _held(subprocess.CompletedProcess(arguments, code, _text(out), _text(errors)), expect)
+        return _held(CompletedProcess(arguments, code, _text(out), _text(errors)), expect)
 
     return run
 
@@ -127,7 +145,7 @@ def run_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:
 def run_as_process_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:
     """Return a function that does the same in a process of its own, for what only a process shows."""
 
-    def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, expect: int = 0) -> CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "phipack", *arguments],
             cwd=folder,
@@ -142,7 +160,7 @@ def run_as_process_in(folder: Path, environment: Mapping[str, str] | None = None
     return run
 
 
-def _held(done: subprocess.CompletedProcess[str], expect: int) -> subprocess.CompletedProcess[str]:
+def _held(done: CompletedProcess[str], expect: int) -> CompletedProcess[str]:
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "a defect of phipack" not in done.stderr, done.stderr

@@ -1,4 +1,4 @@
-"""Architectures for tests that only count: any shape that the three formats take."""
+"""Architectures for tests of sizes: any shape that all three formats support."""
 
 from __future__ import annotations
 

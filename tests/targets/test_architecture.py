@@ -1,4 +1,4 @@
-"""`config.json` read into an `Architecture`: the family's facts, and what is refused."""
+"""`config.json` read into an `Architecture`: the families' shapes, and configs that are refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ junk = st.recursive(
 )
 
 
-def test_the_config_of_mini_is_the_known_model() -> None:
+def test_config_of_mini_matches_known_model() -> None:
     assert read_architecture(MINI) == KNOWN_MODELS["phi-3-mini-4k-instruct"]
 
 
@@ -60,7 +60,7 @@ def test_fused_rows_are_query_key_value_and_gate_up() -> None:
     assert len(shapes) == 40 * 6 + 3
 
 
-def test_a_tied_head_is_the_embedding() -> None:
+def test_tied_head_is_the_embedding() -> None:
     tied = read_architecture(MINI | {"tie_word_embeddings": True})
     assert tied.head_tensor == "model.embed_tokens.weight"
     assert "lm_head.weight" not in tied.tensor_shapes()
@@ -68,7 +68,7 @@ def test_a_tied_head_is_the_embedding() -> None:
 
 
 @given(architectures())
-def test_the_count_follows_from_the_shape(model: Architecture) -> None:
+def test_parameter_count_follows_from_shape(model: Architecture) -> None:
     hidden, inner = model.hidden_size, model.intermediate_size
     layer = hidden * (2 * model.query_width + 2 * model.kv_width + 3 * inner + 2)
     head = 0 if model.tied_embeddings else model.vocabulary_size * hidden
@@ -76,7 +76,7 @@ def test_the_count_follows_from_the_shape(model: Architecture) -> None:
     assert model.parameter_count == model.layer_count * layer + embedding + head + hidden
 
 
-def test_what_a_config_leaves_out_has_transformers_defaults() -> None:
+def test_missing_config_keys_have_transformers_defaults() -> None:
     bare = read_architecture(
         {key: MINI[key] for key in MINI if key not in ("num_key_value_heads", "rope_theta", "rms_norm_eps")}
     )
@@ -87,12 +87,12 @@ def test_what_a_config_leaves_out_has_transformers_defaults() -> None:
 @pytest.mark.parametrize(
     ("window", "effective"), [(None, None), (2047, 2047), (4095, 4095), (4096, None), (9999, None)]
 )
-def test_a_window_as_long_as_the_context_is_none(window: int | None, effective: int | None) -> None:
+def test_window_as_long_as_the_context_has_no_effect(window: int | None, effective: int | None) -> None:
     assert read_architecture(MINI | {"sliding_window": window}).effective_window == effective
 
 
 @pytest.mark.parametrize("kind", [{"type": "longrope"}, {"type": "su"}, {"rope_type": "longrope"}])
-def test_longrope_by_each_of_its_names(kind: dict[str, str]) -> None:
+def test_longrope_is_read_under_each_of_its_names(kind: dict[str, str]) -> None:
     scaling = {"short_factor": FACTORS, "long_factor": FACTORS[::-1], **kind}
     rope = read_architecture(LONG | {"rope_scaling": scaling}).longrope
     assert rope is not None
@@ -101,7 +101,7 @@ def test_longrope_by_each_of_its_names(kind: dict[str, str]) -> None:
     assert rope.long_attention_factor == pytest.approx(1.190238, abs=1e-6)
 
 
-def test_a_context_that_longrope_does_not_lengthen_is_not_scaled() -> None:
+def test_attention_factor_is_1_if_longrope_does_not_extend_the_context() -> None:
     rope = read_architecture(LONG | {"max_position_embeddings": 4096}).longrope
     assert rope is not None
     assert rope.long_attention_factor == 1.0
@@ -126,7 +126,7 @@ def test_a_context_that_longrope_does_not_lengthen_is_not_scaled() -> None:
         ({"rms_norm_eps": math.nan}, CheckpointError, "rms_norm_eps must be a positive number, not nan"),
     ],
 )
-def test_what_is_not_phi_3_is_refused_by_its_key(
+def test_config_unlike_phi_3_is_refused_with_its_key(
     changes: dict[str, Any], kind: type[CheckpointError], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
@@ -148,7 +148,7 @@ def test_what_is_not_phi_3_is_refused_by_its_key(
         ),
     ],
 )
-def test_factors_of_another_length_or_kind_are_refused(factors: dict[str, Any], message: str) -> None:
+def test_longrope_factors_of_wrong_length_or_type_are_refused(factors: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         read_architecture(LONG | {"rope_scaling": LONG["rope_scaling"] | factors})
 
@@ -160,7 +160,7 @@ FUZZED = [
 
 
 @given(st.sampled_from(FUZZED), st.data())
-def test_any_value_in_any_key_is_read_or_refused_in_our_words(config: dict[str, Any], data: st.DataObject) -> None:
+def test_any_config_value_is_read_or_raises_checkpoint_error(config: dict[str, Any], data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(sorted(config)))
     changed = config | {key: data.draw(junk)}
     problem = "config.json: "
@@ -197,7 +197,7 @@ SMALL = {
 }
 
 
-def test_phi_3_small_is_read_as_released() -> None:
+def test_config_of_phi_3_small_matches_known_model() -> None:
     assert read_architecture(SMALL) == KNOWN_MODELS["phi-3-small-8k-instruct"]
 
 
@@ -208,7 +208,7 @@ def test_phi_3_smalls_sparse_layers_alternate() -> None:
     assert sparse.dense_up_to == 1024
 
 
-def test_phi_3_smalls_longrope_has_a_factor_for_each_side() -> None:
+def test_phi_3_smalls_longrope_has_short_and_long_attention_factors() -> None:
     scaling = {"type": "su", "original_max_position_embeddings": 8192, "short_mscale": 1.0, "long_mscale": 1.19}
     factors = {"short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
     config = SMALL | {"max_position_embeddings": 131072, "rope_scaling": scaling | factors}
@@ -217,7 +217,7 @@ def test_phi_3_smalls_longrope_has_a_factor_for_each_side() -> None:
     assert (rope.original_context, rope.short_attention_factor, rope.long_attention_factor) == (8192, 1.0, 1.19)
 
 
-def test_what_llama_leaves_out_is_llamas() -> None:
+def test_missing_llama_keys_have_llama_defaults() -> None:
     bare = read_architecture(
         {
             "architectures": ["LlamaForCausalLM"],
@@ -237,9 +237,9 @@ def test_what_llama_leaves_out_is_llamas() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_act": "silu"}, "hidden_act 'silu'; this family has 'gegelu'"),
+        ({"hidden_act": "silu"}, "hidden_act 'silu' is not supported; this family has 'gegelu'"),
         ({"blocksparse_homo_head_pattern": True}, "blocksparse_homo_head_pattern is not supported"),
-        ({"rope_position_scale": 2.0}, "rope_position_scale other than 1"),
+        ({"rope_position_scale": 2.0}, "rope_position_scale 2.0 is not supported"),
         (
             {"dense_attention_every_n_layers": -1},
             "dense_attention_every_n_layers must be a whole number from 0",
@@ -256,12 +256,12 @@ def test_what_llama_leaves_out_is_llamas() -> None:
         ),
     ],
 )
-def test_a_small_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_phi_3_small_config_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         read_architecture(SMALL | changes)
 
 
-def test_a_llamas_rope_scaling_is_refused() -> None:
+def test_llama_rope_scaling_is_refused() -> None:
     config = MINI | {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
     with pytest.raises(UnsupportedModelError, match="rope_scaling type 'llama3' is not supported; Llama has 'default'"):
         read_architecture(config)

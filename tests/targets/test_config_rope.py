@@ -1,4 +1,4 @@
-"""The rope in `config.json`: transformers 5's form is read as 4's, and what the two disagree on is refused."""
+"""The rope in `config.json`: the forms of transformers 4 and 5 are read alike, and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def phi3(*, original: int | None = 64, **keys: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_what_transformers_5_saves_is_read_as_what_it_loaded(name: str) -> None:
+def test_config_saved_by_transformers_5_is_read_like_the_one_it_loaded(name: str) -> None:
     saved = v5_config(name)
     assert saved.keys().isdisjoint({"rope_theta", "rope_scaling", "torch_dtype"})
     assert read_architecture(saved) == read_architecture(v4_config(name))
@@ -65,24 +65,24 @@ def test_longropes_attention_factor(keys: dict[str, Any], changes: dict[str, Any
     ],
 )
 @pytest.mark.parametrize("architecture", ["Phi3ForCausalLM", "LlamaForCausalLM"])
-def test_the_base_from_wherever_it_is_stated(rope: dict[str, Any], architecture: str) -> None:
+def test_base_is_read_from_each_place_where_it_may_be(rope: dict[str, Any], architecture: str) -> None:
     read = read_architecture(phi3(architectures=[architecture], **rope))
     assert (read.rope_theta, read.longrope) == (7e5, None)
 
 
-def test_no_rope_at_all_is_the_default() -> None:
+def test_config_without_rope_has_the_default() -> None:
     assert read_architecture(phi3()).rope_theta == 10000.0
 
 
 @pytest.mark.parametrize("kind", [{"rope_type": "su"}, {"rope_type": "longrope", "type": "su"}, {"type": "longrope"}])
-def test_longrope_under_each_of_its_names(kind: dict[str, str]) -> None:
+def test_longrope_is_read_under_each_of_its_names(kind: dict[str, str]) -> None:
     nameless = {key: value for key, value in LONG.items() if key != "rope_type"}
     expected = read_architecture(phi3(rope_parameters=LONG))
     assert expected.longrope is not None
     assert read_architecture(phi3(rope_parameters=nameless | kind)) == expected
 
 
-def test_both_objects_with_the_same_rope_are_one() -> None:
+def test_two_objects_with_the_same_rope_are_accepted() -> None:
     both = phi3(rope_theta=25000.0, rope_scaling={"type": "longrope", **FACTORS}, rope_parameters=LONG)
     assert read_architecture(both) == read_architecture(phi3(rope_parameters=LONG))
 
@@ -98,7 +98,7 @@ def test_both_objects_with_the_same_rope_are_one() -> None:
             {"rope_scaling": {"rope_theta": 1e4}, "rope_parameters": PLAIN},
             r"rope_scaling.rope_theta 10000.0 and rope_parameters.rope_theta 25000.0 contradict",
         ),
-        # Left by transformers 4 that loaded what 5 had saved, and saved it again.
+        # Written by transformers 4 after it loaded a config that 5 had saved.
         (
             {"rope_theta": 25000.0, "rope_scaling": None, "rope_parameters": LONG},
             "rope_scaling and rope_parameters contradict each other: one has longrope, the other has none",
@@ -119,20 +119,20 @@ def test_both_objects_with_the_same_rope_are_one() -> None:
             {"rope_parameters": LONG | {"original_max_position_embeddings": 65}},
             "original_max_position_embeddings 64 and rope_parameters.original_max_position_embeddings 65 contradict",
         ),
-        # transformers 5.24 takes 4096, its class's own default, over the 64 within.
+        # transformers 5.24 uses 4096, its class's own default, and ignores the 64 within.
         (
             {"original": None, "rope_parameters": LONG},
-            "original_max_position_embeddings is missing, which transformers reads as 4096; rope_param.* says 64",
+            "original_max_position_embeddings is missing, so transformers uses 4096, but rope_param.* is 64",
         ),
     ],
 )
-def test_contradictions_are_refused_by_name(rope: dict[str, Any], message: str) -> None:
+def test_contradictions_are_refused_with_their_keys(rope: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as refused:
         read_architecture(phi3(**rope))
-    assert refused.value.fix is not None
+    assert refused.value.fix
 
 
-def test_an_original_context_within_that_is_the_default_needs_no_other() -> None:
+def test_default_original_context_within_the_object_is_enough() -> None:
     rope = LONG | {"original_max_position_embeddings": 4096}
     read = read_architecture(phi3(original=None, max_position_embeddings=131072, rope_parameters=rope))
     assert read.longrope is not None
@@ -143,7 +143,7 @@ def test_an_original_context_within_that_is_the_default_needs_no_other() -> None
 @pytest.mark.parametrize(
     ("rope", "message"),
     [
-        ({"full_attention": PLAIN, "sliding_attention": PLAIN}, r"\.full_attention: a rope of its own for a type of"),
+        ({"full_attention": PLAIN, "sliding_attention": PLAIN}, r"\.full_attention: a separate rope for a type of"),
         (PLAIN | {"full_attention": None}, r"\.full_attention is not known for Phi-3's rope of type 'default'"),
         (PLAIN | {"partial_rotary_factor": 0.75}, r"\.partial_rotary_factor 0.75 is not supported"),
         (LONG | {"partial_rotary_factor": 0.75}, r"\.partial_rotary_factor 0.75 is not supported"),
@@ -155,7 +155,7 @@ def test_an_original_context_within_that_is_the_default_needs_no_other() -> None
         (LONG | {"beta_fast": 32.0}, r"\.beta_fast is not known for Phi-3's rope of type 'longrope'"),
     ],
 )
-def test_what_phi_3s_rope_does_not_have_is_refused_by_name(place: str, rope: dict[str, Any], message: str) -> None:
+def test_rope_that_phi_3_does_not_have_is_refused_with_its_key(place: str, rope: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=place + message):
         read_architecture(phi3(**{place: rope}))
 
@@ -170,14 +170,14 @@ def test_what_phi_3s_rope_does_not_have_is_refused_by_name(place: str, rope: dic
         (LONG | {"long_factor": [1.0] * 7}, "rope_parameters.long_factor must list 8 numbers, not 7"),
     ],
 )
-def test_values_that_make_no_sense_are_refused_by_name(rope: object, message: str) -> None:
+def test_invalid_rope_values_are_refused_with_their_keys(rope: object, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         read_architecture(phi3(rope_parameters=rope))
 
 
 @pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
 @pytest.mark.parametrize("rope", [{"rope_type": "llama3", "factor": 8.0}, LONG])
-def test_a_llama_has_the_default_rope_alone(place: str, rope: dict[str, Any]) -> None:
+def test_llama_with_another_rope_than_the_default_is_refused(place: str, rope: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedModelError, match=f"{place} type '.*' is not supported; Llama has 'default'"):
         read_architecture(v5_config("llama") | {"rope_parameters": None, place: rope})
 
@@ -193,7 +193,7 @@ def test_a_llama_has_the_default_rope_alone(place: str, rope: dict[str, Any]) ->
     ],
 )
 @pytest.mark.parametrize("stated", [True, False])
-def test_phi_3_smalls_base_is_its_own(changes: dict[str, Any], message: str, stated: bool) -> None:
+def test_contradicting_base_of_phi_3_small_is_refused(changes: dict[str, Any], message: str, stated: bool) -> None:
     config = v5_config("phi3small")
     if not stated:
         del config["rope_embedding_base"]
@@ -205,7 +205,7 @@ anything = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max
 
 
 @given(st.sampled_from(sorted(SHAPES)), st.sampled_from(["rope_parameters", "rope_scaling"]), st.data())
-def test_any_value_in_a_ropes_key_is_read_or_refused_in_our_words(name: str, place: str, data: st.DataObject) -> None:
+def test_any_rope_value_is_read_or_raises_checkpoint_error(name: str, place: str, data: st.DataObject) -> None:
     config = v5_config(name)
     rope = config["rope_parameters"]
     key = data.draw(st.sampled_from(sorted(rope)) | st.text(max_size=8))

@@ -1,4 +1,4 @@
-"""Evidence: figures that survive their file, and when they count as passed."""
+"""Evidence: figures round-trip through a file, and when evidence counts as passed."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def measured(value: float) -> Figure:
 
 
 @given(st.dictionaries(st.sampled_from(sorted(FIGURES)), figures))
-def test_evidence_survives_its_json(taken: dict[str, Figure]) -> None:
+def test_evidence_round_trips_through_json(taken: dict[str, Figure]) -> None:
     before = evidence(taken, {"kl_mean": Gate(at_most=0.05), "kl_max": Gate(at_least=1)})
     text = before.to_json()
     assert Evidence.model_validate_json(text) == before
     assert Evidence.model_validate_json(text).to_json() == text
 
 
-def test_evidence_survives_its_file(tmp_path: Path) -> None:
+def test_evidence_round_trips_through_a_file(tmp_path: Path) -> None:
     path = tmp_path / "evidence.json"
     before = evidence({"kl_mean": measured(math.inf)})
     path.write_text(before.to_json(), "utf-8")
@@ -52,35 +52,35 @@ def test_evidence_survives_its_file(tmp_path: Path) -> None:
     assert json.loads(path.read_text("utf-8"))["schema"] == "phipack.evidence/1"
 
 
-def test_evidence_passes_where_there_is_a_gate_and_none_failed() -> None:
+def test_evidence_passes_if_it_has_an_accuracy_gate_and_no_gate_failed() -> None:
     taken = {"kl_mean": measured(0.01), "kl_max": measured(math.inf)}
     passes, fails = Gate(at_most=0.05), Gate(at_most=100)
-    assert not evidence(taken).passed  # nobody asked anything of it
+    assert not evidence(taken).passed  # no gate at all
     assert evidence(taken, {"kl_mean": passes}).passed
     assert not evidence(taken, {"kl_mean": passes, "kl_max": fails}).passed
     assert not evidence(taken, {"perplexity": Gate(at_least=0)}).passed
-    # A demand on size or speed alone shows nothing of the answers.
+    # A gate on size or speed alone says nothing about accuracy.
     sized = evidence(taken | {"artifact_bytes": measured(1.0)}, {"artifact_bytes": Gate(at_most=2)})
     assert not sized.failed_gates
     assert not sized.passed
-    assert sized.shortcomings == ["no gate on accuracy was asked of it"]
+    assert sized.shortcomings == ["it has no gate on accuracy"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1", b"\xff\xfe", b'{"schema": "phipack.evidence/2"}'])
-def test_what_is_no_evidence_is_refused_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+def test_invalid_evidence_file_is_refused_with_a_fix(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "evidence.json"
     path.write_bytes(content)
     with pytest.raises(MeasurementError, match="not an evidence file") as caught:
         Evidence.read(path)
-    assert caught.value.fix == "run phipack validate to make one"
+    assert caught.value.fix == "write one with phipack validate"
 
 
-def test_missing_evidence_is_told(tmp_path: Path) -> None:
-    with pytest.raises(MeasurementError, match=r"none\.json: not an evidence file"):
+def test_missing_evidence_file_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError, match=r"none\.json: can.t be read"):
         Evidence.read(tmp_path / "none.json")
 
 
-def test_every_figure_has_a_unit_and_says_what_it_is() -> None:
+def test_every_figure_has_a_unit_and_a_meaning() -> None:
     for name, (unit, what) in FIGURES.items():
         assert name == name.lower()
         assert unit

@@ -1,4 +1,4 @@
-"""What fits: the released models on real phones, the laws of the arithmetic, and what is said where nothing fits."""
+"""What fits: the released models on real phones, the laws of the arithmetic, and the reasons if nothing fits."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ def phone(app_memory_bytes: float, *, name: str = "iphone-15") -> Target:
 
 
 @pytest.mark.parametrize("name", ["iphone-14-pro", "iphone-15"])
-def test_mini_in_four_bits_fits_the_seed_devices_at_a_useful_context(name: str) -> None:
+def test_mini_in_four_bits_fits_iphone_14_pro_and_15_with_a_useful_context(name: str) -> None:
     fits = {found.recipe: found for found in fit_all(MINI, target_named(name))}
     assert [recipe for recipe, found in fits.items() if found.fits] == FOUR_BITS
     assert fits["coreml-int4"].longest_context == MINI.context_length
     assert all(fits[recipe].longest_context >= 1024 for recipe in FOUR_BITS)
 
 
-def test_mini_fits_no_way_on_the_device_that_is_too_small() -> None:
+def test_mini_does_not_fit_the_smallest_device() -> None:
     for found in fit_all(MINI, target_named("iphone-13-mini")):
         assert not found.fits
         assert found.longest_context == 0
         assert "an app has 2.15 GB" in found.reason
 
 
-def test_every_other_device_takes_mini_in_some_four_bits() -> None:
+def test_mini_fits_every_other_device_in_some_4_bit_recipe() -> None:
     for target in load_targets().values():
         if target.name != "iphone-13-mini":
             assert any(found.fits for found in fit_all(MINI, target, map(recipe_named, FOUR_BITS))), target.name
 
 
-def test_medium_is_too_much_for_any_phone_of_8_gb() -> None:
+def test_medium_does_not_fit_devices_with_8_gib() -> None:
     for target in load_targets().values():
         if target.ram.value <= 8 * 2**30:
             assert not any(found.fits for found in fit_all(known_model("phi-3-medium-4k-instruct"), target))
@@ -74,7 +74,7 @@ def test_weights_of_mini_are_as_large_as_the_published_files(recipe: str, publis
     assert weight_bytes(MINI, RECIPES[recipe]) / 1e9 == pytest.approx(published_gigabytes, rel=0.003)
 
 
-def test_keys_and_values_take_what_the_models_are_known_for() -> None:
+def test_kv_cache_bytes_match_published_figures() -> None:
     assert kv_cache_bytes(MINI, RECIPES["gguf-q4_0"], 1) == 393_216
     assert kv_cache_bytes(KNOWN_MODELS["phi-3-medium-4k-instruct"], RECIPES["coreml-int4"], 1) == 204_800
     assert kv_cache_bytes(MINI, RECIPES["onnx-int4"], 1) == 2 * 393_216  # float32 there
@@ -88,12 +88,14 @@ def test_more_memory_never_fits_less(architecture: Architecture, recipe: Recipe,
 
 
 @given(architectures(), recipes, st.integers(0, 9000), st.integers(1, 9000))
-def test_a_longer_context_never_needs_less(architecture: Architecture, recipe: Recipe, tokens: int, more: int) -> None:
+def test_longer_context_never_needs_less_memory(
+    architecture: Architecture, recipe: Recipe, tokens: int, more: int
+) -> None:
     assert memory_bytes(architecture, recipe, tokens) < memory_bytes(architecture, recipe, tokens + more)
 
 
 @given(architectures(), recipes, st.integers(0, 9000), st.integers(-1, 10**6))
-def test_the_longest_context_fits_and_a_longer_one_does_not(
+def test_longest_context_fits_and_a_longer_one_does_not(
     architecture: Architecture, recipe: Recipe, tokens: int, more: int
 ) -> None:
     budget = memory_bytes(architecture, recipe, tokens) + more
@@ -116,13 +118,13 @@ def test_the_longest_context_fits_and_a_longer_one_does_not(
 
 
 @given(architectures(), recipes)
-def test_weights_are_the_sum_of_the_plan(architecture: Architecture, recipe: Recipe) -> None:
+def test_weight_bytes_are_the_sum_of_the_plan(architecture: Architecture, recipe: Recipe) -> None:
     plan = plan_of(architecture, recipe)
     assert weight_bytes(architecture, recipe) == sum(weight.bytes for weight in plan)
     assert {weight.name: weight.shape for weight in plan} == architecture.tensor_shapes()
 
 
-def test_the_bound_is_to_the_byte() -> None:
+def test_memory_limit_is_exact_to_the_byte() -> None:
     recipe = RECIPES["gguf-q8_0"]
     needed = memory_bytes(SMALL, recipe, LEAST_CONTEXT)
     assert fit(SMALL, recipe, phone(needed)).longest_context == LEAST_CONTEXT
@@ -132,45 +134,45 @@ def test_the_bound_is_to_the_byte() -> None:
     assert short.kv_cache_bytes == kv_cache_bytes(SMALL, recipe, LEAST_CONTEXT)
 
 
-def test_a_model_of_a_short_context_need_only_hold_that() -> None:
+def test_model_with_a_short_context_fits_with_that_context() -> None:
     architecture = replace(SMALL, context_length=100)
     recipe = RECIPES["gguf-q8_0"]
     assert fit(architecture, recipe, phone(memory_bytes(architecture, recipe, 100))).longest_context == 100
 
 
-def test_a_format_without_runtime_is_named_first() -> None:
+def test_missing_runtime_is_the_first_reason() -> None:
     found = fit(MINI, RECIPES["coreml-fp16"], target_named("pixel-9"))
     assert (found.fits, found.reason) == (False, "Pixel 9 has no runtime for coreml")
 
 
-def test_what_a_format_cannot_store_does_not_fit() -> None:
+def test_model_that_a_format_cannot_store_does_not_fit() -> None:
     odd = replace(SMALL, head_dim=24, hidden_size=96)
     found = fit(odd, RECIPES["onnx-int4"], phone(10**9))
     assert (found.fits, found.longest_context, found.weight_bytes) == (False, 0, 0)
     assert "heads of 24 elements" in found.reason
 
 
-def test_what_llama_cpp_cannot_run_is_refused_as_its_build_is_with_what_to_take() -> None:
+def test_fit_reports_problem_and_fix_of_a_model_that_llama_cpp_cannot_run() -> None:
     small = known_model("phi-3-small-8k-instruct")
     with pytest.raises(UnsupportedModelError) as refused:
         plan_of(small, RECIPES["gguf-q4_0"])
     found = fit(small, RECIPES["gguf-q4_0"], phone(10**9))
     assert found.reason == f"{refused.value.problem}; {refused.value.fix}"
-    assert "take onnx-fp16, onnx-int4, coreml-fp16, coreml-int4" in found.reason
+    assert "use one of onnx-fp16, onnx-int4, coreml-fp16, coreml-int4" in found.reason
 
 
-def test_a_factor_for_each_side_of_the_edge_is_told() -> None:
+def test_two_longrope_attention_factors_are_reported_for_gguf() -> None:
     assert MINI_LONG.longrope is not None
     two = replace(MINI_LONG, longrope=replace(MINI_LONG.longrope, short_attention_factor=1.0))
     assert "built for up to 4096 tokens" in fit(two, RECIPES["gguf-q4_0"], phone(2e10)).reason
 
 
-def test_float16_weights_are_widened_by_onnxruntime() -> None:
+def test_runtime_bytes_include_float16_weights_widened_by_onnxruntime() -> None:
     widened = runtime_bytes(MINI, RECIPES["onnx-fp16"], 512) - runtime_bytes(MINI, RECIPES["coreml-fp16"], 512)
     assert widened >= weight_bytes(MINI, RECIPES["onnx-fp16"])
 
 
-def test_what_llama_cpp_gets_wrong_is_said() -> None:
+def test_limitations_of_llama_cpp_are_reported() -> None:
     roomy = phone(2e10)
     windowed = fit(MINI, RECIPES["gguf-q4_0"], roomy)
     assert windowed.fits
@@ -181,7 +183,7 @@ def test_what_llama_cpp_gets_wrong_is_said() -> None:
 
 
 @pytest.mark.parametrize(("model", "edge"), [(MINI, 1984), (MINI_LONG, 4096)])
-def test_nothing_is_said_of_an_edge_that_the_context_does_not_pass(model: Architecture, edge: int) -> None:
+def test_limitations_are_reported_only_for_longer_contexts(model: Architecture, edge: int) -> None:
     recipe = RECIPES["gguf-q4_0"]
     for context, said in ((edge, False), (edge + CONTEXT_STEP, True)):
         found = fit(model, recipe, phone(memory_bytes(model, recipe, context)))
@@ -189,14 +191,17 @@ def test_nothing_is_said_of_an_edge_that_the_context_does_not_pass(model: Archit
         assert bool(found.reason) == said
 
 
-def test_what_the_app_store_does_not_carry_is_said() -> None:
-    assert fit(MINI, RECIPES["onnx-int4"], target_named("pixel-9")).reason == "over the app store's 1.50 GB a piece"
+def test_weights_over_the_app_store_limit_are_reported() -> None:
+    assert (
+        fit(MINI, RECIPES["onnx-int4"], target_named("pixel-9")).reason
+        == "over the app store's limit of 1.50 GB a piece"
+    )
     assert fit(SMALL, RECIPES["onnx-int4"], target_named("pixel-9")).reason == ""
     nothing_known = phone(5e9).model_copy(update={"store_limit": None})
     assert fit(MINI, RECIPES["coreml-int4"], nothing_known).reason == ""
 
 
-def test_a_build_gets_what_fits_at_most_the_default() -> None:
+def test_required_context_is_the_longest_that_fits_up_to_the_default() -> None:
     roomy, tight = phone(2e10), phone(3.2e9)
     recipe = RECIPES["coreml-int4"]
     assert require_fit(MINI_LONG, recipe, roomy) == DEFAULT_CONTEXT
@@ -207,21 +212,21 @@ def test_a_build_gets_what_fits_at_most_the_default() -> None:
     assert require_fit(MINI, recipe, tight, 100) == 100
 
 
-def test_a_build_that_does_not_fit_is_refused_with_what_would() -> None:
+def test_fit_error_names_recipes_that_fit() -> None:
     with pytest.raises(FitError) as caught:
         require_fit(MINI, RECIPES["gguf-f16"], target_named("iphone-15"))
     assert caught.value.problem.startswith("gguf-f16 does not fit iphone-15: weights and runtime need 7.78 GB")
-    assert caught.value.fix == "these fit: " + ", ".join(FOUR_BITS)
+    assert caught.value.fix == "use a recipe that fits: " + ", ".join(FOUR_BITS)
     with pytest.raises(FitError) as caught:
         require_fit(MINI, RECIPES["gguf-q4_0"], target_named("iphone-13-mini"))
-    assert caught.value.fix == "no recipe of this model fits iPhone 13 mini"
+    assert caught.value.fix.endswith("no recipe of this model fits iPhone 13 mini")
 
 
-def test_a_context_that_does_not_fit_is_refused_with_the_longest_that_does() -> None:
+def test_fit_error_names_the_longest_context() -> None:
     recipe = RECIPES["coreml-int4"]
     longest = fit(MINI, recipe, phone(3.2e9)).longest_context
     with pytest.raises(FitError, match=f"4096 tokens is more than the {longest} that fit there") as caught:
         require_fit(MINI, recipe, phone(3.2e9), 4096)
-    assert caught.value.fix == f"ask for at most {longest}"
-    with pytest.raises(FitError, match="5000 tokens is more than the 4096 that the model takes"):
+    assert caught.value.fix == f"set a context of at most {longest} tokens"
+    with pytest.raises(FitError, match="5000 tokens is more than the 4096 that the model supports"):
         require_fit(MINI, recipe, phone(2e10), 5000)

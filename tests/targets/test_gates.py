@@ -15,7 +15,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @given(numbers, numbers)
-def test_a_value_passes_one_of_two_opposite_bounds_and_both_at_the_bound(bound: float, value: float) -> None:
+def test_value_passes_one_of_two_opposite_bounds_or_both_if_equal(bound: float, value: float) -> None:
     above, below = Gate(at_least=bound).allows(value), Gate(at_most=bound).allows(value)
     assert above == (value >= bound)
     assert below == (value <= bound)
@@ -23,7 +23,7 @@ def test_a_value_passes_one_of_two_opposite_bounds_and_both_at_the_bound(bound: 
 
 
 @given(numbers)
-def test_no_bound_lets_a_value_pass_that_is_no_number(bound: float) -> None:
+def test_nan_fails_every_gate(bound: float) -> None:
     assert not Gate(at_least=bound).allows(math.nan)
     assert not Gate(at_most=bound).allows(math.nan)
     assert Gate(at_least=bound).allows(math.inf)
@@ -35,17 +35,17 @@ def test_no_bound_lets_a_value_pass_that_is_no_number(bound: float) -> None:
     [{}, {"at_least": 1.0, "at_most": 2.0}, {"at_least": math.nan}, {"at_most": math.inf}, {"at_mots": 1.0}]
     + [{"at_most": value} for value in (True, "1", None, [1])],
 )
-def test_what_is_no_bound_is_refused(content: dict[str, object]) -> None:
+def test_invalid_gate_is_refused(content: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Gate.model_validate(content)
 
 
-def test_a_zero_bound_is_a_bound() -> None:
+def test_zero_is_a_valid_bound() -> None:
     assert Gate(at_most=0).allows(0)
     assert not Gate(at_most=0).allows(1e-9)
 
 
-def test_a_figure_that_was_not_taken_fails_its_gate() -> None:
+def test_missing_figure_fails_its_gate() -> None:
     gates = {"kl_mean": Gate(at_most=0.05), "same_top_share": Gate(at_least=0.9), "perplexity": Gate(at_most=20)}
     results = judge({"kl_mean": 0.01, "same_top_share": 0.8, "kl_max": 3.0}, gates, asked_by="project")
     assert [(r.figure, r.bound, r.value, r.passed) for r in results] == [

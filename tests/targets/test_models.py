@@ -21,12 +21,12 @@ from targets.models import KNOWN_MODELS, known_model
         ("phi-3-small-128k-instruct", 7_392_272_384, 131_072),
     ],
 )
-def test_counts_are_microsofts(name: str, parameters: int, cache_bytes_per_token: int) -> None:
+def test_parameter_counts_match_those_of_microsoft(name: str, parameters: int, cache_bytes_per_token: int) -> None:
     assert known_model(name).parameter_count == parameters
     assert known_model(name).kv_cache_bytes(1) == cache_bytes_per_token
 
 
-def test_all_known_models_are_counted() -> None:
+def test_every_known_model_has_an_expected_count() -> None:
     assert len(KNOWN_MODELS) == 6
 
 
@@ -45,7 +45,7 @@ def test_letter_case_does_not_matter() -> None:
     assert known_model("Phi-3-mini-4k-instruct") is KNOWN_MODELS["phi-3-mini-4k-instruct"]
 
 
-def test_an_unknown_name_gets_the_nearest() -> None:
-    with pytest.raises(UnsupportedModelError, match="no known model 'phi-3-mini-4k-instuct'") as caught:
+def test_unknown_model_suggests_the_most_similar_name() -> None:
+    with pytest.raises(UnsupportedModelError, match="unknown model 'phi-3-mini-4k-instuct'") as caught:
         known_model("phi-3-mini-4k-instuct")
-    assert (caught.value.fix or "").startswith("did you mean 'phi-3-mini-4k-instruct'?")
+    assert caught.value.fix.startswith("did you mean 'phi-3-mini-4k-instruct'?")

@@ -1,4 +1,4 @@
-"""Predictions as evidence: named, in their units, saying what they rest on."""
+"""Predictions as evidence: their names, units and basis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from targets.roofline import decode_tokens_per_second
 MINI = known_model("phi-3-mini-4k-instruct")
 
 
-def test_speed_and_memory_are_predicted_figures_of_evidence() -> None:
+def test_speed_and_memory_are_predicted_as_evidence() -> None:
     target, recipe = target_named("iphone-15"), RECIPES["coreml-int4"]
     figures = predicted_figures(MINI, recipe, target, 1024)
     assert {name: figure.unit for name, figure in figures.items()} == {
@@ -25,15 +25,15 @@ def test_speed_and_memory_are_predicted_figures_of_evidence() -> None:
     assert speed.value == decode_tokens_per_second(MINI, recipe, target)
     assert speed.on == "iphone-15, bandwidth roofline at 512 tokens, published efficiency, ± 25%"
     assert memory.value == memory_bytes(MINI, recipe, 1024)
-    assert memory.on == "iphone-15, context of 1024 tokens full"
+    assert memory.on == "iphone-15, full context of 1024 tokens"
 
 
-def test_an_efficiency_that_nobody_published_is_said_to_be_inferred() -> None:
+def test_prediction_says_that_its_efficiency_is_inferred() -> None:
     figures = predicted_figures(MINI, RECIPES["gguf-q4_0"], target_named("iphone-15"), 1024)
     assert figures["predicted_decode_tokens_per_second"].on.endswith("inferred efficiency, ± 50%")
 
 
-def test_mini_in_four_bits_passes_what_the_seed_devices_demand() -> None:
+def test_mini_in_four_bits_passes_the_gates_of_iphone_14_pro_and_15() -> None:
     for name in ("iphone-14-pro", "iphone-15"):
         target = target_named(name)
         for recipe in ("coreml-int4", "gguf-q4_0", "gguf-q4_k_m"):

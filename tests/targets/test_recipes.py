@@ -10,21 +10,21 @@ from targets.storage.plans import PLANS, plan_of
 from tests.targets.architectures import SMALL
 
 
-def test_the_recipes_that_are_promised_are_there() -> None:
+def test_all_documented_recipes_exist() -> None:
     assert set(RECIPES) == {
         *("gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m"),
         *("onnx-fp16", "onnx-int4", "coreml-fp16", "coreml-int4"),
     }
 
 
-def test_a_name_begins_with_its_format_and_every_format_has_a_plan() -> None:
+def test_recipe_names_start_with_their_format_and_every_format_has_a_plan() -> None:
     for name, recipe in RECIPES.items():
         assert recipe_named(name) is recipe
         assert name.startswith(recipe.format + "-")
         assert recipe.format in PLANS
 
 
-def test_fewer_bits_are_fewer_bytes() -> None:
+def test_fewer_bits_take_fewer_bytes() -> None:
     for format_ in PLANS:
         recipes = sorted((r for r in RECIPES.values() if r.format == format_), key=lambda recipe: recipe.bits)
         sizes = [sum(weight.bytes for weight in plan_of(SMALL, recipe)) for recipe in recipes]
@@ -33,10 +33,10 @@ def test_fewer_bits_are_fewer_bytes() -> None:
         assert max(size for size, recipe in zip(sizes, recipes, strict=True) if recipe.bits == narrow) < sizes[-1]
 
 
-def test_an_unknown_recipe_gets_the_nearest() -> None:
+def test_unknown_recipe_suggests_the_most_similar_name() -> None:
     with pytest.raises(RecipeError, match="unknown recipe 'gguf-q4_k'") as caught:
         recipe_named("gguf-q4_k")
     assert caught.value.fix == "did you mean 'gguf-q4_k_m'?"
     with pytest.raises(RecipeError) as caught:
         recipe_named("tflite")
-    assert (caught.value.fix or "").startswith("known: coreml-fp16, ")
+    assert caught.value.fix.startswith("known: coreml-fp16, ")

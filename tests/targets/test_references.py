@@ -33,25 +33,25 @@ SEMVER_ORDER = [
 ]
 
 
-def test_the_order_is_that_of_semver_org() -> None:
+def test_version_order_matches_semver_org() -> None:
     parsed = [Version.parse(text) for text in SEMVER_ORDER]
     assert sorted(parsed, key=lambda version: version) == parsed
     assert all(a < b for a, b in itertools.pairwise(parsed))
 
 
 @given(versions)
-def test_a_version_survives_its_text(version: Version) -> None:
+def test_version_round_trips_through_text(version: Version) -> None:
     assert Version.parse(str(version)) == version
 
 
 @given(versions, versions, versions)
-def test_the_order_is_total(a: Version, b: Version, c: Version) -> None:
+def test_version_order_is_total(a: Version, b: Version, c: Version) -> None:
     assert (a < b) + (a == b) + (a > b) == 1
     assert not (a <= b <= c) or a <= c
 
 
 @given(versions)
-def test_a_prerelease_comes_before_its_release(version: Version) -> None:
+def test_prerelease_is_lower_than_its_release(version: Version) -> None:
     release = Version(*version.core)
     assert version < release if version.prerelease else version == release
 
@@ -63,13 +63,13 @@ def test_a_prerelease_comes_before_its_release(version: Version) -> None:
         *(" 1.0.0", "1.0.0\n", "1.0.0-\u00fc", "\u0661.0.0", "9999999999.0.0"),
     ],
 )
-def test_a_malformed_version_is_refused(text: str) -> None:
+def test_malformed_version_is_refused(text: str) -> None:
     with pytest.raises(MalformedReferenceError, match="is not a version") as caught:
         Version.parse(text)
     assert caught.value.fix
 
 
-def test_a_partial_version_is_told_of_ranges() -> None:
+def test_partial_version_error_suggests_ranges() -> None:
     with pytest.raises(MalformedReferenceError, match=r"\^1\.2 or ~1\.2"):
         Reference.parse("phi:1.2")
 
@@ -96,20 +96,20 @@ def test_a_partial_version_is_told_of_ranges() -> None:
         ("1.2.3-rc.1", "1.2.3-rc.1", "1.2.3"),
     ],
 )
-def test_ranges_are_npms(written: str, inside: str, outside: str) -> None:
+def test_ranges_match_npm(written: str, inside: str, outside: str) -> None:
     wanted = VersionRange.parse(written)
     assert [text for text in inside.split() if Version.parse(text) not in wanted] == []
     assert [text for text in outside.split() if Version.parse(text) in wanted] == []
 
 
 @pytest.mark.parametrize("text", ["^", "~", "^1.", "^v1", "^1.2.3.4", ">=1.0.0", "^01", "^1.x", "*", "^1.2-rc.1"])
-def test_a_malformed_range_is_refused(text: str) -> None:
+def test_malformed_range_is_refused(text: str) -> None:
     with pytest.raises(MalformedReferenceError):
         VersionRange.parse(text)
 
 
 @given(ranges, versions)
-def test_a_range_is_an_interval_of_releases(wanted: VersionRange, version: Version) -> None:
+def test_range_is_an_interval_of_releases(wanted: VersionRange, version: Version) -> None:
     release = Version(*version.core)
     assert wanted.ceiling is not None
     assert (release in wanted) == (wanted.floor <= release < wanted.ceiling)
@@ -118,13 +118,13 @@ def test_a_range_is_an_interval_of_releases(wanted: VersionRange, version: Versi
 
 
 @given(versions, versions)
-def test_tilde_is_within_caret_from_one_on(floor: Version, version: Version) -> None:
+def test_tilde_range_is_within_caret_range_from_version_1(floor: Version, version: Version) -> None:
     if floor.major and version in VersionRange.parse(f"~{floor}"):
         assert version in VersionRange.parse(f"^{floor}")
 
 
 @given(names, st.none() | versions.map(str) | channels | ranges.map(str), st.none() | names)
-def test_a_reference_survives_its_text(model: str, selector: str | None, cell: str | None) -> None:
+def test_reference_round_trips_through_text(model: str, selector: str | None, cell: str | None) -> None:
     text = model + (f":{selector}" if selector else "") + (f"@{cell}" if cell else "")
     reference = Reference.parse(text)
     assert str(reference) == text
@@ -132,7 +132,7 @@ def test_a_reference_survives_its_text(model: str, selector: str | None, cell: s
     assert Reference.parse(str(reference)) == reference
 
 
-def test_the_kinds_are_told_apart() -> None:
+def test_version_channel_and_range_are_distinguished() -> None:
     assert Reference.parse("phi-3-mini-4k-instruct:1.4.0@iphone-15") == Reference(
         "phi-3-mini-4k-instruct", version=Version(1, 4, 0), cell="iphone-15"
     )
@@ -173,21 +173,21 @@ def test_the_kinds_are_told_apart() -> None:
         ),
     ],
 )
-def test_a_malformed_reference_is_refused(text: str) -> None:
+def test_malformed_reference_is_refused(text: str) -> None:
     with pytest.raises(MalformedReferenceError) as caught:
         Reference.parse(text)
     assert caught.value.fix
 
 
 @given(st.text(max_size=20))
-def test_any_text_is_a_reference_or_a_clear_refusal(text: str) -> None:
+def test_any_text_is_a_reference_or_raises_an_error_with_a_fix(text: str) -> None:
     try:
         assert str(Reference.parse(text)) == text
     except MalformedReferenceError as error:
         assert error.fix  # noqa: PT017 - either outcome is right
 
 
-def test_names_and_channels_can_be_checked_alone() -> None:
+def test_names_and_channels_can_be_checked_separately() -> None:
     check_name("cell", "galaxy-s24.int4")
     check_channel("canary-2")
     with pytest.raises(MalformedReferenceError, match="'latest'"):

@@ -37,7 +37,7 @@ recipes = st.sampled_from(list(RECIPES.values()))
         ("galaxy-s25", "onnx-int4", "phi-3-mini-128k-instruct", 14.73),
     ],
 )
-def test_published_speeds_lie_within_the_stated_error(target: str, recipe: str, model: str, published: float) -> None:
+def test_published_speeds_are_within_the_stated_error(target: str, recipe: str, model: str, published: float) -> None:
     device = target_named(target)
     predicted = decode_tokens_per_second(known_model(model), RECIPES[recipe], device)
     assert predicted == pytest.approx(published, rel=error_share(device.decode_efficiency[RECIPES[recipe].format]))
@@ -51,13 +51,13 @@ def test_published_speeds_lie_within_the_stated_error(target: str, recipe: str, 
         (0.37, 400e9, 8.03e9 * 4.5 / 8, 33),  # Llama-3.1-8B int4, M1 Max, Apple ML Research
     ],
 )
-def test_the_formula_gives_other_published_speeds(
+def test_formula_reproduces_other_published_speeds(
     efficiency: float, bandwidth: float, bytes_read: float, published: float
 ) -> None:
     assert tokens_per_second(efficiency, bandwidth, bytes_read) == pytest.approx(published, rel=PUBLISHED_ERROR_SHARE)
 
 
-def test_a_token_reads_every_matrix_but_one_row_of_the_embedding() -> None:
+def test_bytes_per_token_are_all_matrices_and_one_embedding_row() -> None:
     recipe = RECIPES["coreml-fp16"]
     matrices = 2 * (64 * 128 + 64 * 64 + 64 * 256 + 128 * 64)  # layers * (qkv, o, gate and up, down)
     norms, head, row = 4 * 64 * 5, 320 * 64, 64
@@ -68,17 +68,17 @@ def test_a_token_reads_every_matrix_but_one_row_of_the_embedding() -> None:
 
 
 @given(architectures(), recipes, st.integers(0, 5000), st.integers(1, 5000))
-def test_a_fuller_cache_is_never_faster(architecture: Architecture, recipe: Recipe, tokens: int, more: int) -> None:
+def test_longer_cache_is_never_faster(architecture: Architecture, recipe: Recipe, tokens: int, more: int) -> None:
     assert bytes_per_token(architecture, recipe, tokens) < bytes_per_token(architecture, recipe, tokens + more)
 
 
-def test_a_short_model_is_not_charged_for_positions_it_has_not() -> None:
+def test_prediction_uses_at_most_the_context_of_the_model() -> None:
     target, recipe = target_named("iphone-15"), RECIPES["gguf-f16"]
     short = replace(SMALL, context_length=CONTEXT_TOKENS // 2)
     assert decode_tokens_per_second(short, recipe, target) > decode_tokens_per_second(SMALL, recipe, target)
 
 
-def test_an_inferred_efficiency_states_a_larger_error() -> None:
+def test_inferred_efficiency_has_a_larger_error() -> None:
     efficiency = target_named("iphone-15").decode_efficiency
     assert error_share(efficiency["coreml"]) == PUBLISHED_ERROR_SHARE
     assert error_share(efficiency["onnx"]) == INFERRED_ERROR_SHARE

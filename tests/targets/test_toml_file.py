@@ -1,4 +1,4 @@
-"""TOML files read into models: every fault is told with file, line, key and what to do."""
+"""TOML files read into models: every error has file, line, key and fix."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def refused(source: str) -> TargetError:
     return caught.value
 
 
-def test_a_good_file_is_read() -> None:
+def test_valid_file_is_read() -> None:
     train = parse_toml(GOOD, Train, TargetError, name="train.toml")
     assert train.wagons[1].lamps == {"oil": 2}
     assert train.spare["first"].power == 3.5
@@ -86,21 +86,31 @@ def test_a_good_file_is_read() -> None:
             "seats = 6",
             "seats = 0",
             "train.toml:11: wagons.1.seats: Input should be greater than or equal to 1, not 0",
-            None,
+            "write a number of at least 1",
         ),
         ("seats = 6", "seats = 7", "train.toml:11: wagons.1.seats: seats come in pairs", "add one"),
-        ("seats = 6", "seats = true", "train.toml:11: wagons.1.seats: Input should be a valid integer, not True", None),
-        ("power = 15", 'power = "15"', "train.toml:4: engine.power: Input should be a valid number, not '15'", None),
+        (
+            "seats = 6",
+            "seats = true",
+            "train.toml:11: wagons.1.seats: Input should be a valid integer, not True",
+            "write a whole number without quotes or a decimal point: seats = 1",
+        ),
+        (
+            "power = 15",
+            'power = "15"',
+            "train.toml:4: engine.power: Input should be a valid number, not '15'",
+            "write a number without quotes: power = 1.0",
+        ),
         (
             'fuel = "wood"',
             'fuel = "peat"',
             "train.toml:5: engine.fuel: Input should be 'wood' or 'coal', not 'peat'",
-            None,
+            "write one of 'wood' or 'coal'",
         ),
         ("[engine]\n", "[engines]\n", "train.toml:3: engines: unknown key", "did you mean 'engine'?"),
     ],
 )
-def test_a_fault_is_told_with_line_key_and_fix(old: str, new: str, problem: str, fix: str | None) -> None:
+def test_error_has_line_key_and_fix(old: str, new: str, problem: str, fix: str) -> None:
     assert GOOD.count(old) == 1
     error = refused(GOOD.replace(old, new))
     assert error.problem == problem
@@ -116,39 +126,39 @@ def test_a_fault_is_told_with_line_key_and_fix(old: str, new: str, problem: str,
         ("power = 3.5 }", "power = 3.5", "train.toml:15: "),
     ],
 )
-def test_a_fault_of_syntax_is_told_with_its_line(old: str, new: str, problem: str) -> None:
+def test_syntax_error_has_its_line(old: str, new: str, problem: str) -> None:
     error = refused(GOOD.replace(old, new))
     assert error.problem.startswith(problem)
-    assert error.fix == "a string needs quotes, a table a [header]"
+    assert error.fix == "correct the TOML on this line: a string needs quotes, a table needs a [header]"
 
 
-def test_the_first_fault_of_the_file_is_told_not_of_the_model() -> None:
+def test_first_error_in_file_order_is_reported() -> None:
     broken = GOOD.replace("seats = 4", "seats = 5").replace("power = 3.5", "power = ''")
     assert refused(broken).problem.startswith("train.toml:8: ")
     assert refused(broken.replace("power = 15", "power = ''")).problem.startswith("train.toml:4: ")
 
 
-def test_a_long_value_is_shortened() -> None:
+def test_long_value_is_shortened() -> None:
     assert len(refused(GOOD.replace("power = 15", f"power = '{'x' * 5000}'")).problem) < 200
 
 
 @pytest.mark.parametrize("source", ["a = " + "[" * 9000, "a = " + "9" * 9000, "a = 'x", "\0", "name = 1979-99-99"])
-def test_what_the_parser_gives_up_on_is_one_of_our_errors(source: str) -> None:
+def test_text_that_the_parser_rejects_raises_target_error(source: str) -> None:
     assert refused(source).problem.startswith("train.toml:1: ")
 
 
-def test_a_fault_in_a_file_nested_to_the_limit_is_one_of_our_errors() -> None:
+def test_error_in_a_deeply_nested_file_raises_target_error() -> None:
     for depth in range(1, 900, 7):
         assert refused("name = " + "[" * depth + "]" * depth).problem.startswith("train.toml:1: ")
 
 
-def test_a_mark_at_the_start_of_a_file_does_no_harm(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "train.toml"
     path.write_text(GOOD, "utf-8-sig")
     assert read_toml(path, Train, TargetError).name == "Rocket"
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_unreadable_file_is_reported(tmp_path: Path) -> None:
     latin = tmp_path / "latin.toml"
     latin.write_bytes('name = "Zürich"'.encode("latin-1"))
     for path, reason in ((tmp_path / "none.toml", "No such file"), (tmp_path, "Is a directory"), (latin, "not UTF-8")):
@@ -158,7 +168,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         read_toml(Path("a\0.toml"), Train, TargetError)
 
 
-def test_an_unset_key_has_the_line_of_its_nearest_table() -> None:
+def test_missing_key_has_the_line_of_its_nearest_table() -> None:
     assert line_of(GOOD, ("wagons", 1, "doors", 3)) == 10
     assert line_of(GOOD, ("wagons", 7)) == 7
     assert line_of(GOOD, ("nothing",)) == 1
@@ -166,7 +176,7 @@ def test_an_unset_key_has_the_line_of_its_nearest_table() -> None:
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_read_or_refused_in_our_words(source: str) -> None:
+def test_any_invalid_text_raises_target_error_with_its_file(source: str) -> None:
     with pytest.raises(TargetError) as caught:
         parse_toml(source, Train, TargetError, name="train.toml")
     assert caught.value.problem.startswith("train.toml:")

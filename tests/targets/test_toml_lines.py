@@ -1,4 +1,4 @@
-"""Lines of keys in TOML: a writer that knows where it puts things, against the scanner that has to find them."""
+"""Lines of keys in TOML: a writer that records the line of each key, compared with the scanner that finds them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ documents = st.recursive(
 
 
 class Writer:
-    """Writes a document in any of TOML's forms and notes the line of each path."""
+    """Writes a document in any of TOML's forms and records the line of each path."""
 
     def __init__(self, draw: Any) -> None:
         self.draw = draw
@@ -158,10 +158,10 @@ def paths_in(value: Any, path: KeyPath = ()) -> set[KeyPath]:
 
 @given(documents, st.data())
 @settings(max_examples=300, deadline=None)
-def test_every_key_is_found_where_it_was_written(document: dict[str, Any], data: st.DataObject) -> None:
+def test_every_key_is_found_on_its_line(document: dict[str, Any], data: st.DataObject) -> None:
     writer = Writer(data.draw)
     writer.table(document, (), ())
-    assert tomllib.loads(writer.text) == document  # else the writer is at fault
+    assert tomllib.loads(writer.text) == document  # otherwise the writer is wrong
     assert key_lines(writer.text) == writer.lines
     assert set(writer.lines) | {()} >= paths_in(document)
 
@@ -182,12 +182,12 @@ def test_every_key_is_found_where_it_was_written(document: dict[str, Any], data:
         ('s = """"two"""""\nt = 1', ("t",), 2),
     ],
 )
-def test_forms_that_mislead_a_search_by_line(source: str, path: KeyPath, line: int) -> None:
+def test_misleading_forms_are_scanned_correctly(source: str, path: KeyPath, line: int) -> None:
     tomllib.loads(source)
     assert key_lines(source)[path] == line
 
 
-def test_nesting_to_the_limit_of_the_parser_gives_what_stands_before_it() -> None:
+def test_lines_before_the_deepest_nesting_are_found() -> None:
     depth = 1
     while True:
         try:

@@ -72,5 +72,5 @@ def test_ranks_of_another_encoding_are_refused(folder: Path, tmp_path: Path) -> 
     (copy / "cl100k_base.tiktoken").rename(copy / "o200k_base.tiktoken")
     with pytest.raises(UnsupportedModelError, match="only cl100k_base") as refused:
         build(open_checkpoint(copy), recipe_named("gguf-q8_0"), tmp_path / "bundle")
-    assert refused.value.fix == "save the checkpoint's tokenizer as tokenizer.json beside it"
+    assert refused.value.fix == "save the checkpoint's tokenizer as tokenizer.json in the same folder"
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]

@@ -62,7 +62,7 @@ def test_last_words_are_handed_on() -> None:
     error = died(Path("bundle"), -signal.SIGABRT, "loading\nGGML_ASSERT(n > 0) failed\n")
     assert "SIGABRT" in error.problem
     assert "GGML_ASSERT(n > 0) failed" in error.problem
-    assert "ended with code 3: it said nothing" in died(Path("bundle"), 3, "").problem
+    assert "ended with code 3: it printed nothing" in died(Path("bundle"), 3, "").problem
     assert "memory" in (died(Path("bundle"), -signal.SIGKILL, "").fix or "")
 
 

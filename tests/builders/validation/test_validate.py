@@ -12,7 +12,9 @@ import pytest
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference
-from builders.validation.speed import measure_speed
+from builders.runtime.session import Session
+from builders.runtime.sessions import open_for_whole_context, open_session
+from builders.validation.speed import Speed, measure_speed
 from builders.validation.validate import validate
 from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import BundleError, MeasurementError
@@ -24,6 +26,17 @@ from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
 
 BRIEF = EvaluationSettings(tokens=256, window=64, greedy_prompts=3, greedy_prompt_tokens=8, greedy_new_tokens=6)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the bundle here and leave its speed out, where figures on tokens are what is looked at: 1 s in place of 6."""
+
+    def opened(bundle: Bundle, *, for_whole_context: bool = False) -> Session:
+        return open_for_whole_context(bundle) if for_whole_context else open_session(bundle)
+
+    monkeypatch.setattr("builders.validation.validate.open_isolated", opened)
+    monkeypatch.setattr("builders.validation.validate.measure_speed", lambda _: Speed(1.0, 1.0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +89,7 @@ def test_an_infinite_divergence_survives_its_file_and_fails_its_gate(evidence: E
     assert not read.passed
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_coarser_recipe_is_seen_to_be_coarser(evidence: Evidence, tiny: Checkpoint, tmp_path: Path) -> None:
     coarse = validate(build(tiny, recipe_named("gguf-q4_0"), tmp_path / "q4_0"), tiny, BRIEF)
     assert coarse.figures["kl_mean"].value > 100 * evidence.figures["kl_mean"].value
@@ -141,6 +155,7 @@ def test_speed_names_a_broken_manifest(tmp_path: Path, bundle: Bundle) -> None:
         measure_speed(opened)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_lies_past_the_window_is_in_the_evidence_and_in_no_gated_figure(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=512, dtype="F16"))
     bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")
@@ -152,6 +167,7 @@ def test_what_lies_past_the_window_is_in_the_evidence_and_in_no_gated_figure(tmp
     assert not any(name.startswith("past_exact") for name in ACCURACY_FIGURES)
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("context", [96, 97])
 def test_a_context_within_the_window_has_nothing_past_it(tmp_path: Path, context: int) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=512, dtype="F16"))
@@ -159,6 +175,7 @@ def test_a_context_within_the_window_has_nothing_past_it(tmp_path: Path, context
     assert not any(name.startswith("past_exact") for name in validate(bundle, checkpoint, BRIEF).figures)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_text_too_short_for_it_gives_way_to_the_built_in_one(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=512, dtype="F16"))
     bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")
@@ -168,6 +185,7 @@ def test_a_text_too_short_for_it_gives_way_to_the_built_in_one(tmp_path: Path) -
     assert "the built-in text" in figures["past_exact_kl_mean"].on
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_both_sides_of_longropes_edge_are_in_the_evidence_and_what_one_context_for_both_costs(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=256, context=2048, dtype="F16"))
     bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle", context_length=1024)
@@ -183,6 +201,7 @@ def test_both_sides_of_longropes_edge_are_in_the_evidence_and_what_one_context_f
     assert not any(name.startswith("under_edge") for name in ACCURACY_FIGURES)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_gap_at_longropes_edge_is_read_where_it_is_not_exact(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=300, context=1024, dtype="F16"))
     bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle", context_length=512)
@@ -192,6 +211,7 @@ def test_a_gap_at_longropes_edge_is_read_where_it_is_not_exact(tmp_path: Path) -
     assert figures["past_edge_kl_mean"].on.startswith("tokens 301 to 512 of")
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("context", [200, 256])
 def test_a_context_up_to_longropes_edge_has_one_side(tmp_path: Path, context: int) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=256, context=1024, dtype="F16"))
@@ -199,6 +219,7 @@ def test_a_context_up_to_longropes_edge_has_one_side(tmp_path: Path, context: in
     assert not any("edge" in name or "exact" in name for name in validate(bundle, checkpoint, BRIEF).figures)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_an_edge_past_every_text_is_read_in_the_built_in_one_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

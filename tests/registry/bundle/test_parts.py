@@ -135,8 +135,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "of part 2 was changed",
     ),
     "the manifest is changed": (lambda parts: flip(parts / "part-1/bundle/manifest.json", 30), "was changed"),
-    "no JSON": (lambda parts: (parts / "part-1" / INDEX_NAME).write_text("{"), "no index of schema"),
-    "another schema": (_edit(lambda content: content.update(schema="phipack.parts/2")), "no index of schema"),
+    "no JSON": (lambda parts: (parts / "part-1" / INDEX_NAME).write_text("{"), "not an index of schema"),
+    "another schema": (_edit(lambda content: content.update(schema="phipack.parts/2")), "not an index of schema"),
     "another bundle": (_edit(lambda content: content.update(bundle="sha256:" + "0" * 64)), "is not the one of"),
     "a piece too few": (_edit(lambda content: content["pieces"].pop()), "are .* bytes, not 25600"),  # type: ignore[attr-defined]
     "a gap": (_piece(offset=5), "has no piece for byte"),

@@ -148,7 +148,7 @@ def test_only_what_is_published_is_given_out(publisher: Publisher, url: str) -> 
     assert publisher.store.blob_bytes(unpublished) is not None
     answer = httpx.get(f"{url}/{blob_path(unpublished)}")
     assert answer.status_code == 404
-    assert "no published release names" in answer.json()["problem"]
+    assert "no published release has blob" in answer.json()["problem"]
     assert httpx.get(f"{url}/{blob_path(weights(publisher))}").status_code == 200
 
 
@@ -231,4 +231,4 @@ def test_without_a_catalog_it_says_so(tmp_path: Path) -> None:
     with served(Publisher(tmp_path / "publisher").store) as url:
         answer = httpx.get(f"{url}/health")
         assert answer.status_code == 503
-        assert "holds no catalog" in answer.json()["problem"]
+        assert "has no catalog" in answer.json()["problem"]

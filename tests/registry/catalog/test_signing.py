@@ -35,7 +35,7 @@ def test_private_keys_are_their_owners_alone(keys: KeyFolder) -> None:
     assert (keys.path / ".gitignore").read_text() == "*\n"
 
 
-def test_a_folder_with_keys_is_never_made_anew(keys: KeyFolder) -> None:
+def test_a_folder_with_keys_is_never_overwritten(keys: KeyFolder) -> None:
     before = (keys.path / "1.root.json").read_bytes()
     with pytest.raises(KeysError, match="holds keys already"):
         create_keys(keys.path, {})

@@ -28,7 +28,7 @@ TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endf
 
 
 def with_manifest(bundle: Bundle, **changed: Any) -> Bundle:
-    """The bundle sealed anew, its manifest changed."""
+    """The bundle sealed again with a changed manifest."""
     return seal(bundle.path, bundle.manifest.model_copy(update={"files": file_entries(bundle.path)} | changed))
 
 
@@ -71,7 +71,7 @@ def test_files_by_digest(bundle: Bundle, tmp_path: Path) -> None:
     assert (changed.before.bytes, changed.after.bytes) == (7000, 5000)
 
 
-def test_every_fact_of_the_manifest_is_told(bundle: Bundle, tmp_path: Path) -> None:
+def test_every_fact_of_the_manifest_is_compared(bundle: Bundle, tmp_path: Path) -> None:
     old = bundle.manifest
     weights = [WeightClass(storage="Q4_K", tensors=3, bytes=30), WeightClass(storage="F32", tensors=1, bytes=4)]
     other = make_bundle(tmp_path / "other")
@@ -111,7 +111,7 @@ def test_tensors_keys_and_template_of_a_gguf(tmp_path: Path) -> None:
     assert [(change.name, change.before, change.after) for change in found.tensors.keys] == [
         ("general.name", "one", "two")
     ]
-    # A template written in one line is told tag by tag.
+    # A template written in one line is compared tag by tag.
     assert found.template[:2] == (f"--- {old.path}", f"+++ {new.path}")
     assert [line for line in found.template[2:] if line[0] in "+-"] == [
         "-<|end|>{% endfor %}",
@@ -133,7 +133,7 @@ def test_weight_files_that_did_not_change_are_not_read(tmp_path: Path) -> None:
     assert found.tensors is None
 
 
-def test_a_weight_file_that_can_not_be_read_is_told_and_the_rest_too(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_weight_file_that_can_not_be_read_is_reported_and_the_rest_compared(bundle: Bundle, tmp_path: Path) -> None:
     found = compare(folder_side(bundle.path), folder_side(gguf_bundle(tmp_path / "new", 0).path))
     assert found.tensors is not None
     assert "not a GGUF file" in (found.tensors.problem or "")
@@ -179,7 +179,7 @@ def test_releases_are_compared_cell_by_cell_with_their_evidence(two: Ledger) -> 
     assert figures["kl_mean"].before.value == 0.01
 
 
-def test_other_evidence_of_one_bundle_is_told_and_no_difference(two: Ledger, bundle: Bundle) -> None:
+def test_other_evidence_of_one_bundle_is_shown_and_no_difference(two: Ledger, bundle: Bundle) -> None:
     two.register(entry(bundle, "1.2.0", "iphone-15", kl_mean=0.03))
     before, after = (sides(two, release)[0] for release in ("1.0.0", "1.2.0"))
     found = compare(before, after)
@@ -187,7 +187,7 @@ def test_other_evidence_of_one_bundle_is_told_and_no_difference(two: Ledger, bun
     assert [figure.difference for figure in found.figures] == [pytest.approx(0.02), 0]
 
 
-def test_evidence_that_was_changed_is_told_and_not_shown(two: Ledger) -> None:
+def test_evidence_that_was_changed_is_reported_and_not_shown(two: Ledger) -> None:
     (row,) = [row for row in two.versions("phi") if row.reference == "phi:1.0.0@pixel-9"]
     client_of(two).log_text(row.run_id, "{}", "evidence.json")
     side = version_side(two, row)
@@ -196,8 +196,8 @@ def test_evidence_that_was_changed_is_told_and_not_shown(two: Ledger) -> None:
     assert compare(side, side).figures == ()
 
 
-def test_a_bundle_that_no_store_has_is_told(two: Ledger, store: FolderStore, bundle: Bundle) -> None:
-    Path(store.place_of(bundle.digest)).unlink()
+def test_a_bundle_that_no_store_has_is_reported(two: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    Path(store.location_of(bundle.digest)).unlink()
     with pytest.raises(StoreError, match=bundle.digest):
         sides(two, "1.0.0")
 
@@ -244,7 +244,7 @@ def test_differences_of_figures(before: float, after: float | None, difference: 
     assert FigureChange("kl_mean", *figures).difference == difference
 
 
-def test_evidence_of_figures_that_one_side_lacks(bundle: Bundle) -> None:
+def test_evidence_of_figures_that_one_side_does_not_have(bundle: Bundle) -> None:
     side = folder_side(bundle.path)
     evidence = make_evidence(bundle)
     less = evidence.model_copy(update={"figures": {"kl_mean": evidence.figures["kl_mean"]}})

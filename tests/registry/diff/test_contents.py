@@ -1,4 +1,4 @@
-"""Directories of weight files, held to the formats' own libraries; what is damaged is told, never believed."""
+"""Directories of weight files, compared with the formats' own libraries; damage is reported."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_onnx_initializers_inside_and_outside(tmp_path: Path) -> None:
     assert other.keys != found.keys
 
 
-def test_data_that_the_bundle_lacks_is_told(tmp_path: Path) -> None:
+def test_data_missing_from_the_bundle_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "b"
     folder.mkdir()
     tensor = onnx.TensorProto(name="w", dims=[1], data_type=1, data_location=onnx.TensorProto.EXTERNAL)
@@ -121,7 +121,7 @@ def test_data_that_the_bundle_lacks_is_told(tmp_path: Path) -> None:
         tensor.external_data.add(key=key, value=value)
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], [tensor]))
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(BundleError, match="which the bundle lacks"):
+    with pytest.raises(BundleError, match="missing from the bundle"):
         onnx_of(folder)
 
 
@@ -141,7 +141,7 @@ def read(name: str, raw: bytes) -> Contents:
 
 
 @given(data=st.data(), name=st.sampled_from(["model.gguf", "model.onnx"]))
-def test_damaged_files_are_told_or_read_but_never_crash(
+def test_damaged_files_are_reported_or_read_but_never_crash(
     whole: dict[str, bytes], data: st.DataObject, name: str
 ) -> None:
     raw = bytearray(whole[name])
@@ -153,7 +153,7 @@ def test_damaged_files_are_told_or_read_but_never_crash(
             read(name, damaged)
 
 
-def test_an_alignment_that_is_no_number_is_told(tmp_path: Path) -> None:
+def test_an_alignment_that_is_no_number_is_reported(tmp_path: Path) -> None:
     write_gguf(tmp_path / "b" / "model.gguf", {}, general_alignment="wide")
     with pytest.raises(BundleError, match="not a GGUF file that can be read"):
         gguf_of(tmp_path / "b")
@@ -186,14 +186,18 @@ def test_streams_may_give_less_than_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("spans", "words"),
-    [([Span(0, 10), Span(5, 10)], "overlap"), ([Span(95, 6)], "where it ends"), ([Span(0, -1)], "where it ends")],
+    [
+        ([Span(0, 10), Span(5, 10)], "overlap"),
+        ([Span(95, 6)], "6 bytes at byte 95 of 100"),
+        ([Span(0, -1)], "-1 bytes at byte 0"),
+    ],
 )
 def test_spans_that_overlap_or_run_over_the_end_are_refused(spans: list[Span], words: str) -> None:
     with pytest.raises(BundleError, match=words):
         Forwards(io.BytesIO(bytes(100)), FileEntry(path="x", bytes=100, sha256="0" * 64)).digests(spans)
 
 
-def test_a_file_shorter_than_its_manifest_is_told() -> None:
+def test_a_file_shorter_than_its_manifest_is_reported() -> None:
     with pytest.raises(BundleError, match="x ends at byte 50, the manifest says 100"):
         Forwards(io.BytesIO(bytes(50)), FileEntry(path="x", bytes=100, sha256="0" * 64)).digest(100)
 

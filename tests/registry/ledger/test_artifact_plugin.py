@@ -72,11 +72,11 @@ def test_mlflows_download_refuses_a_changed_byte(
     from mlflow.exceptions import MlflowException
 
     entry_of = {entry.path: entry for entry in bundle.manifest.files}
-    flip(Path(store.place_of("sha256:" + entry_of["model.gguf"].sha256)), 10)
+    flip(Path(store.location_of("sha256:" + entry_of["model.gguf"].sha256)), 10)
     with pytest.raises(MlflowException, match="damaged"):
         plain_mlflow.artifacts.download_artifacts("models:/phi.iphone-15@production", dst_path=str(tmp_path / "dl"))
     assert not (tmp_path / "dl" / "model.gguf").exists()
-    flip(Path(store.place_of(bundle.digest)), 10)
+    flip(Path(store.location_of(bundle.digest)), 10)
     with pytest.raises(MlflowException, match="damaged"):
         plain_mlflow.artifacts.list_artifacts("models:/phi.iphone-15@production")
 
@@ -160,7 +160,7 @@ def test_mlflows_pages_list_a_versions_files_and_give_them_out(server: str, serv
     for path in ("bundle/model.gguf", "manifest.json"):
         with urllib.request.urlopen(f"{server}/get-artifact?run_uuid={run}&path={path}") as answer:
             assert answer.read() == (bundle.path / path.removeprefix("bundle/")).read_bytes()
-    flip(Path(store.place_of(bundle.manifest.files[0].digest)), 10)
+    flip(Path(store.location_of(bundle.manifest.files[0].digest)), 10)
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(f"{server}/get-artifact?run_uuid={run}&path=bundle/model.gguf")
 

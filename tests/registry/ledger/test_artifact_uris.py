@@ -277,7 +277,7 @@ def test_no_link_leads_out_of_a_store(store: FolderStore, bundle: Bundle, tmp_pa
     store.add_bundle(bundle)
     for name, content in (("model.gguf", None), ("manifest.json", bundle.manifest.to_bytes())):
         raw = (bundle.path / name).read_bytes() if content is None else content
-        blob = Path(store.place_of(digest_of_bytes(raw)))
+        blob = Path(store.location_of(digest_of_bytes(raw)))
         outside = blob.rename(tmp_path / name)
         blob.symlink_to(outside)
         with pytest.raises(MlflowException, match="a link leads out"):

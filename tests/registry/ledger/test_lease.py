@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,8 +18,8 @@ import pytest
 
 from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle
-from registry.ledger.channel_moves import Stand
-from registry.ledger.lease import CLAIM, HOLDER, Lease, LeaseLostError, Timing, _take, held
+from registry.ledger.channel_moves import VersionId
+from registry.ledger.lease import CLAIM, HOLDER, Lease, LeaseLostError, Timing, _take, _take_alone, _Watch, held
 from registry.ledger.ledger import Ledger
 from registry.promotion import history
 from registry.store.folder import FolderStore
@@ -31,7 +31,7 @@ FAST = Timing(beat_seconds=0.05, fresh_seconds=0.3, stale_seconds=0.8, wait_seco
 
 
 class Memory:
-    """A place in memory, whose every operation takes a moment on either side. It can be made to fail."""
+    """Names in memory, whose every operation takes a moment on either side. It can be made to fail."""
 
     def __init__(self, pause: float = 0.0) -> None:
         self.names: dict[str, str] = {}
@@ -54,34 +54,34 @@ class Memory:
     def _operation(self) -> Iterator[None]:
         time.sleep(random.uniform(0, self._pause))
         if self.broken:
-            raise RegistryError("the server is away")
+            raise RegistryError("the server is away", fix="try again")
         yield
         time.sleep(random.uniform(0, self._pause))
 
 
-def claims(place: Memory) -> list[str]:
-    return [name for name in place.names if name.startswith(CLAIM)]
+def claims(tags: Memory) -> list[str]:
+    return [name for name in tags.names if name.startswith(CLAIM)]
 
 
 def test_a_lease_leaves_no_claim() -> None:
-    place = Memory()
-    with held(place, "ann", FAST) as check:
+    tags = Memory()
+    with held(tags, "ann", FAST) as check:
         check()
-        assert len(claims(place)) == 1
-    assert claims(place) == []
-    with pytest.raises(KeyboardInterrupt), held(place, "ann", FAST):
+        assert len(claims(tags)) == 1
+    assert claims(tags) == []
+    with pytest.raises(KeyboardInterrupt), held(tags, "ann", FAST):
         raise KeyboardInterrupt
-    assert claims(place) == []
+    assert claims(tags) == []
 
 
 def test_of_many_at_once_one_holds_it_at_a_time() -> None:
-    place = Memory(pause=0.004)
+    tags = Memory(pause=0.004)
     inside: list[str] = []
     done: list[str] = []
 
     def run(who: str) -> None:
         for _ in range(3):
-            with held(place, who, replace(FAST, wait_seconds=60)) as check:
+            with held(tags, who, replace(FAST, wait_seconds=60)) as check:
                 inside.append(who)
                 time.sleep(random.uniform(0, 0.01))
                 check()
@@ -92,47 +92,93 @@ def test_of_many_at_once_one_holds_it_at_a_time() -> None:
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(run, "abcdef"))
     assert sorted(done) == sorted("abcdef" * 3)
-    assert claims(place) == []
+    assert claims(tags) == []
+
+
+class Scripted(Memory):
+    """Names to which something happens after so many reads."""
+
+    def __init__(self, happens: dict[int, Callable[[Scripted], object]]) -> None:
+        super().__init__()
+        self._happens, self._reads = happens, 0
+
+    def read(self) -> Mapping[str, str]:
+        self._reads += 1
+        self._happens.get(self._reads, lambda _: None)(self)
+        return super().read()
+
+
+def test_of_two_claims_at_one_moment_the_first_name_stays_and_the_other_steps_back() -> None:
+    """The other one claims between this one's two looks."""
+
+    def takes(mine: str, other: str) -> list[list[str]]:
+        seen: list[list[str]] = []
+        tags = Scripted(
+            {
+                2: lambda tags: tags.write(CLAIM + other, "{}"),
+                3: lambda tags: seen.append(claims(tags)),
+                4: lambda tags: tags.remove(CLAIM + other),
+            }
+        )
+        _take(Lease(tags, "me", FAST, owner=mine))
+        assert tags.names[HOLDER] == mine
+        return seen
+
+    assert takes(mine="a", other="b") == [[CLAIM + "a", CLAIM + "b"]]
+    assert takes(mine="b", other="a") == [[CLAIM + "a"]]
+
+
+def test_who_meets_the_holder_steps_back_whatever_their_names() -> None:
+    tags = Memory()
+    holder = Lease(tags, "holder", FAST, owner="z")
+    _take(holder)
+    beating = threading.Thread(target=holder.keep_beating, daemon=True)
+    beating.start()
+    late = Lease(tags, "late", FAST, owner="a")
+    assert not _take_alone(late, _Watch(late.claim, FAST.stale_seconds))
+    assert claims(tags) == [holder.claim]
+    holder.stopped.set()
+    beating.join()
 
 
 def test_who_lives_keeps_it_however_long() -> None:
-    place = Memory()
-    with held(place, "ann", FAST) as check:
+    tags = Memory()
+    with held(tags, "ann", FAST) as check:
         with (
             pytest.raises(RegistryError, match="ann held the lease"),
-            held(place, "bob", replace(FAST, wait_seconds=2)),
+            held(tags, "bob", replace(FAST, wait_seconds=2)),
         ):
             pass
         check()
-        assert len(claims(place)) == 1
+        assert len(claims(tags)) == 1
 
 
 def test_who_died_is_waited_for_and_then_followed() -> None:
-    place = Memory()
-    _take(Lease(place, "dead", FAST))
+    tags = Memory()
+    _take(Lease(tags, "dead", FAST))
     started = time.monotonic()
-    with held(place, "bob", FAST) as check:
+    with held(tags, "bob", FAST) as check:
         assert time.monotonic() - started >= FAST.stale_seconds
         check()
-        assert len(claims(place)) == 1
+        assert len(claims(tags)) == 1
 
 
 def test_a_claim_that_was_never_a_lease_is_followed_too() -> None:
-    place = Memory()
-    place.names[CLAIM + "x"] = "not even JSON"
-    with pytest.raises(RegistryError, match="somebody held"), held(place, "bob", replace(FAST, wait_seconds=0.2)):
+    tags = Memory()
+    tags.names[CLAIM + "x"] = "not even JSON"
+    with pytest.raises(RegistryError, match="another process held"), held(tags, "bob", replace(FAST, wait_seconds=0.2)):
         pass
-    with held(place, "bob", FAST):
+    with held(tags, "bob", FAST):
         pass
-    assert claims(place) == []
+    assert claims(tags) == []
 
 
 def test_who_stood_still_finds_the_lease_gone_and_makes_no_new_claim() -> None:
-    place = Memory()
-    sleeper = Lease(place, "sleeper", FAST)
+    tags = Memory()
+    sleeper = Lease(tags, "sleeper", FAST)
     _take(sleeper)
     sleeper.check()
-    with held(place, "bob", FAST) as check:
+    with held(tags, "bob", FAST) as check:
         with pytest.raises(LeaseLostError, match="sleeper no longer holds"):
             sleeper.check()
         # It wakes up and beats on: its claim is not made anew.
@@ -140,7 +186,7 @@ def test_who_stood_still_finds_the_lease_gone_and_makes_no_new_claim() -> None:
         beating.start()
         beating.join(10)
         assert not beating.is_alive()
-        assert len(claims(place)) == 1
+        assert len(claims(tags)) == 1
         # Not even with a beat that was under way: it holds up others, and changes nothing.
         sleeper.send_beat()
         with pytest.raises(LeaseLostError):
@@ -149,13 +195,13 @@ def test_who_stood_still_finds_the_lease_gone_and_makes_no_new_claim() -> None:
 
 
 def test_without_beats_that_get_through_nothing_is_changed_any_more() -> None:
-    place = Memory()
-    with held(place, "ann", FAST) as check:
+    tags = Memory()
+    with held(tags, "ann", FAST) as check:
         check()
-        place.broken = True
+        tags.broken = True
         time.sleep(FAST.fresh_seconds + 0.1)
-        place.broken = False
-        lease = Lease(place, "ann", FAST, owner=place.names[HOLDER])
+        tags.broken = False
+        lease = Lease(tags, "ann", FAST, owner=tags.names[HOLDER])
         with pytest.raises(LeaseLostError):
             lease.check()  # as it is, but without a beat of late
         time.sleep(3 * FAST.beat_seconds)
@@ -163,22 +209,22 @@ def test_without_beats_that_get_through_nothing_is_changed_any_more() -> None:
 
 
 def test_a_release_that_fails_hides_no_result() -> None:
-    place = Memory()
-    with held(place, "ann", FAST):
-        place.broken = True
+    tags = Memory()
+    with held(tags, "ann", FAST):
+        tags.broken = True
 
 
 def test_a_place_that_fails_while_it_is_taken_leaves_no_claim() -> None:
     class FailsToLookAgain(Memory):
         def read(self) -> Mapping[str, str]:
             if claims(self):
-                raise RegistryError("the server is away")
+                raise RegistryError("the server is away", fix="try again")
             return super().read()
 
-    place = FailsToLookAgain()
-    with pytest.raises(RegistryError, match="is away"), held(place, "ann", FAST):
+    tags = FailsToLookAgain()
+    with pytest.raises(RegistryError, match="is unreachable"), held(tags, "ann", FAST):
         pass
-    assert claims(place) == []
+    assert claims(tags) == []
 
 
 @pytest.fixture
@@ -232,7 +278,7 @@ def test_a_promoter_killed_beside_a_server_is_undone_by_the_next(served: Ledger)
         ("ann", "done"),
     ]
     assert [part.before for part in history(served, "phi")[0].cells if part.before] == [
-        Stand.of(row) for row in served.versions("phi") if str(row.release) == "1.0.0"
+        VersionId.of(row) for row in served.versions("phi") if str(row.release) == "1.0.0"
     ]
     assert lease_tags(served) == ["phipack.lease.holder"]
 
@@ -266,7 +312,7 @@ def test_promoters_at_once_on_a_server_leave_a_linear_history(served: Ledger) ->
         list(pool.map(run, ("1.0.0", "1.1.0", "1.2.0")))
     moves = list(reversed(history(served, "phi")))
     assert {move.state for move in moves} == {"done"}
-    at: dict[str, Stand | None] = dict.fromkeys(CELLS)
+    at: dict[str, VersionId | None] = dict.fromkeys(CELLS)
     for move in moves:
         for part in move.cells:
             assert part.before == at[part.cell]

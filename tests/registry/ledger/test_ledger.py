@@ -9,23 +9,27 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from devtools.bundles import make_bundle, make_evidence
+from devtools.services.postgresql import PostgresqlServer
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.ledger.ledger import Ledger, open_ledger
+from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.reader import open_reader, resolve_in
 from registry.ledger.sqlite_reader import KNOWN_REVISIONS, SqliteReader, has_known_schema
 from registry.ledger.tracking import sqlite_path, tracking_uri
 from registry.store.folder import FolderStore
 from registry.store.uris import parse_bundle_uri
-from targets.errors import PhipackError, RegistryError
+from targets.errors import PhipackError, RegistryError, RegistryUnreachableError
 from targets.references import Reference, Version
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
 from tests.support.registrations import client_of, entry, runs_of
@@ -123,7 +127,7 @@ def test_foreign_evidence_is_refused(ledger: Ledger, store: FolderStore, bundle:
 
 
 def test_a_bundle_that_the_store_lacks_is_refused(ledger: Ledger, bundle: Bundle) -> None:
-    with pytest.raises(RegistryError, match="lacks bundle"):
+    with pytest.raises(RegistryError, match="is not in the store"):
         ledger.register(entry(bundle))
     assert ledger.versions() == []
 
@@ -131,9 +135,9 @@ def test_a_bundle_that_the_store_lacks_is_refused(ledger: Ledger, bundle: Bundle
 @pytest.mark.parametrize("name", ["Phi", "a/b", "a:b", "", "a b"])
 def test_names_outside_the_grammar_are_refused(ledger: Ledger, store: FolderStore, bundle: Bundle, name: str) -> None:
     store.add_bundle(bundle)
-    with pytest.raises(PhipackError, match="is no name of a cell"):
+    with pytest.raises(PhipackError, match="is not a valid name of a cell"):
         ledger.register(entry(bundle, cell=name))
-    with pytest.raises(PhipackError, match="is no name of a model"):
+    with pytest.raises(PhipackError, match="is not a valid name of a model"):
         ledger.register(replace(entry(bundle), model=name))
     assert ledger.versions() == []
 
@@ -161,18 +165,15 @@ def test_somebody_elses_registered_model_is_left_alone(ledger: Ledger, store: Fo
 class BreaksWhenMaking(Ledger):
     """A ledger whose server dies before the version is made."""
 
-    @property
-    def _client(self) -> Any:  # type: ignore[override]
-        real = super()._client
+    @cached_property
+    def mlflow(self) -> Mlflow:
+        made = Mlflow(self.uri)
 
-        class Client:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(real, name)
+        def die(*_: Any, **__: Any) -> None:
+            raise ConnectionError("the server died")
 
-            def create_model_version(self, *_: Any, **__: Any) -> None:
-                raise ConnectionError("the server died")
-
-        return Client()
+        made._client.create_model_version = die  # type: ignore[method-assign]
+        return made
 
 
 def test_a_failure_in_the_middle_leaves_no_version(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
@@ -294,6 +295,34 @@ def test_reading_makes_nothing(tmp_path: Path, store: FolderStore) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("make", [open_ledger, open_reader])
+def test_a_registry_that_does_not_exist_is_empty_and_stays_away(
+    tmp_path: Path, store: FolderStore, make: Callable[..., Ledger]
+) -> None:
+    made = make(f"sqlite:///{tmp_path}/none/mlflow.db", store)
+    assert not made.exists()
+    assert made.describe() == f"sqlite:///{tmp_path}/none/mlflow.db"
+    assert made.models() == made.versions() == []
+    assert made.version_in("phi", "iphone-15", "production") is None
+    if isinstance(made, Ledger):
+        assert made.moves("phi") == made.planned_cells("phi", Version(1, 0, 0)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_database_is_left_empty_by_reading(postgresql: PostgresqlServer, store: FolderStore) -> None:
+    uri = postgresql.make_database("never_used")
+    ledger = open_ledger(uri, store)
+    assert not ledger.exists()
+    assert ledger.versions() == ledger.moves("phi") == []
+    assert not open_ledger(uri, store).exists()
+    assert postgresql.password not in ledger.describe()
+
+
+def test_a_registry_that_is_there_says_so(ledger: Ledger, store: FolderStore) -> None:
+    assert ledger.exists()
+    assert open_reader(ledger.uri, store).exists()
+
+
 def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, store: FolderStore) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
     ledger = open_ledger(f"sqlite:///{tmp_path}/mlflow.db", store)
@@ -306,7 +335,7 @@ def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, store: Folde
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_unreachable_server_is_told_soon(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    with pytest.raises(RegistryError, match=r"http://me:\*\*\*@127\.0\.0\.1:9") as caught:
+    with pytest.raises(RegistryUnreachableError, match=r"http://me:\*\*\*@127\.0\.0\.1:9 is unreachable") as caught:
         open_ledger("http://me:secret@127.0.0.1:9", store).models()
     assert "secret" not in str(caught.value)
 
@@ -318,7 +347,7 @@ def test_which_mlflow_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert tracking_uri(None) == "http://server:5000"
     assert tracking_uri("sqlite:///other.db") == "sqlite:///other.db"
     assert sqlite_path("http://server:5000") is None
-    with pytest.raises(RegistryError, match="can't hold"):
+    with pytest.raises(RegistryError, match="can't have"):
         tracking_uri("sqlite:////100%/mlflow.db")
     for wrong in ("server:5000", "mlruns"):
         with pytest.raises(RegistryError, match="not an MLflow tracking URI"):

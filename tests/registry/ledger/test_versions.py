@@ -76,7 +76,7 @@ def test_references_resolve(reference: str, expected: str) -> None:
         ("phi:^2", "channels: candidate, production, staging"),
         ("phi:staging@pixel-9", "name a version: 1.0.0, 1.1.0, 1.2.0 (gates failed); channels: production"),
         ("phi:1.1.0@pixel-8", "did you mean 'pixel-9'?"),
-        ("phi:beta", "phi:beta names nothing"),
+        ("phi:beta", "no version matches phi:beta"),
     ],
 )
 def test_what_names_nothing_says_what_there_is(reference: str, words: str) -> None:

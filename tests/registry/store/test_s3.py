@@ -20,7 +20,7 @@ from devtools.services.seaweedfs import S3Server
 from registry.store.protocol import Blob, blob_path
 from registry.store.s3 import S3Store
 from registry.store.s3_upload import PART_BYTES, part_bytes
-from targets.errors import StoreError
+from targets.errors import StoreError, StoreUnreachableError
 from tests.support.s3 import BUCKET
 from tests.support.tcp_proxy import proxy_before
 
@@ -34,7 +34,7 @@ def blob_of(content: bytes) -> Blob:
 
 
 def place(store: S3Store, blob: Blob) -> dict[str, str]:
-    return store._place(blob_path(blob.digest))
+    return store._object(blob_path(blob.digest))
 
 
 def uploads_of(server: S3Server, store: S3Store) -> list[dict[str, Any]]:
@@ -194,9 +194,25 @@ def test_a_document_whose_answer_was_lost_is_written(
 def test_a_server_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch, s3_store: S3Store) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(StoreError, match="can't be reached") as error:
+    with pytest.raises(StoreUnreachableError, match="is unreachable") as error:
         S3Store("models").blob_bytes("sha256:" + "a" * 64)
     assert "AWS_ENDPOINT_URL_S3" in str(error.value)
+    with pytest.raises(StoreUnreachableError):  # and not "there is no such bundle"
+        S3Store("models").has_bundle("sha256:" + "a" * 64)
+
+
+def test_a_server_in_trouble_is_unreachable(monkeypatch: pytest.MonkeyPatch, s3_store: S3Store) -> None:
+    """After boto3's own retries; what a server refuses is no trouble of its own."""
+    from botocore.awsrequest import AWSResponse
+    from urllib3 import HTTPResponse
+
+    def send(request: Any) -> Any:
+        return AWSResponse(request.url, 503, {}, HTTPResponse(io.BytesIO(SLOW_DOWN), preload_content=False))
+
+    monkeypatch.setattr(s3_store._client._endpoint.http_session, "send", send)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(StoreUnreachableError, match="the server is in trouble: GetObject"):
+        s3_store.read_document("metadata/1.root.json")
 
 
 @pytest.mark.parametrize(

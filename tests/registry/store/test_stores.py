@@ -13,11 +13,13 @@ import pytest
 from devtools.bundles import FILES, make_bundle
 from devtools.services.seaweedfs import S3Server
 from registry.bundle.folder import Bundle, open_bundle, verify
+from registry.bundle.manifest import MANIFEST_NAME
 from registry.store.folder import FolderStore
 from registry.store.protocol import Blob, Store, blob_path
 from registry.store.s3 import S3Store
 from registry.store.uris import open_store, parse_bundle_uri
 from targets.errors import BundleError, StoreError
+from targets.progress import Event, Step
 from tests.support.folders import contents
 from tests.support.s3 import BUCKET
 
@@ -38,12 +40,12 @@ def overwrite(store: Store, digest: str, change: Callable[[bytes], bytes]) -> No
     with store.open_blob(digest) as source:
         content = change(source.read())
     if isinstance(store, FolderStore):
-        path = Path(store.place_of(digest))
+        path = Path(store.location_of(digest))
         path.chmod(0o644)
         path.write_bytes(content)
     else:
         assert isinstance(store, S3Store)
-        store._client.put_object(**store._place(blob_path(digest)), Body=content)
+        store._client.put_object(**store._object(blob_path(digest)), Body=content)
 
 
 def blob_of(content: bytes) -> Blob:
@@ -87,6 +89,23 @@ def test_a_second_bundle_brings_only_what_is_new(bundle: Bundle, any_store: Stor
     any_store.add_bundle(other)
     assert len(put) == 2  # its tokenizer and its manifest
     assert not before & set(put)
+
+
+def test_uploads_report_how_far_each_file_is(bundle: Bundle, any_store: Store) -> None:
+    events: list[Event] = []
+    sizes = {entry.path: entry.bytes for entry in bundle.manifest.files}
+    sizes[MANIFEST_NAME] = len(bundle.manifest.to_bytes())
+    for turn in range(2):
+        events.clear()
+        any_store.add_bundle(bundle, on_progress=events.append)
+        steps = [event for event in events if isinstance(event, Step)]
+        assert {(step.name, step.unit) for step in steps} == {("upload", "bytes")}
+        for path, size in sizes.items():
+            done = [step.done for step in steps if step.subject == path]
+            assert done == sorted(done)
+            assert done[-1] == size
+            assert (done[0] == 0) == (turn == 0)  # the second time each is in the store already
+            assert {step.total for step in steps if step.subject == path} == {size}
 
 
 @pytest.mark.parametrize("at", [0, -1])
@@ -152,7 +171,7 @@ def test_what_is_missing_is_said(any_store: Store) -> None:
     digest = blob_of(b"nothing").digest
     assert any_store.blob_bytes(digest) is None
     for ask in (any_store.open_blob, any_store.manifest):
-        with pytest.raises(StoreError, match=r"no such folder|lacks blob") as error:
+        with pytest.raises(StoreError, match=r"no such folder|blob .* is missing") as error:
             ask(digest)
         assert any_store.uri.removeprefix("file://") in str(error.value)
 
@@ -194,9 +213,9 @@ def test_of_writers_at_once_one_succeeds(any_store: Store) -> None:
     "name", ["", "/etc/passwd", "../x", "metadata/../../x", "blobs/sha256/aa/a", "a//b", "staging/x"]
 )
 def test_a_document_stays_in_the_store(any_store: Store, name: str) -> None:
-    with pytest.raises(StoreError, match="no name of a document"):
+    with pytest.raises(StoreError, match="is not a document's name"):
         any_store.write_document(name, b"", replacing=None)
-    with pytest.raises(StoreError, match="no name of a document"):
+    with pytest.raises(StoreError, match="is not a document's name"):
         any_store.read_document(name)
 
 

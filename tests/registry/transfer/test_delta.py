@@ -33,12 +33,12 @@ def made(old: Bundle, new: Bundle, out: Path) -> Delta:
 
 
 def chunks_lacking(old: Bundle, new: Bundle) -> list[Chunk]:
-    known = LocalChunks([old])
+    local = LocalChunks([old])
     found = []
     for entry in new.manifest.files:
         begin = 0
         for chunk in entry.chunks:
-            if known.place_of(entry, begin, chunk) is None:
+            if local.find(entry, begin, chunk) is None:
                 found.append(chunk)
             begin += chunk.bytes
     return found

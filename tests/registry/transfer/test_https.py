@@ -133,7 +133,7 @@ class ConnectProxy(BaseHTTPRequestHandler):
 
 
 @pytest.mark.usefixtures("trusted")
-def test_a_proxy_passes_https_on_and_is_told_its_password(
+def test_a_proxy_forwards_https_and_receives_its_password(
     bundle: Bundle, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str | None]] = []

@@ -1,4 +1,4 @@
-"""The plan of GGUF types. That it is llama.cpp's own choice is held in tests/builders/gguf/test_convert.py."""
+"""The plan of GGUF types. tests/builders/gguf/test_convert.py compares it with llama.cpp's own choice."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def architecture(config: dict[str, Any], **changes: Any) -> Architecture:
     return read_architecture(config | changes)
 
 
-def test_block_sizes_are_those_of_the_gguf_library() -> None:
+def test_block_sizes_match_the_gguf_library() -> None:
     for kind in TYPES.values():
         number = gguf.GGMLQuantizationType[kind.name]
         assert (number.value, gguf.GGML_QUANT_SIZES[number]) == (kind.number, (kind.length, kind.bytes))
 
 
 @pytest.mark.parametrize(("recipe", "gigabytes"), [("gguf-f16", 7.64), ("gguf-q4_0", 2.18), ("gguf-q4_k_m", 2.39)])
-def test_mini_has_the_size_that_is_published(recipe: str, gigabytes: float) -> None:
+def test_mini_has_its_published_size(recipe: str, gigabytes: float) -> None:
     total = sum(weight.bytes for weight in plan(architecture(MINI), recipe_named(recipe)))
     assert total / 1e9 == pytest.approx(gigabytes, abs=0.01)
 
 
-def test_the_mixture_of_mini() -> None:
+def test_types_of_mini_in_q4_k_m() -> None:
     types = {weight.name: weight.storage for weight in plan(architecture(MINI), recipe_named("gguf-q4_k_m"))}
     more = [layer for layer in range(32) if types[f"model.layers.{layer}.mlp.down_proj.weight"] == "Q6_K"]
     assert more == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
@@ -61,7 +61,7 @@ def test_the_mixture_of_mini() -> None:
 
 @pytest.mark.parametrize("config", [MINI, MEDIUM])
 @pytest.mark.parametrize("recipe", [name for name, recipe in RECIPES.items() if recipe.format == "gguf"])
-def test_every_tensor_is_planned_once_in_order(config: dict[str, Any], recipe: str) -> None:
+def test_every_tensor_is_planned_once_and_in_order(config: dict[str, Any], recipe: str) -> None:
     shape = architecture(config)
     weights = plan(shape, recipe_named(recipe))
     assert {weight.name: weight.shape for weight in weights} == shape.tensor_shapes()
@@ -70,7 +70,7 @@ def test_every_tensor_is_planned_once_in_order(config: dict[str, Any], recipe: s
     assert fallback_notes(shape, recipe_named(recipe)) == ()
 
 
-def test_a_tied_embedding_is_stored_as_the_head() -> None:
+def test_tied_embedding_is_stored_like_the_head() -> None:
     weights = plan(architecture(MINI, tie_word_embeddings=True), recipe_named("gguf-q4_0"))
     assert weights[0].storage == "Q6_K"
     assert all(weight.name != "lm_head.weight" for weight in weights)
@@ -94,6 +94,6 @@ def test_fallbacks_of_rows_of_576_are_counted() -> None:
     assert fallback_notes(smol, recipe_named("gguf-q8_0")) == ()
 
 
-def test_a_recipe_of_another_format_is_refused() -> None:
+def test_recipe_of_another_format_is_refused() -> None:
     with pytest.raises(RecipeError, match="onnx-int4 is not a GGUF recipe"):
         plan(architecture(MINI), recipe_named("onnx-int4"))

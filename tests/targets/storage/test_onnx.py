@@ -1,4 +1,4 @@
-"""The storage plan of ONNX recipes: what gets which type, and sizes of the released models."""
+"""The storage plan of ONNX recipes: the type of each tensor, and the sizes of the released models."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ MINI = {
 }
 
 
-def test_full_size_mini_int4_stays_under_its_bound() -> None:
+def test_full_size_mini_int4_is_smaller_than_its_limit() -> None:
     mini = read_architecture(MINI)
     assert mini.parameter_count == 3_821_079_552
     assert sum(weight.bytes for weight in plan(mini, INT4)) < data_bytes(mini, INT4, 4096) <= 2_350_000_000
 
 
-def test_fp16_has_two_bytes_a_matrix_element_and_float32_norms() -> None:
+def test_fp16_has_2_bytes_per_matrix_element_and_float32_norms() -> None:
     tiny = read_architecture(Tiny().config())
     for weight in plan(tiny, FP16):
         elements = weight.shape[0] * (weight.shape[1] if len(weight.shape) == 2 else 1)
         assert weight.bytes == elements * (2 if len(weight.shape) == 2 else 4)
 
 
-def test_value_rows_have_8_bits_where_heads_share_them_and_else_in_the_outer_layers() -> None:
+def test_value_rows_have_8_bits_if_heads_share_them_otherwise_in_outer_layers() -> None:
     grouped = [weight.storage for weight in plan(read_architecture(Tiny().config()), INT4)]
     assert sum(storage == "96 rows uint4 block 32, 32 rows int8 block 64" for storage in grouped) == 2
     mini = [weight for weight in plan(read_architecture(MINI), INT4) if "rows" in weight.storage]
@@ -57,7 +57,7 @@ def test_tied_embeddings_are_planned_once() -> None:
     assert len(names) == len(set(names))
 
 
-def test_the_tables_grow_with_the_context_and_twice_past_longropes_edge() -> None:
+def test_rotary_tables_grow_with_the_context_and_have_extra_rows_past_longropes_edge() -> None:
     tiny = read_architecture(Tiny(original_context=128).config())
     assert tiny.longrope_edge(128) is None
     assert tiny.longrope_edge(129) == 128
@@ -65,11 +65,11 @@ def test_the_tables_grow_with_the_context_and_twice_past_longropes_edge() -> Non
     assert data_bytes(tiny, INT4, 512) - data_bytes(tiny, INT4, 128) == 512 * 64
 
 
-def test_the_cache_of_fp16_is_half_as_wide() -> None:
+def test_cache_of_fp16_is_half_as_wide() -> None:
     assert cache_value_bytes(FP16) * 2 == cache_value_bytes(INT4) == 4
 
 
-def test_what_the_operators_cant_take_is_refused() -> None:
+def test_shapes_that_operators_do_not_support_are_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="heads of 24"):
         check(read_architecture(Tiny(hidden=96).config()), FP16)
     with pytest.raises(UnsupportedModelError, match="72 elements"):
@@ -78,7 +78,7 @@ def test_what_the_operators_cant_take_is_refused() -> None:
         plan(read_architecture(Tiny().config()), recipe_named("gguf-f16"))
 
 
-def test_phi3_smalls_biases_are_float32_and_its_sparse_layers_and_hidden_ids_take_arrays() -> None:
+def test_phi_3_small_has_float32_biases_and_arrays_for_sparsity_and_hidden_ids() -> None:
     small = read_architecture(Tiny(family="phi3small").config())
     biases = [weight for weight in plan(small, INT4) if weight.name.endswith(".bias")]
     assert len(biases) == 2 * 6 + 1
@@ -90,7 +90,7 @@ def test_phi3_smalls_biases_are_float32_and_its_sparse_layers_and_hidden_ids_tak
     assert sparse_arrays(phi3, 512) == hidden_arrays(phi3) == ()
 
 
-def test_sparsity_that_cant_bite_takes_nothing() -> None:
+def test_sparsity_without_effect_has_no_arrays() -> None:
     small = read_architecture(Tiny(family="phi3small").config())
     assert small.effective_sparsity(32) is None
     assert sparse_arrays(small, 32) == ()
@@ -104,7 +104,7 @@ def test_released_small_has_eight_patterns() -> None:
     assert layout_count(small, small.block_sparse) == 8
 
 
-def test_sparse_blocks_that_the_operator_does_not_know_are_refused() -> None:
+def test_sparse_block_size_that_the_operator_does_not_support_is_refused() -> None:
     config = Tiny(family="phi3small").config() | {"blocksparse_block_size": 24}
-    with pytest.raises(UnsupportedModelError, match="blocks of 24 tokens; SparseAttention takes 16, 32, 64, 128"):
+    with pytest.raises(UnsupportedModelError, match="blocks of 24 tokens; SparseAttention supports 16, 32, 64, 128"):
         check(read_architecture(config), FP16)

@@ -1,0 +1,166 @@
+"""Checkpoints in, bundles out. Needs `phipack[build]`, but for `inspect` of a bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phipack.api.arguments import AnyPath, as_checkpoint, as_path, as_recipe, as_target
+from phipack.api.results import BuildOutcome, BuildReport, ExportedModel, PhaseTime, WrittenCheckpoint
+from registry.bundle.folder import Bundle, open_bundle, verify
+from registry.bundle.manifest import MANIFEST_NAME
+from targets.devices import Target
+from targets.errors import PhipackError
+from targets.fit import require_fit
+from targets.progress import Progress, silent
+from targets.recipes import Recipe
+
+if TYPE_CHECKING:
+    from builders.checkpoint import Checkpoint
+    from builders.conversion import BuildRequest
+    from targets.architecture import Family
+
+
+def open_checkpoint(folder: AnyPath) -> Checkpoint:
+    """Open a Hugging Face folder: headers are checked, weights are read when needed. Raises `CheckpointError`."""
+    return as_checkpoint(folder)
+
+
+def build(  # noqa: PLR0913 - the public face
+    checkpoint: AnyPath | Checkpoint,
+    recipe: str | Recipe,
+    out: AnyPath,
+    *,
+    target: AnyPath | Target | None = None,
+    context_length: int | None = None,
+    replace: bool = False,
+    on_progress: Progress = silent,
+) -> Bundle:
+    """Build a bundle at `out`. The same checkpoint, recipe, context and tool versions give the same bytes.
+
+    Args:
+        checkpoint: a folder, or what `open_checkpoint` returned.
+        recipe: such as `gguf-q4_k_m`; `list_recipes` returns them all.
+        out: the bundle's folder; must not exist, unless `replace`.
+        target: the device it must fit on; the context is then the longest that fits there, at most 4,096 tokens.
+        context_length: the longest sequence in tokens, where it is not to be the default.
+        replace: replace what is at `out`.
+        on_progress: called with each step.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
+        FitError: it does not fit the target.
+        BuildError: `out` exists or can't be written, or the disk is full. Nothing is left behind.
+    """
+    report = build_each(
+        checkpoint,
+        {as_recipe(recipe): out},
+        target=target,
+        context_length=context_length,
+        replace=replace,
+        on_progress=on_progress,
+    )
+    report.raise_for_failures()
+    return report.bundles[0]
+
+
+def build_each(
+    checkpoint: AnyPath | Checkpoint,
+    recipes: Mapping[str, AnyPath] | Mapping[Recipe, AnyPath],
+    *,
+    target: AnyPath | Target | None = None,
+    context_length: int | None = None,
+    replace: bool = False,
+    on_progress: Progress = silent,
+) -> BuildReport:
+    """Build several bundles of one checkpoint, which is read once. The arguments are those of `build`.
+
+    Args:
+        checkpoint: a folder, or what `open_checkpoint` returned.
+        recipes: each with the folder for its bundle.
+        target: the device that they must fit on.
+        context_length: the longest sequence in tokens.
+        replace: replace what is at those folders.
+        on_progress: called with each step.
+
+    Returns:
+        Every bundle, or what failed: a failure does not stop the others.
+
+    Raises:
+        RecipeError, TargetError, CheckpointError, FitError: before anything is built.
+    """
+    from builders.build import build_each as build_bundles
+    from builders.conversion import BuildRequest, default_context_length
+
+    opened = as_checkpoint(checkpoint)
+    device = None if target is None else as_target(target)
+    requests: dict[Path, BuildRequest] = {}
+    for given, out in recipes.items():
+        recipe = as_recipe(given)
+        context = context_length or default_context_length(opened)
+        if device is not None:
+            context = require_fit(opened.architecture, recipe, device, context_length)
+        requests[as_path(out)] = BuildRequest.from_checkpoint(opened, recipe, context, on_progress)
+    started = time.perf_counter()
+    bundles: dict[Path, Bundle] = {}
+    problems = build_bundles(requests, replace=replace, done=bundles.__setitem__)
+    seconds = time.perf_counter() - started
+    outcomes = [_outcome(out, request, bundles.get(out), problems.get(out)) for out, request in requests.items()]
+    return BuildReport(tuple(outcomes), seconds)
+
+
+def convert_layout(
+    checkpoint: AnyPath | Checkpoint,
+    layout: Family,
+    out: AnyPath,
+    *,
+    replace: bool = False,
+    on_progress: Progress = silent,
+) -> WrittenCheckpoint:
+    """Write a checkpoint's weights under another family's names: `llama`, or back to `phi3`.
+
+    Raises:
+        UnsupportedModelError: the layout can't hold what the model has.
+        BuildError: `out` exists (unless `replace`) or can't be written.
+    """
+    from builders.relayout import relayout
+
+    place = as_path(out)
+    notes = relayout(as_checkpoint(checkpoint), layout, place, replace_existing=replace, on_progress=on_progress)
+    return WrittenCheckpoint(place, layout, notes)
+
+
+def export_onnx(checkpoint: AnyPath, out: AnyPath, *, replace: bool = False) -> ExportedModel:
+    """Export an architecture that phipack has no writer for, with optimum: a plain ONNX folder, not a bundle.
+
+    Raises:
+        CheckpointError: no config or no safetensors. UnsupportedModelError: optimum does not know it either.
+        BuildError: `out` exists (unless `replace`) or can't be written.
+    """
+    from builders.optimum_export import export
+
+    place = as_path(out)
+    return ExportedModel(place, tuple(export(as_path(checkpoint), place, replace=replace)))
+
+
+def inspect(path: AnyPath, *, verify_files: bool = False) -> Bundle | Checkpoint:
+    """Open what is in a folder, a bundle or a checkpoint. `verify_files`: read and check every byte of a bundle.
+
+    Raises:
+        BundleError: the bundle's manifest or files are not right. CheckpointError: it is no checkpoint either.
+    """
+    folder = as_path(path)
+    if not (folder / MANIFEST_NAME).is_file():
+        return as_checkpoint(folder)
+    bundle = open_bundle(folder)
+    if verify_files:
+        verify(bundle)
+    return bundle
+
+
+def _outcome(out: Path, request: BuildRequest, bundle: Bundle | None, problem: PhipackError | None) -> BuildOutcome:
+    seconds, sizes = request.phases.seconds, request.phases.bytes
+    phases = tuple(PhaseTime(name, spent, sizes[name]) for name, spent in seconds.items())
+    return BuildOutcome(request.recipe.name, out, bundle, problem, phases)

@@ -1,0 +1,321 @@
+"""`Registry`: everything that needs MLflow or a store, as one object.
+
+registry = phipack.Registry.from_project("phipack.toml")
+report = registry.release("phipack.toml")
+registry.promote("phi-3-mini:1.0.0", to="production", reason="passed review")
+registry.fetch("phi-3-mini:production@iphone-15", "bundle")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from phipack.api.arguments import (
+    AnyPath,
+    as_bundle,
+    as_evidence,
+    as_path,
+    as_project,
+    as_reference,
+)
+from phipack.api.connection import RegistryConnection
+from phipack.api.results import RegisteredCell, ReleaseReport
+from registry.bundle.folder import Bundle
+from targets.errors import MalformedReferenceError, RegistryError
+from targets.evidence import Evidence
+from targets.progress import Progress
+from targets.project import Project
+from targets.references import Reference
+
+if TYPE_CHECKING:
+    from registry.catalog.signing import KeyFolder
+    from registry.diff.compare import Difference, Side
+    from registry.fetch import Fetched
+    from registry.garbage import Collected
+    from registry.ledger.channel_moves import Move
+    from registry.ledger.versions import CellVersion
+    from registry.publication import Publication
+    from registry.store.protocol import Store
+
+
+class Registry(RegistryConnection):
+    """An MLflow server or database with the store that holds the bundles. Connects when something is asked of it.
+
+    Every method raises `RegistryError` or `StoreError` where MLflow or the store refuses, and their `…UnreachableError`
+    kinds, worth another try, where one does not answer.
+    """
+
+    def models(self) -> tuple[str, ...]:
+        """Return the names of all models, sorted."""
+        return tuple(self._reader().models())
+
+    def versions(self, model: str | None = None) -> tuple[CellVersion, ...]:
+        """Return all versions of all cells, of one model or of all, sorted by model, cell and version."""
+        return tuple(self._reader().versions(model))
+
+    def resolve(self, reference: str | Reference) -> tuple[CellVersion, ...]:
+        """Return the versions that a reference stands for, one for each cell. Raises where there is none."""
+        from registry.ledger.reader import resolve_in
+
+        return tuple(resolve_in(self._reader(), as_reference(reference)))
+
+    def show(self, reference: str | Reference) -> tuple[RegisteredCell, ...]:
+        """Return the cells that a reference stands for, each with its evidence."""
+        return tuple(RegisteredCell(version, self._ledger.evidence(version)) for version in self.resolve(reference))
+
+    def evidence(self, reference: str | Reference) -> Evidence:
+        """Return the evidence of one cell. Raises `RegistryError` where the reference stands for several."""
+        versions = self.resolve(reference)
+        if len(versions) > 1:
+            cells = ", ".join(version.cell for version in versions)
+            raise RegistryError(f"{reference} has several cells: {cells}", fix=f"name one: {versions[0].reference}")
+        return self._ledger.evidence(versions[0])
+
+    def register(self, bundle: AnyPath | Bundle, evidence: AnyPath | Evidence, as_: str | Reference) -> CellVersion:
+        """Add a bundle to the store and register it with its evidence.
+
+        Args:
+            bundle: a folder or an opened bundle.
+            evidence: what `phipack.validate` returned for it, or a file of that; with a target, if it is for phones.
+            as_: the exact reference, `MODEL:1.0.0@CELL`.
+
+        Raises:
+            RegistryError: the version has another bundle for this cell already, or the evidence is of another bundle.
+            BundleError: the bundle's files are not those of its manifest.
+        """
+        from registry.ledger.registration import Registration
+
+        wanted = as_reference(as_)
+        if wanted.version is None or wanted.cell is None:
+            raise MalformedReferenceError(
+                f"{wanted} does not name one cell of one version", fix="write MODEL:1.0.0@CELL"
+            )
+        opened, found = as_bundle(bundle), as_evidence(evidence)
+        entry = Registration(wanted.model, wanted.version, wanted.cell, opened.manifest, found)
+        entry.check()
+        self._ledger.mlflow.connect()  # before gigabytes are stored in vain
+        self.store.check_writable()
+        self.store.add_bundle(opened)
+        return self._ledger.register(entry)
+
+    def plan_release(self, reference: str | Reference, cells: Sequence[str]) -> None:
+        """Note which cells a version (`MODEL:1.0.0`) will have: it is not promoted as a whole before all are there.
+
+        `release` does this; call it where you register cells one by one.
+        """
+        wanted = as_reference(reference)
+        if wanted.version is None:
+            raise MalformedReferenceError(f"{wanted} does not name a version", fix="write MODEL:1.0.0")
+        self._ledger.plan_release(wanted.model, wanted.version, cells)
+
+    def release(
+        self,
+        project: AnyPath | Project,
+        only: Iterable[str] = (),
+        *,
+        on_progress: Progress | None = None,
+        dry_run: bool = False,
+    ) -> ReleaseReport:
+        """Build, validate and register every cell of a project file. Needs `phipack[build,registry]`.
+
+        Args:
+            project: the project file.
+            only: names of the cells to do, as a job of a CI matrix would; all by default.
+            on_progress: called with each step; its `subject` is the cell.
+            dry_run: build and register nothing: report sizes, what the cache holds, and what predictions fail.
+
+        Returns:
+            What became of each cell. A cell that fails raises nothing here: see `ReleaseReport.raise_for_failures`.
+        """
+        from phipack.api.releasing import plan, run
+
+        opened = as_project(project)
+        cells = opened.cells_named(tuple(only))
+        do = plan if dry_run else run
+        return do(opened, cells, self._ledger, self.home, on_progress or self._on_progress)
+
+    def promote(
+        self, reference: str | Reference, to: str, *, reason: str = "", override_reason: str | None = None
+    ) -> Move:
+        """Point a channel at a release: at every cell of `MODEL:VERSION`, or at one with `@CELL`. All move, or none.
+
+        Args:
+            reference: what is promoted.
+            to: the channel, such as `candidate`, `staging` or `production`.
+            reason: kept in the history.
+            override_reason: why it goes ahead in spite of failing or missing evidence and missing cells. Kept too.
+
+        Returns:
+            The move; its `cells` are those that moved, none where all were there already.
+
+        Raises:
+            GateError: a cell is missing, or its evidence does not pass: see `failures`. Nothing moved.
+            RegistryError: this user may not move the channel. Nothing moved.
+        """
+        from registry.promotion import current_user, promote
+
+        wanted = as_reference(reference)
+        return promote(
+            self._ledger,
+            wanted,
+            to,
+            who=self.user or current_user(),
+            why=reason,
+            roles=self._roles(wanted.model),
+            override_reason=override_reason,
+        )
+
+    def rollback(self, model: str, channel: str = "production", *, reason: str = "") -> Move:
+        """Take a channel's last promotion back: every cell that it moved returns to where it was before.
+
+        Raises:
+            RegistryError: there is no promotion to take back, or this user may not move the channel. Nothing moved.
+        """
+        from registry.promotion import current_user, rollback
+
+        who = self.user or current_user()
+        return rollback(self._ledger, model, channel, who=who, why=reason, roles=self._roles(model))
+
+    def history(self, model: str, *, channel: str | None = None, cell: str | None = None) -> tuple[Move, ...]:
+        """Return the moves of a model's channels, newest first; of one channel, or those that moved one cell."""
+        from registry.promotion import history
+
+        return tuple(history(self._ledger, model, channel=channel, cell=cell))
+
+    def diff(
+        self,
+        before: str | Reference,
+        after: str | Reference,
+        *,
+        read_tensors: bool = True,
+        on_progress: Progress | None = None,
+    ) -> tuple[Difference, ...]:
+        """Compare two versions cell by cell, or two bundles.
+
+        Args:
+            before: a reference, or the path of a bundle's folder.
+            after: the same.
+            read_tensors: read weight files that differ, to report which tensors do.
+            on_progress: called with each cell.
+        """
+        from phipack.api.comparing import compare_sides
+
+        report = on_progress or self._on_progress
+        return compare_sides(self._sides(before), self._sides(after), read_tensors=read_tensors, on_progress=report)
+
+    def publish(  # noqa: PLR0913 - the public face
+        self,
+        model: str,
+        to: AnyPath | Store | None = None,
+        *,
+        channel: str = "production",
+        rollout_percent: float = 100.0,
+        deltas: bool = True,
+        keys: AnyPath | KeyFolder | None = None,
+        on_progress: Progress | None = None,
+    ) -> Publication:
+        """Publish what a channel points at as a signed catalog, which any web server or CDN can serve.
+
+        Args:
+            model: whose channel.
+            to: the catalog: a folder or `s3://BUCKET/PREFIX`; the registry's own store by default.
+            channel: whose bundles are published.
+            rollout_percent: share of installations that may have them; the others keep the release before.
+            deltas: offer deltas from the bundles that phones have.
+            keys: folder of the signing keys; `keys` in the registry's home by default.
+            on_progress: called with what is copied and made.
+
+        Raises:
+            PublicationError: the channel is empty, or the catalog is damaged. KeysError: too few keys are at hand.
+        """
+        from registry.publication import Order, publish
+        from targets.devices import load_targets
+
+        order = Order(model, channel, round(rollout_percent * 100), deltas)
+        own = {} if self.project is None else {cell.target.name: cell.target for cell in self.project.cells}
+        return publish(
+            self._reader(),
+            order,
+            self._catalog(to),
+            self._keys(keys),
+            targets=load_targets() | own,
+            on_progress=on_progress or self._on_progress,
+        )
+
+    def refresh_catalog(
+        self, to: AnyPath | Store | None = None, *, keys: AnyPath | KeyFolder | None = None
+    ) -> datetime:
+        """Sign a catalog again as it is, before it expires; return when it will expire. Raises as `publish` does."""
+        from registry.publication import refresh
+
+        return refresh(self._catalog(to), self._keys(keys))
+
+    def fetch(
+        self,
+        source: AnyPath | Reference,
+        out: AnyPath,
+        *,
+        digest: str | None = None,
+        replace: bool = False,
+        reuse: Iterable[AnyPath] = (),
+        on_progress: Progress | None = None,
+    ) -> Fetched:
+        """Put a verified bundle at `out`. Needs `phipack[registry]` for a reference.
+
+        Args:
+            source: `MODEL[:VERSION|:CHANNEL|:^RANGE]@CELL`; or the path or URL of a bundle, as `phipack.fetch` takes.
+            out: the bundle's folder; must not exist, unless it is this very bundle already, or `replace`.
+            digest: accept only the bundle of this digest, `sha256:…`.
+            replace: replace the bundle that is there.
+            reuse: folders of bundles; what they have is copied instead of downloaded.
+            on_progress: called with what was downloaded.
+
+        Raises:
+            RegistryError: no version matches. StoreError: a blob is damaged. FetchError: as `phipack.fetch`.
+            BuildError: `out` exists or can't be written. Nothing was put in place.
+        """
+        from phipack.api.delivery import download_options
+        from registry.fetch import fetch
+        from registry.ledger.reader import resolve_in
+
+        return fetch(
+            str(source),
+            as_path(out),
+            download_options(digest, replace, reuse),
+            resolver=lambda reference: resolve_in(self._reader(), reference),
+            store=self.store,
+            on_progress=on_progress or self._on_progress,
+        )
+
+    def collect_garbage(
+        self, *, dry_run: bool = False, grace_hours: float = 24.0, on_progress: Progress | None = None
+    ) -> Collected:
+        """Remove from the store what no version, channel or published catalog refers to.
+
+        Args:
+            dry_run: remove nothing; report what would be removed.
+            grace_hours: leave alone what was added or used for so long: longer than any release takes.
+            on_progress: called with each blob.
+
+        Raises:
+            RegistryError: nothing refers to the store though it holds blobs: it belongs to another registry.
+        """
+        from registry.garbage import collect
+
+        return collect(
+            self.store,
+            self._reader(),
+            grace_seconds=grace_hours * 3600,
+            dry_run=dry_run,
+            on_progress=on_progress or self._on_progress,
+        )
+
+    def _sides(self, given: str | Reference) -> list[Side]:
+        from registry.diff.compare import folder_side, version_side
+        from registry.fetch import is_path
+
+        if isinstance(given, str) and is_path(given):
+            return [folder_side(as_path(given))]
+        return [version_side(self._ledger, version) for version in self.resolve(given)]

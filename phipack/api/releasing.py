@@ -1,0 +1,97 @@
+"""A project file's cells, built, validated and registered: what `Registry.release` does. Needs `phipack[build]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from builders.build_cache import BuildCache
+from builders.checkpoint import open_checkpoint
+from builders.release import CellOutcome, CellPlan, Release
+from phipack.api.results import CellReport, ReleaseReport
+from registry.ledger.ledger import Ledger
+from registry.ledger.registration import Registration
+from targets.progress import Notice, Progress
+from targets.project import Cell, Project
+
+
+def run(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on_progress: Progress) -> ReleaseReport:
+    """Do the cells one by one. A failed one is reported and the next goes on; an interrupt ends it, and keeps the rest.
+
+    Raises:
+        CheckpointError: the checkpoint can't be read. StoreError, RegistryError: nothing can be written there.
+    """
+    release = _release(project, ledger, home, on_progress)
+    on_progress(Notice(f"{project.model} {project.version}: {len(cells)} cells from {project.checkpoint}"))
+    # All of the project's cells, whichever are built here: promotion waits for them.
+    ledger.plan_release(project.model, project.version, [cell.name for cell in project.cells])
+    reports = []
+    for outcome in release.run(tuple(cells)):
+        report = _done(outcome)
+        on_progress(Notice(_sentence(report)))
+        reports.append(report)
+    return ReleaseReport(project.model, project.version, dry_run=False, cells=tuple(reports))
+
+
+def plan(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on_progress: Progress) -> ReleaseReport:
+    """Report what `run` would do, without building, measuring or registering anything. MLflow is not asked.
+
+    Raises:
+        CheckpointError: the checkpoint can't be read. StoreError: the store can't be read.
+    """
+    plans = _release(project, ledger, home, on_progress).plan(tuple(cells))
+    reports = tuple(_planned(one) for one in plans)
+    return ReleaseReport(project.model, project.version, dry_run=True, cells=reports)
+
+
+def _release(project: Project, ledger: Ledger, home: Path, on_progress: Progress) -> Release:
+    return Release(
+        checkpoint=open_checkpoint(project.checkpoint),
+        settings=project.settings,
+        cache=BuildCache(home),
+        store=ledger.store,
+        register=lambda cell, manifest, evidence: ledger.register(
+            Registration(project.model, project.version, cell.name, manifest, evidence)
+        ),
+        on_progress=on_progress,
+    )
+
+
+def _done(outcome: CellOutcome) -> CellReport:
+    manifest, evidence = outcome.manifest, outcome.evidence
+    return CellReport(
+        cell=outcome.cell,
+        target=outcome.target,
+        recipe=outcome.recipe,
+        context_length=None if manifest is None else manifest.model.context_length,
+        size_bytes=None if manifest is None else manifest.total_bytes,
+        digest=None if manifest is None else manifest.digest,
+        figures={} if evidence is None else evidence.figures,
+        gates=() if evidence is None else tuple(evidence.gates),
+        built=outcome.built,
+        measured=outcome.measured,
+        problem=outcome.problem,
+    )
+
+
+def _planned(one: CellPlan) -> CellReport:
+    return CellReport(
+        cell=one.cell,
+        target=one.target,
+        recipe=one.recipe,
+        context_length=one.context_length,
+        size_bytes=int(one.figures["artifact_bytes"].value) if one.figures else None,
+        figures=one.figures or {},
+        gates=one.gates,
+        open_gates=one.open_gates,
+        built=one.problem is None and not one.is_built,
+        measured=one.problem is None and not one.is_measured,
+        problem=one.problem,
+    )
+
+
+def _sentence(report: CellReport) -> str:
+    if report.problem is not None:
+        return f"{report.cell}: FAILED: {report.problem}"
+    how = "built" if report.built else "built already"
+    return f"{report.cell}: {report.recipe} {how}, passed, registered"

@@ -1,0 +1,178 @@
+"""Reports: what the longer works of the API return. What went wrong with a part is data here, not an exception."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from registry.bundle.folder import Bundle
+from registry.ledger.versions import CellVersion
+from targets.devices import Target
+from targets.errors import Failure, GateError, PhipackError, ReleaseError
+from targets.evidence import Evidence, Figure
+from targets.fit import RecipeFit
+from targets.gates import GateResult
+from targets.references import Version
+
+
+@dataclass(frozen=True)
+class PhaseTime:
+    """What a build spent on one kind of work. `busy_seconds`: of all its threads together; `bytes`: 0 if unknown."""
+
+    name: str
+    busy_seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class BuildOutcome:
+    """One bundle of a build: `bundle` where it was built, else `problem`."""
+
+    recipe: str
+    path: Path
+    bundle: Bundle | None
+    problem: PhipackError | None
+    phases: tuple[PhaseTime, ...]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """Several bundles, built from one read of their checkpoint in `seconds`."""
+
+    outcomes: tuple[BuildOutcome, ...]
+    seconds: float
+
+    @property
+    def bundles(self) -> tuple[Bundle, ...]:
+        """The bundles that were built."""
+        return tuple(one.bundle for one in self.outcomes if one.bundle is not None)
+
+    def raise_for_failures(self) -> None:
+        """Raise the first problem, if there is one."""
+        for one in self.outcomes:
+            if one.problem is not None:
+                raise one.problem
+
+
+@dataclass(frozen=True)
+class WrittenCheckpoint:
+    """A checkpoint that was written in another layout. `notes`: where it answers differently."""
+
+    path: Path
+    layout: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A plain ONNX folder that optimum wrote. `files`: their names."""
+
+    path: Path
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SizedFit:
+    """Whether a recipe fits a target. `bundle_bytes`: the exact size of its bundle, known where a checkpoint is."""
+
+    fit: RecipeFit
+    bundle_bytes: int | None
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How every recipe of a model fits a target."""
+
+    model: str
+    target: Target
+    recipes: tuple[SizedFit, ...]
+
+
+@dataclass(frozen=True)
+class RegisteredCell:
+    """A cell of a release, with the evidence that was registered for it."""
+
+    version: CellVersion
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class CellReport:
+    """One cell of a release, or of its dry run.
+
+    Attributes:
+        cell: the cell's name in the project file.
+        target: the target's name.
+        recipe: the recipe's name.
+        context_length: tokens that the bundle provides for; None where the cell can't be built.
+        size_bytes: of the bundle; in a dry run all files but manifest.json. None where the cell can't be built.
+        digest: of the bundle; None where there is none, and in a dry run.
+        figures: what is known of it, by name; in a dry run what is predicted, and what an earlier run has measured.
+        gates: results of the gates on these figures.
+        open_gates: of a dry run: figures that other gates bound, which validation will measure.
+        built: True where it was, or would have to be, built; False where an earlier build is used.
+        measured: the same for its evidence.
+        problem: why it is not registered, or can't be built; None where it is registered, and in a dry run that finds
+            nothing but gates against it.
+    """
+
+    cell: str
+    target: str
+    recipe: str
+    context_length: int | None = None
+    size_bytes: int | None = None
+    digest: str | None = None
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    gates: tuple[GateResult, ...] = ()
+    open_gates: tuple[str, ...] = ()
+    built: bool = False
+    measured: bool = False
+    problem: PhipackError | None = None
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Every reason why it does not pass: each failed gate by itself."""
+        if isinstance(self.problem, GateError) and self.problem.failures:
+            return self.problem.failures
+        if self.problem is not None:
+            return (Failure(self.cell, self.problem.problem),)
+        return tuple(Failure(self.cell, str(gate)) for gate in self.gates if not gate.passed)
+
+
+@dataclass(frozen=True)
+class ReleaseReport:
+    """What became of a release, cell by cell. `dry_run`: nothing was built, measured or registered."""
+
+    model: str
+    version: Version
+    dry_run: bool
+    cells: tuple[CellReport, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True where nothing stands against any cell."""
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Every reason why a cell does not pass."""
+        return tuple(failure for cell in self.cells for failure in cell.failures)
+
+    def raise_for_failures(self) -> None:
+        """Raise where a cell failed.
+
+        Raises:
+            GateError: cells failed at their gates, and nothing else went wrong.
+            ReleaseError: a cell failed for another reason.
+        """
+        failed = [cell for cell in self.cells if cell.failures]
+        if not failed:
+            return
+        names = ", ".join(cell.cell for cell in failed)
+        how = "would fail" if self.dry_run else "failed"
+        problem = f"{self.model} {self.version}: {len(failed)} of {len(self.cells)} cells {how}: {names}"
+        fix = "fix these and run the same command again: the other cells are kept and not built again"
+        if all(cell.problem is None or isinstance(cell.problem, GateError) for cell in failed):
+            raise GateError(problem, failures=self.failures, fix=fix)
+        raise ReleaseError(problem, fix=fix)

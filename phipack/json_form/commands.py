@@ -1,0 +1,120 @@
+"""Which command prints which form, and the JSON Schemas of all of them. `docs/json.md` is written from here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from phipack.json_form.delivery import FetchForm, GenerateForm, SplitForm
+from phipack.json_form.difference import DiffForm
+from phipack.json_form.form import Form, ProblemForm
+from phipack.json_form.making import (
+    BuildForm,
+    BundleForm,
+    ConvertForm,
+    ExportForm,
+    FitForm,
+    InspectedBundleForm,
+    InspectedCheckpointForm,
+    RecipesForm,
+    ReleaseForm,
+    TargetsForm,
+)
+from phipack.json_form.registry import (
+    GarbageForm,
+    HistoryForm,
+    KeysForm,
+    MoveForm,
+    PublishForm,
+    RefreshForm,
+    ShownForm,
+    VersionsForm,
+)
+from targets.devices import Target
+from targets.evidence import Evidence
+
+
+class CheckForm(Form):
+    """One check of this machine."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    fix: str | None
+
+
+class DoctorForm(Form):
+    """What works on this machine."""
+
+    checks: list[CheckForm]
+
+
+class CompletionForm(Form):
+    """A shell's script."""
+
+    shell: Literal["bash", "zsh", "fish"]
+    script: str
+
+
+class ErrorForm(ProblemForm):
+    """Why a command failed.
+
+    `kind` is also `UsageError`, `Interrupted`, or a name that Python has for it.
+    """
+
+    registry: str | None = Field(description="the registry that was read, where that matters")
+
+
+class DocumentForm(Form):
+    """The document that `--json` prints on standard output, whatever happens."""
+
+    schema_: Literal["phipack.cli/1"] = Field(alias="schema")
+    ok: bool
+    command: str | None = Field(description="such as `targets ls`; null for a call that could not be parsed")
+    result: JsonValue = Field(default=None, description="what the command found; may be there although it failed")
+    error: ErrorForm | None = Field(default=None, description="absent where it succeeded")
+
+
+# Path of each command, and the type of its `result`.
+RESULTS: dict[str, Any] = {
+    "targets ls": TargetsForm,
+    "targets show": Target,
+    "recipes": RecipesForm,
+    "fit": FitForm,
+    "build": BuildForm,
+    "convert": ConvertForm,
+    "export": ExportForm,
+    "inspect": InspectedBundleForm | InspectedCheckpointForm,
+    "validate": Evidence,
+    "release": ReleaseForm,
+    "ls": VersionsForm,
+    "show": ShownForm,
+    "promote": MoveForm,
+    "rollback": MoveForm,
+    "history": HistoryForm,
+    "diff": DiffForm,
+    "publish": PublishForm | RefreshForm,
+    "keys init": KeysForm,
+    "keys rotate": KeysForm,
+    "keys show": KeysForm,
+    "gc": GarbageForm,
+    "serve": None,
+    "fetch": FetchForm,
+    "split": SplitForm,
+    "join": BundleForm,
+    "generate": GenerateForm,
+    "doctor": DoctorForm,
+    "schema": dict[str, JsonValue],
+    "completion": CompletionForm,
+}
+
+
+def document_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the document that all commands print."""
+    return DocumentForm.model_json_schema(by_alias=True)
+
+
+def result_schema(command: str) -> dict[str, Any]:
+    """Return the JSON Schema of a command's `result`; `command` is its path, such as `targets ls`."""
+    return TypeAdapter(RESULTS[command]).json_schema(by_alias=True, mode="serialization")

@@ -1,0 +1,310 @@
+"""Forms of `targets`, `recipes`, `fit`, `build`, `convert`, `export`, `inspect`, `validate` and `release`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from phipack.api.results import (
+    BuildOutcome,
+    BuildReport,
+    CellReport,
+    ExportedModel,
+    FitReport,
+    ReleaseReport,
+    WrittenCheckpoint,
+)
+from phipack.json_form.form import Form, ProblemForm, problem_form
+from registry.bundle.folder import Bundle
+from registry.bundle.manifest import Manifest
+from targets.architecture import Architecture
+from targets.devices import Target
+from targets.evidence import Figure
+from targets.gates import GateResult
+from targets.recipes import Format, Recipe
+
+if TYPE_CHECKING:
+    from builders.checkpoint import Checkpoint
+
+
+class TargetsForm(Form):
+    """All targets, each as in its TOML file."""
+
+    targets: list[Target]
+
+
+class RecipeForm(Form):
+    """A recipe."""
+
+    name: str
+    format: Format
+    bits: int
+    summary: str
+
+
+class RecipesForm(Form):
+    """All recipes."""
+
+    recipes: list[RecipeForm]
+
+
+class RecipeFitForm(Form):
+    """How one recipe fits. Cache and runtime are at the longest context, or at the least useful one if none fits."""
+
+    recipe: str
+    fits: bool
+    reason: str = Field(description="why it does not fit, or what to know where it does; may be empty")
+    longest_context_tokens: int
+    weight_bytes: int
+    kv_cache_bytes: int
+    runtime_bytes: int
+    bundle_bytes: int | None = Field(description="exact size of a bundle; null for a model that is known by name only")
+
+
+class FitForm(Form):
+    """How every recipe of a model fits a target."""
+
+    model: str
+    target: str
+    app_memory_bytes: int
+    recipes: list[RecipeFitForm]
+
+
+class PhaseForm(Form):
+    """What a build spent on one kind of work."""
+
+    phase: str
+    busy_seconds: float
+    size_bytes: int = Field(description="bytes that it worked on; 0 where that is not known")
+
+
+class BundleForm(Form):
+    """A bundle in a folder."""
+
+    path: str
+    digest: str
+    recipe: str
+    size_bytes: int
+    context_tokens: int
+    notes: list[str]
+
+
+class BuiltBundleForm(BundleForm):
+    """A bundle that was built."""
+
+    phases: list[PhaseForm]
+
+
+class BuildFailureForm(Form):
+    """A bundle that could not be built."""
+
+    path: str
+    recipe: str
+    problem: ProblemForm
+
+
+class BuildForm(Form):
+    """What was built, and what was not."""
+
+    bundles: list[BuiltBundleForm]
+    failed: list[BuildFailureForm]
+    seconds: float
+
+
+class ConvertForm(Form):
+    """A checkpoint that was written in another layout."""
+
+    path: str
+    layout: str
+    notes: list[str]
+
+
+class ExportForm(Form):
+    """A plain ONNX folder."""
+
+    path: str
+    files: list[str]
+
+
+class InspectedBundleForm(Form):
+    """A bundle; `manifest` is its `manifest.json`."""
+
+    kind: Literal["bundle"] = "bundle"
+    path: str
+    digest: str
+    size_bytes: int
+    verified: bool = Field(description="true where every byte was compared with the manifest")
+    manifest: Manifest
+
+
+class InspectedCheckpointForm(Form):
+    """A checkpoint."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    path: str
+    digest: str
+    architecture: Architecture
+    parameters: int
+    stop_token_ids: list[int]
+    has_chat_template: bool
+    tokenizer_files: list[str]
+    weight_files: list[str]
+
+
+class CellForm(Form):
+    """One cell of a release; in a dry run, what would become of it."""
+
+    cell: str
+    target: str
+    recipe: str
+    context_tokens: int | None
+    size_bytes: int | None
+    digest: str | None
+    built: bool = Field(description="false where an earlier build was used")
+    measured: bool = Field(description="false where an earlier measurement was used")
+    registered: bool
+    problem: ProblemForm | None = Field(description="why it is not registered, or can't be built")
+    figures: dict[str, Figure] = Field(description="in a dry run those that are predicted, or were measured before")
+    gates: list[GateResult] = Field(description="results of the gates on these figures")
+    open_gates: list[str] = Field(description="in a dry run: figures that other gates bound, to be measured")
+
+
+class ReleaseForm(Form):
+    """What became of a release, cell by cell."""
+
+    model: str
+    version: str
+    dry_run: bool
+    passed: bool
+    cells: list[CellForm]
+
+
+def targets_form(targets: Sequence[Target]) -> TargetsForm:
+    """Describe targets."""
+    return TargetsForm(targets=list(targets))
+
+
+def recipes_form(recipes: Sequence[Recipe]) -> RecipesForm:
+    """Describe recipes."""
+    return RecipesForm(recipes=[RecipeForm(**asdict(recipe)) for recipe in recipes])
+
+
+def fit_form(report: FitReport) -> FitForm:
+    """Describe how recipes fit."""
+    recipes = [
+        RecipeFitForm(
+            recipe=one.fit.recipe,
+            fits=one.fit.fits,
+            reason=one.fit.reason,
+            longest_context_tokens=one.fit.longest_context,
+            weight_bytes=one.fit.weight_bytes,
+            kv_cache_bytes=one.fit.kv_cache_bytes,
+            runtime_bytes=one.fit.runtime_bytes,
+            bundle_bytes=one.bundle_bytes,
+        )
+        for one in report.recipes
+    ]
+    return FitForm(
+        model=report.model,
+        target=report.target.name,
+        app_memory_bytes=report.target.app_memory_bytes,
+        recipes=recipes,
+    )
+
+
+def bundle_form(bundle: Bundle) -> BundleForm:
+    """Describe a bundle in a folder."""
+    manifest = bundle.manifest
+    return BundleForm(
+        path=str(bundle.path),
+        digest=bundle.digest,
+        recipe=manifest.recipe.name,
+        size_bytes=manifest.total_bytes,
+        context_tokens=manifest.model.context_length,
+        notes=manifest.recipe.notes,
+    )
+
+
+def build_form(report: BuildReport) -> BuildForm:
+    """Describe what was built."""
+    return BuildForm(
+        bundles=[_built_form(one, one.bundle) for one in report.outcomes if one.bundle is not None],
+        failed=[
+            BuildFailureForm(path=str(one.path), recipe=one.recipe, problem=problem_form(one.problem))
+            for one in report.outcomes
+            if one.problem is not None
+        ],
+        seconds=report.seconds,
+    )
+
+
+def convert_form(written: WrittenCheckpoint) -> ConvertForm:
+    """Describe a checkpoint in another layout."""
+    return ConvertForm(path=str(written.path), layout=written.layout, notes=list(written.notes))
+
+
+def export_form(exported: ExportedModel) -> ExportForm:
+    """Describe a plain ONNX folder."""
+    return ExportForm(path=str(exported.path), files=list(exported.files))
+
+
+def inspected_bundle_form(bundle: Bundle, *, verified: bool) -> InspectedBundleForm:
+    """Describe a bundle whole."""
+    return InspectedBundleForm(
+        path=str(bundle.path),
+        digest=bundle.digest,
+        size_bytes=bundle.manifest.total_bytes,
+        verified=verified,
+        manifest=bundle.manifest,
+    )
+
+
+def inspected_checkpoint_form(checkpoint: Checkpoint) -> InspectedCheckpointForm:
+    """Describe a checkpoint."""
+    return InspectedCheckpointForm(
+        path=str(checkpoint.path),
+        digest=checkpoint.digest,
+        architecture=checkpoint.architecture,
+        parameters=checkpoint.architecture.parameter_count,
+        stop_token_ids=list(checkpoint.stop_token_ids),
+        has_chat_template=checkpoint.chat_template is not None,
+        tokenizer_files=sorted(checkpoint.tokenizer_files),
+        weight_files=[file.name for file in checkpoint.shard_files],
+    )
+
+
+def release_form(report: ReleaseReport) -> ReleaseForm:
+    """Describe a release."""
+    return ReleaseForm(
+        model=report.model,
+        version=str(report.version),
+        dry_run=report.dry_run,
+        passed=report.passed,
+        cells=[_cell_form(cell, dry_run=report.dry_run) for cell in report.cells],
+    )
+
+
+def _built_form(outcome: BuildOutcome, bundle: Bundle) -> BuiltBundleForm:
+    phases = [PhaseForm(phase=one.name, busy_seconds=one.busy_seconds, size_bytes=one.bytes) for one in outcome.phases]
+    return BuiltBundleForm(**bundle_form(bundle).model_dump(), phases=phases)
+
+
+def _cell_form(cell: CellReport, *, dry_run: bool) -> CellForm:
+    return CellForm(
+        cell=cell.cell,
+        target=cell.target,
+        recipe=cell.recipe,
+        context_tokens=cell.context_length,
+        size_bytes=cell.size_bytes,
+        digest=cell.digest,
+        built=cell.built,
+        measured=cell.measured,
+        registered=cell.problem is None and not dry_run,
+        problem=None if cell.problem is None else problem_form(cell.problem),
+        figures=dict(cell.figures),
+        gates=list(cell.gates),
+        open_gates=list(cell.open_gates),
+    )

@@ -1,0 +1,314 @@
+"""Forms of `ls`, `show`, `promote`, `rollback`, `history`, `publish`, `keys` and `gc`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from phipack.api.results import RegisteredCell
+from phipack.json_form.form import FailureForm, Form, failure_forms, moment
+from registry.garbage import Collected
+from registry.ledger.channel_moves import CellMove, Move, VersionId
+from registry.ledger.versions import CellVersion
+from registry.publication import Publication, PublishedCell
+from targets.evidence import Evidence
+
+if TYPE_CHECKING:
+    from registry.catalog.signing import KeyFolder, Role
+
+RoleName = Literal["root", "targets", "snapshot", "timestamp"]
+
+
+class VersionForm(Form):
+    """A cell's bundle in one version of a model."""
+
+    reference: str = Field(description="MODEL:VERSION@CELL")
+    model: str
+    version: str
+    cell: str
+    target: str
+    recipe: str
+    digest: str
+    checkpoint: str = Field(description="digest of the checkpoint, sha256:…")
+    gates_passed: bool
+    channels: list[str] = Field(description="channels that point here now")
+    created: str
+    registered_model: str = Field(description="the cell's name in MLflow")
+    number: int = Field(description="MLflow's own version of it")
+    run_id: str = Field(description="MLflow's run that holds the evidence")
+    evidence_digest: str
+    store: str = Field(description="URI of the store that has the bundle")
+
+
+class VersionsForm(Form):
+    """What is registered."""
+
+    versions: list[VersionForm]
+
+
+class ShownCellForm(VersionForm):
+    """A cell's bundle with its evidence."""
+
+    evidence: Evidence
+
+
+class ShownForm(Form):
+    """The cells that a reference stands for."""
+
+    cells: list[ShownCellForm]
+
+
+class ChannelPositionForm(Form):
+    """What a channel points at, for one cell."""
+
+    version: str
+    number: int = Field(description="MLflow's own version")
+    digest: str
+
+
+class CellMoveForm(Form):
+    """One cell's part in a move; null where the channel held nothing for it."""
+
+    cell: str
+    before: ChannelPositionForm | None
+    after: ChannelPositionForm | None
+    evidence_digest: str | None
+
+
+class MoveForm(Form):
+    """A promotion or a rollback."""
+
+    id: str = Field(description="MLflow's run that keeps it; empty where nothing had to move")
+    kind: Literal["promotion", "rollback"]
+    title: str
+    model: str
+    channel: str
+    user: str
+    reason: str
+    when: str
+    state: Literal["done", "undone", "unfinished"]
+    undoes: str | None = Field(description="id of the promotion that a rollback took back")
+    promoters: list[str] | None = Field(description="the list that allowed it; null where everybody may")
+    overridden: list[FailureForm] = Field(description="what a promotion went ahead in spite of")
+    cells: list[CellMoveForm] = Field(description="the cells that moved")
+
+
+class HistoryForm(Form):
+    """The moves of a model's channels, newest first."""
+
+    moves: list[MoveForm]
+
+
+class StageForm(Form):
+    """A version in a staged rollout."""
+
+    version: str
+    rollout_percent: float
+
+
+class PublishedCellForm(Form):
+    """A cell of a published channel."""
+
+    cell: str
+    target: str
+    recipe: str
+    digest: str
+    size_bytes: int
+    stages: list[StageForm] = Field(description="newest first")
+    deltas: int = Field(description="how many deltas lead to the bundle")
+
+
+class PublishForm(Form):
+    """A channel that was published. After `expires`, clients refuse the catalog."""
+
+    model: str
+    channel: str
+    catalog: str
+    expires: str
+    cells: list[PublishedCellForm]
+
+
+class RefreshForm(Form):
+    """A catalog that was signed again."""
+
+    catalog: str
+    expires: str
+
+
+class KeyForm(Form):
+    """A key. `signer`: where its private half is; null where that is not known here."""
+
+    id: str
+    signer: str | None
+
+
+class RoleForm(Form):
+    """A role: `threshold` of its keys must sign."""
+
+    role: RoleName
+    threshold: int
+    expiry_days: int
+    keys: list[KeyForm]
+
+
+class KeysForm(Form):
+    """A folder of keys, and the newest version of the root."""
+
+    path: str
+    root_version: int
+    root_expires: str
+    roles: list[RoleForm]
+
+
+class BlobForm(Form):
+    """A blob of a store."""
+
+    digest: str
+    size_bytes: int
+
+
+class GarbageForm(Form):
+    """What was removed from a store; in a dry run, what would be."""
+
+    store: str
+    dry_run: bool
+    removed: list[BlobForm]
+    removed_bytes: int
+    leftovers: int = Field(description="files of broken writes that were removed")
+    kept: int = Field(description="blobs that stay")
+
+
+def versions_form(versions: Sequence[CellVersion]) -> VersionsForm:
+    """Describe versions."""
+    return VersionsForm(versions=[version_form(version) for version in versions])
+
+
+def version_form(version: CellVersion) -> VersionForm:
+    """Describe one version."""
+    return VersionForm(
+        reference=version.reference,
+        model=version.model,
+        version=str(version.release),
+        cell=version.cell,
+        target=version.target,
+        recipe=version.recipe,
+        digest=version.digest,
+        checkpoint=version.checkpoint,
+        gates_passed=version.gates_passed,
+        channels=list(version.channels),
+        created=moment(version.created),
+        registered_model=version.registered_model,
+        number=version.number,
+        run_id=version.run_id,
+        evidence_digest=version.evidence,
+        store=version.store,
+    )
+
+
+def shown_form(cells: Sequence[RegisteredCell]) -> ShownForm:
+    """Describe cells with their evidence."""
+    return ShownForm(
+        cells=[ShownCellForm(**version_form(one.version).model_dump(), evidence=one.evidence) for one in cells]
+    )
+
+
+def move_form(move: Move) -> MoveForm:
+    """Describe a move."""
+    return MoveForm(
+        id=move.id,
+        kind=move.kind,
+        title=move.title,
+        model=move.model,
+        channel=move.channel,
+        user=move.who,
+        reason=move.why,
+        when=moment(move.when),
+        state=move.state,
+        undoes=move.undoes,
+        promoters=None if move.promoters is None else list(move.promoters),
+        overridden=failure_forms(move.overrode),
+        cells=[_cell_move_form(cell) for cell in move.cells],
+    )
+
+
+def history_form(moves: Sequence[Move]) -> HistoryForm:
+    """Describe moves."""
+    return HistoryForm(moves=[move_form(move) for move in moves])
+
+
+def publish_form(published: Publication, catalog: str) -> PublishForm:
+    """Describe what was published at `catalog`."""
+    return PublishForm(
+        model=published.model,
+        channel=published.channel,
+        catalog=catalog,
+        expires=moment(published.expires),
+        cells=[_published_form(cell) for cell in published.cells],
+    )
+
+
+def refresh_form(catalog: str, expires: datetime) -> RefreshForm:
+    """Describe a catalog that was signed again."""
+    return RefreshForm(catalog=catalog, expires=moment(expires))
+
+
+def keys_form(folder: KeyFolder) -> KeysForm:
+    """Describe a folder of keys."""
+    from registry.catalog.signing import ROLES
+
+    root = folder.root.signed
+    return KeysForm(
+        path=str(folder.path),
+        root_version=root.version,
+        root_expires=moment(root.expires),
+        roles=[_role_form(folder, role) for role in ROLES],
+    )
+
+
+def garbage_form(found: Collected, store: str, *, dry_run: bool) -> GarbageForm:
+    """Describe what was removed."""
+    return GarbageForm(
+        store=store,
+        dry_run=dry_run,
+        removed=[BlobForm(digest=blob.digest, size_bytes=blob.bytes) for blob in found.removed],
+        removed_bytes=found.bytes,
+        leftovers=found.leftovers,
+        kept=found.kept,
+    )
+
+
+def _cell_move_form(cell: CellMove) -> CellMoveForm:
+    return CellMoveForm(
+        cell=cell.cell, before=_position(cell.before), after=_position(cell.after), evidence_digest=cell.evidence
+    )
+
+
+def _position(version: VersionId | None) -> ChannelPositionForm | None:
+    if version is None:
+        return None
+    return ChannelPositionForm(version=version.release, number=version.number, digest=version.digest)
+
+
+def _published_form(cell: PublishedCell) -> PublishedCellForm:
+    return PublishedCellForm(
+        cell=cell.name,
+        target=cell.target,
+        recipe=cell.recipe,
+        digest=cell.bundle,
+        size_bytes=cell.bytes,
+        stages=[StageForm(version=one.release, rollout_percent=one.basis_points / 100) for one in cell.stages],
+        deltas=cell.deltas,
+    )
+
+
+def _role_form(folder: KeyFolder, role: Role) -> RoleForm:
+    entry = folder.root.signed.roles[role]
+    return RoleForm(
+        role=role,
+        threshold=entry.threshold,
+        expiry_days=folder.keys.expiry_days[role],
+        keys=[KeyForm(id=keyid, signer=folder.keys.signers.get(keyid)) for keyid in entry.keyids],
+    )

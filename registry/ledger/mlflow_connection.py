@@ -1,0 +1,78 @@
+"""Connecting to MLflow: a client that says nothing and fails soon. Only `mlflow_client.py` uses it.
+
+MLflow's defaults suit a notebook: it logs migrations to standard error, shows progress bars, reports its use to its
+makers, and tries an unreachable server for minutes. What the environment sets explicitly is left as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+from registry.files.staging import disk_errors
+from registry.ledger.tracking import sqlite_path
+from targets.errors import RegistryError
+from targets.installation import install_command
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_ENVIRONMENT = {
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_importing = threading.Lock()  # two threads in the middle of its circles of imports get stuck, or half a module
+
+
+def connect(uri: str) -> MlflowClient:
+    """Return a client for tracking and registry. A new database is created and migrated (2 s).
+
+    Raises:
+        RegistryError: MLflow is not installed, or the folder of a SQLite file can't be made. What MLflow and SQLAlchemy
+            raise is the caller's to wrap.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own imports and mappers: nothing that a user could change
+        try:
+            with _importing:
+                from mlflow import MlflowClient
+        except ImportError as error:
+            raise _missing(error) from error
+        for noisy in ("mlflow", "alembic", "sqlalchemy.pool"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # it logs errors with tracebacks, and raises them too
+        if not uri.startswith("http"):
+            if (path := sqlite_path(uri)) is not None:
+                with disk_errors(path, RegistryError):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+            has_tables(uri)  # MLflow itself would try a damaged or unreachable database for 100 s
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_registered_models(max_results=1)  # so that an error comes here and not half-way
+        return client
+
+
+def has_tables(uri: str) -> bool:
+    """Return True where the database at `uri` has tables. What SQLAlchemy raises is the caller's to wrap."""
+    try:
+        import sqlalchemy
+    except ImportError as error:
+        raise _missing(error) from error
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        return bool(sqlalchemy.inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+
+
+def _missing(error: ImportError) -> RegistryError:
+    return RegistryError(f"MLflow can't be imported: {error}", fix=install_command("registry"))

@@ -1,0 +1,97 @@
+"""Every example runs as its docstring says, on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from devtools.catalogs import Publisher
+from devtools.servers import RangeHandler, serving
+from registry.store.folder import FolderStore
+from tests.support.command_line import PROJECT, command_environment, write_project
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def run(folder: Path, name: str, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run an example in a folder, as a user who has phipack installed."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=folder,
+        env=command_environment() | {"PYTHONPATH": str(ROOT), "PHIPACK_STATE": str(folder / "state")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_short_and_shows_how_it_is_run(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= 60
+    assert f"python examples/{path.name}" in (ast.get_docstring(ast.parse(text)) or "")
+
+
+@pytest.fixture
+def here(tmp_path: Path, tiny_folder: Path, migrated_database: Path) -> Path:
+    """A folder with a project file, its tiny checkpoint and an empty registry."""
+    return write_project(tmp_path / "here", tiny_folder, migrated_database)
+
+
+def test_build_and_validate(here: Path) -> None:
+    done = run(here, "build_and_validate.py", "checkpoint", "bundle")
+    assert "pass  kl_mean" in done.stdout
+    assert (here / "bundle" / "manifest.json").is_file()
+    again = run(here, "build_and_validate.py", "checkpoint", "bundle", expect=1)
+    assert "fix:" in again.stderr
+
+
+def test_release_and_promote(here: Path) -> None:
+    done = run(here, "release_and_promote.py")
+    assert "iphone-15: to build" in done.stdout
+    assert "promotion of 1.0.0 to candidate: galaxy-s24, iphone-15" in done.stdout
+    again = run(here, "release_and_promote.py")
+    assert "iphone-15: built already" in again.stdout
+    assert "it was there already" in again.stdout
+    strict = PROJECT.replace("1.0.0", "1.1.0").replace("at_most = 0.5", "at_most = 1e-9")
+    (here / "phipack.toml").write_text(strict, "utf-8")
+    assert "iphone-15: kl_mean" in run(here, "release_and_promote.py", expect=3).stderr
+
+
+def test_fetch_in_backend(tmp_path: Path) -> None:
+    publisher = Publisher(tmp_path)
+    first = publisher.release("1.0.0")
+    publisher.publish()
+    assert isinstance(publisher.place, FolderStore)
+    with serving(tmp_path / "web", kind=RangeHandler) as url:
+        arguments = (url, "phi:production@iphone-15", "served", str(publisher.root))
+        assert "now phi:1.0.0@iphone-15" in run(tmp_path, "fetch_in_backend.py", *arguments).stdout
+        assert run(tmp_path, "fetch_in_backend.py", *arguments).stdout == ""
+        assert (tmp_path / "served" / "manifest.json").read_bytes() == first.manifest.to_bytes()
+        second = publisher.release("1.1.0")
+        publisher.publish()
+        assert "now phi:1.1.0@iphone-15" in run(tmp_path, "fetch_in_backend.py", *arguments).stdout
+    assert "kept as it is" in run(tmp_path, "fetch_in_backend.py", *arguments).stderr  # the server is gone
+    assert (tmp_path / "served" / "manifest.json").read_bytes() == second.manifest.to_bytes()
+
+
+def test_custom_target(here: Path) -> None:
+    done = run(here, "custom_target.py", "checkpoint", "kiosk")
+    assert "fits on our kiosk's board" in done.stdout
+    assert "has no runtime for onnx" in done.stdout
+
+
+def test_custom_gate(here: Path) -> None:
+    run(here, "build_and_validate.py", "checkpoint", "bundle")
+    arguments = ("custom_gate.py", "checkpoint", "bundle")
+    assert "phi:1.0.0@iphone-15 is the candidate" in run(here, *arguments, "phi:1.0.0@iphone-15", "0").stdout
+    refused = run(here, *arguments, "phi:1.1.0@iphone-15", "1.1", expect=3)
+    assert "iphone-15: ended_share is" in refused.stderr

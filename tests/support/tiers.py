@@ -1,0 +1,75 @@
+"""Which tier a test belongs to, read off its code: does it, a fixture or a helper of its own start a process or server?
+
+`service`: a real PostgreSQL, S3 or MLflow server. `process`: other processes. `slow`: seconds in this process. What has
+none of these marks is `make test-fast`.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.databases import SQLITE
+
+SERVICES = frozenset({"running_postgresql", "running_mlflow", "running_seaweedfs"})
+PROCESSES = frozenset({"subprocess", "multiprocessing", "fork"})
+OURS = ("tests", "devtools")
+# What code here does not show: processes that the product starts for what it runs, and long work in this one.
+BY_PATH = {
+    "tests/builders/runtime/test_isolation.py": "process",
+    "tests/builders/validation/test_validate.py": "process",
+    "tests/phipack/test_road.py": "process",
+    "tests/builders/test_accuracy.py": "slow",
+    "tests/builders/test_optimum_export.py": "slow",
+    "tests/builders/tokenizer/test_phi3_vocabulary.py": "slow",
+    "tests/devtools/test_real_model.py": "slow",
+}
+
+
+def tiers_of(item: pytest.Function) -> set[str]:
+    """Return the marks that a collected test gets."""
+    path = item.nodeid.partition("::")[0]
+    fixtures = [definitions[-1].func for definitions in item._fixtureinfo.name2fixturedefs.values()]
+    names = {name for function in (item.function, *fixtures) for name in names_in(function)}
+    tiers = {BY_PATH[path]} if path in BY_PATH else set()
+    if names & SERVICES or _databases_of(item) != SQLITE:
+        tiers.add("service")
+    if names & PROCESSES:
+        tiers.add("process")
+    return tiers
+
+
+def names_in(function: Callable[..., Any], seen: set[types.CodeType] | None = None) -> Iterator[str]:
+    """Yield the global names that a function uses, and those that functions of the tests which it calls use."""
+    seen = set() if seen is None else seen
+    plain = getattr(function, "__wrapped__", function)
+    for part in _parts(getattr(plain, "__code__", None)):
+        if part in seen:
+            continue
+        seen.add(part)
+        for name in part.co_names:
+            yield name
+            used = plain.__globals__.get(name)
+            if isinstance(used, type) and used.__module__.partition(".")[0] in OURS:
+                for method in vars(used).values():
+                    yield from names_in(method, seen)
+            elif callable(used) and getattr(used, "__module__", "").partition(".")[0] in OURS:
+                yield from names_in(used, seen)
+
+
+def _parts(code: types.CodeType | None) -> Iterator[types.CodeType]:
+    """Yield a function's code and that of the functions within it."""
+    if code is not None:
+        yield code
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                yield from _parts(constant)
+
+
+def _databases_of(item: pytest.Function) -> str:
+    """Return the kind of database that a test is parametrized with; SQLite where it has none."""
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.params.get("databases", SQLITE)) if callspec else SQLITE
