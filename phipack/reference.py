@@ -25,8 +25,9 @@ def reference() -> str:
 
 
 def _helps(command: click.Command, path: str, parent: click.Context | None) -> Iterator[tuple[str, str]]:
-    name, settings = path.rsplit(" ", 1)[-1], command.context_settings
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=100, **settings)
+    name = path.rsplit(" ", 1)[-1]
+    # With the settings that a call has: click keeps the help option that a command was first shown with.
+    context = click.Context(command, info_name=name, parent=parent, terminal_width=100, **command.context_settings)
     yield path, command.get_help(context)
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

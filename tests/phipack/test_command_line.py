@@ -59,7 +59,10 @@ def test_the_base_install_needs_nothing_heavy(tmp_path: Path, arguments: list[st
 
 @pytest.mark.parametrize(
     ("arguments", "extra"),
-    [(["build", "checkpoint", "--recipe", "gguf-f16", "-o", "out"], "build"), (["history", "tiny"], "registry")],
+    [
+        (["build", "checkpoint", "--recipe", "gguf-f16", "-o", "out"], "build"),
+        (["history", "tiny", "--tracking-uri", "http://127.0.0.1:9"], "registry"),
+    ],
 )
 def test_what_is_not_installed_is_named_with_its_extra(tmp_path: Path, arguments: list[str], extra: str) -> None:
     blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in HEAVY)
@@ -141,7 +144,7 @@ def test_a_wrong_project_file_is_told_by_file_line_and_key(phipack: Run, tmp_pat
 
 def test_fit_names_what_to_take_for_what_a_format_cannot_run(phipack: Run, tmp_path: Path) -> None:
     write_tiny(tmp_path / "small", family="phi3small")
-    instead = "take onnx-fp16, onnx-int4, coreml-fp16, coreml-int4"
+    instead = "use one of onnx-fp16, onnx-int4, coreml-fp16, coreml-int4"
     assert instead in phipack("fit", "./small", "--target", "iphone-15").stdout
     assert instead in phipack("build", "small", "--recipe", "gguf-q8_0", "-o", "out", expect=1).stderr
 
