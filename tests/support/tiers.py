@@ -17,11 +17,18 @@ from tests.support.databases import SQLITE
 SERVICES = frozenset({"running_postgresql", "running_mlflow", "running_seaweedfs"})
 PROCESSES = frozenset({"subprocess", "multiprocessing", "fork"})
 OURS = ("tests", "devtools")
-# What code here does not show: processes that the product starts for what it runs, and long work in this one.
+# What code here does not show: processes that the product starts for what it runs, and models that are built and run in this one.
 BY_PATH = {
     "tests/builders/runtime/test_isolation.py": "process",
     "tests/builders/validation/test_validate.py": "process",
     "tests/phipack/test_road.py": "process",
+    "tests/builders/coreml/test_families.py": "slow",
+    "tests/builders/coreml/test_parity.py": "slow",
+    "tests/builders/gguf/test_convert.py": "slow",
+    "tests/builders/onnx/test_families.py": "slow",
+    "tests/builders/onnx/test_parity.py": "slow",
+    "tests/builders/runtime/test_generation.py": "slow",
+    "tests/builders/runtime/test_gguf_session.py": "slow",
     "tests/builders/test_accuracy.py": "slow",
     "tests/builders/test_optimum_export.py": "slow",
     "tests/builders/tokenizer/test_phi3_vocabulary.py": "slow",
