@@ -107,7 +107,7 @@ def _refuse_nonsense(logits: Logits, whose: str) -> None:
     if not np.isfinite(tops).all():
         place = int(np.flatnonzero(~np.isfinite(tops))[0])
         raise MeasurementError(
-            f"the {whose}'s logits after token {place} of a window are not a distribution: maximum {tops[place]}",
+            f"the {whose}'s logits after token {place} are not a distribution: their maximum is {tops[place]}",
             fix="the weights or the runtime's arithmetic overflow: use a recipe of wider range, such as onnx-int4",
         )
 
