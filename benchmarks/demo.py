@@ -24,6 +24,7 @@ from devtools import real_model
 
 PLACE = Path(__file__).resolve().parent.parent / "demo"
 MODEL = "smollm2-135m"
+DATABASE = "sqlite:///.phipack/mlflow.db"
 QUESTION = "What is the capital of France?"
 
 # A custom device that is too small: its cell is refused.
@@ -112,7 +113,7 @@ def main() -> int:
     _say("A release of seven cells. One can't fit: it fails, names itself, and costs the others nothing")
     phipack("release", expect=1)
     _say("Promotion is refused while a cell is missing")
-    phipack("promote", f"{MODEL}:1.0.0", "--to", "production", expect=1)
+    phipack("promote", f"{MODEL}:1.0.0", "--to", "production", expect=3)  # a gate
     _say("The cell is taken out of the project; what was built and measured is not built again")
     (PLACE / "phipack.toml").write_text(project, "utf-8")
     table = phipack("release")
@@ -140,8 +141,21 @@ def main() -> int:
     phipack("generate", "app/by-channel", QUESTION, "--max-tokens", "32")
     _say("The cells")
     print(table)
-    print(f"\nDone in {time.monotonic() - started:.0f} s. Look around in {PLACE.name}/: phipack show {MODEL}@pixel-9")
+    print(f"\nDone in {time.monotonic() - started:.0f} s. Look around:\n\n{_next_steps()}")
     return 0
+
+
+def _next_steps() -> str:
+    """Return commands to go on with, which work as they are printed in the folder in which `make demo` was typed."""
+    activate = f". {shlex.quote(os.path.relpath(Path(sys.executable).parent / 'activate'))}"
+    pages = f'PHIPACK_SERVED_STORES="file://$PWD/.phipack/store" mlflow ui --backend-store-uri {DATABASE}'
+    steps = {
+        activate: "so that the shell finds phipack and mlflow",
+        f"cd {shlex.quote(os.path.relpath(PLACE))}": "the demo's folder, with phipack.toml",
+        f"phipack show {MODEL}@pixel-9": "every figure of a cell, and its gates",
+        pages: "MLflow's pages, on http://127.0.0.1:5000",
+    }
+    return "\n".join(f"    # {why}\n    {step}" for step, why in steps.items())
 
 
 def phipack(*arguments: str, expect: int = 0) -> str:

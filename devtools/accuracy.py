@@ -1,4 +1,4 @@
-"""Compares the real model's bundles with float32 on held-out English, for the README's figures and their tests."""
+"""Compares the real model's bundles with float32 on held-out English, for docs/benchmarks/accuracy.md and its tests."""
 
 from __future__ import annotations
 
