@@ -17,7 +17,7 @@ from tests.support.databases import SQLITE
 SERVICES = frozenset({"running_postgresql", "running_mlflow", "running_seaweedfs"})
 PROCESSES = frozenset({"subprocess", "multiprocessing", "fork"})
 OURS = ("tests", "devtools")
-# What code here does not show: processes that the product starts for what it runs, and models that are built and run in this one.
+# What code here does not show: processes that the product starts, and models that are built and run in this one.
 BY_PATH = {
     "tests/builders/runtime/test_isolation.py": "process",
     "tests/builders/validation/test_validate.py": "process",
