@@ -26,7 +26,8 @@ from benchmarks.delivery import served
 from benchmarks.nudged import changes, unchanged, write_version
 from builders.build import build
 from devtools import real_model
-from phipack.output import share, size, table
+from phipack.formatting import share, size
+from phipack.tables import table
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import FileEntry
 from registry.files.digests import digest_of_file

@@ -58,25 +58,6 @@ keys_option = click.option(
 )
 
 
-def store_option(command: Command) -> Command:
-    """Pass `store`: the store that a command works on."""
-    return _passing(command, "store")
-
-
-def registry_options(command: Command) -> Command:
-    """Pass `tracking_uri` and `store`: the MLflow server and the store that a command works on."""
-    return _passing(command, "tracking_uri", "store")
-
-
-def _passing(command: Command, *names: str) -> Command:
-    @functools.wraps(command)
-    def with_settings(*arguments: Any, **options: Any) -> Any:
-        state = click.get_current_context().find_object(State)
-        return command(*arguments, **options, **{name: getattr(state, name) for name in names})
-
-    return with_settings  # type: ignore[return-value]
-
-
 def with_common_options(command: click.Command, *, hidden: bool = True) -> click.Command:
     """Add the common options to a command and to all below it. `hidden`: named below its help, not described there."""
     command.params.extend(_hidden_options() if hidden else _common_options(hidden=False))

@@ -19,14 +19,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import Literal, TextIO
 
-from phipack.formatting import duration, share, size
+from phipack.formatting import duration
 from phipack.log_file import LogFile
 from phipack.problems import Problem, StandardOutputError
 from phipack.progress_display import Display, StepTimes, open_display
-from phipack.tables import table
 from targets.progress import Event, Notice
-
-__all__ = ["CLI_SCHEMA", "Mode", "Output", "as_json", "drop_standard_output", "share", "size", "table"]
 
 Mode = Literal["human", "json", "quiet"]
 CLI_SCHEMA = "phipack.cli/1"

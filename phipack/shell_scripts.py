@@ -22,12 +22,6 @@ PROGRAM = "phipack"
 COMPLETE_VARIABLE = "_PHIPACK_COMPLETE"  # set by the scripts: what click looks for
 _LINE, _BREAKS = "_PHIPACK_LINE", "_PHIPACK_BREAKS"
 
-INSTRUCTIONS = {
-    "bash": "echo 'eval \"$(phipack completion bash)\"' >> ~/.bashrc",
-    "zsh": "echo 'eval \"$(phipack completion zsh)\"' >> ~/.zshrc",
-    "fish": "phipack completion fish > ~/.config/fish/completions/phipack.fish",
-}
-
 _BASH = (
     """\
 %(complete_func)s() {

@@ -15,7 +15,7 @@ from benchmarks.full_size import report, rows
 from benchmarks.full_size.measure import Measured
 from devtools import synthetic
 from devtools.packages import default_cache
-from phipack.output import table
+from phipack.tables import table
 
 if TYPE_CHECKING:
     from benchmarks.full_size.rows import Row

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.full_size.measure import Measured
 from benchmarks.full_size.rows import GIB, Row
-from phipack.output import table
+from phipack.tables import table
 
 COLUMNS = (
     "build",

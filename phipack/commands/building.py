@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack import completion
+from phipack.formatting import share, size
 from phipack.options import (
     FOLDER,
     State,
@@ -17,7 +18,7 @@ from phipack.options import (
     replace_option,
     target_option,
 )
-from phipack.output import share, size, table
+from phipack.tables import table
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint

@@ -7,7 +7,7 @@ import click
 from phipack import completion
 from phipack.formatting import rate, size
 from phipack.options import State, pass_state
-from phipack.output import table
+from phipack.tables import table
 
 
 @click.group()

@@ -10,7 +10,7 @@ from phipack import completion
 from phipack.commands.opening import open_registry
 from phipack.formatting import figure, signed_figure, signed_size, size
 from phipack.options import State, pass_state
-from phipack.output import table
+from phipack.tables import table
 
 if TYPE_CHECKING:
     from registry.bundle.manifest import FileEntry, WeightClass

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack.options import State, pass_state
-from phipack.output import table
+from phipack.tables import table
 
 if TYPE_CHECKING:
     from phipack.diagnosis.check import Check

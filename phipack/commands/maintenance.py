@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from phipack.commands.opening import open_registry
+from phipack.formatting import size
 from phipack.options import State, pass_state
-from phipack.output import size
 
 
 @click.command()

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from phipack.formatting import size
 from phipack.options import FOLDER, State, out_option, pass_state, replace_option
-from phipack.output import size, table
+from phipack.tables import table
 from targets.errors import PhipackError
 
 

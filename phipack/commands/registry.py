@@ -11,7 +11,7 @@ from phipack import completion
 from phipack.commands.opening import open_project_registry, open_registry
 from phipack.commands.validation import evidence_text
 from phipack.options import State, pass_state, reason_option
-from phipack.output import table
+from phipack.tables import table
 
 if TYPE_CHECKING:
     from registry.ledger.channel_moves import CellMove, Move, VersionId

@@ -9,8 +9,9 @@ import click
 
 from phipack import completion
 from phipack.commands.opening import open_project_registry
+from phipack.formatting import share, size
 from phipack.options import FILE, State, pass_state
-from phipack.output import share, size, table
+from phipack.tables import table
 
 if TYPE_CHECKING:
     from phipack.api.results import CellReport, ReleaseReport

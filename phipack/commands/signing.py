@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack.options import State, keys_option, pass_state
-from phipack.output import table
+from phipack.tables import table
 from targets.errors import KeysError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import click
 
 from phipack.formatting import bound, figure
 from phipack.options import FILE, FOLDER, State, pass_state, target_option
-from phipack.output import table
+from phipack.tables import table
 from targets.errors import Failure, GateError, PhipackError
 
 if TYPE_CHECKING:
