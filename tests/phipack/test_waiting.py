@@ -15,23 +15,26 @@ import pytest
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from tests.support.command_line import command_environment, in_the_foreground
+from tests.support.releases import add
 
 COMMANDS = (
     ("release",),
-    ("promote", "tiny:1.0.0", "--to", "production"),
-    ("rollback", "tiny"),
-    ("show", "tiny:1.0.0"),
-    ("history", "tiny"),
-    ("diff", "tiny:1.0.0", "tiny:1.1.0"),
+    ("promote", "phi:1.0.0", "--to", "production"),
+    ("rollback", "phi"),
+    ("show", "phi:1.0.0"),
+    ("history", "phi"),
+    ("diff", "phi:1.0.0", "phi:1.1.0"),
 )
 
 
 @pytest.fixture
 def held(project: Path) -> Iterator[Path]:
-    """A project's registry whose lock another process has."""
-    lock = project / ".phipack" / "mlflow.db.lock"
-    if not lock.exists():
-        open_ledger(f"sqlite:///{lock.with_suffix('')}", FolderStore(project / ".phipack" / "store")).mlflow.connect()
+    """A project's registry with two releases, whose lock another process has."""
+    home = project / ".phipack"
+    ledger = open_ledger(f"sqlite:///{home}/mlflow.db", FolderStore(home / "store"))
+    for release in ("1.0.0", "1.1.0"):
+        add(ledger, home / "bundles", release)
+    lock = home / "mlflow.db.lock"
     with lock.open() as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield lock
