@@ -145,7 +145,7 @@ def test_a_registry_in_sqlite(tmp_path: Path) -> None:
     path.write_bytes(b"not a database at all")
     assert check_registry(uri).check.status == "warn"
     path.unlink()
-    open_ledger(uri, FolderStore(tmp_path / "store")).models()
+    open_ledger(uri, FolderStore(tmp_path / "store")).mlflow.connect()
     assert check_registry(uri).check == Check("registry", "ok", f"{uri}: 0 models")
 
 
