@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import phipack
 from devtools.catalogs import Publisher
 from devtools.servers import RangeHandler, serving
 from registry.store.folder import FolderStore
@@ -90,7 +91,7 @@ def test_custom_target(here: Path) -> None:
 
 
 def test_custom_gate(here: Path) -> None:
-    run(here, "build_and_validate.py", "checkpoint", "bundle")
+    phipack.build(here / "checkpoint", "gguf-q8_0", here / "bundle", target="iphone-15")
     arguments = ("custom_gate.py", "checkpoint", "bundle")
     assert "phi:1.0.0@iphone-15 is the candidate" in run(here, *arguments, "phi:1.0.0@iphone-15", "0").stdout
     refused = run(here, *arguments, "phi:1.1.0@iphone-15", "1.1", expect=3)
