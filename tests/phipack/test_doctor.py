@@ -21,8 +21,6 @@ import pytest
 from phipack.diagnosis import machine, services
 from phipack.diagnosis.check import Check
 from phipack.diagnosis.services import ClockReading, check_clock, check_registry, check_store
-from registry.ledger.ledger import open_ledger
-from registry.store.folder import FolderStore
 from targets.installation import Requirement
 from tests.support.command_line import PROJECT, InProcess
 
@@ -137,7 +135,7 @@ def test_disks_are_looked_at_once_each(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert len([one for one in checks if str(tmp_path) in one.found]) == 1
 
 
-def test_a_registry_in_sqlite(tmp_path: Path) -> None:
+def test_a_registry_in_sqlite(tmp_path: Path, migrated_database: Path) -> None:
     path = tmp_path / "mlflow.db"
     uri = f"sqlite:///{path}"
     assert check_registry(uri).check.status == "ok"
@@ -145,7 +143,7 @@ def test_a_registry_in_sqlite(tmp_path: Path) -> None:
     path.write_bytes(b"not a database at all")
     assert check_registry(uri).check.status == "warn"
     path.unlink()
-    open_ledger(uri, FolderStore(tmp_path / "store")).models()
+    shutil.copyfile(migrated_database, path)
     assert check_registry(uri).check == Check("registry", "ok", f"{uri}: 0 models")
 
 

@@ -79,7 +79,7 @@ def test_keys_lie_in_the_projects_folder_too(here: Path, command: InProcess) -> 
     (here / "other").mkdir()
     (here / "other" / "phipack.toml").write_text(PROJECT)
     made = command("keys", "init", "--project", "other/phipack.toml", "--json").document["result"]
-    assert made["keys"] == "other/.phipack/keys"
+    assert made["path"] == "other/.phipack/keys"
 
 
 def test_option_and_environment_come_first(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
