@@ -1,4 +1,4 @@
-"""Every recipe on the real model, 4,096 tokens of held-out English, against float32: docs/benchmarks/accuracy.md's promises.
+"""Every recipe on the real model, 4,096 tokens of English, against float32: what docs/benchmarks/accuracy.md promises.
 
 The bounds on 4-bit recipes are what the formats' own tools reach at the same size (benchmarks/four_bit.py).
 """

@@ -21,6 +21,8 @@ import pytest
 from phipack.diagnosis import machine, services
 from phipack.diagnosis.check import Check
 from phipack.diagnosis.services import ClockReading, check_clock, check_registry, check_store
+from registry.ledger.ledger import open_ledger
+from registry.store.folder import FolderStore
 from targets.installation import Requirement
 from tests.support.command_line import PROJECT, InProcess
 
@@ -135,7 +137,7 @@ def test_disks_are_looked_at_once_each(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert len([one for one in checks if str(tmp_path) in one.found]) == 1
 
 
-def test_a_registry_in_sqlite(tmp_path: Path, migrated_database: Path) -> None:
+def test_a_registry_in_sqlite(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     uri = f"sqlite:///{path}"
     assert check_registry(uri).check.status == "ok"
@@ -143,7 +145,7 @@ def test_a_registry_in_sqlite(tmp_path: Path, migrated_database: Path) -> None:
     path.write_bytes(b"not a database at all")
     assert check_registry(uri).check.status == "warn"
     path.unlink()
-    shutil.copyfile(migrated_database, path)
+    open_ledger(uri, FolderStore(tmp_path / "store")).mlflow.connect()
     assert check_registry(uri).check == Check("registry", "ok", f"{uri}: 0 models")
 
 

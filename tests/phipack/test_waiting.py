@@ -28,12 +28,13 @@ COMMANDS = (
 
 
 @pytest.fixture
-def held(project: Path, tmp_path: Path) -> Iterator[Path]:
-    """A registry with two releases whose lock another process has."""
-    lock = project / ".phipack" / "mlflow.db.lock"
-    ledger = open_ledger(f"sqlite:///{lock.with_suffix('')}", FolderStore(project / ".phipack" / "store"))
-    for version in ("1.0.0", "1.1.0"):
-        add(ledger, tmp_path / "bundles", version, cells=("pixel-9",))
+def held(project: Path) -> Iterator[Path]:
+    """A project's registry with two releases, whose lock another process has."""
+    home = project / ".phipack"
+    ledger = open_ledger(f"sqlite:///{home}/mlflow.db", FolderStore(home / "store"))
+    for release in ("1.0.0", "1.1.0"):
+        add(ledger, home / "bundles", release)
+    lock = home / "mlflow.db.lock"
     with lock.open() as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield lock
