@@ -111,7 +111,7 @@ class Evidence(BaseModel):
             raw = path.read_bytes()
         except OSError as error:
             raise MeasurementError(
-                f"{path} can't be read: {error.strerror}", fix="write one with phipack validate"
+                f"{path}: can't be read: {error.strerror}", fix="write one with phipack validate"
             ) from error
         return cls.parse(raw, source=str(path))
 
