@@ -54,7 +54,7 @@ class Memory:
     def _operation(self) -> Iterator[None]:
         time.sleep(random.uniform(0, self._pause))
         if self.broken:
-            raise RegistryError("the server is away", fix="try again")
+            raise RegistryError("the server is unreachable", fix="try again")
         yield
         time.sleep(random.uniform(0, self._pause))
 
@@ -218,7 +218,7 @@ def test_a_place_that_fails_while_it_is_taken_leaves_no_claim() -> None:
     class FailsToLookAgain(Memory):
         def read(self) -> Mapping[str, str]:
             if claims(self):
-                raise RegistryError("the server is away", fix="try again")
+                raise RegistryError("the server is unreachable", fix="try again")
             return super().read()
 
     tags = FailsToLookAgain()
