@@ -148,7 +148,7 @@ def main() -> int:
 def _next_steps() -> str:
     """Return commands to go on with, which work as they are printed in the folder in which `make demo` was typed."""
     activate = f". {shlex.quote(os.path.relpath(Path(sys.executable).parent / 'activate'))}"
-    pages = f'PHIPACK_SERVED_STORES="file://$PWD/.phipack/store" mlflow ui --backend-store-uri {DATABASE}'
+    pages = f'PHIPACK_SERVED_STORES="file://$PWD/.phipack/store" mlflow ui --workers 1 --backend-store-uri {DATABASE}'
     steps = {
         activate: "so that the shell finds phipack and mlflow",
         f"cd {shlex.quote(os.path.relpath(PLACE))}": "the demo's folder, with phipack.toml",
