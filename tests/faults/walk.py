@@ -25,6 +25,7 @@ from pathlib import Path
 from devtools.services.postgresql import PostgresqlServer
 from tests.faults.commands import COMMANDS, warm
 from tests.faults.databases import start_postgresql
+from targets.errors import UNREACHABLE_EXIT_CODE
 from tests.faults.effects import Fault, Point, arm, chosen, read_trace, trace
 from tests.faults.ground import Command, Ground
 from tests.faults.served import start_site
@@ -35,7 +36,7 @@ _ENDS: dict[Fault, tuple[int, ...]] = {
     "kill": (-signal.SIGKILL, 0),  # 0: threads took another order, and the point was never met
     "interrupt": (130, 0),
     "full": (1, 0),
-    "refuse": (1, 0),
+    "refuse": (1, UNREACHABLE_EXIT_CODE, 0),  # the network refuses too
 }
 
 
