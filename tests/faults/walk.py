@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devtools.services.postgresql import PostgresqlServer
+from targets.errors import UNREACHABLE_EXIT_CODE
 from tests.faults.commands import COMMANDS, warm
 from tests.faults.databases import start_postgresql
-from targets.errors import UNREACHABLE_EXIT_CODE
 from tests.faults.effects import Fault, Point, arm, chosen, read_trace, trace
 from tests.faults.ground import Command, Ground
 from tests.faults.served import start_site
