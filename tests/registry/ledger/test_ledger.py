@@ -30,6 +30,7 @@ from registry.ledger.tracking import sqlite_path, tracking_uri
 from registry.store.folder import FolderStore
 from registry.store.uris import parse_bundle_uri
 from targets.errors import PhipackError, RegistryError, RegistryUnreachableError
+from targets.installation import install_command
 from targets.references import Reference, Version
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
 from tests.support.registrations import client_of, entry, runs_of
@@ -423,4 +424,4 @@ except RegistryError as error:
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
-    assert done.stdout == "pip install 'phipack[registry]'\n"
+    assert done.stdout == install_command("registry") + "\n"
