@@ -33,6 +33,11 @@ class Point:
     call: str
     place: str
 
+    @property
+    def on_network(self) -> bool:
+        """True where it talks to a server rather than changing a folder."""
+        return self.place == "network"
+
     def __str__(self) -> str:
         return f"point {self.number}, {self.call} {self.place}"
 

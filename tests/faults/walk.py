@@ -36,7 +36,7 @@ _ENDS: dict[Fault, tuple[int, ...]] = {
     "kill": (-signal.SIGKILL, 0),  # 0: threads took another order, and the point was never met
     "interrupt": (130, 0),
     "full": (1, 0),
-    "refuse": (1, UNREACHABLE_EXIT_CODE, 0),  # the network refuses too
+    "refuse": (1, 0),
 }
 
 
@@ -149,11 +149,11 @@ def case(command: Command, fault: Fault, point: Point, slot: Slot) -> str | None
     slot.reset(command)
     code = slot.fork(hit)
     said = slot.said.read_text()
-    if code not in _ENDS[fault]:
+    if code not in _ENDS[fault] and not (code == UNREACHABLE_EXIT_CODE and fault == "refuse" and point.on_network):
         return f"{point}: it ended with {code}:\n{said}"
     if code > 0 and any(word in said for word in ("Traceback", "a defect of phipack")):
         return f"{point}: not a sentence:\n{said}"
-    if code == 1 and "fix: " not in said:
+    if code in (1, UNREACHABLE_EXIT_CODE) and "fix: " not in said:
         return f"{point}: no fix is given:\n{said}"
     if code == 1 and fault == "full" and "space" not in said:
         return f"{point}: it does not speak of the disk:\n{said}"
