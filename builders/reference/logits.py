@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +26,7 @@ from numpy.typing import NDArray
 from builders.checkpoint import Checkpoint, TensorSource
 from builders.reference.forward import hidden_states
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
+from registry.files.atomic import unfinished_file
 from registry.files.staging import disk_errors
 from targets.progress import Progress, Step, silent
 
@@ -145,11 +144,7 @@ def _save(path: Path, states: NDArray[np.float32]) -> None:
     content = np.ascontiguousarray(states, dtype="<f4").data.cast("B")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(hashlib.sha256(content).digest())
-                stream.write(content)
-            Path(part).replace(path)
-        finally:
-            Path(part).unlink(missing_ok=True)
+        with unfinished_file(path.parent, path.name, 0o600) as file:
+            file.out.write(hashlib.sha256(content).digest())
+            file.out.write(content)
+            file.move_to(path)
