@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ERROR_EXIT_CODE = 1  # bad input, and any error without an exit code of its own
-USAGE_EXIT_CODE = 2
 GATE_EXIT_CODE = 3
 UNREACHABLE_EXIT_CODE = 4  # a service did not answer: the same command may succeed later
 INTERRUPTED_EXIT_CODE = 130
