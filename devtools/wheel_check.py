@@ -105,7 +105,8 @@ class Environment:
     @property
     def environment(self) -> dict[str, str]:
         """The variables of this process, without what would lead into the repository or to a developer's registry."""
-        kept = {name: value for name, value in os.environ.items() if not re.match("PYTHON|PHIPACK_|MLFLOW_|COLUMNS|NO_COLOR", name)}
+        own = re.compile("PYTHON|PHIPACK_|MLFLOW_|COLUMNS|NO_COLOR")
+        kept = {name: value for name, value in os.environ.items() if not own.match(name)}
         return kept | {"HOME": str(self.work), "PATH": f"{self.folder / 'bin'}:{kept['PATH']}"}
 
 

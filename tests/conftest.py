@@ -14,7 +14,7 @@ from registry.store.folder import FolderStore
 from tests.support.checkpoints import write_tiny
 from tests.support.tiers import tiers_of
 
-# What a developer or a CI runner has set for its own use (a width, colours, a registry, credentials) must not decide a test.
+# What somebody has set for their own use (a width, colours, a registry, credentials) must not decide a test.
 for name in list(os.environ):
     own = name.startswith(("MLFLOW_", "PHIPACK_", "AWS_")) and name != "PHIPACK_CACHE"
     if own or name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
