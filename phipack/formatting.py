@@ -19,6 +19,11 @@ def size(count: float) -> str:
     return f"{value:.0f} {unit}" if factor == 1 or abs(value) >= _ROUNDS_TO_THOUSAND else f"{value:.3g} {unit}"
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number of things: `1 cell`, `1,200 cells`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def signed_size(difference: float) -> str:
     """Return a difference in bytes with its sign: `+1.5 MB`."""
     return ("+" if difference > 0 else "") + size(difference)

@@ -96,10 +96,20 @@ def fetch(
         raise FetchError(f"{source}: there is no registry to look it up in", fix="use a path or a URL")
     version = _one_bundle(reference, resolver(reference))
     require_digest(version.digest, options.digest, source)
-    return Fetched(fetch_version(version, out, store=store, replace=options.replace), reference=version.reference)
+    return Fetched(
+        fetch_version(version, out, store=store, replace=options.replace, on_progress=on_progress),
+        reference=version.reference,
+    )
 
 
-def fetch_version(version: CellVersion, out: Path, *, store: Store | None = None, replace: bool = False) -> Bundle:
+def fetch_version(
+    version: CellVersion,
+    out: Path,
+    *,
+    store: Store | None = None,
+    replace: bool = False,
+    on_progress: Progress = silent,
+) -> Bundle:
     """Put a registered version's bundle at `out`, from `store` where it has it, else from the one it was added to.
 
     Raises:
@@ -112,7 +122,7 @@ def fetch_version(version: CellVersion, out: Path, *, store: Store | None = None
         if store is None or recorded.has_bundle(version.digest):
             store = recorded
     try:
-        return store.materialise(version.digest, out, replace=replace)
+        return store.materialise(version.digest, out, replace=replace, on_progress=on_progress)
     except StoreError as error:
         raise type(error)(f"{version.reference}: {error.problem}", fix=error.fix) from error
 

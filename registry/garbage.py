@@ -19,7 +19,7 @@ from registry.store.uris import open_store
 from targets.errors import BundleError, PhipackError, RegistryError, StoreError, StoreUnreachableError
 from targets.progress import Notice, Progress, silent
 
-LEAST_GRACE_SECONDS = 3600.0
+LEAST_GRACE_HOURS = 1.0  # a shorter one could remove what a release that is running has just added
 
 
 @dataclass(frozen=True)

@@ -296,14 +296,21 @@ class Registry(RegistryConnection):
 
         Args:
             dry_run: remove nothing; report what would be removed.
-            grace_hours: leave alone what was added or used for so long: longer than any release takes.
+            grace_hours: leave alone what was added or used within it: longer than any release takes, and at least 1.
             on_progress: called with each blob.
 
         Raises:
+            StoreError: the grace is shorter, and it is no dry run.
             RegistryError: nothing refers to the store though it holds blobs: it belongs to another registry.
         """
-        from registry.garbage import collect
+        from registry.garbage import LEAST_GRACE_HOURS, collect
+        from targets.errors import StoreError
 
+        if not dry_run and not grace_hours >= LEAST_GRACE_HOURS:
+            raise StoreError(
+                f"a grace of {grace_hours} hours could remove what a running release has just added",
+                fix=f"pass grace_hours of at least {LEAST_GRACE_HOURS:g}",
+            )
         return collect(
             self.store,
             self._reader(),

@@ -9,6 +9,7 @@ from builders.build_cache import BuildCache
 from builders.checkpoint import open_checkpoint
 from builders.release import CellOutcome, CellPlan, Release
 from phipack.api.results import CellReport, ReleaseReport
+from phipack.formatting import count
 from registry.ledger.ledger import Ledger
 from registry.ledger.registration import Registration
 from targets.progress import Notice, Progress
@@ -22,7 +23,7 @@ def run(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on_
         CheckpointError: the checkpoint can't be read. StoreError, RegistryError: nothing can be written there.
     """
     release = _release(project, ledger, home, on_progress)
-    on_progress(Notice(f"{project.model} {project.version}: {len(cells)} cells from {project.checkpoint}"))
+    on_progress(Notice(f"{project.model} {project.version}: {count(len(cells), 'cell')} from {project.checkpoint}"))
     # All of the project's cells, whichever are built here: promotion waits for them.
     ledger.plan_release(project.model, project.version, [cell.name for cell in project.cells])
     reports = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from phipack.commands.opening import open_registry
-from phipack.formatting import size
+from phipack.formatting import count, size
 from phipack.options import State, pass_state
 
 
@@ -16,9 +16,9 @@ from phipack.options import State, pass_state
     "grace_hours",
     default=24.0,
     show_default=True,
-    type=click.FloatRange(min=1),
+    type=click.FloatRange(min=0),
     metavar="HOURS",
-    help="Leave alone what was added or used within this time: longer than any release takes.",
+    help="Leave alone what was added or used within this time: longer than any release takes, at least 1.",
 )
 @pass_state
 def gc(state: State, dry_run: bool, grace_hours: float) -> None:
@@ -32,7 +32,8 @@ def gc(state: State, dry_run: bool, grace_hours: float) -> None:
     registry = open_registry(state)
     found = registry.collect_garbage(dry_run=dry_run, grace_hours=grace_hours)
     text = (
-        f"{registry.store.uri}: {len(found.removed)} blobs of {size(found.bytes)} and {found.leftovers} leftovers"
-        f" {'would be' if dry_run else 'were'} removed; {found.kept} blobs stay"
+        f"{registry.store.uri}: {count(len(found.removed), 'blob')} of {size(found.bytes)} and"
+        f" {count(found.leftovers, 'leftover')} {'to remove' if dry_run else 'removed'};"
+        f" {count(found.kept, 'blob')} kept"
     )
     state.output.result(garbage_form(found, registry.store.uri, dry_run=dry_run).data(), text)

@@ -47,7 +47,18 @@ def release(state: State, project_file: Path | None, only: tuple[str, ...], dry_
 
 
 def _table(report: ReleaseReport) -> str:
-    columns = ("cell", "recipe", "build", "size", "KL", "same top", "ppl ratio", "tok/s here", "tok/s there", "gates")
+    columns = (
+        "cell",
+        "recipe",
+        "build",
+        "size",
+        "KL",
+        "same top",
+        "ppl ratio",
+        "tok/s here",
+        "tok/s there (predicted)",
+        "gates",
+    )
     rows = []
     for cell in report.cells:
         figures = {name: figure.value for name, figure in cell.figures.items()}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phipack.diagnosis.check import Check, Status, failed
-from phipack.formatting import size
+from phipack.formatting import count, size
 from targets.errors import PhipackError
 from targets.installation import Requirement, install_command, installed_version, requirements
 
@@ -132,7 +132,7 @@ def check_project(state: State) -> Check:
         project = state.required_project
     except PhipackError as error:
         return failed("project file", error)
-    found = f"{path}: {project.model} {project.version}, {len(project.cells)} cells"
+    found = f"{path}: {project.model} {project.version}, {count(len(project.cells), 'cell')}"
     if not project.checkpoint.is_dir():
         return Check("project file", "warn", f"{found}; no checkpoint at {project.checkpoint}", "set checkpoint = …")
     return Check("project file", "ok", found)

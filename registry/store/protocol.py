@@ -29,7 +29,7 @@ from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Manife
 from registry.files.digests import copy_hashed, digest_of_bytes
 from registry.files.staging import staged_folder
 from targets.errors import BundleError, StoreError, StoreUnreachableError
-from targets.progress import Progress, Step, silent
+from targets.progress import Progress, Step, silent, with_subject
 
 # phipack-file:///srv/store/sha256:ab34…: what MLflow keeps as a version's source. Its server reads a plus in
 # a scheme as a space, and refuses a path that goes through a link.
@@ -181,8 +181,12 @@ class Store(ABC):
             raise self._damaged(digest, f"{MANIFEST_NAME} of bundle {digest}")
         return Manifest.parse(raw, source=self.location_of(digest))
 
-    def materialise(self, digest: str, destination: Path, *, replace: bool = False) -> Bundle:
+    def materialise(
+        self, digest: str, destination: Path, *, replace: bool = False, on_progress: Progress = silent
+    ) -> Bundle:
         """Put a bundle in place, every byte hashed on the way. Nothing is left at `destination` on an error.
+
+        `on_progress` receives `Step("download", done, total, "bytes", subject=path)` for each file.
 
         Raises:
             StoreError: the bundle is not in the store, or a blob is damaged: names the blob and the bundle's file.
@@ -191,15 +195,21 @@ class Store(ABC):
         manifest = self.manifest(digest)
         with staged_folder(destination, replace=replace) as folder:
             for entry in manifest.files:
-                self.copy_out(entry.digest, folder / entry.path, what=f"{entry.path} of bundle {digest}")
+                what, report = f"{entry.path} of bundle {digest}", with_subject(on_progress, entry.path)
+                self.copy_out(entry.digest, folder / entry.path, what=what, on_progress=report)
             (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
         return open_bundle(destination)
 
-    def copy_out(self, digest: str, path: Path, *, what: str) -> None:
-        """Write a blob to a file, hashing it. Raises `StoreError` where a byte differs; the file is then not usable."""
+    def copy_out(self, digest: str, path: Path, *, what: str, on_progress: Progress = silent) -> None:
+        """Write a blob to a file, hashing it. Raises `StoreError` where a byte differs; the file is then not usable.
+
+        `on_progress` receives `Step("download", done, total, "bytes")`.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
+        step = Step("download", 0, self.blob_bytes(digest) or 0, "bytes")
         with self.open_blob(digest) as source, path.open("wb") as out:
-            _, copied_digest = copy_hashed(source, out, lambda error: self._unreadable(digest, error))
+            counted = cast("BinaryIO", _Counted(source, step, on_progress))
+            _, copied_digest = copy_hashed(counted, out, lambda error: self._unreadable(digest, error))
         if copied_digest != digest:
             raise self._damaged(digest, what)
 

@@ -40,6 +40,7 @@ from registry.store.s3_stream import BlobStream
 from registry.store.s3_upload import PART_BYTES, upload
 from registry.transfer.download import Transfer, WrongContentError
 from targets.errors import FetchError, FetchUnreachableError, StoreError, StoreUnreachableError
+from targets.progress import Progress, silent, with_subject
 
 URL_SECONDS = 12 * 3600
 DOCUMENT_BYTES_LIMIT = 64 << 20
@@ -105,7 +106,7 @@ class S3Store(Store):
             )
         return io.BufferedReader(BlobStream(partial(self._range, digest), size), 1 << 20)
 
-    def copy_out(self, digest: str, path: Path, *, what: str) -> None:
+    def copy_out(self, digest: str, path: Path, *, what: str, on_progress: Progress = silent) -> None:
         """Download by ranges, several at once, hashing."""
         size = self.blob_bytes(digest)
         if size is None:
@@ -114,7 +115,7 @@ class S3Store(Store):
         path.unlink(missing_ok=True)
         entry = FileEntry.model_construct(path=path.name, bytes=size, sha256=digest.removeprefix("sha256:"), chunks=())
         url = self.presigned_url(digest)
-        with Transfer() as transfer:
+        with Transfer(on_progress=with_subject(on_progress, "")) as transfer:
             try:
                 transfer.download(entry, url, path)
             except WrongContentError as error:

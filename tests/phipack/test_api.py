@@ -120,6 +120,8 @@ def test_garbage_is_what_no_version_refers_to(registry: phipack.Registry, tmp_pa
     registry.store.add_bundle(unused)
     found = registry.collect_garbage(dry_run=True, grace_hours=0)
     assert unused.digest in {blob.digest for blob in found.removed}
+    with pytest.raises(phipack.errors.StoreError, match=r"grace of 0\.5 hours"):
+        registry.collect_garbage(grace_hours=0.5)
     assert registry.store.has_bundle(unused.digest)
 
 

@@ -155,8 +155,11 @@ def test_a_large_blob_comes_back(any_store: Store, tmp_path: Path) -> None:
     content = b"".join(hashlib.sha256(number.to_bytes(4)).digest() * 16 for number in range(80_000))  # 41 MB
     blob = blob_of(content)
     any_store.put(io.BytesIO(content), blob, what="model.gguf")
-    any_store.copy_out(blob.digest, tmp_path / "out", what="model.gguf")
+    steps: list[Event] = []
+    any_store.copy_out(blob.digest, tmp_path / "out", what="model.gguf", on_progress=steps.append)
     assert (tmp_path / "out").read_bytes() == content
+    assert steps[-1] == Step("download", len(content), len(content), "bytes")
+    assert len(steps) > 4
     with any_store.open_blob(blob.digest) as source:
         assert hashlib.file_digest(source, "sha256").hexdigest() == blob.digest[7:]
 
