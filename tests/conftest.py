@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from tests.support.checkpoints import write_tiny
 from tests.support.tiers import tiers_of
-
-# What somebody has set for their own use (a width, colours, a registry, credentials) must not decide a test.
-for name in list(os.environ):
-    own = name.startswith(("MLFLOW_", "PHIPACK_", "AWS_")) and name != "PHIPACK_CACHE"
-    if own or name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        del os.environ[name]
 
 # The same examples in every run, and no bound on time: a machine may be busy.
 settings.register_profile(

@@ -13,13 +13,13 @@ can't be tested without a Mac.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.threads import thread_count
 from targets.storage.coreml import BLOCK_SIZE
 
 HIGHEST_CODE = 15
@@ -74,7 +74,7 @@ def quantize(weights: Floats, importance: Floats | None = None) -> Quantized:
         chunk = _quantize_rows(weights[part], importance)
         result.codes[part], result.scales[part], result.offsets[part] = chunk.codes, chunk.scales, chunk.offsets
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         for _ in pool.map(work, range(0, rows, step)):
             pass  # a chunk's error is raised here
     return result

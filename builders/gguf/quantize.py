@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.threads import thread_count
 from targets.errors import BuildError, CheckpointError
 from targets.storage.gguf import BlockType
 
@@ -58,7 +58,7 @@ def encode(
         importances = None if weights is None else weights.ctypes.data
         quantize_chunk(kind.number, part.ctypes.data, target, 0, len(part), columns, importances)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         list(pool.map(quantize, range(0, rows, _SLICE_ROWS)))
     return out
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.gguf.convert import MODEL_NAME
+from builders.threads import thread_count
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ExactContext
 from targets.errors import MeasurementError
@@ -86,7 +86,7 @@ class GgufSession:
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = context.open_with
         parameters.n_batch = parameters.n_ubatch = _BATCH
-        parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
+        parameters.n_threads = parameters.n_threads_batch = thread_count()
         parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if self._context:
             llama_cpp.llama_free(self._context)

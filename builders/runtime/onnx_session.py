@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.onnx import EDGE_FACT, GRAPH_NAME
+from builders.threads import thread_count
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ModelEntry
 from targets.errors import MeasurementError
-
-THREADS = 2
 
 
 class OnnxSession:
@@ -91,7 +90,7 @@ def open_session(bundle: Bundle) -> OnnxSession:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = THREADS
+    options.intra_op_num_threads = thread_count()
     try:
         inference = ort.InferenceSession(bundle.file(GRAPH_NAME), options, providers=["CPUExecutionProvider"])
     except _load_errors() as error:
