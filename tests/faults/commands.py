@@ -25,7 +25,7 @@ COMMANDS: Mapping[str, Command] = {
         run=phipack("promote", "phi:1.1.0", "--to", "production"),
         after=channels.no_cell_is_without,
         done=channels.promoted,
-        limit=16,
+        limit=8,
     ),
     "promote in PostgreSQL": Command(
         prepare=databases.prepare_releases_there,
@@ -33,14 +33,14 @@ COMMANDS: Mapping[str, Command] = {
         after=databases.there(channels.no_cell_is_without),
         done=databases.there(channels.promoted),
         reset=databases.fresh_database,
-        limit=16,
+        limit=8,
     ),
     "rollback": Command(
         prepare=channels.prepare_promoted,
         run=phipack("rollback", "phi"),
         after=channels.no_cell_is_without,
         done=channels.rolled_back,
-        limit=8,
+        limit=4,
         retry=channels.roll_back_if_needed,
     ),
     "register": Command(
@@ -49,7 +49,7 @@ COMMANDS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.registered("1.0.0", "1.1.0"),
         tidy=channels.store_is_tidy,
-        limit=16,
+        limit=8,
     ),
     "register the first": Command(
         prepare=channels.prepare_empty_registry,
@@ -57,7 +57,7 @@ COMMANDS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.registered("1.0.0"),
         tidy=channels.store_is_tidy,
-        limit=8,
+        limit=4,
     ),
     "renew evidence": Command(
         prepare=channels.prepare_anew,
@@ -65,7 +65,7 @@ COMMANDS: Mapping[str, Command] = {
         after=channels.no_cell_is_believed_too_early,
         done=channels.registered("1.0.0"),
         tidy=channels.store_is_tidy,
-        limit=10,
+        limit=5,
     ),
     "fetch a folder": Command(
         prepare=fetching.prepare_folder,
@@ -88,7 +88,7 @@ COMMANDS: Mapping[str, Command] = {
         done=fetching.fetched(NEW),
         tidy=fetching.out_is_alone,
         told=fetching.no_staging,
-        limit=50,
+        limit=25,
     ),
     "publish": Command(
         prepare=publishing.prepare_publication,
@@ -96,7 +96,7 @@ COMMANDS: Mapping[str, Command] = {
         after=publishing.catalog_is_whole,
         done=publishing.published,
         tidy=publishing.catalog_is_tidy,
-        limit=20,
+        limit=10,
     ),
     "fetch from a catalog": Command(
         prepare=publishing.prepare_newer_catalog,
@@ -104,7 +104,7 @@ COMMANDS: Mapping[str, Command] = {
         after=publishing.phone_has_one,
         done=publishing.phone_has_the_new_one,
         tidy=publishing.phone_is_tidy,
-        limit=20,
+        limit=10,
     ),
     "fetch by a delta": Command(
         prepare=publishing.prepare_catalog_with_delta,
@@ -112,7 +112,7 @@ COMMANDS: Mapping[str, Command] = {
         after=publishing.phone_has_one,
         done=publishing.phone_has_the_new_one,
         tidy=publishing.phone_is_tidy,
-        limit=15,
+        limit=7,
     ),
     "split": Command(
         prepare=parts.prepare_split,
@@ -120,7 +120,7 @@ COMMANDS: Mapping[str, Command] = {
         after=parts.parts_are_whole,
         done=parts.split_is_done,
         tidy=parts.parts_are_alone,
-        limit=15,
+        limit=7,
     ),
     "join": Command(
         prepare=parts.prepare_join,
@@ -128,7 +128,7 @@ COMMANDS: Mapping[str, Command] = {
         after=fetching.one_whole_bundle,
         done=fetching.fetched(NEW),
         tidy=fetching.out_is_alone,
-        limit=15,
+        limit=7,
     ),
     "keys init": Command(
         prepare=lambda _: None,
@@ -151,7 +151,7 @@ COMMANDS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=releasing.collected,
         tidy=channels.store_is_tidy,
-        limit=16,
+        limit=8,
     ),
     "release": Command(
         prepare=releasing.prepare_project,
@@ -160,7 +160,7 @@ COMMANDS: Mapping[str, Command] = {
         done=releasing.released,
         tidy=releasing.workshop_is_tidy,
         imports=releasing.IMPORTS,
-        limit=5,
+        limit=4,
         slow=True,
     ),
 }

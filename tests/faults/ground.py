@@ -37,9 +37,9 @@ class Command:
     `run` gives the exit code. `after` holds whatever fault there was, `done` once it has succeeded. `tidy` holds too
     once it has: nothing else is left; so after a full disk, unless `told` says what may be kept there. `retry`: where
     the next try is another command.
-    `imports`: heavy modules that it alone needs. `limit`: how many points are killed at, at most; a third of it for
-    other faults. `slow`: these are for FAULTS=all alone. `reset`: what is made anew for each case beside its folder;
-    a PostgreSQL server is at hand then.
+    `imports`: heavy modules that only this command needs. `limit`: at most so many points are killed at, and a quarter
+    as many for other faults. `slow`: only FAULTS=all walks the other faults. `reset`: what is made again for each case,
+    next to its folder; a PostgreSQL server is at hand then.
     """
 
     prepare: Step
@@ -49,7 +49,7 @@ class Command:
     tidy: Step = _nothing_more
     told: Step | None = None
     imports: tuple[str, ...] = ()
-    limit: int = 30
+    limit: int = 15
     slow: bool = False
     retry: Run | None = None
     reset: Step | None = None

@@ -163,8 +163,8 @@ def case(command: Command, fault: Fault, point: Point, slot: Slot) -> str | None
 
 
 def walk(command: Command, fault: Fault, slots: Sequence[Slot], *, every: bool) -> dict[str, object]:
-    """Walk a command; give how many points there are, how many were walked, and the problems."""
-    limit = command.limit if fault == "kill" else command.limit // 3
+    """Walk a command; return how many points there are, how many were walked, and the problems."""
+    limit = command.limit if fault == "kill" else max(3, command.limit // 4)
     for name in command.imports:
         importlib.import_module(name)
     for slot in slots:
