@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
+from builders.tokenizer import load_tokenizer
 from registry.files.staging import staged_folder
 from targets.config_json import read_architecture
 from targets.layouts import stored_shapes
@@ -128,7 +129,6 @@ def _tensor(name: str, shape: tuple[int, ...], number: int, pool: NDArray[np.uin
 def _write_tokenizer(folder: Path) -> None:
     """Write `tokenizer.model` and `tokenizer.json`, the files that released repositories have."""
     import sentencepiece
-    import transformers
 
     trained = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
@@ -145,8 +145,7 @@ def _write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.model").write_bytes(trained.getvalue())
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", "legacy": True, **special})
-    fast = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
-    fast.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_bytes(load_tokenizer(folder).to_json())
 
 
 def _write_json(path: Path, content: Any) -> None:

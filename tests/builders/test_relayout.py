@@ -14,6 +14,7 @@ from builders.reference.logits import FloatReference
 from builders.relayout import relayout
 from targets.errors import UnsupportedModelError
 from tests.support.checkpoints import write_json, write_tiny
+from tests.support.transformers_models import transformers_logits
 
 
 def _both(folder: Path, **changes: object) -> tuple[Path, Path, tuple[str, ...]]:
@@ -24,16 +25,12 @@ def _both(folder: Path, **changes: object) -> tuple[Path, Path, tuple[str, ...]]
 
 @pytest.mark.parametrize("changes", [{}, {"tied": True}, {"shards": 3}, {"dtype": "F32", "kv_heads": 4}])
 def test_transformers_llama_answers_as_phi_3(tmp_path: Path, changes: dict[str, object]) -> None:
-    import torch
-    import transformers
-
     phi, llama, notes = _both(tmp_path, **changes)
     tokens = np.random.default_rng(1).integers(0, 300, (1, 40))
     reference = FloatReference(open_checkpoint(phi))
-    model = transformers.LlamaForCausalLM.from_pretrained(llama, dtype=torch.float32)
-    with torch.no_grad():
-        theirs = model(torch.from_numpy(tokens)).logits[0].numpy()
-    np.testing.assert_allclose(theirs, reference.logits(reference.hidden(tokens)[0]), atol=1e-4)
+    np.testing.assert_allclose(
+        transformers_logits(llama, tokens[0]), reference.logits(reference.hidden(tokens)[0]), atol=1e-4
+    )
     assert notes == ()
 
 

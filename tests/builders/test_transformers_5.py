@@ -1,4 +1,4 @@
-"""A checkpoint that transformers 5 saved: the same bundles and answers as the one that transformers 4 saved."""
+"""Checkpoints that transformers 4 and 5 saved: the same bundles and answers as the one of the repository."""
 
 from __future__ import annotations
 
@@ -12,26 +12,56 @@ from builders.build import build
 from builders.checkpoint import open_checkpoint
 from builders.reference import FloatReference
 from builders.relayout import relayout
+from devtools.saved_configs import saved
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_json, write_tiny
-from tests.support.transformers_5 import SHAPES, TOKENS, last_logits, v4_config, v5_config
+from tests.support.transformers_4 import saved_config as saved_by_4
+from tests.support.transformers_5 import SHAPES, v4_config, v5_config
+from tests.support.transformers_models import longrope_renamed, transformers_logits
+
+WRITERS = {"repository": v4_config, "v4": saved_by_4, "v5": v5_config}
 
 
-def write_both(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write the same weights twice, with transformers 4's config and with 5's."""
-    v4, v5 = (write_tiny(folder / version, SHAPES[name]) for version in ("v4", "v5"))
-    write_json(v4 / "config.json", v4_config(name))
-    write_json(v5 / "config.json", v5_config(name))
-    return v4, v5
+def write_all(folder: Path, name: str) -> dict[str, Path]:
+    """Write the same weights, with the repository's config, transformers 4's and 5's."""
+    folders = {writer: write_tiny(folder / writer, SHAPES[name]) for writer in WRITERS}
+    for writer, place in folders.items():
+        write_json(place / "config.json", WRITERS[writer](name))
+    return folders
 
 
-@pytest.mark.parametrize("length", [40, 90])
+@pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated:FutureWarning")  # Phi-3-small's own class sets it
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_installed_transformers_saves_what_was_recorded(name: str) -> None:
+    installed = saved(v4_config(name))
+    assert installed.pop("transformers_version")
+    recorded = v5_config(name)
+    assert recorded.pop("transformers_version") == "5.24.0"
+    assert installed == recorded
+
+
 @pytest.mark.parametrize("name", ["phi3", "phi3_longrope", "llama"])
-def test_the_reference_answers_as_transformers_5(tmp_path: Path, name: str, length: int) -> None:
-    _, v5 = write_both(tmp_path, name)
-    reference = FloatReference(open_checkpoint(v5))
-    logits = reference.logits(reference.hidden(TOKENS[:, :length])[0])
-    np.testing.assert_allclose(logits[-1, :8], last_logits(name)[length], atol=1e-4)
+def test_the_reference_answers_as_transformers(tmp_path: Path, name: str) -> None:
+    tokens = np.random.default_rng(1).integers(0, 320, 90)
+    folders = write_all(tmp_path, name)
+    for length in (40, 90):  # the edge of longrope is at 64
+        expected = transformers_logits(folders["v5"], tokens[:length])
+        for folder in folders.values():
+            reference = FloatReference(open_checkpoint(folder))
+            logits = reference.logits(reference.hidden(tokens[None, :length])[0])
+            np.testing.assert_allclose(logits, expected, atol=1e-4)
+            np.testing.assert_array_equal(transformers_logits(folder, tokens[:length]), expected)
+
+
+def test_the_installed_transformers_cannot_load_the_first_name_of_longrope(tmp_path: Path) -> None:
+    import transformers
+
+    config = SHAPES["phi3_longrope"].config()
+    config["rope_scaling"]["type"] = "su"
+    with pytest.raises(KeyError, match="original_max_position_embeddings"):
+        transformers.Phi3Config.from_dict(json.loads(json.dumps(config)))
+    renamed = transformers.Phi3Config.from_dict(longrope_renamed(config))
+    assert renamed.rope_parameters["rope_type"] == "longrope"
 
 
 @pytest.mark.parametrize(
@@ -48,22 +78,22 @@ def test_the_reference_answers_as_transformers_5(tmp_path: Path, name: str, leng
 )
 def test_the_bundles_are_the_same_bytes(tmp_path: Path, name: str, recipe: str) -> None:
     files = []
-    for folder in write_both(tmp_path, name):
+    for folder in write_all(tmp_path, name).values():
         bundle = build(open_checkpoint(folder), recipe_named(recipe), tmp_path / f"{folder.name}-bundle")
         manifest = bundle.manifest.model_dump()
         files.append(({file["path"]: file["sha256"] for file in manifest["files"]}, manifest["model"]))
     assert len(files[0][0]) > 2
-    assert files[0] == files[1]
+    assert files[0] == files[1] == files[2]
 
 
 @pytest.mark.parametrize(("name", "layout"), [("phi3", "llama"), ("llama", "phi3")])
 def test_the_other_layout_keeps_the_rope_and_the_dtype(tmp_path: Path, name: str, layout: str) -> None:
-    v4, v5 = write_both(tmp_path, name)
-    for folder in (v4, v5):
+    written = []
+    for folder in write_all(tmp_path, name).values():
         relayout(open_checkpoint(folder), layout, folder / "other")
-    written = open_checkpoint(v5 / "other")
-    assert written.architecture == open_checkpoint(v4 / "other").architecture
-    assert written.architecture.rope_theta == v4_config(name)["rope_theta"]
-    config = json.loads((v5 / "other" / "config.json").read_bytes())
-    assert (config["torch_dtype"], config["rope_theta"]) == ("float32", v4_config(name)["rope_theta"])
-    assert config.keys().isdisjoint({"dtype", "rope_parameters"})
+        written.append(open_checkpoint(folder / "other").architecture)
+        assert written[0] == written[-1]
+        assert written[0].rope_theta == v4_config(name)["rope_theta"]
+        config = json.loads((folder / "other" / "config.json").read_bytes())
+        assert (config["torch_dtype"], config["rope_theta"]) == ("float32", v4_config(name)["rope_theta"])
+        assert config.keys().isdisjoint({"dtype", "rope_parameters"})

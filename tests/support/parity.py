@@ -38,16 +38,6 @@ def tiny_bundle(folder: Path, recipe: str, **changes: Any) -> tuple[Path, Bundle
     return checkpoint, build(open_checkpoint(checkpoint), recipe_named(recipe), folder / "bundle")
 
 
-def reference_logits(checkpoint: Path, tokens: np.ndarray) -> np.ndarray:
-    """Logits [T, vocabulary] of transformers' own Phi3ForCausalLM in float32."""
-    import torch
-    import transformers
-
-    model = transformers.Phi3ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
-    with torch.no_grad():
-        return model(torch.from_numpy(tokens)[None]).logits[0].numpy()
-
-
 def some_tokens(count: int, seed: int = 1) -> np.ndarray:
     """Random ids without the special ones."""
     return np.random.default_rng(seed).integers(0, 300, count)

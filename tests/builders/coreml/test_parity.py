@@ -14,7 +14,8 @@ from builders.runtime.coreml.session import call_inputs, open_session
 from targets.errors import BundleError, CheckpointError, MeasurementError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import random_weights, write_tiny, write_weights
-from tests.support.parity import CASES, EDGE, reference_logits, some_tokens, tiny_bundle
+from tests.support.parity import CASES, EDGE, some_tokens, tiny_bundle
+from tests.support.transformers_models import transformers_logits
 
 # Matrices are stored exactly; rotation, attention, cache and products are rounded to float16.
 TOLERANCE = 0.03
@@ -24,7 +25,7 @@ TOLERANCE = 0.03
 def test_fp16_agrees_with_transformers(tmp_path: Path, length: int, changes: dict[str, Any]) -> None:
     checkpoint, bundle = tiny_bundle(tmp_path, "coreml-fp16", **changes)
     tokens = some_tokens(length)
-    reference = reference_logits(checkpoint, tokens)
+    reference = transformers_logits(checkpoint, tokens)
     with open_session(bundle) as session:
         logits = session.score(tokens)
         assert logits.shape == reference.shape
@@ -52,7 +53,7 @@ def test_a_sequence_that_grows_past_longropes_edge_answers_like_the_reference(tm
         session.prefill(tokens[: EDGE - 2])
         for count in range(EDGE - 1, len(tokens) + 1):
             logits = session.step(int(tokens[count - 1]))
-            expected = reference_logits(checkpoint, tokens[:count])[-1]
+            expected = transformers_logits(checkpoint, tokens[:count])[-1]
             assert np.abs(logits - expected).max() < TOLERANCE, f"{count} tokens"
 
 

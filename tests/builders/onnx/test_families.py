@@ -22,6 +22,7 @@ from tests.support.checkpoints import write_json, write_tiny
 from tests.support.parity import FP16_TOLERANCE, some_tokens, tiny_bundle
 from tests.support.plain_small import plain_logits
 from tests.support.small import RELEASED_BLOCKS, write_telling
+from tests.support.transformers_models import transformers_logits
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|onnx|google).*"),
@@ -134,14 +135,9 @@ def test_blocks_that_the_operator_does_not_know_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("changes", [{}, {"kv_heads": 4, "tied": True}, {"layers": 3, "dtype": "BF16"}])
 def test_llama_in_fp16_agrees_with_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
-    import torch
-    import transformers
-
     checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16", family="llama", **changes)
     tokens = some_tokens(60)
-    model = transformers.LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager")
-    with torch.no_grad():
-        reference = model(torch.from_numpy(tokens)[None]).logits[0].numpy()
+    reference = transformers_logits(checkpoint, tokens)
     with open_session(bundle) as session:
         assert np.abs(session.score(tokens) - reference).max() < FP16_TOLERANCE
         stepped = [session.prefill(tokens[:30]), *(session.step(int(token)) for token in tokens[30:])]

@@ -17,7 +17,8 @@ from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_json, write_tiny
-from tests.support.parity import CASES, EDGE, FP16_TOLERANCE, reference_logits, some_tokens, tiny_bundle
+from tests.support.parity import CASES, EDGE, FP16_TOLERANCE, some_tokens, tiny_bundle
+from tests.support.transformers_models import transformers_logits
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|optimum|onnx|google).*"),
@@ -29,7 +30,7 @@ pytestmark = [
 def test_fp16_agrees_with_transformers(tmp_path: Path, length: int, changes: dict[str, Any]) -> None:
     checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16", **changes)
     tokens = some_tokens(length)
-    reference = reference_logits(checkpoint, tokens)
+    reference = transformers_logits(checkpoint, tokens)
     with open_session(bundle) as session:
         logits = session.score(tokens)
         assert logits.shape == reference.shape
@@ -62,7 +63,7 @@ def test_generation_across_the_longrope_edge_is_read_again_with_the_long_factors
     with open_session(bundle) as session:
         stepped = _prefill_and_steps(session, tokens, prefix=EDGE - 4)
     for end in range(EDGE - 4, EDGE + 5):
-        reference = reference_logits(checkpoint, tokens[:end])[-1]
+        reference = transformers_logits(checkpoint, tokens[:end])[-1]
         assert np.abs(stepped[end - (EDGE - 4)] - reference).max() < FP16_TOLERANCE
 
 
@@ -80,7 +81,7 @@ def test_int4_crosses_the_longrope_edge_as_it_reads_a_long_prompt(tmp_path: Path
         stepped = _prefill_and_steps(session, tokens, prefix=EDGE - 4)
         whole = session.score(tokens)
     assert np.abs(stepped[5:] - whole[EDGE:]).max() < 0.1
-    reference = reference_logits(checkpoint, tokens)[EDGE:]
+    reference = transformers_logits(checkpoint, tokens)[EDGE:]
     assert np.corrcoef(stepped[5:].ravel(), reference.ravel())[0, 1] > 0.9
 
 
@@ -88,7 +89,7 @@ def test_int4_follows_the_reference(tmp_path: Path) -> None:
     # Random weights are the hardest to quantize: a likeness is all that can be asked, and noise would not reach it.
     checkpoint, bundle = tiny_bundle(tmp_path, "onnx-int4")
     tokens = some_tokens(60)
-    reference = reference_logits(checkpoint, tokens)
+    reference = transformers_logits(checkpoint, tokens)
     with open_session(bundle) as session:
         logits = session.score(tokens)
     assert np.corrcoef(logits.ravel(), reference.ravel())[0, 1] > 0.95

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,29 +14,13 @@ from builders.reference import FloatReference
 from builders.reference.forward import rotary_tables
 from targets.errors import CheckpointError
 from tests.support.checkpoints import VOCABULARY_SIZE, Tiny, random_weights, write_tiny, write_weights
+from tests.support.transformers_models import transformers_logits, transformers_model
 
 TOLERANCE = 1e-4
 
 
 def tokens_of(rows: int, length: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, VOCABULARY_SIZE, size=(rows, length))
-
-
-def transformers_model(folder: Path) -> Any:
-    import torch
-    import transformers
-
-    kind = getattr(transformers, open_checkpoint(folder).architecture.name)
-    return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-
-
-def transformers_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
-    import torch
-
-    model = transformers_model(folder)
-    with torch.inference_mode():
-        # One sequence at a time: longrope looks at the longest of a batch.
-        return np.stack([model(torch.from_numpy(row[None]), use_cache=False).logits[0].numpy() for row in tokens])
 
 
 def our_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:

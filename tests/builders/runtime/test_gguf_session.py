@@ -19,6 +19,7 @@ from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError, UnsupportedModelError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import VOCABULARY_SIZE, write_json, write_tiny
+from tests.support.transformers_models import transformers_logits
 
 TOKENS = np.random.default_rng(1).integers(0, VOCABULARY_SIZE, 700)
 # Of the logits' own spread: F16 weights and KV cache against float32.
@@ -29,16 +30,6 @@ F16_KL = 1e-5
 def bundle_of(folder: Path, recipe: str = "gguf-f16", context: int | None = None) -> Bundle:
     out = folder.parent / f"{folder.name}-{recipe}-{context}"
     return build(open_checkpoint(folder), recipe_named(recipe), out, context_length=context)
-
-
-def transformers_logits(folder: Path, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    import torch
-    import transformers
-
-    kind = getattr(transformers, open_checkpoint(folder).architecture.name)
-    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    with torch.inference_mode():
-        return model(torch.from_numpy(tokens[None])).logits[0].numpy()
 
 
 def mean_kl(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:

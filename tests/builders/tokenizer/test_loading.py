@@ -41,3 +41,49 @@ def test_a_tokenizer_class_of_the_checkpoint_is_never_run(
 
     assert not ran.exists()
     assert sys.stdin.read() == "y\n"
+
+
+TEXTS = (
+    "",
+    " ",
+    "   the",
+    "the town",
+    "\u2581the",
+    " <|user|>\n  the <|end|>there",
+    "<|end|>",
+    "n\u00e4ive \U0001f642\n\n x  ",
+)
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_sentencepiece_is_converted_to_the_form_of_llama_2s_tokenizer(tmp_path: Path, model_type: str) -> None:
+    import transformers
+
+    folder = write_sentencepiece(tmp_path / "checkpoint", model_type)
+    ours = load_tokenizer(folder)
+    written = json.loads(ours.to_json())
+    assert [step["type"] for step in written["normalizer"]["normalizers"]] == ["Prepend", "Replace"]
+    assert written["pre_tokenizer"] is None
+    theirs = transformers.AutoTokenizer.from_pretrained(folder, legacy=True)
+    assert type(theirs).__name__ == "TokenizersBackend"  # which reads the model as SentencePiece does
+    for text in TEXTS:
+        assert ours.encode(text, add_special_tokens=True) == theirs.encode(text)
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False)
+
+
+def test_the_conversion_does_not_depend_on_other_files(tmp_path: Path) -> None:
+    folder = write_sentencepiece(tmp_path / "checkpoint")
+    converted = load_tokenizer(folder).to_json()
+    (folder / "config.json").unlink()
+    assert load_tokenizer(folder).to_json() == converted
+    (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}', "utf-8")
+    assert load_tokenizer(folder).to_json() == converted
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"IQ== 0\nIg== 1\n"])
+def test_what_is_no_sentencepiece_model_is_refused(tmp_path: Path, content: bytes) -> None:
+    folder = write_sentencepiece(tmp_path / "checkpoint")
+    (folder / "tokenizer.model").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model: not a SentencePiece model") as refused:
+        load_tokenizer(folder)
+    assert refused.value.fix
