@@ -140,7 +140,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
                 name=recipe.name,
                 format=recipe.format,
                 weights=sorted(conversion.weights, key=lambda weight: -weight.bytes),
-                notes=list(conversion.notes),
+                notes=[*checkpoint.notes, *conversion.notes],
             ),
             checkpoint=name,
             generation=GenerationEntry(

@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from builders.checkpoint.shards import find_shards
+from builders.checkpoint.weight_files import find_weights
 from registry.files.staging import staged_folder
 from targets.config_json import read_architecture
 from targets.errors import CheckpointError, UnsupportedModelError
@@ -31,7 +31,7 @@ def export(checkpoint: Path, out: Path, *, replace: bool = False) -> list[str]:
     config = _config(checkpoint)
     _refuse_longrope(checkpoint, config)
     _refuse_rope_parameters(checkpoint, config)
-    find_shards(checkpoint)
+    find_weights(checkpoint)
     from optimum.exporters.onnx import main_export
 
     with staged_folder(out, replace=replace) as folder:

@@ -3,9 +3,9 @@
 The weights are the same bytes: Llama keeps the rows of Phi-3's fused matrices as separate tensors. `config.json`
 changes; tokenizer and generation settings are copied as they are.
 
-Llama has no sliding window, so a Phi-3 with one is the same model only up to the window. The window's width stays in
-`config.json` under Phi-3's key, which Llama's readers ignore, so that converting back restores it. Llama's layout can't
-express longrope, nor any of Phi-3-small's own layers.
+Llama has no sliding window, so a Phi-3 with one is the same model only up to the window. The window's width is kept in
+`config.json` under a key of our own, so that converting back restores it: under Phi-3's key, transformers' cache would
+obey it though Llama's attention does not. Llama's layout can't express longrope, nor any of Phi-3-small's own layers.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _SHARED_KEYS = (
     "bos_token_id",
     "eos_token_id",
     "pad_token_id",
-    "sliding_window",
 )
+_KEPT_WINDOW = "phipack_sliding_window"  # Phi-3's window in Llama's config
 
 
 def relayout(
@@ -113,7 +113,9 @@ def _config(checkpoint: Checkpoint, layout: Family) -> dict[str, Any]:
     }
     if layout == "phi3":
         config["original_max_position_embeddings"] = architecture.context_length
-        config.setdefault("sliding_window", None)
+        config["sliding_window"] = checkpoint.config.get(_KEPT_WINDOW)
+    elif architecture.sliding_window is not None:
+        config[_KEPT_WINDOW] = architecture.sliding_window
     return config
 
 

@@ -21,12 +21,25 @@ class ConfigReader:
         self._where = where
 
     def positive(self, key: str, *, default: int | None = None) -> int:
+        """Return a whole number from 1, or `default` if the key is absent."""
+        return self._whole(key, self._config.get(key, default), 1)
+
+    def positive_or_null(self, key: str, *, default: int) -> int:
         """Return a whole number from 1, or `default` if the key is absent or null."""
-        return self._whole(key, default, 1)
+        return default if self._config.get(key) is None else self.positive(key)
 
     def count(self, key: str, *, default: int | None = None) -> int:
-        """Return a whole number from 0, or `default` if the key is absent or null."""
-        return self._whole(key, default, 0)
+        """Return a whole number from 0, or `default` if the key is absent."""
+        return self._whole(key, self._config.get(key, default), 0)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """Return true or false, or `default` if the key is absent."""
+        value = self._config.get(key, default)
+        if not isinstance(value, bool):
+            raise CheckpointError(
+                f"config.json: {self._where}{key} must be true or false, not {value!r}", fix=DOWNLOAD_AGAIN
+            )
+        return value
 
     def number(self, key: str, *, default: float) -> float:
         """Return a number over 0, finite as a float, or `default` if the key is absent."""
@@ -41,10 +54,7 @@ class ConfigReader:
         """Return a number over 0, finite as a float, or `default` if the key is absent or null."""
         return default if self._config.get(key) is None else self.number(key, default=default)
 
-    def _whole(self, key: str, default: int | None, least: int) -> int:
-        value = self._config.get(key)
-        if value is None:
-            value = default
+    def _whole(self, key: str, value: object, least: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST_SIZE:
             kind = "a positive whole number" if least else "a whole number from 0"
             raise CheckpointError(f"config.json: {self._where}{key} must be {kind}, not {value!r}", fix=DOWNLOAD_AGAIN)

@@ -173,7 +173,7 @@ def _original_context(config: Mapping[str, Any], name: str, keys: RopeKeys) -> i
     key = "original_max_position_embeddings"
     outside = config.get(key)
     outer = ConfigReader(config).positive(key, default=keys.original_context)
-    inner = ConfigReader(config[name], f"{name}.").positive(key, default=outer)
+    inner = ConfigReader(config[name], f"{name}.").positive_or_null(key, default=outer)
     if inner == outer or (outside is None and not keys.original_context_outside):
         return inner
     if outside is None:

@@ -1,8 +1,10 @@
 """A Hugging Face folder, opened for streaming: config and tokenizer checked first, tensors read one at a time.
 
 Start at `checkpoint.py` (`open_checkpoint`, and `Checkpoint`: the facts) and `sources.py` (`TensorSource`: weights).
-`shards.py` reads safetensors headers and maps tensors; `rows.py` puts rows into the order that all families share;
-`lockstep.py` lets several builds read one checkpoint once; `writing.py` writes safetensors tensor by tensor.
+`folder_check.py` recognises what is no checkpoint, `weight_files.py` finds the weights, and `tensor_check.py` accounts
+for each tensor. `shards.py` reads safetensors headers and maps tensors; `rows.py` puts rows into the order that all
+families share; `lockstep.py` lets several builds read one checkpoint once; `writing.py` writes safetensors tensor by
+tensor.
 """
 
 from builders.checkpoint.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint, open_checkpoint, read_json, tiktoken_files

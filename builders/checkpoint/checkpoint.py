@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from builders.checkpoint import shards
+from builders.checkpoint.folder_check import check_folder
 from builders.checkpoint.sources import ShardSource
+from builders.checkpoint.tensor_check import check_tensors
+from builders.checkpoint.weight_files import WeightFiles, find_weights
 from builders.phases import Phases
 from registry.files.digests import digest_of_file
 from targets.architecture import Architecture
 from targets.config_json import read_architecture
 from targets.errors import CheckpointError
-from targets.layouts import stored_shapes
 
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model")  # at least one must be there
@@ -44,10 +46,16 @@ class Checkpoint:
     shard_files: tuple[Path, ...]
     stored_tensors: Mapping[str, shards.StoredTensor]  # by the checkpoint's own names
     past_cache: bool = False  # too large for this machine's page cache: files are read past it
+    weight_notes: tuple[str, ...] = ()  # on files and tensors that are not read
 
     def open_tensors(self, phases: Phases | None = None) -> ShardSource:
         """Open a source of the weights, with file mappings of its own. `phases`: counts the time of reading."""
         return ShardSource(self.architecture, self.stored_tensors, past_cache=self.past_cache, phases=phases)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of a bundle should know about what it was built from."""
+        return self.weight_notes
 
     @property
     def tokenizer_files(self) -> dict[str, Path]:
@@ -123,13 +131,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: a file, shard or tensor is missing, damaged, or contradicts the config.
         UnsupportedModelError: another architecture, rope or dtype than phipack builds from.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder", fix="name the folder of a Hugging Face checkpoint")
+    check_folder(folder)
     config = read_json(folder / "config.json", required=True)
     architecture = read_architecture(config)
-    files = shards.find_shards(folder)
+    weights = find_weights(folder)
     found: dict[str, shards.StoredTensor] = {}
-    for file in files:
+    for file in weights.files:
         for tensor in shards.read_header(file):
             if tensor.name in found:
                 raise CheckpointError(
@@ -137,8 +144,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                     fix="remove the file that does not belong to this checkpoint, or download all of it again",
                 )
             found[tensor.name] = tensor
-    _compare_with_index(folder, found)
-    _compare_with_architecture(folder, found, architecture)
+    _compare_with_index(folder, found, weights)
+    stored, notes = check_tensors(folder, found, architecture)
     if not any((folder / name).is_file() for name in TOKENIZER_MODELS) and not tiktoken_files(folder):
         raise CheckpointError(
             f"{folder}: no tokenizer: neither {' nor '.join(TOKENIZER_MODELS)} nor *.tiktoken",
@@ -149,14 +156,15 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         config=config,
         generation_config=read_json(folder / "generation_config.json", required=False),
         architecture=architecture,
-        shard_files=tuple(files),
-        stored_tensors=found,
-        past_cache=shards.too_large_to_keep(found),
+        shard_files=weights.files,
+        stored_tensors=stored,
+        past_cache=shards.too_large_to_keep(stored),
+        weight_notes=(*weights.notes, *notes),
     )
 
 
-def _compare_with_index(folder: Path, found: dict[str, shards.StoredTensor]) -> None:
-    index = shards.read_index(folder)
+def _compare_with_index(folder: Path, found: Mapping[str, shards.StoredTensor], weights: WeightFiles) -> None:
+    index = weights.index
     if index is None:
         return
     if unlisted := [name for name in found if name not in index]:
@@ -169,35 +177,6 @@ def _compare_with_index(folder: Path, found: dict[str, shards.StoredTensor]) -> 
             raise CheckpointError(
                 f"{folder}: the index puts tensor {name!r} in {shard}, where it is not",
                 fix="download the checkpoint again",
-            )
-
-
-def _compare_with_architecture(folder: Path, found: dict[str, shards.StoredTensor], architecture: Architecture) -> None:
-    if architecture.layer_count > len(found):  # first: a damaged count could ask for a list of a billion names
-        raise CheckpointError(
-            f"{folder}: config.json says num_hidden_layers {architecture.layer_count}, "
-            f"the weights have {len(found)} tensors",
-            fix="compare config.json with the weights: they may belong to different models",
-        )
-    expected = stored_shapes(architecture)
-    if architecture.tied_embeddings and "lm_head.weight" in found:
-        # Some exports repeat the tied embedding as the head; its shape is still checked.
-        expected = {**expected, "lm_head.weight": expected["model.embed_tokens.weight"]}
-    if missing := [name for name in expected if name not in found]:
-        raise CheckpointError(
-            f"{folder}: tensor {missing[0]!r} is missing ({len(missing)} of {len(expected)} in all)",
-            fix="compare config.json with the weights: they may belong to different models",
-        )
-    if extra := [name for name in found if name not in expected]:
-        raise CheckpointError(
-            f"{folder}: tensor {extra[0]!r} is not part of {architecture.name} ({len(extra)} such)",
-            fix="compare config.json with the weights: they may belong to different models",
-        )
-    for name, shape in expected.items():
-        if found[name].shape != shape:
-            raise CheckpointError(
-                f"{folder}: tensor {name!r} has shape {list(found[name].shape)}, config.json asks for {list(shape)}",
-                fix="compare config.json with the weights: they may belong to different models",
             )
 
 

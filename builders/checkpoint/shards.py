@@ -50,40 +50,6 @@ class StoredTensor:
         return self.stop - self.start
 
 
-def find_shards(folder: Path) -> list[Path]:
-    """List the safetensors files of a checkpoint, in the order of their names.
-
-    Raises:
-        CheckpointError: there are none, or only pickled weights, or the index names one that is missing.
-    """
-    index = folder / INDEX_NAME
-    if index.exists():
-        names = sorted(set(_weight_map(index).values()))
-        for name in names:
-            if Path(name).name != name or not name.endswith(".safetensors"):
-                raise CheckpointError(
-                    f"{index}: shard name {name!r} is not a plain .safetensors file name",
-                    fix="download the index again: it may only name files of its own folder",
-                )
-            if not (folder / name).is_file():
-                raise CheckpointError(
-                    f"{folder}: shard {name!r} is missing, though the index names it",
-                    fix="download the checkpoint again",
-                )
-        return [folder / name for name in names]
-    if (folder / SINGLE_NAME).is_file():
-        return [folder / SINGLE_NAME]
-    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES):
-        raise CheckpointError(
-            f"{folder}: weights are pickled ({pickles[0]}); reading a pickle can run code, so phipack refuses it",
-            fix="if you trust it, convert it with transformers: model.save_pretrained(..., safe_serialization=True)",
-        )
-    raise CheckpointError(
-        f"{folder}: no weights: neither {SINGLE_NAME} nor {INDEX_NAME}",
-        fix="name the folder of a Hugging Face checkpoint",
-    )
-
-
 def read_index(folder: Path) -> dict[str, str] | None:
     """Return the index's map from tensor to shard, or None for a checkpoint of one file."""
     index = folder / INDEX_NAME
@@ -226,7 +192,9 @@ def _entry(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise UnsupportedModelError(
             f"{file}: tensor {name!r} has dtype {dtype}; phipack builds from F16, BF16 and F32",
-            fix="use the checkpoint as released, not one that is already quantized",
+            fix="save the model in float32: model.to(torch.float32).save_pretrained(...)"
+            if dtype == "F64"
+            else "use the checkpoint as released, not one that is already quantized",
         )
     numbers = (*shape, start, stop)
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _LARGEST_NUMBER for n in numbers):

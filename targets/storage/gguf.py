@@ -45,6 +45,7 @@ TYPES = {
 }
 _DEFAULT = {"gguf-f16": "F16", "gguf-q8_0": "Q8_0", "gguf-q4_0": "Q4_0", "gguf-q4_k_m": "Q4_K"}
 _FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+_OTHER_FORMATS = f"use one of {', '.join(name for name, recipe in RECIPES.items() if recipe.format != 'gguf')}"
 _LAYERS_OF_70B = 80  # llama.cpp treats any Llama with 80 layers whose heads share keys as its LLM_TYPE_70B
 
 
@@ -60,7 +61,13 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
     if architecture.family == "phi3small":
         raise UnsupportedModelError(
             "llama.cpp has no graph for Phi-3-small (block-sparse attention, GEGLU)",
-            fix=f"use one of {', '.join(name for name, other in RECIPES.items() if other.format != 'gguf')}",
+            fix=_OTHER_FORMATS,
+        )
+    if architecture.family == "phi3" and architecture.query_width != architecture.hidden_size:
+        raise UnsupportedModelError(
+            f"llama.cpp's graph of Phi-3 loads no model whose heads together ({architecture.head_count} of "
+            f"{architecture.head_dim} elements) are not as wide as the hidden size ({architecture.hidden_size})",
+            fix=_OTHER_FORMATS,
         )
     stored = []
     for name, shape in stored_shapes(architecture).items():

@@ -113,8 +113,8 @@ _VECTOR = Plain("float32")  # norms and biases
 # Float16 halves the cache; on a CPU float32 is a quarter faster, and onnxruntime-genai's own int4 models use it.
 _CACHE = {"onnx-fp16": "float16", "onnx-int4": "float32"}
 _OTHER_FORMAT: dict[Family, str] = {  # llama.cpp has no graph for Phi-3-small
-    "phi3": "build it with a GGUF recipe",
-    "llama": "build it with a GGUF recipe",
+    "phi3": "build it with a Core ML or GGUF recipe",
+    "llama": "build it with a Core ML or GGUF recipe",
     "phi3small": "build it with a Core ML recipe",
 }
 

@@ -95,4 +95,5 @@ def test_keys_that_llama_does_not_have_are_left_out(tmp_path: Path) -> None:
     relayout(open_checkpoint(phi), "llama", tmp_path / "llama")
     written = json.loads((tmp_path / "llama" / "config.json").read_bytes())
     assert written.keys().isdisjoint({"auto_map", "resid_pdrop", "original_max_position_embeddings"})
-    assert (written["model_type"], written["sliding_window"]) == ("llama", 100)
+    assert (written["model_type"], written["phipack_sliding_window"]) == ("llama", 100)
+    assert "sliding_window" not in written

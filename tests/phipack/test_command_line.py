@@ -149,6 +149,17 @@ def test_fit_names_what_to_take_for_what_a_format_cannot_run(phipack: Run, tmp_p
     assert instead in phipack("build", "small", "--recipe", "gguf-q8_0", "-o", "out", expect=1).stderr
 
 
+def test_heads_that_llama_cpp_does_not_load_are_refused_before_a_build(phipack: Run, tmp_path: Path) -> None:
+    write_tiny(tmp_path / "wide", head_dim=32)
+    problem, fix = "loads no model whose heads together (4 of 32 elements)", "use one of onnx-fp16, onnx-int4, coreml-"
+    shown = phipack("fit", "./wide", "--target", "iphone-15").stdout
+    refused = phipack("build", "wide", "--recipe", "gguf-q8_0", "-o", "out", expect=1).stderr
+    for words in (problem, fix):
+        assert words in shown
+        assert words in refused
+    assert not (tmp_path / "out").exists()
+
+
 def test_fit_goes_on_where_one_converter_refuses_the_checkpoint(phipack: Run, tmp_path: Path) -> None:
     tokenizer = write_tiny(tmp_path / "checkpoint") / "tokenizer.json"
     tokenizer.write_text(json.dumps(json.loads(tokenizer.read_bytes()) | {"normalizer": {"type": "NFC"}}), "utf-8")

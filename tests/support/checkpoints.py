@@ -32,6 +32,7 @@ class Tiny:
     layers: int = 2
     heads: int = 4
     kv_heads: int = 2
+    head_dim: int | None = None  # None: the hidden size divided by the heads; longrope needs that
     intermediate: int = 128
     context: int = 512
     original_context: int | None = None  # with a value: longrope
@@ -44,6 +45,8 @@ class Tiny:
 
     def config(self) -> dict[str, Any]:
         config = self._phi3()
+        if self.head_dim is not None:
+            config["head_dim"] = self.head_dim
         if self.family == "llama":
             config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
             for key in ("original_max_position_embeddings", "sliding_window"):

@@ -19,6 +19,8 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "grouped heads": (60, {}),
     "as many key heads": (60, {"kv_heads": 4}),
     "one layer": (60, {"layers": 1}),
+    "heads wider than the hidden size": (60, {"head_dim": 32}),
+    "heads narrower than the hidden size": (60, {"head_dim": 16, "heads": 2, "kv_heads": 1}),
     "tied": (60, {"tied": True}),
     "window of 7": (60, {"window": 7}),
     "window of 8": (60, {"window": 8}),

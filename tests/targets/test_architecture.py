@@ -227,7 +227,6 @@ def test_missing_llama_keys_have_llama_defaults() -> None:
             "intermediate_size": 11008,
             "vocab_size": 32000,
             "max_position_embeddings": 4096,
-            "sliding_window": 2047,
         }
     )
     assert (bare.family, bare.norm_epsilon, bare.sliding_window, bare.longrope) == ("llama", 1e-6, None, None)
@@ -262,6 +261,7 @@ def test_invalid_phi_3_small_config_is_refused(changes: dict[str, Any], message:
 
 
 def test_llama_rope_scaling_is_refused() -> None:
-    config = MINI | {"architectures": ["LlamaForCausalLM"], "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
+    llama = MINI | {"architectures": ["LlamaForCausalLM"], "sliding_window": None}
+    config = llama | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
     with pytest.raises(UnsupportedModelError, match="rope_scaling type 'llama3' is not supported; Llama has 'default'"):
         read_architecture(config)

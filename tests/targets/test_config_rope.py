@@ -66,7 +66,8 @@ def test_longropes_attention_factor(keys: dict[str, Any], changes: dict[str, Any
 )
 @pytest.mark.parametrize("architecture", ["Phi3ForCausalLM", "LlamaForCausalLM"])
 def test_base_is_read_from_each_place_where_it_may_be(rope: dict[str, Any], architecture: str) -> None:
-    read = read_architecture(phi3(architectures=[architecture], **rope))
+    model_type = {"Phi3ForCausalLM": "phi3", "LlamaForCausalLM": "llama"}[architecture]
+    read = read_architecture(phi3(architectures=[architecture], model_type=model_type, **rope))
     assert (read.rope_theta, read.longrope) == (7e5, None)
 
 

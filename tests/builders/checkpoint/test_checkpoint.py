@@ -194,7 +194,7 @@ def renamed(folder: Path) -> None:
 
 
 def extended(folder: Path) -> None:
-    write_weights(folder, weights(**{"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}))
+    write_weights(folder, weights(**{"model.layers.0.self_attn.q_norm.weight": np.ones(8, np.float32)}))
 
 
 def integers(folder: Path) -> None:
@@ -218,8 +218,8 @@ def integers(folder: Path) -> None:
         (cut("model.safetensors", 300), CheckpointError, r"model\.safetensors: truncated"),
         (cut("model.safetensors", -1), CheckpointError, r"model\.safetensors: .* truncated or damaged"),
         (reshaped, CheckpointError, r"qkv_proj\.weight' has shape \[128, 63\], config\.json asks for \[128, 64\]"),
-        (renamed, CheckpointError, r"qkv_proj\.weight' is missing"),
-        (extended, CheckpointError, r"inv_freq' is not part of Phi3ForCausalLM"),
+        (renamed, CheckpointError, r"q_proj\.weight' is LlamaForCausalLM's, but config\.json says Phi3ForCausalLM"),
+        (extended, CheckpointError, r"q_norm\.weight' is not part of Phi3ForCausalLM"),
         (integers, UnsupportedModelError, r"qkv_proj\.weight' has dtype I8"),
     ],
 )

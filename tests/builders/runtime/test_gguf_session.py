@@ -46,6 +46,8 @@ SHAPES = {
     "tied": {"tied": True},
     "as many KV heads": {"kv_heads": 4},
     "longrope below its edge": {"original_context": 256, "context": 1024},
+    "llama": {"family": "llama"},
+    "llama, heads wider than the hidden size": {"family": "llama", "head_dim": 32},
 }
 
 

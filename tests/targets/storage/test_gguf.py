@@ -11,7 +11,7 @@ import pytest
 
 from targets.architecture import Architecture
 from targets.config_json import read_architecture
-from targets.errors import RecipeError
+from targets.errors import RecipeError, UnsupportedModelError
 from targets.recipes import RECIPES, recipe_named
 from targets.storage.gguf import TYPES, fallback_notes, plan
 
@@ -97,3 +97,13 @@ def test_fallbacks_of_rows_of_576_are_counted() -> None:
 def test_recipe_of_another_format_is_refused() -> None:
     with pytest.raises(RecipeError, match="onnx-int4 is not a GGUF recipe"):
         plan(architecture(MINI), recipe_named("onnx-int4"))
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.format == "gguf"])
+def test_heads_that_llama_cpp_does_not_load_are_refused_by_the_recipe(name: str) -> None:
+    wide = architecture(MINI, head_dim=128)
+    with pytest.raises(UnsupportedModelError, match=r"\(32 of 128 elements\) are not as wide as the hidden size") as no:
+        plan(wide, recipe_named(name))
+    assert no.value.fix == "use one of onnx-fp16, onnx-int4, coreml-fp16, coreml-int4"
+    llama = MINI | {"architectures": ["LlamaForCausalLM"]}
+    assert plan(architecture(llama, head_dim=128), recipe_named(name))  # whose graph reads the heads' own width
