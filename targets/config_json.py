@@ -38,11 +38,6 @@ def _read_phi3_or_llama(config: Mapping[str, Any]) -> Architecture:
     is_llama = "LlamaForCausalLM" in config["architectures"]
     reader = ConfigReader(config)
     hidden, heads, kv_heads = _head_counts(reader)
-    if reader.number("partial_rotary_factor", default=1.0) != 1.0:
-        raise UnsupportedModelError(
-            f"config.json: partial_rotary_factor {config['partial_rotary_factor']!r} is not supported; only 1 is",
-            fix=USE_SUPPORTED,
-        )
     _refuse_other_activation(config, "silu")
     if config.get("attention_bias") or config.get("mlp_bias"):
         raise UnsupportedModelError(
@@ -69,6 +64,7 @@ def _read_phi3_or_llama(config: Mapping[str, Any]) -> Architecture:
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         sliding_window=reader.positive("sliding_window") if window is not None else None,
         longrope=rope.longrope,
+        partial_rotary_dim=None if rope.rotary_dim == head_dim else rope.rotary_dim,
     )
 
 
