@@ -1,4 +1,4 @@
-"""The shapes of released Phi-3 and Phi-4 models, from Microsoft's public configs: `fit` needs no checkpoint of these."""
+"""The shapes of released Phi-3 and Phi-4 models, from Microsoft's configs: `fit` needs no checkpoint of these."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_longropes_factors_are_for_the_rotated_part_of_a_head() -> None:
         read = read_architecture(config)
         assert read.longrope is not None
         assert (read.rotary_dim, len(read.longrope.short)) == (8, 4)
-    with pytest.raises(CheckpointError, match="rope_parameters.short_factor must list 4 numbers, not 8"):
+    with pytest.raises(CheckpointError, match=r"rope_parameters\.short_factor must list 4 numbers, not 8"):
         read_architecture(phi3(partial_rotary_factor=0.5, rope_parameters=LONG))
 
 
