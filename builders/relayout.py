@@ -59,7 +59,7 @@ def relayout(
     """Write a checkpoint in a layout at `out`, streamed. Returns notes on where it will answer differently.
 
     Raises:
-        UnsupportedModelError: the layout can't express the model (longrope, Phi-3-small's layers).
+        UnsupportedModelError: the layout can't express the model (longrope, partly rotated heads, Phi-3-small).
         BuildError: `out` exists or can't be written. Nothing is left behind.
     """
     there = _architecture_in(checkpoint.architecture, layout)
@@ -87,6 +87,12 @@ def _architecture_in(architecture: Architecture, layout: Family) -> Architecture
         raise UnsupportedModelError(
             "Llama's layout has no longrope, which this checkpoint uses",
             fix="use the 4k variant of the model, or build this one as it is",
+        )
+    if layout == "llama" and architecture.rotary_dim != architecture.head_dim:
+        raise UnsupportedModelError(
+            f"Llama's layout rotates whole heads; this checkpoint rotates {architecture.rotary_dim} of "
+            f"{architecture.head_dim} elements",
+            fix="build this one as it is",
         )
     if architecture.family == layout:
         raise UnsupportedModelError(

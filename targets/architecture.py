@@ -61,6 +61,8 @@ class Architecture:
     the limit and l = up clamped to ± the limit, g * sigmoid(1.702 g) * (l + 1).
     `biased`: norms are LayerNorm and have a bias, as all matrices in the layers do; otherwise RMSNorm and no biases.
     `hidden_token_ids`: ids whose logits are minus infinity.
+    `partial_rotary_dim`: None where whole heads are rotated; otherwise the first elements of a head, as many as this,
+    are rotated as if they were the head, and the others keep their values (Phi-4-mini).
     """
 
     name: str
@@ -85,6 +87,12 @@ class Architecture:
     logit_divisor: float = 1.0
     block_sparse: BlockSparse | None = None
     hidden_token_ids: tuple[int, ...] = ()
+    partial_rotary_dim: int | None = None  # see `rotary_dim`
+
+    @property
+    def rotary_dim(self) -> int:
+        """Elements of a head that are rotated, from its first on: pairs (i, i + rotary_dim / 2)."""
+        return self.head_dim if self.partial_rotary_dim is None else self.partial_rotary_dim
 
     @property
     def score_scale(self) -> float:

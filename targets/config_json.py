@@ -65,11 +65,6 @@ def _read_plain(config: Mapping[str, Any], keys: FamilyKeys, head_dim: int, wind
     """Read the shape that Phi-3 and Llama share."""
     reader, defaults = ConfigReader(config), keys.used
     hidden, heads, kv_heads = _head_counts(reader, keys)
-    if reader.number("partial_rotary_factor", default=1.0) != 1.0:
-        raise UnsupportedModelError(
-            f"config.json: partial_rotary_factor {config['partial_rotary_factor']!r} is not supported; only 1 is",
-            fix=USE_SUPPORTED,
-        )
     _refuse_other_activation(config, "silu")
     context = reader.positive("max_position_embeddings", default=defaults["max_position_embeddings"])
     is_llama = keys is LLAMA_KEYS
@@ -90,6 +85,7 @@ def _read_plain(config: Mapping[str, Any], keys: FamilyKeys, head_dim: int, wind
         tied_embeddings=reader.flag("tie_word_embeddings", default=defaults["tie_word_embeddings"]),
         sliding_window=window,
         longrope=rope.longrope,
+        partial_rotary_dim=None if rope.rotary_dim == head_dim else rope.rotary_dim,
     )
 
 

@@ -37,6 +37,7 @@ class RopeKeys:
     `original_context`: longrope's original context if no key states it.
     `original_context_outside`: transformers reads it at the top level, and never within the object.
     `theta_within`: the object's `rope_theta` is the base too. Otherwise it has no meaning: transformers 5 fills it in.
+    `partial`: a head may be rotated in part, as `partial_rotary_factor` says.
     """
 
     family: str
@@ -46,6 +47,7 @@ class RopeKeys:
     original_context: int = 1
     original_context_outside: bool = False
     theta_within: bool = True
+    partial: bool = False
 
 
 PHI3_ROPE = RopeKeys(
@@ -53,6 +55,7 @@ PHI3_ROPE = RopeKeys(
     longrope_keys=(*_LONGROPE_KEYS, "attention_factor", "factor"),
     original_context=4096,
     original_context_outside=True,
+    partial=True,
 )
 LLAMA_ROPE = RopeKeys("Llama")
 SMALL_ROPE = RopeKeys(
@@ -67,10 +70,11 @@ SMALL_ROPE = RopeKeys(
 
 @dataclass(frozen=True)
 class Rope:
-    """A model's rope."""
+    """A model's rope. `rotary_dim`: elements of a head that are rotated."""
 
     theta: float
     longrope: LongRope | None
+    rotary_dim: int
 
 
 def read_rope(config: Mapping[str, Any], keys: RopeKeys, context: int, head_dim: int) -> Rope:
@@ -80,25 +84,61 @@ def read_rope(config: Mapping[str, Any], keys: RopeKeys, context: int, head_dim:
         CheckpointError: a value is invalid, or two values contradict each other.
         UnsupportedModelError: the family does not have this type of rope, or one of its keys.
     """
+    objects = {name: _checked(config[name], name, keys) for name in _OBJECTS if config.get(name) is not None}
+    rotary_dim = _rotary_dim(config, keys, head_dim)
     thetas = {}
     if keys.theta in config or not keys.theta_within:
         thetas[keys.theta] = ConfigReader(config).number(keys.theta, default=keys.default_theta)
     longropes: dict[str, LongRope | None] = {}
     if "rope_scaling" in config:
         longropes["rope_scaling"] = None  # null means no longrope
-    for name in _OBJECTS:
-        value = config.get(name)
-        if value is None:
-            continue
-        inner = _checked(value, name, keys)
+    for name, inner in objects.items():
         theta = inner.number("rope_theta", default=keys.default_theta)
-        if "rope_theta" in value and (keys.theta_within or theta != FILLED_IN_THETA):
+        if "rope_theta" in config[name] and (keys.theta_within or theta != FILLED_IN_THETA):
             thetas[f"{name}.rope_theta"] = theta
+        elif keys.theta_within and keys.theta not in config and _both_say_something(config):
+            thetas[f"{name} without rope_theta"] = theta
         longropes[name] = None
-        if _kind(value, name) != "default":
-            longropes[name] = _longrope(config, name, keys, context, head_dim)
-    theta = _agreed(thetas, keys.default_theta)
-    return Rope(theta, _agreed_longrope(config, longropes))
+        if _kind(config[name], name) != "default":
+            longropes[name] = _longrope(config, name, keys, context, rotary_dim)
+    longrope = _agreed_longrope(config, longropes)
+    return Rope(_agreed(thetas, keys.default_theta), longrope, rotary_dim)
+
+
+def _both_say_something(config: Mapping[str, Any]) -> bool:
+    """Return True if transformers 5 reads one object and skips the other: what a key is missing from matters then."""
+    return all(config.get(name) for name in _OBJECTS)
+
+
+def _rotary_dim(config: Mapping[str, Any], keys: RopeKeys, head_dim: int) -> int:
+    """Return how many elements of a head are rotated: transformers' own `int(head_dim * partial_rotary_factor)`.
+
+    transformers 4 reads the factor at the top level, 5 within the object and, if it is absent there, at the top level.
+    """
+    key = "partial_rotary_factor"
+    factors: dict[str, float] = {}
+    if key in config:
+        factors[key] = ConfigReader(config).number(key, default=1.0)
+    for name in _OBJECTS:
+        place = config.get(name) or {}
+        if key in place:
+            factors[f"{name}.{key}"] = ConfigReader(place, f"{name}.").number(key, default=1.0)
+        elif key not in config and _both_say_something(config):
+            factors[f"{name} without {key}"] = 1.0
+    factor = _agreed(factors, 1.0)
+    stated = next(iter(factors), key)
+    if factor != 1.0 and not keys.partial:
+        raise UnsupportedModelError(
+            f"config.json: {stated} {factor:g} is not supported; {keys.family} rotates whole heads", fix=USE_SUPPORTED
+        )
+    rotated = int(head_dim * factor) if factor <= 1 else 0
+    if rotated < 2 or rotated % 2:
+        raise CheckpointError(
+            f"config.json: {stated} {factor:g} of heads of {head_dim} elements: an even number of elements, from 2 to "
+            f"{head_dim}, must be rotated",
+            fix=DOWNLOAD_AGAIN,
+        )
+    return rotated
 
 
 def _checked(value: object, name: str, keys: RopeKeys) -> ConfigReader:
@@ -127,13 +167,7 @@ def _checked(value: object, name: str, keys: RopeKeys) -> ConfigReader:
                 f"config.json: {name}.{key} is not known for {keys.family}'s rope of type {kind!r}",
                 fix=did_you_mean(key, known),
             )
-    reader = ConfigReader(value, f"{name}.")
-    if reader.number("partial_rotary_factor", default=1.0) != 1.0:
-        raise UnsupportedModelError(
-            f"config.json: {name}.partial_rotary_factor {value['partial_rotary_factor']!r} is not supported; only 1 is",
-            fix=USE_SUPPORTED,
-        )
-    return reader
+    return ConfigReader(value, f"{name}.")
 
 
 def _kind(value: Mapping[str, Any], name: str) -> object:
@@ -148,7 +182,7 @@ def _kind(value: Mapping[str, Any], name: str) -> object:
     return kinds[0] if kinds else "default"
 
 
-def _longrope(config: Mapping[str, Any], name: str, keys: RopeKeys, context: int, head_dim: int) -> LongRope:
+def _longrope(config: Mapping[str, Any], name: str, keys: RopeKeys, context: int, rotary_dim: int) -> LongRope:
     inner = ConfigReader(config[name], f"{name}.")
     original = _original_context(config, name, keys)
     if original == 1:
@@ -160,8 +194,8 @@ def _longrope(config: Mapping[str, Any], name: str, keys: RopeKeys, context: int
     factor = 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(original))
     factor = inner.number_or_null("attention_factor", default=factor)
     return LongRope(
-        short=_factors(config[name], f"{name}.short_factor", head_dim),
-        long=_factors(config[name], f"{name}.long_factor", head_dim),
+        short=_factors(config[name], f"{name}.short_factor", rotary_dim),
+        long=_factors(config[name], f"{name}.long_factor", rotary_dim),
         original_context=original,
         short_attention_factor=inner.number("short_mscale", default=factor),
         long_attention_factor=inner.number("long_mscale", default=factor),
@@ -187,28 +221,24 @@ def _original_context(config: Mapping[str, Any], name: str, keys: RopeKeys) -> i
     )
 
 
-def _factors(value: Mapping[str, Any], name: str, head_dim: int) -> tuple[float, ...]:
+def _factors(value: Mapping[str, Any], name: str, rotary_dim: int) -> tuple[float, ...]:
     values = value.get(name.rpartition(".")[2])
-    if not isinstance(values, list) or len(values) != head_dim // 2:
+    if not isinstance(values, list) or len(values) != rotary_dim // 2:
         found = len(values) if isinstance(values, list) else values
         raise CheckpointError(
-            f"config.json: {name} must list {head_dim // 2} numbers, not {found!r}", fix=DOWNLOAD_AGAIN
+            f"config.json: {name} must list {rotary_dim // 2} numbers, not {found!r}", fix=DOWNLOAD_AGAIN
         )
     if not all(is_positive(v) for v in values):
         raise CheckpointError(f"config.json: {name} holds a value that is not a positive number", fix=DOWNLOAD_AGAIN)
     return tuple(float(v) for v in values)
 
 
-def _agreed(thetas: Mapping[str, float], default: float) -> float:
-    """Return the base that all keys agree on."""
-    if len(set(thetas.values())) > 1:
-        raise CheckpointError(
-            "config.json: "
-            + " and ".join(f"{key} {theta!r}" for key, theta in thetas.items())
-            + " contradict each other",
-            fix=_KEEP_ONE,
-        )
-    return next(iter(thetas.values()), default)
+def _agreed(values: Mapping[str, float], default: float) -> float:
+    """Return the number that all keys agree on."""
+    if len(set(values.values())) > 1:
+        stated = " and ".join(f"{key} {value!r}" for key, value in values.items())
+        raise CheckpointError(f"config.json: {stated} contradict each other", fix=_KEEP_ONE)
+    return next(iter(values.values()), default)
 
 
 def _agreed_longrope(config: Mapping[str, Any], longropes: Mapping[str, LongRope | None]) -> LongRope | None:

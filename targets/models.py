@@ -1,4 +1,4 @@
-"""The shapes of the released Phi-3 models, from Microsoft's public configs: `fit` needs no checkpoint of these."""
+"""The shapes of released Phi-3 and Phi-4 models, from Microsoft's configs: `fit` needs no checkpoint of these."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ _MINI_4K = Architecture(
 _MEDIUM_4K = replace(
     _MINI_4K, layer_count=40, hidden_size=5120, intermediate_size=17920, head_count=40, kv_head_count=10, head_dim=128
 )
-
-
+_PHI_4 = replace(_MEDIUM_4K, vocabulary_size=100352, context_length=16384, rope_theta=250000.0, sliding_window=None)
 _SMALL_8K = Architecture(
     name="Phi3SmallForCausalLM",
     family="phi3small",
@@ -58,13 +57,26 @@ def _long(short: Architecture, original_context: int, factor: float, window: int
     return replace(short, context_length=131072, sliding_window=window, longrope=rope)
 
 
+_MINI_128K = _long(_MINI_4K, 4096, 1.190238, 262144)
+_PHI_4_MINI = replace(
+    _MINI_128K,
+    head_count=24,
+    kv_head_count=8,
+    head_dim=128,
+    partial_rotary_dim=96,
+    vocabulary_size=200064,
+    tied_embeddings=True,
+)
 KNOWN_MODELS = {
     "phi-3-mini-4k-instruct": _MINI_4K,
-    "phi-3-mini-128k-instruct": _long(_MINI_4K, 4096, 1.190238, 262144),
+    "phi-3-mini-128k-instruct": _MINI_128K,
     "phi-3-medium-4k-instruct": _MEDIUM_4K,
     "phi-3-medium-128k-instruct": _long(_MEDIUM_4K, 4096, 1.190238, 131072),
     "phi-3-small-8k-instruct": _SMALL_8K,
     "phi-3-small-128k-instruct": _long(_SMALL_8K, 8192, 1.143544, None),
+    "phi-3.5-mini-instruct": _MINI_128K,
+    "phi-4-mini-instruct": _PHI_4_MINI,
+    "phi-4": _PHI_4,
 }
 
 

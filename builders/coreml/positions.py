@@ -25,13 +25,16 @@ TABLE_DTYPE = np.float16
 
 @dataclass(frozen=True)
 class Call:
-    """What all layers share: q new tokens, n in all, d head size, g query heads a key head. MIL variables."""
+    """What all layers share: q new tokens, n in all, r rotated elements of a head, g query heads a key head.
+
+    MIL variables.
+    """
 
     start: Any  # int32 [1]: tokens in the cache before this call
     end: Any  # int32 [1]: n
     mask: Any  # float16 [1, 1, g q, n], added to the scores
     sparse_mask: Any  # float16 [1, K, g q, n], the same for block-sparse layers; None where those see everything
-    cosines: Any  # float16 [q, 1, d / 2]: of the new tokens, one for all heads
+    cosines: Any  # float16 [q, 1, r / 2]: of the new tokens, one for all heads
     sines: Any  # the same
 
 
@@ -61,7 +64,7 @@ def write_call(builder: Any, architecture: Architecture, context_length: int, id
 
 
 def _tables(mb: Any, architecture: Architecture, context_length: int) -> tuple[Any, Any]:
-    """Return cosines and sines [context, d / 2], a row a position; then the short factors' rows, if needed."""
+    """Return cosines and sines [context, r / 2], a row a position; then the short factors' rows, if needed."""
     parts = [rotary_tables(architecture, context_length)]
     edge = architecture.longrope_edge(context_length)
     if edge is not None:

@@ -173,14 +173,19 @@ class _Decoder:
         return self._narrow(mb.mul(x=mb.mul(x=stream, y=mb.rsqrt(x=mean, epsilon=epsilon)), y=weight))
 
     def _rotated(self, heads: Any) -> Any:
-        """Rotate the pairs (i, i + d / 2) of heads [1, q, any, d] float16 by the tokens' positions."""
+        """Rotate the pairs (i, i + r / 2) of heads [1, q, any, d] float16 by the tokens' positions.
+
+        r is the architecture's `rotary_dim`; elements from r on keep their values.
+        """
         mb, cosines, sines = self._mb, self._call.cosines, self._call.sines
-        first, second = mb.split(x=heads, num_splits=2, axis=-1)
+        half = self._architecture.rotary_dim // 2
+        rest = self._architecture.head_dim - 2 * half
+        first, second, *kept = mb.split(x=heads, split_sizes=[half, half, *([rest] if rest else [])], axis=-1)
         turned = [
             mb.sub(x=mb.mul(x=first, y=cosines), y=mb.mul(x=second, y=sines)),
             mb.add(x=mb.mul(x=second, y=cosines), y=mb.mul(x=first, y=sines)),
         ]
-        return mb.concat(values=turned, axis=-1)
+        return mb.concat(values=[*turned, *kept], axis=-1)
 
     def _cached(self, name: str, new: Any, layer: int) -> Any:
         """Put new heads [1, q, K, d] into a layer of a cache, and return its first n positions [1, K, n, d]."""

@@ -17,6 +17,12 @@ _CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_O200K_NAME = "gpt-4o"
 # Steps of the pre-tokenizer, and whether a word that is a token is used without merging → llama.cpp's name for it.
 _PRE_TOKENIZERS: dict[tuple[object, ...], str] = {
     (("bytes after", _GPT2), False): "gpt-2",
@@ -24,6 +30,12 @@ _PRE_TOKENIZERS: dict[tuple[object, ...], str] = {
     (("digits",), ("bytes after", _GPT2), False): "smollm",
     (("split", _CL100K), ("bytes",), True): "llama-bpe",
     (("split", _CL100K), ("bytes",), False): "dbrx",  # Phi-4's
+    (("split", _O200K), ("bytes",), False): _O200K_NAME,  # Phi-4-mini's
+}
+# llama.cpp spells o200k so: a letter is upper case unless it is a-z, lower case unless A-Z; marks are no letters.
+_NOTES = {
+    _O200K_NAME: "llama.cpp's own tokenizer splits words with combining marks, or with capitals outside ASCII, "
+    "elsewhere than tokenizer.json (evidence: runtime_tokens_share): tokenize with tokenizer.json where that matters"
 }
 
 
@@ -41,9 +53,11 @@ def byte_level_vocabulary(file: TokenizerJson, size: int, *, source: str) -> Voc
             fix="build an ONNX or Core ML recipe, such as onnx-int4: their apps use tokenizer.json itself",
         )
     rows = lay_out({n: Row(token) for token, n in model.vocab.items()}, file.added, size, source=source)
+    pre = _pre_tokenizer(file, source=source)
     return Vocabulary(
         model="gpt2",
-        pre=_pre_tokenizer(file, source=source),
+        pre=pre,
+        notes=(_NOTES[pre],) if pre in _NOTES else (),
         tokens=tuple(row.text for row in rows),
         kinds=tuple(row.kind for row in rows),
         merges=tuple(f"{left} {right}" for left, right in model.pairs),
@@ -52,14 +66,30 @@ def byte_level_vocabulary(file: TokenizerJson, size: int, *, source: str) -> Voc
 
 def _pre_tokenizer(file: TokenizerJson, *, source: str) -> str:
     done = tuple(_what_it_does(step) for step in steps(file.pre_tokenizer, "pretokenizers"))
-    name = _PRE_TOKENIZERS.get((*done, bool(file.model.ignore_merges)))
-    if name is None:
-        raise UnsupportedModelError(
-            f"{source}: llama.cpp has no known name for the pre-tokenizer "
-            f"{json.dumps(file.pre_tokenizer)[:300]} with ignore_merges {bool(file.model.ignore_merges)}",
-            fix="build an ONNX or Core ML recipe, such as onnx-int4: their apps use tokenizer.json itself",
-        )
-    return name
+    whole_words = bool(file.model.ignore_merges)
+    name = _PRE_TOKENIZERS.get((*done, whole_words))
+    if name is not None:
+        return name
+    name = _PRE_TOKENIZERS.get((*done, False))
+    unmerged = None if name is None else _unmerged_token(file)
+    if name is not None and unmerged is None:
+        return name  # merging a word that is a token gives that token: whether it is done makes no difference
+    why = "" if unmerged is None else f", with which {unmerged!r} is a token that merges don't form"
+    raise UnsupportedModelError(
+        f"{source}: llama.cpp has no known name for the pre-tokenizer "
+        f"{json.dumps(file.pre_tokenizer)[:300]} with ignore_merges {whole_words}{why}",
+        fix="build an ONNX or Core ML recipe, such as onnx-int4: their apps use tokenizer.json itself",
+    )
+
+
+def _unmerged_token(file: TokenizerJson) -> str | None:
+    """Return a token that its own characters are not merged to; None if there is none."""
+    from tokenizers.models import BPE
+
+    merging = BPE(vocab=file.model.vocab, merges=file.model.pairs)
+    added = {token.content for token in file.added.values()}  # found in a text before it is split into words
+    tokens = (token for token in file.model.vocab if token not in added)
+    return next((token for token in tokens if len(merging.tokenize(token)) != 1), None)
 
 
 def _what_it_does(step: dict[str, Any]) -> tuple[str, ...]:

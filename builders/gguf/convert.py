@@ -222,7 +222,7 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
     writer.add_head_count(architecture.head_count)
     writer.add_head_count_kv(architecture.kv_head_count)
     writer.add_layer_norm_rms_eps(architecture.norm_epsilon)
-    writer.add_rope_dimension_count(architecture.head_dim)
+    writer.add_rope_dimension_count(architecture.rotary_dim)
     writer.add_rope_freq_base(architecture.rope_theta)
     if architecture.head_dim * architecture.head_count != architecture.hidden_size:
         writer.add_key_length(architecture.head_dim)

@@ -15,7 +15,7 @@ Table = NDArray[np.float32]
 
 
 def rotary_tables(architecture: Architecture, context_length: int) -> tuple[Table, Table]:
-    """Return cosines and sines, [rows, head_dim / 2] each; row p is position p.
+    """Return cosines and sines, [rows, rotary_dim / 2] each; row p is position p.
 
     Where longrope's edge lies inside the context, the rows of the short factors (positions up to the edge) are followed
     by those of the long factors for all positions: a sequence past the edge reads at an offset of `original_context`.
@@ -33,9 +33,8 @@ def rotary_tables(architecture: Architecture, context_length: int) -> tuple[Tabl
 def _tables(
     architecture: Architecture, rows: int, *, divisors: tuple[float, ...] | None, factor: float
 ) -> tuple[Table, Table]:
-    periods = architecture.rope_theta ** (
-        np.arange(0, architecture.head_dim, 2, dtype=np.float64) / architecture.head_dim
-    )
+    width = architecture.rotary_dim
+    periods = architecture.rope_theta ** (np.arange(0, width, 2, dtype=np.float64) / width)
     if divisors is not None:
         periods *= divisors
     angles = np.arange(rows, dtype=np.float64)[:, None] / periods[None, :]

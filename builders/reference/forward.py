@@ -3,6 +3,7 @@
 The formulas are transformers' `Phi3ForCausalLM`: RMSNorm, fused qkv with rotary embedding on halves, grouped-query
 attention under a causal (and sliding) mask, SwiGLU. longrope: the short factors while the whole sequence fits in the
 original context, the long ones beyond, and cosines and sines times the attention factor either way (arXiv 2402.13753).
+Phi-4-mini rotates only the first `rotary_dim` elements of a head.
 Phi-3-small's formulas are those of the modeling file in its repositories: LayerNorm, biases, muP's multipliers, GEGLU,
 and block-sparse layers (`attention_masks.py`).
 """
@@ -69,11 +70,11 @@ def hidden_states(
 
 
 def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return cosines and sines [length, head_dim / 2] of a sequence of that length, attention factor included.
+    """Return cosines and sines [length, rotary_dim / 2] of a sequence of that length, attention factor included.
 
     Computed in float64: at position 100,000 a float32 angle is off by .004.
     """
-    half = architecture.head_dim // 2
+    half = architecture.rotary_dim // 2
     frequencies = architecture.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
     scale = 1.0
     if architecture.longrope is not None:
@@ -178,8 +179,9 @@ def _norm(states: Tensor, weights: dict[str, Tensor], stem: str, epsilon: float)
 
 
 def _rotated(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotate pairs (i, i + d/2) of [heads, T, d] by the position's angles [T, d/2]."""
+    """Rotate pairs (i, i + r/2) of [heads, T, d] by the position's angles [T, r/2]; elements from r on stay."""
     import torch
 
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
+    half = cosines.shape[-1]
+    first, second, rest = heads[..., :half], heads[..., half : 2 * half], heads[..., 2 * half :]
+    return torch.cat((first * cosines - second * sines, second * cosines + first * sines, rest), dim=-1)

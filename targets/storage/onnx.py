@@ -18,7 +18,8 @@ from targets.recipes import Recipe
 from targets.storage import StoredWeight
 
 ALIGNMENT = 4096  # bytes; a memory page, so that a runtime can map a tensor in place
-HEAD_DIM_STEP = 16  # GroupQueryAttention rotates halves of a head, each a multiple of 8
+# GroupQueryAttention's head is a multiple of 16, and so is the part of it that it rotates, twice the tables' width.
+HEAD_DIM_STEP = 16
 SPARSE_BLOCK_SIZES = (16, 32, 64, 128)  # tokens; what SparseAttention's schema allows
 _ITEM_BYTES = {"float16": 2, "float32": 4, "uint8": 1, "int32": 4}
 
@@ -178,10 +179,10 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
 
 def check(architecture: Architecture, recipe: Recipe) -> None:
     """Check that the operators can run the model. Raises `UnsupportedModelError`."""
-    if architecture.head_dim % HEAD_DIM_STEP:
+    if architecture.head_dim % HEAD_DIM_STEP or architecture.rotary_dim % HEAD_DIM_STEP:
         raise UnsupportedModelError(
-            f"{recipe.name}: heads of {architecture.head_dim} elements; GroupQueryAttention rotates multiples of "
-            f"{HEAD_DIM_STEP}",
+            f"{recipe.name}: heads of {architecture.head_dim} elements, {architecture.rotary_dim} of them rotated; "
+            f"GroupQueryAttention rotates multiples of {HEAD_DIM_STEP}",
             fix=_OTHER_FORMAT[architecture.family],
         )
     sparse = architecture.block_sparse
@@ -245,8 +246,8 @@ def hidden_arrays(architecture: Architecture) -> tuple[ArrayShape, ...]:
 
 
 def rotary_arrays(architecture: Architecture, recipe: Recipe, context_length: int) -> tuple[ArrayShape, ...]:
-    """Return the tables of cosines and sines, [rows, head_dim / 2] in the cache's type."""
-    shape = (rotary_rows(architecture, context_length), architecture.head_dim // 2)
+    """Return the tables of cosines and sines, [rows, rotary_dim / 2] in the cache's type."""
+    shape = (rotary_rows(architecture, context_length), architecture.rotary_dim // 2)
     return tuple(ArrayShape(part, cache_dtype(recipe), shape) for part in ("cosines", "sines"))
 
 

@@ -48,6 +48,13 @@ def test_the_way_back_restores_every_byte(tmp_path: Path, changes: dict[str, obj
         np.testing.assert_array_equal(*stored)
 
 
+def test_partly_rotated_heads_are_refused(tmp_path: Path) -> None:
+    phi = open_checkpoint(write_tiny(tmp_path / "phi", rotated=0.5))
+    with pytest.raises(UnsupportedModelError, match="rotates whole heads; this checkpoint rotates 8 of 16"):
+        relayout(phi, "llama", tmp_path / "llama")
+    assert [path.name for path in tmp_path.iterdir()] == ["phi"]
+
+
 def test_a_window_is_noted_and_ends_the_agreement(tmp_path: Path) -> None:
     phi, llama, notes = _both(tmp_path, window=16)
     assert "the same model up to 16 tokens" in notes[0]

@@ -37,6 +37,7 @@ class Tiny:
     context: int = 512
     original_context: int | None = None  # with a value: longrope
     window: int | None = None
+    rotated: float = 1.0  # share of a head's elements that are rotated
     tied: bool = False
     dtype: str = "BF16"
     shards: int = 1
@@ -109,8 +110,10 @@ class Tiny:
             "pad_token_id": SPECIAL["<|endoftext|>"],
             "torch_dtype": "bfloat16",
         }
+        if self.rotated != 1:
+            config["partial_rotary_factor"] = self.rotated
         if self.original_context is not None:
-            half = self.hidden // self.heads // 2
+            half = int(self.hidden // self.heads * self.rotated) // 2
             config["rope_scaling"] = {
                 "type": "longrope",
                 "short_factor": [1.0 + 0.02 * i for i in range(half)],

@@ -15,6 +15,8 @@ from tests.support.checkpoints import write_tiny
 
 # Name -> (tokens to read, what the tiny checkpoint has that is out of the ordinary).
 EDGE = 64
+# Three query heads a key head, three quarters of each rotated, and no head matrix of its own.
+LIKE_PHI_4_MINI: dict[str, Any] = {"hidden": 384, "heads": 6, "kv_heads": 2, "rotated": 0.75, "tied": True}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "grouped heads": (60, {}),
     "as many key heads": (60, {"kv_heads": 4}),
@@ -29,6 +31,10 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "longrope past its edge": (EDGE + 1, {"original_context": EDGE}),
     "longrope far past its edge": (3 * EDGE, {"original_context": EDGE}),
     "bfloat16": (60, {"dtype": "BF16"}),
+    "half of a head rotated": (60, {"hidden": 128, "rotated": 0.5}),
+    "like Phi-4-mini": (60, LIKE_PHI_4_MINI),
+    "like Phi-4-mini, up to longrope's edge": (EDGE, LIKE_PHI_4_MINI | {"original_context": EDGE}),
+    "like Phi-4-mini, past longrope's edge": (EDGE + 1, LIKE_PHI_4_MINI | {"original_context": EDGE}),
 }
 # Float16 weights are kept exactly by onnx-fp16; what is left is attention and its cache in float16.
 FP16_TOLERANCE = 0.015

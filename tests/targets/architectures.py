@@ -29,6 +29,7 @@ def architectures(draw: st.DrawFn) -> Architecture:
     kv_heads = draw(st.integers(1, 4))
     heads = kv_heads * draw(st.integers(1, 4))
     head_dim = 32 * draw(st.integers(1, 4))
+    rotated = draw(st.sampled_from((head_dim // 2, 3 * head_dim // 4, head_dim)))
     context = draw(st.integers(64, 8192))
     return replace(
         SMALL,
@@ -38,6 +39,7 @@ def architectures(draw: st.DrawFn) -> Architecture:
         head_count=heads,
         kv_head_count=kv_heads,
         head_dim=head_dim,
+        partial_rotary_dim=None if rotated == head_dim or rotated % 16 else rotated,
         vocabulary_size=draw(st.integers(100, 4000)),
         context_length=context,
         tied_embeddings=draw(st.booleans()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,7 +113,11 @@ def test_attention_factor_is_1_if_longrope_does_not_extend_the_context() -> None
     [
         ({"architectures": ["PhimoeForCausalLM"]}, UnsupportedModelError, "'PhimoeForCausalLM' is not supported"),
         ({"hidden_act": "gelu"}, UnsupportedModelError, "hidden_act 'gelu'"),
-        ({"partial_rotary_factor": 0.75}, UnsupportedModelError, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 0.5, "hidden_size": 960}, CheckpointError, "0.5 of heads of 30 elements: an even"),
+        ({"partial_rotary_factor": 1.5}, CheckpointError, "1.5 of heads of 96 elements: an even number"),
+        ({"partial_rotary_factor": 0.01}, CheckpointError, "elements, from 2 to 96, must be rotated"),
+        ({"partial_rotary_factor": None}, CheckpointError, "partial_rotary_factor must be a positive number"),
+        ({"hidden_size": 992}, CheckpointError, "partial_rotary_factor 1 of heads of 31 elements"),
         ({"attention_bias": True}, UnsupportedModelError, "attention_bias"),
         ({"quantization_config": {"bits": 4}}, UnsupportedModelError, "quantization_config"),
         ({"rope_scaling": {"type": "yarn"}}, UnsupportedModelError, "rope_scaling type 'yarn'"),
@@ -258,6 +263,48 @@ def test_missing_llama_keys_have_llama_defaults() -> None:
 def test_invalid_phi_3_small_config_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         read_architecture(SMALL | changes)
+
+
+# As in Phi-4-mini's repository, factor lists aside.
+PHI_4_MINI: dict[str, Any] = LONG | {
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "vocab_size": 200064,
+    "partial_rotary_factor": 0.75,
+    "tie_word_embeddings": True,
+    "embd_pdrop": 0.0,
+    "attention_dropout": 0.0,
+}
+
+
+def test_config_of_phi_4_mini_matches_known_model() -> None:
+    read, known = read_architecture(PHI_4_MINI), KNOWN_MODELS["phi-4-mini-instruct"]
+    assert read.longrope is not None
+    assert known.longrope is not None
+    assert replace(read, longrope=None) == replace(known, longrope=None)
+    assert (read.head_dim, read.rotary_dim, read.longrope.original_context) == (
+        128,
+        96,
+        known.longrope.original_context,
+    )
+    assert read.longrope.long_attention_factor == pytest.approx(known.longrope.long_attention_factor, abs=1e-6)
+
+
+def test_config_of_phi_4_matches_known_model() -> None:
+    # As in its repository.
+    config = MINI | {
+        "hidden_size": 5120,
+        "intermediate_size": 17920,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 10,
+        "vocab_size": 100352,
+        "max_position_embeddings": 16384,
+        "original_max_position_embeddings": 16384,
+        "rope_theta": 250000,
+        "sliding_window": None,
+    }
+    assert read_architecture(config) == KNOWN_MODELS["phi-4"]
 
 
 def test_llama_rope_scaling_is_refused() -> None:

@@ -71,6 +71,48 @@ def test_base_is_read_from_each_place_where_it_may_be(rope: dict[str, Any], arch
     assert (read.rope_theta, read.longrope) == (7e5, None)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"partial_rotary_factor": 0.5},
+        {"partial_rotary_factor": 0.5, "rope_parameters": PLAIN},
+        {"partial_rotary_factor": 0.5, "rope_parameters": PLAIN | {"partial_rotary_factor": 0.5}},
+        {"rope_parameters": PLAIN | {"partial_rotary_factor": 0.5}},
+        {
+            "partial_rotary_factor": 0.5,
+            "rope_scaling": PLAIN | {"partial_rotary_factor": 0.5},
+            "rope_parameters": PLAIN,
+        },
+        {"rope_scaling": PLAIN | {"partial_rotary_factor": 0.5}, "rope_parameters": {}},
+        {"rope_scaling": None, "rope_parameters": {"partial_rotary_factor": 0.5}},
+    ],
+)
+def test_share_of_a_head_that_is_rotated_is_read_from_each_place_where_it_may_be(keys: dict[str, Any]) -> None:
+    read = read_architecture(phi3(**keys))
+    assert (read.head_dim, read.rotary_dim, read.partial_rotary_dim) == (16, 8, 8)
+
+
+def test_longropes_factors_are_for_the_rotated_part_of_a_head() -> None:
+    half = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    for config in (
+        phi3(partial_rotary_factor=0.5, rope_parameters=LONG | half),
+        phi3(rope_parameters=LONG | half | {"partial_rotary_factor": 0.5}),
+    ):
+        read = read_architecture(config)
+        assert read.longrope is not None
+        assert (read.rotary_dim, len(read.longrope.short)) == (8, 4)
+    with pytest.raises(CheckpointError, match=r"rope_parameters\.short_factor must list 4 numbers, not 8"):
+        read_architecture(phi3(partial_rotary_factor=0.5, rope_parameters=LONG))
+
+
+@pytest.mark.parametrize("keys", [{"partial_rotary_factor": 0.5}, {"rope_parameters": {"partial_rotary_factor": 0.5}}])
+@pytest.mark.parametrize(("name", "family"), [("llama", "Llama"), ("phi3small", "Phi-3-small")])
+def test_families_that_rotate_whole_heads_refuse_a_share(keys: dict[str, Any], name: str, family: str) -> None:
+    config = {key: value for key, value in v5_config(name).items() if key != "rope_parameters"}
+    with pytest.raises(UnsupportedModelError, match=rf"partial_rotary_factor 0.5 is not supported; {family} rotates"):
+        read_architecture(config | keys)
+
+
 def test_config_without_rope_has_the_default() -> None:
     assert read_architecture(phi3()).rope_theta == 10000.0
 
@@ -120,6 +162,32 @@ def test_two_objects_with_the_same_rope_are_accepted() -> None:
             {"rope_parameters": LONG | {"original_max_position_embeddings": 65}},
             "original_max_position_embeddings 64 and rope_parameters.original_max_position_embeddings 65 contradict",
         ),
+        # transformers 4 uses the one at the top level, 5 the one within.
+        (
+            {"partial_rotary_factor": 0.5, "rope_parameters": PLAIN | {"partial_rotary_factor": 0.75}},
+            "partial_rotary_factor 0.5 and rope_parameters.partial_rotary_factor 0.75 contradict",
+        ),
+        # Written by transformers 4 after it loaded a config that 5 had saved.
+        (
+            {"partial_rotary_factor": 1.0, "rope_parameters": PLAIN | {"partial_rotary_factor": 0.75}},
+            "partial_rotary_factor 1.0 and rope_parameters.partial_rotary_factor 0.75 contradict",
+        ),
+        (
+            {
+                "rope_scaling": {"partial_rotary_factor": 1.0},
+                "rope_parameters": PLAIN | {"partial_rotary_factor": 0.75},
+            },
+            "rope_scaling.partial_rotary_factor 1.0 and rope_parameters.partial_rotary_factor 0.75 contradict",
+        ),
+        # Of two objects transformers 5.24 reads rope_scaling, and the default of what is missing from it.
+        (
+            {"rope_scaling": PLAIN, "rope_parameters": PLAIN | {"partial_rotary_factor": 0.5}},
+            "rope_scaling without partial_rotary_factor 1.0 and rope_parameters.partial_rotary_factor 0.5 contradict",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "default"}, "rope_parameters": PLAIN},
+            "rope_scaling without rope_theta 10000.0 and rope_parameters.rope_theta 25000.0 contradict",
+        ),
         # transformers 5.24 uses 4096, its class's own default, and ignores the 64 within.
         (
             {"original": None, "rope_parameters": LONG},
@@ -146,8 +214,6 @@ def test_default_original_context_within_the_object_is_enough() -> None:
     [
         ({"full_attention": PLAIN, "sliding_attention": PLAIN}, r"\.full_attention: a separate rope for a type of"),
         (PLAIN | {"full_attention": None}, r"\.full_attention is not known for Phi-3's rope of type 'default'"),
-        (PLAIN | {"partial_rotary_factor": 0.75}, r"\.partial_rotary_factor 0.75 is not supported"),
-        (LONG | {"partial_rotary_factor": 0.75}, r"\.partial_rotary_factor 0.75 is not supported"),
         ({"rope_type": "yarn", "factor": 4.0}, " type 'yarn' is not supported; Phi-3 has 'default' and 'longrope'"),
         ({"rope_type": ["longrope"]}, r" type \['longrope'\] is not supported"),
         ({"rope_type": "linear", "factor": 4.0}, " type 'linear' is not supported"),

@@ -19,6 +19,9 @@ from targets.models import KNOWN_MODELS, known_model
         ("phi-3-medium-128k-instruct", 13_960_238_080, 204_800),
         ("phi-3-small-8k-instruct", 7_392_272_384, 131_072),
         ("phi-3-small-128k-instruct", 7_392_272_384, 131_072),
+        ("phi-3.5-mini-instruct", 3_821_079_552, 393_216),
+        ("phi-4-mini-instruct", 3_836_021_760, 131_072),
+        ("phi-4", 14_659_507_200, 204_800),
     ],
 )
 def test_parameter_counts_match_those_of_microsoft(name: str, parameters: int, cache_bytes_per_token: int) -> None:
@@ -27,12 +30,14 @@ def test_parameter_counts_match_those_of_microsoft(name: str, parameters: int, c
 
 
 def test_every_known_model_has_an_expected_count() -> None:
-    assert len(KNOWN_MODELS) == 6
+    assert len(KNOWN_MODELS) == 9
 
 
 def test_windows_and_contexts() -> None:
     assert known_model("phi-3-mini-4k-instruct").effective_window == 2047
-    for name in ("phi-3-mini-128k-instruct", "phi-3-medium-128k-instruct", "phi-3-small-128k-instruct"):
+    assert (known_model("phi-4").context_length, known_model("phi-4").effective_window) == (16_384, None)
+    long = [name for name in KNOWN_MODELS if "128k" in name]
+    for name in (*long, "phi-3.5-mini-instruct", "phi-4-mini-instruct"):
         model = known_model(name)
         assert (model.context_length, model.effective_window) == (131_072, None)
         assert model.longrope is not None

@@ -13,9 +13,11 @@ from builders.conversion import BuildRequest
 from builders.coreml import artifact_sizes
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
+from tests.support.parity import LIKE_PHI_4_MINI
 from tests.support.sources import UnreadSource
 
 SHAPES: dict[str, dict[str, Any]] = {
+    "Phi-4-mini": LIKE_PHI_4_MINI | {"original_context": 64},
     "phi3": {"window": 7},
     "tied": {"tied": True},
     "longrope": {"original_context": 64},

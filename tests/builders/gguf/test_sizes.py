@@ -13,10 +13,12 @@ from builders.conversion import BuildRequest
 from builders.gguf import artifact_sizes
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
+from tests.support.parity import LIKE_PHI_4_MINI
 from tests.support.sentencepiece_folder import write_sentencepiece
 from tests.support.sources import UnreadSource
 
 SHAPES: dict[str, dict[str, Any]] = {
+    "Phi-4-mini": LIKE_PHI_4_MINI | {"original_context": 64},
     "window": {"window": 7},
     "tied": {"tied": True, "hidden": 256, "intermediate": 512},
     "longrope": {"original_context": 64},

@@ -17,9 +17,15 @@ from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_json, write_tiny
-from tests.support.parity import CASES, EDGE, FP16_TOLERANCE, some_tokens, tiny_bundle
+from tests.support.parity import CASES, EDGE, FP16_TOLERANCE, LIKE_PHI_4_MINI, some_tokens, tiny_bundle
 from tests.support.transformers_models import transformers_logits
 
+STEPPED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "window": {"window": 8},
+    "tied": {"tied": True},
+    "Phi-4-mini": LIKE_PHI_4_MINI,
+}
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|optimum|onnx|google).*"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
@@ -40,7 +46,7 @@ def test_fp16_agrees_with_transformers(tmp_path: Path, length: int, changes: dic
 
 
 @pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int4"])
-@pytest.mark.parametrize("changes", [{}, {"window": 8}, {"tied": True}], ids=["plain", "window", "tied"])
+@pytest.mark.parametrize("changes", STEPPED.values(), ids=STEPPED.keys())
 def test_steps_give_what_prefill_gives(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
     _, bundle = tiny_bundle(tmp_path, recipe, **changes)
     tokens = some_tokens(40)
@@ -54,11 +60,11 @@ def test_steps_give_what_prefill_gives(tmp_path: Path, recipe: str, changes: dic
 
 # The two spellings of 2024-04 and 2024-07, with heads as mini (each its own key) and as medium (shared).
 @pytest.mark.parametrize("spelling", ["su", "longrope"])
-@pytest.mark.parametrize("kv_heads", [4, 2], ids=["as mini", "as medium"])
+@pytest.mark.parametrize("shape", [{"kv_heads": 4}, {}, LIKE_PHI_4_MINI], ids=["mini", "medium", "Phi-4-mini"])
 def test_generation_across_the_longrope_edge_is_read_again_with_the_long_factors(
-    tmp_path: Path, spelling: str, kv_heads: int
+    tmp_path: Path, spelling: str, shape: dict[str, Any]
 ) -> None:
-    checkpoint, bundle = _spelled(tmp_path, "onnx-fp16", spelling, kv_heads=kv_heads)
+    checkpoint, bundle = _spelled(tmp_path, "onnx-fp16", spelling, **shape)
     tokens = some_tokens(EDGE + 4)
     with open_session(bundle) as session:
         stepped = _prefill_and_steps(session, tokens, prefix=EDGE - 4)

@@ -18,6 +18,7 @@ from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
 from targets.storage.onnx import data_bytes
 from tests.support.checkpoints import write_tiny
+from tests.support.parity import LIKE_PHI_4_MINI
 
 MINI = CONFIGS["mini"]
 SMALL_128K = CONFIGS["small"] | {
@@ -30,6 +31,7 @@ SMALL_128K = CONFIGS["small"] | {
     },
 }
 SHAPES: dict[str, dict[str, Any]] = {
+    "Phi-4-mini": LIKE_PHI_4_MINI | {"original_context": 64},
     "phi3": {},
     "tied": {"tied": True, "dtype": "F32"},
     "longrope": {"original_context": 64, "window": 100},

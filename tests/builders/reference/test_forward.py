@@ -41,6 +41,11 @@ def our_logits(folder: Path, tokens: np.ndarray) -> np.ndarray:
         pytest.param(Tiny(original_context=32), 32, id="longrope-at-the-edge"),
         pytest.param(Tiny(original_context=32), 33, id="longrope-past-the-edge"),
         pytest.param(Tiny(original_context=32, window=12, kv_heads=1, tied=True), 80, id="all-at-once"),
+        pytest.param(Tiny(rotated=0.5), 40, id="half-rotated"),
+        pytest.param(
+            Tiny(hidden=384, heads=6, rotated=0.75, tied=True, original_context=32), 32, id="phi-4-mini-short"
+        ),
+        pytest.param(Tiny(hidden=384, heads=6, rotated=0.75, tied=True, original_context=32), 33, id="phi-4-mini-long"),
         pytest.param(Tiny(), 1, id="one-token"),
         pytest.param(Tiny(family="llama"), 40, id="llama-grouped-queries"),
         pytest.param(Tiny(family="llama", kv_heads=4, tied=True), 40, id="llama-tied"),
@@ -62,6 +67,12 @@ def test_the_window_is_felt(tmp_path: Path) -> None:
     eight = our_logits(write_tiny(tmp_path / "8", window=8), tokens)
     assert np.abs(seven[:, :7] - eight[:, :7]).max() < TOLERANCE
     assert np.abs(seven[:, 7:] - eight[:, 7:]).max() > 100 * TOLERANCE
+
+
+def test_the_rotated_share_of_a_head_is_felt(tmp_path: Path) -> None:
+    tokens = tokens_of(1, 40)
+    whole, half = (our_logits(write_tiny(tmp_path / str(share), rotated=share), tokens) for share in (1.0, 0.5))
+    assert np.abs(whole - half).max() > 100 * TOLERANCE
 
 
 def test_the_longrope_edge_is_felt(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError, UnsupportedModelError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import VOCABULARY_SIZE, write_json, write_tiny
+from tests.support.parity import LIKE_PHI_4_MINI
 from tests.support.transformers_models import transformers_logits
 
 TOKENS = np.random.default_rng(1).integers(0, VOCABULARY_SIZE, 700)
@@ -46,6 +47,8 @@ SHAPES = {
     "tied": {"tied": True},
     "as many KV heads": {"kv_heads": 4},
     "longrope below its edge": {"original_context": 256, "context": 1024},
+    "half of a head rotated": {"rotated": 0.5},
+    "like Phi-4-mini": LIKE_PHI_4_MINI | {"original_context": 256, "context": 1024},
     "llama": {"family": "llama"},
     "llama, heads wider than the hidden size": {"family": "llama", "head_dim": 32},
 }
@@ -65,8 +68,11 @@ def test_f16_answers_like_the_checkpoint_in_float32(shape: str, dtype: str, tmp_
     assert mean_kl(expected, found[:, ::-1]) > 1000 * F16_KL  # the bound can fail
 
 
-def test_longrope_is_exact_on_both_sides_of_its_edge_opened_as_the_manifest_says(tmp_path: Path) -> None:
-    folder = write_tiny(tmp_path / "checkpoint", original_context=256, context=1024)
+@pytest.mark.parametrize("shape", [{}, LIKE_PHI_4_MINI], ids=["mini", "Phi-4-mini"])
+def test_longrope_is_exact_on_both_sides_of_its_edge_opened_as_the_manifest_says(
+    shape: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", original_context=256, context=1024, **shape)
     bundle = bundle_of(folder, context=512)
     assert [entry.model_dump() for entry in bundle.manifest.model.exact_contexts] == [
         {"open_with": 256, "first": 1, "last": 256},

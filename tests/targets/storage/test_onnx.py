@@ -14,6 +14,7 @@ from targets.storage.onnx import (
     hidden_arrays,
     layout_count,
     plan,
+    rotary_arrays,
     sparse_arrays,
 )
 from tests.support.checkpoints import Tiny
@@ -63,6 +64,20 @@ def test_rotary_tables_grow_with_the_context_and_have_extra_rows_past_longropes_
     assert tiny.longrope_edge(129) == 128
     # 8 frequencies of 4 bytes, cosine and sine: 64 bytes a row; all sizes are whole pages here.
     assert data_bytes(tiny, INT4, 512) - data_bytes(tiny, INT4, 128) == 512 * 64
+
+
+def test_rotary_tables_are_as_wide_as_the_rotated_part_of_a_head() -> None:
+    whole, half = (read_architecture(Tiny(hidden=128, rotated=share).config()) for share in (1.0, 0.5))
+    assert [array.shape for array in rotary_arrays(half, INT4, 100)] == [(100, 8)] * 2
+    # 8 frequencies of 4 bytes less, in cosines and sines: 64 bytes a row; all sizes are whole pages here.
+    assert data_bytes(whole, INT4, 512) - data_bytes(half, INT4, 512) == 512 * 64
+
+
+def test_a_rotated_part_that_the_operator_does_not_support_is_refused() -> None:
+    twelve = read_architecture(Tiny(rotated=0.75).config())
+    with pytest.raises(UnsupportedModelError, match="heads of 16 elements, 12 of them rotated") as refused:
+        check(twelve, INT4)
+    assert refused.value.fix == "build it with a GGUF recipe"
 
 
 def test_cache_of_fp16_is_half_as_wide() -> None:
