@@ -3,12 +3,17 @@
 Only the number of layers is changed. Every weight file and every index is there under its own name, reduced to the
 tensors that do not belong to later layers, with the same names, types and bytes. So it is transformers that chooses
 among the files, renames, fuses, ties and ignores tensors, as it does with the whole folder.
+
+Two things that transformers 5.24 stumbles over are changed too. The rope type "su" of Phi-3's first releases becomes
+"longrope": transformers itself renames it, but checks the keys before, and then refuses what 4 reads. And the rope of
+Phi-3-small is left out: it has no class for the model, checks the rope nevertheless, and fails.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +22,15 @@ from typing import Any, BinaryIO
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken")  # no code, and no pickled weights
+_ROPES = ("rope_scaling", "rope_parameters")
 _PIECE_BYTES = 1 << 22
+_TEMPLATES = "additional_chat_templates"
 _INDEX_SUFFIX = ".safetensors.index.json"
 
 
 @contextmanager
-def excerpt_of(folder: Path, layers: int, scratch: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary folder with the first layers of a checkpoint. It is removed afterwards.
+def excerpt_of(folder: Path, layers: int | None = None, scratch: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary folder with the first layers of a checkpoint, or without weights. It is removed afterwards.
 
     Disk: these layers, the embedding and the head as they are stored. `scratch`: where the folder is made; by default
     where the system keeps temporary files.
@@ -34,15 +41,32 @@ def excerpt_of(folder: Path, layers: int, scratch: Path | None = None) -> Iterat
         place = Path(made)
         for path in sorted(folder.iterdir()):
             if path.name == "config.json":
-                config = json.loads(path.read_bytes())
-                (place / path.name).write_text(json.dumps(_with_fewer_layers(config, layers)), "utf-8")
+                config = _readable(json.loads(path.read_bytes()))
+                config = config if layers is None else _with_fewer_layers(config, layers)
+                (place / path.name).write_text(json.dumps(config), "utf-8")
+            elif path.name == _TEMPLATES:
+                shutil.copytree(path, place / path.name)
             elif path.name.endswith(_INDEX_SUFFIX):
-                (place / path.name).write_text(json.dumps(_cut_index(path, layers)), "utf-8")
+                if layers is not None:
+                    (place / path.name).write_text(json.dumps(_cut_index(path, layers)), "utf-8")
             elif path.suffix == ".safetensors":
-                _cut_weights(path, place / path.name, layers)
+                if layers is not None:
+                    _cut_weights(path, place / path.name, layers)
             elif path.suffix in _COPIED_SUFFIXES and path.is_file():
                 (place / path.name).write_bytes(path.read_bytes())
         yield place
+
+
+def _readable(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config with a rope that transformers can open."""
+    if config.get("model_type") == "phi3small":
+        return {key: value for key, value in config.items() if key not in _ROPES}
+    changed = dict(config)
+    for name in _ROPES:
+        rope = config.get(name)
+        if isinstance(rope, dict):
+            changed[name] = rope | {key: "longrope" for key in ("type", "rope_type") if rope.get(key) == "su"}
+    return changed
 
 
 def _with_fewer_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:

@@ -54,12 +54,10 @@ class TransformersModel:
 
     def numbers(self) -> Numbers:
         """Return what transformers reads in the config. Raises `MeasurementError` where it can't."""
-        with transformers_reads(self.folder, "config"):
+        with excerpt_of(self.folder, scratch=self.scratch) as excerpt, transformers_reads(self.folder, "config"):
             import transformers
 
-            config = transformers.AutoConfig.from_pretrained(
-                self.folder, trust_remote_code=False, local_files_only=True
-            )
+            config = transformers.AutoConfig.from_pretrained(excerpt, trust_remote_code=False, local_files_only=True)
             edges = {}
             # Only of a class that has one: Llama keeps the key as it keeps every key that it does not know.
             if hasattr(type(config), "sliding_window") and config.sliding_window is not None:

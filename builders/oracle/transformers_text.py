@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builders.oracle.excerpt import excerpt_of
 from builders.oracle.library import transformers_reads
 from builders.oracle.ranks import RankSplitter, ranks_file
 from builders.oracle.texts import CONVERSATIONS, TEXTS, Conversation, around
@@ -64,10 +65,10 @@ def text_truth(folder: Path, tokens: Iterable[str] = ()) -> TextTruth:
         ranks = ranks_file(folder)
         if ranks is not None:
             return _of_ranks(folder, RankSplitter.read(ranks), tokens)
-    with transformers_reads(folder, "tokenizer"):
+    with excerpt_of(folder) as excerpt, transformers_reads(folder, "tokenizer"):
         import transformers
 
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(excerpt, trust_remote_code=False, local_files_only=True)
         added = dict(tokenizer.get_added_vocab())
         template = tokenizer.get_chat_template() if tokenizer.chat_template else None
         named = dict(tokenizer.special_tokens_map)
@@ -80,7 +81,7 @@ def text_truth(folder: Path, tokens: Iterable[str] = ()) -> TextTruth:
 
         found = [spelled(text) for text in _texts((*added, *tokens), template, named)]
         ends = {*added.values(), *({tokenizer.eos_token_id} - {None})}
-    stop_ids, stated, bos_id = _generation(folder)
+        stop_ids, stated, bos_id = _generation(excerpt)
     return TextTruth(found, added, template, named, stop_ids, stated, sorted(ends), bos_id)
 
 
@@ -115,26 +116,24 @@ def _of_ranks(folder: Path, splitter: RankSplitter, tokens: Iterable[str]) -> Te
 
     with transformers_reads(folder, "chat template"):
         found = [spelled(text) for text in _texts((*splitter.special, *tokens), template, named)]
-    stop_ids, stated, bos_id = _generation(folder)
+        stop_ids, stated, bos_id = _generation(folder)
     ends = sorted(splitter.special.values())
     return TextTruth(found, splitter.special, template, named, stop_ids, stated, ends, bos_id)
 
 
 def _generation(folder: Path) -> tuple[list[int], bool, int | None]:
     """Return the stop ids, whether generation_config.json states them, and the id that begins a sequence."""
-    with transformers_reads(folder, "generation config"):
-        import transformers
+    import transformers
 
-        if (folder / "generation_config.json").is_file():
-            generation = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
-            eos, bos = generation.eos_token_id, generation.bos_token_id
-            stated = eos is not None
-        else:
-            config = json.loads((folder / "config.json").read_bytes())
-            if config.get("model_type") in transformers.CONFIG_MAPPING:
-                read = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-                eos, bos, stated = read.eos_token_id, read.bos_token_id, False
-            else:
-                eos, bos, stated = config.get("eos_token_id"), config.get("bos_token_id"), False
+    config = json.loads((folder / "config.json").read_bytes())
+    stated = False
+    if (folder / "generation_config.json").is_file():
+        generation = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+        eos, bos, stated = generation.eos_token_id, generation.bos_token_id, generation.eos_token_id is not None
+    elif config.get("model_type") in transformers.CONFIG_MAPPING:
+        read = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        eos, bos = read.eos_token_id, read.bos_token_id
+    else:
+        eos, bos = config.get("eos_token_id"), config.get("bos_token_id")
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     return sorted(set(ids)), stated, bos
