@@ -17,12 +17,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from builders.own_code import own_code_digest
 from registry.files.atomic import write_atomically
 from registry.files.staging import disk_errors
 from targets.recipes import Format
@@ -39,6 +38,7 @@ RUNTIMES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnxruntime",),
     "coreml": ("coremltools",),
 }
+ORACLE = "transformers"  # what the float32 reference is held to: another version may read a checkpoint differently
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,9 @@ def build_key(checkpoint_digest: str, recipe: str, format_: Format, context_leng
 
 
 def evidence_key(bundle_digest: str, format_: Format, settings: dict[str, Any]) -> str:
-    """Return the name of a measurement: a digest of bundle, text and settings, runtimes, and our own code."""
-    tools = {name: version(name) for name in RUNTIMES[format_]}
+    """Return the name of a measurement: a digest of bundle, text, settings, runtimes, oracle, and our own code."""
+    tools = {name: version(name) for name in (*RUNTIMES[format_], ORACLE)}
     return _key(bundle_digest, settings, tools, own_code_digest())
-
-
-@cache
-def own_code_digest() -> str:
-    """Return a digest of the code that builds and measures: a changed quantizer needs no new version number."""
-    digest = hashlib.sha256()
-    for package in ("builders", "targets"):
-        root = resources.files(package)
-        with resources.as_file(root) as folder:
-            for path in sorted(folder.rglob("*.py")):
-                digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _key(*parts: object) -> str:

@@ -12,6 +12,8 @@ class EvaluationSettings:
 
     `greedy_prompts` greedy continuations of `greedy_new_tokens` tokens each start from the first
     `greedy_prompt_tokens` tokens of the first windows.
+
+    `allow_newer_transformers`: a checkpoint that a newer transformers wrote is held to the installed one, not refused.
     """
 
     text: Path | None = None
@@ -20,3 +22,4 @@ class EvaluationSettings:
     greedy_prompts: int = 8
     greedy_prompt_tokens: int = 32
     greedy_new_tokens: int = 16
+    allow_newer_transformers: bool = False

@@ -39,6 +39,11 @@ FIGURES: dict[str, tuple[str, str]] = {
         "share",
         "texts that the runtime's own tokenizer splits as the bundle's tokenizer files do",
     ),
+    "reference_difference": (
+        "nat",
+        "largest difference of a log-probability between the float32 reference and transformers' own model",
+    ),
+    "reference_state_difference": ("1", "largest relative difference of a state within the first layers between these"),
     "prefill_tokens_per_second": ("token/s", "prompt processing"),
     "decode_tokens_per_second": ("token/s", "generation, one token at a time"),
     "peak_memory_bytes": ("B", "peak resident memory of a process that runs the bundle"),

@@ -100,6 +100,10 @@ class EvaluationTable(_Strict):
     greedy_prompts: Annotated[int, Field(ge=1, description="Prompts that are continued greedily.")] = 8
     greedy_prompt_tokens: Annotated[int, Field(ge=1, description="Tokens of each of these prompts.")] = 32
     greedy_new_tokens: Annotated[int, Field(ge=1, description="Tokens that each of them is continued by.")] = 16
+    allow_newer_transformers: bool = Field(
+        default=False,
+        description="Hold a checkpoint that a newer transformers wrote to the installed one, instead of refusing it.",
+    )
 
 
 class CellTable(_Strict):
@@ -264,6 +268,7 @@ def load_project(path: Path) -> Project:
             greedy_prompts=evaluation.greedy_prompts,
             greedy_prompt_tokens=evaluation.greedy_prompt_tokens,
             greedy_new_tokens=evaluation.greedy_new_tokens,
+            allow_newer_transformers=evaluation.allow_newer_transformers,
         ),
         gates=table.gates,
         cells=tuple(_cell(table, cell, folder) for cell in table.cells),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
+from builders.oracle import Agreement, ask_oracle, check_bundle
 from builders.reference import FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
 from builders.runtime.session import Session
@@ -56,15 +57,20 @@ def validate(
 ) -> Evidence:
     """Measure a bundle against its checkpoint. Gates are judged elsewhere: figures don't depend on them.
 
+    First the oracle holds the reading of the checkpoint, and the bundle's tokenizer, template and stop ids, to
+    transformers: a bundle and a reference that share a misreading would agree.
+
     Args:
         bundle: verified first, byte by byte.
         checkpoint: must be the one that the bundle was built from.
         settings: what to read.
-        cache: folder of the reference's hidden states.
-        on_progress: receives the steps `reference`, `compare`, `generate` and `speed`, whose subject is the recipe.
+        cache: folder of the reference's hidden states, and of what the oracle found.
+        on_progress: receives the steps `oracle`, `reference`, `compare`, `generate` and `speed`. Their subject is the
+            recipe.
 
     Raises:
-        MeasurementError: another checkpoint, a text too short, or the runtime refuses the bundle.
+        MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
+            or the runtime refuses the bundle.
         BundleError: the bundle's bytes are not its manifest's.
     """
     settings = settings or EvaluationSettings()
@@ -76,6 +82,13 @@ def validate(
             f"({checkpoint.digest})",
             fix="name the checkpoint that it was built from",
         )
+    agreement = ask_oracle(
+        checkpoint,
+        cache=cache,
+        allow_newer_transformers=settings.allow_newer_transformers,
+        on_progress=on_progress,
+    )
+    check_bundle(bundle, agreement.text)
     tokenizer = load_tokenizer(checkpoint.path)
     windows = _windows(bundle, checkpoint, tokenizer, settings)
     reference = FloatReference(checkpoint, cache, on_progress)
@@ -95,6 +108,7 @@ def validate(
         host = f"{platform.machine()}, {PROMPT_TOKENS} tokens in, {NEW_TOKENS} out, median of {RUNS}, {session.runtime}"
         figures |= _measured(asdict(measure_speed(bundle)), host)
         on_progress(Step("speed", 1, 1))
+    figures |= _reference_figures(agreement)
     figures |= _measured({"artifact_bytes": bundle.manifest.total_bytes}, "all files of the bundle")
     return Evidence(
         schema="phipack.evidence/1",
@@ -179,6 +193,14 @@ def _under_edge(using: _Measurement, windows: NDArray[np.int64]) -> dict[str, Fi
         found = _compare(using, session, windows)
         on = f"{windows.size} tokens of {using.text_name}, opened for {model.context_length} tokens, {session.runtime}"
     return _measured(_few("under_edge", found), on)
+
+
+def _reference_figures(agreement: Agreement) -> dict[str, Figure]:
+    values = {
+        "reference_difference": agreement.log_probability_difference,
+        "reference_state_difference": agreement.state_difference,
+    }
+    return _measured(values, agreement.on)
 
 
 def _few(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:

@@ -31,9 +31,12 @@ def validate(  # noqa: PLR0913 - the public face
     gates: Gates = (),
     text: AnyPath | None = None,
     tokens: int | None = None,
+    allow_newer_transformers: bool = False,
     on_progress: Progress = silent,
 ) -> Evidence:
     """Run a bundle in its own runtime and its checkpoint in float32 on the same text, and compare.
+
+    First what phipack reads from the checkpoint is compared with what transformers reads.
 
     Args:
         bundle: a folder or an opened bundle; every byte of it is verified first.
@@ -43,10 +46,13 @@ def validate(  # noqa: PLR0913 - the public face
         gates: more gates, such as `["kl_mean<=0.05"]`. A gate that fails raises nothing: see `Evidence.failed_gates`.
         text: held-out text to read; the project's, else one that comes with phipack.
         tokens: how much of it to read; the project's, else 4,096.
+        allow_newer_transformers: hold a checkpoint that a newer transformers wrote to the installed one, instead of
+            refusing it; the project may say so too.
         on_progress: called with each step.
 
     Raises:
-        MeasurementError: another checkpoint, a text too short, or the runtime refuses the bundle.
+        MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
+            or the runtime refuses the bundle.
         BundleError: the bundle's bytes are not those of its manifest.
     """
     from builders.build_cache import BuildCache
@@ -55,7 +61,10 @@ def validate(  # noqa: PLR0913 - the public face
     plan = None if project is None else as_project(project)
     settings = EvaluationSettings() if plan is None else plan.settings
     settings = replace(
-        settings, text=settings.text if text is None else as_path(text), tokens=tokens or settings.tokens
+        settings,
+        text=settings.text if text is None else as_path(text),
+        tokens=tokens or settings.tokens,
+        allow_newer_transformers=allow_newer_transformers or settings.allow_newer_transformers,
     )
     opened, original = as_bundle(bundle), as_checkpoint(checkpoint)
     home = Path() if plan is None else plan.path.parent

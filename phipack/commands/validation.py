@@ -47,6 +47,11 @@ class GateText(click.ParamType[tuple[str, "Gate"]]):
 )
 @click.option("--text", type=FILE, help="Held-out text to read. [default: one that comes with phipack]")
 @click.option("--tokens", type=click.IntRange(min=64), help="Tokens of text to read. [default: 4096]")
+@click.option(
+    "--allow-newer-transformers",
+    is_flag=True,
+    help="Don't refuse a checkpoint that a newer transformers than the installed one wrote.",
+)
 @click.option("-o", "--out", type=FILE, metavar="FILE", help="Write the evidence here, as JSON.")
 @pass_state
 def validate(
@@ -57,9 +62,13 @@ def validate(
     bounds: tuple[tuple[str, Gate], ...],
     text: Path | None,
     tokens: int | None,
+    allow_newer_transformers: bool,
     out: Path | None,
 ) -> None:
     """Run a bundle in its own runtime and its checkpoint in float32 on the same text, and compare.
+
+    First the reading of the checkpoint is compared with transformers' own: its config, its tokenizer and chat template,
+    its first two layers and its head. Where the two differ, the command names what differs first and ends.
 
     Exits with 3 where a gate fails: of the target, of --gate, or of the project file that --project names, whose text
     and settings are used too. Without gates, the figures are shown.
@@ -75,6 +84,7 @@ def validate(
         gates=dict(bounds),
         text=text,
         tokens=tokens,
+        allow_newer_transformers=allow_newer_transformers,
         on_progress=state.output.on_progress,
     )
     if out is not None:

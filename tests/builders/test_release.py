@@ -126,7 +126,7 @@ def test_steps_have_stable_names_and_the_cell_as_their_subject(release: Release,
     run(release, cell("phone"), cell("tablet", "gguf-q4_0"), cell("same as phone"))
     lines = list(dict.fromkeys((event.subject, event.name) for event in events if isinstance(event, Step)))
     assert len([event for event in events if not isinstance(event, Step)]) == 0
-    measured = ["reference", "compare", "generate", "speed"]
+    measured = ["oracle", "reference", "compare", "generate", "speed"]
     assert sorted(lines) == sorted(
         [(name, step) for name in ("phone", "tablet") for step in ("write", "hash", "store", *measured)]
     )

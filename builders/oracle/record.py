@@ -1,0 +1,81 @@
+"""`Agreement`, what the oracle found, and its record on disk: the cells of a release ask once.
+
+    CACHE/oracle-KEY.json    {"agreement": …}, or {"problem": …, "fix": …} of a checkpoint that is read differently
+
+KEY is a digest of all that the result depends on: the checkpoint, transformers' version, and phipack's own code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builders.oracle.library import installed_version
+from builders.oracle.transformers_text import TextTruth
+from builders.own_code import own_code_digest
+from registry.files.atomic import write_atomically
+from registry.files.staging import disk_errors
+from targets.errors import MeasurementError
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """That phipack reads a checkpoint as transformers does, and how exactly.
+
+    `log_probability_difference`: nats. `state_difference`: relative. `on`: what was compared with what. `text`: ids
+    and stop ids that bundles must have too.
+    """
+
+    log_probability_difference: float
+    state_difference: float
+    on: str
+    text: TextTruth
+
+
+@dataclass(frozen=True)
+class Record:
+    """The record of one checkpoint in a folder; in None, nothing is kept."""
+
+    cache: Path | None
+    checkpoint_digest: str
+
+    def read(self) -> Agreement | None:
+        """Return what was recorded; None without a record, and for a damaged one.
+
+        Raises:
+            MeasurementError: the record says that the checkpoint is read differently.
+        """
+        if self.cache is None:
+            return None
+        try:
+            content: dict[str, Any] = json.loads(self._path.read_bytes())
+            if "problem" in content:
+                problem = MeasurementError(content["problem"], fix=content["fix"])
+            else:
+                found = content["agreement"]
+                return Agreement(**found | {"text": TextTruth.from_json(found["text"])})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        raise problem
+
+    def write(self, found: Agreement | MeasurementError) -> None:
+        """Record a result, whole or not at all."""
+        if self.cache is None:
+            return
+        content: dict[str, Any]
+        if isinstance(found, MeasurementError):
+            content = {"problem": found.problem, "fix": found.fix}
+        else:
+            content = {"agreement": vars(found) | {"text": found.text.to_json()}}
+        with disk_errors(self._path):
+            self.cache.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path, json.dumps(content).encode())
+
+    @property
+    def _path(self) -> Path:
+        assert self.cache is not None
+        parts = (self.checkpoint_digest, installed_version(), own_code_digest())
+        return self.cache / f"oracle-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"

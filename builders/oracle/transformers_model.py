@@ -1,0 +1,133 @@
+"""The first layers of a checkpoint in transformers' own model class, loaded by transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.oracle.excerpt import excerpt_of
+from builders.oracle.library import installed_version, transformers_reads
+from builders.oracle.states import (
+    ATTENTION_INPUT,
+    ATTENTION_OUTPUT,
+    EMBEDDING,
+    HEAD_INPUT,
+    KEPT,
+    MLP_INNER,
+    MLP_INPUT,
+    Observed,
+    Rows,
+    point,
+)
+from builders.oracle.truth import Numbers
+from targets.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+# The matrices whose inputs are the points: the first that a layer has, fused as in Phi-3 or split as in Llama.
+_MATRICES = {
+    ATTENTION_INPUT: ("self_attn.qkv_proj", "self_attn.q_proj"),
+    ATTENTION_OUTPUT: ("self_attn.o_proj",),
+    MLP_INPUT: ("mlp.gate_up_proj", "mlp.gate_proj"),
+    MLP_INNER: ("mlp.down_proj",),
+}
+
+
+@dataclass(frozen=True)
+class TransformersModel:
+    """Implements `Truth`. `scratch`: where the excerpt of the checkpoint is made."""
+
+    folder: Path
+    scratch: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The library and its version."""
+        return f"transformers {installed_version()}"
+
+    def numbers(self) -> Numbers:
+        """Return what transformers reads in the config. Raises `MeasurementError` where it can't."""
+        with excerpt_of(self.folder, scratch=self.scratch) as excerpt, transformers_reads(self.folder, "config"):
+            import transformers
+
+            config = transformers.AutoConfig.from_pretrained(excerpt, trust_remote_code=False, local_files_only=True)
+            edges = {}
+            # Only of a class that has one: Llama keeps the key as it keeps every key that it does not know.
+            if hasattr(type(config), "sliding_window") and config.sliding_window is not None:
+                edges["sliding_window"] = config.sliding_window
+            rope = config.rope_parameters
+            if rope["rope_type"] == "longrope":
+                edges["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
+            return Numbers(config.num_hidden_layers, config.vocab_size, config.max_position_embeddings, edges)
+
+    def observe(self, sequences: Sequence[NDArray[np.int64]], layers: int) -> list[Observed]:
+        """Compute sequences with the first layers, as `Truth` says.
+
+        Memory, float32: the weights of these layers, of the embedding and of the head; what one layer makes of one
+        sequence; one sequence's states at the last `KEPT` rows.
+        """
+        import torch
+
+        with (
+            excerpt_of(self.folder, layers, self.scratch) as excerpt,
+            transformers_reads(self.folder, "weights"),
+            torch.inference_mode(),
+        ):
+            model = _loaded(excerpt, self.folder)
+            return [_observed(model, tokens) for tokens in sequences]
+
+
+def _loaded(excerpt: Path, folder: Path) -> Any:
+    import torch
+    import transformers
+
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        excerpt, dtype=torch.float32, trust_remote_code=False, local_files_only=True, output_loading_info=True
+    )
+    # transformers fills in random numbers for these, and only warns.
+    if missing := sorted(report["missing_keys"]):
+        raise MeasurementError(
+            f"{folder}: transformers {installed_version()} finds no tensor for {missing[0]!r} ({len(missing)} in all)",
+            fix="compare config.json with the weights: they may belong to different models",
+        )
+    return model.eval()
+
+
+def _observed(model: Any, tokens: NDArray[np.int64]) -> Observed:
+    import torch
+
+    states: dict[str, Rows] = {}
+
+    def keep(name: str, rows: Tensor) -> None:
+        states[name] = rows[0, -KEPT:].numpy().copy()
+
+    watched: list[tuple[str, Module]] = [(HEAD_INPUT, model.get_output_embeddings())]
+    for number, layer in enumerate(model.base_model.layers):
+        for kind, names in _MATRICES.items():
+            watched.append((point(number, kind), _first_of(layer, names)))
+    hooks = [module.register_forward_pre_hook(_of_input(keep, name)) for name, module in watched]
+    hooks.append(
+        model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: keep(EMBEDDING, output))
+    )
+    try:
+        logits = model(torch.from_numpy(tokens)[None], use_cache=False, logits_to_keep=KEPT).logits[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Observed(tokens, states, logits.numpy())
+
+
+def _of_input(keep: Callable[[str, Tensor], None], name: str) -> Callable[[Module, tuple[Tensor, ...]], None]:
+    return lambda _module, inputs: keep(name, inputs[0])
+
+
+def _first_of(layer: Module, names: tuple[str, ...]) -> Module:
+    modules = dict(layer.named_modules())
+    return next(modules[name] for name in names if name in modules)

@@ -1,0 +1,96 @@
+"""Every form of folder: each format answers as transformers does with it, and the oracle raises no false alarm."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.build import build
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.oracle import ask_oracle, check_bundle
+from builders.runtime.generation import render_prompt
+from builders.runtime.gguf_tokenizer import runtime_tokenizer as gguf_tokenizer
+from builders.runtime.onnx_generation import runtime_tokenizer as onnx_tokenizer
+from builders.runtime.sessions import open_session
+from builders.tokenizer import load_tokenizer
+from targets.recipes import recipe_named
+from tests.support.parity import FP16_TOLERANCE, some_tokens
+from tests.support.zoo import AXES, EDGE, WINDOW, Specimen, specimens, write_specimen
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|onnx|google|coremltools).*")
+RECIPES = ("gguf-f16", "onnx-fp16", "coreml-fp16")
+PROMPT = 'Grüße aus "Köln" & <b>, the end'
+TEXTS = ("", "the then there", " in  on\n\n\tnaive café 日本語", "a<|end|> b<|user|>\nx<|endoftext|>", "<|end|><|end|>")
+SHORT, LONG = min(EDGE, WINDOW) - 4, max(EDGE, WINDOW) + 12
+RUNTIME_TOKENIZERS = {"gguf": gguf_tokenizer, "onnx": onnx_tokenizer}
+
+
+@dataclass(frozen=True)
+class Inmate:
+    """A folder, and what transformers says of it."""
+
+    specimen: Specimen
+    checkpoint: Checkpoint
+    tokenizer: Any
+    model: Any
+
+    def logits(self, tokens: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            return self.model(torch.from_numpy(tokens)[None]).logits[0].numpy()
+
+
+@pytest.fixture(scope="module", params=specimens(), ids=lambda one: one.name)
+def inmate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Inmate:
+    import torch
+    import transformers
+
+    place = tmp_path_factory.mktemp("zoo")
+    specimen: Specimen = request.param
+    folder = write_specimen(place / "checkpoint", specimen)
+    readable = folder
+    if specimen.rope == "su":  # transformers 5.24 can't open it, and 4.57 reads the two names alike
+        readable = write_specimen(place / "longrope", replace(specimen, rope="longrope"))
+    model = transformers.AutoModelForCausalLM.from_pretrained(readable, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(readable)
+    return Inmate(specimen, open_checkpoint(folder), tokenizer, model)
+
+
+def test_the_zoo_covers_every_pair_of_forms() -> None:
+    shown = specimens()
+    assert len(shown) <= 24
+    for one, other in itertools.combinations(AXES, 2):
+        seen = {(getattr(each, one), getattr(each, other)) for each in shown}
+        possible = set(itertools.product(AXES[one], AXES[other]))
+        assert seen == (possible - {("su", "5")} if (one, other) == ("rope", "writer") else possible)
+
+
+def test_every_format_answers_as_transformers(inmate: Inmate, tmp_path: Path) -> None:
+    checkpoint = inmate.checkpoint
+    agreement = ask_oracle(checkpoint)  # no false alarm
+    chat = inmate.tokenizer.apply_chat_template(
+        [{"role": "user", "content": PROMPT}], tokenize=False, add_generation_prompt=True
+    )
+    for recipe in RECIPES:
+        bundle = build(checkpoint, recipe_named(recipe), tmp_path / recipe)
+        check_bundle(bundle, agreement.text)
+        own = load_tokenizer(bundle.path)
+        for text in (*TEXTS, chat):
+            assert own.encode(text) == inmate.tokenizer(text, add_special_tokens=False).input_ids
+        assert render_prompt(bundle, PROMPT) == chat
+        assert bundle.manifest.generation.stop_token_ids == [310, 311, 312]
+        if opened := RUNTIME_TOKENIZERS.get(bundle.manifest.recipe.format):
+            with opened(bundle) as encode:
+                assert list(encode(chat)) == inmate.tokenizer(chat, add_special_tokens=False).input_ids
+        exact = bundle.manifest.model.exact_context_length
+        with open_session(bundle) as session:
+            for length in (SHORT, LONG):
+                if length <= exact or inmate.specimen.window == "none":  # llama.cpp has no window
+                    tokens = some_tokens(length)
+                    assert np.abs(session.score(tokens) - inmate.logits(tokens)).max() < FP16_TOLERANCE
