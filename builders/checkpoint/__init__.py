@@ -2,7 +2,8 @@
 
 Start at `checkpoint.py` (`open_checkpoint`, and `Checkpoint`: the facts) and `sources.py` (`TensorSource`: weights).
 `shards.py` reads safetensors headers and maps tensors; `rows.py` puts rows into the order that all families share;
-`lockstep.py` lets several builds read one checkpoint once; `writing.py` writes safetensors tensor by tensor.
+`lockstep.py` lets several builds read one checkpoint once; `writing.py` writes safetensors tensor by tensor;
+`adapter/` reads a base with a LoRA merged into it as one checkpoint.
 """
 
 from builders.checkpoint.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint, open_checkpoint, read_json, tiktoken_files
