@@ -20,7 +20,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.checkpoint.shards import MappedTensors
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
 from registry.files.staging import staged_folder
 from targets.architecture import Architecture, Family
@@ -62,7 +61,7 @@ def relayout(
         UnsupportedModelError: the layout can't express the model (longrope, partly rotated heads, Phi-3-small).
         BuildError: `out` exists or can't be written. Nothing is left behind.
     """
-    there = _architecture_in(checkpoint.architecture, layout)
+    there = _architecture_in(checkpoint, layout)
     with staged_folder(out, replace=replace_existing) as folder:
         (folder / "config.json").write_text(json.dumps(_config(checkpoint, layout), indent=2) + "\n", "utf-8")
         for path in _companions(checkpoint):
@@ -77,7 +76,10 @@ def relayout(
     return _notes(checkpoint.architecture, layout)
 
 
-def _architecture_in(architecture: Architecture, layout: Family) -> Architecture:
+def _architecture_in(checkpoint: Checkpoint, layout: Family) -> Architecture:
+    architecture = checkpoint.architecture
+    if architecture.family == layout and checkpoint.merged_from is not None:
+        return architecture  # the merged checkpoint itself
     if architecture.family == "phi3small":
         raise UnsupportedModelError(
             f"Phi-3-small can't be written in the {layout} layout, which has no biases, GEGLU or block-sparse layers",
@@ -104,6 +106,8 @@ def _architecture_in(architecture: Architecture, layout: Family) -> Architecture
 
 def _config(checkpoint: Checkpoint, layout: Family) -> dict[str, Any]:
     architecture, name = checkpoint.architecture, _NAMES[layout]
+    if architecture.family == layout:
+        return checkpoint.config
     config: dict[str, Any] = {"architectures": [name[0]], "model_type": name[1]}
     config |= {key: checkpoint.config[key] for key in _SHARED_KEYS if key in checkpoint.config}
     dtype = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
@@ -132,14 +136,13 @@ def _companions(checkpoint: Checkpoint) -> list[Path]:
 
 def _tensors(checkpoint: Checkpoint, there: Architecture) -> Iterable[TensorToWrite]:
     """Yield the new layout's tensors. Each is a range of rows of a canonical tensor, in order."""
-    shapes, stored = there.tensor_shapes(), MappedTensors(checkpoint.stored_tensors)
-    for name, shape in shapes.items():
+    for name, shape in there.tensor_shapes().items():
         start = 0
         for part, part_shape in sources_of(there, name, shape).parts:
             dtype = _common_dtype(checkpoint, name, shape)
             rows = range(start, start + part_shape[0])
 
-            pieces = partial(_rows, checkpoint.architecture, stored, name, rows)
+            pieces = partial(_rows, checkpoint, name, rows)
             yield TensorToWrite(part, dtype, part_shape, pieces)
             start += part_shape[0]
 
@@ -147,7 +150,7 @@ def _tensors(checkpoint: Checkpoint, there: Architecture) -> Iterable[TensorToWr
 def _common_dtype(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
     """Return the stored dtype of a canonical tensor. Raises `UnsupportedModelError` where its parts have several."""
     parts = sources_of(checkpoint.architecture, name, shape).parts
-    dtypes = {checkpoint.stored_tensors[part].dtype for part, _ in parts}
+    dtypes = {checkpoint.stored_dtype(part) for part, _ in parts}
     if len(dtypes) > 1:
         raise UnsupportedModelError(
             f"tensors {', '.join(part for part, _ in parts)} become one, but are stored as {', '.join(sorted(dtypes))}",
@@ -156,20 +159,19 @@ def _common_dtype(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> 
     return dtypes.pop()
 
 
-def _rows(architecture: Architecture, stored: MappedTensors, name: str, rows: range) -> Iterable[NDArray[Any]]:
-    """Yield rows of a canonical tensor in the stored dtype, in pieces that are views of the file."""
-    shape = architecture.tensor_shapes()[name]
+def _rows(checkpoint: Checkpoint, name: str, rows: range) -> Iterable[NDArray[Any]]:
+    """Yield rows of a canonical tensor in the stored dtype, piece by piece."""
+    shape = checkpoint.architecture.tensor_shapes()[name]
     start = 0
-    for part, part_shape in sources_of(architecture, name, shape).parts:
+    for part, part_shape in sources_of(checkpoint.architecture, name, shape).parts:
         first, last = max(rows.start, start), min(rows.stop, start + part_shape[0])
         if first < last:
-            yield stored.stored(part)[first - start : last - start]
-            stored.release(part)
+            yield from checkpoint.stored_rows(part, first - start, last - start)
         start += part_shape[0]
 
 
 def _notes(architecture: Architecture, layout: Family) -> tuple[str, ...]:
-    if layout == "llama" and architecture.effective_window is not None:
+    if layout == "llama" and architecture.family != "llama" and architecture.effective_window is not None:
         window = architecture.effective_window
         return (f"Llama has no sliding window: the same model up to {window} tokens, a different one beyond",)
     return ()

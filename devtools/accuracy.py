@@ -44,7 +44,7 @@ class Bench:
         self.cache = default_cache()
         self.scratch = scratch
         self.checkpoint: Checkpoint = open_checkpoint(self.model.checkpoint)
-        tokenizer = load_tokenizer(self.checkpoint.path)
+        tokenizer = load_tokenizer(self.checkpoint.tokenizer_folder)
         text = read_text(self.model.openwebtext)
         self.windows = windows_of(tokenizer, text, count=tokens // WINDOW, length=WINDOW)
         self.reference = FloatReference(self.checkpoint, self.cache / "reference")

@@ -34,6 +34,12 @@ target_option = click.option(
     shell_complete=completion.targets,
     help="A device (phipack targets ls), or the path of a target file of your own.",
 )
+adapter_option = click.option(
+    "--adapter",
+    type=FOLDER,
+    metavar="DIR",
+    help="A peft adapter (LoRA) to merge into the checkpoint while it is read.",
+)
 out_option = click.option("-o", "--out", required=True, type=FOLDER, metavar="DIR", help="Folder to create.")
 replace_option = click.option("--replace", is_flag=True, help="Replace what is there.")
 context_option = click.option(

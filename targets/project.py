@@ -3,6 +3,7 @@
 model = "phi-3-mini-4k-instruct"
 version = "1.0.0"
 checkpoint = "checkpoints/phi-3-mini"     # relative to this file, like every path in it
+adapter = "adapters/support"              # optional: a peft LoRA, merged into the checkpoint while it is read
 
 [evaluation]                              # optional: text, tokens, window, greedy_prompts …
 text = "held-out.txt"
@@ -176,6 +177,9 @@ class ProjectTable(_Strict):
     model: _ModelName = Field(description="The line of releases, such as phi-3-mini-4k-instruct.")
     version: Annotated[str, _refusing(Version.parse)] = Field(description="Semantic version of this release: 1.0.0.")
     checkpoint: _Path = Field(description="Folder of the checkpoint.")
+    adapter: _Path | None = Field(
+        default=None, description="Folder of a peft adapter (LoRA), merged into the checkpoint. By default none."
+    )
     evaluation: EvaluationTable = Field(
         default_factory=EvaluationTable, description="How every bundle is compared with the checkpoint."
     )
@@ -231,6 +235,7 @@ class Project:
     model: str
     version: Version
     checkpoint: Path
+    adapter: Path | None
     settings: EvaluationSettings
     gates: dict[str, Gate]
     cells: tuple[Cell, ...]
@@ -261,6 +266,7 @@ def load_project(path: Path) -> Project:
         model=table.model,
         version=Version.parse(table.version),
         checkpoint=folder / table.checkpoint,
+        adapter=None if table.adapter is None else folder / table.adapter,
         settings=EvaluationSettings(
             text=None if evaluation.text is None else folder / evaluation.text,
             tokens=evaluation.tokens,

@@ -4,7 +4,7 @@ Start at `checkpoint.py` (`open_checkpoint`, and `Checkpoint`: the facts) and `s
 `folder_check.py` recognises what is no checkpoint, `weight_files.py` finds the weights, and `tensor_check.py` accounts
 for each tensor. `shards.py` reads safetensors headers and maps tensors; `rows.py` puts rows into the order that all
 families share; `lockstep.py` lets several builds read one checkpoint once; `writing.py` writes safetensors tensor by
-tensor.
+tensor. `adapter/` reads a base with a LoRA merged into it as one checkpoint.
 """
 
 from builders.checkpoint.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint, open_checkpoint, read_json, tiktoken_files

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from builders.checkpoint import shards
 from builders.checkpoint.folder_check import check_folder
-from builders.checkpoint.sources import ShardSource
+from builders.checkpoint.sources import ShardSource, TensorSource
 from builders.checkpoint.tensor_check import check_tensors
 from builders.checkpoint.weight_files import WeightFiles, find_weights
 from builders.phases import Phases
@@ -48,9 +50,24 @@ class Checkpoint:
     past_cache: bool = False  # too large for this machine's page cache: files are read past it
     weight_notes: tuple[str, ...] = ()  # on files and tensors that are not read
 
-    def open_tensors(self, phases: Phases | None = None) -> ShardSource:
+    def open_tensors(self, phases: Phases | None = None) -> TensorSource:
         """Open a source of the weights, with file mappings of its own. `phases`: counts the time of reading."""
         return ShardSource(self.architecture, self.stored_tensors, past_cache=self.past_cache, phases=phases)
+
+    def stored_dtype(self, name: str) -> str:
+        """Return the dtype that a tensor is stored in, as safetensors spells it, by the checkpoint's own name."""
+        return self.stored_tensors[name].dtype
+
+    def stored_rows(self, name: str, first: int, last: int) -> Iterator[NDArray[Any]]:
+        """Yield rows of a tensor in the stored dtype (bfloat16 as its uint16 bits), by the checkpoint's own name."""
+        mapped = shards.MappedTensors(self.stored_tensors)
+        yield mapped.stored(name)[first:last]
+        mapped.release(name)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The folder of the tokenizer's files and the chat template."""
+        return self.path
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -60,18 +77,24 @@ class Checkpoint:
     @property
     def tokenizer_files(self) -> dict[str, Path]:
         """The tokenizer's files that are there, by name."""
-        named = {name: self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()}
-        return named | {path.name: path for path in tiktoken_files(self.path)}
+        folder = self.tokenizer_folder
+        named = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
+        return named | {path.name: path for path in tiktoken_files(folder)}
+
+    @property
+    def merged_from(self) -> tuple[str, str] | None:
+        """Digests of base and adapter, where this is a merge of two (`adapter/`); else None."""
+        return None
 
     @cached_property
     def tokenizer_config(self) -> dict[str, Any]:
         """`tokenizer_config.json`, empty where there is none."""
-        return read_json(self.path / "tokenizer_config.json", required=False)
+        return read_json(self.tokenizer_folder / "tokenizer_config.json", required=False)
 
     @property
     def chat_template(self) -> str | None:
         """The Jinja chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`."""
-        file = self.path / CHAT_TEMPLATE_NAME
+        file = self.tokenizer_folder / CHAT_TEMPLATE_NAME
         if file.is_file():
             try:
                 return file.read_text("utf-8")

@@ -82,7 +82,7 @@ def _tokenizer_json(checkpoint: Checkpoint) -> TokenizerJson | None:
                 fix="build an ONNX or Core ML recipe, such as onnx-int4: their apps use tokenizer.json itself",
             )
         return read_tokenizer_json(path)
-    ranks = tiktoken_file(checkpoint.path)
+    ranks = tiktoken_file(checkpoint.tokenizer_folder)
     if "tokenizer.model" in files or ranks is None:
         return None
     return TokenizerJson.model_validate_json(tokenizer_json_of_ranks(ranks, checkpoint.tokenizer_config))
@@ -90,13 +90,13 @@ def _tokenizer_json(checkpoint: Checkpoint) -> TokenizerJson | None:
 
 def _added_of_config(checkpoint: Checkpoint) -> dict[int, AddedToken]:
     entries = checkpoint.tokenizer_config.get("added_tokens_decoder", {})
-    return read_added_tokens(entries, source=f"{checkpoint.path}/tokenizer_config.json")
+    return read_added_tokens(entries, source=f"{checkpoint.tokenizer_folder}/tokenizer_config.json")
 
 
 def _vocabulary(checkpoint: Checkpoint, file: TokenizerJson | None, added: dict[int, AddedToken]) -> Vocabulary:
     size, files = checkpoint.architecture.vocabulary_size, checkpoint.tokenizer_files
     if file is not None and not file.model.byte_fallback:
-        return byte_level_vocabulary(file, size, source=str(files.get("tokenizer.json", checkpoint.path)))
+        return byte_level_vocabulary(file, size, source=str(files.get("tokenizer.json", checkpoint.tokenizer_folder)))
     model = files.get("tokenizer.model")
     source = str(model if file is None else files["tokenizer.json"])
     notes: tuple[str, ...] = ()
@@ -163,14 +163,15 @@ def _added_around(
                 before, after = names[:middle], names[middle + 1 :]
             case _:
                 raise UnsupportedModelError(
-                    f"{checkpoint.path}: tokenizer.json: llama.cpp has no post-processor {step.get('type')!r}",
+                    f"{checkpoint.tokenizer_folder}: tokenizer.json: llama.cpp has no post-processor "
+                    f"{step.get('type')!r}",
                     fix="build an ONNX or Core ML recipe, such as onnx-int4: their apps use tokenizer.json itself",
                 )
     tokens = {name: vocabulary.tokens[number] for name, number in ids.items()}
     if before not in ([], [tokens.get("bos")]) or after not in ([], [tokens.get("eos")]):
         raise UnsupportedModelError(
-            f"{checkpoint.path}: the tokenizer puts {before} before a text and {after} after it; llama.cpp can put BOS "
-            f"({tokens.get('bos')!r}) and EOS ({tokens.get('eos')!r})",
+            f"{checkpoint.tokenizer_folder}: the tokenizer puts {before} before a text and {after} after it; "
+            f"llama.cpp can put BOS ({tokens.get('bos')!r}) and EOS ({tokens.get('eos')!r})",
             fix="set bos_token and eos_token in tokenizer_config.json to these tokens",
         )
     return bool(before), bool(after)

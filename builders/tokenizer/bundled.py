@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
+from builders.checkpoint.adapter import MergedCheckpoint
 from builders.tokenizer.loading import load_tokenizer
 from builders.tokenizer.tiktoken import tiktoken_file
 from targets.errors import CheckpointError
@@ -19,9 +20,11 @@ def bundled_files(checkpoint: Checkpoint, kind: Format) -> dict[str, bytes]:
     SentencePiece's or tiktoken's file. A GGUF file contains its tokenizer.
 
     Raises:
-        CheckpointError: the tokenizer can't be read, or has an id past the vocabulary.
+        CheckpointError: the tokenizer can't be read, has an id past the vocabulary, or belongs to another base.
         UnsupportedModelError: a file of ranks whose encoding is not known.
     """
+    if isinstance(checkpoint, MergedCheckpoint) and checkpoint.adapter.tokenizer_files:
+        _refuse_moved_tokens(checkpoint)
     files = {name: path.read_bytes() for name, path in checkpoint.tokenizer_files.items()}
     if checkpoint.chat_template is not None:
         files[CHAT_TEMPLATE_NAME] = (
@@ -30,11 +33,11 @@ def bundled_files(checkpoint: Checkpoint, kind: Format) -> dict[str, bytes]:
     made = "tokenizer.json" not in files
     if made and kind == "gguf":
         return files  # the GGUF converter reads the tokenizer's model itself, and checks the ids
-    tokenizer = load_tokenizer(checkpoint.path)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     _refuse_ids_past_vocabulary(checkpoint, tokenizer.vocabulary())
     if made:
         files["tokenizer.json"] = tokenizer.to_json()
-        if "tokenizer.model" not in files and tiktoken_file(checkpoint.path) is not None:
+        if "tokenizer.model" not in files and tiktoken_file(checkpoint.tokenizer_folder) is not None:
             files["tokenizer_config.json"] = _config_without_code(checkpoint.tokenizer_config)
     return files
 
@@ -44,9 +47,22 @@ def _refuse_ids_past_vocabulary(checkpoint: Checkpoint, vocabulary: dict[str, in
     token, number = max(vocabulary.items(), key=lambda entry: entry[1], default=("", -1))
     if number >= size:
         raise CheckpointError(
-            f"{checkpoint.path}: the tokenizer's id {number} ({token!r}) is not in the vocabulary of {size}",
+            f"{checkpoint.tokenizer_folder}: the tokenizer's id {number} ({token!r}) is not in the vocabulary of "
+            f"{size}",
             fix="the tokenizer and the weights belong to different models, or the embedding was not resized",
         )
+
+
+def _refuse_moved_tokens(checkpoint: MergedCheckpoint) -> None:
+    """Refuse an adapter's tokenizer that gives a token of the base another id. It may add tokens, and rename them."""
+    known = load_tokenizer(checkpoint.base.tokenizer_folder).vocabulary()
+    for token, number in load_tokenizer(checkpoint.adapter.path).vocabulary().items():
+        if known.get(token, number) != number:
+            raise CheckpointError(
+                f"{checkpoint.adapter.path}: the tokenizer has id {number} for {token!r}, the base's {known[token]}",
+                fix="the tokenizer or the adapter belongs to another base: remove the tokenizer's files from the "
+                "adapter's folder if the base's are right",
+            )
 
 
 def _config_without_code(config: dict[str, Any]) -> bytes:

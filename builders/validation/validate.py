@@ -21,6 +21,7 @@ from builders.runtime.isolation import open_isolated
 from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer, load_tokenizer
 from builders.validation.compare import Comparison, matching_share
+from builders.validation.origin import require_origin
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
 from builders.validation.text import read_text, windows_of
 from builders.validation.tokens import runtime_tokens_share
@@ -76,12 +77,7 @@ def validate(
     settings = settings or EvaluationSettings()
     on_progress = with_subject(on_progress, bundle.manifest.recipe.name)
     verify(bundle)
-    if bundle.manifest.checkpoint != checkpoint.digest:
-        raise MeasurementError(
-            f"{bundle.path} was built from checkpoint {bundle.manifest.checkpoint}, not from {checkpoint.path} "
-            f"({checkpoint.digest})",
-            fix="name the checkpoint that it was built from",
-        )
+    require_origin(bundle, checkpoint)
     agreement = ask_oracle(
         checkpoint,
         cache=cache,
@@ -89,7 +85,7 @@ def validate(
         on_progress=on_progress,
     )
     check_bundle(bundle, agreement.text)
-    tokenizer = load_tokenizer(checkpoint.path)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     windows = _windows(bundle, checkpoint, tokenizer, settings)
     reference = FloatReference(checkpoint, cache, on_progress)
     text, name = read_text(settings.text), settings.text.name if settings.text else BUILT_IN_NAME

@@ -65,11 +65,13 @@ def as_bundle(given: AnyPath | Bundle) -> Bundle:
     return given if isinstance(given, Bundle) else open_bundle(as_path(given))
 
 
-def as_checkpoint(given: AnyPath | Checkpoint) -> Checkpoint:
-    """Open a checkpoint's folder. Raises `CheckpointError`."""
+def as_checkpoint(given: AnyPath | Checkpoint, adapter: AnyPath | None = None) -> Checkpoint:
+    """Open a checkpoint's folder, and merge an adapter's with it, if one is given. Raises `CheckpointError`."""
     from builders.checkpoint import Checkpoint, open_checkpoint
+    from builders.checkpoint.adapter import merge
 
-    return given if isinstance(given, Checkpoint) else open_checkpoint(as_path(given))
+    opened = given if isinstance(given, Checkpoint) else open_checkpoint(as_path(given))
+    return opened if adapter is None else merge(opened, as_path(adapter))
 
 
 def as_evidence(given: AnyPath | Evidence) -> Evidence:

@@ -23,9 +23,19 @@ if TYPE_CHECKING:
     from targets.architecture import Family
 
 
-def open_checkpoint(folder: AnyPath) -> Checkpoint:
-    """Open a Hugging Face folder: headers are checked, weights are read when needed. Raises `CheckpointError`."""
-    return as_checkpoint(folder)
+def open_checkpoint(folder: AnyPath, *, adapter: AnyPath | None = None) -> Checkpoint:
+    """Open a Hugging Face folder: headers are checked, weights are read when needed.
+
+    Args:
+        folder: the checkpoint's, or the adapter's base.
+        adapter: the folder of a peft adapter (LoRA): it is merged tensor by tensor, whenever one is read. All that
+            takes a checkpoint takes what is returned.
+
+    Raises:
+        CheckpointError: one of the two is damaged, or the adapter belongs to another base.
+        UnsupportedModelError: another architecture, or a kind of adapter that can't be merged.
+    """
+    return as_checkpoint(folder, adapter)
 
 
 def build(  # noqa: PLR0913 - the public face

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builders.build_cache import BuildCache
-from builders.checkpoint import open_checkpoint
 from builders.release import CellOutcome, CellPlan, Release
+from phipack.api.arguments import as_checkpoint
 from phipack.api.results import CellReport, ReleaseReport
 from phipack.formatting import count
 from registry.ledger.ledger import Ledger
@@ -23,7 +23,8 @@ def run(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on_
         CheckpointError: the checkpoint can't be read. StoreError, RegistryError: nothing can be written there.
     """
     release = _release(project, ledger, home, on_progress)
-    on_progress(Notice(f"{project.model} {project.version}: {count(len(cells), 'cell')} from {project.checkpoint}"))
+    origin = project.checkpoint if project.adapter is None else f"{project.checkpoint} with {project.adapter}"
+    on_progress(Notice(f"{project.model} {project.version}: {count(len(cells), 'cell')} from {origin}"))
     # All of the project's cells, whichever are built here: promotion waits for them.
     ledger.plan_release(project.model, project.version, [cell.name for cell in project.cells])
     reports = []
@@ -47,7 +48,7 @@ def plan(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on
 
 def _release(project: Project, ledger: Ledger, home: Path, on_progress: Progress) -> Release:
     return Release(
-        checkpoint=open_checkpoint(project.checkpoint),
+        checkpoint=as_checkpoint(project.checkpoint, project.adapter),
         settings=project.settings,
         cache=BuildCache(home),
         store=ledger.store,

@@ -12,6 +12,7 @@ from phipack.formatting import share, size
 from phipack.options import (
     FOLDER,
     State,
+    adapter_option,
     context_option,
     out_option,
     pass_state,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     shell_complete=completion.recipes,
     help="Format and storage, as in phipack recipes. Repeated: several bundles from one read, each in DIR/RECIPE.",
 )
+@adapter_option
 @target_option
 @context_option
 @out_option
@@ -48,6 +50,7 @@ def build(
     state: State,
     checkpoint: Path,
     recipes: tuple[str, ...],
+    adapter: Path | None,
     target: str | None,
     context_length: int | None,
     out: Path,
@@ -59,13 +62,13 @@ def build(
     With a target, the bundle's context is the longest that fits there (at most 4,096 unless --context asks for more),
     and a model that does not fit is refused.
     """
-    from phipack.api.building import build_each
+    from phipack.api.building import build_each, open_checkpoint
     from phipack.json_form.making import build_form
 
     if len(set(recipes)) < len(recipes):
         raise click.UsageError("a recipe is named twice")
     report = build_each(
-        checkpoint,
+        open_checkpoint(checkpoint, adapter=adapter),
         {recipe: out if len(recipes) == 1 else out / recipe for recipe in recipes},
         target=target,
         context_length=context_length,
@@ -111,18 +114,21 @@ def _profile(outcome: BuildOutcome) -> str:
     type=click.Choice(["llama", "phi3"]),
     help="llama: for tools that know only Llama. phi3: the way back.",
 )
+@adapter_option
 @out_option
 @replace_option
 @pass_state
-def convert(state: State, checkpoint: Path, layout: Family, out: Path, replace: bool) -> None:
+def convert(state: State, checkpoint: Path, layout: Family, adapter: Path | None, out: Path, replace: bool) -> None:
     """Write a checkpoint in another family's layout: the same weights under Llama's names, or back under Phi-3's.
 
     For mini and medium with the short context. Llama has no sliding window: the note says up to where the two agree.
+    With --adapter, the merged checkpoint is written, in the same layout too.
     """
-    from phipack.api.building import convert_layout
+    from phipack.api.building import convert_layout, open_checkpoint
     from phipack.json_form.making import convert_form
 
-    written = convert_layout(checkpoint, layout, out, replace=replace, on_progress=state.output.on_progress)
+    opened = open_checkpoint(checkpoint, adapter=adapter)
+    written = convert_layout(opened, layout, out, replace=replace, on_progress=state.output.on_progress)
     text = [f"{out}: {layout} layout of {checkpoint}", *(f"note: {note}" for note in written.notes)]
     state.output.result(convert_form(written).data(), "\n".join(text))
 
@@ -147,14 +153,16 @@ def export(state: State, checkpoint: Path, out: Path, replace: bool) -> None:
 @click.command()
 @click.argument("path", type=FOLDER)
 @click.option("--verify", is_flag=True, help="Read every byte of a bundle and compare it with the manifest.")
+@adapter_option
 @pass_state
-def inspect(state: State, path: Path, verify: bool) -> None:
+def inspect(state: State, path: Path, verify: bool, adapter: Path | None) -> None:
     """Show what a checkpoint or a bundle is."""
     from phipack.api.building import inspect as inspect_folder
+    from phipack.api.building import open_checkpoint
     from phipack.json_form.making import inspected_bundle_form, inspected_checkpoint_form
     from registry.bundle.folder import Bundle
 
-    found = inspect_folder(path, verify_files=verify)
+    found = inspect_folder(path, verify_files=verify) if adapter is None else open_checkpoint(path, adapter=adapter)
     if isinstance(found, Bundle):
         state.output.result(inspected_bundle_form(found, verified=verify).data(), _bundle_text(found, verified=verify))
     else:
@@ -170,6 +178,11 @@ def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
         ("model", f"{model.architecture}, {model.parameters:,} parameters, {model.layers} layers"),
         ("context", f"{model.context_length} tokens, exact up to {model.exact_context_length}"),
         ("checkpoint", manifest.checkpoint),
+        *(
+            (("base", manifest.merged_from.base), ("adapter", manifest.merged_from.adapter))
+            if manifest.merged_from
+            else ()
+        ),
         ("stop ids", ", ".join(map(str, generation.stop_token_ids)) or "-"),
         ("chat template", generation.chat_template or "-"),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())),
@@ -190,6 +203,7 @@ def _checkpoint_text(checkpoint: Checkpoint) -> str:
     longrope = architecture.longrope
     facts = {
         "checkpoint": checkpoint.digest,
+        **dict(zip(("base", "adapter"), checkpoint.merged_from or (), strict=False)),
         **asdict(architecture),
         "parameters": architecture.parameter_count,
         "stop_token_ids": list(checkpoint.stop_token_ids),

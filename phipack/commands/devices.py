@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from phipack import completion
 from phipack.formatting import rate, size
-from phipack.options import State, pass_state
+from phipack.options import State, adapter_option, pass_state
 from phipack.tables import table
 
 
@@ -72,17 +74,19 @@ def recipes(state: State) -> None:
     shell_complete=completion.targets,
     help="A device, or the path of a target file of your own.",
 )
+@adapter_option
 @pass_state
-def fit(state: State, model: str, target: str) -> None:
+def fit(state: State, model: str, target: str, adapter: Path | None) -> None:
     """Show which recipes of a model fit on a target, and how long a context then fits.
 
     MODEL is a released Phi-3 (phi-3-mini-4k-instruct …) or a checkpoint's folder, whose bundles' sizes are then known
     to the byte.
     """
+    from phipack.api.building import open_checkpoint
     from phipack.api.fitting import fit as fit_on
     from phipack.json_form.making import fit_form
 
-    report = fit_on(model, target)
+    report = fit_on(model if adapter is None else open_checkpoint(model, adapter=adapter), target)
     columns = ("recipe", "bundle", "weights", "KV cache", "runtime", "longest context", "fits", "why not, or note")
     rows = [
         (

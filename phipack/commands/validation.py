@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from phipack.formatting import bound, figure
-from phipack.options import FILE, FOLDER, State, pass_state, target_option
+from phipack.options import FILE, FOLDER, State, adapter_option, pass_state, target_option
 from phipack.tables import table
 from targets.errors import Failure, GateError, PhipackError
 
@@ -36,6 +36,7 @@ class GateText(click.ParamType[tuple[str, "Gate"]]):
 @click.command()
 @click.argument("bundle", type=FOLDER)
 @click.option("--against", "checkpoint", required=True, type=FOLDER, help="The checkpoint that it was built from.")
+@adapter_option
 @target_option
 @click.option(
     "--gate",
@@ -58,6 +59,7 @@ def validate(
     state: State,
     bundle: Path,
     checkpoint: Path,
+    adapter: Path | None,
     target: str | None,
     bounds: tuple[tuple[str, Gate], ...],
     text: Path | None,
@@ -73,12 +75,13 @@ def validate(
     Exits with 3 where a gate fails: of the target, of --gate, or of the project file that --project names, whose text
     and settings are used too. Without gates, the figures are shown.
     """
+    from phipack.api.building import open_checkpoint
     from phipack.api.validation import validate as measure
     from registry.files.staging import disk_errors
 
     evidence = measure(
         bundle,
-        checkpoint,
+        open_checkpoint(checkpoint, adapter=adapter),
         target=target,
         project=state.named_project,
         gates=dict(bounds),

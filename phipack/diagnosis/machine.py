@@ -124,7 +124,7 @@ def _imported(runtime: Runtime, version: str, process: subprocess.Popen[str]) ->
 
 
 def check_project(state: State) -> Check:
-    """Read the project file, and look for its checkpoint."""
+    """Read the project file, and look for its checkpoint and adapter."""
     path = state.project_file
     if path is None:
         return Check("project file", "ok", "none in this folder or above it")
@@ -135,6 +135,8 @@ def check_project(state: State) -> Check:
     found = f"{path}: {project.model} {project.version}, {count(len(project.cells), 'cell')}"
     if not project.checkpoint.is_dir():
         return Check("project file", "warn", f"{found}; no checkpoint at {project.checkpoint}", "set checkpoint = …")
+    if project.adapter is not None and not project.adapter.is_dir():
+        return Check("project file", "warn", f"{found}; no adapter at {project.adapter}", "set adapter = …")
     return Check("project file", "ok", found)
 
 

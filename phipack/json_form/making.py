@@ -19,7 +19,7 @@ from phipack.api.results import (
 )
 from phipack.json_form.form import Form, ProblemForm, problem_form
 from registry.bundle.folder import Bundle
-from registry.bundle.manifest import Manifest
+from registry.bundle.manifest import AdapterEntry, Manifest
 from targets.architecture import Architecture
 from targets.devices import Target
 from targets.evidence import Figure
@@ -146,6 +146,7 @@ class InspectedCheckpointForm(Form):
     kind: Literal["checkpoint"] = "checkpoint"
     path: str
     digest: str
+    merged_from: AdapterEntry | None = Field(description="digests of base and adapter, where one was named")
     architecture: Architecture
     parameters: int
     stop_token_ids: list[int]
@@ -264,9 +265,11 @@ def inspected_bundle_form(bundle: Bundle, *, verified: bool) -> InspectedBundleF
 
 def inspected_checkpoint_form(checkpoint: Checkpoint) -> InspectedCheckpointForm:
     """Describe a checkpoint."""
+    parts = checkpoint.merged_from
     return InspectedCheckpointForm(
         path=str(checkpoint.path),
         digest=checkpoint.digest,
+        merged_from=None if parts is None else AdapterEntry(base=parts[0], adapter=parts[1]),
         architecture=checkpoint.architecture,
         parameters=checkpoint.architecture.parameter_count,
         stop_token_ids=list(checkpoint.stop_token_ids),

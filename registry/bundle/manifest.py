@@ -127,6 +127,21 @@ class GenerationEntry(_Strict):
     chat_template: str | None
 
 
+class AdapterEntry(_Strict):
+    """What was merged while the bundle was built: digests of the base checkpoint and of the adapter.
+
+    The manifest's `checkpoint` then names the merge of the two: it is `merged_digest` of them.
+    """
+
+    base: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    adapter: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+
+
+def merged_digest(base: str, adapter: str) -> str:
+    """Return the digest that names the merge of a checkpoint and an adapter, given theirs."""
+    return digest_of_bytes(f"phipack merge\nbase {base}\nadapter {adapter}\n".encode())
+
+
 def _folded(path: str) -> str:
     """Return a form that is equal for paths that are the same on some disk: without case and composition of letters.
 
@@ -136,7 +151,10 @@ def _folded(path: str) -> str:
 
 
 class Manifest(_Strict):
-    """`manifest.json`. `checkpoint` and every digest read `sha256:<hex>`."""
+    """`manifest.json`. `checkpoint` and every digest read `sha256:<hex>`.
+
+    `merged_from`: where the checkpoint was merged with an adapter while it was read; else left out of the JSON.
+    """
 
     schema_: Literal["phipack.bundle/1"] = Field(MANIFEST_SCHEMA, alias="schema")
     model: ModelEntry
@@ -145,6 +163,7 @@ class Manifest(_Strict):
     generation: GenerationEntry
     tools: dict[str, str]
     files: list[FileEntry]
+    merged_from: AdapterEntry | None = None
 
     @field_validator("files")
     @classmethod
@@ -157,9 +176,18 @@ class Manifest(_Strict):
             raise ValueError("a file has the name of another one's folder")
         return files
 
+    @model_validator(mode="after")
+    def _named_by_what_was_merged(self) -> Self:
+        parts = self.merged_from
+        if parts is not None and self.checkpoint != merged_digest(parts.base, parts.adapter):
+            raise ValueError("checkpoint is not the digest of base and adapter in merged_from")
+        return self
+
     def to_bytes(self) -> bytes:
         """Return the one JSON form: sorted keys, two spaces, UTF-8, a final newline."""
         content = self.model_dump(mode="json", by_alias=True)
+        if self.merged_from is None:
+            del content["merged_from"]
         if not self.model.exact_contexts:
             del content["model"]["exact_contexts"]
         for file in content["files"]:

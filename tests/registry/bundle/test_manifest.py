@@ -18,6 +18,7 @@ from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import (
     MANIFEST_BYTES_LIMIT,
     MANIFEST_NAME,
+    AdapterEntry,
     ExactContext,
     FileEntry,
     GenerationEntry,
@@ -25,6 +26,7 @@ from registry.bundle.manifest import (
     ModelEntry,
     RecipeEntry,
     WeightClass,
+    merged_digest,
 )
 from registry.files.digests import digest_of_bytes
 from targets.errors import BundleError
@@ -208,11 +210,14 @@ def manifests(draw: st.DrawFn) -> Manifest:
         exact_contexts=st.lists(contexts, max_size=2),
     )
     weights = st.lists(st.builds(WeightClass, storage=text, tensors=count, bytes=count), max_size=2)
+    base, adapter = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+    merged_from = draw(st.none() | st.just(AdapterEntry(base=base, adapter=adapter)))
     return Manifest(
         schema="phipack.bundle/1",
         model=draw(model),
         recipe=draw(st.builds(RecipeEntry, weights=weights, name=text, notes=st.lists(text, max_size=2))),
-        checkpoint="sha256:" + "c" * 64,
+        checkpoint="sha256:" + "c" * 64 if merged_from is None else merged_digest(base, adapter),
+        merged_from=merged_from,
         generation=draw(
             st.builds(
                 GenerationEntry,
@@ -225,6 +230,22 @@ def manifests(draw: st.DrawFn) -> Manifest:
         tools=draw(st.dictionaries(text, text, max_size=2)),
         files=files,
     )
+
+
+def test_a_merge_that_is_not_that_of_base_and_adapter_is_refused(bundle: Bundle) -> None:
+    base, adapter = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+    manifest = bundle.manifest.model_copy(
+        update={"checkpoint": merged_digest(base, adapter), "merged_from": AdapterEntry(base=base, adapter=adapter)}
+    )
+    assert Manifest.parse(manifest.to_bytes(), source="here") == manifest
+    swapped = manifest.model_copy(update={"merged_from": AdapterEntry(base=adapter, adapter=base)})
+    with pytest.raises(BundleError, match="checkpoint is not the digest of base and adapter"):
+        Manifest.parse(swapped.to_bytes(), source="here")
+
+
+def test_a_bundle_without_an_adapter_keeps_its_digest(bundle: Bundle) -> None:
+    """The field is left out of the JSON: bundles that were built before it was known are the same bundles."""
+    assert "merged_from" not in json.loads(bundle.manifest.to_bytes())
 
 
 @given(manifests())

@@ -1,0 +1,125 @@
+"""An adapter's folder: what it holds, and the digest of what decides.
+
+    ADAPTER/
+      adapter_config.json           read by `config.py`
+      adapter_model.safetensors     the tensors; `plan.py` matches them with the base
+      tokenizer.json …              where it is there, the tokenizer of the merged model, chat template included
+      config.json, generation_config.json    some trainers copy the base's: they must say the same as the base's
+      optimizer.pt, training_args.bin …      of the training run: never opened
+
+Any other file of weights is refused: what it holds may be missing from the merged model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from builders.checkpoint import shards
+from builders.checkpoint.adapter.config import CONFIG_NAME, AdapterConfig, read_adapter_config
+from builders.checkpoint.checkpoint import TOKENIZER_FILES, TOKENIZER_MODELS, tiktoken_files
+from registry.files.digests import digest_of_file
+from targets.errors import CheckpointError
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+PICKLE_NAME = "adapter_model.bin"
+# A training run's own files, whatever they hold. peft too reads only the safetensors file where both are there.
+_OF_TRAINING = re.compile(
+    r"(training_args\.bin|optimizer\.(pt|bin)|scheduler\.(pt|bin)|scaler\.pt|rng_state.*\.pth|adapter_model\.bin)"
+)
+_WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin.index.json", *shards.PICKLE_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA as peft saved it: its config, and where its tensors lie, by the names in the file."""
+
+    path: Path
+    config: AdapterConfig
+    tensors: Mapping[str, shards.StoredTensor]
+
+    @property
+    def weights_file(self) -> Path:
+        """The file of the tensors."""
+        return self.path / WEIGHTS_NAME
+
+    @property
+    def tokenizer_files(self) -> dict[str, Path]:
+        """The tokenizer's files that are there, by name; empty where the adapter brings none."""
+        named = {name: self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()}
+        return named | {path.name: path for path in tiktoken_files(self.path)}
+
+    @cached_property
+    def digest(self) -> str:
+        """`sha256:<hex>` of the sorted list of the files that decide, and their own digests. Reads every byte, once."""
+        files = [self.path / CONFIG_NAME, self.weights_file, *self.tokenizer_files.values()]
+        lines = sorted(f"{file.name} {digest_of_file(file)}\n" for file in files)
+        return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def open_adapter(folder: Path) -> Adapter:
+    """Open a folder that peft's `save_pretrained` wrote, and check all that can be checked without the base.
+
+    Raises:
+        CheckpointError: it is no adapter, or a file is missing, damaged or pickled.
+        UnsupportedModelError: another kind of adapter than a plain LoRA or DoRA, or a key that is not supported.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder", fix="name the folder of a peft adapter")
+    if not (folder / CONFIG_NAME).is_file():
+        raise _not_an_adapter(folder)
+    config = read_adapter_config(folder)
+    weights = folder / WEIGHTS_NAME
+    if not weights.is_file():
+        raise _no_weights(folder)
+    for path in sorted(folder.iterdir()):
+        known = path.name == WEIGHTS_NAME or _OF_TRAINING.fullmatch(path.name)
+        if path.name.endswith(_WEIGHT_SUFFIXES) and not known:
+            raise CheckpointError(
+                f"{path}: peft does not read this file from an adapter's folder: what it holds would be left out",
+                fix=f"remove it if it does not belong to the adapter; otherwise merge it into {WEIGHTS_NAME}",
+            )
+    _check_tokenizer(folder)
+    return Adapter(folder, config, {tensor.name: tensor for tensor in shards.read_header(weights)})
+
+
+def _not_an_adapter(folder: Path) -> CheckpointError:
+    below = next((path.parent for path in sorted(folder.glob(f"*/{CONFIG_NAME}"))), None)
+    if below is not None:
+        return CheckpointError(
+            f"{folder}: no {CONFIG_NAME}; there is one in {below}", fix=f"name it: --adapter {below}"
+        )
+    if (folder / "config.json").is_file():
+        return CheckpointError(
+            f"{folder} is a whole checkpoint, not an adapter: no {CONFIG_NAME}",
+            fix=f"build it by itself: phipack build {folder} --recipe …",
+        )
+    return CheckpointError(
+        f"{folder} is no adapter: no {CONFIG_NAME}", fix="name the folder that peft's save_pretrained wrote"
+    )
+
+
+def _no_weights(folder: Path) -> CheckpointError:
+    if (folder / PICKLE_NAME).is_file():
+        return CheckpointError(
+            f"{folder / PICKLE_NAME}: weights are pickled; reading a pickle can run code, so phipack refuses it",
+            fix=f"if you trust it, load it with peft and save it again: save_pretrained writes {WEIGHTS_NAME}",
+        )
+    return CheckpointError(
+        f"{folder}: no {WEIGHTS_NAME}", fix="download the adapter again, or save it with peft's save_pretrained"
+    )
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Refuse a part of a tokenizer: whether it goes with the base's files can't be known."""
+    found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if found and not any(name in TOKENIZER_MODELS for name in found) and not tiktoken_files(folder):
+        raise CheckpointError(
+            f"{folder}: {', '.join(found)} without {' or '.join(TOKENIZER_MODELS)}: only a part of a tokenizer",
+            fix="save the whole tokenizer into the adapter's folder (tokenizer.save_pretrained), or, if the base's is "
+            "the right one, remove the part",
+        )
