@@ -107,7 +107,7 @@ def _rope_notes(found: Mapping[str, StoredTensor], tables: list[str], architectu
 
 def _frequencies(architecture: Architecture) -> Iterator[NDArray[np.float32]]:
     """Yield the tables that agree with `config.json`: the plain one, and longrope's."""
-    half = architecture.head_dim // 2
+    half = architecture.rotary_dim // 2
     rope = architecture.longrope
     plain = architecture.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
     for factors in ((), *(() if rope is None else (rope.short, rope.long))):

@@ -109,7 +109,7 @@ def test_longropes_factors_are_for_the_rotated_part_of_a_head() -> None:
 @pytest.mark.parametrize(("name", "family"), [("llama", "Llama"), ("phi3small", "Phi-3-small")])
 def test_families_that_rotate_whole_heads_refuse_a_share(keys: dict[str, Any], name: str, family: str) -> None:
     config = {key: value for key, value in v5_config(name).items() if key != "rope_parameters"}
-    with pytest.raises(UnsupportedModelError, match=rf"partial_rotary_factor 0.5 is not supported; {family} rotates"):
+    with pytest.raises(UnsupportedModelError, match=rf"partial_rotary_factor.*{family}"):
         read_architecture(config | keys)
 
 

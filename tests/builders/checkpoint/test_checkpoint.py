@@ -133,7 +133,7 @@ def test_a_tied_head_may_be_repeated_in_the_file(tmp_path: Path) -> None:
         ({"hidden_act": "gelu"}, UnsupportedModelError, "hidden_act 'gelu'"),
         ({"attention_bias": True}, UnsupportedModelError, "attention_bias"),
         ({"quantization_config": {"bits": 4}}, UnsupportedModelError, "quantization_config"),
-        ({"partial_rotary_factor": 0.5}, UnsupportedModelError, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 1.5}, CheckpointError, "partial_rotary_factor"),
         ({"rope_scaling": "longrope"}, CheckpointError, "rope_scaling must be null or an object"),
         ({"rope_scaling": {"type": "yarn"}}, UnsupportedModelError, "rope_scaling type 'yarn'"),
         ({"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8}}, CheckpointError, "long_factor must list 8"),

@@ -77,7 +77,7 @@ def test_a_rotated_part_that_the_operator_does_not_support_is_refused() -> None:
     twelve = read_architecture(Tiny(rotated=0.75).config())
     with pytest.raises(UnsupportedModelError, match="heads of 16 elements, 12 of them rotated") as refused:
         check(twelve, INT4)
-    assert refused.value.fix == "build it with a GGUF recipe"
+    assert refused.value.fix == "build it with a Core ML or GGUF recipe"
 
 
 def test_cache_of_fp16_is_half_as_wide() -> None:
