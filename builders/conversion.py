@@ -16,6 +16,7 @@ from builders.checkpoint import Checkpoint, TensorSource
 from builders.phases import Phases
 from registry.bundle.chunks import FileDigest
 from registry.bundle.manifest import ExactContext, WeightClass
+from targets.architecture import Architecture
 from targets.progress import Progress, Step, silent
 from targets.recipes import Recipe
 from targets.storage import StoredWeight
@@ -74,6 +75,18 @@ def weight_classes(stored: Iterable[StoredWeight]) -> tuple[WeightClass, ...]:
         tensors[weight.storage] += 1
         sizes[weight.storage] += weight.bytes
     return tuple(WeightClass(storage=kind, tensors=tensors[kind], bytes=sizes[kind]) for kind in tensors)
+
+
+def window_notes(architecture: Architecture, context_length: int) -> tuple[str, ...]:
+    """Return a note on how a sliding window is counted, where it has an effect: see docs/decisions/0008."""
+    window = architecture.effective_window
+    if window is None or context_length <= window:
+        return ()
+    note = (
+        f"a token sees {window} keys, itself included, as in transformers; the code of Phi-3's release counts the "
+        f"window as {window + 1} keys (mean KL past it of the order of 1e-4)"
+    )
+    return (note,)
 
 
 class FormatPackage(Protocol):

@@ -185,6 +185,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Architecture]] = {
     "Phi3SmallForCausalLM": _read_phi3_small,
     "LlamaForCausalLM": _read_llama,
 }
+_KEYS = {"Phi3ForCausalLM": PHI3_KEYS, "Phi3SmallForCausalLM": SMALL_KEYS, "LlamaForCausalLM": LLAMA_KEYS}
 SUPPORTED = tuple(_READERS)
 
 
@@ -247,9 +248,11 @@ def _hidden_token_ids(config: Mapping[str, Any], vocabulary: int) -> tuple[int, 
 def _architecture_name(config: Mapping[str, Any]) -> str:
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        types = {keys.model_type: name for name, keys in _KEYS.items()}
+        name = types.get(str(config.get("model_type")), "Phi3ForCausalLM")
         raise CheckpointError(
             "config.json: 'architectures' is missing or empty, so the kind of model is unknown",
-            fix='add "architectures": ["Phi3ForCausalLM"] if the model is a Phi-3',
+            fix=f'add "architectures": ["{name}"] if that is what the weights are',
         )
     if len(set(names)) > 1:
         raise CheckpointError(

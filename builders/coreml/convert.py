@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from builders.conversion import BuildRequest, Conversion, weight_classes
+from builders.conversion import BuildRequest, Conversion, weight_classes, window_notes
 from builders.coreml.description import describe
 from builders.coreml.package import PACKAGE_NAME, package_sizes, write_package
 from builders.coreml.program import write_program
@@ -45,7 +45,10 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
         exact_context_length=context,
         digests={f"{PACKAGE_NAME}/{path}": digest for path, digest in digests.items()},
         tools={name: version(name) for name in ("coremltools", "numpy")},
-        notes=_notes(recipe, stored, architecture.longrope_edge(context)),
+        notes=(
+            *_notes(recipe, stored, architecture.longrope_edge(context)),
+            *window_notes(architecture, context),
+        ),
     )
 
 

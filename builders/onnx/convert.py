@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from builders.conversion import BuildRequest, Conversion, weight_classes
+from builders.conversion import BuildRequest, Conversion, weight_classes, window_notes
 from builders.onnx.datafile import DATA_NAME, DataFile
 from builders.onnx.decoder import Decoder
 from builders.onnx.graph import Graph
@@ -47,7 +47,11 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     return Conversion(
         weights=weight_classes(plan(checkpoint.architecture, request.recipe)),
         exact_context_length=context,
-        notes=(*_notes(request), *tokenizer_notes(folder)),
+        notes=(
+            *_notes(request),
+            *window_notes(checkpoint.architecture, context),
+            *tokenizer_notes(folder),
+        ),
         digests={DATA_NAME: digest},
         tools={name: version(name) for name in ("onnx", "onnxruntime", "numpy")},
     )

@@ -4,7 +4,8 @@ Keys and values live in one buffer a layer that is both past and present, as onn
 appends in place. The buffers hold the whole context; the system allocates their pages when they are first written.
 
 A sequence that passes longrope's edge is read again from its beginning, since the keys in the cache were rotated with
-the short factors. transformers' generate does the same, and so does onnxruntime-genai where the edge is 4,096 tokens.
+the short factors. transformers 5's generate does the same, and so does onnxruntime-genai where the edge is 4,096
+tokens. That of transformers 4.57 also reads it again, but lets each token see those after it: its answers there differ.
 """
 
 from __future__ import annotations

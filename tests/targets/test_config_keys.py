@@ -183,3 +183,10 @@ def test_only_a_misspelled_name_gets_a_hint(name: str, hint: str) -> None:
     with pytest.raises(UnsupportedModelError) as refused:
         read_architecture({"architectures": [name]})
     assert refused.value.fix.startswith(hint)
+
+
+@pytest.mark.parametrize(("family", "name"), [("phi3", "Phi3"), ("llama", "Llama"), ("phi3small", "Phi3Small")])
+def test_without_architectures_the_fix_goes_by_the_type(family: str, name: str) -> None:
+    with pytest.raises(CheckpointError, match="'architectures' is missing") as refused:
+        read_architecture({"model_type": family})
+    assert f'"{name}ForCausalLM"' in refused.value.fix

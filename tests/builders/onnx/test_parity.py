@@ -73,6 +73,26 @@ def test_generation_across_the_longrope_edge_is_read_again_with_the_long_factors
         assert np.abs(stepped[end - (EDGE - 4)] - reference).max() < FP16_TOLERANCE
 
 
+def test_transformers_generate_crosses_the_longrope_edge_alike(tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16", original_context=EDGE)
+    prompt = some_tokens(EDGE - 4)
+    model = transformers.Phi3ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    generated = model.generate(
+        torch.from_numpy(prompt)[None],
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=[-1],  # none ends it
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    with open_session(bundle) as session:
+        stepped = _prefill_and_steps(session, generated.sequences[0].numpy()[:-1], prefix=len(prompt))
+    assert np.abs(stepped - torch.cat(generated.logits).numpy()).max() < FP16_TOLERANCE
+
+
 @pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int4"])
 def test_both_spellings_of_longrope_give_the_same_artifact(tmp_path: Path, recipe: str) -> None:
     bundles = [_spelled(tmp_path / spelling, recipe, spelling)[1] for spelling in ("su", "longrope")]
