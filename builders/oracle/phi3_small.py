@@ -108,7 +108,7 @@ class Phi3SmallFormulas:
                 return [_Forward(self._config(), weights, layers).observe(tokens) for tokens in sequences]
             except KeyError as error:
                 raise MeasurementError(
-                    f"{self.folder}: Phi-3-small's tensor {error.args[0]!r} is missing",
+                    f"{self.folder}: Phi-3-small needs {error.args[0]!r}; config.json and the weights don't have it",
                     fix="compare config.json with the weights: they may belong to different models",
                 ) from error
 
