@@ -28,6 +28,11 @@ _SPECIAL = {
     "<|assistant|>": 100263,
     "<|end|>": 100266,
     "<|endofprompt|>": 100276,
+    "<|dummy_id_0|>": 100264,
+    "<|dummy_id_1|>": 100265,
+    "<|dummy_id_2|>": 100256,
+    **{f"<|dummy_id_{number}|>": 100264 + number for number in range(3, 12)},
+    **{f"<|dummy_id_{number}|>": 100265 + number for number in range(12, 87)},
 }
 
 
