@@ -18,6 +18,7 @@ from builders.runtime.gguf_tokenizer import runtime_tokenizer as gguf_tokenizer
 from builders.runtime.onnx_generation import runtime_tokenizer as onnx_tokenizer
 from builders.runtime.sessions import open_session
 from builders.tokenizer import load_tokenizer
+from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
 from tests.support.parity import FP16_TOLERANCE, some_tokens
 from tests.support.zoo import AXES, EDGE, WINDOW, Specimen, specimens, write_specimen
@@ -88,9 +89,16 @@ def test_every_format_answers_as_transformers(inmate: Inmate, tmp_path: Path) ->
         if opened := RUNTIME_TOKENIZERS.get(bundle.manifest.recipe.format):
             with opened(bundle) as encode:
                 assert list(encode(chat)) == inmate.tokenizer(chat, add_special_tokens=False).input_ids
-        exact = bundle.manifest.model.exact_context_length
+        lengths = [length for length in (SHORT, LONG) if is_exact(bundle, length)]
+        assert lengths == [SHORT, LONG] or recipe == "gguf-f16"  # llama.cpp has no window, and longrope by its context
         with open_session(bundle) as session:
-            for length in (SHORT, LONG):
-                if length <= exact or inmate.specimen.window == "none":  # llama.cpp has no window
-                    tokens = some_tokens(length)
-                    assert np.abs(session.score(tokens) - inmate.logits(tokens)).max() < FP16_TOLERANCE
+            for tokens in map(some_tokens, lengths):
+                assert np.abs(session.score(tokens) - inmate.logits(tokens)).max() < FP16_TOLERANCE
+
+
+def is_exact(bundle: Bundle, length: int) -> bool:
+    """Whether the manifest says that the runtime computes sequences of this length as the checkpoint does."""
+    model = bundle.manifest.model
+    if not model.exact_contexts:
+        return length <= model.exact_context_length
+    return any(context.first <= length <= context.last for context in model.exact_contexts)

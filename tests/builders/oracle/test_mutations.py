@@ -40,7 +40,8 @@ def write_realistic(folder: Path, family: str) -> Path:
     weights = random_weights(tiny.config())
     weights["model.embed_tokens.weight"] *= 0.16
     write_weights(folder, weights)
-    write_json(folder / "config.json", tiny.config() | {"rope_theta": 20000.0})
+    theta = {} if family == "phi3small" else {"rope_theta": 20000.0}
+    write_json(folder / "config.json", tiny.config() | theta)
     return folder
 
 

@@ -127,8 +127,8 @@ def test_phi3_smalls_ranks_are_held_to_a_plain_splitter(tmp_path: Path) -> None:
     """As its repository has it: ranks, and code that is never run."""
     folder = write_tiny(tmp_path / "c", family="phi3small")
     config = json.loads((folder / "config.json").read_bytes())
-    config |= {"vocab_size": 100352, "dummy_token_indices": None}
-    config |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 100257)
+    del config["dummy_token_indices"]
+    config |= {"vocab_size": 100352} | dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 100257)
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", {"bos_token_id": 100257, "eos_token_id": [100257, 100266]})
     code = {"AutoTokenizer": ["tokenization_phi3_small.Phi3SmallTokenizer", None]}
