@@ -3,8 +3,7 @@
     .venv/bin/python -m benchmarks.adapters [--recipes gguf-q4_0 …] [--out docs/benchmarks/adapters.md] [--scratch DIR]
 
 Adapters of the real 135M model, as peft writes them, with random factors of the size that training leaves. For each and
-each recipe: the seconds to build both bundles, and the bytes downloaded over loopback HTTP onto the base's bundle, by
-chunks and with a delta file.
+each recipe: the bytes downloaded over loopback HTTP onto the base's bundle, by chunks and with a delta file.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import argparse
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +29,6 @@ from builders.checkpoint.writing import TensorToWrite, write_safetensors
 from devtools import real_model
 from phipack.formatting import share, size
 from phipack.tables import table
-from registry.bundle.folder import Bundle
 from registry.transfer.delta_writer import make_delta
 from targets.recipes import recipe_named
 
@@ -40,11 +37,11 @@ SmolLM2-135M as Phi3ForCausalLM in float32, and adapters of it as peft writes th
 are random, so that the product's deviation is 1 % of each matrix's, which is a long fine-tune. The app has the base's
 bundle and fetches the merged one over loopback HTTP.
 
-*Adapter*: size of its file. *Base*, *merged*: seconds to build. *Chunks*: bytes downloaded without a delta, manifest
-included. *With delta*: bytes downloaded with one, and their share of the *bundle*.
+*File*: size of the adapter's. *Chunks*: bytes downloaded without a delta, manifest included. *With delta*: bytes
+downloaded with one, and their share of the *bundle*.
 """
 RECIPES = ("gguf-q4_0", "gguf-q4_k_m", "onnx-int4", "coreml-int4")
-COLUMNS = ("recipe", "adapter", "file", "base", "merged", "bundle", "chunks", "with delta", "share")
+COLUMNS = ("recipe", "adapter", "file", "bundle", "chunks", "with delta", "share")
 RELATIVE = 1e-2
 
 
@@ -92,26 +89,19 @@ def _factor(name: str, shape: tuple[int, ...], scale: float) -> Iterator[NDArray
     yield np.random.default_rng([seed, *name.encode()]).standard_normal(shape, dtype=np.float32) * np.float32(scale)
 
 
-def timed_build(checkpoint: Checkpoint, recipe: str, out: Path) -> tuple[Bundle, float]:
-    """Build a bundle. Return it and the seconds."""
-    started = time.perf_counter()
-    return build(checkpoint, recipe_named(recipe), out), time.perf_counter() - started
-
-
 def rows(recipes: Sequence[str], scratch: Path) -> list[tuple[object, ...]]:
     """Build all bundles, and measure what each update costs."""
     base = write_version(real_model.ensure().checkpoint, scratch / "base", unchanged)
     merged = {name: merge(base, write_adapter(base, name, scratch / "adapters" / name)) for name in SHAPES}
     found: list[tuple[object, ...]] = []
     for recipe in recipes:
-        old, base_seconds = timed_build(base, recipe, scratch / "old")
+        old = build(base, recipe_named(recipe), scratch / "old")
         for name, checkpoint in merged.items():
-            new, seconds = timed_build(checkpoint, recipe, scratch / "new")
+            new = build(checkpoint, recipe_named(recipe), scratch / "new")
             delta = make_delta(old, new, scratch / "delta")
             plain, _ = fetched(new, old, scratch / "out", None)
             total, file = new.manifest.total_bytes, checkpoint.adapter.weights_file.stat().st_size
-            row: tuple[object, ...] = (recipe, name, size(file), f"{base_seconds:.1f} s", f"{seconds:.1f} s")
-            row += (size(total), size(plain))
+            row: tuple[object, ...] = (recipe, name, size(file), size(total), size(plain))
             if delta is None:
                 row += ("not offered", "")
             else:

@@ -115,10 +115,11 @@ class _Product:
     def _delta(self, start: int, stop: int) -> torch.Tensor:
         change = self._change
         if change.of_embedding:
-            delta = (self._second @ self._first[:, start:stop]).T * change.scaling
+            delta = (self._second @ self._first[:, start:stop]).T
         else:
-            delta = (self._second[start:stop] @ self._first) * change.scaling
-        return _narrowed(delta, self._dtype) if change.of_embedding or change.rounds_delta else delta
+            delta = self._second[start:stop] @ self._first
+        delta *= change.scaling
+        return _narrowed(delta, self._dtype).float() if change.of_embedding or change.rounds_delta else delta
 
 
 def blocks(height: int) -> Iterator[tuple[int, int]]:
@@ -141,4 +142,4 @@ def _narrowed(values: torch.Tensor, dtype: str) -> torch.Tensor:
     import torch
 
     narrow = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[dtype]
-    return values.to(narrow).float()
+    return values.to(narrow)

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.checkpoint.adapter.changes import TensorChange
+from builders.checkpoint.adapter.changes import TensorChange, blocks
 from builders.checkpoint.adapter.folder import Adapter, open_adapter
 from builders.checkpoint.adapter.plan import plan
 from builders.checkpoint.checkpoint import Checkpoint, read_json
@@ -40,11 +40,12 @@ class MergedCheckpoint(Checkpoint):
     `path` is the base's. The truth to hold it to is peft's own merge of transformers' model, from the two folders:
 
         model = AutoModelForCausalLM.from_pretrained(checkpoint.base.path, dtype="auto")
-        model = PeftModel.from_pretrained(model, checkpoint.adapter.path).merge_and_unload()
+        model = PeftModel.from_pretrained(model, checkpoint.adapter.path).merge_and_unload().float()
 
-    and the tokenizer of `checkpoint.tokenizer_folder`. Where the vocabulary was resized, peft wants the base resized
-    first: `model.resize_token_embeddings(checkpoint.architecture.vocabulary_size)`. With a model whose layers were cut,
-    peft leaves out the adapter's tensors of missing layers, and refuses an adapter of only those.
+    and the tokenizer of `checkpoint.tokenizer_folder`. The base is loaded in its own dtype, since the merge is rounded
+    to it, and computes in float32 afterwards. Where the vocabulary was resized, peft wants the base resized first:
+    `model.resize_token_embeddings(checkpoint.architecture.vocabulary_size)`. With a model of the first layers only,
+    peft leaves out the adapter's tensors of the others; it raises an error where none are left.
     """
 
     base: Checkpoint = field(kw_only=True)
@@ -152,10 +153,13 @@ class MergedSource:
             self._check(name, values)
 
     def _check(self, name: str, values: NDArray[np.float32]) -> None:
-        if not np.isfinite(values).all():
+        for start, stop in blocks(len(values)):
+            rows = values[start:stop]
+            if np.isfinite(rows).all():
+                continue
             raise CheckpointError(
                 f"{self._checkpoint.adapter.weights_file}: merged with it, tensor {name!r} of {self._checkpoint.path} "
-                f"holds {values[~np.isfinite(values)][0]}",
+                f"holds {rows[~np.isfinite(rows)][0]}",
                 fix="the adapter's training diverged, or it belongs to another base: use another adapter",
             )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.adapter import merge
@@ -16,6 +18,7 @@ from targets.layouts import sources_of, stored_shapes
 from tests.support.adapters import FUSED, SEPARATE, SMALL, load_model, peft_merges, write_adapter
 from tests.support.checkpoints import write_tiny
 
+WEIGHTS = "model.safetensors"
 NAMED = {"^model.layers.0.self_attn.qkv_proj": 2, "layers.1.mlp.down_proj": 8}
 PHI3: dict[str, dict[str, Any]] = {
     "every matrix": {},
@@ -190,6 +193,18 @@ def test_rows_of_many_blocks_are_those_of_the_whole(tmp_path: Path) -> None:
         whole = source.stored_tensor(name)
         np.testing.assert_array_equal(source.rows(name, ids), whole[ids])
         np.testing.assert_array_equal(whole, expected[name].float().numpy())
+
+
+def test_peft_merges_the_first_layers_alone(tmp_path: Path) -> None:
+    """What the oracle relies on: the adapter's tensors of layers that were cut are left out."""
+    base = write_tiny(tmp_path / "base", layers=6)
+    adapter = write_adapter(base, tmp_path / "adapter", target_modules="all-linear", modules_to_save=["lm_head"])
+    cut = write_tiny(tmp_path / "cut", layers=2)
+    save_file({n: t for n, t in load_file(base / WEIGHTS).items() if not re.search(r"layers\.[2-5]", n)}, cut / WEIGHTS)
+    expected = peft_merges(cut, adapter).state_dict()
+    source = merge(open_checkpoint(base), adapter).open_tensors()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(source.stored_tensor(name), values.float().numpy(), err_msg=name)
 
 
 def test_the_model_answers_as_pefts(bases: dict[str, Path], tmp_path: Path) -> None:
