@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.checkpoint import Checkpoint
+from builders.checkpoint.adapter import MergedCheckpoint
 from builders.oracle.library import installed_version
 from builders.oracle.phi3_small import ARCHITECTURE, Phi3SmallFormulas
 from builders.oracle.reading import observe
@@ -107,13 +108,12 @@ class _DifferentReadingError(MeasurementError):
 
 def _compared(checkpoint: Checkpoint, cache: Path | None, on_progress: Progress) -> Agreement:
     where = f"{checkpoint.path}: phipack"
-    small = ARCHITECTURE in checkpoint.config.get("architectures", [])
-    truth: Truth = Phi3SmallFormulas(checkpoint.path, cache) if small else TransformersModel(checkpoint.path, cache)
+    truth = _truth_of(checkpoint, cache)
     numbers = truth.numbers()
     _check_numbers(where, numbers, checkpoint.architecture)
     on_progress(Step("oracle", 0, _STEPS))
-    tokenizer = load_tokenizer(checkpoint.path)
-    text = text_truth(checkpoint.path, _added_tokens(tokenizer))
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
+    text = text_truth(checkpoint.path, _added_tokens(tokenizer), tokenizer_folder=checkpoint.tokenizer_folder)
     _check_spelled(where, text, tokenizer)
     on_progress(Step("oracle", 1, _STEPS))
     layers, sequences = min(LAYERS, numbers.layers), numbers.sequences()
@@ -125,11 +125,27 @@ def _compared(checkpoint: Checkpoint, cache: Path | None, on_progress: Progress)
     lengths = " and ".join(f"{len(tokens):,}" for tokens in sequences)
     newer = _newer_writer(checkpoint)
     on = f"{truth.name}, first {layers} of {numbers.layers} layers, {lengths} tokens"
-    if small:
+    if isinstance(truth, Phi3SmallFormulas):
         on += f"; text: transformers {installed_version()}"
     if newer is not None:
         on += f"; the folder was written by transformers {newer}"
     return Agreement(difference.log_probability, difference.state, on, text)
+
+
+def _truth_of(checkpoint: Checkpoint, cache: Path | None) -> Truth:
+    if ARCHITECTURE in checkpoint.config.get("architectures", []):
+        if isinstance(checkpoint, MergedCheckpoint):
+            raise MeasurementError(
+                f"{checkpoint.adapter.path}: peft merges adapters into Phi-3-small by code of the model's repository, "
+                "which phipack does not run: there is nothing to hold this merge to",
+                fix="if you trust that code, merge with peft (merge_and_unload, save_pretrained) and build the result",
+            )
+        return Phi3SmallFormulas(checkpoint.path, cache)
+    if not isinstance(checkpoint, MergedCheckpoint):
+        return TransformersModel(checkpoint.path, cache)
+    resized = checkpoint.architecture.vocabulary_size
+    own = None if resized == checkpoint.base.architecture.vocabulary_size else resized
+    return TransformersModel(checkpoint.path, cache, adapter=checkpoint.adapter.path, vocabulary=own)
 
 
 def _check_numbers(where: str, truth: Numbers, found: Architecture) -> None:

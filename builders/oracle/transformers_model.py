@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.oracle.excerpt import excerpt_of
+from builders.oracle.excerpt import excerpt_of, has_tensors_within
 from builders.oracle.library import installed_version, transformers_reads
 from builders.oracle.states import (
     ATTENTION_INPUT,
@@ -42,15 +43,22 @@ _MATRICES = {
 
 @dataclass(frozen=True)
 class TransformersModel:
-    """Implements `Truth`. `scratch`: where the excerpt of the checkpoint is made."""
+    """Implements `Truth`. `scratch`: where the excerpt of the checkpoint is made.
+
+    `adapter`: the folder of a LoRA, which peft merges into the model. `vocabulary`: the number of tokens with which the
+    adapter was trained, where that is not the base's.
+    """
 
     folder: Path
     scratch: Path | None = None
+    adapter: Path | None = None
+    vocabulary: int | None = None
 
     @property
     def name(self) -> str:
         """The library and its version."""
-        return f"transformers {installed_version()}"
+        own = f"transformers {installed_version()}"
+        return own if self.adapter is None else f"{own} and peft {version('peft')}"
 
     def numbers(self) -> Numbers:
         """Return what transformers reads in the config. Raises `MeasurementError` where it can't."""
@@ -65,7 +73,8 @@ class TransformersModel:
             rope = config.rope_parameters
             if rope["rope_type"] == "longrope":
                 edges["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
-            return Numbers(config.num_hidden_layers, config.vocab_size, config.max_position_embeddings, edges)
+            vocabulary = self.vocabulary or config.vocab_size
+            return Numbers(config.num_hidden_layers, vocabulary, config.max_position_embeddings, edges)
 
     def observe(self, sequences: Sequence[NDArray[np.int64]], layers: int) -> list[Observed]:
         """Compute sequences with the first layers, as `Truth` says.
@@ -80,16 +89,17 @@ class TransformersModel:
             transformers_reads(self.folder, "weights"),
             torch.inference_mode(),
         ):
-            model = _loaded(excerpt, self.folder)
+            model = _loaded(excerpt, self.folder, "float32" if self.adapter is None else "auto")
+            if self.adapter is not None:
+                model = _merged(model, self.adapter, layers, self.vocabulary)
             return [_observed(model, tokens) for tokens in sequences]
 
 
-def _loaded(excerpt: Path, folder: Path) -> Any:
-    import torch
+def _loaded(excerpt: Path, folder: Path, dtype: str) -> Any:
     import transformers
 
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        excerpt, dtype=torch.float32, trust_remote_code=False, local_files_only=True, output_loading_info=True
+        excerpt, dtype=dtype, trust_remote_code=False, local_files_only=True, output_loading_info=True
     )
     # transformers fills in random numbers for these, and only warns.
     if missing := sorted(report["missing_keys"]):
@@ -98,6 +108,18 @@ def _loaded(excerpt: Path, folder: Path) -> Any:
             fix="compare config.json with the weights: they may belong to different models",
         )
     return model.eval()
+
+
+def _merged(model: Any, adapter: Path, layers: int, vocabulary: int | None) -> Any:
+    """Return the model with the adapter merged into it by peft, in the dtype of the checkpoint; then in float32."""
+    import peft
+
+    if vocabulary is not None:
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    # peft leaves out what belongs to later layers, but refuses an adapter of nothing else.
+    if has_tensors_within(adapter / "adapter_model.safetensors", layers):
+        model = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return model.float().eval()
 
 
 def _observed(model: Any, tokens: NDArray[np.int64]) -> Observed:

@@ -51,10 +51,12 @@ class TextTruth:
         return cls(**content | {"spelled": [Spelled(**one) for one in content["spelled"]]})
 
 
-def text_truth(folder: Path, tokens: Iterable[str] = ()) -> TextTruth:
+def text_truth(folder: Path, tokens: Iterable[str] = (), *, tokenizer_folder: Path | None = None) -> TextTruth:
     """Ask transformers for ids of the grid, the template and the stop ids. No code of the checkpoint runs.
 
     The grid has a text for every token that transformers adds to the vocabulary, and for each of `tokens`.
+
+    `tokenizer_folder`: where the tokenizer and its template are, if not in the checkpoint's folder.
 
     Phi-3-small's file of ranks is read by the checkpoint's own code in transformers; here it is split as tiktoken does.
 
@@ -65,7 +67,7 @@ def text_truth(folder: Path, tokens: Iterable[str] = ()) -> TextTruth:
         ranks = ranks_file(folder)
         if ranks is not None:
             return _of_ranks(folder, RankSplitter.read(ranks), tokens)
-    with excerpt_of(folder) as excerpt, transformers_reads(folder, "tokenizer"):
+    with excerpt_of(folder, tokenizer=tokenizer_folder) as excerpt, transformers_reads(folder, "tokenizer"):
         import transformers
 
         tokenizer = transformers.AutoTokenizer.from_pretrained(excerpt, trust_remote_code=False, local_files_only=True)

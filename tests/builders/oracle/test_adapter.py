@@ -1,0 +1,61 @@
+"""A base with an adapter is held to peft's merge of transformers' model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.checkpoint import open_checkpoint
+from builders.checkpoint.adapter import MergedCheckpoint, merge
+from builders.checkpoint.adapter.changes import LowRank
+from builders.oracle import ask_oracle
+from targets.errors import MeasurementError
+from tests.support.adapters import SEPARATE, SMALL, write_adapter
+from tests.support.checkpoints import write_tiny
+
+
+def merged(folder: Path, family: str = "phi3", **changes: Any) -> MergedCheckpoint:
+    base = write_tiny(folder / "base", family=family, layers=3)
+    return merge(open_checkpoint(base), write_adapter(base, folder / "adapter", **changes))
+
+
+def with_changes(checkpoint: MergedCheckpoint, **changes: Any) -> MergedCheckpoint:
+    """The same, with another reading of every product."""
+    misread = {
+        name: replace(one, low_rank=None if one.low_rank is None else replace(one.low_rank, **changes))
+        for name, one in checkpoint.changes.items()
+    }
+    return replace(checkpoint, changes=misread)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("phi3", {}),
+        ("phi3", {"use_rslora": True}),
+        ("phi3", {"layers_to_transform": [2]}),  # not among the layers that are computed
+        ("llama", {"target_modules": SEPARATE}),
+    ],
+)
+def test_a_merge_agrees_with_pefts(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    found = ask_oracle(merged(tmp_path, family, **changes))
+    assert found.log_probability_difference < 1e-3
+    assert " and peft 0." in found.on
+
+
+def test_a_misread_adapter_is_noticed(tmp_path: Path) -> None:
+    checkpoint = merged(tmp_path)
+    one = next(change.low_rank for change in checkpoint.changes.values() if change.low_rank is not None)
+    assert isinstance(one, LowRank)
+    with pytest.raises(MeasurementError, match="What differs first"):
+        ask_oracle(with_changes(checkpoint, scaling=one.scaling * 1.1))
+    with pytest.raises(MeasurementError, match="What differs first"):
+        ask_oracle(replace(checkpoint, changes={}))
+
+
+def test_nothing_holds_a_merge_into_phi3_small(tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError, match="peft merges adapters into Phi-3-small by code"):
+        ask_oracle(merged(tmp_path, "phi3small", target_modules=SMALL, task_type=None))
