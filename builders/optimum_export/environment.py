@@ -81,8 +81,8 @@ def optimum_environment(cache: Path | None = None, *, on_progress: Progress = si
         SetupError: pip can't install what is missing, or phipack's own packages are incomplete.
         BuildError: the cache can't be written, or the disk is full. Nothing half-made is used later.
     """
-    folder = (cache_folder() if cache is None else cache) / "optimum" / _key()
-    if not _is_right(folder):
+    folder = environment_folder(cache)
+    if not is_complete(folder):
         with disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         noticed: list[float] = []
@@ -93,9 +93,19 @@ def optimum_environment(cache: Path | None = None, *, on_progress: Progress = si
                 on_progress(Notice(f"waiting for another phipack, which creates {folder}"))
 
         with file_lock(folder.with_name(f"{folder.name}.lock"), on_wait=waiting):
-            if not _is_right(folder):
+            if not is_complete(folder):
                 _create(folder, on_progress)
     return _python(folder)
+
+
+def environment_folder(cache: Path | None = None) -> Path:
+    """Return the folder that the environment has, or will have."""
+    return (cache_folder() if cache is None else cache) / "optimum" / _key()
+
+
+def is_complete(folder: Path) -> bool:
+    """Return True where the environment is there with the right versions. Nothing is created."""
+    return _python(folder).is_file() and _versions(folder) == _wanted()
 
 
 def cache_folder() -> Path:
@@ -133,10 +143,6 @@ def _own_folders() -> list[str]:
 
 def _python(folder: Path) -> Path:
     return folder / "bin" / "python"
-
-
-def _is_right(folder: Path) -> bool:
-    return _python(folder).is_file() and _versions(folder) == _wanted()
 
 
 def _wanted() -> dict[str, str | None]:
