@@ -14,5 +14,6 @@ Start at `build.py`, the one way to make a bundle. From the bottom up:
 | `oracle/` | phipack's reading of a checkpoint held to transformers' |
 | `validation/` | a bundle compared with its checkpoint, and timed |
 
-On top: `build.py`, `build_cache.py`, `release.py`, `relayout.py`, `optimum_export.py`, `sizes.py`.
+On top: `build.py`, `build_cache.py`, `release.py`, `relayout.py`, `sizes.py`;
+`optimum_export/` runs optimum in an environment of its own.
 """

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from builders.checkpoint import Checkpoint, open_checkpoint
+from devtools.packages import default_cache
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from tests.support.checkpoints import write_tiny
 from tests.support.tiers import tiers_of
+
+# optimum's environment is made once for all sessions, where the other downloads are.
+os.environ.setdefault("PHIPACK_CACHE", str(default_cache()))
 
 # The same examples in every run, and no bound on time: a machine may be busy.
 settings.register_profile(

@@ -1,4 +1,7 @@
-"""onnxruntime-genai's model builder. It needs transformers 5, so it has an environment separate from phipack's."""
+"""onnxruntime-genai's model builder, in an environment separate from phipack's.
+
+It needs onnx-ir, which phipack does not, and was measured with the versions pinned here.
+"""
 
 from __future__ import annotations
 

@@ -142,17 +142,24 @@ def convert_layout(
     return WrittenCheckpoint(place, layout, notes)
 
 
-def export_onnx(checkpoint: AnyPath, out: AnyPath, *, replace: bool = False) -> ExportedModel:
+def export_onnx(
+    checkpoint: AnyPath, out: AnyPath, *, replace: bool = False, on_progress: Progress = silent
+) -> ExportedModel:
     """Export an architecture that phipack has no writer for, with optimum: a plain ONNX folder, not a bundle.
 
+    optimum runs in an environment of its own, with transformers 4, which pip creates at the first call (70 MB, in
+    `PHIPACK_CACHE` or the user's cache folder). The graph's logits are compared with those of transformers' own model.
+
     Raises:
-        CheckpointError: no config or no safetensors. UnsupportedModelError: optimum does not know it either.
+        CheckpointError: no config or no safetensors.
+        UnsupportedModelError: optimum does not know it either, or exports it wrongly.
+        SetupError: the environment can't be created.
         BuildError: `out` exists (unless `replace`) or can't be written.
     """
     from builders.optimum_export import export
 
     place = as_path(out)
-    return ExportedModel(place, tuple(export(as_path(checkpoint), place, replace=replace)))
+    return ExportedModel(place, tuple(export(as_path(checkpoint), place, replace=replace, on_progress=on_progress)))
 
 
 def inspect(path: AnyPath, *, verify_files: bool = False) -> Bundle | Checkpoint:

@@ -141,12 +141,16 @@ def convert(state: State, checkpoint: Path, layout: Family, adapter: Path | None
 def export(state: State, checkpoint: Path, out: Path, replace: bool) -> None:
     """Export an architecture that phipack has no writer for, with optimum: a plain ONNX folder.
 
-    It is no bundle: not quantized, not measured, not to be registered. It needs the whole model in memory.
+    It is no bundle: not quantized, not measured, not to be registered. It needs the whole model in memory. The graph's
+    logits are compared with those of transformers' own model.
+
+    The first export creates an environment for optimum and its transformers 4, of 70 MB, in PHIPACK_CACHE or
+    ~/.cache/phipack. pip downloads it.
     """
     from phipack.api.building import export_onnx
     from phipack.json_form.making import export_form
 
-    exported = export_onnx(checkpoint, out, replace=replace)
+    exported = export_onnx(checkpoint, out, replace=replace, on_progress=state.output.on_progress)
     state.output.result(export_form(exported).data(), f"{out}: {', '.join(exported.files)}")
 
 

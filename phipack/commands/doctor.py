@@ -38,11 +38,19 @@ def doctor(state: State) -> None:
 
 
 def _checks(state: State) -> Iterator[Check]:
-    from phipack.diagnosis.machine import check_disks, check_extras, check_project, check_python, check_runtimes
+    from phipack.diagnosis.machine import (
+        check_disks,
+        check_extras,
+        check_optimum,
+        check_project,
+        check_python,
+        check_runtimes,
+    )
 
     yield check_python()
     yield from check_extras()
     yield from check_runtimes()
+    yield from check_optimum()
     project = check_project(state)
     yield project
     places = [Path(), state.home]

@@ -110,6 +110,18 @@ def check_runtimes(runtimes: Iterable[Runtime] = RUNTIMES) -> Iterator[Check]:
             process.communicate()
 
 
+def check_optimum() -> Iterator[Check]:
+    """Look for the environment that `phipack export` creates. It is missing until the first export, which is well."""
+    if installed_version("torch") is None:
+        return  # the extra [build] is missing, and says so
+    from builders.optimum_export.environment import PINS, environment_folder, is_complete
+
+    folder = environment_folder()
+    there = f"in {folder}" if is_complete(folder) else f"not there yet: the first phipack export creates {folder}"
+    versions = ", ".join(f"{name} {version}" for name, version in PINS.items())
+    yield Check("optimum, for phipack export", "ok", f"{versions}, {there}")
+
+
 def _imported(runtime: Runtime, version: str, process: subprocess.Popen[str]) -> Check:
     again = f"pip install --force-reinstall --no-cache-dir {runtime.package}=={version}"
     try:

@@ -250,7 +250,7 @@ sys.meta_path.insert(0, Blocked())
 """
 BUILD_EXTRA = (
     *("builders", "coremltools", "gguf", "jinja2", "llama_cpp", "ml_dtypes", "onnx", "onnxruntime"),
-    *("onnxruntime_genai", "optimum", "sentencepiece", "tokenizers", "torch", "transformers", "safetensors"),
+    *("onnxruntime_genai", "sentencepiece", "tokenizers", "torch", "transformers", "safetensors"),
 )
 REGISTRY_EXTRA = ("alembic", "boto3", "botocore", "mlflow", "numpy", "psycopg2", "sqlalchemy")
 

@@ -128,6 +128,18 @@ def test_a_runtime_that_cannot_be_imported_fails(tmp_path: Path, monkeypatch: py
     assert checks["killed"].fix is not None
 
 
+def test_optimums_environment_is_looked_at_and_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHIPACK_CACHE", str(tmp_path / "cache"))
+    (check,) = machine.check_optimum()
+    assert (check.name, check.status) == ("optimum, for phipack export", "ok")
+    assert "transformers 4.57.6" in check.found
+    assert f"not there yet: the first phipack export creates {tmp_path / 'cache'}" in check.found
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("builders.optimum_export.environment.is_complete", lambda _: True)
+    (check,) = machine.check_optimum()
+    assert "not there yet" not in check.found
+
+
 def test_disks_are_looked_at_once_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = namedtuple("usage", ("total", "used", "free"))  # noqa: PYI024 - as shutil's own
     for free, status in ((10**11, "ok"), (5 * 10**9, "warn"), (10**8, "fail")):

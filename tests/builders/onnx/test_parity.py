@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,13 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
+from builders.optimum_export import export
 from builders.runtime.onnx_session import OnnxSession, open_session
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_json, write_tiny
+from tests.support.exported import exported_logits
 from tests.support.parity import CASES, EDGE, FP16_TOLERANCE, LIKE_PHI_4_MINI, some_tokens, tiny_bundle
 from tests.support.transformers_models import transformers_logits
 
@@ -27,7 +28,7 @@ STEPPED: dict[str, dict[str, Any]] = {
     "Phi-4-mini": LIKE_PHI_4_MINI,
 }
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|optimum|onnx|google).*"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|onnx|google).*"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
 ]
 
@@ -122,18 +123,10 @@ def test_int4_follows_the_reference(tmp_path: Path) -> None:
 
 
 def test_agrees_with_optimums_export(tmp_path: Path) -> None:
-    import torch
-    from optimum.exporters.onnx import main_export
-    from optimum.onnxruntime import ORTModelForCausalLM
-
-    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16", kv_heads=4)  # optimum's runner takes no fewer
+    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16")
     tokens = some_tokens(30)
-    with warnings.catch_warnings():  # foreign code warns of its own future, in many words
-        warnings.simplefilter("ignore")
-        main_export(str(checkpoint), tmp_path / "exported", task="text-generation-with-past", do_validation=False)
-        exported = ORTModelForCausalLM.from_pretrained(tmp_path / "exported")
-        ids = torch.from_numpy(tokens)[None]
-        reference = exported(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].detach().numpy()
+    export(checkpoint, tmp_path / "exported")
+    reference = exported_logits(tmp_path / "exported", tokens)
     with open_session(bundle) as session:
         assert np.abs(session.score(tokens) - reference).max() < FP16_TOLERANCE
 

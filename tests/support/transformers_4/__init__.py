@@ -1,6 +1,6 @@
 """`config.json` as transformers 4.57.6 saves it: NAME.json was saved from `v4_config(NAME)` of `transformers_5`.
 
-`devtools/saved_configs.py` wrote the files, in the environment of `phipack export`; `tests/builders/test_parity.py`
+`devtools/saved_configs.py` wrote the files, in the environment of `phipack export`; `tests/builders/optimum_export/`
 writes them again there.
 """
 
