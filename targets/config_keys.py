@@ -242,6 +242,7 @@ SMALL_KEYS = FamilyKeys(
         "rope_position_scale": 1.0,
         "rope_scaling": None,
         "rope_parameters": None,
+        "partial_rotary_factor": 1.0,
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,  # of transformers 4's PretrainedConfig, for which the class was written
         "mup_use_scaling": True,

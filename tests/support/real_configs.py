@@ -190,6 +190,23 @@ REAL_CONFIGS: dict[str, dict[str, Any]] = {
         "vocab_size": 100352,
         "transformers_version": "4.47.0",
     },
+    "phi-4-mini-instruct": _PHI3
+    | _LONG
+    | {
+        "bos_token_id": 199999,
+        "eos_token_id": 199999,
+        "pad_token_id": 199999,
+        "full_attn_mod": 1,
+        "interpolate_factor": 1,
+        "lm_head_bias": False,
+        "mlp_bias": False,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "partial_rotary_factor": 0.75,
+        "tie_word_embeddings": True,
+        "vocab_size": 200064,
+        "transformers_version": "4.45.0",
+    },
     "llama-2-7b": _LLAMA,
     "tinyllama-1.1b-chat": _LLAMA
     | {

@@ -22,6 +22,14 @@ def transformers_model(folder: Path) -> Any:
     return kind.from_pretrained(folder, config=config, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+def auto_model(folder: Path) -> Any:
+    """Return the model that a user gets: the folder is read by transformers alone, and no code of it is run."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
 def transformers_logits(folder: Path, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the logits of one sequence, [T, vocabulary] of [T], or of several, [N, T, vocabulary] of [N, T]."""
     import torch

@@ -15,10 +15,11 @@ from builders.checkpoint import open_checkpoint
 from builders.reference import FloatReference
 from targets.errors import CheckpointError, UnsupportedModelError
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_tiny, write_weights
-from tests.support.transformers_model import TOKENS, load_model, logits_of
+from tests.support.transformers_models import auto_model, transformers_logits
 
 Weights = dict[str, np.ndarray]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+TOKENS = np.random.default_rng(3).integers(0, 300, 40)
 TABLE = "model.layers.{}.self_attn.rotary_emb.inv_freq"
 
 
@@ -46,7 +47,7 @@ def test_a_table_of_the_rope_is_skipped_as_in_transformers(tmp_path: Path, famil
     opened = open_checkpoint(folder)
     assert opened.notes == ()
     assert not any("inv_freq" in name for name in opened.stored_tensors)
-    np.testing.assert_allclose(our_logits(folder), logits_of(folder), atol=1e-4)
+    np.testing.assert_allclose(our_logits(folder), transformers_logits(folder, TOKENS), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_a_table_that_contradicts_the_config_gets_a_note(tmp_path: Path, found: 
     (note,) = open_checkpoint(folder).notes
     assert "config.json holds, as in transformers" in note
     assert re.search(words, note)
-    np.testing.assert_allclose(our_logits(folder), logits_of(folder), atol=1e-4)
+    np.testing.assert_allclose(our_logits(folder), transformers_logits(folder, TOKENS), atol=1e-4)
 
 
 def test_phi_3_smalls_own_class_saves_its_table(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_longropes_table_has_one_of_its_factors(tmp_path: Path) -> None:
 def test_a_tied_head_that_repeats_the_embedding_is_skipped(tmp_path: Path) -> None:
     folder = write_with(tmp_path / "c", lambda weights: weights | {HEAD: weights[EMBEDDING]}, tied=True)
     assert HEAD not in open_checkpoint(folder).stored_tensors
-    np.testing.assert_allclose(our_logits(folder), logits_of(folder), atol=1e-4)
+    np.testing.assert_allclose(our_logits(folder), transformers_logits(folder, TOKENS), atol=1e-4)
 
 
 def nudged(weights: Weights) -> Weights:
@@ -100,7 +101,7 @@ def nudged(weights: Weights) -> Weights:
 )
 def test_a_tied_head_with_other_values_is_refused(tmp_path: Path, change: Callable[[Weights], Weights]) -> None:
     folder = write_with(tmp_path / "c", change, tied=True)
-    model = load_model(folder)
+    model = auto_model(folder)
     assert not (model.lm_head.weight == model.model.embed_tokens.weight).all()  # transformers 4 ties them all the same
     with pytest.raises(CheckpointError, match=rf"tie_word_embeddings.*{HEAD} is not the same as {EMBEDDING}"):
         open_checkpoint(folder)
@@ -164,7 +165,7 @@ def test_dtypes_may_be_mixed(tmp_path: Path) -> None:
 
     folder = write_with(tmp_path / "c", mixed)
     assert {tensor.dtype for tensor in open_checkpoint(folder).stored_tensors.values()} == {"F16", "F32"}
-    np.testing.assert_allclose(our_logits(folder), logits_of(folder), atol=1e-4)
+    np.testing.assert_allclose(our_logits(folder), transformers_logits(folder, TOKENS), atol=1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "fix"), [(np.float64, "save the model in float32"), (np.int8, "already quantized")])

@@ -14,7 +14,7 @@ from builders.checkpoint import open_checkpoint
 from targets.errors import CheckpointError, UnsupportedModelError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_tiny, write_weights
-from tests.support.transformers_model import load_model
+from tests.support.transformers_models import auto_model
 
 NORM = "model.norm.weight"
 INDEX = "model.safetensors.index.json"
@@ -38,7 +38,7 @@ def other_weights() -> dict[str, np.ndarray]:
 
 def test_a_new_file_next_to_shards_is_refused_with_both_named(sharded: Path) -> None:
     write_weights(sharded, other_weights(), dtype="F32")
-    loaded = load_model(sharded).state_dict()[NORM].numpy()
+    loaded = auto_model(sharded).state_dict()[NORM].numpy()
     np.testing.assert_array_equal(loaded, other_weights()[NORM])  # transformers loads model.safetensors
     with pytest.raises(CheckpointError, match=r"model\.safetensors, which transformers loads, and 3 files") as refused:
         open_checkpoint(sharded)
@@ -61,7 +61,7 @@ def test_an_index_of_one_file_is_checked_and_built(folder: Path) -> None:
 def test_what_transformers_does_not_read_is_said_in_the_bundle(folder: Path, name: str, tmp_path: Path) -> None:
     before = open_checkpoint(folder).digest
     (folder / name).write_bytes(b"other weights")
-    loaded = load_model(folder).state_dict()[NORM].numpy()
+    loaded = auto_model(folder).state_dict()[NORM].numpy()
     opened = open_checkpoint(folder)
     np.testing.assert_array_equal(opened.open_tensors().tensor(NORM), loaded)
     assert opened.digest == before
