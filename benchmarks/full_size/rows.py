@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.full_size.measure import Measured, run
 from benchmarks.peers import genai, llama_cpp
+from targets.recipes import RECIPES
 
 GIB = 1 << 30
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,6 +56,7 @@ def planned() -> list[Row]:
         Row("mini", "gguf-q4_k_m", Bounds(1.5 * GIB, 0.8), "llama.cpp"),
         Row("mini", "coreml-int4", Bounds(4 * GIB, seconds=180)),
     ]
+    rows += [Row("phi-4-mini", recipe, Bounds(6 * GIB)) for recipe in RECIPES]
     rows += [Row("small", recipe, Bounds(6 * GIB)) for recipe in ("onnx-int4", "coreml-int4")]
     return rows + [Row("medium", recipe, Bounds(6 * GIB, mini_times=4.2)) for recipe in FOUR_BIT]
 

@@ -79,8 +79,8 @@ def recipes(state: State) -> None:
 def fit(state: State, model: str, target: str, adapter: Path | None) -> None:
     """Show which recipes of a model fit on a target, and how long a context then fits.
 
-    MODEL is a released Phi-3 (phi-3-mini-4k-instruct …) or a checkpoint's folder, whose bundles' sizes are then known
-    to the byte.
+    MODEL is a released model (phi-3-mini-4k-instruct, phi-3.5-mini-instruct, phi-4-mini-instruct, phi-4 …) or a
+    checkpoint's folder, whose bundles' sizes are then known to the byte.
     """
     from phipack.api.building import open_checkpoint
     from phipack.api.fitting import fit as fit_on

@@ -23,18 +23,19 @@ from builders.runtime.gguf_tokenizer import runtime_tokenizer as llama_tokenizer
 from builders.runtime.onnx_generation import runtime_tokenizer as genai_tokenizer
 from builders.runtime.sessions import open_session
 from builders.tokenizer import Tokenizer, load_tokenizer
+from devtools.phi4_tokenizer import RELEASED
 from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_json
 from tests.support.llama_cpp import metadata
-from tests.support.phi4 import MINI_TOKENS, PHI_4_TOKENS, write_phi_4, write_phi_4_mini
+from tests.support.phi4 import write_phi_4, write_phi_4_mini
 from tests.support.texts import WORDS
 from tests.support.transformers_models import transformers_logits
 
 RECIPES = ("gguf-f16", "onnx-fp16", "coreml-fp16")
 TOLERANCE = 0.03
-MODELS = {"phi-4-mini": (write_phi_4_mini, MINI_TOKENS), "phi-4": (write_phi_4, PHI_4_TOKENS)}
+MODELS = {"phi-4-mini": write_phi_4_mini, "phi-4": write_phi_4}
 SAID = [
     "Hello, can you",
     " call tools?",
@@ -60,11 +61,11 @@ class Model:
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny checkpoint, and a bundle of it in each format."""
-    write, special = MODELS[request.param]
+    write = MODELS[request.param]
     home = tmp_path_factory.mktemp("phi4")
     checkpoint = open_checkpoint(write(home / "checkpoint", dtype="F16"))
     bundles = {name: build(checkpoint, recipe_named(name), home / name, context_length=512) for name in RECIPES}
-    return Model(checkpoint, bundles, load_tokenizer(checkpoint.path), list(special))
+    return Model(checkpoint, bundles, load_tokenizer(checkpoint.path), list(RELEASED[request.param].tokens))
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_the_installed_transformers_saves_what_was_recorded(name: str) -> None:
     assert installed == recorded
 
 
-@pytest.mark.parametrize("name", ["phi3", "phi3_longrope", "llama"])
+@pytest.mark.parametrize("name", ["phi3", "phi3_longrope", "phi3_partial", "llama"])
 def test_the_reference_answers_as_transformers(tmp_path: Path, name: str) -> None:
     tokens = np.random.default_rng(1).integers(0, 320, 90)
     folders = write_all(tmp_path, name)
@@ -71,6 +71,9 @@ def test_the_installed_transformers_cannot_load_the_first_name_of_longrope(tmp_p
         ("phi3_longrope", "gguf-f16"),
         ("phi3_longrope", "onnx-int4"),
         ("phi3_longrope", "coreml-fp16"),
+        ("phi3_partial", "gguf-q8_0"),
+        ("phi3_partial", "onnx-int4"),
+        ("phi3_partial", "coreml-int4"),
         ("llama", "gguf-q8_0"),
         ("llama", "onnx-fp16"),
         ("phi3small_longrope", "onnx-fp16"),

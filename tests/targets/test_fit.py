@@ -74,6 +74,36 @@ def test_weights_of_mini_are_as_large_as_the_published_files(recipe: str, publis
     assert weight_bytes(MINI, RECIPES[recipe]) / 1e9 == pytest.approx(published_gigabytes, rel=0.003)
 
 
+# Files on the Hub, which hold a vocabulary of 200,064 and of 100,352 tokens as well.
+@pytest.mark.parametrize(
+    ("model", "recipe", "published_gigabytes"),
+    [
+        ("phi-3.5-mini-instruct", "gguf-q4_k_m", 2.39),
+        ("phi-4-mini-instruct", "gguf-f16", 7.68),
+        ("phi-4-mini-instruct", "gguf-q8_0", 4.08),
+        ("phi-4-mini-instruct", "gguf-q4_k_m", 2.49),
+        ("phi-4", "gguf-f16", 29.32),
+        ("phi-4", "gguf-q8_0", 15.58),
+        ("phi-4", "gguf-q4_k_m", 9.05),
+    ],
+)
+def test_weights_of_later_models_are_as_large_as_the_published_files(
+    model: str, recipe: str, published_gigabytes: float
+) -> None:
+    assert weight_bytes(known_model(model), RECIPES[recipe]) / 1e9 == pytest.approx(published_gigabytes, rel=0.003)
+
+
+def test_phi_4_mini_fits_wherever_mini_does_and_phi_4_nowhere() -> None:
+    for target in load_targets().values():
+        mini, phi_4_mini, phi_4 = (
+            {found.recipe: found for found in fit_all(known_model(name), target)}
+            for name in ("phi-3.5-mini-instruct", "phi-4-mini-instruct", "phi-4")
+        )
+        assert [name for name in mini if mini[name].fits] == [name for name in phi_4_mini if phi_4_mini[name].fits]
+        assert all(phi_4_mini[name].longest_context >= mini[name].longest_context for name in mini)
+        assert not any(found.fits for found in phi_4.values())
+
+
 def test_kv_cache_bytes_match_published_figures() -> None:
     assert kv_cache_bytes(MINI, RECIPES["gguf-q4_0"], 1) == 393_216
     assert kv_cache_bytes(KNOWN_MODELS["phi-3-medium-4k-instruct"], RECIPES["coreml-int4"], 1) == 204_800

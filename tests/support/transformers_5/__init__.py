@@ -15,11 +15,12 @@ from tests.support.checkpoints import Tiny
 SHAPES = {
     "phi3": Tiny(dtype="F32"),
     "phi3_longrope": Tiny(dtype="F32", original_context=64),
+    "phi3_partial": Tiny(dtype="F32", hidden=384, heads=6, rotated=0.75, original_context=64, tied=True),
     "llama": Tiny(dtype="F32", family="llama"),
     "phi3small": Tiny(family="phi3small"),
     "phi3small_longrope": Tiny(family="phi3small", original_context=64),
 }
-_THETAS = {"phi3": 25000.0, "phi3_longrope": 25000.0, "llama": 500000.0}
+_THETAS = {"phi3": 25000.0, "phi3_longrope": 25000.0, "phi3_partial": 25000.0, "llama": 500000.0}
 
 
 def v4_config(name: str) -> dict[str, Any]:
