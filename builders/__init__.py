@@ -4,13 +4,14 @@ Start at `build.py`, the one way to make a bundle. From the bottom up:
 
 | room | what is in it |
 |---|---|
-| `phases.py` | where a build's time goes |
+| `phases.py`, `own_code.py` | where a build's time goes; the digest of our own code |
 | `checkpoint/` | a Hugging Face folder, its tensors read one at a time |
 | `tokenizer/`, `artifact/` | tokenizer files of a bundle; large files written and hashed |
 | `conversion.py` | the contract between `build.py` and the converters |
 | `reference/` | the checkpoint's own answer in float32, layer by layer |
 | `gguf/`, `onnx/`, `coreml/` | converters, one a format, with the same face |
 | `runtime/` | a bundle run in its own runtime |
+| `oracle/` | phipack's reading of a checkpoint held to transformers' |
 | `validation/` | a bundle compared with its checkpoint, and timed |
 
 On top: `build.py`, `build_cache.py`, `release.py`, `relayout.py`, `optimum_export.py`, `sizes.py`.

@@ -61,7 +61,7 @@ def ask_oracle(
             fix=f"install transformers {newer} or later; or accept it with --allow-newer-transformers, or "
             "allow_newer_transformers = true under [evaluation] in the project file",
         )
-    record = Record(cache, checkpoint.digest)
+    record = Record(cache, checkpoint)
     found = record.read()
     if found is None:
         try:

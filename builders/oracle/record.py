@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builders.checkpoint import Checkpoint
 from builders.oracle.library import installed_version
 from builders.oracle.transformers_text import TextTruth
 from builders.own_code import own_code_digest
@@ -40,7 +41,7 @@ class Record:
     """The record of one checkpoint in a folder; in None, nothing is kept."""
 
     cache: Path | None
-    checkpoint_digest: str
+    checkpoint: Checkpoint
 
     def read(self) -> Agreement | None:
         """Return what was recorded; None without a record, and for a damaged one.
@@ -77,5 +78,5 @@ class Record:
     @property
     def _path(self) -> Path:
         assert self.cache is not None
-        parts = (self.checkpoint_digest, installed_version(), own_code_digest())
+        parts = (self.checkpoint.digest, installed_version(), own_code_digest())
         return self.cache / f"oracle-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
