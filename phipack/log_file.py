@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from targets.addresses import without_secrets
 from targets.errors import PhipackError
-
-_PASSWORD = re.compile(r"(://[^/@:\s]*):[^/@\s]*@")
 
 
 @dataclass
 class LogFile:
-    """An open log. What can't be written, on a full disk, is lost: the command goes on."""
+    """An open log. What can't be written, on a full disk, is lost: the command goes on.
+
+    `secret_addresses`: those that the command works on; what is secret in them is left out wherever it is repeated.
+    """
 
     file: TextIO
+    secret_addresses: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self, text: str) -> None:
-        """Write lines, each with the time in UTC; passwords in URLs are left out."""
+        """Write lines, each with the time in UTC; secrets in addresses are left out."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-        lines = _PASSWORD.sub(r"\1:***@", text).splitlines()
+        lines = without_secrets(text, *self.secret_addresses).splitlines()
         with self._lock:
             try:
                 self.file.write("".join(f"{stamp} {line}\n" for line in lines))

@@ -7,6 +7,7 @@ fill `State`, which says what holds where they are not given.
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from phipack import completion
 from phipack.log_file import open_log
 from phipack.output import Mode
 from phipack.state import State, pass_state
+from targets.addresses import argument_shown
 
 __all__ = ["State", "pass_state"]  # which every command needs with its options
 
@@ -82,7 +84,9 @@ def _setting(context: click.Context, parameter: click.Parameter, given: Any) -> 
         return
     state.output.command = context.command_path.partition(" ")[2]
     name = parameter.name or ""
-    if given and (name in _PLACES or not context.resilient_parsing):  # while a shell completes, nothing is opened
+    if given not in (None, False) and (
+        name in _PLACES or not context.resilient_parsing
+    ):  # while a shell completes, nothing is opened
         _SETTERS[name](state, given)
 
 
@@ -110,7 +114,14 @@ def _set_log(state: State, path: Path) -> None:
     if state.output.log is not None:
         state.output.log.close()
     state.output.log = open_log(path)
-    state.output.log.write(shlex.join(["phipack", *state.arguments]))
+    state.output.log.secret_addresses = state.output.secret_addresses
+    state.output.secret_addresses.append(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    state.output.log.write(" ".join(["phipack", *(argument_shown(shlex.quote(one)) for one in state.arguments)]))
+
+
+def _set_tracking_uri(state: State, uri: str) -> None:
+    state.named_tracking_uri = uri
+    state.output.secret_addresses.append(uri)
 
 
 def _set(name: str) -> Callable[[State, Any], None]:
@@ -121,7 +132,7 @@ _PLACES = frozenset({"common_project", "common_tracking_uri", "common_store"})
 # By the options' names, which no option of a command has.
 _SETTERS: dict[str, Callable[[State, Any], None]] = {
     "common_project": _set("named_project"),
-    "common_tracking_uri": _set("named_tracking_uri"),
+    "common_tracking_uri": _set_tracking_uri,
     "common_store": _set("named_store"),
     "common_json": _set_mode("json"),
     "common_quiet": _set_mode("quiet"),

@@ -34,13 +34,15 @@ _NOTHING: object = object()
 class Output:
     """Where commands put what they found. The command line's options set `mode`, `verbose` and `log`.
 
-    `command`: the command's name, such as `targets ls`; empty before one is known.
+    `command`: the command's name, such as `targets ls`; empty before one is known. `secret_addresses`: those that the
+    command works on; the log leaves out what is secret in them.
     """
 
     mode: Mode = "human"
     verbose: bool = False
     log: LogFile | None = None
     command: str = ""
+    secret_addresses: list[str] = field(default_factory=list)
     _result: object = _NOTHING
     _display: Display | None = None
     _steps: StepTimes = field(default_factory=StepTimes)

@@ -10,6 +10,7 @@ from types import TracebackType
 
 import click
 
+from targets.addresses import argument_shown, without_secrets
 from targets.errors import (
     ERROR_EXIT_CODE,
     INTERRUPTED_EXIT_CODE,
@@ -99,8 +100,8 @@ def _foreign(error: BaseException) -> Problem | None:
 
 
 def _defect(error: BaseException, arguments: Sequence[str]) -> Problem:
-    again = shlex.join(["phipack", "--log-file", "phipack.log", *arguments])
-    problem = f"a defect of phipack: {type(error).__name__}: {error}"
+    again = " ".join(["phipack --log-file phipack.log", *(argument_shown(shlex.quote(one)) for one in arguments)])
+    problem = without_secrets(f"a defect of phipack: {type(error).__name__}: {error}", *arguments)
     return Problem("InternalError", problem, f"{again}  and report the end of phipack.log", ERROR_EXIT_CODE)
 
 

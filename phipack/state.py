@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack.output import Output
+from targets.addresses import shown
 from targets.errors import ProjectError
 
 if TYPE_CHECKING:
@@ -71,24 +72,29 @@ class State:
     @cached_property
     def tracking_uri(self) -> str:
         """MLflow: the option, `MLFLOW_TRACKING_URI`, the project file, else SQLite in `home`. Raises `ProjectError`."""
-        from registry.ledger.tracking import tracking_uri, without_password
+        from registry.ledger.tracking import tracking_uri
 
-        given = self.named_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        if not given and self.project is not None:
+        given = self.named_tracking_uri
+        if given is None:
+            given = os.environ.get("MLFLOW_TRACKING_URI") or None
+        if given is None and self.project is not None:
             given = self.project.tracking_uri
         uri = tracking_uri(given, self.home)
-        self._registry = without_password(uri)
+        self._registry = shown(uri)
+        self.output.secret_addresses.append(uri)
         self.output.detail(f"registry: {self._registry}")
         return uri
 
     @cached_property
     def store(self) -> str:
         """The store: the option, `PHIPACK_STORE`, the project file, else `home`/store. Raises `ProjectError`."""
-        given = self.named_store or os.environ.get("PHIPACK_STORE")
-        if not given and self.project is not None:
+        given = self.named_store
+        if given is None:
+            given = os.environ.get("PHIPACK_STORE") or None
+        if given is None and self.project is not None:
             given = self.project.store
-        place = given or str(self.home / "store")
-        self.output.detail(f"store: {place}")
+        place = str(self.home / "store") if given is None else given
+        self.output.detail(f"store: {shown(place)}")
         return place
 
     @property

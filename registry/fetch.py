@@ -34,6 +34,7 @@ from targets.errors import BundleError, FetchError, MalformedReferenceError, Phi
 from targets.progress import Progress, Step, silent
 from targets.references import Reference
 from targets.selection import Device
+from targets.this_user import expanded
 
 # Returns the versions that match a reference. `registry.ledger.reader.resolve_in`, bound to a registry, is one.
 Resolver = Callable[[Reference], list[CellVersion]]
@@ -87,7 +88,7 @@ def fetch(
         return Fetched(bundle, statistics + TransferStatistics(client.received_bytes))
     if is_path(source):
         try:
-            opened = open_bundle(Path(source).expanduser())
+            opened = open_bundle(expanded(source))
         except BundleError as error:
             raise FetchError(error.problem, fix=error.fix) from error
         return Fetched(fetch_folder(opened, out, options, on_progress=on_progress))

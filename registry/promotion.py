@@ -16,7 +16,6 @@ on a server when its lease is stale (`lease.py`).
 
 from __future__ import annotations
 
-import getpass
 import platform
 import time
 from collections.abc import Sequence
@@ -34,13 +33,14 @@ from registry.store.uris import open_store
 from targets.errors import Failure, GateError, MeasurementError, RegistryError, RegistryUnreachableError
 from targets.project import Roles
 from targets.references import Reference, check_channel
+from targets.this_user import user_name
 
 _RETRY_SECONDS = 0.5  # between two tries to undo while the registry is unreachable
 
 
 def current_user() -> str:
     """Return who promotes, unless another name is given: USER@HOST."""
-    return f"{getpass.getuser()}@{platform.node()}"
+    return f"{user_name()}@{platform.node()}"
 
 
 def promote(  # noqa: PLR0913 - a move is kept with all of them

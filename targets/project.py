@@ -36,6 +36,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from targets.addresses import store_problem
 from targets.demands import GateTable
 from targets.devices import Target, target_named
 from targets.errors import PhipackError, ProjectError, did_you_mean
@@ -75,6 +76,12 @@ def _known_target(target: str) -> None:
     # A path is relative to the project file. A validator doesn't know that file, so the path is read afterwards.
     if not _is_path(target):
         target_named(target)
+
+
+def _is_store(store: str) -> None:
+    if (found := store_problem(store)) is not None:
+        problem, fix = found
+        raise ProjectError(problem, fix=fix)
 
 
 def _is_path(target: str) -> bool:
@@ -166,7 +173,7 @@ class RegistryTable(_Strict):
     tracking_uri: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="MLflow server. By default SQLite in .phipack, next to this file."
     )
-    store: _Path | None = Field(
+    store: Annotated[str, _refusing(_is_store)] | None = Field(
         default=None, description="A folder, or s3://BUCKET/PREFIX. By default .phipack/store, next to this file."
     )
 

@@ -22,6 +22,7 @@ from targets.project import Project, load_project
 from targets.recipes import Recipe, recipe_named
 from targets.references import Reference
 from targets.selection import Device
+from targets.this_user import expanded
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint
@@ -36,8 +37,8 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, 
 
 
 def as_path(given: AnyPath) -> Path:
-    """Return the path; `~` is the user's home."""
-    return Path(given).expanduser()
+    """Return the path; `~` is the user's home. Raises `SetupError` where that is unknown."""
+    return expanded(given)
 
 
 def as_reference(given: str | Reference) -> Reference:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from phipack.api.arguments import AnyPath, as_keys, as_path, as_project, as_store
 from registry.ledger.tracking import tracking_uri as chosen_tracking_uri
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from registry.store.protocol import Store
 
 HOME = Path(".phipack")
+_Given = TypeVar("_Given")
+_Default = TypeVar("_Default")
 
 
 class RegistryConnection:
@@ -56,7 +58,7 @@ class RegistryConnection:
         self.project = None if project is None else as_project(project)
         self.user = user
         self._on_progress = on_progress
-        self._store = store or os.environ.get("PHIPACK_STORE") or self.home / "store"
+        self._store: AnyPath | Store = _chosen(store, "PHIPACK_STORE", self.home / "store")
 
     @classmethod
     def from_project(
@@ -77,8 +79,8 @@ class RegistryConnection:
         """
         plan = as_project(project)
         return cls(
-            tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or plan.tracking_uri,
-            store or os.environ.get("PHIPACK_STORE") or plan.store,
+            _chosen(tracking_uri, "MLFLOW_TRACKING_URI", plan.tracking_uri),
+            _chosen(store, "PHIPACK_STORE", plan.store),
             home=plan.path.parent / HOME,
             project=plan,
             user=user,
@@ -112,3 +114,8 @@ class RegistryConnection:
 
     def _keys(self, keys: AnyPath | KeyFolder | None) -> KeyFolder:
         return as_keys(self.home / "keys" if keys is None else keys)
+
+
+def _chosen(given: _Given | None, variable: str, default: _Default) -> _Given | str | _Default:
+    """Return what is given, else what the environment says, else the default. An empty text counts as given."""
+    return given if given is not None else os.environ.get(variable) or default

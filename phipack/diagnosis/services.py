@@ -21,9 +21,10 @@ from phipack.diagnosis.check import Check, failed
 from phipack.diagnosis.machine import existing_parent
 from phipack.formatting import duration
 from registry.ledger.sqlite_reader import SqliteReader, has_known_schema
-from registry.ledger.tracking import sqlite_path, without_password
+from registry.ledger.tracking import sqlite_path
 from registry.store.folder import FolderStore
 from registry.store.uris import open_store
+from targets.addresses import shown
 from targets.errors import PhipackError
 from targets.installation import install_command
 
@@ -53,7 +54,7 @@ class ServiceCheck:
 
 def check_registry(uri: str) -> ServiceCheck:
     """Look whether the registry answers, and whether these credentials may read it."""
-    path, shown = sqlite_path(uri), without_password(uri)
+    path, shown = sqlite_path(uri), shown(uri)
     if path is not None:
         return ServiceCheck(_check_sqlite(path, shown))
     if uri.startswith(("http://", "https://")):

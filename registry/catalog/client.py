@@ -32,6 +32,7 @@ from registry.store.protocol import blob_path
 from registry.transfer.http import HttpClient, read_document
 from registry.transfer.remote import RemoteDelta, split_url
 from targets.errors import BundleError, FetchError
+from targets.this_user import home_folder, unknown_user
 
 if TYPE_CHECKING:
     from tuf.api.exceptions import RepositoryError
@@ -133,12 +134,20 @@ def open_catalog(url: str, client: HttpClient, trust: CatalogTrust) -> Catalog:
 
 
 def state_folder(given: Path | None = None) -> Path:
-    """Return the folder for what must outlast a fetch."""
+    """Return the folder for what must outlast a fetch. Raises `FetchError` where no variable says where that is."""
     if given is not None:
         return given
     if said := os.environ.get("PHIPACK_STATE"):
         return Path(said)
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "phipack"
+    if above := os.environ.get("XDG_STATE_HOME"):
+        return Path(above) / "phipack"
+    home = home_folder()
+    if home is None:
+        raise FetchError(
+            f"no folder to keep what is trusted: HOME is not set, and the system has no entry for {unknown_user()}",
+            fix="set PHIPACK_STATE to a folder that outlasts this fetch",
+        )
+    return home / ".local" / "state" / "phipack"
 
 
 def install_id(state: Path | None = None) -> str:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from targets.errors import BuildError, PhipackError
+from targets.this_user import home_folder
 
 STAGING_MARK = ".phipack-staging-"
 _OWNER = re.compile(r"([0-9a-f]{8})-([0-9]+)-")
@@ -113,7 +114,7 @@ def _occupied(destination: Path) -> bool:
 
 def _refuse_precious(destination: Path) -> None:
     """Refuse a slip such as `--replace -o ~`: neither the home folder nor the current one is replaced."""
-    for kept in (Path.home(), Path.cwd()):
+    for kept in filter(None, (home_folder(), Path.cwd())):
         if kept.resolve().is_relative_to(destination.resolve()):
             raise BuildError(f"{destination} contains {kept} and is not replaced", fix="name another folder")
 

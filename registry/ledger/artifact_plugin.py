@@ -27,11 +27,12 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from registry.bundle.manifest import MANIFEST_NAME, FileEntry
 from registry.files.digests import digest_of_bytes
-from registry.ledger.artifact_uris import BundleUri, RunFilesUri, is_plain_path, parse_artifact_uri
+from registry.ledger.artifact_uris import BundleUri, RunFilesUri, parse_artifact_uri
 from registry.ledger.served_stores import in_mlflow_server, require_requested, require_served
 from registry.store.folder import FolderStore
 from registry.store.s3_client import s3_client
 from registry.store.uris import open_store
+from targets.addresses import is_plain_path
 from targets.errors import PhipackError
 
 BUNDLE_FOLDER = "bundle"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from registry.ledger.tracking import RUNS_FOLDER
 from registry.store.protocol import URI_PREFIX, is_digest
+from targets.addresses import is_plain_path
 from targets.errors import MalformedReferenceError, StoreError
 from targets.references import check_name
 
@@ -72,11 +73,6 @@ def parse_artifact_uri(uri: str) -> BundleUri | RunFilesUri:
     return found
 
 
-def is_plain_path(path: str) -> bool:
-    """True for a relative path of plain parts, `a/b.json`: nothing in it, however encoded, leads up or elsewhere."""
-    return not set(path) & set("?#") and all(_is_plain_part(part) for part in path.split("/"))
-
-
 def _parse(uri: str) -> BundleUri | RunFilesUri | None:
     if not uri.startswith(URI_PREFIX):
         return None
@@ -114,9 +110,3 @@ def _is_model(name: str) -> bool:
     except MalformedReferenceError:
         return False
     return True
-
-
-def _is_plain_part(part: str) -> bool:
-    while (decoded := urllib.parse.unquote(part)) != part:
-        part = decoded
-    return part not in ("", ".", "..") and part.isprintable() and not set(part) & set("/\\")

@@ -17,7 +17,6 @@ leaves is a run marked FAILED.
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,7 +36,7 @@ from registry.ledger.mlflow_lease import model_lease
 from registry.ledger.mlflow_names import claim_name, experiment_id, require_visible
 from registry.ledger.registration import EVIDENCE_NAME, Registration, ui_tags
 from registry.ledger.registry_lock import LOCK_SECONDS, registry_lock
-from registry.ledger.tracking import artifact_location, tracking_uri, without_password
+from registry.ledger.tracking import artifact_location, tracking_uri
 from registry.ledger.versions import (
     EVIDENCE_TAG,
     GATES_TAG,
@@ -51,10 +50,12 @@ from registry.ledger.versions import (
 )
 from registry.store.protocol import Store
 from registry.store.uris import DEFAULT_HOME
+from targets.addresses import shown
 from targets.errors import RegistryError
 from targets.evidence import Evidence
 from targets.progress import Progress, silent
 from targets.references import Version, check_channel, check_name
+from targets.this_user import user_name
 
 PLAN_TAG = TAG_PREFIX + "plan"
 _STATES: dict[str, MoveState] = {"FINISHED": "done", "FAILED": "undone", "KILLED": "undone"}
@@ -81,7 +82,7 @@ class Ledger:
 
     def describe(self) -> str:
         """Return the registry's URI without password."""
-        return without_password(self.uri)
+        return shown(self.uri)
 
     def exists(self) -> bool:
         """Return False where nothing was ever registered, as the database is still to be made."""
@@ -214,7 +215,7 @@ class Ledger:
     def exclusive(self, who: str | None = None) -> Iterator[Check | None]:
         """Keep out all others who change the registry; yields None where it is a server, which has no such lock."""
         self.mlflow.connect()  # first, as it takes a lock for a moment
-        waiting = LockWait(who or getpass.getuser(), LOCK_SECONDS, self.on_progress)
+        waiting = LockWait(who or user_name(), LOCK_SECONDS, self.on_progress)
         with registry_lock(self.uri, waiting) as check:
             yield check
 

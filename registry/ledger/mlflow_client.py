@@ -7,7 +7,6 @@ registry that does not exist yet is created by the first call that writes; to on
 from __future__ import annotations
 
 import functools
-import getpass
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from registry.ledger.mlflow_errors import MlflowError, foreign_errors
 from registry.ledger.registry_lock import LOCK_SECONDS, registry_lock
 from registry.ledger.tracking import sqlite_path
 from targets.progress import Progress, silent
+from targets.this_user import user_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,7 +53,7 @@ class Mlflow:
 
     @cached_property
     def _client(self) -> MlflowClient:
-        waiting = LockWait(getpass.getuser(), LOCK_SECONDS, self._on_progress)
+        waiting = LockWait(user_name(), LOCK_SECONDS, self._on_progress)
         with registry_lock(self.uri, waiting, migrating=True):  # two processes must not migrate one new database
             return connect(self.uri)
 

@@ -14,8 +14,9 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from registry.ledger.tracking import is_postgresql, without_password
+from registry.ledger.tracking import is_postgresql
 from registry.store.s3_client import s3_errors
+from targets.addresses import shown, without_secrets
 from targets.errors import PhipackError, RegistryError, RegistryUnreachableError
 
 # Base classes of what they raise, without importing them.
@@ -56,7 +57,7 @@ def foreign_errors(uri: str) -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:  # SQLAlchemy looks for the database's driver
         raise RegistryError(
-            f"MLflow at {without_password(uri)}: the database's driver {error.name} is not installed",
+            f"MLflow at {shown(uri)}: the database's driver {error.name} is not installed",
             fix=f"pip install {error.name}, or name an installed one in the URI: postgresql+psycopg2://…",
         ) from error
     except _loaded(_S3_KINDS) as error:  # of a store that keeps the files of runs
@@ -68,7 +69,7 @@ def foreign_errors(uri: str) -> Iterator[None]:
 
 def _disk_trouble(uri: str, error: Exception) -> RegistryError | None:
     """Return the error to raise where the disk is behind `error`; None where it is not."""
-    place = without_password(uri)
+    place = shown(uri)
     for cause in _causes(error):
         sqlite_code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the primary code of an extended one
         no_space = getattr(cause, "errno", None) in _NO_SPACE or sqlite_code == sqlite3.SQLITE_FULL
@@ -76,7 +77,7 @@ def _disk_trouble(uri: str, error: Exception) -> RegistryError | None:
             return RegistryError(f"no space left for MLflow at {place}", fix="free space there, then try again")
         if sqlite_code in _SQLITE_UNWRITABLE:
             return RegistryError(
-                f"MLflow's database {place} can't be written: {_first_line(cause)}",
+                f"MLflow's database {place} can't be written: {_first_line(uri, cause)}",
                 fix="check that its disk has space left and that you may write to its folder, then try again",
             )
     return None
@@ -93,13 +94,13 @@ def _no_answer(uri: str, error: Exception) -> RegistryError | None:
     if not away:
         return None
     return RegistryUnreachableError(
-        f"MLflow at {without_password(uri)} is unreachable or in trouble: {_first_line(error)}", fix=fix
+        f"MLflow at {shown(uri)} is unreachable or in trouble: {_first_line(uri, error)}", fix=fix
     )
 
 
 def _refusal(uri: str, error: Exception) -> MlflowError:
     """Return the error to raise for what MLflow, its accounts or a proxy's answered."""
-    place, code, status = without_password(uri), str(getattr(error, "error_code", "")), _http_status(error)
+    place, code, status = shown(uri), str(getattr(error, "error_code", "")), _http_status(error)
     account = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if status == 401:
         refused = f"refuses account {account!r} or its password" if account else "requires authentication"
@@ -110,13 +111,13 @@ def _refusal(uri: str, error: Exception) -> MlflowError:
         )
     if status == 403:
         return MlflowError(
-            f"MLflow at {place} does not let {account or 'this account'} do this: {_first_line(error)}",
+            f"MLflow at {place} does not let {account or 'this account'} do this: {_first_line(uri, error)}",
             code=code,
             fix="ask its administrator for a permission on the experiment MODEL and the registered models MODEL.CELL:"
             " READ to read, EDIT to register and promote, MANAGE to promote a cell to a channel for the first time",
         )
     return MlflowError(
-        f"MLflow at {place} failed: {_first_line(error)}",
+        f"MLflow at {place} failed: {_first_line(uri, error)}",
         code=code,
         fix="see MLflow's message above, and check that --tracking-uri or MLFLOW_TRACKING_URI is right",
     )
@@ -141,10 +142,10 @@ def _causes(error: BaseException | None) -> Iterator[Exception]:
         error = error.__cause__ or error.__context__
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(uri: str, error: BaseException) -> str:
     """Return what happened in one line, without SQLAlchemy's remark on where and urllib3's on what it tried."""
     lines = [line for line in str(error).strip().split("\n") if not line.startswith("(raised as a result of ")]
-    return without_password((lines or [""])[0].split("(Caused by ")[-1])
+    return without_secrets((lines or [""])[0].split("(Caused by ")[-1], uri)
 
 
 def _http_status(error: Exception) -> int:

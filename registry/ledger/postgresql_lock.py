@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from registry.ledger.lease import Check, LeaseLostError
 from registry.ledger.lock_wait import LockWait
-from registry.ledger.tracking import without_password
+from targets.addresses import shown
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -59,7 +59,7 @@ def database_lock(uri: str, lock: int, waiting: LockWait) -> Iterator[Check]:
                 connection.execute(sqlalchemy.text("SELECT 1"))
             except SQLAlchemyError as error:
                 raise LeaseLostError(
-                    f"{waiting.who} lost the connection to {without_password(uri)}, and with it the lock on the"
+                    f"{waiting.who} lost the connection to {shown(uri)}, and with it the lock on the"
                     " registry; the next move undoes what is unfinished",
                     fix="check that the database runs, see phipack history, and run the same command again",
                 ) from error
@@ -92,6 +92,6 @@ def _take(connection: Connection, uri: str, lock: int, waiting: LockWait) -> Non
             holder = connection.execute(sqlalchemy.text(_HOLDER), names).scalar()
             connection.rollback()
             who = str(holder or "another process").removeprefix("phipack ")
-            waiting.note(time.monotonic() - started, who, f"the lock on {without_password(uri)}")
+            waiting.note(time.monotonic() - started, who, f"the lock on {shown(uri)}")
         else:
             return

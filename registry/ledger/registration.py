@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from registry.ledger.versions import (
 from targets.errors import RegistryError
 from targets.evidence import Evidence
 from targets.references import Version, check_name
+from targets.this_user import user_name
 
 EVIDENCE_NAME = "evidence.json"
 
@@ -117,4 +117,4 @@ class Registration:
 
 def ui_tags(tags: Mapping[str, str], user: str | None = None) -> dict[str, str]:
     """Add what MLflow's own pages show of a run: who made it, and with what."""
-    return {**tags, "mlflow.user": user or getpass.getuser(), "mlflow.source.name": "phipack"}
+    return {**tags, "mlflow.user": user or user_name(), "mlflow.source.name": "phipack"}

@@ -17,28 +17,24 @@ import re
 from pathlib import Path
 
 from registry.store.uris import DEFAULT_HOME
+from registry.transfer.http_address import http_address_problem
+from targets.addresses import has_ambiguous_password, in_home, shown
 from targets.errors import RegistryError
 
 RUNS_FOLDER = "mlflow"  # of a store
-_PASSWORD = re.compile(r"(://[^/@:\s]*):[^\s'\"]*@")  # up to the last @: a password may have @ and / in it
-_SECRET_PARAMETER = re.compile(
-    r"([?&](?:password|passwd|token|sslpassword|X-Amz-[A-Za-z-]+)=)[^&\s'\"]*", re.IGNORECASE
-)
 _SQLITE = re.compile(r"sqlite(\+pysqlite)?:///")
+_FORMS = "http(s)://SERVER, sqlite:///PATH or postgresql+psycopg2://USER@HOST/DATABASE"
+_SERVER = "run an MLflow server in front of it, and name that: mlflow server --backend-store-uri …"
 
 
 def tracking_uri(given: str | None, home: Path = DEFAULT_HOME) -> str:
     """Return the URI to use: `given`, else `MLFLOW_TRACKING_URI`, else SQLite in `home`. Raises `RegistryError`."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri is None or not uri:
+    uri = (os.environ.get("MLFLOW_TRACKING_URI") or None) if given is None else given
+    if uri is None:
         uri = f"sqlite:///{os.path.abspath(home)}/mlflow.db"  # noqa: PTH100 - a link stays as given
-    if _SQLITE.match(uri) and ("?" in uri or "%" in uri):
-        raise RegistryError(f"{uri}: a SQLite URI can't have '?' or '%' in its path", fix="use another folder")
-    if "://" not in uri:
-        raise RegistryError(
-            f"{without_password(uri)!r} is not an MLflow tracking URI",
-            fix="use http(s)://SERVER, sqlite:///PATH or postgresql+psycopg2://USER@HOST/DATABASE",
-        )
+    if (found := _problem(uri)) is not None:
+        problem, fix = found
+        raise RegistryError(problem, fix=fix)
     return uri
 
 
@@ -50,7 +46,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 def is_postgresql(uri: str) -> bool:
     """Return True where a tracking URI is a PostgreSQL database itself."""
-    return uri.partition("://")[0].partition("+")[0] in ("postgresql", "postgres")
+    return uri.partition("://")[0].partition("+")[0] == "postgresql"
 
 
 def artifact_location(uri: str, store_uri: str, model: str) -> str | None:
@@ -63,6 +59,72 @@ def artifact_location(uri: str, store_uri: str, model: str) -> str | None:
     return f"phipack-{store_uri}/{RUNS_FOLDER}/{model}"
 
 
-def without_password(text: str) -> str:
-    """Return a URI, or a text with URIs in it, as messages may show it: passwords and tokens as ***."""
-    return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
+def _problem(uri: str) -> tuple[str, str] | None:
+    """Return what is wrong with a tracking URI, and how to fix it."""
+    if not uri.strip():
+        return "the tracking URI is an empty text", f"name {_FORMS}; leave it out for the default"
+    scheme, separator, _ = uri.partition("://")
+    if not separator:
+        return f"{shown(uri)!r} is not an MLflow tracking URI", _likely(uri)
+    kind = scheme.partition("+")[0].lower()
+    if kind in ("http", "https"):
+        found = http_address_problem(uri)
+        return None if found is None else (f"tracking URI: {found}", "write http(s)://HOST or http(s)://HOST:PORT/PATH")
+    if kind == "sqlite":
+        return _sqlite_problem(uri)
+    return _database_problem(uri) if kind == "postgresql" else _unknown_kind(uri, scheme, kind)
+
+
+def _unknown_kind(uri: str, scheme: str, kind: str) -> tuple[str, str]:
+    if kind == "postgres":
+        meant = f"postgresql+psycopg2://{uri.partition('://')[2]}"
+        return f"{shown(uri)}: MLflow knows PostgreSQL by another scheme", f"did you mean {shown(meant)}?"
+    if kind in ("mysql", "mariadb", "mssql"):
+        return f"{shown(uri)}: phipack keeps no registry in this kind of database directly", _SERVER
+    return f"{shown(uri)!r} is not a registry: the scheme {scheme!r} is unknown", f"use {_FORMS}"
+
+
+def _likely(text: str) -> str:
+    """Return the fix for a text without `://`."""
+    if slip := re.fullmatch(r"(https?|sqlite|postgresql(?:\+\w+)?):/*(.*)", text, re.DOTALL):
+        slashes = ":///" if slip[1] == "sqlite" else "://"
+        return f"did you mean {shown(slip[1] + slashes + slip[2])}?"
+    if re.fullmatch(r"[A-Za-z0-9.-]+:[0-9]+(/.*)?", text):
+        return f"did you mean http://{text}? Otherwise use {_FORMS}"
+    if text.endswith((".db", ".sqlite", ".sqlite3")):
+        return f"did you mean sqlite:///{text}?"
+    return f"use {_FORMS}"
+
+
+def _sqlite_problem(uri: str) -> tuple[str, str] | None:
+    match = _SQLITE.match(uri)
+    path = None if match is None else uri[match.end() :]
+    if path is None and (rest := uri.partition("://")[2]):
+        return f"{shown(uri)}: a SQLite URI has three slashes before its path", f"did you mean sqlite:///{rest}?"
+    if not path or path.startswith((":memory:", "file:")):
+        problem = f"{uri}: a SQLite database in memory is lost when the command ends"
+        return problem, "name a file: sqlite:///PATH/mlflow.db"
+    if "?" in uri or "%" in uri:
+        return f"{uri}: a SQLite URI can't have '?' or '%' in its path", "use another folder"
+    if meant := in_home(path.lstrip("/")):
+        return f"{uri}: only a shell knows ~", f"write the path itself: sqlite:///{meant}"
+    return None
+
+
+def _database_problem(uri: str) -> tuple[str, str] | None:
+    if has_ambiguous_password(uri):
+        problem = f"{shown(uri)}: the password has an @ in it, and drivers read what follows as the host"
+        return problem, "write @ as %40 in the password, and / : ? # % as %2F %3A %3F %23 %25"
+    try:
+        import sqlalchemy
+    except ImportError:  # `mlflow_connection.py` reports it
+        return None
+    try:
+        address = sqlalchemy.make_url(uri)
+    except (ValueError, sqlalchemy.exc.ArgumentError):  # its text repeats the URI
+        return f"{shown(uri)} is not the address of a database: check host and port", f"use {_FORMS}"
+    if address.port is not None and not 0 < address.port < 65536:
+        return f"{shown(uri)}: {address.port} is not a port", "write a port of 1 to 65535, or none for 5432"
+    if address.host and (address.host.strip() != address.host or " " in address.host):
+        return f"{shown(uri)}: {address.host!r} is not a host", f"use {_FORMS}"
+    return None

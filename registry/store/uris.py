@@ -7,6 +7,7 @@ from pathlib import Path
 
 from registry.store.folder import FolderStore
 from registry.store.protocol import URI_PREFIX, Store, is_digest
+from targets.addresses import store_problem
 from targets.errors import StoreError
 
 DEFAULT_HOME = Path(".phipack")  # in the project's folder; the command line's is the current one
@@ -19,20 +20,18 @@ def open_store(location: str | Path | None = None, home: Path = DEFAULT_HOME) ->
     """
     if location is None:
         return FolderStore(home / "store")
+    if (found := store_problem(str(location))) is not None:
+        problem, fix = found
+        raise StoreError(problem, fix=fix)
     text = str(location).removeprefix(URI_PREFIX)
     scheme, separator, rest = text.partition("://")
     if not separator:
         return FolderStore(Path(text))
-    if scheme == "file" and rest.startswith("/"):
+    if scheme == "file":
         return FolderStore(Path(urllib.parse.unquote(rest)))
-    if scheme == "s3" and (bucket := rest.partition("/")[0]):
-        from registry.store.s3 import S3Store
+    from registry.store.s3 import S3Store
 
-        return S3Store(bucket, rest.partition("/")[2])
-    raise StoreError(
-        f"{text!r} is not a store: the scheme {scheme!r} is unknown",
-        fix="use a folder, file:///ABSOLUTE/PATH or s3://BUCKET/PREFIX",
-    )
+    return S3Store(*rest.partition("/")[::2])
 
 
 def parse_bundle_uri(uri: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from registry.ledger.mlflow_errors import MlflowError, foreign_errors
-from registry.ledger.tracking import without_password
+from targets.addresses import without_secrets
 from targets.errors import RegistryError, RegistryUnreachableError, StoreUnreachableError
 
 SERVER, SQLITE, POSTGRESQL = (
@@ -149,4 +149,4 @@ def test_a_missing_driver_is_named() -> None:
     ],
 )
 def test_passwords_are_not_shown(text: str, shown: str) -> None:
-    assert without_password(text) == shown
+    assert without_secrets(text) == shown

@@ -1,0 +1,90 @@
+"""Addresses are shown without their secrets, whatever letters these have; slips are refused with what was meant."""
+
+from __future__ import annotations
+
+import urllib.parse
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from targets.addresses import argument_shown, shown, store_problem, without_secrets
+
+RESERVED = ":/?#[]@!$&'()*+,;= \"%<>\\^`{|}~"
+SCHEMES = ("postgresql+psycopg2", "postgresql", "http", "https", "s3", "mysql+pymysql")
+passwords = st.text(st.sampled_from(RESERVED + "sekret"), min_size=1, max_size=12).map(lambda text: f"Zq{text}qZ")
+
+
+@given(st.sampled_from(SCHEMES), passwords)
+def test_no_password_is_shown_whatever_letters_it_has(scheme: str, password: str) -> None:
+    address = f"{scheme}://user:{password}@host.example/db"
+    for text in (shown(address), argument_shown(f"--tracking-uri={address}")):
+        assert text.endswith(f"{scheme}://user:***@host.example/db")
+    for raw in (address, urllib.parse.quote(password, safe=""), password):
+        message = without_secrets(f"connection to {raw!s} failed", address)
+        assert "Zq" not in message.replace("%25", "%"), message
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql+psycopg2://u:se/cret2@h/db", "postgresql+psycopg2://u:***@h/db"),
+        ("postgresql+psycopg2://u:p@ss2@h/db", "postgresql+psycopg2://u:***@h/db"),
+        ("http://:token@h/", "http://:***@h/"),
+        ("https://h:5000/models@1.0", "https://h:5000/models@1.0"),
+        ("http://[::1]:5000/a:b@c", "http://[::1]:5000/a:b@c"),
+        ("sqlite:////a@b/c:d", "sqlite:////a@b/c:d"),
+        ("s3://KEY:se/cret@bucket/x", "s3://KEY:***@bucket/x"),
+        (
+            "postgresql://h/db?user=u&password=a%26b&sslmode=require",
+            "postgresql://h/db?user=u&password=***&sslmode=require",
+        ),
+        (
+            "https://h/x?X-Amz-Signature=abc&X-Amz-Security-Token=d&y=1",
+            "https://h/x?X-Amz-Signature=***&X-Amz-Security-Token=***&y=1",
+        ),
+        ("https://h/x?sig=abc&se=2030", "https://h/x?sig=***&se=2030"),
+        ("https://h/x?access_token=abc", "https://h/x?access_token=***"),
+        ("models/phi", "models/phi"),
+    ],
+)
+def test_an_address_is_shown_without_its_secrets(address: str, said: str) -> None:
+    assert shown(address) == said
+    assert without_secrets(f"at {address} and {address}") == f"at {said} and {said}"
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("", "leave it out for the default"),
+        ("  ", "leave it out for the default"),
+        ("s3:/bucket/x", "did you mean s3://bucket/x?"),
+        ("s3:bucket/x", "did you mean s3://bucket/x?"),
+        ("phipack-s3:/bucket/x", "did you mean s3://bucket/x?"),
+        ("file:/srv/store", "did you mean file:///srv/store?"),
+        ("file:relative", f"did you mean file://{Path.cwd()}/relative?"),
+        ("file://relative/store", "write file:///relative/store"),
+        ("~/store", f"write the folder itself: {Path.home()}/store"),
+        ("~nobody-at-all/store", "write the folder itself: /ABSOLUTE/PATH/store"),
+        ("s3://", "use s3://BUCKET/PREFIX"),
+        ("s3:///x", "use s3://BUCKET/PREFIX"),
+        ("s3://KEY:secret@bucket/x", "use s3://BUCKET/PREFIX"),
+        ("s3://bucket/a?b", "plain names"),
+        ("s3://bucket/a#b", "plain names"),
+        ("s3://bucket/a/../b", "plain names"),
+        ("gopher://x", "s3://BUCKET/PREFIX"),
+    ],
+)
+def test_what_is_no_store_is_refused_with_what_was_meant(text: str, fix: str) -> None:
+    found = store_problem(text)
+    assert found is not None
+    assert fix in found[1]
+    assert "secret" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "text", ["store", "/srv/a b", "./~x", "file:///srv/store", "s3://bucket", "s3://b/a b/c", "c:x", "a@b"]
+)
+def test_a_store_is_a_store(text: str) -> None:
+    assert store_problem(text) is None
