@@ -54,14 +54,14 @@ class ServiceCheck:
 
 def check_registry(uri: str) -> ServiceCheck:
     """Look whether the registry answers, and whether these credentials may read it."""
-    path, shown = sqlite_path(uri), shown(uri)
+    path, address = sqlite_path(uri), shown(uri)
     if path is not None:
-        return ServiceCheck(_check_sqlite(path, shown))
+        return ServiceCheck(_check_sqlite(path, address))
     if uri.startswith(("http://", "https://")):
-        return _check_server(uri.rstrip("/"), shown)
+        return _check_server(uri.rstrip("/"), address)
     if uri.startswith("postgresql"):
-        return _check_postgresql(uri, shown)
-    return ServiceCheck(Check("registry", "warn", f"{shown}: this kind is not checked", None))
+        return _check_postgresql(uri, address)
+    return ServiceCheck(Check("registry", "warn", f"{address}: this kind is not checked", None))
 
 
 def _check_sqlite(path: Path, shown: str) -> Check:
