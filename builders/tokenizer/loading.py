@@ -57,6 +57,11 @@ class Tokenizer:
         """Return the ids of the tokens that are found in a text before anything else, special or not."""
         return frozenset(self._inner.get_added_tokens_decoder())
 
+    def tokens_with(self, flags: Sequence[str]) -> list[str]:
+        """Return the added tokens that have one of these flags, such as `rstrip`."""
+        added = self._inner.get_added_tokens_decoder().values()
+        return [str(token.content) for token in added if any(getattr(token, flag) for flag in flags)]
+
     def put_around(self) -> tuple[list[int], list[int]]:
         """Return the ids that the tokenizer puts before a text, and after it."""
         plain, whole = self.encode("a"), self.encode("a", add_special_tokens=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from builders.checkpoint import Checkpoint
@@ -47,8 +46,7 @@ def unknown_flags_note(
         UnsupportedModelError: the flags decide the ids of the template's own text, so that every chat would be wrong.
     """
     chats = probe_conversations(checkpoint, tokenizer)
-    added = json.loads(tokenizer.to_json())["added_tokens"]
-    flagged = [token["content"] for token in added if any(token.get(flag) for flag in flags)]
+    flagged = tokenizer.tokens_with(flags)
     if not flagged:
         return ()
     more = f" and {len(flagged) - 3} more" if len(flagged) > 3 else ""
