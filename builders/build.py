@@ -17,12 +17,12 @@ from builders.artifact.content_borders import content_digests
 from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
 from builders.checkpoint.lockstep import LockstepSource, in_lockstep
 from builders.conversion import BuildRequest, Conversion, FormatPackage, default_context_length
-from builders.tokenizer import bundled_files
+from builders.tokenizer import bundled_tokenizer, named_id
 from registry.bundle.folder import Bundle, file_entries, seal
 from registry.bundle.manifest import AdapterEntry, GenerationEntry, Manifest, ModelEntry, RecipeEntry
 from registry.files.staging import staged_folder
 from targets.errors import CheckpointError, PhipackError
-from targets.progress import Progress, Step, silent
+from targets.progress import Notice, Progress, Step, silent
 from targets.recipes import Format, Recipe
 
 
@@ -122,9 +122,11 @@ def build_each(
 def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
     """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
     checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
-    tokenizer = bundled_files(checkpoint, recipe.format)
+    tokenizer = bundled_tokenizer(checkpoint, recipe.format)
+    for note in tokenizer.notes:
+        request.on_progress(Notice(note))
     with staged_folder(out, replace=replace) as folder:
-        for file, content in tokenizer.items():
+        for file, content in tokenizer.files.items():
             (folder / file).write_bytes(content)
         conversion = FORMATS[recipe.format]().convert(request, folder)
         request.on_progress(Step("hash", 0, 1, subject=recipe.name))
@@ -140,14 +142,14 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
                 name=recipe.name,
                 format=recipe.format,
                 weights=sorted(conversion.weights, key=lambda weight: -weight.bytes),
-                notes=[*checkpoint.notes, *conversion.notes],
+                notes=[*checkpoint.notes, *conversion.notes, *tokenizer.notes],
             ),
             checkpoint=name,
             merged_from=_adapter_entry(checkpoint),
             generation=GenerationEntry(
-                stop_token_ids=list(checkpoint.stop_token_ids),
-                bos_token_id=_token_id(checkpoint, "bos_token_id"),
-                pad_token_id=_token_id(checkpoint, "pad_token_id"),
+                stop_token_ids=list(tokenizer.stop_ids),
+                bos_token_id=named_id(checkpoint, "bos_token_id"),
+                pad_token_id=named_id(checkpoint, "pad_token_id"),
                 chat_template=None if checkpoint.chat_template is None else CHAT_TEMPLATE_NAME,
             ),
             tools={"phipack": version("phipack"), **conversion.tools},
@@ -192,8 +194,3 @@ def _digest_meanwhile(checkpoint: Checkpoint) -> Future[str]:
     # A daemon thread: an interrupted build does not wait for it.
     threading.Thread(target=make, daemon=True, name="checkpoint digest").start()
     return digest
-
-
-def _token_id(checkpoint: Checkpoint, key: str) -> int | None:
-    value = checkpoint.generation_config.get(key, checkpoint.config.get(key))
-    return value if isinstance(value, int) else None

@@ -1,7 +1,7 @@
 """A checkpoint written in another family's layout: Phi-3 as Llama, for tools that know only Llama, and back.
 
 The weights are the same bytes: Llama keeps the rows of Phi-3's fused matrices as separate tensors. `config.json`
-changes; tokenizer and generation settings are copied as they are.
+changes; generation settings are copied as they are, and the tokenizer is written so that it stays the same.
 
 Llama has no sliding window, so a Phi-3 with one is the same model only up to the window. The window's width is kept in
 `config.json` under a key of our own, so that converting back restores it: under Phi-3's key, transformers' cache would
@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
+from builders.tokenizer import tokenizer_folder, tokenizer_of
 from registry.files.staging import staged_folder
 from targets.architecture import Architecture, Family
+from targets.config_json import read_setting
 from targets.errors import UnsupportedModelError
 from targets.layouts import sources_of
 from targets.progress import Progress, Step, silent
@@ -64,8 +66,8 @@ def relayout(
     there = _architecture_in(checkpoint, layout)
     with staged_folder(out, replace=replace_existing) as folder:
         (folder / "config.json").write_text(json.dumps(_config(checkpoint, layout), indent=2) + "\n", "utf-8")
-        for path in _companions(checkpoint):
-            (folder / path.name).write_bytes(path.read_bytes())
+        for name, content in _companions(checkpoint).items():
+            (folder / name).write_bytes(content)
         tensors = list(_tensors(checkpoint, there))
         write_safetensors(
             folder / "model.safetensors",
@@ -110,6 +112,8 @@ def _config(checkpoint: Checkpoint, layout: Family) -> dict[str, Any]:
         return checkpoint.config
     config: dict[str, Any] = {"architectures": [name[0]], "model_type": name[1]}
     config |= {key: checkpoint.config[key] for key in _SHARED_KEYS if key in checkpoint.config}
+    # Absent, these ids have another default in the other family.
+    config |= {key: read_setting(checkpoint.config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     dtype = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
     if dtype is not None:
         config["torch_dtype"] = dtype  # every release of transformers reads this name, only later ones "dtype"
@@ -129,9 +133,15 @@ def _config(checkpoint: Checkpoint, layout: Family) -> dict[str, Any]:
     return config
 
 
-def _companions(checkpoint: Checkpoint) -> list[Path]:
+def _companions(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Return the tokenizer's files and generation_config.json, by name.
+
+    The same files mean another tokenizer under another model type: transformers rebuilds Llama's from its class, and
+    leaves Phi-3's as it is. So these are the files of a bundle, whose class is obeyed under each.
+    """
     generation = checkpoint.path / "generation_config.json"
-    return [*checkpoint.tokenizer_files.values(), *([generation] if generation.is_file() else [])]
+    files = tokenizer_folder(checkpoint, tokenizer_of(checkpoint))
+    return files | ({generation.name: generation.read_bytes()} if generation.is_file() else {})
 
 
 def _tensors(checkpoint: Checkpoint, there: Architecture) -> Iterable[TensorToWrite]:

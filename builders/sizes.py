@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builders.build import FORMATS
 from builders.conversion import BuildRequest
-from builders.tokenizer import bundled_files
+from builders.tokenizer import bundled_tokenizer
 
 
 def bundle_sizes(request: BuildRequest) -> dict[str, int]:
@@ -15,5 +15,5 @@ def bundle_sizes(request: BuildRequest) -> dict[str, int]:
         UnsupportedModelError: the recipe can't build the checkpoint.
     """
     kind = request.recipe.format
-    sizes = {name: len(content) for name, content in bundled_files(request.checkpoint, kind).items()}
+    sizes = {name: len(content) for name, content in bundled_tokenizer(request.checkpoint, kind).files.items()}
     return sizes | FORMATS[kind]().artifact_sizes(request)

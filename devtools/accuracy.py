@@ -14,7 +14,7 @@ from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference
 from builders.runtime.sessions import open_session
-from builders.tokenizer import load_tokenizer
+from builders.tokenizer import tokenizer_of
 from builders.validation.compare import Comparison
 from builders.validation.text import read_text, windows_of
 from devtools import real_model
@@ -44,7 +44,7 @@ class Bench:
         self.cache = default_cache()
         self.scratch = scratch
         self.checkpoint: Checkpoint = open_checkpoint(self.model.checkpoint)
-        tokenizer = load_tokenizer(self.checkpoint.tokenizer_folder)
+        tokenizer = tokenizer_of(self.checkpoint)
         text = read_text(self.model.openwebtext)
         self.windows = windows_of(tokenizer, text, count=tokens // WINDOW, length=WINDOW)
         self.reference = FloatReference(self.checkpoint, self.cache / "reference")

@@ -30,6 +30,11 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     return _READERS[_architecture_name(config)](config)
 
 
+def read_setting(config: Mapping[str, Any], key: str) -> Any:
+    """Return a value of `config.json`; where the key is absent, the default of the model's own configuration class."""
+    return config.get(key, _KEYS[_architecture_name(config)].used.get(key))
+
+
 def _read_phi3(config: Mapping[str, Any]) -> Architecture:
     """Read Phi-3: RMSNorm, SwiGLU, no biases, perhaps a sliding window and longrope."""
     check_keys(config, PHI3_KEYS)

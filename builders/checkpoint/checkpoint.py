@@ -19,22 +19,18 @@ from builders.checkpoint import shards
 from builders.checkpoint.folder_check import check_folder
 from builders.checkpoint.sources import ShardSource, TensorSource
 from builders.checkpoint.tensor_check import check_tensors
+from builders.checkpoint.tokenizer_files import (
+    check_tokenizer_files,
+    default_chat_template,
+    read_chat_templates,
+    tokenizer_files,
+)
 from builders.checkpoint.weight_files import WeightFiles, find_weights
 from builders.phases import Phases
 from registry.files.digests import digest_of_file
 from targets.architecture import Architecture
 from targets.config_json import read_architecture
 from targets.errors import CheckpointError
-
-CHAT_TEMPLATE_NAME = "chat_template.jinja"
-TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model")  # at least one must be there
-TOKENIZER_FILES = (
-    *TOKENIZER_MODELS,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    CHAT_TEMPLATE_NAME,
-)
 
 
 @dataclass(frozen=True)
@@ -76,10 +72,8 @@ class Checkpoint:
 
     @property
     def tokenizer_files(self) -> dict[str, Path]:
-        """The tokenizer's files that are there, by name."""
-        folder = self.tokenizer_folder
-        named = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
-        return named | {path.name: path for path in tiktoken_files(folder)}
+        """The tokenizer's files that are there, by their paths in the folder."""
+        return tokenizer_files(self.tokenizer_folder)
 
     @property
     def merged_from(self) -> tuple[str, str] | None:
@@ -93,42 +87,13 @@ class Checkpoint:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`."""
-        file = self.tokenizer_folder / CHAT_TEMPLATE_NAME
-        if file.is_file():
-            try:
-                return file.read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise CheckpointError(
-                    f"{file}: the chat template can't be read: {error}",
-                    fix="save it as UTF-8, or download it again from the model's repository",
-                ) from error
-        template = self.tokenizer_config.get("chat_template")
-        if isinstance(template, list):  # several, by name, as transformers allows
-            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-            template = named.get("default")
-        return template if isinstance(template, str) else None
+        """The Jinja chat template, as transformers chooses it. Raises `CheckpointError` as `default_chat_template`."""
+        return default_chat_template(self.tokenizer_folder, self.tokenizer_config)
 
     @property
-    def stop_token_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer: those of `generation_config.json`, else of `config.json`, sorted.
-
-        Phi-3's config names one of three (<|endoftext|>, not <|end|>); an app that knows only that one does not stop.
-        """
-        stop = self.generation_config.get("eos_token_id", self.config.get("eos_token_id"))
-        ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
-        for token in ids:
-            if (
-                isinstance(token, bool)
-                or not isinstance(token, int)
-                or not 0 <= token < self.architecture.vocabulary_size
-            ):
-                raise CheckpointError(
-                    f"{self.path}: eos_token_id {token!r} is not an id of the vocabulary "
-                    f"(0 to {self.architecture.vocabulary_size - 1})",
-                    fix="correct it in generation_config.json, or in config.json where the former has none",
-                )
-        return tuple(sorted(set(ids)))
+    def other_chat_templates(self) -> tuple[str, ...]:
+        """Names of further chat templates, such as `tool_use`."""
+        return tuple(sorted(read_chat_templates(self.tokenizer_folder, self.tokenizer_config).keys() - {"default"}))
 
     @cached_property
     def digest(self) -> str:
@@ -137,14 +102,11 @@ class Checkpoint:
         files += self.shard_files
         past_cache = frozenset(self.shard_files if self.past_cache else ())
         lines = sorted(
-            f"{file.name} {digest_of_file(file, past_cache=file in past_cache)}\n" for file in files if file.is_file()
+            f"{file.relative_to(self.path).as_posix()} {digest_of_file(file, past_cache=file in past_cache)}\n"
+            for file in files
+            if file.is_file()
         )
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def tiktoken_files(folder: Path) -> list[Path]:
-    """List the files of tiktoken's ranks in a folder, sorted."""
-    return sorted(folder.glob("*.tiktoken"))
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -169,11 +131,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             found[tensor.name] = tensor
     _compare_with_index(folder, found, weights)
     stored, notes = check_tensors(folder, found, architecture)
-    if not any((folder / name).is_file() for name in TOKENIZER_MODELS) and not tiktoken_files(folder):
-        raise CheckpointError(
-            f"{folder}: no tokenizer: neither {' nor '.join(TOKENIZER_MODELS)} nor *.tiktoken",
-            fix="copy the tokenizer's files into the folder of the weights",
-        )
+    check_tokenizer_files(folder)
     return Checkpoint(
         path=folder,
         config=config,

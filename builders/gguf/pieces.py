@@ -1,58 +1,21 @@
 """SentencePiece BPE (Llama's and Phi-3's kind) as llama.cpp reads it: pieces with scores, the best pair merged first.
 
-Read from `tokenizer.model`, or from a `tokenizer.json` of BPE with byte fallback, whose order of merges is the scores.
+Read from a `tokenizer.json` of BPE with byte fallback, whose order of merges is the scores.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from builders.gguf.tokenizer_json import TokenizerJson, steps
 from builders.gguf.vocabulary import BYTE, UNKNOWN, Row, Vocabulary
-from targets.errors import CheckpointError, UnsupportedModelError
+from targets.errors import UnsupportedModelError
 
 _SPACE = "\u2581"
 _FIX = "build an ONNX or Core ML recipe, such as onnx-int4: their apps use the tokenizer's own files"
-_DAMAGED_FIX = "download it again from the model's repository"
 _BYTES = frozenset(f"<0x{number:02X}>" for number in range(256))
 _UNREACHABLE = -1e9  # of a piece that no merge forms: llama.cpp would form it, so it comes after all others
-
-
-def pieces_of_model(path: Path) -> tuple[dict[int, Row], bool]:
-    """Read `tokenizer.model`. Returns its pieces by id, and whether it puts a space before a text.
-
-    Raises:
-        CheckpointError: not a SentencePiece model.
-        UnsupportedModelError: unigram, or with a normalizer: llama.cpp's "llama" tokenizer does neither.
-    """
-    from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
-
-    schema: Any = sentencepiece_model_pb2
-    model = schema.ModelProto()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except (OSError, DecodeError) as error:
-        raise CheckpointError(f"{path}: not a SentencePiece model: {error}", fix=_DAMAGED_FIX) from error
-    if not model.pieces:
-        raise CheckpointError(f"{path}: not a SentencePiece model: no pieces", fix=_DAMAGED_FIX)
-    trainer, normalizer = model.trainer_spec, model.normalizer_spec
-    if (
-        trainer.model_type != schema.TrainerSpec.BPE
-        or trainer.treat_whitespace_as_suffix
-        or normalizer.precompiled_charsmap
-        or normalizer.remove_extra_whitespaces
-        or not normalizer.escape_whitespaces
-    ):
-        raise UnsupportedModelError(
-            f"{path}: llama.cpp runs SentencePiece's BPE without normalization; this model is unigram or normalizes",
-            fix=_FIX,
-        )
-    rows = {number: Row(piece.piece, piece.type, piece.score) for number, piece in enumerate(model.pieces)}
-    return rows, bool(normalizer.add_dummy_prefix)
 
 
 def pieces_of_json(file: TokenizerJson) -> dict[int, Row]:
@@ -72,8 +35,11 @@ def pieces_of_json(file: TokenizerJson) -> dict[int, Row]:
     return rows
 
 
-def space_of_json(file: TokenizerJson, *, source: str) -> tuple[bool, tuple[str, ...]]:
-    """Return whether the tokenizer puts a space before a text, and notes on where only llama.cpp does.
+def space_of_json(file: TokenizerJson, *, starts_with_token: bool, source: str) -> tuple[bool, tuple[str, ...]]:
+    """Return whether llama.cpp must put a space before a text, and notes on where that is not what the tokenizer does.
+
+    It puts one at the start and after each special token, or nowhere. `starts_with_token`: whether chats start with an
+    added token, so that a tokenizer with a space only at the start of a text never puts one into a chat.
 
     Raises:
         UnsupportedModelError: text is normalized or split in a way that llama.cpp's "llama" tokenizer does not know.
@@ -94,6 +60,9 @@ def space_of_json(file: TokenizerJson, *, source: str) -> tuple[bool, tuple[str,
         case [], {"type": "Metaspace", "replacement": "\u2581", "split": False, "prepend_scheme": str(scheme)}:
             if scheme == "never":
                 return False, ()
+            if scheme == "first" and starts_with_token:
+                note = "llama.cpp puts no space before a text, tokenizer.json does, at its start"
+                return False, (f"{note}: chats have the same ids; tokenize other texts with tokenizer.json",)
             where = "at the start of a text" if scheme == "first" else "where there is none"
             note = f"llama.cpp puts a space before each text and after each special token, tokenizer.json only {where}"
             return True, (f"{note}: tokenize with tokenizer.json",)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from targets.errors import CheckpointError
+from targets.errors import CheckpointError, UnsupportedModelError
 
 _FIX = "download it again from the model's repository"
 
@@ -87,28 +86,23 @@ class _AnyModel(_Read):
     model: Kind
 
 
-def read_kind(path: Path) -> str:
-    """Return the model's kind, such as BPE, Unigram or WordPiece."""
+def read_tokenizer_json(content: bytes, *, source: str) -> TokenizerJson:
+    """Read a tokenizer.json.
+
+    Raises:
+        CheckpointError: a key is wrong.
+        UnsupportedModelError: not a BPE tokenizer.
+    """
     try:
-        return _AnyModel.model_validate_json(path.read_bytes()).model.type
-    except (OSError, ValidationError) as error:
-        raise CheckpointError(f"{path}: not a tokenizer: {_first(error)}", fix=_FIX) from error
-
-
-def read_tokenizer_json(path: Path) -> TokenizerJson:
-    """Read the file of a BPE tokenizer. Raises `CheckpointError` naming the key that is wrong."""
-    try:
-        return TokenizerJson.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise CheckpointError(f"{path}: not a BPE tokenizer: {_first(error)}", fix=_FIX) from error
-
-
-def read_added_tokens(entries: object, *, source: str) -> dict[int, AddedToken]:
-    """Read `added_tokens_decoder` of tokenizer_config.json: {id: token}."""
-    try:
-        return TypeAdapter(dict[int, AddedToken]).validate_python(entries)
+        kind = _AnyModel.model_validate_json(content).model.type
+        if kind == "BPE":
+            return TokenizerJson.model_validate_json(content)
     except ValidationError as error:
-        raise CheckpointError(f"{source}: added_tokens_decoder: {_first(error)}", fix=_FIX) from error
+        raise CheckpointError(f"{source}: not a BPE tokenizer: {_first(error)}", fix=_FIX) from error
+    raise UnsupportedModelError(
+        f"{source} is {kind}; llama.cpp bundles are built with BPE",
+        fix="build an ONNX or Core ML recipe, such as onnx-int4: their apps use tokenizer.json itself",
+    )
 
 
 def steps(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
@@ -121,8 +115,6 @@ def steps(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
     return [step for step in listed if isinstance(step, dict)] if isinstance(listed, list) else [part]
 
 
-def _first(error: OSError | ValidationError) -> str:
-    if isinstance(error, OSError):
-        return str(error.strerror)
+def _first(error: ValidationError) -> str:
     entry = error.errors()[0]
     return f"{'.'.join(str(part) for part in entry['loc']) or 'document'}: {entry['msg']}"

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from builders.checkpoint import Checkpoint
+from builders.tokenizer import named_id, stop_token_ids
 from targets.architecture import Family
 
 CONFIG_NAME = "genai_config.json"
@@ -25,7 +26,7 @@ def runtime_config(checkpoint: Checkpoint, context_length: int) -> bytes:
 
 def _model(checkpoint: Checkpoint, context_length: int) -> dict[str, Any]:
     architecture = checkpoint.architecture
-    stop = list(checkpoint.stop_token_ids)
+    stop = list(stop_token_ids(checkpoint))
     first = stop[0] if stop else 0
     model: dict[str, Any] = {
         "type": MODEL_TYPES[architecture.family],
@@ -54,8 +55,8 @@ def _model(checkpoint: Checkpoint, context_length: int) -> dict[str, Any]:
         },
     }
     for key in ("bos_token_id", "pad_token_id"):
-        value = checkpoint.generation_config.get(key, checkpoint.config.get(key))
-        model[key] = value if isinstance(value, int) else first
+        value = named_id(checkpoint, key)
+        model[key] = first if value is None else value
     return model
 
 

@@ -16,7 +16,8 @@ def tokenizer_notes(folder: Path) -> tuple[str, ...]:
     special token drops only ASCII white space. With Phi-3's vocabulary that changes 1 paragraph in 500 of English and
     code, mostly in runs of spaces.
     """
-    decoder = read_json(folder / "tokenizer.json", required=False).get("decoder") or {}
+    content = read_json(folder / "tokenizer.json", required=False)
+    decoder = content.get("decoder") or {}
     steps = decoder.get("decoders", [decoder])
     if not any(step.get("type") == "Replace" and step.get("pattern") == {"String": _SPACE} for step in steps):
         return ()
@@ -24,4 +25,10 @@ def tokenizer_notes(folder: Path) -> tuple[str, ...]:
         "onnxruntime-genai's own tokenizer cuts text before it merges: a few ids differ, mostly in runs of spaces "
         "(evidence: runtime_tokens_share); tokenize with tokenizer.json where that matters"
     )
-    return (note,)
+    if content.get("pre_tokenizer") is None:
+        return (note,)
+    spaces = (
+        "onnxruntime-genai's own tokenizer puts a space before each text and after each special token, tokenizer.json "
+        "does not: tokenize chats with tokenizer.json"
+    )
+    return note, spaces

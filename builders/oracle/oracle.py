@@ -18,7 +18,7 @@ from builders.oracle.transformers_model import TransformersModel
 from builders.oracle.transformers_text import TextTruth, rendered, text_truth
 from builders.oracle.truth import Numbers, Truth
 from builders.runtime.generation import render_prompt
-from builders.tokenizer import Tokenizer, load_tokenizer
+from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer
 from registry.bundle.folder import Bundle
 from targets.architecture import Architecture
 from targets.errors import BundleError, MeasurementError
@@ -83,7 +83,7 @@ def check_bundle(bundle: Bundle, text: TextTruth) -> None:
     """
     manifest = bundle.manifest.generation
     where = f"{bundle.path}: the bundle"
-    _check_spelled(where, text, load_tokenizer(bundle.path))
+    _check_spelled(where, text, read_bundled_tokenizer(bundle.path))
     _check_stop_ids(where, text, manifest.stop_token_ids)
     if manifest.bos_token_id is not None and text.bos_id is not None and manifest.bos_token_id != text.bos_id:
         raise _differs(where, f"bos_token_id is {text.bos_id} there, {manifest.bos_token_id} here")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from builders.runtime.session import Session
 from builders.runtime.sessions import open_session
-from builders.tokenizer import Tokenizer, load_tokenizer
+from builders.tokenizer import Tokenizer, read_bundled_tokenizer, read_special_tokens
+from builders.tokenizer.chat import ChatTemplateError, render_chat
 from registry.bundle.folder import Bundle
 from targets.errors import BundleError, MeasurementError
 from targets.progress import Progress, silent
@@ -29,7 +28,7 @@ def generate(
         BundleError: the chat template can't be rendered.
         MeasurementError: the prompt does not fit, or the runtime refuses the bundle.
     """
-    tokenizer = load_tokenizer(bundle.path)
+    tokenizer = read_bundled_tokenizer(bundle.path)
     text = render_prompt(bundle, prompt) if use_template else prompt
     # A template writes its own beginning-of-sequence token where the model wants one.
     ids = tokenizer.encode(text, add_special_tokens=not use_template)
@@ -51,17 +50,11 @@ def render_prompt(bundle: Bundle, prompt: str) -> str:
     name = bundle.manifest.generation.chat_template
     if name is None:
         return prompt
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = _refuse
+    messages = [{"role": "user", "content": prompt}]
     try:
-        template = environment.from_string(bundle.file(name).read_text("utf-8"))
-        return template.render(
-            messages=[{"role": "user", "content": prompt}], add_generation_prompt=True, **_special_tokens(bundle)
-        )
-    except jinja2.TemplateError as error:
+        template = bundle.file(name).read_text("utf-8")
+        return render_chat(template, messages, read_special_tokens(bundle.path))
+    except ChatTemplateError as error:
         raise BundleError(
             f"{bundle.file(name)}: the chat template fails: {error}",
             fix="use phipack generate --raw, or correct the checkpoint's chat template and build again",
@@ -103,21 +96,3 @@ def _pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
     rest = tokenizer.decode(ids)
     if rest != said and rest.startswith(said):
         yield rest[len(said) :]
-
-
-def _special_tokens(bundle: Bundle) -> dict[str, str]:
-    path = bundle.file("tokenizer_config.json")
-    config: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
-    tokens = {}
-    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        value = config.get(key)
-        content = value.get("content") if isinstance(value, dict) else value
-        if isinstance(content, str):
-            tokens[key] = content
-    return tokens
-
-
-def _refuse(message: str) -> None:
-    import jinja2
-
-    raise jinja2.TemplateError(message)

@@ -1,45 +1,99 @@
-"""The tokenizer files of a bundle, chat template included, with a `tokenizer.json` where its runtime needs one."""
+"""The tokenizer files of a bundle: one `tokenizer.json`, its config and the chat template, the same for every format.
+
+    tokenizer.json          what transformers loads from the checkpoint's folder
+    tokenizer_config.json   names of the special tokens, and the chat template again, for runtimes that look there
+    chat_template.jinja     where the checkpoint has one
+
+The checkpoint's other files (tokenizer.model, added_tokens.json, vocab.json …) stay behind: one truth each.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import dataclass
 
 from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
 from builders.checkpoint.adapter import MergedCheckpoint
-from builders.tokenizer.loading import load_tokenizer
-from builders.tokenizer.tiktoken import tiktoken_file
+from builders.tokenizer.loading import Tokenizer, tokenizer_of
+from builders.tokenizer.probes import unknown_flags_note
+from builders.tokenizer.stop_ids import read_stop_ids
+from builders.tokenizer.unread import notes_on_unread_files
 from targets.errors import CheckpointError
 from targets.recipes import Format
 
 
-def bundled_files(checkpoint: Checkpoint, kind: Format) -> dict[str, bytes]:
-    """Return the files that go into a bundle, by name: the same bytes each time. Nothing is written.
+@dataclass(frozen=True)
+class BundledTokenizer:
+    """The files by name, the ids that end an answer, and notes for readers of the manifest."""
 
-    onnxruntime-genai and swift-transformers read only `tokenizer.json`: it is created where there is only
-    SentencePiece's or tiktoken's file. A GGUF file contains its tokenizer.
+    files: dict[str, bytes]
+    stop_ids: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+# Flags of added tokens that a format's runtime does not know: onnxruntime-extensions and swift-transformers strip
+# whitespace as told, but find a token inside a word, and before anything is normalized. llama.cpp: builders/gguf.
+_UNKNOWN_FLAGS: dict[Format, tuple[str, ...]] = {
+    "onnx": ("single_word", "normalized"),
+    "coreml": ("single_word", "normalized"),
+    "gguf": (),
+}
+
+
+def bundled_tokenizer(checkpoint: Checkpoint, kind: Format) -> BundledTokenizer:
+    """Return what a bundle has of its tokenizer: the same bytes each time. Nothing is written.
 
     Raises:
-        CheckpointError: the tokenizer can't be read, has an id past the vocabulary, or belongs to another base.
-        UnsupportedModelError: a file of ranks whose encoding is not known.
+        CheckpointError: the tokenizer can't be read, has an id past the vocabulary, or a stop id is none; the chat
+            template can't be rendered; or the tokenizer belongs to another base than the adapter's.
+        UnsupportedModelError: it does what no tokenizer.json can say, or a file of ranks whose encoding is not known.
     """
+    templates = _template_notes(checkpoint)  # first: an error in a template's place is found by its own name
     if isinstance(checkpoint, MergedCheckpoint) and checkpoint.adapter.tokenizer_files:
         _refuse_moved_tokens(checkpoint)
-    files = {name: path.read_bytes() for name, path in checkpoint.tokenizer_files.items()}
-    if checkpoint.chat_template is not None:
-        files[CHAT_TEMPLATE_NAME] = (
-            checkpoint.chat_template.encode()
-        )  # a file of its own, even where the checkpoint has it in tokenizer_config.json
-    made = "tokenizer.json" not in files
-    if made and kind == "gguf":
-        return files  # the GGUF converter reads the tokenizer's model itself, and checks the ids
-    tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
+    tokenizer = tokenizer_of(checkpoint)
     _refuse_ids_past_vocabulary(checkpoint, tokenizer.vocabulary())
-    if made:
-        files["tokenizer.json"] = tokenizer.to_json()
-        if "tokenizer.model" not in files and tiktoken_file(checkpoint.tokenizer_folder) is not None:
-            files["tokenizer_config.json"] = _config_without_code(checkpoint.tokenizer_config)
+    flags = unknown_flags_note(checkpoint, tokenizer, _UNKNOWN_FLAGS[kind], f"the runtime of {kind} bundles")
+    stop = read_stop_ids(checkpoint, tokenizer)
+    notes = (*stop.notes, *flags, *templates, *notes_on_unread_files(checkpoint, tokenizer))
+    return BundledTokenizer(tokenizer_folder(checkpoint, tokenizer), stop.ids, notes)
+
+
+def tokenizer_folder(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the files by name."""
+    files = {"tokenizer.json": tokenizer.to_json(), "tokenizer_config.json": _config(checkpoint, tokenizer)}
+    if checkpoint.chat_template is not None:
+        files[CHAT_TEMPLATE_NAME] = checkpoint.chat_template.encode()
     return files
+
+
+def _config(checkpoint: Checkpoint, tokenizer: Tokenizer) -> bytes:
+    """Return a `tokenizer_config.json` by which every reader obeys tokenizer.json.
+
+    With a class such as LlamaTokenizer, transformers 5 and swift-transformers rebuild parts of it by their own rules.
+    swift-transformers cleans up spaces unless told otherwise; onnxruntime-genai reads only one template, a text.
+    """
+    longest = checkpoint.tokenizer_config.get("model_max_length")
+    before, after = tokenizer.put_around()
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **dict(sorted(tokenizer.special_tokens.items())),
+        "add_bos_token": bool(before),
+        "add_eos_token": bool(after),
+        "clean_up_tokenization_spaces": False,
+    }
+    if isinstance(longest, int) and not isinstance(longest, bool):
+        config["model_max_length"] = longest
+    if checkpoint.chat_template is not None:
+        config["chat_template"] = checkpoint.chat_template
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _template_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    others = checkpoint.other_chat_templates
+    return (f"the checkpoint's chat templates {', '.join(others)} are not in the bundle: it has the default",) * bool(
+        others
+    )
 
 
 def _refuse_ids_past_vocabulary(checkpoint: Checkpoint, vocabulary: dict[str, int]) -> None:
@@ -55,22 +109,11 @@ def _refuse_ids_past_vocabulary(checkpoint: Checkpoint, vocabulary: dict[str, in
 
 def _refuse_moved_tokens(checkpoint: MergedCheckpoint) -> None:
     """Refuse an adapter's tokenizer that gives a token of the base another id. It may add tokens, and rename them."""
-    known = load_tokenizer(checkpoint.base.tokenizer_folder).vocabulary()
-    for token, number in load_tokenizer(checkpoint.adapter.path).vocabulary().items():
+    known = tokenizer_of(checkpoint.base).vocabulary()
+    for token, number in tokenizer_of(checkpoint).vocabulary().items():
         if known.get(token, number) != number:
             raise CheckpointError(
                 f"{checkpoint.adapter.path}: the tokenizer has id {number} for {token!r}, the base's {known[token]}",
                 fix="the tokenizer or the adapter belongs to another base: remove the tokenizer's files from the "
                 "adapter's folder if the base's are right",
             )
-
-
-def _config_without_code(config: dict[str, Any]) -> bytes:
-    """Return the config with a class that reads `tokenizer.json` in the place of the checkpoint's own code.
-
-    Runtimes choose their tokenizer by the class's name.
-    """
-    named = {key: value for key, value in config.items() if key != "auto_map"}
-    ends = {f"{key}_token": "<|endoftext|>" for key in ("bos", "eos", "pad")}
-    named = ends | named | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    return json.dumps(named, indent=2, ensure_ascii=False).encode()

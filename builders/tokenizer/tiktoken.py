@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from builders.checkpoint import tiktoken_files
 from targets.errors import CheckpointError, UnsupportedModelError
 
 # cl100k's, as Llama-3's and Phi-4's tokenizer.json spell it: runtimes on phones recognise exactly this string.
@@ -44,11 +43,6 @@ _NAMED = {
 _DUMMIES = {f"<|dummy_id_{number}|>": 100264 + number for number in range(3, 12)}
 _PADDING = {f"<|dummy_id_{number}|>": 100265 + number for number in range(12, 87)}
 PHI3_SMALL_TOKENS: Mapping[str, int] = _NAMED | _DUMMIES | _PADDING
-
-
-def tiktoken_file(folder: Path) -> Path | None:
-    """Return the folder's file of ranks, if it has one."""
-    return next(iter(tiktoken_files(folder)), None)
 
 
 def tokenizer_json_of_ranks(path: Path, config: Mapping[str, Any]) -> bytes:
@@ -116,6 +110,12 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise CheckpointError(f"{path}: its {len(ranks)} ranks are not 0 to {len(ranks) - 1}", fix="download it again")
     return dict(sorted(ranks.items(), key=lambda entry: entry[1]))
+
+
+def spelled_ranks(path: Path) -> dict[str, int]:
+    """Read tokens as byte-level BPE spells them, with their ids. Raises `CheckpointError`."""
+    letters = _letters()
+    return {"".join(letters[byte] for byte in token): rank for token, rank in read_ranks(path).items()}
 
 
 def _last_pair(token: bytes, rank: int, ranks: dict[bytes, int], path: Path) -> tuple[bytes, bytes]:

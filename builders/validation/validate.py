@@ -19,7 +19,7 @@ from builders.oracle import Agreement, ask_oracle, check_bundle
 from builders.reference import FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
 from builders.runtime.session import Session
-from builders.tokenizer import Tokenizer, load_tokenizer
+from builders.tokenizer import Tokenizer, tokenizer_of
 from builders.validation.compare import Comparison, matching_share
 from builders.validation.origin import require_origin
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
@@ -85,7 +85,7 @@ def validate(
         on_progress=on_progress,
     )
     check_bundle(bundle, agreement.text)
-    tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
+    tokenizer = tokenizer_of(checkpoint)
     windows = _windows(bundle, checkpoint, tokenizer, settings)
     reference = FloatReference(checkpoint, cache, on_progress)
     text, name = read_text(settings.text), settings.text.name if settings.text else BUILT_IN_NAME

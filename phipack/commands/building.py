@@ -203,6 +203,8 @@ def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
 def _checkpoint_text(checkpoint: Checkpoint) -> str:
     from dataclasses import asdict
 
+    from builders.tokenizer import stop_token_ids
+
     architecture = checkpoint.architecture
     longrope = architecture.longrope
     facts = {
@@ -210,7 +212,7 @@ def _checkpoint_text(checkpoint: Checkpoint) -> str:
         **dict(zip(("base", "adapter"), checkpoint.merged_from or (), strict=False)),
         **asdict(architecture),
         "parameters": architecture.parameter_count,
-        "stop_token_ids": list(checkpoint.stop_token_ids),
+        "stop_token_ids": list(stop_token_ids(checkpoint)),
         "chat_template": checkpoint.chat_template is not None,
         "tokenizer_files": sorted(checkpoint.tokenizer_files),
         "shards": [file.name for file in checkpoint.shard_files],

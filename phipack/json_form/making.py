@@ -265,6 +265,8 @@ def inspected_bundle_form(bundle: Bundle, *, verified: bool) -> InspectedBundleF
 
 def inspected_checkpoint_form(checkpoint: Checkpoint) -> InspectedCheckpointForm:
     """Describe a checkpoint."""
+    from builders.tokenizer import stop_token_ids
+
     parts = checkpoint.merged_from
     return InspectedCheckpointForm(
         path=str(checkpoint.path),
@@ -272,7 +274,7 @@ def inspected_checkpoint_form(checkpoint: Checkpoint) -> InspectedCheckpointForm
         merged_from=None if parts is None else AdapterEntry(base=parts[0], adapter=parts[1]),
         architecture=checkpoint.architecture,
         parameters=checkpoint.architecture.parameter_count,
-        stop_token_ids=list(checkpoint.stop_token_ids),
+        stop_token_ids=list(stop_token_ids(checkpoint)),
         has_chat_template=checkpoint.chat_template is not None,
         tokenizer_files=sorted(checkpoint.tokenizer_files),
         weight_files=[file.name for file in checkpoint.shard_files],

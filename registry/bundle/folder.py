@@ -2,7 +2,7 @@
 
     BUNDLE/
       manifest.json            this module's: what the bundle is, and digest and size of every other file
-      tokenizer.json …         as in the checkpoint
+      tokenizer.json …         what transformers loads from the checkpoint
       chat_template.jinja      the template alone, where the checkpoint has one
       model.gguf               gguf, or
       genai_config.json, model.onnx, model.onnx.data      onnx, or

@@ -22,7 +22,7 @@ from builders.runtime.generation import generate, render_prompt
 from builders.runtime.gguf_tokenizer import runtime_tokenizer as llama_tokenizer
 from builders.runtime.onnx_generation import runtime_tokenizer as genai_tokenizer
 from builders.runtime.sessions import open_session
-from builders.tokenizer import Tokenizer, load_tokenizer
+from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer
 from devtools.phi4_tokenizer import RELEASED
 from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
@@ -94,7 +94,7 @@ def test_ids_are_those_of_transformers(model: Model, theirs: Any, data: st.DataO
     expected = theirs.encode(text)
     assert model.tokenizer.encode(text, add_special_tokens=True) == expected
     for bundle in model.bundles.values():
-        assert load_tokenizer(bundle.path).encode(text, add_special_tokens=True) == expected
+        assert read_bundled_tokenizer(bundle.path).encode(text, add_special_tokens=True) == expected
 
 
 def test_special_tokens_have_their_ids(model: Model) -> None:
@@ -152,7 +152,7 @@ def test_tools_are_written_as_transformers_writes_them(model: Model, theirs: Any
     tokenizer = genai.Tokenizer(genai.Config(str(bundle.path)))
     written = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
     assert written == expected
-    assert load_tokenizer(bundle.path).encode(written) == theirs.encode(expected)
+    assert read_bundled_tokenizer(bundle.path).encode(written) == theirs.encode(expected)
 
 
 @settings(max_examples=150)

@@ -12,8 +12,10 @@ from builders.checkpoint import open_checkpoint
 from builders.checkpoint.shards import MappedTensors
 from builders.reference.logits import FloatReference
 from builders.relayout import relayout
+from builders.tokenizer import load_tokenizer, stop_token_ids
 from targets.errors import UnsupportedModelError
-from tests.support.checkpoints import write_json, write_tiny
+from tests.support.checkpoints import edit_json, write_json, write_tiny
+from tests.support.sentencepiece_folder import write_sentencepiece
 from tests.support.transformers_models import transformers_logits
 
 
@@ -40,7 +42,7 @@ def test_the_way_back_restores_every_byte(tmp_path: Path, changes: dict[str, obj
     relayout(open_checkpoint(llama), "phi3", tmp_path / "again")
     before, after = open_checkpoint(phi), open_checkpoint(tmp_path / "again")
     assert after.architecture == before.architecture
-    assert after.stop_token_ids == before.stop_token_ids
+    assert stop_token_ids(after) == stop_token_ids(before)
     assert after.chat_template == before.chat_template
     for name in before.architecture.tensor_shapes():
         assert after.stored_tensors[name].dtype == before.stored_tensors[name].dtype
@@ -53,6 +55,17 @@ def test_partly_rotated_heads_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="rotates whole heads; this checkpoint rotates 8 of 16"):
         relayout(phi, "llama", tmp_path / "llama")
     assert [path.name for path in tmp_path.iterdir()] == ["phi"]
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_the_tokenizer_stays_the_same(tmp_path: Path, legacy: bool) -> None:
+    """The same files under model type llama are another tokenizer: transformers rebuilds it from its class."""
+    phi = write_sentencepiece(tmp_path / "phi")
+    edit_json(phi / "tokenizer_config.json", legacy=legacy)
+    relayout(open_checkpoint(phi), "llama", tmp_path / "llama")
+    ours, theirs = load_tokenizer(phi), load_tokenizer(tmp_path / "llama")
+    for text in ("  the town<|user|>\n in <|end|> x", "the"):
+        assert theirs.encode(text, add_special_tokens=True) == ours.encode(text, add_special_tokens=True)
 
 
 def test_a_window_is_noted_and_ends_the_agreement(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from builders.runtime.generation import render_prompt
 from builders.runtime.gguf_tokenizer import runtime_tokenizer as gguf_tokenizer
 from builders.runtime.onnx_generation import runtime_tokenizer as onnx_tokenizer
 from builders.runtime.sessions import open_session
-from builders.tokenizer import load_tokenizer
+from builders.tokenizer import read_bundled_tokenizer
 from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
 from tests.support.parity import FP16_TOLERANCE, some_tokens
@@ -81,7 +81,7 @@ def test_every_format_answers_as_transformers(inmate: Inmate, tmp_path: Path) ->
     for recipe in RECIPES:
         bundle = build(checkpoint, recipe_named(recipe), tmp_path / recipe)
         check_bundle(bundle, agreement.text)
-        own = load_tokenizer(bundle.path)
+        own = read_bundled_tokenizer(bundle.path)
         for text in (*TEXTS, chat):
             assert own.encode(text) == inmate.tokenizer(text, add_special_tokens=False).input_ids
         assert render_prompt(bundle, PROMPT) == chat

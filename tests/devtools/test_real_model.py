@@ -10,7 +10,7 @@ import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference
-from builders.tokenizer import load_tokenizer
+from builders.tokenizer import load_tokenizer, stop_token_ids
 from devtools import real_model
 from devtools.packages import Package, pinned
 from devtools.phi3_from_gguf import LlamaGguf, split_halves, write_phi3
@@ -152,7 +152,7 @@ def test_the_tokenizer_splits_digits_and_knows_special_tokens(converted: Path) -
 
 def test_stop_ids_and_template_are_carried_over(converted: Path) -> None:
     checkpoint = open_checkpoint(converted)
-    assert checkpoint.stop_token_ids == (0, 2)
+    assert stop_token_ids(checkpoint) == (0, 2)
     assert checkpoint.chat_template == "{{ messages[0]['content'] }}"
     assert checkpoint.architecture.rope_theta == 5000.0
     assert checkpoint.architecture.norm_epsilon == 1e-5
@@ -177,7 +177,7 @@ def test_the_real_model_knows_the_capital_of_france(real: Checkpoint) -> None:
     prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
     answer = FloatReference(real).greedy(np.asarray([tokenizer.encode(prompt)]), 8)[0].tolist()
     assert tokenizer.decode(answer) == "The capital of France is Paris."
-    assert answer[-1] in real.stop_token_ids
+    assert answer[-1] in stop_token_ids(real)
 
 
 def test_the_texts_are_long_enough_to_judge_by(real: Checkpoint) -> None:

@@ -197,3 +197,9 @@ def write_tokenizer(folder: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1), "utf-8")
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON object in a file; `...` removes one."""
+    content = json.loads(path.read_text("utf-8")) | changes
+    write_json(path, {key: value for key, value in content.items() if value is not ...})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from tests.support.checkpoints import SPECIAL, write_json, write_tiny
+from tests.support.checkpoints import CHAT_TEMPLATE, SPECIAL, write_json, write_tiny
 
 _TEXT = (
     "the then there an in on naive don't there's def return of the model and the house in the town; by quick fox jumps"
@@ -45,6 +45,7 @@ def write_sentencepiece(folder: Path, model_type: str = "bpe") -> Path:
             "eos_token": "<|endoftext|>",
             "pad_token": "<|endoftext|>",
             "unk_token": "<unk>",
+            "chat_template": CHAT_TEMPLATE,
             "added_tokens_decoder": {str(number): token for number, token in sorted(added.items())},
         },
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from builders.checkpoint import shards
 from builders.checkpoint.adapter.config import CONFIG_NAME, AdapterConfig, read_adapter_config
-from builders.checkpoint.checkpoint import TOKENIZER_FILES, TOKENIZER_MODELS, tiktoken_files
+from builders.checkpoint.tokenizer_files import TOKENIZER_MODELS, tiktoken_files, tokenizer_files
 from registry.files.digests import digest_of_file
 from targets.errors import CheckpointError
 
@@ -49,15 +49,14 @@ class Adapter:
 
     @property
     def tokenizer_files(self) -> dict[str, Path]:
-        """The tokenizer's files that are there, by name; empty where the adapter brings none."""
-        named = {name: self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()}
-        return named | {path.name: path for path in tiktoken_files(self.path)}
+        """The tokenizer's files that are there, by their paths in the folder; empty where the adapter brings none."""
+        return tokenizer_files(self.path)
 
     @cached_property
     def digest(self) -> str:
         """`sha256:<hex>` of the sorted list of the files that decide, and their own digests. Reads every byte, once."""
         files = [self.path / CONFIG_NAME, self.weights_file, *self.tokenizer_files.values()]
-        lines = sorted(f"{file.name} {digest_of_file(file)}\n" for file in files)
+        lines = sorted(f"{file.relative_to(self.path).as_posix()} {digest_of_file(file)}\n" for file in files)
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -116,7 +115,7 @@ def _no_weights(folder: Path) -> CheckpointError:
 
 def _check_tokenizer(folder: Path) -> None:
     """Refuse a part of a tokenizer: whether it goes with the base's files can't be known."""
-    found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    found = tokenizer_files(folder)
     if found and not any(name in TOKENIZER_MODELS for name in found) and not tiktoken_files(folder):
         raise CheckpointError(
             f"{folder}: {', '.join(found)} without {' or '.join(TOKENIZER_MODELS)}: only a part of a tokenizer",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,9 +13,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.tokenizer import stop_token_ids
 from registry.files import large_file
 from targets.errors import CheckpointError, UnsupportedModelError
-from tests.support.checkpoints import Tiny, random_weights, write_json, write_tiny, write_weights
+from tests.support.checkpoints import Tiny, edit_json, random_weights, write_tiny, write_weights
 
 Damage = Callable[[Path], None]
 QKV = "model.layers.0.self_attn.qkv_proj.weight"
@@ -34,16 +34,6 @@ def weights(**changes: Any) -> dict[str, np.ndarray]:
 
 def edit_config(folder: Path, **changes: Any) -> None:
     edit_json(folder / "config.json", **changes)
-
-
-def edit_json(path: Path, **changes: Any) -> None:
-    content = json.loads(path.read_text("utf-8"))
-    for key, value in changes.items():
-        if value is ...:
-            content.pop(key)
-        else:
-            content[key] = value
-    write_json(path, content)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
@@ -79,16 +69,16 @@ def test_the_digest_follows_content_not_place(tiny: Checkpoint, folder: Path) ->
 
 
 def test_stop_ids_are_those_of_the_generation_config(tiny: Checkpoint, folder: Path) -> None:
-    assert tiny.stop_token_ids == (310, 311, 312)
-    (folder / "generation_config.json").unlink()
-    assert open_checkpoint(folder).stop_token_ids == (310,)
+    assert stop_token_ids(tiny) == (310, 311, 312)
+    edit_json(folder / "generation_config.json", eos_token_id=311)
+    assert stop_token_ids(open_checkpoint(folder)) == (311,)
 
 
 @pytest.mark.parametrize("token", [320, -1, True, "310", [310, 1.5]])
 def test_a_stop_id_outside_the_vocabulary_is_refused(folder: Path, token: object) -> None:
     edit_json(folder / "generation_config.json", eos_token_id=token)
     with pytest.raises(CheckpointError, match=r"eos_token_id .* is not an id of the vocabulary"):
-        _ = open_checkpoint(folder).stop_token_ids
+        stop_token_ids(open_checkpoint(folder))
 
 
 def test_the_chat_template_is_found_in_each_of_its_places(tiny: Checkpoint, folder: Path) -> None:

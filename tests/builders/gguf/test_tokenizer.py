@@ -15,11 +15,20 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.tokenizer import load_tokenizer
+from builders.tokenizer import load_tokenizer, stop_token_ids
 from targets.errors import CheckpointError, UnsupportedModelError
 from targets.recipes import recipe_named
 from tests.support import llama_cpp as llamacpp
-from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_json, write_tiny, write_weights
+from tests.support.checkpoints import (
+    CHAT_TEMPLATE,
+    SPECIAL,
+    Tiny,
+    edit_json,
+    random_weights,
+    write_json,
+    write_tiny,
+    write_weights,
+)
 from tests.support.sentencepiece_folder import write_sentencepiece
 from tests.support.texts import TEXTS
 
@@ -123,8 +132,8 @@ def test_every_stop_id_ends_an_answer(tiny_folder: Path, tmp_path: Path) -> None
         checkpoint = open_checkpoint(folder)
         bundle = build(checkpoint, recipe_named("gguf-q8_0"), tmp_path / f"{folder.name}-bundle")
         with llamacpp.vocabulary(bundle.file("model.gguf")) as vocabulary:
-            assert len(checkpoint.stop_token_ids) == 3
-            assert all(vocabulary.ends(token) for token in checkpoint.stop_token_ids)
+            assert len(stop_token_ids(checkpoint)) == 3
+            assert all(vocabulary.ends(token) for token in stop_token_ids(checkpoint))
             assert not vocabulary.ends(SPECIAL["<|user|>"])
             assert vocabulary.size == checkpoint.architecture.vocabulary_size
         assert bundle.manifest.recipe.notes == []
@@ -168,8 +177,12 @@ def test_rows_without_a_token_are_unused(tmp_path: Path) -> None:
 def test_added_tokens_with_rules_that_llama_cpp_does_not_have_are_noted(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_special_tokens([AddedToken("<|user|>", lstrip=True, special=True)])
+    tokenizer.add_special_tokens([AddedToken("<|user|>", rstrip=True, special=True)])
     tokenizer.save(str(folder / "tokenizer.json"))
+    # The template writes a line break after it, which is swallowed: every chat is another one in llama.cpp.
+    with pytest.raises(UnsupportedModelError, match=r"llama\.cpp does not know the rules .* <\|user\|>"):
+        build(open_checkpoint(folder), recipe_named("gguf-q8_0"), tmp_path / "bundle")
+    edit_json(folder / "tokenizer_config.json", chat_template=CHAT_TEMPLATE.replace("\n", ""))
     bundle = build(open_checkpoint(folder), recipe_named("gguf-q8_0"), tmp_path / "bundle")
     assert any("<|user|>" in note for note in bundle.manifest.recipe.notes)
     assert "general.name" not in llamacpp.metadata(bundle.file("model.gguf"))
@@ -236,7 +249,8 @@ def test_what_is_no_sentencepiece_model_is_refused(raw: bytes, tmp_path: Path) -
 
 def test_a_unigram_model_is_refused(tmp_path: Path) -> None:
     folder = write_sentencepiece(tmp_path / "checkpoint", model_type="unigram")
-    with pytest.raises(UnsupportedModelError, match=r"unigram or normalizes"):
+    edit_json(folder / "tokenizer_config.json", added_tokens_decoder={})  # it has fewer pieces: other ids follow
+    with pytest.raises(UnsupportedModelError, match=r"is Unigram; llama\.cpp"):
         gguf_of(folder)
 
 
@@ -245,6 +259,10 @@ def test_a_metaspace_that_llama_cpp_differs_from_is_noted(tmp_path: Path) -> Non
     write_fast(folder)
     metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
     change_json(folder, lambda content: content.update(normalizer=None, pre_tokenizer=metaspace))
+    bundle = build(open_checkpoint(folder), recipe_named("gguf-q8_0"), tmp_path / "bundle")
+    assert any("chats have the same ids; tokenize other texts" in note for note in bundle.manifest.recipe.notes)
+    shutil.rmtree(bundle.path)
+    edit_json(folder / "tokenizer_config.json", chat_template="Q: {{ messages[0]['content'] }}")
     bundle = build(open_checkpoint(folder), recipe_named("gguf-q8_0"), tmp_path / "bundle")
     assert any("only at the start of a text" in note for note in bundle.manifest.recipe.notes)
     shutil.rmtree(bundle.path)

@@ -18,7 +18,7 @@ from builders.onnx import convert, datafile
 from builders.onnx.quantize import QuantizedMatrix, dequantize
 from builders.runtime.onnx_generation import generate_tokens, runtime_tokenizer
 from builders.runtime.onnx_session import open_session
-from builders.tokenizer import load_tokenizer
+from builders.tokenizer import read_bundled_tokenizer
 from registry.bundle.folder import verify
 from registry.files.large_file import LargeFile
 from targets.errors import BuildError, CheckpointError, MeasurementError, UnsupportedModelError
@@ -130,7 +130,7 @@ def test_genai_reads_the_tokenizer_as_we_do(tmp_path: Path) -> None:
     _, bundle = tiny_bundle(tmp_path, "onnx-int4")
     text = "The cat, in the rain: 東京 123\n\n<|user|>\nthen<|end|>"
     with runtime_tokenizer(bundle) as encode:
-        assert encode(text) == load_tokenizer(bundle.path).encode(text)
+        assert encode(text) == read_bundled_tokenizer(bundle.path).encode(text)
 
 
 def test_genai_refusing_is_a_measurement_error(tmp_path: Path) -> None:

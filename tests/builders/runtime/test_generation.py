@@ -12,7 +12,7 @@ from builders.build import build
 from builders.checkpoint import open_checkpoint
 from builders.runtime.generation import generate, render_prompt
 from builders.runtime.sessions import open_session
-from builders.tokenizer import load_tokenizer
+from builders.tokenizer import read_bundled_tokenizer
 from registry.bundle.folder import Bundle, file_entries, open_bundle, seal
 from targets.errors import BundleError, MeasurementError
 from targets.progress import Event, Notice
@@ -55,7 +55,7 @@ def test_the_prompt_is_rendered_as_transformers_does(checkpoint: Path, bundles: 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_it_says_what_the_likeliest_tokens_say(bundles: dict[str, Bundle], recipe: str) -> None:
     bundle = bundles[recipe]
-    tokenizer = load_tokenizer(bundle.path)
+    tokenizer = read_bundled_tokenizer(bundle.path)
     ids = tokenizer.encode("the thing")
     stop = set(bundle.manifest.generation.stop_token_ids)
     said: list[int] = []
@@ -84,7 +84,7 @@ def test_it_says_when_an_answer_outgrows_its_context(tmp_path: Path) -> None:
 def test_it_stops_at_a_stop_id(bundles: dict[str, Bundle], tmp_path: Path, recipe: str) -> None:
     bundle = bundles[recipe]
     with open_session(bundle) as session:
-        first = int(session.prefill(np.asarray(load_tokenizer(bundle.path).encode("on"))).argmax())
+        first = int(session.prefill(np.asarray(read_bundled_tokenizer(bundle.path).encode("on"))).argmax())
     stopping = resealed(bundle, tmp_path / "stopping", stop_token_ids=[first])
     assert list(generate(stopping, "on", max_new_tokens=9, use_template=False)) == []
 

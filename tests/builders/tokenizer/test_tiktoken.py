@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.tokenizer import Tokenizer, load_tokenizer
+from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer
 from builders.tokenizer.tiktoken import PHI3_SMALL_TOKENS, read_ranks
 from devtools import cl100k
 from targets.errors import CheckpointError, UnsupportedModelError
@@ -89,12 +89,11 @@ def test_a_bundle_carries_what_runtimes_read(folder: Path, tmp_path: Path, recip
     bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle")
     again = build(checkpoint, recipe_named(recipe), tmp_path / "again")
     assert bundle.digest == again.digest
-    assert bundle.file("cl100k_base.tiktoken").read_bytes() == cl100k.ensure().read_bytes()
     config = json.loads(bundle.file("tokenizer_config.json").read_bytes())
     assert (config["tokenizer_class"], "auto_map" in config) == ("PreTrainedTokenizerFast", False)
-    bundle.file("cl100k_base.tiktoken").unlink()  # what is left is enough
+    assert not (bundle.path / "cl100k_base.tiktoken").exists()
     text = "<|user|>\nHow many 'r's in straßenbahn, 12345?<|end|>\n<|assistant|>\n"
-    assert load_tokenizer(bundle.path).encode(text) == _ours(folder).encode(text)
+    assert read_bundled_tokenizer(bundle.path).encode(text) == _ours(folder).encode(text)
     assert bundle.manifest.generation.stop_token_ids == [100257, 100266]
 
 
