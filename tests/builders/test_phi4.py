@@ -22,7 +22,7 @@ from builders.runtime.generation import generate, render_prompt
 from builders.runtime.gguf_tokenizer import runtime_tokenizer as llama_tokenizer
 from builders.runtime.onnx_generation import runtime_tokenizer as genai_tokenizer
 from builders.runtime.sessions import open_session
-from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer
+from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer, stop_token_ids
 from devtools.phi4_tokenizer import RELEASED
 from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
@@ -100,11 +100,11 @@ def test_ids_are_those_of_transformers(model: Model, theirs: Any, data: st.DataO
 def test_special_tokens_have_their_ids(model: Model) -> None:
     ids = {token: model.tokenizer.encode(token) for token in model.special}
     assert all(len(found) == 1 for found in ids.values())
-    assert model.checkpoint.stop_token_ids == tuple(
+    assert stop_token_ids(model.checkpoint) == tuple(
         found for token, (found,) in ids.items() if token in ("<|endoftext|>", "<|end|>", "<|im_end|>")
     )
     for bundle in model.bundles.values():
-        assert tuple(bundle.manifest.generation.stop_token_ids) == model.checkpoint.stop_token_ids
+        assert tuple(bundle.manifest.generation.stop_token_ids) == stop_token_ids(model.checkpoint)
 
 
 @settings(max_examples=150)

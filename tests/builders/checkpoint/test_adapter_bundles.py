@@ -17,7 +17,7 @@ from builders.checkpoint.adapter import MergedCheckpoint, merge
 from builders.conversion import BuildRequest
 from builders.relayout import relayout
 from builders.sizes import bundle_sizes
-from builders.tokenizer import bundled_files
+from builders.tokenizer import bundled_tokenizer
 from builders.validation.origin import require_origin
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import merged_digest
@@ -206,7 +206,7 @@ def test_added_tokens_need_rows_of_their_own(base: Path, adapter: Path, tmp_path
     bring_tokenizer(base, adapter, **{"<|tool|>": 325})
     merged = merge(open_checkpoint(base), adapter)
     with pytest.raises(CheckpointError, match="the embedding was not resized") as caught:
-        bundled_files(merged, "onnx")
+        bundled_tokenizer(merged, "onnx")
     assert str(adapter) in caught.value.problem or "325" in caught.value.problem
     resized = write_adapter(base, tmp_path / "resized", vocabulary_size=330, save_embedding_layers=True)
     bring_tokenizer(base, resized, **{"<|tool|>": 325})
@@ -224,7 +224,7 @@ def test_a_tokenizer_of_another_base_is_refused(base: Path, adapter: Path) -> No
     merged = merge(open_checkpoint(base), adapter)
     for kind in ("gguf", "onnx", "coreml"):
         with pytest.raises(CheckpointError, match=r"for '[ab]', the base's"):
-            bundled_files(merged, kind)
+            bundled_tokenizer(merged, kind)
 
 
 def test_a_part_of_a_tokenizer_is_refused(base: Path, adapter: Path) -> None:
