@@ -151,17 +151,17 @@ def _of_transformers(folder: Path, config_folder: Path) -> Tokenizer:
     return _of_json(path, canonical_json(loaded.backend_tokenizer, path), named)
 
 
-def _from_pretrained(folder: Path, config_folder: Path, config: Mapping[str, Any]) -> Any:
+def _from_pretrained(folder: Path, config_folder: Path, written: Mapping[str, Any]) -> Any:
     import transformers
 
     # A class that the checkpoint brings is never run. transformers would ask on standard input whether it may, or
     # refuse, without `trust_remote_code=False`; where there is a tokenizer.json, it is read without the class.
-    has_code = bool(config.get("auto_map")) and (folder / "tokenizer.json").is_file()
+    has_code = bool(written.get("auto_map")) and (folder / "tokenizer.json").is_file()
     kind: Any = transformers.PreTrainedTokenizerFast if has_code else transformers.AutoTokenizer
     # The libraries raise Exception itself: there is no narrower class to catch.
     try:
-        of_model = {} if config_folder == folder else {"config": _model_config(config_folder)}
-        return kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **of_model)
+        config = _model_config(config_folder)
+        return kind.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise CheckpointError(
             f"{folder}: transformers can't load the tokenizer ({', '.join(tokenizer_files(folder))}): "
@@ -171,12 +171,18 @@ def _from_pretrained(folder: Path, config_folder: Path, config: Mapping[str, Any
 
 
 def _model_config(folder: Path) -> Any:
+    """Return a config with what decides the tokenizer's class, and nothing else.
+
+    transformers can't open every config whose tokenizer it can: not the first longrope (`su`), not Phi-3-small's.
+    """
     import transformers
 
-    try:
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except ValueError:  # a type that transformers does not know, such as Phi-3-small's
-        return transformers.PreTrainedConfig.from_pretrained(folder, local_files_only=True)
+    content = read_json(folder / "config.json", required=False)
+    known = transformers.CONFIG_MAPPING
+    name = content.get("model_type")
+    config = known[name]() if name in known else transformers.PreTrainedConfig()
+    config.tokenizer_class = content.get("tokenizer_class")
+    return config
 
 
 def _refuse_another_file(path: Path) -> None:
