@@ -79,14 +79,15 @@ def _with_fewer_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
     return cut | {"num_hidden_layers": layers}
 
 
-def _kept(name: str, layers: int) -> bool:
+def belongs_to_first(name: str, layers: int) -> bool:
+    """Return whether a tensor is one of the first layers, or of none, such as the embedding."""
     found = _LAYER.search(name)
     return found is None or int(found[1]) < layers
 
 
 def _cut_index(path: Path, layers: int) -> dict[str, Any]:
     index: dict[str, Any] = json.loads(path.read_bytes())
-    kept = {name: file for name, file in index["weight_map"].items() if _kept(name, layers)}
+    kept = {name: file for name, file in index["weight_map"].items() if belongs_to_first(name, layers)}
     return index | {"weight_map": kept}
 
 
@@ -95,14 +96,14 @@ def _cut_weights(source: Path, destination: Path, layers: int) -> None:
     with source.open("rb") as reader, destination.open("wb") as writer:
         length = int.from_bytes(reader.read(8), "little")
         header: dict[str, Any] = json.loads(reader.read(length))
-        kept = {name: entry for name, entry in header.items() if name != "__metadata__" and _kept(name, layers)}
-        written, position = {}, 0
+        metadata = header.pop("__metadata__", None)
+        kept = {name: entry for name, entry in header.items() if belongs_to_first(name, layers)}
+        written: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+        position = 0
         for name, entry in kept.items():
             start, stop = entry["data_offsets"]
             written[name] = entry | {"data_offsets": [position, position + stop - start]}
             position += stop - start
-        if "__metadata__" in header:
-            written["__metadata__"] = header["__metadata__"]
         content = json.dumps(written).encode()
         content += b" " * (-len(content) % 8)
         writer.write(len(content).to_bytes(8, "little") + content)

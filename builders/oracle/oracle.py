@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.checkpoint import Checkpoint
+from builders.checkpoint.adapter import MergedCheckpoint
 from builders.oracle.library import installed_version
 from builders.oracle.phi3_small import ARCHITECTURE, Phi3SmallFormulas
 from builders.oracle.reading import observe
@@ -40,9 +41,9 @@ def ask_oracle(
 ) -> Agreement:
     """Compare phipack's reading of a checkpoint with that of transformers: config, text, first layers and head.
 
-    Memory, float32: two layers, the embedding and the head, and what one layer makes of one sequence: of up to 8,320
-    tokens, where the window or longrope's edge lies that far. Disk, while it runs: these weights as they are stored, in
-    `cache`, or where the system keeps temporary files.
+    Memory, float32: two layers, the embedding and the head. With an adapter also its tensors, and the weights once more
+    as they are stored. Disk, while it runs: these weights as they are stored, in `cache`, or where the system keeps
+    temporary files.
 
     Args:
         checkpoint: of any size; its first two layers are read.
@@ -108,28 +109,38 @@ class _DifferentReadingError(MeasurementError):
 def _compared(checkpoint: Checkpoint, cache: Path | None, on_progress: Progress) -> Agreement:
     where = f"{checkpoint.path}: phipack"
     small = ARCHITECTURE in checkpoint.config.get("architectures", [])
-    truth: Truth = Phi3SmallFormulas(checkpoint.path, cache) if small else TransformersModel(checkpoint.path, cache)
+    adapter = checkpoint.adapter.path if isinstance(checkpoint, MergedCheckpoint) else None
+    kind = Phi3SmallFormulas if small else TransformersModel
+    truth: Truth = kind(checkpoint.path, cache, adapter)
     numbers = truth.numbers()
     _check_numbers(where, numbers, checkpoint.architecture)
     on_progress(Step("oracle", 0, _STEPS))
-    tokenizer = load_tokenizer(checkpoint.path)
-    text = text_truth(checkpoint.path, _added_tokens(tokenizer))
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
+    text = text_truth(checkpoint.tokenizer_folder, checkpoint.path, _added_tokens(tokenizer))
     _check_spelled(where, text, tokenizer)
     on_progress(Step("oracle", 1, _STEPS))
-    layers, sequences = min(LAYERS, numbers.layers), numbers.sequences()
-    expected = truth.observe(sequences, layers)
+    layers, probes = min(LAYERS, numbers.layers), numbers.probes()
+    expected = truth.observe(probes, layers)
     on_progress(Step("oracle", 2, _STEPS))
-    difference = compare(expected, observe(checkpoint, sequences, layers), layers=layers, bound=BOUND)
-    if difference.first is not None:
-        raise _differs(where, difference.first)
-    lengths = " and ".join(f"{len(tokens):,}" for tokens in sequences)
+    differences = [
+        compare(*pair, layers=layers, bound=BOUND)
+        for pair in zip(expected, observe(checkpoint, probes, layers), strict=True)
+    ]
+    for probe, difference in zip(probes, differences, strict=True):
+        if difference.first is not None:
+            raise _differs(where, f"{difference.first}, in {probe}")
     newer = _newer_writer(checkpoint)
-    on = f"{truth.name}, first {layers} of {numbers.layers} layers, {lengths} tokens"
+    on = f"{truth.name}, first {layers} of {numbers.layers} layers, {'; '.join(map(str, probes))}"
     if small:
         on += f"; text: transformers {installed_version()}"
     if newer is not None:
         on += f"; the folder was written by transformers {newer}"
-    return Agreement(difference.log_probability, difference.state, on, text)
+    return Agreement(
+        max(difference.log_probability for difference in differences),
+        max(difference.state for difference in differences),
+        on,
+        text,
+    )
 
 
 def _check_numbers(where: str, truth: Numbers, found: Architecture) -> None:
