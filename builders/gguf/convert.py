@@ -175,16 +175,20 @@ def exact_context_length(architecture: Architecture, context_length: int) -> int
 def exact_contexts(architecture: Architecture, context_length: int) -> tuple[ExactContext, ...]:
     """Return for how many tokens llama.cpp must be opened to be exact: it chooses longrope's factors by that alone.
 
-    Empty where it does not matter: no longrope, or a context that stays below the edge.
+    Empty where it does not matter: no longrope, or a context that stays below the edge. It is not exact past a sliding
+    window, however it is opened.
     """
     rope = architecture.longrope
     if rope is None or _rounded(context_length) <= rope.original_context:
         return ()
     edge, below = rope.original_context, rope.original_context // CONTEXT_STEP * CONTEXT_STEP
     short = [ExactContext(open_with=below, first=1, last=below)] if below else []
-    if context_length <= edge:
-        return tuple(short)
-    return (*short, ExactContext(open_with=context_length, first=edge + 1, last=context_length))
+    found = [*short]
+    if context_length > edge:
+        found.append(ExactContext(open_with=context_length, first=edge + 1, last=context_length))
+    window = architecture.effective_window or context_length
+    within = [each.model_copy(update={"last": min(each.last, window)}) for each in found if each.first <= window]
+    return tuple(within)
 
 
 def _rounded(context_length: int) -> int:

@@ -21,6 +21,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,19 +29,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.oracle.excerpt import excerpt_of
+from builders.oracle.peft_merge import changes_first, merged_weights, resized_rows
 from builders.oracle.states import (
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,
     EMBEDDING,
     HEAD_INPUT,
-    KEPT,
     MLP_INNER,
     MLP_INPUT,
     Observed,
     Rows,
     point,
 )
-from builders.oracle.truth import Numbers
+from builders.oracle.truth import CUT_BLOCK_TOKENS, CUT_LOCAL_BLOCKS, Edge, Numbers, Probe
 from targets.errors import MeasurementError
 
 if TYPE_CHECKING:
@@ -73,28 +74,32 @@ _QUICK_GELU = 1.702
 
 @dataclass(frozen=True)
 class Phi3SmallFormulas:
-    """Implements `Truth`. `scratch`: where the excerpt of the checkpoint is made."""
+    """Implements `Truth`. `scratch`: where the excerpt of the checkpoint is made. `adapter`: merged into it by peft."""
 
     folder: Path
     scratch: Path | None = None
+    adapter: Path | None = None
 
     @property
     def name(self) -> str:
         """What the formulas are those of."""
-        return "the formulas of Phi-3-small"
+        return "the formulas of Phi-3-small" + ("" if self.adapter is None else f" and peft {version('peft')}")
 
     def numbers(self) -> Numbers:
         """Return what the configuration class of the released models reads."""
         config = self._config()
-        edges: dict[str, int] = {}
+        edges: dict[Edge, int] = {}
         if config["dense_attention_every_n_layers"] != 1:
             dense_up_to = config["blocksparse_block_size"] * config["blocksparse_num_local_blocks"]
             edges["blocksparse_num_local_blocks"] = dense_up_to
         if scaling := _scaling(config):
             edges["original_max_position_embeddings"] = scaling["original_max_position_embeddings"]
-        return Numbers(config["num_hidden_layers"], config["vocab_size"], config["max_position_embeddings"], edges)
+        vocabulary = (
+            config["vocab_size"] if self.adapter is None else resized_rows(self.adapter) or config["vocab_size"]
+        )
+        return Numbers(config["num_hidden_layers"], vocabulary, config["max_position_embeddings"], edges)
 
-    def observe(self, sequences: Sequence[NDArray[np.int64]], layers: int) -> list[Observed]:
+    def observe(self, probes: Sequence[Probe], layers: int) -> list[Observed]:
         """Compute sequences with the first layers, as `Truth` says.
 
         Memory, float32: the weights of these layers, of the embedding and of the head; what one layer makes of one
@@ -104,8 +109,12 @@ class Phi3SmallFormulas:
 
         with excerpt_of(self.folder, layers, self.scratch) as excerpt, torch.inference_mode():
             weights = _weights(excerpt)
+            if self.adapter is not None and changes_first(self.adapter, layers):
+                weights = merged_weights(weights, self.adapter)
+            weights = {name: values.float() for name, values in weights.items()}
+            config = self._config()
             try:
-                return [_Forward(self._config(), weights, layers).observe(tokens) for tokens in sequences]
+                return [_Forward(_with_edge(config, one), weights, layers).observe(one.tokens) for one in probes]
             except KeyError as error:
                 raise MeasurementError(
                     f"{self.folder}: Phi-3-small needs {error.args[0]!r}; config.json and the weights don't have it",
@@ -119,6 +128,15 @@ class Phi3SmallFormulas:
         return config
 
 
+def _with_edge(config: dict[str, Any], probe: Probe) -> dict[str, Any]:
+    """Return the config with a smaller number where the probe has one."""
+    if not probe.is_cut:
+        return config
+    if probe.edge == "blocksparse_num_local_blocks":
+        return config | {"blocksparse_block_size": CUT_BLOCK_TOKENS, "blocksparse_num_local_blocks": CUT_LOCAL_BLOCKS}
+    return config | {"longrope_begins_after": probe.past}  # its ratio to the context stays that of the config
+
+
 def _weights(folder: Path) -> dict[str, Tensor]:
     """Read all tensors of a folder: of `model.safetensors`, else of the files that the index lists."""
     from safetensors.torch import load_file
@@ -127,7 +145,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     if not (folder / names[0]).is_file():
         index = json.loads((folder / "model.safetensors.index.json").read_bytes())
         names = sorted(set(index["weight_map"].values()))
-    return {key: value.float() for name in names for key, value in load_file(folder / name).items()}
+    return {key: value for name in names for key, value in load_file(folder / name).items()}
 
 
 def _scaling(config: dict[str, Any]) -> dict[str, Any] | None:
@@ -153,7 +171,7 @@ class _Forward:
         states: dict[str, Rows] = {}
         table = self.weights["model.embed_tokens.weight"]
         stream = table[torch.from_numpy(tokens)] * config["mup_embedding_multiplier"]
-        states[EMBEDDING] = stream[-KEPT:].numpy()
+        states[EMBEDDING] = stream.numpy()
         for layer in range(self.layers):
             prefix = f"model.layers.{layer}."
             normed = self._norm(stream, prefix + "input_layernorm")
@@ -163,12 +181,12 @@ class _Forward:
             inner = self._gegelu(self._linear(second, prefix + "mlp.up_proj"))
             stream = stream + self._linear(inner, prefix + "mlp.down_proj")
             seen = {ATTENTION_INPUT: normed, ATTENTION_OUTPUT: attended, MLP_INPUT: second, MLP_INNER: inner}
-            states |= {point(layer, kind): rows[-KEPT:].numpy().copy() for kind, rows in seen.items()}
-        last = self._norm(stream[-KEPT:], "model.final_layernorm")
+            states |= {point(layer, kind): rows.numpy() for kind, rows in seen.items()}
+        last = self._norm(stream, "model.final_layernorm")
         head = table if config["tie_word_embeddings"] else self.weights["lm_head.weight"]
         logits = last @ head.T / config["mup_width_multiplier"]
         logits[:, config["dummy_token_indices"]] = -math.inf
-        return Observed(tokens, states | {HEAD_INPUT: last.numpy()}, logits.numpy())
+        return Observed(states | {HEAD_INPUT: last.numpy()}, logits.numpy())
 
     def _attention(self, rows: Tensor, prefix: str, layer: int) -> Tensor:
         import torch
@@ -209,7 +227,7 @@ class _Forward:
         frequencies = 1.0 / self.config["rope_embedding_base"] ** (torch.arange(half, dtype=torch.float64) / half)
         if scaling := _scaling(self.config):
             original = scaling["original_max_position_embeddings"]
-            kind = "long" if length > original else "short"
+            kind = "long" if length > self.config.get("longrope_begins_after", original) else "short"
             frequencies /= torch.tensor(scaling[f"{kind}_factor"], dtype=torch.float64)
             stretch = self.config["max_position_embeddings"] / original
             default = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
 from builders.oracle.states import (
@@ -15,15 +14,16 @@ from builders.oracle.states import (
     ATTENTION_OUTPUT,
     EMBEDDING,
     HEAD_INPUT,
-    KEPT,
     MLP_INNER,
     MLP_INPUT,
     Observed,
     Rows,
     point,
 )
+from builders.oracle.truth import CUT_BLOCK_TOKENS, CUT_LOCAL_BLOCKS, Probe
 from builders.reference import FloatReference
 from builders.reference.forward import hidden_states
+from targets.architecture import Architecture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,26 +37,41 @@ _MATRICES = {
 _LAYER_PREFIX = "model.layers."
 
 
-def observe(checkpoint: Checkpoint, sequences: Sequence[NDArray[np.int64]], layers: int) -> list[Observed]:
+def observe(checkpoint: Checkpoint, probes: Sequence[Probe], layers: int) -> list[Observed]:
     """Compute sequences with the float32 reference, as for a whole checkpoint, but with its first layers only.
 
-    The checkpoint was read as a whole: only the number of layers that are computed is changed. Memory: as
-    `builders/reference`, one layer's weights at a time, and the head.
+    The checkpoint was read as a whole: the number of layers that are computed is changed, and a probe's edge. Memory:
+    one layer's weights at a time, and the head, as in `builders/reference`.
     """
-    cut = replace(checkpoint, architecture=replace(checkpoint.architecture, layer_count=layers))
-    reference, source = FloatReference(cut), cut.open_tensors()
+    own = replace(checkpoint.architecture, layer_count=layers)
+    source, reference = checkpoint.open_tensors(), FloatReference(replace(checkpoint, architecture=own))
     found = []
-    for tokens in sequences:
-        watched = _LastRows(cut.architecture.head_tensor)
-        embedded = source.rows("model.embed_tokens.weight", tokens[-KEPT:]) * cut.architecture.embedding_multiplier
-        hidden = hidden_states(cut.architecture, source, tokens[None], observe=watched)[0, -KEPT:]
-        states = {EMBEDDING: embedded, **watched.states}
-        found.append(Observed(tokens, states, reference.logits(np.ascontiguousarray(hidden))))
+    for probe in probes:
+        watched = _Watched(own.head_tensor)
+        embedded = source.rows("model.embed_tokens.weight", probe.tokens) * own.embedding_multiplier
+        hidden = hidden_states(_with_edge(own, probe), source, probe.tokens[None], observe=watched)[0]
+        found.append(Observed({EMBEDDING: embedded, **watched.states}, reference.logits(hidden)))
     return found
 
 
-class _LastRows:
-    """An observer of the forward pass that keeps the last rows at each point. It sees a sequence in several pieces."""
+def _with_edge(own: Architecture, probe: Probe) -> Architecture:
+    """Return the architecture with a smaller number where the probe has one."""
+    if not probe.is_cut:
+        return own
+    match probe.edge:
+        case "sliding_window":
+            return replace(own, sliding_window=probe.past)
+        case "original_max_position_embeddings":
+            assert own.longrope is not None
+            return replace(own, longrope=replace(own.longrope, original_context=probe.past))
+        case _:
+            assert own.block_sparse is not None
+            cut = replace(own.block_sparse, block_size=CUT_BLOCK_TOKENS, local_blocks=CUT_LOCAL_BLOCKS)
+            return replace(own, block_sparse=cut)
+
+
+class _Watched:
+    """An observer of the forward pass that keeps the rows at each point. It sees a sequence in one piece or several."""
 
     def __init__(self, head: str) -> None:
         self._head = head
@@ -69,6 +84,5 @@ class _LastRows:
         else:
             number, _, matrix = name.removeprefix(_LAYER_PREFIX).partition(".")
             where = point(int(number), _MATRICES[matrix])
-        last = rows[-KEPT:].numpy().copy()
-        earlier = self.states.get(where)
-        self.states[where] = last if earlier is None else np.concatenate([earlier, last])[-KEPT:]
+        earlier, new = self.states.get(where), rows.numpy().copy()
+        self.states[where] = new if earlier is None else np.concatenate([earlier, new])

@@ -11,14 +11,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float32]
-KEPT = 64  # rows of a sequence that are compared, its last ones: they depend on all that come before
 LAYERS = 2
 _SMALLEST = float(np.finfo(np.float32).tiny)
 ATTENTION_INPUT, ATTENTION_OUTPUT, MLP_INPUT, MLP_INNER = (
@@ -52,37 +50,30 @@ def points(layers: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Observed:
-    """What one side computes for a sequence: the last rows at each point, and their logits [rows, vocabulary]."""
+    """What one side computes for a sequence: rows at each point [tokens, width], and logits [tokens, vocabulary]."""
 
-    tokens: NDArray[np.int64]
     states: dict[str, Rows]
     logits: Rows
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest differences over some sequences, and the first point where one is over the bound."""
+    """The largest differences over a sequence, and what computes the first state that is off by more than the bound."""
 
     log_probability: float
     state: float
     first: str | None = None
 
 
-def compare(truth: Sequence[Observed], found: Sequence[Observed], *, layers: int, bound: float) -> Difference:
-    """Compare the same sequences, point by point in the order of the computation."""
-    largest = Difference(0.0, 0.0)
-    for one, other in zip(truth, found, strict=True):
-        states, first = 0.0, largest.first
-        for name in points(layers):
-            apart = state_difference(one.states[name], other.states[name])
-            states = max(states, apart)
-            if apart > bound and first is None:
-                first = _sentence(name, layers, len(one.tokens), apart)
-        apart = log_probability_difference(one.logits, other.logits)
-        if apart > bound and first is None:
-            first = _sentence(LOGITS, layers, len(one.tokens), apart)
-        largest = Difference(max(largest.log_probability, apart), max(largest.state, states), first)
-    return largest
+def compare(truth: Observed, found: Observed, *, layers: int, bound: float) -> Difference:
+    """Compare what both sides compute for a sequence, point by point in the order of the computation."""
+    first = None
+    apart = {name: state_difference(truth.states[name], found.states[name]) for name in points(layers)}
+    of_logits = log_probability_difference(truth.logits, found.logits)
+    for name, difference in (apart | {LOGITS: of_logits}).items():
+        if difference > bound and first is None:
+            first = _sentence(name, layers, difference)
+    return Difference(of_logits, max(apart.values()), first)
 
 
 def state_difference(truth: Rows, found: Rows) -> float:
@@ -116,8 +107,8 @@ def _largest(values: NDArray[np.float64]) -> float:
     return float("inf") if np.isnan(largest) else largest  # NaN on one side agrees with nothing
 
 
-def _sentence(name: str, layers: int, length: int, apart: float) -> str:
+def _sentence(name: str, layers: int, apart: float) -> str:
     layer, _, kind = name.partition(" ")
     if kind not in _BETWEEN:
         layer, kind = str(layers - 1), name
-    return f"{_BETWEEN[kind].format(layer=layer)} (off by {apart:.2g} in a sequence of {length} tokens)"
+    return f"{_BETWEEN[kind].format(layer=layer)} (off by {apart:.2g})"

@@ -1,31 +1,31 @@
-"""The first layers of a checkpoint in transformers' own model class, loaded by transformers."""
+"""The first layers of a checkpoint in transformers' own model class, loaded by transformers; an adapter by peft."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from builders.oracle.excerpt import excerpt_of, has_tensors_within
+from builders.oracle.excerpt import excerpt_of
 from builders.oracle.library import installed_version, transformers_reads
+from builders.oracle.peft_merge import changes_first, merged, resized_rows
 from builders.oracle.states import (
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,
     EMBEDDING,
     HEAD_INPUT,
-    KEPT,
     MLP_INNER,
     MLP_INPUT,
     Observed,
     Rows,
     point,
 )
-from builders.oracle.truth import Numbers
+from builders.oracle.truth import Edge, Numbers, Probe
 from targets.errors import MeasurementError
 
 if TYPE_CHECKING:
@@ -43,22 +43,16 @@ _MATRICES = {
 
 @dataclass(frozen=True)
 class TransformersModel:
-    """Implements `Truth`. `scratch`: where the excerpt of the checkpoint is made.
-
-    `adapter`: the folder of a LoRA, which peft merges into the model. `vocabulary`: the number of tokens with which the
-    adapter was trained, where that is not the base's.
-    """
+    """Implements `Truth`. `scratch`: where the excerpt of the checkpoint is made. `adapter`: merged into it by peft."""
 
     folder: Path
     scratch: Path | None = None
     adapter: Path | None = None
-    vocabulary: int | None = None
 
     @property
     def name(self) -> str:
         """The library and its version."""
-        own = f"transformers {installed_version()}"
-        return own if self.adapter is None else f"{own} and peft {version('peft')}"
+        return f"transformers {installed_version()}" + ("" if self.adapter is None else f" and peft {version('peft')}")
 
     def numbers(self) -> Numbers:
         """Return what transformers reads in the config. Raises `MeasurementError` where it can't."""
@@ -66,21 +60,21 @@ class TransformersModel:
             import transformers
 
             config = transformers.AutoConfig.from_pretrained(excerpt, trust_remote_code=False, local_files_only=True)
-            edges = {}
+            edges: dict[Edge, int] = {}
             # Only of a class that has one: Llama keeps the key as it keeps every key that it does not know.
             if hasattr(type(config), "sliding_window") and config.sliding_window is not None:
                 edges["sliding_window"] = config.sliding_window
             rope = config.rope_parameters
             if rope["rope_type"] == "longrope":
                 edges["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
-            vocabulary = self.vocabulary or config.vocab_size
+            vocabulary = config.vocab_size if self.adapter is None else resized_rows(self.adapter) or config.vocab_size
             return Numbers(config.num_hidden_layers, vocabulary, config.max_position_embeddings, edges)
 
-    def observe(self, sequences: Sequence[NDArray[np.int64]], layers: int) -> list[Observed]:
+    def observe(self, probes: Sequence[Probe], layers: int) -> list[Observed]:
         """Compute sequences with the first layers, as `Truth` says.
 
         Memory, float32: the weights of these layers, of the embedding and of the head; what one layer makes of one
-        sequence; one sequence's states at the last `KEPT` rows.
+        sequence; one sequence's states. With an adapter also its own, and the weights once more as they are stored.
         """
         import torch
 
@@ -89,46 +83,49 @@ class TransformersModel:
             transformers_reads(self.folder, "weights"),
             torch.inference_mode(),
         ):
-            model = _loaded(excerpt, self.folder, "float32" if self.adapter is None else "auto")
-            if self.adapter is not None:
-                model = _merged(model, self.adapter, layers, self.vocabulary)
-            return [_observed(model, tokens) for tokens in sequences]
+            model = self._loaded(excerpt, layers)
+            return [_observed(model, probe) for probe in probes]
 
+    def _loaded(self, excerpt: Path, layers: int) -> Any:
+        import torch
+        import transformers
 
-def _loaded(excerpt: Path, folder: Path, dtype: str) -> Any:
-    import transformers
-
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        excerpt, dtype=dtype, trust_remote_code=False, local_files_only=True, output_loading_info=True
-    )
-    # transformers fills in random numbers for these, and only warns.
-    if missing := sorted(report["missing_keys"]):
-        raise MeasurementError(
-            f"{folder}: transformers {installed_version()} finds no tensor for {missing[0]!r} ({len(missing)} in all)",
-            fix="compare config.json with the weights: they may belong to different models",
+        merges = self.adapter is not None and changes_first(self.adapter, layers)
+        # peft merges in the dtype of the base, and rounds to it.
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            excerpt,
+            dtype="auto" if merges else torch.float32,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
         )
-    return model.eval()
+        # transformers fills in random numbers for these, and only warns.
+        if missing := sorted(report["missing_keys"]):
+            raise MeasurementError(
+                f"{self.folder}: transformers {installed_version()} finds no tensor for {missing[0]!r} "
+                f"({len(missing)} in all)",
+                fix="compare config.json with the weights: they may belong to different models",
+            )
+        if self.adapter is not None and merges:
+            if rows := resized_rows(self.adapter):
+                model.resize_token_embeddings(rows, mean_resizing=False)
+            model = merged(model, self.adapter).float()
+        return model.eval()
 
 
-def _merged(model: Any, adapter: Path, layers: int, vocabulary: int | None) -> Any:
-    """Return the model with the adapter merged into it by peft, in the dtype of the checkpoint; then in float32."""
-    import peft
-
-    if vocabulary is not None:
-        model.resize_token_embeddings(vocabulary, mean_resizing=False)
-    # peft leaves out what belongs to later layers, but refuses an adapter of nothing else.
-    if has_tensors_within(adapter / "adapter_model.safetensors", layers):
-        model = peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    return model.float().eval()
-
-
-def _observed(model: Any, tokens: NDArray[np.int64]) -> Observed:
+def _observed(model: Any, probe: Probe) -> Observed:
     import torch
 
     states: dict[str, Rows] = {}
+    length = len(probe.tokens)
+    ids, positions = torch.from_numpy(probe.tokens)[None], torch.arange(length)[None]
+    if probe.edge == "original_max_position_embeddings" and probe.is_cut:
+        # The largest position decides between the short and the long factors. One more token has it: no other sees it.
+        far = model.config.rope_parameters["original_max_position_embeddings"]
+        ids, positions = torch.cat([ids, ids[:, :1]], 1), torch.cat([positions, torch.tensor([[far]])], 1)
 
     def keep(name: str, rows: Tensor) -> None:
-        states[name] = rows[0, -KEPT:].numpy().copy()
+        states[name] = rows[0, :length].numpy().copy()
 
     watched: list[tuple[str, Module]] = [(HEAD_INPUT, model.get_output_embeddings())]
     for number, layer in enumerate(model.base_model.layers):
@@ -139,11 +136,25 @@ def _observed(model: Any, tokens: NDArray[np.int64]) -> Observed:
         model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: keep(EMBEDDING, output))
     )
     try:
-        logits = model(torch.from_numpy(tokens)[None], use_cache=False, logits_to_keep=KEPT).logits[0]
+        with _window(model.config, probe):
+            logits = model(ids, position_ids=positions, use_cache=False).logits[0, :length]
     finally:
         for hook in hooks:
             hook.remove()
-    return Observed(tokens, states, logits.numpy())
+    return Observed(states, logits.numpy().astype(np.float32))
+
+
+@contextmanager
+def _window(config: Any, probe: Probe) -> Iterator[None]:
+    """Let a model have the probe's window: it makes its mask from the config each time."""
+    if probe.edge != "sliding_window" or not probe.is_cut:
+        yield
+        return
+    own, config.sliding_window = config.sliding_window, probe.past
+    try:
+        yield
+    finally:
+        config.sliding_window = own
 
 
 def _of_input(keep: Callable[[str, Tensor], None], name: str) -> Callable[[Module, tuple[Tensor, ...]], None]:

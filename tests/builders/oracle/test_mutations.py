@@ -212,7 +212,7 @@ MISREADINGS: dict[str, Misreading] = {
     "rope theta": Misreading(ATTENTION, facts(rope_theta=10000.0)),
     "short and long factors swapped": Misreading(ATTENTION, rope(short=lambda r: r.long, long=lambda r: r.short)),
     "long factors only": Misreading(ATTENTION, rope(short=lambda r: r.long)),
-    "short factors only": Misreading("sequence of 132 tokens", rope(long=lambda r: r.short)),
+    "short factors only": Misreading("past original_max_position_embeddings", rope(long=lambda r: r.short)),
     "one factor": Misreading(ATTENTION, rope(short=lambda r: (*r.short[:-1], r.short[-1] * 2))),
     "no longrope": Misreading("original_max_position_embeddings", facts(longrope=None)),
     "longrope's edge": Misreading("original_max_position_embeddings", rope(original_context=EDGE + 1)),
@@ -265,7 +265,9 @@ MISREADINGS: dict[str, Misreading] = {
     "small: hidden ids": Misreading("the head", facts(hidden_token_ids=()), "phi3small"),
     "small: activation": Misreading(MLP, facts(gegelu_limit=None), "phi3small"),
     "small: attention factors": Misreading(
-        "sequence of 132 tokens", rope(long_attention_factor=lambda r: r.short_attention_factor), "phi3small"
+        "past original_max_position_embeddings",
+        rope(long_attention_factor=lambda r: r.short_attention_factor),
+        "phi3small",
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from builders.oracle.phi3_small import Phi3SmallFormulas
 from builders.oracle.ranks import RankSplitter
 from builders.oracle.states import log_probability_difference, state_difference
 from builders.oracle.texts import TEXTS, around
-from builders.oracle.truth import LONGEST_TOKENS, Numbers
+from builders.oracle.truth import Edge, Numbers
 from devtools import cl100k
 from targets.errors import MeasurementError
 from tests.support.plain_small import plain_logits
@@ -27,10 +28,10 @@ from tests.support.small import write_telling
 def test_the_formulas_agree_with_the_ones_in_plain_numpy(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder = write_telling(tmp_path / "c", {}, family="phi3small", **changes)
     truth = Phi3SmallFormulas(folder)
-    sequences = truth.numbers().sequences()
-    assert max(map(len, sequences)) >= 64
-    for one in truth.observe(sequences, 2):
-        expected = plain_logits(folder, one.tokens)[-len(one.logits) :].astype(np.float32)
+    probes = truth.numbers().probes()
+    uncut = [replace(probe, past=0) for probe in probes]  # the plain one knows no other edges than the config's
+    for probe, one in zip(probes, truth.observe(uncut, 2), strict=True):
+        expected = plain_logits(folder, probe.tokens).astype(np.float32)
         assert log_probability_difference(expected, one.logits) < 1e-4
 
 
@@ -38,12 +39,12 @@ def test_the_formulas_read_shards_and_miss_a_head_that_is_not_there(tmp_path: Pa
     whole, parts = (
         write_telling(tmp_path / str(shards), {}, family="phi3small", tied=True, shards=shards) for shards in (1, 3)
     )
-    sequences = Phi3SmallFormulas(whole).numbers().sequences()
-    for one, other in zip(*(Phi3SmallFormulas(place).observe(sequences, 2) for place in (whole, parts)), strict=True):
+    probes = Phi3SmallFormulas(whole).numbers().probes()
+    for one, other in zip(*(Phi3SmallFormulas(place).observe(probes, 2) for place in (whole, parts)), strict=True):
         np.testing.assert_array_equal(one.logits, other.logits)
     write_telling(whole, {"tie_word_embeddings": False}, family="phi3small")
     with pytest.raises(MeasurementError, match=r"needs 'lm_head\.weight'"):
-        Phi3SmallFormulas(whole).observe(sequences, 2)
+        Phi3SmallFormulas(whole).observe(probes, 2)
 
 
 def test_keys_that_are_absent_take_the_defaults_of_the_configuration_class(tmp_path: Path) -> None:
@@ -77,16 +78,23 @@ def test_ranks_are_joined_as_tiktoken_joins_them(encodings: tuple[RankSplitter, 
     assert splitter.text(ids) == known.decode(plain)
 
 
-def test_sequences_cross_each_edge_within_the_context() -> None:
-    edges = {"sliding_window": 2047, "original_max_position_embeddings": 4096}
-    assert [len(one) for one in Numbers(32, 100, 131072, edges).sequences()] == [64, 2079, 4128]
-    assert [len(one) for one in Numbers(32, 100, 2047, edges).sequences()] == [64]  # no sequence is longer
-    assert [len(one) for one in Numbers(32, 100, 2050, edges).sequences()] == [64, 2050]
-    assert [len(one) for one in Numbers(1, 100, 500, {"sliding_window": 7}).sequences()] == [7, 39]
-    far = {"sliding_window": LONGEST_TOKENS}
-    assert [len(one) for one in Numbers(1, 100, 131072, far).sequences()] == [64]
-    for tokens in Numbers(1, 100, 131072, edges).sequences():
-        assert {0, 99} <= set(tokens[-64:].tolist())
+def test_a_short_sequence_and_one_past_each_edge_within_the_context() -> None:
+    edges: dict[Edge, int] = {"sliding_window": 2047, "original_max_position_embeddings": 4096}
+    first, *others = Numbers(32, 100, 131072, edges).probes()
+    assert (len(first.tokens), first.edge) == (96, None)
+    assert [(len(one.tokens), one.edge, one.past, one.is_cut) for one in others] == [
+        (96, "sliding_window", 40, True),
+        (96, "original_max_position_embeddings", 56, True),
+    ]
+    assert len(Numbers(32, 100, 2047, edges).probes()) == 1  # no sequence is longer
+    near = Numbers(1, 100, 500, {"sliding_window": 7, "original_max_position_embeddings": 48}).probes()
+    assert [(len(one.tokens), one.past, one.is_cut) for one in near] == [
+        (48, 0, False),
+        (96, 7, False),
+        (96, 48, False),
+    ]
+    assert [len(one.tokens) for one in Numbers(1, 100, 30, {"sliding_window": 7}).probes()] == [30, 30]
+    assert first.tokens[:2].tolist() == [0, 99]
 
 
 def test_differences_are_relative_to_a_value_or_to_the_mean_size() -> None:
