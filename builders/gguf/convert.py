@@ -163,7 +163,7 @@ def gguf_name(name: str) -> str:
 
 def exact_context_length(architecture: Architecture, context_length: int) -> int:
     """Return the longest sequence for which llama.cpp computes what the checkpoint does: it ignores sliding windows."""
-    contexts = exact_contexts(architecture, context_length)
+    contexts = _longrope_contexts(architecture, context_length)
     exact = 0 if contexts else context_length
     for each in contexts:
         if each.first == exact + 1:  # an edge that is no multiple of the step leaves a gap before the next one
@@ -175,20 +175,24 @@ def exact_context_length(architecture: Architecture, context_length: int) -> int
 def exact_contexts(architecture: Architecture, context_length: int) -> tuple[ExactContext, ...]:
     """Return for how many tokens llama.cpp must be opened to be exact: it chooses longrope's factors by that alone.
 
-    Empty where it does not matter: no longrope, or a context that stays below the edge. It is not exact past a sliding
-    window, however it is opened.
+    Empty where it does not matter: no longrope, or a context that stays below the edge. Past a sliding window it is not
+    exact, however it is opened.
     """
+    window = architecture.effective_window or context_length
+    found = _longrope_contexts(architecture, context_length)
+    return tuple(each.model_copy(update={"last": min(each.last, window)}) for each in found if each.first <= window)
+
+
+def _longrope_contexts(architecture: Architecture, context_length: int) -> list[ExactContext]:
+    """Return the same for a model without a window."""
     rope = architecture.longrope
     if rope is None or _rounded(context_length) <= rope.original_context:
-        return ()
+        return []
     edge, below = rope.original_context, rope.original_context // CONTEXT_STEP * CONTEXT_STEP
     short = [ExactContext(open_with=below, first=1, last=below)] if below else []
-    found = [*short]
-    if context_length > edge:
-        found.append(ExactContext(open_with=context_length, first=edge + 1, last=context_length))
-    window = architecture.effective_window or context_length
-    within = [each.model_copy(update={"last": min(each.last, window)}) for each in found if each.first <= window]
-    return tuple(within)
+    if context_length <= edge:
+        return short
+    return [*short, ExactContext(open_with=context_length, first=edge + 1, last=context_length)]
 
 
 def _rounded(context_length: int) -> int:

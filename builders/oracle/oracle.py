@@ -154,7 +154,8 @@ def _check_numbers(where: str, truth: Numbers, found: Architecture) -> None:
         own["original_max_position_embeddings"] = found.longrope.original_context
     if found.block_sparse is not None and found.block_sparse.dense_every != 1:
         own["blocksparse_num_local_blocks"] = found.block_sparse.dense_up_to
-    pairs |= {name: (truth.edges.get(name), own.get(name)) for name in sorted({*truth.edges, *own})}
+    theirs: dict[str, int] = {str(name): number for name, number in truth.edges.items()}
+    pairs |= {name: (theirs.get(name), own.get(name)) for name in sorted({*theirs, *own})}
     for name, (expected, number) in pairs.items():
         if expected != number:
             raise _differs(where, f"config.json: {name} is {expected} there, {number} here")

@@ -41,8 +41,8 @@ def merged_weights(weights: dict[str, Tensor], adapter: Path) -> dict[str, Tenso
     for name, values in weights.items():
         stem, _, kind = name.rpartition(".")
         if kind == "weight":
-            resizes = rows is not None and name.endswith(_EMBEDDINGS) and rows > len(values)
-            whole = torch.cat([values, values.new_zeros(rows - len(values), values.shape[1])]) if resizes else values
+            added = rows - len(values) if rows is not None and name.endswith(_EMBEDDINGS) else 0
+            whole = torch.cat([values, values.new_zeros(added, values.shape[1])]) if added > 0 else values
             _put(root, stem, _layer(stem, whole, weights.get(f"{stem}.bias")))
     return dict(merged(root, adapter).state_dict())
 

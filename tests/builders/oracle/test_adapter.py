@@ -13,7 +13,7 @@ from builders.checkpoint.adapter import MergedCheckpoint, merge
 from builders.checkpoint.adapter.changes import LowRank
 from builders.oracle import ask_oracle
 from targets.errors import MeasurementError
-from tests.support.adapters import SEPARATE, SMALL, write_adapter
+from tests.support.adapters import SEPARATE, write_adapter
 from tests.support.checkpoints import write_tiny
 
 
@@ -54,8 +54,3 @@ def test_a_misread_adapter_is_noticed(tmp_path: Path) -> None:
         ask_oracle(with_changes(checkpoint, scaling=one.scaling * 1.1))
     with pytest.raises(MeasurementError, match="What differs first"):
         ask_oracle(replace(checkpoint, changes={}))
-
-
-def test_nothing_holds_a_merge_into_phi3_small(tmp_path: Path) -> None:
-    with pytest.raises(MeasurementError, match="peft merges adapters into Phi-3-small by code"):
-        ask_oracle(merged(tmp_path, "phi3small", target_modules=SMALL, task_type=None))
