@@ -89,7 +89,7 @@ def test_every_format_answers_as_transformers(inmate: Inmate, tmp_path: Path) ->
         if opened := RUNTIME_TOKENIZERS.get(bundle.manifest.recipe.format):
             with opened(bundle) as encode:
                 is_same = list(encode(chat)) == inmate.tokenizer(chat, add_special_tokens=False).input_ids
-            assert is_same != any("tokenize chats with tokenizer.json" in note for note in bundle.manifest.recipe.notes)
+            assert is_same or any("tokenize chats with tokenizer.json" in note for note in bundle.manifest.recipe.notes)
         lengths = [length for length in (SHORT, LONG) if is_exact(bundle, length)]
         assert lengths == [SHORT, LONG] or recipe == "gguf-f16"  # llama.cpp has no window, and longrope by its context
         with open_session(bundle) as session:
