@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from builders.oracle.excerpt import belongs_to_first
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from torch.nn import Module
 
@@ -25,11 +26,33 @@ def resized_rows(adapter: Path) -> int | None:
     return next((shape[0] for name, shape in _shapes(adapter).items() if name.endswith(_EMBEDDINGS)), None)
 
 
-def merged(model: Any, adapter: Path) -> Any:
-    """Return the model with an adapter merged into it, in the dtype of the model, as peft rounds it."""
-    from peft import PeftModel
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the dtype that a checkpoint's weights are stored in; float32 where there are several."""
+    import torch
 
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    found = {
+        entry["dtype"] for path in folder.glob("*.safetensors") for entry in _header(path).values() if "dtype" in entry
+    }
+    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    return kinds[found.pop()] if len(found) == 1 else torch.float32
+
+
+def merged(model: Any, adapter: Path) -> Any:
+    """Return the model with an adapter merged into it, in the dtype of the model, as peft rounds it.
+
+    Products on layers that the model does not have are left out.
+    """
+    from peft import PeftConfig, PeftModel
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+    from peft.utils.error import NoMatchingPeftModuleError
+
+    config = PeftConfig.from_pretrained(str(adapter))
+    try:
+        adapted = PeftModel.from_pretrained(model, str(adapter), config=config)
+    except NoMatchingPeftModuleError:  # all products are on layers that were cut; the rest, such as a head, is merged
+        config.target_modules = DUMMY_TARGET_MODULES
+        adapted = PeftModel.from_pretrained(model, str(adapter), config=config)
+    return adapted.merge_and_unload()
 
 
 def merged_weights(weights: dict[str, Tensor], adapter: Path) -> dict[str, Tensor]:
@@ -75,6 +98,11 @@ def _put(root: Module, stem: str, layer: Module) -> None:
 
 
 def _shapes(adapter: Path) -> dict[str, list[int]]:
-    with (adapter / "adapter_model.safetensors").open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header = _header(adapter / "adapter_model.safetensors")
     return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return header

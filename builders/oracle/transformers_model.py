@@ -13,7 +13,7 @@ import numpy as np
 
 from builders.oracle.excerpt import excerpt_of
 from builders.oracle.library import installed_version, transformers_reads
-from builders.oracle.peft_merge import changes_first, merged, resized_rows
+from builders.oracle.peft_merge import changes_first, merged, resized_rows, stored_dtype
 from builders.oracle.states import (
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,
@@ -91,10 +91,10 @@ class TransformersModel:
         import transformers
 
         merges = self.adapter is not None and changes_first(self.adapter, layers)
-        # peft merges in the dtype of the base, and rounds to it.
+        # peft merges in the dtype of the base, and rounds to it: that of the weights, whatever config.json says.
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             excerpt,
-            dtype="auto" if merges else torch.float32,
+            dtype=stored_dtype(excerpt) if merges else torch.float32,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,

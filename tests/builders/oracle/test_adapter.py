@@ -13,12 +13,12 @@ from builders.checkpoint.adapter import MergedCheckpoint, merge
 from builders.checkpoint.adapter.changes import LowRank
 from builders.oracle import ask_oracle
 from targets.errors import MeasurementError
-from tests.support.adapters import SEPARATE, write_adapter
+from tests.support.adapters import SEPARATE, SMALL, write_adapter
 from tests.support.checkpoints import write_tiny
 
 
 def merged(folder: Path, family: str = "phi3", **changes: Any) -> MergedCheckpoint:
-    base = write_tiny(folder / "base", family=family, layers=3)
+    base = write_tiny(folder / "base", family=family, layers=3, tied=family == "phi3small")
     return merge(open_checkpoint(base), write_adapter(base, folder / "adapter", **changes))
 
 
@@ -37,7 +37,12 @@ def with_changes(checkpoint: MergedCheckpoint, **changes: Any) -> MergedCheckpoi
         ("phi3", {}),
         ("phi3", {"use_rslora": True}),
         ("phi3", {"layers_to_transform": [2]}),  # not among the layers that are computed
+        ("phi3", {"layers_to_transform": [2], "modules_to_save": ["lm_head"]}),
+        ("phi3", {"use_dora": True}),
+        ("phi3", {"vocabulary_size": 330, "save_embedding_layers": True, "trainable_token_indices": [325]}),
         ("llama", {"target_modules": SEPARATE}),
+        ("phi3small", {"target_modules": SMALL, "task_type": None}),
+        ("phi3small", {"target_modules": SMALL, "task_type": None, "use_dora": True}),
     ],
 )
 def test_a_merge_agrees_with_pefts(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
@@ -46,8 +51,18 @@ def test_a_merge_agrees_with_pefts(tmp_path: Path, family: str, changes: dict[st
     assert " and peft 0." in found.on
 
 
-def test_a_misread_adapter_is_noticed(tmp_path: Path) -> None:
-    checkpoint = merged(tmp_path)
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+def test_the_merge_is_rounded_to_what_is_stored_whatever_the_config_says(tmp_path: Path, dtype: str) -> None:
+    base = write_tiny(tmp_path / "base", dtype=dtype, tied=True)  # its config says bfloat16
+    adapter = write_adapter(base, tmp_path / "adapter", modules_to_save=["embed_tokens", "lm_head"])
+    assert ask_oracle(merge(open_checkpoint(base), adapter)).log_probability_difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"), [("phi3", {}), ("phi3small", {"target_modules": SMALL, "task_type": None})]
+)
+def test_a_misread_adapter_is_noticed(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+    checkpoint = merged(tmp_path, family, **changes)
     one = next(change.low_rank for change in checkpoint.changes.values() if change.low_rank is not None)
     assert isinstance(one, LowRank)
     with pytest.raises(MeasurementError, match="What differs first"):
