@@ -13,7 +13,7 @@ from phipack.formatting import count
 from registry.bundle.manifest import Manifest
 from registry.ledger.ledger import Ledger
 from registry.ledger.registration import Registration
-from registry.ledger.release_inputs import evaluation_inputs, tool_inputs
+from registry.ledger.release_inputs import checkpoint_inputs, evaluation_inputs, tool_inputs
 from targets.evidence import Evidence
 from targets.progress import Notice, Progress
 from targets.project import Cell, Project
@@ -72,8 +72,8 @@ def _release(project: Project, ledger: Ledger, home: Path, on_progress: Progress
 def _inputs(release: Release, cells: Sequence[Cell]) -> dict[str, str]:
     """Return what these cells will be made from, as far as it is known before they are."""
     tools = {name: installed for cell in cells for name, installed in build_tools(cell.recipe.format).items()}
-    known = {"checkpoint": release.checkpoint.digest} | tool_inputs(tools)
-    return known | evaluation_inputs(release.evaluation)
+    weights = checkpoint_inputs(release.checkpoint.digest, release.checkpoint.merged_from)
+    return weights | tool_inputs(tools) | evaluation_inputs(release.evaluation)
 
 
 def _done(outcome: CellOutcome) -> CellReport:

@@ -2,7 +2,8 @@
 
 Each version keeps what it was made from in the tag `phipack.inputs`, a JSON object of texts:
 
-    checkpoint                        sha256:…, of base and adapter where an adapter was merged
+    checkpoint                        sha256:…
+    adapter, base                     sha256:…, where the checkpoint is a base with a merged adapter
     tool.NAME                         version of each tool that shaped the bundle
     evaluation.KEY                    the settings of the evaluation: digest of its text, tokens, window, …
     tokens of 4 windows of 512        digest of the tokens that were read
@@ -27,6 +28,12 @@ def tool_inputs(tools: Mapping[str, str]) -> dict[str, str]:
     return {f"tool.{name}": version for name, version in tools.items()}
 
 
+def checkpoint_inputs(digest: str, merged_from: tuple[str, str] | None) -> dict[str, str]:
+    """Return the inputs that are weights; `merged_from`: digests of base and adapter, where one was merged."""
+    parts = {} if merged_from is None else dict(zip(("base", "adapter"), merged_from, strict=True))
+    return {"checkpoint": digest} | parts
+
+
 def evaluation_inputs(settings: Mapping[str, object]) -> dict[str, str]:
     """Return the inputs that are settings of the evaluation; `settings`: by name."""
     return {f"evaluation.{name}": str(value) for name, value in settings.items()}
@@ -35,7 +42,9 @@ def evaluation_inputs(settings: Mapping[str, object]) -> dict[str, str]:
 def inputs_of(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
     """Return what a bundle and its evidence say of their inputs."""
     digest, separator, windows = evidence.text.partition(", ")
-    inputs = {"checkpoint": manifest.checkpoint} | tool_inputs(manifest.tools)
+    merged = manifest.merged_from
+    weights = checkpoint_inputs(manifest.checkpoint, None if merged is None else (merged.base, merged.adapter))
+    inputs = weights | tool_inputs(manifest.tools)
     return inputs | ({f"tokens of {windows}": digest} if separator else {})
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from devtools.bundles import make_bundle, make_evidence
 from registry.bundle.folder import Bundle, seal
+from registry.bundle.manifest import AdapterEntry, merged_digest
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import open_reader
 from registry.ledger.registration import Registration
@@ -113,6 +114,21 @@ def test_what_older_versions_registered_is_held_to_its_checkpoint(
     store.add_bundle(other)
     with pytest.raises(RegistryError, match="is one release"):
         begun.register(registration(other, "pixel-9"))
+
+
+def test_another_adapter_is_named(begun: Ledger, store: FolderStore, tmp_path: Path) -> None:
+    base, adapters = "sha256:" + "1" * 64, ["sha256:" + digit * 64 for digit in "23"]
+    for cell, adapter in zip(("iphone-15", "pixel-9"), adapters, strict=True):
+        bundle = make_bundle(tmp_path / cell, {"model.gguf": cell.encode()})
+        parts = {"merged_from": AdapterEntry(base=base, adapter=adapter), "checkpoint": merged_digest(base, adapter)}
+        sealed = seal(bundle.path, bundle.manifest.model_copy(update=parts))
+        store.add_bundle(sealed)
+        wanted = replace(registration(sealed, cell), version=Version(2, 0, 0))
+        if cell == "iphone-15":
+            assert begun.register(wanted).inputs["base"] == base
+        else:
+            with pytest.raises(RegistryError, match=f"has adapter {adapters[0]}, and here .* has {adapters[1]}"):
+                begun.register(wanted)
 
 
 @pytest.mark.parametrize("raw", ["[]", "{", '{"checkpoint": 1}', "[" * 100_000])
