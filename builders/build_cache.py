@@ -84,6 +84,11 @@ def build_key(checkpoint_digest: str, recipe: str, format_: Format, context_leng
     return _key(checkpoint_digest, recipe, context_length, tools, own_code_digest())
 
 
+def build_tools(format_: Format) -> dict[str, str]:
+    """Return the tools that a bundle of this format names in its manifest, with their versions."""
+    return {name: version(name) for name in ("phipack", *BUILD_TOOLS[format_])}
+
+
 def evidence_key(bundle_digest: str, format_: Format, settings: dict[str, Any]) -> str:
     """Return the name of a measurement: a digest of bundle, text, settings, runtimes, oracle, and our own code."""
     tools = {name: version(name) for name in (*RUNTIMES[format_], ORACLE)}

@@ -208,8 +208,7 @@ class Release:
         return build_key(self.checkpoint.digest, cell.recipe.name, cell.recipe.format, context_length)
 
     def _evidence_key(self, manifest: Manifest) -> str:
-        settings = asdict(self.settings) | {"text": self._text_digest}
-        return evidence_key(manifest.digest, manifest.recipe.format, settings)
+        return evidence_key(manifest.digest, manifest.recipe.format, self.evaluation)
 
     def _stored(self, key: str) -> Manifest | None:
         """Return the manifest of a build that was done before, if the store has its bundle."""
@@ -289,8 +288,9 @@ class Release:
             shutil.rmtree(folder, ignore_errors=True)
 
     @cached_property
-    def _text_digest(self) -> str:
-        return digest_of_bytes(read_text(self.settings.text).encode())
+    def evaluation(self) -> dict[str, object]:
+        """The settings of the evaluation, with the text's digest in place of its path."""
+        return asdict(self.settings) | {"text": digest_of_bytes(read_text(self.settings.text).encode())}
 
 
 def judged(evidence: Evidence, gates: dict[str, dict[str, Gate]]) -> Evidence:

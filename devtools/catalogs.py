@@ -41,7 +41,7 @@ class Rows:
     def models(self) -> list[str]:
         return sorted({row.model for row in self.rows})
 
-    def versions(self, model: str | None = None) -> list[CellVersion]:
+    def versions(self, model: str | None = None, *, copies: bool = False) -> list[CellVersion]:  # noqa: ARG002 - it has none
         return [row for row in self.rows if model in (None, row.model)]
 
     def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
@@ -91,6 +91,7 @@ class Publisher:
                 CellVersion(
                     model=MODEL,
                     cell=cell,
+                    registered_model=f"{MODEL}.{cell}",
                     number=len(self.registry.rows) + 1,
                     release=Version.parse(version),
                     digest=bundle.digest,

@@ -111,13 +111,14 @@ pass_state = click.make_pass_decorator(State)
 def find_project() -> Path | None:
     """Find `phipack.toml`: in the current folder, else in the nearest folder above it.
 
-    The search ends at the folder that holds `.git`, as a file above a repository is not the repository's own.
+    The search ends at the folder that holds `.git`, as a file above a repository is not the repository's own. What has
+    the name counts, readable or not: passed over, a broken link would mean another registry.
     """
-    if PROJECT.is_file():
+    if os.path.lexists(PROJECT):
         return PROJECT
     folder = Path.cwd()
     for parent in (folder, *folder.parents):
-        if (parent / PROJECT).is_file():
+        if os.path.lexists(parent / PROJECT):
             return parent / PROJECT
         if (parent / ".git").exists():
             return None

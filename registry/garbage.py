@@ -79,7 +79,7 @@ def collect(
 def _referred(store: Store, registry: Reader) -> set[str]:
     """Return the digests of all blobs that something refers to."""
     digests = published_digests(store)
-    for digest, reference, home in {(row.digest, row.reference, row.store) for row in registry.versions()}:
+    for digest, reference, home in {(row.digest, row.reference, row.store) for row in registry.versions(copies=True)}:
         if digest in digests:
             continue
         at_home = _is_same(home, store)

@@ -1,32 +1,30 @@
-"""Channels: promotion of a release, rollback, history.
+"""Channels: promotion of a release, retirement of a cell, rollback, history.
 
 A promotion moves the channel of every cell of a release, or of none. It is refused where a cell has no passing
 evidence: the tag, and the evidence itself, read back and checked against the bundle's digest. With an override's reason
 it goes ahead nevertheless, and the move keeps what was overridden. Cells that the release does not have keep what their
-channel points at. Who may move a channel is `roles.py`'s; no override changes that.
+channel points at, and the move names them. Who may move a channel is `roles.py`'s; no override changes that.
 
-A rollback takes back the last promotion that has not been taken back yet: the channel of the cells that it moved points
-where it pointed before. Promote 1.0.0, 1.1.0, 1.2.0, roll back twice: 1.0.0. A rollback is a move and is kept as one.
+A retirement takes one cell out of a channel.
 
-All or none: the move is kept in MLflow first (RUNNING), then the aliases move, then it is marked FINISHED. An error in
-between moves them back, and waits for an unreachable server for some seconds. A process that dies in between leaves the
-RUNNING record, which the next move undoes: at once where the registry has a lock, which shows that the process is gone;
-on a server when its lease is stale (`lease.py`).
+A rollback takes back the last promotion or retirement that has not been taken back yet: the channel of the cells that
+it moved points where it pointed before. Promote 1.0.0, 1.1.0, 1.2.0, roll back twice: 1.0.0. The first promotion is
+taken back only where that is asked for in so many words, as nothing is left then. A rollback is a move and is kept as
+one. How moves are carried out, all cells or none: `all_or_none.py`.
 """
 
 from __future__ import annotations
 
 import platform
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from registry.ledger.channel_moves import CellMove, Move, MoveKind, VersionId, promotion_to_undo
-from registry.ledger.lease import Check
+from registry.all_or_none import carry_out, pointed_at, settled_moves
+from registry.ledger.channel_moves import CellMove, Move, MoveKind, UnmovedCell, VersionId, move_to_undo
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import resolve_in
+from registry.ledger.release_plan import planned_cells
 from registry.ledger.versions import CellVersion, unknown_model
 from registry.roles import require_promoter
 from registry.store.uris import open_store
@@ -34,8 +32,6 @@ from targets.errors import Failure, GateError, MeasurementError, RegistryError, 
 from targets.project import Roles
 from targets.references import Reference, check_channel
 from targets.this_user import user_name
-
-_RETRY_SECONDS = 0.5  # between two tries to undo while the registry is unreachable
 
 
 def current_user() -> str:
@@ -61,12 +57,13 @@ def promote(  # noqa: PLR0913 - a move is kept with all of them
         channel: what moves.
         who: kept with the move, and looked up in `roles`.
         why: kept with the move.
-        roles: the project file's lists of promoters; without them, the list of the channel's last move.
+        roles: the project file's lists of promoters, which hold in addition to those that the registry has.
         override_reason: promote in spite of failing or missing evidence and of missing cells, for this reason. It is
             kept with the move as its `why`, and what was overridden as its `overrode`.
 
     Returns:
-        The move; its `cells` are those that moved, none where all were there already.
+        The move; its `cells` are those that moved, none where all were there already. `unmoved`: cells of the channel
+        that the release does not have.
 
     Raises:
         GateError: a cell has no passing evidence, or a cell that the release plans is not registered (unless
@@ -81,45 +78,94 @@ def promote(  # noqa: PLR0913 - a move is kept with all of them
     _require_registry(ledger, reference.model)
     draft = _draft("promotion", reference.model, channel, who, override_reason or why)
     with ledger.moving(draft.model, draft.who) as check:
-        moves = _settled(ledger, draft.model, check)
-        promoters = require_promoter(draft.who, draft.channel, moves, roles)
+        moves = settled_moves(ledger, draft.model, check)
+        notes = ledger.notes(draft.model)
+        promoters = require_promoter(draft.who, draft.channel, moves, roles, notes)
         rows = ledger.versions(draft.model)
         versions = resolve_in(ledger, reference, rows)
-        overridable = [*_missing_cells(ledger, reference, versions, rows), *_evidence_failures(ledger, versions)]
+        overridable = [*_missing_cells(notes, reference, versions, rows), *_evidence_failures(ledger, versions)]
         missing_bytes = _missing_bytes(versions)  # no override gives an app what the store does not have
         if missing_bytes or (overridable and override_reason is None):
             raise _refusal(reference, channel, [*overridable, *missing_bytes])
         cells = []
         for version in versions:
-            before = _pointed_at(rows, version.cell, draft.channel)
-            if before is None or before.number != version.number:
+            before = pointed_at(rows, version.cell, draft.channel)
+            if before != VersionId.of(version):
                 cells.append(CellMove(version.cell, before, VersionId.of(version), version.evidence))
         overrode = tuple(sorted(overridable, key=_by_cell))
-        move = replace(draft, cells=tuple(cells), promoters=promoters, overrode=overrode)
-        return _carry_out(ledger, move, moves, check)
+        unmoved = _unmoved(reference, versions, rows, channel)
+        move = replace(draft, cells=tuple(cells), promoters=promoters, overrode=overrode, unmoved=unmoved)
+        return carry_out(ledger, move, rows, moves, check)
 
 
-def rollback(ledger: Ledger, model: str, channel: str, *, who: str, why: str = "", roles: Roles | None = None) -> Move:
-    """Take back the last promotion of the channel that was not taken back yet.
+def retire(
+    ledger: Ledger, reference: Reference, channel: str, *, who: str, why: str = "", roles: Roles | None = None
+) -> Move:
+    """Take a cell, `MODEL@CELL`, out of a channel. Its versions stay registered.
 
     Raises:
-        RegistryError: there is no such model; there is no promotion to take back, or it was the first (a channel is
-            never emptied); an alias was moved by another program since; a version to go back to is gone; `who` may not
-            move this channel. Nothing moved.
+        RegistryError: the reference names more or less than a cell; the channel does not point at a version of it;
+            `who` may not move this channel; MLflow failed. Nothing moved.
+    """
+    check_channel(channel)
+    cell, model = reference.cell, reference.model
+    if cell is None or Reference(model, cell=cell) != reference:
+        raise RegistryError(
+            f"{reference} is not a cell: what is retired has neither version nor channel in its name",
+            fix=f"write {model}@{cell or 'CELL'}, and name the channel with --from",
+        )
+    _require_registry(ledger, model)
+    with ledger.moving(model, who) as check:
+        moves = settled_moves(ledger, model, check)
+        promoters = require_promoter(who, channel, moves, roles, ledger.notes(model))
+        rows = ledger.versions(model)
+        if not rows:
+            raise unknown_model(model, ledger.models(), ledger.describe())
+        before = pointed_at(rows, cell, channel)
+        if before is None:
+            there = sorted({row.cell for row in rows if channel in row.channels})
+            raise RegistryError(
+                f"{model}:{channel} does not point at a version of cell {cell}, but at {', '.join(there) or 'nothing'}",
+                fix=f"see phipack history {model}; to drop what is still published: phipack publish --drop {cell}",
+            )
+        draft = _draft("retirement", model, channel, who, why)
+        move = replace(draft, cells=(CellMove(cell, before, None),), promoters=promoters)
+        return carry_out(ledger, move, rows, moves, check)
+
+
+def rollback(  # noqa: PLR0913 - as above
+    ledger: Ledger,
+    model: str,
+    channel: str,
+    *,
+    who: str,
+    why: str = "",
+    roles: Roles | None = None,
+    empty: bool = False,
+) -> Move:
+    """Take back the last promotion or retirement of the channel that was not taken back yet.
+
+    `empty`: also the first promotion, after which the channel points at nothing.
+
+    Raises:
+        RegistryError: there is no such model; there is nothing to take back, or it is the first promotion and not
+            `empty`; an alias was moved by another program since; a version to go back to is gone; `who` may not move
+            this channel. Nothing moved.
     """
     check_channel(channel)
     _require_registry(ledger, model)
     with ledger.moving(model, who) as check:
-        moves = _settled(ledger, model, check)
-        promoters = require_promoter(who, channel, moves, roles)
-        last = promotion_to_undo(moves, channel)
+        moves = settled_moves(ledger, model, check)
+        promoters = require_promoter(who, channel, moves, roles, ledger.notes(model))
+        last = move_to_undo(moves, channel)
         rows = ledger.versions(model)
         if not rows and not moves:
             raise unknown_model(model, ledger.models(), ledger.describe())
-        if last is None or all(move.before is None for move in last.cells):
+        if last is None or (not empty and all(move.before is None for move in last.cells)):
+            first = f"; to take back the first: phipack rollback {model} --channel {channel} --empty" if last else ""
             raise RegistryError(
                 f"{model}:{channel}: no earlier promotion to roll back to",
-                fix=f"promote the version that you want: phipack promote {model}:VERSION --to {channel}",
+                fix=f"promote the version that you want: phipack promote {model}:VERSION --to {channel}{first}",
             )
         _require_untouched(rows, last)
         cells = tuple(
@@ -127,7 +173,7 @@ def rollback(ledger: Ledger, model: str, channel: str, *, who: str, why: str = "
             for part in last.cells
         )
         move = replace(_draft("rollback", model, channel, who, why), cells=cells, promoters=promoters, undoes=last.id)
-        return _carry_out(ledger, move, moves, check)
+        return carry_out(ledger, move, rows, moves, check)
 
 
 def history(ledger: Ledger, model: str, *, channel: str | None = None, cell: str | None = None) -> list[Move]:
@@ -166,8 +212,19 @@ def _by_cell(failure: Failure) -> tuple[str, str]:
     return failure.cell, failure.problem
 
 
+def _unmoved(
+    reference: Reference, versions: Sequence[CellVersion], rows: Sequence[CellVersion], channel: str
+) -> tuple[UnmovedCell, ...]:
+    """Return the channel's cells that a whole release does not have."""
+    if reference.cell is not None:
+        return ()
+    chosen = {version.cell for version in versions}
+    standing = [row for row in rows if channel in row.channels and row.cell not in chosen]
+    return tuple(UnmovedCell(row.cell, VersionId.of(row)) for row in standing)
+
+
 def _missing_cells(
-    ledger: Ledger, reference: Reference, versions: Sequence[CellVersion], rows: Sequence[CellVersion]
+    notes: Mapping[str, str], reference: Reference, versions: Sequence[CellVersion], rows: Sequence[CellVersion]
 ) -> list[Failure]:
     """Return the cells that the releases among `versions` plan, and that are not among them."""
     if reference.cell is not None:
@@ -176,7 +233,7 @@ def _missing_cells(
     failures = []
     for release in sorted({version.release for version in versions}):
         registered = {row.cell for row in rows if row.release == release}
-        for cell in sorted(set(ledger.planned_cells(reference.model, release)) - chosen):
+        for cell in sorted(set(planned_cells(notes, release)) - chosen):
             if cell in registered:  # the reference is a channel, which does not point at it
                 problem = f"registered for {release}, but {reference} does not have this cell"
             else:
@@ -216,7 +273,7 @@ def _missing_bytes(versions: Sequence[CellVersion]) -> list[Failure]:
 def _require_untouched(rows: Sequence[CellVersion], last: Move) -> None:
     numbers = {(row.cell, row.number) for row in rows}
     for move in last.cells:
-        now = _pointed_at(rows, move.cell, last.channel)
+        now = pointed_at(rows, move.cell, last.channel)
         if now != move.after:
             raise RegistryError(
                 f"cell {move.cell}: {last.channel} was moved since, by another program than phipack",
@@ -227,72 +284,6 @@ def _require_untouched(rows: Sequence[CellVersion], last: Move) -> None:
                 f"cell {move.cell}: MLflow's version {move.before.number} ({move.before.release}) was deleted",
                 fix=f"promote another one: phipack promote {last.model}:VERSION --to {last.channel}",
             )
-
-
-def _carry_out(ledger: Ledger, move: Move, before: Sequence[Move], check: Check) -> Move:
-    """Record the move after `before`, move, mark it as done; on any error or interrupt, move back what moved."""
-    if not move.cells:
-        return move
-    for part in move.cells:  # before anything moves
-        check()
-        ledger.require_rights(move.model, part.cell, move.channel, None if part.before is None else part.before.number)
-    check()
-    move = ledger.begin_move(move, after=before[0].when if before else None)
-    try:
-        for part in move.cells:
-            check()
-            ledger.point(move.model, part.cell, move.channel, None if part.after is None else part.after.number)
-        check()
-        return ledger.end_move(move, done=True)
-    except BaseException:
-        _undo_persistently(ledger, move, check)
-        raise
-
-
-def _undo_persistently(ledger: Ledger, move: Move, check: Check) -> None:
-    """Undo; try again while the registry is unreachable, until the lease is lost: then the next mover undoes it."""
-    while True:
-        try:
-            return _undo(ledger, move, check)
-        except RegistryUnreachableError:
-            time.sleep(_RETRY_SECONDS)
-            with suppress(RegistryUnreachableError):
-                check()
-
-
-def _undo(ledger: Ledger, move: Move, check: Check) -> None:
-    """Move every cell back that is where the move wanted it, and mark the move as taken back."""
-    rows = ledger.versions(move.model)
-    for hidden in {part.cell for part in move.cells} - {row.cell for row in rows}:
-        ledger.require_visible(move.model, hidden)
-    for part in move.cells:
-        if _pointed_at(rows, part.cell, move.channel) == part.after != part.before:
-            check()
-            ledger.point(move.model, part.cell, move.channel, None if part.before is None else part.before.number)
-    check()
-    ledger.end_move(move, done=False)
-
-
-def _settled(ledger: Ledger, model: str, check: Check) -> list[Move]:
-    """Undo what dead processes left (the lock or lease is held: none of them lives); return all moves, newest first.
-
-    No two moves begin at one moment. Records that do are one move's: MLflow's client repeated a request whose answer
-    was lost. The move's end is in one of them; the others are closed, and move nothing.
-    """
-    moves = ledger.moves(model)
-    ended = {move.when for move in moves if move.state != "unfinished"}
-    unfinished = [move for move in moves if move.state == "unfinished"]
-    for move in unfinished:
-        if move.when in ended:
-            check()
-            ledger.end_move(move, done=False)
-        else:
-            _undo(ledger, move, check)
-    return ledger.moves(model) if unfinished else moves
-
-
-def _pointed_at(rows: Sequence[CellVersion], cell: str, channel: str) -> VersionId | None:
-    return next((VersionId.of(row) for row in rows if row.cell == cell and channel in row.channels), None)
 
 
 def _evidence_of(rows: Sequence[CellVersion], cell: str, version: VersionId | None) -> str | None:

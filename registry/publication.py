@@ -3,13 +3,15 @@
     registry: the channel's cells ──> blobs, deltas ──> release and channel documents ──> signed metadata, last
 
 Phones see the previous catalog until the last write. What was published stays: a release's bundle does not change, and
-older releases can be fetched by version. The catalog is in a store, so its blobs are the store's; the keys never are.
+older releases can be fetched by version. A published cell leaves a channel only where a move has taken it out, or where
+the order says so: a version that was deleted in MLflow is missed. The catalog is in a store, so its blobs are the
+store's; the keys never are.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,11 +28,11 @@ from registry.catalog.documents import (
     release_path,
 )
 from registry.catalog.published_state import Published, read_published, write_next
-from registry.catalog.rollout import ALL, Stage, stages_after
+from registry.catalog.rollout import ALL, Stage, share_of, stages_after
 from registry.catalog.signing import KeyFolder
 from registry.files.digests import digest_of_file
 from registry.ledger.reader import Reader, resolve_in
-from registry.ledger.versions import CellVersion
+from registry.ledger.versions import CellVersion, require_one_home
 from registry.store.protocol import Blob, Store, blobs_of
 from registry.store.uris import open_store
 from targets.devices import Target
@@ -46,17 +48,21 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Order:
-    """What to publish: a model's channel, to how many installations, with `deltas` or without."""
+    """What to publish: a model's channel, to how many installations, with `deltas` or without.
+
+    `drop`: published cells that leave the channel although no move has taken them out.
+    """
 
     model: str
     channel: str
     basis_points: int = ALL
     deltas: bool = False
+    drop: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class PublishedCell:
-    """A cell as it is published now. `deltas`: how many lead to its bundle."""
+    """A cell as it is published now. `deltas`: how many lead to its bundle; `changed`: False where it was so before."""
 
     name: str
     target: str
@@ -65,25 +71,31 @@ class PublishedCell:
     bytes: int
     stages: tuple[Stage, ...]
     deltas: int
+    changed: bool = True
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published. After `expires` clients refuse the catalog, unless it was signed again."""
+    """What was published. After `expires` clients refuse the catalog, unless it was signed again.
+
+    `dropped`: cells that the channel had before, and has no more.
+    """
 
     model: str
     channel: str
     cells: tuple[PublishedCell, ...]
     expires: datetime
+    dropped: tuple[str, ...] = ()
 
 
-def publish(
+def publish(  # noqa: PLR0913 - as `promotion.promote`
     registry: Reader,
     order: Order,
     into: Store,
     keys: KeyFolder,
     *,
     targets: Mapping[str, Target],
+    taken_out: Callable[[], Collection[str]] = frozenset,
     on_progress: Progress = silent,
 ) -> Publication:
     """Publish what a channel points at now.
@@ -94,10 +106,12 @@ def publish(
         into: the catalog's store; blobs that are missing there are copied.
         keys: sign the catalog.
         targets: descriptions of the cells' targets, by name.
+        taken_out: returns the cells that moves have taken out of the channel; asked where a published cell is missing.
         on_progress: step `upload` for each cell, in bytes; step `delta` for each delta that is made.
 
     Raises:
-        PublicationError: a bundle changed within a release, or the published catalog is damaged.
+        PublicationError: a bundle changed within a release; a published cell is missing in the channel, and nobody has
+            taken it out; the rollout is narrower than it was; or the published catalog is damaged.
         KeysError: too few keys are available.
         RegistryError, StoreError: the channel is empty, or MLflow or a store fails.
     """
@@ -105,10 +119,12 @@ def publish(
     made: dict[tuple[str, str], DeltaEntry | None] = {}
 
     def attempt() -> Publication | None:
-        rows = resolve_in(registry, Reference(order.model, channel=order.channel))
-        manifests = {row.digest: _copy_bundle(row, into, on_progress) for row in rows}
         published = read_published(into, keys)
-        channel = _channel(published, order, rows)
+        before = published.channel(order.model, order.channel)
+        rows = _rows(registry, order, before)
+        dropped = _dropped(order, rows, before, taken_out)
+        channel = _channel(order, rows, before)
+        manifests = {row.digest: _copy_bundle(row, into, on_progress) for row in rows}
         releases = _releases(published, rows, manifests, targets)
         releases = _with_deltas(_Deltas(published, order, made, on_progress), releases, rows)
         documents = {release_path(order.model, name): one.to_bytes() for name, one in releases.items()}
@@ -116,7 +132,7 @@ def publish(
         expires = write_next(published, keys, documents)
         if expires is None:
             return None
-        return Publication(order.model, order.channel, _summary(rows, channel, releases), expires)
+        return Publication(order.model, order.channel, _summary(rows, channel, releases, before), expires, dropped)
 
     return _until_first(into, attempt)
 
@@ -156,19 +172,65 @@ def _copy_bundle(row: CellVersion, into: Store, on_progress: Progress) -> Manife
     return manifest
 
 
-def _channel(published: Published, order: Order, rows: Sequence[CellVersion]) -> ChannelDocument:
-    """Return the channel as it will be: with its present cells only."""
-    before = published.channel(order.model, order.channel)
+def _rows(registry: Reader, order: Order, before: ChannelDocument | None) -> list[CellVersion]:
+    """Return what the channel points at; nothing only where it is published and was emptied."""
+    versions = registry.versions(order.model)
+    rows = [row for row in versions if order.channel in row.channels]
+    require_one_home(rows)
+    if not rows and (before is None or not before.cells):
+        return resolve_in(registry, Reference(order.model, channel=order.channel), versions)
+    return rows
+
+
+def _dropped(
+    order: Order,
+    rows: Sequence[CellVersion],
+    before: ChannelDocument | None,
+    taken_out: Callable[[], Collection[str]],
+) -> tuple[str, ...]:
+    """Return the published cells that leave the channel. Raises `PublicationError` where one has just vanished."""
     stages = {} if before is None else before.cells
-    return ChannelDocument(
-        schema="phipack.channel/1",
-        model=order.model,
-        channel=order.channel,
-        cells={
-            row.cell: tuple(stages_after(stages.get(row.cell, ()), str(row.release), order.basis_points))
-            for row in rows
-        },
-    )
+    missing = stages.keys() - {row.cell for row in rows}
+    channel = f"{order.model}:{order.channel}"
+    if unknown := sorted(order.drop - missing):
+        raise PublicationError(
+            f"{channel}: {', '.join(unknown)} can't be dropped: it is not published, or the channel still points at it",
+            fix=f"take it out of the channel first: phipack retire {order.model}@{unknown[0]} --from {order.channel}",
+        )
+    vanished = sorted(missing - order.drop)
+    if vanished and (vanished := sorted(set(vanished) - set(taken_out()))):
+        named = ", ".join(f"{cell} ({stages[cell][0].release})" for cell in vanished)
+        drop = " ".join(f"--drop {cell}" for cell in vanished)
+        raise PublicationError(
+            f"{channel} is published with cells that it does not point at any more: {named}; no move has taken them"
+            " out: their versions were deleted in MLflow, or their aliases removed there; nothing was published",
+            fix=f"promote a version of each; or, if phones are not to get them any more, add {drop}",
+        )
+    return tuple(sorted(missing))
+
+
+def _channel(order: Order, rows: Sequence[CellVersion], before: ChannelDocument | None) -> ChannelDocument:
+    """Return the channel as it will be: with its present cells only.
+
+    A cell whose release is out for more installations already, such as one that a new release does not have, stays as
+    it is; unless all of them are: then there is nothing to roll out.
+    """
+    stages = {} if before is None else before.cells
+    cells, wider = {}, []
+    for row in rows:
+        was, release = stages.get(row.cell, ()), str(row.release)
+        if (share := share_of(was, release)) > order.basis_points:
+            wider.append((share, release))
+        cells[row.cell] = tuple(stages_after(was, release, max(share, order.basis_points)))
+    if wider and all(cells[row.cell] == stages.get(row.cell) for row in rows):
+        share, release = min(wider)
+        asked = f"publish it with --rollout {share / 100:g} or more, or " if share < ALL else ""
+        raise PublicationError(
+            f"{release} is out for {share / 100:g} % already; {order.basis_points / 100:g} % would take it back from"
+            " phones",
+            fix=f"{asked}promote another release and publish that",
+        )
+    return ChannelDocument(schema="phipack.channel/1", model=order.model, channel=order.channel, cells=cells)
 
 
 def _releases(
@@ -285,9 +347,12 @@ def _delta(store: Store, old: str, new: str) -> DeltaEntry | None:
 
 
 def _summary(
-    rows: Sequence[CellVersion], channel: ChannelDocument, releases: Mapping[str, ReleaseDocument]
+    rows: Sequence[CellVersion],
+    channel: ChannelDocument,
+    releases: Mapping[str, ReleaseDocument],
+    before: ChannelDocument | None,
 ) -> tuple[PublishedCell, ...]:
-    cells = []
+    cells, stages = [], {} if before is None else before.cells
     for row in rows:
         entry = releases[str(row.release)].cells[row.cell]
         cells.append(
@@ -299,6 +364,7 @@ def _summary(
                 entry.bytes,
                 channel.cells[row.cell],
                 len(entry.deltas),
+                channel.cells[row.cell] != stages.get(row.cell),
             )
         )
     return tuple(cells)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -106,8 +107,9 @@ class Evidence(BaseModel):
         return ["it has no gate on accuracy"]
 
     def to_json(self) -> str:
-        """Return the JSON text. Reading and writing it again gives the same text."""
-        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+        """Return the one JSON form: sorted keys, two spaces, UTF-8, a final newline. Its digest names the evidence."""
+        content = json.loads(self.model_dump_json(by_alias=True))
+        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Evidence:

@@ -103,12 +103,18 @@ class Registry(RegistryConnection):
     def plan_release(self, reference: str | Reference, cells: Sequence[str]) -> None:
         """Note which cells a version (`MODEL:1.0.0`) will have: it is not promoted as a whole before all are there.
 
-        `release` does this; call it where you register cells one by one.
+        `release` does this; call it where you register cells one by one. The project file's lists of promoters, if it
+        is the model's, are noted too: from then on they hold from everywhere.
+
+        Raises:
+            RegistryError: the version was promoted with other cells.
         """
         wanted = as_reference(reference)
         if wanted.version is None:
             raise MalformedReferenceError(f"{wanted} does not name a version", fix="write MODEL:1.0.0")
-        self._ledger.plan_release(wanted.model, wanted.version, cells)
+        roles = self._roles(wanted.model)
+        promoters = None if roles is None else roles.promoters
+        self._ledger.plan_release(wanted.model, wanted.version, cells, promoters=promoters)
 
     def release(
         self,
@@ -148,7 +154,8 @@ class Registry(RegistryConnection):
             override_reason: why it goes ahead in spite of failing or missing evidence and missing cells. Kept too.
 
         Returns:
-            The move; its `cells` are those that moved, none where all were there already.
+            The move; its `cells` are those that moved, none where all were there already. `unmoved`: cells of the
+            channel that the release does not have, which stay where they are.
 
         Raises:
             GateError: a cell is missing, or its evidence does not pass: see `failures`. Nothing moved.
@@ -167,8 +174,25 @@ class Registry(RegistryConnection):
             override_reason=override_reason,
         )
 
-    def rollback(self, model: str, channel: str = "production", *, reason: str = "") -> Move:
-        """Take a channel's last promotion back: every cell that it moved returns to where it was before.
+    def retire(self, reference: str | Reference, channel: str, *, reason: str = "") -> Move:
+        """Take a cell, `MODEL@CELL`, out of a channel. Its versions stay registered, and `rollback` brings it back.
+
+        Raises:
+            RegistryError: the channel has no such cell, or this user may not move the channel. Nothing moved.
+        """
+        from registry.promotion import current_user, retire
+
+        wanted, who = as_reference(reference), self.user or current_user()
+        return retire(self._ledger, wanted, channel, who=who, why=reason, roles=self._roles(wanted.model))
+
+    def rollback(self, model: str, channel: str = "production", *, reason: str = "", empty: bool = False) -> Move:
+        """Take a channel's last promotion or retirement back: every cell of it returns to where it was before.
+
+        Args:
+            model: whose channel.
+            channel: what moves.
+            reason: kept in the history.
+            empty: take back the first promotion, too, which leaves the channel empty.
 
         Raises:
             RegistryError: there is no promotion to take back, or this user may not move the channel. Nothing moved.
@@ -176,7 +200,7 @@ class Registry(RegistryConnection):
         from registry.promotion import current_user, rollback
 
         who = self.user or current_user()
-        return rollback(self._ledger, model, channel, who=who, why=reason, roles=self._roles(model))
+        return rollback(self._ledger, model, channel, who=who, why=reason, roles=self._roles(model), empty=empty)
 
     def history(self, model: str, *, channel: str | None = None, cell: str | None = None) -> tuple[Move, ...]:
         """Return the moves of a model's channels, newest first; of one channel, or those that moved one cell."""
@@ -213,6 +237,7 @@ class Registry(RegistryConnection):
         channel: str = "production",
         rollout_percent: float = 100.0,
         deltas: bool = True,
+        drop: Iterable[str] = (),
         keys: AnyPath | KeyFolder | None = None,
         on_progress: Progress | None = None,
     ) -> Publication:
@@ -224,16 +249,19 @@ class Registry(RegistryConnection):
             channel: whose bundles are published.
             rollout_percent: share of installations that may have them; the others keep the release before.
             deltas: offer deltas from the bundles that phones have.
+            drop: cells that are published, that the channel does not point at any more, and that no move has taken out.
             keys: folder of the signing keys; `keys` in the registry's home by default.
             on_progress: called with what is copied and made.
 
         Raises:
-            PublicationError: the channel is empty, or the catalog is damaged. KeysError: too few keys are at hand.
+            PublicationError: the channel is empty, a published cell is missing in it, or the catalog is damaged.
+            KeysError: too few keys are at hand.
         """
+        from registry.ledger.channel_moves import cells_taken_out
         from registry.publication import Order, publish
         from targets.devices import load_targets
 
-        order = Order(model, channel, round(rollout_percent * 100), deltas)
+        order = Order(model, channel, round(rollout_percent * 100), deltas, frozenset(drop))
         own = {} if self.project is None else {cell.target.name: cell.target for cell in self.project.cells}
         return publish(
             self._reader(),
@@ -241,6 +269,7 @@ class Registry(RegistryConnection):
             self._catalog(to),
             self._keys(keys),
             targets=load_targets() | own,
+            taken_out=lambda: cells_taken_out(self._ledger.moves(model), channel),
             on_progress=on_progress or self._on_progress,
         )
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from builders.build_cache import BuildCache
+from builders.build_cache import BuildCache, build_tools
 from builders.release import CellOutcome, CellPlan, Release
 from phipack.api.arguments import as_checkpoint
 from phipack.api.results import CellReport, ReleaseReport
 from phipack.formatting import count
+from registry.bundle.manifest import Manifest
 from registry.ledger.ledger import Ledger
 from registry.ledger.registration import Registration
+from registry.ledger.release_inputs import checkpoint_inputs, evaluation_inputs, tool_inputs
+from targets.evidence import Evidence
 from targets.progress import Notice, Progress
 from targets.project import Cell, Project
 
@@ -20,13 +23,17 @@ def run(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on_
     """Do the cells one by one. A failed one is reported and the next goes on; an interrupt ends it, and keeps the rest.
 
     Raises:
-        CheckpointError: the checkpoint can't be read. StoreError, RegistryError: nothing can be written there.
+        CheckpointError: the checkpoint can't be read. StoreError: nothing can be written there.
+        RegistryError: nothing can be written there; or what is registered of this version was made from something else,
+            or was promoted with other cells. Nothing was built.
     """
     release = _release(project, ledger, home, on_progress)
+    promoters = project.roles.promoters
     origin = project.checkpoint if project.adapter is None else f"{project.checkpoint} with {project.adapter}"
     on_progress(Notice(f"{project.model} {project.version}: {count(len(cells), 'cell')} from {origin}"))
     # All of the project's cells, whichever are built here: promotion waits for them.
-    ledger.plan_release(project.model, project.version, [cell.name for cell in project.cells])
+    names, inputs = [cell.name for cell in project.cells], _inputs(release, cells)
+    ledger.plan_release(project.model, project.version, names, inputs=inputs, promoters=promoters)
     reports = []
     for outcome in release.run(tuple(cells)):
         report = _done(outcome)
@@ -47,16 +54,26 @@ def plan(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on
 
 
 def _release(project: Project, ledger: Ledger, home: Path, on_progress: Progress) -> Release:
-    return Release(
+    def register(cell: Cell, manifest: Manifest, evidence: Evidence) -> None:
+        settings = evaluation_inputs(release.evaluation)
+        ledger.register(Registration(project.model, project.version, cell.name, manifest, evidence, settings))
+
+    release = Release(
         checkpoint=as_checkpoint(project.checkpoint, project.adapter),
         settings=project.settings,
         cache=BuildCache(home),
         store=ledger.store,
-        register=lambda cell, manifest, evidence: ledger.register(
-            Registration(project.model, project.version, cell.name, manifest, evidence)
-        ),
+        register=register,
         on_progress=on_progress,
     )
+    return release
+
+
+def _inputs(release: Release, cells: Sequence[Cell]) -> dict[str, str]:
+    """Return what these cells will be made from, as far as it is known before they are."""
+    tools = {name: installed for cell in cells for name, installed in build_tools(cell.recipe.format).items()}
+    weights = checkpoint_inputs(release.checkpoint.digest, release.checkpoint.merged_from)
+    return weights | tool_inputs(tools) | evaluation_inputs(release.evaluation)
 
 
 def _done(outcome: CellOutcome) -> CellReport:

@@ -51,6 +51,7 @@ COMMANDS: tuple[click.Command, ...] = (
     registry.ls,
     registry.show,
     registry.promote,
+    registry.retire,
     registry.rollback,
     registry.history,
     differences.diff,

@@ -38,6 +38,13 @@ if TYPE_CHECKING:
     "--to", "place", metavar="PLACE", help="The catalog: a folder or s3://BUCKET/PREFIX. [default: the --store]"
 )
 @click.option("--deltas/--no-deltas", default=True, show_default=True, help="Offer deltas from what phones have.")
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="CELL",
+    help="A published cell (repeatable) that the channel lost in MLflow, and that no move has taken out: phones are to"
+    " lose it, too.",
+)
 @click.option("--refresh", is_flag=True, help="Publish nothing new: sign the catalog again, before it expires.")
 @keys_option
 @pass_state
@@ -48,12 +55,15 @@ def publish(
     rollout: float,
     place: str | None,
     deltas: bool,
+    drop: tuple[str, ...],
     refresh: bool,
     keys: Path,
 ) -> None:
     """Publish a channel as a signed catalog, which any web server or CDN can serve to phones.
 
     Phones see it when all of it is there: the catalog's timestamp is written last. Published releases stay available.
+    Cells whose release is out for more installations than --rollout already, such as those that a new release does not
+    have, stay as they are. Refused where a published cell has vanished from the channel: see --drop and phipack retire.
     """
     from phipack.api.arguments import as_store
     from phipack.json_form.registry import publish_form, refresh_form
@@ -67,7 +77,9 @@ def publish(
         return
     if model is None:
         raise click.UsageError("name a MODEL, or use --refresh")
-    published = registry.publish(model, catalog, channel=channel, rollout_percent=rollout, deltas=deltas, keys=keys)
+    published = registry.publish(
+        model, catalog, channel=channel, rollout_percent=rollout, deltas=deltas, drop=drop, keys=keys
+    )
     state.output.result(publish_form(published, catalog.uri).data(), _text(published, catalog.uri))
 
 
@@ -82,8 +94,12 @@ def _text(published: Publication, catalog: str) -> str:
         )
         for cell in published.cells
     ]
-    return (
-        f"{published.model}, {published.channel}: published at {catalog},"
-        f" valid until {published.expires:%Y-%m-%d %H:%M} UTC"
-        f"\n\n{table(('cell', 'recipe', 'size', 'releases', 'deltas'), rows)}"
+    unchanged = ", ".join(cell.name for cell in published.cells if not cell.changed)
+    where = f"{published.model}, {published.channel}: published at {catalog}"
+    parts = (
+        f"{where}, valid until {published.expires:%Y-%m-%d %H:%M} UTC",
+        table(("cell", "recipe", "size", "releases", "deltas"), rows) if rows else "the channel is empty now",
+        f"as they were: {unchanged}" if unchanged else "",
+        f"no longer in the channel: {', '.join(published.dropped)}" if published.dropped else "",
     )
+    return "\n\n".join(filter(None, parts))

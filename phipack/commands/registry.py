@@ -1,4 +1,4 @@
-"""`ls`, `show`, `promote`, `rollback`, `history`: what is registered, and what moves."""
+"""`ls`, `show`, `promote`, `retire`, `rollback`, `history`: what is registered, and what moves."""
 
 from __future__ import annotations
 
@@ -72,8 +72,9 @@ def promote(
 ) -> None:
     """Point a channel at a release: at every cell of MODEL:VERSION, or at one with @CELL. All move, or none.
 
-    Refused where a cell of the release is missing or its evidence does not pass, and to users who are not among the
-    channel's promoters: those of the project file, if it is the model's; else those of the channel's last move.
+    Cells of the channel that the release does not have are left alone, and named. Refused where a cell of the release
+    is missing or its evidence does not pass, and to users who are not among the channel's promoters: those that the
+    last release has noted in the registry, and those of the project file, if it is the model's.
     """
     if override and not reason.strip():
         raise click.UsageError("--override needs --reason TEXT: why the promotion goes ahead")
@@ -83,25 +84,49 @@ def promote(
 
 
 @click.command()
+@click.argument("reference", metavar="MODEL@CELL", shell_complete=completion.references)
+@click.option(
+    "--from",
+    "channel",
+    required=True,
+    metavar="CHANNEL",
+    shell_complete=completion.channels,
+    help="Such as candidate, staging or production.",
+)
+@reason_option
+@pass_state
+def retire(state: State, reference: str, channel: str, reason: str) -> None:
+    """Take a cell out of a channel: of no release, the channel has it any more.
+
+    Its versions stay registered, and what is published stays until the channel is published again. phipack rollback
+    brings it back.
+    """
+    registry = open_project_registry(state, re.split("[:@]", reference)[0])
+    _show_move(state, registry.retire(reference, channel, reason=reason))
+
+
+@click.command()
 @click.argument("model", shell_complete=completion.models)
 @click.option(
     "--channel",
     default="production",
     show_default=True,
     shell_complete=completion.channels,
-    help="Whose last promotion to take back.",
+    help="Whose last promotion or retirement to take back.",
 )
+@click.option("--empty", is_flag=True, help="Take back the first promotion, too: the channel then points at nothing.")
 @reason_option
 @pass_state
 def rollback(
     state: State,
     model: str,
     channel: str,
+    empty: bool,
     reason: str,
 ) -> None:
-    """Take the last promotion of a channel back: every cell that it moved returns to where it was before."""
+    """Take the last promotion or retirement of a channel back: every cell of it returns to where it was before."""
     registry = open_project_registry(state, model)
-    _show_move(state, registry.rollback(model, channel, reason=reason))
+    _show_move(state, registry.rollback(model, channel, reason=reason, empty=empty))
 
 
 @click.command()
@@ -161,11 +186,17 @@ def _show_move(state: State, move: Move) -> None:
 
     data = move_form(move).data()
     if not move.id:
-        state.output.result(data, f"{move.channel} is there already: nothing to move")
+        text = f"{move.channel} is there already: nothing to move"
+        state.output.result(data, "\n\n".join(filter(None, (text, _unmoved(move)))))
         return
     rows = [(cell.cell, _release(cell.before), _release(cell.after)) for cell in move.cells]
     text = f"{move.title}, allowed by {_allowed_by(move)}\n\n{table(('cell', 'from', 'to'), rows)}"
-    state.output.result(data, "\n\n".join(filter(None, (text, _overrode(move)))))
+    state.output.result(data, "\n\n".join(filter(None, (text, _unmoved(move), _overrode(move)))))
+
+
+def _unmoved(move: Move) -> str:
+    cells = ", ".join(f"{one.cell} (stays at {one.at.release})" for one in move.unmoved)
+    return f"left alone, as the release does not have them: {cells}" if cells else ""
 
 
 def _allowed_by(move: Move) -> str:

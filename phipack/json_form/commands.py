@@ -91,6 +91,7 @@ RESULTS: dict[str, Any] = {
     "ls": VersionsForm,
     "show": ShownForm,
     "promote": MoveForm,
+    "retire": MoveForm,
     "rollback": MoveForm,
     "history": HistoryForm,
     "diff": DiffForm,

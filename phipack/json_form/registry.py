@@ -1,4 +1,4 @@
-"""Forms of `ls`, `show`, `promote`, `rollback`, `history`, `publish`, `keys` and `gc`."""
+"""Forms of `ls`, `show`, `promote`, `retire`, `rollback`, `history`, `publish`, `keys` and `gc`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class VersionForm(Form):
     run_id: str = Field(description="MLflow's run that holds the evidence")
     evidence_digest: str
     store: str = Field(description="URI of the store that has the bundle")
+    inputs: dict[str, str] = Field(description="what it was made from: checkpoint, tools, settings of the evaluation")
 
 
 class VersionsForm(Form):
@@ -67,6 +68,14 @@ class ChannelPositionForm(Form):
     version: str
     number: int = Field(description="MLflow's own version")
     digest: str
+    registered_model: str = Field(description="the cell's name in MLflow then; empty in old records")
+
+
+class UnmovedCellForm(Form):
+    """A cell that a promotion left alone."""
+
+    cell: str
+    at: ChannelPositionForm
 
 
 class CellMoveForm(Form):
@@ -79,10 +88,10 @@ class CellMoveForm(Form):
 
 
 class MoveForm(Form):
-    """A promotion or a rollback."""
+    """A promotion, a retirement of a cell, or a rollback."""
 
     id: str = Field(description="MLflow's run that keeps it; empty where nothing had to move")
-    kind: Literal["promotion", "rollback"]
+    kind: Literal["promotion", "retirement", "rollback"]
     title: str
     model: str
     channel: str
@@ -90,10 +99,11 @@ class MoveForm(Form):
     reason: str
     when: str
     state: Literal["done", "undone", "unfinished"]
-    undoes: str | None = Field(description="id of the promotion that a rollback took back")
+    undoes: str | None = Field(description="id of the move that a rollback took back")
     promoters: list[str] | None = Field(description="the list that allowed it; null where everybody may")
     overridden: list[FailureForm] = Field(description="what a promotion went ahead in spite of")
     cells: list[CellMoveForm] = Field(description="the cells that moved")
+    unmoved: list[UnmovedCellForm] = Field(description="cells of the channel that a promoted release does not have")
 
 
 class HistoryForm(Form):
@@ -119,6 +129,7 @@ class PublishedCellForm(Form):
     size_bytes: int
     stages: list[StageForm] = Field(description="newest first")
     deltas: int = Field(description="how many deltas lead to the bundle")
+    changed: bool = Field(description="false where it was published so before")
 
 
 class PublishForm(Form):
@@ -129,6 +140,7 @@ class PublishForm(Form):
     catalog: str
     expires: str
     cells: list[PublishedCellForm]
+    dropped: list[str] = Field(description="cells that the channel had when it was published before, and has no more")
 
 
 class RefreshForm(Form):
@@ -205,6 +217,7 @@ def version_form(version: CellVersion) -> VersionForm:
         run_id=version.run_id,
         evidence_digest=version.evidence,
         store=version.store,
+        inputs=dict(version.inputs),
     )
 
 
@@ -231,6 +244,7 @@ def move_form(move: Move) -> MoveForm:
         promoters=None if move.promoters is None else list(move.promoters),
         overridden=failure_forms(move.overrode),
         cells=[_cell_move_form(cell) for cell in move.cells],
+        unmoved=[UnmovedCellForm(cell=one.cell, at=_at(one.at)) for one in move.unmoved],
     )
 
 
@@ -247,6 +261,7 @@ def publish_form(published: Publication, catalog: str) -> PublishForm:
         catalog=catalog,
         expires=moment(published.expires),
         cells=[_published_form(cell) for cell in published.cells],
+        dropped=list(published.dropped),
     )
 
 
@@ -287,9 +302,16 @@ def _cell_move_form(cell: CellMove) -> CellMoveForm:
 
 
 def _position(version: VersionId | None) -> ChannelPositionForm | None:
-    if version is None:
-        return None
-    return ChannelPositionForm(version=version.release, number=version.number, digest=version.digest)
+    return None if version is None else _at(version)
+
+
+def _at(version: VersionId) -> ChannelPositionForm:
+    return ChannelPositionForm(
+        version=version.release,
+        number=version.number,
+        digest=version.digest,
+        registered_model=version.registered_model,
+    )
 
 
 def _published_form(cell: PublishedCell) -> PublishedCellForm:
@@ -301,6 +323,7 @@ def _published_form(cell: PublishedCell) -> PublishedCellForm:
         size_bytes=cell.bytes,
         stages=[StageForm(version=one.release, rollout_percent=one.basis_points / 100) for one in cell.stages],
         deltas=cell.deltas,
+        changed=cell.changed,
     )
 
 

@@ -122,6 +122,11 @@ def _of_channel(
     channel = documents.channel(reference.model, name)
     if channel is None:
         raise _nothing(documents, reference)
+    if not channel.cells:
+        raise FetchError(
+            f"{reference}: channel {name} has no cells any more: its publisher has taken them out",
+            fix=f"ask for a version: {reference.model}:VERSION",
+        )
     candidates: dict[str, _Candidate] = {}
     not_yet: dict[str, _Candidate] = {}
     for cell, stages in channel.cells.items():

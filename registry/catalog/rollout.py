@@ -46,6 +46,11 @@ def stage_of(model: str, stages: Sequence[Stage], install_id: str | None) -> Sta
     return None
 
 
+def share_of(stages: Sequence[Stage], release: str) -> int:
+    """Return to how many installations a release is out, in basis points; 0 where it is in no stage."""
+    return next((one.basis_points for one in stages if one.release == release), 0)
+
+
 def stages_after(stages: Sequence[Stage], release: str, basis_points: int) -> list[Stage]:
     """Return the stages after `release` is rolled out to `basis_points` of the installations.
 
@@ -56,7 +61,7 @@ def stages_after(stages: Sequence[Stage], release: str, basis_points: int) -> li
         PublicationError: the release would be for fewer installations than before.
     """
     names = [one.release for one in stages]
-    out = stages[names.index(release)].basis_points if release in names else 0
+    out = share_of(stages, release)
     if basis_points < out:
         raise PublicationError(
             f"{release} is out for {out / 100:g} % already; {basis_points / 100:g} % would take it back from phones",

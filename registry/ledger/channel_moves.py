@@ -1,24 +1,27 @@
-"""Moves of channels: what a promotion or a rollback changed, as it is kept in MLflow. Pure.
+"""Moves of channels: what a promotion, a retirement or a rollback changed, as it is kept in MLflow. Pure.
 
 A move is a run in the experiment MODEL, visible and searchable there:
 
     run name   promotion of 1.1.0 to production
     status     RUNNING while the aliases move, FINISHED when all have moved, FAILED when they were moved back
-    tags       phipack.kind = move, phipack.move = promotion | rollback, phipack.channel, phipack.who, phipack.why,
-               phipack.undoes = ID of the promotion that a rollback took back,
+    tags       phipack.kind = move, phipack.move = promotion | retirement | rollback, phipack.channel, phipack.who,
+               phipack.why,
+               phipack.undoes = ID of the move that a rollback took back,
                phipack.promoters = ["alice", …], the list that allowed it; no tag: everybody could,
                phipack.overrode = [{"cell": "pixel-9", "problem": "kl_mean is 0.2, …"}, …], what an override ignored,
                phipack.cell.CELL = {"before": VERSION, "after": VERSION, "evidence": sha256:…}, for each cell that moved
-               where VERSION is {"release": 1.0.0, "number": MLflow's own, "digest": sha256:…} or null
+               phipack.unmoved.CELL = VERSION, for each cell of the channel that a promoted release does not have
+               where VERSION is {"release": 1.0.0, "number": MLflow's own, "digest": sha256:…, "registered_model": its
+               name when it was read} or null
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from registry.ledger.versions import CELL_TAG, TAG_PREFIX, CellVersion
 from targets.errors import Failure, RegistryError
@@ -29,28 +32,34 @@ CHANNEL_TAG = TAG_PREFIX + "channel"
 WHO_TAG = TAG_PREFIX + "who"
 WHY_TAG = TAG_PREFIX + "why"
 UNDOES_TAG = TAG_PREFIX + "undoes"
+UNMOVED_TAG = TAG_PREFIX + "unmoved"
 PROMOTERS_TAG = TAG_PREFIX + "promoters"
 OVERRODE_TAG = TAG_PREFIX + "overrode"
 MOVE_KIND, CELL_KIND = "move", "cell"
 TEXT_LIMIT = 2000  # characters of who and why: MLflow's limit of a tag is 8,000
 LIST_LIMIT = 7500  # characters of a list in one tag
 
-MoveKind = Literal["promotion", "rollback"]
+MoveKind = Literal["promotion", "retirement", "rollback"]
 MoveState = Literal["done", "undone", "unfinished"]
 
 
 @dataclass(frozen=True)
 class VersionId:
-    """A version that a channel points at, as a move records it. `number`: MLflow's own."""
+    """A version that a channel points at, as a move records it. `number`: MLflow's own.
+
+    `registered_model`: MLflow's name of the cell when it was read, empty in older records. It does not count when two
+    are compared: a registered model may be renamed, and stays the same.
+    """
 
     release: str
     number: int
     digest: str
+    registered_model: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, version: CellVersion) -> VersionId:
         """Return what names a version."""
-        return cls(str(version.release), version.number, version.digest)
+        return cls(str(version.release), version.number, version.digest, version.registered_model)
 
 
 @dataclass(frozen=True)
@@ -64,11 +73,19 @@ class CellMove:
 
 
 @dataclass(frozen=True)
+class UnmovedCell:
+    """A cell that a promotion left alone, and where its channel points."""
+
+    cell: str
+    at: VersionId
+
+
+@dataclass(frozen=True)
 class Move:
-    """A promotion or a rollback. `id`: the MLflow run that keeps it; empty where nothing had to move.
+    """A promotion, a retirement or a rollback. `id`: the MLflow run that keeps it; empty where nothing had to move.
 
     `promoters`: the list that allowed it, None where everybody could. `overrode`: why the promotion would have been
-    refused without its override.
+    refused without its override. `unmoved`: the channel's cells that a promoted release does not have.
     """
 
     id: str
@@ -83,6 +100,7 @@ class Move:
     undoes: str | None = None
     promoters: tuple[str, ...] | None = None
     overrode: tuple[Failure, ...] = ()
+    unmoved: tuple[UnmovedCell, ...] = ()
 
     @property
     def title(self) -> str:
@@ -91,6 +109,8 @@ class Move:
         what = ", ".join(releases) or "nothing"
         if self.kind == "promotion":
             return f"promotion of {what} to {self.channel}"
+        if self.kind == "retirement":
+            return f"retirement of {', '.join(move.cell for move in self.cells)} from {self.channel}"
         return f"rollback of {self.channel} to {what}"
 
     def to_tags(self) -> dict[str, str]:
@@ -112,6 +132,8 @@ class Move:
             content = asdict(move)
             del content["cell"]
             tags[f"{CELL_TAG}.{move.cell}"] = json.dumps(content, sort_keys=True)
+        for one in self.unmoved:
+            tags[f"{UNMOVED_TAG}.{one.cell}"] = json.dumps(asdict(one.at), sort_keys=True)
         return tags
 
 
@@ -120,7 +142,7 @@ def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: da
     prefix = f"{CELL_TAG}."
     try:
         kind = tags[MOVE_TAG]
-        if kind not in ("promotion", "rollback"):
+        if kind not in get_args(MoveKind):
             raise ValueError(kind)  # noqa: TRY301 - one damaged record, one message
         cells = []
         for key in sorted(key for key in tags if key.startswith(prefix)):
@@ -142,6 +164,7 @@ def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: da
             undoes=tags.get(UNDOES_TAG),
             promoters=None if PROMOTERS_TAG not in tags else _texts(tags[PROMOTERS_TAG]),
             overrode=_failures(tags.get(OVERRODE_TAG, "[]")),
+            unmoved=_unmoved(tags),
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise RegistryError(
@@ -150,11 +173,26 @@ def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: da
         ) from error
 
 
-def promotion_to_undo(moves: Sequence[Move], channel: str) -> Move | None:
-    """Return the last promotion of a channel that no rollback has taken back yet; `moves`: newest first."""
+def move_to_undo(moves: Sequence[Move], channel: str) -> Move | None:
+    """Return a channel's last promotion or retirement that no rollback has taken back yet; `moves`: newest first."""
     done = [move for move in moves if move.channel == channel and move.state == "done"]
     undone = {move.undoes for move in done if move.kind == "rollback"}
-    return next((move for move in done if move.kind == "promotion" and move.id not in undone), None)
+    return next((move for move in done if move.kind != "rollback" and move.id not in undone), None)
+
+
+def cells_taken_out(moves: Sequence[Move], channel: str) -> set[str]:
+    """Return the cells that the last move of each has taken out of a channel; `moves`: newest first."""
+    last: dict[str, CellMove] = {}
+    for move in moves:
+        for part in move.cells if (move.channel, move.state) == (channel, "done") else ():
+            last.setdefault(part.cell, part)
+    return {cell for cell, part in last.items() if part.after is None}
+
+
+def _unmoved(tags: Mapping[str, str]) -> tuple[UnmovedCell, ...]:
+    prefix = f"{UNMOVED_TAG}."
+    keys = sorted(key for key in tags if key.startswith(prefix))
+    return tuple(UnmovedCell(key.removeprefix(prefix), VersionId(**json.loads(tags[key]))) for key in keys)
 
 
 def _texts(raw: str) -> tuple[str, ...]:

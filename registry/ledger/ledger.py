@@ -9,7 +9,11 @@ What phipack's words are in MLflow:
 | its evidence | a run in the experiment MODEL: figures as metrics, evidence.json and manifest.json as files |
 | channel | alias |
 | a promotion, a rollback | a run in the experiment MODEL (`channel_moves.py`) |
-| the cells that a release plans | tag phipack.plan.VERSION of the experiment MODEL |
+| the cells that a release plans, who may move a channel | tags of the experiment MODEL (`release_plan.py`) |
+| what a release is made from | tag phipack.inputs of each version (`release_inputs.py`) |
+
+What exists is addressed by the names and numbers of its row, as MLflow lets people rename it; a name that was changed
+is refused where a new row would come under the old one.
 
 MLflow has no transactions: a version is made in one call, tags included, after all that it refers to; what an error
 leaves is a run marked FAILED.
@@ -18,8 +22,8 @@ leaves is a run marked FAILED.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,18 +37,24 @@ from registry.ledger.lease import Check, Timing
 from registry.ledger.lock_wait import LockWait
 from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.mlflow_lease import model_lease
-from registry.ledger.mlflow_names import claim_name, experiment_id, require_visible
+from registry.ledger.mlflow_names import claim_name, existing_experiment, experiment_id, require_visible
 from registry.ledger.registration import EVIDENCE_NAME, Registration, ui_tags
 from registry.ledger.registry_lock import LOCK_SECONDS, registry_lock
+from registry.ledger.release_inputs import is_older, require_same_inputs
+from registry.ledger.release_plan import plan_tag, planned_cells, promoter_tags
 from registry.ledger.tracking import artifact_location, tracking_uri
 from registry.ledger.versions import (
+    CELL_TAG,
+    DIGEST_TAG,
     EVIDENCE_TAG,
     GATES_TAG,
+    INPUTS_TAG,
     MODEL_TAG,
     RUN_TAG,
-    TAG_PREFIX,
     CellVersion,
+    is_at_home,
     registered_model_name,
+    require_own_name,
     settled,
     version_from_tags,
 )
@@ -53,11 +63,10 @@ from registry.store.uris import DEFAULT_HOME
 from targets.addresses import shown
 from targets.errors import RegistryError
 from targets.evidence import Evidence
-from targets.progress import Progress, silent
+from targets.progress import Notice, Progress, silent
 from targets.references import Version, check_channel, check_name
 from targets.this_user import user_name
 
-PLAN_TAG = TAG_PREFIX + "plan"
 _STATES: dict[str, MoveState] = {"FINISHED": "done", "FAILED": "undone", "KILLED": "undone"}
 
 
@@ -93,24 +102,28 @@ class Ledger:
         rows = self.mlflow.registered_models(f"tags.`{MODEL_TAG}` != ''")
         return sorted({row.tags[MODEL_TAG] for row in rows})
 
-    def versions(self, model: str | None = None) -> list[CellVersion]:
-        """Return all versions of a model, or of all models, sorted by model, cell and release."""
+    def versions(self, model: str | None = None, *, copies: bool = False) -> list[CellVersion]:
+        """Return all versions of a model, or of all models, sorted by model, cell and release.
+
+        `copies`: also those that MLflow's "Promote model" has copied to registered models of other people.
+        """
         wanted = f"tags.`{MODEL_TAG}` = '{model}'" if model else f"tags.`{MODEL_TAG}` != ''"
-        aliases = [
-            (row.name, int(number), alias)
-            for row in self.mlflow.registered_models(wanted)
-            for alias, number in row.aliases.items()
-        ]
-        return settled(
-            [
-                _cell_version(row, [alias for *key, alias in aliases if key == [row.name, int(row.version)]])
-                for row in self.mlflow.versions(wanted)
-            ]
-        )
+        aliases: dict[tuple[str, int], list[str]] = {}
+        homes = {row.name: row for row in self.mlflow.registered_models(wanted)}
+        for row in homes.values():
+            for alias, number in row.aliases.items():
+                aliases.setdefault((row.name, int(number)), []).append(alias)
+        rows = self.mlflow.versions(wanted)
+        if not copies:
+            rows = [row for row in rows if row.name in homes and is_at_home(row.tags, homes[row.name].tags)]
+        return settled([_cell_version(row, aliases.get((row.name, int(row.version)), ())) for row in rows])
 
     def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
-        """Return what a cell's channel points at, None for nothing: one small request, where all rows take two."""
-        row = self.mlflow.version_by_alias(registered_model_name(model, cell), channel)
+        """Return what a cell's channel points at, None for nothing or for two: two small requests, not all rows."""
+        homes = self.mlflow.registered_models(f"tags.`{MODEL_TAG}` = '{model}' AND tags.`{CELL_TAG}` = '{cell}'")
+        if len(homes) != 1 or channel not in homes[0].aliases:
+            return None
+        row = self.mlflow.version_by_alias(homes[0].name, channel)
         found = _cell_version(row, row.aliases) if row is not None and MODEL_TAG in row.tags else None
         return found if found and (found.model, found.cell) == (model, cell) else None
 
@@ -118,18 +131,22 @@ class Ledger:
         """Register a cell's version and return its row. The same bundle again is no error, and renews its evidence.
 
         Raises:
-            RegistryError: the release has another bundle for this cell already; the bundle is not in the store; the
-                evidence is another bundle's; the MLflow name is taken; MLflow refuses. No version is made.
+            RegistryError: the release has another bundle for this cell already, or cells made from something else; it
+                was promoted without this cell; the bundle is not in the store; the evidence is another bundle's; the
+                MLflow name is taken or was changed; MLflow refuses. No version is made.
         """
         self._check(entry)
         with self.exclusive() as check:
             rows = self.versions(entry.model)
-            experiment = self._experiment(entry.model)
+            require_own_name(entry.model, entry.cell, rows)
+            experiment = self._experiment(entry.model, rows)
             end_dead_runs(self.mlflow, experiment, {row.run_id for row in rows}, alone=check is not None)
+            require_same_inputs(entry.model, entry.version, entry.inputs, rows, cell=entry.cell)
             existing = _registered_as(entry, rows)
             if existing is not None:
-                return self._renew_evidence(existing, entry)
-            with self._evidence_run(entry) as run_id:
+                return self._renew_evidence(existing, entry, experiment)
+            self._require_open(entry, rows)
+            with evidence_run(self.mlflow, experiment, entry) as run_id:
                 claim_name(self.mlflow, entry.model, entry.cell)  # whoever may not keep evidence claims no name
                 number = self.mlflow.create_version(
                     registered_model_name(entry.model, entry.cell),
@@ -149,33 +166,75 @@ class Ledger:
             )
         return Evidence.parse(raw, source=f"{EVIDENCE_NAME} of MLflow's run {version.run_id}")
 
-    def plan_release(self, model: str, version: Version, cells: Sequence[str]) -> None:
-        """Note which cells a release plans: promotion of the whole release waits for them all."""
+    def plan_release(
+        self,
+        model: str,
+        version: Version,
+        cells: Sequence[str],
+        *,
+        inputs: Mapping[str, str] | None = None,
+        promoters: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Note which cells a release plans: promotion of the whole release waits for them all.
+
+        Args:
+            model: the model.
+            version: its release.
+            cells: names of all its cells.
+            inputs: what they will be made from, held to what the release's cells were made from.
+            promoters: lists of who may move a channel, by channel, which hold from everywhere; None leaves them.
+
+        Raises:
+            RegistryError: the release's cells are made from something else; or it was promoted, with another plan.
+        """
         check_name("model", model)
         with self.exclusive():
-            self.mlflow.set_experiment_tag(self._experiment(model), f"{PLAN_TAG}.{version}", " ".join(sorted(cells)))
+            rows = self.versions(model)
+            require_same_inputs(model, version, inputs or {}, rows)
+            experiment, tags = self._experiment(model, rows), self.notes(model)
+            planned = planned_cells(tags, version) or [row.cell for row in rows if row.release == version]
+            if planned and set(planned) != set(cells):
+                self._require_not_promoted(model, version, f"its cells are {', '.join(sorted(planned))}")
+            wanted = plan_tag(version, cells)
+            if promoters is not None:
+                wanted |= promoter_tags(tags, version, promoters)
+            for name, value in wanted.items():
+                if tags.get(name) != value:
+                    self.mlflow.set_experiment_tag(experiment, name, value)
+
+    def notes(self, model: str) -> Mapping[str, str]:
+        """Return the tags of the experiment MODEL, which `release_plan.py` reads; none where there is no experiment."""
+        experiment = existing_experiment(self.mlflow, model, lambda: self.versions(model))
+        return {} if experiment is None else dict(experiment.tags)
 
     def planned_cells(self, model: str, version: Version) -> list[str]:
         """Return the cells that a release plans; none where it was never planned."""
-        experiment = self.mlflow.experiment(model)
-        return [] if experiment is None else str(experiment.tags.get(f"{PLAN_TAG}.{version}", "")).split()
+        return planned_cells(self.notes(model), version)
 
-    def point(self, model: str, cell: str, channel: str, number: int | None) -> None:
-        """Point a cell's channel at MLflow's version `number`, or at nothing. `promotion.py` alone calls this."""
+    def point(self, registered_model: str, channel: str, number: int | None) -> None:
+        """Point a channel at MLflow's version `number`, or at nothing. `promotion.py` alone calls this.
+
+        `registered_model`: MLflow's name, as its row has it.
+        """
         check_channel(channel)
-        self.mlflow.set_alias(registered_model_name(model, cell), channel, number)
+        self.mlflow.set_alias(registered_model, channel, number)
 
-    def require_rights(self, model: str, cell: str, channel: str, number: int | None) -> None:
+    def pointed_at(self, registered_model: str, channel: str) -> tuple[int, str] | None:
+        """Return number and digest (empty: not phipack's) of what a channel points at in MLflow, whatever it is."""
+        row = self.mlflow.version_by_alias(registered_model, channel)
+        return None if row is None else (int(row.version), row.tags.get(DIGEST_TAG, ""))
+
+    def require_rights(self, registered_model: str, channel: str, number: int | None) -> None:
         """Set the channel to `number`, where it is: MLflow refuses that to accounts that could not move it back.
 
         Taking back a cell's first promotion means deleting an alias, for which MLflow needs more than for setting one.
         """
         if self.uri.startswith("http"):
-            self.mlflow.set_alias(registered_model_name(model, cell), channel, number)
+            self.mlflow.set_alias(registered_model, channel, number)
 
-    def require_visible(self, model: str, cell: str) -> None:
+    def require_visible(self, registered_model: str) -> None:
         """Raise `RegistryError` where a cell that shows no versions is one that this account may not read."""
-        require_visible(self.mlflow, model, cell)
+        require_visible(self.mlflow, registered_model)
 
     def begin_move(self, move: Move, *, after: datetime | None) -> Move:
         """Keep what is about to move, before it moves; return the move with its id.
@@ -196,7 +255,7 @@ class Ledger:
 
     def moves(self, model: str) -> list[Move]:
         """Return all moves of a model's channels, newest first, including those undone or never finished."""
-        experiment = self.mlflow.experiment(model)
+        experiment = existing_experiment(self.mlflow, model, lambda: self.versions(model))
         if experiment is None:
             return []
         wanted = f"tags.`{KIND_TAG}` = '{MOVE_KIND}'"
@@ -238,34 +297,77 @@ class Ledger:
                 fix="add the bundle to the store first, as phipack release does",
             )
 
-    def _renew_evidence(self, existing: CellVersion, entry: Registration) -> CellVersion:
-        """Same bundle: nothing to do, unless its evidence was measured again (gates may have changed)."""
+    def _renew_evidence(self, existing: CellVersion, entry: Registration, experiment: str) -> CellVersion:
+        """Same bundle: nothing to do, unless its evidence was measured again (gates may have changed).
+
+        A promotion cites the evidence that it was decided on: once promoted, evidence that passed stays.
+        """
         if existing.digest != entry.manifest.digest:
             raise entry.taken(existing)
         if existing.evidence == entry.evidence_digest:
             return existing
-        with self._evidence_run(entry) as run_id:
+        if existing.gates_passed and self._promotion_of(entry.model, entry.version, entry.cell) is not None:
+            self.on_progress(Notice(f"{existing.reference} was promoted: the evidence that is registered stays"))
+            return existing
+        with evidence_run(self.mlflow, experiment, entry) as run_id:
             tags = entry.version_tags(run_id, existing.store)
-            for tag in (RUN_TAG, GATES_TAG, EVIDENCE_TAG):  # its digest last: until then, the next try does all again
+            for tag in (
+                RUN_TAG,
+                INPUTS_TAG,
+                GATES_TAG,
+                EVIDENCE_TAG,
+            ):  # its digest last: until then, the next try does all again
                 self.mlflow.set_version_tag(existing.registered_model, existing.number, tag, tags[tag])
-        return replace(existing, evidence=entry.evidence_digest, gates_passed=entry.evidence.passed, run_id=run_id)
+        passed, digest = entry.evidence.passed, entry.evidence_digest
+        return replace(existing, evidence=digest, gates_passed=passed, run_id=run_id, inputs=entry.inputs)
 
-    def _evidence_run(self, entry: Registration) -> AbstractContextManager[str]:
-        return evidence_run(self.mlflow, self._experiment(entry.model), entry)
+    def _promotion_of(self, model: str, version: Version, cell: str | None = None) -> Move | None:
+        """Return a move that brought a release, or one cell of it, to a channel; None where there was none."""
+        for move in self.moves(model):
+            for part in move.cells if move.state != "undone" else ():
+                if part.after is not None and part.after.release == str(version) and cell in (None, part.cell):
+                    return move
+        return None
+
+    def _require_open(self, entry: Registration, rows: Sequence[CellVersion]) -> None:
+        """Check that a new cell does not change a release that was promoted without planning it."""
+        planned = [row.cell for row in rows if row.release == entry.version]
+        if planned and entry.cell not in planned_cells(self.notes(entry.model), entry.version):
+            known = f"cell {entry.cell} is none of its cells, {', '.join(planned)}"
+            self._require_not_promoted(entry.model, entry.version, known)
+
+    def _require_not_promoted(self, model: str, version: Version, why: str) -> None:
+        if (move := self._promotion_of(model, version)) is not None:
+            raise RegistryError(
+                f"{model}:{version} was promoted to {move.channel} on {move.when:%Y-%m-%d} and stays as it was: {why};"
+                " nothing was registered",
+                fix="raise the version in phipack.toml: a release does not change once it is promoted",
+            )
 
     def _first_of_racers(self, entry: Registration, number: int) -> CellVersion:
-        """MLflow lets two processes add one release at once: the lower number counts, the other is taken back."""
-        first = _registered_as(entry, self.versions(entry.model))
-        if first is None or first.number == number:
-            assert first is not None, "a version that was just made"
+        """MLflow lets two processes add one release at once: the lower number counts, the other is taken back.
+
+        So is a cell that was made from something else than a cell of the release that was added a moment before.
+        """
+        rows, name = self.versions(entry.model), registered_model_name(entry.model, entry.cell)
+        first = _registered_as(entry, rows)
+        assert first is not None, "a version that was just made"
+        if first.number == number:
+            try:
+                older = [row for row in rows if is_older(row, first)]
+                require_same_inputs(entry.model, entry.version, entry.inputs, older, cell=entry.cell)
+            except RegistryError:
+                self.mlflow.delete_version(name, number)
+                raise
             return first
-        self.mlflow.delete_version(first.registered_model, number)
+        self.mlflow.delete_version(name, number)
         if first.digest != entry.manifest.digest:
             raise entry.taken(first)
         return first
 
-    def _experiment(self, model: str) -> str:
-        return experiment_id(self.mlflow, model, artifact_location(self.uri, self.store.uri, model))
+    def _experiment(self, model: str, rows: Sequence[CellVersion] | None = None) -> str:
+        location = artifact_location(self.uri, self.store.uri, model)
+        return experiment_id(self.mlflow, model, location, lambda: self.versions(model) if rows is None else rows)
 
 
 def _registered_as(entry: Registration, rows: Sequence[CellVersion]) -> CellVersion | None:

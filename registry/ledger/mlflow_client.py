@@ -108,6 +108,11 @@ class Mlflow:
             return None
 
     @_wrapped
+    def version(self, name: str, number: int) -> Any:
+        """Return a version by its number."""
+        return self._client.get_model_version(name, str(number))
+
+    @_wrapped
     def create_version(self, name: str, source: str, run_id: str, tags: Mapping[str, str]) -> int:
         """Add a version, tags included; return its number."""
         return int(self._client.create_model_version(name, source=source, run_id=run_id, tags=dict(tags)).version)
@@ -136,6 +141,11 @@ class Mlflow:
     def experiment(self, name: str) -> Any | None:
         """Return an experiment by its name, deleted ones included; None where there is none."""
         return self._client.get_experiment_by_name(name) if self.exists() else None
+
+    @_wrapped
+    def experiment_of(self, run_id: str) -> Any:
+        """Return the experiment that a run is in."""
+        return self._client.get_experiment(self._client.get_run(run_id).info.experiment_id)
 
     @_wrapped
     def create_experiment(self, name: str, artifact_location: str | None) -> str:

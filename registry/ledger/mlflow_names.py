@@ -5,11 +5,12 @@ Two processes may need one at once, and MLflow lets one of them create it: the o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.mlflow_errors import MlflowError
-from registry.ledger.versions import CELL_TAG, MODEL_TAG, registered_model_name
+from registry.ledger.versions import CELL_TAG, MODEL_TAG, CellVersion, registered_model_name
 from targets.errors import RegistryError
 
 
@@ -41,43 +42,74 @@ def claim_name(mlflow: Mlflow, model: str, cell: str) -> None:
         )
 
 
-def require_visible(mlflow: Mlflow, model: str, cell: str) -> None:
-    """Check that a cell without versions has none, and is not hidden from this account. Raises `RegistryError`.
+def require_visible(mlflow: Mlflow, name: str) -> None:
+    """Check that a registered model without versions has none, and is not hidden. Raises `RegistryError`.
 
     A search leaves out what an account may not read; asked for by its name, it is refused.
     """
     try:
-        mlflow.registered_model(registered_model_name(model, cell))
+        mlflow.registered_model(name)
     except MlflowError as error:
         if error.code != "RESOURCE_DOES_NOT_EXIST":
             raise
 
 
-def experiment_id(mlflow: Mlflow, model: str, artifact_location: str | None) -> str:
+def existing_experiment(mlflow: Mlflow, model: str, rows: Callable[[], Sequence[CellVersion]]) -> Any | None:
+    """Return the experiment MODEL, which holds the model's moves and plans; None where nothing was ever registered.
+
+    Args:
+        mlflow: where it is.
+        model: its name.
+        rows: returns the model's versions; called only where there is no experiment of that name.
+
+    Raises:
+        RegistryError: it was deleted, or renamed: then history, plans and promoters would seem to be empty.
+    """
+    found = mlflow.experiment(model)
+    if found is None:
+        _require_no_runs(mlflow, model, rows())
+        return None
+    if found.lifecycle_stage != "active":
+        raise RegistryError(
+            f"MLflow's experiment {model!r} is deleted", fix=f"mlflow experiments restore -x {found.experiment_id}"
+        )
+    return found
+
+
+def experiment_id(
+    mlflow: Mlflow, model: str, artifact_location: str | None, rows: Callable[[], Sequence[CellVersion]]
+) -> str:
     """Return the ID of the experiment MODEL, which is created where it is missing.
 
     Args:
         mlflow: where it is.
         model: its name.
         artifact_location: where its runs keep their files, None for MLflow's default.
+        rows: as for `existing_experiment`.
 
     Raises:
-        RegistryError: it was deleted, or can't be created.
+        RegistryError: it was deleted or renamed, or can't be created.
     """
     mlflow.connect()
-    found = mlflow.experiment(model)
+    found = existing_experiment(mlflow, model, rows)
     if found is None:
         try:
             return mlflow.create_experiment(model, artifact_location)
         except MlflowError:  # as above
-            found = mlflow.experiment(model)
+            found = existing_experiment(mlflow, model, rows)
             if found is None:
                 raise
-    if found.lifecycle_stage != "active":
-        raise RegistryError(
-            f"MLflow's experiment {model!r} is deleted", fix=f"mlflow experiments restore -x {found.experiment_id}"
-        )
     return str(found.experiment_id)
+
+
+def _require_no_runs(mlflow: Mlflow, model: str, rows: Sequence[CellVersion]) -> None:
+    """Raise `RegistryError` where versions have runs in an experiment of another name."""
+    for row in rows[:1]:
+        experiment = mlflow.experiment_of(row.run_id)
+        raise RegistryError(
+            f"MLflow's experiment {experiment.name!r} holds the runs of model {model}: it was renamed from {model!r}",
+            fix=f"mlflow experiments rename -x {experiment.experiment_id} -n {model}",
+        )
 
 
 def _registered_model(mlflow: Mlflow, name: str) -> Any:

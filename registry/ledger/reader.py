@@ -36,12 +36,15 @@ class Reader(Protocol):
         """Return the names of all models, sorted. Raises `RegistryError`."""
         ...
 
-    def versions(self, model: str | None = None) -> list[CellVersion]:
-        """Return all versions of a model, or of all, sorted by model, cell and release. Raises `RegistryError`."""
+    def versions(self, model: str | None = None, *, copies: bool = False) -> list[CellVersion]:
+        """Return all versions of a model, or of all, sorted by model, cell and release. Raises `RegistryError`.
+
+        `copies`: also those that MLflow has copied to registered models of other people.
+        """
         ...
 
     def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
-        """Return what a cell's channel points at, None for nothing. Raises `RegistryError`."""
+        """Return what a cell's channel points at, None for nothing or for two. Raises `RegistryError`."""
         ...
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from registry.bundle.manifest import MANIFEST_NAME, Manifest
 from registry.files.digests import digest_of_bytes
 from registry.ledger.channel_moves import CELL_KIND, KIND_TAG
+from registry.ledger.release_inputs import inputs_of, inputs_to_tag
 from registry.ledger.versions import (
     CELL_TAG,
     CHECKPOINT_TAG,
@@ -15,6 +16,7 @@ from registry.ledger.versions import (
     EVIDENCE_TAG,
     FAILED,
     GATES_TAG,
+    INPUTS_TAG,
     MODEL_TAG,
     PASSED,
     RECIPE_TAG,
@@ -35,13 +37,17 @@ EVIDENCE_NAME = "evidence.json"
 
 @dataclass(frozen=True)
 class Registration:
-    """A bundle that is in the store, as `cell` of release `version` of `model`, with its evidence."""
+    """A bundle that is in the store, as `cell` of release `version` of `model`, with its evidence.
+
+    `settings`: how the whole release is evaluated, as inputs (`release_inputs.py`), where that is known.
+    """
 
     model: str
     version: Version
     cell: str
     manifest: Manifest
     evidence: Evidence
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reference(self) -> str:
@@ -52,6 +58,11 @@ class Registration:
     def evidence_digest(self) -> str:
         """Digest of `evidence.json` as MLflow keeps it."""
         return digest_of_bytes(self.evidence.to_json().encode())
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What the cell is made from: it must be the same in every cell of the release."""
+        return inputs_of(self.manifest, self.evidence) | dict(self.settings)
 
     def check(self) -> None:
         """Check names against the grammar and the evidence against the bundle.
@@ -83,6 +94,7 @@ class Registration:
             EVIDENCE_TAG: self.evidence_digest,
             RUN_TAG: run_id,
             STORE_TAG: store_uri,
+            INPUTS_TAG: inputs_to_tag(self.inputs),
         }
 
     def run_tags(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.ledger.versions import MODEL_TAG, RELEASE_TAG, CellVersion, settled, version_from_tags
+from registry.ledger.versions import MODEL_TAG, RELEASE_TAG, CellVersion, is_at_home, settled, version_from_tags
 from targets.errors import RegistryError
 
 KNOWN_REVISIONS = frozenset({"dc11669786a5"})  # MLflow 3.17
@@ -27,6 +27,7 @@ WHERE v.workspace = 'default' AND v.current_stage != 'Deleted_Internal'
               AND m.version = v.version AND m."key" = :tag AND (:model IS NULL OR m.value = :model))
 """
 _ALIASES = "SELECT name, version, alias FROM registered_model_aliases WHERE workspace = 'default'"
+_HOMES = """SELECT name, "key", value FROM registered_model_tags WHERE workspace = 'default'"""
 _MODELS = """
 SELECT DISTINCT value FROM registered_model_tags WHERE workspace = 'default' AND "key" = :tag ORDER BY value
 """
@@ -51,8 +52,8 @@ class SqliteReader:
         with self._connected() as connection:
             return [value for (value,) in connection.execute(_MODELS, {"tag": MODEL_TAG})] if connection else []
 
-    def versions(self, model: str | None = None) -> list[CellVersion]:
-        """Return all rows of a model, or of all models. Raises `RegistryError`."""
+    def versions(self, model: str | None = None, *, copies: bool = False) -> list[CellVersion]:
+        """Return all rows of a model, or of all models, as the ledger does. Raises `RegistryError`."""
         with self._connected() as connection:
             if connection is None:
                 return []
@@ -62,17 +63,21 @@ class SqliteReader:
             channels: dict[tuple[str, int], list[str]] = {}
             for name, number, alias in connection.execute(_ALIASES):
                 channels.setdefault((name, number), []).append(alias)
+            homes: dict[str, dict[str, str]] = {}
+            for name, key, value in connection.execute(_HOMES):
+                homes.setdefault(name, {})[key] = value
         return settled(
             [
                 version_from_tags(name, number, row, created_ms=created, channels=channels.get((name, number), ()))
                 for (name, number, created), row in tags.items()
-                if RELEASE_TAG in row
+                if RELEASE_TAG in row and (copies or is_at_home(row, homes.get(name, {})))
             ]
         )
 
     def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
-        """Return what a cell's channel points at, None for nothing. Raises `RegistryError`."""
-        return next((row for row in self.versions(model) if row.cell == cell and channel in row.channels), None)
+        """Return what a cell's channel points at, None for nothing or for two. Raises `RegistryError`."""
+        found = [row for row in self.versions(model) if row.cell == cell and channel in row.channels]
+        return found[0] if len(found) == 1 else None
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection | None]:

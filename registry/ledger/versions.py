@@ -6,8 +6,9 @@ rest. Channels are MLflow's aliases.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from targets.errors import MalformedReferenceError, RegistryError, did_you_mean
@@ -27,6 +28,7 @@ GATES_TAG = TAG_PREFIX + "gates"
 EVIDENCE_TAG = TAG_PREFIX + "evidence"
 RUN_TAG = TAG_PREFIX + "run"
 STORE_TAG = TAG_PREFIX + "store"
+INPUTS_TAG = TAG_PREFIX + "inputs"  # missing in versions that older phipacks registered
 PASSED, FAILED = "passed", "failed"
 
 
@@ -34,12 +36,15 @@ PASSED, FAILED = "passed", "failed"
 class CellVersion:
     """A cell's bundle in one release.
 
-    `number` is MLflow's own version; `run_id` the run with the evidence, whose file has the digest `evidence`; `store`
-    the URI of the store that has the bundle; `channels` the aliases that point here now.
+    `registered_model` and `number` are MLflow's own name and version of it, as they were read: every change is
+    addressed to them. `run_id` is the run with the evidence, whose file has the digest `evidence`; `store` the URI of
+    the store that has the bundle; `channels` the aliases that point here now; `inputs` what it was made from
+    (`release_inputs.py`).
     """
 
     model: str
     cell: str
+    registered_model: str
     number: int
     release: Version
     digest: str
@@ -52,11 +57,7 @@ class CellVersion:
     store: str
     created: datetime
     channels: tuple[str, ...] = ()
-
-    @property
-    def registered_model(self) -> str:
-        """Return the cell's name in MLflow."""
-        return registered_model_name(self.model, self.cell)
+    inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def reference(self) -> str:
@@ -65,8 +66,16 @@ class CellVersion:
 
 
 def registered_model_name(model: str, cell: str) -> str:
-    """Return MLflow's name of a cell. Both parts may have dots: the tags, not the name, say where one ends."""
+    """Return the name that a cell gets in MLflow. Both parts may have dots: the tags say where one ends.
+
+    Only for names that are created: MLflow lets people rename them, so what exists is addressed by its row.
+    """
     return f"{model}.{cell}"
+
+
+def is_at_home(version_tags: Mapping[str, str], registered_model_tags: Mapping[str, str]) -> bool:
+    """Return whether a version is in its cell's registered model: a copy keeps its tags, and is in another's."""
+    return all(version_tags.get(tag) == registered_model_tags.get(tag) for tag in (MODEL_TAG, CELL_TAG))
 
 
 def version_from_tags(
@@ -77,6 +86,7 @@ def version_from_tags(
         return CellVersion(
             model=tags[MODEL_TAG],
             cell=tags[CELL_TAG],
+            registered_model=name,
             number=number,
             release=Version.parse(tags[RELEASE_TAG]),
             digest=tags[DIGEST_TAG],
@@ -89,21 +99,69 @@ def version_from_tags(
             store=tags[STORE_TAG],
             created=datetime.fromtimestamp(created_ms / 1000, UTC),
             channels=tuple(sorted(channels)),
+            inputs={"checkpoint": tags[CHECKPOINT_TAG]} | _inputs(tags.get(INPUTS_TAG, "{}")),
         )
-    except (KeyError, MalformedReferenceError) as error:
-        what = f"tag {error.args[0]}" if isinstance(error, KeyError) else error.problem
+    except (KeyError, ValueError, RecursionError, MalformedReferenceError) as error:
+        problem = error.problem if isinstance(error, MalformedReferenceError) else f"tag {INPUTS_TAG}"
+        what = f"tag {error.args[0]}" if isinstance(error, KeyError) else problem
         raise RegistryError(
             f"MLflow's version {number} of {name}: {what} is missing or wrong",
             fix=f"restore the tag, or delete version {number} of {name} in MLflow and register it again",
         ) from error
 
 
+def _inputs(raw: str) -> dict[str, str]:
+    found = json.loads(raw)
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(raw)
+    return found
+
+
 def settled(versions: Sequence[CellVersion]) -> list[CellVersion]:
-    """Sort by model, cell and release, one row each: where two processes raced, the lower number counts everywhere."""
-    rows: dict[tuple[str, str, Version], CellVersion] = {}
+    """Sort by model, cell and release, one row each: where two processes raced, the lower number counts everywhere.
+
+    A cell that is in two registered models (`require_one_home`) keeps the rows of both.
+    """
+    rows: dict[tuple[str, str, Version, str], CellVersion] = {}
     for version in sorted(versions, key=lambda row: row.number):
-        rows.setdefault((version.model, version.cell, version.release), version)
+        rows.setdefault((version.model, version.cell, version.release, version.registered_model), version)
     return [rows[key] for key in sorted(rows)]
+
+
+def require_one_home(rows: Sequence[CellVersion]) -> None:
+    """Check that each cell's rows are in one registered model.
+
+    Raises:
+        RegistryError: a cell has two: MLflow's page, not phipack, renamed or copied one.
+    """
+    homes: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        homes.setdefault((row.model, row.cell), set()).add(row.registered_model)
+    for (model, cell), names in homes.items():
+        if len(names) > 1:
+            raise RegistryError(
+                f"cell {cell} of model {model} is in {len(names)} of MLflow's registered models: "
+                f"{' and '.join(sorted(names))}; one was renamed or copied there, so which is meant is unknown",
+                fix="in MLflow, delete the one that is not the cell's, and rename the other to "
+                + registered_model_name(model, cell),
+            )
+
+
+def require_own_name(model: str, cell: str, rows: Sequence[CellVersion]) -> None:
+    """Check that a cell's registered model has the name that phipack gave it, before a version is added.
+
+    Raises:
+        RegistryError: it was renamed in MLflow. A version under the old name would begin a second list of numbers.
+    """
+    name = registered_model_name(model, cell)
+    for row in rows:
+        if (row.model, row.cell) == (model, cell) and row.registered_model != name:
+            raise RegistryError(
+                f"cell {cell} of model {model} is MLflow's registered model {row.registered_model!r}: it was renamed"
+                f" from {name!r}; nothing was registered",
+                fix=f"rename it back, on its page or with MlflowClient().rename_registered_model("
+                f"{row.registered_model!r}, {name!r})",
+            )
 
 
 def unknown_model(model: str, models: Sequence[str], registry: str) -> RegistryError:
@@ -127,6 +185,8 @@ def resolve(
     - A channel, `production` where none is given: the cells that it points at.
     - A range: the highest release in it whose gates passed, of the named cell, else of all cells of that release.
 
+    A cell is never returned twice, as it would be where it is in two of MLflow's registered models.
+
     Args:
         reference: what was asked for.
         versions: all rows of its model.
@@ -134,7 +194,7 @@ def resolve(
         registry: where the rows come from, for the message.
 
     Raises:
-        RegistryError: no version matches; the message says what there is.
+        RegistryError: no version matches, and the message says what there is; or `require_one_home` refuses.
     """
     if not versions:
         raise unknown_model(reference.model, models, registry)
@@ -151,8 +211,10 @@ def resolve(
     elif release is None:
         channel = reference.channel or PRODUCTION
         if found := [row for row in rows if channel in row.channels]:
+            require_one_home(found)
             return found
     if release is not None and (found := [row for row in rows if row.release == release]):
+        require_one_home(found)
         return found
     raise RegistryError(f"no version matches {_name(reference)}", fix=_what_there_is(rows))
 

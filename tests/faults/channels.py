@@ -96,10 +96,30 @@ def history_is_linear() -> None:
         for part in move.cells:
             key = (move.channel, part.cell)
             assert at.get(key) == (None if part.before is None else part.before.release), moves
-            assert part.after is not None
-            at[key] = part.after.release
+            if part.after is None:
+                del at[key]
+            else:
+                at[key] = part.after.release
     for channel in {channel for channel, _ in at}:
         assert stands(channel) == {cell: release for (kept, cell), release in at.items() if kept == channel}
+
+
+def one_cell_may_be_out(_: Ground) -> None:
+    """Half-way, pixel-9 is in the channel or not; iphone-15 stays; another command that moves something goes on."""
+    assert stands() in ({"iphone-15": "1.0.0"}, dict.fromkeys(CELLS, "1.0.0")), stands()
+    assert main(["promote", "phi:1.0.0@iphone-15", "--to", "staging"]) == 0
+    history_is_linear()
+
+
+def retired(_: Ground) -> None:
+    """Production has iphone-15 alone."""
+    assert stands() == {"iphone-15": "1.0.0"}, stands()
+    history_is_linear()
+
+
+def retire_if_needed(ground: Ground) -> int:
+    """A retirement that was done before its process died is not to be done twice."""
+    return 0 if "pixel-9" not in stands() else phipack("retire", "phi@pixel-9", "--from", "production")(ground)
 
 
 def promoted(_: Ground) -> None:

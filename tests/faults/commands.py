@@ -43,6 +43,14 @@ COMMANDS: Mapping[str, Command] = {
         limit=4,
         retry=channels.roll_back_if_needed,
     ),
+    "retire": Command(
+        prepare=channels.prepare_releases,
+        run=phipack("retire", "phi@pixel-9", "--from", "production"),
+        after=channels.one_cell_may_be_out,
+        done=channels.retired,
+        limit=8,
+        retry=channels.retire_if_needed,
+    ),
     "register": Command(
         prepare=channels.prepare_first_release,
         run=channels.register("1.1.0"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import phipack as phipack_api
 from devtools.bundles import make_bundle, make_evidence
 from registry.ledger.ledger import open_ledger
 from registry.ledger.registration import Registration
@@ -14,7 +15,8 @@ from registry.store.folder import FolderStore
 from targets.errors import ProjectError
 from targets.project import load_project
 from targets.references import Version
-from tests.support.command_line import result_of, run_in
+from tests.support.command_line import Run, result_of, run_in
+from tests.support.registrations import client_of
 
 PROJECT = """\
 model = "phi"
@@ -200,3 +202,129 @@ def test_diff_of_a_folder_and_a_version(team: Path) -> None:
     phipack = run_in(team)
     phipack("diff", "./1.0.0", "phi:1.0.0@pixel-9", "--exit-code")
     assert "2 cells" in phipack("diff", "./1.0.0", "phi:1.1.0", expect=1).stderr
+
+
+def elsewhere(team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command in a folder without a project file, run by eve."""
+    (tmp_path / "bare").mkdir()
+    monkeypatch.setenv("LOGNAME", "eve")
+    place = {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{team}/.phipack/mlflow.db",
+        "PHIPACK_STORE": str(team / ".phipack/store"),
+    }
+    return run_in(tmp_path / "bare", place)
+
+
+def test_the_list_of_a_release_holds_from_anywhere(team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first promotion, in a folder without the project file."""
+    registry = phipack_api.Registry.from_project(team / "phipack.toml")
+    registry.plan_release("phi:1.1.0", ["iphone-15", "pixel-9"])
+    phipack = elsewhere(team, tmp_path, monkeypatch)
+    for arguments in (
+        ("promote", "phi:1.1.0", "--to", "production"),
+        ("rollback", "phi"),
+        ("retire", "phi@pixel-9", "--from", "production"),
+    ):
+        refused = phipack(*arguments, expect=1).stderr
+        assert "its promoters are alice, release-bot@ci-1 (noted by the release of 1.1.0)" in refused
+    assert "phipack release" in refused
+    phipack("promote", "phi:1.1.0", "--to", "staging")  # which nobody has listed
+    own = PROJECT.replace("alice", "eve").replace("1.0.0", "1.1.0")
+    (tmp_path / "bare/phipack.toml").write_text(own, "utf-8")  # a file at hand widens nothing
+    refused = phipack("promote", "phi:1.1.0", "--to", "production", expect=1).stderr
+    assert "noted by the release of 1.1.0" in refused
+    monkeypatch.setenv("LOGNAME", "alice")
+    assert (
+        "[channels.production] in phipack.toml"
+        in phipack("promote", "phi:1.1.0", "--to", "production", expect=1).stderr
+    )
+    (tmp_path / "bare/phipack.toml").unlink()
+    done = phipack("promote", "phi:1.1.0", "--to", "production")  # it is a name, no proof: what docs say
+    assert "allowed by promoters alice, release-bot@ci-1" in done.stdout
+
+
+def test_the_newest_release_has_the_last_word_on_lists(
+    team: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(version: str, text: str) -> None:
+        (team / "phipack.toml").write_text(text, "utf-8")
+        phipack_api.Registry.from_project(team / "phipack.toml").plan_release(
+            f"phi:{version}", ["iphone-15", "pixel-9"]
+        )
+
+    note("1.1.0", PROJECT)
+    note("1.0.0", PROJECT.replace("alice", "eve"))  # a late job of an older version
+    phipack = elsewhere(team, tmp_path, monkeypatch)
+    assert "noted by the release of 1.1.0" in phipack("promote", "phi:1.0.0", "--to", "production", expect=1).stderr
+    note("1.2.0", PROJECT[: PROJECT.index("[channels")])
+    assert "allowed by everybody" in phipack("promote", "phi:1.0.0", "--to", "production").stdout
+    note("1.2.0", PROJECT)
+    assert "noted by the release of 1.2.0" in phipack("promote", "phi:1.1.0", "--to", "production", expect=1).stderr
+
+
+def test_a_cell_is_retired_and_comes_back(team: Path) -> None:
+    phipack = run_in(team)
+    phipack("promote", "phi:1.0.0", "--to", "production")
+    done = phipack("retire", "phi@pixel-9", "--from", "production", "--reason", "too slow there")
+    assert "retirement of pixel-9 from production" in done.stdout
+    (newest, _) = result_of(phipack("--json", "history", "phi"))["moves"]
+    assert (newest["kind"], newest["reason"]) == ("retirement", "too slow there")
+    assert [(part["cell"], part["before"]["version"], part["after"]) for part in newest["cells"]] == [
+        ("pixel-9", "1.0.0", None)
+    ]
+    text = phipack("promote", "phi:1.1.0@iphone-15", "--to", "production").stdout
+    assert "left alone" not in text
+    assert (
+        "does not point at a version of cell pixel-9, but at iphone-15"
+        in phipack("retire", "phi@pixel-9", "--from", "production", expect=1).stderr
+    )
+    for wrong in ("phi", "phi:1.0.0@pixel-9", "phi:production@pixel-9"):
+        assert "is not a cell" in phipack("retire", wrong, "--from", "production", expect=1).stderr
+    phipack("rollback", "phi")
+    phipack("rollback", "phi")
+    rows = result_of(phipack("--json", "ls", "phi"))["versions"]
+    assert {(row["cell"], row["version"]) for row in rows if row["channels"]} == {
+        ("iphone-15", "1.0.0"),
+        ("pixel-9", "1.0.0"),
+    }
+
+
+def test_the_first_promotion_is_taken_back_where_that_is_asked_for(team: Path) -> None:
+    phipack = run_in(team)
+    phipack("promote", "phi:1.0.0", "--to", "production")
+    refused = phipack("rollback", "phi", expect=1).stderr
+    assert "to take back the first: phipack rollback phi --channel production --empty" in refused
+    phipack("rollback", "phi", "--empty", "--reason", "not yet")
+    assert all(row["channels"] == [] for row in result_of(phipack("--json", "ls", "phi"))["versions"])
+    assert "--empty" not in phipack("rollback", "phi", "--empty", expect=1).stderr
+
+
+def test_cells_that_a_release_does_not_have_are_named(team: Path) -> None:
+    phipack = run_in(team)
+    phipack("promote", "phi:1.0.0", "--to", "production")
+    store = FolderStore(team / ".phipack/store")
+    ledger = open_ledger(f"sqlite:///{team}/.phipack/mlflow.db", store)
+    bundle = make_bundle(team / "2.0.0", {"model.gguf": b"2.0.0"})
+    store.add_bundle(bundle)
+    ledger.register(Registration("phi", Version(2, 0, 0), "pixel-9", bundle.manifest, make_evidence(bundle)))
+    moved = phipack("--json", "promote", "phi:2.0.0", "--to", "production")
+    (unmoved,) = result_of(moved)["unmoved"]
+    assert (unmoved["cell"], unmoved["at"]["version"]) == ("iphone-15", "1.0.0")
+    assert result_of(phipack("--json", "history", "phi"))["moves"][0]["unmoved"] == [unmoved]
+    again = phipack("promote", "phi:2.0.0", "--to", "production").stdout
+    assert "left alone, as the release does not have them: iphone-15 (stays at 1.0.0)" in again
+
+
+def test_what_was_deleted_in_mlflow_is_missed_and_what_was_retired_is_not(team: Path) -> None:
+    phipack = run_in(team)
+    phipack("keys", "init")
+    phipack("promote", "phi:1.0.0", "--to", "production")
+    phipack("publish", "phi", "--to", "web")
+    phipack("retire", "phi@pixel-9", "--from", "production")
+    assert "no longer in the channel: pixel-9" in phipack("publish", "phi", "--to", "web").stdout
+    ledger = open_ledger(f"sqlite:///{team}/.phipack/mlflow.db", FolderStore(team / ".phipack/store"))
+    client_of(ledger).delete_model_version("phi.iphone-15", "1")
+    refused = phipack("publish", "phi", "--to", "web", expect=1).stderr
+    assert "published with cells that it does not point at any more: iphone-15 (1.0.0)" in refused
+    dropped = result_of(phipack("--json", "publish", "phi", "--to", "web", "--drop", "iphone-15"))
+    assert (dropped["dropped"], dropped["cells"]) == (["iphone-15"], [])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +33,7 @@ def test_a_release_goes_its_way(project: Path) -> None:
     a_gate_that_fails_keeps_the_version_free_and_prints_the_gate(project)
     a_version_that_is_registered_with_other_bytes_is_refused(project)
     promotion_moves_all_cells_and_is_kept(project)
+    a_late_job_with_the_old_checkpoint_changes_no_promoted_release(project)
     rollback_stands_where_the_channel_stood_before(project)
 
 
@@ -50,9 +54,55 @@ def promotion_is_refused_while_a_planned_cell_is_missing(project: Path) -> None:
 
 
 def what_was_built_is_not_built_again(project: Path) -> None:
+    """Nor registered again: the same evidence, to the byte, and not one more run in MLflow."""
     (project / "phipack.toml").write_text(PROJECT, "utf-8")
-    cells = result_of(run_in(project)("--json", "release"))["cells"]
+    phipack = run_in(project)
+    before, runs = shown(project), runs_in(project)
+    cells = result_of(phipack("--json", "release"))["cells"]
     assert [(cell["built"], cell["measured"]) for cell in cells] == [(False, False)] * 2
+    assert shown(project) == before
+    assert runs_in(project) == runs == 2
+    inputs = before[0]["inputs"]
+    assert inputs["checkpoint"] == before[0]["checkpoint"]
+    assert (inputs["evaluation.tokens"], inputs["evaluation.window"]) == ("256", "128")
+    assert before[0]["evidence_digest"] == "sha256:" + hashlib.sha256(evidence_file(project)).hexdigest()
+
+
+def shown(project: Path) -> list[dict[str, Any]]:
+    return result_of(run_in(project)("--json", "show", "tiny:1.0.0"))["cells"]
+
+
+def runs_in(project: Path) -> int:
+    with sqlite3.connect(project / ".phipack" / "mlflow.db") as connection:
+        return int(connection.execute("SELECT count(*) FROM runs").fetchone()[0])
+
+
+def evidence_file(project: Path) -> bytes:
+    run = shown(project)[0]["run_id"]
+    (path,) = (project / ".phipack/store/mlflow/tiny").rglob(f"{run}/artifacts/evidence.json")
+    return path.read_bytes()
+
+
+def a_late_job_with_the_old_checkpoint_changes_no_promoted_release(project: Path) -> None:
+    """One cell of the released version, from another checkpoint: refused before it is built, naming both."""
+    write_tiny(project / "old", seed=7)
+    late = PROJECT.replace('"checkpoint"\n', '"old"\n')
+    (project / "late.toml").write_text(late, "utf-8")
+    before, runs = shown(project), runs_in(project)
+    refused = run_in(project)("release", "late.toml", "--only", "iphone-15", expect=1).stderr
+    assert "tiny:1.0.0 is one release: its cell iphone-15 has checkpoint sha256:" in refused
+    assert "and here it is sha256:" in refused
+    longer = PROJECT.replace("tokens = 256", "tokens = 384")
+    (project / "late.toml").write_text(longer, "utf-8")
+    refused = run_in(project)("release", "late.toml", expect=1).stderr
+    assert "has evaluation.tokens 256, and here it is 384" in refused
+    more = PROJECT + '\n[[cells]]\nname = "more"\ntarget = "iphone-15"\nrecipe = "gguf-q8_0"\n'
+    (project / "late.toml").write_text(more, "utf-8")
+    refused = run_in(project)("release", "late.toml", expect=1).stderr
+    assert "tiny:1.0.0 was promoted to production on" in refused
+    assert (shown(project), runs_in(project)) == (before, runs)
+    phipack = run_in(project)
+    assert "nothing to move" in phipack("promote", "tiny:1.0.0", "--to", "production").stdout
 
 
 def a_gate_that_fails_keeps_the_version_free_and_prints_the_gate(project: Path) -> None:

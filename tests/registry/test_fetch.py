@@ -311,7 +311,7 @@ def registered(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Pat
             Registration("phi", Version.parse(version), cell, given.manifest, make_evidence(given, target=cell))
         )
     for cell in ("iphone-15", "pixel-9"):
-        ledger.point("phi", cell, "production", 1)
+        ledger.point(f"phi.{cell}", "production", 1)
     return ledger
 
 

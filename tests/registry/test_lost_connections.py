@@ -47,8 +47,8 @@ class Interrupted(Ledger):
     timing: ClassVar[Timing] = Timing(beat_seconds=0.3, fresh_seconds=30, stale_seconds=200, release_seconds=30)
     happens: ClassVar[object] = None
 
-    def point(self, model: str, cell: str, channel: str, number: int | None) -> None:
-        super().point(model, cell, channel, number)
+    def point(self, registered_model: str, channel: str, number: int | None) -> None:
+        super().point(registered_model, channel, number)
         happens, type(self).happens = type(self).happens, None
         if callable(happens):
             happens()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devtools.bundles import make_bundle, make_evidence
-from registry.ledger.channel_moves import CellMove, Move, VersionId, move_from_tags, promotion_to_undo
+from registry.ledger.channel_moves import CellMove, Move, VersionId, move_from_tags, move_to_undo
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.reader import open_reader
 from registry.ledger.registration import Registration
@@ -286,11 +286,11 @@ def test_channels_outside_mlflows_grammar_are_refused(ledger: Ledger, channel: s
 class FailsAtTheThird(Ledger):
     """A ledger whose server dies at the third alias, once."""
 
-    def point(self, model: str, cell: str, channel: str, number: int | None) -> None:
+    def point(self, registered_model: str, channel: str, number: int | None) -> None:
         count = self.__dict__["count"] = self.__dict__.get("count", 0) + 1
         if count == 3:
             raise RegistryError("the server died", fix="try again")
-        super().point(model, cell, channel, number)
+        super().point(registered_model, channel, number)
 
 
 def test_a_failure_in_the_middle_moves_back_what_moved(releases: Ledger) -> None:
@@ -318,8 +318,8 @@ from registry.store.folder import FolderStore
 from targets.references import Reference
 
 class Dies(Ledger):
-    def point(self, model, cell, channel, number):
-        super().point(model, cell, channel, number)
+    def point(self, registered_model, channel, number):
+        super().point(registered_model, channel, number)
         os.kill(os.getpid(), signal.SIGKILL)
 
 promote(Dies(sys.argv[1], FolderStore(Path(sys.argv[2]))), Reference.parse("phi:1.1.0"), "production", who="dead")
@@ -417,7 +417,7 @@ def test_rollback_is_a_stack(steps: list[str]) -> None:
     for number, kind in enumerate(steps):
         undoes = None
         if kind == "rollback":
-            last = promotion_to_undo(list(reversed(kept)), "production")
+            last = move_to_undo(list(reversed(kept)), "production")
             assert (last.id if last else None) == (stack[-1] if stack else None)
             if last is None:
                 continue

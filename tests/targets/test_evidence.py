@@ -85,3 +85,24 @@ def test_every_figure_has_a_unit_and_a_meaning() -> None:
         assert name == name.lower()
         assert unit
         assert what
+
+
+def test_the_order_of_figures_changes_no_digest() -> None:
+    """Measured figures come in the order of the work, recorded ones sorted: the same evidence, so the same text."""
+    figures = {
+        name: Figure(value=value, unit="nat", kind="measured", on="text")
+        for name, value in (("kl_p99", 0.1), ("kl_mean", 0.02), ("kl_max", math.inf))
+    }
+    made = [
+        Evidence(
+            schema="phipack.evidence/1",
+            bundle="sha256:b",
+            checkpoint="sha256:c",
+            recipe="gguf-f16",
+            text="t",
+            figures={name: figures[name] for name in names},
+        )
+        for names in (list(figures), sorted(figures))
+    ]
+    assert made[0].to_json() == made[1].to_json()
+    assert Evidence.parse(made[0].to_json().encode(), source="x").to_json() == made[0].to_json()

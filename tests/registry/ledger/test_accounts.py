@@ -195,7 +195,7 @@ def test_who_does_not_see_a_cell_undoes_nothing_for_a_dead_promoter(
         cells.append(CellMove(cell, VersionId.of(newer), VersionId.of(older), older.evidence))
     move = Move("", "promotion", "phi", "production", "ann", "", datetime.now(UTC), tuple(cells))
     ledger.begin_move(move, after=None)
-    ledger.point("phi", "pixel-9", "production", cells[1].after.number if cells[1].after else None)
+    ledger.point("phi.pixel-9", "production", cells[1].after.number if cells[1].after else None)
     refused(team, monkeypatch, "short-sighted", lambda own: promote(own, ONE_CELL, "production", who="ann"))
     act_as(monkeypatch, team, "editor")
     assert promote(team.ledger, Reference.parse("phi:1.1.0"), "production", who="ann").cells == ()

@@ -249,8 +249,8 @@ from targets.references import Reference
 from tests.support.leases import OnAServer
 
 class Dies(OnAServer):
-    def point(self, model, cell, channel, number):
-        super().point(model, cell, channel, number)
+    def point(self, registered_model, channel, number):
+        super().point(registered_model, channel, number)
         os.kill(os.getpid(), int(sys.argv[3]))
 
 promote(Dies(sys.argv[1], FolderStore(Path(sys.argv[2]))), Reference.parse("phi:1.1.0"), "production", who="dead")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -58,6 +59,7 @@ def test_a_registered_version_is_the_same_in_plain_mlflow(ledger: Ledger, store:
         "phipack.evidence": version.evidence,
         "phipack.run": row.run_id,
         "phipack.store": store.uri,
+        "phipack.inputs": json.dumps(dict(entry(bundle).inputs), sort_keys=True),
     }
     run = client.get_run(row.run_id)
     assert run.info.status == "FINISHED"
@@ -257,9 +259,9 @@ def test_both_roads_of_reading_give_the_same(ledger: Ledger, store: FolderStore,
     client = client_of(ledger)
     client.create_registered_model("phi.theirs")
     client.create_model_version("phi.theirs", "phipack-file:///theirs")
-    ledger.point("phi", "iphone-15", "production", 2)
-    ledger.point("phi", "iphone-15", "staging", 2)
-    ledger.point("phi", "pixel-9", "production", 1)
+    ledger.point("phi.iphone-15", "production", 2)
+    ledger.point("phi.iphone-15", "staging", 2)
+    ledger.point("phi.pixel-9", "production", 1)
     client.delete_model_version("phi.pixel-9", "3")
     reader = open_reader(ledger.uri, store)
     assert isinstance(reader, SqliteReader)

@@ -18,6 +18,7 @@ def row(cell: str, release: str, *channels: str, number: int = 1, passed: bool =
     return CellVersion(
         model="phi",
         cell=cell,
+        registered_model=f"phi.{cell}",
         number=number,
         release=Version.parse(release),
         digest=f"sha256:{cell}-{release}",

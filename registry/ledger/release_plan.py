@@ -1,0 +1,80 @@
+"""What the experiment MODEL notes of releases: which cells one plans, and who may move a channel. Pure.
+
+    phipack.plan.VERSION        galaxy-s24 iphone-15: the cells of the release
+    phipack.promoters.CHANNEL   {"release": "1.1.0", "promoters": ["alice", …]}: the list of that release's project
+                                file; null: everybody may since then; no tag: the list of the channel's last move holds
+
+A release of a lower version does not replace what a higher one has noted: a late job changes no list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from registry.ledger.versions import TAG_PREFIX
+from targets.errors import MalformedReferenceError, RegistryError
+from targets.references import Version
+
+PLAN_TAG = TAG_PREFIX + "plan."
+PROMOTERS_TAG = TAG_PREFIX + "promoters."
+
+
+@dataclass(frozen=True)
+class Promoters:
+    """Who may move a channel, as the release of version `release` has noted it. `names`: None for everybody."""
+
+    release: Version
+    names: tuple[str, ...] | None
+
+    def to_tag(self) -> str:
+        """Return the tag's value."""
+        content = {"release": str(self.release), "promoters": self.names}
+        return json.dumps(content, ensure_ascii=False, sort_keys=True)
+
+
+def planned_cells(tags: Mapping[str, str], version: Version) -> list[str]:
+    """Return the cells that a release plans; none where it was never planned."""
+    return tags.get(f"{PLAN_TAG}{version}", "").split()
+
+
+def plan_tag(version: Version, cells: Sequence[str]) -> dict[str, str]:
+    """Return the tag of a plan."""
+    return {f"{PLAN_TAG}{version}": " ".join(sorted(cells))}
+
+
+def promoters_of(tags: Mapping[str, str], channel: str) -> Promoters | None:
+    """Return who may move a channel; None where no release has noted it. Raises `RegistryError` where it is damaged."""
+    name = f"{PROMOTERS_TAG}{channel}"
+    if name not in tags:
+        return None
+    try:
+        content = json.loads(tags[name])
+        names = content["promoters"]
+        if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
+            raise ValueError(names)  # noqa: TRY301 - one damaged tag, one message
+        return Promoters(Version.parse(content["release"]), None if names is None else tuple(names))
+    except (KeyError, TypeError, ValueError, RecursionError, MalformedReferenceError) as error:
+        raise RegistryError(
+            f"the experiment's tag {name} in MLflow is damaged, so who may move channel {channel} is unknown",
+            fix="run phipack release again, which notes the project file's list, after deleting that tag",
+        ) from error
+
+
+def promoter_tags(tags: Mapping[str, str], version: Version, promoters: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the tags that must be set so that the lists of a release's project file hold.
+
+    Args:
+        tags: the experiment's, as they are.
+        version: of the release.
+        promoters: the lists, by channel. Everybody may move the other channels.
+    """
+    noted = {name.removeprefix(PROMOTERS_TAG) for name in tags if name.startswith(PROMOTERS_TAG)}
+    changed = {}
+    for channel in sorted(noted | promoters.keys()):
+        before = promoters_of(tags, channel)
+        now = Promoters(version, tuple(promoters[channel]) if channel in promoters else None)
+        if before is None or (before.release <= version and before != now):
+            changed[f"{PROMOTERS_TAG}{channel}"] = now.to_tag()
+    return changed
