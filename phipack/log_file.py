@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from targets.addresses import without_secrets
 from targets.errors import PhipackError
+from targets.secrets import without_secrets
 
 
 @dataclass

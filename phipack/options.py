@@ -19,7 +19,7 @@ from phipack import completion
 from phipack.log_file import open_log
 from phipack.output import Mode
 from phipack.state import State, pass_state
-from targets.addresses import argument_shown
+from targets.secrets import argument_shown
 
 __all__ = ["State", "pass_state"]  # which every command needs with its options
 

@@ -10,7 +10,6 @@ from types import TracebackType
 
 import click
 
-from targets.addresses import argument_shown, without_secrets
 from targets.errors import (
     ERROR_EXIT_CODE,
     INTERRUPTED_EXIT_CODE,
@@ -21,6 +20,7 @@ from targets.errors import (
     RegistryError,
 )
 from targets.installation import extras_with, install_command
+from targets.secrets import argument_shown, without_secrets
 
 EXTRAS_OF_PACKAGES = {"builders": "build", "registry": "registry"}  # whose code needs which extra
 

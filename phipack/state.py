@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack.output import Output
-from targets.addresses import shown
 from targets.errors import ProjectError
+from targets.secrets import shown
 
 if TYPE_CHECKING:
     from targets.project import Project

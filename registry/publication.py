@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from registry.catalog.documents import (
     channel_path,
     release_path,
 )
+from registry.catalog.published_check import check_published
 from registry.catalog.published_state import Published, read_published, write_next
 from registry.catalog.rollout import ALL, Stage, share_of, stages_after
 from registry.catalog.signing import KeyFolder
@@ -37,7 +38,7 @@ from registry.store.protocol import Blob, Store, blobs_of
 from registry.store.uris import open_store
 from targets.devices import Target
 from targets.errors import PublicationError, did_you_mean
-from targets.progress import Progress, Step, silent
+from targets.progress import Notice, Progress, Step, silent
 from targets.references import Reference
 
 _TRIES = 5  # against other publishers
@@ -111,10 +112,12 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
 
     Raises:
         PublicationError: a bundle changed within a release; a published cell is missing in the channel, and nobody has
-            taken it out; the rollout is narrower than it was; or the published catalog is damaged.
-        KeysError: too few keys are available.
+            taken it out; the rollout is narrower than it was; the published catalog is damaged; or what was written is
+            refused by the client's own code.
+        KeysError: too few keys are available, or the root has expired.
         RegistryError, StoreError: the channel is empty, or MLflow or a store fails.
     """
+    _check_root(keys, on_progress)
     into.check_writable()
     made: dict[tuple[str, str], DeltaEntry | None] = {}
 
@@ -132,21 +135,34 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
         expires = write_next(published, keys, documents)
         if expires is None:
             return None
+        check_published(into, keys, documents)
         return Publication(order.model, order.channel, _summary(rows, channel, releases, before), expires, dropped)
 
     return _until_first(into, attempt)
 
 
-def refresh(into: Store, keys: KeyFolder) -> datetime:
+def refresh(into: Store, keys: KeyFolder, *, on_progress: Progress = silent) -> datetime:
     """Sign a catalog again, as it is, and return when it will expire. Raises the errors of `publish`."""
+    _check_root(keys, on_progress)
 
     def attempt() -> datetime | None:
         published = read_published(into, keys)
         if published.tag is None:
             raise PublicationError(f"{into.uri} has no catalog", fix="publish a channel: phipack publish MODEL")
-        return write_next(published, keys, {})
+        expires = write_next(published, keys, {})
+        if expires is not None:
+            check_published(into, keys, published.paths)
+        return expires
 
     return _until_first(into, attempt)
+
+
+def _check_root(keys: KeyFolder, on_progress: Progress) -> None:
+    """Refuse an expired root before anything is written; warn of one that will expire soon."""
+    now = datetime.now(UTC)
+    keys.require_valid_root(now)
+    for warning in keys.warnings(now):
+        on_progress(Notice(warning))
 
 
 def _until_first(into: Store, attempt: Callable[[], _Result | None]) -> _Result:

@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from targets.secrets import without_secrets
+
 ERROR_EXIT_CODE = 1  # bad input, and any error without an exit code of its own
 GATE_EXIT_CODE = 3
 UNREACHABLE_EXIT_CODE = 4  # a service did not answer: the same command may succeed later
@@ -17,11 +19,12 @@ INTERRUPTED_EXIT_CODE = 130
 
 
 class PhipackError(Exception):
-    """Base of all errors. `exit_code` is the exit code of the command line."""
+    """Base of all errors. `exit_code` is the exit code of the command line. Secrets in addresses are masked."""
 
     exit_code = ERROR_EXIT_CODE
 
     def __init__(self, problem: str, *, fix: str) -> None:
+        problem, fix = without_secrets(problem), without_secrets(fix)
         super().__init__(f"{problem}\n  fix: {fix}")
         self.problem = problem
         self.fix = fix

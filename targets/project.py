@@ -36,12 +36,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from targets.addresses import store_problem
 from targets.demands import GateTable
 from targets.devices import Target, target_named
 from targets.errors import PhipackError, ProjectError, did_you_mean
 from targets.evaluation import EvaluationSettings
 from targets.gates import Gate
+from targets.places import store_problem
 from targets.recipes import Recipe, recipe_named
 from targets.references import Version, check_channel, check_name
 from targets.toml_file import RefusedValueError, read_toml

@@ -279,7 +279,7 @@ class Registry(RegistryConnection):
         """Sign a catalog again as it is, before it expires; return when it will expire. Raises as `publish` does."""
         from registry.publication import refresh
 
-        return refresh(self._catalog(to), self._keys(keys))
+        return refresh(self._catalog(to), self._keys(keys), on_progress=self._on_progress)
 
     def fetch(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from phipack.api.arguments import AnyPath, as_store
 from registry.catalog.served_catalog import ServedCatalog
 from registry.store.protocol import Store
+from registry.transfer.http_address import host_and_port
 from targets.errors import PublicationError
 from targets.installation import install_command
 
@@ -48,15 +49,18 @@ def serve_catalog(
     config = uvicorn.Config(create_app(blobs), log_config=logging, log_level=level, server_header=False, lifespan="off")
     with listener:
         if on_listening is not None:
-            on_listening(f"http://{host}:{listener.getsockname()[1]}")
+            on_listening(f"http://{host_and_port(host, listener.getsockname()[1])}")
         uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    host = host.removeprefix("[").removesuffix("]")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
-    except OSError as error:
+    except (OSError, UnicodeError, OverflowError) as error:  # UnicodeError: no name of a host
+        reason = getattr(error, "strerror", None) or error
         raise PublicationError(
-            f"can't listen on {host}:{port}: {error.strerror or error}", fix="choose another --host or --port"
+            f"can't listen on {host_and_port(host, port)}: {reason}",
+            fix="choose another --host or --port",
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,8 @@ def _show(state: State, folder: KeyFolder, *notes: str) -> None:
     from phipack.json_form.registry import keys_form
 
     state.output.result(keys_form(folder).data(), "\n\n".join([_text(folder), *notes]))
+    for warning in folder.warnings(datetime.now(UTC)):
+        state.output.note(warning)
 
 
 def _thresholds(texts: tuple[str, ...]) -> list[tuple[Role, str]]:
@@ -150,7 +153,8 @@ def _text(folder: KeyFolder) -> str:
         for role in ROLE_NAMES
         for keyid in root.roles[role].keyids
     ]
+    validity = "valid until" if root.expires > datetime.now(UTC) else "EXPIRED on"
     return (
-        f"root {root.version}, good until {root.expires:%Y-%m-%d} UTC"
+        f"root {root.version}, {validity} {root.expires:%Y-%m-%d} UTC"
         f"\n\n{table(('role', 'must sign', 'good for', 'key', 'signer'), rows)}"
     )

@@ -9,24 +9,26 @@ import base64
 import email.utils
 import json
 import os
-import ssl
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from phipack.diagnosis.check import Check, failed
 from phipack.diagnosis.machine import existing_parent
 from phipack.formatting import duration
+from registry.ledger.postgresql_login import connect_arguments
 from registry.ledger.sqlite_reader import SqliteReader, has_known_schema
 from registry.ledger.tracking import sqlite_path
 from registry.store.folder import FolderStore
 from registry.store.uris import open_store
-from targets.addresses import shown
+from registry.transfer.network_settings import proxy_for, tls_context
 from targets.errors import PhipackError
 from targets.installation import install_command
+from targets.secrets import without_secrets
 
 TIMEOUT_SECONDS = 10
 SLOW_CLOCK_SECONDS = 60.0
@@ -54,7 +56,7 @@ class ServiceCheck:
 
 def check_registry(uri: str) -> ServiceCheck:
     """Look whether the registry answers, and whether these credentials may read it."""
-    path, address = sqlite_path(uri), shown(uri)
+    path, address = sqlite_path(uri), without_secrets(uri)
     if path is not None:
         return ServiceCheck(_check_sqlite(path, address))
     if uri.startswith(("http://", "https://")):
@@ -91,6 +93,8 @@ def _check_server(uri: str, shown: str) -> ServiceCheck:
             body = json.loads(answer.read(10**6))
     except urllib.error.HTTPError as error:
         return ServiceCheck(_refused(error.code, shown), _clock(uri, error.headers.get("Date")))
+    except PhipackError as error:
+        return ServiceCheck(failed("registry", error))
     except (OSError, ValueError) as error:
         if isinstance(error, json.JSONDecodeError):
             return ServiceCheck(Check("registry", "fail", f"{shown}: answers, but not as MLflow does", _START))
@@ -109,20 +113,30 @@ def _refused(code: int, shown: str) -> Check:
     return Check("registry", "fail", f"{shown}: answers with HTTP {code}", _START)
 
 
-def _opened(url: str, method: str = "GET") -> urllib.request._UrlopenRet:
-    """Open a URL with MLflow's credentials from the environment, trusting the certificates that requests would."""
+def _opened(url: str) -> Any:
+    """Open a URL with MLflow's credentials from the environment."""
     parts = urllib.parse.urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    request = urllib.request.Request(parts._replace(netloc=host).geturl(), method=method)  # noqa: S310 - http(s) alone
+    request = urllib.request.Request(parts._replace(netloc=host).geturl())  # noqa: S310 - http(s) alone
     name = urllib.parse.unquote(parts.username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = urllib.parse.unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
     if name:
         request.add_header("Authorization", "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode())
     elif token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
         request.add_header("Authorization", f"Bearer {token}")
-    bundle = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE")
-    context = ssl.create_default_context(cafile=bundle if bundle and Path(bundle).is_file() else None)
-    return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=context)  # noqa: S310 - http(s) alone
+    return _open(request, os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
+
+
+def _open(request: urllib.request.Request, more_cas: str | None = None) -> Any:
+    """Send a request as downloads, S3 and MLflow do: with the same CAs and proxy."""
+    url = request.full_url
+    context = tls_context()
+    if more_cas and Path(more_cas).is_file():
+        context.load_verify_locations(more_cas)
+    proxy = proxy_for(url)
+    proxies = {} if proxy is None else {urllib.parse.urlsplit(url).scheme: proxy}
+    handlers = (urllib.request.ProxyHandler(proxies), urllib.request.HTTPSHandler(context=context))
+    return urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_SECONDS)
 
 
 def _check_postgresql(uri: str, shown: str) -> ServiceCheck:
@@ -131,9 +145,9 @@ def _check_postgresql(uri: str, shown: str) -> ServiceCheck:
     except ImportError:
         found = f"{shown}: psycopg2 is not installed"
         return ServiceCheck(Check("registry", "fail", found, install_command("registry")))
-    address = "postgresql://" + uri.partition("://")[2]
     try:
-        connection = psycopg2.connect(address, connect_timeout=TIMEOUT_SECONDS)
+        arguments = connect_arguments(uri)  # SQLAlchemy's reading of the URI, which the registry itself connects by
+        connection = psycopg2.connect(**{**arguments, "connect_timeout": TIMEOUT_SECONDS})
         try:
             with connection.cursor() as cursor:
                 cursor.execute(
@@ -143,7 +157,7 @@ def _check_postgresql(uri: str, shown: str) -> ServiceCheck:
         finally:
             connection.close()
     except psycopg2.Error as error:
-        reason = (str(error).strip().splitlines() or ["no message"])[-1]
+        reason = without_secrets((str(error).strip().splitlines() or ["no message"])[-1], uri)
         return ServiceCheck(Check("registry", "fail", f"{shown}: does not answer: {reason}", _START))
     seconds, is_mlflow = row if row is not None else (time.time(), False)
     found = f"{shown}: answers" if is_mlflow else f"{shown}: not there yet; phipack release creates it"
@@ -176,11 +190,11 @@ def _s3_clock(location: str) -> ClockReading | None:
         return None
     asked = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "https://s3.amazonaws.com"
     try:
-        with urllib.request.urlopen(urllib.request.Request(asked, method="HEAD"), timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - the user's endpoint
+        with _open(urllib.request.Request(asked, method="HEAD")) as answer:  # noqa: S310 - the user's endpoint
             return _clock(asked, answer.headers.get("Date"))
     except urllib.error.HTTPError as error:
         return _clock(asked, error.headers.get("Date"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, PhipackError):
         return None
 
 

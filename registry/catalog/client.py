@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ from targets.this_user import home_folder, unknown_user
 if TYPE_CHECKING:
     from tuf.api.exceptions import RepositoryError
     from tuf.api.metadata import TargetFile
-    from tuf.ngclient import Updater
+    from tuf.ngclient import FetcherInterface, Updater
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,14 @@ def open_catalog(url: str, client: HttpClient, trust: CatalogTrust) -> Catalog:
         FetchError: no root is trusted yet, or its file is damaged; or the catalog is older than what was seen before,
             expired, not signed by its keys, or was changed on the way.
     """
+    from registry.catalog.tuf_fetcher import MetadataFetcher
+
     split_url(url)
     url = url.rstrip("/")
     folder = state_folder(trust.state) / "catalogs" / hashlib.sha256(url.encode()).hexdigest()[:32]
     with disk_errors(folder, FetchError), _locked(folder):
         _require_root(folder, trust.root, url)
-        files = _refreshed(url, client, folder / "metadata", trust.root)
+        files = refreshed_targets(url, MetadataFetcher(client), folder / "metadata", trust.root, wait=client.wait)
         _remove_unlisted(folder / "documents", {file.hashes["sha256"] for file in files.values()})
     return Catalog(files, url, client, folder)
 
@@ -168,21 +171,28 @@ def _require_root(folder: Path, root: Path | None, url: str) -> None:
         )
 
 
-def _refreshed(url: str, client: HttpClient, metadata: Path, root: Path | None) -> Mapping[str, TargetFile]:
+def refreshed_targets(
+    url: str, fetcher: FetcherInterface, metadata: Path, root: Path | None, *, wait: Callable[[float], bool]
+) -> Mapping[str, TargetFile]:
+    """Update metadata from a trusted root on, and return the catalog's documents. `wait`: True where it was cancelled.
+
+    Raises:
+        FetchError: the catalog can't be trusted, or has expired; the fetcher's own errors pass.
+    """
     from tuf.api.exceptions import DownloadError, RepositoryError, UnsignedMetadataError
     from tuf.api.metadata import Metadata, Targets
 
     metadata.mkdir(parents=True, exist_ok=True)
     for last in (False, True):
-        updater = _updater(url, client, metadata, root)
+        updater = _updater(url, fetcher, metadata, root)
         try:
             updater.refresh()
             break
         except UnsignedMetadataError as error:
-            if last or client.wait(1):  # a new root may be published a moment before what its keys sign
-                raise _refused(url, error) from error
+            if last or wait(1):  # a new root may be published a moment before what its keys sign
+                raise _refused(url, error, metadata) from error
         except RepositoryError as error:
-            raise _refused(url, error) from error
+            raise _refused(url, error, metadata) from error
         except DownloadError as error:
             raise FetchError(
                 f"{url} is not a catalog: {error}", fix="check the URL: it must be the folder that has metadata/"
@@ -190,19 +200,17 @@ def _refreshed(url: str, client: HttpClient, metadata: Path, root: Path | None) 
     return Metadata[Targets].from_file(str(metadata / "targets.json")).signed.targets
 
 
-def _updater(url: str, client: HttpClient, metadata: Path, root: Path | None) -> Updater:
+def _updater(url: str, fetcher: FetcherInterface, metadata: Path, root: Path | None) -> Updater:
     """Open python-tuf's client on the trusted root: the named one, else the one that was trusted last."""
     from tuf.api.exceptions import RepositoryError
     from tuf.ngclient import Updater
-
-    from registry.catalog.tuf_fetcher import MetadataFetcher
 
     try:
         bootstrap = None if root is None else root.read_bytes()
     except OSError as error:
         raise FetchError(f"{root} can't be read: {error.strerror}", fix="name the catalog's root.json") from error
     try:
-        return Updater(str(metadata), f"{url}/metadata/", fetcher=MetadataFetcher(client), bootstrap=bootstrap)
+        return Updater(str(metadata), f"{url}/metadata/", fetcher=fetcher, bootstrap=bootstrap)
     except RepositoryError as error:  # it has read local files alone so far
         if root is not None:
             raise FetchError(
@@ -215,9 +223,15 @@ def _updater(url: str, client: HttpClient, metadata: Path, root: Path | None) ->
         ) from error
 
 
-def _refused(url: str, error: RepositoryError) -> FetchError:
+def _refused(url: str, error: RepositoryError, metadata: Path) -> FetchError:
     from tuf.api.exceptions import BadVersionNumberError, ExpiredMetadataError
 
+    if isinstance(error, ExpiredMetadataError) and _root_has_expired(metadata):
+        return FetchError(
+            f"the catalog at {url} has expired: {error}",
+            fix="check this machine's clock; if it is right, its publisher must sign the root again, and publish:"
+            " phipack keys show --renew, then phipack publish --refresh",
+        )
     if isinstance(error, ExpiredMetadataError):
         return FetchError(
             f"the catalog at {url} has expired: {error}",
@@ -233,6 +247,17 @@ def _refused(url: str, error: RepositoryError) -> FetchError:
         fix="check the URL and the --root; if both are right, the catalog may have been tampered with: "
         "report it to the publisher",
     )
+
+
+def _root_has_expired(metadata: Path) -> bool:
+    """Whether the newest root that is trusted has expired: it is kept before its expiry is looked at."""
+    from tuf.api.exceptions import RepositoryError
+    from tuf.api.metadata import Metadata, Root
+
+    try:
+        return Metadata[Root].from_file(str(metadata / "root.json")).signed.expires <= datetime.now(UTC)
+    except (OSError, RepositoryError):
+        return False
 
 
 def _mismatch(url: str) -> FetchError:

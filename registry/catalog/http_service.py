@@ -24,7 +24,7 @@ from registry.catalog.documents import CellEntry
 from registry.catalog.served_catalog import ServedCatalog
 from registry.files.digests import digest_of_bytes
 from registry.store.folder import FolderStore
-from registry.store.protocol import FOREVER, Store, blob_path, caching_of
+from registry.store.protocol import Store, blob_path, caching_of, media_type_of
 from registry.store.s3 import S3Store
 from targets.errors import MalformedReferenceError, PhipackError, PublicationError, StoreError
 from targets.recipes import Format
@@ -174,7 +174,7 @@ def _blob(store: Store, catalog: ServedCatalog) -> Callable[..., Response]:
             raise _NotFoundError(
                 f"no published release has blob {digest}", fix="request the blobs that its manifests list"
             )
-        headers = {"ETag": f'"{name}"', "Cache-Control": FOREVER}
+        headers = {"ETag": f'"{name}"', "Cache-Control": caching_of(blob_path(digest))}
         if _has(if_none_match, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         if isinstance(store, S3Store):
@@ -185,7 +185,7 @@ def _blob(store: Store, catalog: ServedCatalog) -> Callable[..., Response]:
             raise StoreError(
                 f"blob {digest} of the catalog is missing from its store", fix="publish it again: phipack publish MODEL"
             )
-        return _Blob(store.location_of(digest), headers=headers, media_type="application/octet-stream")
+        return _Blob(store.location_of(digest), headers=headers, media_type=media_type_of(blob_path(digest)))
 
     return blob
 
@@ -197,7 +197,7 @@ def _document(store: Store, name: str, if_none_match: str | None) -> Response:
     headers = {"ETag": f'"{digest_of_bytes(found.content)[7:]}"', "Cache-Control": caching_of(name)}
     if _has(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return Response(found.content, headers=headers, media_type="application/json")
+    return Response(found.content, headers=headers, media_type=media_type_of(name))
 
 
 class _NotFoundError(PhipackError):

@@ -83,6 +83,25 @@ class KeyFolder:
         """Return when metadata of a role that is signed now expires: whole seconds, UTC."""
         return (now + timedelta(days=self.keys.expiry_days[role])).replace(microsecond=0)
 
+    def require_valid_root(self, now: datetime) -> None:
+        """Raise `KeysError` where the root has expired: then clients refuse every catalog, whatever is signed now."""
+        if self.root.signed.expires <= now:
+            raise KeysError(
+                f"the root in {self.path} expired on {self.root.signed.expires:%Y-%m-%d}: clients refuse all that is"
+                " signed with it",
+                fix=f"sign it again with the root's keys, then publish: phipack keys show --renew --keys {self.path}",
+            )
+
+    def warnings(self, now: datetime) -> list[str]:
+        """Return what must be said of the root: that it has expired, or will when a quarter of its term is left."""
+        expires, term = self.root.signed.expires, timedelta(days=self.keys.expiry_days["root"])
+        renewal = f"phipack keys show --renew --keys {self.path}, then publish"
+        if expires <= now:
+            return [f"the root expired on {expires:%Y-%m-%d}: clients refuse all catalogs; sign it again: {renewal}"]
+        if expires - now < term / 4:
+            return [f"the root expires on {expires:%Y-%m-%d}, in {(expires - now).days} days; sign it again: {renewal}"]
+        return []
+
     def sign(self, role: Role, metadata: Metadata[Any]) -> bytes:
         """Sign with every available key of the role. Raises `KeysError` where there are too few."""
         return _signed(self, metadata, (role, self.root))

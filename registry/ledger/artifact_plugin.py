@@ -32,8 +32,8 @@ from registry.ledger.served_stores import in_mlflow_server, require_requested, r
 from registry.store.folder import FolderStore
 from registry.store.s3_client import s3_client
 from registry.store.uris import open_store
-from targets.addresses import is_plain_path
 from targets.errors import PhipackError
+from targets.places import is_plain_path
 
 BUNDLE_FOLDER = "bundle"
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from registry.ledger.tracking import RUNS_FOLDER
 from registry.store.protocol import URI_PREFIX, is_digest
-from targets.addresses import is_plain_path
 from targets.errors import MalformedReferenceError, StoreError
+from targets.places import is_plain_path
 from targets.references import check_name
 
 _ARTIFACTS = "artifacts"

@@ -60,11 +60,11 @@ from registry.ledger.versions import (
 )
 from registry.store.protocol import Store
 from registry.store.uris import DEFAULT_HOME
-from targets.addresses import shown
 from targets.errors import RegistryError
 from targets.evidence import Evidence
 from targets.progress import Notice, Progress, silent
 from targets.references import Version, check_channel, check_name
+from targets.secrets import shown
 from targets.this_user import user_name
 
 _STATES: dict[str, MoveState] = {"FINISHED": "done", "FAILED": "undone", "KILLED": "undone"}

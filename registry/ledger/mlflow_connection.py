@@ -1,5 +1,8 @@
 """Connecting to MLflow: a client that says nothing and fails soon. Only `mlflow_client.py` uses it.
 
+Its CAs and its proxy are those of `network_settings.py`. Its tries and timeouts are its own: the lease on a model's
+channels counts on their sum (`lease.py`).
+
 MLflow's defaults suit a notebook: it logs migrations to standard error, shows progress bars, reports its use to its
 makers, and tries an unreachable server for minutes. What the environment sets explicitly is left as it is.
 """
@@ -14,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from registry.files.staging import disk_errors
 from registry.ledger.tracking import sqlite_path
-from targets.errors import RegistryError
+from registry.transfer.network_settings import ca_file, proxy_for
+from targets.errors import RegistryError, SetupError
 from targets.installation import install_command
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_CA_VARIABLE = "MLFLOW_TRACKING_SERVER_CERT_PATH"
+_given_cas: str | None = None
 _importing = threading.Lock()  # two threads in the middle of its circles of imports get stuck, or half a module
 
 
@@ -42,6 +48,8 @@ def connect(uri: str) -> MlflowClient:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if uri.startswith("http"):
+        _set_network(uri)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's own imports and mappers: nothing that a user could change
         try:
@@ -59,6 +67,20 @@ def connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_registered_models(max_results=1)  # so that an error comes here and not half-way
         return client
+
+
+def _set_network(uri: str) -> None:
+    """Let MLflow's client trust the CAs that downloads and S3 trust. Raises `RegistryError` for a proxy of no use."""
+    global _given_cas  # noqa: PLW0603 - what this process has put into its environment
+    try:
+        proxy_for(uri)  # its client takes the same proxy by itself
+        cas = ca_file()
+    except SetupError as error:
+        raise RegistryError(f"MLflow at {uri} can't be reached: {error.problem}", fix=error.fix) from error
+    insecure = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    if os.environ.get(_CA_VARIABLE) not in (None, _given_cas) or insecure or cas is None:
+        return
+    os.environ[_CA_VARIABLE] = _given_cas = cas
 
 
 def has_tables(uri: str) -> bool:

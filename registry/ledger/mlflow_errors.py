@@ -9,15 +9,19 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import ssl
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from registry.ledger.postgresql_login import CONNECTED, login_sqlstate
 from registry.ledger.tracking import is_postgresql
 from registry.store.s3_client import s3_errors
-from targets.addresses import shown, without_secrets
+from registry.transfer.network_settings import CERTIFICATE_FIX
 from targets.errors import PhipackError, RegistryError, RegistryUnreachableError
+from targets.secrets import shown, without_secrets
 
 # Base classes of what they raise, without importing them.
 _MLFLOW_KINDS = (
@@ -31,6 +35,7 @@ _SERVER_ERRORS = 500  # the first HTTP status of those that are the server's
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SQLITE_UNWRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
 _POSTGRESQL_DISK_FULL = "53100"
+_POSTGRESQL_NO_DATABASE = "3D000"
 # Connection exceptions; too many connections; the server is shutting down, has crashed, or is starting.
 _POSTGRESQL_AWAY = ("08", "53300", "57P01", "57P02", "57P03")
 
@@ -64,7 +69,15 @@ def foreign_errors(uri: str) -> Iterator[None]:
         with s3_errors("the files of MLflow's runs", "transferring"):
             raise error from error.__cause__
     except _loaded(_MLFLOW_KINDS) as error:
-        raise _disk_trouble(uri, error) or _no_answer(uri, error) or _refusal(uri, error) from error
+        raise _explained(uri, error) from error
+
+
+def _explained(uri: str, error: Exception) -> RegistryError:
+    """Return the error to raise: the first of the kinds below that it is."""
+    for kind in (_disk_trouble, _untrusted, _login_refused, _no_answer):
+        if (found := kind(uri, error)) is not None:
+            return found
+    return _refusal(uri, error)
 
 
 def _disk_trouble(uri: str, error: Exception) -> RegistryError | None:
@@ -83,6 +96,16 @@ def _disk_trouble(uri: str, error: Exception) -> RegistryError | None:
     return None
 
 
+def _untrusted(uri: str, error: Exception) -> RegistryError | None:
+    """Return the error to raise where a server's certificate is not valid here; else None."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return RegistryError(
+                f"MLflow at {shown(uri)}: its certificate is not valid: {cause.verify_message}", fix=CERTIFICATE_FIX
+            )
+    return None
+
+
 def _no_answer(uri: str, error: Exception) -> RegistryError | None:
     """Return the error to raise where a server or database did not answer, or is in trouble; else None."""
     if uri.startswith("http"):
@@ -90,12 +113,28 @@ def _no_answer(uri: str, error: Exception) -> RegistryError | None:
         fix = "check that the server runs and that --tracking-uri or MLFLOW_TRACKING_URI is its address, then try again"
     else:
         away = isinstance(error, ConnectionError) or any(_is_database_away(uri, cause) for cause in _causes(error))
-        fix = "check that the database runs, and the address, user and password in --tracking-uri, then try again"
+        fix = "check that the database runs and that --tracking-uri has its address, then try again"
     if not away:
         return None
     return RegistryUnreachableError(
         f"MLflow at {shown(uri)} is unreachable or in trouble: {_first_line(uri, error)}", fix=fix
     )
+
+
+def _login_refused(uri: str, error: Exception) -> RegistryError | None:
+    """Return the error to raise where PostgreSQL answers, and refuses the login; else None."""
+    for cause in _causes(error):
+        if _is_codeless(uri, cause):
+            code = login_sqlstate(uri)
+            if code in (None, CONNECTED) or str(code).startswith(_POSTGRESQL_AWAY):
+                return None
+            return RegistryError(
+                f"PostgreSQL at {shown(uri)} refuses the login: {_first_line(uri, cause)}",
+                fix="create the database, or correct its name in --tracking-uri"
+                if code == _POSTGRESQL_NO_DATABASE
+                else "check user and password in --tracking-uri, and what the server's pg_hba.conf allows",
+            )
+    return None
 
 
 def _refusal(uri: str, error: Exception) -> MlflowError:
@@ -129,10 +168,22 @@ def _is_database_away(uri: str, cause: Exception) -> bool:
 
     if not isinstance(cause, DBAPIError):
         return False
-    code = getattr(cause.orig, "pgcode", None) or getattr(cause.orig, "sqlstate", None)
     if is_postgresql(uri) and isinstance(cause, OperationalError):
-        return code is None or str(code).startswith(_POSTGRESQL_AWAY)
+        return _is_codeless(uri, cause) or str(_sqlstate(cause)).startswith(_POSTGRESQL_AWAY)
     return cause.connection_invalidated
+
+
+def _is_codeless(uri: str, cause: Exception) -> bool:
+    """True where PostgreSQL's driver raised an error without a code: no connection was made, or it broke."""
+    if not is_postgresql(uri) or "sqlalchemy.exc" not in sys.modules:
+        return False
+    from sqlalchemy.exc import OperationalError
+
+    return isinstance(cause, OperationalError) and _sqlstate(cause) is None
+
+
+def _sqlstate(cause: Any) -> str | None:
+    return getattr(cause.orig, "pgcode", None) or getattr(cause.orig, "sqlstate", None)
 
 
 def _causes(error: BaseException | None) -> Iterator[Exception]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from registry.ledger.lease import Check, LeaseLostError
 from registry.ledger.lock_wait import LockWait
-from targets.addresses import shown
+from targets.secrets import shown
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

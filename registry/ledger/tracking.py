@@ -18,8 +18,9 @@ from pathlib import Path
 
 from registry.store.uris import DEFAULT_HOME
 from registry.transfer.http_address import http_address_problem
-from targets.addresses import has_ambiguous_password, in_home, shown
 from targets.errors import RegistryError
+from targets.places import in_home
+from targets.secrets import has_ambiguous_password, shown
 
 RUNS_FOLDER = "mlflow"  # of a store
 _SQLITE = re.compile(r"sqlite(\+pysqlite)?:///")

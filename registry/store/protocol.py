@@ -291,9 +291,14 @@ def blob_path(digest: str) -> str:
     return f"blobs/sha256/{match[1][:2]}/{match[1]}"
 
 
-def caching_of(document: str) -> str:
-    """Return the `Cache-Control` of a document: all but a catalog's timestamp never change."""
-    return "no-cache" if document == TIMESTAMP else FOREVER
+def caching_of(name: str) -> str:
+    """Return the `Cache-Control` of a blob or document: all but a catalog's timestamp never change."""
+    return "no-cache" if name == TIMESTAMP else FOREVER
+
+
+def media_type_of(name: str) -> str:
+    """Return the `Content-Type` of a blob or document, by its path in the store."""
+    return "application/json" if name.endswith(".json") else "application/octet-stream"
 
 
 def check_document_name(name: str) -> str:

@@ -24,13 +24,13 @@ from typing import Any, BinaryIO
 from registry.bundle.manifest import FileEntry
 from registry.files.staging import owner_mark
 from registry.store.protocol import (
-    FOREVER,
     Blob,
     Document,
     Store,
     blob_path,
     caching_of,
     check_document_name,
+    media_type_of,
     not_the_blob,
     unreadable_file,
 )
@@ -41,6 +41,7 @@ from registry.store.s3_upload import PART_BYTES, upload
 from registry.transfer.download import Transfer, WrongContentError
 from targets.errors import FetchError, FetchUnreachableError, StoreError, StoreUnreachableError
 from targets.progress import Progress, silent, with_subject
+from targets.secrets import shown
 
 URL_SECONDS = 12 * 3600
 DOCUMENT_BYTES_LIMIT = 64 << 20
@@ -74,7 +75,8 @@ class S3Store(Store):
 
     def put(self, source: BinaryIO, blob: Blob, *, what: str) -> None:
         """Send in one request, or in parts where it is large; the object appears with the last one."""
-        place = self._object(blob_path(blob.digest))
+        name = blob_path(blob.digest)
+        place = self._object(name)
         with s3_errors(self.location_of(blob.digest), "uploading"):
             there = self._head(blob.digest)
             if there is not None and there["ContentLength"] == blob.bytes:
@@ -84,7 +86,7 @@ class S3Store(Store):
             condition = {"IfNoneMatch": "*"} if there is None else {"IfMatch": there["ETag"]}  # it was damaged
             try:
                 if blob.bytes > PART_BYTES:
-                    upload(self._client, place, source, blob, condition, what)
+                    upload(self._client, {**place, **_attributes(name)}, source, blob, condition, what)
                     self._check_there(blob)
                     return
                 body = source.read(blob.bytes + 1)
@@ -93,7 +95,7 @@ class S3Store(Store):
             digest = "sha256:" + hashlib.sha256(body).hexdigest()
             if (len(body), digest) != (blob.bytes, blob.digest):
                 raise not_the_blob(what, len(body), digest, blob)
-            if not self._create(place, body, condition, CacheControl=FOREVER):
+            if not self._create(name, body, condition):
                 self._check_there(blob)
 
     def open_blob(self, digest: str) -> BinaryIO:
@@ -127,7 +129,7 @@ class S3Store(Store):
 
     def _unreadable_by(self, error: FetchError, what: str, url: str, digest: str) -> StoreError:
         kind = StoreUnreachableError if isinstance(error, FetchUnreachableError) else StoreError
-        problem = error.problem.replace(url, self.location_of(digest))  # a presigned URL is a secret
+        problem = error.problem.replace(shown(url), self.location_of(digest))
         return kind(f"{what} can't be read: {problem}", fix=error.fix)
 
     def blobs(self) -> Iterator[Blob]:
@@ -140,7 +142,7 @@ class S3Store(Store):
         """Write an empty object in `kept/`, whose time counts."""
         blob_path(digest)
         with s3_errors(self.location_of(digest), "PutObject"):
-            self._client.put_object(**self._object(_kept(digest)), Body=b"")
+            self._create(_kept(digest), b"", {})
             return self._head(digest) is not None
 
     def aged(self, seconds: float) -> Iterator[Blob]:
@@ -225,11 +227,10 @@ class S3Store(Store):
 
     def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
         """Put it with a condition that the server checks."""
-        place = self._object(check_document_name(name))
-        options = {"CacheControl": caching_of(name), "ContentType": "application/json"}
+        check_document_name(name)
         condition = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing}
         with s3_errors(f"{self.uri}/{name}", "PutObject"):
-            return self._create(place, content, condition, **options)
+            return self._create(name, content, condition)
 
     def presigned_url(self, digest: str, seconds: int = URL_SECONDS) -> str:
         """Return a URL by which anybody may read the blob for so many seconds."""
@@ -262,12 +263,13 @@ class S3Store(Store):
                 fix="run the same command again",
             )
 
-    def _create(self, place: dict[str, str], body: bytes, condition: dict[str, str], **options: str) -> bool:
+    def _create(self, name: str, body: bytes, condition: dict[str, str]) -> bool:
         """Put an object on a condition. Returns False where another one is there."""
         from botocore.exceptions import ClientError
 
+        place, checked = self._object(name), {"ChecksumSHA256": sha256_checksum(body)}
         try:
-            self._client.put_object(**place, Body=body, ChecksumSHA256=sha256_checksum(body), **condition, **options)
+            self._client.put_object(**place, **_attributes(name), **checked, Body=body, **condition)
         except ClientError as error:
             if code_of(error) not in LOST_RACE:
                 raise
@@ -292,6 +294,11 @@ class S3Store(Store):
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
+
+
+def _attributes(name: str) -> dict[str, str]:
+    """Return what every object has besides its bytes, however it is uploaded; each upload has its SHA-256, too."""
+    return {"CacheControl": caching_of(name), "ContentType": media_type_of(name)}
 
 
 def _kept(digest: str) -> str:

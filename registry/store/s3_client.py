@@ -10,21 +10,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from targets.errors import StoreError, StoreUnreachableError
+from registry.transfer.http_address import http_address_problem
+from registry.transfer.network_settings import (
+    CERTIFICATE_FIX,
+    CONNECT_SECONDS,
+    MORE_CA_VARIABLES,
+    SILENCE_SECONDS,
+    SYSTEM_CA_VARIABLES,
+    TRIES,
+    ca_file,
+    proxy_for,
+)
+from targets.errors import SetupError, StoreError, StoreUnreachableError
 from targets.installation import install_command
 
 CONNECTIONS = 4
 _POOL = 32  # connections that are kept: threads share a client
-_TIMEOUT_SECONDS = 60
-_CREDENTIALS = (
-    "AccessDenied",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-    "403",
-    "Forbidden",
-)
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_DENIED = ("AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AccountProblem")
+_WRONG_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthorizationHeaderMalformed", "401")
+EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+_SKEWED = ("RequestTimeTooSkewed",)
+_ARCHIVED = ("InvalidObjectState",)
+# The right in a policy that an operation needs, where it is not `s3:` and the operation's own name.
+_RIGHTS = {
+    "HeadObject": "s3:GetObject, and s3:ListBucket for the bucket, without which S3 denies what is only missing",
+    "GetObject": "s3:GetObject, and s3:ListBucket for the bucket, without which S3 denies what is only missing",
+    "ListObjectsV2": "s3:ListBucket for the bucket",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads for the bucket",
+    "ListParts": "s3:ListMultipartUploadParts",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+}
 UNSUPPORTED = ("NotImplemented", "501", "MethodNotAllowed")
 MISSING = ("404", "NoSuchKey", "NotFound")
 LOST_RACE = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", *MISSING)
@@ -33,12 +51,14 @@ LOST_RACE = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", *
 def s3_client() -> Any:
     """Connect as boto3 does: endpoint, region and credentials from environment, configuration or instance.
 
-    A process has one client for all stores and threads as long as its AWS_* variables stay: making one takes 0.2 s.
+    A process has one client for all stores and threads as long as the variables that it is made from stay: making one
+    takes 0.2 s.
 
     Raises:
         StoreError: boto3 is not installed, or its configuration is wrong.
     """
-    settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+    names = (*SYSTEM_CA_VARIABLES, *MORE_CA_VARIABLES, *_PROXIES, *map(str.upper, _PROXIES))
+    settings = frozenset(one for one in os.environ.items() if one[0].startswith("AWS_") or one[0] in names)
     return _shared_client(os.getpid(), settings)
 
 
@@ -46,30 +66,51 @@ def s3_client() -> Any:
 def _shared_client(_process: int, _settings: frozenset[tuple[str, str]]) -> Any:
     try:
         import boto3
+        import botocore.session
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise StoreError("stores on S3 need boto3", fix=install_command("registry")) from error
     config = Config(
-        connect_timeout=10,
-        read_timeout=_TIMEOUT_SECONDS,
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=SILENCE_SECONDS,
         max_pool_connections=_POOL,
         signature_version="s3v4",  # of presigned URLs too: the older one is not known everywhere
-        retries={"mode": "standard", "total_max_attempts": 6},
+        retries={"mode": "standard", "total_max_attempts": TRIES},
         # Checksums are ours, and the server verifies them: the body needs no second hash in the signature.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"payload_signing_enabled": False},
     )
     try:
-        return boto3.session.Session().client("s3", config=config)  # the default session keeps old credentials
+        _check_endpoint()
+        core = botocore.session.Session()  # the default session keeps old credentials
+        session = boto3.session.Session(botocore_session=core)
+        named = core.get_config_variable("ca_bundle")  # of the profile, or AWS_CA_BUNDLE
+        verify = ca_file(*([named] if named else []))
+        client = session.client("s3", config=config, verify=verify)
+        # boto3 by itself knows neither all_proxy nor networks in no_proxy.
+        proxy = proxy_for(client.meta.endpoint_url)
+        proxies = {} if proxy is None else {client.meta.endpoint_url.partition("://")[0]: proxy}
+        return session.client("s3", config=config.merge(Config(proxies=proxies)), verify=verify)
+    except SetupError as error:
+        raise StoreError(f"S3 can't be used: {error.problem}", fix=error.fix) from error
     except (BotoCoreError, ValueError) as error:
         raise StoreError(f"S3 can't be used: {error}", fix="check the AWS_* variables") from error
 
 
+def _check_endpoint() -> None:
+    """Raise `StoreError` or `SetupError` where the endpoint or its proxy is no address: boto3 asks others first."""
+    named = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
+    endpoint = "https://s3.amazonaws.com" if named is None else os.environ[named]
+    if (problem := http_address_problem(endpoint)) is not None:
+        raise StoreError(f"{named}: {problem}", fix=f"write {named}=https://HOST or https://HOST:PORT")
+    proxy_for(endpoint)
+
+
 @contextmanager
 def s3_errors(place: str, operation: str) -> Iterator[None]:
-    """Turn boto3's errors into `StoreError`: `operation` was tried at `place`.
+    """Turn boto3's errors into `StoreError`: `operation` was tried at `place`, unless S3's answer names another one.
 
     Raises:
         StoreUnreachableError: no answer came, or one that says the server is in trouble (5xx), after boto3's retries.
@@ -93,9 +134,7 @@ def s3_errors(place: str, operation: str) -> Iterator[None]:
             f"{place}: no credentials: {error}", fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from error
     except SSLError as error:
-        raise StoreError(
-            f"{place}: no secure connection: {error}", fix="check AWS_ENDPOINT_URL_S3, and set AWS_CA_BUNDLE to its CA"
-        ) from error
+        raise StoreError(f"{place}: no secure connection: {error}", fix=CERTIFICATE_FIX) from error
     except (ConnectionError, HTTPClientError, IncompleteReadError) as error:
         raise StoreUnreachableError(
             f"{place} is unreachable: {error}", fix="check the network and AWS_ENDPOINT_URL_S3, then try again"
@@ -117,15 +156,39 @@ def code_of(error: Any) -> str:
     return str(code or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
 
 
+def credential_trouble(code: str) -> str | None:
+    """Return how to fix what S3's code says is wrong with the credentials or the clock; None for any other code."""
+    if code in EXPIRED:
+        return "renew the credentials (aws sso login, or a new AWS_SESSION_TOKEN), then run the same command again"
+    if code in _WRONG_KEYS:
+        return "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or AWS_PROFILE, and the region"
+    if code in _SKEWED:
+        return "set this machine's clock, which differs from the server's by more than 15 minutes: phipack doctor"
+    return None
+
+
+def _denial(place: str, operation: str, code: str, message: str) -> StoreError | None:
+    if (known := credential_trouble(code)) is not None:
+        return StoreError(f"{place}: {operation} is refused: {message}", fix=known)
+    if code in _DENIED:
+        right = _RIGHTS.get(operation, f"s3:{operation}")
+        return StoreError(f"{place}: {operation} is denied: {message}", fix=f"grant these credentials {right}")
+    if code in _ARCHIVED:
+        return StoreError(
+            f"{place}: the object is archived, and can't be read: {message}",
+            fix="restore it (aws s3api restore-object), and exempt the store from rules that archive objects",
+        )
+    return None
+
+
 def _refusal(place: str, operation: str, error: Any) -> StoreError:
     code = code_of(error)
     message = error.response.get("Error", {}).get("Message") or code
     if code == "NoSuchBucket":
         return StoreError(f"{place}: no such bucket", fix="create it, or name the right one with --store")
-    if code in _CREDENTIALS:
-        return StoreError(
-            f"{place}: {operation} is refused: {message}", fix="check the AWS_* credentials and their permissions there"
-        )
+    operation = getattr(error, "operation_name", None) or operation
+    if (denied := _denial(place, operation, code, message)) is not None:
+        return denied
     if code in UNSUPPORTED:
         return StoreError(
             f"{place}: the server does not support an operation that a store needs: {operation} ({message})",

@@ -33,13 +33,13 @@ def part_bytes(size: int) -> int:
 
 def upload(
     client: Any,
-    place: dict[str, str],
+    target: dict[str, str],
     source: BinaryIO,
     blob: Blob,
     condition: dict[str, str],
     what: str,
 ) -> None:
-    """Upload a blob to `place`, its Bucket and Key, on a condition: IfNoneMatch, or IfMatch.
+    """Upload a blob to `target`, its Bucket, Key and headers, on a condition: IfNoneMatch, or IfMatch.
 
     Raises:
         BundleError: the source, `what`, is not the blob. Nothing is stored then.
@@ -48,7 +48,8 @@ def upload(
     """
     from botocore.exceptions import ClientError
 
-    upload_id, there = _begin(client, place)
+    place = {name: target[name] for name in ("Bucket", "Key")}
+    upload_id, there = _begin(client, place, target)
     work = _Upload(client, {**place, "UploadId": upload_id}, there, part_bytes(blob.bytes))
     try:
         size, digest, parts = work.send(source)
@@ -66,12 +67,12 @@ def upload(
         raise
 
 
-def _begin(client: Any, place: dict[str, str]) -> tuple[str, dict[int, _Part]]:
+def _begin(client: Any, place: dict[str, str], target: dict[str, str]) -> tuple[str, dict[int, _Part]]:
     """Return the newest unfinished upload of this key, with its parts; else a new one."""
     pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=place["Bucket"], Prefix=place["Key"])
     begun = [one for page in pages for one in page.get("Uploads", ()) if one["Key"] == place["Key"]]
     if not begun:
-        made = client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256")
+        made = client.create_multipart_upload(**target, ChecksumAlgorithm="SHA256")
         return made["UploadId"], {}
     upload_id = max(begun, key=lambda one: one["Initiated"])["UploadId"]
     pages = client.get_paginator("list_parts").paginate(**place, UploadId=upload_id)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from registry.store.folder import FolderStore
 from registry.store.protocol import URI_PREFIX, Store, is_digest
-from targets.addresses import store_problem
 from targets.errors import StoreError
+from targets.places import store_problem
 
 DEFAULT_HOME = Path(".phipack")  # in the project's folder; the command line's is the current one
 

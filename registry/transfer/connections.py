@@ -1,7 +1,7 @@
 """Pools of connections over urllib3: TLS, proxies, keep-alive, and a way to stop all of them from another thread.
 
 urllib3 has no call that wakes a thread which waits for a server. Shutting down its socket does, so each connection
-keeps hold of its socket here. Proxies are the environment's: `http_proxy`, `https_proxy`, `no_proxy`.
+keeps hold of its socket here. CAs and proxies are those of `network_settings.py`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import errno
 import functools
 import os
 import socket
-import ssl
 import threading
 import urllib.parse
-import urllib.request
 from base64 import b64encode
 from contextlib import suppress
 from typing import Any
@@ -21,6 +19,8 @@ from weakref import WeakSet
 
 from urllib3 import PoolManager, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from registry.transfer.network_settings import tls_context
 
 _IDLE_LIMIT = 8  # connections to one host that are kept; more than a download uses
 
@@ -110,21 +110,11 @@ def _cancelled() -> OSError:
     return OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
 
-def proxy_of(url: str) -> str | None:
-    """Return the URL of the environment's proxy for `url`, None where it is reached directly."""
-    parts = urllib.parse.urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    if any(urllib.request.proxy_bypass(name) for name in {parts.hostname or "", host}):
-        return None
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    return proxy if not proxy or "://" in proxy else f"http://{proxy}"
-
-
 def _new_manager(scheme: str, proxy: str | None) -> PoolManager:
     # One TLS context for all connections: reading the system's certificates takes longer than a handshake.
     options: dict[str, Any] = {"maxsize": _IDLE_LIMIT}
     if scheme == "https":
-        options["ssl_context"] = ssl.create_default_context()
+        options["ssl_context"] = tls_context()
     if not proxy:
         return PoolManager(**options)
     parts = urllib.parse.urlsplit(proxy)

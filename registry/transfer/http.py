@@ -21,12 +21,19 @@ from typing import Self, TypeVar
 
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
+from urllib3.util import Timeout
 
-from registry.transfer.connections import ConnectionPools, proxy_of
-from targets.errors import FetchError, FetchUnreachableError
+from registry.transfer.connections import ConnectionPools
+from registry.transfer.http_address import http_address_problem
+from registry.transfer.network_settings import (
+    CERTIFICATE_FIX,
+    CONNECT_SECONDS,
+    RETRY_WAITS_SECONDS,
+    SILENCE_SECONDS,
+    proxy_for,
+)
+from targets.errors import FetchError, FetchUnreachableError, SetupError
 
-TIMEOUT_SECONDS = 30.0  # of each step: connecting, and each wait for bytes
-RETRY_WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)  # before each further try
 LONGEST_WAIT_SECONDS = 60.0  # however long a server asks us to wait
 _REDIRECTS_LIMIT = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -165,13 +172,18 @@ class HttpClient:
 
     def _request(self, url: str, headers: Mapping[str, str]) -> Response:
         self.raise_if_cancelled()
-        proxy = proxy_of(url)
+        _require_address(url)
         try:
-            received = self._pools.manager_for(url, proxy).urlopen(
+            proxy = proxy_for(url)
+            manager = self._pools.manager_for(url, proxy)
+        except SetupError as error:
+            raise FetchError(f"{url} can't be reached: {error.problem}", fix=error.fix) from error
+        try:
+            received = manager.urlopen(
                 "GET",
                 url,
                 headers=dict(headers),
-                timeout=TIMEOUT_SECONDS,
+                timeout=Timeout(connect=CONNECT_SECONDS, read=SILENCE_SECONDS),
                 retries=False,
                 redirect=False,
                 preload_content=False,
@@ -221,8 +233,11 @@ def read_document(client: HttpClient, url: str, limit: int) -> bytes:
 
 def redirected(url: str, location: str) -> str:
     """Return where a redirect leads. Raises `FetchError` where that is not http(s), or http from https."""
-    following = urllib.parse.urljoin(url, location)
-    scheme = urllib.parse.urlsplit(following).scheme
+    try:
+        following = urllib.parse.urljoin(url, location)
+        scheme = urllib.parse.urlsplit(following).scheme
+    except ValueError:  # brackets that hold no IPv6 address
+        following, scheme = location, ""
     if not location or scheme not in ("http", "https") or (url.startswith("https:") and scheme == "http"):
         raise FetchError(
             f"{url} redirects to {following if location else 'nowhere'}",
@@ -241,11 +256,16 @@ def retry_after_seconds(value: str) -> float:
         return 0.0
 
 
+def _require_address(url: str) -> None:
+    if (problem := http_address_problem(url)) is not None:
+        raise FetchError(problem, fix="use a URL such as https://HOST/FOLDER")
+
+
 def _unreachable(url: str, proxy: str | None, cause: BaseException) -> FetchError:
     via = f" through the proxy {proxy.rpartition('@')[2]}" if proxy else ""
     problem = f"{url} can't be reached{via}: {_description(cause)}"
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return FetchError(problem, fix="check the URL and this machine's clock; SSL_CERT_FILE names a CA of your own")
+        return FetchError(problem, fix=CERTIFICATE_FIX)
     if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
         return FetchUnreachableError(problem, fix=_CHECK_NETWORK)
     if isinstance(cause, ValueError):  # urllib3's for a URL or a proxy of a form that it does not know
@@ -265,7 +285,7 @@ def _description(cause: BaseException) -> str:
     if isinstance(cause, socket.gaierror):
         return f"its name can't be resolved: {cause.strerror}"
     if isinstance(cause, TimeoutError):
-        return f"timed out after {TIMEOUT_SECONDS:g} s"
+        return "timed out"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return str(cause) or type(cause).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
-from targets.addresses import shown
+from targets.secrets import shown
 
 
 def http_address_problem(text: str) -> str | None:
@@ -29,6 +29,11 @@ def http_address_problem(text: str) -> str | None:
 def host_of(address: str) -> str:
     """Return the host of a valid address, without the brackets of IPv6."""
     return (_parsed(address).host or "").strip("[]")
+
+
+def port_of(address: str) -> int | None:
+    """Return the port of a valid address, where it names one."""
+    return _parsed(address).port
 
 
 def host_and_port(host: str, port: int) -> str:

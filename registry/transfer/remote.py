@@ -12,6 +12,7 @@ from typing import Protocol
 
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, FileEntry, Manifest
 from registry.transfer.http import HttpClient, read_document
+from registry.transfer.http_address import host_of, http_address_problem
 from targets.errors import BundleError, FetchError
 
 
@@ -91,15 +92,13 @@ def open_url(url: str, client: HttpClient) -> HttpSource:
 
 def split_url(url: str) -> urllib.parse.SplitResult:
     """Split an http(s) URL. Raises `FetchError` where it is not one, or has a password in it."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, password, _ = parts.hostname, parts.password or parts.username, parts.port
-    except ValueError as error:
-        raise FetchError(f"{url!r} is not a URL: {error}", fix="use a URL such as https://HOST/FOLDER") from error
-    if parts.scheme not in ("http", "https") or not host:
-        raise FetchError(f"{url!r} is not an http(s) URL", fix="use a URL such as https://HOST/FOLDER")
-    if password:
-        raise FetchError(f"the URL of {host} has a password in it", fix="use one without: passwords end up in logs")
+    if (problem := http_address_problem(url)) is not None:
+        raise FetchError(problem, fix="use a URL such as https://HOST/FOLDER")
+    parts = urllib.parse.urlsplit(url)
+    if "@" in parts.netloc:
+        raise FetchError(
+            f"the URL of {host_of(url)} has a password in it", fix="use one without: passwords end up in logs"
+        )
     return parts
 
 

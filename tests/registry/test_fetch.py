@@ -222,7 +222,7 @@ def test_a_redirect_is_followed(bundle: Bundle, out: Path, tmp_path: Path) -> No
 
 
 def test_a_server_that_hangs_is_given_up(bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_requests, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(http_requests, "SILENCE_SECONDS", 0.2)
 
     def hang(handler: object) -> None:
         time.sleep(1)
@@ -236,7 +236,7 @@ def test_a_server_that_hangs_is_given_up(bundle: Bundle, out: Path, monkeypatch:
 def test_a_server_that_hangs_in_the_body_is_given_up(
     bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_requests, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(http_requests, "SILENCE_SECONDS", 0.2)
 
     def stall(handler: object) -> None:
         cut_short(700)(handler)

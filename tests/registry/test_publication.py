@@ -19,9 +19,10 @@ from registry.bundle.folder import verify
 from registry.catalog.client import CatalogTrust, open_catalog
 from registry.catalog.documents import ChannelDocument, parse_document
 from registry.catalog.published_state import published_digests, read_published
-from registry.catalog.signing import open_keys, rotate
+from registry.catalog.signing import open_keys, renew_root, rotate
 from registry.publication import Order, refresh
 from registry.store.folder import FolderStore
+from registry.store.protocol import Document
 from registry.transfer.http import HttpClient
 from targets.errors import FetchError, KeysError, PublicationError, RegistryError
 from targets.selection import Device
@@ -490,3 +491,64 @@ def test_a_later_publishers_keys_are_ignored_and_given_on() -> None:
 def test_a_document_of_another_form_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_document(ChannelDocument, raw)
+
+
+def expire_root(publisher: Publisher, days: int) -> None:
+    """Sign the root again, to expire so many days from now."""
+    publisher.keys.keys.expiry_days["root"] = days
+    publisher.keys = renew_root(publisher.keys)
+    publisher.keys.keys.expiry_days["root"] = 365
+
+
+@pytest.mark.parametrize("days", [0, -10])
+def test_nothing_is_published_with_an_expired_root(publisher: Publisher, phone: Phone, days: int) -> None:
+    publisher.release("1.0.0")
+    publisher.publish()
+    expire_root(publisher, days)
+    before = publisher.place.read_document("metadata/timestamp.json")
+    for act in (publisher.publish, lambda: refresh(publisher.place, publisher.keys)):
+        with pytest.raises(KeysError, match="the root in .* expired on") as caught:
+            act()
+        assert "phipack keys show --renew" in caught.value.fix
+    assert publisher.place.read_document("metadata/timestamp.json") == before
+    publisher.keys = renew_root(publisher.keys)
+    publisher.publish()
+    assert phone.fetch()[1] == "1.0.0"
+
+
+def test_a_root_that_will_expire_is_warned_of_from_a_quarter_of_its_term_on(publisher: Publisher) -> None:
+    publisher.release("1.0.0")
+    for days, warned in ((92, False), (91, True), (5, True)):
+        expire_root(publisher, days)
+        notices: list[str] = []
+        publisher.publish()
+        refresh(publisher.place, publisher.keys, on_progress=lambda event, into=notices: into.append(event.text))
+        assert bool(notices) == warned
+        assert all("the root expires on" in text and "keys show --renew" in text for text in notices)
+
+
+def test_a_phone_that_finds_an_expired_root_names_the_remedy_that_helps(publisher: Publisher, phone: Phone) -> None:
+    publisher.release("1.0.0")
+    publisher.publish()
+    expire_root(publisher, -1)
+    content = (publisher.folder / "keys" / "2.root.json").read_bytes()
+    assert publisher.place.write_document("metadata/2.root.json", content, replacing=None)
+    with pytest.raises(FetchError, match="has expired") as caught:
+        phone.fetch()
+    assert "phipack keys show --renew, then phipack publish --refresh" in caught.value.fix
+
+
+def test_what_the_clients_own_code_refuses_is_not_reported_as_published(
+    publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written, and changed before it is looked at again: as by a cache or another tool in front of the store."""
+    publisher.release("1.0.0")
+    real = FolderStore.read_document
+
+    def changed(self: FolderStore, name: str) -> Document | None:
+        found = real(self, name)
+        return Document(b"<html>", found.tag) if found is not None and name == "metadata/timestamp.json" else found
+
+    monkeypatch.setattr(FolderStore, "read_document", changed)
+    with pytest.raises(PublicationError, match="it was written, and no client accepts it"):
+        publisher.publish()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from registry.ledger.mlflow_errors import MlflowError, foreign_errors
-from targets.addresses import without_secrets
 from targets.errors import RegistryError, RegistryUnreachableError, StoreUnreachableError
+from targets.secrets import without_secrets
 
 SERVER, SQLITE, POSTGRESQL = (
     "http://me:secret@mlflow",

@@ -137,7 +137,7 @@ def test_the_server_refuses_bytes_that_changed_on_the_way(s3_store: S3Store, mon
 
     monkeypatch.setattr(s3_store._client, "upload_part", corrupting)  # all stores' client
     blob = blob_of(LARGE)
-    with pytest.raises(StoreError, match="uploading failed"):
+    with pytest.raises(StoreError, match="UploadPart failed"):
         s3_store.put(io.BytesIO(LARGE), blob, what="model.gguf")
     assert s3_store.blob_bytes(blob.digest) is None
 
@@ -313,3 +313,24 @@ def test_parts_stay_below_what_s3_allows() -> None:
     for size in (PART_BYTES + 1, 28 << 30, 5 << 40):
         assert -(-size // part_bytes(size)) <= 10_000
     assert part_bytes(28 << 30) == PART_BYTES
+
+
+@pytest.mark.parametrize("size", [1000, PART_BYTES + 1])
+def test_objects_are_alike_however_they_were_uploaded(s3_store: S3Store, size: int) -> None:
+    """A large one, sent in parts, has what a small one has: a CDN keeps both, and the server checked both."""
+    content = LARGE[:size]
+    blob = blob_of(content)
+    s3_store.put(io.BytesIO(content), blob, what="model.gguf")
+    head = s3_store._client.head_object(**place(s3_store, blob), ChecksumMode="ENABLED")
+    assert head["CacheControl"] == "public, max-age=31536000, immutable"
+    assert head["ContentType"] == "application/octet-stream"
+
+
+def test_documents_say_how_long_they_may_be_kept(s3_store: S3Store) -> None:
+    for name, caching in (
+        ("metadata/timestamp.json", "no-cache"),
+        ("metadata/1.root.json", "public, max-age=31536000, immutable"),
+    ):
+        assert s3_store.write_document(name, b"{}", replacing=None)
+        head = s3_store._client.head_object(**s3_store._object(name))
+        assert (head["CacheControl"], head["ContentType"]) == (caching, "application/json")

@@ -1,4 +1,4 @@
-"""Addresses as people write them: shown without their secrets, and refused where they only look like a place. Pure.
+"""Addresses as messages may show them: without passwords, tokens and signatures. Pure, and the base of all errors.
 
 An address is shown, logged, tagged or kept only as `shown` or `without_secrets` return it. Both mask when in doubt: in
 `u:se/cret@host` and `u:p@ss@host`, which parsers read in different ways, everything between the user and the last `@`.
@@ -9,10 +9,6 @@ from __future__ import annotations
 import re
 import urllib.parse
 from functools import partial
-from pathlib import Path
-
-from targets.errors import SetupError
-from targets.this_user import expanded
 
 HIDDEN = "***"
 _START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -21,13 +17,11 @@ _USERINFO = re.compile(r"([^/?#:@]*):(.*)@", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"(?:\[[^\]@/?#]*\]|[^@:/?#\[\]]*)(?::[0-9]*)?(?:[/?#].*)?", re.DOTALL)
 _SECRET_PARAMETER = re.compile(
     r"([?&](?:[a-z_-]*(?:password|passwd|passphrase|token|secret)|pwd|api_?key|sig|signature|policy|key-pair-id"
-    r"|awsaccesskeyid|x-(?:amz|goog)-[a-z-]+)=)[^&\s'\"]*",
+    r"|awsaccesskeyid|x-(?:amz|goog)-[a-z-]+)=)(?:[^&\s'\"]*[^&\s'\":,.;)])?",
     re.IGNORECASE,
 )
+_PLACEHOLDER = "PASSWORD"  # of advice such as http://NAME:PASSWORD@HOST
 _SHORTEST_SECRET = 3  # a shorter one is found in every text
-_SINGLE_SLASH = re.compile(r"(?:phipack-)?(s3|file|https?):(/?)(?!/)(.*)", re.DOTALL)
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-_STORE_FORMS = "a folder, file:///ABSOLUTE/PATH or s3://BUCKET/PREFIX"
 
 
 def shown(address: str) -> str:
@@ -72,74 +66,12 @@ def has_ambiguous_password(address: str) -> bool:
     return found is not None and "@" in found[2]
 
 
-def store_problem(text: str) -> tuple[str, str] | None:
-    """Return what is wrong with a text that should name a store, and how to fix it; None where it names one."""
-    if not text.strip():
-        return "the store is an empty text", f"name {_STORE_FORMS}; leave it out for the default"
-    if not text.isprintable():
-        return f"{text!r} is not a store: it has control characters", f"name {_STORE_FORMS}"
-    if meant := in_home(text):
-        return f"{text!r} is not a store: only a shell knows ~", f"write the folder itself: {meant}"
-    if slip := _SINGLE_SLASH.match(text):
-        return f"{shown(text)!r} is not a store", f"did you mean {_meant(slip)}?"
-    scheme, separator, rest = text.removeprefix("phipack-").partition("://")
-    return _uri_problem(text, scheme, rest) if separator else None
-
-
-def is_plain_path(path: str) -> bool:
-    """True for a relative path of plain parts, `a/b.json`: nothing in it, however encoded, leads up or elsewhere."""
-    return not set(path) & set("?#") and all(_is_plain_part(part) for part in path.split("/"))
-
-
-def in_home(text: str) -> str | None:
-    """Return the path that a shell would make of `~/…` or `~NAME/…`; None for any other text."""
-    if not text.startswith("~"):
-        return None
-    try:
-        return str(expanded(text))
-    except SetupError:
-        return f"/ABSOLUTE/PATH/{text.partition('/')[2]}"
-
-
-def _meant(slip: re.Match[str]) -> str:
-    scheme, slash, rest = slip[1], slip[2], slip[3]
-    if scheme == "file":
-        return f"file:///{rest}" if slash else f"file://{Path.cwd() / rest}"
-    return shown(f"{scheme}://{rest}")
-
-
-def _uri_problem(text: str, scheme: str, rest: str) -> tuple[str, str] | None:
-    if scheme == "s3":
-        return _bucket_problem(text, rest)
-    if scheme != "file":
-        return f"{shown(text)!r} is not a store: the scheme {scheme!r} is unknown", f"use {_STORE_FORMS}"
-    if not rest.startswith("/") or rest.startswith("//"):
-        return f"{text!r} is not a store: it names a host", f"write file:///{rest.lstrip('/')}"
-    return None
-
-
-def _bucket_problem(text: str, rest: str) -> tuple[str, str] | None:
-    bucket, _, prefix = rest.partition("/")
-    if not _BUCKET.fullmatch(bucket):
-        why = "credentials belong into AWS_* variables" if "@" in bucket else "no bucket's name"
-        return f"{shown(text)!r} is not a store: {why}", "use s3://BUCKET/PREFIX"
-    if prefix.strip("/") and not is_plain_path(prefix.strip("/")):
-        fix = "use a prefix of plain names, such as s3://BUCKET/models/phi: no ?, #, empty parts or .."
-        return f"{shown(text)!r} is not a store: the prefix {shown(prefix)!r} can't be part of a URL", fix
-    return None
-
-
-def _is_plain_part(part: str) -> bool:
-    while (decoded := urllib.parse.unquote(part)) != part:
-        part = decoded
-    return part not in ("", ".", "..") and part.isprintable() and not set(part) & set("/\\")
-
-
 def _userinfo(scheme: str, rest: str) -> re.Match[str] | None:
     """Match `user:password@` up to the last @; None where what looks like it is a host with a port and a path."""
     if scheme in ("http://", "https://") and _HOST_AND_PORT.fullmatch(rest):
         return None
-    return _USERINFO.match(rest)
+    found = _USERINFO.match(rest)
+    return None if found is not None and found[2] == _PLACEHOLDER else found
 
 
 def _secrets(address: str) -> list[str]:
