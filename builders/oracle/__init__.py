@@ -12,7 +12,8 @@ Start at `oracle.py` (`ask_oracle`: a checkpoint; `check_bundle`: what a bundle 
 
 - `excerpt.py` writes a folder with the first two layers, all else as it is.
 - `transformers_model.py` runs it in transformers; `phi3_small.py` computes Phi-3-small, whose code is not part of
-  transformers and is never executed, from the formulas. `peft_merge.py` lets peft merge an adapter into either.
+  transformers and is never executed, from the formulas.
+- `peft_merge.py` has peft merge an adapter into either, where the checkpoint is a base with one.
 - `transformers_text.py` asks transformers for ids, rendered prompts and stop ids; `ranks.py` splits text as tiktoken
   does.
 

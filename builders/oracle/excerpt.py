@@ -23,23 +23,27 @@ from typing import Any, BinaryIO
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken")  # no code, and no pickled weights
 _ROPES = ("rope_scaling", "rope_parameters")
+_CONFIGS = ("config.json", "generation_config.json")
 _PIECE_BYTES = 1 << 22
 _TEMPLATES = "additional_chat_templates"
 _INDEX_SUFFIX = ".safetensors.index.json"
 
 
 @contextmanager
-def excerpt_of(folder: Path, layers: int | None = None, scratch: Path | None = None) -> Iterator[Path]:
+def excerpt_of(
+    folder: Path, layers: int | None = None, scratch: Path | None = None, *, tokenizer: Path | None = None
+) -> Iterator[Path]:
     """Yield a temporary folder with the first layers of a checkpoint, or without weights. It is removed afterwards.
 
     Disk: these layers, the embedding and the head as they are stored. `scratch`: where the folder is made; by default
-    where the system keeps temporary files.
+    where the system keeps temporary files. `tokenizer`: a folder whose tokenizer is there in place of the checkpoint's,
+    as where an adapter brings one.
     """
     if scratch is not None:
         scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="oracle-", dir=scratch) as made:
         place = Path(made)
-        for path in sorted(folder.iterdir()):
+        for path in _paths(folder, tokenizer):
             if path.name == "config.json":
                 config = _readable(json.loads(path.read_bytes()))
                 config = config if layers is None else _with_fewer_layers(config, layers)
@@ -55,6 +59,20 @@ def excerpt_of(folder: Path, layers: int | None = None, scratch: Path | None = N
             elif path.suffix in _COPIED_SUFFIXES and path.is_file():
                 (place / path.name).write_bytes(path.read_bytes())
         yield place
+
+
+def _paths(folder: Path, tokenizer: Path | None) -> list[Path]:
+    paths = sorted(folder.iterdir())
+    if tokenizer is None or tokenizer == folder:
+        return paths
+    own = [path for path in paths if path.name in _CONFIGS or ".safetensors" in path.name]
+    return own + [path for path in sorted(tokenizer.iterdir()) if _is_of_tokenizer(path)]
+
+
+def _is_of_tokenizer(path: Path) -> bool:
+    return path.name == _TEMPLATES or (
+        path.suffix in _COPIED_SUFFIXES and path.name not in (*_CONFIGS, "adapter_config.json")
+    )
 
 
 def _readable(config: dict[str, Any]) -> dict[str, Any]:
@@ -79,15 +97,14 @@ def _with_fewer_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
     return cut | {"num_hidden_layers": layers}
 
 
-def belongs_to_first(name: str, layers: int) -> bool:
-    """Return whether a tensor is one of the first layers, or of none, such as the embedding."""
+def _kept(name: str, layers: int) -> bool:
     found = _LAYER.search(name)
     return found is None or int(found[1]) < layers
 
 
 def _cut_index(path: Path, layers: int) -> dict[str, Any]:
     index: dict[str, Any] = json.loads(path.read_bytes())
-    kept = {name: file for name, file in index["weight_map"].items() if belongs_to_first(name, layers)}
+    kept = {name: file for name, file in index["weight_map"].items() if _kept(name, layers)}
     return index | {"weight_map": kept}
 
 
@@ -96,14 +113,14 @@ def _cut_weights(source: Path, destination: Path, layers: int) -> None:
     with source.open("rb") as reader, destination.open("wb") as writer:
         length = int.from_bytes(reader.read(8), "little")
         header: dict[str, Any] = json.loads(reader.read(length))
-        metadata = header.pop("__metadata__", None)
-        kept = {name: entry for name, entry in header.items() if belongs_to_first(name, layers)}
-        written: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
-        position = 0
+        kept = {name: entry for name, entry in header.items() if name != "__metadata__" and _kept(name, layers)}
+        written, position = {}, 0
         for name, entry in kept.items():
             start, stop = entry["data_offsets"]
             written[name] = entry | {"data_offsets": [position, position + stop - start]}
             position += stop - start
+        if "__metadata__" in header:
+            written["__metadata__"] = header["__metadata__"]
         content = json.dumps(written).encode()
         content += b" " * (-len(content) % 8)
         writer.write(len(content).to_bytes(8, "little") + content)

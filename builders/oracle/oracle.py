@@ -18,7 +18,7 @@ from builders.oracle.transformers_model import TransformersModel
 from builders.oracle.transformers_text import TextTruth, rendered, text_truth
 from builders.oracle.truth import Numbers, Truth
 from builders.runtime.generation import render_prompt
-from builders.tokenizer import Tokenizer, load_tokenizer
+from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer
 from registry.bundle.folder import Bundle
 from targets.architecture import Architecture
 from targets.errors import BundleError, MeasurementError
@@ -41,9 +41,9 @@ def ask_oracle(
 ) -> Agreement:
     """Compare phipack's reading of a checkpoint with that of transformers: config, text, first layers and head.
 
-    Memory, float32: two layers, the embedding and the head. With an adapter also its tensors, and the weights once more
-    as they are stored. Disk, while it runs: these weights as they are stored, in `cache`, or where the system keeps
-    temporary files.
+    Memory, float32: two layers, the embedding and the head, and these as they are stored. With an adapter also its
+    tensors. Disk, while it runs: these weights as they are stored, in `cache`, or where the system keeps temporary
+    files.
 
     Args:
         checkpoint: of any size; its first two layers are read.
@@ -83,7 +83,7 @@ def check_bundle(bundle: Bundle, text: TextTruth) -> None:
     """
     manifest = bundle.manifest.generation
     where = f"{bundle.path}: the bundle"
-    _check_spelled(where, text, load_tokenizer(bundle.path))
+    _check_spelled(where, text, read_bundled_tokenizer(bundle.path))
     _check_stop_ids(where, text, manifest.stop_token_ids)
     if manifest.bos_token_id is not None and text.bos_id is not None and manifest.bos_token_id != text.bos_id:
         raise _differs(where, f"bos_token_id is {text.bos_id} there, {manifest.bos_token_id} here")
@@ -108,30 +108,25 @@ class _DifferentReadingError(MeasurementError):
 
 def _compared(checkpoint: Checkpoint, cache: Path | None, on_progress: Progress) -> Agreement:
     where = f"{checkpoint.path}: phipack"
-    small = ARCHITECTURE in checkpoint.config.get("architectures", [])
-    adapter = checkpoint.adapter.path if isinstance(checkpoint, MergedCheckpoint) else None
-    kind = Phi3SmallFormulas if small else TransformersModel
-    truth: Truth = kind(checkpoint.path, cache, adapter)
+    truth = _truth_of(checkpoint, cache)
     numbers = truth.numbers()
     _check_numbers(where, numbers, checkpoint.architecture)
     on_progress(Step("oracle", 0, _STEPS))
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
-    text = text_truth(checkpoint.tokenizer_folder, checkpoint.path, _added_tokens(tokenizer))
+    text = text_truth(checkpoint.path, _added_tokens(tokenizer), tokenizer_folder=checkpoint.tokenizer_folder)
     _check_spelled(where, text, tokenizer)
     on_progress(Step("oracle", 1, _STEPS))
     layers, probes = min(LAYERS, numbers.layers), numbers.probes()
     expected = truth.observe(probes, layers)
     on_progress(Step("oracle", 2, _STEPS))
-    differences = [
-        compare(*pair, layers=layers, bound=BOUND)
-        for pair in zip(expected, observe(checkpoint, probes, layers), strict=True)
-    ]
+    found = observe(checkpoint, probes, layers)
+    differences = [compare(*pair, layers=layers, bound=BOUND) for pair in zip(expected, found, strict=True)]
     for probe, difference in zip(probes, differences, strict=True):
         if difference.first is not None:
             raise _differs(where, f"{difference.first}, in {probe}")
     newer = _newer_writer(checkpoint)
     on = f"{truth.name}, first {layers} of {numbers.layers} layers, {'; '.join(map(str, probes))}"
-    if small:
+    if isinstance(truth, Phi3SmallFormulas):
         on += f"; text: transformers {installed_version()}"
     if newer is not None:
         on += f"; the folder was written by transformers {newer}"
@@ -141,6 +136,17 @@ def _compared(checkpoint: Checkpoint, cache: Path | None, on_progress: Progress)
         on,
         text,
     )
+
+
+def _truth_of(checkpoint: Checkpoint, cache: Path | None) -> Truth:
+    if ARCHITECTURE in checkpoint.config.get("architectures", []):
+        adapter = checkpoint.adapter.path if isinstance(checkpoint, MergedCheckpoint) else None
+        return Phi3SmallFormulas(checkpoint.path, cache, adapter)
+    if not isinstance(checkpoint, MergedCheckpoint):
+        return TransformersModel(checkpoint.path, cache)
+    resized = checkpoint.architecture.vocabulary_size
+    own = None if resized == checkpoint.base.architecture.vocabulary_size else resized
+    return TransformersModel(checkpoint.path, cache, adapter=checkpoint.adapter.path, vocabulary=own)
 
 
 def _check_numbers(where: str, truth: Numbers, found: Architecture) -> None:

@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.oracle.excerpt import excerpt_of
-from builders.oracle.peft_merge import changes_first, merged_weights, resized_rows
+from builders.oracle.library import transformers_reads
+from builders.oracle.peft_merge import bare_layers, merged_by_peft
 from builders.oracle.states import (
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,
@@ -82,8 +83,9 @@ class Phi3SmallFormulas:
 
     @property
     def name(self) -> str:
-        """What the formulas are those of."""
-        return "the formulas of Phi-3-small" + ("" if self.adapter is None else f" and peft {version('peft')}")
+        """What the formulas are those of; with an adapter, what merged it."""
+        own = "the formulas of Phi-3-small"
+        return own if self.adapter is None else f"{own} and peft {version('peft')}"
 
     def numbers(self) -> Numbers:
         """Return what the configuration class of the released models reads."""
@@ -94,10 +96,7 @@ class Phi3SmallFormulas:
             edges["blocksparse_num_local_blocks"] = dense_up_to
         if scaling := _scaling(config):
             edges["original_max_position_embeddings"] = scaling["original_max_position_embeddings"]
-        vocabulary = (
-            config["vocab_size"] if self.adapter is None else resized_rows(self.adapter) or config["vocab_size"]
-        )
-        return Numbers(config["num_hidden_layers"], vocabulary, config["max_position_embeddings"], edges)
+        return Numbers(config["num_hidden_layers"], config["vocab_size"], config["max_position_embeddings"], edges)
 
     def observe(self, probes: Sequence[Probe], layers: int) -> list[Observed]:
         """Compute sequences with the first layers, as `Truth` says.
@@ -107,11 +106,12 @@ class Phi3SmallFormulas:
         """
         import torch
 
-        with excerpt_of(self.folder, layers, self.scratch) as excerpt, torch.inference_mode():
-            weights = _weights(excerpt)
-            if self.adapter is not None and changes_first(self.adapter, layers):
-                weights = merged_weights(weights, self.adapter)
-            weights = {name: values.float() for name, values in weights.items()}
+        with (
+            excerpt_of(self.folder, layers, self.scratch) as excerpt,
+            transformers_reads(self.folder, "weights"),
+            torch.inference_mode(),
+        ):
+            weights = _weights(excerpt, self.adapter)
             config = self._config()
             try:
                 return [_Forward(_with_edge(config, one), weights, layers).observe(one.tokens) for one in probes]
@@ -137,15 +137,18 @@ def _with_edge(config: dict[str, Any], probe: Probe) -> dict[str, Any]:
     return config | {"longrope_begins_after": probe.past}  # its ratio to the context stays that of the config
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """Read all tensors of a folder: of `model.safetensors`, else of the files that the index lists."""
+def _weights(folder: Path, adapter: Path | None) -> dict[str, Tensor]:
+    """Read all tensors of a folder, of `model.safetensors` or else of the index's files, and merge an adapter."""
     from safetensors.torch import load_file
 
     names = ["model.safetensors"]
     if not (folder / names[0]).is_file():
         index = json.loads((folder / "model.safetensors.index.json").read_bytes())
         names = sorted(set(index["weight_map"].values()))
-    return {key: value for name in names for key, value in load_file(folder / name).items()}
+    weights = {key: value for name in names for key, value in load_file(folder / name).items()}
+    if adapter is not None:  # in the dtype that the weights have: peft rounds to it
+        weights = merged_by_peft(bare_layers(weights), adapter).state_dict()
+    return {name: values.float() for name, values in weights.items()}
 
 
 def _scaling(config: dict[str, Any]) -> dict[str, Any] | None:

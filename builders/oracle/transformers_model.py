@@ -1,4 +1,4 @@
-"""The first layers of a checkpoint in transformers' own model class, loaded by transformers; an adapter by peft."""
+"""The first layers of a checkpoint in transformers' own model class, loaded by transformers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from builders.oracle.excerpt import excerpt_of
 from builders.oracle.library import installed_version, transformers_reads
-from builders.oracle.peft_merge import changes_first, merged, resized_rows, stored_dtype
+from builders.oracle.peft_merge import merged_by_peft, stored_dtype
 from builders.oracle.states import (
     ATTENTION_INPUT,
     ATTENTION_OUTPUT,
@@ -29,6 +27,7 @@ from builders.oracle.truth import Edge, Numbers, Probe
 from targets.errors import MeasurementError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from torch.nn import Module
 
@@ -43,16 +42,22 @@ _MATRICES = {
 
 @dataclass(frozen=True)
 class TransformersModel:
-    """Implements `Truth`. `scratch`: where the excerpt of the checkpoint is made. `adapter`: merged into it by peft."""
+    """Implements `Truth`. `scratch`: where the excerpt of the checkpoint is made.
+
+    `adapter`: the folder of a LoRA, which peft merges into the model. `vocabulary`: the number of tokens with which the
+    adapter was trained, where that is not the base's.
+    """
 
     folder: Path
     scratch: Path | None = None
     adapter: Path | None = None
+    vocabulary: int | None = None
 
     @property
     def name(self) -> str:
         """The library and its version."""
-        return f"transformers {installed_version()}" + ("" if self.adapter is None else f" and peft {version('peft')}")
+        own = f"transformers {installed_version()}"
+        return own if self.adapter is None else f"{own} and peft {version('peft')}"
 
     def numbers(self) -> Numbers:
         """Return what transformers reads in the config. Raises `MeasurementError` where it can't."""
@@ -67,14 +72,14 @@ class TransformersModel:
             rope = config.rope_parameters
             if rope["rope_type"] == "longrope":
                 edges["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
-            vocabulary = config.vocab_size if self.adapter is None else resized_rows(self.adapter) or config.vocab_size
+            vocabulary = self.vocabulary or config.vocab_size
             return Numbers(config.num_hidden_layers, vocabulary, config.max_position_embeddings, edges)
 
     def observe(self, probes: Sequence[Probe], layers: int) -> list[Observed]:
         """Compute sequences with the first layers, as `Truth` says.
 
-        Memory, float32: the weights of these layers, of the embedding and of the head; what one layer makes of one
-        sequence; one sequence's states. With an adapter also its own, and the weights once more as they are stored.
+        Memory: the weights of these layers, of the embedding and of the head, in float32 and, while they are loaded, as
+        they are stored; and one sequence's states.
         """
         import torch
 
@@ -83,34 +88,29 @@ class TransformersModel:
             transformers_reads(self.folder, "weights"),
             torch.inference_mode(),
         ):
-            model = self._loaded(excerpt, layers)
+            if self.adapter is None:
+                model = _loaded(excerpt, self.folder, torch.float32)
+            else:  # peft rounds to the dtype that the weights have
+                model = _loaded(excerpt, self.folder, stored_dtype(excerpt))
+                if self.vocabulary is not None:
+                    model.resize_token_embeddings(self.vocabulary, mean_resizing=False)
+                model = merged_by_peft(model, self.adapter).float().eval()
             return [_observed(model, probe) for probe in probes]
 
-    def _loaded(self, excerpt: Path, layers: int) -> Any:
-        import torch
-        import transformers
 
-        merges = self.adapter is not None and changes_first(self.adapter, layers)
-        # peft merges in the dtype of the base, and rounds to it: that of the weights, whatever config.json says.
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            excerpt,
-            dtype=stored_dtype(excerpt) if merges else torch.float32,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
+def _loaded(excerpt: Path, folder: Path, dtype: torch.dtype) -> Any:
+    import transformers
+
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        excerpt, dtype=dtype, trust_remote_code=False, local_files_only=True, output_loading_info=True
+    )
+    # transformers fills in random numbers for these, and only warns.
+    if missing := sorted(report["missing_keys"]):
+        raise MeasurementError(
+            f"{folder}: transformers {installed_version()} finds no tensor for {missing[0]!r} ({len(missing)} in all)",
+            fix="compare config.json with the weights: they may belong to different models",
         )
-        # transformers fills in random numbers for these, and only warns.
-        if missing := sorted(report["missing_keys"]):
-            raise MeasurementError(
-                f"{self.folder}: transformers {installed_version()} finds no tensor for {missing[0]!r} "
-                f"({len(missing)} in all)",
-                fix="compare config.json with the weights: they may belong to different models",
-            )
-        if self.adapter is not None and merges:
-            if rows := resized_rows(self.adapter):
-                model.resize_token_embeddings(rows, mean_resizing=False)
-            model = merged(model, self.adapter).float()
-        return model.eval()
+    return model.eval()
 
 
 def _observed(model: Any, probe: Probe) -> Observed:
@@ -141,7 +141,7 @@ def _observed(model: Any, probe: Probe) -> Observed:
     finally:
         for hook in hooks:
             hook.remove()
-    return Observed(states, logits.numpy().astype(np.float32))
+    return Observed(states, logits.numpy())
 
 
 @contextmanager

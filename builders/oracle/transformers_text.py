@@ -51,16 +51,14 @@ class TextTruth:
         return cls(**content | {"spelled": [Spelled(**one) for one in content["spelled"]]})
 
 
-def text_truth(folder: Path, model: Path, tokens: Iterable[str] = ()) -> TextTruth:
+def text_truth(folder: Path, tokens: Iterable[str] = (), *, tokenizer_folder: Path | None = None) -> TextTruth:
     """Ask transformers for ids of the grid, the template and the stop ids. No code of the checkpoint runs.
 
     The grid has a text for every token that transformers adds to the vocabulary, and for each of `tokens`.
-    Phi-3-small's file of ranks is read by the checkpoint's own code in transformers; here it is split as tiktoken does.
 
-    Args:
-        folder: has the tokenizer.
-        model: has the generation config; with an adapter it may be another folder.
-        tokens: that phipack adds to the vocabulary.
+    `tokenizer_folder`: where the tokenizer and its template are, if not in the checkpoint's folder.
+
+    Phi-3-small's file of ranks is read by the checkpoint's own code in transformers; here it is split as tiktoken does.
 
     Raises:
         MeasurementError: transformers can't read the tokenizer.
@@ -68,8 +66,8 @@ def text_truth(folder: Path, model: Path, tokens: Iterable[str] = ()) -> TextTru
     if not (folder / "tokenizer.json").is_file() and not (folder / "tokenizer.model").is_file():
         ranks = ranks_file(folder)
         if ranks is not None:
-            return _of_ranks(folder, model, RankSplitter.read(ranks), tokens)
-    with excerpt_of(folder) as excerpt, excerpt_of(model) as config, transformers_reads(folder, "tokenizer"):
+            return _of_ranks(folder, RankSplitter.read(ranks), tokens)
+    with excerpt_of(folder, tokenizer=tokenizer_folder) as excerpt, transformers_reads(folder, "tokenizer"):
         import transformers
 
         tokenizer = transformers.AutoTokenizer.from_pretrained(excerpt, trust_remote_code=False, local_files_only=True)
@@ -85,7 +83,7 @@ def text_truth(folder: Path, model: Path, tokens: Iterable[str] = ()) -> TextTru
 
         found = [spelled(text) for text in _texts((*added, *tokens), template, named)]
         ends = {*added.values(), *({tokenizer.eos_token_id} - {None})}
-        stop_ids, stated, bos_id = _generation(config)
+        stop_ids, stated, bos_id = _generation(excerpt)
     return TextTruth(found, added, template, named, stop_ids, stated, sorted(ends), bos_id)
 
 
@@ -106,7 +104,7 @@ def _texts(tokens: Iterable[str], template: str | None, named: dict[str, str]) -
     return [*TEXTS, *map(around, dict.fromkeys(tokens)), *(prompt for prompt in prompts if prompt is not None)]
 
 
-def _of_ranks(folder: Path, model: Path, splitter: RankSplitter, tokens: Iterable[str]) -> TextTruth:
+def _of_ranks(folder: Path, splitter: RankSplitter, tokens: Iterable[str]) -> TextTruth:
     path = folder / "tokenizer_config.json"
     config: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
     file, template = folder / "chat_template.jinja", config.get("chat_template")
@@ -120,7 +118,7 @@ def _of_ranks(folder: Path, model: Path, splitter: RankSplitter, tokens: Iterabl
 
     with transformers_reads(folder, "chat template"):
         found = [spelled(text) for text in _texts((*splitter.special, *tokens), template, named)]
-        stop_ids, stated, bos_id = _generation(model)
+        stop_ids, stated, bos_id = _generation(folder)
     ends = sorted(splitter.special.values())
     return TextTruth(found, splitter.special, template, named, stop_ids, stated, ends, bos_id)
 

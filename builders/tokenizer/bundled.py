@@ -71,7 +71,7 @@ def _config(checkpoint: Checkpoint, tokenizer: Tokenizer) -> bytes:
     """Return a `tokenizer_config.json` by which every reader obeys tokenizer.json.
 
     With a class such as LlamaTokenizer, transformers 5 and swift-transformers rebuild parts of it by their own rules.
-    swift-transformers cleans up spaces unless told otherwise; onnxruntime-genai reads only one template, a text.
+    swift-transformers cleans up spaces unless it is set to false; onnxruntime-genai reads only one template, a text.
     """
     longest = checkpoint.tokenizer_config.get("model_max_length")
     before, after = tokenizer.put_around()

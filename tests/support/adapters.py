@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from builders.oracle.peft_merge import bare_layers
+
 PREFIX = "base_model.model."
 FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 SEPARATE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -24,7 +26,7 @@ def load_model(base: Path, vocabulary_size: int | None = None) -> Any:
 
     config = json.loads((base / "config.json").read_bytes())
     if config["model_type"] == "phi3small":
-        return bare_layers(base)
+        return bare_layers(safetensors_of(base / "model.safetensors"))
     tensors = safetensors_of(base / "model.safetensors")
     dtype = next(iter(tensors.values())).dtype
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation="eager")
@@ -85,44 +87,3 @@ def safetensors_of(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file as load
 
     return dict(load(path))
-
-
-def bare_layers(base: Path) -> Any:
-    """Layers of the names and values of a checkpoint that transformers has no class for; nothing that runs them."""
-    import torch
-
-    root = torch.nn.Module()
-    tensors = safetensors_of(base / "model.safetensors")
-    for name, values in tensors.items():
-        stem, _, kind = name.rpartition(".")
-        if kind == "weight":
-            _put(root, stem, _layer(stem, values, tensors.get(f"{stem}.bias")))
-    return root
-
-
-def _layer(stem: str, values: Any, bias: Any) -> Any:
-    import torch
-
-    biased = bias is not None
-
-    if stem.endswith("embed_tokens"):
-        layer: Any = torch.nn.Embedding(*values.shape)
-    elif values.dim() == 1:
-        layer = torch.nn.LayerNorm(values.shape[0], bias=biased)
-    else:
-        layer = torch.nn.Linear(values.shape[1], values.shape[0], bias=biased)
-    layer.weight.data = values.clone()
-    if biased:
-        layer.bias.data = bias.clone()
-    return layer
-
-
-def _put(root: Any, stem: str, layer: Any) -> None:
-    import torch
-
-    *parents, last = stem.split(".")
-    for parent in parents:
-        if parent not in dict(root.named_children()):
-            root.add_module(parent, torch.nn.Module())
-        root = getattr(root, parent)
-    root.add_module(last, layer)

@@ -12,7 +12,6 @@ import transformers
 
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.checkpoint.adapter import MergedCheckpoint, merge
 from builders.oracle import ask_oracle, check_bundle, oracle
 from builders.tokenizer import Tokenizer
 from devtools import cl100k
@@ -20,7 +19,6 @@ from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 from targets.progress import Event, Step
 from targets.recipes import recipe_named
-from tests.support.adapters import FUSED, SEPARATE, SMALL, change_config, write_adapter
 from tests.support.checkpoints import CHAT_TEMPLATE, random_weights, write_json, write_tiny, write_weights
 
 
@@ -50,7 +48,7 @@ def test_what_transformers_cannot_read_is_an_error_that_says_so(tmp_path: Path) 
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c"))
     (checkpoint.path / "tokenizer.json").write_text('{"version": "1.0"}', "utf-8")
     with pytest.raises(MeasurementError, match=r"transformers \S+ can't read the tokenizer"):
-        oracle.text_truth(checkpoint.path, checkpoint.path)
+        oracle.text_truth(checkpoint.path)
 
 
 def test_one_checkpoint_is_asked_about_once(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,32 +143,3 @@ def test_phi3_smalls_ranks_are_held_to_a_plain_splitter(tmp_path: Path) -> None:
     agreement = ask_oracle(checkpoint)
     assert agreement.text.added["<|end|>"] == 100266
     check_bundle(build(checkpoint, recipe_named("onnx-fp16"), tmp_path / "bundle"), agreement.text)
-
-
-@pytest.mark.parametrize("family", ["phi3", "llama", "phi3small"])
-def test_a_merged_adapter_is_held_to_pefts_own_merge(
-    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = write_tiny(tmp_path / "base", family=family, layers=3)
-    modules = {"phi3": FUSED, "llama": SEPARATE, "phi3small": SMALL}[family]
-    adapter = write_adapter(base, tmp_path / "adapter", target_modules=modules, task_type=None)
-    change_config(adapter, lambda config: config.update(task_type="CAUSAL_LM"))
-    checkpoint = merge(open_checkpoint(base), adapter)
-    assert "peft" in ask_oracle(checkpoint).on
-    monkeypatch.setattr(MergedCheckpoint, "open_tensors", Checkpoint.open_tensors)  # the adapter is forgotten
-    with pytest.raises(MeasurementError, match="What differs first: layer 0's attention"):
-        ask_oracle(checkpoint)
-
-
-def test_an_adapter_of_later_layers_only_leaves_the_first_as_they_are(tmp_path: Path) -> None:
-    base = write_tiny(tmp_path / "base", layers=4)
-    adapter = write_adapter(base, tmp_path / "adapter", layers_to_transform=[3])
-    assert ask_oracle(merge(open_checkpoint(base), adapter)).state_difference < 1e-4
-
-
-def test_a_vocabulary_that_the_adapter_resized_is_the_truths_too(tmp_path: Path) -> None:
-    base = write_tiny(tmp_path / "base")
-    adapter = write_adapter(
-        base, tmp_path / "adapter", vocabulary_size=330, modules_to_save=["embed_tokens", "lm_head"]
-    )
-    ask_oracle(merge(open_checkpoint(base), adapter))
