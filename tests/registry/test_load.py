@@ -23,7 +23,7 @@ def test_many_promoters_and_fetchers_lose_nothing(databases: Databases, s3_store
     done = collections.Counter(what for what, _, error in records if not error)
     assert done["promote"]
     assert done["fetch"]
-    assert len(records) >= 10  # each had its turn
+    assert len(records) >= 6  # each had its turn
     assert lost_updates(ledger) == []
     moves: list[Move] = [move for model in MODELS for move in history(ledger, model)]
     assert {move.state for move in moves} == {"done"}
