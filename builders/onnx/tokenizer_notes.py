@@ -25,7 +25,7 @@ def tokenizer_notes(folder: Path) -> tuple[str, ...]:
         "onnxruntime-genai's own tokenizer cuts text before it merges: a few ids differ, mostly in runs of spaces "
         "(evidence: runtime_tokens_share); tokenize with tokenizer.json where that matters"
     )
-    if content.get("pre_tokenizer") is None:
+    if (content.get("pre_tokenizer") or {}).get("prepend_scheme", "always") == "always":
         return (note,)
     spaces = (
         "onnxruntime-genai's own tokenizer puts a space before each text and after each special token, tokenizer.json "
