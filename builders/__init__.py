@@ -17,3 +17,9 @@ Start at `build.py`, the one way to make a bundle. From the bottom up:
 On top: `build.py`, `build_cache.py`, `release.py`, `relayout.py`, `sizes.py`;
 `optimum_export/` runs optimum in an environment of its own.
 """
+
+import os
+
+# onnxruntime and onnxruntime-genai send usage events to their maker, through the user's proxy. They read this when they
+# are loaded; who wants the events sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
