@@ -507,7 +507,7 @@ def test_nothing_is_published_with_an_expired_root(publisher: Publisher, phone: 
     expire_root(publisher, days)
     before = publisher.place.read_document("metadata/timestamp.json")
     for act in (publisher.publish, lambda: refresh(publisher.place, publisher.keys)):
-        with pytest.raises(KeysError, match="the root in .* expired on") as caught:
+        with pytest.raises(KeysError, match=r"the root in .* expired on") as caught:
             act()
         assert "phipack keys show --renew" in caught.value.fix
     assert publisher.place.read_document("metadata/timestamp.json") == before
