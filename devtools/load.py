@@ -89,7 +89,7 @@ class Worker:
         out = Path(tempfile.mkdtemp()) / "bundle"
         try:
             versions = resolve_in(self.ledger(), Reference.parse(f"{random.choice(MODELS)}@{random.choice(CELLS)}"))
-            verify(fetch_version(versions[0], out))
+            verify(fetch_version(versions[0], out)[0])
         finally:
             shutil.rmtree(out.parent)
         return "fetch"

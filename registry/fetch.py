@@ -97,33 +97,33 @@ def fetch(
         raise FetchError(f"{source}: there is no registry to look it up in", fix="use a path or a URL")
     version = _one_bundle(reference, resolver(reference))
     require_digest(version.digest, options.digest, source)
-    return Fetched(
-        fetch_version(version, out, store=store, replace=options.replace, on_progress=on_progress),
-        reference=version.reference,
-    )
+    bundle, statistics = fetch_version(version, out, options, store=store, on_progress=on_progress)
+    return Fetched(bundle, statistics, version.reference)
 
 
 def fetch_version(
     version: CellVersion,
     out: Path,
+    options: DownloadOptions = DEFAULT_OPTIONS,
     *,
     store: Store | None = None,
-    replace: bool = False,
     on_progress: Progress = silent,
-) -> Bundle:
+) -> tuple[Bundle, TransferStatistics]:
     """Put a registered version's bundle at `out`, from `store` where it has it, else from the one it was added to.
+
+    Return it, and where its bytes came from.
 
     Raises:
         StoreError: neither store has it, or a blob is damaged. BuildError: `out` exists or can't be written.
     """
-    if (existing := existing_bundle(out, version.digest, replace=replace)) is not None:
-        return existing
+    if (existing := existing_bundle(out, version.digest, replace=options.replace)) is not None:
+        return existing, TransferStatistics()
     if store is None or not store.has_bundle(version.digest):
         recorded = open_store(version.store)
         if store is None or recorded.has_bundle(version.digest):
             store = recorded
     try:
-        return store.materialise(version.digest, out, replace=replace, on_progress=on_progress)
+        return store.download(version.digest, out, options, on_progress=on_progress)
     except StoreError as error:
         raise type(error)(f"{version.reference}: {error.problem}", fix=error.fix) from error
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from registry.fetch import Fetched
     from registry.garbage import Collected
     from registry.ledger.channel_moves import Move
+    from registry.ledger.relocation import Relocation
     from registry.ledger.versions import CellVersion
     from registry.publication import Publication
     from registry.store.protocol import Store
@@ -347,6 +348,15 @@ class Registry(RegistryConnection):
             dry_run=dry_run,
             on_progress=on_progress or self._on_progress,
         )
+
+    def relocate(self, *, dry_run: bool = False) -> Relocation:
+        """Re-point what is registered to this store, after it was moved: where digests agree, all or none.
+
+        Raises `RegistryError` where a bundle or its evidence is in neither place, or the registry is a server.
+        """
+        from registry.ledger.relocation import relocate
+
+        return relocate(self._ledger, dry_run=dry_run)
 
     def _sides(self, given: str | Reference) -> list[Side]:
         from registry.diff.compare import folder_side, version_side

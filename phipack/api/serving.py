@@ -42,6 +42,7 @@ def serve_catalog(
         raise PublicationError("serving needs FastAPI and uvicorn", fix=install_command("serve")) from error
     blobs = as_store(store)
     ServedCatalog(blobs).documents()  # reports now what is wrong with it
+    host = host.removeprefix("[").removesuffix("]")
     listener = _listening(host, port)
     logging = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
     logging["handlers"]["access"]["stream"] = "ext://sys.stderr"
@@ -54,7 +55,6 @@ def serve_catalog(
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    host = host.removeprefix("[").removesuffix("]")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)

@@ -28,6 +28,7 @@ from phipack.json_form.registry import (
     MoveForm,
     PublishForm,
     RefreshForm,
+    RelocationForm,
     ShownForm,
     VersionsForm,
 )
@@ -100,6 +101,7 @@ RESULTS: dict[str, Any] = {
     "keys rotate": KeysForm,
     "keys show": KeysForm,
     "gc": GarbageForm,
+    "registry relocate": RelocationForm,
     "serve": None,
     "fetch": FetchForm,
     "split": SplitForm,

@@ -1,4 +1,4 @@
-"""Forms of `ls`, `show`, `promote`, `retire`, `rollback`, `history`, `publish`, `keys` and `gc`."""
+"""Forms of `ls`, `show`, `promote`, `retire`, `rollback`, `history`, `publish`, `keys`, `gc`, `registry relocate`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from targets.evidence import Evidence
 
 if TYPE_CHECKING:
     from registry.catalog.signing import KeyFolder, Role
+    from registry.ledger.relocation import Relocation
 
 RoleName = Literal["root", "targets", "snapshot", "timestamp"]
 
@@ -193,6 +194,23 @@ class GarbageForm(Form):
     kept: int = Field(description="blobs that stay")
 
 
+class RelocatedForm(Form):
+    """A version that was re-pointed, and the store that it was in before."""
+
+    reference: str
+    digest: str
+    before: str
+
+
+class RelocationForm(Form):
+    """What was re-pointed to a store; in a dry run, what would be."""
+
+    store: str
+    dry_run: bool
+    moved: list[RelocatedForm]
+    kept: int = Field(description="versions that were left alone")
+
+
 def versions_form(versions: Sequence[CellVersion]) -> VersionsForm:
     """Describe versions."""
     return VersionsForm(versions=[version_form(version) for version in versions])
@@ -291,6 +309,16 @@ def garbage_form(found: Collected, store: str, *, dry_run: bool) -> GarbageForm:
         removed=[BlobForm(digest=blob.digest, size_bytes=blob.bytes) for blob in found.removed],
         removed_bytes=found.bytes,
         leftovers=found.leftovers,
+        kept=found.kept,
+    )
+
+
+def relocation_form(found: Relocation, *, dry_run: bool) -> RelocationForm:
+    """Describe what was re-pointed."""
+    return RelocationForm(
+        store=found.store,
+        dry_run=dry_run,
+        moved=[RelocatedForm(reference=row.reference, digest=row.digest, before=row.store) for row in found.moved],
         kept=found.kept,
     )
 

@@ -28,6 +28,8 @@ from registry.bundle.folder import Bundle, open_bundle
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Manifest
 from registry.files.digests import copy_hashed, digest_of_bytes
 from registry.files.staging import staged_folder
+from registry.transfer.bundle_download import DEFAULT_OPTIONS, DownloadOptions
+from registry.transfer.download import TransferStatistics
 from targets.errors import BundleError, StoreError, StoreUnreachableError
 from targets.progress import Progress, Step, silent, with_subject
 
@@ -199,6 +201,13 @@ class Store(ABC):
                 self.copy_out(entry.digest, folder / entry.path, what=what, on_progress=report)
             (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
         return open_bundle(destination)
+
+    def download(
+        self, digest: str, out: Path, options: DownloadOptions = DEFAULT_OPTIONS, *, on_progress: Progress = silent
+    ) -> tuple[Bundle, TransferStatistics]:
+        """Put a bundle in place as `materialise` does, and return where its bytes came from."""
+        bundle = self.materialise(digest, out, replace=options.replace, on_progress=on_progress)
+        return bundle, TransferStatistics()
 
     def copy_out(self, digest: str, path: Path, *, what: str, on_progress: Progress = silent) -> None:
         """Write a blob to a file, hashing it. Raises `StoreError` where a byte differs; the file is then not usable.

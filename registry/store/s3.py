@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import urllib.parse
 from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -21,6 +22,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from registry.bundle.folder import Bundle
 from registry.bundle.manifest import FileEntry
 from registry.files.staging import owner_mark
 from registry.store.protocol import (
@@ -34,11 +36,23 @@ from registry.store.protocol import (
     not_the_blob,
     unreadable_file,
 )
-from registry.store.s3_client import LOST_RACE, MISSING, code_of, s3_client, s3_errors, sha256_checksum
+from registry.store.s3_bundle import S3Bundle
+from registry.store.s3_client import (
+    LOST_RACE,
+    MISSING,
+    code_of,
+    refusal_fix,
+    s3_client,
+    s3_errors,
+    sha256_checksum,
+)
 from registry.store.s3_probe import probe
 from registry.store.s3_stream import BlobStream
 from registry.store.s3_upload import PART_BYTES, upload
-from registry.transfer.download import Transfer, WrongContentError
+from registry.transfer.bundle_download import DEFAULT_OPTIONS, DownloadOptions, download_bundle
+from registry.transfer.destination import existing_bundle
+from registry.transfer.download import Transfer, TransferStatistics, WrongContentError
+from registry.transfer.http import RefusedError
 from targets.errors import FetchError, FetchUnreachableError, StoreError, StoreUnreachableError
 from targets.progress import Progress, silent, with_subject
 from targets.secrets import shown
@@ -127,9 +141,40 @@ class S3Store(Store):
             except FetchError as error:
                 raise self._unreadable_by(error, what, url, digest) from error
 
+    def download(
+        self, digest: str, out: Path, options: DownloadOptions = DEFAULT_OPTIONS, *, on_progress: Progress = silent
+    ) -> tuple[Bundle, TransferStatistics]:
+        """Download by ranges; what an earlier try received is kept next to `out`, and counted.
+
+        Credentials that boto3 renews by itself may expire in between: then it goes on with the new ones.
+        """
+        if (existing := existing_bundle(out, digest, replace=options.replace)) is not None:
+            return existing, TransferStatistics()
+        bundle = S3Bundle(self.manifest(digest), self.presigned_url, self.location_of)
+        while True:
+            used = self._credentials()
+            try:
+                placed, statistics = download_bundle(bundle, out, options, on_progress=on_progress)
+                return placed, statistics + TransferStatistics(len(bundle.manifest.to_bytes()))
+            except FetchError as error:
+                if isinstance(error, RefusedError) and used != self._credentials():
+                    continue
+                raise self._store_error(error, f"bundle {digest}", bundle.in_message(error.problem)) from error
+
+    def _credentials(self) -> str:
+        """Return what a URL that is signed now says of the credentials: it changes when they are renewed."""
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.presigned_url(f"sha256:{'0' * 64}")).query)
+        return f"{query.get('X-Amz-Credential')} {query.get('X-Amz-Security-Token')}"
+
     def _unreadable_by(self, error: FetchError, what: str, url: str, digest: str) -> StoreError:
+        return self._store_error(error, what, error.problem.replace(shown(url), self.location_of(digest)))
+
+    def _store_error(self, error: FetchError, what: str, problem: str) -> StoreError:
+        if isinstance(error, RefusedError) and (known := refusal_fix(error.code or str(error.status))) is not None:
+            return StoreError(f"{what} can't be read: {problem}", fix=f"{known}: what was received is kept")
+        if isinstance(error, WrongContentError):
+            return StoreError(f"{what} is damaged: {problem}", fix="remove that blob, then run phipack release again")
         kind = StoreUnreachableError if isinstance(error, FetchUnreachableError) else StoreError
-        problem = error.problem.replace(shown(url), self.location_of(digest))
         return kind(f"{what} can't be read: {problem}", fix=error.fix)
 
     def blobs(self) -> Iterator[Blob]:

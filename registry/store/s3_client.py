@@ -167,6 +167,14 @@ def credential_trouble(code: str) -> str | None:
     return None
 
 
+def refusal_fix(code: str) -> str | None:
+    """Return how to fix what S3 answers to a presigned URL, by its code or HTTP status; None where that is unknown."""
+    if code in _DENIED:
+        return f"check that the credentials have not expired, and grant them {_RIGHTS['GetObject']}"
+    found = _denial("", "GetObject", code, "")
+    return None if found is None else found.fix
+
+
 def _denial(place: str, operation: str, code: str, message: str) -> StoreError | None:
     if (known := credential_trouble(code)) is not None:
         return StoreError(f"{place}: {operation} is refused: {message}", fix=known)

@@ -18,6 +18,7 @@ class BlobStream(io.RawIOBase):
         self._opened_at, self._size = opened_at, size
         self._position = 0
         self._body: Any = None
+        self._cause: Exception | None = None
 
     def readable(self) -> bool:
         """Return True."""
@@ -35,7 +36,8 @@ class BlobStream(io.RawIOBase):
                 self._position += len(piece)
                 return len(piece)
             self._drop()
-        raise ConnectionError(f"the connection broke at byte {self._position} of {self._size}, again and again")
+        why = f": {self._cause}" if self._cause is not None else ""
+        raise ConnectionError(f"the connection broke at byte {self._position} of {self._size}, again and again{why}")
 
     def close(self) -> None:
         """Close the connection."""
@@ -51,7 +53,8 @@ class BlobStream(io.RawIOBase):
             if self._body is None:
                 self._body = self._opened_at(self._position)
             return bytes(self._body.read(size))
-        except (BotoCoreError, HTTPError, OSError):
+        except (BotoCoreError, HTTPError, OSError) as error:
+            self._cause = error
             return b""
 
     def _drop(self) -> None:

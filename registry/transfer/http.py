@@ -10,12 +10,14 @@ from __future__ import annotations
 import email.utils
 import http.client
 import random
+import re
 import socket
 import ssl
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -40,6 +42,8 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 425, 429)  # and all of 5xx
 _HEADERS = {"User-Agent": "phipack", "Accept-Encoding": "identity"}
 _PIECE = 1 << 18
+_REFUSAL_BYTES = 4096  # of a refusal's body, which may say why
+_SAID_LENGTH = 200
 _RUN_AGAIN = "run the same command again: what was received so far is kept"
 _CHECK_NETWORK = "check the URL and this machine's network and proxy settings, then run the same command again"
 
@@ -55,11 +59,14 @@ class TemporaryError(FetchUnreachableError):
 
 
 class RefusedError(FetchError):
-    """The server refuses the request: `status` is 4xx, or a redirect that leads nowhere."""
+    """The server refuses the request: `status` is 4xx, or a redirect that leads nowhere.
 
-    def __init__(self, problem: str, *, fix: str, status: int) -> None:
+    `code`, `said`: what S3 and servers like it answer, such as `ExpiredToken` and a sentence; empty where they do not.
+    """
+
+    def __init__(self, problem: str, *, fix: str, status: int, code: str = "", said: str = "") -> None:
         super().__init__(problem, fix=fix)
-        self.status = status
+        self.status, self.code, self.said = status, code, said
 
 
 class Response:
@@ -145,12 +152,14 @@ class HttpClient:
             location = redirected(location, response.headers.get("Location", ""))
         if response.status < 300:
             return response
+        code, said = _said(response)
         response.close()
-        problem = f"{url}: the server answers {response.status} {response.reason or ''}".rstrip()
+        answer = f"{response.status} {_cleaned(response.reason or '')}".rstrip()
+        problem = ": ".join(filter(None, (f"{url}: the server answers {answer}", code, said)))
         if response.status >= 500 or response.status in _TEMPORARY:
             wait = retry_after_seconds(response.headers.get("Retry-After", ""))
             raise TemporaryError(problem, fix="run the same command again later", wait_seconds=wait)
-        raise RefusedError(problem, fix=_fix_of(response.status), status=response.status)
+        raise RefusedError(problem, fix=_fix_of(response.status), status=response.status, code=code, said=said)
 
     def cancel(self) -> None:
         """End all requests at once, those of other threads too, and all waits. Nothing can be requested after it."""
@@ -256,6 +265,23 @@ def retry_after_seconds(value: str) -> float:
         return 0.0
 
 
+def _said(response: Response) -> tuple[str, str]:
+    """Return the code and the sentence of a refusal's body, where it is S3's XML: `ExpiredToken`, `The token …`."""
+    view = memoryview(bytearray(_REFUSAL_BYTES))
+    size = 0
+    with suppress(FetchError):
+        while size < len(view) and (count := response.read_into(view[size:])):
+            size += count
+    text = bytes(view[:size]).decode("utf-8", "replace")
+    code, message = (re.search(rf"<{name}>([^<]*)</{name}>", text) for name in ("Code", "Message"))
+    return _cleaned(code[1]) if code else "", _cleaned(message[1]) if message else ""
+
+
+def _cleaned(text: str) -> str:
+    """Return a stranger's text for a terminal: one line of printable letters, not too long."""
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:_SAID_LENGTH]
+
+
 def _require_address(url: str) -> None:
     if (problem := http_address_problem(url)) is not None:
         raise FetchError(problem, fix="use a URL such as https://HOST/FOLDER")
@@ -294,6 +320,10 @@ def _description(cause: BaseException) -> str:
 def _fix_of(status: int) -> str:
     if status in (401, 403):
         return "ask the publisher for access; if the URL is signed, ask for a new one"
+    if status == 400:
+        return "check the URL, all of it: a signed one is refused where a part of it is missing or has expired"
+    if status == 410:
+        return "it was removed there for good: ask its publisher for the new address"
     if status == 407:
         return "put the proxy's name and password into https_proxy: http://NAME:PASSWORD@HOST:PORT"
     return "check the URL: it must be a bundle's folder, one with a manifest.json, or a catalog's"

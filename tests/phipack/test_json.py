@@ -135,6 +135,7 @@ def test_a_release_on_its_way_to_phones(call: Call, folder: Path) -> None:
         found = call("fetch", url, "--device", "iPhone15,4", "--root", root, "-o", "app")
     assert found["reference"] == "tiny:1.0.0@iphone-15"
     assert call("gc", "--dry-run")["dry_run"]
+    assert call("registry", "relocate", "--dry-run")["moved"] == []
 
 
 def test_the_rest(call: Call) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from devtools.catalogs import Publisher
+from phipack.api.serving import serve_catalog
+from targets.errors import PublicationError
 from tests.support.command_line import command_environment, in_the_foreground, result_of, run_in
 from tests.support.tcp_proxy import proxy_before
 
@@ -107,3 +109,21 @@ def test_a_store_without_a_catalog_is_said(tmp_path: Path) -> None:
     done = run_in(tmp_path)("serve", expect=1)
     assert "has no catalog" in done.stderr
     assert "phipack publish" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_is_shown_as_urls_have_it(published: Path, host: str) -> None:
+    class Listening(Exception):  # noqa: N818 - how this test ends the server
+        pass
+
+    def listening(url: str) -> None:
+        raise Listening(url)
+
+    with pytest.raises(Listening, match=r"^http://\[::1\]:[0-9]+$"):
+        serve_catalog(published / "store", host=host, port=0, on_listening=listening)
+
+
+@pytest.mark.parametrize("host", ["my host", "a..b", "x" * 70, "::zz"])
+def test_what_is_no_host_is_refused(published: Path, host: str) -> None:
+    with pytest.raises(PublicationError, match="can't listen on"):
+        serve_catalog(published / "store", host=host, port=0)

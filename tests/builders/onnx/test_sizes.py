@@ -12,12 +12,13 @@ from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.conversion import BuildRequest
 from builders.onnx import artifact_sizes
+from builders.tokenizer import load_tokenizer
 from devtools.synthetic import CONFIGS
 from targets.config_json import read_architecture
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
 from targets.storage.onnx import data_bytes
-from tests.support.checkpoints import write_tiny
+from tests.support.checkpoints import write_tiny, write_tokenizer
 from tests.support.parity import LIKE_PHI_4_MINI
 
 MINI = CONFIGS["mini"]
@@ -60,7 +61,9 @@ def test_sizes_are_those_of_the_files(tmp_path: Path, recipe: str, changes: dict
 @pytest.mark.parametrize("config", [MINI, SMALL_128K], ids=["mini", "small-128k"])
 def test_full_size_takes_no_weights_and_little_memory(tmp_path: Path, recipe: str, config: dict[str, Any]) -> None:
     architecture = read_architecture(config)
+    write_tokenizer(tmp_path)
     weightless = Checkpoint(tmp_path, config, {}, architecture, (), {})
+    load_tokenizer(tmp_path)  # imports transformers
     tracemalloc.start()
     sizes = artifact_sizes(_request(weightless, recipe))
     _, peak = tracemalloc.get_traced_memory()

@@ -22,7 +22,7 @@ def tokenizer(tiny_folder: Path) -> Tokenizer:
 def with_bos(folder: Path) -> Tokenizer:
     raw = RawTokenizer.from_file(str(folder / "tokenizer.json"))
     raw.post_processor = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 310)])
-    return Tokenizer(raw)
+    return Tokenizer(raw, raw.to_str().encode())
 
 
 def test_the_built_in_text_is_english_and_long_enough() -> None:
