@@ -169,7 +169,6 @@ COMMANDS: Mapping[str, Command] = {
         tidy=releasing.workshop_is_tidy,
         imports=releasing.IMPORTS,
         limit=4,
-        slow=True,
     ),
 }
 

@@ -38,7 +38,7 @@ class Command:
     once it has: nothing else is left; so after a full disk, unless `told` says what may be kept there. `retry`: where
     the next try is another command.
     `imports`: heavy modules that only this command needs. `limit`: at most so many points are killed at, and a quarter
-    as many for other faults. `slow`: only FAULTS=all walks the other faults. `reset`: what is made again for each case,
+    as many for other faults. `reset`: what is made again for each case,
     next to its folder; a PostgreSQL server is at hand then.
     """
 
@@ -50,7 +50,6 @@ class Command:
     told: Step | None = None
     imports: tuple[str, ...] = ()
     limit: int = 15
-    slow: bool = False
     retry: Run | None = None
     reset: Step | None = None
 

@@ -51,13 +51,14 @@ def test_everything_works_again_after_a_move(moved: Ledger, bundle: Bundle, tmp_
 
 
 def test_plain_mlflow_finds_bundle_and_evidence_there_too(moved: Ledger, bundle: Bundle, tmp_path: Path) -> None:
-    from mlflow.artifacts import download_artifacts
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     relocate(moved)
     client = client_of(moved)
     version = client.get_model_version_by_alias("phi.iphone-15", "staging")
     assert version.source == moved.store.bundle_uri(bundle.digest)
-    out = Path(download_artifacts(artifact_uri=version.source, dst_path=str(tmp_path), tracking_uri=moved.uri))
+    (tmp_path / "out").mkdir()
+    out = Path(get_artifact_repository(version.source).download_artifacts("", str(tmp_path / "out")))
     assert (out / "model.gguf").read_bytes() == bundle.file("model.gguf").read_bytes()
     for run in runs_of(moved):
         assert run.info.artifact_uri.replace("file:///", "file:/").startswith(
