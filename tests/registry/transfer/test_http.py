@@ -331,6 +331,7 @@ def test_a_login_page_is_called_one_and_where_it_came_from_is_named(folder: Path
     (folder / "login").write_bytes(PAGE)
     with (
         serving(folder, on("/a", answering(302, {"Location": "/login", "Content-Length": "0"}))) as url,
+        HttpClient() as client,
         pytest.raises(FetchError, match=f"web page, not the file, after it redirected to {url}/login") as caught,
     ):
         read_document(client, f"{url}/a", 100)
