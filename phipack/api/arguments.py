@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.bundle.folder import Bundle, open_bundle
+from registry.ledger.channel_moves import TEXT_LIMIT
 from registry.store.protocol import Store
 from registry.store.uris import open_store
 from targets.devices import Target, target_named
@@ -44,6 +45,20 @@ def as_path(given: AnyPath) -> Path:
 def as_reference(given: str | Reference) -> Reference:
     """Parse `MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL]`. Raises `MalformedReferenceError`."""
     return given if isinstance(given, Reference) else Reference.parse(given)
+
+
+def as_reason(given: str) -> str:
+    """Return why a channel moves, as the history can keep it. Raises `PhipackError` where it can't, whole."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise PhipackError(f"the reason {given!r} is not UTF-8", fix="write it in UTF-8: see the locale") from error
+    if len(given) > TEXT_LIMIT:
+        raise PhipackError(
+            f"the reason has {len(given):,} characters, and the history keeps {TEXT_LIMIT:,}",
+            fix="shorten it, and name a document that has the rest",
+        )
+    return given
 
 
 def as_recipe(given: str | Recipe) -> Recipe:

@@ -18,6 +18,7 @@ from phipack.api.arguments import (
     as_evidence,
     as_path,
     as_project,
+    as_reason,
     as_reference,
 )
 from phipack.api.connection import RegistryConnection
@@ -170,9 +171,9 @@ class Registry(RegistryConnection):
             wanted,
             to,
             who=self.user or current_user(),
-            why=reason,
+            why=as_reason(reason),
             roles=self._roles(wanted.model),
-            override_reason=override_reason,
+            override_reason=None if override_reason is None else as_reason(override_reason),
         )
 
     def retire(self, reference: str | Reference, channel: str, *, reason: str = "") -> Move:
@@ -184,7 +185,8 @@ class Registry(RegistryConnection):
         from registry.promotion import current_user, retire
 
         wanted, who = as_reference(reference), self.user or current_user()
-        return retire(self._ledger, wanted, channel, who=who, why=reason, roles=self._roles(wanted.model))
+        why, roles = as_reason(reason), self._roles(wanted.model)
+        return retire(self._ledger, wanted, channel, who=who, why=why, roles=roles)
 
     def rollback(self, model: str, channel: str = "production", *, reason: str = "", empty: bool = False) -> Move:
         """Take a channel's last promotion or retirement back: every cell of it returns to where it was before.
@@ -201,7 +203,8 @@ class Registry(RegistryConnection):
         from registry.promotion import current_user, rollback
 
         who = self.user or current_user()
-        return rollback(self._ledger, model, channel, who=who, why=reason, roles=self._roles(model), empty=empty)
+        why, roles = as_reason(reason), self._roles(model)
+        return rollback(self._ledger, model, channel, who=who, why=why, roles=roles, empty=empty)
 
     def history(self, model: str, *, channel: str | None = None, cell: str | None = None) -> tuple[Move, ...]:
         """Return the moves of a model's channels, newest first; of one channel, or those that moved one cell."""

@@ -142,7 +142,7 @@ def s3_errors(place: str, operation: str) -> Iterator[None]:
     except BotoCoreError as error:
         raise StoreError(f"{place}: {operation} failed: {error}", fix="check the AWS_* variables") from error
     except ClientError as error:
-        raise _refusal(place, operation, error) from error
+        raise refusal(place, operation, error) from error
 
 
 def sha256_checksum(body: bytes | bytearray) -> str:
@@ -189,7 +189,8 @@ def _denial(place: str, operation: str, code: str, message: str) -> StoreError |
     return None
 
 
-def _refusal(place: str, operation: str, error: Any) -> StoreError:
+def refusal(place: str, operation: str, error: Any) -> StoreError:
+    """Return the error for a `ClientError`: what S3 answered, and what to do."""
     code = code_of(error)
     message = error.response.get("Error", {}).get("Message") or code
     if code == "NoSuchBucket":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from registry.store.s3_client import UNSUPPORTED, code_of, sha256_checksum
+from registry.store.s3_client import UNSUPPORTED, code_of, refusal, sha256_checksum
 from targets.errors import StoreError
 
 
@@ -35,7 +35,21 @@ def probe(client: Any, place: dict[str, str], uri: str) -> None:
             else:
                 raise _unchecked(uri, what)
     finally:
+        _remove(client, place, uri)
+
+
+def _remove(client: Any, place: dict[str, str], uri: str) -> None:
+    """Remove the probe. Raises `StoreError` that names what is left where that is refused."""
+    from botocore.exceptions import ClientError
+
+    try:
         client.delete_object(**place)
+    except ClientError as error:
+        refused = refusal(uri, "DeleteObject", error)
+        raise type(refused)(
+            f"{refused.problem}; the small object {place['Key']} is left in bucket {place['Bucket']}",
+            fix=refused.fix,
+        ) from error
 
 
 def _unchecked(place: str, what: str) -> StoreError:

@@ -1,7 +1,8 @@
 """Bytes over HTTP into verified files: requests, ranges, resumed downloads, local chunks and deltas.
 
 Start at `bundle_download.py` (a whole bundle), then `download.py` (one file, over several connections and from what is
-on this machine already). `http.py` makes requests over the connections and proxies of `connections.py`, `ranges.py`
+on this machine already). `http.py` makes requests over the connections of `connections.py`, which follow
+`network_settings.py` (CAs, proxies, timeouts) and addresses as `http_address.py` parses them; `ranges.py`
 reads one remote file by ranges, `remote.py` describes a bundle on a server, `partial.py` keeps what an earlier try
 received, `local_chunks.py` finds bytes in bundles on this machine, `destination.py` checks the folder that a bundle
 goes to. `delta.py` is the delta file's format, `delta_writer.py` writes one, `delta_download.py` chooses and uses one.

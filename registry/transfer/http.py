@@ -42,6 +42,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 425, 429)  # and all of 5xx
 _HEADERS = {"User-Agent": "phipack", "Accept-Encoding": "identity"}
 _PIECE = 1 << 18
+_GZIP = b"\x1f\x8b"
 _REFUSAL_BYTES = 4096  # of a refusal's body, which may say why
 _SAID_LENGTH = 200
 _RUN_AGAIN = "run the same command again: what was received so far is kept"
@@ -235,9 +236,25 @@ def read_document(client: HttpClient, url: str, limit: int) -> bytes:
                 content += room[:count]
             if announced is not None and len(content) != announced:
                 raise TemporaryError(f"{url}: reading broke off after {len(content)} of {announced} bytes")
+            _require_document(url, response, bytes(content))
             return bytes(content)
 
     return with_retries(client, attempt)
+
+
+def _require_document(url: str, response: Response, content: bytes) -> None:
+    """Raise `FetchError` where a server sends a web page or compressed bytes in place of one of our documents."""
+    where = "" if response.url == url else f", after it redirected to {response.url}"
+    if content.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise FetchError(
+            f"{url}: the server sends a web page, not the file{where}",
+            fix="check the URL; if the page is a login, ask for a URL that needs none, or a signed one",
+        )
+    if content[:2] == _GZIP:
+        raise FetchError(
+            f"{url}: the server sends the file compressed (gzip), though it was asked not to{where}",
+            fix="have the server store and send the file as it is, without Content-Encoding",
+        )
 
 
 def redirected(url: str, location: str) -> str:

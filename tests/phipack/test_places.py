@@ -113,3 +113,13 @@ def test_an_unknown_user_reads_promotes_and_fetches(
     done = command("fetch", "~/bundle", "-o", "out", expect=1)
     assert "~/bundle: HOME is not set" in done.stderr
     assert f"uid{os.getuid()}" in done.stderr
+
+
+@pytest.mark.parametrize("reason", ["x" * 2001, "caf\udce9"])
+def test_a_reason_that_the_history_can_not_keep_whole_is_refused(
+    command: InProcess, migrated_database: Path, reason: str
+) -> None:
+    uri = f"sqlite:///{migrated_database}"
+    for words in (("promote", "phi:1.0.0", "--to", "beta"), ("rollback", "phi")):
+        done = command(*words, "--reason", reason, "--tracking-uri", uri, expect=1)
+        assert "the reason" in done.stderr

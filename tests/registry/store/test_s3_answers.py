@@ -8,6 +8,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from registry.store.s3_client import s3_errors
+from registry.store.s3_probe import probe
 from targets.errors import StoreError
 
 
@@ -35,3 +36,18 @@ def test_a_refusal_names_operation_right_and_remedy(operation: str, code: str, s
     error = refused(operation, code)
     assert said in error.problem
     assert fix in error.fix
+
+
+def test_a_probe_that_can_not_be_removed_is_named() -> None:
+    class Client:
+        def put_object(self, **asked: Any) -> None:
+            if "IfNoneMatch" in asked and "ChecksumSHA256" in asked:
+                return
+            raise ClientError({"Error": {"Code": "X"}, "ResponseMetadata": {"HTTPStatusCode": 412}}, "PutObject")  # type: ignore[typeddict-item]
+
+        def delete_object(self, **_: Any) -> None:
+            raise ClientError({"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {}}, "DeleteObject")  # type: ignore[typeddict-item]
+
+    with pytest.raises(StoreError, match=r"DeleteObject is denied: .*staging/x is left in bucket b") as caught:
+        probe(Client(), {"Bucket": "b", "Key": "staging/x"}, "s3://b")
+    assert "s3:DeleteObject" in caught.value.fix
