@@ -191,7 +191,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "redirect to ftp": (on("/manifest.json", answering(301, {"Location": "ftp://host/x"})), "redirects to ftp:"),
     "no answer": (on("/model.gguf", lambda handler: setattr(handler, "close_connection", True)), "model.gguf"),
     "no HTTP": (on("/manifest.json", hello), "manifest.json"),
-    "a page, not a manifest": (on("/manifest.json", answering(200, {}, b"<html>")), "not a bundle manifest"),
+    "a page, not a manifest": (on("/manifest.json", answering(200, {}, b"<html>")), "sends a web page, not the file"),
     "an endless manifest": (
         on("/manifest.json", answering(200, {}, b" " * (MANIFEST_BYTES_LIMIT + 10))),
         "the limit is",
