@@ -6,15 +6,13 @@ transformers 4 wrote the graph from what it read of the checkpoint. Whatever it 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.quiet_transformers import quiet_transformers
 from targets.errors import BuildError, UnsupportedModelError
 from targets.progress import Notice, Progress
 
@@ -24,7 +22,7 @@ TOLERANCE = 1e-3  # of the largest logit; float32 on both sides leaves 1e-5
 
 
 def verify_export(checkpoint: Path, folder: Path, on_progress: Progress) -> None:
-    """Hold the graph in a folder to transformers' own model.
+    """Compare the graph in a folder with transformers' own model.
 
     Raises:
         BuildError: optimum wrote no graph that onnxruntime opens and that has logits.
@@ -84,31 +82,13 @@ def _feeds(session: Any, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     return feeds
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' warnings and bars from the terminal: nothing that a user can act on."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _transformers_logits(checkpoint: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]] | str:
     """Return random tokens, [1, T], and the logits after each, [T, vocabulary]; or why there are none."""
     import torch
     import transformers
 
     try:
-        with _quiet():
+        with quiet_transformers():
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 checkpoint, dtype=torch.float32, local_files_only=True, trust_remote_code=False
             ).eval()

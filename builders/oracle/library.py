@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from builders.quiet_transformers import quiet_transformers
 from targets.errors import MeasurementError
 
 
@@ -23,14 +23,8 @@ def transformers_reads(folder: Path, what: str) -> Iterator[None]:
     Raises:
         MeasurementError: transformers raised an error, of whatever class: it has no family of its own.
     """
-    from transformers.utils import logging
-
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_transformers():
             yield
     except MeasurementError:
         raise
@@ -42,7 +36,3 @@ def transformers_reads(folder: Path, what: str) -> Iterator[None]:
             fix="open the folder with transformers' AutoModelForCausalLM and AutoTokenizer; where another version of "
             "transformers reads it, save it again with that one (save_pretrained) and build from the new folder",
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()

@@ -18,7 +18,7 @@ from builders.oracle.transformers_model import TransformersModel
 from builders.oracle.transformers_text import TextTruth, rendered, text_truth
 from builders.oracle.truth import Numbers, Truth
 from builders.runtime.generation import render_prompt
-from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer
+from builders.tokenizer import Tokenizer, read_bundled_tokenizer, tokenizer_of
 from registry.bundle.folder import Bundle
 from targets.architecture import Architecture
 from targets.errors import BundleError, MeasurementError
@@ -112,7 +112,7 @@ def _compared(checkpoint: Checkpoint, cache: Path | None, on_progress: Progress)
     numbers = truth.numbers()
     _check_numbers(where, numbers, checkpoint.architecture)
     on_progress(Step("oracle", 0, _STEPS))
-    tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
+    tokenizer = tokenizer_of(checkpoint)
     text = text_truth(checkpoint.path, _added_tokens(tokenizer), tokenizer_folder=checkpoint.tokenizer_folder)
     _check_spelled(where, text, tokenizer)
     on_progress(Step("oracle", 1, _STEPS))
