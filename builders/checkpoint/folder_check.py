@@ -50,24 +50,25 @@ def check_folder(folder: Path) -> None:
                 f"{path} is a link to {path.readlink()}, which is not there",
                 fix="download the checkpoint again (hf download), so that the cache has the file; or copy the files",
             )
-        if is_lfs_pointer(path):
-            raise CheckpointError(
-                f"{path} is a git-lfs pointer: the repository was cloned without its large files",
-                fix="run git lfs pull in the repository, or download the checkpoint with hf download",
-            )
+        refuse_lfs_pointer(path)
     _refuse_adapter(folder, entries)
     _refuse_other_case(folder, entries)
 
 
-def is_lfs_pointer(path: Path) -> bool:
-    """Return True for the small text that git keeps in place of a large file."""
+def refuse_lfs_pointer(path: Path) -> None:
+    """Refuse the small text that git keeps in place of a large file. Raises `CheckpointError`."""
     if not path.is_file() or path.stat().st_size > _POINTER_BYTES:
-        return False
+        return
     try:
         with path.open("rb") as stream:
-            return stream.read(len(_POINTER)) == _POINTER
+            start = stream.read(len(_POINTER))
     except OSError:  # its reader reports that
-        return False
+        return
+    if start == _POINTER:
+        raise CheckpointError(
+            f"{path} is a git-lfs pointer: the repository was cloned without its large files",
+            fix="run git lfs pull in the repository, or download the checkpoint with hf download",
+        )
 
 
 def _refuse_cache_root(folder: Path, entries: list[Path]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint.shards import MappedTensors, StoredTensor, widen
-from builders.checkpoint.tensor_names import refuse_names
+from builders.checkpoint.tensor_names import OTHER_MODEL, refuse_names
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
 from targets.layouts import stored_shapes
@@ -27,7 +27,6 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _ROPE_TABLE = "rotary_emb.inv_freq"
 _ROPE_TOLERANCE = 0.01  # relative; bfloat16 rounds to within 0.004
 _COMPARED_BYTES = 16 << 20  # at a time
-_OTHER_MODEL = "compare config.json with the weights: they may belong to different models"
 
 
 def check_tensors(
@@ -42,7 +41,7 @@ def check_tensors(
         raise CheckpointError(
             f"{folder}: config.json says num_hidden_layers {architecture.layer_count}, "
             f"the weights have {len(found)} tensors",
-            fix=_OTHER_MODEL,
+            fix=OTHER_MODEL,
         )
     expected = stored_shapes(architecture)
     tables = [name for name in found if _ROPE_TABLE in name and name not in expected]
@@ -55,7 +54,7 @@ def check_tensors(
         if kept[name].shape != shape:
             raise CheckpointError(
                 f"{folder}: tensor {name!r} has shape {list(kept[name].shape)}, config.json asks for {list(shape)}",
-                fix=_OTHER_MODEL,
+                fix=OTHER_MODEL,
             )
     return kept, tuple(_rope_notes(found, tables, architecture))
 

@@ -9,7 +9,7 @@ from targets.architecture import Architecture
 from targets.errors import CheckpointError
 from targets.layouts import stored_shapes
 
-_OTHER_MODEL = "compare config.json with the weights: they may belong to different models"
+OTHER_MODEL = "compare config.json with the weights: they may belong to different models"
 _MERGE = "load it with peft, call merge_and_unload(), and save the result with save_pretrained"
 # Prefixes that wrappers put before every name, with what the wrapper is and how the model inside is saved.
 _PREFIXES = (
@@ -62,10 +62,10 @@ def refuse_names(folder: Path, found: Iterable[str], architecture: Architecture)
     _refuse_head(folder, missing, extra)
     if missing:
         raise CheckpointError(
-            f"{folder}: tensor {missing[0]!r} is missing ({len(missing)} of {len(expected)} in all)", fix=_OTHER_MODEL
+            f"{folder}: tensor {missing[0]!r} is missing ({len(missing)} of {len(expected)} in all)", fix=OTHER_MODEL
         )
     raise CheckpointError(
-        f"{folder}: tensor {extra[0]!r} is not part of {architecture.name} ({len(extra)} such)", fix=_OTHER_MODEL
+        f"{folder}: tensor {extra[0]!r} is not part of {architecture.name} ({len(extra)} such)", fix=OTHER_MODEL
     )
 
 

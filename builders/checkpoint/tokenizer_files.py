@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from builders.checkpoint.folder_check import is_lfs_pointer
+from builders.checkpoint.folder_check import refuse_lfs_pointer
 from targets.errors import CheckpointError
 
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
@@ -43,23 +43,24 @@ def tiktoken_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.tiktoken"))
 
 
+def has_tokenizer_model(folder: Path) -> bool:
+    """Return whether a folder has one of the files that can define a whole tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZER_MODELS) or bool(tiktoken_files(folder))
+
+
 def check_tokenizer_files(folder: Path) -> None:
     """Check that there is a tokenizer, and that its files are what their names say.
 
     Raises:
         CheckpointError: none is there, or one is a pointer of git-lfs to a file that was not downloaded.
     """
-    if not any((folder / name).is_file() for name in TOKENIZER_MODELS) and not tiktoken_files(folder):
+    if not has_tokenizer_model(folder):
         raise CheckpointError(
             f"{folder}: no tokenizer: neither {' nor '.join(TOKENIZER_MODELS)} nor *.tiktoken",
             fix="copy the tokenizer's files into the folder of the weights",
         )
     for path in tokenizer_files(folder).values():
-        if is_lfs_pointer(path):
-            raise CheckpointError(
-                f"{path} is a git-lfs pointer: the repository was cloned without its large files",
-                fix="run git lfs pull in the repository, or download the checkpoint with hf download",
-            )
+        refuse_lfs_pointer(path)
 
 
 def read_chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from builders.checkpoint.checkpoint import read_json
+from builders.checkpoint.folder_check import ADAPTER_CONFIG
 from targets.errors import CheckpointError, UnsupportedModelError
 
-CONFIG_NAME = "adapter_config.json"
 _MERGE_WITH_PEFT = "merge it with peft (model.merge_and_unload(), then save_pretrained) and build the merged checkpoint"
 
 HARMLESS: Mapping[str, str] = {
@@ -98,7 +98,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         CheckpointError: it is missing or damaged, or a key has a value that peft would not accept.
         UnsupportedModelError: it asks for something that no merged checkpoint has, or that is not supported.
     """
-    path = folder / CONFIG_NAME
+    path = folder / ADAPTER_CONFIG
     content = read_json(path, required=True)
     _check_type(path, content)
     _check_features(path, content)

@@ -20,8 +20,9 @@ from functools import cached_property
 from pathlib import Path
 
 from builders.checkpoint import shards
-from builders.checkpoint.adapter.config import CONFIG_NAME, AdapterConfig, read_adapter_config
-from builders.checkpoint.tokenizer_files import TOKENIZER_MODELS, tiktoken_files, tokenizer_files
+from builders.checkpoint.adapter.config import AdapterConfig, read_adapter_config
+from builders.checkpoint.folder_check import ADAPTER_CONFIG, refuse_lfs_pointer
+from builders.checkpoint.tokenizer_files import TOKENIZER_MODELS, has_tokenizer_model, tokenizer_files
 from registry.files.digests import digest_of_file
 from targets.errors import CheckpointError
 
@@ -55,7 +56,7 @@ class Adapter:
     @cached_property
     def digest(self) -> str:
         """`sha256:<hex>` of the sorted list of the files that decide, and their own digests. Reads every byte, once."""
-        files = [self.path / CONFIG_NAME, self.weights_file, *self.tokenizer_files.values()]
+        files = [self.path / ADAPTER_CONFIG, self.weights_file, *self.tokenizer_files.values()]
         lines = sorted(f"{file.relative_to(self.path).as_posix()} {digest_of_file(file)}\n" for file in files)
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -64,15 +65,17 @@ def open_adapter(folder: Path) -> Adapter:
     """Open a folder that peft's `save_pretrained` wrote, and check all that can be checked without the base.
 
     Raises:
-        CheckpointError: it is no adapter, or a file is missing, damaged or pickled.
+        CheckpointError: it is no adapter, or a file is missing, damaged, pickled or a pointer of git-lfs.
         UnsupportedModelError: another kind of adapter than a plain LoRA or DoRA, or a key that is not supported.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder", fix="name the folder of a peft adapter")
-    if not (folder / CONFIG_NAME).is_file():
+    if not (folder / ADAPTER_CONFIG).is_file():
         raise _not_an_adapter(folder)
-    config = read_adapter_config(folder)
     weights = folder / WEIGHTS_NAME
+    for path in (folder / ADAPTER_CONFIG, weights, *tokenizer_files(folder).values()):
+        refuse_lfs_pointer(path)
+    config = read_adapter_config(folder)
     if not weights.is_file():
         raise _no_weights(folder)
     for path in sorted(folder.iterdir()):
@@ -87,18 +90,18 @@ def open_adapter(folder: Path) -> Adapter:
 
 
 def _not_an_adapter(folder: Path) -> CheckpointError:
-    below = next((path.parent for path in sorted(folder.glob(f"*/{CONFIG_NAME}"))), None)
+    below = next((path.parent for path in sorted(folder.glob(f"*/{ADAPTER_CONFIG}"))), None)
     if below is not None:
         return CheckpointError(
-            f"{folder}: no {CONFIG_NAME}; there is one in {below}", fix=f"name it: --adapter {below}"
+            f"{folder}: no {ADAPTER_CONFIG}; there is one in {below}", fix=f"name it: --adapter {below}"
         )
     if (folder / "config.json").is_file():
         return CheckpointError(
-            f"{folder} is a whole checkpoint, not an adapter: no {CONFIG_NAME}",
+            f"{folder} is a whole checkpoint, not an adapter: no {ADAPTER_CONFIG}",
             fix=f"build it by itself: phipack build {folder} --recipe …",
         )
     return CheckpointError(
-        f"{folder} is no adapter: no {CONFIG_NAME}", fix="name the folder that peft's save_pretrained wrote"
+        f"{folder} is no adapter: no {ADAPTER_CONFIG}", fix="name the folder that peft's save_pretrained wrote"
     )
 
 
@@ -116,7 +119,7 @@ def _no_weights(folder: Path) -> CheckpointError:
 def _check_tokenizer(folder: Path) -> None:
     """Refuse a part of a tokenizer: whether it goes with the base's files can't be known."""
     found = tokenizer_files(folder)
-    if found and not any(name in TOKENIZER_MODELS for name in found) and not tiktoken_files(folder):
+    if found and not has_tokenizer_model(folder):
         raise CheckpointError(
             f"{folder}: {', '.join(found)} without {' or '.join(TOKENIZER_MODELS)}: only a part of a tokenizer",
             fix="save the whole tokenizer into the adapter's folder (tokenizer.save_pretrained), or, if the base's is "

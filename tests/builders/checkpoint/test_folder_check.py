@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from builders.checkpoint import open_checkpoint
+from builders.checkpoint.adapter.folder import open_adapter
 from targets.errors import CheckpointError
 from tests.support.checkpoints import write_json
 
@@ -30,6 +31,16 @@ def test_a_pointer_of_git_lfs_is_recognised(folder: Path, name: str) -> None:
     (folder / name).write_bytes(POINTER)
     with pytest.raises(CheckpointError, match=rf"{name} is a git-lfs pointer") as refused:
         open_checkpoint(folder)
+    assert "git lfs pull" in refused.value.fix
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"])
+def test_a_pointer_in_an_adapters_folder_is_recognised(tmp_path: Path, name: str) -> None:
+    write_json(tmp_path / "adapter_config.json", {"peft_type": "LORA", "target_modules": ["o_proj"]})
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(CheckpointError, match=rf"{name} is a git-lfs pointer") as refused:
+        open_adapter(tmp_path)
     assert "git lfs pull" in refused.value.fix
 
 
