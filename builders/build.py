@@ -19,7 +19,7 @@ from builders.checkpoint.lockstep import LockstepSource, in_lockstep
 from builders.conversion import BuildRequest, Conversion, FormatPackage, default_context_length
 from builders.tokenizer import bundled_tokenizer, named_id
 from registry.bundle.folder import Bundle, file_entries, seal
-from registry.bundle.manifest import AdapterEntry, GenerationEntry, Manifest, ModelEntry, RecipeEntry
+from registry.bundle.manifest import GenerationEntry, Manifest, ModelEntry, RecipeEntry
 from registry.files.staging import staged_folder
 from targets.errors import CheckpointError, PhipackError
 from targets.progress import Notice, Progress, Step, silent
@@ -145,7 +145,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
                 notes=[*checkpoint.notes, *conversion.notes, *tokenizer.notes],
             ),
             checkpoint=name,
-            merged_from=_adapter_entry(checkpoint),
+            merged_from=checkpoint.merged_from,
             generation=GenerationEntry(
                 stop_token_ids=list(tokenizer.stop_ids),
                 bos_token_id=named_id(checkpoint, "bos_token_id"),
@@ -157,11 +157,6 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
         )
         seal(folder, manifest)
     return Bundle(out, manifest)
-
-
-def _adapter_entry(checkpoint: Checkpoint) -> AdapterEntry | None:
-    parts = checkpoint.merged_from
-    return None if parts is None else AdapterEntry(base=parts[0], adapter=parts[1])
 
 
 def _model_entry(request: BuildRequest, conversion: Conversion) -> ModelEntry:

@@ -27,6 +27,7 @@ from builders.checkpoint.tokenizer_files import (
 )
 from builders.checkpoint.weight_files import WeightFiles, find_weights
 from builders.phases import Phases
+from registry.bundle.manifest import AdapterEntry
 from registry.files.digests import digest_of_file
 from targets.architecture import Architecture
 from targets.config_json import read_architecture
@@ -76,8 +77,8 @@ class Checkpoint:
         return tokenizer_files(self.tokenizer_folder)
 
     @property
-    def merged_from(self) -> tuple[str, str] | None:
-        """Digests of base and adapter, where this is a merge of two (`adapter/`); else None."""
+    def merged_from(self) -> AdapterEntry | None:
+        """The base and the adapter, where this is a merge of two (`adapter/`); else None."""
         return None
 
     @cached_property

@@ -23,13 +23,13 @@ def require_origin(bundle: Bundle, checkpoint: Checkpoint) -> None:
         raise MeasurementError(
             f"{bundle.path} was built without an adapter", fix="leave out --adapter, or name the bundle built with it"
         )
-    if asked is not None and given is not None and asked.base == given[0] and asked.adapter != given[1]:
+    if asked is not None and given is not None and asked.base == given.base and asked.adapter != given.adapter:
         raise MeasurementError(
-            f"{bundle.path} was built with the adapter {asked.adapter}, not with {given[1]}",
+            f"{bundle.path} was built with the adapter {asked.adapter}, not with {given.adapter}",
             fix="name the adapter that it was built with",
         )
     name = bundle.manifest.checkpoint if asked is None else asked.base
-    digest = checkpoint.digest if given is None else given[0]
+    digest = checkpoint.digest if given is None else given.base
     if name != digest:
         raise MeasurementError(
             f"{bundle.path} was built from checkpoint {name}, not from {checkpoint.path} ({digest})",

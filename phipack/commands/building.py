@@ -182,11 +182,7 @@ def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
         ("model", f"{model.architecture}, {model.parameters:,} parameters, {model.layers} layers"),
         ("context", f"{model.context_length} tokens, exact up to {model.exact_context_length}"),
         ("checkpoint", manifest.checkpoint),
-        *(
-            (("base", manifest.merged_from.base), ("adapter", manifest.merged_from.adapter))
-            if manifest.merged_from
-            else ()
-        ),
+        *(manifest.merged_from or ()),
         ("stop ids", ", ".join(map(str, generation.stop_token_ids)) or "-"),
         ("chat template", generation.chat_template or "-"),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())),
@@ -209,7 +205,7 @@ def _checkpoint_text(checkpoint: Checkpoint) -> str:
     longrope = architecture.longrope
     facts = {
         "checkpoint": checkpoint.digest,
-        **dict(zip(("base", "adapter"), checkpoint.merged_from or (), strict=False)),
+        **dict(checkpoint.merged_from or ()),
         **asdict(architecture),
         "parameters": architecture.parameter_count,
         "stop_token_ids": list(stop_token_ids(checkpoint)),

@@ -267,11 +267,10 @@ def inspected_checkpoint_form(checkpoint: Checkpoint) -> InspectedCheckpointForm
     """Describe a checkpoint."""
     from builders.tokenizer import stop_token_ids
 
-    parts = checkpoint.merged_from
     return InspectedCheckpointForm(
         path=str(checkpoint.path),
         digest=checkpoint.digest,
-        merged_from=None if parts is None else AdapterEntry(base=parts[0], adapter=parts[1]),
+        merged_from=checkpoint.merged_from,
         architecture=checkpoint.architecture,
         parameters=checkpoint.architecture.parameter_count,
         stop_token_ids=list(stop_token_ids(checkpoint)),

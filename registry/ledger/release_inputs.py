@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from registry.bundle.manifest import Manifest
+from registry.bundle.manifest import AdapterEntry, Manifest
 from registry.ledger.versions import CellVersion
 from targets.errors import RegistryError
 from targets.evidence import Evidence
@@ -28,9 +28,9 @@ def tool_inputs(tools: Mapping[str, str]) -> dict[str, str]:
     return {f"tool.{name}": version for name, version in tools.items()}
 
 
-def checkpoint_inputs(digest: str, merged_from: tuple[str, str] | None) -> dict[str, str]:
-    """Return the inputs that are weights; `merged_from`: digests of base and adapter, where one was merged."""
-    parts = {} if merged_from is None else dict(zip(("base", "adapter"), merged_from, strict=True))
+def checkpoint_inputs(digest: str, merged_from: AdapterEntry | None) -> dict[str, str]:
+    """Return the inputs that are weights; `merged_from`: base and adapter, where one was merged."""
+    parts = {} if merged_from is None else {"base": merged_from.base, "adapter": merged_from.adapter}
     return {"checkpoint": digest} | parts
 
 
@@ -42,8 +42,7 @@ def evaluation_inputs(settings: Mapping[str, object]) -> dict[str, str]:
 def inputs_of(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
     """Return what a bundle and its evidence say of their inputs."""
     digest, separator, windows = evidence.text.partition(", ")
-    merged = manifest.merged_from
-    weights = checkpoint_inputs(manifest.checkpoint, None if merged is None else (merged.base, merged.adapter))
+    weights = checkpoint_inputs(manifest.checkpoint, manifest.merged_from)
     inputs = weights | tool_inputs(manifest.tools)
     return inputs | ({f"tokens of {windows}": digest} if separator else {})
 

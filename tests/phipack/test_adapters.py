@@ -78,7 +78,7 @@ def test_a_release_with_an_adapter_is_another_one_than_its_bases(
     manifest = FolderStore(folder / ".phipack" / "store").manifest(released[0]["digest"])
     opened = api.open_checkpoint(tiny_folder, adapter=adapter)
     assert manifest.merged_from is not None
-    assert (manifest.merged_from.base, manifest.merged_from.adapter) == opened.merged_from
+    assert manifest.merged_from == opened.merged_from
     path.write_text(plain, "utf-8")
     assert result_of(phipack("--json", "release", "--dry-run", "--only", "iphone-15"))["cells"][0]["built"]
 

@@ -24,7 +24,7 @@ from builders.checkpoint.checkpoint import Checkpoint, read_json
 from builders.checkpoint.rows import in_canonical_order
 from builders.checkpoint.sources import ShardSource, TensorSource
 from builders.phases import Phases
-from registry.bundle.manifest import merged_digest
+from registry.bundle.manifest import AdapterEntry, merged_digest
 from targets.architecture import Architecture
 from targets.config_json import read_architecture
 from targets.errors import CheckpointError
@@ -69,9 +69,9 @@ class MergedCheckpoint(Checkpoint):
         return (*self.base.notes, f"an adapter is merged into the base; tokenizer and chat template are {whose}")
 
     @property
-    def merged_from(self) -> tuple[str, str] | None:
-        """Digests of base and adapter."""
-        return self.base.digest, self.adapter.digest
+    def merged_from(self) -> AdapterEntry:
+        """The base and the adapter."""
+        return AdapterEntry(base=self.base.digest, adapter=self.adapter.digest)
 
     @cached_property
     def digest(self) -> str:
