@@ -8,10 +8,8 @@ each recipe: the bytes downloaded over loopback HTTP onto the base's bundle, by 
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.deltas import fetched
+from benchmarks.deltas import fetched, run_benchmark
 from benchmarks.nudged import unchanged, write_version
 from builders.build import build
 from builders.checkpoint import Checkpoint
@@ -28,7 +26,6 @@ from builders.checkpoint.adapter import merge
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
 from devtools import real_model
 from phipack.formatting import share, size
-from phipack.tables import table
 from registry.transfer.delta_writer import make_delta
 from targets.recipes import recipe_named
 
@@ -115,19 +112,5 @@ def rows(recipes: Sequence[str], scratch: Path) -> list[tuple[object, ...]]:
     return found
 
 
-def main() -> None:
-    """Run the benchmark and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=RECIPES)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--scratch", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-        text = table(COLUMNS, rows(options.recipes, Path(name)))
-    print("\n" + text)
-    if options.out is not None:
-        options.out.write_text(f"{HEAD}\n```\n{text}\n```\n", "utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, HEAD, COLUMNS, RECIPES, rows)

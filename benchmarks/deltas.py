@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,19 +131,29 @@ def rows(recipes: Sequence[str], scratch: Path) -> list[tuple[object, ...]]:
     return sorted(found, key=lambda row: recipes.index(str(row[0])))
 
 
-def main() -> None:
-    """Run the benchmark and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", default=RECIPES)
+def run_benchmark(
+    description: str | None,
+    head: str,
+    columns: Sequence[str],
+    recipes: Sequence[str],
+    rows: Callable[[Sequence[str], Path], Sequence[Sequence[object]]],
+) -> None:
+    """Parse the command line, measure the recipes, print the table, and write it to `--out` where that is named.
+
+    `rows` measures the recipes that were asked for, by default `recipes`, in a scratch folder; `head` is the text above
+    the table in the file.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", default=recipes)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--scratch", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
-        text = table(COLUMNS, rows(options.recipes, Path(name)))
+        text = table(columns, rows(options.recipes, Path(name)))
     print("\n" + text)
     if options.out is not None:
-        options.out.write_text(f"{HEAD}\n```\n{text}\n```\n", "utf-8")
+        options.out.write_text(f"{head}\n```\n{text}\n```\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(__doc__, HEAD, COLUMNS, RECIPES, rows)

@@ -46,15 +46,9 @@ def space_of_json(file: TokenizerJson, *, starts_with_token: bool, source: str) 
     """
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
     prepend = {"type": "Prepend", "prepend": _SPACE}
-    another = {"type": "Replace", "pattern": {"Regex": rf"\A{_SPACE}"}, "content": 2 * _SPACE}
-    always = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "always", "split": False}
     match steps(file.normalizer, "normalizers"), file.pre_tokenizer:
         case [first, second], None if (first, second) == (prepend, replace):
             return True, ()
-        case [first, second], found if (first, second) == (replace, another) and steps(found, "pretokenizers") == [
-            always
-        ]:
-            return True, ()  # how transformers 5 writes it: `always` skips a text that starts with a space
         case [only], None if only == replace:
             return False, ()
         case [], {"type": "Metaspace", "replacement": "\u2581", "split": False, "prepend_scheme": str(scheme)}:

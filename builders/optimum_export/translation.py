@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from targets.errors import CheckpointError, UnsupportedModelError
+from builders.checkpoint import read_json
+from targets.errors import UnsupportedModelError
 
 CONFIG = "config.json"
 _ROPES = ("rope_parameters", "rope_scaling")
@@ -37,7 +38,7 @@ def link_for_transformers_4(checkpoint: Path, folder: Path) -> None:
         CheckpointError: the config can't be read.
         UnsupportedModelError: optimum would export it wrongly, or transformers 4 has no key for what it says.
     """
-    config = _read(checkpoint / CONFIG)
+    config = read_json(checkpoint / CONFIG, required=True)
     translated = translate(config, checkpoint / CONFIG)
     for path in checkpoint.iterdir():
         if path.name != CONFIG:
@@ -103,19 +104,3 @@ def _refuse_to_translate(path: Path, what: str) -> None:
         f"{path}: {what} is transformers 5's; optimum's transformers 4 skips it",
         fix="write what it says as rope_theta and rope_scaling, transformers 4's keys, and remove it",
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} can't be read: {error}",
-            fix="name a Hugging Face checkpoint folder; if this is one, download config.json again",
-        ) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(
-            f"{path} must hold an object, not {type(config).__name__}",
-            fix="download it again from the model's repository",
-        )
-    return config

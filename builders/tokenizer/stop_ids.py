@@ -41,7 +41,8 @@ def read_stop_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> StopIds:
         CheckpointError: an id is not in the vocabulary.
     """
     named, end = _named(checkpoint), turn_end(checkpoint, tokenizer)
-    spelled = {number: token for token, number in tokenizer.vocabulary().items()}
+    vocabulary = tokenizer.vocabulary()
+    spelled = {number: token for token, number in vocabulary.items()}
     if named:
         if end is None or end in named:
             return StopIds(named)
@@ -50,7 +51,7 @@ def read_stop_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> StopIds:
             f"generation_config.json ({', '.join(map(str, named))}): answers may run on"
         )
         return StopIds(named, (note,))
-    eos = tokenizer.vocabulary().get(tokenizer.special_tokens.get("eos_token", ""))
+    eos = vocabulary.get(tokenizer.special_tokens.get("eos_token", ""))
     sources = {
         "config.json": _of_config(checkpoint),
         "the tokenizer's EOS": () if eos is None else (eos,),

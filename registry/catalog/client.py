@@ -226,16 +226,13 @@ def _updater(url: str, fetcher: FetcherInterface, metadata: Path, root: Path | N
 def _refused(url: str, error: RepositoryError, metadata: Path) -> FetchError:
     from tuf.api.exceptions import BadVersionNumberError, ExpiredMetadataError
 
-    if isinstance(error, ExpiredMetadataError) and _root_has_expired(metadata):
-        return FetchError(
-            f"the catalog at {url} has expired: {error}",
-            fix="check this machine's clock; if it is right, its publisher must sign the root again, and publish:"
-            " phipack keys show --renew, then phipack publish --refresh",
-        )
     if isinstance(error, ExpiredMetadataError):
+        renewal = "sign again: phipack publish --refresh"
+        if _root_has_expired(metadata):
+            renewal = "sign the root again, and publish: phipack keys show --renew, then phipack publish --refresh"
         return FetchError(
             f"the catalog at {url} has expired: {error}",
-            fix="check this machine's clock; if it is right, its publisher must sign again: phipack publish --refresh",
+            fix=f"check this machine's clock; if it is right, its publisher must {renewal}",
         )
     if isinstance(error, BadVersionNumberError):
         return FetchError(

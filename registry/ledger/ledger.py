@@ -311,12 +311,8 @@ class Ledger:
             return existing
         with evidence_run(self.mlflow, experiment, entry) as run_id:
             tags = entry.version_tags(run_id, existing.store)
-            for tag in (
-                RUN_TAG,
-                INPUTS_TAG,
-                GATES_TAG,
-                EVIDENCE_TAG,
-            ):  # its digest last: until then, the next try does all again
+            # The evidence's digest last: until it is there, the next try sets all of them again.
+            for tag in (RUN_TAG, INPUTS_TAG, GATES_TAG, EVIDENCE_TAG):
                 self.mlflow.set_version_tag(existing.registered_model, existing.number, tag, tags[tag])
         passed, digest = entry.evidence.passed, entry.evidence_digest
         return replace(existing, evidence=digest, gates_passed=passed, run_id=run_id, inputs=entry.inputs)
