@@ -32,7 +32,8 @@ class BundledTokenizer:
 
 
 # Flags of added tokens that a format's runtime does not know: onnxruntime-extensions and swift-transformers strip
-# whitespace as told, but find a token inside a word, and before anything is normalized. llama.cpp: builders/gguf.
+# whitespace as the flags say, but find a token inside a word, and before anything is normalized. For llama.cpp, see
+# builders/gguf.
 _UNKNOWN_FLAGS: dict[Format, tuple[str, ...]] = {
     "onnx": ("single_word", "normalized"),
     "coreml": ("single_word", "normalized"),

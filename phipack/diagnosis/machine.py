@@ -50,7 +50,7 @@ RUNTIMES = (
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
-    """Hold Python to the oldest version that works."""
+    """Compare Python with the oldest version that works."""
     found = f"{'.'.join(map(str, version))}, {platform.system()} {platform.machine()}"
     if version >= OLDEST_PYTHON:
         return Check("Python", "ok", found)

@@ -56,7 +56,7 @@ def check_manifest(manifest: Json) -> None:
 
 
 def pieces_of(entry: Json) -> Iterator[tuple[int, int, str | None]]:
-    """Give (offset, length, chunk) of all of a file.
+    """Yield (offset, length, chunk) of each piece of a file, in order.
 
     A short file without chunks is one. A long one's pieces have no digest of their own: None in the chunk's place.
     """

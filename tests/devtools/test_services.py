@@ -52,7 +52,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    """Not in pytest's own folder: that lets nobody but its owner in, and beside root PostgreSQL is somebody else."""
+    """Not in pytest's own folder: only its owner may enter that, and PostgreSQL may be another user."""
     with tempfile.TemporaryDirectory(prefix="phipack-services-") as folder:
         Path(folder).chmod(0o711)
         yield Place(Path(folder) / "services", *free_ports(3))

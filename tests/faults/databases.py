@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 
 @contextmanager
 def start_postgresql() -> Iterator[PostgresqlServer]:
-    """Run a server. Its folder is where everybody is let through: beside root it is somebody else's."""
+    """Run a server. Everybody may enter its folder: run by root, the server belongs to another user."""
     with tempfile.TemporaryDirectory(prefix="phipack-walk-") as name:
         Path(name).chmod(0o711)
         with running_postgresql(Path(name) / "postgresql", durable=False) as server:
@@ -26,7 +26,7 @@ def start_postgresql() -> Iterator[PostgresqlServer]:
 
 
 def prepare_releases_there(ground: Ground) -> None:
-    """As beside SQLite, in the slot's prepared database."""
+    """As with SQLite, in the slot's prepared database."""
     server = _server(ground)
     os.environ["MLFLOW_TRACKING_URI"] = server.make_database(_database(ground, "prepared"))
     prepare_releases(ground)

@@ -44,7 +44,7 @@ def split_is_done(_: Ground) -> None:
 
 
 def parts_are_alone(_: Ground) -> None:
-    """Nothing lies beside the parts."""
+    """There is nothing else next to the parts."""
     assert names(PARTS.parent) == ["parts"]
 
 

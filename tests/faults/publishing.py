@@ -95,7 +95,7 @@ def catalog_is_tidy(_: Ground) -> None:
 
 
 def phone_has_one(_: Ground) -> None:
-    """The phone has a whole bundle; or between two renames none, and the old one beside it."""
+    """The phone has a whole bundle; or between two renames none, and the old one next to it."""
     if PHONE.exists():
         assert any(map(_phone_has, _RELEASES))
         return
@@ -109,7 +109,7 @@ def phone_has_the_new_one(_: Ground) -> None:
 
 
 def phone_is_tidy(_: Ground) -> None:
-    """Nothing lies beside the phone's bundle."""
+    """There is nothing else next to the phone's bundle."""
     assert names(PHONE.parent) == ["bundle", "state"]
 
 

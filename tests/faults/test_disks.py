@@ -1,4 +1,4 @@
-"""A disk that is really full, and what an attacker who may write beside the destination has planted there."""
+"""A disk that is really full, and what an attacker who may write next to the destination has planted there."""
 
 from __future__ import annotations
 
@@ -143,6 +143,6 @@ def test_links_in_a_store_are_read_as_any_blob_and_verified(bundle: Bundle, prec
     with pytest.raises(PhipackError, match="damaged"):
         store.materialise(digest, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    store.add_bundle(bundle)  # the fix: it is added anew, in the link's place
+    store.add_bundle(bundle)  # the fix: it is added again, in the link's place
     store.materialise(digest, tmp_path / "out")
     assert contents(precious) == before

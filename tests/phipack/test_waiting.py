@@ -68,7 +68,7 @@ def started(folder: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def said_within(process: subprocess.Popen[bytes], word: str, *, seconds: float) -> str:
-    """Give what it says on standard error, up to the line with the word; all of it where there is none in time."""
+    """Return its standard error up to the line with the word, or all of it if the word does not come in time."""
     said = b""
     assert process.stderr is not None
     with selectors.DefaultSelector() as selector:

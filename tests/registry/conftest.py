@@ -54,7 +54,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def postgresql() -> Iterator[PostgresqlServer]:
     """PostgreSQL, with an empty registry in the database `migrated`.
 
-    Not in pytest's own folder: that lets nobody but its owner in, and beside root PostgreSQL is somebody else.
+    Not in pytest's own folder: only its owner may enter that, and PostgreSQL may be another user.
     """
     with tempfile.TemporaryDirectory(prefix="phipack-postgresql-") as folder:
         Path(folder).chmod(0o711)

@@ -224,7 +224,7 @@ def test_what_another_user_added_can_be_released_again(bundle: Bundle) -> None:
                 path.chmod(0o777)
         age(store, 2 * DAY_SECONDS)
         pid = os.fork()
-        if pid == 0:  # no pytest here: what happens is told by the code of its end
+        if pid == 0:  # no pytest here: the exit code says what happened
             os.setgid(65534)
             os.setuid(65534)
             kept = any(store.keep(blob.digest) for blob in store.blobs())

@@ -1,7 +1,7 @@
 """Where a ledger can live, each for real: a SQLite file, PostgreSQL itself, and a tracking server on PostgreSQL.
 
 Migrating a new database takes MLflow seconds, so each kind does it once and then copies: a file, or PostgreSQL's
-`CREATE DATABASE … TEMPLATE`. The tracking server has one database, which is made anew from a template below it: its
+`CREATE DATABASE … TEMPLATE`. The tracking server has one database, which is made again from a template below it: its
 pool asks every connection whether it lives before it uses it.
 """
 
@@ -29,7 +29,7 @@ class Databases(Protocol):
     kind: str
 
     def fresh(self, folder: Path, template: str | None = None) -> str:
-        """Give the tracking URI of an empty registry, or of one as `template` was; `folder`: where files may lie."""
+        """Return the tracking URI of an empty registry, or of one as `template` was; `folder`: where files may lie."""
         ...
 
     def keep(self, uri: str) -> str:

@@ -1,4 +1,4 @@
-"""Promotions beside a lease."""
+"""Promotions at the same time as the holder of a lease."""
 
 from __future__ import annotations
 

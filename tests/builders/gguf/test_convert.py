@@ -70,7 +70,7 @@ def test_values_of_the_70b_get_five_bits_as_llama_quantize_gives_them(
 
 
 def _held_to_llama_quantize(tiny: Tiny, folder: Path) -> dict[str, str]:
-    """Hold the plan of gguf-q4_k_m to what llama-quantize makes of the same checkpoint. Gives the types by tensor."""
+    """Compare the plan of gguf-q4_k_m with what llama-quantize makes of the same checkpoint; return types by tensor."""
     checkpoint, recipe = open_checkpoint(write_tiny(folder / "checkpoint", tiny)), recipe_named("gguf-q4_k_m")
     source = llamacpp.write_float32(checkpoint, folder / "f32.gguf")
     theirs = llamacpp.tensors(llamacpp.quantize(source, folder / "q.gguf", 15))

@@ -93,7 +93,7 @@ def test_files_that_agree_are_not_noted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["onnx", "coreml"])
 def test_a_flag_that_a_runtime_does_not_know_is_noted_or_refused(folder: Path, kind: Format) -> None:
-    _flag(folder, "<|user|>", lstrip=True, rstrip=True)  # both runtimes strip as they are told
+    _flag(folder, "<|user|>", lstrip=True, rstrip=True)  # both runtimes obey these flags
     assert bundled_tokenizer(open_checkpoint(folder), kind).notes == ()
     _flag(folder, "<|user|>", single_word=True)
     assert any("<|user|>" in note for note in bundled_tokenizer(open_checkpoint(folder), kind).notes)

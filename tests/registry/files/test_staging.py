@@ -1,4 +1,4 @@
-"""Write beside, verify, rename; and what is swept."""
+"""Write next to the destination, verify, rename; and what is swept."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def everything(team: Team) -> object:
 
 
 def refused(team: Team, patch: pytest.MonkeyPatch, name: str, act: Callable[[Ledger], object]) -> RegistryError:
-    """Hold it to a refusal that changes nothing and tells no password."""
+    """Check that it is refused, changes nothing, and that no message has the password."""
     before = everything(team)
     act_as(patch, team, name)
     with pytest.raises(RegistryError) as caught:

@@ -181,7 +181,7 @@ def test_who_stood_still_finds_the_lease_gone_and_makes_no_new_claim() -> None:
     with held(tags, "bob", FAST) as check:
         with pytest.raises(LeaseLostError, match="sleeper no longer holds"):
             sleeper.check()
-        # It wakes up and beats on: its claim is not made anew.
+        # It wakes up and beats on: its claim is not made again.
         beating = threading.Thread(target=sleeper.keep_beating, daemon=True)
         beating.start()
         beating.join(10)

@@ -190,7 +190,7 @@ def test_a_failure_in_the_middle_leaves_no_version(ledger: Ledger, store: Folder
 
 
 def test_what_a_killed_registration_left_running_is_ended(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
-    """By a lock it is known that nobody is at it; beside a server, when it began an hour ago."""
+    """With a lock, nobody else can be at it; with a server, it must have begun an hour ago."""
     store.add_bundle(bundle)
     client = client_of(ledger)
     whole = ledger.register(entry(bundle)).run_id

@@ -1,4 +1,4 @@
-"""Foreign errors are told apart by types and codes, and keep no password."""
+"""MLflow's errors are distinguished by types and codes, and keep no password."""
 
 from __future__ import annotations
 
