@@ -27,6 +27,7 @@ from registry.ledger.reader import resolve_in
 from registry.ledger.release_plan import planned_cells
 from registry.ledger.versions import CellVersion, unknown_model
 from registry.roles import require_promoter
+from registry.store.protocol import Store
 from registry.store.uris import open_store
 from targets.errors import Failure, GateError, MeasurementError, RegistryError, RegistryUnreachableError
 from targets.project import Roles
@@ -86,7 +87,10 @@ def promote(  # noqa: PLR0913 - a move is kept with all of them
         overridable = [*_missing_cells(notes, reference, versions, rows), *_evidence_failures(ledger, versions)]
         missing_bytes = _missing_bytes(versions)  # no override gives an app what the store does not have
         if missing_bytes or (overridable and override_reason is None):
-            raise _refusal(reference, channel, [*overridable, *missing_bytes])
+            fix = f"see phipack show {reference} for the evidence; fix these cells and run phipack release again"
+            if missing_bytes and _lie_elsewhere(ledger.store, versions):
+                fix = f"if the store was moved to {ledger.store.uri}, run phipack registry relocate"
+            raise _refusal(reference, channel, [*overridable, *missing_bytes], fix)
         cells = []
         for version in versions:
             before = pointed_at(rows, version.cell, draft.channel)
@@ -198,13 +202,13 @@ def _draft(kind: MoveKind, model: str, channel: str, who: str, why: str) -> Move
     return Move("", kind, model, channel, who, why, datetime.now(UTC), ())
 
 
-def _refusal(reference: Reference, channel: str, failures: Sequence[Failure]) -> GateError:
+def _refusal(reference: Reference, channel: str, failures: Sequence[Failure], fix: str) -> GateError:
     failures = sorted(failures, key=_by_cell)
     problems = "\n  ".join(f"{failure.cell}: {failure.problem}" for failure in failures)
     return GateError(
         f"{reference} is not promoted to {channel}; nothing was moved:\n  {problems}",
         failures=failures,
-        fix=f"see phipack show {reference} for the evidence; fix these cells and run phipack release again",
+        fix=fix,
     )
 
 
@@ -268,6 +272,11 @@ def _missing_bytes(versions: Sequence[CellVersion]) -> list[Failure]:
         for version in versions
         if not open_store(version.store).has_bundle(version.digest)
     ]
+
+
+def _lie_elsewhere(store: Store, versions: Sequence[CellVersion]) -> bool:
+    """Return True where a version was registered in another store than this one, which has its bundle."""
+    return any(version.store != store.uri and store.has_bundle(version.digest) for version in versions)
 
 
 def _require_untouched(rows: Sequence[CellVersion], last: Move) -> None:

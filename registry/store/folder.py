@@ -76,7 +76,9 @@ class FolderStore(Store):
         except FileNotFoundError as error:
             problem = f"blob {digest} is missing" if self.root.is_dir() else "no such folder"
             raise StoreError(
-                f"store {self.root}: {problem}", fix="name the right store with --store, or run phipack release again"
+                f"store {self.root}: {problem}",
+                fix="name the right store with --store; if it was moved, run phipack registry relocate; otherwise "
+                "run phipack release again",
             ) from error
         except OSError as error:
             raise StoreError(f"{path} can't be read: {error.strerror}", fix=_READ_FIX) from error

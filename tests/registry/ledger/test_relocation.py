@@ -13,7 +13,7 @@ from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.relocation import relocate
 from registry.promotion import history, promote
 from registry.store.folder import FolderStore
-from targets.errors import PhipackError, RegistryError
+from targets.errors import GateError, RegistryError
 from targets.references import Reference
 from tests.support.registrations import client_of, entry, runs_of
 
@@ -37,8 +37,9 @@ def opened(home: Path) -> Ledger:
 
 
 def test_everything_works_again_after_a_move(moved: Ledger, bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(PhipackError):
+    with pytest.raises(GateError, match="is not in its store") as refused:
         promote(moved, Reference.parse("phi:1.0.0"), "production", who="alice")
+    assert refused.value.fix == f"if the store was moved to {moved.store.uri}, run phipack registry relocate"
     found = relocate(moved)
     assert [row.reference for row in found.moved] == ["phi:1.0.0@iphone-15"]
     assert len(promote(moved, Reference.parse("phi:1.0.0"), "production", who="alice").cells) == 1
