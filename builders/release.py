@@ -4,17 +4,17 @@
                               │                  │
                      done already for the same inputs? (build_cache.py)
 
-What is missing is built first, a few bundles at a time from one read of the checkpoint; then the cells are validated
-one by one. A cell that fails is reported and the next one goes on; what was done for it stays recorded, so the next
-run starts where this one failed. Nothing is registered for a cell that fails: its version stays free.
-
-`Release.plan` says the same beforehand, without building: sizes, predicted speed and memory, and what is cached.
+What can be known beforehand is: sizes, predicted speed and memory, what is cached, whether transformers reads the
+checkpoint alike. `Release.plan` reports it, and a cell that fails by it is not built. What is missing is built next, a
+few bundles at a time from one read of the checkpoint; then the cells are validated one by one. A cell that fails is
+reported and the next one goes on; what was done for it stays recorded, so the next run starts where this one failed.
+Nothing is registered for a cell that fails: its version stays free.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,15 +28,15 @@ from builders.checkpoint import Checkpoint
 from builders.conversion import BuildRequest
 from builders.sizes import bundle_sizes
 from builders.validation.text import read_text
-from builders.validation.validate import validate
+from builders.validation.validate import check_before_building, validate
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import Manifest
 from registry.files.digests import digest_of_bytes
-from registry.files.staging import disk_errors
+from registry.files.staging import disk_errors, free_bytes
 from registry.store.protocol import Store
-from targets.errors import Failure, GateError, PhipackError, ReleaseError
+from targets.errors import BuildError, Failure, GateError, PhipackError, ReleaseError
 from targets.evaluation import EvaluationSettings
-from targets.evidence import FIGURES, Evidence, Figure
+from targets.evidence import ACCURACY_FIGURES, FIGURES, NO_ACCURACY_GATE, Evidence, Figure
 from targets.fit import require_fit
 from targets.gates import Gate, GateResult, judge
 from targets.prediction import predicted_figures
@@ -50,7 +50,8 @@ BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the 
 class CellOutcome:
     """What became of a cell. `problem` is None where it passed and was registered.
 
-    `built`, `measured`: True where this run did so, False where an earlier run had.
+    `built`, `measured`: True where this run did so, False where an earlier run had. `plan`: of a cell that was refused
+    beforehand, neither built nor measured in this run.
     """
 
     cell: str
@@ -61,14 +62,12 @@ class CellOutcome:
     built: bool = False
     measured: bool = False
     problem: PhipackError | None = None
+    plan: CellPlan | None = None
 
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Every reason why the cell was not registered: each gate that failed, or the one problem."""
-        if self.problem is None:
-            return ()
-        gates = self.problem.failures if isinstance(self.problem, GateError) else ()
-        return gates or (Failure(self.cell, self.problem.problem),)
+        return () if self.problem is None else _failures(self.cell, self.problem)
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ class CellPlan:
 
     `bundle_bytes`: all files but manifest.json, exact. `figures`: those known by now: size, speed and memory as
     predicted for the target, and what was measured if the evidence is cached. `gates`: results of the gates on these.
-    `open_gates`: figures that other gates bound, which validation will measure. `problem`: why the cell can't be
-    built; then nothing else is known.
+    `open_gates`: figures that other gates bound, which validation will measure. `problem`: why the cell can't be built,
+    or can't pass; then it will not be built.
     """
 
     cell: str
@@ -97,7 +96,7 @@ class CellPlan:
     def failures(self) -> tuple[Failure, ...]:
         """Every reason known by now why the cell would fail."""
         if self.problem is not None:
-            return (Failure(self.cell, self.problem.problem),)
+            return _failures(self.cell, self.problem)
         return tuple(Failure(self.cell, str(gate)) for gate in self.gates if not gate.passed)
 
 
@@ -119,11 +118,15 @@ class Release:
     def run(self, cells: tuple[Cell, ...]) -> Iterator[CellOutcome]:
         """Build what is missing, then validate and register the cells one by one, yielding each outcome as it comes.
 
-        An interrupt ends it; what was done is kept.
+        A cell that is known to fail is not built. An interrupt ends it; what was done is kept.
         """
         self.store.check_writable()
-        built = self._build_missing(cells)
+        refused = self._refused_beforehand(cells)
+        built = self._build_missing(tuple(cell for cell in cells if cell.name not in refused))
         for cell in cells:
+            if cell.name in refused:
+                yield refused[cell.name]
+                continue
             try:
                 yield self._finish(cell, built)
             except PhipackError as error:
@@ -136,7 +139,9 @@ class Release:
 
         Raises:
             StoreError: the store can't be asked which bundles it has.
+            MeasurementError: the evaluation's text can't be read.
         """
+        read_text(self.settings.text)
         sizes: dict[tuple[str, int], int] = {}
         return tuple(self._plan_cell(cell, sizes) for cell in cells)
 
@@ -162,6 +167,9 @@ class Release:
         figures = {"artifact_bytes": size} | ({} if evidence is None else evidence.figures)
         figures |= predicted_figures(self.checkpoint.architecture, cell.recipe, cell.target, context_length)
         results = _results(figures, cell.gates)
+        problem = None
+        if evidence is None:
+            problem = self._certain_problem(cell, bundle_bytes, results, is_built=manifest is not None)
         return replace(
             plan,
             context_length=context_length,
@@ -171,7 +179,53 @@ class Release:
             open_gates=tuple(result.figure for result in results if result.value is None),
             is_built=manifest is not None,
             is_measured=evidence is not None,
+            problem=problem,
         )
+
+    def _certain_problem(
+        self, cell: Cell, bundle_bytes: int, results: Sequence[GateResult], *, is_built: bool
+    ) -> PhipackError | None:
+        """Return why a cell can't pass, whatever will be measured; None where it may.
+
+        A bundle is larger than planned by its manifest, so that a lower bound on its size is left open.
+        """
+        failed = [gate for gate in results if gate.value is not None and not gate.passed]
+        certain = [str(gate) for gate in failed if (gate.figure, gate.bound[:2]) != ("artifact_bytes", ">=")]
+        if not any(gate.figure in ACCURACY_FIGURES for gate in results):
+            certain.append(NO_ACCURACY_GATE)
+        if certain:
+            return _refusal(cell.name, certain)
+        free = free_bytes(self.cache.root)
+        if not is_built and bundle_bytes > free:
+            return BuildError(
+                f"the bundle has {bundle_bytes / 1e9:.2f} GB, and {self.cache.root} has {free / 1e9:.2f} GB left",
+                fix="free space, or set PHIPACK_STATE to a folder on another disk",
+            )
+        return None
+
+    def _refused_beforehand(self, cells: tuple[Cell, ...]) -> dict[str, CellOutcome]:
+        """Return the outcome of each cell that would be built or measured only to fail then, by the cell's name."""
+        plans = {plan.cell: plan for plan in self.plan(cells)}
+        problems = {name: plan.problem for name, plan in plans.items() if plan.problem is not None}
+        to_measure: dict[int, list[str]] = {}  # names of cells by their context's length
+        for name, plan in plans.items():
+            if plan.context_length is not None and not plan.is_measured and name not in problems:
+                to_measure.setdefault(plan.context_length, []).append(name)
+        for context_length, names in to_measure.items():
+            try:
+                check_before_building(
+                    self.checkpoint,
+                    self.settings,
+                    context_length,
+                    cache=self.cache.reference_folder,
+                    on_progress=with_subject(self.on_progress, names[0]),
+                )
+            except PhipackError as error:
+                problems |= dict.fromkeys(names, error)
+        return {
+            name: CellOutcome(name, plans[name].recipe, plans[name].target, problem=problem, plan=plans[name])
+            for name, problem in problems.items()
+        }
 
     def _finish(self, cell: Cell, built: Mapping[str, PhipackError | None]) -> CellOutcome:
         """Validate, judge and register a cell whose bundle is built."""
@@ -293,6 +347,11 @@ class Release:
         return asdict(self.settings) | {"text": digest_of_bytes(read_text(self.settings.text).encode())}
 
 
+def _failures(cell: str, problem: PhipackError) -> tuple[Failure, ...]:
+    gates = problem.failures if isinstance(problem, GateError) else ()
+    return tuple(gates) or (Failure(cell, problem.problem),)
+
+
 def judged(evidence: Evidence, gates: dict[str, dict[str, Gate]]) -> Evidence:
     """Return the evidence with the results of `gates`, which are grouped by their source: cell, project, target."""
     return evidence.model_copy(update={"gates": _results(evidence.figures, gates)})
@@ -300,13 +359,16 @@ def judged(evidence: Evidence, gates: dict[str, dict[str, Gate]]) -> Evidence:
 
 def refusal(name: str, evidence: Evidence) -> GateError:
     """Return the error that says why a cell or bundle with such evidence does not pass."""
+    return _refusal(name, evidence.shortcomings)
+
+
+def _refusal(name: str, shortcomings: list[str]) -> GateError:
     fix = (
         "choose a recipe with more bits or a smaller --context, or change the bound where it is wrong; "
         "phipack validate shows all figures"
-        if evidence.failed_gates
+        if shortcomings != [NO_ACCURACY_GATE]
         else "ask for one in the project file: [gates] kl_mean = { at_most = 0.05 }"
     )
-    shortcomings = evidence.shortcomings
     failures = [Failure(name, shortcoming) for shortcoming in shortcomings]
     return GateError(f"{name} does not pass: {'; '.join(shortcomings)}", failures=failures, fix=fix)
 

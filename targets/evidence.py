@@ -61,6 +61,7 @@ ACCURACY_FIGURES = frozenset(
         *("past_edge_kl_mean", "past_edge_same_top_share", "past_edge_perplexity_ratio"),
     )
 )
+NO_ACCURACY_GATE = "it has no gate on accuracy"
 
 
 class Figure(BaseModel):
@@ -104,7 +105,7 @@ class Evidence(BaseModel):
         """The reasons why it did not pass, as text; empty if it passed."""
         if self.passed or self.failed_gates:
             return [str(gate) for gate in self.failed_gates]
-        return ["it has no gate on accuracy"]
+        return [NO_ACCURACY_GATE]
 
     def to_json(self) -> str:
         """Return the one JSON form: sorted keys, two spaces, UTF-8, a final newline. Its digest names the evidence."""

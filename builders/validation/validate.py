@@ -86,7 +86,7 @@ def validate(
     )
     check_bundle(bundle, agreement.text)
     tokenizer = tokenizer_of(checkpoint)
-    windows = _windows(bundle, checkpoint, tokenizer, settings)
+    windows = _windows(checkpoint, tokenizer, settings, bundle.manifest.model.exact_context_length)
     reference = FloatReference(checkpoint, cache, on_progress)
     text, name = read_text(settings.text), settings.text.name if settings.text else BUILT_IN_NAME
     with open_isolated(bundle) as session:
@@ -116,10 +116,34 @@ def validate(
     )
 
 
+def check_before_building(
+    checkpoint: Checkpoint,
+    settings: EvaluationSettings,
+    context_length: int,
+    *,
+    cache: Path | None = None,
+    on_progress: Progress = silent,
+) -> None:
+    """Refuse what `validate` would refuse of any bundle of a checkpoint. The arguments are those of `validate`.
+
+    `context_length`: of the bundles, in tokens. What the oracle finds is recorded in `cache`, so that `validate` need
+    not ask again.
+
+    Raises:
+        MeasurementError: phipack reads the checkpoint differently from transformers, or the text is too short.
+    """
+    newer = settings.allow_newer_transformers
+    ask_oracle(checkpoint, cache=cache, allow_newer_transformers=newer, on_progress=on_progress)
+    architecture = checkpoint.architecture
+    edges = (architecture.effective_window, architecture.longrope_edge(context_length))
+    if all(edge is None or edge >= settings.window for edge in edges):  # else the runtime's exact length decides
+        _windows(checkpoint, tokenizer_of(checkpoint), settings, context_length)
+
+
 def _windows(
-    bundle: Bundle, checkpoint: Checkpoint, tokenizer: Tokenizer, settings: EvaluationSettings
+    checkpoint: Checkpoint, tokenizer: Tokenizer, settings: EvaluationSettings, exact_length: int
 ) -> NDArray[np.int64]:
-    length = min(settings.window, bundle.manifest.model.exact_context_length, settings.tokens)
+    length = min(settings.window, exact_length, settings.tokens)
     text = read_text(settings.text)
     windows = windows_of(tokenizer, text, count=-(-settings.tokens // max(1, length)), length=length)
     if windows.max() >= checkpoint.architecture.vocabulary_size:

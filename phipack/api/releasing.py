@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from builders.build_cache import BuildCache, build_tools
@@ -77,6 +78,8 @@ def _inputs(release: Release, cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def _done(outcome: CellOutcome) -> CellReport:
+    if outcome.plan is not None:  # it was refused beforehand
+        return replace(_planned(outcome.plan), built=False, measured=False, problem=outcome.problem)
     manifest, evidence = outcome.manifest, outcome.evidence
     return CellReport(
         cell=outcome.cell,

@@ -113,8 +113,8 @@ class CellReport:
         open_gates: of a dry run: figures that other gates bound, which validation will measure.
         built: True where it was, or would have to be, built; False where an earlier build is used.
         measured: the same for its evidence.
-        problem: why it is not registered, or can't be built; None where it is registered, and in a dry run that finds
-            nothing but gates against it.
+        problem: why it is not registered, or in a dry run why it will not be built; None where it is registered, and in
+            a dry run that finds nothing against it but gates on what an earlier run has measured.
     """
 
     cell: str

@@ -9,7 +9,7 @@ import click
 
 from phipack import completion
 from phipack.commands.opening import open_project_registry
-from phipack.formatting import share, size
+from phipack.formatting import count, share, size
 from phipack.options import FILE, State, pass_state
 from phipack.tables import table
 
@@ -41,8 +41,9 @@ def release(state: State, project_file: Path | None, only: tuple[str, ...], dry_
     state.named_project = project_file or state.named_project
     plan = state.required_project
     report = open_project_registry(state).release(plan, only, dry_run=dry_run)
-    why = [f"{failure.cell}: {failure.problem}" for failure in report.failures] if dry_run else []
-    state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), "\n".join(why)))))
+    why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in report.failures) if dry_run else ""
+    cost = _cost(report) if dry_run else ""
+    state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), cost, why))))
     report.raise_for_failures()
 
 
@@ -79,8 +80,18 @@ def _table(report: ReleaseReport) -> str:
     return table(columns, rows)
 
 
+def _cost(report: ReleaseReport) -> str:
+    """Say what a run would have to do. Cells of one recipe and context share a bundle, and what is measured of it."""
+    bundles = {(cell.recipe, cell.context_length): cell for cell in report.cells if cell.built}
+    measured = {(cell.recipe, cell.context_length) for cell in report.cells if cell.measured}
+    built_bytes = sum(cell.size_bytes or 0 for cell in bundles.values())
+    return (
+        f"to build: {count(len(bundles), 'bundle')}, {size(built_bytes)}; to measure: {count(len(measured), 'bundle')}"
+    )
+
+
 def _build(cell: CellReport, *, dry_run: bool) -> str | None:
-    if cell.size_bytes is None:
+    if cell.size_bytes is None or (cell.problem is not None and cell.digest is None and not cell.built):
         return None
     return ("to build" if dry_run else "built") if cell.built else "built before"
 

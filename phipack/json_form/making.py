@@ -167,7 +167,7 @@ class CellForm(Form):
     built: bool = Field(description="false where an earlier build was used")
     measured: bool = Field(description="false where an earlier measurement was used")
     registered: bool
-    problem: ProblemForm | None = Field(description="why it is not registered, or can't be built")
+    problem: ProblemForm | None = Field(description="why it is not registered, or will not be built")
     figures: dict[str, Figure] = Field(description="in a dry run those that are predicted, or were measured before")
     gates: list[GateResult] = Field(description="results of the gates on these figures")
     open_gates: list[str] = Field(description="in a dry run: figures that other gates bound, to be measured")

@@ -79,6 +79,13 @@ def disk_errors(place: Path, kind: type[PhipackError] = BuildError) -> Iterator[
         raise kind(f"writing {place} failed: {error}", fix="check the disk and the path, then try again") from error
 
 
+def free_bytes(place: Path) -> int:
+    """Return the free bytes of the disk that a path is on, or will be on once it is created."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
 def owner_mark() -> str:
     """Return what names this process in a file's name: `HOST-PID-`. `abandoned` reads it."""
     return f"{_host()}-{os.getpid()}-"

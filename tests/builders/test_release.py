@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from builders.checkpoint import Checkpoint
 from builders.release import CellOutcome, Release
 from registry.store.folder import FolderStore
 from targets.devices import target_named
-from targets.errors import BuildError, Failure, GateError
+from targets.errors import BuildError, Failure, GateError, MeasurementError
 from targets.evaluation import EvaluationSettings
 from targets.gates import Gate
 from targets.progress import Event, Step
@@ -130,3 +132,76 @@ def test_steps_have_stable_names_and_the_cell_as_their_subject(release: Release,
     assert sorted(lines) == sorted(
         [(name, step) for name in ("phone", "tablet") for step in ("write", "hash", "store", *measured)]
     )
+
+
+def no_build(*_: object, **__: object) -> None:
+    raise AssertionError("a bundle is built")
+
+
+def test_a_cell_that_can_not_pass_is_not_built(
+    release: Release, monkeypatch: pytest.MonkeyPatch, registered: list[str]
+) -> None:
+    fast = {"target": {"predicted_decode_tokens_per_second": Gate(at_least=1e9)}, **LOOSE}
+    large = {"cell": {"artifact_bytes": Gate(at_most=1)}, "project": {"kl_mean": Gate(at_most=1)}}
+    blind = {"project": {"artifact_bytes": Gate(at_most=1e9)}}
+    cells = (cell("fast", gates=fast), cell("large", gates=large), cell("blind", gates=blind))
+    plans = release.plan(cells)
+    with monkeypatch.context() as patched:
+        patched.setattr("builders.release.build_each", no_build)
+        outcomes = run(release, *cells)
+    assert [outcome.failures for outcome in outcomes] == [plan.failures for plan in plans]
+    said = [outcome.failures[0].problem for outcome in outcomes]
+    assert said[0].startswith("predicted_decode_tokens_per_second is ")
+    assert said[0].endswith("must be >= 1e+09 (asked by target)")
+    assert said[1].startswith("artifact_bytes is ")
+    assert said[2] == "it has no gate on accuracy"
+    assert registered == []
+    assert run(release, cell("fast"))[0].problem is None
+
+
+def test_a_lower_bound_on_the_size_is_left_to_the_built_bundle(release: Release) -> None:
+    """With its manifest, a bundle is larger than planned."""
+    planned = release.plan((cell("phone"),))[0].bundle_bytes
+    assert planned is not None
+    gates = {"cell": {"artifact_bytes": Gate(at_least=planned + 1)}, "project": {"kl_mean": Gate(at_most=1)}}
+    (outcome,) = run(release, cell("phone", gates=gates))
+    assert outcome.failures == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"text": Path("nowhere.txt")}, r"nowhere\.txt: evaluation text can't be read"),
+        ({"tokens": 1 << 20}, r"the evaluation text has \d+ tokens; \d+ windows of 64 need \d+"),
+        ({"window": 1}, "windows of 1 tokens are too short"),
+    ],
+)
+def test_a_text_that_will_not_do_is_refused_before_anything_is_built(
+    release: Release, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], problem: str
+) -> None:
+    monkeypatch.setattr("builders.release.build_each", no_build)
+    changed = replace(release, settings=replace(BRIEF, **settings))
+    with pytest.raises(MeasurementError, match=problem):  # noqa: PT012 - of all cells, or of each
+        outcomes = run(changed, cell("phone"), cell("tablet", "gguf-q4_0"))
+        assert len({outcome.failures[0].problem for outcome in outcomes}) == 1
+        raise outcomes[0].problem or AssertionError("it passed")
+
+
+def test_a_checkpoint_that_is_misread_is_refused_before_anything_is_built(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builders.release.build_each", no_build)
+    theta = release.checkpoint.architecture.rope_theta * 2
+    misread = replace(release.checkpoint, architecture=replace(release.checkpoint.architecture, rope_theta=theta))
+    (outcome,) = run(replace(release, checkpoint=misread), cell("phone"))
+    assert isinstance(outcome.problem, MeasurementError)
+
+
+def test_a_disk_without_room_for_a_bundle_is_noticed_before_it_is_built(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builders.release.build_each", no_build)
+    monkeypatch.setattr("builders.release.free_bytes", lambda _: 1000)
+    (outcome,) = run(release, cell("phone"))
+    assert isinstance(outcome.problem, BuildError)
+    assert "GB left" in outcome.problem.problem
