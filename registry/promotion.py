@@ -247,13 +247,18 @@ def _missing_cells(
 
 
 def _evidence_failures(ledger: Ledger, versions: Sequence[CellVersion]) -> list[Failure]:
-    return [Failure(version.cell, problem) for version in versions for problem in _shortcomings(ledger, version)]
+    locations = ledger.evidence_locations(versions[0].model, versions) if versions else {}
+    return [
+        Failure(version.cell, problem)
+        for version in versions
+        for problem in _shortcomings(ledger, version, locations.get(version.run_id))
+    ]
 
 
-def _shortcomings(ledger: Ledger, version: CellVersion) -> list[str]:
+def _shortcomings(ledger: Ledger, version: CellVersion, location: str | None) -> list[str]:
     """Return why a cell does not pass, read from the evidence itself: a tag is easily changed by hand."""
     try:
-        evidence = ledger.evidence(version)
+        evidence = ledger.evidence(version, location)
     except RegistryUnreachableError:
         raise
     except (RegistryError, MeasurementError) as error:

@@ -10,9 +10,10 @@ and looks again, the others step back and wait; so one of them gets the lease, h
 queue: `docs/decisions/0003-one-mover-at-a-time.md` says why.
 
 No clocks are compared. A process is dead to another one when its beat has not risen for `stale_seconds` of the other's
-own time. The holder asks before each change whether it still holds the lease, and makes none when its own last beat is
-older than `fresh_seconds`; a request under way ends within the rest (MLflow's client gives up after 3 x 20 s). The gap:
-a process that stands still for a minute and a half after it asked and before its request leaves.
+own time. Before each change the holder asks whether it still holds the lease, unless it asked within `asked_seconds`,
+and it makes none when its own last beat is older than `fresh_seconds`; a request under way ends within the rest
+(MLflow's client gives up after 3 x 20 s). The gap: a process that stands still for a minute and a half after it asked
+and before its request leaves, and whose clock stands still too (a virtual machine that is paused).
 
 Where the registry is unreachable when a claim must go, its owner tries for `release_seconds`: the next process need not
 wait for it to be stale.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import threading
 import time
 import uuid
@@ -48,6 +50,11 @@ class LeaseLostError(RegistryError):
     """Another process took this one for dead and holds the lease now; it undoes what was left half-way."""
 
 
+def _now() -> float:
+    """Return seconds by a clock that goes on while the machine sleeps, where it has one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
+
+
 def never_lost() -> None:
     """Return: the check of a lock that is released only by its process's end."""
 
@@ -70,9 +77,13 @@ class LeaseTags(Protocol):
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds: between beats; a beat's age up to which its process changes things, and when it is dead; of waits."""
+    """Seconds: between beats; a beat's age up to which its process changes things, and when it is dead; of waits.
+
+    `asked_seconds`: how long the answer holds that this process has the lease.
+    """
 
     beat_seconds: float = 5.0
+    asked_seconds: float = 1.0
     fresh_seconds: float = 20.0
     stale_seconds: float = 90.0
     wait_seconds: float = 240.0
@@ -88,7 +99,8 @@ class Lease:
     timing: Timing
     owner: str = field(default_factory=lambda: uuid.uuid4().hex)
     beat: int = 0
-    beaten: float = 0.0  # when the last beat that got through was sent, by time.monotonic()
+    beaten: float = float("-inf")  # when the last beat that got through was sent, by _now()
+    asked: float = float("-inf")  # when it was last asked whether this process holds the lease, and it does
     stopped: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -99,10 +111,13 @@ class Lease:
     @property
     def is_fresh(self) -> bool:
         """True while the last beat is so young that nobody can take this process for dead."""
-        return time.monotonic() - self.beaten <= self.timing.fresh_seconds
+        return _now() - self.beaten <= self.timing.fresh_seconds
 
     def check(self) -> None:
         """Ask whether it is still held. Called before each change. Raises `LeaseLostError`."""
+        if self.is_fresh and _now() - self.asked < self.timing.asked_seconds:
+            return
+        asked = _now()
         names = self.tags.read() if self.is_fresh else {}
         if not self.is_fresh or names.get(HOLDER) != self.owner or self.claim not in names:
             raise LeaseLostError(
@@ -110,10 +125,11 @@ class Lease:
                 " the next move undoes what is unfinished",
                 fix="see phipack history, then run the same command again",
             )
+        self.asked = asked
 
     def send_beat(self) -> None:
         """Show that this process lives."""
-        sent = time.monotonic()
+        sent = _now()
         self.beat += 1
         self.tags.write(self.claim, json.dumps({"who": self.who, "beat": self.beat}))
         self.beaten = sent

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,6 +83,7 @@ class Ledger:
     store: Store
     on_progress: Progress = field(default=silent, compare=False)
     timing: ClassVar[Timing] = Timing()
+    _experiments: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def mlflow(self) -> Mlflow:
@@ -156,9 +157,15 @@ class Ledger:
                 )
             return self._first_of_racers(entry, number)
 
-    def evidence(self, version: CellVersion) -> Evidence:
+    def evidence_locations(self, model: str, versions: Sequence[CellVersion]) -> Mapping[str, str]:
+        """Return where the evidence of a model's versions is, by the ID of its run: one request, not one for each."""
+        experiment = self._existing_experiment(model)
+        run_ids = [version.run_id for version in versions]
+        return {} if experiment is None else self.mlflow.file_locations(experiment.experiment_id, run_ids)
+
+    def evidence(self, version: CellVersion, location: str | None = None) -> Evidence:
         """Return a version's evidence, read back from MLflow. Raises `RegistryError` where it was changed since."""
-        raw = self.mlflow.read_file(version.run_id, EVIDENCE_NAME)
+        raw = self.mlflow.read_file(version.run_id, EVIDENCE_NAME, location)
         if digest_of_bytes(raw) != version.evidence:
             raise RegistryError(
                 f"{version.reference}: its evidence in MLflow (run {version.run_id}) is not what was registered",
@@ -204,7 +211,7 @@ class Ledger:
 
     def notes(self, model: str) -> Mapping[str, str]:
         """Return the tags of the experiment MODEL, which `release_plan.py` reads; none where there is no experiment."""
-        experiment = existing_experiment(self.mlflow, model, lambda: self.versions(model))
+        experiment = self._existing_experiment(model)
         return {} if experiment is None else dict(experiment.tags)
 
     def planned_cells(self, model: str, version: Version) -> list[str]:
@@ -245,7 +252,9 @@ class Ledger:
         now = time.time_ns() // 1_000_000
         begin = now if after is None else max(now, round(after.timestamp() * 1000) + 1)
         tags = ui_tags(move.to_tags(), move.who)
-        run_id = self.mlflow.create_run(self._experiment(move.model), move.title, tags, begin)
+        experiment = self._existing_experiment(move.model)
+        experiment_id = experiment.experiment_id if experiment else self._experiment(move.model)
+        run_id = self.mlflow.create_run(experiment_id, move.title, tags, begin)
         return replace(move, id=run_id, state="unfinished")
 
     def end_move(self, move: Move, *, done: bool) -> Move:
@@ -255,7 +264,7 @@ class Ledger:
 
     def moves(self, model: str) -> list[Move]:
         """Return all moves of a model's channels, newest first, including those undone or never finished."""
-        experiment = existing_experiment(self.mlflow, model, lambda: self.versions(model))
+        experiment = self._existing_experiment(model)
         if experiment is None:
             return []
         wanted = f"tags.`{KIND_TAG}` = '{MOVE_KIND}'"
@@ -286,7 +295,11 @@ class Ledger:
                 yield check
                 return
         with model_lease(self.mlflow, model, who, self.timing, self.on_progress) as check:
-            yield check
+            self._experiments[model] = self._existing_experiment(model)  # a move needs it several times
+            try:
+                yield check
+            finally:
+                del self._experiments[model]
 
     def _check(self, entry: Registration) -> None:
         entry.check()
@@ -360,6 +373,11 @@ class Ledger:
         if first.digest != entry.manifest.digest:
             raise entry.taken(first)
         return first
+
+    def _existing_experiment(self, model: str) -> Any | None:
+        if model in self._experiments:
+            return self._experiments[model]
+        return existing_experiment(self.mlflow, model, partial(self.versions, model))
 
     def _experiment(self, model: str, rows: Sequence[CellVersion] | None = None) -> str:
         location = artifact_location(self.uri, self.store.uri, model)

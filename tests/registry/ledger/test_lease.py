@@ -27,7 +27,7 @@ from targets.errors import RegistryError
 from tests.support.leases import CELLS, OnAServer, lease_tags, standing, to
 from tests.support.registrations import client_of, entry
 
-FAST = Timing(beat_seconds=0.05, fresh_seconds=0.3, stale_seconds=0.8, wait_seconds=20)
+FAST = Timing(beat_seconds=0.05, asked_seconds=0.01, fresh_seconds=0.3, stale_seconds=0.8, wait_seconds=20)
 
 
 class Memory:

@@ -1,0 +1,58 @@
+"""How many requests a move makes of a tracking server: what promoters wait for when many work at once."""
+
+from __future__ import annotations
+
+import collections
+import re
+from pathlib import Path
+
+import pytest
+
+from devtools.bundles import make_bundle, make_evidence
+from registry.ledger.ledger import Ledger
+from registry.ledger.registration import Registration
+from registry.promotion import promote
+from registry.store.folder import FolderStore
+from targets.references import Reference, Version
+from tests.support.databases import SERVER
+
+DATABASES = (SERVER,)
+CELLS = 5
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[str]:
+    """Counts the requests of MLflow's client, by method and path."""
+    from mlflow.utils import rest_utils
+
+    made: collections.Counter[str] = collections.Counter()
+    send = rest_utils._get_http_response_with_retries
+
+    def counted(method: str, url: str, *args: object, **kwargs: object) -> object:
+        made[f"{method} {re.split('/mlflow(?:-artifacts)?/', url)[-1].partition('?')[0]}"] += 1
+        return send(method, url, *args, **kwargs)
+
+    monkeypatch.setattr(rest_utils, "_get_http_response_with_retries", counted)
+    return made
+
+
+def test_a_promotion_makes_four_requests_a_cell_and_few_more(
+    ledger: Ledger, store: FolderStore, requests: collections.Counter[str], tmp_path: Path
+) -> None:
+    """Four: an alias is set where it is, as MLflow answers whether it may be set in no other way, and then where it is
+    to be; and evidence is read, which its client looks for before. Evidence in a store, not on the server, costs none.
+    """
+    for release in ("1.0.0", "1.1.0"):
+        bundle = make_bundle(tmp_path / release, {"model.gguf": release.encode()})
+        store.add_bundle(bundle)
+        for number in range(CELLS):
+            cell = f"cell-{number}"
+            evidence = make_evidence(bundle, target=cell)
+            ledger.register(Registration("phi", Version.parse(release), cell, bundle.manifest, evidence))
+    promote(ledger, Reference.parse("phi:1.0.0"), "production", who="ann")
+    requests.clear()
+    move = promote(ledger, Reference.parse("phi:1.1.0"), "production", who="ann")
+    assert len(move.cells) == CELLS
+    assert requests["POST registered-models/alias"] == 2 * CELLS
+    assert sum(made for name, made in requests.items() if name.startswith("GET artifacts")) == 2 * CELLS
+    assert requests.total() - 4 * CELLS <= 16, requests
