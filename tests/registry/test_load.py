@@ -9,9 +9,9 @@ from devtools.load import MODELS, Place, lost_updates, release_all, run
 from registry.ledger.channel_moves import Move
 from registry.promotion import history
 from registry.store.s3 import S3Store
-from tests.support.databases import POSTGRESQL, SERVER, Databases
+from tests.support.databases import EVERYWHERE, SQLITE, Databases
 
-DATABASES = (POSTGRESQL, SERVER)
+DATABASES = tuple(kind for kind in EVERYWHERE if kind != SQLITE)
 
 
 def test_many_promoters_and_fetchers_lose_nothing(databases: Databases, s3_store: S3Store, tmp_path: Path) -> None:
