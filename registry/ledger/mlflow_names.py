@@ -18,7 +18,7 @@ def claim_name(mlflow: Mlflow, model: str, cell: str) -> None:
     """Create the cell's registered model, or check that it is this cell's: `a.b` + `c` and `a` + `b.c` are one name.
 
     Raises:
-        RegistryError: it is another cell's, not made by phipack, or hidden from this account.
+        RegistryError: it is another cell's, not made by phipack, a prompt's, or hidden from this account.
     """
     name = registered_model_name(model, cell)
     tags = {MODEL_TAG: model, CELL_TAG: cell}
@@ -29,10 +29,7 @@ def claim_name(mlflow: Mlflow, model: str, cell: str) -> None:
         except MlflowError as error:  # another process was quicker, or it is refused for a reason that comes again
             found = _registered_model(mlflow, name)
             if found is None and error.code == "RESOURCE_ALREADY_EXISTS":
-                raise RegistryError(
-                    f"MLflow's registered model {name} exists, but this account may not read it",
-                    fix=f"ask MLflow's administrator for EDIT on it and on the experiment {model}",
-                ) from error
+                raise _name_taken(mlflow, model, name) from error
             if found is None:
                 raise
     if found is not None and any(found.tags.get(tag) != value for tag, value in tags.items()):
@@ -40,6 +37,21 @@ def claim_name(mlflow: Mlflow, model: str, cell: str) -> None:
             f"MLflow's registered model {name} is not cell {cell!r} of model {model!r}",
             fix="rename the cell in phipack.toml",
         )
+
+
+def _name_taken(mlflow: Mlflow, model: str, name: str) -> RegistryError:
+    """Return the error for a name that no search finds: a prompt's, or that of a model that is hidden."""
+    try:
+        require_visible(mlflow, name)
+    except MlflowError:
+        return RegistryError(
+            f"MLflow's registered model {name} exists, but this account may not read it",
+            fix=f"ask MLflow's administrator for EDIT on it and on the experiment {model}",
+        )
+    return RegistryError(
+        f"MLflow has a prompt named {name}, and gives no model a prompt's name",
+        fix="rename the cell in phipack.toml, or delete that prompt in MLflow",
+    )
 
 
 def require_visible(mlflow: Mlflow, name: str) -> None:

@@ -154,6 +154,15 @@ def test_dots_in_names_are_kept_apart(ledger: Ledger, store: FolderStore, bundle
     assert ledger.versions("phi-3.5-mini") == []
 
 
+def test_a_prompt_that_has_the_name_is_said_to_have_it(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
+    store.add_bundle(bundle)
+    client_of(ledger).register_prompt("phi.iphone-15", "Answer {{question}}")
+    with pytest.raises(RegistryError, match=r"a prompt named phi\.iphone-15") as refused:
+        ledger.register(entry(bundle))
+    assert "rename the cell" in refused.value.fix
+    assert ledger.versions() == []
+
+
 def test_somebody_elses_registered_model_is_left_alone(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
     store.add_bundle(bundle)
     client = client_of(ledger)
