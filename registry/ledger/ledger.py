@@ -50,6 +50,7 @@ from registry.ledger.versions import (
     GATES_TAG,
     INPUTS_TAG,
     MODEL_TAG,
+    RELEASE_TAG,
     RUN_TAG,
     CellVersion,
     is_at_home,
@@ -103,18 +104,17 @@ class Ledger:
         rows = self.mlflow.registered_models(f"tags.`{MODEL_TAG}` != ''")
         return sorted({row.tags[MODEL_TAG] for row in rows})
 
-    def versions(self, model: str | None = None, *, copies: bool = False) -> list[CellVersion]:
-        """Return all versions of a model, or of all models, sorted by model, cell and release.
-
-        `copies`: also those that MLflow's "Promote model" has copied to registered models of other people.
-        """
+    def versions(
+        self, model: str | None = None, *, release: Version | None = None, copies: bool = False
+    ) -> list[CellVersion]:
+        """Return all versions of a model, or of all models, sorted by model, cell and release: see `Reader`."""
         wanted = f"tags.`{MODEL_TAG}` = '{model}'" if model else f"tags.`{MODEL_TAG}` != ''"
         aliases: dict[tuple[str, int], list[str]] = {}
         homes = {row.name: row for row in self.mlflow.registered_models(wanted)}
         for row in homes.values():
             for alias, number in row.aliases.items():
                 aliases.setdefault((row.name, int(number)), []).append(alias)
-        rows = self.mlflow.versions(wanted)
+        rows = self.mlflow.versions(f"{wanted} AND tags.`{RELEASE_TAG}` = '{release}'" if release else wanted)
         if not copies:
             rows = [row for row in rows if row.name in homes and is_at_home(row.tags, homes[row.name].tags)]
         return settled([_cell_version(row, aliases.get((row.name, int(row.version)), ())) for row in rows])

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,8 @@ from registry.ledger.tracking import sqlite_path, tracking_uri
 from registry.ledger.versions import PRODUCTION, CellVersion, resolve
 from registry.store.protocol import Store
 from registry.store.uris import DEFAULT_HOME
-from targets.references import Reference
+from targets.errors import RegistryError
+from targets.references import Reference, Version
 
 
 class Reader(Protocol):
@@ -36,10 +38,13 @@ class Reader(Protocol):
         """Return the names of all models, sorted. Raises `RegistryError`."""
         ...
 
-    def versions(self, model: str | None = None, *, copies: bool = False) -> list[CellVersion]:
+    def versions(
+        self, model: str | None = None, *, release: Version | None = None, copies: bool = False
+    ) -> list[CellVersion]:
         """Return all versions of a model, or of all, sorted by model, cell and release. Raises `RegistryError`.
 
-        `copies`: also those that MLflow has copied to registered models of other people.
+        `release`: only those of this release. `copies`: also those that MLflow has copied to registered models of other
+        people.
         """
         ...
 
@@ -78,5 +83,8 @@ def resolve_in(
             found = reader.version_in(reference.model, reference.cell, reference.channel or PRODUCTION)
             if found is not None:
                 return [found]
+        if reference.version is not None and (rows := reader.versions(reference.model, release=reference.version)):
+            with suppress(RegistryError):  # it says what else there is, for which all rows are needed
+                return resolve(reference, rows)
         versions = reader.versions(reference.model)
     return resolve(reference, versions, () if versions else reader.models(), registry=reader.describe())

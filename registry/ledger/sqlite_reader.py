@@ -15,6 +15,7 @@ from pathlib import Path
 
 from registry.ledger.versions import MODEL_TAG, RELEASE_TAG, CellVersion, is_at_home, settled, version_from_tags
 from targets.errors import RegistryError
+from targets.references import Version
 
 KNOWN_REVISIONS = frozenset({"dc11669786a5"})  # MLflow 3.17
 _BUSY_SECONDS = 10.0
@@ -52,7 +53,9 @@ class SqliteReader:
         with self._connected() as connection:
             return [value for (value,) in connection.execute(_MODELS, {"tag": MODEL_TAG})] if connection else []
 
-    def versions(self, model: str | None = None, *, copies: bool = False) -> list[CellVersion]:
+    def versions(
+        self, model: str | None = None, *, release: Version | None = None, copies: bool = False
+    ) -> list[CellVersion]:
         """Return all rows of a model, or of all models, as the ledger does. Raises `RegistryError`."""
         with self._connected() as connection:
             if connection is None:
@@ -70,7 +73,9 @@ class SqliteReader:
             [
                 version_from_tags(name, number, row, created_ms=created, channels=channels.get((name, number), ()))
                 for (name, number, created), row in tags.items()
-                if RELEASE_TAG in row and (copies or is_at_home(row, homes.get(name, {})))
+                if RELEASE_TAG in row
+                and (release is None or row[RELEASE_TAG] == str(release))
+                and (copies or is_at_home(row, homes.get(name, {})))
             ]
         )
 

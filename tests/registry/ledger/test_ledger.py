@@ -278,6 +278,9 @@ def test_both_roads_of_reading_give_the_same(ledger: Ledger, store: FolderStore,
     assert reader.versions() == ledger.versions()
     assert reader.versions("phi") == ledger.versions("phi")
     assert len(reader.versions("phi")) == 5
+    release = Version(1, 1, 0)
+    assert reader.versions("phi", release=release) == ledger.versions("phi", release=release)
+    assert [row.reference for row in ledger.versions("phi", release=release)] == ["phi:1.1.0@iphone-15"]
     assert reader.versions("absent") == ledger.versions("absent") == []
     for text in ("phi", "phi:^1.0@iphone-15", "phi:1.1.0-rc.1"):
         reference = Reference.parse(text)
