@@ -147,7 +147,7 @@ def fetch_folder(
             path, source = folder / entry.path, bundle.file(entry.path)
             path.parent.mkdir(parents=True, exist_ok=True)
             on_progress(Step("copy", 0, entry.bytes, "bytes", entry.path))
-            with _opened(source) as stream, path.open("wb") as out_stream:
+            with _opened(source) as stream, path.open("xb") as out_stream:
                 copied, found = copy_hashed(stream, out_stream, functools.partial(_broken, str(source)))
             if (copied, found) != (entry.bytes, entry.digest):
                 raise FetchError(

@@ -215,8 +215,9 @@ class Store(ABC):
         `on_progress` receives `Step("download", done, total, "bytes")`.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
         step = Step("download", 0, self.blob_bytes(digest) or 0, "bytes")
-        with self.open_blob(digest) as source, path.open("wb") as out:
+        with self.open_blob(digest) as source, path.open("xb") as out:
             counted = cast("BinaryIO", _Counted(source, step, on_progress))
             _, copied_digest = copy_hashed(counted, out, lambda error: self._unreadable(digest, error))
         if copied_digest != digest:
