@@ -10,7 +10,7 @@
         validation.lock         held by the process that validates: what two do at once, neither measures rightly
       cache/                    reference hidden states (builders/reference)
 
-`work/` and `cache/` are their owner's alone (registry/files/owned.py): what they say was built and measured is believed.
+`work/` and `cache/` are their owner's alone (registry/files/owned.py): what they say was measured is believed.
 
 A key is a digest of everything that the result depends on (`build_key`, `evidence_key`), so that nothing is ever looked
 up by time or name.
