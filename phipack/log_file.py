@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from registry.files.output_file import open_to_append
-from registry.files.owned import NotOwnedError
 from targets.errors import PhipackError
 from targets.secrets import without_secrets
 
@@ -48,6 +46,9 @@ class LogFile:
 
 def open_log(path: Path) -> LogFile:
     """Open a file to append to, a regular one. Raises `PhipackError` where that can't be."""
+    from registry.files.output_file import open_to_append
+    from registry.files.owned import NotOwnedError
+
     try:
         return LogFile(os.fdopen(open_to_append(path), "a", encoding="utf-8", errors="backslashreplace"))
     except NotOwnedError as error:

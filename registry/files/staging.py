@@ -132,10 +132,10 @@ def _occupied(destination: Path) -> bool:
     """Whether something is there that would be replaced. Raises `BuildError` where it is no folder, nor a link."""
     try:
         status = destination.lstat()
-    except FileNotFoundError:
+        if stat.S_ISDIR(status.st_mode):
+            return any(destination.iterdir())
+    except FileNotFoundError:  # also when another process moves it away in between
         return False
-    if stat.S_ISDIR(status.st_mode):
-        return any(destination.iterdir())
     if not stat.S_ISLNK(status.st_mode):
         raise BuildError(f"{destination} is {kind_of(status)}, not a folder", fix="name another folder")
     return True

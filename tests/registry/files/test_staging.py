@@ -138,7 +138,7 @@ def test_all_who_replace_the_same_folder_succeed_and_one_is_there(tmp_path: Path
             with staged_folder(tmp_path / "out", replace=True) as folder:
                 for name in "ab":
                     (folder / name).write_bytes(b"%d" % number)
-                start.wait(10)
+                start.wait(60)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(replace, range(4)))
