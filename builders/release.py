@@ -199,7 +199,7 @@ class Release:
         if not is_built and bundle_bytes > free:
             return BuildError(
                 f"the bundle has {bundle_bytes / 1e9:.2f} GB, and {self.cache.root} has {free / 1e9:.2f} GB left",
-                fix="free space, or set PHIPACK_STATE to a folder on another disk",
+                fix="free space, or move the project to a folder on another disk",
             )
         return None
 
@@ -213,13 +213,14 @@ class Release:
                 to_measure.setdefault(plan.context_length, []).append(name)
         for context_length, names in to_measure.items():
             try:
-                check_before_building(
-                    self.checkpoint,
-                    self.settings,
-                    context_length,
-                    cache=self.cache.reference_folder,
-                    on_progress=with_subject(self.on_progress, names[0]),
-                )
+                with self.cache.validating(self.on_progress):  # it asks the oracle, once for all
+                    check_before_building(
+                        self.checkpoint,
+                        self.settings,
+                        context_length,
+                        cache=self.cache.reference_folder,
+                        on_progress=with_subject(self.on_progress, names[0]),
+                    )
             except PhipackError as error:
                 problems |= dict.fromkeys(names, error)
         return {
