@@ -6,7 +6,11 @@
         built/KEY.json          a build that was done: the digest of its bundle
         evidence/KEY.json       figures that were measured
         bundles/KEY/            a bundle that is being built or validated; removed afterwards
+        bundles/KEY.lock        held by the process that builds it; removed afterwards
+        validation.lock         held by the process that validates: what two do at once, neither measures rightly
       cache/                    reference hidden states (builders/reference)
+
+`work/` and `cache/` are their owner's alone (registry/files/owned.py): what they say was measured is believed.
 
 A key is a digest of everything that the result depends on (`build_key`, `evidence_key`), so that nothing is ever looked
 up by time or name.
@@ -16,6 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +29,10 @@ from typing import Any
 
 from builders.own_code import own_code_digest
 from registry.files.atomic import write_atomically
+from registry.files.lock import file_lock, noticing
+from registry.files.owned import private_folder, require_own_folder
 from registry.files.staging import disk_errors
+from targets.progress import Progress, silent
 from targets.recipes import Format
 
 DEFAULT_ROOT = Path(".phipack")
@@ -56,23 +65,57 @@ class BuildCache:
         """Return where the bundle of a build key lies while it is worked on."""
         return self.root / "work" / "bundles" / key
 
+    @contextmanager
+    def building(self, keys: Collection[str], on_progress: Progress = silent) -> Iterator[None]:
+        """Keep other processes from building these keys. Who waits looks at the records afterwards."""
+        with ExitStack() as stack:
+            folder = self._folder("bundles")
+            with disk_errors(folder):
+                for key in sorted(keys):  # two processes that share some never wait for each other
+                    on_wait = noticing(on_progress, f"builds the same in {folder / key}")
+                    lock = folder / f"{key}.lock"
+                    stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait, removed=True))
+            yield
+
+    @contextmanager
+    def validating(self, on_progress: Progress = silent) -> Iterator[None]:
+        """Keep other processes from validating. Who waits looks at the records afterwards."""
+        with ExitStack() as stack:
+            lock = self._folder() / "validation.lock"
+            with disk_errors(lock):
+                on_wait = noticing(on_progress, f"validates a bundle: it holds {lock}")
+                stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait))
+            yield
+
     def has_records(self, kind: str) -> bool:
         """Return whether anything of a kind (`built`, `evidence`) was ever recorded."""
         return any((self.root / "work" / kind).glob("*.json"))
 
     def read_record(self, kind: str, key: str) -> dict[str, Any] | None:
-        """Return what was recorded, or None. A damaged record counts as none: the work is done again."""
+        """Return what was recorded, or None. A record that is damaged, or another user's, counts as none."""
+        path = self._record_path(kind, key)
         try:
-            content = json.loads(self._record_path(kind, key).read_bytes())
+            for folder in (path.parents[1], path.parent):
+                require_own_folder(folder)
+            content = json.loads(path.read_bytes())
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) else None
 
     def write_record(self, kind: str, key: str, content: dict[str, Any]) -> None:
         """Record a result, whole or not at all."""
-        path = self._record_path(kind, key)
+        path = self._folder(kind) / f"{key}.json"
         with disk_errors(path):
             write_atomically(path, json.dumps(content, indent=1, sort_keys=True).encode())
+
+    def _folder(self, *names: str) -> Path:
+        """Create a folder below `work`, or require that it is this user's."""
+        folder = self.root / "work"
+        with disk_errors(folder):
+            private_folder(folder)
+            for name in names:
+                folder = private_folder(folder / name)
+        return folder
 
     def _record_path(self, kind: str, key: str) -> Path:
         return self.root / "work" / kind / f"{key}.json"

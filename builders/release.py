@@ -32,7 +32,7 @@ from builders.validation.validate import check_before_building, validate
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import Manifest
 from registry.files.digests import digest_of_bytes
-from registry.files.staging import disk_errors, free_bytes
+from registry.files.staging import free_bytes
 from registry.store.protocol import Store
 from targets.errors import BuildError, Failure, GateError, PhipackError, ReleaseError
 from targets.evaluation import EvaluationSettings
@@ -199,7 +199,7 @@ class Release:
         if not is_built and bundle_bytes > free:
             return BuildError(
                 f"the bundle has {bundle_bytes / 1e9:.2f} GB, and {self.cache.root} has {free / 1e9:.2f} GB left",
-                fix="free space, or set PHIPACK_STATE to a folder on another disk",
+                fix="free space, or move the project to a folder on another disk",
             )
         return None
 
@@ -213,13 +213,14 @@ class Release:
                 to_measure.setdefault(plan.context_length, []).append(name)
         for context_length, names in to_measure.items():
             try:
-                check_before_building(
-                    self.checkpoint,
-                    self.settings,
-                    context_length,
-                    cache=self.cache.reference_folder,
-                    on_progress=with_subject(self.on_progress, names[0]),
-                )
+                with self.cache.validating(self.on_progress):  # it asks the oracle, once for all
+                    check_before_building(
+                        self.checkpoint,
+                        self.settings,
+                        context_length,
+                        cache=self.cache.reference_folder,
+                        on_progress=with_subject(self.on_progress, names[0]),
+                    )
             except PhipackError as error:
                 problems |= dict.fromkeys(names, error)
         return {
@@ -282,14 +283,19 @@ class Release:
             key = self._key(cell, context_length)
             if key in requests:
                 continue
-            if self._stored(key) is None:
+            # A folder is still there where a release died between the record and the removal.
+            if self._stored(key) is None or self.cache.bundle_folder(key).exists():
                 on_progress = with_subject(self.on_progress, cell.name)
                 requests[key] = BuildRequest.from_checkpoint(self.checkpoint, cell.recipe, context_length, on_progress)
-            else:  # its folder is still there where a release died between the record and the removal
-                shutil.rmtree(self.cache.bundle_folder(key), ignore_errors=True)
         built: dict[str, PhipackError | None] = {}
         for start in range(0, len(requests), BUILDS_AT_ONCE):
-            built |= self._build_together(dict(list(requests.items())[start : start + BUILDS_AT_ONCE]))
+            keys = list(requests)[start : start + BUILDS_AT_ONCE]
+            with self.cache.building(keys, self.on_progress):
+                for key in keys:
+                    shutil.rmtree(self.cache.bundle_folder(key), ignore_errors=True)
+                missing = {key: requests[key] for key in keys if self._stored(key) is None}  # not built meanwhile
+                if missing:
+                    built |= self._build_together(missing)
         return built
 
     def _build_together(self, requests: dict[str, BuildRequest]) -> dict[str, PhipackError | None]:
@@ -323,18 +329,19 @@ class Release:
         key = self._evidence_key(manifest)
         if (recorded := self._recorded_evidence(key)) is not None:
             return recorded, False
-        with self._materialised(manifest.digest) as bundle:
-            hidden_states = self.cache.reference_folder
-            evidence = validate(bundle, self.checkpoint, self.settings, cache=hidden_states, on_progress=on_progress)
-        self.cache.write_record("evidence", key, evidence.model_dump(mode="json", by_alias=True))
+        with self.cache.validating(on_progress):
+            if (recorded := self._recorded_evidence(key)) is not None:  # by the process that was waited for
+                return recorded, False
+            with self._materialised(manifest.digest) as bundle:
+                cache = self.cache.reference_folder
+                evidence = validate(bundle, self.checkpoint, self.settings, cache=cache, on_progress=on_progress)
+            self.cache.write_record("evidence", key, evidence.model_dump(mode="json", by_alias=True))
         return evidence, True
 
     @contextmanager
     def _materialised(self, digest: str) -> Iterator[Bundle]:
         """Put a bundle of the store into a folder for a while: what is measured is what the store holds."""
         folder = self.cache.bundle_folder(digest.removeprefix("sha256:")[:32])
-        with disk_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         try:
             yield self.store.materialise(digest, folder)

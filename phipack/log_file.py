@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,9 +45,14 @@ class LogFile:
 
 
 def open_log(path: Path) -> LogFile:
-    """Open a file to append to. Raises `PhipackError` where that can't be."""
+    """Open a file to append to, a regular one. Raises `PhipackError` where that can't be."""
+    from registry.files.output_file import open_to_append
+    from registry.files.owned import NotOwnedError
+
     try:
-        return LogFile(path.open("a", encoding="utf-8", errors="backslashreplace"))
+        return LogFile(os.fdopen(open_to_append(path), "a", encoding="utf-8", errors="backslashreplace"))
+    except NotOwnedError as error:
+        raise PhipackError(error.problem, fix=f"--log-file takes the path of a file: {error.fix}") from error
     except OSError as error:
         raise PhipackError(
             f"{path}: the log can't be written: {error.strerror or error}",

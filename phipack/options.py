@@ -25,7 +25,19 @@ __all__ = ["State", "pass_state"]  # which every command needs with its options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
+
+class FolderPath(click.Path):
+    """A folder that is there, or will be: click itself refuses files alone, not pipes and devices."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path.exists() and not path.is_dir():
+            self.fail(f"{str(path)!r} is no folder.", param, ctx)
+        return path
+
+
+FOLDER = FolderPath(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 COMMON_NAMES = "--project, --tracking-uri, --store, --json, --quiet, --verbose, --log-file"
 

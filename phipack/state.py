@@ -42,14 +42,23 @@ class State:
 
     @property
     def project_file(self) -> Path | None:
-        """The project file: `--project`, else the nearest `phipack.toml` (`find_project`), else None."""
-        return self.named_project or find_project()
+        """The project file: `--project`, else the nearest `phipack.toml` (`find_project`), else None.
+
+        Raises `ProjectError` where another user has put it into a folder that everybody may write.
+        """
+        if self.named_project is not None:
+            return self.named_project
+        found = find_project()
+        return None if found is None else _not_planted(found)
 
     @property
     def home(self) -> Path:
-        """`.phipack` in the project's folder; in the current folder where there is no project file."""
+        """`.phipack` in the project's folder; in the current folder where there is no project file.
+
+        Raises `ProjectError` as `project_file` does.
+        """
         project = self.project_file
-        return Path(HOME) if project is None else project.parent / HOME
+        return _not_planted(Path(HOME) if project is None else project.parent / HOME)
 
     @cached_property
     def project(self) -> Project | None:
@@ -106,6 +115,15 @@ class State:
 
 
 pass_state = click.make_pass_decorator(State)
+
+
+def _not_planted(path: Path) -> Path:
+    from registry.files.owned import require_not_planted
+    from registry.files.staging import disk_errors
+
+    with disk_errors(path, ProjectError):
+        require_not_planted(path)
+    return path
 
 
 def find_project() -> Path | None:

@@ -20,7 +20,7 @@ from registry.bundle.manifest import MANIFEST_NAME
 from registry.catalog.choice import Query, resolve
 from registry.catalog.client import CatalogTrust, install_id, open_catalog
 from registry.files.digests import copy_hashed
-from registry.files.staging import staged_folder
+from registry.files.staging import disk_errors, staged_folder
 from registry.ledger.versions import CellVersion
 from registry.store.protocol import Store
 from registry.store.uris import open_store
@@ -28,6 +28,7 @@ from registry.transfer.bundle_download import DEFAULT_OPTIONS, DownloadOptions, 
 from registry.transfer.destination import existing_bundle, require_digest, require_space
 from registry.transfer.download import TransferStatistics
 from registry.transfer.http import HttpClient
+from registry.transfer.partial import partial_folder
 from registry.transfer.remote import open_url
 from targets.devices import load_targets
 from targets.errors import BundleError, FetchError, MalformedReferenceError, PhipackError, StoreError
@@ -133,6 +134,8 @@ def fetch_folder(
 ) -> Bundle:
     """Copy a bundle to `out`, and verify size and digest of every file as it is written.
 
+    Another process that fetches the same to `out` is waited for.
+
     Raises:
         FetchError: it is another bundle than `options.digest`, or a file of it is damaged.
         BuildError: `out` exists or can't be written.
@@ -141,13 +144,22 @@ def fetch_folder(
     require_digest(manifest.digest, options.digest, str(bundle.file(MANIFEST_NAME)))
     if (existing := existing_bundle(out, manifest.digest, replace=options.replace)) is not None:
         return existing
+    with disk_errors(out), partial_folder(out, manifest.digest, on_progress):  # for its lock alone
+        if (existing := existing_bundle(out, manifest.digest, replace=options.replace)) is not None:
+            return existing
+        _copy(bundle, out, options, on_progress)
+    return open_bundle(out)
+
+
+def _copy(bundle: Bundle, out: Path, options: DownloadOptions, on_progress: Progress) -> None:
+    manifest = bundle.manifest
     with staged_folder(out, replace=options.replace) as folder:
         require_space(folder, manifest)
         for entry in manifest.files:
             path, source = folder / entry.path, bundle.file(entry.path)
             path.parent.mkdir(parents=True, exist_ok=True)
             on_progress(Step("copy", 0, entry.bytes, "bytes", entry.path))
-            with _opened(source) as stream, path.open("wb") as out_stream:
+            with _opened(source) as stream, path.open("xb") as out_stream:
                 copied, found = copy_hashed(stream, out_stream, functools.partial(_broken, str(source)))
             if (copied, found) != (entry.bytes, entry.digest):
                 raise FetchError(
@@ -156,7 +168,6 @@ def fetch_folder(
                 )
             on_progress(Step("copy", entry.bytes, entry.bytes, "bytes", entry.path))
         (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
-    return open_bundle(out)
 
 
 def fetch_from_catalog(

@@ -69,6 +69,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     path = folder / MODEL_NAME
     _write_head(path, request, weights, tokenizer)
     head, step = path.read_bytes(), gguf.GGUF_DEFAULT_ALIGNMENT
+    path.unlink()  # gguf's: ours is written past the page cache
     done, total = 0, sum(weight.bytes for weight in weights)
     reads = (partial(read_for_llama_cpp, request.source, architecture, weight.name) for weight in weights)
     with (

@@ -4,8 +4,9 @@
                               packages, digested
     CACHE/optimum/KEY.lock    held by the process that creates it
 
-CACHE is `PHIPACK_CACHE`, `XDG_CACHE_HOME/phipack`, or `~/.cache/phipack`. Only what differs is installed, about 70 MB:
-torch, numpy, onnx and onnxruntime are read from where phipack finds them, through a .pth file, after its own packages.
+CACHE is `PHIPACK_CACHE`, `XDG_CACHE_HOME/phipack`, or `~/.cache/phipack`. What is in `optimum/` is run, so that it must
+be this user's own. Only what differs is installed, about 70 MB: torch, numpy, onnx and onnxruntime are read from where
+phipack finds them, through a .pth file, after its own packages.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import platform
 import subprocess
 import sys
 import venv
+from contextlib import ExitStack
 from pathlib import Path
 
-from registry.files.lock import file_lock
+from registry.files.lock import file_lock, noticing
+from registry.files.owned import private_folder, require_own_folder
 from registry.files.staging import disk_errors, staged_folder
 from targets.errors import BuildError, SetupError
 from targets.installation import install_command, installed_version
@@ -36,7 +39,6 @@ PINS = {
 # What it shares with phipack: large, and the same versions that phipack is tested with.
 SHARED = ("torch", "numpy", "onnx", "onnxruntime", "safetensors")
 _STEPS = 3
-_NOTICE_SECONDS = 2.0
 _VERSIONS = """
 import importlib.metadata, json, sys
 
@@ -82,17 +84,13 @@ def optimum_environment(cache: Path | None = None, *, on_progress: Progress = si
         BuildError: the cache can't be written, or the disk is full. Nothing half-made is used later.
     """
     folder = environment_folder(cache)
+    with disk_errors(folder):
+        private_folder(folder.parent)  # first: what is in it is run
     if not is_complete(folder):
-        with disk_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        noticed: list[float] = []
-
-        def waiting(seconds: float) -> None:
-            if seconds > _NOTICE_SECONDS and not noticed:
-                noticed.append(seconds)
-                on_progress(Notice(f"waiting for another phipack, which creates {folder}"))
-
-        with file_lock(folder.with_name(f"{folder.name}.lock"), on_wait=waiting):
+        with ExitStack() as stack:
+            with disk_errors(folder):
+                lock, on_wait = folder.with_name(f"{folder.name}.lock"), noticing(on_progress, f"creates {folder}")
+                stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait))
             if not is_complete(folder):
                 _create(folder, on_progress)
     return _python(folder)
@@ -104,7 +102,14 @@ def environment_folder(cache: Path | None = None) -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return True where the environment is there with the right versions. Nothing is created."""
+    """Return True where the environment is there with the right versions. Nothing is created.
+
+    Another user's is not asked, since that would run it.
+    """
+    try:
+        require_own_folder(folder.parent)
+    except OSError:
+        return False
     return _python(folder).is_file() and _versions(folder) == _wanted()
 
 

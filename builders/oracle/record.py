@@ -18,6 +18,7 @@ from builders.oracle.library import installed_version
 from builders.oracle.transformers_text import TextTruth
 from builders.own_code import own_code_digest
 from registry.files.atomic import write_atomically
+from registry.files.owned import private_folder, require_own_folder
 from registry.files.staging import disk_errors
 from targets.errors import MeasurementError
 
@@ -52,6 +53,7 @@ class Record:
         if self.cache is None:
             return None
         try:
+            require_own_folder(self.cache)
             content: dict[str, Any] = json.loads(self._path.read_bytes())
             if "problem" in content:
                 problem = MeasurementError(content["problem"], fix=content["fix"])
@@ -72,7 +74,7 @@ class Record:
         else:
             content = {"agreement": vars(found) | {"text": found.text.to_json()}}
         with disk_errors(self._path):
-            self.cache.mkdir(parents=True, exist_ok=True)
+            private_folder(self.cache)
             write_atomically(self._path, json.dumps(content).encode())
 
     @property

@@ -27,6 +27,7 @@ from builders.checkpoint import Checkpoint, TensorSource
 from builders.reference.forward import hidden_states
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
 from registry.files.atomic import unfinished_file
+from registry.files.owned import private_folder, require_own_folder
 from registry.files.staging import disk_errors
 from targets.progress import Progress, Step, silent
 
@@ -131,6 +132,7 @@ def _short(digest: str) -> str:
 def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     """Return cached numbers, or None; a damaged or foreign file counts as none."""
     try:
+        require_own_folder(path.parent)
         content = path.read_bytes()
     except OSError:
         return None
@@ -143,7 +145,7 @@ def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
 def _save(path: Path, states: NDArray[np.float32]) -> None:
     content = np.ascontiguousarray(states, dtype="<f4").data.cast("B")
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         with unfinished_file(path.parent, path.name, 0o600) as file:
             file.out.write(hashlib.sha256(content).digest())
             file.out.write(content)

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from phipack.api.arguments import AnyPath, as_keys, as_path, as_project, as_store
+from registry.files.owned import require_not_planted
+from registry.files.staging import disk_errors
 from registry.ledger.tracking import tracking_uri as chosen_tracking_uri
+from targets.errors import ProjectError
 from targets.progress import Progress, silent
 from targets.project import Project, Roles
 
@@ -52,8 +55,13 @@ class RegistryConnection:
             project: whose lists of promoters hold. `from_project` takes the registry's address from it as well.
             user: see above.
             on_progress: called with notices, such as whose lock a change waits for, and by methods that get no other.
+
+        Raises:
+            ProjectError: another user has put `home` into a folder that everybody may write, such as /tmp.
         """
         self.home = as_path(home)
+        with disk_errors(self.home, ProjectError):
+            require_not_planted(self.home)
         self.tracking_uri = chosen_tracking_uri(tracking_uri, self.home)
         self.project = None if project is None else as_project(project)
         self.user = user

@@ -53,10 +53,10 @@ def _checks(state: State) -> Iterator[Check]:
     yield from check_optimum()
     project = check_project(state)
     yield project
-    places = [Path(), state.home]
+    places = [Path()]
     if project.status != "fail":
         yield from _service_checks(state)
-        places += [Path(store) for store in (state.store,) if "://" not in store]
+        places += [state.home, *(Path(store) for store in (state.store,) if "://" not in store)]
     yield from check_disks(places)
 
 

@@ -77,8 +77,10 @@ def validate(
     """
     from phipack.api.building import open_checkpoint
     from phipack.api.validation import validate as measure
-    from registry.files.staging import disk_errors
+    from registry.files.output_file import check_output_file, write_output_file
 
+    if out is not None:
+        check_output_file(out)
     evidence = measure(
         bundle,
         open_checkpoint(checkpoint, adapter=adapter),
@@ -91,8 +93,7 @@ def validate(
         on_progress=state.output.on_progress,
     )
     if out is not None:
-        with disk_errors(out):
-            out.write_text(evidence.to_json(), "utf-8")
+        write_output_file(out, evidence.to_json().encode())
     state.output.result(json.loads(evidence.to_json()), evidence_text(evidence))
     if evidence.failed_gates:
         failures = [Failure(str(bundle), str(gate)) for gate in evidence.failed_gates]

@@ -137,10 +137,10 @@ def _imported(runtime: Runtime, version: str, process: subprocess.Popen[str]) ->
 
 def check_project(state: State) -> Check:
     """Read the project file, and look for its checkpoint and adapter."""
-    path = state.project_file
-    if path is None:
-        return Check("project file", "ok", "none in this folder or above it")
     try:
+        path, _ = state.project_file, state.home
+        if path is None:
+            return Check("project file", "ok", "none in this folder or above it")
         project = state.required_project
     except PhipackError as error:
         return failed("project file", error)

@@ -8,6 +8,8 @@ targets. It refuses rollback, freeze, mix-and-match and tampering. What it trust
       documents/HASH           channels and releases that were read before
       lock                     held while metadata is updated
     STATE/install-id           a random name of this installation, for staged rollout
+
+All of it must be this user's own, and no link: whoever can write there decides what is trusted.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from registry.catalog.documents import DOCUMENT_BYTES_LIMIT, DeltaEntry, Documen
 from registry.files.atomic import write_atomically
 from registry.files.digests import digest_of_bytes
 from registry.files.lock import file_lock
+from registry.files.owned import open_found, private_folder, require_not_planted, require_own_folder
 from registry.files.staging import disk_errors
 from registry.store.protocol import blob_path
 from registry.transfer.http import HttpClient, read_document
@@ -84,8 +87,8 @@ class Catalog(Documents):
         if hashlib.sha256(raw).hexdigest() != sha256:
             raise _mismatch(url)
         with disk_errors(self.folder, FetchError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(kept, raw)
+            private_folder(kept.parent)
+            write_atomically(kept, raw, mode=0o600)
         return raw
 
     def _malformed(self, path: str, why: str) -> FetchError:
@@ -128,11 +131,12 @@ def open_catalog(url: str, client: HttpClient, trust: CatalogTrust) -> Catalog:
 
     split_url(url)
     url = url.rstrip("/")
-    folder = state_folder(trust.state) / "catalogs" / hashlib.sha256(url.encode()).hexdigest()[:32]
-    with disk_errors(folder, FetchError), _locked(folder):
+    state = state_folder(trust.state)
+    folder = state / "catalogs" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    with disk_errors(folder, FetchError), _locked(state, folder):
         _require_root(folder, trust.root, url)
         files = refreshed_targets(url, MetadataFetcher(client), folder / "metadata", trust.root, wait=client.wait)
-        _remove_unlisted(folder / "documents", {file.hashes["sha256"] for file in files.values()})
+        _remove_unlisted(private_folder(folder / "documents"), {file.hashes["sha256"] for file in files.values()})
     return Catalog(files, url, client, folder)
 
 
@@ -157,10 +161,11 @@ def install_id(state: Path | None = None) -> str:
     """Return this installation's name: random, made at the first call, and nothing that identifies a person."""
     path = state_folder(state) / "install-id"
     with disk_errors(path, FetchError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_state(path.parent)
         if not path.exists():
-            write_atomically(path, f"{uuid.uuid4()}\n".encode(), replace=False)
-        return path.read_text().strip()
+            write_atomically(path, f"{uuid.uuid4()}\n".encode(), mode=0o600, replace=False)
+        with os.fdopen(open_found(path, os.O_RDONLY)) as file:
+            return file.read().strip()
 
 
 def _require_root(folder: Path, root: Path | None, url: str) -> None:
@@ -272,7 +277,23 @@ def _remove_unlisted(folder: Path, listed: Collection[str]) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with file_lock(folder / "lock"):
+def _locked(state: Path, folder: Path) -> Iterator[None]:
+    """Hold the lock of a catalog's folder, and make sure that all of it is this user's own."""
+    _make_state(state)
+    for own in (folder.parent, folder, folder / "metadata"):
+        private_folder(own)
+    with file_lock(folder / "lock", mode=0o600):
         yield
+
+
+def _make_state(state: Path) -> None:
+    """Create the folder of what is trusted, for its owner alone, or require that it is this user's.
+
+    It may be a link, and shown to others: the user has named it.
+    """
+    state.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        state.mkdir(0o700)
+    except FileExistsError:
+        require_not_planted(state)
+        require_own_folder(state.resolve())

@@ -13,7 +13,8 @@ be in a KMS or HSM; the folder's files are the simplest of its signers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from registry.files.atomic import remove_unfinished, write_atomically
+from registry.files.lock import file_lock
 from registry.files.staging import disk_errors, staged_folder
 from targets.errors import KeysError
 
@@ -184,7 +186,7 @@ def rotate(folder: KeyFolder, role: Role, need: KeyNeeds | None = None) -> KeyFo
     signers = dict(folder.keys.signers)
     for keyid in list(root.roles[role].keyids):
         root.revoke_key(keyid, role)
-    with disk_errors(folder.path, KeysError):
+    with _changing(folder):
         _add_keys(root, role, need, folder.path, signers)
         return _next_root(folder, root, signers)
 
@@ -193,8 +195,22 @@ def renew_root(folder: KeyFolder) -> KeyFolder:
     """Write a new version of the root with the same keys and a later expiry. Raises `KeysError`."""
     import copy
 
-    with disk_errors(folder.path, KeysError):
+    with _changing(folder):
         return _next_root(folder, copy.deepcopy(folder.root.signed), dict(folder.keys.signers))
+
+
+@contextmanager
+def _changing(folder: KeyFolder) -> Iterator[None]:
+    """Keep out others who change the folder. Raises `KeysError` where one of them did since it was read."""
+    with disk_errors(folder.path, KeysError), file_lock(folder.path / ".lock", mode=0o600, removed=True):
+        newest = open_keys(folder.path).root.signed.version
+        if newest != folder.root.signed.version:
+            raise KeysError(
+                f"{folder.path} has root {newest} since another process changed it: {folder.root.signed.version} was"
+                " read",
+                fix="look at it with phipack keys show, then run the same command again if it is still wanted",
+            )
+        yield
 
 
 def _next_root(folder: KeyFolder, root: Root, signers: dict[str, str]) -> KeyFolder:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from registry.files.owned import create_file
 from registry.files.staging import abandoned, owner_mark
 
 UNFINISHED_SUFFIX = ".new"
@@ -58,7 +59,7 @@ def unfinished_file(folder: Path, name: str = "", mode: int = 0o644) -> Iterator
     """
     hidden = f".{name}." if name else ""
     path = folder / f"{hidden}{owner_mark()}{secrets.token_hex(4)}{UNFINISHED_SUFFIX}"
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    handle = create_file(path)
     try:
         with os.fdopen(handle, "wb") as out:
             os.fchmod(handle, mode)  # whatever the umask says

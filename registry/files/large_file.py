@@ -16,15 +16,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from registry.files.owned import create_file
+
 _BLOCK = 4096
 _BUFFER_BYTES = 8 << 20  # a whole number of blocks of any disk: what O_DIRECT asks of addresses, offsets and lengths
 
 
 class LargeFile:
-    """A new file, appended to. Memory: one buffer of 8 MiB. Raises `OSError` where the disk is full."""
+    """A new file, appended to. Memory: one buffer of 8 MiB.
+
+    Raises `FileExistsError` where something has its name, `OSError` where the disk is full.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._handle, self._direct = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._handle = create_file(path, 0o666)
+        self._direct = _set_direct(self._handle, on=True)
         self._buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))  # starts at a page's border
         self._filled = 0
         self.position = 0
@@ -71,7 +77,7 @@ class LargeFile:
                     raise
                 # No whole number of blocks: the file's last bytes, or what a full disk has left over.
                 self._direct = False
-                _leave_direct(self._handle)
+                _set_direct(self._handle, on=False)
         self._filled = 0
 
 
@@ -80,7 +86,8 @@ def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator
 
     All pieces but the first and the last begin and end at multiples of 4,096. Raises `OSError`.
     """
-    handle, _ = _open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    _set_direct(handle, on=True)
     try:
         end = os.fstat(handle).st_size if stop is None else stop
         buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))
@@ -97,21 +104,18 @@ def read_pieces(path: Path, start: int = 0, stop: int | None = None) -> Iterator
         os.close(handle)
 
 
-def _open(path: Path, flags: int) -> tuple[int, bool]:
-    """Open a file; return it, and whether it is past the page cache."""
-    flags |= getattr(os, "O_CLOEXEC", 0)
+def _set_direct(handle: int, *, on: bool) -> bool:
+    """Let a file be read and written past the page cache, or as usual. Return False where that can't be."""
     direct = getattr(os, "O_DIRECT", 0)
-    if direct:
-        try:
-            return os.open(path, flags | direct, 0o666), True
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # a file system without it
-                raise
-    return os.open(path, flags, 0o666), False
-
-
-def _leave_direct(handle: int) -> None:
-    """Let what follows be written as usual."""
+    if not direct:
+        return False
     import fcntl  # not on Windows, which has no O_DIRECT either
 
-    fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) & ~os.O_DIRECT)
+    flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags | direct if on else flags & ~direct)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system without it
+            raise
+        return False
+    return True

@@ -1,7 +1,8 @@
 """A lock between processes of this machine, or of a shared disk that has locks: flock(2) on a file kept for it.
 
-The system releases it when its process ends, however that ends; so there is no stale lock. The file stays: it holds
-nothing, is never truncated, and a link in its place is refused, not followed.
+The system releases it when its process ends, however that ends; so there is no stale lock. The file holds nothing, and
+is never truncated; its time says when the lock was taken last. What is no regular file, or has a second name, is
+refused (`owned.py`).
 """
 
 from __future__ import annotations
@@ -9,29 +10,39 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from registry.files.owned import open_or_create
+from targets.progress import Notice, Progress
+
+NOTICE_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 
 
 @contextmanager
-def file_lock(path: Path, *, mode: int = 0o666, on_wait: Callable[[float], None] | None = None) -> Iterator[None]:
+def file_lock(
+    path: Path, *, mode: int = 0o666, on_wait: Callable[[float], None] | None = None, removed: bool = False
+) -> Iterator[None]:
     """Hold the lock of the file at `path`, which is created where it is missing, in a folder that exists.
 
     Args:
         path: of the lock file.
         mode: its permissions where it is created, less the umask's.
-        on_wait: called again and again with the seconds waited so far, while another process holds the lock. What it
-            raises ends the wait.
+        on_wait: called again and again while another process holds the lock, with the seconds that this one has held
+            it, as far as they were waited for. What it raises ends the wait.
+        removed: remove the file afterwards, where only this user's processes use it.
 
     Raises:
-        OSError: the file can't be opened; `ELOOP` where it is a link.
+        OSError: the file can't be opened. `NotOwnedError`: it is a link, or no regular file.
     """
     handle = _take(path, mode, wait=True) if on_wait is None else _poll(path, mode, on_wait)
     try:
         yield
     finally:
+        if removed:
+            with suppress(OSError):
+                path.unlink()  # who waits for it sees that, and takes the lock of a new one
         os.close(handle)  # which releases the lock
 
 
@@ -46,10 +57,26 @@ def try_lock(path: Path, *, mode: int = 0o666) -> int | None:
         return None
 
 
-def _poll(path: Path, mode: int, on_wait: Callable[[float], None]) -> int:
+def noticing(on_progress: Progress, what: str) -> Callable[[float], None]:
+    """Return an `on_wait` that reports once, after a moment, that this process waits for another phipack: `what`."""
     started = time.monotonic()
+    noticed = False
+
+    def on_wait(_: float) -> None:
+        nonlocal noticed
+        if not noticed and time.monotonic() - started > NOTICE_SECONDS:
+            noticed = True
+            on_progress(Notice(f"waiting for another phipack, which {what}"))
+
+    return on_wait
+
+
+def _poll(path: Path, mode: int, on_wait: Callable[[float], None]) -> int:
+    since, taken = time.monotonic(), _time(path)
     while (handle := try_lock(path, mode=mode)) is None:
-        on_wait(time.monotonic() - started)
+        if (now := _time(path)) != taken:  # the next holder's turn
+            since, taken = time.monotonic(), now
+        on_wait(time.monotonic() - since)
         time.sleep(_POLL_SECONDS)
     return handle
 
@@ -58,10 +85,12 @@ def _take(path: Path, mode: int, *, wait: bool) -> int:
     import fcntl  # POSIX, as the package is
 
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        handle = open_or_create(path, mode, own=False)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(handle, path):
+                with suppress(OSError):
+                    os.utime(handle)
                 return handle
         except BaseException:
             os.close(handle)
@@ -74,3 +103,10 @@ def _is_at(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), path.lstat())
     except FileNotFoundError:
         return False
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.lstat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -16,11 +16,13 @@ import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from registry.files.owned import NotOwnedError, kind_of
 from targets.errors import BuildError, PhipackError
 from targets.this_user import home_folder
 
@@ -35,16 +37,16 @@ def staged_folder(destination: Path, *, replace: bool = False, mode: int = 0o755
     `mode`: its permissions then; until then only its owner can open it.
 
     Raises:
-        BuildError: the destination exists (unless `replace`), or its parent can't be written, or the disk is full.
+        BuildError: the destination exists, at the start or at the end (unless `replace`), or is no folder; or its
+            parent can't be written, or the disk is full.
     """
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
     with disk_errors(destination):
         sweep(destination)  # first: it may put back what a killed process had moved away
-    if _occupied(destination):
+        occupied = _occupied(destination)
+    if occupied:
         if not replace:
-            raise BuildError(
-                f"{destination} exists already", fix="name another folder, or add --replace where the command offers it"
-            )
+            raise _exists(destination)
         _refuse_precious(destination)
     with disk_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def staged_folder(destination: Path, *, replace: bool = False, mode: int = 0o755
         with disk_errors(destination):
             yield staging
             staging.chmod(mode)
-            _swap_in(staging, destination)
+            _swap_in(staging, destination, replace=replace)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -65,6 +67,8 @@ def disk_errors(place: Path, kind: type[PhipackError] = BuildError) -> Iterator[
         yield
     except PhipackError:
         raise
+    except NotOwnedError as error:
+        raise kind(error.problem, fix=error.fix) from error
     except OSError as error:
         # numpy's tofile reports a short write without an errno: on a regular file that is a full disk.
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None):
@@ -107,7 +111,7 @@ def sweep(destination: Path) -> None:
         if owner is None or not abandoned(mark):
             continue
         kind = ending.fullmatch(mark, owner.end())
-        if kind is None:
+        if kind is None or not _is_own_folder(left):
             continue
         old = left / destination.name
         if kind[1] == "old" and old.exists() and not destination.exists():
@@ -115,8 +119,32 @@ def sweep(destination: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def _is_own_folder(path: Path) -> bool:
+    """Whether this user made it: in a folder that others may write, somebody may have put one there to be put back."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
 def _occupied(destination: Path) -> bool:
-    return destination.exists() and (not destination.is_dir() or any(destination.iterdir()))
+    """Whether something is there that would be replaced. Raises `BuildError` where it is no folder, nor a link."""
+    try:
+        status = destination.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            return any(destination.iterdir())
+    except FileNotFoundError:  # also when another process moves it away in between
+        return False
+    if not stat.S_ISLNK(status.st_mode):
+        raise BuildError(f"{destination} is {kind_of(status)}, not a folder", fix="name another folder")
+    return True
+
+
+def _exists(destination: Path) -> BuildError:
+    return BuildError(
+        f"{destination} exists already", fix="name another folder, or add --replace where the command offers it"
+    )
 
 
 def _refuse_precious(destination: Path) -> None:
@@ -133,20 +161,41 @@ def _make_sibling(destination: Path, kind: str) -> Path:
     return Path(sibling)
 
 
-def _swap_in(staging: Path, destination: Path) -> None:
-    if not destination.exists():
-        staging.rename(destination)
-        return
-    aside = _make_sibling(destination, "old")
-    old = aside / destination.name
-    destination.rename(old)
+def _swap_in(staging: Path, destination: Path, *, replace: bool) -> None:
+    """Put the folder in its place: what is there is moved away first, also what another process put there meanwhile.
+
+    Raises `BuildError` where something is there that may not be replaced. On an error what was there is there again.
+    """
+    asides: list[Path] = []
     try:
-        staging.rename(destination)
+        while True:
+            if _renamed(staging, destination):
+                return
+            if _occupied(destination) and not replace:
+                raise _exists(destination)
+            asides.append(_make_sibling(destination, "old"))
+            with suppress(FileNotFoundError):  # another process has moved it away
+                destination.rename(asides[-1] / destination.name)
     except OSError:
-        old.rename(destination)
+        for aside in reversed(asides):  # the newest that was moved away
+            if (old := aside / destination.name).exists():
+                old.rename(destination)
+                break
         raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        for aside in asides:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _renamed(folder: Path, destination: Path) -> bool:
+    """Rename it, also to where an empty folder is; False where something else is there."""
+    try:
+        folder.rename(destination)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    return True
 
 
 @functools.cache

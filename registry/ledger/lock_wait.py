@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from registry.files.lock import NOTICE_SECONDS
 from targets.errors import RegistryError
 from targets.progress import Notice, Progress, silent
-
-NOTICE_SECONDS = 3.0
 
 
 @dataclass
 class LockWait:
-    """The wait of `who`, up to `limit_seconds`. `on_progress` receives one notice of it."""
+    """The wait of `who`, up to `limit_seconds` for one holder. `on_progress` receives one notice of it."""
 
     who: str
     limit_seconds: float
     on_progress: Progress = silent
     _noticed: bool = field(default=False, init=False)
+    _started: float = field(default_factory=time.monotonic, init=False)
 
     def note(self, waited_seconds: float, holder: str, what: str, *, until: str = "") -> None:
-        """Note that `holder` still has `what`. Raises `RegistryError` where that has lasted too long."""
+        """Note that `holder` still has `what`. Raises `RegistryError` where that has lasted too long.
+
+        `waited_seconds`: for this holder. Those before it had their turn.
+        """
         if waited_seconds > self.limit_seconds:
             raise RegistryError(
                 f"{holder} held {what} for {waited_seconds:.0f} s",
                 fix="wait for it or stop it, then run the same command again; phipack history shows what moves",
             )
-        if not self._noticed and waited_seconds > NOTICE_SECONDS:
+        waited = max(waited_seconds, time.monotonic() - self._started)
+        if not self._noticed and waited > NOTICE_SECONDS:
             self._noticed = True
             self.on_progress(Notice(f"waiting for {holder}, who holds {what}{until}"))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from registry.ledger.lock_wait import LockWait
-from registry.ledger.mlflow_connection import connect, has_tables
+from registry.ledger.mlflow_connection import connect, has_tables, load
 from registry.ledger.mlflow_errors import MlflowError, foreign_errors
 from registry.ledger.registry_lock import LOCK_SECONDS, registry_lock
 from registry.ledger.tracking import sqlite_path
@@ -53,6 +53,7 @@ class Mlflow:
 
     @cached_property
     def _client(self) -> MlflowClient:
+        load(self.uri)
         waiting = LockWait(user_name(), LOCK_SECONDS, self._on_progress)
         with registry_lock(self.uri, waiting, migrating=True):  # two processes must not migrate one new database
             return connect(self.uri)

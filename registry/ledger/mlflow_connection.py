@@ -39,6 +39,28 @@ _given_cas: str | None = None
 _importing = threading.Lock()  # two threads in the middle of its circles of imports get stuck, or half a module
 
 
+def load(uri: str) -> type[MlflowClient]:
+    """Import MLflow, which takes seconds, and return its client's class: before a lock is held, so that none waits.
+
+    Raises:
+        RegistryError: MLflow is not installed, or its proxy is of no use.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if uri.startswith("http"):
+        _set_network(uri)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own imports: nothing that a user could change
+        try:
+            with _importing:
+                from mlflow import MlflowClient
+        except ImportError as error:
+            raise _missing(error) from error
+    for noisy in ("mlflow", "alembic", "sqlalchemy.pool"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # it logs errors with tracebacks, and raises them too
+    return MlflowClient
+
+
 def connect(uri: str) -> MlflowClient:
     """Return a client for tracking and registry. A new database is created and migrated (2 s).
 
@@ -46,25 +68,15 @@ def connect(uri: str) -> MlflowClient:
         RegistryError: MLflow is not installed, or the folder of a SQLite file can't be made. What MLflow and SQLAlchemy
             raise is the caller's to wrap.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if uri.startswith("http"):
-        _set_network(uri)
+    kind = load(uri)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow's own imports and mappers: nothing that a user could change
-        try:
-            with _importing:
-                from mlflow import MlflowClient
-        except ImportError as error:
-            raise _missing(error) from error
-        for noisy in ("mlflow", "alembic", "sqlalchemy.pool"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # it logs errors with tracebacks, and raises them too
+        warnings.simplefilter("ignore")  # its mappers
         if not uri.startswith("http"):
             if (path := sqlite_path(uri)) is not None:
                 with disk_errors(path, RegistryError):
                     path.parent.mkdir(parents=True, exist_ok=True)
             has_tables(uri)  # MLflow itself would try a damaged or unreachable database for 100 s
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client = kind(tracking_uri=uri, registry_uri=uri)
         client.search_registered_models(max_results=1)  # so that an error comes here and not half-way
         return client
 

@@ -20,6 +20,7 @@ from typing import BinaryIO
 from registry.files.atomic import UnfinishedFile, unfinished_file
 from registry.files.digests import copy_hashed, digest_of_bytes
 from registry.files.lock import file_lock
+from registry.files.owned import no_link
 from registry.files.staging import abandoned, disk_errors
 from registry.store.protocol import Blob, Document, Store, blob_path, check_document_name, not_the_blob, unreadable_file
 from targets.errors import StoreError
@@ -129,7 +130,7 @@ class FolderStore(Store):
             if not dry_run:
                 self._sweep()
             now = self._now()
-            left = [path for path in (self.root / "staging").glob("*") if (self._age(path, now) or 0) >= seconds]
+            left = [path for path in self._staging.glob("*") if (self._age(path, now) or 0) >= seconds]
             for path in left if not dry_run else ():
                 path.unlink(missing_ok=True)
         return len(left)
@@ -170,10 +171,15 @@ class FolderStore(Store):
     @contextmanager
     def _staged(self, mode: int = 0o644) -> Iterator[UnfinishedFile]:
         """Yield a new file in `staging/`, which is removed unless it is put in place."""
-        folder = self.root / "staging"
+        folder = self._staging
         folder.mkdir(parents=True, exist_ok=True)
         with unfinished_file(folder, mode=mode) as file:
             yield file
+
+    @property
+    def _staging(self) -> Path:
+        """The folder `staging`, itself: what is swept there must not lie elsewhere. Raises `NotOwnedError`."""
+        return no_link(self.root / "staging")
 
     def _now(self) -> float:
         """Return the file system's time, which may be another machine's."""
@@ -189,6 +195,6 @@ class FolderStore(Store):
 
     def _sweep(self) -> None:
         """Remove what killed processes of this machine left in `staging/`."""
-        for left in (self.root / "staging").glob("*"):
+        for left in self._staging.glob("*"):
             if abandoned(left.name):
                 left.unlink(missing_ok=True)

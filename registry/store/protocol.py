@@ -27,9 +27,11 @@ from typing import Any, BinaryIO, cast
 from registry.bundle.folder import Bundle, open_bundle
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Manifest
 from registry.files.digests import copy_hashed, digest_of_bytes
-from registry.files.staging import staged_folder
+from registry.files.staging import disk_errors, staged_folder
 from registry.transfer.bundle_download import DEFAULT_OPTIONS, DownloadOptions
+from registry.transfer.destination import existing_bundle
 from registry.transfer.download import TransferStatistics
+from registry.transfer.partial import partial_folder
 from targets.errors import BundleError, StoreError, StoreUnreachableError
 from targets.progress import Progress, Step, silent, with_subject
 
@@ -205,8 +207,14 @@ class Store(ABC):
     def download(
         self, digest: str, out: Path, options: DownloadOptions = DEFAULT_OPTIONS, *, on_progress: Progress = silent
     ) -> tuple[Bundle, TransferStatistics]:
-        """Put a bundle in place as `materialise` does, and return where its bytes came from."""
-        bundle = self.materialise(digest, out, replace=options.replace, on_progress=on_progress)
+        """Put a bundle in place as `materialise` does, and return where its bytes came from.
+
+        Another process that puts the same there is waited for.
+        """
+        with disk_errors(out), partial_folder(out, digest, on_progress):
+            bundle = existing_bundle(out, digest, replace=options.replace)
+            if bundle is None:
+                bundle = self.materialise(digest, out, replace=options.replace, on_progress=on_progress)
         return bundle, TransferStatistics()
 
     def copy_out(self, digest: str, path: Path, *, what: str, on_progress: Progress = silent) -> None:
@@ -215,8 +223,9 @@ class Store(ABC):
         `on_progress` receives `Step("download", done, total, "bytes")`.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
         step = Step("download", 0, self.blob_bytes(digest) or 0, "bytes")
-        with self.open_blob(digest) as source, path.open("wb") as out:
+        with self.open_blob(digest) as source, path.open("xb") as out:
             counted = cast("BinaryIO", _Counted(source, step, on_progress))
             _, copied_digest = copy_hashed(counted, out, lambda error: self._unreadable(digest, error))
         if copied_digest != digest:

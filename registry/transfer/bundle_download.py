@@ -47,11 +47,11 @@ def download_bundle(
 
     A delta file that the server offers over one of them is used where it saves bytes, and ignored where it, or the
     bundle that it applies to, is damaged. If the download breaks off, what was received is kept in a folder next to
-    `out` (`partial.py`), and the next try continues from it.
+    `out` (`partial.py`), and the next try continues from it. Another process that downloads it to `out` is waited for.
 
     Raises:
         FetchUnreachableError: the server does not answer, or fails on all tries.
-        FetchError: its bytes are not the manifest's, or another process is downloading to `out`.
+        FetchError: its bytes are not the manifest's.
         BuildError: `out` exists or can't be written.
     """
     manifest = remote.manifest
@@ -59,7 +59,9 @@ def download_bundle(
     if (existing := existing_bundle(out, manifest.digest, replace=options.replace)) is not None:
         return existing, TransferStatistics()
     bundles = [*_reusable(options.reuse), *_replaced(out)]
-    with disk_errors(out), partial_folder(out, manifest.digest) as partial:
+    with disk_errors(out), partial_folder(out, manifest.digest, on_progress) as partial:
+        if (existing := existing_bundle(out, manifest.digest, replace=options.replace)) is not None:
+            return existing, TransferStatistics()  # by the process that was waited for
         require_space(partial, manifest)
         delta, statistics = download_delta(remote, bundles, partial, on_progress)
         local = LocalChunks(bundles, [] if delta is None else [delta])

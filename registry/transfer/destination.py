@@ -7,6 +7,7 @@ from pathlib import Path
 
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME, Manifest
+from registry.files.owned import require_not_planted
 from registry.files.staging import disk_errors, sweep
 from registry.transfer.partial import received_bytes, sweep_partials
 from targets.errors import BuildError, BundleError, FetchError
@@ -26,10 +27,12 @@ def existing_bundle(out: Path, digest: str, *, replace: bool) -> Bundle | None:
     What dead processes left for `out` is swept first: one may have died between its two renames.
 
     Raises:
-        BuildError: `out` holds another bundle and `replace` is not set, or it holds something that is not a bundle.
+        BuildError: `out` holds another bundle and `replace` is not set, or it holds something that is not a bundle; or
+            another user has put it into a folder that everybody may write, and can change it when it is verified.
     """
     with disk_errors(out):
         sweep(out)
+        require_not_planted(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:

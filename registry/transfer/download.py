@@ -10,6 +10,7 @@ beginning, up to the first chunk that differs.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import BinaryIO, Literal, Protocol, Self
 
 from registry.bundle.chunks import CHUNK_BYTES_LIMIT, Chunk
 from registry.bundle.manifest import FileEntry
 from registry.files.large_file import LargeFile
+from registry.files.owned import open_found
 from registry.transfer.http import HttpClient
 from registry.transfer.local_chunks import DeltaChunk, FileRange, LocalChunks
 from registry.transfer.ranges import HttpFile
@@ -203,7 +205,7 @@ class Transfer:
         """Append what is missing. Return True where the whole file is then the right one."""
         remote = HttpFile(self._client, url, entry.bytes)
         pool = ThreadPoolExecutor(CONNECTIONS)
-        out: _Output = path.open("ab") if beginning.bytes else LargeFile(path)
+        out: _Output = _append_to(path) if beginning.bytes else LargeFile(path)
         file = _File(entry, remote, out, beginning.hasher)
         try:
             self._report(file, beginning.bytes)
@@ -255,12 +257,14 @@ class Transfer:
 
 
 def _verified_beginning(entry: FileEntry, path: Path) -> _Beginning:
-    """Hash what an earlier try left, and truncate it after the last good chunk."""
+    """Hash what an earlier try left, and truncate it after the last good chunk. Nothing good: the file is removed."""
     hasher, good = hashlib.sha256(), 0
-    if not path.exists():
+    try:
+        handle = open_found(path, os.O_RDWR)
+    except FileNotFoundError:
         return _Beginning()
     room = memoryview(bytearray(CHUNK_BYTES_LIMIT))
-    with path.open("r+b") as stream:
+    with os.fdopen(handle, "r+b") as stream:
         for offset, size, chunk in _pieces(entry):
             view = room[:size]
             if stream.readinto(view) != size or (chunk and hashlib.sha256(view).hexdigest() != chunk.sha256):
@@ -268,7 +272,13 @@ def _verified_beginning(entry: FileEntry, path: Path) -> _Beginning:
             hasher.update(view)
             good = offset + size
         stream.truncate(good)
+    if not good:
+        path.unlink()
     return _Beginning(good, hasher)
+
+
+def _append_to(path: Path) -> BinaryIO:
+    return os.fdopen(open_found(path, os.O_WRONLY | os.O_APPEND), "ab")
 
 
 def _has_chunks(job: Job, view: memoryview) -> bool:

@@ -4,64 +4,64 @@
       lock                            held by the process that downloads
       0, 1, …                         the files in the manifest's order; the last one is cut where writing stopped
 
-Nothing in it is trusted: a download that continues hashes it first. Links are removed, not followed: somebody else may
-have put them there. The folder is removed when a bundle has been put in place at NAME, and when a download ends without
-having received anything, or because the disk is full.
+Nothing in it is trusted: a download that continues hashes it first. It is its owner's alone (`owned.py`): another user
+who had a file of it open could change it after it was verified. Whatever else is found in it is removed. The folder is
+removed when a bundle has been put in place at NAME, and when a download ends without having received anything, or
+because the disk is full.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from registry.files.lock import try_lock
-from targets.errors import BuildError, FetchError
+from registry.files.lock import file_lock, noticing, try_lock
+from registry.files.owned import NotOwnedError, is_own_file, require_own_folder
+from targets.errors import BuildError
+from targets.progress import Progress, silent
 
 PARTIAL_MARK = ".phipack-partial-"
 _LOCK = "lock"
 
 
 @contextmanager
-def partial_folder(destination: Path, digest: str) -> Iterator[Path]:
+def partial_folder(destination: Path, digest: str, on_progress: Progress = silent) -> Iterator[Path]:
     """Yield the folder for a bundle's download, with what an earlier one has received.
 
-    An error that leaves bytes in it gets a note (PEP 678) that says how many are kept, and where.
+    Another process that downloads the same to the same destination is waited for, which `on_progress` receives a notice
+    of. An error that leaves bytes in the folder gets a note (PEP 678) that says how many are kept, and where.
 
     Raises:
-        FetchError: another process is downloading to the same destination.
+        NotOwnedError: another user has made the folder.
     """
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
     destination.parent.mkdir(parents=True, exist_ok=True)
     name = f"{PARTIAL_MARK}{digest.removeprefix('sha256:')[:16]}-{destination.name}"
     folder = destination.parent / name
-    held = _locked(folder)
-    if held is None:
-        raise FetchError(
-            f"{destination} is being fetched by another process", fix="wait until it ends, or name another folder"
-        )
-    keep = True
-    try:
-        _remove_links(folder)
-        yield folder
-        keep = False
-        sweep_partials(destination, except_for=folder)
-    except (OSError, BuildError):  # the disk's
-        keep = False
-        raise
-    except BaseException as error:
-        if count := received_bytes(folder):
-            error.add_note(f"{count / 1e6:.1f} MB of the download are kept in {folder}; the same command continues it")
-        raise
-    finally:
-        if not keep or not received_bytes(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-        os.close(held)
+    with _locked(folder, noticing(on_progress, f"fetches to {destination}")):
+        keep = True
+        try:
+            _remove_strange(folder)
+            yield folder
+            keep = False
+            sweep_partials(destination, except_for=folder)
+        except (OSError, BuildError):  # the disk's
+            keep = False
+            raise
+        except BaseException as error:
+            if count := received_bytes(folder):
+                error.add_note(
+                    f"{count / 1e6:.1f} MB of the download are kept in {folder}; the same command continues it"
+                )
+            raise
+        finally:
+            if not keep or not received_bytes(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def received_bytes(folder: Path) -> int:
@@ -74,36 +74,59 @@ def sweep_partials(destination: Path, *, except_for: Path | None = None) -> None
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - a link at the destination is not followed
     ours = re.compile(re.escape(PARTIAL_MARK) + "[0-9a-f]{16}-" + re.escape(destination.name))
     for left in destination.parent.glob(PARTIAL_MARK + "*"):
-        if left == except_for or not ours.fullmatch(left.name) or left.is_symlink() or not left.is_dir():
+        if left == except_for or not ours.fullmatch(left.name):
             continue
-        held = _locked(left)
+        try:
+            require_own_folder(left, shown_to_all=True)
+            held = try_lock(left / _LOCK, mode=0o600)
+        except OSError:  # not ours, or gone
+            continue
         if held is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(held)
 
 
-def _locked(folder: Path) -> int | None:
-    """Make the folder and take its lock; None where another process holds it."""
-    while True:
-        if folder.is_symlink():
-            folder.unlink()
-        folder.mkdir(exist_ok=True)
-        path = folder / _LOCK
-        try:
-            return try_lock(path, mode=0o600)
-        except FileNotFoundError:
-            continue  # it was swept meanwhile
-        except OSError as error:
-            if error.errno != errno.ELOOP:
+@contextmanager
+def _locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
+    """Make the folder and hold its lock."""
+    with ExitStack() as stack:
+        while True:
+            _make_private(folder)
+            lock = folder / _LOCK
+            try:
+                stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait))
+                break
+            except FileNotFoundError:
+                continue  # the folder was removed meanwhile
+            except NotOwnedError:
+                _remove(lock)
+            except OSError:
                 with suppress(OSError):  # it holds what an earlier try received
                     folder.rmdir()
                 raise
-            path.unlink()  # a link
+        yield
 
 
-def _remove_links(folder: Path) -> None:
-    """Remove everything but plain files with one link: writing to it would change a file elsewhere."""
+def _make_private(folder: Path) -> None:
+    """Create the folder, or close the one there to others. A link is removed, not followed."""
+    if folder.is_symlink():
+        folder.unlink()
+    try:
+        folder.mkdir(0o700)
+    except FileExistsError:
+        if require_own_folder(folder, shown_to_all=True).st_mode & 0o077:
+            folder.chmod(0o700)
+
+
+def _remove_strange(folder: Path) -> None:
+    """Remove everything but plain files of this user's with one name: others may have them open, or see them change."""
     for path in folder.iterdir():
-        status = path.lstat()
-        if path.name != _LOCK and not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
-            shutil.rmtree(path) if stat.S_ISDIR(status.st_mode) else path.unlink()
+        if path.name != _LOCK and not is_own_file(path.lstat()):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if stat.S_ISDIR(path.lstat().st_mode):
+        shutil.rmtree(path)
+    else:
+        path.unlink()

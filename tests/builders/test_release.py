@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +15,20 @@ import pytest
 from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
 from builders.release import CellOutcome, Release
+from devtools.bundles import make_evidence
+from registry.bundle.folder import Bundle, verify
+from registry.files import lock
 from registry.store.folder import FolderStore
 from targets.devices import target_named
 from targets.errors import BuildError, Failure, GateError, MeasurementError
 from targets.evaluation import EvaluationSettings
+from targets.evidence import Evidence
 from targets.gates import Gate
-from targets.progress import Event, Step
+from targets.progress import Event, Notice, Progress, Step, silent
 from targets.project import Cell
 from targets.recipes import recipe_named
+from tests.support.folders import names_in
+from tests.support.strangers import be_a_stranger
 
 BRIEF = EvaluationSettings(tokens=128, window=64, greedy_prompts=2, greedy_prompt_tokens=8, greedy_new_tokens=4)
 LOOSE = {"project": {"kl_mean": Gate(at_most=1.0), "artifact_bytes": Gate(at_most=1e9)}}
@@ -77,6 +87,82 @@ def test_the_plan_is_what_the_run_then_does(release: Release, registered: list[s
     after = release.plan(cells)
     assert [(plan.is_built, plan.is_measured, plan.open_gates) for plan in after] == [(True, True, ())] * 2
     assert [(outcome.built, outcome.measured) for outcome in run(release, *cells)] == [(False, False)] * 2
+
+
+def test_releases_at_once_share_one_build_and_one_validation(
+    release: Release, registered: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight of one project at once: half of them for one cell, half for another with the same bundle."""
+    validated: list[str] = []
+
+    def validate(bundle: Bundle, *_: object, **__: object) -> Evidence:
+        validated.append(bundle.digest)
+        for _ in range(20):  # which fails where another run removes the bundle
+            verify(bundle)
+        return make_evidence(bundle)
+
+    monkeypatch.setattr("builders.release.validate", validate)
+    monkeypatch.setattr("builders.release.check_before_building", lambda *_, **__: None)
+    start = threading.Barrier(8)
+
+    def one(number: int) -> CellOutcome:
+        start.wait(30)
+        (outcome,) = run(replace(release), cell(("phone", "tablet")[number % 2]))
+        return outcome
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(one, range(8)))
+    assert [outcome.problem for outcome in outcomes] == [None] * 8
+    assert sum(outcome.built for outcome in outcomes) == sum(outcome.measured for outcome in outcomes) == 1
+    assert len({outcome.manifest.digest for outcome in outcomes if outcome.manifest}) == len(validated) == 1
+    assert sorted(registered) == ["phone"] * 4 + ["tablet"] * 4
+    work = release.cache.root / "work"
+    assert names_in(work) == ["built", "bundles", "evidence", "validation.lock"]
+    assert names_in(work / "bundles") == []
+
+
+@pytest.mark.parametrize("what", ["build", "validation"])
+def test_who_waits_for_another_says_for_what(
+    release: Release, events: list[Event], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(lock, "NOTICE_SECONDS", 0.0)
+    cache = release.cache
+
+    def hold(on_progress: Progress = silent) -> AbstractContextManager[None]:
+        return cache.building(["b", "a"], on_progress) if what == "build" else cache.validating(on_progress)
+
+    def wait() -> None:
+        with hold(events.append):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        with hold():
+            waiting = pool.submit(wait)
+            while not events:
+                time.sleep(0.01)
+        waiting.result(10)
+    said = {"build": f"builds the same in {cache.bundle_folder('a')}", "validation": "validates a bundle: it holds "}
+    (event,) = events
+    assert isinstance(event, Notice)
+    assert event.text.startswith(f"waiting for another phipack, which {said[what]}")
+
+
+def test_records_that_somebody_else_could_have_written_are_not_believed(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = release.cache
+    cache.write_record("built", "key", {"digest": "sha256:0"})
+    assert cache.read_record("built", "key") == {"digest": "sha256:0"}
+    assert {path.stat().st_mode & 0o777 for path in (cache.root / "work", cache.root / "work" / "built")} == {0o700}
+    (cache.root / "work" / "built").chmod(0o777)
+    assert cache.read_record("built", "key") is None
+    with pytest.raises(BuildError, match="written by everybody"):
+        cache.write_record("built", "key", {})
+    (cache.root / "work" / "built").chmod(0o700)
+    be_a_stranger(monkeypatch)
+    assert cache.read_record("built", "key") is None
+    with pytest.raises(BuildError, match="belongs to"):
+        cache.write_record("built", "key", {})
 
 
 def test_a_plan_reads_no_weight(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:

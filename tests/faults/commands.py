@@ -13,7 +13,7 @@ from registry.files import large_file
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from registry.transfer import download as transfer
-from tests.faults import channels, databases, fetching, parts, publishing, releasing
+from tests.faults import buckets, channels, databases, fetching, parts, publishing, releasing
 from tests.faults.ground import Command, Ground, phipack
 from tests.faults.pieces import NEW
 
@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Command] = {
         run=databases.there(phipack("promote", "phi:1.1.0", "--to", "production")),
         after=databases.there(channels.no_cell_is_without),
         done=databases.there(channels.promoted),
+        service="postgresql",
         reset=databases.fresh_database,
         limit=8,
     ),
@@ -105,6 +106,16 @@ COMMANDS: Mapping[str, Command] = {
         done=publishing.published,
         tidy=publishing.catalog_is_tidy,
         limit=10,
+    ),
+    "publish to S3": Command(
+        prepare=buckets.there(buckets.prepare_publication_there),
+        run=buckets.there(buckets.publish_there),
+        after=buckets.there(buckets.catalog_there_is_whole),
+        done=buckets.there(buckets.published_there),
+        tidy=buckets.there(buckets.catalog_there_is_tidy),
+        service="s3",
+        reset=buckets.fresh_prefix,
+        limit=6,
     ),
     "fetch from a catalog": Command(
         prepare=publishing.prepare_newer_catalog,

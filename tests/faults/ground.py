@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from devtools.services.postgresql import PostgresqlServer
+from devtools.services.seaweedfs import S3Server
 from phipack.__main__ import main
 
 
@@ -14,14 +16,16 @@ from phipack.__main__ import main
 class Ground:
     """A case's folder, which is the working folder too, and the URL where the new bundle is served as `/new`.
 
-    `postgresql`: the server, for commands that ask for one.
+    `postgresql`, `s3`: the servers, for commands that ask for one.
     """
 
     folder: Path
     site: str
     postgresql: PostgresqlServer | None = None
+    s3: S3Server | None = None
 
 
+Service = Literal["postgresql", "s3"]
 Step = Callable[[Ground], None]
 Run = Callable[[Ground], int]
 
@@ -38,8 +42,7 @@ class Command:
     once it has: nothing else is left; so after a full disk, unless `told` says what may be kept there. `retry`: where
     the next try is another command.
     `imports`: heavy modules that only this command needs. `limit`: at most so many points are killed at, and a quarter
-    as many for other faults. `reset`: what is made again for each case,
-    next to its folder; a PostgreSQL server is at hand then.
+    as many for other faults. `service`: the server that it needs. `reset`: what is made again for each case there.
     """
 
     prepare: Step
@@ -51,6 +54,7 @@ class Command:
     imports: tuple[str, ...] = ()
     limit: int = 15
     retry: Run | None = None
+    service: Service | None = None
     reset: Step | None = None
 
     @property

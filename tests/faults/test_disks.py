@@ -18,8 +18,9 @@ from registry.fetch import fetch
 from registry.store.folder import FolderStore
 from registry.transfer.bundle_download import DownloadOptions
 from registry.transfer.partial import PARTIAL_MARK
-from targets.errors import PhipackError
-from tests.support.folders import contents
+from targets.errors import BuildError, PhipackError
+from tests.support.folders import contents, names_in
+from tests.support.strangers import as_root, shared, strangers
 
 _LIMITED = (
     "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"  # Python ignores SIGXFSZ
@@ -117,6 +118,69 @@ def test_a_link_for_a_partial_folder_is_not_followed(bundle: Bundle, precious: P
         fetch(url, place / "out")
     verify(open_bundle(place / "out"))
     assert contents(precious) == before
+
+
+@as_root
+def test_a_partial_folder_that_a_stranger_made_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """They would have its files open, and could change them once they are verified."""
+    place = shared(tmp_path / "place")
+    partial = place / f"{PARTIAL_MARK}{bundle.digest.removeprefix('sha256:')[:16]}-out"
+    partial.mkdir()
+    partial.chmod(0o777)
+    strangers(partial)
+    with serving(bundle.path, kind=RangeHandler) as url, pytest.raises(BuildError, match="belongs to user"):
+        fetch(url, place / "out")
+    assert names_in(place) == [partial.name]
+
+
+@as_root
+def test_a_partial_file_that_a_stranger_planted_is_not_continued(bundle: Bundle, tmp_path: Path) -> None:
+    place = shared(tmp_path / "place")
+    partial = place / f"{PARTIAL_MARK}{bundle.digest.removeprefix('sha256:')[:16]}-out"
+    partial.mkdir(mode=0o777)
+    partial.chmod(0o777)  # as a lenient umask would have left it
+    planted, lenient = strangers_file(partial / "0"), partial / "1"
+    lenient.write_bytes(b"")
+    lenient.chmod(0o666)
+    with planted.open("r+b") as kept_open, lenient.open("r+b") as also:
+        with serving(bundle.path, kind=RangeHandler) as url:
+            fetch(url, place / "out")
+        for handle in (kept_open, also):
+            handle.write(b"changed after it was verified")
+    verify(open_bundle(place / "out"))
+
+
+def strangers_file(path: Path) -> Path:
+    path.write_bytes(b"")
+    path.chmod(0o666)
+    return strangers(path)
+
+
+@as_root
+def test_a_bundle_that_a_stranger_put_there_is_not_taken(bundle: Bundle, tmp_path: Path) -> None:
+    place = shared(tmp_path / "place")
+    fetch(str(bundle.path), place / "out")
+    assert fetch(str(bundle.path), place / "out").bundle.digest == bundle.digest
+    strangers(place / "out")
+    for source in (str(bundle.path), None):
+        with serving(bundle.path, kind=RangeHandler) as url, pytest.raises(BuildError, match="everybody may write"):
+            fetch(source or url, place / "out")
+
+
+def test_what_is_received_is_its_owners_alone(bundle: Bundle, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def look(_: object) -> None:
+        (partial,) = (path for path in tmp_path.iterdir() if path.name.startswith(PARTIAL_MARK))
+        seen.append(partial.stat().st_mode & 0o777)
+
+    mask = os.umask(0)
+    try:
+        with serving(bundle.path, kind=RangeHandler) as url:
+            fetch(url, tmp_path / "out", on_progress=look)
+    finally:
+        os.umask(mask)
+    assert set(seen) == {0o700}
 
 
 def test_a_link_at_the_destination_is_replaced_not_followed(bundle: Bundle, precious: Path, tmp_path: Path) -> None:

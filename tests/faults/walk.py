@@ -23,7 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devtools.services.postgresql import PostgresqlServer
+from devtools.services.seaweedfs import S3Server
 from targets.errors import UNREACHABLE_EXIT_CODE
+from tests.faults.buckets import start_s3
 from tests.faults.commands import COMMANDS, warm
 from tests.faults.databases import start_postgresql
 from tests.faults.effects import Fault, Point, arm, chosen, read_trace, trace
@@ -47,10 +49,11 @@ class Slot:
     place: Path
     site: str
     postgresql: PostgresqlServer | None = None
+    s3: S3Server | None = None
 
     @property
     def ground(self) -> Ground:
-        return Ground(self.place / "case", self.site, self.postgresql)
+        return Ground(self.place / "case", self.site, self.postgresql, self.s3)
 
     def prepared(self, command: Command) -> Path:
         return self.place / f"prepared-{id(command)}"
@@ -200,9 +203,12 @@ def main(place: Path) -> None:
         for line in sys.stdin:
             asked = json.loads(line)
             command = COMMANDS[asked["command"]]
-            if command.reset is not None and slots[0].postgresql is None:
-                server = stack.enter_context(start_postgresql())
-                slots = [replace(slot, postgresql=server) for slot in slots]
+            if command.service == "postgresql" and slots[0].postgresql is None:
+                database = stack.enter_context(start_postgresql())
+                slots = [replace(slot, postgresql=database) for slot in slots]
+            if command.service == "s3" and slots[0].s3 is None:
+                bucket = stack.enter_context(start_s3())
+                slots = [replace(slot, s3=bucket) for slot in slots]
             try:
                 answer = walk(command, asked["fault"], slots, every=asked["every"])
             except RuntimeError as error:

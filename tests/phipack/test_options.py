@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from phipack.commands import cli
 from phipack.options import State
 from targets.errors import ProjectError
 from tests.support.command_line import PROJECT, InProcess
+from tests.support.strangers import as_root, shared, strangers
 
 SETTINGS = """
 [registry]
@@ -201,6 +203,50 @@ def test_a_log_keeps_no_password(command: InProcess, tmp_path: Path) -> None:
 
 def test_a_log_that_cannot_be_written_is_said(command: InProcess) -> None:
     assert "--log-file" in command("ls", "--log-file", "nowhere/phipack.log", expect=1).stderr
+
+
+@pytest.mark.parametrize("option", ["--log-file", "-o"])
+def test_an_output_that_is_no_regular_file_is_refused_before_any_work(
+    command: InProcess, tmp_path: Path, option: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    words = ("ls",) if option == "--log-file" else ("validate", "nothing", "--against", "nothing")
+    for path, said in (("pipe", "is a pipe, not a regular file"), ("/dev/full", "is no file of its own")):
+        done = command(*words, option, path, expect=1)
+        assert said in done.stderr
+        assert "fix: " in done.stderr
+    for words in (
+        ("build", "nothing", "--recipe", "gguf-q8_0"),
+        ("export", "nothing"),
+        ("convert", "nothing", "--layout", "llama"),
+        ("fetch", "./nothing"),
+        ("split", "nothing", "--max-part-bytes", "1MB"),
+        ("join", "nothing"),
+    ):
+        for path in ("pipe", "/dev/full"):
+            assert "is no folder" in command(*words, "-o", path, expect=2).stderr, words
+    assert "is no folder" in command("keys", "init", "--keys", "pipe", expect=2).stderr
+
+
+@as_root
+def test_a_project_that_a_stranger_put_into_a_shared_folder_is_refused(
+    command: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everybodys = shared(tmp_path / "everybodys")
+    (everybodys / "mine").mkdir()
+    strangers_project = everybodys / "phipack.toml"
+    strangers_project.write_text("")
+    strangers(strangers_project)
+    monkeypatch.chdir(everybodys / "mine")
+    assert "in a folder that everybody may write" in command("ls", expect=1).stderr
+    strangers_project.unlink()
+    assert "nothing is registered" in command("ls").stdout
+    (everybodys / ".phipack").mkdir()
+    strangers(everybodys / ".phipack")
+    monkeypatch.chdir(everybodys)
+    for words in (("ls",), ("keys", "show")):
+        assert "in a folder that everybody may write" in command(*words, expect=1).stderr
+    assert "in a folder that everybody may write" in command("doctor", expect=1).stdout
 
 
 def test_a_misspelt_command_and_option_get_the_nearest(command: InProcess) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def test_a_folder_is_fetched(bundle: Bundle, out: Path) -> None:
     assert contents(out) == contents(bundle.path)
     assert fetched.digest == bundle.digest
     assert fetched.path == out
+
+
+def test_all_who_fetch_the_same_at_once_have_it(bundle: Bundle, out: Path, tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    digest = store.add_bundle(bundle)
+
+    def one(number: int) -> str:
+        if number % 2:
+            return store.download(digest, out)[0].digest
+        return fetch(str(bundle.path), out).bundle.digest
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(one, range(8))) == [digest] * 8
+    verify(open_bundle(out))
+    assert names_in(out.parent) == ["out"]
 
 
 def test_a_relative_folder_is_fetched(bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,20 @@ def test_leftovers_of_dead_writers_go_too(publisher: Publisher) -> None:
     assert list((publisher.store.root / "staging").iterdir()) == []
 
 
+def test_what_a_link_in_the_place_of_staging_leads_to_is_kept(publisher: Publisher, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_bytes(b"precious")
+    os.utime(precious / "file", (0, 0))
+    (publisher.store.root / "staging").rmdir()
+    (publisher.store.root / "staging").symlink_to(precious)
+    with pytest.raises(StoreError, match="a symbolic link, not a folder"):
+        gc(publisher)
+    with pytest.raises(StoreError, match="a symbolic link, not a folder"):
+        publisher.store.check_writable()
+    assert (precious / "file").read_bytes() == b"precious"
+
+
 def _add_again_and_again(root: Path, bundle: Bundle, rounds: int, results: multiprocessing.Queue[bool]) -> None:
     store = FolderStore(root)
     for _ in range(rounds):

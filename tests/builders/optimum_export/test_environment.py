@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from builders.optimum_export import environment, optimum_environment
+from builders.optimum_export.environment import environment_folder, is_complete
 from targets.errors import BuildError, SetupError
 from targets.installation import installed_version
 from targets.progress import Event, Notice, silent
+from tests.support.strangers import be_a_stranger
 
 PINS = {"transformers": "4.0.1", "phipack-test-package": "1.2.3"}
 
@@ -52,6 +54,24 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def left(cache: Path) -> list[str]:
     return [path.name for path in (cache / "optimum").iterdir() if path.suffix != ".lock"]
+
+
+def test_what_another_user_could_have_put_there_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = tmp_path / "ran"
+    python = environment_folder(tmp_path) / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    python.chmod(0o755)
+    (tmp_path / "optimum").chmod(0o777)
+    assert not is_complete(environment_folder(tmp_path))
+    with pytest.raises(BuildError, match="written by everybody"):
+        optimum_environment(tmp_path)
+    (tmp_path / "optimum").chmod(0o700)
+    be_a_stranger(monkeypatch)
+    assert not is_complete(environment_folder(tmp_path))
+    with pytest.raises(BuildError, match="belongs to"):
+        optimum_environment(tmp_path)
+    assert not ran.exists()
 
 
 def test_the_pins_are_installed_and_the_rest_is_shared() -> None:

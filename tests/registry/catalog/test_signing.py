@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tuf.api.metadata import Metadata, Targets
 
 from registry.catalog.signing import GivenKey, KeyFolder, KeyNeeds, create_keys, open_keys, renew_root, rotate
-from targets.errors import KeysError
+from targets.errors import BuildError, KeysError
 
 
 @pytest.fixture
@@ -130,3 +132,34 @@ def test_a_public_key_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "public.pem").write_text("nothing")
     with pytest.raises(KeysError, match="not a public key in PEM"):
         create_keys(tmp_path / "keys", {"root": KeyNeeds(given=(GivenKey("awskms:x", tmp_path / "public.pem"),))})
+
+
+def test_of_two_rotations_at_once_one_is_refused_and_no_key_is_lost(keys: KeyFolder) -> None:
+    def one(_: int) -> str | None:
+        try:
+            rotate(keys, "timestamp")  # read by each before the other writes
+        except KeysError as error:
+            return error.problem
+        return None
+
+    with ThreadPoolExecutor(4) as pool:
+        said = [problem for problem in pool.map(one, range(4)) if problem is not None]
+    assert len(said) == 3
+    assert all("another process changed it" in problem for problem in said)
+    assert open_keys(keys.path).root.signed.version == 2
+    assert signs(open_keys(keys.path), "timestamp")
+
+
+def test_of_two_who_create_the_same_keys_one_is_refused(tmp_path: Path) -> None:
+    start = threading.Barrier(2)
+
+    def one(_: int) -> KeyFolder | None:
+        start.wait(30)
+        try:
+            return create_keys(tmp_path / "shared", {})
+        except (KeysError, BuildError):
+            return None
+
+    with ThreadPoolExecutor(2) as pool:
+        (made,) = [folder for folder in pool.map(one, range(2)) if folder is not None]
+    assert open_keys(tmp_path / "shared").root.to_dict() == made.root.to_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def test_the_file_holds_what_was_written(tmp_path: Path, monkeypatch: pytest.Mon
     if kind == "unknown":
         monkeypatch.delattr(os, "O_DIRECT", raising=False)
     if kind == "refused":
-        monkeypatch.setattr(os, "open", _refusing_direct)
+        monkeypatch.setattr(fcntl, "fcntl", _refusing_direct)
     content = (b"0123456789abcdef" * (size // 16 + 1))[:size]
     with LargeFile(tmp_path / "file") as file:
         file.write(content[:7])
@@ -33,23 +34,35 @@ def test_the_file_holds_what_was_written(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "file").read_bytes() == content
 
 
-_open = os.open
+_fcntl = fcntl.fcntl
 
 
-def _refusing_direct(path: Path, flags: int, mode: int = 0o777) -> int:
-    if flags & os.O_DIRECT:
+def _refusing_direct(handle: int, command: int, argument: int = 0) -> int:
+    if command == fcntl.F_SETFL and argument & os.O_DIRECT:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    return _open(path, flags, mode)
+    return _fcntl(handle, command, argument)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=st.lists(st.binary(max_size=9000), max_size=8))
 def test_pieces_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]) -> None:
     monkeypatch.setattr(large_file, "_BUFFER_BYTES", 8192)
+    (tmp_path / "file").unlink(missing_ok=True)
     with LargeFile(tmp_path / "file") as file:
         for piece in pieces:
             file.write(piece)
     assert (tmp_path / "file").read_bytes() == b"".join(pieces)
+
+
+def test_only_a_new_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "new")
+    for name in ("precious", "link", "nowhere"):
+        with pytest.raises(FileExistsError):
+            LargeFile(tmp_path / name)
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_error_inside_is_not_hidden_by_the_rest(tmp_path: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from registry.files.lock import file_lock, try_lock
+from registry.files.owned import NotOwnedError
 
 _HOLDS = """
 import sys, time
@@ -69,7 +74,7 @@ def test_a_link_is_refused_and_what_it_leads_to_kept(tmp_path: Path) -> None:
     precious.write_bytes(b"precious")
     (tmp_path / "lock").symlink_to(precious)
     for take in (lambda: file_lock(tmp_path / "lock").__enter__(), lambda: try_lock(tmp_path / "lock")):
-        with pytest.raises(OSError, match="symbolic links"):
+        with pytest.raises(OSError, match="a symbolic link, not a regular file"):
             take()
     assert precious.read_bytes() == b"precious"
 
@@ -79,6 +84,58 @@ def test_a_file_in_the_place_of_a_lock_is_not_emptied(tmp_path: Path) -> None:
     with file_lock(tmp_path / "lock"):
         pass
     assert (tmp_path / "lock").read_bytes() == b"somebody's"
+
+
+def test_what_is_no_file_of_its_own_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "second name").hardlink_to(tmp_path / "precious")
+    for name, word in (("pipe", "a pipe"), ("folder", "a folder"), ("second name", "second name")):
+        with pytest.raises(NotOwnedError, match=word), file_lock(tmp_path / name):
+            raise AssertionError
+
+
+def test_the_limit_counts_for_each_holder(tmp_path: Path) -> None:
+    """Five hold it for 0.2 s, one after the other: who waits for them all sees none of them hold it for long."""
+    waited: list[float] = []
+    lock = tmp_path / "lock"
+
+    def hold() -> None:
+        with file_lock(lock, on_wait=lambda _: None):
+            time.sleep(0.2)
+
+    with ThreadPoolExecutor(5) as pool:
+        turns = [pool.submit(hold) for _ in range(5)]
+        time.sleep(0.1)
+        while not all(turn.done() for turn in turns):
+            with suppress(TimeoutError), file_lock(lock, on_wait=until(waited, 5)):
+                pass
+    assert max(waited) < 0.5
+
+
+def until(waited: list[float], limit: float) -> Callable[[float], None]:
+    def on_wait(seconds: float) -> None:
+        waited.append(seconds)
+        if seconds > limit:
+            raise TimeoutError
+
+    return on_wait
+
+
+def test_a_lock_that_is_removed_afterwards_still_lets_one_in_at_a_time(tmp_path: Path) -> None:
+    inside: list[int] = []
+
+    def run(number: int) -> None:
+        for _ in range(20):
+            with file_lock(tmp_path / "lock", on_wait=lambda _: None, removed=True):
+                inside.append(number)
+                assert inside == [number]
+                inside.remove(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
+    assert not (tmp_path / "lock").exists()
 
 
 def test_a_lock_whose_file_was_removed_while_it_was_waited_for_is_taken_on_the_new_one(tmp_path: Path) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from registry.files.staging import STAGING_MARK, disk_errors, owner_mark, staged_folder
 from targets.errors import BuildError, StoreError
-from tests.support.folders import contents
+from tests.support.folders import contents, names_in
+from tests.support.strangers import as_root, shared, strangers
 
 
 def dead_mark() -> str:
@@ -100,6 +104,67 @@ def test_what_stood_there_is_put_back_after_a_death_between_two_renames(tmp_path
     with pytest.raises(BuildError, match="exists already"), staged_folder(tmp_path / "out"):
         raise AssertionError
     assert contents(tmp_path) == {"out/kept": b"kept"}
+
+
+@as_root
+def test_what_a_stranger_left_to_be_put_back_is_not(tmp_path: Path) -> None:
+    everybodys = shared(tmp_path / "everybodys")
+    aside = everybodys / f"{STAGING_MARK}{dead_mark()}abcdefgh-old-out"
+    (aside / "out").mkdir(parents=True)
+    (aside / "out" / "weights").write_bytes(b"theirs")
+    strangers(aside)
+    (tmp_path / "away" / "out").mkdir(parents=True)
+    (everybodys / f"{STAGING_MARK}{dead_mark()}abcdefgh-old-out").symlink_to(tmp_path / "away")
+    with staged_folder(everybodys / "out") as folder:
+        (folder / "weights").write_bytes(b"ours")
+    assert (everybodys / "out" / "weights").read_bytes() == b"ours"
+    assert aside.exists()
+    assert (tmp_path / "away" / "out").exists()
+
+
+def test_of_two_that_make_the_same_folder_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="exists already"), staged_folder(tmp_path / "out") as second:  # noqa: PT012
+        (second / "a").write_bytes(b"second")
+        with staged_folder(tmp_path / "out") as first:
+            (first / "a").write_bytes(b"first")
+    assert contents(tmp_path) == {"out/a": b"first"}
+
+
+def test_all_who_replace_the_same_folder_succeed_and_one_is_there(tmp_path: Path) -> None:
+    start = threading.Barrier(4)
+
+    def replace(number: int) -> None:
+        for _ in range(20):
+            with staged_folder(tmp_path / "out", replace=True) as folder:
+                for name in "ab":
+                    (folder / name).write_bytes(b"%d" % number)
+                start.wait(60)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(replace, range(4)))
+    assert len(set(contents(tmp_path / "out").values())) == 1
+    assert names_in(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.touch])
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_is_no_folder_is_never_replaced(tmp_path: Path, make: Callable[[Path], None], *, replace: bool) -> None:
+    make(tmp_path / "out")
+    with pytest.raises(BuildError, match="not a folder"), staged_folder(tmp_path / "out", replace=replace):
+        raise AssertionError
+    assert names_in(tmp_path) == ["out"]
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_kept(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    for name, place in (("link", "precious"), ("dangling", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / place)
+        with pytest.raises(BuildError, match="exists already"), staged_folder(tmp_path / name):
+            raise AssertionError
+        with staged_folder(tmp_path / name, replace=True):
+            pass
+        assert not (tmp_path / name).is_symlink()
+    assert names_in(tmp_path) == ["dangling", "link", "precious"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
@@ -23,13 +24,14 @@ from registry.bundle.chunks import CHUNK_BYTES_LIMIT
 from registry.bundle.folder import Bundle, open_bundle, seal, verify
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.fetch import fetch
+from registry.files import lock
 from registry.transfer import http as http_requests
 from registry.transfer.bundle_download import DownloadOptions
 from registry.transfer.download import Transfer, TransferStatistics
 from registry.transfer.http import HttpClient
 from registry.transfer.remote import open_url
 from targets.errors import FetchError
-from targets.progress import Event, Step
+from targets.progress import Event, Notice, Step
 from tests.support.chunked import entry_of
 from tests.support.folders import contents, flip, names_in
 
@@ -390,22 +392,31 @@ def test_a_killed_download_is_continued(large: Bundle, out: Path, number: int) -
         assert fetching(url, out).resumed_bytes > 5_000_000
 
 
-def test_two_at_once_do_not_disturb_each_other(large: Bundle, out: Path) -> None:
-    entered, leave = threading.Event(), threading.Event()
+def test_who_fetches_the_same_to_the_same_place_waits_and_has_it(
+    large: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "NOTICE_SECONDS", 0.0)
+    entered, leave, waits = threading.Event(), threading.Event(), threading.Event()
+    events: list[Event] = []
 
     def stall(handler: object) -> bool:
         entered.set()
         leave.wait(10)
         return False
 
-    with serving(large.path, after(1, stall), kind=RangeHandler) as url:
-        first = threading.Thread(target=fetch, args=(url, out))
-        first.start()
+    def on_progress(event: Event) -> None:
+        events.append(event)
+        waits.set()
+
+    with serving(large.path, after(1, stall), kind=RangeHandler) as url, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fetch, url, out)
         assert entered.wait(10)
-        with pytest.raises(FetchError, match="by another process"):
-            fetch(url, out)
+        second = pool.submit(fetch, url, out, on_progress=on_progress)
+        assert waits.wait(10)
         leave.set()
-        first.join()
+        assert first.result().bundle == second.result().bundle == open_bundle(out)
+    assert events == [Notice(f"waiting for another phipack, which fetches to {out}")]
+    assert second.result().statistics.downloaded_bytes == len(large.manifest.to_bytes())
     verify(open_bundle(out))
     assert names_in(out.parent) == ["out"]
 
