@@ -25,6 +25,7 @@ from builders.own_code import own_code_digest
 from registry.files.atomic import write_atomically
 from registry.files.staging import disk_errors
 from targets.recipes import Format
+from targets.strict_json import parse_json
 
 DEFAULT_ROOT = Path(".phipack")
 # What a build's bytes depend on, other than phipack itself: with a new version of one of these it is built again.
@@ -63,7 +64,7 @@ class BuildCache:
     def read_record(self, kind: str, key: str) -> dict[str, Any] | None:
         """Return what was recorded, or None. A damaged record counts as none: the work is done again."""
         try:
-            content = json.loads(self._record_path(kind, key).read_bytes())
+            content = parse_json(self._record_path(kind, key).read_bytes())
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) else None

@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from targets.errors import MeasurementError
 from targets.gates import GateResult
+from targets.strict_json import MalformedJsonError, parse_model
 
 EVIDENCE_SCHEMA: Literal["phipack.evidence/1"] = "phipack.evidence/1"
 
@@ -127,8 +128,8 @@ class Evidence(BaseModel):
     def parse(cls, raw: bytes, *, source: str) -> Evidence:
         """Return the evidence in the bytes of an `evidence.json`. Raises `MeasurementError` naming `source`."""
         try:
-            return cls.model_validate_json(raw)
-        except ValidationError as error:
+            return parse_model(cls, raw)
+        except MalformedJsonError as error:
             raise MeasurementError(
                 f"{source}: not an evidence file: {error}", fix="write one with phipack validate"
             ) from error

@@ -6,12 +6,12 @@ say together is decided by transformers itself (`builders/tokenizer/loading.py`)
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from builders.checkpoint.folder_check import refuse_lfs_pointer
 from targets.errors import CheckpointError
+from targets.strict_json import parse_json
 
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model")  # one of them must be there, or a *.tiktoken
@@ -122,10 +122,10 @@ def _refuse_processors_template(folder: Path) -> None:
     """Refuse a chat_template.json that is the only template: transformers' processors read it, its tokenizers don't."""
     path = folder / "chat_template.json"
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes(), ours=False)
     except FileNotFoundError:
         return
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not valid JSON: {error}", fix="download it again from the model's repository"
         ) from error

@@ -20,6 +20,7 @@ from builders.own_code import own_code_digest
 from registry.files.atomic import write_atomically
 from registry.files.staging import disk_errors
 from targets.errors import MeasurementError
+from targets.strict_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Record:
         if self.cache is None:
             return None
         try:
-            content: dict[str, Any] = json.loads(self._path.read_bytes())
+            content: dict[str, Any] = parse_json(self._path.read_bytes())
             if "problem" in content:
                 problem = MeasurementError(content["problem"], fix=content["fix"])
             else:
