@@ -108,6 +108,14 @@ def default_chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     return templates.get("default")
 
 
+def chat_template_file(folder: Path) -> Path:
+    """Return the file that has the default chat template, where there is one: for messages."""
+    for path in (folder / CHAT_TEMPLATE_NAME, folder / "additional_chat_templates" / "default.jinja"):
+        if path.is_file():
+            return path
+    return folder / "tokenizer_config.json"
+
+
 def _read_template(path: Path) -> str:
     try:
         return path.read_text("utf-8")

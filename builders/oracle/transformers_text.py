@@ -11,6 +11,8 @@ from builders.oracle.excerpt import excerpt_of
 from builders.oracle.library import transformers_reads
 from builders.oracle.ranks import RankSplitter, ranks_file
 from builders.oracle.texts import CONVERSATIONS, TEXTS, Conversation, around
+from builders.templates import ChatTemplateError, render_chat
+from targets.errors import MeasurementError
 from targets.strict_json import parse_json
 
 
@@ -88,14 +90,20 @@ def text_truth(folder: Path, tokens: Iterable[str] = (), *, tokenizer_folder: Pa
 
 
 def rendered(template: str, named: dict[str, str], conversation: Conversation) -> str | None:
-    """Return a conversation in a template, rendered by transformers; None where the template refuses it."""
-    import jinja2
-    from transformers.utils.chat_template_utils import render_jinja_template
+    """Return a conversation in a template, rendered by transformers; None where the template refuses it, or fails.
 
+    Raises:
+        MeasurementError: it exceeds a limit on time or memory.
+    """
     messages = [{"role": role, "content": content} for role, content in conversation]
     try:
-        return str(render_jinja_template([messages], chat_template=template, add_generation_prompt=True, **named)[0][0])
-    except (jinja2.TemplateError, TypeError, ValueError):
+        return render_chat(template, messages, named, engine="transformers")
+    except ChatTemplateError as error:
+        if error.exhausted:
+            raise MeasurementError(
+                f"the chat template can't be rendered for {conversation}: {error}",
+                fix="correct the chat template, or download it again from the model's repository",
+            ) from error
         return None
 
 
