@@ -11,10 +11,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from targets.bounded_file import read_at_most
 from targets.errors import MeasurementError
 from targets.gates import GateResult
 from targets.strict_json import MalformedJsonError, parse_model
 
+BYTES_LIMIT = 16 << 20
 EVIDENCE_SCHEMA: Literal["phipack.evidence/1"] = "phipack.evidence/1"
 
 # Name -> (unit, meaning). This is the only list of figures; a gate may bound any of them.
@@ -117,7 +119,7 @@ class Evidence(BaseModel):
     def read(cls, path: Path) -> Evidence:
         """Read `evidence.json`. Raises `MeasurementError` if it is missing or malformed."""
         try:
-            raw = path.read_bytes()
+            raw = read_at_most(path, BYTES_LIMIT)
         except OSError as error:
             raise MeasurementError(
                 f"{path}: can't be read: {error.strerror}", fix="write one with phipack validate"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from targets.bounded_file import read_at_most
 from targets.errors import PhipackError, did_you_mean
 from targets.toml_lines import DEPTH_LIMIT, KeyPath, key_lines
 
@@ -63,9 +64,7 @@ def read_toml(path: Path, model: type[Model], error: type[PhipackError]) -> Mode
         PhipackError: of class `error`, with the problem `file:line: key: …`: the file can't be read or is invalid.
     """
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(BYTES_LIMIT + 1)
-        source = raw.decode("utf-8-sig").replace("\r\n", "\n")
+        source = read_at_most(path, BYTES_LIMIT).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, ValueError) as cause:
         reason = "it is not UTF-8" if isinstance(cause, UnicodeDecodeError) else getattr(cause, "strerror", str(cause))
         raise error(f"{path}: can't be read: {reason}", fix="use the path of a readable TOML file in UTF-8") from cause

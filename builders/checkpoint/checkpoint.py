@@ -29,9 +29,12 @@ from builders.phases import Phases
 from registry.bundle.manifest import AdapterEntry
 from registry.files.digests import digest_of_file
 from targets.architecture import Architecture
+from targets.bounded_file import read_at_most
 from targets.config_json import read_architecture
 from targets.errors import CheckpointError
 from targets.strict_json import parse_json
+
+_JSON_BYTES_LIMIT = 256 << 20  # the largest tokenizer.json has some 30 MB
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def read_json(path: Path, *, required: bool) -> dict[str, Any]:
         CheckpointError: it is missing, damaged, or holds something else.
     """
     try:
-        content = parse_json(path.read_bytes(), ours=False)
+        content = parse_json(read_at_most(path, _JSON_BYTES_LIMIT), ours=False)
     except FileNotFoundError:
         if required:
             raise CheckpointError(f"{path} is missing", fix="name the folder of a Hugging Face checkpoint") from None

@@ -84,8 +84,9 @@ def read_chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         case str():
             return {"default": template}
         case list() if all(isinstance(entry, dict) for entry in template):
-            template = {entry.get("name"): entry.get("template") for entry in template}
-    if not isinstance(template, dict) or not all(isinstance(text, str) for pair in template.items() for text in pair):
+            pairs = [(entry.get("name"), entry.get("template")) for entry in template]
+            template = dict(pairs) if all(isinstance(name, str) for name, _ in pairs) else None
+    if not isinstance(template, dict) or not all(isinstance(text, str) for text in template.values()):
         raise CheckpointError(
             f"{folder / 'tokenizer_config.json'}: chat_template is neither a text nor a list of named texts",
             fix=f"save the template as {CHAT_TEMPLATE_NAME} in the same folder, or download the file again",

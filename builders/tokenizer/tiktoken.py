@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from targets.bounded_file import read_at_most
 from targets.errors import CheckpointError, UnsupportedModelError
 
 # cl100k's, as Llama-3's and Phi-4's tokenizer.json spell it: runtimes on phones recognise exactly this string.
@@ -94,8 +95,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
     line = b""
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(_BYTES_LIMIT + 1)
+        raw = read_at_most(path, _BYTES_LIMIT)
         if len(raw) > _BYTES_LIMIT:
             raise CheckpointError(f"{path}: more than {_BYTES_LIMIT} bytes", fix="download it again")
         for line in raw.splitlines():

@@ -30,6 +30,7 @@ from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Manife
 from registry.files.digests import digest_of_bytes
 from registry.files.large_file import LargeFile
 from registry.files.staging import staged_folder
+from targets.bounded_file import read_at_most
 from targets.errors import BuildError, BundleError
 from targets.strict_json import MalformedJsonError, parse_model
 
@@ -221,8 +222,7 @@ def _read(stream: BinaryIO, size: int, path: Path) -> Iterator[bytes]:
 
 def _read_index(path: Path) -> PartsIndex:
     try:
-        with path.open("rb") as stream:
-            return parse_model(PartsIndex, stream.read(_INDEX_BYTES_LIMIT))
+        return parse_model(PartsIndex, read_at_most(path, _INDEX_BYTES_LIMIT))
     except OSError as error:
         raise BundleError(
             f"{path} can't be read: {error.strerror}", fix="name the folder that holds part-1 and all the others"

@@ -32,6 +32,7 @@ from registry.files.staging import disk_errors
 from registry.store.protocol import blob_path
 from registry.transfer.http import HttpClient, read_document
 from registry.transfer.remote import RemoteDelta, split_url
+from targets.bounded_file import read_at_most
 from targets.errors import BundleError, FetchError
 from targets.this_user import home_folder, unknown_user
 
@@ -162,8 +163,7 @@ def install_id(state: Path | None = None) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_atomically(path, f"{uuid.uuid4()}\n".encode(), replace=False)
-        with path.open("rb") as stream:
-            name = stream.read(_INSTALL_ID_BYTES + 2).strip()  # a line feed ends it
+        name = read_at_most(path, _INSTALL_ID_BYTES + 1).strip()  # a line feed ends it
     if not 0 < len(name) <= _INSTALL_ID_BYTES or not name.isascii() or not name.decode("ascii").isprintable():
         raise FetchError(
             f"{path} does not hold a name: it must be at most {_INSTALL_ID_BYTES} printable ASCII characters",
