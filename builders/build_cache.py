@@ -73,7 +73,7 @@ class BuildCache:
         """Record a result, whole or not at all."""
         path = self._record_path(kind, key)
         with disk_errors(path):
-            write_atomically(path, json.dumps(content, indent=1, sort_keys=True).encode())
+            write_atomically(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode())
 
     def _record_path(self, kind: str, key: str) -> Path:
         return self.root / "work" / kind / f"{key}.json"
@@ -97,4 +97,4 @@ def evidence_key(bundle_digest: str, format_: Format, settings: dict[str, Any]) 
 
 
 def _key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]

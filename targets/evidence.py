@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from targets.bounded_file import read_at_most
 from targets.errors import MeasurementError
@@ -78,6 +79,13 @@ class Figure(BaseModel):
     kind: Literal["measured", "predicted"]
     on: str
 
+    @field_validator("value")
+    @classmethod
+    def _is_a_number(cls, value: float) -> float:
+        if math.isnan(value):
+            raise ValueError("NaN is no figure: what was not measured is left out")
+        return value
+
 
 class Evidence(BaseModel):
     """All figures of one bundle, and the results of its gates."""
@@ -113,7 +121,7 @@ class Evidence(BaseModel):
     def to_json(self) -> str:
         """Return the one JSON form: sorted keys, two spaces, UTF-8, a final newline. Its digest names the evidence."""
         content = json.loads(self.model_dump_json(by_alias=True))
-        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Evidence:

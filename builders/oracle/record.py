@@ -74,7 +74,7 @@ class Record:
             content = {"agreement": vars(found) | {"text": found.text.to_json()}}
         with disk_errors(self._path):
             self.cache.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps(content).encode())
+            write_atomically(self._path, json.dumps(content, allow_nan=False).encode())
 
     @property
     def _path(self) -> Path:
