@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from tests.fuzz.run import try_input, try_inputs
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.target import Target
+from tests.fuzz.targets import TARGETS
 
 
 def main() -> None:

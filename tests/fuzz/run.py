@@ -9,7 +9,7 @@ from types import FrameType
 
 from targets.errors import PhipackError
 from tests.fuzz.mutation import mutated
-from tests.fuzz.targets import Target
+from tests.fuzz.target import Target
 
 SECONDS_LIMIT = 20  # of one input, of at most 64 KiB: a hang, not a measurement
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.fuzz.mutation import LENGTH_LIMIT, mutated
 from tests.fuzz.run import DefectError, try_input, try_inputs
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.target import Target
+from tests.fuzz.targets import TARGETS
 
 MEMORY_BYTES = 64 << 20  # for an input of 64 KiB
 
