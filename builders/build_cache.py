@@ -34,6 +34,7 @@ from registry.files.owned import private_folder, require_own_folder
 from registry.files.staging import disk_errors
 from targets.progress import Progress, silent
 from targets.recipes import Format
+from targets.strict_json import parse_json
 
 DEFAULT_ROOT = Path(".phipack")
 # What a build's bytes depend on, other than phipack itself: with a new version of one of these it is built again.
@@ -97,7 +98,7 @@ class BuildCache:
         try:
             for folder in (path.parents[1], path.parent):
                 require_own_folder(folder)
-            content = json.loads(path.read_bytes())
+            content = parse_json(path.read_bytes())
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) else None
@@ -106,7 +107,7 @@ class BuildCache:
         """Record a result, whole or not at all."""
         path = self._folder(kind) / f"{key}.json"
         with disk_errors(path):
-            write_atomically(path, json.dumps(content, indent=1, sort_keys=True).encode())
+            write_atomically(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False).encode())
 
     def _folder(self, *names: str) -> Path:
         """Create a folder below `work`, or require that it is this user's."""
@@ -139,4 +140,4 @@ def evidence_key(bundle_digest: str, format_: Format, settings: dict[str, Any]) 
 
 
 def _key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]

@@ -13,6 +13,7 @@ Nothing is registered for a cell that fails: its version stays free.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -335,7 +336,7 @@ class Release:
             with self._materialised(manifest.digest) as bundle:
                 cache = self.cache.reference_folder
                 evidence = validate(bundle, self.checkpoint, self.settings, cache=cache, on_progress=on_progress)
-            self.cache.write_record("evidence", key, evidence.model_dump(mode="json", by_alias=True))
+            self.cache.write_record("evidence", key, json.loads(evidence.to_json()))
         return evidence, True
 
     @contextmanager

@@ -20,6 +20,7 @@ from phipack.log_file import open_log
 from phipack.output import Mode
 from phipack.state import State, pass_state
 from targets.secrets import argument_shown
+from targets.strict_json import LARGEST_INTEGER
 
 __all__ = ["State", "pass_state"]  # which every command needs with its options
 
@@ -214,7 +215,7 @@ _CATALOG_OPTIONS = (
     click.option("--of", metavar="REFERENCE", help="MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL] of the catalog."),
     click.option("--device", metavar="IDENTIFIER", help="Choose for this device, such as iPhone15,4 or SM-S921U."),
     click.option("--soc", metavar="NAME", help="The device's SoC, such as 'Apple A16'."),
-    click.option("--ram-bytes", type=click.IntRange(min=1), metavar="BYTES", help="The device's memory."),
+    click.option("--ram-bytes", type=click.IntRange(1, LARGEST_INTEGER), metavar="BYTES", help="The device's memory."),
     click.option("--os", metavar="'NAME VERSION'", help="The device's OS, such as 'iOS 18.1'."),
     click.option("--format", type=click.Choice(("gguf", "onnx", "coreml")), help="The format that the app can run."),
     click.option(

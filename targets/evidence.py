@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from targets.bounded_file import read_at_most
 from targets.errors import MeasurementError
 from targets.gates import GateResult
+from targets.strict_json import MalformedJsonError, parse_model
 
+BYTES_LIMIT = 16 << 20
 EVIDENCE_SCHEMA: Literal["phipack.evidence/1"] = "phipack.evidence/1"
 
 # Name -> (unit, meaning). This is the only list of figures; a gate may bound any of them.
@@ -75,6 +79,13 @@ class Figure(BaseModel):
     kind: Literal["measured", "predicted"]
     on: str
 
+    @field_validator("value")
+    @classmethod
+    def _is_a_number(cls, value: float) -> float:
+        if math.isnan(value):
+            raise ValueError("NaN is no figure: what was not measured is left out")
+        return value
+
 
 class Evidence(BaseModel):
     """All figures of one bundle, and the results of its gates."""
@@ -110,13 +121,13 @@ class Evidence(BaseModel):
     def to_json(self) -> str:
         """Return the one JSON form: sorted keys, two spaces, UTF-8, a final newline. Its digest names the evidence."""
         content = json.loads(self.model_dump_json(by_alias=True))
-        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Evidence:
         """Read `evidence.json`. Raises `MeasurementError` if it is missing or malformed."""
         try:
-            raw = path.read_bytes()
+            raw = read_at_most(path, BYTES_LIMIT)
         except OSError as error:
             raise MeasurementError(
                 f"{path}: can't be read: {error.strerror}", fix="write one with phipack validate"
@@ -127,8 +138,8 @@ class Evidence(BaseModel):
     def parse(cls, raw: bytes, *, source: str) -> Evidence:
         """Return the evidence in the bytes of an `evidence.json`. Raises `MeasurementError` naming `source`."""
         try:
-            return cls.model_validate_json(raw)
-        except ValidationError as error:
+            return parse_model(cls, raw)
+        except MalformedJsonError as error:
             raise MeasurementError(
                 f"{source}: not an evidence file: {error}", fix="write one with phipack validate"
             ) from error

@@ -12,7 +12,8 @@ from functools import partial
 
 HIDDEN = "***"
 _START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
+# Within a text: a scheme's last letters are enough, and a text of nothing but letters takes steps in proportion to it.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://\S*")
 _USERINFO = re.compile(r"([^/?#:@]*):(.*)@", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"(?:\[[^\]@/?#]*\]|[^@:/?#\[\]]*)(?::[0-9]*)?(?:[/?#].*)?", re.DOTALL)
 _SECRET_PARAMETER = re.compile(
@@ -42,7 +43,7 @@ def without_secrets(text: str, *known: str) -> str:
     may quote them in parts.
     """
     for one in known:
-        start = _START.search(one)
+        start = _ADDRESS.search(one)
         if start is None:
             continue
         address = one[start.start() :]
@@ -55,7 +56,7 @@ def without_secrets(text: str, *known: str) -> str:
 
 def argument_shown(argument: str) -> str:
     """Return an argument of a command as a log may keep it; an address in it may have spaces."""
-    start = _START.search(argument)
+    start = _ADDRESS.search(argument)
     return argument if start is None else argument[: start.start()] + shown(argument[start.start() :])
 
 

@@ -140,12 +140,15 @@ def _memory_suffices(device: Device, target: DeviceClass) -> bool:
     return device.ram_bytes is None or device.ram_bytes >= RAM_TOLERANCE * target.ram_bytes
 
 
-def _numbers(version: str) -> list[int]:
-    """Return the numbers of a version, without trailing zeros: `18.0` equals `18`."""
-    numbers = [int(part) for part in re.findall(r"\d+", version)]
-    while numbers and not numbers[-1]:
-        numbers.pop()
-    return numbers
+def _numbers(version: str) -> list[tuple[int, str]]:
+    """Return the numbers of a version as their length and digits, without trailing zeros: `18.0` equals `18`.
+
+    They are ordered as numbers are, however many digits a request has.
+    """
+    digits = [part.lstrip("0") for part in re.findall(r"[0-9]+", version)]
+    while digits and not digits[-1]:
+        digits.pop()
+    return [(len(part), part) for part in digits]
 
 
 def _folded(name: str) -> str:

@@ -10,14 +10,20 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from targets.bounded_file import read_at_most
 from targets.errors import PhipackError, did_you_mean
-from targets.toml_lines import KeyPath, key_lines
+from targets.toml_lines import DEPTH_LIMIT, KeyPath, key_lines
 
 Model = TypeVar("Model", bound=BaseModel)
 _SYNTAX_LINE = re.compile(r"\(at line (\d+)")
 _KEY_MARK = "[key]"  # the last part of pydantic's location of an error in a key itself
 _QUOTED = re.compile(r"'([^']*)'")
 _SHOWN_VALUE_LENGTH = 80
+BYTES_LIMIT = 1 << 17  # a project of a thousand cells has less
+_INTEGER_BITS = 63
+_OPENED = re.compile(rf"(?:[\[{{][^\[\]{{}}]*+){{{DEPTH_LIMIT}}}")  # brackets, none of which is closed in between
+_TOO_DEEP = f"tables or arrays nested deeper than {DEPTH_LIMIT} levels"
+_FLATTEN = "write the value that this key's documentation shows: none is nested as deeply"
 _FIXES = {  # by pydantic's type of error; {key} is the key, the other fields are those of pydantic's context
     "string_type": 'write a string in quotes: {key} = "…"',
     "string_too_short": "write at least {min_length} character(s)",
@@ -58,7 +64,7 @@ def read_toml(path: Path, model: type[Model], error: type[PhipackError]) -> Mode
         PhipackError: of class `error`, with the problem `file:line: key: …`: the file can't be read or is invalid.
     """
     try:
-        source = path.read_text("utf-8-sig")
+        source = read_at_most(path, BYTES_LIMIT).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, ValueError) as cause:
         reason = "it is not UTF-8" if isinstance(cause, UnicodeDecodeError) else getattr(cause, "strerror", str(cause))
         raise error(f"{path}: can't be read: {reason}", fix="use the path of a readable TOML file in UTF-8") from cause
@@ -67,18 +73,41 @@ def read_toml(path: Path, model: type[Model], error: type[PhipackError]) -> Mode
 
 def parse_toml(source: str, model: type[Model], error: type[PhipackError], *, name: str) -> Model:
     """Read TOML text into a model, as `read_toml` does. `name` is the file's name in errors."""
+    if len(source) > BYTES_LIMIT:
+        raise error(f"{name}: more than {BYTES_LIMIT} characters", fix="use the path of the right TOML file")
     try:
         content = tomllib.loads(source)
-    except (ValueError, RecursionError) as cause:  # ValueError: also a number of thousands of digits
+    except RecursionError as cause:
+        deep = _OPENED.search(source)
+        line = source.count("\n", 0, deep.start()) + 1 if deep else 1
+        raise error(f"{name}:{line}: {_TOO_DEEP}", fix=_FLATTEN) from cause
+    except ValueError as cause:  # also for a number of thousands of digits
         found = _SYNTAX_LINE.search(str(cause))
         line = int(found[1]) if found else source.count("\n") + 1
         reason = str(cause).partition(" (at")[0]
         fix = "correct the TOML on this line: a string needs quotes, a table needs a [header]"
         raise error(f"{name}:{line}: {reason}", fix=fix) from cause
+    _require_bounds(content, source, error, name)
     try:
         return model.model_validate(content)
     except ValidationError as cause:
         raise _located(cause, source, model, error, name) from cause
+
+
+def _require_bounds(content: object, source: str, error: type[PhipackError], name: str) -> None:
+    """Raise `error` for an integer beyond TOML's 64 bits, or for tables nested deeper than `DEPTH_LIMIT`."""
+    waiting: list[tuple[KeyPath, object]] = [((), content)]
+    while waiting:
+        keys, value = waiting.pop()
+        if isinstance(value, int) and value.bit_length() > _INTEGER_BITS:
+            where = f"{name}:{line_of(source, keys)}: {'.'.join(map(str, keys))}"
+            raise error(f"{where}: an integer of more than 64 bits", fix="write a smaller number")
+        if len(keys) > DEPTH_LIMIT:
+            raise error(f"{name}:{line_of(source, keys)}: {_TOO_DEEP}", fix=_FLATTEN)
+        if isinstance(value, dict):
+            waiting += (((*keys, key), inner) for key, inner in value.items())
+        elif isinstance(value, list):
+            waiting += (((*keys, place), inner) for place, inner in enumerate(value))
 
 
 def line_of(source: str, keys: KeyPath) -> int:

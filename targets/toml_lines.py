@@ -12,6 +12,7 @@ from bisect import bisect_right
 from contextlib import suppress
 from itertools import accumulate
 
+DEPTH_LIMIT = 32
 KeyPath = tuple[str | int, ...]  # keys from the top; a number for an element of an array
 
 _BLANK = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
@@ -29,9 +30,13 @@ _PLAIN_VALUE = re.compile(r"[^,\]}#\n]+")  # numbers, truth values, dates
 def key_lines(source: str) -> dict[KeyPath, int]:
     """Return the line, from 1, of every key, table and array element, by its path."""
     scanner = _Scanner(source)
-    with suppress(RecursionError):  # nested as deeply as tomllib allows: the lines found before are enough
+    with suppress(_TooDeepError):  # the lines found before are enough
         scanner.scan()
     return scanner.lines
+
+
+class _TooDeepError(Exception):
+    """A key path is longer than `DEPTH_LIMIT`."""
 
 
 class _Scanner:
@@ -61,7 +66,7 @@ class _Scanner:
         parts = self._key()
         for place, part in enumerate(parts):
             path += (part,)
-            self.lines.setdefault(path, line)
+            self._add(path, line)
             if repeated and place == len(parts) - 1:
                 self._tables[path] = self._tables.get(path, -1) + 1
             if path in self._tables:
@@ -77,11 +82,16 @@ class _Scanner:
         path = table
         for part in self._key():
             path += (part,)
-            self.lines.setdefault(path, line)
+            self._add(path, line)
         self._blank()
         self._at += 1  # the equals sign
         self._value(path)
         return table
+
+    def _add(self, path: KeyPath, line: int) -> None:
+        self.lines.setdefault(path, line)
+        if len(path) > DEPTH_LIMIT:
+            raise _TooDeepError
 
     def _value(self, path: KeyPath) -> None:
         self._blank()
@@ -99,7 +109,7 @@ class _Scanner:
         self._at += 1
         place = 0
         while self._more_before("]"):
-            self.lines[*path, place] = self._line()
+            self._add((*path, place), self._line())
             self._value((*path, place))
             place += 1
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,8 +29,12 @@ from builders.phases import Phases
 from registry.bundle.manifest import AdapterEntry
 from registry.files.digests import digest_of_file
 from targets.architecture import Architecture
+from targets.bounded_file import read_at_most
 from targets.config_json import read_architecture
 from targets.errors import CheckpointError
+from targets.strict_json import parse_json
+
+_JSON_BYTES_LIMIT = 256 << 20  # the largest tokenizer.json has some 30 MB
 
 
 @dataclass(frozen=True)
@@ -169,12 +172,12 @@ def read_json(path: Path, *, required: bool) -> dict[str, Any]:
         CheckpointError: it is missing, damaged, or holds something else.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_at_most(path, _JSON_BYTES_LIMIT), ours=False)
     except FileNotFoundError:
         if required:
             raise CheckpointError(f"{path} is missing", fix="name the folder of a Hugging Face checkpoint") from None
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not valid JSON: {error}", fix="download it again from the model's repository"
         ) from error

@@ -11,11 +11,11 @@ and a name in another case. Subfolders (`original/`, `onnx/`) are never looked i
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NoReturn
 
 from targets.errors import CheckpointError
+from targets.strict_json import parse_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 # Files that may decide what is built. Any other broken link or pointer in the folder is nobody's loss.
@@ -109,8 +109,8 @@ def _refuse_bare_adapter(folder: Path, base: str | None) -> NoReturn:
 def _base_of(config: Path) -> str | None:
     """Return the base that an adapter's config names, or None if it can't be known."""
     try:
-        content = json.loads(config.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(config.read_bytes(), ours=False)
+    except (OSError, ValueError):
         return None
     base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
     return base if isinstance(base, str) and base else None

@@ -6,7 +6,6 @@ Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape,
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import os
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from registry.files.large_file import read_pieces
 from targets.errors import CheckpointError, UnsupportedModelError
+from targets.strict_json import MalformedJsonError, parse_json
 
 HEADER_BYTES_LIMIT = 100 << 20  # safetensors' own limit
 INDEX_NAME = "model.safetensors.index.json"
@@ -176,8 +176,8 @@ def _json_object(raw: bytes, source: Path) -> dict[str, Any]:
         return seen
 
     try:
-        content = json.loads(raw, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(raw, ours=False, pairs=unique)
+    except MalformedJsonError as error:
         raise CheckpointError(f"{source}: not valid JSON: {error}", fix="download it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{source}: a JSON object was expected", fix="download it again")

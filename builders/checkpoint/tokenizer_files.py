@@ -6,12 +6,12 @@ say together is decided by transformers itself (`builders/tokenizer/loading.py`)
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from builders.checkpoint.folder_check import refuse_lfs_pointer
 from targets.errors import CheckpointError
+from targets.strict_json import parse_json
 
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
 TOKENIZER_MODELS = ("tokenizer.json", "tokenizer.model")  # one of them must be there, or a *.tiktoken
@@ -84,8 +84,9 @@ def read_chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         case str():
             return {"default": template}
         case list() if all(isinstance(entry, dict) for entry in template):
-            template = {entry.get("name"): entry.get("template") for entry in template}
-    if not isinstance(template, dict) or not all(isinstance(text, str) for pair in template.items() for text in pair):
+            pairs = [(entry.get("name"), entry.get("template")) for entry in template]
+            template = dict(pairs) if all(isinstance(name, str) for name, _ in pairs) else None
+    if not isinstance(template, dict) or not all(isinstance(text, str) for text in template.values()):
         raise CheckpointError(
             f"{folder / 'tokenizer_config.json'}: chat_template is neither a text nor a list of named texts",
             fix=f"save the template as {CHAT_TEMPLATE_NAME} in the same folder, or download the file again",
@@ -108,6 +109,14 @@ def default_chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     return templates.get("default")
 
 
+def chat_template_file(folder: Path) -> Path:
+    """Return the file that has the default chat template, where there is one: for messages."""
+    for path in (folder / CHAT_TEMPLATE_NAME, folder / "additional_chat_templates" / "default.jinja"):
+        if path.is_file():
+            return path
+    return folder / "tokenizer_config.json"
+
+
 def _read_template(path: Path) -> str:
     try:
         return path.read_text("utf-8")
@@ -122,10 +131,10 @@ def _refuse_processors_template(folder: Path) -> None:
     """Refuse a chat_template.json that is the only template: transformers' processors read it, its tokenizers don't."""
     path = folder / "chat_template.json"
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes(), ours=False)
     except FileNotFoundError:
         return
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not valid JSON: {error}", fix="download it again from the model's repository"
         ) from error

@@ -76,14 +76,22 @@ def _listed(folder: Path, index: Mapping[str, str]) -> list[str]:
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(
-                f"{folder / INDEX_NAME}: shard name {name!r} is not a plain .safetensors file name",
+                f"{folder / INDEX_NAME}: shard name {name[:80]!r} is not a plain .safetensors file name",
                 fix="download the index again: it may only name files of its own folder",
             )
-        if not (folder / name).is_file():
+        if not _is_file(folder / name):
             raise CheckpointError(
-                f"{folder}: shard {name!r} is missing, though the index names it", fix="download the checkpoint again"
+                f"{folder}: shard {name[:80]!r} is missing, though the index names it",
+                fix="download the checkpoint again",
             )
     return names
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system accepts
+        return False
 
 
 def _notes(folder: Path, names: list[str], built: list[str]) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from targets.strict_json import parse_json
+
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt", ".tiktoken")  # no code, and no pickled weights
 _ROPES = ("rope_scaling", "rope_parameters")
@@ -45,7 +47,7 @@ def excerpt_of(
         place = Path(made)
         for path in _paths(folder, tokenizer):
             if path.name == "config.json":
-                config = _readable(json.loads(path.read_bytes()))
+                config = _readable(parse_json(path.read_bytes(), ours=False))
                 config = config if layers is None else _with_fewer_layers(config, layers)
                 (place / path.name).write_text(json.dumps(config), "utf-8")
             elif path.name == _TEMPLATES:
@@ -103,7 +105,7 @@ def _kept(name: str, layers: int) -> bool:
 
 
 def _cut_index(path: Path, layers: int) -> dict[str, Any]:
-    index: dict[str, Any] = json.loads(path.read_bytes())
+    index: dict[str, Any] = parse_json(path.read_bytes(), ours=False)
     kept = {name: file for name, file in index["weight_map"].items() if _kept(name, layers)}
     return index | {"weight_map": kept}
 
@@ -112,7 +114,7 @@ def _cut_weights(source: Path, destination: Path, layers: int) -> None:
     """Copy a safetensors file without the tensors of later layers. Its bytes are never in memory as a whole."""
     with source.open("rb") as reader, destination.open("wb") as writer:
         length = int.from_bytes(reader.read(8), "little")
-        header: dict[str, Any] = json.loads(reader.read(length))
+        header: dict[str, Any] = parse_json(reader.read(length), ours=False)
         kept = {name: entry for name, entry in header.items() if name != "__metadata__" and _kept(name, layers)}
         written, position = {}, 0
         for name, entry in kept.items():

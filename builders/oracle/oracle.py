@@ -17,7 +17,7 @@ from builders.oracle.texts import CONVERSATIONS
 from builders.oracle.transformers_model import TransformersModel
 from builders.oracle.transformers_text import TextTruth, rendered, text_truth
 from builders.oracle.truth import Numbers, Truth
-from builders.runtime.generation import render_prompt
+from builders.runtime.generation import bundled_template, render_prompt
 from builders.tokenizer import Tokenizer, read_bundled_tokenizer, tokenizer_of
 from registry.bundle.folder import Bundle
 from targets.architecture import Architecture
@@ -87,7 +87,7 @@ def check_bundle(bundle: Bundle, text: TextTruth) -> None:
     _check_stop_ids(where, text, manifest.stop_token_ids)
     if manifest.bos_token_id is not None and text.bos_id is not None and manifest.bos_token_id != text.bos_id:
         raise _differs(where, f"bos_token_id is {text.bos_id} there, {manifest.bos_token_id} here")
-    own = None if manifest.chat_template is None else bundle.file(manifest.chat_template).read_text("utf-8")
+    own = bundled_template(bundle)
     if (own is None) != (text.template is None):
         raise _differs(where, "the chat template: only one of the two has one")
     if own is None or text.template is None:

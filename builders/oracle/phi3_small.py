@@ -17,7 +17,6 @@ that configuration class.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from builders.oracle.states import (
 )
 from builders.oracle.truth import CUT_BLOCK_TOKENS, CUT_LOCAL_BLOCKS, Edge, Numbers, Probe
 from targets.errors import MeasurementError
+from targets.strict_json import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,7 +122,7 @@ class Phi3SmallFormulas:
                 ) from error
 
     def _config(self) -> dict[str, Any]:
-        config = _DEFAULTS | json.loads((self.folder / "config.json").read_bytes())
+        config = _DEFAULTS | parse_json((self.folder / "config.json").read_bytes(), ours=False)
         if config.get("dummy_token_indices") is None:
             config["dummy_token_indices"] = [token for token in _DUMMY_IDS if token < config["vocab_size"]]
         return config
@@ -143,7 +143,7 @@ def _weights(folder: Path, adapter: Path | None) -> dict[str, Tensor]:
 
     names = ["model.safetensors"]
     if not (folder / names[0]).is_file():
-        index = json.loads((folder / "model.safetensors.index.json").read_bytes())
+        index = parse_json((folder / "model.safetensors.index.json").read_bytes(), ours=False)
         names = sorted(set(index["weight_map"].values()))
     weights = {key: value for name in names for key, value in load_file(folder / name).items()}
     if adapter is not None:  # in the dtype that the weights have: peft rounds to it

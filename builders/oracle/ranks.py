@@ -7,11 +7,12 @@ leftmost first, until none has one. Source of pattern and rule: tiktoken (`opena
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from targets.strict_json import parse_json
 
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -54,7 +55,7 @@ class RankSplitter:
         lines = (line.split() for line in path.read_bytes().splitlines() if line.strip())
         ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
         config_path = path.parent / "tokenizer_config.json"
-        config: dict[str, Any] = json.loads(config_path.read_bytes()) if config_path.is_file() else {}
+        config: dict[str, Any] = parse_json(config_path.read_bytes(), ours=False) if config_path.is_file() else {}
         listed = config.get("added_tokens_decoder") or {}
         special = {entry["content"]: int(number) for number, entry in listed.items()} or _SPECIAL
         return cls(ranks, special)

@@ -21,6 +21,7 @@ from registry.files.atomic import write_atomically
 from registry.files.owned import private_folder, require_own_folder
 from registry.files.staging import disk_errors
 from targets.errors import MeasurementError
+from targets.strict_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Record:
             return None
         try:
             require_own_folder(self.cache)
-            content: dict[str, Any] = json.loads(self._path.read_bytes())
+            content: dict[str, Any] = parse_json(self._path.read_bytes())
             if "problem" in content:
                 problem = MeasurementError(content["problem"], fix=content["fix"])
             else:
@@ -75,7 +76,7 @@ class Record:
             content = {"agreement": vars(found) | {"text": found.text.to_json()}}
         with disk_errors(self._path):
             private_folder(self.cache)
-            write_atomically(self._path, json.dumps(content).encode())
+            write_atomically(self._path, json.dumps(content, allow_nan=False).encode())
 
     @property
     def _path(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +11,9 @@ from builders.oracle.excerpt import excerpt_of
 from builders.oracle.library import transformers_reads
 from builders.oracle.ranks import RankSplitter, ranks_file
 from builders.oracle.texts import CONVERSATIONS, TEXTS, Conversation, around
+from builders.templates import ChatTemplateError, render_chat
+from targets.errors import MeasurementError
+from targets.strict_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,20 @@ def text_truth(folder: Path, tokens: Iterable[str] = (), *, tokenizer_folder: Pa
 
 
 def rendered(template: str, named: dict[str, str], conversation: Conversation) -> str | None:
-    """Return a conversation in a template, rendered by transformers; None where the template refuses it."""
-    import jinja2
-    from transformers.utils.chat_template_utils import render_jinja_template
+    """Return a conversation in a template, rendered by transformers; None where the template refuses it, or fails.
 
+    Raises:
+        MeasurementError: it exceeds a limit on time or memory.
+    """
     messages = [{"role": role, "content": content} for role, content in conversation]
     try:
-        return str(render_jinja_template([messages], chat_template=template, add_generation_prompt=True, **named)[0][0])
-    except (jinja2.TemplateError, TypeError, ValueError):
+        return render_chat(template, messages, named, engine="transformers")
+    except ChatTemplateError as error:
+        if error.exhausted:
+            raise MeasurementError(
+                f"the chat template can't be rendered for {conversation}: {error}",
+                fix="correct the chat template, or download it again from the model's repository",
+            ) from error
         return None
 
 
@@ -106,7 +114,7 @@ def _texts(tokens: Iterable[str], template: str | None, named: dict[str, str]) -
 
 def _of_ranks(folder: Path, splitter: RankSplitter, tokens: Iterable[str]) -> TextTruth:
     path = folder / "tokenizer_config.json"
-    config: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    config: dict[str, Any] = parse_json(path.read_bytes(), ours=False) if path.is_file() else {}
     file, template = folder / "chat_template.jinja", config.get("chat_template")
     template = file.read_text("utf-8") if file.is_file() else template if isinstance(template, str) else None
     # The class in Phi-3-small's repositories: one token for all three, and nothing around a text.
@@ -127,7 +135,7 @@ def _generation(folder: Path) -> tuple[list[int], bool, int | None]:
     """Return the stop ids, whether generation_config.json states them, and the id that begins a sequence."""
     import transformers
 
-    config = json.loads((folder / "config.json").read_bytes())
+    config = parse_json((folder / "config.json").read_bytes(), ours=False)
     stated = False
     if (folder / "generation_config.json").is_file():
         generation = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)

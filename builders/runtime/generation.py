@@ -8,8 +8,8 @@ import numpy as np
 
 from builders.runtime.session import Session
 from builders.runtime.sessions import open_session
+from builders.templates import ChatTemplateError, render_chat
 from builders.tokenizer import Tokenizer, read_bundled_tokenizer, read_special_tokens
-from builders.tokenizer.chat import ChatTemplateError, render_chat
 from registry.bundle.folder import Bundle
 from targets.errors import BundleError, MeasurementError
 from targets.progress import Progress, silent
@@ -47,17 +47,29 @@ def render_prompt(bundle: Bundle, prompt: str) -> str:
     Raises:
         BundleError: the template can't be rendered.
     """
-    name = bundle.manifest.generation.chat_template
-    if name is None:
+    template = bundled_template(bundle)
+    if template is None:
         return prompt
     messages = [{"role": "user", "content": prompt}]
     try:
-        template = bundle.file(name).read_text("utf-8")
         return render_chat(template, messages, read_special_tokens(bundle.path))
     except ChatTemplateError as error:
         raise BundleError(
-            f"{bundle.file(name)}: the chat template fails: {error}",
+            f"{bundle.file(str(bundle.manifest.generation.chat_template))}: the chat template fails: {error}",
             fix="use phipack generate --raw, or correct the checkpoint's chat template and build again",
+        ) from error
+
+
+def bundled_template(bundle: Bundle) -> str | None:
+    """Return a bundle's chat template; None where it has none. Raises `BundleError` where it can't be read."""
+    name = bundle.manifest.generation.chat_template
+    if name is None:
+        return None
+    try:
+        return bundle.file(name).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{bundle.path}: the chat template {name} can't be read: {error}", fix="fetch or build the bundle again"
         ) from error
 
 

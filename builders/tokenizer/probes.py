@@ -5,35 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from builders.checkpoint import Checkpoint
-from builders.tokenizer.chat import ChatTemplateError, render_chat
+from builders.checkpoint.tokenizer_files import chat_template_file
+from builders.templates import ChatTemplateError, render_chat
 from builders.tokenizer.loading import Tokenizer
 from targets.errors import CheckpointError, UnsupportedModelError
 
 _ANSWER = "Sixteen"
 _QUESTION = {"role": "user", "content": "What is 4 times 4?"}
+_SYSTEM = {"role": "system", "content": "Be brief."}
 _ANSWERED = ({"role": "assistant", "content": _ANSWER},)
+_QUESTIONS = (_QUESTION, *_ANSWERED, _QUESTION)
 
 
 def probe_conversations(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[str, ...]:
     """Return what the chat template makes of a question, and of one more after an answer; nothing without a template.
 
-    A template that allows only one question is left at that.
+    A template that allows only one question, or no system prompt, is left at that: `raise_exception` says so.
 
     Raises:
-        CheckpointError: the template can't be rendered even for one question.
+        CheckpointError: the template can't be rendered for one question, or fails for a conversation that it does not
+            refuse.
     """
-    template = checkpoint.chat_template
-    if template is None:
+    if checkpoint.chat_template is None:
         return ()
-    try:
-        first = render_chat(template, [_QUESTION], tokenizer.special_tokens)
-    except ChatTemplateError as error:
-        raise CheckpointError(
-            f"{checkpoint.tokenizer_folder}: the chat template can't be rendered for one question: {error}",
-            fix="correct the chat template, or download it again from the model's repository",
-        ) from error
-    more = _rendered(template, [_QUESTION, *_ANSWERED, _QUESTION], tokenizer.special_tokens)
-    return (first,) if more is None else (first, more)
+    _rendered(checkpoint, tokenizer, "a system prompt", (_SYSTEM, _QUESTION))
+    first = _rendered(checkpoint, tokenizer, "one question", (_QUESTION,), must=True)
+    more = _rendered(checkpoint, tokenizer, "a question after an answer", _QUESTIONS)
+    return tuple(text for text in (first, more) if text is not None)
 
 
 def unknown_flags_note(
@@ -64,23 +62,38 @@ def unknown_flags_note(
 
 def turn_end(checkpoint: Checkpoint, tokenizer: Tokenizer) -> int | None:
     """Return the id of the added token that the chat template writes after an answer; None if it is none."""
-    template = checkpoint.chat_template
-    if template is None:
+    if checkpoint.chat_template is None:
         return None
-    text = _rendered(template, [_QUESTION, *_ANSWERED], tokenizer.special_tokens, add_generation_prompt=False)
+    conversation = (_QUESTION, *_ANSWERED)
+    text = _rendered(checkpoint, tokenizer, "an answered question", conversation, add_generation_prompt=False)
     _, found, rest = (text or "").rpartition(_ANSWER)
     ids = tokenizer.encode(rest.lstrip()) if found else []
     return ids[0] if ids and ids[0] in tokenizer.added_tokens() else None
 
 
 def _rendered(
-    template: str,
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    what: str,
     messages: Sequence[Mapping[str, str]],
-    special_tokens: Mapping[str, str],
     *,
+    must: bool = False,
     add_generation_prompt: bool = True,
 ) -> str | None:
+    """Return a conversation in the checkpoint's template; None where the template refuses it.
+
+    Raises:
+        CheckpointError: the template fails, exceeds a limit, or refuses what it `must` render.
+    """
+    template, special_tokens = checkpoint.chat_template, tokenizer.special_tokens
+    assert template is not None
     try:
         return render_chat(template, messages, special_tokens, add_generation_prompt=add_generation_prompt)
-    except ChatTemplateError:
-        return None
+    except ChatTemplateError as error:
+        if error.refused and not must:
+            return None
+        raise CheckpointError(
+            f"{chat_template_file(checkpoint.tokenizer_folder)}: the chat template can't be rendered for {what}: "
+            f"{error}",
+            fix="correct the chat template, or download it again from the model's repository",
+        ) from error

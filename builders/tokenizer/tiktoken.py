@@ -8,12 +8,13 @@ inside a token are the same in any text, so no other pair ever forms it.
 from __future__ import annotations
 
 import base64
-import itertools
+import heapq
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from targets.bounded_file import read_at_most
 from targets.errors import CheckpointError, UnsupportedModelError
 
 # cl100k's, as Llama-3's and Phi-4's tokenizer.json spell it: runtimes on phones recognise exactly this string.
@@ -24,6 +25,7 @@ _PATTERN = (
 )
 _KNOWN = "cl100k_base.tiktoken"
 _RANK_COUNT = 100256
+_BYTES_LIMIT = 64 << 20  # cl100k's has 1.7 MB
 
 # What Phi-3-small's own code adds to cl100k (its tokenizer_config.json lists none): every row has a token.
 _NAMED = {
@@ -93,7 +95,10 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
     line = b""
     try:
-        for line in path.read_bytes().splitlines():
+        raw = read_at_most(path, _BYTES_LIMIT)
+        if len(raw) > _BYTES_LIMIT:
+            raise CheckpointError(f"{path}: more than {_BYTES_LIMIT} bytes", fix="download it again")
+        for line in raw.splitlines():
             if line.strip():
                 token, rank = line.split()
                 ranks[base64.b64decode(token, validate=True)] = int(rank)
@@ -105,7 +110,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         raise CheckpointError(
             f"{path}: a line is not a base64 token and its rank: {line[:60]!r}", fix="download it again"
         ) from error
-    if missing := next((byte for byte in range(256) if bytes([byte]) not in ranks), None):
+    if (missing := next((byte for byte in range(256) if bytes([byte]) not in ranks), None)) is not None:
         raise CheckpointError(f"{path}: byte 0x{missing:02x} has no rank", fix="download it again")
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise CheckpointError(f"{path}: its {len(ranks)} ranks are not 0 to {len(ranks) - 1}", fix="download it again")
@@ -120,19 +125,48 @@ def spelled_ranks(path: Path) -> dict[str, int]:
 
 def _last_pair(token: bytes, rank: int, ranks: dict[bytes, int], path: Path) -> tuple[bytes, bytes]:
     """Return the two parts that tiktoken joins last to form a token: what merges of lower rank leave of its bytes."""
-    parts = [token[place : place + 1] for place in range(len(token))]
-    while len(parts) > 2:
-        found = [ranks.get(left + right, rank) for left, right in itertools.pairwise(parts)]
-        lowest = min(found)
-        if lowest >= rank:
-            break
-        place = found.index(lowest)
-        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    parts = joined(token, rank, ranks)
     if len(parts) != 2:
+        shown = f"{token[:60]!r}{'…' if len(token) > 60 else ''}"
         raise CheckpointError(
-            f"{path}: no merge of two parts forms the token of rank {rank} ({token!r})", fix="download it again"
+            f"{path}: no merge of two parts forms the token of rank {rank} ({shown})", fix="download it again"
         )
     return parts[0], parts[1]
+
+
+def joined(token: bytes, below: int, ranks: Mapping[bytes, int]) -> list[bytes]:
+    """Join neighbours of the lowest rank, the leftmost first, until two parts are left or no pair ranks under `below`.
+
+    Pairs wait in a heap, so that a token of N bytes takes N log N steps. `ends`: of the part that begins at a place, or
+    0 where none does; `befores`: where the part before it begins.
+    """
+    ends, befores = list(range(1, len(token) + 1)), list(range(-1, len(token) - 1))
+    waiting: list[tuple[int, int, int]] = []  # rank, where the left part begins, where the right one ends
+
+    def pair(begin: int) -> None:
+        middle = ends[begin]
+        if middle < len(token) and (rank := ranks.get(token[begin : ends[middle]], below)) < below:
+            heapq.heappush(waiting, (rank, begin, ends[middle]))
+
+    for begin in range(len(token) - 1):
+        pair(begin)
+    count = len(token)
+    while waiting and count > 2:
+        _, begin, end = heapq.heappop(waiting)
+        middle = ends[begin]
+        if not begin < middle < end or ends[middle] != end:
+            continue  # one of the two is part of another by now
+        ends[begin], ends[middle] = end, 0
+        count -= 1
+        if end < len(token):
+            befores[end] = begin
+            pair(begin)
+        if befores[begin] >= 0:
+            pair(befores[begin])
+    begins = [0]
+    while ends[begins[-1]] < len(token):
+        begins.append(ends[begins[-1]])
+    return [token[begin : ends[begin]] for begin in begins]
 
 
 def _added_tokens(config: Mapping[str, Any], ranks: dict[bytes, int], path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from builders.checkpoint import Checkpoint, read_json
 from builders.tokenizer.loading import Tokenizer
 from builders.tokenizer.tiktoken import spelled_ranks
+from targets.strict_json import parse_json
 
 
 def notes_on_unread_files(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def _pieces(path: Path) -> Mapping[str, int]:
 
 def _vocabulary(path: Path) -> Mapping[str, int]:
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        content = parse_json(path.read_bytes(), ours=False)
+    except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -5,6 +5,7 @@ Everything that builds (`builders`) is imported inside the functions, so that a 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ from targets.project import Project, load_project
 from targets.recipes import Recipe, recipe_named
 from targets.references import Reference
 from targets.selection import Device
+from targets.strict_json import LARGEST_INTEGER
 from targets.this_user import expanded
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ def parse_gate(text: str) -> tuple[str, Gate]:
         bound = float(match["bound"]) if match else None
     except ValueError:
         bound = None
-    if match is None or bound is None:
+    if match is None or bound is None or not math.isfinite(bound):
         raise PhipackError(f"{text!r} is not a gate", fix="write it as 'kl_mean<=0.05' or 'same_top_share>=0.9'")
     if match["figure"] not in FIGURES:
         raise PhipackError(
@@ -139,7 +141,8 @@ def parse_size(text: str | int) -> int:
     factor = None if found is None else _UNITS.get(found[2].upper())
     if found is None or factor is None:
         raise PhipackError(f"{text!r} is not a size", fix="write 1500000000, 1.5GB or 512MiB")
-    count = int(float(found[1]) * factor)
-    if count < 1:
-        raise PhipackError(f"{text!r} is less than a byte", fix="write 1500000000, 1.5GB or 512MiB")
-    return count
+    count = float(found[1]) * factor
+    if not 1 <= count <= LARGEST_INTEGER:
+        size = "less than a byte" if count < 1 else "more than any disk has"
+        raise PhipackError(f"{str(text)[:40]!r} is {size}", fix="write 1500000000, 1.5GB or 512MiB")
+    return int(count)

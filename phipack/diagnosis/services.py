@@ -6,8 +6,7 @@ A registry is asked as MLflow's REST API, SQLite or PostgreSQL allow, without im
 from __future__ import annotations
 
 import base64
-import email.utils
-import json
+import http.client
 import os
 import time
 import urllib.error
@@ -25,10 +24,12 @@ from registry.ledger.sqlite_reader import SqliteReader, has_known_schema
 from registry.ledger.tracking import sqlite_path
 from registry.store.folder import FolderStore
 from registry.store.uris import open_store
+from registry.transfer.header_values import http_date
 from registry.transfer.network_settings import proxy_for, tls_context
 from targets.errors import PhipackError
 from targets.installation import install_command
 from targets.secrets import without_secrets
+from targets.strict_json import MalformedJsonError, parse_json
 
 TIMEOUT_SECONDS = 10
 SLOW_CLOCK_SECONDS = 60.0
@@ -90,18 +91,18 @@ def _check_server(uri: str, shown: str) -> ServiceCheck:
     try:
         with _opened(uri + _ANY_MODEL) as answer:
             clock = _clock(uri, answer.headers.get("Date"))
-            body = json.loads(answer.read(10**6))
+            body = parse_json(answer.read(10**6), ours=False)
     except urllib.error.HTTPError as error:
         return ServiceCheck(_refused(error.code, shown), _clock(uri, error.headers.get("Date")))
     except PhipackError as error:
         return ServiceCheck(failed("registry", error))
-    except (OSError, ValueError) as error:
-        if isinstance(error, json.JSONDecodeError):
-            return ServiceCheck(Check("registry", "fail", f"{shown}: answers, but not as MLflow does", _START))
+    except MalformedJsonError:
+        return ServiceCheck(Check("registry", "fail", f"{shown}: answers, but not as MLflow does", _START))
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         return ServiceCheck(Check("registry", "fail", f"{shown}: does not answer: {reason}", _START))
-    count = len(body.get("registered_models", ())) if isinstance(body, dict) else 0
-    return ServiceCheck(Check("registry", "ok", f"{shown}: {'has models' if count else 'no model yet'}"), clock)
+    has_models = isinstance(body, dict) and bool(body.get("registered_models"))
+    return ServiceCheck(Check("registry", "ok", f"{shown}: {'has models' if has_models else 'no model yet'}"), clock)
 
 
 def _refused(code: int, shown: str) -> Check:
@@ -199,13 +200,10 @@ def _s3_clock(location: str) -> ClockReading | None:
 
 
 def _clock(server: str, date: str | None) -> ClockReading | None:
-    if date is None:
+    if (said := http_date(date)) is None:
         return None
-    try:
-        said = email.utils.parsedate_to_datetime(date).timestamp()
-    except ValueError:
-        return None
-    return ClockReading(urllib.parse.urlsplit(server).netloc.rpartition("@")[2], time.time() - said)
+    ahead = time.time() - said.timestamp()
+    return ClockReading(urllib.parse.urlsplit(server).netloc.rpartition("@")[2], ahead)
 
 
 def check_clock(readings: list[ClockReading]) -> Check:

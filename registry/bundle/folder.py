@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.bundle.chunks import FileDigest
-from registry.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, FileEntry, Manifest
 from registry.files.digests import digest_of_file
+from targets.bounded_file import read_at_most
 from targets.errors import BundleError
 
 
@@ -76,7 +77,7 @@ def open_bundle(folder: Path) -> Bundle:
     """Read a bundle's manifest, without reading its files. Raises `BundleError`."""
     path = folder / MANIFEST_NAME
     try:
-        raw = path.read_bytes()
+        raw = read_at_most(path, MANIFEST_BYTES_LIMIT)
     except OSError as error:
         raise BundleError(
             f"{folder} is not a bundle: {MANIFEST_NAME} can't be read ({error.strerror})",

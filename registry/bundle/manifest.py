@@ -11,17 +11,21 @@ import unicodedata
 from pathlib import PurePosixPath
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from registry.bundle.chunks import Chunk
 from registry.files.digests import digest_of_bytes
 from targets.errors import BundleError
+from targets.strict_json import MalformedJsonError, parse_model
 
 MANIFEST_NAME = "manifest.json"
 
 MANIFEST_SCHEMA: Literal["phipack.bundle/1"] = "phipack.bundle/1"
 
 MANIFEST_BYTES_LIMIT = 8 << 20
+# What every system accepts (POSIX's least PATH_MAX is 256, Linux' 4,096); our own deepest path has 4 parts.
+_PATH_LIMIT, _DEPTH_LIMIT = 1000, 32
+_NAME_BYTES = 255
 _FIX = "fetch or build the bundle again"
 
 _WINDOWS_DEVICE = re.compile(r"(con|conin\$|conout\$|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *", re.IGNORECASE)
@@ -52,18 +56,19 @@ class FileEntry(_Strict):
     def _stays_inside(cls, path: str) -> str:
         parts = PurePosixPath(path).parts
         unsafe = (
-            not parts
+            not 0 < len(parts) <= _DEPTH_LIMIT
+            or len(path) > _PATH_LIMIT
             or path.startswith("/")
             or "\\" in path
             or ".." in parts
             or str(PurePosixPath(path)) != path
             or path == MANIFEST_NAME
             or any(unicodedata.category(letter).startswith("C") for letter in path)
-            or any(part.endswith((" ", ".")) or ":" in part for part in parts)
+            or any(part.endswith((" ", ".")) or ":" in part or len(part.encode()) > _NAME_BYTES for part in parts)
             or any(_WINDOWS_DEVICE.fullmatch(part.split(".")[0]) for part in parts)
         )
         if unsafe:
-            raise ValueError(f"unsafe path {path!r}")
+            raise ValueError(f"unsafe path {path[:_PATH_LIMIT]!r}")
         return path
 
     @model_validator(mode="after")
@@ -209,16 +214,12 @@ class Manifest(_Strict):
     def parse(cls, raw: bytes, *, source: str) -> Manifest:
         """Parse a manifest. Raises `BundleError` where it is not in the canonical form."""
         if len(raw) > MANIFEST_BYTES_LIMIT:
-            raise BundleError(
-                f"{source}: a manifest of {len(raw)} bytes; the limit is {MANIFEST_BYTES_LIMIT}", fix=_FIX
-            )
+            raise BundleError(f"{source}: a manifest beyond the limit of {MANIFEST_BYTES_LIMIT} bytes", fix=_FIX)
         try:
-            manifest = cls.model_validate_json(raw)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            manifest = parse_model(cls, raw)
+        except MalformedJsonError as error:
             raise BundleError(
-                f"{source}: not a bundle manifest of schema {MANIFEST_SCHEMA}: {where or 'document'}: {first['msg']}",
+                f"{source}: not a bundle manifest of schema {MANIFEST_SCHEMA}: {error}",
                 fix=f"{_FIX}; if a newer phipack wrote it, update phipack",
             ) from error
         if manifest.to_bytes() != raw:

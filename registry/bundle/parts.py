@@ -23,14 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from registry.bundle.folder import Bundle, open_bundle, seal
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Manifest
 from registry.files.digests import digest_of_bytes
 from registry.files.large_file import LargeFile
 from registry.files.staging import staged_folder
+from targets.bounded_file import read_at_most
 from targets.errors import BuildError, BundleError
+from targets.strict_json import MalformedJsonError, parse_model
 
 PARTS_SCHEMA: Literal["phipack.parts/1"] = "phipack.parts/1"
 INDEX_NAME = "parts.json"
@@ -220,18 +222,13 @@ def _read(stream: BinaryIO, size: int, path: Path) -> Iterator[bytes]:
 
 def _read_index(path: Path) -> PartsIndex:
     try:
-        with path.open("rb") as stream:
-            return PartsIndex.model_validate_json(stream.read(_INDEX_BYTES_LIMIT))
+        return parse_model(PartsIndex, read_at_most(path, _INDEX_BYTES_LIMIT))
     except OSError as error:
         raise BundleError(
             f"{path} can't be read: {error.strerror}", fix="name the folder that holds part-1 and all the others"
         ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BundleError(
-            f"{path}: not an index of schema {PARTS_SCHEMA}: {where or 'document'}: {first['msg']}", fix=_FIX
-        ) from error
+    except MalformedJsonError as error:
+        raise BundleError(f"{path}: not an index of schema {PARTS_SCHEMA}: {error}", fix=_FIX) from error
 
 
 def _read_manifest(parts: Path, index: PartsIndex, pieces: Sequence[Piece]) -> Manifest:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
     from tuf.ngclient import FetcherInterface, Updater
 
+_INSTALL_ID_BYTES = 200
+
 
 @dataclass(frozen=True)
 class CatalogTrust:
@@ -164,8 +166,14 @@ def install_id(state: Path | None = None) -> str:
         _make_state(path.parent)
         if not path.exists():
             write_atomically(path, f"{uuid.uuid4()}\n".encode(), mode=0o600, replace=False)
-        with os.fdopen(open_found(path, os.O_RDONLY)) as file:
-            return file.read().strip()
+        with os.fdopen(open_found(path, os.O_RDONLY), "rb") as file:
+            name = file.read(_INSTALL_ID_BYTES + 2).strip()  # a line feed ends it
+    if not 0 < len(name) <= _INSTALL_ID_BYTES or not name.isascii() or not name.decode("ascii").isprintable():
+        raise FetchError(
+            f"{path} does not hold a name: it must be at most {_INSTALL_ID_BYTES} printable ASCII characters",
+            fix=f"remove it: rm {path}; the next fetch makes a new name, which may come at another place in a rollout",
+        )
+    return name.decode("ascii")
 
 
 def _require_root(folder: Path, root: Path | None, url: str) -> None:

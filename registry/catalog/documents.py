@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT
 from registry.catalog.rollout import Stage
@@ -26,6 +26,7 @@ from targets.devices import Target
 from targets.errors import PhipackError
 from targets.recipes import Format
 from targets.selection import DeviceClass
+from targets.strict_json import MalformedJsonError, parse_model
 
 if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
@@ -161,7 +162,7 @@ class Documents(ABC):
             raw = self._read(path, file.hashes["sha256"], file.length)
             try:
                 self._parsed[path] = parse_document(kind, raw)
-            except ValueError as error:
+            except MalformedJsonError as error:
                 raise self._malformed(path, str(error)) from error
         found = self._parsed[path]
         assert isinstance(found, kind), path
@@ -169,12 +170,8 @@ class Documents(ABC):
 
 
 def parse_document(kind: type[_Content], raw: bytes) -> _Content:
-    """Parse a document. Raises `ValueError` that says where it is wrong."""
-    try:
-        return kind.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}") from error
+    """Parse a document. Raises `MalformedJsonError` that says where it is wrong."""
+    return parse_model(kind, raw)
 
 
 def channel_path(model: str, channel: str) -> str:

@@ -30,6 +30,7 @@ from targets.errors import MalformedReferenceError, PhipackError, PublicationErr
 from targets.recipes import Format
 from targets.references import Reference
 from targets.selection import Device
+from targets.strict_json import LARGEST_INTEGER
 
 REDIRECT_SECONDS = 3600
 _HEX = r"^[0-9a-f]{64}$"
@@ -62,12 +63,15 @@ def _wanted(  # noqa: PLR0913 - the query's own
     *,
     reference: Annotated[
         str | None,
-        Query(description="MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL]; by default the only model's production channel"),
+        Query(
+            max_length=500,
+            description="MODEL[:VERSION|:CHANNEL|:^RANGE][@CELL]; by default the only model's production channel",
+        ),
     ] = None,
-    device: Annotated[str | None, Query(description="identifier, such as iPhone15,4")] = None,
-    soc: Annotated[str | None, Query(description="such as Apple A16")] = None,
-    ram_bytes: Annotated[int | None, Query(gt=0, description="memory as the OS reports it")] = None,
-    os: Annotated[str | None, Query(description="name and version, such as iOS 18.1")] = None,
+    device: Annotated[str | None, Query(max_length=200, description="identifier, such as iPhone15,4")] = None,
+    soc: Annotated[str | None, Query(max_length=200, description="such as Apple A16")] = None,
+    ram_bytes: Annotated[int | None, Query(gt=0, le=LARGEST_INTEGER, description="memory as the OS reports it")] = None,
+    os: Annotated[str | None, Query(max_length=200, description="name and version, such as iOS 18.1")] = None,
     format: Annotated[Format | None, Query(description="what the app's runtime can read")] = None,  # noqa: A002
     install_id: Annotated[str | None, Query(max_length=200, description="for staged rollout")] = None,
 ) -> Wanted:

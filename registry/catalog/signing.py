@@ -20,12 +20,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from registry.files.atomic import remove_unfinished, write_atomically
 from registry.files.lock import file_lock
 from registry.files.staging import disk_errors, staged_folder
 from targets.errors import KeysError
+from targets.strict_json import MalformedJsonError, parse_model
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
@@ -150,11 +151,11 @@ def open_keys(folder: Path) -> KeyFolder:
     from tuf.api.metadata import Metadata, Root
 
     try:
-        keys = _Keys.model_validate_json((folder / _KEYS_NAME).read_bytes())
+        keys = parse_model(_Keys, (folder / _KEYS_NAME).read_bytes())
         roots: list[Metadata[Root]] = []
         while (path := folder / f"{len(roots) + 1}.root.json").is_file():
             roots.append(Metadata[Root].from_bytes(path.read_bytes()))
-    except (OSError, ValidationError, RepositoryError) as error:
+    except (OSError, MalformedJsonError, RepositoryError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise KeysError(
             f"{folder} holds no keys: {reason}", fix=f"create some: phipack keys init --keys {folder}"

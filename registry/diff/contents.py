@@ -59,17 +59,24 @@ class Forwards:
         """Return how many bytes are left, by the manifest."""
         return self._entry.bytes - self.position
 
-    def take(self, count: int) -> bytes:
-        """Read exactly so many bytes."""
+    def take(self, count: int, limit: int = 1 << 30) -> bytearray:
+        """Read exactly so many bytes, which are in memory as a whole: at most `limit` of them."""
         if not 0 <= count <= self.left:
             raise BundleError(
                 f"{self._entry.path} is damaged: it names {count} bytes at byte {self.position} of {self._entry.bytes}",
                 fix=REPLACE_BUNDLE,
             )
-        pieces = []
-        while count:
+        if count > limit:
+            raise BundleError(
+                f"{self._entry.path}: {count} bytes at byte {self.position} where at most {limit} belong",
+                fix=REPLACE_BUNDLE,
+            )
+        content = bytearray(count)
+        view = memoryview(content)
+        filled = 0
+        while filled < count:
             try:
-                piece = self._stream.read(min(count, _PIECE))
+                piece = self._stream.read(min(count - filled, _PIECE))
             except OSError as error:
                 raise BundleError(f"{self._entry.path} can't be read: {error}", fix=REPLACE_BUNDLE) from error
             if not piece:
@@ -77,10 +84,10 @@ class Forwards:
                     f"{self._entry.path} ends at byte {self.position}, the manifest says {self._entry.bytes}",
                     fix=REPLACE_BUNDLE,
                 )
-            pieces.append(piece)
-            count -= len(piece)
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
             self.position += len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return content
 
     def digest(self, count: int) -> str:
         """Return `sha256:<hex>` of the next bytes, however many, in little memory."""

@@ -21,6 +21,11 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _DIMENSIONS_LIMIT = 4
 _SHOWN_LENGTH = 60
+# Far beyond any model's: what a hostile file may make this process hold. Arrays of numbers and tensors are streamed.
+_ENTRIES_LIMIT = 1 << 16  # of keys, and of tensors
+_ITEMS_LIMIT = 1 << 22  # of an array of texts
+_TEXT_BYTES_LIMIT = 16 << 20
+_NAME_BYTES_LIMIT = 1 << 16  # the format's own
 _DEFAULT_ALIGNMENT = 32
 
 
@@ -46,10 +51,15 @@ def _read(file: Forwards, entry: FileEntry) -> Contents:
     if file.take(4) != b"GGUF" or (version := _number(file, "I")) not in (2, 3):
         raise BundleError(f"{entry.path}: not a GGUF file of version 2 or 3, little-endian", fix=REPLACE_BUNDLE)
     tensor_count, key_count = _number(file, "Q"), _number(file, "Q")
+    if max(tensor_count, key_count) > _ENTRIES_LIMIT:
+        raise BundleError(
+            f"{entry.path}: {key_count} keys and {tensor_count} tensors; at most {_ENTRIES_LIMIT} of each are read",
+            fix=REPLACE_BUNDLE,
+        )
     keys = {"version": str(version)}
     alignment = _DEFAULT_ALIGNMENT
     for _ in range(key_count):
-        name = _string(file).decode()
+        name = _string(file, _NAME_BYTES_LIMIT).decode()
         value = _value(file, _number(file, "I"))
         keys[name] = _shown(value)
         if name == "general.alignment":
@@ -79,7 +89,7 @@ def _read(file: Forwards, entry: FileEntry) -> Contents:
 
 def _tensor_info(file: Forwards) -> tuple[str, tuple[int, ...], int, int]:
     """Return name, shape (slowest axis first, as everywhere but in GGUF), type and offset."""
-    name = _string(file).decode()
+    name = _string(file, _NAME_BYTES_LIMIT).decode()
     dimensions = _number(file, "I")
     if dimensions > _DIMENSIONS_LIMIT:
         raise BundleError(
@@ -93,8 +103,8 @@ def _number(file: Forwards, letter: str) -> Any:
     return struct.unpack("<" + letter, file.take(struct.calcsize("<" + letter)))[0]
 
 
-def _string(file: Forwards) -> bytes:
-    return file.take(_number(file, "Q"))
+def _string(file: Forwards, limit: int = _TEXT_BYTES_LIMIT) -> bytearray:
+    return file.take(_number(file, "Q"), limit)
 
 
 def _value(file: Forwards, kind: int) -> Any:
@@ -106,6 +116,8 @@ def _value(file: Forwards, kind: int) -> Any:
     inner, count = _number(file, "I"), _number(file, "Q")
     if inner == _ARRAY:
         raise BundleError("an array of arrays, which no GGUF of a language model has", fix=REPLACE_BUNDLE)
+    if inner == _STRING and count > _ITEMS_LIMIT:
+        raise BundleError(f"an array of {count} texts; at most {_ITEMS_LIMIT} are read", fix=REPLACE_BUNDLE)
     if inner != _STRING:
         return f"{count} values, {file.digest(count * struct.calcsize('<' + _SCALARS[inner]))[:19]}"
     hasher = hashlib.sha256()

@@ -22,8 +22,12 @@ _GRAPH, _INITIALIZER = 7, 5
 _DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA = 1, 2, 8, 9, 13
 _VARINT, _EIGHT_BYTES, _LENGTH_DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
 _VARINT_BITS_LIMIT = 70
+# Far beyond any model's: what a hostile graph may make this process hold, next to the graph itself.
+_INITIALIZERS_LIMIT = 1 << 16
+_DIMENSIONS_LIMIT = 64
+_TEXT_BYTES_LIMIT = 1 << 16  # of a name or a path
 
-Field = tuple[int, int | bytes]
+Field = tuple[int, int | memoryview]
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def onnx_contents(manifest: Manifest, open_file: Open) -> Contents:
                     fix="compare without tensors, or build the bundle with external weights",
                 )
             with open_file(entry) as stream:
-                raw = Forwards(stream, entry).take(entry.bytes)
+                raw = memoryview(Forwards(stream, entry).take(entry.bytes))
             try:
                 keys[f"{entry.path} without its tensors"] = _read_graph(raw, entry, tensors, external_tensors)
             except (ValueError, KeyError, IndexError) as error:
@@ -71,56 +75,70 @@ def onnx_contents(manifest: Manifest, open_file: Open) -> Contents:
 
 
 def _read_graph(
-    raw: bytes, entry: FileEntry, tensors: dict[str, Tensor], external_tensors: dict[str, _External]
+    raw: memoryview, entry: FileEntry, tensors: dict[str, Tensor], external_tensors: dict[str, _External]
 ) -> str:
     """Add a graph's initializers to the two dicts; return the digest of everything else."""
-    rest = hashlib.sha256()
+    rest, count = hashlib.sha256(), 0
     for number, value in _fields(raw):
         if number != _GRAPH or isinstance(value, int):
-            rest.update(f"{number}:{value!r};".encode())
+            _hash_field(rest, str(number), value)
             continue
         for inner, part in _fields(value):
-            if inner == _INITIALIZER and isinstance(part, bytes):
-                name, tensor = _initializer(part, entry)
-                if isinstance(tensor, _External):
-                    external_tensors[name] = tensor
-                else:
-                    tensors[name] = tensor
+            if inner != _INITIALIZER or isinstance(part, int):
+                _hash_field(rest, f"{number}.{inner}", part)
+                continue
+            count += 1
+            if count > _INITIALIZERS_LIMIT:
+                raise ValueError(f"more than {_INITIALIZERS_LIMIT} initializers")
+            name, tensor = _initializer(part, entry)
+            if isinstance(tensor, _External):
+                external_tensors[name] = tensor
             else:
-                rest.update(f"{number}.{inner}:{part!r};".encode())
+                tensors[name] = tensor
     return f"sha256:{rest.hexdigest()[:12]}"
 
 
-def _initializer(raw: bytes, entry: FileEntry) -> tuple[str, Tensor | _External]:
+def _hash_field(hasher: hashlib._Hash, place: str, value: int | memoryview) -> None:
+    """Add a field, with its kind and length, so that no two messages are hashed alike."""
+    hasher.update(f"{place}:{value};".encode() if isinstance(value, int) else f"{place}:{len(value)} bytes;".encode())
+    if not isinstance(value, int):
+        hasher.update(value)
+
+
+def _initializer(raw: memoryview, entry: FileEntry) -> tuple[str, Tensor | _External]:
     name, storage = "", "undefined"
     shape: list[int] = []
     external: dict[str, str] = {}
-    data: list[Field] = []
+    typed, typed_bytes = hashlib.sha256(), 0  # of the fields that hold numbers by type: their bytes as they are stored
+    content: memoryview | None = None
     for number, value in _fields(raw):
         if number == _DIMS:
             shape += [value] if isinstance(value, int) else _varints(value)
+            if len(shape) > _DIMENSIONS_LIMIT:
+                raise ValueError(f"a tensor of more than {_DIMENSIONS_LIMIT} dimensions")
         elif number == _DATA_TYPE and isinstance(value, int):
             storage = _TYPES.get(value, f"type {value}")
-        elif number == _NAME and isinstance(value, bytes):
-            name = value.decode()
-        elif number == _EXTERNAL_DATA and isinstance(value, bytes):
+        elif number == _NAME and not isinstance(value, int):
+            name = _text(value)
+        elif number == _EXTERNAL_DATA and not isinstance(value, int):
             pair = dict(_fields(value))
             external[_text(pair[1])] = _text(pair[2])
+        elif number == _RAW_DATA and content is None and not isinstance(value, int):
+            content = value
         else:
-            data.append((number, value))
+            part = value.to_bytes(10, "little") if isinstance(value, int) else value
+            typed.update(part)
+            typed_bytes += len(part)
     if external:
         path = str(PurePosixPath(entry.path).parent / external["location"])
         span = Span(int(external.get("offset", "0")), int(external["length"]))
         return name, _External(storage, tuple(shape), path, span)
-    content = next((value for number, value in data if number == _RAW_DATA and isinstance(value, bytes)), None)
-    if content is None:  # in typed fields: their bytes as they are stored
-        content = b"".join(value if isinstance(value, bytes) else value.to_bytes(10, "little") for _, value in data)
-    digest = "sha256:" + hashlib.sha256(content).hexdigest()
-    return name, Tensor(storage, tuple(shape), len(content), digest)
+    found, size = (typed, typed_bytes) if content is None else (hashlib.sha256(content), len(content))
+    return name, Tensor(storage, tuple(shape), size, "sha256:" + found.hexdigest())
 
 
-def _fields(raw: bytes) -> Iterator[Field]:
-    """Yield number and value of each field of a message; numbers of fixed width as their bytes."""
+def _fields(raw: memoryview) -> Iterator[Field]:
+    """Yield number and value of each field of a message; numbers of fixed width as their bytes. Nothing is copied."""
     at = 0
     while at < len(raw):
         key, at = _varint(raw, at)
@@ -141,7 +159,7 @@ def _fields(raw: bytes) -> Iterator[Field]:
         at += length
 
 
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
+def _varint(raw: memoryview, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, _VARINT_BITS_LIMIT, 7):
         byte = raw[at]
@@ -152,15 +170,16 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
     raise ValueError(f"an unterminated number at byte {at}")
 
 
-def _varints(raw: bytes) -> list[int]:
-    values, at = [], 0
-    while at < len(raw):
+def _varints(raw: memoryview) -> list[int]:
+    values: list[int] = []
+    at = 0
+    while at < len(raw) and len(values) <= _DIMENSIONS_LIMIT:
         value, at = _varint(raw, at)
         values.append(value)
     return values
 
 
-def _text(value: int | bytes) -> str:
-    if isinstance(value, int):
-        raise ValueError("a number where a text belongs")  # noqa: TRY004 - damaged data, not a wrong call
-    return value.decode()
+def _text(value: int | memoryview) -> str:
+    if isinstance(value, int) or len(value) > _TEXT_BYTES_LIMIT:
+        raise ValueError("a number or a long text where a name belongs")
+    return bytes(value).decode()

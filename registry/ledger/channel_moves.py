@@ -21,10 +21,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from registry.ledger.versions import CELL_TAG, TAG_PREFIX, CellVersion
 from targets.errors import Failure, RegistryError
+from targets.strict_json import parse_json
 
 KIND_TAG = TAG_PREFIX + "kind"
 MOVE_TAG = TAG_PREFIX + "move"
@@ -146,11 +147,11 @@ def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: da
             raise ValueError(kind)  # noqa: TRY301 - one damaged record, one message
         cells = []
         for key in sorted(key for key in tags if key.startswith(prefix)):
-            content = json.loads(tags[key])
-            before, after = (
-                None if content[side] is None else VersionId(**content[side]) for side in ("before", "after")
-            )
-            cells.append(CellMove(key.removeprefix(prefix), before, after, content["evidence"]))
+            content = parse_json(tags[key])
+            before, after = (None if content[side] is None else _version(content[side]) for side in ("before", "after"))
+            if not isinstance(evidence := content["evidence"], str | None):
+                raise TypeError(evidence)  # noqa: TRY301 - one damaged record, one message
+            cells.append(CellMove(key.removeprefix(prefix), before, after, evidence))
         return Move(
             id=run_id,
             kind=kind,  # type: ignore[arg-type]
@@ -166,7 +167,7 @@ def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: da
             overrode=_failures(tags.get(OVERRODE_TAG, "[]")),
             unmoved=_unmoved(tags),
         )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RegistryError(
             f"MLflow's run {run_id} of model {model} is a damaged record of a move: {error}",
             fix=f"restore its tags, or remove it from the history: mlflow runs delete --run-id {run_id}",
@@ -192,18 +193,27 @@ def cells_taken_out(moves: Sequence[Move], channel: str) -> set[str]:
 def _unmoved(tags: Mapping[str, str]) -> tuple[UnmovedCell, ...]:
     prefix = f"{UNMOVED_TAG}."
     keys = sorted(key for key in tags if key.startswith(prefix))
-    return tuple(UnmovedCell(key.removeprefix(prefix), VersionId(**json.loads(tags[key]))) for key in keys)
+    return tuple(UnmovedCell(key.removeprefix(prefix), _version(parse_json(tags[key]))) for key in keys)
+
+
+def _version(kept: Any) -> VersionId:
+    version = VersionId(**kept)
+    if type(version.number) is not int or not all(
+        isinstance(v, str) for k, v in vars(version).items() if k != "number"
+    ):
+        raise TypeError(kept)
+    return version
 
 
 def _texts(raw: str) -> tuple[str, ...]:
-    found = json.loads(raw)
+    found = parse_json(raw)
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise ValueError(raw)
     return tuple(found)
 
 
 def _failures(raw: str) -> tuple[Failure, ...]:
-    found = json.loads(raw)
+    found = parse_json(raw)
     if not isinstance(found, list):
         raise TypeError(raw)
     return tuple(_failure(one) for one in found)

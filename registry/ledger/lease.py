@@ -35,6 +35,7 @@ from typing import Protocol
 from registry.ledger.lock_wait import LockWait
 from targets.errors import PhipackError, RegistryError, RegistryUnreachableError
 from targets.progress import Notice, Progress, silent
+from targets.strict_json import parse_json
 
 Check = Callable[[], None]  # called before each change; raises `LeaseLostError` where this process may make none
 
@@ -246,6 +247,6 @@ def _release(lease: Lease, on_progress: Progress) -> None:
 def _who(claim: str) -> str:
     """Return who a claim says it is of, as far as it says so."""
     try:
-        return str(json.loads(claim)["who"])
+        return str(parse_json(claim)["who"])
     except (ValueError, KeyError, TypeError):
         return "another process"

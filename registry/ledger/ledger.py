@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,6 +57,7 @@ from registry.ledger.versions import (
     registered_model_name,
     require_own_name,
     settled,
+    time_of,
     version_from_tags,
 )
 from registry.store.protocol import Store
@@ -273,7 +274,7 @@ class Ledger:
                 run.data.tags,
                 run_id=run.info.run_id,
                 model=model,
-                when=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+                when=time_of(run.info.start_time, f"run {run.info.run_id}"),
                 state=_STATES.get(run.info.status, "unfinished"),
             )
             for run in self.mlflow.runs(experiment.experiment_id, wanted, "attributes.start_time DESC")

@@ -22,6 +22,7 @@ CONNECTED = "00000"
 _TIMEOUT_SECONDS = 10.0
 _PORT = 5432
 _PROTOCOL, _TLS_REQUEST = 196608, 80877103
+_ROUNDS_LIMIT = 1_000_000  # PostgreSQL's own default is 4,096
 _ANSWER_BYTES_LIMIT = 1 << 16
 _VERIFYING = ("verify-ca", "verify-full")
 _OK, _CLEARTEXT, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
@@ -47,7 +48,7 @@ def login_sqlstate(uri: str) -> str | None:
         with contextlib.closing(_opened(asked)) as connection:
             login = _Login(connection, str(asked.get("user", "")), str(asked.get("password", "")))
             return login.sqlstate(str(asked.get("dbname") or asked.get("user", "")))
-    except (OSError, ValueError, struct.error, KeyError):
+    except (OSError, ValueError, OverflowError, struct.error, KeyError):
         return None
 
 
@@ -138,7 +139,10 @@ class _Scram:
     def final(self, answer: bytes) -> bytes:
         """Return the proof for the server's first message."""
         said = dict(part.split("=", 1) for part in answer.decode().split(","))
-        key = hashlib.pbkdf2_hmac("sha256", self._password.encode(), base64.b64decode(said["s"]), int(said["i"]))
+        rounds = int(said["i"])
+        if not 0 < rounds <= _ROUNDS_LIMIT:
+            raise ValueError(rounds)
+        key = hashlib.pbkdf2_hmac("sha256", self._password.encode(), base64.b64decode(said["s"]), rounds)
         client = hmac.digest(key, b"Client Key", "sha256")
         without_proof = f"c=biws,r={said['r']}"
         signed = f"{self._bare},{answer.decode()},{without_proof}".encode()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from registry.ledger.versions import TAG_PREFIX
 from targets.errors import MalformedReferenceError, RegistryError
 from targets.references import Version
+from targets.strict_json import parse_json
 
 PLAN_TAG = TAG_PREFIX + "plan."
 PROMOTERS_TAG = TAG_PREFIX + "promoters."
@@ -50,12 +51,12 @@ def promoters_of(tags: Mapping[str, str], channel: str) -> Promoters | None:
     if name not in tags:
         return None
     try:
-        content = json.loads(tags[name])
+        content = parse_json(tags[name])
         names = content["promoters"]
         if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
             raise ValueError(names)  # noqa: TRY301 - one damaged tag, one message
         return Promoters(Version.parse(content["release"]), None if names is None else tuple(names))
-    except (KeyError, TypeError, ValueError, RecursionError, MalformedReferenceError) as error:
+    except (KeyError, TypeError, ValueError, MalformedReferenceError) as error:
         raise RegistryError(
             f"the experiment's tag {name} in MLflow is damaged, so who may move channel {channel} is unknown",
             fix="run phipack release again, which notes the project file's list, after deleting that tag",

@@ -6,13 +6,13 @@ rest. Channels are MLflow's aliases.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from targets.errors import MalformedReferenceError, RegistryError, did_you_mean
 from targets.references import Reference, Version
+from targets.strict_json import parse_json
 
 PRODUCTION = "production"
 TAG_PREFIX = "phipack."
@@ -97,11 +97,11 @@ def version_from_tags(
             evidence=tags[EVIDENCE_TAG],
             run_id=tags[RUN_TAG],
             store=tags[STORE_TAG],
-            created=datetime.fromtimestamp(created_ms / 1000, UTC),
+            created=time_of(created_ms, f"version {number} of {name}"),
             channels=tuple(sorted(channels)),
             inputs={"checkpoint": tags[CHECKPOINT_TAG]} | _inputs(tags.get(INPUTS_TAG, "{}")),
         )
-    except (KeyError, ValueError, RecursionError, MalformedReferenceError) as error:
+    except (KeyError, ValueError, MalformedReferenceError) as error:
         problem = error.problem if isinstance(error, MalformedReferenceError) else f"tag {INPUTS_TAG}"
         what = f"tag {error.args[0]}" if isinstance(error, KeyError) else problem
         raise RegistryError(
@@ -110,8 +110,19 @@ def version_from_tags(
         ) from error
 
 
+def time_of(milliseconds: int, what: str) -> datetime:
+    """Return when MLflow says that `what` was made. Raises `RegistryError` where no calendar has that time."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        raise RegistryError(
+            f"MLflow's {what} has no time that a calendar has: {str(milliseconds)[:30]}",
+            fix="correct it in MLflow's database, or delete it there",
+        ) from error
+
+
 def _inputs(raw: str) -> dict[str, str]:
-    found = json.loads(raw)
+    found = parse_json(raw)
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ValueError(raw)
     return found

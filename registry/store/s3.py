@@ -15,9 +15,8 @@ import hashlib
 import io
 import os
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,6 +51,7 @@ from registry.store.s3_upload import PART_BYTES, upload
 from registry.transfer.bundle_download import DEFAULT_OPTIONS, DownloadOptions, download_bundle
 from registry.transfer.destination import existing_bundle
 from registry.transfer.download import Transfer, TransferStatistics, WrongContentError
+from registry.transfer.header_values import http_date
 from registry.transfer.http import RefusedError
 from targets.errors import FetchError, FetchUnreachableError, StoreError, StoreUnreachableError
 from targets.progress import Progress, silent, with_subject
@@ -208,7 +208,7 @@ class S3Store(Store):
         with s3_errors(self.location_of(digest), "DeleteObject"):
             if (head := self._head(digest)) is None:
                 return False
-            now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+            now = self._now(head)
             mark = next((when for _, when, _, _ in self._objects(_kept(digest))), head["LastModified"])
             if (now - max(mark, head["LastModified"])).total_seconds() < seconds:
                 return False
@@ -235,15 +235,24 @@ class S3Store(Store):
         """Yield key, time and size of all objects, and the server's time."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self._key(below))
         for page in pages:
-            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            now = self._now(page)
             for found in page.get("Contents", ()):
                 yield found["Key"], found["LastModified"], found["Size"], now
+
+    def _now(self, answer: Mapping[str, Any]) -> datetime:
+        """Return the server's time. Raises `StoreError` where its answer has none: then nothing has an age."""
+        if (now := http_date(answer["ResponseMetadata"]["HTTPHeaders"].get("date"))) is None:
+            raise StoreError(
+                f"{self.uri}: the server's answer has no date, so how old its objects are is unknown",
+                fix="ask whoever runs the S3 server, or a proxy before it, to send the header Date",
+            )
+        return now
 
     def _old_uploads(self, seconds: float) -> Iterator[tuple[str, str]]:
         prefix = self._key("blobs/")
         pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
         for page in pages:
-            now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+            now = self._now(page)
             for one in page.get("Uploads", ()):
                 if (now - one["Initiated"]).total_seconds() >= seconds:
                     yield one["UploadId"], one["Key"]

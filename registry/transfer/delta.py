@@ -43,11 +43,12 @@ from types import TracebackType
 from typing import Literal, Self
 
 import zstandard
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from registry.bundle.chunks import CHUNK_BYTES_LIMIT, Chunk
 from registry.bundle.folder import Bundle
 from targets.errors import FetchError
+from targets.strict_json import MalformedJsonError, parse_model
 
 DELTA_SCHEMA: Literal["phipack.delta/1"] = "phipack.delta/1"
 MAGIC = f"{DELTA_SCHEMA}\n".encode()
@@ -165,7 +166,7 @@ def open_delta(path: Path, old: Bundle) -> DeltaFile:
             size = int.from_bytes(head[len(MAGIC) :], "little")
             if head[: len(MAGIC)] != MAGIC or size > INDEX_BYTES_LIMIT:
                 raise _damaged(path, "it doesn't begin like one, or its index is too long")
-            index = DeltaIndex.model_validate_json(stream.read(size))
+            index = parse_model(DeltaIndex, stream.read(size))
         begin = len(head) + size
         if path.stat().st_size != begin + sum(entry.frame for entry in index.frames):
             raise _damaged(path, "it was cut, or has more than its index says")
@@ -176,8 +177,8 @@ def open_delta(path: Path, old: Bundle) -> DeltaFile:
             if entry.base is not None and (entry.at or 0) + entry.chunk.bytes > sizes.get(entry.base, 0):
                 raise _damaged(path, f"{entry.base!r} of the bundle that it applies to has no byte {entry.at}")
         return DeltaFile(path, old, index, begin)
-    except ValidationError as error:
-        raise _damaged(path, str(error.errors()[0]["msg"])) from error
+    except MalformedJsonError as error:
+        raise _damaged(path, str(error)) from error
     except OSError as error:
         raise _damaged(path, f"it can't be read: {error.strerror}") from error
 

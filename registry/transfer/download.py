@@ -105,20 +105,20 @@ class _File:
 
 def jobs_of(entry: FileEntry, start: int, local: LocalChunks) -> Iterator[Job]:
     """Yield how to get a file from byte `start`, where one of its chunks begins, to its end."""
-    job: Job | None = None
-    for offset, size, chunk in _pieces(entry):
+    begin, size, chunks, local_source = start, 0, list[Chunk](), None
+    for offset, length, chunk in _pieces(entry):
         if offset < start:
             continue
         source = local.find(entry, offset, chunk)
-        own = () if chunk is None else (chunk,)
-        if job is not None and job.bytes + size <= CHUNK_BYTES_LIMIT and _continues(job, source):
-            job = Job(job.offset, job.bytes + size, job.chunks + own, job.local)
-            continue
-        if job is not None:
-            yield job
-        job = Job(offset, size, own, source)
-    if job is not None:
-        yield job
+        if size and not (size + length <= CHUNK_BYTES_LIMIT and _continues(local_source, size, source)):
+            yield Job(begin, size, tuple(chunks), local_source)
+            size, chunks = 0, []
+        if not size:
+            begin, local_source = offset, source
+        size += length
+        chunks += () if chunk is None else (chunk,)
+    if size:
+        yield Job(begin, size, tuple(chunks), local_source)
 
 
 def download_bytes(files: Iterable[tuple[FileEntry, int]], local: LocalChunks) -> int:
@@ -137,10 +137,11 @@ def _pieces(entry: FileEntry) -> Iterator[tuple[int, int, Chunk | None]]:
         offset += size
 
 
-def _continues(job: Job, source: FileRange | DeltaChunk | None) -> bool:
-    if not isinstance(job.local, FileRange) or not isinstance(source, FileRange):
-        return job.local is None and source is None
-    return (job.local.path, job.local.offset + job.bytes) == (source.path, source.offset)
+def _continues(before: FileRange | DeltaChunk | None, size: int, source: FileRange | DeltaChunk | None) -> bool:
+    """Return whether a source goes on where `size` bytes of the one before end."""
+    if not isinstance(before, FileRange) or not isinstance(source, FileRange):
+        return before is None and source is None
+    return (before.path, before.offset + size) == (source.path, source.offset)
 
 
 class Transfer:

@@ -7,7 +7,6 @@ is a `TemporaryError`, and `with_retries` tries again. Connections and proxies a
 
 from __future__ import annotations
 
-import email.utils
 import http.client
 import random
 import re
@@ -26,6 +25,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Timeout
 
 from registry.transfer.connections import ConnectionPools
+from registry.transfer.header_values import http_date, whole_number
 from registry.transfer.http_address import http_address_problem
 from registry.transfer.network_settings import (
     CERTIFICATE_FIX,
@@ -81,8 +81,7 @@ class Response:
     @property
     def body_bytes(self) -> int | None:
         """The body's length, where the server announces it."""
-        announced = self.headers.get("Content-Length", "")
-        return int(announced) if announced.isdigit() else None
+        return whole_number(self.headers.get("Content-Length"))
 
     def read_into(self, view: memoryview) -> int:
         """Read some bytes into `view` and return how many; 0 at the body's end, or where it was cut.
@@ -274,12 +273,10 @@ def redirected(url: str, location: str) -> str:
 
 def retry_after_seconds(value: str) -> float:
     """Return the seconds of a Retry-After header, a number or a date (RFC 9110, 10.2.3); 0 where it is neither."""
-    if value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
+    if (seconds := whole_number(value)) is not None:
+        return float(seconds)
+    date = http_date(value)
+    return 0.0 if date is None else max(0.0, date.timestamp() - time.time())
 
 
 def _said(response: Response) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import threading
 from registry.transfer.http import HttpClient, Response, TemporaryError, with_retries
 from targets.errors import FetchError
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _CHANGED = "the bundle there was changed: try again later, or ask its publisher"
 
 

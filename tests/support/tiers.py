@@ -17,9 +17,11 @@ from tests.support.databases import SQLITE
 SERVICES = frozenset({"running_postgresql", "running_mlflow", "running_seaweedfs"})
 PROCESSES = frozenset({"subprocess", "multiprocessing", "fork"})
 OURS = ("tests", "devtools")
-# What code here does not show: processes that the product starts, and models that are built and run in this one.
+# What code here does not show: processes that the product starts, and models that are built and run in this one. The
+# process that renders chat templates counts in its own test alone: it is one for all tests, and busy for milliseconds.
 BY_PATH = {
     "tests/builders/runtime/test_isolation.py": "process",
+    "tests/builders/templates/test_process.py": "process",
     "tests/builders/validation/test_validate.py": "process",
     "tests/phipack/test_road.py": "process",
     "tests/builders/coreml/test_families.py": "slow",

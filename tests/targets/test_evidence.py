@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from targets.errors import MeasurementError
 from targets.evidence import FIGURES, Evidence, Figure
@@ -106,3 +107,22 @@ def test_the_order_of_figures_changes_no_digest() -> None:
     ]
     assert made[0].to_json() == made[1].to_json()
     assert Evidence.parse(made[0].to_json().encode(), source="x").to_json() == made[0].to_json()
+
+
+@pytest.mark.parametrize("written", [b"NaN", b'"NaN"', b"1e999", b"null", b"1" * 5000])
+def test_what_is_no_figure_is_refused_where_it_enters(written: bytes) -> None:
+    raw = evidence({"kl_mean": measured(7.25)}).to_json().encode()
+    with pytest.raises(MeasurementError, match=r"not an evidence file: .*value"):
+        Evidence.parse(raw.replace(b"7.25", written), source="it")
+
+
+def test_nan_is_refused_by_the_api() -> None:
+    with pytest.raises(ValidationError, match="NaN is no figure"):
+        measured(math.nan)
+
+
+def test_an_infinite_divergence_is_a_figure() -> None:
+    """A bundle that gives the right token no chance has one. JSON has no sign for it: it is written as a text."""
+    infinite = evidence({"kl_max": measured(math.inf)})
+    assert '"value": "Infinity"' in infinite.to_json()
+    assert Evidence.parse(infinite.to_json().encode(), source="it") == infinite

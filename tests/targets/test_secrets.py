@@ -58,3 +58,14 @@ def test_no_error_has_an_addresss_secrets() -> None:
     error = PhipackError("https://h/x?X-Amz-Signature=abc: no", fix="try http://u:p@h/")
     assert str(error) == "https://h/x?X-Amz-Signature=***: no\n  fix: try http://u:***@h/"
     assert error.problem == "https://h/x?X-Amz-Signature=***: no"
+
+
+def test_a_long_text_takes_steps_in_proportion_to_its_length() -> None:
+    """One without an address: each of its letters was tried as the beginning of a scheme that goes on to the end."""
+    text = "a" * 1_000_000
+    assert without_secrets(text, text) == argument_shown(text) == text
+
+
+def test_a_long_scheme_hides_its_password() -> None:
+    address = "x" * 100 + "://user:secret@host"
+    assert "secret" not in shown(address) + without_secrets(f"at {address}") + argument_shown(f"--to={address}")

@@ -73,3 +73,19 @@ def test_ambiguous_cells_are_reported() -> None:
     cells = {"iphone-15-coreml": IPHONE_15, "iphone-15-onnx": IPHONE_15}
     with pytest.raises(FetchError, match="several cells: iphone-15-coreml, iphone-15-onnx"):
         choose(Device("iPhone15,4"), cells)
+
+
+@pytest.mark.parametrize(
+    ("version", "suffices"),
+    [
+        *(("18", True), ("18.0.0", True), ("017", False), ("0018", True), ("18beta", True), ("9", False)),
+        *(("1" * 5000, True), ("0" * 5000 + "17", False), ("²", False), ("٩٩", False), ("", False)),
+    ],
+)
+def test_a_version_of_any_length_is_compared_as_numbers(version: str, suffices: bool) -> None:
+    device = Device("X", None, 6 * GIB, "iOS", version)
+    if suffices:
+        assert choose(device, CELLS).cell == "iphone-15"
+    else:
+        with pytest.raises(FetchError, match="nothing is published for"):
+            choose(device, CELLS)

@@ -152,6 +152,41 @@ def test_error_in_a_deeply_nested_file_raises_target_error() -> None:
         assert refused("name = " + "[" * depth + "]" * depth).problem.startswith("train.toml:1: ")
 
 
+DEEP = "tables or arrays nested deeper than 32 levels"
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("\nx = " + "[" * 2000 + "]" * 2000, f"2: {DEEP}"),
+        ("\nx = [" + "[" * 40 + "]" * 40 + "]", f"2: {DEEP}"),
+        ("x = " + "{a=" * 2000 + "1" + "}" * 2000, f"1: {DEEP}"),
+        ("\n\n" + ".".join("a" * 5000) + " = 1", f"3: {DEEP}"),
+        ("\n[" + ".".join("a" * 50) + "]", f"2: {DEEP}"),
+        ("\nversion = 0x" + "f" * 5000, "2: version: an integer of more than 64 bits"),
+        ("x = [1, 0b1" + "0" * 64 + "]", "1: x.1: an integer of more than 64 bits"),
+        ("# " + "x" * (1 << 17), " more than 131072 characters"),
+    ],
+)
+def test_what_no_project_has_is_refused_in_one_sentence(source: str, problem: str) -> None:
+    assert refused(source).problem.startswith(f"train.toml:{problem}")
+
+
+def test_a_large_file_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "train.toml"
+    with path.open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(TargetError, match="more than 131072 characters"):
+        read_toml(path, Train, TargetError)
+
+
+def test_line_ends_of_any_system_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "train.toml"
+    path.write_bytes(GOOD.replace("\n", "\r\n").encode() + b"odd = 1\r\n")
+    with pytest.raises(TargetError, match=f"train.toml:{GOOD.count(chr(10)) + 1}: "):
+        read_toml(path, Train, TargetError)
+
+
 def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "train.toml"
     path.write_text(GOOD, "utf-8-sig")

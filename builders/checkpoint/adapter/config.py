@@ -6,13 +6,13 @@ or empty, which is how peft writes a feature that is not in use.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from builders.checkpoint.adapter.expressions import expression_problem
 from builders.checkpoint.checkpoint import read_json
 from builders.checkpoint.folder_check import ADAPTER_CONFIG
 from targets.errors import CheckpointError, UnsupportedModelError
@@ -166,7 +166,7 @@ def _check_start(path: Path, start: bool | str) -> None:
 
 
 def _check_patterns(path: Path, config: AdapterConfig) -> None:
-    """Compile every regular expression, and refuse what peft refuses."""
+    """Check every regular expression, and refuse what peft refuses."""
     expressions: dict[str, list[str]] = {
         "rank_pattern": list(config.rank_pattern or ()),
         "alpha_pattern": list(config.alpha_pattern or ()),
@@ -178,12 +178,11 @@ def _check_patterns(path: Path, config: AdapterConfig) -> None:
         expressions[key] = [value] if isinstance(value, str) else []
     for key, texts in expressions.items():
         for text in texts:
-            try:
-                re.compile(text)
-            except re.error as error:
+            if (problem := expression_problem(text)) is not None:
                 raise CheckpointError(
-                    f"{path}: {key}: {text!r} is not a regular expression: {error}", fix="correct the expression"
-                ) from error
+                    f"{path}: {key}: {text[:80]!r} {problem}",
+                    fix="write a simpler expression, or the modules' names as a list",
+                )
     if isinstance(config.target_modules, str) and config.layers_to_transform is not None:
         raise CheckpointError(
             f"{path}: layers_to_transform goes with a list of target_modules, not with the expression "

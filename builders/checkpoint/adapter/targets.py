@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from builders.checkpoint.adapter.config import AdapterConfig
+from builders.checkpoint.adapter.expressions import LAYER_GROUP
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 Number = TypeVar("Number", int, float)
 _ALL_LINEAR = "all-linear"
-_FIRST_NUMBER = r".*?\.[^.]*\.(?P<number>\d+)\."
+_FIRST_NUMBER = rf".*?\.[^.]*\.(?P<{LAYER_GROUP}>\d+)\."
 
 
 def is_targeted(config: AdapterConfig, module: str, *, is_matrix: bool) -> bool:
@@ -85,9 +86,10 @@ def _is_in_layers(config: AdapterConfig, module: str) -> bool:
     if layers is None or layers == []:
         return True
     patterns = [config.layers_pattern] if isinstance(config.layers_pattern, str) else config.layers_pattern or []
-    expressions = [rf"(?:^|.*?\.){pattern}\.(?P<number>\d+)\." for pattern in patterns if pattern] or [_FIRST_NUMBER]
+    number = rf"(?P<{LAYER_GROUP}>\d+)"
+    expressions = [rf"(?:^|.*?\.){pattern}\.{number}\." for pattern in patterns if pattern] or [_FIRST_NUMBER]
     found = next((match for text in expressions if (match := re.match(text, module))), None)
     if found is None:
         return False
-    number = int(found["number"])
-    return number == layers if isinstance(layers, int) else number in layers
+    layer = int(found[LAYER_GROUP])
+    return layer == layers if isinstance(layers, int) else layer in layers

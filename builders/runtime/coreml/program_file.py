@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.coreml.package import MODEL_FILE, WEIGHTS_FILE, WEIGHTS_FOLDER
+from targets.bounded_file import read_at_most
 from targets.errors import MeasurementError
 
+PROGRAM_BYTES_LIMIT = 64 << 20  # weights are in a file of their own
 _FIX = "validate it on a Mac, where Core ML itself runs it"
 # MIL data types (MIL.proto) by number: name, numpy dtype when evaluated, and the type's name in the blob reader.
 _TYPES: dict[int, tuple[str, Any, str | None]] = {
@@ -120,9 +122,20 @@ def read_program(package: Path) -> StoredProgram:
     path = package / "Data" / MODEL_FILE
     model = proto.Model_pb2.Model()
     try:
-        model.ParseFromString(path.read_bytes())
+        raw = read_at_most(path, PROGRAM_BYTES_LIMIT)
+        if len(raw) > PROGRAM_BYTES_LIMIT:
+            raise MeasurementError(f"{path} has more than {PROGRAM_BYTES_LIMIT} bytes", fix="build the bundle again")
+        model.ParseFromString(raw)
+        return _program(package, path, model)
     except (OSError, DecodeError) as error:
         raise MeasurementError(f"{path} is not a Core ML model: {error}", fix="build the bundle again") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # fields that are not there
+        raise MeasurementError(
+            f"{path} is damaged: {type(error).__name__}: {error}", fix="fetch or build the bundle again"
+        ) from error
+
+
+def _program(package: Path, path: Path, model: Any) -> StoredProgram:
     functions = model.mlProgram.functions
     if "main" not in functions:
         raise MeasurementError(f"{path} holds no ML Program with a main function", fix="build the bundle again")

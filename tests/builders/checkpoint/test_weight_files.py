@@ -133,3 +133,12 @@ def test_the_digest_covers_which_file_a_tensor_is_in(sharded: Path) -> None:
     index["weight_map"] = {name: swap.get(shard, shard) for name, shard in index["weight_map"].items()}
     write_json(sharded / INDEX, index)
     assert open_checkpoint(sharded).digest != before
+
+
+@pytest.mark.parametrize("name", ["s" * 300, "a\0b", "é" * 200])
+def test_a_shard_name_that_no_disk_has_is_missing(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").unlink()
+    write_json(folder / INDEX, {"weight_map": {NORM: f"{name}.safetensors"}})
+    with pytest.raises(CheckpointError, match=r"shard '.{1,90}' is missing, though the index names it") as refused:
+        open_checkpoint(folder)
+    assert len(refused.value.problem) < 300

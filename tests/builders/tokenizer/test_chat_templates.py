@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import transformers
 from builders.build import build
 from builders.checkpoint import open_checkpoint
 from builders.runtime.generation import render_prompt
+from builders.templates import render_chat
 from builders.tokenizer import bundled_tokenizer, load_tokenizer
-from builders.tokenizer.chat import render_chat
 from targets.errors import CheckpointError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import CHAT_TEMPLATE, edit_json, write_json, write_tiny
@@ -32,6 +33,11 @@ TEMPLATES = {
     "the date": "{{ strftime_now('%Y') | length }}{{ messages[0].content }}",
     "special tokens": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}{{ unk_token }}",
     "namespace": "{% set n = namespace(k=1) %}{% set n.k = n.k + 1 %}{{ n.k }}{{ dict(a=1) }}{{ messages[-1] }}",
+    "dict.fromkeys": "{{ dict.fromkeys(['a', 'b'], 1) }}{{ dict() }}{{ messages[0].content }}",
+    "a macro": "{% macro f(x) %}[{{ x }}]{% endmacro %}" + EACH + "{{ f(m.content) }}{{ loop.index }}{% endfor %}",
+    "a nested generation": EACH
+    + "{% generation %}{% if m.role != 'user' %}{{ m.content | trim }}{% endif %}{% endgeneration %}{% endfor %}",
+    "filters": EACH + "{{ m.content | upper | replace('A', 'b') }}{{ '%s!' | format(m.role) }}{% endfor %}",
     "whitespace": "{% for m in messages %}\n    {% if true %}\n  {{ m.content }}\n    {% endif %}\n{% endfor %}\n",
 }
 PROMPTS = ("Why is the sky blue?", "Grüße <b> & 'x' \"y\"", "", "{{ 7 * 7 }}\n<|end|>", "  two\n\nlines ")
@@ -67,26 +73,58 @@ def test_tojson_keeps_letters_and_brackets() -> None:
     assert render_chat("{{ messages[0].content | tojson }}", MESSAGES[0], {}) == '"Grüße <b> & \'x\' \\"y\\""'
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ raise_exception('no') }}",
-        "{% for m in messages %}",
-        "{{ nothing.at.all }}",
-        "{{ 1 / 0 }}",
-        "{{ messages | length + 'x' }}",
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{% include 'other' %}",
-    ],
-)
+FAILING = {
+    "{{ raise_exception('no') }}": "TemplateError: no (line 1 of the template)",
+    "a\n{% for m in messages %}\n": "TemplateSyntaxError: .*line ",
+    "a\nb{{ nothing.at.all }}": "UndefinedError: 'nothing' is undefined (line 2 of the template)",
+    "\n\n{{ 1 / 0 }}": "ZeroDivisionError: division by zero (line 3 of the template)",
+    "{{ messages | length + 'x' }}": "TypeError: .*(line 1 of the template)",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}": ".*Error: .*(line 1 of the template)",
+    "{% include 'other' %}": "TypeError: .*(line 1 of the template)",
+    "{% macro m() %}{{ m() }}{% endmacro %}\n{{ m() }}": "RecursionError: .*(line 1 of the template)",
+    "{{ '%999999999d' | format(1) }}": "it needs too much memory",
+    "{{ 'x' * 5000000 }}": "it writes 5000000 characters for one conversation",
+    r"{{ '\ud800' }}": "what it writes is no text: half of a surrogate pair",
+}
+
+
+def failing_as(template: str) -> str:
+    return re.escape(FAILING[template]).replace(r"\.\*", ".*")
+
+
+@pytest.mark.parametrize("template", FAILING)
 @pytest.mark.parametrize("kind", ["gguf-q8_0", "onnx-int4", "coreml-int4"])
 def test_a_template_that_can_not_be_rendered_is_found_before_a_build(
     bundle_folder: Path, tmp_path: Path, template: str, kind: str
 ) -> None:
-    (bundle_folder / "chat_template.jinja").write_text(template, "utf-8")
-    with pytest.raises(CheckpointError, match="the chat template can't be rendered for one question"):
+    file = bundle_folder / "chat_template.jinja"
+    file.write_text(template, "utf-8")
+    with pytest.raises(CheckpointError, match="the chat template can't be rendered for") as refused:
         build(open_checkpoint(bundle_folder), recipe_named(kind), tmp_path / "bundle")
+    assert refused.value.problem.startswith(f"{file}: ")
+    assert re.search(failing_as(template), refused.value.problem)
     assert list(tmp_path.iterdir()) == []
+
+
+CONVERSATIONS = {
+    "a system prompt": "messages[0].role == 'system'",
+    "one question": "messages | length == 1",
+    "a question after an answer": "messages | length == 3",
+    "an answered question": "not add_generation_prompt",
+}
+
+
+@pytest.mark.parametrize("what", CONVERSATIONS)
+def test_a_template_must_render_or_refuse_what_apps_ask(bundle_folder: Path, tmp_path: Path, what: str) -> None:
+    """By `raise_exception` a template may say that it knows one question alone; whatever else fails is its defect."""
+    for fault, allowed in (("1 / 0", False), ("raise_exception('alone, please')", what != "one question")):
+        template = f"{{{{ ({fault}) if {CONVERSATIONS[what]} else messages[-1].content }}}}"
+        (bundle_folder / "chat_template.jinja").write_text(template, "utf-8")
+        if allowed:
+            build(open_checkpoint(bundle_folder), recipe_named("gguf-q8_0"), tmp_path / "bundle")
+        else:
+            with pytest.raises(CheckpointError, match=f"can't be rendered for {what}: "):
+                build(open_checkpoint(bundle_folder), recipe_named("gguf-q8_0"), tmp_path / "bundle")
 
 
 def _named(**templates: str) -> list[dict[str, str]]:

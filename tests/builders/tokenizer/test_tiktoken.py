@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import json
 import shutil
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from hypothesis import strategies as st
 from builders.build import build
 from builders.checkpoint import open_checkpoint
 from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer
-from builders.tokenizer.tiktoken import PHI3_SMALL_TOKENS, read_ranks
+from builders.tokenizer.tiktoken import PHI3_SMALL_TOKENS, joined, read_ranks
 from devtools import cl100k
 from targets.errors import CheckpointError, UnsupportedModelError
 from targets.recipes import recipe_named
@@ -118,3 +121,57 @@ def test_damaged_and_foreign_ranks_are_refused(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(kind, match=r"tiktoken"):
         load_tokenizer(tmp_path)
+
+
+BYTES = [f"{base64.b64encode(bytes([byte])).decode()} {byte}" for byte in range(256)]
+
+
+def ranks_of(path: Path, lines: list[str]) -> dict[bytes, int]:
+    path.write_text("\n".join(lines))
+    return read_ranks(path)
+
+
+@pytest.mark.parametrize("missing", [0, 7, 255])
+def test_ranks_without_one_of_the_bytes_are_refused(tmp_path: Path, missing: int) -> None:
+    lines = [line for byte, line in enumerate(BYTES) if byte != missing]
+    with pytest.raises(CheckpointError, match=f"byte 0x{missing:02x} has no rank"):
+        ranks_of(tmp_path / "cl100k_base.tiktoken", lines)
+
+
+class Counted(dict[bytes, int]):
+    """Counts how often a rank is looked up."""
+
+    count = 0
+
+    def get(self, key: bytes, default: int) -> int:  # type: ignore[override]
+        self.count += 1
+        return super().get(key, default)
+
+
+def test_a_long_token_takes_steps_in_proportion_to_its_length() -> None:
+    """8 kB took 3.5 s: each of its merges went through all of it."""
+    ranks = Counted({b"a" * (1 << power): power for power in range(13)})
+    token = b"a" * (1 << 13)
+    assert joined(token, 13, ranks) == [token[: 1 << 12]] * 2
+    assert ranks.count < 4 * len(token)
+
+
+def joined_plainly(token: bytes, below: int, ranks: Mapping[bytes, int]) -> list[bytes]:
+    """tiktoken's rule, written as it is stated."""
+    parts = [token[place : place + 1] for place in range(len(token))]
+    while len(parts) > 2:
+        found = [ranks.get(left + right, below) for left, right in itertools.pairwise(parts)]
+        if min(found) >= below:
+            break
+        place = found.index(min(found))
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+    return parts
+
+
+LETTERS = st.lists(st.sampled_from(b"ab"), min_size=2, max_size=12).map(bytes)
+
+
+@given(token=LETTERS, ranked=st.lists(LETTERS, unique=True, max_size=12), below=st.integers(0, 12))
+def test_neighbours_are_joined_by_the_rule(token: bytes, ranked: list[bytes], below: int) -> None:
+    ranks = {each: rank for rank, each in enumerate(ranked)}
+    assert joined(token, below, ranks) == joined_plainly(token, below, ranks)

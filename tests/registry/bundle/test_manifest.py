@@ -130,6 +130,10 @@ def test_a_manifest_of_another_form_is_refused(bundle: Bundle) -> None:
             "conin$",
             "ConOut$.txt",
             "\u202ea",
+            "/".join("a" * 33),
+            "a" * 256,
+            "é" * 128,
+            "/".join(["a" * 200] * 6),
         ),
     ],
 )
@@ -296,3 +300,10 @@ def test_files_that_are_taken_together_lie_apart_on_every_disk(names: list[str])
             seen = [unicodedata.normalize(form, fold(unicodedata.normalize(form, file.path))) for file in files]
             assert len(set(seen)) == len(seen), (names, fold, form)
             assert not any(a.startswith(b + "/") for a in seen for b in seen)
+
+
+@pytest.mark.parametrize("digits", [20, 400, 5000])
+def test_sizes_beyond_64_bits_are_refused_by_their_key(bundle: Bundle, digits: int) -> None:
+    raw = changed(bundle, files=[{"path": "a", "bytes": 7777777, "sha256": "0" * 64}])
+    with pytest.raises(BundleError, match=f"bytes: an integer of {digits} digits"):
+        Manifest.parse(raw.replace(b"7777777", b"1" * digits), source="manifest")

@@ -87,6 +87,10 @@ def test_it_resolves_as_the_phone_itself_does(publisher: Publisher, url: str, tm
         ({"reference": "phy"}, 404, "no model 'phy'"),
         ({"reference": "phi:not a version"}, 400, "neither a version"),
         ({"ram_bytes": "-1"}, 422, None),
+        ({"ram_bytes": "9" * 400}, 422, None),
+        ({"os": "iOS " + "1" * 5000}, 422, None),
+        ({"os": "iOS " + "1" * 190, "ram_bytes": "99999999999"}, 200, None),
+        ({"os": "iOS ²"}, 404, "nothing is published for iOS ²"),
         ({"format": "exe"}, 422, None),
     ],
 )

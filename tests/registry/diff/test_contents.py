@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import tracemalloc
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -217,3 +218,88 @@ def test_bundles_of_ours_are_read(tiny_folder: Path, tmp_path: Path, recipe: str
     weights = bundle.manifest.recipe.weights
     assert len(found.tensors) >= sum(weight.tensors for weight in weights)
     assert sum(tensor.bytes for tensor in found.tensors.values()) >= sum(weight.bytes for weight in weights)
+
+
+class Endless(io.RawIOBase):
+    """A file that goes on with zeros after its beginning. Counts what is read of it."""
+
+    def __init__(self, beginning: bytes) -> None:
+        self.beginning, self.count = beginning, 0
+
+    def read(self, count: int = -1, /) -> bytes:
+        self.count += count
+        piece, self.beginning = self.beginning[:count], self.beginning[count:]
+        return piece or bytes(count)
+
+
+def le(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(8, "little") for number in numbers)
+
+
+def tag(kind: int) -> bytes:
+    return kind.to_bytes(4, "little")
+
+
+GGUF_HEAD = b"GGUF" + (3).to_bytes(4, "little")
+LONG_KEYS = {
+    "a key's name": GGUF_HEAD + le(0, 1) + le(1 << 31),
+    "a key's text": GGUF_HEAD + le(0, 1) + le(1) + b"k" + (8).to_bytes(4, "little") + le(1_500_000_000),
+    "a text in an array": GGUF_HEAD + le(0, 1) + le(1) + b"k" + tag(9) + tag(8) + le(1) + le(1_500_000_000),
+    "texts in an array": GGUF_HEAD + le(0, 1) + le(1) + b"k" + tag(9) + tag(8) + le(1 << 40),
+    "a tensor's name": GGUF_HEAD + le(1, 0) + le(1 << 31),
+    "keys": GGUF_HEAD + le(0, 1 << 40),
+    "tensors": GGUF_HEAD + le(1 << 40, 0),
+}
+
+
+@pytest.mark.parametrize("name", LONG_KEYS)
+def test_a_gguf_file_can_not_fill_the_memory(name: str) -> None:
+    entry = FileEntry(path="model.gguf", bytes=4 << 30, sha256="0" * 64)
+    stream = Endless(LONG_KEYS[name])
+    with pytest.raises(BundleError, match="at most"):
+        gguf_contents(Manifest.model_construct(files=[entry]), lambda _: stream)  # type: ignore[arg-type,return-value]
+    assert stream.count < 1000
+
+
+def field(number: int, content: bytes) -> bytes:
+    return bytes(onnx_varint(number << 3 | 2) + onnx_varint(len(content))) + content
+
+
+def onnx_varint(value: int) -> bytearray:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return out + bytes([value])
+
+
+ONNX_FIELDS = {
+    "a field of the model": lambda size: field(14, bytes(size)),
+    "a field of the graph": lambda size: field(7, field(1, bytes(size))),
+    "raw data": lambda size: field(7, field(5, field(9, bytes(size)))),
+    "numbers by type": lambda size: field(7, field(5, b"\x20\x01" * (size // 2))),
+}
+
+
+@pytest.mark.parametrize("name", ONNX_FIELDS)
+def test_an_onnx_graph_is_held_in_memory_once(name: str) -> None:
+    raw = ONNX_FIELDS[name](4 << 20)
+    tracemalloc.start()
+    read("model.onnx", raw)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * len(raw) + (1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (field(7, field(5, field(1, b"\1" * 1000))), "dimensions"),
+        (field(7, field(5, b"\x08\x01" * 1000)), "dimensions"),
+        (field(7, field(5, field(8, bytes(1 << 17)))), "a long text"),
+        (field(7, field(5, b"") * 70_000), "more than 65536 initializers"),
+    ],
+)
+def test_an_onnx_graph_beyond_any_models_is_refused(raw: bytes, words: str) -> None:
+    with pytest.raises(BundleError, match=words):
+        read("model.onnx", raw)

@@ -19,7 +19,7 @@ import pytest
 from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle
 from registry.ledger.channel_moves import VersionId
-from registry.ledger.lease import CLAIM, HOLDER, Lease, LeaseLostError, Timing, _take, _take_alone, _Watch, held
+from registry.ledger.lease import CLAIM, HOLDER, Lease, LeaseLostError, Timing, _take, _take_alone, _Watch, _who, held
 from registry.ledger.ledger import Ledger
 from registry.promotion import history
 from registry.store.folder import FolderStore
@@ -325,3 +325,8 @@ def test_a_model_that_nobody_registered_gets_no_experiment(ledger: Ledger, store
     with pytest.raises(RegistryError, match="no model 'phi' is registered"):
         to(OnAServer(ledger.uri, store), "1.0.0")
     assert client_of(ledger).get_experiment_by_name("phi") is None
+
+
+@pytest.mark.parametrize("claim", ["[" * 100_000, '{"who": ' + "[" * 900 + "]" * 900 + "}", "1" * 5000, "\0"])
+def test_a_claim_that_is_damaged_is_somebodys(claim: str) -> None:
+    assert _who(claim) == "another process"

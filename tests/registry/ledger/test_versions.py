@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.ledger.versions import CellVersion, resolve, settled, version_from_tags
+from registry.ledger.versions import CellVersion, resolve, settled, time_of, version_from_tags
 from targets.errors import RegistryError
 from targets.references import Reference, Version
 
@@ -113,3 +113,18 @@ def test_of_racers_the_lower_number_counts() -> None:
 def test_tags_changed_by_hand_are_named() -> None:
     with pytest.raises(RegistryError, match=r"version 3 of phi\.a: tag phipack\.model"):
         version_from_tags("phi.a", 3, {}, created_ms=0, channels=())
+
+
+@pytest.mark.parametrize("inputs", ["[" * 100_000, '{"a": ' * 900 + "1" + "}" * 900, "1" * 5000, '{"a": "\\ud800"}'])
+def test_tags_that_no_json_reader_survives_are_damaged(inputs: str) -> None:
+    tags = {f"phipack.{name}": "x" for name in ("model", "cell", "checkpoint", "recipe", "target", "digest")}
+    tags |= {f"phipack.{name}": "x" for name in ("gates", "evidence", "run", "store")}
+    tags |= {"phipack.release": "1.0.0", "phipack.inputs": inputs}
+    with pytest.raises(RegistryError, match=r"tag phipack\.inputs is missing or wrong"):
+        version_from_tags("phi.a", 1, tags, created_ms=0, channels=())
+
+
+@pytest.mark.parametrize("milliseconds", [10**30, -(10**30), 10**400])
+def test_a_time_that_no_calendar_has_is_reported(milliseconds: int) -> None:
+    with pytest.raises(RegistryError, match=r"version 1 of phi\.a has no time that a calendar has"):
+        time_of(milliseconds, "version 1 of phi.a")

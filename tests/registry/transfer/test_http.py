@@ -14,6 +14,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from urllib3 import HTTPHeaderDict
 
 from devtools.servers import FolderHandler, answering, on, serving
 from registry.transfer import http as http_requests
@@ -201,11 +202,28 @@ def test_a_refusal_is_an_error_and_a_server_in_trouble_is_unreachable(
 
 
 @pytest.mark.parametrize(
-    ("written", "seconds"), [("3", 3), ("", 0), ("soon", 0), (formatdate(0, usegmt=True), 0), ("-1", 0)]
+    ("written", "seconds"),
+    [
+        ("3", 3),
+        ("", 0),
+        ("soon", 0),
+        (formatdate(0, usegmt=True), 0),
+        ("-1", 0),
+        ("²", 0),
+        ("9" * 5000, 0),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999999", 0),
+    ],
 )
 def test_retry_after_is_read(written: str, seconds: float) -> None:
     assert http_requests.retry_after_seconds(written) == seconds
     assert 50 < http_requests.retry_after_seconds(formatdate(time.time() + 60, usegmt=True)) <= 60
+
+
+@pytest.mark.parametrize("announced", ["²", "9" * 5000, "-1", "five"])
+def test_an_announced_length_that_is_none_counts_as_none(announced: str) -> None:
+    response = http_requests.Response.__new__(http_requests.Response)
+    response.headers = HTTPHeaderDict({"Content-Length": announced})
+    assert response.body_bytes is None
 
 
 def test_no_server_makes_us_wait_longer_than_our_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,180 @@
+"""Starts the process that renders chat templates, one for each engine, when the first template is rendered."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from targets.errors import BuildError
+from targets.installation import install_command
+from targets.strict_json import MalformedJsonError, parse_json
+
+SECONDS_LIMIT = 10.0  # of one conversation; the longest of a real model's take milliseconds
+_START_SECONDS = 120.0
+_ANSWER_BYTES_LIMIT = 64 << 20
+_PROGRAM = Path(__file__).with_name("program.py")
+# The environment may hold passwords; a Python needs no more than this of it, and templates ask for the time.
+_PASSED = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ", "TMPDIR")
+
+Engine = Literal["jinja", "transformers"]
+
+
+class ChatTemplateError(Exception):
+    """A chat template can't be rendered. Its text says why; whoever catches it knows the file and the fix.
+
+    `refused`: the template itself refuses the conversation, by `raise_exception`. `exhausted`: it exceeds a limit on
+    time or memory.
+    """
+
+    def __init__(self, problem: str, *, refused: bool = False, exhausted: bool = False) -> None:
+        super().__init__(problem)
+        self.refused, self.exhausted = refused, exhausted
+
+
+class _Renderer:
+    """One process. After a failure that may leave it in disorder it is ended, and the next call starts another."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._one_at_a_time = threading.Lock()
+
+    def render(self, asked: Mapping[str, Any]) -> str:
+        """Return the rendered text. Raises `ChatTemplateError`; `BuildError` where no process can be started."""
+        with self._one_at_a_time:
+            try:
+                answer = self._answer(self._running(), json.dumps(asked).encode() + b"\n")
+            except BaseException:
+                self.close()
+                raise
+            if "text" in answer:
+                return str(answer["text"])
+            if answer["why"] == "memory":
+                self.close()
+            line = "" if answer["line"] is None else f" (line {answer['line']} of the template)"
+            raise ChatTemplateError(
+                f"{answer['problem']}{line}",
+                refused=answer["why"] == "refused",
+                exhausted=answer["why"] == "memory",
+            )
+
+    def close(self) -> None:
+        """End the process. A process that was inherited by a fork is left to its owner."""
+        process, self._process = self._process, None
+        if process is None or self._owner != os.getpid():
+            return
+        process.kill()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    continue
+        process.wait()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
+            return self._process
+        self.close()
+        self._owner = os.getpid()
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-P", str(_PROGRAM), self._engine],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={name: os.environ[name] for name in _PASSED if name in os.environ},
+        )
+        try:
+            started = _line_from(self._process, _START_SECONDS)
+        except TimeoutError:
+            started = b""
+        if not started:
+            raise BuildError(
+                f"the process that renders chat templates does not start: {sys.executable} {_PROGRAM}",
+                fix=f"run that command and see what it says; it needs jinja2: {install_command('build')}",
+            )
+        return self._process
+
+    def _answer(self, process: subprocess.Popen[bytes], line: bytes) -> dict[str, Any]:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+        except BrokenPipeError:
+            return _ended(process)
+        try:
+            if not (raw := _line_from(process, SECONDS_LIMIT)):
+                return _ended(process)
+            answer: dict[str, Any] = parse_json(raw)
+        except TimeoutError as error:
+            raise ChatTemplateError(f"it was not rendered within {SECONDS_LIMIT:g} s", exhausted=True) from error
+        except MalformedJsonError as error:
+            raise ChatTemplateError(f"what it writes is no text: {error}") from error
+        return answer
+
+
+def _line_from(process: subprocess.Popen[bytes], seconds: float) -> bytes:
+    """Read a line, empty where the process ends. Where none comes in time, end the process and raise `TimeoutError`."""
+    assert process.stdout is not None
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        line = process.stdout.readline(_ANSWER_BYTES_LIMIT)
+    finally:
+        timer.cancel()
+    if line.endswith(b"\n"):
+        return line
+    if late.is_set():
+        raise TimeoutError
+    return b""
+
+
+def _ended(process: subprocess.Popen[bytes]) -> NoReturn:
+    process.kill()
+    raise ChatTemplateError(f"the process that rendered it ended with {process.wait()}", exhausted=True)
+
+
+_RENDERERS: dict[Engine, _Renderer] = {"jinja": _Renderer("jinja"), "transformers": _Renderer("transformers")}
+for _renderer in _RENDERERS.values():
+    atexit.register(_renderer.close)
+
+
+def render_chat(
+    template: str,
+    messages: Sequence[Mapping[str, str]],
+    special_tokens: Mapping[str, str],
+    *,
+    add_generation_prompt: bool = True,
+    engine: Engine = "jinja",
+) -> str:
+    """Return a conversation as `apply_chat_template` writes it: sandboxed, `tools` and `documents` None.
+
+    `special_tokens`: by role, as the tokenizer has them. `engine`: "transformers" uses transformers' own function.
+
+    Raises:
+        ChatTemplateError: it can't be parsed or run, refuses the conversation, or exceeds a limit.
+        BuildError: the other process can't be started.
+    """
+    return _RENDERERS[engine].render(
+        {
+            "template": template,
+            "messages": [dict(message) for message in messages],
+            "special_tokens": dict(special_tokens),
+            "add_generation_prompt": add_generation_prompt,
+        }
+    )

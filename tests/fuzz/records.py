@@ -1,0 +1,143 @@
+"""What a registry, a catalog and a folder of keys keep."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from builders.build_cache import BuildCache
+from registry.catalog.choice import Query, resolve
+from registry.catalog.client import install_id, refreshed_targets
+from registry.catalog.documents import Documents
+from registry.catalog.signing import create_keys, open_keys
+from registry.ledger.channel_moves import CELL_TAG, OVERRODE_TAG, PROMOTERS_TAG, UNMOVED_TAG, move_from_tags
+from registry.ledger.lease import _who
+from registry.ledger.release_plan import promoters_of
+from registry.ledger.versions import version_from_tags
+from targets.errors import FetchError, PhipackError
+from targets.references import Reference
+from targets.selection import Device
+from tests.fuzz.target import Target, as_text, file
+
+_VERSION_TAGS = {
+    f"phipack.{name}": "x"
+    for name in ("model", "cell", "checkpoint", "recipe", "target", "digest", "gates", "evidence", "run", "store")
+} | {"phipack.release": "1.0.0"}
+_MOVE_TAGS = {"phipack.move": "promotion", "phipack.channel": "production", "phipack.who": "me", "phipack.why": "x"}
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def tags_target(_: Path) -> Target:
+    version = {"release": "1.0.0", "number": 1, "digest": "sha256:0", "registered_model": "phi.a"}
+    values: list[Any] = [
+        {"before": version, "after": None, "evidence": "sha256:1"},
+        version,
+        ["alice", "bob"],
+        [{"cell": "a", "problem": "slow"}, "b: wrong"],
+        {"release": "1.0.0", "promoters": ["alice"]},
+        {"checkpoint": "sha256:0"},
+        {"who": "me", "beat": 1},
+    ]
+
+    def parse(raw: bytes) -> None:
+        tag = as_text(raw)
+        _who(tag)
+        for name in ("phipack.inputs", "phipack.release", "phipack.digest"):
+            with suppress(PhipackError):
+                version_from_tags("phi.a", 1, _VERSION_TAGS | {name: tag}, created_ms=0, channels=())
+        for name in (f"{CELL_TAG}.a", f"{UNMOVED_TAG}.a", PROMOTERS_TAG, OVERRODE_TAG, "phipack.move"):
+            with suppress(PhipackError):
+                str(move_from_tags(_MOVE_TAGS | {name: tag}, run_id="r", model="phi", when=_NOW, state="done").title)
+        with suppress(PhipackError):
+            promoters_of({"phipack.promoters.production": tag}, "production")
+
+    return Target(tuple(json.dumps(value).encode() for value in values), parse, 250)
+
+
+_DEVICE = Device(os="iOS", os_version="18.1", ram_bytes=8 << 30)
+
+
+class _Given(Documents):
+    """A catalog whose one document is given."""
+
+    raw: bytes = b""
+
+    def _read(self, path: str, sha256: str, size: int) -> bytes:
+        return self.raw
+
+    def _malformed(self, path: str, why: str) -> PhipackError:
+        return PhipackError(f"{path}: {why}", fix="publish again")
+
+
+def documents_target(_: Path) -> Target:
+    digest = "sha256:" + "0" * 64
+    device = {"title": "iPhone 15", "soc": "A16", "os": "iOS", "minimum_os": "18.0", "identifiers": ["iPhone15,4"]}
+    cell = {"target": "iphone-15", "recipe": "r", "format": "gguf", "bundle": digest, "manifest_bytes": 5, "bytes": 9}
+    release = {
+        "schema": "phipack.release/1",
+        "model": "phi",
+        "release": "1.0.0",
+        "devices": {"iphone-15": device | {"ram_bytes": 6 << 30}},
+        "cells": {"iphone-15": cell | {"deltas": [{"from": digest, "blob": digest, "bytes": 3}]}},
+    }
+    stages = [{"release": "1.0.0", "basis_points": 10_000}]
+    channel = {"schema": "phipack.channel/1", "model": "phi", "channel": "production", "cells": {"iphone-15": stages}}
+
+    class File:
+        hashes = {"sha256": "0" * 64}  # noqa: RUF012
+        length = 1
+
+    def parse(raw: bytes) -> None:
+        for path in ("phi/releases/1.0.0.json", "phi/channels/production.json"):
+            documents = _Given({path: File()})  # type: ignore[dict-item]
+            documents.raw = raw
+            with suppress(PhipackError):
+                resolve(documents, Query(Reference.parse("phi:1.0.0" if "releases" in path else "phi"), _DEVICE))
+            with suppress(PhipackError):
+                str(documents.release("phi", "1.0.0"))
+
+    return Target((json.dumps(release).encode(), json.dumps(channel).encode()), parse, 250)
+
+
+def keys_target(folder: Path) -> Target:
+    create_keys(folder / "keys", {})
+    path = folder / "keys" / "keys.json"
+    return Target((path.read_bytes(),), file(path, lambda _: open_keys(folder / "keys")), 150)
+
+
+def root_target(folder: Path) -> Target:
+    from tuf.api.exceptions import DownloadHTTPError
+    from tuf.ngclient import FetcherInterface
+
+    class Nothing(FetcherInterface):
+        def _fetch(self, url: str) -> Any:
+            raise DownloadHTTPError(url, 404)
+
+    create_keys(folder / "keys", {})
+    path = folder / "keys" / "1.root.json"
+    number = iter(range(1 << 60))
+
+    def read(_: Path) -> object:
+        metadata = folder / "metadata" / str(next(number))
+        try:
+            return refreshed_targets("https://example.org", Nothing(), metadata, path, wait=lambda _: True)
+        except FetchError as error:
+            if "is not a catalog" not in error.problem:  # the root was read: next, a timestamp is asked for
+                raise
+            return None
+
+    return Target((path.read_bytes(),), file(path, read), 60)
+
+
+def install_id_target(folder: Path) -> Target:
+    return Target((b"kiosk 7\n",), file(folder / "install-id", lambda _: install_id(folder)), 200)
+
+
+def record_target(folder: Path) -> Target:
+    cache = BuildCache(folder)
+    cache.write_record("built", "key", {"digest": "sha256:0"})
+    path = folder / "work" / "built" / "key.json"
+    return Target((path.read_bytes(),), file(path, lambda _: cache.read_record("built", "key")), 200)

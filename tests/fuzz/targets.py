@@ -1,0 +1,41 @@
+"""The parsers, each with the bytes that it is given when nothing is wrong.
+
+What is not here: weights in llama.cpp, onnxruntime and Core ML (native code, in a process of its own), MLflow's and
+S3's answers before their clients have parsed them, and the exchange of HTTP itself (tests/registry/transfer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.fuzz import bundles, checkpoints, records, written
+from tests.fuzz.target import Target
+
+TARGETS: dict[str, Callable[[Path], Target]] = {
+    "manifest": bundles.manifest_target,
+    "delta": bundles.delta_target,
+    "parts": bundles.parts_target,
+    "evidence": bundles.evidence_target,
+    "gguf": bundles.gguf_target,
+    "onnx": bundles.onnx_target,
+    "safetensors": checkpoints.header_target,
+    "index": checkpoints.index_target,
+    "config": checkpoints.config_target,
+    "architecture": checkpoints.architecture_target,
+    "tokenizer_config": checkpoints.tokenizer_config_target,
+    "adapter": checkpoints.adapter_target,
+    "ranks": checkpoints.ranks_target,
+    "tokenizer_json": checkpoints.tokenizer_json_target,
+    "sentencepiece": checkpoints.pieces_model_target,
+    "core_ml": checkpoints.core_ml_target,
+    "tags": records.tags_target,
+    "documents": records.documents_target,
+    "keys": records.keys_target,
+    "root": records.root_target,
+    "install_id": records.install_id_target,
+    "record": records.record_target,
+    "project": written.project_target,
+    "headers": written.headers_target,
+    "addresses": written.addresses_target,
+}
