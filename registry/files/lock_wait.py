@@ -6,28 +6,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from targets.errors import RegistryError
+from targets.errors import PhipackError, RegistryError
 from targets.progress import Notice, Progress, silent
 
 NOTICE_SECONDS = 3.0
+_HISTORY_FIX = "wait for it or stop it, then run the same command again; phipack history shows what moves"
 
 
 @dataclass
 class LockWait:
-    """The wait of `who`, up to `limit_seconds`. `on_progress` receives one notice of it."""
+    """The wait of `who`, up to `limit_seconds`: then an `error` with this `fix`. `on_progress` receives one notice."""
 
     who: str
     limit_seconds: float
     on_progress: Progress = silent
+    error: type[PhipackError] = RegistryError
+    fix: str = _HISTORY_FIX
     _noticed: bool = field(default=False, init=False)
 
     def note(self, waited_seconds: float, holder: str, what: str, *, until: str = "") -> None:
-        """Note that `holder` still has `what`. Raises `RegistryError` where that has lasted too long."""
+        """Note that `holder` still has `what`. Raises `error` where that has lasted too long."""
         if waited_seconds > self.limit_seconds:
-            raise RegistryError(
-                f"{holder} held {what} for {waited_seconds:.0f} s",
-                fix="wait for it or stop it, then run the same command again; phipack history shows what moves",
-            )
+            raise self.error(f"{holder} held {what} for {waited_seconds:.0f} s", fix=self.fix)
         if not self._noticed and waited_seconds > NOTICE_SECONDS:
             self._noticed = True
             self.on_progress(Notice(f"waiting for {holder}, who holds {what}{until}"))
