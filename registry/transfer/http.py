@@ -1,6 +1,7 @@
 """HTTP GET requests as a download needs them, over urllib3: redirects, retries, and errors that name their cause.
 
-Everything is bounded: the time of each network step, the number of redirects and of tries, the length of each wait.
+Everything is bounded: the time of each network step, the least rate of an answer (`pace.py`), the time of a document
+with all its tries, the number of redirects and of tries, the length of each wait.
 Redirects stay on http(s) and never lead from https down to http; no credentials are sent along. An error that may pass
 is a `TemporaryError`, and `with_retries` tries again. Connections and proxies are in `connections.py`.
 """
@@ -34,9 +35,12 @@ from registry.transfer.network_settings import (
     SILENCE_SECONDS,
     proxy_for,
 )
+from registry.transfer.pace import Pace
 from targets.errors import FetchError, FetchUnreachableError, SetupError
+from targets.printable import one_line
 
 LONGEST_WAIT_SECONDS = 60.0  # however long a server asks us to wait
+DOCUMENT_SECONDS = 300.0  # of a document, all tries together: others may be waiting for what it says
 _REDIRECTS_LIMIT = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 425, 429)  # and all of 5xx
@@ -75,6 +79,7 @@ class Response:
 
     def __init__(self, client: HttpClient, url: str, received: BaseHTTPResponse) -> None:
         self._client, self._received = client, received
+        self._pace: Pace | None = getattr(received.connection, "pace", None)
         self.url = url
         self.status, self.reason, self.headers = received.status, received.reason, received.headers
 
@@ -98,6 +103,8 @@ class Response:
         if not piece:
             self._client.raise_if_cancelled()  # a connection that is shut down ends like a body
         view[: len(piece)] = piece
+        if self._pace is not None:
+            self._pace.delivered(len(piece))
         self._client.count(len(piece))
         return len(piece)
 
@@ -151,7 +158,7 @@ class HttpClient:
                 break
             response.close()
             location = redirected(location, response.headers.get("Location", ""))
-        if response.status < 300:
+        if 200 <= response.status < 300:
             return response
         code, said = _said(response)
         response.close()
@@ -221,8 +228,17 @@ def with_retries(client: HttpClient, attempt: Callable[[], Result]) -> Result:
 
 def read_document(client: HttpClient, url: str, limit: int) -> bytes:
     """Read a document of at most `limit` bytes. Raises `FetchError` where it is larger, or can't be downloaded."""
+    started = time.monotonic()
+
+    def require_time() -> None:
+        if time.monotonic() - started > DOCUMENT_SECONDS:
+            raise FetchUnreachableError(
+                f"{url}: it did not come within {DOCUMENT_SECONDS:.0f} s, all tries together",
+                fix="run the same command again later, or over a faster network",
+            )
 
     def attempt() -> bytes:
+        require_time()
         with client.get(url) as response:
             announced = response.body_bytes
             if (announced or 0) > limit:
@@ -234,6 +250,7 @@ def read_document(client: HttpClient, url: str, limit: int) -> bytes:
             room = memoryview(bytearray(min(limit + 1, _PIECE)))
             while len(content) <= limit and (count := response.read_into(room[: limit + 1 - len(content)])):
                 content += room[:count]
+                require_time()
             if announced is not None and len(content) != announced:
                 raise TemporaryError(f"{url}: reading broke off after {len(content)} of {announced} bytes")
             _require_document(url, response, bytes(content))
@@ -266,7 +283,7 @@ def redirected(url: str, location: str) -> str:
         following, scheme = location, ""
     if not location or scheme not in ("http", "https") or (url.startswith("https:") and scheme == "http"):
         raise FetchError(
-            f"{url} redirects to {following if location else 'nowhere'}",
+            f"{url} redirects to {one_line(following) if location else 'nowhere'}",
             fix="use the https URL under which the server has the file itself",
         )
     return following
@@ -296,7 +313,7 @@ def _said(response: Response) -> tuple[str, str]:
 
 def _cleaned(text: str) -> str:
     """Return a stranger's text for a terminal: one line of printable letters, not too long."""
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:_SAID_LENGTH]
+    return one_line(text).strip()[:_SAID_LENGTH]
 
 
 def _require_address(url: str) -> None:

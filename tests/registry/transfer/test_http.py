@@ -364,7 +364,7 @@ def test_what_a_server_says_of_a_refusal_is_in_the_message_and_its_escapes_are_n
     with (
         serving(folder, on("/a", answering(403, {"Content-Length": str(len(body))}, body))) as url,
         HttpClient() as client,
-        pytest.raises(RefusedError, match=r"403 Forbidden: AccessDenied: Request  \[31mhas expired") as caught,
+        pytest.raises(RefusedError, match=r"403 Forbidden: AccessDenied: Request \\x1b\[31mhas expired") as caught,
     ):
         client.get(f"{url}/a?X-Amz-Signature=abc")
     assert "abc" not in str(caught.value)
