@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 # Tests start Python often, and it starts sooner with bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo services test test-fast test-all wheel-check lint unit docs docs-site clean
+.PHONY: setup demo services test test-fast test-all conformance wheel-check lint unit docs docs-site clean
 
 setup: $(STAMP)
 
@@ -50,6 +50,15 @@ test-all: export FAULTS = all
 test-all: export DATABASES = all
 test-all: export ACCURACY = all
 test-all: test
+
+# The TUF project's own tests of both clients, all but those of delegations: make conformance SUITE=…/tuf-conformance. Needs faketime.
+conformance: $(STAMP)
+	@test -d "$(SUITE)/tuf_conformance" || { echo "SUITE must be a checkout of theupdateframework/tuf-conformance, v2.4.0"; exit 1; }
+	for client in product sample; do \
+	  PYTHONPATH="$(SUITE)" $(BIN)/python -m pytest -q -c /dev/null -p no:randomly "$(SUITE)/tuf_conformance" \
+	    --entrypoint "$(CURDIR)/$(BIN)/python $(CURDIR)/tests/clients/conformance.py $$client" \
+	    -k "not graph_traversal and not targetfile_search and not unusual_role_name and not tuf-on-ci" || exit 1; \
+	done
 
 # In fresh environments: base, [registry] and [serve].
 wheel-check: $(STAMP)

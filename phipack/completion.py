@@ -30,7 +30,8 @@ def _offering(offer: Callable[[click.Context, str], Iterable[str]]) -> Offer:
     @functools.wraps(offer)
     def offered(context: click.Context, _: click.Parameter, word: str) -> list[str]:
         try:
-            return list(dict.fromkeys(one for one in offer(context, word) if one.startswith(word)))
+            found = (one for one in offer(context, word) if one.startswith(word))
+            return list(dict.fromkeys(one for one in found if one.isprintable()))
         except Exception:  # noqa: BLE001 - a message in the middle of what is being typed helps nobody
             return []
 

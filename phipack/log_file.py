@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from targets.errors import PhipackError
+from targets.printable import printable
 from targets.secrets import without_secrets
 
 
@@ -25,9 +26,9 @@ class LogFile:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self, text: str) -> None:
-        """Write lines, each with the time in UTC; secrets in addresses are left out."""
+        """Write lines, each with the time in UTC; secrets in addresses are left out, and what a terminal obeys."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-        lines = without_secrets(text, *self.secret_addresses).splitlines()
+        lines = printable(without_secrets(text, *self.secret_addresses)).splitlines()
         with self._lock:
             try:
                 self.file.write("".join(f"{stamp} {line}\n" for line in lines))

@@ -23,6 +23,7 @@ from phipack.formatting import duration
 from phipack.log_file import LogFile
 from phipack.problems import Problem, StandardOutputError
 from phipack.progress_display import Display, StepTimes, open_display
+from targets.printable import printable, printable_json
 from targets.progress import Event, Notice
 
 Mode = Literal["human", "json", "quiet"]
@@ -141,7 +142,7 @@ class Output:
 
 
 def as_json(document: object) -> str:
-    """Return JSON that every reader takes: no NaN, and only ASCII where standard output has no UTF-8."""
+    """Return JSON that every reader takes: no NaN, nothing that a terminal obeys, ASCII where there is no UTF-8."""
     try:
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError:
@@ -150,7 +151,7 @@ def as_json(document: object) -> str:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         return json.dumps(json.loads(text), indent=2)
-    return text
+    return printable_json(text)
 
 
 def _finite(value: object) -> object:
@@ -163,13 +164,16 @@ def _finite(value: object) -> object:
 
 
 def _print(stream: TextIO | None, text: str) -> None:
-    """Write all of it now. A reader that is gone, or a full disk, is `StandardOutputError`; for errors, nobody's."""
+    """Write all of it now, and nothing in it that a terminal would obey.
+
+    A reader that is gone, or a full disk, is `StandardOutputError`; for errors, nobody's.
+    """
     if stream is None:  # closed by who started this process
         if text and sys.stderr is not None:
             raise StandardOutputError("standard output is closed", fix="run the command without >&-")
         return
     try:
-        stream.write(_encodable(text, stream))
+        stream.write(_encodable(printable(text), stream))
         stream.flush()
     except BrokenPipeError:
         if stream is sys.stdout:

@@ -43,7 +43,7 @@ class Problem:
     @property
     def text(self) -> str:
         """For people: the problem, the registry that was read where it matters, and what to do next."""
-        lines = [self.problem]
+        lines = ["\n    ".join(line.strip() for line in self.problem.splitlines())]  # a stranger's is no `fix:` of ours
         if self.registry is not None:
             lines.append(f"  registry: {self.registry}")
         if self.fix is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from phipack.formatting import duration, rate, size
+from targets.printable import one_line, printable
 from targets.progress import Step
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Lines:
         """Write a line."""
         if sys.stderr is not None:
             try:
-                sys.stderr.write(text + "\n")
+                sys.stderr.write(printable(text) + "\n")
                 sys.stderr.flush()
             except (OSError, ValueError):  # nobody reads it any more
                 return
@@ -105,7 +106,7 @@ class Bars:
         from rich.text import Text
 
         try:
-            self._progress.console.print(Text(text), soft_wrap=True)
+            self._progress.console.print(Text(printable(text)), soft_wrap=True)
         except OSError:
             return
 
@@ -145,8 +146,9 @@ class Bars:
 
 def title(step: Step, width: int | None = None) -> str:
     """Return what is going on: `iphone-15: quantize`. In a narrow place the subject is shortened, not the step."""
-    room = len(step.subject) if width is None else max(width - len(step.name) - 2, 4)
-    subject = step.subject if len(step.subject) <= room else f"{step.subject[: room - 1]}…"
+    subject = one_line(step.subject)  # such as a file's path in a manifest
+    room = len(subject) if width is None else max(width - len(step.name) - 2, 4)
+    subject = subject if len(subject) <= room else f"{subject[: room - 1]}…"
     return f"{subject}: {step.name}" if subject else step.name
 
 

@@ -1,7 +1,7 @@
 """Tables as plain text, as wide as `COLUMNS` or the terminal allows; of any width where output is a file or a pipe.
 
 Too wide a table has its text columns wrapped; where even that is too wide, each row becomes a block of `column  value`
-lines. Control characters are replaced: what somebody typed as a reason must not move a reader's cursor.
+lines. What somebody typed as a reason takes one line, and does not move a reader's cursor (`targets.printable`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
+
+from targets.printable import one_line
 
 _GAP = 2
 _LONGEST_WORD = 24  # a longer word, such as a digest, may be broken
@@ -56,12 +58,7 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = " ".join(str(value).splitlines())
-    return (
-        text
-        if text.isprintable()
-        else "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
-    )
+    return one_line(str(value)).replace("\t", " ")
 
 
 def _numeric(cell: str) -> bool:

@@ -187,7 +187,7 @@ def fetch_from_catalog(
         query: what is wanted; the identifier of a device that phipack knows is enough.
         options: which bundle to accept, and how to treat what is on this machine.
         trust: the trusted root, needed the first time, and where trust is kept.
-        on_progress: step `download` for each file, in bytes.
+        on_progress: step `download` for each file, in bytes; and a notice of whom it waits for.
 
     Raises:
         FetchUnreachableError: the server does not answer, or fails on all tries.
@@ -198,7 +198,7 @@ def fetch_from_catalog(
     installation = query.install_id or install_id(trust.state)
     query = dataclasses.replace(query, device=_completed(query.device), install_id=installation)
     with HttpClient() as client:
-        catalog = open_catalog(url, client, trust)
+        catalog = open_catalog(url, client, trust, on_progress)
         resolved = resolve(catalog, query)
         remote = catalog.bundle(resolved)
     bundle, statistics = download_bundle(remote, out, options, on_progress=on_progress)

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from targets.printable import printable
 from targets.secrets import without_secrets
 
 ERROR_EXIT_CODE = 1  # bad input, and any error without an exit code of its own
@@ -19,12 +20,15 @@ INTERRUPTED_EXIT_CODE = 130
 
 
 class PhipackError(Exception):
-    """Base of all errors. `exit_code` is the exit code of the command line. Secrets in addresses are masked."""
+    """Base of all errors. `exit_code` is the exit code of the command line.
+
+    Secrets in addresses are masked, and what a terminal would obey is shown by its number.
+    """
 
     exit_code = ERROR_EXIT_CODE
 
     def __init__(self, problem: str, *, fix: str) -> None:
-        problem, fix = without_secrets(problem), without_secrets(fix)
+        problem, fix = printable(without_secrets(problem)), printable(without_secrets(fix))
         super().__init__(f"{problem}\n  fix: {fix}")
         self.problem = problem
         self.fix = fix

@@ -16,11 +16,12 @@ _START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://\S*")
 _USERINFO = re.compile(r"([^/?#:@]*):(.*)@", re.DOTALL)
 _HOST_AND_PORT = re.compile(r"(?:\[[^\]@/?#]*\]|[^@:/?#\[\]]*)(?::[0-9]*)?(?:[/?#].*)?", re.DOTALL)
-_SECRET_PARAMETER = re.compile(
-    r"([?&](?:[a-z_-]*(?:password|passwd|passphrase|token|secret)|pwd|api_?key|sig|signature|policy|key-pair-id"
-    r"|awsaccesskeyid|x-(?:amz|goog)-[a-z-]+)=)(?:[^&\s'\"]*[^&\s'\":,.;)])?",
-    re.IGNORECASE,
+_PARAMETER = (
+    r"([?&#;](?:[a-z_-]*(?:password|passwd|passphrase|token|secret|credentials?)|pwd|auth|authorization|api_?key|sig"
+    r"|signature|policy|key-pair-id|awsaccesskeyid|googleaccessid|odbc_connect|hdnt[ls]|hdnea|x-(?:amz|goog)-[a-z-]+)=)"
 )
+_SECRET_PARAMETER = re.compile(rf"{_PARAMETER}(?:[^&#]*[^&#\s'\":,.;)])?", re.IGNORECASE)  # of one address, to its end
+_SECRET_IN_TEXT = re.compile(rf"{_PARAMETER}(?:[^&#\s]*[^&#\s'\":,.;)])?", re.IGNORECASE)
 _PLACEHOLDER = "PASSWORD"  # of advice such as http://NAME:PASSWORD@HOST
 _SHORTEST_SECRET = 3  # a shorter one is found in every text
 
@@ -51,13 +52,20 @@ def without_secrets(text: str, *known: str) -> str:
             text = text.replace(address, masked)
         for secret in _secrets(address):
             text = text.replace(secret, HIDDEN)
-    return _ADDRESS.sub(lambda found: shown(found[0]), text)
+    # A driver may quote what follows the host alone.
+    return _SECRET_IN_TEXT.sub(rf"\1{HIDDEN}", _ADDRESS.sub(lambda found: shown(found[0]), text))
 
 
 def argument_shown(argument: str) -> str:
     """Return an argument of a command as a log may keep it; an address in it may have spaces."""
     start = _ADDRESS.search(argument)
     return argument if start is None else argument[: start.start()] + shown(argument[start.start() :])
+
+
+def shown_without_query(address: str) -> str:
+    """Return an address that a stranger chose, as messages may show it: any of its parameters may be a signature."""
+    before, mark, _ = address.partition("?")
+    return shown(f"{before}?{HIDDEN}" if mark else address)
 
 
 def has_ambiguous_password(address: str) -> bool:

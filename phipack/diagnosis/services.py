@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import http.client
 import os
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -26,17 +27,19 @@ from registry.store.folder import FolderStore
 from registry.store.uris import open_store
 from registry.transfer.header_values import http_date
 from registry.transfer.network_settings import proxy_for, tls_context
+from registry.transfer.pace import SelfPacedResponse
 from targets.errors import PhipackError
 from targets.installation import install_command
 from targets.secrets import without_secrets
 from targets.strict_json import MalformedJsonError, parse_json
 
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 10.0
 SLOW_CLOCK_SECONDS = 60.0
 WRONG_CLOCK_SECONDS = 900.0  # S3 refuses requests that are 15 minutes off
 _ANY_MODEL = "/api/2.0/mlflow/registered-models/search?max_results=1"
 _START = "start it, or name another one with --tracking-uri"
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,9 @@ def _refused(code: int, shown: str) -> Check:
         return Check("registry", "fail", f"{shown}: authentication required", fix)
     if code == _FORBIDDEN:
         return Check("registry", "fail", f"{shown}: this account may not read models", "ask its administrator")
+    if code in _REDIRECTS:
+        found = f"{shown}: redirects to another address (HTTP {code}), a login or a new place"
+        return Check("registry", "fail", found, "open it in a browser, and name the address that answers itself")
     return Check("registry", "fail", f"{shown}: answers with HTTP {code}", _START)
 
 
@@ -136,8 +142,39 @@ def _open(request: urllib.request.Request, more_cas: str | None = None) -> Any:
         context.load_verify_locations(more_cas)
     proxy = proxy_for(url)
     proxies = {} if proxy is None else {urllib.parse.urlsplit(url).scheme: proxy}
-    handlers = (urllib.request.ProxyHandler(proxies), urllib.request.HTTPSHandler(context=context))
+    handlers = (urllib.request.ProxyHandler(proxies), _Plain(), _Secure(context=context), _NoRedirects())
     return urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT_SECONDS)
+
+
+class _Answer(SelfPacedResponse):
+    pace_seconds = TIMEOUT_SECONDS
+
+
+class _PlainConnection(http.client.HTTPConnection):
+    response_class = _Answer
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    response_class = _Answer
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_PlainConnection, request)
+
+
+class _Secure(urllib.request.HTTPSHandler):
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(context=context)
+        self._trust = context
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureConnection, request, context=self._trust)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """Follow none: `urllib` would send the credentials along."""
 
 
 def _check_postgresql(uri: str, shown: str) -> ServiceCheck:
@@ -195,7 +232,7 @@ def _s3_clock(location: str) -> ClockReading | None:
             return _clock(asked, answer.headers.get("Date"))
     except urllib.error.HTTPError as error:
         return _clock(asked, error.headers.get("Date"))
-    except (OSError, ValueError, PhipackError):
+    except (OSError, ValueError, http.client.HTTPException, PhipackError):
         return None
 
 

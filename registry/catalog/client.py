@@ -26,17 +26,26 @@ from typing import TYPE_CHECKING
 
 from registry.bundle.manifest import FileEntry, Manifest
 from registry.catalog.choice import Resolved
-from registry.catalog.documents import DOCUMENT_BYTES_LIMIT, DeltaEntry, Documents, hashed_path
+from registry.catalog.documents import (
+    DOCUMENT_BYTES_LIMIT,
+    DeltaEntry,
+    Documents,
+    hashed_path,
+    is_document,
+    naming_hash,
+)
 from registry.files.atomic import write_atomically
 from registry.files.digests import digest_of_bytes
 from registry.files.lock import file_lock
+from registry.files.lock_wait import LockWait
 from registry.files.owned import open_found, private_folder, require_not_planted, require_own_folder
 from registry.files.staging import disk_errors
 from registry.store.protocol import blob_path
 from registry.transfer.http import HttpClient, read_document
 from registry.transfer.remote import RemoteDelta, split_url
-from targets.errors import BundleError, FetchError
-from targets.this_user import home_folder, unknown_user
+from targets.errors import BundleError, FetchError, FetchUnreachableError
+from targets.progress import Progress, silent
+from targets.this_user import home_folder, unknown_user, user_name
 
 if TYPE_CHECKING:
     from tuf.api.exceptions import RepositoryError
@@ -44,6 +53,9 @@ if TYPE_CHECKING:
     from tuf.ngclient import FetcherInterface, Updater
 
 _INSTALL_ID_BYTES = 200
+
+
+LOCK_SECONDS = 900.0  # more than a refresh takes over the slowest network that is put up with
 
 
 @dataclass(frozen=True)
@@ -79,14 +91,14 @@ class Catalog(Documents):
             raise FetchError(error.problem, fix="report it to the catalog's publisher, or update phipack") from error
         return CatalogBundle(self.url, url, manifest, resolved.entry.deltas)
 
-    def _read(self, path: str, sha256: str, size: int) -> bytes:
-        """Return a document that was kept, or download it; never one that has another digest."""
-        kept = self.folder / "documents" / sha256
-        if kept.is_file() and hashlib.sha256(raw := kept.read_bytes()).hexdigest() == sha256:
+    def _read(self, path: str, file: TargetFile) -> bytes:
+        """Return a document that was kept, or download it; never one that has another hash."""
+        kept = self.folder / "documents" / naming_hash(file)
+        if kept.is_file() and is_document(file, raw := kept.read_bytes()):
             return raw
-        url = f"{self.url}/targets/{hashed_path(path, sha256)}"
-        raw = read_document(self.client, url, min(size, DOCUMENT_BYTES_LIMIT))
-        if hashlib.sha256(raw).hexdigest() != sha256:
+        url = f"{self.url}/targets/{hashed_path(path, file)}"
+        raw = read_document(self.client, url, min(file.length, DOCUMENT_BYTES_LIMIT))
+        if not is_document(file, raw):
             raise _mismatch(url)
         with disk_errors(self.folder, FetchError):
             private_folder(kept.parent)
@@ -121,11 +133,13 @@ class CatalogBundle:
         return f"{self.base}/{blob_path(entry.digest)}"
 
 
-def open_catalog(url: str, client: HttpClient, trust: CatalogTrust) -> Catalog:
+def open_catalog(url: str, client: HttpClient, trust: CatalogTrust, on_progress: Progress = silent) -> Catalog:
     """Update a catalog's metadata, and return the catalog. `url`: its folder, the one that has `metadata/`.
 
+    `on_progress` receives a notice where another process updates the same metadata, and is waited for.
+
     Raises:
-        FetchUnreachableError: the server does not answer, or fails on all tries.
+        FetchUnreachableError: the server does not answer, or fails on all tries; or another process waits for it.
         FetchError: no root is trusted yet, or its file is damaged; or the catalog is older than what was seen before,
             expired, not signed by its keys, or was changed on the way.
     """
@@ -135,10 +149,10 @@ def open_catalog(url: str, client: HttpClient, trust: CatalogTrust) -> Catalog:
     url = url.rstrip("/")
     state = state_folder(trust.state)
     folder = state / "catalogs" / hashlib.sha256(url.encode()).hexdigest()[:32]
-    with disk_errors(folder, FetchError), _locked(state, folder):
+    with disk_errors(folder, FetchError), _locked(state, folder, url, on_progress):
         _require_root(folder, trust.root, url)
         files = refreshed_targets(url, MetadataFetcher(client), folder / "metadata", trust.root, wait=client.wait)
-        _remove_unlisted(private_folder(folder / "documents"), {file.hashes["sha256"] for file in files.values()})
+        _remove_unlisted(private_folder(folder / "documents"), set(map(naming_hash, files.values())))
     return Catalog(files, url, client, folder)
 
 
@@ -285,12 +299,20 @@ def _remove_unlisted(folder: Path, listed: Collection[str]) -> None:
 
 
 @contextmanager
-def _locked(state: Path, folder: Path) -> Iterator[None]:
+def _locked(state: Path, folder: Path, url: str, on_progress: Progress) -> Iterator[None]:
     """Hold the lock of a catalog's folder, and make sure that all of it is this user's own."""
     _make_state(state)
     for own in (folder.parent, folder, folder / "metadata"):
         private_folder(own)
-    with file_lock(folder / "lock", mode=0o600):
+    waiting = LockWait(
+        user_name(),
+        LOCK_SECONDS,
+        on_progress,
+        FetchUnreachableError,
+        "wait for it or stop it, then run the same command again",
+    )
+    on_wait = waiting.reporter("another phipack", f"the metadata of {url}")
+    with file_lock(folder / "lock", mode=0o600, on_wait=on_wait):
         yield
 
 

@@ -146,20 +146,24 @@ class Documents(ABC):
         """Return a release, None where it is not published. Raises `PhipackError` where it is missing or changed."""
         return self._document(ReleaseDocument, release_path(model, release))
 
+    def content(self, path: str) -> bytes | None:
+        """Return a document's bytes, None where it is not published. Raises `PhipackError` as `channel` does."""
+        file = self.files.get(path)
+        return None if file is None else self._read(path, file)
+
     @abstractmethod
-    def _read(self, path: str, sha256: str, size: int) -> bytes:
-        """Read a document of this digest and size. Raises `PhipackError` where it is another one."""
+    def _read(self, path: str, file: TargetFile) -> bytes:
+        """Read a document of these hashes and this length. Raises `PhipackError` where it is another one."""
 
     @abstractmethod
     def _malformed(self, path: str, why: str) -> PhipackError:
         """Return the error for a document that is signed, and can't be parsed."""
 
     def _document(self, kind: type[_Content], path: str) -> _Content | None:
-        file = self.files.get(path)
-        if file is None:
-            return None
         if path not in self._parsed:
-            raw = self._read(path, file.hashes["sha256"], file.length)
+            raw = self.content(path)
+            if raw is None:
+                return None
             try:
                 self._parsed[path] = parse_document(kind, raw)
             except MalformedJsonError as error:
@@ -184,10 +188,26 @@ def release_path(model: str, release: str) -> str:
     return f"{model}/releases/{release}.json"
 
 
-def hashed_path(path: str, sha256: str) -> str:
+def naming_hash(file: TargetFile) -> str:
+    """Return the hash that a document's file has in its name: SHA-256, else the first that is listed."""
+    return file.hashes.get("sha256") or next(iter(file.hashes.values()))
+
+
+def hashed_path(path: str, file: TargetFile) -> str:
     """Return a document's path below `targets/` (TUF 1.0, 6.2, consistent snapshots)."""
-    folder, _, name = path.rpartition("/")
-    return f"{folder}/{sha256}.{name}"
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}{naming_hash(file)}.{name}"
+
+
+def is_document(file: TargetFile, raw: bytes) -> bool:
+    """Return True where the bytes have the length and every hash that TUF lists, all by algorithms that are known."""
+    from tuf.api.exceptions import LengthOrHashMismatchError
+
+    try:
+        file.verify_length_and_hashes(raw)
+    except LengthOrHashMismatchError:
+        return False
+    return True
 
 
 def releases_of(model: str, paths: Iterable[str]) -> list[str]:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Request
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
 
@@ -34,6 +36,9 @@ from targets.strict_json import LARGEST_INTEGER
 
 REDIRECT_SECONDS = 3600
 _HEX = r"^[0-9a-f]{64}$"
+_METADATA = r"^(timestamp|[1-9][0-9]{0,9}\.(root|snapshot|targets))\.json$"
+# No longer than a file's name may be, no part of it `..` or hidden.
+_DOCUMENT = r"^[a-z0-9][a-z0-9._-]{0,199}/(channels|releases)/[0-9a-f]{64}\.[A-Za-z0-9][A-Za-z0-9.-]{0,184}\.json$"
 
 
 class Problem(BaseModel):
@@ -93,12 +98,19 @@ def create_app(store: Store) -> FastAPI:
         summary="A signed catalog of Phi-3 bundles for phones.",
         description="The wire format is described in phipack's docs/delivery.md. `/resolve` is a convenience: its "
         "answer is not signed; everything else is covered by TUF's signatures and by digests.",
+        redirect_slashes=False,  # it would send clients to whatever host they named in `Host`
     )
 
     @app.exception_handler(PhipackError)
     def failed(_: Request, error: PhipackError) -> JSONResponse:
         content = Problem(problem=error.problem, fix=error.fix).model_dump()
         return JSONResponse(content, _status_of(error), headers={"Cache-Control": "no-store"})
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        if any(one["loc"][0] == "path" for one in error.errors()):
+            return failed(request, _NotFoundError("no such path", fix="see /openapi.json for those that there are"))
+        return await request_validation_exception_handler(request, error)
 
     _get(app, "/metadata/{name}", _metadata(store), "TUF metadata", {404: "no such metadata"})
     _get(app, "/targets/{path:path}", _targets(store), "A channel's or release's document", {404: "no such document"})
@@ -149,7 +161,7 @@ def _get(app: FastAPI, path: str, answer: Callable[..., Response], summary: str,
 
 def _metadata(store: Store) -> Callable[..., Response]:
     def metadata(
-        name: Annotated[str, Path(pattern=r"^(timestamp|[1-9][0-9]*\.(root|snapshot|targets))\.json$")],
+        name: Annotated[str, Path(pattern=_METADATA)],
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
         return _document(store, f"metadata/{name}", if_none_match)
@@ -159,7 +171,7 @@ def _metadata(store: Store) -> Callable[..., Response]:
 
 def _targets(store: Store) -> Callable[..., Response]:
     def document(
-        path: Annotated[str, Path(pattern=r"^[a-z0-9._-]+/(channels|releases)/[0-9a-f]{64}\.[A-Za-z0-9.-]+\.json$")],
+        path: Annotated[str, Path(pattern=_DOCUMENT)],
         if_none_match: Annotated[str | None, Header()] = None,
     ) -> Response:
         return _document(store, f"targets/{path}", if_none_match)

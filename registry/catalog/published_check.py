@@ -13,9 +13,8 @@ from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface
 
 from registry.catalog.client import refreshed_targets
-from registry.catalog.documents import ChannelDocument, ReleaseDocument, hashed_path, parse_document
+from registry.catalog.documents import ChannelDocument, ReleaseDocument, hashed_path, is_document, parse_document
 from registry.catalog.signing import KeyFolder
-from registry.files.digests import digest_of_bytes
 from registry.store.protocol import Store
 from targets.errors import FetchError, PublicationError
 
@@ -52,9 +51,9 @@ def check_published(store: Store, keys: KeyFolder, paths: Iterable[str]) -> None
             problem = error.problem.replace(f"the catalog at {_BASE}", f"the catalog in {store.uri}")
             raise PublicationError(f"it was written, and no client accepts it: {problem}", fix=error.fix) from error
     for path in paths:
-        name = "targets/" + hashed_path(path, files[path].hashes["sha256"])
+        name = "targets/" + hashed_path(path, files[path])
         found = store.read_document(name)
-        if found is None or digest_of_bytes(found.content)[7:] != files[path].hashes["sha256"]:
+        if found is None or not is_document(files[path], found.content):
             raise PublicationError(
                 f"{store.uri}/{name} was written, and is not there as it was signed", fix="publish again"
             )

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from registry.catalog.documents import Documents, hashed_path, models_of, releases_of
+from registry.catalog.documents import Documents, hashed_path, is_document, models_of, releases_of
 from registry.catalog.signing import KeyFolder, Role
-from registry.files.digests import digest_of_bytes
 from registry.store.protocol import TIMESTAMP, Document, Store
 from targets.errors import KeysError, PublicationError
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import Metadata, Snapshot, Targets, Timestamp
+    from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 
 _UNUSED_VERSIONS_LIMIT = 100  # that interrupted publishers may have left one after the other
 
@@ -46,15 +45,15 @@ class Published(Documents):
             digests.update(entry.digest for entry in self.store.manifest(cell.bundle).files)
         return digests
 
-    def _read(self, path: str, sha256: str, size: int) -> bytes:  # noqa: ARG002 - the digest says it
-        name = "targets/" + hashed_path(path, sha256)
+    def _read(self, path: str, file: TargetFile) -> bytes:
+        name = "targets/" + hashed_path(path, file)
         found = _required(self.store, name)
-        if digest_of_bytes(found.content) != f"sha256:{sha256}":
+        if not is_document(file, found.content):
             raise _tampered(self.store, name, "digest mismatch: the file may have been tampered with")
         return found.content
 
     def _malformed(self, path: str, why: str) -> PublicationError:
-        return _tampered(self.store, "targets/" + hashed_path(path, self.files[path].hashes["sha256"]), why)
+        return _tampered(self.store, "targets/" + hashed_path(path, self.files[path]), why)
 
 
 def read_published(store: Store, keys: KeyFolder | None) -> Published:
@@ -96,7 +95,7 @@ def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, by
     files = dict(published.files)
     for path, content in documents.items():
         files[path] = TargetFile.from_data(path, content, ["sha256"])
-        store.write_document("targets/" + hashed_path(path, files[path].hashes["sha256"]), content, replacing=None)
+        store.write_document("targets/" + hashed_path(path, files[path]), content, replacing=None)
     targets = Targets(published.targets_version + 1, expires=keys.expiry("targets", now), targets=files)
     targets_content = _write_version(store, keys, "targets", Metadata(targets))
     meta = {"targets.json": MetaFile.from_data(targets.version, targets_content, ["sha256"])}

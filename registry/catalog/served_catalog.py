@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from registry.catalog.documents import models_of, release_path, releases_of
+from registry.catalog.documents import models_of, naming_hash, release_path, releases_of
 from registry.catalog.published_state import Published, read_published
 from registry.store.protocol import Store
 from targets.errors import PublicationError
@@ -65,7 +65,7 @@ class ServedCatalog:
 
     def _index(self, documents: Published, model: str, release: str) -> None:
         """Index the blobs of a release, once."""
-        digest = documents.files[release_path(model, release)].hashes["sha256"]
+        digest = naming_hash(documents.files[release_path(model, release)])
         if digest in self._indexed:
             return
         self._blobs |= documents.blobs(model, release)

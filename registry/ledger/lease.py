@@ -32,7 +32,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from registry.ledger.lock_wait import LockWait
+from registry.files.lock_wait import LockWait
 from targets.errors import PhipackError, RegistryError, RegistryUnreachableError
 from targets.progress import Notice, Progress, silent
 from targets.strict_json import parse_json

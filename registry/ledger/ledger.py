@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from registry.files.digests import digest_of_bytes
+from registry.files.lock_wait import LockWait
 from registry.ledger.channel_moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
 from registry.ledger.evidence_runs import end_dead_runs, evidence_run
 from registry.ledger.lease import Check, Timing
-from registry.ledger.lock_wait import LockWait
 from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.mlflow_lease import model_lease
 from registry.ledger.mlflow_names import claim_name, existing_experiment, experiment_id, require_visible

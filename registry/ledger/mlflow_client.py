@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from registry.ledger.lock_wait import LockWait
+from registry.files.lock_wait import LockWait
 from registry.ledger.mlflow_connection import connect, has_tables, load
 from registry.ledger.mlflow_errors import MlflowError, foreign_errors
 from registry.ledger.registry_lock import LOCK_SECONDS, registry_lock

@@ -13,24 +13,26 @@ import logging
 import os
 import threading
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from registry.files.staging import disk_errors
 from registry.ledger.tracking import sqlite_path
 from registry.transfer.network_settings import ca_file, proxy_for
+from registry.transfer.pace import SelfPacedResponse
 from targets.errors import RegistryError, SetupError
 from targets.installation import install_command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_REQUEST_SECONDS = 20.0
 _ENVIRONMENT = {
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": f"{_REQUEST_SECONDS:.0f}",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
@@ -54,6 +56,8 @@ def load(uri: str) -> type[MlflowClient]:
         try:
             with _importing:
                 from mlflow import MlflowClient
+
+                _hold_to_pace()
         except ImportError as error:
             raise _missing(error) from error
     for noisy in ("mlflow", "alembic", "sqlalchemy.pool"):
@@ -93,6 +97,43 @@ def _set_network(uri: str) -> None:
     if os.environ.get(_CA_VARIABLE) not in (None, _given_cas) or insecure or cas is None:
         return
     os.environ[_CA_VARIABLE] = _given_cas = cas
+
+
+def _hold_to_pace() -> None:
+    """Hold the answers of MLflow's client to a least rate (`pace.py`), which it has no setting for.
+
+    A request that a slow server draws out would outlast what the lease allows for it.
+    """
+    from mlflow.utils import request_utils
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    usual = request_utils.TCPKeepAliveHTTPAdapter
+    if issubclass(usual, _PacedAdapter):
+        return
+    response = type("MlflowResponse", (SelfPacedResponse,), {"pace_seconds": _REQUEST_SECONDS})
+    plain = type("PacedConnection", (HTTPConnection,), {"response_class": response})
+    secure = type("PacedSecureConnection", (HTTPSConnection,), {"response_class": response})
+    _PacedAdapter.pools = {
+        "http": type("PacedPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("PacedSecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
+    }
+    vars(request_utils)["TCPKeepAliveHTTPAdapter"] = type("PacedAdapter", (_PacedAdapter, usual), {})
+
+
+class _PacedAdapter:
+    """What is mixed into MLflow's adapter for requests: pools of connections of ours."""
+
+    pools: ClassVar[dict[str, type]] = {}
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)  # type: ignore[misc]  # of MLflow's adapter
+        self.poolmanager.pool_classes_by_scheme = self.pools  # type: ignore[attr-defined]
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **options)  # type: ignore[misc]
+        manager.pool_classes_by_scheme = self.pools
+        return manager
 
 
 def has_tables(uri: str) -> bool:

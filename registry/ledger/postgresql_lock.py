@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from registry.files.lock_wait import LockWait
 from registry.ledger.lease import Check, LeaseLostError
-from registry.ledger.lock_wait import LockWait
 from targets.secrets import shown
 
 if TYPE_CHECKING:

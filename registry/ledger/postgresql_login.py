@@ -15,14 +15,16 @@ import secrets
 import socket
 import ssl
 import struct
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 CONNECTED = "00000"
-_TIMEOUT_SECONDS = 10.0
+_TIMEOUT_SECONDS = 10.0  # each wait
+_LOGIN_SECONDS = 30.0  # all of it
+_ITERATIONS_LIMIT = 1_000_000  # of SCRAM; a server asks for 4,096 by default
 _PORT = 5432
 _PROTOCOL, _TLS_REQUEST = 196608, 80877103
-_ROUNDS_LIMIT = 1_000_000  # PostgreSQL's own default is 4,096
 _ANSWER_BYTES_LIMIT = 1 << 16
 _VERIFYING = ("verify-ca", "verify-full")
 _OK, _CLEARTEXT, _MD5, _SASL, _SASL_CONTINUE, _SASL_FINAL = 0, 3, 5, 10, 11, 12
@@ -76,6 +78,7 @@ class _Login:
     connection: socket.socket
     user: str
     password: str
+    started: float = field(default_factory=time.monotonic)
 
     def sqlstate(self, database: str) -> str | None:
         """Log in; return what decides."""
@@ -118,6 +121,8 @@ class _Login:
     def _read(self, count: int) -> bytes:
         content = b""
         while len(content) < count:
+            if time.monotonic() - self.started > _LOGIN_SECONDS:
+                raise TimeoutError
             piece = self.connection.recv(count - len(content))
             if not piece:
                 raise ConnectionError
@@ -139,10 +144,9 @@ class _Scram:
     def final(self, answer: bytes) -> bytes:
         """Return the proof for the server's first message."""
         said = dict(part.split("=", 1) for part in answer.decode().split(","))
-        rounds = int(said["i"])
-        if not 0 < rounds <= _ROUNDS_LIMIT:
-            raise ValueError(rounds)
-        key = hashlib.pbkdf2_hmac("sha256", self._password.encode(), base64.b64decode(said["s"]), rounds)
+        if not 0 < (iterations := int(said["i"])) <= _ITERATIONS_LIMIT:
+            raise ValueError(iterations)
+        key = hashlib.pbkdf2_hmac("sha256", self._password.encode(), base64.b64decode(said["s"]), iterations)
         client = hmac.digest(key, b"Client Key", "sha256")
         without_proof = f"c=biws,r={said['r']}"
         signed = f"{self._bare},{answer.decode()},{without_proof}".encode()

@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from registry.files.lock import file_lock
+from registry.files.lock_wait import LockWait
 from registry.files.staging import disk_errors
 from registry.ledger.lease import Check, never_lost
-from registry.ledger.lock_wait import LockWait
 from registry.ledger.mlflow_errors import foreign_errors
 from registry.ledger.postgresql_lock import CHANGE, MIGRATE, database_lock
 from registry.ledger.tracking import is_postgresql, sqlite_path

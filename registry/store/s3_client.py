@@ -21,6 +21,7 @@ from registry.transfer.network_settings import (
     ca_file,
     proxy_for,
 )
+from registry.transfer.pace import SelfPacedResponse
 from targets.errors import SetupError, StoreError, StoreUnreachableError
 from targets.installation import install_command
 
@@ -92,11 +93,30 @@ def _shared_client(_process: int, _settings: frozenset[tuple[str, str]]) -> Any:
         # boto3 by itself knows neither all_proxy nor networks in no_proxy.
         proxy = proxy_for(client.meta.endpoint_url)
         proxies = {} if proxy is None else {client.meta.endpoint_url.partition("://")[0]: proxy}
-        return session.client("s3", config=config.merge(Config(proxies=proxies)), verify=verify)
+        return _held_to_pace(session.client("s3", config=config.merge(Config(proxies=proxies)), verify=verify))
     except SetupError as error:
         raise StoreError(f"S3 can't be used: {error.problem}", fix=error.fix) from error
     except (BotoCoreError, ValueError) as error:
         raise StoreError(f"S3 can't be used: {error}", fix="check the AWS_* variables") from error
+
+
+def _held_to_pace(client: Any) -> Any:
+    """Hold answers to a least rate (`pace.py`). botocore has no setting for that, so its connections are replaced."""
+    from botocore.awsrequest import (
+        AWSHTTPConnection,
+        AWSHTTPConnectionPool,
+        AWSHTTPSConnection,
+        AWSHTTPSConnectionPool,
+    )
+
+    response = type("S3Response", (SelfPacedResponse,), {"only_reads": True})
+    plain = type("PacedConnection", (AWSHTTPConnection,), {"response_class": response})
+    secure = type("PacedSecureConnection", (AWSHTTPSConnection,), {"response_class": response})
+    client._endpoint.http_session._pool_classes_by_scheme.update(  # noqa: SLF001 - of its pools through a proxy, too
+        http=type("PacedPool", (AWSHTTPConnectionPool,), {"ConnectionCls": plain}),
+        https=type("PacedSecurePool", (AWSHTTPSConnectionPool,), {"ConnectionCls": secure}),
+    )
+    return client
 
 
 def _check_endpoint() -> None:

@@ -21,6 +21,7 @@ from urllib3 import PoolManager, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from registry.transfer.network_settings import tls_context
+from registry.transfer.pace import Pace, PacedResponse
 
 _IDLE_LIMIT = 8  # connections to one host that are kept; more than a download uses
 
@@ -68,8 +69,15 @@ class _Connection(HTTPConnection):
     def __init__(self, pools: ConnectionPools, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._pools = pools
+        self.pace: Pace | None = None  # of the newest answer
         self._handshaking: socket.socket | None = None
         self._opened: Any = None  # a socket, or urllib3's stand-in for one (TLS within TLS)
+
+    def response_class(self, *args: Any, **options: Any) -> PacedResponse:  # type: ignore[override]  # it is only called
+        """Begin an answer, a proxy's to CONNECT too."""
+        response = PacedResponse(*args, **options)
+        self.pace = response.pace
+        return response
 
     def connect(self) -> None:
         """Connect, through the proxy where there is one."""

@@ -1,6 +1,7 @@
 """HTTP GET requests as a download needs them, over urllib3: redirects, retries, and errors that name their cause.
 
-Everything is bounded: the time of each network step, the number of redirects and of tries, the length of each wait.
+Everything is bounded: the time of each network step, the least rate of an answer (`pace.py`), the time of a document
+with all its tries, the number of redirects and of tries, the length of each wait.
 Redirects stay on http(s) and never lead from https down to http; no credentials are sent along. An error that may pass
 is a `TemporaryError`, and `with_retries` tries again. Connections and proxies are in `connections.py`.
 """
@@ -34,9 +35,13 @@ from registry.transfer.network_settings import (
     SILENCE_SECONDS,
     proxy_for,
 )
+from registry.transfer.pace import Pace
 from targets.errors import FetchError, FetchUnreachableError, SetupError
+from targets.printable import one_line
+from targets.secrets import shown, shown_without_query
 
 LONGEST_WAIT_SECONDS = 60.0  # however long a server asks us to wait
+DOCUMENT_SECONDS = 300.0  # of a document, all tries together: others may be waiting for what it says
 _REDIRECTS_LIMIT = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 425, 429)  # and all of 5xx
@@ -71,11 +76,15 @@ class RefusedError(FetchError):
 
 
 class Response:
-    """A response whose body is still to be read. Close it: its connection is kept where the whole body was read."""
+    """A response whose body is still to be read. `place`: its URL, as messages may show it.
 
-    def __init__(self, client: HttpClient, url: str, received: BaseHTTPResponse) -> None:
+    Close it: its connection is kept where the whole body was read.
+    """
+
+    def __init__(self, client: HttpClient, place: str, received: BaseHTTPResponse) -> None:
         self._client, self._received = client, received
-        self.url = url
+        self._pace: Pace | None = getattr(received.connection, "pace", None)
+        self.place = place
         self.status, self.reason, self.headers = received.status, received.reason, received.headers
 
     @property
@@ -93,10 +102,12 @@ class Response:
             piece = self._received.read1(min(len(view), _PIECE), decode_content=False) or b""
         except (HTTPError, OSError, http.client.HTTPException, ValueError) as error:
             self._client.raise_if_cancelled()
-            raise TemporaryError(f"{self.url}: reading broke off: {_description(_cause(error))}") from error
+            raise TemporaryError(f"{self.place}: reading broke off: {_description(_cause(error))}") from error
         if not piece:
             self._client.raise_if_cancelled()  # a connection that is shut down ends like a body
         view[: len(piece)] = piece
+        if self._pace is not None:
+            self._pace.delivered(len(piece))
         self._client.count(len(piece))
         return len(piece)
 
@@ -143,14 +154,15 @@ class HttpClient:
             RefusedError: the server refuses, or redirects too often.
             FetchError: the certificate is not valid, a redirect leads to what is not http(s), or `cancel` was called.
         """
-        location = url
+        location = place = url
         for _ in range(_REDIRECTS_LIMIT + 1):
-            response = self._request(location, {**_HEADERS, **(headers or {})})
+            response = self._request(location, place, {**_HEADERS, **(headers or {})})
             if response.status not in _REDIRECTS:
                 break
             response.close()
             location = redirected(location, response.headers.get("Location", ""))
-        if response.status < 300:
+            place = shown_without_query(location)
+        if 200 <= response.status < 300:
             return response
         code, said = _said(response)
         response.close()
@@ -179,14 +191,14 @@ class HttpClient:
         with self._counting:
             self.received_bytes += received
 
-    def _request(self, url: str, headers: Mapping[str, str]) -> Response:
+    def _request(self, url: str, place: str, headers: Mapping[str, str]) -> Response:
         self.raise_if_cancelled()
-        _require_address(url)
+        _require_address(url, place)
         try:
             proxy = proxy_for(url)
             manager = self._pools.manager_for(url, proxy)
         except SetupError as error:
-            raise FetchError(f"{url} can't be reached: {error.problem}", fix=error.fix) from error
+            raise FetchError(f"{place} can't be reached: {error.problem}", fix=error.fix) from error
         try:
             received = manager.urlopen(
                 "GET",
@@ -201,8 +213,8 @@ class HttpClient:
             )
         except (HTTPError, OSError, http.client.HTTPException, ValueError) as error:
             self.raise_if_cancelled()
-            raise _unreachable(url, proxy, _cause(error)) from error
-        return Response(self, url, received)
+            raise _unreachable(place, proxy, _cause(error)) from error
+        return Response(self, place, received)
 
 
 def with_retries(client: HttpClient, attempt: Callable[[], Result]) -> Result:
@@ -220,8 +232,17 @@ def with_retries(client: HttpClient, attempt: Callable[[], Result]) -> Result:
 
 def read_document(client: HttpClient, url: str, limit: int) -> bytes:
     """Read a document of at most `limit` bytes. Raises `FetchError` where it is larger, or can't be downloaded."""
+    started = time.monotonic()
+
+    def require_time() -> None:
+        if time.monotonic() - started > DOCUMENT_SECONDS:
+            raise FetchUnreachableError(
+                f"{url}: it did not come within {DOCUMENT_SECONDS:.0f} s, all tries together",
+                fix="run the same command again later, or over a faster network",
+            )
 
     def attempt() -> bytes:
+        require_time()
         with client.get(url) as response:
             announced = response.body_bytes
             if (announced or 0) > limit:
@@ -233,6 +254,7 @@ def read_document(client: HttpClient, url: str, limit: int) -> bytes:
             room = memoryview(bytearray(min(limit + 1, _PIECE)))
             while len(content) <= limit and (count := response.read_into(room[: limit + 1 - len(content)])):
                 content += room[:count]
+                require_time()
             if announced is not None and len(content) != announced:
                 raise TemporaryError(f"{url}: reading broke off after {len(content)} of {announced} bytes")
             _require_document(url, response, bytes(content))
@@ -243,7 +265,7 @@ def read_document(client: HttpClient, url: str, limit: int) -> bytes:
 
 def _require_document(url: str, response: Response, content: bytes) -> None:
     """Raise `FetchError` where a server sends a web page or compressed bytes in place of one of our documents."""
-    where = "" if response.url == url else f", after it redirected to {response.url}"
+    where = "" if response.place == url else f", after it redirected to {response.place}"
     if content.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
         raise FetchError(
             f"{url}: the server sends a web page, not the file{where}",
@@ -264,8 +286,9 @@ def redirected(url: str, location: str) -> str:
     except ValueError:  # brackets that hold no IPv6 address
         following, scheme = location, ""
     if not location or scheme not in ("http", "https") or (url.startswith("https:") and scheme == "http"):
+        where = one_line(shown_without_query(following)) if location else "nowhere"
         raise FetchError(
-            f"{url} redirects to {following if location else 'nowhere'}",
+            f"{shown_without_query(url)} redirects to {where}",
             fix="use the https URL under which the server has the file itself",
         )
     return following
@@ -293,17 +316,17 @@ def _said(response: Response) -> tuple[str, str]:
 
 def _cleaned(text: str) -> str:
     """Return a stranger's text for a terminal: one line of printable letters, not too long."""
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:_SAID_LENGTH]
+    return one_line(text).strip()[:_SAID_LENGTH]
 
 
-def _require_address(url: str) -> None:
+def _require_address(url: str, place: str) -> None:
     if (problem := http_address_problem(url)) is not None:
-        raise FetchError(problem, fix="use a URL such as https://HOST/FOLDER")
+        raise FetchError(problem.replace(shown(url), shown(place)), fix="use a URL such as https://HOST/FOLDER")
 
 
-def _unreachable(url: str, proxy: str | None, cause: BaseException) -> FetchError:
+def _unreachable(place: str, proxy: str | None, cause: BaseException) -> FetchError:
     via = f" through the proxy {proxy.rpartition('@')[2]}" if proxy else ""
-    problem = f"{url} can't be reached{via}: {_description(cause)}"
+    problem = f"{place} can't be reached{via}: {_description(cause)}"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return FetchError(problem, fix=CERTIFICATE_FIX)
     if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:

@@ -6,6 +6,7 @@
 | proxy | `http_proxy`, `https_proxy`, else `all_proxy`: an HTTP proxy; a SOCKS proxy is refused by name |
 | no proxy | `no_proxy`: hosts, domains, addresses, each with a port or without; networks such as 10.0.0.0/8; `*` |
 | tries, waits, timeouts | `TRIES`, `RETRY_WAITS_SECONDS`, `CONNECT_SECONDS`, `SILENCE_SECONDS` |
+| least rate of an answer | `pace.py` |
 
 MLflow's client has tries and timeouts of its own (`mlflow_connection.py`): the lease on a model's channels counts on
 them. Each library has a way of its own to be given these settings; none of them reads them by itself alike.

@@ -46,6 +46,13 @@ def need(condition: object, message: str) -> None:
         raise Refused(message)
 
 
+def is_listed(data: bytes, listed: Json) -> bool:
+    """Say whether data has the length and all hashes that metadata lists; one by an unknown algorithm never fits."""
+    found = {"sha256": sha256(data), "sha512": hashlib.sha512(data).hexdigest()}
+    hashes = listed.get("hashes", {})
+    return len(data) == listed.get("length", len(data)) and all(found.get(name) == hashes[name] for name in hashes)
+
+
 # -- HTTP
 
 
@@ -120,6 +127,7 @@ def check_signatures(root: Json, role: str, document: Json) -> None:
     message = canonical(document["signed"])
     allowed = root["roles"][role]
     signatures = {each["keyid"]: each["sig"] for each in document["signatures"]}
+    need(len(signatures) == len(document["signatures"]), f"{role} has two signatures of one key")
     good = [
         name
         for name in set(allowed["keyids"]) & set(signatures)
@@ -141,7 +149,9 @@ class Trust:
     def __init__(self, base: str, folder: Path, root: bytes) -> None:
         self.base, self.folder = base.rstrip("/"), folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.root: Json = json.loads(self.kept("root") or root)["signed"]
+        document = json.loads(self.kept("root") or root)
+        self.root: Json = document["signed"]
+        check_signatures(self.root, "root", document)
 
     def read(self, path: str, limit: int) -> bytes:
         """Download a document of at most `limit` bytes."""
@@ -210,32 +220,50 @@ class Trust:
         check_fresh(self.root)
 
     def load(self, role: str, name: str, meta: Json | None, limit: int) -> Json:
-        """Fetch a role's document and check all that the specification asks; `meta` is what names it."""
+        """Return a role's document, checked as the specification asks; `meta` is what names it.
+
+        One that is kept is not requested again; of two timestamps of one version, the first counts (5.4.3).
+        """
+        last, kept = self.last(role), self.kept(role)
+        if meta and last and kept and last["version"] == meta["version"] and is_listed(kept, meta):
+            check_fresh(last)
+            return last
         data = self.read(f"metadata/{name}", limit)
-        need(meta is None or sha256(data) == meta["hashes"]["sha256"], f"{name} was changed")
+        need(meta is None or is_listed(data, meta), f"{name} was changed")
         document = json.loads(data)
         check_signatures(self.root, role, document)
         signed: Json = document["signed"]
         need(signed["_type"] == role, f"{name} is of type {signed['_type']}")
         need(meta is None or signed["version"] == meta["version"], f"{name} is another version")
-        last = self.last(role)
-        if last:
+        if last and meta is None and signed["version"] == last["version"]:
+            check_fresh(last)
+            return last
+        if last and role != "targets":  # the version of targets is held by the snapshot
             need(signed["version"] >= last["version"], f"{role} is older than what was trusted last")
-            for key, value in last.get("meta", {}).items():
+            for key, value in last["meta"].items():
                 newer = signed["meta"].get(key, {}).get("version", 0)
                 need(newer >= value["version"], f"{role} names an older {key}")
         check_fresh(signed)
         self.keep(role, data)
         return signed
 
-    def document(self, targets: Json, name: str, schema: str) -> Json:
-        """Return a channel or a release by its name."""
+    def content(self, targets: Json, name: str) -> bytes:
+        """Return a document by its name: the one that is kept, else download it and keep it."""
         entry = targets["targets"].get(name)
         if entry is None:
             raise Refused(f"the catalog has no {name}")
-        folder, _, last = name.rpartition("/")
-        data = self.read(f"targets/{folder}/{entry['hashes']['sha256']}.{last}", entry["length"])
-        need(sha256(data) == entry["hashes"]["sha256"], f"{name} was changed")
-        document: Json = json.loads(data)
+        folder, slash, last = name.rpartition("/")
+        named = entry["hashes"].get("sha256") or next(iter(entry["hashes"].values()))
+        kept = self.folder / hashlib.sha256(named.encode()).hexdigest()
+        if kept.exists() and is_listed(data := kept.read_bytes(), entry):
+            return data
+        data = self.read(f"targets/{folder}{slash}{named}.{last}", entry["length"])
+        need(is_listed(data, entry), f"{name} was changed")
+        kept.write_bytes(data)
+        return data
+
+    def document(self, targets: Json, name: str, schema: str) -> Json:
+        """Return a channel or a release by its name."""
+        document: Json = json.loads(self.content(targets, name))
         need(document["schema"] == schema, f"{name} has schema {document['schema']}: update the app")
         return document

@@ -6,20 +6,20 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from securesystemslib.formats import encode_canonical
-from securesystemslib.signer import CryptoSigner, Signer
+from securesystemslib.signer import CryptoSigner
 
 from devtools.catalogs import Publisher
 from devtools.servers import answering, on, serving, times
 from registry.catalog.signing import Role, create_keys, rotate
 from targets.errors import PublicationError
-from tests.clients.plain_trust import Json, Refused, canonical, signed_by
+from tests.clients.plain_trust import Refused, canonical, signed_by
+from tests.support.forged_metadata import forge
 from tests.support.plain_installs import Plain
 
 CHANNEL = "phi/channels/production.json"
@@ -203,24 +203,3 @@ def test_what_the_keys_signed_and_the_specification_forbids_is_refused(
     forge(publisher, role, lambda signed: signed.update(changes))
     with pytest.raises(Refused, match=re.escape(why)):
         plain.fetch()
-
-
-def forge(publisher: Publisher, role: Role, change: Callable[[Json], object]) -> None:
-    """Change a role's newest metadata, signed by its key, and what names it; the root: its next version."""
-    folder = publisher.place.root / "metadata"
-    path = max(folder.glob(f"*{role}.json"))
-    content = json.loads(path.read_bytes())["signed"]
-    if role == "root":
-        path = folder / "2.root.json"
-        content["version"] = 2
-    change(content)
-    root = publisher.keys.root.signed
-    (name,) = root.roles[role].keyids
-    private = publisher.keys.path / publisher.keys.keys.signers[name].removeprefix("file2:")
-    signature = Signer.from_priv_key_uri(f"file2:{private}", root.keys[name]).sign(canonical(content))
-    data = json.dumps({"signatures": [signature.to_dict()], "signed": content}).encode()
-    path.write_bytes(data)
-    named = {"hashes": {"sha256": hashlib.sha256(data).hexdigest()}, "length": len(data)}
-    above: dict[Role, Role] = {"targets": "snapshot", "snapshot": "timestamp"}
-    if role in above:
-        forge(publisher, above[role], lambda signed: signed["meta"][f"{role}.json"].update(named))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import socket
 import sys
 import time
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +26,7 @@ from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from targets.installation import Requirement
 from tests.support.command_line import PROJECT, InProcess
+from tests.support.raw_server import raw_server
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -236,6 +238,37 @@ def test_a_server_gets_the_credentials_that_mlflow_would_send(
     check_registry(url)
     assert seen == [None, "Bearer abc", "Basic Ym9iOnBhc3M=", "Basic YWxpY2U6c2VjcmV0"]
     assert "pass" not in shown
+
+
+def test_a_redirect_is_named_and_gets_no_credentials(
+    server: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+    elsewhere = server(lambda handler: asked.append(handler.headers["Authorization"]))
+
+    def redirect(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response_only(302)
+        handler.send_header("Location", f"{elsewhere}/login")
+        handler.end_headers()
+
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")
+    check = check_registry(server(redirect)).check
+    assert "redirects to another address (HTTP 302)" in check.found
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda _: itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000), "without end"),
+        (lambda _: [b"\x1b[2Jnothing like HTTP\r\n\r\n"], "does not answer"),
+        (lambda _: [b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 200 + b"\r\n"], "does not answer"),
+    ],
+)
+def test_a_server_that_speaks_no_http_or_without_end(answer: Callable[[bytes], Iterable[bytes]], words: str) -> None:
+    with raw_server(answer) as url:
+        check = check_registry(url).check
+    assert (check.status, words in check.found) == ("fail", True), check
 
 
 def test_a_server_that_is_not_there() -> None:

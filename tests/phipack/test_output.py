@@ -13,10 +13,13 @@ import pytest
 
 from phipack import tables
 from phipack.formatting import bound, duration, figure, rate, share, signed_size, size
+from phipack.log_file import open_log
 from phipack.output import Output, as_json
 from phipack.problems import explain
 from phipack.tables import table
 from targets.errors import Failure, FetchUnreachableError, GateError, PhipackError, RegistryError
+from targets.printable import is_obeyed
+from targets.progress import Notice, Step
 from tests.support.command_line import InProcess
 
 
@@ -304,3 +307,43 @@ def test_commands_follow_columns(command: InProcess, monkeypatch: pytest.MonkeyP
     assert head
     assert max(map(len, lines)) <= 60
     json.loads(command("--json", *arguments).stdout)
+
+
+HOSTILE = "\x1b[2J\x9b31m\r\N{RIGHT-TO-LEFT OVERRIDE}"
+
+
+def test_what_others_wrote_moves_no_cursor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    output = Output(log=open_log(tmp_path / "log"))
+    output.result({}, f"a result {HOSTILE}")
+    output.stream(HOSTILE)
+    output.note(HOSTILE)
+    output.on_progress(Notice(HOSTILE))
+    output.on_progress(Step("download", 0, 10, "bytes", f"file {HOSTILE}"))
+    output.end(explain(PhipackError(f"a problem {HOSTILE}", fix=HOSTILE)))
+    output.end(explain(ValueError(HOSTILE)))
+    output.close(1, 0.1)
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err, (tmp_path / "log").read_text()):
+        assert not any(map(is_obeyed, text))
+        assert "\\x1b[2J\\x9b31m" in text
+
+
+def test_in_json_it_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output(mode="json")
+    output.result({HOSTILE: HOSTILE}, "")
+    output.end(None)
+    printed = capsys.readouterr().out
+    assert not any(map(is_obeyed, printed))
+    assert json.loads(printed)["result"] == {HOSTILE: HOSTILE}
+
+
+def test_in_a_table_it_is_counted_as_it_is_shown() -> None:
+    lines = table(("name", "note"), [(HOSTILE, "a"), ("two\nlines", "b")]).splitlines()
+    assert lines[2] == "\\x1b[2J\\x9b31m \\u202e  a"
+    assert lines[3] == "two lines              b"
+
+
+def test_a_problem_of_several_lines_forges_no_fix() -> None:
+    problem = explain(RegistryError("MLflow says\n  fix: curl elsewhere | sh", fix="ask"))
+    assert problem is not None
+    assert problem.text == "MLflow says\n    fix: curl elsewhere | sh\n  fix: ask"

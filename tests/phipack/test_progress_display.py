@@ -144,6 +144,18 @@ def test_each_cell_is_redrawn_whoever_reports_first(
     assert ["9/224 tensors" in line for line in terminal.screen()] == [True, True]
 
 
+def test_what_others_wrote_is_drawn_as_it_is(open_terminal: Callable[[], Terminal]) -> None:
+    terminal = open_terminal()
+    output = Output()
+    output.on_progress(Step("copy", 1, 9, "bytes", "[red]a\x1b]0;t\x07\r\N{RIGHT-TO-LEFT OVERRIDE}"))
+    output.note("[bold]\x1b]0;t\x07")
+    terminal.close()
+    assert "\x1b]0" not in terminal.written
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in terminal.written
+    assert "[bold]\\x1b]0;t\\x07" in terminal.written
+    assert any(line.startswith("[red]a\\x1b]0;t") for line in terminal.screen())
+
+
 def test_a_total_that_is_not_known_is_not_shown(open_terminal: Callable[[], Terminal]) -> None:
     terminal = open_terminal()
     output = Output()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from targets.errors import PhipackError
-from targets.secrets import argument_shown, shown, without_secrets
+from targets.secrets import argument_shown, shown, shown_without_query, without_secrets
 
 RESERVED = ":/?#[]@!$&'()*+,;= \"%<>\\^`{|}~"
 SCHEMES = ("postgresql+psycopg2", "postgresql", "http", "https", "s3", "mysql+pymysql")
@@ -24,6 +24,18 @@ def test_no_password_is_shown_whatever_letters_it_has(scheme: str, password: str
     for raw in (address, urllib.parse.quote(password, safe=""), password):
         message = without_secrets(f"connection to {raw!s} failed", address)
         assert "Zq" not in message.replace("%25", "%"), message
+
+
+@given(st.sampled_from(("password", "token", "access_token")), passwords.filter(lambda text: not set(text) & set("&#")))
+def test_no_secret_of_a_query_is_shown_whatever_letters_it_has(name: str, secret: str) -> None:
+    for address in (f"http://h/db?{name}={secret}", f"postgresql://h/db?x=1&{name}={secret}&y=2"):
+        for text in (shown(address), argument_shown(f"--tracking-uri={address}")):
+            assert f"{name}=***" in text
+            assert "Zq" not in text
+            assert "qZ" not in text
+        for raw in (address, address.partition("/db")[2], secret):
+            message = without_secrets(f"connection to {raw} failed", address)
+            assert "Zq" not in message, message
 
 
 @pytest.mark.parametrize(
@@ -46,6 +58,10 @@ def test_no_password_is_shown_whatever_letters_it_has(scheme: str, password: str
         ),
         ("https://h/x?sig=abc&se=2030", "https://h/x?sig=***&se=2030"),
         ("https://h/x?access_token=abc", "https://h/x?access_token=***"),
+        ("https://h/x?Policy=a&Signature=b~c__&Key-Pair-Id=d", "https://h/x?Policy=***&Signature=***&Key-Pair-Id=***"),
+        ("https://h/x#access_token=abc", "https://h/x#access_token=***"),
+        ("mssql+pyodbc://h/?odbc_connect=Driver%3DX%3BPWD%3Dabc", "mssql+pyodbc://h/?odbc_connect=***"),
+        ("/api/2.0/x?token=abc", "/api/2.0/x?token=***"),
         ("models/phi", "models/phi"),
     ],
 )
@@ -69,3 +85,8 @@ def test_a_long_text_takes_steps_in_proportion_to_its_length() -> None:
 def test_a_long_scheme_hides_its_password() -> None:
     address = "x" * 100 + "://user:secret@host"
     assert "secret" not in shown(address) + without_secrets(f"at {address}") + argument_shown(f"--to={address}")
+
+
+def test_an_address_that_a_stranger_chose_is_shown_without_its_query() -> None:
+    assert shown_without_query("https://u:p@cdn/x?verify=1-abc&t=2") == "https://u:***@cdn/x?***"
+    assert shown_without_query("https://cdn/x") == "https://cdn/x"

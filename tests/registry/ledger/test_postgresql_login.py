@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from devtools.services.postgresql import PostgresqlServer
+from registry.ledger import postgresql_login
 from registry.ledger.ledger import open_ledger
 from registry.ledger.postgresql_login import CONNECTED, login_sqlstate
 from registry.store.folder import FolderStore
@@ -100,3 +102,25 @@ def refusing(code: bytes) -> Iterator[int]:
         yield int(server.getsockname()[1])
         server.shutdown(socket.SHUT_RDWR)
         thread.join(5)
+
+
+NOTICE = b"N\0\0\0\4"
+CHALLENGE = b"r=nonce,s=c2FsdA==,i=2000000000"  # an hour of hashing
+
+
+@pytest.mark.parametrize("answer", [NOTICE, b"R" + struct.pack("!ii", 8 + len(CHALLENGE), 11) + CHALLENGE])
+def test_a_server_that_comes_to_no_point_is_left(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    ours, theirs = socket.socketpair()
+
+    def talk() -> None:
+        with suppress(OSError):
+            while True:
+                theirs.sendall(answer)
+
+    monkeypatch.setattr(postgresql_login, "_opened", lambda _: ours)
+    monkeypatch.setattr(postgresql_login, "_LOGIN_SECONDS", 0.02)
+    talking = threading.Thread(target=talk)
+    talking.start()
+    assert login_sqlstate("postgresql+psycopg2://u:p@h/db") is None
+    talking.join(10)
+    theirs.close()

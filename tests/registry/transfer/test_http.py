@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import socket
 import threading
 import time
@@ -340,67 +339,3 @@ class Cancelling(threading.Thread):
         assert self.waiting.wait(20)
         time.sleep(0.1)
         self.client.cancel()
-
-
-PAGE = b"<!DOCTYPE html><title>Sign in</title>"
-
-
-def test_a_login_page_is_called_one_and_where_it_came_from_is_named(folder: Path) -> None:
-    (folder / "login").write_bytes(PAGE)
-    with (
-        serving(folder, on("/a", answering(302, {"Location": "/login", "Content-Length": "0"}))) as url,
-        HttpClient() as client,
-        pytest.raises(FetchError, match=f"web page, not the file, after it redirected to {url}/login") as caught,
-    ):
-        read_document(client, f"{url}/a", 100)
-    assert "login" in caught.value.fix
-
-
-def test_compressed_content_is_called_that(folder: Path) -> None:
-    (folder / "a").write_bytes(gzip.compress(b"{}"))
-    with (
-        serving(folder) as url,
-        HttpClient() as client,
-        pytest.raises(FetchError, match=r"compressed \(gzip\), though it was asked not to"),
-    ):
-        read_document(client, f"{url}/a", 100)
-
-
-@pytest.mark.parametrize(("status", "fix"), [(400, "a signed one is refused"), (410, "removed there for good")])
-def test_each_refusal_has_a_fix_of_its_own(folder: Path, status: int, fix: str) -> None:
-    with (
-        serving(folder, on("/a", answering(status, {"Content-Length": "0"}))) as url,
-        HttpClient() as client,
-        pytest.raises(RefusedError) as caught,
-    ):
-        client.get(f"{url}/a")
-    assert fix in caught.value.fix
-
-
-def test_what_a_server_says_of_a_refusal_is_in_the_message_and_its_escapes_are_not(folder: Path) -> None:
-    body = b"<Error><Code>AccessDenied</Code><Message>Request \x1b[31mhas expired</Message></Error>"
-    with (
-        serving(folder, on("/a", answering(403, {"Content-Length": str(len(body))}, body))) as url,
-        HttpClient() as client,
-        pytest.raises(RefusedError, match=r"403 Forbidden: AccessDenied: Request  \[31mhas expired") as caught,
-    ):
-        client.get(f"{url}/a?X-Amz-Signature=abc")
-    assert "abc" not in str(caught.value)
-
-
-@pytest.mark.parametrize("location", ["http://[::1", "http://host:notaport/", "http://my host/", "http://h:99999/"])
-def test_a_redirect_to_what_is_no_address_is_refused(folder: Path, location: str) -> None:
-    with (
-        serving(folder, on("/a", answering(302, {"Location": location, "Content-Length": "0"}))) as url,
-        HttpClient() as client,
-        pytest.raises(FetchError, match=r"redirects to|is not a URL"),
-    ):
-        client.get(f"{url}/a")
-
-
-@pytest.mark.parametrize(
-    "url", ["http://host:notaport/", "http://my host/", "http://h:99999/", "http://[::1/", "http://"]
-)
-def test_what_is_no_address_is_one_error(url: str) -> None:
-    with HttpClient() as client, pytest.raises(FetchError, match="is not a URL"):
-        client.get(url)

@@ -8,30 +8,34 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from registry.files.lock import NOTICE_SECONDS
-from targets.errors import RegistryError
+from targets.errors import PhipackError, RegistryError
 from targets.progress import Notice, Progress, silent
+
+_HISTORY_FIX = "wait for it or stop it, then run the same command again; phipack history shows what moves"
 
 
 @dataclass
 class LockWait:
-    """The wait of `who`, up to `limit_seconds` for one holder. `on_progress` receives one notice of it."""
+    """The wait of `who`, up to `limit_seconds` for one holder: then an `error` with this `fix`.
+
+    `on_progress` receives one notice.
+    """
 
     who: str
     limit_seconds: float
     on_progress: Progress = silent
+    error: type[PhipackError] = RegistryError
+    fix: str = _HISTORY_FIX
     _noticed: bool = field(default=False, init=False)
     _started: float = field(default_factory=time.monotonic, init=False)
 
     def note(self, waited_seconds: float, holder: str, what: str, *, until: str = "") -> None:
-        """Note that `holder` still has `what`. Raises `RegistryError` where that has lasted too long.
+        """Note that `holder` still has `what`. Raises `error` where that has lasted too long.
 
         `waited_seconds`: for this holder. Those before it had their turn.
         """
         if waited_seconds > self.limit_seconds:
-            raise RegistryError(
-                f"{holder} held {what} for {waited_seconds:.0f} s",
-                fix="wait for it or stop it, then run the same command again; phipack history shows what moves",
-            )
+            raise self.error(f"{holder} held {what} for {waited_seconds:.0f} s", fix=self.fix)
         waited = max(waited_seconds, time.monotonic() - self._started)
         if not self._noticed and waited > NOTICE_SECONDS:
             self._noticed = True
