@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tuf.api.metadata import TargetFile
+
 from builders.build_cache import BuildCache
 from registry.catalog.choice import Query, resolve
 from registry.catalog.client import install_id, refreshed_targets
@@ -65,7 +67,7 @@ class _Given(Documents):
 
     raw: bytes = b""
 
-    def _read(self, path: str, sha256: str, size: int) -> bytes:
+    def _read(self, path: str, file: TargetFile) -> bytes:
         return self.raw
 
     def _malformed(self, path: str, why: str) -> PhipackError:
@@ -86,13 +88,11 @@ def documents_target(_: Path) -> Target:
     stages = [{"release": "1.0.0", "basis_points": 10_000}]
     channel = {"schema": "phipack.channel/1", "model": "phi", "channel": "production", "cells": {"iphone-15": stages}}
 
-    class File:
-        hashes = {"sha256": "0" * 64}  # noqa: RUF012
-        length = 1
+    file = TargetFile(1, {"sha256": "0" * 64}, "phi")
 
     def parse(raw: bytes) -> None:
         for path in ("phi/releases/1.0.0.json", "phi/channels/production.json"):
-            documents = _Given({path: File()})  # type: ignore[dict-item]
+            documents = _Given({path: file})
             documents.raw = raw
             with suppress(PhipackError):
                 resolve(documents, Query(Reference.parse("phi:1.0.0" if "releases" in path else "phi"), _DEVICE))
