@@ -147,7 +147,8 @@ def _open(request: urllib.request.Request, more_cas: str | None = None) -> Any:
 
 
 class _Answer(SelfPacedResponse):
-    pace_seconds = TIMEOUT_SECONDS
+    def pace_seconds(self) -> float:
+        return TIMEOUT_SECONDS
 
 
 class _PlainConnection(http.client.HTTPConnection):

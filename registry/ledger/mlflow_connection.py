@@ -25,7 +25,7 @@ from targets.installation import install_command
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_REQUEST_SECONDS = 20.0
+_REQUEST_SECONDS = 20.0  # where MLFLOW_HTTP_REQUEST_TIMEOUT names no other time
 _ENVIRONMENT = {
     "MLFLOW_CONFIGURE_LOGGING": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -111,14 +111,20 @@ def _hold_to_pace() -> None:
     usual = request_utils.TCPKeepAliveHTTPAdapter
     if issubclass(usual, _PacedAdapter):
         return
-    response = type("MlflowResponse", (SelfPacedResponse,), {"pace_seconds": _REQUEST_SECONDS})
-    plain = type("PacedConnection", (HTTPConnection,), {"response_class": response})
-    secure = type("PacedSecureConnection", (HTTPSConnection,), {"response_class": response})
+    plain = type("PacedConnection", (HTTPConnection,), {"response_class": _Answer})
+    secure = type("PacedSecureConnection", (HTTPSConnection,), {"response_class": _Answer})
     _PacedAdapter.pools = {
         "http": type("PacedPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
         "https": type("PacedSecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
     }
     vars(request_utils)["TCPKeepAliveHTTPAdapter"] = type("PacedAdapter", (_PacedAdapter, usual), {})
+
+
+class _Answer(SelfPacedResponse):
+    def pace_seconds(self) -> float:
+        """Return MLflow's timeout: a user may have named a longer one for a slow server."""
+        named = os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "")
+        return float(named) if named.isdecimal() and int(named) else _REQUEST_SECONDS
 
 
 class _PacedAdapter:

@@ -65,16 +65,18 @@ class Pace:
 class PacedResponse(http.client.HTTPResponse):
     """An answer that is held to its pace. Whoever reads its body reports it: `pace.delivered`."""
 
-    pace_seconds: float | None = None  # None: PACE_SECONDS
     only_reads = False  # S3 may need minutes to complete an upload, and sends a space now and then meanwhile
 
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        seconds = PACE_SECONDS if self.pace_seconds is None else self.pace_seconds
         is_read = options.get("method") in ("GET", "HEAD")
-        self.pace = Pace(seconds if is_read or not self.only_reads else math.inf)
+        self.pace = Pace(self.pace_seconds() if is_read or not self.only_reads else math.inf)
         opened: Any = self.fp
         self.fp = io.BufferedReader(_PacedStream(sock, opened.detach(), self))
+
+    def pace_seconds(self) -> float:
+        """Return over which time its rate is measured."""
+        return PACE_SECONDS
 
     def count(self, count: int, seconds: float) -> None:
         """Count bytes from the network. Raises `PaceError`."""

@@ -157,7 +157,7 @@ def test_a_window_with_enough_is_followed_by_another() -> None:
 @pytest.fixture
 def _one_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_client, "TRIES", 1)
-    monkeypatch.setattr(mlflow_connection, "_REQUEST_SECONDS", 0.05)
+    monkeypatch.setattr(mlflow_connection._Answer, "pace_seconds", lambda _: 0.05)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
         monkeypatch.setenv(name, "eu-central-1")
