@@ -214,7 +214,9 @@ class Manifest(_Strict):
     def parse(cls, raw: bytes, *, source: str) -> Manifest:
         """Parse a manifest. Raises `BundleError` where it is not in the canonical form."""
         if len(raw) > MANIFEST_BYTES_LIMIT:
-            raise BundleError(f"{source}: a manifest beyond the limit of {MANIFEST_BYTES_LIMIT} bytes", fix=_FIX)
+            raise BundleError(
+                f"{source}: a manifest of {len(raw)} bytes or more; the limit is {MANIFEST_BYTES_LIMIT}", fix=_FIX
+            )
         try:
             manifest = parse_model(cls, raw)
         except MalformedJsonError as error:
