@@ -29,7 +29,7 @@ class LargeFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._handle = create_file(path, 0o666)
+        self._handle = create_file(path, 0o644)  # a download continues no file that the group may write
         self._direct = _set_direct(self._handle, on=True)
         self._buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES))  # starts at a page's border
         self._filled = 0

@@ -68,6 +68,7 @@ def test_what_is_no_plain_file_is_neither_opened_nor_made(kind: str, tmp_path: P
 
 
 def test_a_file_of_this_users_is_opened_and_a_strangers_is_not(precious: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    precious.chmod(0o644)  # whatever the umask
     os.close(open_found(precious, os.O_RDWR))
     assert is_own_file(precious.lstat())
     precious.chmod(0o666)

@@ -243,6 +243,18 @@ def test_the_next_try_goes_on_where_the_last_one_broke_off(tmp_path: Path, out: 
     assert statistics.downloaded_bytes == bundle.manifest.total_bytes - statistics.resumed_bytes
 
 
+def test_it_goes_on_where_new_files_are_the_groups_to_write(large: Bundle, out: Path) -> None:
+    failing = after(30_000_000, on(f"/{WEIGHTS}", answering(500, {"Content-Length": "0"})))
+    mask = os.umask(0o002)  # of systems that give each user a group
+    try:
+        with serving(large.path, failing, kind=RangeHandler) as url, pytest.raises(FetchError, match="answers 500"):
+            fetch(url, out)
+        with serving(large.path, kind=RangeHandler) as url:
+            assert fetching(url, out).resumed_bytes > 15_000_000
+    finally:
+        os.umask(mask)
+
+
 @pytest.mark.parametrize("chunked", [True, False])
 def test_what_a_try_left_is_verified(tmp_path: Path, out: Path, chunked: bool) -> None:
     bundle = make_chunked(tmp_path / "bundle", TENSORS, chunked=chunked)
