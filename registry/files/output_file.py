@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from registry.files.atomic import unfinished_file, write_atomically
-from registry.files.owned import NotOwnedError, create_file, kind_of, open_found, require_not_planted
+from registry.files.owned import NotOwnedError, kind_of, open_or_create, require_not_planted
 from registry.files.staging import disk_errors
 
 _NOT_FILES = ("/dev", "/proc")  # where what looks like a file is another process's, or this one's own output
@@ -33,12 +33,7 @@ def write_output_file(path: Path, content: bytes) -> None:
 
 def open_to_append(path: Path) -> int:
     """Open a file to append to, and create it where it is missing. Raises `OSError`."""
-    place = _place(path)
-    flags = os.O_WRONLY | os.O_APPEND
-    try:
-        return open_found(place, flags, own=False)
-    except FileNotFoundError:
-        return create_file(place, 0o666, flags)
+    return open_or_create(_place(path), 0o666, os.O_WRONLY | os.O_APPEND, own=False)
 
 
 def _place(path: Path) -> Path:
