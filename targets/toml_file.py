@@ -64,7 +64,10 @@ def read_toml(path: Path, model: type[Model], error: type[PhipackError]) -> Mode
         PhipackError: of class `error`, with the problem `file:line: key: …`: the file can't be read or is invalid.
     """
     try:
-        source = read_at_most(path, BYTES_LIMIT).decode("utf-8-sig").replace("\r\n", "\n")
+        raw = read_at_most(path, BYTES_LIMIT)
+        if len(raw) > BYTES_LIMIT:
+            raise error(f"{path}: more than {BYTES_LIMIT} bytes", fix="use the path of the right TOML file")
+        source = raw.decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, ValueError) as cause:
         reason = "it is not UTF-8" if isinstance(cause, UnicodeDecodeError) else getattr(cause, "strerror", str(cause))
         raise error(f"{path}: can't be read: {reason}", fix="use the path of a readable TOML file in UTF-8") from cause
@@ -73,8 +76,6 @@ def read_toml(path: Path, model: type[Model], error: type[PhipackError]) -> Mode
 
 def parse_toml(source: str, model: type[Model], error: type[PhipackError], *, name: str) -> Model:
     """Read TOML text into a model, as `read_toml` does. `name` is the file's name in errors."""
-    if len(source) > BYTES_LIMIT:
-        raise error(f"{name}: more than {BYTES_LIMIT} characters", fix="use the path of the right TOML file")
     try:
         content = tomllib.loads(source)
     except RecursionError as cause:
