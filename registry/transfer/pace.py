@@ -110,6 +110,7 @@ class _PacedStream(io.RawIOBase):
         self._sock.settimeout(self._response.pace.patience(self._timeout))
         started = time.monotonic()
         count = int(self._stream.readinto(buffer) or 0)
+        self._sock.settimeout(self._timeout)  # for the next request, which may be a large upload
         self._response.count(count, time.monotonic() - started)
         return count
 

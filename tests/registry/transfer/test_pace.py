@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from registry.transfer import http as http_requests
 from registry.transfer import pace
 from registry.transfer.download import Transfer
 from registry.transfer.http import HttpClient, read_document
-from registry.transfer.pace import Pace, PaceError
+from registry.transfer.pace import Pace, PacedResponse, PaceError
 from targets.errors import FetchUnreachableError, RegistryUnreachableError, StoreUnreachableError
 from tests.support.raw_server import Answer, raw_server
 
@@ -142,6 +143,16 @@ def test_time_in_which_nobody_reads_does_not_count() -> None:
         time.sleep(0.06)
         room = memoryview(bytearray(4))
         assert response.read_into(room) + response.read_into(room) == 4
+
+
+def test_the_next_request_has_the_whole_timeout() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(20.0)
+        theirs.sendall(HEAD + b"Content-Length: 0\r\n\r\n")
+        with PacedResponse(ours, method="GET") as response:
+            response.begin()
+        assert ours.gettimeout() == 20.0
 
 
 def test_a_window_with_enough_is_followed_by_another() -> None:
