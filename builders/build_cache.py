@@ -29,7 +29,8 @@ from typing import Any
 
 from builders.own_code import own_code_digest
 from registry.files.atomic import write_atomically
-from registry.files.lock import file_lock, noticing
+from registry.files.lock import file_lock
+from registry.files.lock_wait import noticing
 from registry.files.owned import private_folder, require_own_folder
 from registry.files.staging import disk_errors
 from targets.progress import Progress, silent

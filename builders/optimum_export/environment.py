@@ -21,7 +21,8 @@ import venv
 from contextlib import ExitStack
 from pathlib import Path
 
-from registry.files.lock import file_lock, noticing
+from registry.files.lock import file_lock
+from registry.files.lock_wait import noticing
 from registry.files.owned import private_folder, require_own_folder
 from registry.files.staging import disk_errors, staged_folder
 from targets.errors import BuildError, SetupError

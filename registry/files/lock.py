@@ -14,9 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from registry.files.owned import open_or_create
-from targets.progress import Notice, Progress
 
-NOTICE_SECONDS = 3.0
 _POLL_SECONDS = 0.05
 
 
@@ -55,20 +53,6 @@ def try_lock(path: Path, *, mode: int = 0o666) -> int | None:
         return _take(path, mode, wait=False)
     except BlockingIOError:
         return None
-
-
-def noticing(on_progress: Progress, what: str) -> Callable[[float], None]:
-    """Return an `on_wait` that reports once, after a moment, that this process waits for another phipack: `what`."""
-    started = time.monotonic()
-    noticed = False
-
-    def on_wait(_: float) -> None:
-        nonlocal noticed
-        if not noticed and time.monotonic() - started > NOTICE_SECONDS:
-            noticed = True
-            on_progress(Notice(f"waiting for another phipack, which {what}"))
-
-    return on_wait
 
 
 def _poll(path: Path, mode: int, on_wait: Callable[[float], None]) -> int:

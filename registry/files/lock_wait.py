@@ -1,4 +1,7 @@
-"""Waiting for another process's lock: reported once, after a moment, and not for ever."""
+"""Waiting for another process's lock: reported once, after a moment. `LockWait` also ends the wait.
+
+What is here makes an `on_wait` for `file_lock`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from registry.files.lock import NOTICE_SECONDS
 from targets.errors import PhipackError, RegistryError
 from targets.progress import Notice, Progress, silent
 
+NOTICE_SECONDS = 3.0
 _HISTORY_FIX = "wait for it or stop it, then run the same command again; phipack history shows what moves"
+
+
+@dataclass
+class _WaitNotice:
+    """The one notice of a wait."""
+
+    on_progress: Progress
+    _started: float = field(default_factory=time.monotonic, init=False)
+    _sent: bool = field(default=False, init=False)
+
+    def send(self, text: str, waited_seconds: float) -> None:
+        """Report `text`, once, after a moment: `waited_seconds`, or since this was made."""
+        if not self._sent and max(waited_seconds, time.monotonic() - self._started) > NOTICE_SECONDS:
+            self._sent = True
+            self.on_progress(Notice(text))
+
+
+def noticing(on_progress: Progress, what: str) -> Callable[[float], None]:
+    """Return an `on_wait` that reports that this process waits for another phipack, `what`: for as long as it takes."""
+    return partial(_WaitNotice(on_progress).send, f"waiting for another phipack, which {what}")
 
 
 @dataclass
@@ -26,8 +49,10 @@ class LockWait:
     on_progress: Progress = silent
     error: type[PhipackError] = RegistryError
     fix: str = _HISTORY_FIX
-    _noticed: bool = field(default=False, init=False)
-    _started: float = field(default_factory=time.monotonic, init=False)
+    _notice: _WaitNotice = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._notice = _WaitNotice(self.on_progress)
 
     def note(self, waited_seconds: float, holder: str, what: str, *, until: str = "") -> None:
         """Note that `holder` still has `what`. Raises `error` where that has lasted too long.
@@ -36,10 +61,7 @@ class LockWait:
         """
         if waited_seconds > self.limit_seconds:
             raise self.error(f"{holder} held {what} for {waited_seconds:.0f} s", fix=self.fix)
-        waited = max(waited_seconds, time.monotonic() - self._started)
-        if not self._noticed and waited > NOTICE_SECONDS:
-            self._noticed = True
-            self.on_progress(Notice(f"waiting for {holder}, who holds {what}{until}"))
+        self._notice.send(f"waiting for {holder}, who holds {what}{until}", waited_seconds)
 
     def reporter(self, holder: str, what: str) -> Callable[[float], None]:
         """Return `note` of this holder and lock, to be called with the seconds waited so far."""

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from registry.files.lock import file_lock, noticing, try_lock
+from registry.files.lock import file_lock, try_lock
+from registry.files.lock_wait import noticing
 from registry.files.owned import NotOwnedError, is_own_file, require_own_folder
 from targets.errors import BuildError
 from targets.progress import Progress, silent

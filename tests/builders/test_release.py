@@ -17,7 +17,7 @@ from builders.checkpoint import Checkpoint
 from builders.release import CellOutcome, Release
 from devtools.bundles import make_evidence
 from registry.bundle.folder import Bundle, verify
-from registry.files import lock
+from registry.files import lock_wait
 from registry.store.folder import FolderStore
 from targets.devices import target_named
 from targets.errors import BuildError, Failure, GateError, MeasurementError
@@ -125,7 +125,7 @@ def test_releases_at_once_share_one_build_and_one_validation(
 def test_who_waits_for_another_says_for_what(
     release: Release, events: list[Event], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr(lock, "NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(lock_wait, "NOTICE_SECONDS", 0.0)
     cache = release.cache
 
     def hold(on_progress: Progress = silent) -> AbstractContextManager[None]:

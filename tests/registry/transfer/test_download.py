@@ -24,7 +24,7 @@ from registry.bundle.chunks import CHUNK_BYTES_LIMIT
 from registry.bundle.folder import Bundle, open_bundle, seal, verify
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.fetch import fetch
-from registry.files import lock
+from registry.files import lock_wait
 from registry.transfer import http as http_requests
 from registry.transfer.bundle_download import DownloadOptions
 from registry.transfer.download import Transfer, TransferStatistics
@@ -407,7 +407,7 @@ def test_a_killed_download_is_continued(large: Bundle, out: Path, number: int) -
 def test_who_fetches_the_same_to_the_same_place_waits_and_has_it(
     large: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(lock_wait, "NOTICE_SECONDS", 0.0)
     entered, leave, waits = threading.Event(), threading.Event(), threading.Event()
     events: list[Event] = []
 
