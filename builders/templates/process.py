@@ -43,8 +43,11 @@ class _Renderer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.forget()
+
+    def forget(self) -> None:
+        """Leave the process and the lock to others: a fork has copies of both, and the lock's holder is not there."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
         self._one_at_a_time = threading.Lock()
 
     def render(self, asked: Mapping[str, Any]) -> str:
@@ -67,9 +70,9 @@ class _Renderer:
             )
 
     def close(self) -> None:
-        """End the process. A process that was inherited by a fork is left to its owner."""
+        """End the process."""
         process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
+        if process is None:
             return
         process.kill()
         for stream in (process.stdin, process.stdout):
@@ -81,10 +84,9 @@ class _Renderer:
         process.wait()
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        self._owner = os.getpid()
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", str(_PROGRAM), self._engine],
             stdin=subprocess.PIPE,
@@ -152,6 +154,7 @@ def _ended(process: subprocess.Popen[bytes]) -> NoReturn:
 _RENDERERS: dict[Engine, _Renderer] = {"jinja": _Renderer("jinja"), "transformers": _Renderer("transformers")}
 for _renderer in _RENDERERS.values():
     atexit.register(_renderer.close)
+    os.register_at_fork(after_in_child=_renderer.forget)
 
 
 def render_chat(

@@ -76,6 +76,22 @@ def test_a_process_that_was_killed_is_started_again(engine: Engine) -> None:
     assert say("{{ 2 }}", engine) == "2"
 
 
+def test_a_fork_has_a_process_of_its_own() -> None:
+    say("{{ 1 }}", "jinja")
+    first = process_id("jinja")
+    with process._RENDERERS["jinja"]._one_at_a_time:  # as another thread may have it
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.alarm(20)
+                os._exit(0 if say("{{ 2 }}", "jinja") == "2" and process_id("jinja") != first else 1)
+            finally:
+                os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert say("{{ 3 }}", "jinja") == "3"
+    assert process_id("jinja") == first
+
+
 def test_what_jinja_has_at_hand_is_kept_from_templates() -> None:
     for name in ("lipsum", "cycler", "joiner", "raise_exception", "strftime_now", "tojson"):
         with pytest.raises(ChatTemplateError):
