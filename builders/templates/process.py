@@ -21,7 +21,10 @@ _START_SECONDS = 120.0
 _ANSWER_BYTES_LIMIT = 64 << 20
 _PROGRAM = Path(__file__).with_name("program.py")
 # The environment may hold passwords; a Python needs no more than this of it, and templates ask for the time.
-_PASSED = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ", "TMPDIR")
+_PASSED = (
+    *("PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "HOME"),  # where it finds its packages
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TZ", "TMPDIR"),
+)
 
 Engine = Literal["jinja", "transformers"]
 

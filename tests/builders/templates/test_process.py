@@ -92,6 +92,13 @@ def test_a_fork_has_a_process_of_its_own() -> None:
     assert process_id("jinja") == first
 
 
+def test_packages_are_found_where_this_process_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process._RENDERERS["jinja"].close()
+    monkeypatch.setenv("PYTHONUSERBASE", str(tmp_path))
+    say("{{ 1 }}", "jinja")
+    assert str(tmp_path).encode() in Path(f"/proc/{process_id('jinja')}/environ").read_bytes()
+
+
 def test_what_jinja_has_at_hand_is_kept_from_templates() -> None:
     for name in ("lipsum", "cycler", "joiner", "raise_exception", "strftime_now", "tojson"):
         with pytest.raises(ChatTemplateError):
