@@ -14,7 +14,8 @@ from targets.errors import PhipackError, RegistryError
 from targets.progress import Notice, Progress, silent
 
 NOTICE_SECONDS = 3.0
-_HISTORY_FIX = "wait for it or stop it, then run the same command again; phipack history shows what moves"
+WAIT_FIX = "wait for it or stop it, then run the same command again"
+_HISTORY_FIX = f"{WAIT_FIX}; phipack history shows what moves"
 
 
 @dataclass

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from registry.files.atomic import UnfinishedFile, unfinished_file
 from registry.files.digests import copy_hashed, digest_of_bytes
 from registry.files.lock import file_lock
-from registry.files.lock_wait import LockWait
+from registry.files.lock_wait import WAIT_FIX, LockWait
 from registry.files.owned import no_link
 from registry.files.staging import abandoned, disk_errors
 from registry.store.protocol import Blob, Document, Store, blob_path, check_document_name, not_the_blob, unreadable_file
@@ -28,7 +28,6 @@ from targets.errors import StoreError, StoreUnreachableError
 from targets.this_user import user_name
 
 _LOCK_SECONDS = 600.0
-_LOCK_FIX = "wait for it or stop it, then run the same command again"
 _READ_FIX = "check the permissions of the store's folder, or name another store with --store"
 
 
@@ -167,7 +166,7 @@ class FolderStore(Store):
     def _locked(self) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / "documents.lock"
-        waiting = LockWait(user_name(), _LOCK_SECONDS, error=StoreUnreachableError, fix=_LOCK_FIX)
+        waiting = LockWait(user_name(), _LOCK_SECONDS, error=StoreUnreachableError, fix=WAIT_FIX)
         with file_lock(path, on_wait=waiting.reporter("another phipack", str(path))):
             yield
 
