@@ -4,7 +4,7 @@ The rooms, from the bottom up; each may import those above it in this list, neve
 
 | room | what is in it |
 |---|---|
-| `files/` | staging folders, large files, digests |
+| `files/` | staging folders, ownership, locks, large files, digests |
 | `bundle/` | manifest, chunks, parts |
 | `transfer/` | HTTP, ranges, resumed downloads, local chunks, deltas |
 | `store/` | content-addressed blobs in a folder or on S3 |

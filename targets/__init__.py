@@ -11,5 +11,6 @@ Start reading at:
 - `demands.py`, `toml_file.py`, `toml_lines.py`: gates in TOML; TOML read into models, every error with its line.
 - `project.py`: `phipack.toml`; `evaluation.py`: the settings of a validation.
 - `references.py`: `MODEL:1.2.0@TARGET` and version ranges.
-- `errors.py`: every error that phipack raises.
+- `strict_json.py`, `bounded_file.py`: JSON and files of others, read within limits.
+- `errors.py`: every error that phipack raises; `secrets.py` and `printable.py` say how text may be shown.
 """

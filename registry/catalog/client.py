@@ -52,10 +52,8 @@ if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
     from tuf.ngclient import FetcherInterface, Updater
 
+LOCK_SECONDS = 900.0  # of one refresh, which takes seconds, and minutes over a slow network
 _INSTALL_ID_BYTES = 200
-
-
-LOCK_SECONDS = 900.0  # more than a refresh takes over the slowest network that is put up with
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,8 @@ def open_catalog(url: str, client: HttpClient, trust: CatalogTrust, on_progress:
     `on_progress` receives a notice where another process updates the same metadata, and is waited for.
 
     Raises:
-        FetchUnreachableError: the server does not answer, or fails on all tries; or another process waits for it.
+        FetchUnreachableError: the server does not answer, or fails on all tries; or another process holds the
+            lock of the same metadata for longer than `LOCK_SECONDS`.
         FetchError: no root is trusted yet, or its file is damaged; or the catalog is older than what was seen before,
             expired, not signed by its keys, or was changed on the way.
     """
