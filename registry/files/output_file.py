@@ -39,11 +39,11 @@ def open_to_append(path: Path) -> int:
 def _place(path: Path) -> Path:
     """Return where the file is, links followed. Raises `NotOwnedError` where it is no regular file, or planted."""
     require_not_planted(path)
-    place = path.resolve()
-    above = path.absolute().parent.resolve()
+    place = Path(os.path.realpath(path))  # pathlib's resolve raises `RuntimeError` for a link to itself
+    above = Path(os.path.realpath(path.absolute().parent))
     if str(above) in _NOT_FILES or above.is_relative_to("/proc"):
         raise NotOwnedError(f"{path} is no file of its own", "name a file; results are printed as well: see --json")
-    if place.exists() and not place.is_file():
-        kind = kind_of(place.stat())
+    if os.path.lexists(place) and not place.is_file():
+        kind = kind_of(place.lstat())
         raise NotOwnedError(f"{path} is {kind}, not a regular file", "name a file that is new or may be replaced")
     return place

@@ -228,6 +228,12 @@ def test_an_output_that_is_no_regular_file_is_refused_before_any_work(
     assert "is no folder" in command("keys", "init", "--keys", "pipe", expect=2).stderr
 
 
+def test_a_folder_whose_name_is_too_long_is_no_defect(command: InProcess) -> None:
+    assert "name" in command("fetch", "./nothing", "-o", "x" * 300, expect=1).stderr
+    done = command("build", "nothing", "--recipe", "gguf-q8_0", "-o", "x" * 300, expect=1)
+    assert "nothing is not a folder" in done.stderr
+
+
 @as_root
 def test_a_project_that_a_stranger_put_into_a_shared_folder_is_refused(
     command: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -138,6 +138,14 @@ def test_an_output_that_is_no_regular_file_is_refused_at_once(kind: str, tmp_pat
             open_to_append(path)
 
 
+def test_a_link_to_itself_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("out")
+    with pytest.raises(BuildError, match="a symbolic link, not a regular file"):
+        check_output_file(tmp_path / "out")
+    with pytest.raises(NotOwnedError):
+        open_to_append(tmp_path / "out")
+
+
 @pytest.mark.parametrize("path", ["/dev/full", "/dev/null", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_a_device_or_what_stands_for_a_stream_is_no_output(path: str) -> None:
     with pytest.raises(BuildError, match="no file of its own"):
