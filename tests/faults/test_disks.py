@@ -48,7 +48,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_is_told_and_left_as_it_was(large: Bundle, small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_left_as_it_was(large: Bundle, small_disk: Path) -> None:
     store = FolderStore(small_disk / "store")
     with pytest.raises(PhipackError, match="no space left") as caught:
         store.add_bundle(large)

@@ -57,7 +57,7 @@ def team(released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path / "team"
 
 
-def test_the_project_files_list_is_enforced_and_told(team: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_project_files_list_is_enforced_and_shown(team: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     phipack = run_in(team)
     done = phipack("promote", "phi:1.0.0", "--to", "production")
     assert "allowed by promoters alice, release-bot@ci-1" in done.stdout
@@ -108,7 +108,7 @@ def test_a_project_file_that_is_wrong_stops_a_promotion(team: Path) -> None:
     assert '"production"' not in run_in(team)("--json", "ls", "phi").stdout
 
 
-def test_an_override_needs_its_reason_and_is_told(team: Path) -> None:
+def test_an_override_needs_its_reason_and_is_shown(team: Path) -> None:
     phipack = run_in(team)
     phipack("promote", "phi:1.0.0", "--to", "production")
     assert "kl_mean is 0.2" in phipack("promote", "phi:1.2.0", "--to", "production", expect=3).stderr
@@ -146,7 +146,7 @@ def test_an_override_needs_its_reason_and_is_told(team: Path) -> None:
         ("channels.production", "channels.latest", "MLflow reserves this name"),
     ],
 )
-def test_lists_that_are_none_are_told_by_line_and_key(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_lists_that_are_none_are_reported_by_line_and_key(tmp_path: Path, old: str, new: str, words: str) -> None:
     path = tmp_path / "phipack.toml"
     path.write_text(PROJECT.replace(old, new), "utf-8")
     with pytest.raises(ProjectError) as caught:

@@ -133,7 +133,7 @@ def test_wrong_words_get_a_sentence_and_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_project_file_is_told_by_file_line_and_key(phipack: Run, tmp_path: Path) -> None:
+def test_a_wrong_project_file_is_reported_by_file_line_and_key(phipack: Run, tmp_path: Path) -> None:
     (tmp_path / "phipack.toml").write_text(PROJECT.replace("gguf-q8_0", "gguf-q8-0"), "utf-8")
     done = phipack("release", expect=1)
     line = PROJECT.splitlines().index('recipe = "gguf-q8_0"') + 1

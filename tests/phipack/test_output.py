@@ -128,7 +128,7 @@ def test_an_interrupt_says_what_is_kept() -> None:
     assert problem.text == "interrupted; the same command continues the download"
 
 
-def test_a_reader_that_is_gone_is_told_nothing() -> None:
+def test_for_a_reader_that_is_gone_nothing_is_reported() -> None:
     assert explain(BrokenPipeError()) is None
 
 

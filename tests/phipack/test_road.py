@@ -146,7 +146,7 @@ def rollback_stands_where_the_channel_stood_before(project: Path) -> None:
     assert {row["version"] for row in rows if "production" in row["channels"]} == {"1.0.0"}
 
 
-def test_show_tells_the_evidence(released: Path) -> None:
+def test_show_prints_the_evidence(released: Path) -> None:
     text = run_in(released)("show", "tiny:1.0.0@iphone-15").stdout
     assert "kl_mean" in text
     assert "measured" in text

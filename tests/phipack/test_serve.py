@@ -64,7 +64,7 @@ def test_it_serves_until_it_is_interrupted(published: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_a_fetch_that_was_killed_takes_only_what_it_lacks(tmp_path: Path) -> None:
+def test_a_fetch_that_was_killed_takes_only_what_is_missing(tmp_path: Path) -> None:
     """Killed when its four connections have brought a good half; each stalls there."""
     publisher = Publisher(tmp_path)
     publisher.place = publisher.store

@@ -120,7 +120,7 @@ def test_one_cell_can_be_promoted_alone(releases: Ledger) -> None:
     assert standing(releases) == all_at("1.0.0")
 
 
-def test_cells_that_a_release_lacks_keep_theirs(releases: Ledger, tmp_path: Path) -> None:
+def test_cells_that_are_missing_in_a_release_keep_theirs(releases: Ledger, tmp_path: Path) -> None:
     to(releases, "phi:1.0.0")
     add(releases, tmp_path, "2.0.0", cells=("pixel-9",))
     to(releases, "phi:2.0.0")

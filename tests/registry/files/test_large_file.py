@@ -76,7 +76,7 @@ def test_an_error_inside_is_not_hidden_by_the_rest(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_a_disk_that_fills_up_is_told(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_reported(tmp_path: Path) -> None:
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, ((9 << 20) + 100, (9 << 20) + 100));"
@@ -102,7 +102,7 @@ def test_pieces_are_the_files_bytes(
     assert b"".join(map(bytes, read_pieces(tmp_path / "file"))) == content
 
 
-def test_a_file_that_became_shorter_is_told(tmp_path: Path) -> None:
+def test_a_file_that_became_shorter_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"short")
     with pytest.raises(OSError, match="ends at"):
         list(read_pieces(tmp_path / "file", 0, 10_000))

@@ -251,7 +251,7 @@ def test_what_a_stranger_may_not_read_is_not_there(team: Team, monkeypatch: pyte
         ({"MLFLOW_TRACKING_USERNAME": "", "MLFLOW_TRACKING_PASSWORD": ""}, "requires authentication"),
     ],
 )
-def test_who_is_not_known_is_told_what_to_set(
+def test_an_unknown_account_is_reported_with_what_to_set(
     team: Team, tmp_path: Path, account: dict[str, str], problem: str
 ) -> None:
     phipack: Run = run_in(tmp_path, team.environment("editor") | account)
@@ -261,7 +261,7 @@ def test_who_is_not_known_is_told_what_to_set(
     assert not [word for word in (*team.passwords.values(), "not-this-one") if word in done.stdout + done.stderr]
 
 
-def test_a_password_in_the_uri_is_told_nobody(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_in_the_uri_is_shown_to_nobody(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name)
     with pytest.raises(RegistryError) as caught:

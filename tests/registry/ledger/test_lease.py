@@ -264,7 +264,7 @@ def dies(ledger: Ledger, with_signal: signal.Signals) -> subprocess.Popen[bytes]
     return subprocess.Popen(command, stderr=subprocess.PIPE)
 
 
-def test_a_promoter_killed_beside_a_server_is_undone_by_the_next(served: Ledger) -> None:
+def test_a_promoter_killed_with_a_server_is_undone_by_the_next(served: Ledger) -> None:
     with dies(served, signal.SIGKILL) as process:
         pass
     assert process.returncode == -signal.SIGKILL

@@ -129,7 +129,7 @@ def test_foreign_evidence_is_refused(ledger: Ledger, store: FolderStore, bundle:
     assert runs_of(ledger) == []
 
 
-def test_a_bundle_that_the_store_lacks_is_refused(ledger: Ledger, bundle: Bundle) -> None:
+def test_a_bundle_that_is_missing_in_the_store_is_refused(ledger: Ledger, bundle: Bundle) -> None:
     with pytest.raises(RegistryError, match="is not in the store"):
         ledger.register(entry(bundle))
     assert ledger.versions() == []
@@ -338,7 +338,7 @@ def test_a_registry_that_is_there_says_so(ledger: Ledger, store: FolderStore) ->
     assert open_reader(ledger.uri, store).exists()
 
 
-def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, store: FolderStore) -> None:
+def test_a_file_that_is_no_database_is_reported_at_once(tmp_path: Path, store: FolderStore) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
     ledger = open_ledger(f"sqlite:///{tmp_path}/mlflow.db", store)
     with pytest.raises(RegistryError, match="not a database"):
@@ -348,7 +348,7 @@ def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path, store: Folde
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_unreachable_server_is_told_soon(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_reported_soon(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with pytest.raises(RegistryUnreachableError, match=r"http://me:\*\*\*@127\.0\.0\.1:9 is unreachable") as caught:
         open_ledger("http://me:secret@127.0.0.1:9", store).models()

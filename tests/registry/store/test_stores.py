@@ -127,7 +127,7 @@ def test_a_changed_byte_is_refused(bundle: Bundle, any_store: Store, tmp_path: P
 
 
 @pytest.mark.parametrize("change", [lambda raw: raw[:-1], lambda raw: raw + b"x"])
-def test_a_blob_of_another_size_is_no_blob_and_is_added_anew(
+def test_a_blob_of_another_size_is_no_blob_and_is_added_again(
     bundle: Bundle, any_store: Store, tmp_path: Path, change: Callable[[bytes], bytes]
 ) -> None:
     any_store.add_bundle(bundle)
