@@ -8,9 +8,11 @@
         bundles/KEY/            a bundle that is being built or validated; removed afterwards
         bundles/KEY.lock        held by the process that builds it; removed afterwards
         validation.lock         held by the process that validates: what two do at once, neither measures rightly
+        check.lock              held by the process that compares the checkpoint with transformers: once is enough
       cache/                    reference hidden states (builders/reference)
 
-`work/` and `cache/` are their owner's alone (registry/files/owned.py): what they say was measured is believed.
+`work/` and `cache/` are their owner's alone (registry/files/owned.py): what they say was measured is believed. They may
+be the owner's links to a larger disk.
 
 A key is a digest of everything that the result depends on (`build_key`, `evidence_key`), so that nothing is ever looked
 up by time or name.
@@ -21,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +33,7 @@ from builders.own_code import own_code_digest
 from registry.files.atomic import write_atomically
 from registry.files.lock import file_lock
 from registry.files.lock_wait import noticing
-from registry.files.owned import private_folder, require_own_folder
+from registry.files.owned import own_link_followed, private_folder, require_own_folder
 from registry.files.staging import disk_errors
 from targets.progress import Progress, silent
 from targets.recipes import Format
@@ -61,11 +63,16 @@ class BuildCache:
     @property
     def reference_folder(self) -> Path:
         """Folder of the float32 reference's hidden states."""
-        return self.root / "cache"
+        return own_link_followed(self.root / "cache")
+
+    @property
+    def work_folder(self) -> Path:
+        """Folder of bundles that are worked on, and of records."""
+        return own_link_followed(self.root / "work")
 
     def bundle_folder(self, key: str) -> Path:
         """Return where the bundle of a build key lies while it is worked on."""
-        return self.root / "work" / "bundles" / key
+        return self.work_folder / "bundles" / key
 
     @contextmanager
     def building(self, keys: Collection[str], on_progress: Progress = silent) -> Iterator[None]:
@@ -79,19 +86,26 @@ class BuildCache:
                     stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait, removed=True))
             yield
 
-    @contextmanager
-    def validating(self, on_progress: Progress = silent) -> Iterator[None]:
+    def validating(self, on_progress: Progress = silent) -> AbstractContextManager[None]:
         """Keep other processes from validating. Who waits looks at the records afterwards."""
+        return self._alone("validation.lock", "validates a bundle", on_progress)
+
+    def checking(self, on_progress: Progress = silent) -> AbstractContextManager[None]:
+        """Keep other processes from checking a checkpoint. Who waits looks at the oracle's record afterwards."""
+        return self._alone("check.lock", "compares a checkpoint with transformers", on_progress)
+
+    @contextmanager
+    def _alone(self, name: str, what: str, on_progress: Progress) -> Iterator[None]:
         with ExitStack() as stack:
-            lock = self._folder() / "validation.lock"
+            lock = self._folder() / name
             with disk_errors(lock):
-                on_wait = noticing(on_progress, f"validates a bundle: it holds {lock}")
+                on_wait = noticing(on_progress, f"{what}: it holds {lock}")
                 stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait))
             yield
 
     def has_records(self, kind: str) -> bool:
         """Return whether anything of a kind (`built`, `evidence`) was ever recorded."""
-        return any((self.root / "work" / kind).glob("*.json"))
+        return any((self.work_folder / kind).glob("*.json"))
 
     def read_record(self, kind: str, key: str) -> dict[str, Any] | None:
         """Return what was recorded, or None. A record that is damaged, or another user's, counts as none."""
@@ -112,7 +126,7 @@ class BuildCache:
 
     def _folder(self, *names: str) -> Path:
         """Create a folder below `work`, or require that it is this user's."""
-        folder = self.root / "work"
+        folder = self.work_folder
         with disk_errors(folder):
             private_folder(folder)
             for name in names:
@@ -120,7 +134,7 @@ class BuildCache:
         return folder
 
     def _record_path(self, kind: str, key: str) -> Path:
-        return self.root / "work" / kind / f"{key}.json"
+        return self.work_folder / kind / f"{key}.json"
 
 
 def build_key(checkpoint_digest: str, recipe: str, format_: Format, context_length: int) -> str:

@@ -196,10 +196,10 @@ class Release:
             certain.append(NO_ACCURACY_GATE)
         if certain:
             return _refusal(cell.name, certain)
-        free = free_bytes(self.cache.root)
+        free = free_bytes(self.cache.work_folder)
         if not is_built and bundle_bytes > free:
             return BuildError(
-                f"the bundle has {bundle_bytes / 1e9:.2f} GB, and {self.cache.root} has {free / 1e9:.2f} GB left",
+                f"the bundle has {bundle_bytes / 1e9:.2f} GB, and {self.cache.work_folder} has {free / 1e9:.2f} GB left",
                 fix="free space, or move the project to a folder on another disk",
             )
         return None
@@ -214,7 +214,7 @@ class Release:
                 to_measure.setdefault(plan.context_length, []).append(name)
         for context_length, names in to_measure.items():
             try:
-                with self.cache.validating(self.on_progress):  # it asks the oracle, once for all
+                with self.cache.checking(self.on_progress):
                     check_before_building(
                         self.checkpoint,
                         self.settings,

@@ -119,6 +119,15 @@ def require_not_planted(path: Path) -> None:
         )
 
 
+def own_link_followed(path: Path) -> Path:
+    """Return where this user's own link leads, as to a larger disk; of anything else, the path itself."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return path
+    return path.resolve() if stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid() else path
+
+
 def no_link(folder: Path) -> Path:
     """Return the path of a folder that several users share, or that is not there. Raises `NotOwnedError` for a link."""
     if folder.is_symlink():

@@ -291,3 +291,15 @@ def test_a_disk_without_room_for_a_bundle_is_noticed_before_it_is_built(
     (outcome,) = run(release, cell("phone"))
     assert isinstance(outcome.problem, BuildError)
     assert "GB left" in outcome.problem.problem
+
+
+def test_work_may_be_a_link_of_ones_own_to_a_larger_disk(
+    release: Release, registered: list[str], tmp_path: Path
+) -> None:
+    release.cache.root.mkdir()
+    for name in ("work", "cache"):
+        (release.cache.root / name).symlink_to(tmp_path / "larger disk" / name)
+    assert [outcome.measured for outcome in run(release, cell("phone"))] == [True]
+    assert [outcome.measured for outcome in run(release, cell("phone"))] == [False]
+    assert registered == ["phone", "phone"]
+    assert (tmp_path / "larger disk" / "work" / "evidence").is_dir()
