@@ -196,10 +196,11 @@ class Release:
             certain.append(NO_ACCURACY_GATE)
         if certain:
             return _refusal(cell.name, certain)
-        free = free_bytes(self.cache.work_folder)
+        place = self.cache.work_folder
+        free = free_bytes(place)
         if not is_built and bundle_bytes > free:
             return BuildError(
-                f"the bundle has {bundle_bytes / 1e9:.2f} GB, and {self.cache.work_folder} has {free / 1e9:.2f} GB left",
+                f"the bundle has {bundle_bytes / 1e9:.2f} GB, and {place} has {free / 1e9:.2f} GB left",
                 fix="free space, or move the project to a folder on another disk",
             )
         return None

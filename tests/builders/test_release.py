@@ -117,7 +117,7 @@ def test_releases_at_once_share_one_build_and_one_validation(
     assert len({outcome.manifest.digest for outcome in outcomes if outcome.manifest}) == len(validated) == 1
     assert sorted(registered) == ["phone"] * 4 + ["tablet"] * 4
     work = release.cache.root / "work"
-    assert names_in(work) == ["built", "bundles", "evidence", "validation.lock"]
+    assert names_in(work) == ["built", "bundles", "check.lock", "evidence", "validation.lock"]
     assert names_in(work / "bundles") == []
 
 
