@@ -12,9 +12,10 @@ import math
 import re
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ValidationError
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 DEPTH_LIMIT = 100
 LARGEST_INTEGER = (1 << 63) - 1  # of our own formats
@@ -25,7 +26,7 @@ _KEY = re.compile(r'"([^"\\]{1,80})"\s*:[\s\[]*\Z')
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NOT_BRACKETS = bytes(set(range(256)) - _STEPS.keys())
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound="BaseModel")
 
 
 class MalformedJsonError(ValueError):
@@ -78,6 +79,8 @@ def parse_model(kind: type[Model], raw: bytes | str) -> Model:
     Raises:
         MalformedJsonError: as `parse_json`; or it does not have the form of the model: `files.0.bytes: …`.
     """
+    from pydantic import ValidationError  # here, as phipack --help needs nothing but click
+
     content = parse_json(raw)
     try:
         return kind.model_validate(content)
