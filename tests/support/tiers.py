@@ -1,7 +1,7 @@
 """Which tier a test belongs to, read off its code: does it, a fixture or a helper of its own start a process or server?
 
-`service`: a real PostgreSQL, S3 or MLflow server. `process`: other processes. `slow`: seconds in this process. What has
-none of these marks is `make test-fast`.
+`service`: a real PostgreSQL, S3 or MLflow server. `process`: other processes. `slow`: files whose tests together take
+many seconds in this process. What has none of these marks is `make test-fast`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,49 @@ OURS = ("tests", "devtools")
 # What code here does not show: processes that the product starts, and models that are built and run in this one. The
 # process that renders chat templates counts in its own test alone: it is one for all tests, and busy for milliseconds.
 BY_PATH = {
-    "tests/builders/runtime/test_isolation.py": "process",
-    "tests/builders/templates/test_process.py": "process",
-    "tests/builders/validation/test_validate.py": "process",
-    "tests/phipack/test_road.py": "process",
+    "tests/builders/checkpoint/test_adapter.py": "slow",
+    "tests/builders/checkpoint/test_adapter_bundles.py": "slow",
     "tests/builders/coreml/test_families.py": "slow",
     "tests/builders/coreml/test_parity.py": "slow",
+    "tests/builders/coreml/test_sizes.py": "slow",
     "tests/builders/gguf/test_convert.py": "slow",
+    "tests/builders/gguf/test_ranks.py": "slow",
+    "tests/builders/gguf/test_tokenizer.py": "slow",
     "tests/builders/onnx/test_families.py": "slow",
     "tests/builders/onnx/test_parity.py": "process",
-    "tests/builders/runtime/test_generation.py": "slow",
-    "tests/builders/runtime/test_gguf_session.py": "slow",
-    "tests/builders/test_accuracy.py": "slow",
+    "tests/builders/onnx/test_sizes.py": "slow",
     "tests/builders/optimum_export/test_environment.py": "process",
     "tests/builders/optimum_export/test_export.py": "process",
+    "tests/builders/oracle/test_adapter.py": "slow",
+    "tests/builders/oracle/test_mutations.py": "slow",
+    "tests/builders/oracle/test_oracle.py": "slow",
+    "tests/builders/runtime/test_generation.py": "slow",
+    "tests/builders/runtime/test_gguf_session.py": "slow",
+    "tests/builders/runtime/test_isolation.py": "process",
+    "tests/builders/templates/test_process.py": "process",
+    "tests/builders/test_accuracy.py": "slow",
+    "tests/builders/test_chunks.py": "slow",
+    "tests/builders/test_phi4.py": "slow",
+    "tests/builders/test_release.py": "slow",
+    "tests/builders/test_transformers_5.py": "slow",
+    "tests/builders/test_zoo.py": "slow",
     "tests/builders/tokenizer/test_phi3_vocabulary.py": "slow",
+    "tests/builders/tokenizer/test_tiktoken.py": "slow",
+    "tests/builders/validation/test_validate.py": "process",
     "tests/devtools/test_real_model.py": "slow",
+    "tests/phipack/test_adapters.py": "slow",
+    "tests/phipack/test_api.py": "slow",
+    "tests/phipack/test_json.py": "slow",
+    "tests/phipack/test_road.py": "process",
+    "tests/registry/diff/test_compare.py": "slow",
+    "tests/registry/diff/test_contents.py": "slow",
+    "tests/registry/ledger/test_relocation.py": "slow",
+    "tests/registry/test_one_release.py": "slow",
+    "tests/registry/test_publication.py": "slow",
+    "tests/registry/test_renamed.py": "slow",
+    "tests/registry/test_roles.py": "slow",
+    "tests/registry/transfer/test_delta_download.py": "slow",
+    "tests/registry/transfer/test_download.py": "slow",
 }
 
 
