@@ -119,15 +119,14 @@ class Release:
     def run(self, cells: tuple[Cell, ...]) -> Iterator[CellOutcome]:
         """Build what is missing, then validate and register the cells one by one, yielding each outcome as it comes.
 
-        A cell that is known to fail is not built. An interrupt ends it; what was done is kept.
+        A cell that is known to fail is not built; its outcome comes first. An interrupt ends it; what was done is kept.
         """
         self.store.check_writable()
         refused = self._refused_beforehand(cells)
-        built = self._build_missing(tuple(cell for cell in cells if cell.name not in refused))
+        yield from refused.values()
+        cells = tuple(cell for cell in cells if cell.name not in refused)
+        built = self._build_missing(cells)
         for cell in cells:
-            if cell.name in refused:
-                yield refused[cell.name]
-                continue
             try:
                 yield self._finish(cell, built)
             except PhipackError as error:

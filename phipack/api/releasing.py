@@ -40,6 +40,7 @@ def run(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on_
         report = _done(outcome)
         on_progress(Notice(_sentence(report)))
         reports.append(report)
+    reports.sort(key=lambda report: names.index(report.cell))  # those that were refused beforehand came first
     return ReleaseReport(project.model, project.version, dry_run=False, cells=tuple(reports))
 
 

@@ -303,3 +303,13 @@ def test_work_may_be_a_link_of_ones_own_to_a_larger_disk(
     assert [outcome.measured for outcome in run(release, cell("phone"))] == [False]
     assert registered == ["phone", "phone"]
     assert (tmp_path / "larger disk" / "work" / "evidence").is_dir()
+
+
+def test_what_is_known_to_fail_is_said_before_the_first_build(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builders.release.build_each", no_build)
+    slow = cell("slow", gates={"cell": {"predicted_decode_tokens_per_second": Gate(at_least=1e9)}, **LOOSE})
+    outcomes = release.run((cell("phone"), slow))
+    first = next(iter(outcomes))
+    assert (first.cell, isinstance(first.problem, GateError)) == ("slow", True)
