@@ -25,7 +25,7 @@ COMMANDS: Mapping[str, Command] = {
         run=phipack("promote", "phi:1.1.0", "--to", "production"),
         after=channels.no_cell_is_without,
         done=channels.promoted,
-        limit=8,
+        limit=4,
     ),
     "promote in PostgreSQL": Command(
         prepare=databases.prepare_releases_there,
@@ -34,14 +34,14 @@ COMMANDS: Mapping[str, Command] = {
         done=databases.there(channels.promoted),
         service="postgresql",
         reset=databases.fresh_database,
-        limit=8,
+        limit=4,
     ),
     "rollback": Command(
         prepare=channels.prepare_promoted,
         run=phipack("rollback", "phi"),
         after=channels.no_cell_is_without,
         done=channels.rolled_back,
-        limit=4,
+        limit=3,
         retry=channels.roll_back_if_needed,
     ),
     "retire": Command(
@@ -49,7 +49,7 @@ COMMANDS: Mapping[str, Command] = {
         run=phipack("retire", "phi@pixel-9", "--from", "production"),
         after=channels.one_cell_may_be_out,
         done=channels.retired,
-        limit=8,
+        limit=4,
         retry=channels.retire_if_needed,
     ),
     "register": Command(
@@ -58,7 +58,7 @@ COMMANDS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.registered("1.0.0", "1.1.0"),
         tidy=channels.store_is_tidy,
-        limit=8,
+        limit=4,
     ),
     "register the first": Command(
         prepare=channels.prepare_empty_registry,
@@ -66,7 +66,7 @@ COMMANDS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.registered("1.0.0"),
         tidy=channels.store_is_tidy,
-        limit=4,
+        limit=3,
     ),
     "renew evidence": Command(
         prepare=channels.prepare_anew,
@@ -74,7 +74,7 @@ COMMANDS: Mapping[str, Command] = {
         after=channels.no_cell_is_believed_too_early,
         done=channels.registered("1.0.0"),
         tidy=channels.store_is_tidy,
-        limit=5,
+        limit=3,
     ),
     "fetch a folder": Command(
         prepare=fetching.prepare_folder,
@@ -97,7 +97,7 @@ COMMANDS: Mapping[str, Command] = {
         done=fetching.fetched(NEW),
         tidy=fetching.out_is_alone,
         told=fetching.no_staging,
-        limit=25,
+        limit=12,
     ),
     "publish": Command(
         prepare=publishing.prepare_publication,
@@ -105,7 +105,7 @@ COMMANDS: Mapping[str, Command] = {
         after=publishing.catalog_is_whole,
         done=publishing.published,
         tidy=publishing.catalog_is_tidy,
-        limit=10,
+        limit=5,
     ),
     "publish to S3": Command(
         prepare=buckets.there(buckets.prepare_publication_there),
@@ -115,7 +115,7 @@ COMMANDS: Mapping[str, Command] = {
         tidy=buckets.there(buckets.catalog_there_is_tidy),
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=6,
+        limit=3,
     ),
     "fetch from a catalog": Command(
         prepare=publishing.prepare_newer_catalog,
@@ -123,7 +123,7 @@ COMMANDS: Mapping[str, Command] = {
         after=publishing.phone_has_one,
         done=publishing.phone_has_the_new_one,
         tidy=publishing.phone_is_tidy,
-        limit=10,
+        limit=5,
     ),
     "fetch by a delta": Command(
         prepare=publishing.prepare_catalog_with_delta,
@@ -131,7 +131,7 @@ COMMANDS: Mapping[str, Command] = {
         after=publishing.phone_has_one,
         done=publishing.phone_has_the_new_one,
         tidy=publishing.phone_is_tidy,
-        limit=7,
+        limit=3,
     ),
     "split": Command(
         prepare=parts.prepare_split,
@@ -139,7 +139,7 @@ COMMANDS: Mapping[str, Command] = {
         after=parts.parts_are_whole,
         done=parts.split_is_done,
         tidy=parts.parts_are_alone,
-        limit=7,
+        limit=3,
     ),
     "join": Command(
         prepare=parts.prepare_join,
@@ -147,7 +147,7 @@ COMMANDS: Mapping[str, Command] = {
         after=fetching.one_whole_bundle,
         done=fetching.fetched(NEW),
         tidy=fetching.out_is_alone,
-        limit=7,
+        limit=3,
     ),
     "keys init": Command(
         prepare=lambda _: None,
@@ -170,7 +170,7 @@ COMMANDS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=releasing.collected,
         tidy=channels.store_is_tidy,
-        limit=8,
+        limit=4,
     ),
     "release": Command(
         prepare=releasing.prepare_project,
@@ -179,7 +179,7 @@ COMMANDS: Mapping[str, Command] = {
         done=releasing.released,
         tidy=releasing.workshop_is_tidy,
         imports=releasing.IMPORTS,
-        limit=4,
+        limit=3,
     ),
 }
 

@@ -52,7 +52,7 @@ class Command:
     tidy: Step = _nothing_more
     told: Step | None = None
     imports: tuple[str, ...] = ()
-    limit: int = 15
+    limit: int = 7
     retry: Run | None = None
     service: Service | None = None
     reset: Step | None = None
