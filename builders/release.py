@@ -150,13 +150,15 @@ class Release:
         plan = CellPlan(cell.name, cell.recipe.name, cell.target.name)
         try:
             context_length = self._context_length(cell)
-            if (cell.recipe.name, context_length) not in sizes:
-                request = BuildRequest.from_checkpoint(self.checkpoint, cell.recipe, context_length)
-                sizes[cell.recipe.name, context_length] = sum(bundle_sizes(request).values())
         except PhipackError as error:
             return replace(plan, problem=error)
         manifest = self._stored(self._key(cell, context_length)) if self.cache.has_records("built") else None
         evidence = None if manifest is None else self._recorded_evidence(self._evidence_key(manifest))
+        if (cell.recipe.name, context_length) not in sizes:
+            try:
+                sizes[cell.recipe.name, context_length] = self._bundle_bytes(cell, context_length, manifest)
+            except PhipackError as error:
+                return replace(plan, problem=error)
         bundle_bytes = sizes[cell.recipe.name, context_length]
         size = Figure(
             value=bundle_bytes,
@@ -181,6 +183,12 @@ class Release:
             is_measured=evidence is not None,
             problem=problem,
         )
+
+    def _bundle_bytes(self, cell: Cell, context_length: int, manifest: Manifest | None) -> int:
+        """Return the size of a bundle's files: as its manifest lists them, or as a build would write them."""
+        if manifest is not None:
+            return sum(file.bytes for file in manifest.files)
+        return sum(bundle_sizes(BuildRequest.from_checkpoint(self.checkpoint, cell.recipe, context_length)).values())
 
     def _certain_problem(
         self, cell: Cell, bundle_bytes: int, results: Sequence[GateResult], *, is_built: bool

@@ -19,7 +19,7 @@ def shared(folder: Path) -> Path:
 
 
 def strangers(path: Path) -> Path:
-    """Give a path to another user, a link itself."""
+    """Make a path another user's; of a link, the link itself."""
     os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
     return path
 
