@@ -80,6 +80,11 @@ class Output:
         if self.verbose:
             self._say(text)
 
+    def annotate(self, line: str) -> None:
+        """Print a line that a CI service reads from standard error; in every mode."""
+        self._close_display()
+        _print(sys.stderr, line + "\n")
+
     def on_progress(self, event: Event) -> None:
         """Show progress: bars on a terminal, elsewhere one line for each step of each subject. From any thread."""
         if isinstance(event, Notice):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack import completion
+from phipack.commands.ci_reports import CiReports, ci_report_options
 from phipack.commands.opening import open_project_registry
 from phipack.formatting import count, share, size
 from phipack.options import FILE, State, pass_state
@@ -29,8 +30,17 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Build and register nothing: show sizes, what is built already, predicted gates."
 )
+@ci_report_options
 @pass_state
-def release(state: State, project_file: Path | None, only: tuple[str, ...], dry_run: bool) -> None:
+def release(
+    state: State,
+    project_file: Path | None,
+    only: tuple[str, ...],
+    dry_run: bool,
+    junit: Path | None,
+    metrics: Path | None,
+    github: bool,
+) -> None:
     """Build, validate and register every cell of a project file.
 
     What was built from the same inputs is not built again. A cell that fails makes the release fail; the other cells
@@ -38,12 +48,14 @@ def release(state: State, project_file: Path | None, only: tuple[str, ...], dry_
     """
     from phipack.json_form.making import release_form
 
-    state.named_project = project_file or state.named_project
-    plan = state.required_project
-    report = open_project_registry(state).release(plan, only, dry_run=dry_run)
-    why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in report.failures) if dry_run else ""
-    cost = _cost(report) if dry_run else ""
-    state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), cost, why))))
+    with CiReports(state, "release", junit, metrics, github).open() as reports:
+        state.named_project = project_file or state.named_project
+        plan = state.required_project
+        report = open_project_registry(state).release(plan, only, dry_run=dry_run)
+        why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in report.failures) if dry_run else ""
+        cost = _cost(report) if dry_run else ""
+        state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), cost, why))))
+        reports.write(report)
     report.raise_for_failures()
 
 
