@@ -15,6 +15,7 @@ Start at `build.py`, the one way to make a bundle. From the bottom up:
 | `runtime/` | a bundle run in its own runtime |
 | `oracle/` | phipack's reading of a checkpoint held to transformers' |
 | `validation/` | a bundle compared with its checkpoint, and timed |
+| `matrix/` | the jobs of a release, for one machine or many |
 
 On top: `build.py`, `build_cache.py`, `release.py`, `relayout.py`, `sizes.py`;
 `optimum_export/` runs optimum in an environment of its own.
