@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from devtools.bundles import make_bundle
+from devtools.catalogs import Phone, Publisher
+from devtools.servers import RangeHandler, serving
 from devtools.services.mlflow_server import MlflowServer, MlflowSettings, running_mlflow
 from devtools.services.postgresql import PostgresqlServer, running_postgresql
 from registry.bundle.folder import Bundle
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.store.folder import FolderStore
+from registry.store.protocol import Store
+from registry.transfer import http as http_requests
 from tests.support.databases import (
     MIGRATED,
     POSTGRESQL,
@@ -24,6 +28,7 @@ from tests.support.databases import (
     ServedDatabases,
     SqliteDatabases,
 )
+from tests.support.releases import add
 from tests.support.s3 import s3_server, s3_store  # noqa: F401 - fixtures of the session
 
 
@@ -89,3 +94,55 @@ def databases(request: pytest.FixtureRequest) -> Databases:
 def ledger(databases: Databases, tmp_path: Path, store: FolderStore) -> Ledger:
     """An empty ledger of its own."""
     return open_ledger(databases.fresh(tmp_path / "home"), store)
+
+
+@pytest.fixture
+def publisher(tmp_path: Path) -> Publisher:
+    """Has keys, and nothing published."""
+    return Publisher(tmp_path / "publisher")
+
+
+@pytest.fixture
+def catalog_url(publisher: Publisher) -> Iterator[str]:
+    """The publisher's catalog, served."""
+    publisher.place.root.mkdir(parents=True)
+    with serving(publisher.place.root, kind=RangeHandler) as url:
+        yield url
+
+
+@pytest.fixture
+def phone(tmp_path: Path, publisher: Publisher, catalog_url: str) -> Phone:
+    """Trusts the publisher's first root."""
+    return Phone(tmp_path / "phone", catalog_url, publisher.root)
+
+
+@pytest.fixture
+def local_and_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask local servers without a proxy, and again at once."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(http_requests, "RETRY_WAITS_SECONDS", (0.01, 0.01))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A place in a folder of its own, so that anything left next to it is seen."""
+    (tmp_path / "place").mkdir()
+    return tmp_path / "place" / "out"
+
+
+@pytest.fixture(scope="session")
+def released(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
+    """Releases 1.0.0, 1.1.0 and 1.2.0 of three cells, made once: a template of the database, and the store."""
+    home = tmp_path_factory.mktemp("released")
+    ledger = open_ledger(databases.fresh(home), FolderStore(home / "store"))
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        add(ledger, home, version)
+    return databases.keep(ledger.uri), ledger.store
+
+
+@pytest.fixture
+def releases(databases: Databases, released: tuple[str, Store], tmp_path: Path) -> Ledger:
+    """The same in a database of its own; store and files of runs are shared, so only what a test adds may be broken."""
+    template, store = released
+    return open_ledger(databases.fresh(tmp_path / "home", template), store)

@@ -1,74 +1,27 @@
-"""Promotion, rollback and history: all or none, refused without evidence, and nothing forgotten."""
+"""Promotion and history: all or none, refused without evidence, and nothing forgotten."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from devtools.bundles import make_bundle, make_evidence
-from registry.ledger.channel_moves import CellMove, Move, VersionId, move_from_tags, move_to_undo
+from registry.ledger.channel_moves import VersionId
 from registry.ledger.ledger import Ledger, open_ledger
-from registry.ledger.reader import open_reader
 from registry.ledger.registration import Registration
-from registry.promotion import current_user, history, promote, rollback
+from registry.promotion import current_user, history, rollback
 from registry.store.folder import FolderStore
-from registry.store.protocol import Store
 from targets.errors import Failure, GateError, MalformedReferenceError, RegistryError
-from targets.references import Reference, Version
-from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE, Databases
+from targets.references import Version
+from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
 from tests.support.registrations import client_of, runs_of
-from tests.support.releases import CELLS, add
+from tests.support.releases import CELLS, add, all_at, back, standing, to
 
 DATABASES = EVERYWHERE
-
-
-@pytest.fixture(scope="session")
-def released(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
-    """Releases 1.0.0, 1.1.0 and 1.2.0 of three cells, made once: a template of the database, and the store."""
-    home = tmp_path_factory.mktemp("released")
-    ledger = open_ledger(databases.fresh(home), FolderStore(home / "store"))
-    for version in ("1.0.0", "1.1.0", "1.2.0"):
-        add(ledger, home, version)
-    return databases.keep(ledger.uri), ledger.store
-
-
-@pytest.fixture
-def releases(databases: Databases, released: tuple[str, Store], tmp_path: Path) -> Ledger:
-    """The same in a database of its own; store and files of runs are shared, so only what a test adds may be broken."""
-    template, store = released
-    return open_ledger(databases.fresh(tmp_path / "home", template), store)
-
-
-def to(ledger: Ledger, reference: str, channel: str = "production", why: str = "") -> Move:
-    return promote(ledger, Reference.parse(reference), channel, who="ann@ci", why=why)
-
-
-def back(ledger: Ledger, channel: str = "production") -> Move:
-    return rollback(ledger, "phi", channel, who="bob@ci", why="too slow")
-
-
-def standing(ledger: Ledger, channel: str = "production") -> dict[str, str]:
-    """Where a channel stands, by both roads and plain MLflow."""
-    rows = {row.cell: str(row.release) for row in ledger.versions("phi") if channel in row.channels}
-    fast = open_reader(ledger.uri, ledger.store).versions("phi")
-    assert {row.cell: str(row.release) for row in fast if channel in row.channels} == rows
-    for cell, release in rows.items():
-        row = client_of(ledger).get_model_version_by_alias(f"phi.{cell}", channel)
-        assert row.tags["phipack.release"] == release
-    return rows
-
-
-def all_at(release: str) -> dict[str, str]:
-    return dict.fromkeys(CELLS, release)
 
 
 def test_every_cell_moves_and_the_move_is_kept(releases: Ledger) -> None:
@@ -125,57 +78,6 @@ def test_cells_that_are_missing_in_a_release_keep_theirs(releases: Ledger, tmp_p
     add(releases, tmp_path, "2.0.0", cells=("pixel-9",))
     to(releases, "phi:2.0.0")
     assert standing(releases) == all_at("1.0.0") | {"pixel-9": "2.0.0"}
-
-
-def test_rollback_steps_back_one_promotion_at_a_time(releases: Ledger) -> None:
-    for version in ("1.0.0", "1.1.0", "1.2.0"):
-        to(releases, f"phi:{version}")
-    first = back(releases)
-    assert standing(releases) == all_at("1.1.0")
-    assert (first.title, first.who, first.why) == ("rollback of production to 1.1.0", "bob@ci", "too slow")
-    back(releases)
-    assert standing(releases) == all_at("1.0.0")
-    with pytest.raises(RegistryError, match="no earlier promotion to roll back to"):
-        back(releases)
-    assert standing(releases) == all_at("1.0.0")
-    to(releases, "phi:1.2.0")
-    back(releases)
-    assert standing(releases) == all_at("1.0.0")
-    assert [move.kind for move in history(releases, "phi")] == [
-        *("rollback", "promotion", "rollback", "rollback"),
-        *("promotion", "promotion", "promotion"),
-    ]
-
-
-def test_rollback_of_a_channel_that_was_never_promoted_is_refused(releases: Ledger) -> None:
-    with pytest.raises(RegistryError, match="no earlier promotion to roll back to") as caught:
-        back(releases, "staging")
-    assert caught.value.fix
-
-
-def test_a_cell_new_in_the_last_promotion_leaves_the_channel(releases: Ledger) -> None:
-    to(releases, "phi:1.0.0@pixel-9")
-    to(releases, "phi:1.1.0")
-    back(releases)
-    assert standing(releases) == {"pixel-9": "1.0.0"}
-
-
-def test_an_alias_moved_by_another_program_stops_a_rollback(releases: Ledger) -> None:
-    to(releases, "phi:1.0.0")
-    to(releases, "phi:1.1.0")
-    client_of(releases).set_registered_model_alias("phi.pixel-9", "production", "3")
-    with pytest.raises(RegistryError, match="pixel-9: production was moved since"):
-        back(releases)
-    assert standing(releases) == all_at("1.1.0") | {"pixel-9": "1.2.0"}
-
-
-def test_a_deleted_version_stops_a_rollback(releases: Ledger) -> None:
-    to(releases, "phi:1.0.0")
-    to(releases, "phi:1.1.0")
-    client_of(releases).delete_model_version("phi.pixel-9", "1")
-    with pytest.raises(RegistryError, match=r"pixel-9: MLflow's version 1 \(1\.0\.0\) was deleted"):
-        back(releases)
-    assert standing(releases) == all_at("1.1.0")
 
 
 def test_failed_gates_refuse_the_whole_release(releases: Ledger, tmp_path: Path) -> None:
@@ -283,63 +185,6 @@ def test_channels_outside_mlflows_grammar_are_refused(ledger: Ledger, channel: s
         back(ledger, channel)
 
 
-class FailsAtTheThird(Ledger):
-    """A ledger whose server dies at the third alias, once."""
-
-    def point(self, registered_model: str, channel: str, number: int | None) -> None:
-        count = self.__dict__["count"] = self.__dict__.get("count", 0) + 1
-        if count == 3:
-            raise RegistryError("the server died", fix="try again")
-        super().point(registered_model, channel, number)
-
-
-def test_a_failure_in_the_middle_moves_back_what_moved(releases: Ledger) -> None:
-    to(releases, "phi:1.0.0")
-    with pytest.raises(RegistryError, match="the server died"):
-        to(FailsAtTheThird(releases.uri, releases.store), "phi:1.1.0")
-    assert standing(releases) == all_at("1.0.0")
-    assert [move.state for move in history(releases, "phi")] == ["undone", "done"]
-    with pytest.raises(RegistryError, match="no earlier promotion to roll back to"):
-        back(releases)
-    to(releases, "phi:1.1.0")
-    with pytest.raises(RegistryError, match="the server died"):
-        back(FailsAtTheThird(releases.uri, releases.store))
-    assert standing(releases) == all_at("1.1.0")
-    back(releases)
-    assert standing(releases) == all_at("1.0.0")
-
-
-_KILLED = """
-import os, signal, sys
-from pathlib import Path
-from registry.ledger.ledger import Ledger
-from registry.promotion import promote
-from registry.store.folder import FolderStore
-from targets.references import Reference
-
-class Dies(Ledger):
-    def point(self, registered_model, channel, number):
-        super().point(registered_model, channel, number)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-promote(Dies(sys.argv[1], FolderStore(Path(sys.argv[2]))), Reference.parse("phi:1.1.0"), "production", who="dead")
-"""
-
-
-@pytest.mark.parametrize("databases", [SQLITE, POSTGRESQL], indirect=True)  # a lease: test_lease.py, with less patience
-def test_a_promoter_killed_in_the_middle_is_undone_by_the_next(releases: Ledger) -> None:
-    to(releases, "phi:1.0.0")
-    store = releases.store
-    assert isinstance(store, FolderStore)
-    command = [sys.executable, "-c", _KILLED, releases.uri, str(store.root)]
-    assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
-    assert sorted(standing(releases).values()) == ["1.0.0", "1.0.0", "1.1.0"]
-    assert [move.state for move in history(releases, "phi")] == ["unfinished", "done"]
-    to(releases, "phi:1.2.0", "staging")
-    assert standing(releases) == all_at("1.0.0")
-    assert [move.state for move in history(releases, "phi", channel="production")] == ["undone", "done"]
-
-
 def test_promoters_at_once_leave_a_linear_history(releases: Ledger) -> None:
     barrier = threading.Barrier(3)
 
@@ -374,55 +219,3 @@ def test_who_is_user_and_host() -> None:
     assert user
     assert at
     assert host
-
-
-stands = st.none() | st.builds(
-    VersionId, st.just("1.0.0") | st.just("2.0.0-rc.1"), st.integers(1, 99), st.just("sha256:" + "a" * 64)
-)
-moves = st.builds(
-    Move,
-    id=st.just("run"),
-    kind=st.sampled_from(["promotion", "rollback"]),
-    model=st.just("phi"),
-    channel=st.sampled_from(["production", "staging"]),
-    who=st.text(max_size=20),
-    why=st.text(max_size=20),
-    when=st.just(datetime(2026, 1, 1, tzinfo=UTC)),
-    cells=st.lists(
-        st.builds(CellMove, st.from_regex(r"[a-z0-9][a-z0-9._-]{0,5}", fullmatch=True), stands, stands),
-        max_size=3,
-        unique_by=lambda part: part.cell,
-    ).map(lambda parts: tuple(sorted(parts, key=lambda part: part.cell))),
-    state=st.sampled_from(["done", "undone", "unfinished"]),
-    undoes=st.none() | st.just("other"),
-)
-
-
-@given(moves)
-def test_a_move_survives_its_tags(move: Move) -> None:
-    tags = move.to_tags()
-    assert move_from_tags(tags, run_id="run", model="phi", when=move.when, state=move.state) == move
-
-
-def test_a_record_changed_by_hand_is_named() -> None:
-    with pytest.raises(RegistryError, match="run r1 of model phi is a damaged record"):
-        move_from_tags({"phipack.move": "jump"}, run_id="r1", model="phi", when=datetime.now(UTC), state="done")
-
-
-@given(st.lists(st.sampled_from(["promotion", "rollback"]), max_size=12))
-def test_rollback_is_a_stack(steps: list[str]) -> None:
-    """Against a plain stack: a promotion pushes, a rollback pops."""
-    kept: list[Move] = []
-    stack: list[str] = []
-    for number, kind in enumerate(steps):
-        undoes = None
-        if kind == "rollback":
-            last = move_to_undo(list(reversed(kept)), "production")
-            assert (last.id if last else None) == (stack[-1] if stack else None)
-            if last is None:
-                continue
-            undoes = stack.pop()
-        else:
-            stack.append(str(number))
-        when = datetime(2026, 1, 1, tzinfo=UTC)
-        kept.append(Move(str(number), kind, "phi", "production", "", "", when, (), undoes=undoes))  # type: ignore[arg-type]

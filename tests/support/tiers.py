@@ -59,10 +59,14 @@ BY_PATH = {
     "tests/registry/ledger/test_relocation.py": "slow",
     "tests/registry/test_one_release.py": "slow",
     "tests/registry/test_publication.py": "slow",
+    "tests/registry/test_publication_attacks.py": "slow",
+    "tests/registry/test_publication_keys.py": "slow",
     "tests/registry/test_renamed.py": "slow",
     "tests/registry/test_roles.py": "slow",
     "tests/registry/transfer/test_delta_download.py": "slow",
     "tests/registry/transfer/test_download.py": "slow",
+    "tests/registry/transfer/test_download_progress.py": "slow",
+    "tests/registry/transfer/test_resumed_download.py": "slow",
 }
 
 
