@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from devtools.bundles import make_bundle
 from devtools.services.seaweedfs import S3Server, running_seaweedfs
 from phipack.__main__ import main
 from registry.catalog.published_check import check_published
 from registry.catalog.published_state import Published, published_digests, read_published
 from registry.catalog.signing import open_keys
 from registry.store.s3 import S3Store
+from tests.faults import channels, serving
 from tests.faults.channels import CELLS, prepare_releases
-from tests.faults.ground import Ground
+from tests.faults.ground import Ground, Step
 from tests.faults.publishing import KEYS, prepare_keys
+from tests.faults.stores import nothing_is_staged
 
 _BUCKET = "walks"
+PART_BYTES = 1 << 20  # the least that S3Store plans with
 _Result = TypeVar("_Result")
 
 
@@ -83,12 +88,49 @@ def published_there(ground: Ground) -> None:
 
 
 def catalog_there_is_tidy(ground: Ground) -> None:
-    """What gc removes once it is old, the empty objects of those who died, is all that is left."""
-    assert ground.s3 is not None
-    place, client = _catalog(ground), ground.s3.client()
-    place.sweep(0, dry_run=False)
-    assert "Contents" not in client.list_objects_v2(Bucket=_BUCKET, Prefix=f"{place.prefix}/staging/")
-    assert "Uploads" not in client.list_multipart_uploads(Bucket=_BUCKET, Prefix=place.prefix)
+    """Nothing is half-written there, and no probe is left by those who died."""
+    assert nothing_is_staged(_catalog(ground))
+
+
+def serve_there(ground: Ground) -> int:
+    """Serve the case's catalog."""
+    return serving.serve_from(_catalog(ground), ground)
+
+
+# --- a store in S3
+
+
+def stored_there(step: Callable[[Ground], _Result]) -> Callable[[Ground], _Result]:
+    """Do a step with the store in the case's prefix."""
+
+    def with_the_store(ground: Ground) -> _Result:
+        os.environ["PHIPACK_STORE"] = S3Store(_BUCKET, f"{_prefix(ground, 'case')}/store").uri
+        return step(ground)
+
+    return there(with_the_store)
+
+
+def prepared_there(step: Step) -> Step:
+    """Prepare with the store in S3, and keep what it has then, which every case begins with."""
+
+    def prepare(ground: Ground) -> None:
+        _empty(ground, _prefix(ground, "case"))
+        step(ground)
+        _copy(ground, _prefix(ground, "case"), _prefix(ground, "prepared"))
+
+    return stored_there(prepare)
+
+
+def large(folder: Path, release: str) -> None:
+    """A bundle whose weights are sent in three parts (`commands.warm` makes parts smaller)."""
+    make_bundle(folder, {"model.gguf": random.Random(release).randbytes(PART_BYTES * 5 // 2), "tokenizer.json": b"{}"})
+
+
+def prepare_large(ground: Ground) -> None:
+    """1.0.0 is registered, and the bundle of 1.1.0 is here: its weights are sent in parts."""
+    channels.prepare_registry(ground, "1.0.0")
+    channels.register("1.0.0")(ground)
+    large(Path("bundles/1.1.0"), "1.1.0")
 
 
 def _production(published: Published) -> str:
@@ -109,11 +151,20 @@ def _prefix(ground: Ground, kind: str) -> str:
 def _copy(ground: Ground, source: str, target: str) -> None:
     assert ground.s3 is not None
     client = ground.s3.client()
-    for key in _keys(ground, target):
-        client.delete_object(Bucket=_BUCKET, Key=key)
+    _empty(ground, target)
     for key in _keys(ground, source):
         place = target + key.removeprefix(source)
         client.copy_object(Bucket=_BUCKET, Key=place, CopySource={"Bucket": _BUCKET, "Key": key})
+
+
+def _empty(ground: Ground, prefix: str) -> None:
+    assert ground.s3 is not None
+    client = ground.s3.client()
+    for key in _keys(ground, prefix):
+        client.delete_object(Bucket=_BUCKET, Key=key)
+    uploads = client.list_multipart_uploads(Bucket=_BUCKET, Prefix=f"{prefix}/")
+    for one in uploads.get("Uploads", ()):
+        client.abort_multipart_upload(Bucket=_BUCKET, Key=one["Key"], UploadId=one["UploadId"])
 
 
 def _keys(ground: Ground, prefix: str) -> list[str]:

@@ -15,19 +15,18 @@ from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.reader import open_reader
 from registry.ledger.registration import Registration
 from registry.promotion import history
-from registry.store.folder import FolderStore
 from targets.errors import RegistryError
 from targets.references import Version
-from tests.faults.ground import Ground, Run, Step, as_command, names, phipack
+from tests.faults.ground import Ground, Run, Step, as_command, phipack
+from tests.faults.stores import case_store, nothing_is_staged
 
 CELLS = ("iphone-15", "pixel-9")
 Builder = Callable[[Path, str], object]  # makes a release's bundle in a folder
 HOME = Path(".phipack")
-STORE = HOME / "store"
 
 
 def _ledger() -> Ledger:
-    return open_ledger(None, FolderStore(STORE), HOME)
+    return open_ledger(None, case_store(), HOME)
 
 
 def tiny(folder: Path, release: str) -> None:
@@ -68,7 +67,7 @@ def prepare_promoted(ground: Ground) -> None:
 
 def stands(channel: str = "production") -> dict[str, str]:
     """Where a channel stands, a cell a name."""
-    rows = open_reader(None, FolderStore(STORE)).versions("phi")
+    rows = open_reader(None, case_store()).versions("phi")
     return {row.cell: str(row.release) for row in rows if channel in row.channels}
 
 
@@ -164,7 +163,7 @@ def register(release: str) -> Run:
 
 def store_is_sound(_: Ground) -> None:
     """Every blob is what its name says, and every version's bundle is in the store, whole."""
-    store = FolderStore(STORE)
+    store = case_store()
     for blob in store.blobs():
         with store.open_blob(blob.digest) as stream:
             assert "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest() == blob.digest
@@ -179,7 +178,7 @@ def registered(*releases: str) -> Step:
 
     def done(ground: Ground) -> None:
         store_is_sound(ground)
-        rows = open_reader(None, FolderStore(STORE)).versions("phi")
+        rows = open_reader(None, case_store()).versions("phi")
         expected = {(cell, release) for cell in CELLS for release in releases}
         assert {(row.cell, str(row.release)) for row in rows} == expected
         assert runs_in_progress() == []
@@ -204,11 +203,11 @@ def prepare_anew(ground: Ground) -> None:
 
 def no_cell_is_believed_too_early(_: Ground) -> None:
     """Evidence that is being renewed is the old one whole, or the new one whole, or told as neither."""
-    for row in open_reader(None, FolderStore(STORE)).versions("phi"):
+    for row in open_reader(None, case_store()).versions("phi"):
         with suppress(RegistryError):
             assert _ledger().evidence(row).passed == row.gates_passed
 
 
 def store_is_tidy(_: Ground) -> None:
     """Nothing half-written lies in the store."""
-    assert names(STORE / "staging") == []
+    assert nothing_is_staged(case_store())

@@ -11,7 +11,7 @@ from tests.faults.walker import Walk, walking
 
 @pytest.fixture(scope="session")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
-    """Walk a command under a fault: at its sample of points, or at every one with FAULTS=all in the environment."""
+    """Walk a command under a fault: at its sample of points, or at those that FAULTS in the environment says."""
     with walking(tmp_path_factory.mktemp("walk")) as walk:
         yield walk
 

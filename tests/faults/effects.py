@@ -11,16 +11,20 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+Which = Literal["sample", "distinct", "all"]
 Fault = Literal["kill", "interrupt", "full", "refuse"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 _MODES = {"trace": 1, "kill": 2, "interrupt": 3, "full": 4, "refuse": 5}  # as effects.c numbers them
+_DIGITS = re.compile(r"[0-9a-f]{6,}|[0-9]+")  # of digests, processes and random names
 _GROWING = ("create", "write", "write half", "pwrite", "mkdir", "link")
 _SETTLING = ("rename", "remove", "link")  # what others see, SQLite's commits among them, changes here
 
@@ -54,6 +58,11 @@ def arm(fault: Fault, point: int, folder: Path) -> None:
     ctypes.CDLL(os.environ["LD_PRELOAD"]).effects_arm(_MODES[fault], ctypes.c_long(point), -1, str(folder).encode())
 
 
+def disarm() -> None:
+    """Count nothing from here on: for the process that a command is tried with."""
+    ctypes.CDLL(os.environ["LD_PRELOAD"]).effects_arm(0, ctypes.c_long(0), -1, b"")
+
+
 def trace(into: Path, folder: Path) -> None:
     """From here on write every point to a file outside the folder."""
     handle = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
@@ -67,15 +76,31 @@ def read_trace(path: Path, folder: Path) -> list[Point]:
     return [Point(n, call, place.removeprefix(f"{folder}/")) for n, (call, place) in enumerate(lines, start=1)]
 
 
+def felt(points: Sequence[Point], fault: Fault) -> list[Point]:
+    """Return the points that a fault can hit."""
+    if fault == "full":
+        return [point for point in points if point.call in _GROWING]
+    return [point for point in points if fault != "refuse" or point.call != "write half"]
+
+
+def distinct(points: Sequence[Point]) -> list[Point]:
+    """Return the first and the last of points in a row that do the same at the same place.
+
+    Where SQLite writes page after page, or a file is written piece by piece, those between leave what these leave.
+    """
+    kept = []
+    for _, same in itertools.groupby(points, key=lambda point: (point.call, _DIGITS.sub("", point.place))):
+        row = list(same)
+        kept += row[:1] if len(row) == 1 else [row[0], row[-1]]
+    return kept
+
+
 def chosen(points: Sequence[Point], fault: Fault, limit: int) -> list[Point]:
     """The points to walk: all, where the limit allows it; else the first, the last and an even sample of the others.
 
     Of what a kill meets, at least half is what settles something: renames, removals, and so SQLite's commits.
     """
-    if fault == "full":
-        points = [point for point in points if point.call in _GROWING]
-    if fault == "refuse":
-        points = [point for point in points if point.call != "write half"]
+    points = felt(points, fault)
     if len(points) <= limit:
         return list(points)
     inner = points[1:-1]

@@ -38,13 +38,14 @@ def _nothing_more(_: Ground) -> None:
 class Command:
     """A command to be walked.
 
-    `run` gives the exit code. `after` holds whatever fault there was, `done` once it has succeeded. `tidy` holds too
-    once it has: nothing else is left; so after a full disk, unless `told` says what may be kept there. `retry`: where
-    the next try is another command.
+    `of`: its name in the command line. `run` returns the exit code. `after` holds whatever fault there was, `done` once
+    it has succeeded. `tidy` holds too once it has: nothing else is left; so after a full disk, unless `told` says what
+    may be kept there. `retry`: where the next try is another command.
     `imports`: heavy modules that only this command needs. `limit`: at most so many points are killed at, and a quarter
     as many for other faults. `service`: the server that it needs. `reset`: what is made again for each case there.
     """
 
+    of: str
     prepare: Step
     run: Run
     after: Step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -11,9 +12,10 @@ from registry.bundle.folder import open_bundle, verify
 from registry.catalog.published_state import published_digests, read_published
 from registry.catalog.signing import open_keys
 from registry.store.folder import FolderStore
-from tests.faults.channels import CELLS, STORE, Builder, prepare_releases, tiny
+from tests.faults.channels import CELLS, Builder, prepare_releases, tiny
 from tests.faults.ground import Ground, Run, names, phipack
 from tests.faults.pieces import write_pieces
+from tests.faults.stores import case_store, nothing_is_staged
 
 KEYS = Path(".phipack/keys")
 CATALOG = Path("catalog")
@@ -33,6 +35,15 @@ def prepare_publication(ground: Ground, build: Builder = tiny) -> None:
     prepare_keys(ground)
     assert main([*_PUBLISH]) == 0
     assert main(["promote", "phi:1.1.0", "--to", "production"]) == 0
+    os.environ["PHIPACK_STATE"] = "phone/state"
+    assert phone_fetches(ground) == 0
+
+
+def prepare_first_publication(ground: Ground) -> None:
+    """1.0.0 is published, a phone has it."""
+    prepare_releases(ground)
+    prepare_keys(ground)
+    assert main([*_PUBLISH]) == 0
     os.environ["PHIPACK_STATE"] = "phone/state"
     assert phone_fetches(ground) == 0
 
@@ -91,7 +102,8 @@ def published(ground: Ground) -> None:
 
 def catalog_is_tidy(_: Ground) -> None:
     """Nothing half-written in the catalog or the store."""
-    assert names(CATALOG / "staging") == names(STORE / "staging") == []
+    assert names(CATALOG / "staging") == []
+    assert nothing_is_staged(case_store())
 
 
 def phone_has_one(_: Ground) -> None:
@@ -122,6 +134,27 @@ def keys_are_sound(_: Ground) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+def _timestamp_version() -> int:
+    found = FolderStore(CATALOG).read_document("metadata/timestamp.json")
+    assert found is not None
+    return int(json.loads(found.content)["signed"]["version"])
+
+
+def refreshed(ground: Ground) -> None:
+    """It is signed again; the phone gets what it had."""
+    catalog_is_whole(ground)
+    assert _timestamp_version() > 1
+    assert _phone_has("1.0.0")
+
+
+def root_is_renewed(ground: Ground) -> None:
+    """There is a later root with the same keys."""
+    keys_are_sound(ground)
+    roots = open_keys(KEYS).roots
+    assert len(roots) > 1
+    assert roots[0].signed.keys == roots[-1].signed.keys
+
+
 def keys_or_none(ground: Ground) -> None:
     """A folder of keys, sound, or none."""
     if KEYS.exists():
@@ -148,3 +181,4 @@ def make_keys_if_none(ground: Ground) -> int:
 
 
 PUBLISH: Run = phipack(*_PUBLISH)
+REFRESH: Run = phipack("publish", "--refresh", "--to", str(CATALOG))

@@ -2,9 +2,9 @@
 
     prepared folder ──copy──> run, hit at point k ──> what holds after any fault? ──> run again ──> done, nothing left
 
-Run with `effects.c` preloaded; asked for walks by lines of JSON on standard input. What is heavy is imported once;
-each run is a fork of that state, so a case costs a fraction of a second. Slots walk at the same time. The folder of a
-slot has the same path for every case, since registries keep absolute paths.
+Run with `effects.c` preloaded; asked for walks by lines of JSON on standard input. What is heavy is imported once, and
+each walk begins with a run without a fault, whose compiled statements stay; each case is a fork of that state, so it
+costs a fraction of a second. The folder has the same path for every case, since registries keep absolute paths.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +25,14 @@ from pathlib import Path
 from devtools.services.postgresql import PostgresqlServer
 from devtools.services.seaweedfs import S3Server
 from targets.errors import UNREACHABLE_EXIT_CODE
+from tests.faults import reading
 from tests.faults.buckets import start_s3
-from tests.faults.commands import COMMANDS, warm
+from tests.faults.commands import COMMANDS, close_databases, warm
 from tests.faults.databases import start_postgresql
-from tests.faults.effects import Fault, Point, arm, chosen, read_trace, trace
-from tests.faults.ground import Command, Ground
+from tests.faults.effects import Fault, Point, Which, arm, chosen, distinct, felt, read_trace, trace
+from tests.faults.ground import Command, Ground, phipack
 from tests.faults.served import start_site
 
-SLOTS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # with workers, another walks as well
 _CASE_SECONDS = 60
 _ENDS: dict[Fault, tuple[int, ...]] = {
     "kill": (-signal.SIGKILL, 0),  # 0: threads took another order, and the point was never met
@@ -44,7 +44,7 @@ _ENDS: dict[Fault, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Slot:
-    """Where cases run, one after the other: CASE made of PREPARED, and what the last process said."""
+    """Where cases run, one after the other: `case`, a copy of what was prepared, and what the last process said."""
 
     place: Path
     site: str
@@ -63,8 +63,14 @@ class Slot:
         return self.place / "said"
 
     @property
-    def problems(self) -> Path:
-        return self.place / "problems"
+    def answer(self) -> Path:
+        return self.place / "answer"
+
+    def looked(self, command: Command) -> int:
+        """Hold a run that ended without a fault to what is done then; 0, or it raises."""
+        command.done(self.ground)
+        command.tidy(self.ground)
+        return 0
 
     def reset(self, command: Command) -> None:
         shutil.rmtree(self.ground.folder, ignore_errors=True)
@@ -76,23 +82,25 @@ class Slot:
         """Run in a process of its own, in the case's folder; give its exit code, or minus the signal."""
         child = os.fork()
         if not child:
-            os._exit(self._alone(work))
+            os._exit(self.alone(work))
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    def _alone(self, work: Callable[[], int]) -> int:
-        """The child: 99 and the traceback in SAID where a check fails."""
+    def alone(self, work: Callable[[], int]) -> int:
+        """Run in this process, a child; 99 and the traceback in SAID where a check fails."""
         with self.said.open("w") as said:
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command line had changed it
         signal.alarm(_CASE_SECONDS)
         os.chdir(self.ground.folder)
         os.environ["TMPDIR"] = str(self.place)
         code = 99
         try:
             code = work()
-        except BaseException:  # noqa: BLE001 - told, and the end of this process
+        except BaseException:  # noqa: BLE001 - reported, and the end of this process
             traceback.print_exc()
+        signal.alarm(0)
         sys.stdout.flush()
         sys.stderr.flush()
         return code
@@ -122,13 +130,8 @@ def points_of(command: Command, slot: Slot) -> list[Point]:
         trace(into, slot.ground.folder)
         return command.run(slot.ground)
 
-    def look() -> int:
-        command.done(slot.ground)
-        command.tidy(slot.ground)
-        return 0
-
     slot.reset(command)
-    if slot.fork(work) or slot.fork(look):
+    if slot.fork(work) or slot.fork(lambda: slot.looked(command)):
         raise RuntimeError(f"it fails without a fault:\n{slot.said.read_text()}")
     return read_trace(into, slot.ground.folder)
 
@@ -145,9 +148,7 @@ def case(command: Command, fault: Fault, point: Point, slot: Slot) -> str | None
         if fault == "full":
             (command.told or command.tidy)(slot.ground)
         assert command.again(slot.ground) == 0, "the next try fails"
-        command.done(slot.ground)
-        command.tidy(slot.ground)
-        return 0
+        return slot.looked(command)
 
     slot.reset(command)
     code = slot.fork(hit)
@@ -165,29 +166,59 @@ def case(command: Command, fault: Fault, point: Point, slot: Slot) -> str | None
     return None
 
 
-def walk(command: Command, fault: Fault, slots: Sequence[Slot], *, every: bool) -> dict[str, object]:
+def walk(command: Command, fault: Fault, slot: Slot, *, which: Which) -> dict[str, object]:
     """Walk a command; return how many points there are, how many were walked, and the problems."""
-    limit = command.limit if fault == "kill" else max(3, command.limit // 4)
     for name in command.imports:
         importlib.import_module(name)
-    for slot in slots:
-        prepare(command, slot)
-    points = points_of(command, slots[0])
-    walked = chosen(points, fault, len(points) if every else limit)
-    children = []
-    for slot in slots:
-        slot.problems.unlink(missing_ok=True)
-    for number, slot in enumerate(slots):
-        child = os.fork()
-        if not child:
-            problems = [case(command, fault, point, slot) for point in walked[number :: len(slots)]]
-            slot.problems.write_text(json.dumps([problem for problem in problems if problem]))
-            os._exit(0)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
-    found = [problem for slot in slots for problem in json.loads(slot.problems.read_text())]
-    return {"points": len(points), "walked": len(walked), "problems": found}
+    prepare(command, slot)
+    slot.answer.unlink(missing_ok=True)
+    child = os.fork()
+    if not child:
+        os._exit(_walk_warmed(command, fault, slot, which=which))
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError(f"it fails without a fault:\n{slot.said.read_text()}")
+    answer: dict[str, object] = json.loads(slot.answer.read_text())
+    return answer
+
+
+def _walk_warmed(command: Command, fault: Fault, slot: Slot, *, which: Which) -> int:
+    """The child of a walk: it runs the command once itself, so that each case begins with what that has compiled."""
+    limit = command.limit if fault == "kill" else max(3, command.limit // 4)
+    slot.reset(command)
+    if slot.alone(lambda: command.run(slot.ground) or slot.looked(command)):
+        return 1
+    close_databases()
+    gc.collect()
+    gc.freeze()
+    points = points_of(command, slot)
+    walked = {
+        "sample": lambda: chosen(points, fault, limit),
+        "distinct": lambda: distinct(felt(points, fault)),
+        "all": lambda: felt(points, fault),
+    }[which]()
+    problems = [problem for point in walked if (problem := case(command, fault, point, slot))]
+    answer = {"points": len(points), "felt": len(felt(points, fault)), "walked": len(walked), "problems": problems}
+    slot.answer.write_text(json.dumps(answer))
+    return 0
+
+
+def points_of_reading(slot: Slot) -> dict[str, list[str]]:
+    """Run the commands that only read; return what each of them changes or sends, by its name."""
+    prepared = replace(COMMANDS["publish"], prepare=reading.prepare)
+    prepare(prepared, slot)
+    found = {}
+    for name, words in reading.READING.items():
+        into = slot.place / "trace"
+
+        def work(words: tuple[str, ...] = (*name.split(), *words), into: Path = into) -> int:
+            trace(into, slot.ground.folder)
+            return phipack(*words)(slot.ground)
+
+        slot.reset(prepared)
+        if slot.fork(work):
+            raise RuntimeError(f"phipack {name} fails:\n{slot.said.read_text()}")
+        found[name] = [str(point) for point in read_trace(into, slot.ground.folder)]
+    return found
 
 
 def main(place: Path) -> None:
@@ -196,23 +227,24 @@ def main(place: Path) -> None:
     os.dup2(2, 1)  # what commands print is no answer
     site = start_site(place)
     warm(place, site)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command line had changed it
     gc.freeze()  # so that a fork shares it
-    slots = [Slot(place / f"slot{number}", site) for number in range(SLOTS)]
+    slot = Slot(place / "slot", site)
     with ExitStack() as stack:
         for line in sys.stdin:
             asked = json.loads(line)
+            if asked["command"] is None:
+                print(json.dumps(points_of_reading(slot)), file=answers, flush=True)
+                continue
             command = COMMANDS[asked["command"]]
-            if command.service == "postgresql" and slots[0].postgresql is None:
-                database = stack.enter_context(start_postgresql())
-                slots = [replace(slot, postgresql=database) for slot in slots]
-            if command.service == "s3" and slots[0].s3 is None:
-                bucket = stack.enter_context(start_s3())
-                slots = [replace(slot, s3=bucket) for slot in slots]
+            if command.service == "postgresql" and slot.postgresql is None:
+                slot = replace(slot, postgresql=stack.enter_context(start_postgresql()))
+            if command.service == "s3" and slot.s3 is None:
+                slot = replace(slot, s3=stack.enter_context(start_s3()))
+            answer: dict[str, object]
             try:
-                answer = walk(command, asked["fault"], slots, every=asked["every"])
+                answer = walk(command, asked["fault"], slot, which=asked["which"])
             except RuntimeError as error:
-                answer = {"points": 0, "walked": 0, "problems": [str(error)]}
+                answer = {"points": 0, "felt": 0, "walked": 0, "problems": [str(error)]}
             print(json.dumps(answer), file=answers, flush=True)
 
 

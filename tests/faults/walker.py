@@ -13,8 +13,8 @@ from typing import Any
 
 from tests.faults.effects import compiled
 
-Walk = Callable[[str, str], dict[str, Any]]
-EVERY = os.environ.get("FAULTS") == "all"
+Walk = Callable[..., dict[str, Any]]  # of a command's name and a fault; None: of those that only read
+WHICH = os.environ.get("FAULTS", "sample")  # effects.Which
 _OURS = ("MLFLOW_", "PHIPACK_")
 
 
@@ -38,10 +38,10 @@ def walking(place: Path) -> Iterator[Walk]:
     )
     with walker:
 
-        def walk(command: str, fault: str) -> dict[str, Any]:
+        def walk(command: str | None, fault: str = "", *, which: str = WHICH) -> dict[str, Any]:
             assert walker.stdin is not None
             assert walker.stdout is not None
-            print(json.dumps({"command": command, "fault": fault, "every": EVERY}), file=walker.stdin, flush=True)
+            print(json.dumps({"command": command, "fault": fault, "which": which}), file=walker.stdin, flush=True)
             answer: dict[str, Any] = json.loads(walker.stdout.readline())
             return answer
 
