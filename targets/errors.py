@@ -66,6 +66,16 @@ class MeasurementError(PhipackError):
     """A bundle could not be run or compared."""
 
 
+class DeviceError(MeasurementError):
+    """A device can't be used, or a run on it failed: not authorized, full, disconnected, hung, too hot."""
+
+
+class DeviceUnreachableError(DeviceError):
+    """A device is not there, or did not answer any more. A later try may succeed."""
+
+    exit_code = UNREACHABLE_EXIT_CODE
+
+
 @dataclass(frozen=True)
 class Failure:
     """One reason why a cell does not pass: a gate that failed, or evidence or a bundle that is missing."""

@@ -55,6 +55,14 @@ FIGURES: dict[str, tuple[str, str]] = {
     "artifact_bytes": ("B", "size of all files of the bundle"),
     "predicted_decode_tokens_per_second": ("token/s", "bandwidth roofline for the target"),
     "predicted_memory_bytes": ("B", "weights, KV cache and runtime on the target"),
+    # Measured on a device: targets/measurement.py.
+    "device_prefill_tokens_per_second": ("token/s", "prompt processing on the device"),
+    "device_decode_tokens_per_second": ("token/s", "generation on the device, one token at a time"),
+    "device_time_to_first_token_seconds": ("s", "prompt processing and the first token on the device"),
+    "device_peak_memory_bytes": ("B", "peak resident memory of the runtime's process on the device"),
+    "device_kl_mean": ("nat", "mean KL divergence of the device's next-token distribution from the reference's"),
+    "device_energy_joules_per_token": ("J/token", "energy that the device drew per generated token"),
+    "device_temperature_celsius": ("°C", "highest temperature of the device during the runs"),
 }
 
 
