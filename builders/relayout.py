@@ -25,7 +25,7 @@ from builders.tokenizer import tokenizer_folder, tokenizer_of
 from registry.files.staging import staged_folder
 from targets.architecture import Architecture, Family
 from targets.config_json import read_setting
-from targets.errors import UnsupportedModelError
+from targets.errors import CheckpointError, UnsupportedModelError
 from targets.layouts import sources_of
 from targets.progress import Progress, Step, silent
 
@@ -60,12 +60,13 @@ def relayout(
     """Write a checkpoint in a layout at `out`, streamed. Returns notes on where it will answer differently.
 
     Raises:
+        CheckpointError: its config holds NaN, which JSON does not have.
         UnsupportedModelError: the layout can't express the model (longrope, partly rotated heads, Phi-3-small).
         BuildError: `out` exists or can't be written. Nothing is left behind.
     """
     there = _architecture_in(checkpoint, layout)
     with staged_folder(out, replace=replace_existing) as folder:
-        (folder / "config.json").write_text(json.dumps(_config(checkpoint, layout), indent=2) + "\n", "utf-8")
+        (folder / "config.json").write_text(_config_json(checkpoint, layout), "utf-8")
         for name, content in _companions(checkpoint).items():
             (folder / name).write_bytes(content)
         tensors = list(_tensors(checkpoint, there))
@@ -104,6 +105,16 @@ def _architecture_in(checkpoint: Checkpoint, layout: Family) -> Architecture:
             fix=f"use it as it is, or convert it with --layout {next(other for other in LAYOUTS if other != layout)}",
         )
     return replace(architecture, name=_NAMES[layout][0], family=layout)
+
+
+def _config_json(checkpoint: Checkpoint, layout: Family) -> str:
+    try:
+        return json.dumps(_config(checkpoint, layout), indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise CheckpointError(
+            f"{checkpoint.path / 'config.json'}: NaN or Infinity, which JSON does not have",
+            fix="write a number there, as the model's authors publish it",
+        ) from error
 
 
 def _config(checkpoint: Checkpoint, layout: Family) -> dict[str, Any]:

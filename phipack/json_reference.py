@@ -29,4 +29,4 @@ def page() -> str:
 
 
 def _section(title: str, schema: dict[str, Any]) -> str:
-    return f"\n## {title}\n\n```json\n{json.dumps(schema, indent=2, ensure_ascii=False)}\n```\n"
+    return f"\n## {title}\n\n```json\n{json.dumps(schema, indent=2, ensure_ascii=False, allow_nan=False)}\n```\n"

@@ -151,11 +151,11 @@ def as_json(document: object) -> str:
     try:
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        text = json.dumps(_finite(document), indent=2, ensure_ascii=False)
+        text = json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        return json.dumps(json.loads(text), indent=2)
+        return json.dumps(json.loads(text), indent=2, allow_nan=False)
     return printable_json(text)
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import MeasurementError
 from targets.gates import GateResult
 from targets.strict_json import MalformedJsonError, parse_model
@@ -136,10 +136,9 @@ class Evidence(BaseModel):
         """Read `evidence.json`. Raises `MeasurementError` if it is missing or malformed."""
         try:
             raw = read_at_most(path, BYTES_LIMIT)
-        except OSError as error:
-            raise MeasurementError(
-                f"{path}: can't be read: {error.strerror}", fix="write one with phipack validate"
-            ) from error
+        except (OSError, TooLargeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise MeasurementError(f"{path}: can't be read: {reason}", fix="write one with phipack validate") from error
         return cls.parse(raw, source=str(path))
 
     @classmethod

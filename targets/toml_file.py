@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import PhipackError, did_you_mean
 from targets.toml_lines import DEPTH_LIMIT, KeyPath, key_lines
 
@@ -65,9 +65,9 @@ def read_toml(path: Path, model: type[Model], error: type[PhipackError]) -> Mode
     """
     try:
         raw = read_at_most(path, BYTES_LIMIT)
-        if len(raw) > BYTES_LIMIT:
-            raise error(f"{path}: more than {BYTES_LIMIT} bytes", fix="use the path of the right TOML file")
         source = raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except TooLargeError as cause:
+        raise error(f"{path}: {cause}", fix="use the path of the right TOML file") from cause
     except (OSError, ValueError) as cause:
         reason = "it is not UTF-8" if isinstance(cause, UnicodeDecodeError) else getattr(cause, "strerror", str(cause))
         raise error(f"{path}: can't be read: {reason}", fix="use the path of a readable TOML file in UTF-8") from cause

@@ -29,7 +29,7 @@ from builders.phases import Phases
 from registry.bundle.manifest import AdapterEntry
 from registry.files.digests import digest_of_file
 from targets.architecture import Architecture
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.config_json import read_architecture
 from targets.errors import CheckpointError
 from targets.strict_json import parse_json
@@ -177,6 +177,8 @@ def read_json(path: Path, *, required: bool) -> dict[str, Any]:
         if required:
             raise CheckpointError(f"{path} is missing", fix="name the folder of a Hugging Face checkpoint") from None
         return {}
+    except TooLargeError as error:
+        raise CheckpointError(f"{path}: {error}", fix="download it again from the model's repository") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not valid JSON: {error}", fix="download it again from the model's repository"

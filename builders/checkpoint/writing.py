@@ -53,7 +53,7 @@ def write_safetensors(
         stop = position + tensor.bytes
         header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [position, stop]}
         position = stop
-    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     raw += b" " * (-len(raw) % _ALIGNMENT)
     with LargeFile(path) as file:
         file.write(len(raw).to_bytes(8, "little"))

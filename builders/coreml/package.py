@@ -190,4 +190,4 @@ def _manifest(digest: str) -> bytes:
         "itemInfoEntries": entries,
         "rootModelIdentifier": identifiers[0],
     }
-    return (json.dumps(content, indent=4, sort_keys=True) + "\n").encode()
+    return (json.dumps(content, indent=4, sort_keys=True, allow_nan=False) + "\n").encode()

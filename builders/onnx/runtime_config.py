@@ -21,7 +21,7 @@ MODEL_TYPES: dict[Family, str] = {"phi3": "phi3", "llama": "llama", "phi3small":
 def runtime_config(checkpoint: Checkpoint, context_length: int) -> bytes:
     """Return `genai_config.json` for a graph whose longest sequence is `context_length` tokens."""
     config = {"model": _model(checkpoint, context_length), "search": _search(context_length)}
-    return (json.dumps(config, indent=2) + "\n").encode()
+    return (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _model(checkpoint: Checkpoint, context_length: int) -> dict[str, Any]:

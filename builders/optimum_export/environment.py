@@ -138,7 +138,7 @@ def quiet_environment() -> dict[str, str]:
 
 def _key() -> str:
     parts = [PINS, platform.python_version_tuple()[:2], platform.machine(), sys.prefix, _own_folders()]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, allow_nan=False).encode()).hexdigest()[:16]
 
 
 def _own_folders() -> list[str]:

@@ -25,7 +25,7 @@ def main() -> None:
         main_export(checkpoint, out, task=TASK, do_validation=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 - whatever it is, the other process turns it into an error of its own
         raised = {"type": type(error).__name__, "message": str(error)}
-    Path(report).write_text(json.dumps(raised), "utf-8")
+    Path(report).write_text(json.dumps(raised, allow_nan=False), "utf-8")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def _config(checkpoint: Checkpoint, tokenizer: Tokenizer) -> bytes:
         config["model_max_length"] = longest
     if checkpoint.chat_template is not None:
         config["chat_template"] = checkpoint.chat_template
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _template_notes(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def canonical_json(backend: Any, file: Path) -> bytes:
     _spell_spaces(content)
     if file.is_file() and _same_as_file(content, backend, file):
         return file.read_bytes()
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _same_as_file(content: dict[str, Any], backend: Any, file: Path) -> bool:

@@ -74,7 +74,7 @@ class Tokenizer:
 
         content = json.loads(self._content)
         content["added_tokens"] = [token | dict.fromkeys(flags, False) for token in content["added_tokens"]]
-        changed = json.dumps(content)
+        changed = json.dumps(content, allow_nan=False)
         return replace(self, _inner=tokenizers.Tokenizer.from_str(changed), _content=changed.encode())
 
     def to_json(self) -> bytes:

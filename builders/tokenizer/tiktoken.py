@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import CheckpointError, UnsupportedModelError
 
 # cl100k's, as Llama-3's and Phi-4's tokenizer.json spell it: runtimes on phones recognise exactly this string.
@@ -87,7 +87,7 @@ def tokenizer_json_of_ranks(path: Path, config: Mapping[str, Any]) -> bytes:
             "merges": [[spelled[left], spelled[right]] for left, right in pairs],
         },
     }
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
@@ -96,8 +96,6 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     line = b""
     try:
         raw = read_at_most(path, _BYTES_LIMIT)
-        if len(raw) > _BYTES_LIMIT:
-            raise CheckpointError(f"{path}: more than {_BYTES_LIMIT} bytes", fix="download it again")
         for line in raw.splitlines():
             if line.strip():
                 token, rank = line.split()
@@ -106,6 +104,8 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         raise CheckpointError(
             f"{path} can't be read: {error.strerror}", fix="check the disk and the file's permissions"
         ) from error
+    except TooLargeError as error:
+        raise CheckpointError(f"{path}: {error}", fix="download it again") from error
     except ValueError as error:
         raise CheckpointError(
             f"{path}: a line is not a base64 token and its rank: {line[:60]!r}", fix="download it again"

@@ -20,6 +20,7 @@ from targets.devices import Target, target_named
 from targets.errors import PhipackError, did_you_mean
 from targets.evidence import FIGURES, Evidence
 from targets.gates import Gate
+from targets.progress import Progress, silent
 from targets.project import Project, load_project
 from targets.recipes import Recipe, recipe_named
 from targets.references import Reference
@@ -97,9 +98,9 @@ def as_evidence(given: AnyPath | Evidence) -> Evidence:
     return given if isinstance(given, Evidence) else Evidence.read(as_path(given))
 
 
-def as_store(given: AnyPath | Store) -> Store:
+def as_store(given: AnyPath | Store, on_progress: Progress = silent) -> Store:
     """Open a store at a folder, a `file://` or an `s3://` URI. Raises `StoreError`."""
-    return given if isinstance(given, Store) else open_store(os.fspath(given))
+    return given if isinstance(given, Store) else open_store(os.fspath(given), on_progress=on_progress)
 
 
 def as_keys(given: AnyPath | KeyFolder) -> KeyFolder:

@@ -98,7 +98,7 @@ class RegistryConnection:
     @cached_property
     def store(self) -> Store:
         """The store."""
-        return as_store(self._store)
+        return as_store(self._store, self._on_progress)
 
     @cached_property
     def _ledger(self) -> Ledger:
@@ -118,7 +118,7 @@ class RegistryConnection:
         return self.project.roles if self.project is not None and self.project.model == model else None
 
     def _catalog(self, to: AnyPath | Store | None) -> Store:
-        return self.store if to is None else as_store(to)
+        return self.store if to is None else as_store(to, self._on_progress)
 
     def _keys(self, keys: AnyPath | KeyFolder | None) -> KeyFolder:
         return as_keys(self.home / "keys" if keys is None else keys)

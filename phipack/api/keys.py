@@ -11,6 +11,7 @@ from registry.catalog.signing import create_keys as create_folder
 from registry.catalog.signing import renew_root as renew_folder_root
 from registry.catalog.signing import rotate as rotate_role
 from targets.errors import KeysError
+from targets.progress import Progress, silent
 
 DEFAULT_KEYS = Path(".phipack/keys")
 
@@ -50,6 +51,7 @@ def rotate_keys(
     *,
     threshold: str | None = None,
     signers: Iterable[str] = (),
+    on_progress: Progress = silent,
 ) -> KeyFolder:
     """Replace a role's keys, in a new root that the old root's keys sign. Publish afterwards: until then the old count.
 
@@ -58,17 +60,19 @@ def rotate_keys(
         folder: of the keys.
         threshold: `M/N` as for `create_keys`; as before by default.
         signers: `URI,PEM` of each key that is kept elsewhere.
+        on_progress: called with a notice of whom it waits for.
 
     Raises:
         KeysError: too few of the root's keys are at hand, or there are fewer new keys than must sign.
     """
     thresholds: dict[Role, str] = {} if threshold is None else {role: threshold}
-    return rotate_role(as_keys(folder), role, _needs(role, thresholds, {role: tuple(signers)}))
+    needs = _needs(role, thresholds, {role: tuple(signers)})
+    return rotate_role(as_keys(folder), role, needs, on_progress=on_progress)
 
 
-def renew_root(folder: AnyPath | KeyFolder = DEFAULT_KEYS) -> KeyFolder:
-    """Sign the root again with a later expiry. Raises `KeysError`."""
-    return renew_folder_root(as_keys(folder))
+def renew_root(folder: AnyPath | KeyFolder = DEFAULT_KEYS, *, on_progress: Progress = silent) -> KeyFolder:
+    """Sign the root again with a later expiry. `on_progress` as for `rotate_keys`. Raises `KeysError`."""
+    return renew_folder_root(as_keys(folder), on_progress=on_progress)
 
 
 def parse_threshold(text: str) -> tuple[int, int]:

@@ -76,7 +76,13 @@ def rotate(state: State, role: Role, thresholds: tuple[str, ...], signers: tuple
     from phipack.api.keys import rotate_keys
 
     threshold = dict(_thresholds(thresholds)).get(role)
-    made = rotate_keys(role, keys, threshold=threshold, signers=_signers(signers).get(role, ()))
+    made = rotate_keys(
+        role,
+        keys,
+        threshold=threshold,
+        signers=_signers(signers).get(role, ()),
+        on_progress=state.output.on_progress,
+    )
     _show(state, made, "Publish now, at least with --refresh: until then phones accept the old keys.")
 
 
@@ -88,7 +94,7 @@ def show(state: State, renew: bool, keys: Path) -> None:
     """Show the roles, their keys and where these are, and when the root expires."""
     from phipack.api.keys import open_keys, renew_root
 
-    _show(state, renew_root(keys) if renew else open_keys(keys))
+    _show(state, renew_root(keys, on_progress=state.output.on_progress) if renew else open_keys(keys))
 
 
 def _show(state: State, folder: KeyFolder, *notes: str) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from registry.bundle.chunks import FileDigest
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, FileEntry, Manifest
 from registry.files.digests import digest_of_file
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import BundleError
 
 
@@ -78,9 +78,10 @@ def open_bundle(folder: Path) -> Bundle:
     path = folder / MANIFEST_NAME
     try:
         raw = read_at_most(path, MANIFEST_BYTES_LIMIT)
-    except OSError as error:
+    except (OSError, TooLargeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise BundleError(
-            f"{folder} is not a bundle: {MANIFEST_NAME} can't be read ({error.strerror})",
+            f"{folder} is not a bundle: {MANIFEST_NAME} can't be read ({reason})",
             fix="name a folder that phipack build or phipack fetch made",
         ) from error
     return Bundle(folder, Manifest.parse(raw, source=str(path)))

@@ -198,7 +198,9 @@ class Manifest(_Strict):
         for file in content["files"]:
             if not file["chunks"]:
                 del file["chunks"]
-        return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
+        return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode(
+            "utf-8"
+        )
 
     @property
     def digest(self) -> str:

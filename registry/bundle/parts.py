@@ -30,7 +30,7 @@ from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, Manife
 from registry.files.digests import digest_of_bytes
 from registry.files.large_file import LargeFile
 from registry.files.staging import staged_folder
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import BuildError, BundleError
 from targets.strict_json import MalformedJsonError, parse_model
 
@@ -68,7 +68,7 @@ class PartsIndex(_Strict):
 
     def to_bytes(self) -> bytes:
         """Return its JSON: two spaces, a final newline."""
-        return (json.dumps(self.model_dump(mode="json", by_alias=True), indent=2) + "\n").encode()
+        return (json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, allow_nan=False) + "\n").encode()
 
 
 @dataclass(frozen=True)
@@ -223,9 +223,10 @@ def _read(stream: BinaryIO, size: int, path: Path) -> Iterator[bytes]:
 def _read_index(path: Path) -> PartsIndex:
     try:
         return parse_model(PartsIndex, read_at_most(path, _INDEX_BYTES_LIMIT))
-    except OSError as error:
+    except (OSError, TooLargeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise BundleError(
-            f"{path} can't be read: {error.strerror}", fix="name the folder that holds part-1 and all the others"
+            f"{path} can't be read: {reason}", fix="name the folder that holds part-1 and all the others"
         ) from error
     except MalformedJsonError as error:
         raise BundleError(f"{path}: not an index of schema {PARTS_SCHEMA}: {error}", fix=_FIX) from error

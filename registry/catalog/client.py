@@ -37,7 +37,7 @@ from registry.catalog.documents import (
 from registry.files.atomic import write_atomically
 from registry.files.digests import digest_of_bytes
 from registry.files.lock import file_lock
-from registry.files.lock_wait import WAIT_FIX, LockWait
+from registry.files.lock_wait import LockWait
 from registry.files.owned import open_found, private_folder, require_not_planted, require_own_folder
 from registry.files.staging import disk_errors
 from registry.store.protocol import blob_path
@@ -303,7 +303,7 @@ def _locked(state: Path, folder: Path, url: str, on_progress: Progress) -> Itera
     _make_state(state)
     for own in (folder.parent, folder, folder / "metadata"):
         private_folder(own)
-    waiting = LockWait(user_name(), LOCK_SECONDS, on_progress, FetchUnreachableError, WAIT_FIX)
+    waiting = LockWait(user_name(), LOCK_SECONDS, FetchUnreachableError, on_progress=on_progress)
     on_wait = waiting.reporter("another phipack", f"the metadata of {url}")
     with file_lock(folder / "lock", mode=0o600, on_wait=on_wait):
         yield

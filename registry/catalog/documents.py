@@ -45,7 +45,9 @@ class _Document(_Open):
     def to_bytes(self) -> bytes:
         """Return the document's JSON: sorted keys, no spaces, UTF-8, a final newline."""
         content = self.model_dump(mode="json", by_alias=True)
-        return (json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n").encode()
+        return (
+            json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n"
+        ).encode()
 
 
 class DeviceEntry(_Open):

@@ -24,9 +24,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from registry.files.atomic import remove_unfinished, write_atomically
 from registry.files.lock import file_lock
+from registry.files.lock_wait import LockWait
 from registry.files.staging import disk_errors, staged_folder
 from targets.errors import KeysError
+from targets.progress import Progress, silent
 from targets.strict_json import MalformedJsonError, parse_model
+from targets.this_user import user_name
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
@@ -36,6 +39,7 @@ Role = Literal["root", "targets", "snapshot", "timestamp"]
 ROLES: tuple[Role, ...] = get_args(Role)
 EXPIRY_DAYS: dict[Role, int] = {"root": 365, "targets": 90, "snapshot": 30, "timestamp": 30}
 _KEYS_NAME = "keys.json"
+_LOCK_SECONDS = 600.0  # a signer in a KMS or HSM may ask a person
 _FILE_SCHEME = "file2:"
 
 
@@ -168,12 +172,12 @@ def open_keys(folder: Path) -> KeyFolder:
     return KeyFolder(folder, keys, tuple(roots))
 
 
-def rotate(folder: KeyFolder, role: Role, need: KeyNeeds | None = None) -> KeyFolder:
+def rotate(folder: KeyFolder, role: Role, need: KeyNeeds | None = None, *, on_progress: Progress = silent) -> KeyFolder:
     """Replace all keys of a role by new ones, in a new version of the root, and write that.
 
     `need`: by default as many as before. The new root is signed by the old root keys and the new ones, as TUF requires.
     Signatures by the old keys are no longer valid once the new root is published. Private halves of the old keys stay
-    where they are: their owner may remove them.
+    where they are: their owner may remove them. `on_progress` receives a notice of whom it waits for.
 
     Raises:
         KeysError: too few of the root's keys are available, or there are fewer new keys than must sign.
@@ -187,23 +191,27 @@ def rotate(folder: KeyFolder, role: Role, need: KeyNeeds | None = None) -> KeyFo
     signers = dict(folder.keys.signers)
     for keyid in list(root.roles[role].keyids):
         root.revoke_key(keyid, role)
-    with _changing(folder):
+    with _changing(folder, on_progress):
         _add_keys(root, role, need, folder.path, signers)
         return _next_root(folder, root, signers)
 
 
-def renew_root(folder: KeyFolder) -> KeyFolder:
+def renew_root(folder: KeyFolder, *, on_progress: Progress = silent) -> KeyFolder:
     """Write a new version of the root with the same keys and a later expiry. Raises `KeysError`."""
     import copy
 
-    with _changing(folder):
+    with _changing(folder, on_progress):
         return _next_root(folder, copy.deepcopy(folder.root.signed), dict(folder.keys.signers))
 
 
 @contextmanager
-def _changing(folder: KeyFolder) -> Iterator[None]:
+def _changing(folder: KeyFolder, on_progress: Progress) -> Iterator[None]:
     """Keep out others who change the folder. Raises `KeysError` where one of them did since it was read."""
-    with disk_errors(folder.path, KeysError), file_lock(folder.path / ".lock", mode=0o600, removed=True):
+    lock = folder.path / ".lock"
+    on_wait = LockWait(user_name(), _LOCK_SECONDS, KeysError, on_progress=on_progress).reporter(
+        "another phipack", str(lock)
+    )
+    with disk_errors(folder.path, KeysError), file_lock(lock, mode=0o600, on_wait=on_wait, removed=True):
         newest = open_keys(folder.path).root.signed.version
         if newest != folder.root.signed.version:
             raise KeysError(

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from targets.errors import PhipackError, RegistryError
+from targets.errors import PhipackError
 from targets.progress import Notice, Progress, silent
 
 NOTICE_SECONDS = 3.0
 WAIT_FIX = "wait for it or stop it, then run the same command again"
-_HISTORY_FIX = f"{WAIT_FIX}; phipack history shows what moves"
 
 
 @dataclass
@@ -40,16 +39,16 @@ def noticing(on_progress: Progress, what: str) -> Callable[[float], None]:
 
 @dataclass
 class LockWait:
-    """The wait of `who`, up to `limit_seconds` for one holder: then an `error` with this `fix`.
+    """The wait of `who`, up to `limit_seconds` for one holder: then an `error`, whose fix is `fix`.
 
     `on_progress` receives one notice.
     """
 
     who: str
     limit_seconds: float
+    error: type[PhipackError]
+    fix: str = WAIT_FIX
     on_progress: Progress = silent
-    error: type[PhipackError] = RegistryError
-    fix: str = _HISTORY_FIX
     _notice: _WaitNotice = field(init=False)
 
     def __post_init__(self) -> None:

@@ -6,13 +6,19 @@ what is found counts only where it is of the right kind, has no second name, and
 has any business with it.
 
 Against who may rename in the folder itself (writable by others, and not sticky as /tmp is) nothing here helps.
+
+Some file systems keep no permissions: on Windows' disks in WSL, on CIFS and exFAT every file shows the same mode, often
+0777, whatever it was given. There the mode says nothing, and no chmod can change it; who may write is decided where the
+disk is mounted. So a mode counts only where the file system keeps modes, which a new folder shows (`keeps_modes`).
 """
 
 from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 _KINDS = {
@@ -81,8 +87,32 @@ def private_folder(path: Path) -> Path:
         path.mkdir(0o700)
     except FileExistsError:
         if require_own_folder(path).st_mode & 0o077:
-            path.chmod(0o700)
+            close_to_others(path)
     return path
+
+
+def close_to_others(folder: Path) -> None:
+    """Let its owner alone use a folder, where the file system keeps modes. Raises `OSError`."""
+    try:
+        folder.chmod(0o700)
+    except PermissionError:  # exFAT refuses what it can't keep
+        if keeps_modes(folder):
+            raise
+
+
+def keeps_modes(folder: Path) -> bool:
+    """Return False where a new private folder in `folder`, which this user may write, is shown as open to others."""
+    probe = folder / f".phipack-modes-{secrets.token_hex(8)}"
+    try:
+        probe.mkdir(0o700)
+    except OSError:
+        return True
+    try:
+        status = probe.lstat()
+        return status.st_uid != os.geteuid() or not status.st_mode & 0o007
+    finally:
+        with suppress(OSError):
+            probe.rmdir()
 
 
 def require_own_folder(path: Path, *, shown_to_all: bool = False) -> os.stat_result:
@@ -95,7 +125,7 @@ def require_own_folder(path: Path, *, shown_to_all: bool = False) -> os.stat_res
         raise _wrong_kind(path, status, "a folder")
     if status.st_uid != os.geteuid():
         raise _strangers(path, status)
-    if status.st_mode & stat.S_IWOTH and not shown_to_all:
+    if status.st_mode & stat.S_IWOTH and not shown_to_all and keeps_modes(path):
         raise NotOwnedError(
             f"{path} can be written by everybody, so what it holds can't be trusted",
             f"look at what it holds, or remove it; then: chmod 700 {path}",
@@ -135,9 +165,12 @@ def no_link(folder: Path) -> Path:
     return folder
 
 
-def is_own_file(status: os.stat_result) -> bool:
-    """Return True for a regular file of this user's with one name, that nobody else may write."""
-    closed = not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def is_own_file(status: os.stat_result, *, modes: bool = True) -> bool:
+    """Return True for a regular file of this user's with one name, that nobody else may write.
+
+    `modes`: off where the file system keeps none.
+    """
+    closed = not modes or not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid == os.geteuid() and closed
 
 

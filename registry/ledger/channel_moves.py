@@ -126,15 +126,15 @@ class Move:
         if self.undoes is not None:
             tags[UNDOES_TAG] = self.undoes
         if self.promoters is not None:
-            tags[PROMOTERS_TAG] = json.dumps(self.promoters, ensure_ascii=False)
+            tags[PROMOTERS_TAG] = json.dumps(self.promoters, ensure_ascii=False, allow_nan=False)
         if self.overrode:
             tags[OVERRODE_TAG] = _failures_tag(self.overrode)
         for move in self.cells:
             content = asdict(move)
             del content["cell"]
-            tags[f"{CELL_TAG}.{move.cell}"] = json.dumps(content, sort_keys=True)
+            tags[f"{CELL_TAG}.{move.cell}"] = json.dumps(content, sort_keys=True, allow_nan=False)
         for one in self.unmoved:
-            tags[f"{UNMOVED_TAG}.{one.cell}"] = json.dumps(asdict(one.at), sort_keys=True)
+            tags[f"{UNMOVED_TAG}.{one.cell}"] = json.dumps(asdict(one.at), sort_keys=True, allow_nan=False)
         return tags
 
 
@@ -234,8 +234,8 @@ def _failures_tag(failures: Sequence[Failure]) -> str:
     kept: list[dict[str, str]] = []
     for failure in failures:
         one = asdict(Failure(failure.cell, failure.problem[:TEXT_LIMIT]))
-        if len(json.dumps([*kept, one], ensure_ascii=False)) > LIST_LIMIT:
+        if len(json.dumps([*kept, one], ensure_ascii=False, allow_nan=False)) > LIST_LIMIT:
             kept.append(asdict(Failure("", f"and {len(failures) - len(kept)} more")))
             break
         kept.append(one)
-    return json.dumps(kept, ensure_ascii=False)
+    return json.dumps(kept, ensure_ascii=False, allow_nan=False)

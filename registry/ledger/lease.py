@@ -32,13 +32,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from registry.files.lock_wait import LockWait
+from registry.files.lock_wait import WAIT_FIX, LockWait
 from targets.errors import PhipackError, RegistryError, RegistryUnreachableError
 from targets.progress import Notice, Progress, silent
 from targets.strict_json import parse_json
 
 Check = Callable[[], None]  # called before each change; raises `LeaseLostError` where this process may make none
 
+HISTORY_FIX = f"{WAIT_FIX}; phipack history shows what moves"
 CLAIM = "claim."
 HOLDER = "holder"
 _WAIT_PAUSE_SECONDS = (0.2, 3.0)  # between two looks of a process that waits: the shortest and the longest
@@ -132,7 +133,7 @@ class Lease:
         """Show that this process lives."""
         sent = _now()
         self.beat += 1
-        self.tags.write(self.claim, json.dumps({"who": self.who, "beat": self.beat}))
+        self.tags.write(self.claim, json.dumps({"who": self.who, "beat": self.beat}, allow_nan=False))
         self.beaten = sent
 
     def keep_beating(self) -> None:
@@ -187,7 +188,7 @@ def held(tags: LeaseTags, who: str, timing: Timing, on_progress: Progress = sile
 
 def _take(lease: Lease, on_progress: Progress = silent) -> None:
     watch = _Watch(lease.claim, lease.timing.stale_seconds)
-    waiting = LockWait(lease.who, lease.timing.wait_seconds, on_progress)
+    waiting = LockWait(lease.who, lease.timing.wait_seconds, RegistryError, HISTORY_FIX, on_progress)
     started = time.monotonic()
     while True:
         asked = time.monotonic()

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from registry.files.digests import digest_of_bytes
-from registry.files.lock_wait import LockWait
 from registry.ledger.channel_moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
 from registry.ledger.evidence_runs import end_dead_runs, evidence_run
 from registry.ledger.lease import Check, Timing
@@ -39,7 +38,7 @@ from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.mlflow_lease import model_lease
 from registry.ledger.mlflow_names import claim_name, existing_experiment, experiment_id, require_visible
 from registry.ledger.registration import EVIDENCE_NAME, Registration, ui_tags
-from registry.ledger.registry_lock import LOCK_SECONDS, registry_lock
+from registry.ledger.registry_lock import registry_lock, registry_wait
 from registry.ledger.release_inputs import is_older, require_same_inputs
 from registry.ledger.release_plan import plan_tag, planned_cells, promoter_tags
 from registry.ledger.tracking import artifact_location, tracking_uri
@@ -284,7 +283,7 @@ class Ledger:
     def exclusive(self, who: str | None = None) -> Iterator[Check | None]:
         """Keep out all others who change the registry; yields None where it is a server, which has no such lock."""
         self.mlflow.connect()  # first, as it takes a lock for a moment
-        waiting = LockWait(who or user_name(), LOCK_SECONDS, self.on_progress)
+        waiting = registry_wait(who or user_name(), self.on_progress)
         with registry_lock(self.uri, waiting) as check:
             yield check
 

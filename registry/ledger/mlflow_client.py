@@ -14,10 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from registry.files.lock_wait import LockWait
-from registry.ledger.mlflow_connection import connect, has_tables, load
+from registry.ledger.mlflow_connection import connect, has_tables, load, unknown_mlflow
 from registry.ledger.mlflow_errors import MlflowError, foreign_errors
-from registry.ledger.registry_lock import LOCK_SECONDS, registry_lock
+from registry.ledger.registry_lock import registry_lock, registry_wait
 from registry.ledger.tracking import sqlite_path
 from targets.progress import Progress, silent
 from targets.this_user import user_name
@@ -54,7 +53,7 @@ class Mlflow:
     @cached_property
     def _client(self) -> MlflowClient:
         load(self.uri)
-        waiting = LockWait(user_name(), LOCK_SECONDS, self._on_progress)
+        waiting = registry_wait(user_name(), self._on_progress)
         with registry_lock(self.uri, waiting, migrating=True):  # two processes must not migrate one new database
             return connect(self.uri)
 
@@ -135,7 +134,10 @@ class Mlflow:
         `MlflowClient` itself first asks whether it is a prompt's name, which a search for models never returns.
         """
         whole: Any = self._client
-        client = whole._get_registry_client()  # noqa: SLF001 - one request instead of two
+        try:
+            client = whole._get_registry_client()  # noqa: SLF001 - one request instead of two
+        except AttributeError as error:
+            raise unknown_mlflow(error) from error
         if number is None:
             client.delete_registered_model_alias(name, alias)
         else:

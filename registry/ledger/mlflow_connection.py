@@ -102,13 +102,17 @@ def _set_network(uri: str) -> None:
 def _hold_to_pace() -> None:
     """Hold the answers of MLflow's client to a least rate (`pace.py`), which it has no setting for.
 
-    A request that a slow server draws out would outlast what the lease allows for it.
+    A request that a slow server draws out would outlast what the lease allows for it. Raises `RegistryError`.
     """
-    from mlflow.utils import request_utils
     from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
-    usual = request_utils.TCPKeepAliveHTTPAdapter
+    try:
+        from mlflow.utils import request_utils
+
+        usual = request_utils.TCPKeepAliveHTTPAdapter
+    except (AttributeError, ImportError) as error:
+        raise unknown_mlflow(error) from error
     if issubclass(usual, _PacedAdapter):
         return
     plain = type("PacedConnection", (HTTPConnection,), {"response_class": _Answer})
@@ -153,6 +157,16 @@ def has_tables(uri: str) -> bool:
         return bool(sqlalchemy.inspect(engine).get_table_names())
     finally:
         engine.dispose()
+
+
+def unknown_mlflow(error: Exception) -> RegistryError:
+    """Return the error for a version of MLflow that no longer has what phipack uses of its inside."""
+    from mlflow import __version__
+
+    return RegistryError(
+        f"MLflow {__version__} is not known to phipack, which uses what it no longer has: {error}",
+        fix=f"install the versions that phipack was tested with: {install_command('registry')} -c constraints.txt",
+    )
 
 
 def _missing(error: ImportError) -> RegistryError:

@@ -12,13 +12,19 @@ from pathlib import Path
 from registry.files.lock import file_lock
 from registry.files.lock_wait import LockWait
 from registry.files.staging import disk_errors
-from registry.ledger.lease import Check, never_lost
+from registry.ledger.lease import HISTORY_FIX, Check, never_lost
 from registry.ledger.mlflow_errors import foreign_errors
 from registry.ledger.postgresql_lock import CHANGE, MIGRATE, database_lock
 from registry.ledger.tracking import is_postgresql, sqlite_path
 from targets.errors import RegistryError
+from targets.progress import Progress, silent
 
 LOCK_SECONDS = 60.0
+
+
+def registry_wait(who: str, on_progress: Progress = silent) -> LockWait:
+    """Return the wait for another process that changes the registry."""
+    return LockWait(who, LOCK_SECONDS, RegistryError, HISTORY_FIX, on_progress)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def inputs_of(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
 
 def inputs_to_tag(inputs: Mapping[str, str]) -> str:
     """Return the tag's value."""
-    return json.dumps(dict(inputs), ensure_ascii=False, sort_keys=True)
+    return json.dumps(dict(inputs), ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
 def require_same_inputs(

@@ -32,7 +32,7 @@ class Promoters:
     def to_tag(self) -> str:
         """Return the tag's value."""
         content = {"release": str(self.release), "promoters": self.names}
-        return json.dumps(content, ensure_ascii=False, sort_keys=True)
+        return json.dumps(content, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
 def planned_cells(tags: Mapping[str, str], version: Version) -> list[str]:

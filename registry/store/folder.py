@@ -20,11 +20,12 @@ from typing import BinaryIO
 from registry.files.atomic import UnfinishedFile, unfinished_file
 from registry.files.digests import copy_hashed, digest_of_bytes
 from registry.files.lock import file_lock
-from registry.files.lock_wait import WAIT_FIX, LockWait
+from registry.files.lock_wait import LockWait
 from registry.files.owned import no_link
 from registry.files.staging import abandoned, disk_errors
 from registry.store.protocol import Blob, Document, Store, blob_path, check_document_name, not_the_blob, unreadable_file
 from targets.errors import StoreError, StoreUnreachableError
+from targets.progress import Progress, silent
 from targets.this_user import user_name
 
 _LOCK_SECONDS = 600.0
@@ -32,10 +33,11 @@ _READ_FIX = "check the permissions of the store's folder, or name another store 
 
 
 class FolderStore(Store):
-    """A store in a folder, on a local or shared disk."""
+    """A store in a folder, on a local or shared disk. `on_progress` receives a notice of whom a change waits for."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, on_progress: Progress = silent) -> None:
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - a link that names the store stays as given
+        self.on_progress = on_progress
 
     @property
     def uri(self) -> str:
@@ -166,7 +168,7 @@ class FolderStore(Store):
     def _locked(self) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / "documents.lock"
-        waiting = LockWait(user_name(), _LOCK_SECONDS, error=StoreUnreachableError, fix=WAIT_FIX)
+        waiting = LockWait(user_name(), _LOCK_SECONDS, StoreUnreachableError, on_progress=self.on_progress)
         with file_lock(path, on_wait=waiting.reporter("another phipack", str(path))):
             yield
 

@@ -2,6 +2,7 @@
 
     s3://BUCKET/PREFIX/
       blobs/sha256/ab/ab34…    as `protocol.py` says; large ones in parts (`s3_upload.py`)
+      staging/HOST-PID-…       a probe of what the server checks, for a moment
       kept/ab34…               empty: when the blob was last found there by who needs it, for its age
       metadata/…, targets/…    a published catalog's documents
 
@@ -23,7 +24,7 @@ from typing import Any, BinaryIO
 
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import FileEntry
-from registry.files.staging import owner_mark
+from registry.files.staging import abandoned, owner_mark
 from registry.store.protocol import (
     Blob,
     Document,
@@ -58,6 +59,7 @@ from targets.progress import Progress, silent, with_subject
 from targets.secrets import shown
 
 URL_SECONDS = 12 * 3600
+_PROBE_SECONDS = 3600  # after which a probe is another machine's that was killed, too
 DOCUMENT_BYTES_LIMIT = 64 << 20
 
 
@@ -77,9 +79,13 @@ class S3Store(Store):
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def check_writable(self) -> None:
-        """Try on a small object what a store needs."""
+        """Try on a small object what a store needs; remove those of processes that were killed meanwhile."""
         with s3_errors(self.uri, "PutObject"):
             probe(self._client, self._object(f"staging/{owner_mark()}{os.urandom(8).hex()}"), self.uri)
+        with s3_errors(self.uri, "ListObjectsV2"):
+            for key, when, _, now in self._objects("staging/"):
+                if abandoned(key.rpartition("/")[2]) or (now - when).total_seconds() >= _PROBE_SECONDS:
+                    self._client.delete_object(Bucket=self.bucket, Key=key)
 
     def blob_bytes(self, digest: str) -> int | None:
         """Return the length that the object's head says."""

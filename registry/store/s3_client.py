@@ -21,7 +21,7 @@ from registry.transfer.network_settings import (
     ca_file,
     proxy_for,
 )
-from registry.transfer.pace import SelfPacedResponse
+from registry.transfer.pace import PacedInterim, SelfPacedResponse
 from targets.errors import SetupError, StoreError, StoreUnreachableError
 from targets.installation import install_command
 
@@ -101,22 +101,52 @@ def _shared_client(_process: int, _settings: frozenset[tuple[str, str]]) -> Any:
 
 
 def _held_to_pace(client: Any) -> Any:
-    """Hold answers to a least rate (`pace.py`). botocore has no setting for that, so its connections are replaced."""
-    from botocore.awsrequest import (
-        AWSHTTPConnection,
-        AWSHTTPConnectionPool,
-        AWSHTTPSConnection,
-        AWSHTTPSConnectionPool,
-    )
+    """Hold answers to a least rate (`pace.py`). botocore has no setting for that, so its connections are replaced.
 
-    response = type("S3Response", (SelfPacedResponse,), {"only_reads": True})
-    plain = type("PacedConnection", (AWSHTTPConnection,), {"response_class": response})
-    secure = type("PacedSecureConnection", (AWSHTTPSConnection,), {"response_class": response})
-    client._endpoint.http_session._pool_classes_by_scheme.update(  # noqa: SLF001 - of its pools through a proxy, too
+    Raises:
+        StoreError: this version of botocore has no longer what is replaced.
+    """
+    import botocore
+
+    try:
+        from botocore.awsrequest import (
+            AWSHTTPConnection,
+            AWSHTTPConnectionPool,
+            AWSHTTPSConnection,
+            AWSHTTPSConnectionPool,
+        )
+
+        pools = client._endpoint.http_session._pool_classes_by_scheme  # noqa: SLF001 - of its pools through a proxy, too
+        _ = AWSHTTPConnection._handle_expect_response, pools["http"], pools["https"]  # noqa: SLF001
+    except (AttributeError, ImportError, LookupError, TypeError) as error:
+        raise StoreError(
+            f"botocore {botocore.__version__} is not known to phipack, which can't bound how slowly a server may"
+            f" answer it: {error}",
+            fix=f"install the versions that phipack was tested with: {install_command('registry')} -c constraints.txt",
+        ) from error
+    own = {"response_class": type("S3Response", (SelfPacedResponse,), {"only_reads": True})}
+    plain = type("PacedConnection", (_PacedExpectation, AWSHTTPConnection), own)
+    secure = type("PacedSecureConnection", (_PacedExpectation, AWSHTTPSConnection), own)
+    pools.update(
         http=type("PacedPool", (AWSHTTPConnectionPool,), {"ConnectionCls": plain}),
         https=type("PacedSecurePool", (AWSHTTPSConnectionPool,), {"ConnectionCls": secure}),
     )
     return client
+
+
+class _PacedExpectation:
+    """What is mixed into botocore's connections: its own loop over the answer to `Expect: 100-continue` has no end."""
+
+    sock: Any
+
+    def _handle_expect_response(self, body: Any) -> None:
+        plain, paced = self.sock, PacedInterim(self.sock)
+        self.sock = paced
+        try:
+            super()._handle_expect_response(body)  # type: ignore[misc]  # of AWSConnection
+        finally:
+            if self.sock is paced:  # else it was closed
+                self.sock = plain
 
 
 def _check_endpoint() -> None:

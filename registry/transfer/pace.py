@@ -83,6 +83,30 @@ class PacedResponse(http.client.HTTPResponse):
         self.pace.received(count, seconds)
 
 
+class PacedInterim:
+    """A socket while a client of `Expect: 100-continue` reads the interim answer: held to the pace of an answer's head.
+
+    Everything else that is done with the socket passes.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self.pace = Pace(PACE_SECONDS)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def makefile(self, *_: Any, **__: Any) -> io.RawIOBase:
+        """Return the socket's unbuffered stream: what follows the interim answer stays in the socket."""
+        return _PacedStream(self._sock, self._sock.makefile("rb", 0), self)
+
+    def count(self, count: int, seconds: float) -> None:
+        """Count bytes from the network. Raises `PaceError`."""
+        if not count:
+            raise PaceError("the connection was closed in the middle of an interim answer")
+        self.pace.received(count, seconds)
+
+
 class SelfPacedResponse(PacedResponse):
     """The same for readers that report nothing: all that comes after the head is content."""
 
@@ -97,7 +121,7 @@ class SelfPacedResponse(PacedResponse):
 class _PacedStream(io.RawIOBase):
     """A socket's stream that reports to a response how many bytes came, and how long that took."""
 
-    def __init__(self, sock: Any, stream: Any, response: PacedResponse) -> None:
+    def __init__(self, sock: Any, stream: Any, response: PacedResponse | PacedInterim) -> None:
         self._sock, self._stream, self._response = sock, stream, response
         self._timeout = sock.gettimeout()
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from registry.files.lock import file_lock, try_lock
 from registry.files.lock_wait import noticing
-from registry.files.owned import NotOwnedError, is_own_file, require_own_folder
+from registry.files.owned import NotOwnedError, close_to_others, is_own_file, keeps_modes, require_own_folder
 from targets.errors import BuildError
 from targets.progress import Progress, silent
 
@@ -116,14 +116,17 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(0o700)
     except FileExistsError:
         if require_own_folder(folder, shown_to_all=True).st_mode & 0o077:
-            folder.chmod(0o700)
+            close_to_others(folder)
 
 
 def _remove_strange(folder: Path) -> None:
     """Remove everything but plain files of this user's with one name: others may have them open, or see them change."""
-    for path in folder.iterdir():
-        if path.name != _LOCK and not is_own_file(path.lstat()):
-            _remove(path)
+    found = {path: path.lstat() for path in folder.iterdir() if path.name != _LOCK}
+    strange = [path for path, status in found.items() if not is_own_file(status)]
+    if strange and not keeps_modes(folder):
+        strange = [path for path in strange if not is_own_file(found[path], modes=False)]
+    for path in strange:
+        _remove(path)
 
 
 def _remove(path: Path) -> None:

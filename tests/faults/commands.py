@@ -224,7 +224,7 @@ _FOLDERS: Mapping[str, Command] = {
     "doctor": Command(
         of="doctor",
         prepare=channels.prepare_releases,
-        run=reading.doctor,
+        run=reading.look_at_the_store,
         after=channels.store_is_sound,
         done=channels.store_is_sound,
         tidy=channels.store_is_tidy,

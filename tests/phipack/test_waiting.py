@@ -7,13 +7,19 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from phipack.api.keys import create_keys, renew_root, rotate_keys
+from phipack.api.registry import Registry
+from registry.catalog import signing
+from registry.files import lock_wait
 from registry.ledger.ledger import open_ledger
+from registry.store import folder as folder_store
 from registry.store.folder import FolderStore
+from targets.errors import KeysError, PhipackError, StoreUnreachableError
 from tests.support.command_line import command_environment, in_the_foreground
 from tests.support.releases import add
 
@@ -53,6 +59,27 @@ def test_each_says_whom_it_waits_for(project: Path, held: Path) -> None:
         for process in processes.values():
             process.kill()
             process.communicate()
+
+
+def test_a_store_and_a_folder_of_keys_are_waited_for_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_wait, "NOTICE_SECONDS", 0.01)
+    monkeypatch.setattr(folder_store, "_LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(signing, "_LOCK_SECONDS", 0.1)
+    store = Registry(store=tmp_path / "store", home=tmp_path, on_progress=(said := []).append).store
+    store.root.mkdir()
+    keys = create_keys(tmp_path / "keys")
+    changes: list[tuple[Path, Callable[[], object], type[PhipackError]]] = [
+        (store.root / "documents.lock", lambda: store.keep(f"sha256:{'0' * 64}"), StoreUnreachableError),
+        (keys.path / ".lock", lambda: renew_root(keys, on_progress=said.append), KeysError),
+        (keys.path / ".lock", lambda: rotate_keys("timestamp", keys, on_progress=said.append), KeysError),
+    ]
+    for lock, change, kind in changes:
+        said.clear()
+        with lock.open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            with pytest.raises(kind, match=f"another phipack held {lock}"):
+                change()
+        assert [str(notice.text) for notice in said] == [f"waiting for another phipack, who holds {lock}"]
 
 
 def started(folder: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:

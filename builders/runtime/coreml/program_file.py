@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.coreml.package import MODEL_FILE, WEIGHTS_FILE, WEIGHTS_FOLDER
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import MeasurementError
 
 PROGRAM_BYTES_LIMIT = 64 << 20  # weights are in a file of their own
@@ -123,11 +123,9 @@ def read_program(package: Path) -> StoredProgram:
     model = proto.Model_pb2.Model()
     try:
         raw = read_at_most(path, PROGRAM_BYTES_LIMIT)
-        if len(raw) > PROGRAM_BYTES_LIMIT:
-            raise MeasurementError(f"{path} has more than {PROGRAM_BYTES_LIMIT} bytes", fix="build the bundle again")
         model.ParseFromString(raw)
         return _program(package, path, model)
-    except (OSError, DecodeError) as error:
+    except (OSError, TooLargeError, DecodeError) as error:
         raise MeasurementError(f"{path} is not a Core ML model: {error}", fix="build the bundle again") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # fields that are not there
         raise MeasurementError(

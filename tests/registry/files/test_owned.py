@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from registry.files.owned import (
     NotOwnedError,
     create_file,
     is_own_file,
+    keeps_modes,
     open_found,
     open_or_create,
     private_folder,
@@ -21,9 +24,12 @@ from registry.files.owned import (
     require_own_folder,
 )
 from registry.files.staging import disk_errors
+from registry.transfer.partial import partial_folder
 from targets.errors import BuildError
 from tests.support.folders import contents, names_in
 from tests.support.strangers import as_root, be_a_stranger, shared, strangers
+
+DIGEST = f"sha256:{'0' * 64}"
 
 
 @pytest.fixture
@@ -92,6 +98,50 @@ def test_a_private_folder_is_made_closed_and_stays_closed(tmp_path: Path) -> Non
     with pytest.raises(BuildError, match="written by everybody") as caught, disk_errors(folder):
         private_folder(folder)
     assert f"chmod 700 {folder}" in caught.value.fix
+
+
+@pytest.fixture
+def without_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk as Windows' in WSL, CIFS and exFAT: every file shows the mode 0777, and no chmod changes it."""
+    lstat = Path.lstat
+
+    def shown(path: Path) -> os.stat_result:
+        status = lstat(path)
+        return os.stat_result((status.st_mode | 0o777, *status[1:]))
+
+    monkeypatch.setattr(Path, "lstat", shown)
+    monkeypatch.setattr(Path, "chmod", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("without_modes")
+def test_a_disk_that_keeps_no_modes_is_used_as_it_is(tmp_path: Path) -> None:
+    for _ in range(2):
+        private_folder(tmp_path / "work")
+        require_own_folder(tmp_path / "work")
+    assert names_in(tmp_path / "work") == []
+    with suppress(KeyError), partial_folder(tmp_path / "out", DIGEST) as folder:
+        (folder / "0").write_bytes(b"half")
+        raise KeyError
+    with partial_folder(tmp_path / "out", DIGEST) as folder:
+        assert (folder / "0").read_bytes() == b"half"
+
+
+@pytest.mark.usefixtures("without_modes")
+def test_exfat_which_refuses_a_chmod_is_used_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    for _ in range(2):
+        private_folder(tmp_path / "work")
+
+
+def test_a_folder_that_is_open_by_a_slip_is_no_disk_without_modes(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    assert keeps_modes(tmp_path)
+    assert names_in(tmp_path) == []
+    with pytest.raises(NotOwnedError, match="written by everybody"):
+        require_own_folder(tmp_path)
 
 
 def test_a_private_folder_is_no_link_no_file_and_no_strangers(

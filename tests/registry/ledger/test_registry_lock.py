@@ -6,14 +6,13 @@ import os
 import stat
 from pathlib import Path
 
-from registry.files.lock_wait import LockWait
-from registry.ledger.registry_lock import registry_lock
+from registry.ledger.registry_lock import registry_lock, registry_wait
 
 
 def test_a_group_that_shares_the_file_shares_its_lock(tmp_path: Path) -> None:
     mask = os.umask(0o002)
     try:
-        with registry_lock(f"sqlite:///{tmp_path}/mlflow.db", LockWait("ann", 1.0)):
+        with registry_lock(f"sqlite:///{tmp_path}/mlflow.db", registry_wait("ann")):
             pass
     finally:
         os.umask(mask)

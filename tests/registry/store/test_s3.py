@@ -17,6 +17,7 @@ import pytest
 
 from devtools.servers import running
 from devtools.services.seaweedfs import S3Server
+from registry.files.staging import owner_mark
 from registry.store.protocol import Blob, blob_path
 from registry.store.s3 import S3Store
 from registry.store.s3_upload import PART_BYTES, part_bytes
@@ -278,6 +279,21 @@ def test_a_server_without_conditional_writes_is_refused_at_the_start(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
         with pytest.raises(StoreError, match=r"does not check conditional writes \(If-None-Match\)"):
             S3Store("models").check_writable()
+
+
+def test_a_probe_of_a_process_that_was_killed_goes_with_the_next_check(s3_server: S3Server, s3_store: S3Store) -> None:
+    """One of another machine's stays while it may be at work."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host = owner_mark().split("-")[0]
+    client, prefix = s3_server.client(), f"{s3_store.prefix}/staging"
+    for mark in (f"{host}-{ended.pid}-abc", f"0000000f-{ended.pid}-abc", f"{owner_mark()}abc"):
+        client.put_object(Bucket=BUCKET, Key=f"{prefix}/{mark}", Body=b"")
+    s3_store.check_writable()
+    left = client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]
+    assert sorted(one["Key"].rpartition("/")[2] for one in left) == sorted(
+        [f"0000000f-{ended.pid}-abc", f"{owner_mark()}abc"]
+    )
 
 
 MEMORY = """

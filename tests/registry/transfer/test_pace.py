@@ -7,7 +7,7 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,13 @@ from registry.transfer import pace
 from registry.transfer.download import Transfer
 from registry.transfer.http import HttpClient, read_document
 from registry.transfer.pace import Pace, PacedResponse, PaceError
-from targets.errors import FetchUnreachableError, RegistryUnreachableError, StoreUnreachableError
+from targets.errors import (
+    FetchUnreachableError,
+    RegistryError,
+    RegistryUnreachableError,
+    StoreError,
+    StoreUnreachableError,
+)
 from tests.support.raw_server import Answer, raw_server
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -184,6 +190,79 @@ def test_s3_is_held_to_the_same(monkeypatch: pytest.MonkeyPatch, name: str) -> N
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
         with pytest.raises(StoreUnreachableError):
             S3Store("bucket", "store").read_document("metadata/timestamp.json")
+
+
+INTERIM_ANSWERS: dict[str, Answer] = {
+    "a line without end": flood(b"", b"x"),
+    "a line, byte by byte": drip(b"HTTP/1.1 1"),
+    "headers without a pause": flood(b"HTTP/1.1 100 Continue\r\n", b"X-T: 1\r\n"),
+    "headers, byte by byte": drip(b"HTTP/1.1 100 Continue\r\nX-T: "),
+    "no end of its headers": lambda _: [b"HTTP/1.1 100 Continue\r\n"],  # botocore reads nothing, again and again
+}
+
+
+@pytest.mark.parametrize("name", INTERIM_ANSWERS)
+@pytest.mark.usefixtures("_one_try")
+def test_s3_is_not_waited_for_before_an_upload_without_end(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The answer to `Expect: 100-continue`, which botocore reads in a loop of its own."""
+    asked = []
+
+    def answer(head: bytes) -> Iterable[bytes]:
+        asked.append(head)
+        return INTERIM_ANSWERS[name](head)
+
+    with raw_server(answer) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+        with pytest.raises(StoreUnreachableError):
+            S3Store("bucket", "store").write_document("metadata/timestamp.json", b"{}", replacing=None)
+    assert b"100-continue" in asked[0].lower()
+
+
+@pytest.mark.usefixtures("_one_try")
+def test_an_upload_goes_on_after_its_interim_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\nConnection: keep-alive\r\n\r\n"
+    with raw_server(lambda _: [interim, HEAD + b"ETag: x\r\nContent-Length: 0\r\n\r\n"]) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+        assert S3Store("bucket", "store").write_document("metadata/timestamp.json", b"{}", replacing=None)
+
+
+@pytest.mark.usefixtures("_one_try")
+def test_a_botocore_without_what_is_replaced_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import botocore
+    from botocore.awsrequest import AWSConnection
+    from botocore.httpsession import URLLib3Session
+
+    class Changed(URLLib3Session):
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)
+            del self._pool_classes_by_scheme
+
+    for change in (
+        lambda patch: patch.setattr("botocore.endpoint.URLLib3Session", Changed),
+        lambda patch: patch.delattr(AWSConnection, "_handle_expect_response"),
+    ):
+        s3_client._shared_client.cache_clear()
+        with monkeypatch.context() as patch:
+            change(patch)
+            with pytest.raises(StoreError, match=f"botocore {botocore.__version__} is not known") as caught:
+                s3_client.s3_client()
+        assert "constraints.txt" in caught.value.fix
+
+
+def test_an_mlflow_without_what_is_replaced_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from mlflow import MlflowClient, __version__
+    from mlflow.utils import request_utils
+
+    with monkeypatch.context() as patch:
+        patch.delattr(request_utils, "TCPKeepAliveHTTPAdapter")
+        with pytest.raises(RegistryError, match=f"MLflow {__version__} is not known") as caught:
+            mlflow_connection.load("http://127.0.0.1:1")
+    assert "constraints.txt" in caught.value.fix
+    patched = Mlflow(f"sqlite:///{tmp_path}/mlflow.db")
+    patched.__dict__["_client"] = object.__new__(MlflowClient)
+    monkeypatch.delattr(MlflowClient, "_get_registry_client")
+    with pytest.raises(RegistryError, match=f"MLflow {__version__} is not known"):
+        patched.set_alias("phi.iphone-15", "production", 1)
 
 
 @pytest.mark.parametrize("name", SLOW_ANSWERS)
