@@ -216,4 +216,13 @@ def _checkpoint_text(checkpoint: Checkpoint) -> str:
     del facts["longrope"]
     if longrope is not None:
         facts["longrope"] = f"beyond {longrope.original_context} tokens"
-    return "\n".join(f"{name:<22}{value}" for name, value in facts.items())
+    return "\n".join(f"{name.replace('_', ' '):<22}{_shown(value)}" for name, value in facts.items())
+
+
+def _shown(value: object) -> str:
+    """Return a fact of a checkpoint for people: `-` for what the model does not have."""
+    if value is None or value == ():
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
