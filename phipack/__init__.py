@@ -19,6 +19,7 @@ The public API. A name's module is imported when the name is first used, so that
 | `list_targets`, `open_target`, `list_recipes`, `fit` | what fits on which device | phipack |
 | `create_keys`, `open_keys`, `rotate_keys`, `renew_root` | keys that sign a catalog | phipack |
 | `Registry` | versions, channels, publication, fetch by reference | phipack[registry] |
+| `Registry.plan`, `matrix`, `run_jobs`, `finish` | a release as jobs on several machines | phipack[build,registry] |
 | `open_checkpoint`, `build`, `build_each` | checkpoints in, bundles out | phipack[build] |
 | `validate`, `judge`, `Gate`, `Evidence`, `generate` | bundles in, evidence and answers out | phipack[build] |
 | `serve_catalog` | a published catalog over HTTP | phipack[serve] |
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from phipack.api.fitting import list_recipes as list_recipes
     from phipack.api.fitting import list_targets as list_targets
     from phipack.api.fitting import open_target as open_target
+    from phipack.api.job_results import JobPlan as JobPlan
+    from phipack.api.job_results import JobsReport as JobsReport
+    from phipack.api.job_results import Matrix as Matrix
     from phipack.api.keys import create_keys as create_keys
     from phipack.api.keys import open_keys as open_keys
     from phipack.api.keys import renew_root as renew_root
@@ -92,6 +96,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "phipack.api.comparing": ("diff_bundles",),
     "phipack.api.delivery": ("fetch", "fetch_from_catalog", "join", "open_bundle", "split", "verify"),
     "phipack.api.fitting": ("fit", "list_recipes", "list_targets", "open_target"),
+    "phipack.api.job_results": ("JobPlan", "JobsReport", "Matrix"),
     "phipack.api.keys": ("create_keys", "open_keys", "renew_root", "rotate_keys"),
     "phipack.api.registry": ("Registry",),
     "phipack.api.results": ("BuildReport", "CellReport", "FitReport", "ReleaseReport"),

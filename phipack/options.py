@@ -60,6 +60,11 @@ replace_option = click.option("--replace", is_flag=True, help="Replace what is t
 context_option = click.option(
     "--context", "context_length", type=click.IntRange(min=1), metavar="TOKENS", help="Longest sequence to provide for."
 )
+checkpoint_digest_option = click.option(
+    "--checkpoint-digest",
+    metavar="DIGEST",
+    help="Plan with a checkpoint whose files are not here, as phipack plan --json names it; jobs have recorded it.",
+)
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; kept in the history.")
 
 

@@ -4,6 +4,10 @@ Safe while a release runs: it keeps each blob that it finds in the store (`Store
 blob's age, and only what nothing referred to for longer than the grace is removed, after its age is checked again. A
 release that takes longer than the grace between adding a bundle and registering it is refused when it registers.
 
+What a job has built or measured within the grace (`store/actions.py`) is kept, too: a matrix is finished later. A
+record is removed once it is older than the grace and its bundle is gone, or no other record is of its checkpoint: then
+it counts as none. Records of bundles that are registered stay, and the next release builds nothing again.
+
 A store belongs to one registry: what another one refers to is not known here.
 """
 
@@ -14,7 +18,8 @@ from dataclasses import dataclass
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT
 from registry.catalog.published_state import published_digests
 from registry.ledger.reader import Reader
-from registry.store.protocol import Blob, Store
+from registry.store.actions import read_record, record_names
+from registry.store.protocol import Blob, Store, blobs_of
 from registry.store.uris import open_store
 from targets.errors import BundleError, PhipackError, RegistryError, StoreError, StoreUnreachableError
 from targets.progress import Notice, Progress, silent
@@ -24,11 +29,12 @@ LEAST_GRACE_HOURS = 1.0  # a shorter one could remove what a release that is run
 
 @dataclass(frozen=True)
 class Collected:
-    """What was removed, or would be: blobs, and leftovers of broken writes. `kept`: how many blobs stay."""
+    """What was removed, or would be: blobs, leftovers of broken writes, and records. `kept`: how many blobs stay."""
 
     removed: tuple[Blob, ...]
     leftovers: int
     kept: int
+    records: int = 0
 
     @property
     def bytes(self) -> int:
@@ -64,6 +70,7 @@ def collect(
             f"no version and no catalog refers to {store.uri}, and it holds blobs",
             fix="name its registry with --tracking-uri; if that no longer exists, remove the store itself",
         )
+    referred |= _recorded(store, grace_seconds)
     unused = [blob for blob in aged if blob.digest not in referred]
     removed = []
     # Manifests first: a bundle of which a part is gone is none.
@@ -72,8 +79,38 @@ def collect(
             removed.append(blob)
             on_progress(Notice(f"{blob.digest}, {blob.bytes:,} B"))
     leftovers = store.sweep(grace_seconds, dry_run=dry_run)
-    kept = sum(1 for _ in store.blobs()) - (len(removed) if dry_run else 0)
-    return Collected(tuple(removed), leftovers, kept)
+    kept = {blob.digest for blob in store.blobs()} - {blob.digest for blob in removed}
+    records = _remove_records(store, kept, grace_seconds, dry_run=dry_run)
+    return Collected(tuple(removed), leftovers, len(kept), records)
+
+
+def _recorded(store: Store, seconds: float) -> set[str]:
+    """Return the digests of all blobs of bundles that records younger than `seconds` name."""
+    young = set(record_names(store)) - set(record_names(store, seconds=seconds))
+    records = (read_record(store, name) for name in sorted(young))
+    digests: set[str] = set()
+    for bundle in {record.bundle for record in records if record is not None and record.bundle is not None}:
+        try:
+            digests.update(blob.digest for _, blob in blobs_of(store.manifest(bundle)))
+        except StoreUnreachableError:
+            raise
+        except (StoreError, BundleError):
+            continue  # it counts as none
+    return digests
+
+
+def _remove_records(store: Store, blobs: set[str], seconds: float, *, dry_run: bool) -> int:
+    """Remove old records that count as none, given the digests of the store's blobs. Return how many."""
+    records = {name: read_record(store, name) for name in record_names(store)}
+    whole = {name: record for name, record in records.items() if record is not None and record.bundle in blobs}
+    checkpoints = {record.checkpoint for record in whole.values()}
+    gone = []
+    for name in record_names(store, seconds=seconds):
+        record = records.get(name)
+        of_checkpoint = record is not None and record.bundle is None and record.checkpoint in checkpoints
+        if name not in whole and not of_checkpoint and (dry_run or store.remove_document(name, seconds=seconds)):
+            gone.append(name)
+    return len(gone)
 
 
 def _referred(store: Store, registry: Reader) -> set[str]:

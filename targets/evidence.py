@@ -73,6 +73,8 @@ ACCURACY_FIGURES = frozenset(
         *("past_edge_kl_mean", "past_edge_same_top_share", "past_edge_perplexity_ratio"),
     )
 )
+# Figures that only a format's own runtime has: where Core ML's is not, its program is evaluated instead.
+OWN_RUNTIME_FIGURES = frozenset(("prefill_tokens_per_second", "decode_tokens_per_second", "peak_memory_bytes"))
 NO_ACCURACY_GATE = "it has no gate on accuracy"
 
 

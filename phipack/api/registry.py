@@ -8,7 +8,7 @@ registry.fetch("phi-3-mini:production@iphone-15", "bundle")
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -17,17 +17,15 @@ from phipack.api.arguments import (
     as_bundle,
     as_evidence,
     as_path,
-    as_project,
     as_reason,
     as_reference,
 )
-from phipack.api.connection import RegistryConnection
-from phipack.api.results import RegisteredCell, ReleaseReport
+from phipack.api.registry_releases import ReleaseMethods
+from phipack.api.results import RegisteredCell
 from registry.bundle.folder import Bundle
 from targets.errors import MalformedReferenceError, RegistryError
 from targets.evidence import Evidence
 from targets.progress import Progress
-from targets.project import Project
 from targets.references import Reference
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
     from registry.store.protocol import Store
 
 
-class Registry(RegistryConnection):
+class Registry(ReleaseMethods):
     """An MLflow server or database with the store that holds the bundles. Connects when something is asked of it.
 
     Every method raises `RegistryError` or `StoreError` where MLflow or the store refuses, and their `…UnreachableError`
@@ -101,48 +99,6 @@ class Registry(RegistryConnection):
         self.store.check_writable()
         self.store.add_bundle(opened)
         return self._ledger.register(entry)
-
-    def plan_release(self, reference: str | Reference, cells: Sequence[str]) -> None:
-        """Note which cells a version (`MODEL:1.0.0`) will have: it is not promoted as a whole before all are there.
-
-        `release` does this; call it where you register cells one by one. The project file's lists of promoters, if it
-        is the model's, are noted too: from then on they hold from everywhere.
-
-        Raises:
-            RegistryError: the version was promoted with other cells.
-        """
-        wanted = as_reference(reference)
-        if wanted.version is None:
-            raise MalformedReferenceError(f"{wanted} does not name a version", fix="write MODEL:1.0.0")
-        roles = self._roles(wanted.model)
-        promoters = None if roles is None else roles.promoters
-        self._ledger.plan_release(wanted.model, wanted.version, cells, promoters=promoters)
-
-    def release(
-        self,
-        project: AnyPath | Project,
-        only: Iterable[str] = (),
-        *,
-        on_progress: Progress | None = None,
-        dry_run: bool = False,
-    ) -> ReleaseReport:
-        """Build, validate and register every cell of a project file. Needs `phipack[build,registry]`.
-
-        Args:
-            project: the project file.
-            only: names of the cells to do, as a job of a CI matrix would; all by default.
-            on_progress: called with each step; its `subject` is the cell.
-            dry_run: build and register nothing: report sizes, what the cache holds, and what predictions fail.
-
-        Returns:
-            What became of each cell. A cell that fails raises nothing here: see `ReleaseReport.raise_for_failures`.
-        """
-        from phipack.api.releasing import plan, run
-
-        opened = as_project(project)
-        cells = opened.cells_named(tuple(only))
-        do = plan if dry_run else run
-        return do(opened, cells, self._ledger, self.home, on_progress or self._on_progress)
 
     def promote(
         self, reference: str | Reference, to: str, *, reason: str = "", override_reason: str | None = None

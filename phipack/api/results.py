@@ -113,8 +113,10 @@ class CellReport:
         open_gates: of a dry run: figures that other gates bound, which validation will measure.
         built: True where it was, or would have to be, built; False where an earlier build is used.
         measured: the same for its evidence.
-        problem: why it is not registered, or in a dry run why it will not be built; None where it is registered, and in
-            a dry run that finds nothing against it but gates on what an earlier run has measured.
+        registered: True where it is; False too for a cell that passed, where a release is registered whole or not at
+            all and another cell did not pass.
+        problem: why it is not registered, or in a dry run why it will not be built; None where it passed, and in a dry
+            run that finds nothing against it but gates on what an earlier run has measured.
     """
 
     cell: str
@@ -128,6 +130,7 @@ class CellReport:
     open_gates: tuple[str, ...] = ()
     built: bool = False
     measured: bool = False
+    registered: bool = False
     problem: PhipackError | None = None
 
     @property

@@ -31,9 +31,10 @@ def gc(state: State, dry_run: bool, grace_hours: float) -> None:
 
     registry = open_registry(state)
     found = registry.collect_garbage(dry_run=dry_run, grace_hours=grace_hours)
+    done = "to remove" if dry_run else "removed"
     text = (
-        f"{registry.store.uri}: {count(len(found.removed), 'blob')} of {size(found.bytes)} and"
-        f" {count(found.leftovers, 'leftover')} {'to remove' if dry_run else 'removed'};"
+        f"{registry.store.uri}: {count(len(found.removed), 'blob')} of {size(found.bytes)},"
+        f" {count(found.leftovers, 'leftover')} and {count(found.records, 'record')} {done};"
         f" {count(found.kept, 'blob')} kept"
     )
     state.output.result(garbage_form(found, registry.store.uri, dry_run=dry_run).data(), text)

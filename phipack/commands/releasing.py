@@ -11,10 +11,11 @@ from phipack import completion
 from phipack.commands.ci_reports import CiReports, ci_report_options
 from phipack.commands.opening import open_project_registry
 from phipack.formatting import count, share, size
-from phipack.options import FILE, State, pass_state
+from phipack.options import FILE, State, checkpoint_digest_option, pass_state
 from phipack.tables import table
 
 if TYPE_CHECKING:
+    from phipack.api.job_results import JobsReport
     from phipack.api.results import CellReport, ReleaseReport
 
 
@@ -25,11 +26,29 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="CELL",
     shell_complete=completion.project_cells,
-    help="Only this cell (repeatable), as a job of a CI matrix would.",
+    help="Only this cell (repeatable).",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Build and register nothing: show sizes, what is built already, predicted gates."
 )
+@click.option(
+    "--defer-registration",
+    is_flag=True,
+    help="Build and validate, and register nothing: only the store is used. As a job of phipack matrix does.",
+)
+@click.option(
+    "--job",
+    "jobs",
+    multiple=True,
+    metavar="NAME",
+    help="With --defer-registration: only this job (repeatable) and what it comes after (phipack plan).",
+)
+@click.option(
+    "--finish",
+    is_flag=True,
+    help="Register what deferred jobs have built and validated: all cells if all pass, otherwise none.",
+)
+@checkpoint_digest_option
 @ci_report_options
 @pass_state
 def release(
@@ -37,25 +56,66 @@ def release(
     project_file: Path | None,
     only: tuple[str, ...],
     dry_run: bool,
+    defer_registration: bool,
+    jobs: tuple[str, ...],
+    finish: bool,
+    checkpoint_digest: str | None,
     junit: Path | None,
     metrics: Path | None,
     github: bool,
 ) -> None:
     """Build, validate and register every cell of a project file.
 
-    What was built from the same inputs is not built again. A cell that fails makes the release fail; the other cells
-    are done and kept.
-    """
-    from phipack.json_form.making import release_form
+    What any machine has built from the same inputs is not built again: the store keeps records. A cell that fails makes
+    the release fail; the other cells are done and kept.
 
+    On several machines: phipack matrix, --defer-registration on each, then --finish.
+    """
+    _check_usage(only, jobs, dry_run=dry_run, defer=defer_registration, finish=finish, digest=checkpoint_digest)
+    if defer_registration and (junit or metrics):
+        raise click.UsageError("--junit and --metrics report cells: they go with --finish or --dry-run")
     with CiReports(state, "release", junit, metrics, github).open() as reports:
         state.named_project = project_file or state.named_project
-        plan = state.required_project
-        report = open_project_registry(state).release(plan, only, dry_run=dry_run)
-        why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in report.failures) if dry_run else ""
-        cost = _cost(report) if dry_run else ""
-        state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), cost, why))))
-        reports.write(report)
+        project = state.required_project
+        registry = open_project_registry(state)
+        if defer_registration:
+            _show_jobs(state, registry.run_jobs(project, only, jobs=jobs))
+        elif finish:
+            _show(state, registry.finish(project, checkpoint_digest=checkpoint_digest), reports)
+        else:
+            _show(state, registry.release(project, only, dry_run=dry_run), reports)
+
+
+def _check_usage(
+    only: tuple[str, ...], jobs: tuple[str, ...], *, dry_run: bool, defer: bool, finish: bool, digest: str | None
+) -> None:
+    if dry_run + defer + finish > 1:
+        raise click.UsageError("--dry-run, --defer-registration and --finish exclude one another")
+    if jobs and not defer:
+        raise click.UsageError("--job needs --defer-registration")
+    if finish and only:
+        raise click.UsageError("--finish registers all cells of the project file, or none: it takes no --only")
+    if digest is not None and not finish:
+        raise click.UsageError("--checkpoint-digest needs --finish: what builds reads the checkpoint itself")
+
+
+def _show(state: State, report: ReleaseReport, reports: CiReports) -> None:
+    from phipack.json_form.making import release_form
+
+    why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in report.failures) if report.dry_run else ""
+    cost = _cost(report) if report.dry_run else ""
+    state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), cost, why))))
+    reports.write(report)
+    report.raise_for_failures()
+
+
+def _show_jobs(state: State, report: JobsReport) -> None:
+    from phipack.json_form.jobs import jobs_form
+
+    form = jobs_form(report)
+    rows = [(job.name, job.state, ", ".join(job.cells)) for job in form.jobs]
+    text = table(("job", "state", "cells"), rows) if rows else "nothing to do: every job is recorded"
+    state.output.result(form.data(), text)
     report.raise_for_failures()
 
 

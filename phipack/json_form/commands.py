@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 from phipack.json_form.delivery import FetchForm, GenerateForm, SplitForm
 from phipack.json_form.difference import DiffForm
 from phipack.json_form.form import Form, ProblemForm
+from phipack.json_form.jobs import JobsForm, MatrixForm, PlanForm
 from phipack.json_form.making import (
     BuildForm,
     BundleForm,
@@ -88,7 +89,9 @@ RESULTS: dict[str, Any] = {
     "export": ExportForm,
     "inspect": InspectedBundleForm | InspectedCheckpointForm,
     "validate": Evidence,
-    "release": ReleaseForm,
+    "plan": PlanForm,
+    "matrix": MatrixForm,
+    "release": ReleaseForm | JobsForm,
     "ls": VersionsForm,
     "show": ShownForm,
     "promote": MoveForm,

@@ -287,7 +287,7 @@ def release_form(report: ReleaseReport) -> ReleaseForm:
         version=str(report.version),
         dry_run=report.dry_run,
         passed=report.passed,
-        cells=[_cell_form(cell, dry_run=report.dry_run) for cell in report.cells],
+        cells=[cell_form(cell) for cell in report.cells],
     )
 
 
@@ -296,7 +296,8 @@ def _built_form(outcome: BuildOutcome, bundle: Bundle) -> BuiltBundleForm:
     return BuiltBundleForm(**bundle_form(bundle).model_dump(), phases=phases)
 
 
-def _cell_form(cell: CellReport, *, dry_run: bool) -> CellForm:
+def cell_form(cell: CellReport) -> CellForm:
+    """Describe a cell of a release, or of its dry run."""
     return CellForm(
         cell=cell.cell,
         target=cell.target,
@@ -306,7 +307,7 @@ def _cell_form(cell: CellReport, *, dry_run: bool) -> CellForm:
         digest=cell.digest,
         built=cell.built,
         measured=cell.measured,
-        registered=cell.problem is None and not dry_run,
+        registered=cell.registered,
         problem=None if cell.problem is None else problem_form(cell.problem),
         figures=dict(cell.figures),
         gates=list(cell.gates),

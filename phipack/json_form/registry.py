@@ -191,6 +191,7 @@ class GarbageForm(Form):
     removed: list[BlobForm]
     removed_bytes: int
     leftovers: int = Field(description="files of broken writes that were removed")
+    records: int = Field(description="records of jobs whose bundles are gone that were removed")
     kept: int = Field(description="blobs that stay")
 
 
@@ -309,6 +310,7 @@ def garbage_form(found: Collected, store: str, *, dry_run: bool) -> GarbageForm:
         removed=[BlobForm(digest=blob.digest, size_bytes=blob.bytes) for blob in found.removed],
         removed_bytes=found.bytes,
         leftovers=found.leftovers,
+        records=found.records,
         kept=found.kept,
     )
 

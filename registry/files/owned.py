@@ -125,12 +125,22 @@ def require_own_folder(path: Path, *, shown_to_all: bool = False) -> os.stat_res
         raise _wrong_kind(path, status, "a folder")
     if status.st_uid != os.geteuid():
         raise _strangers(path, status)
-    if status.st_mode & stat.S_IWOTH and not shown_to_all and keeps_modes(path):
+    if not shown_to_all:
+        _require_closed(path, status, "700")
+    return status
+
+
+def require_closed_to_everybody(path: Path) -> None:
+    """Refuse a folder that everybody may write. Its owner and group are trusted with it. Raises `NotOwnedError`."""
+    _require_closed(path, path.lstat(), "o-w")
+
+
+def _require_closed(path: Path, status: os.stat_result, mode: str) -> None:
+    if status.st_mode & stat.S_IWOTH and keeps_modes(path):
         raise NotOwnedError(
             f"{path} can be written by everybody, so what it holds can't be trusted",
-            f"look at what it holds, or remove it; then: chmod 700 {path}",
+            f"look at what it holds, or remove it; then: chmod {mode} {path}",
         )
-    return status
 
 
 def require_not_planted(path: Path) -> None:

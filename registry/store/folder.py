@@ -3,6 +3,7 @@
     STORE/
       blobs/sha256/ab/ab34…    as `protocol.py` says; read-only
       staging/HOST-PID-…       a blob or document being written; put in place in one rename
+      actions/KIND/KEY.json    records of jobs; in folders that not everybody may write
       documents.lock           held while a document is compared and replaced, a blob put in place, kept or removed
 
 A blob's age is its file's, by the clock of the file system.
@@ -21,14 +22,27 @@ from registry.files.atomic import UnfinishedFile, unfinished_file
 from registry.files.digests import copy_hashed, digest_of_bytes
 from registry.files.lock import file_lock
 from registry.files.lock_wait import LockWait
-from registry.files.owned import no_link
+from registry.files.owned import NotOwnedError, no_link, require_closed_to_everybody
 from registry.files.staging import abandoned, disk_errors
-from registry.store.protocol import Blob, Document, Store, blob_path, check_document_name, not_the_blob, unreadable_file
+from registry.store.protocol import (
+    ACTIONS,
+    DOCUMENT_BYTES_LIMIT,
+    Blob,
+    Document,
+    Store,
+    blob_path,
+    check_document_name,
+    not_the_blob,
+    too_large,
+    unreadable_file,
+)
+from targets.bounded_file import read_at_most
 from targets.errors import StoreError, StoreUnreachableError
 from targets.progress import Progress, silent
 from targets.this_user import user_name
 
 _LOCK_SECONDS = 600.0
+_CLOSED = 0o775  # folders of records: whatever the umask, not everybody may write there
 _READ_FIX = "check the permissions of the store's folder, or name another store with --store"
 
 
@@ -144,11 +158,16 @@ class FolderStore(Store):
         """Read the file. Its tag is its digest."""
         path = self.root / check_document_name(name)
         try:
-            content = path.read_bytes()
+            self._require_closed(name)
+            content = read_at_most(path, DOCUMENT_BYTES_LIMIT)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except NotOwnedError as error:
+            raise StoreError(error.problem, fix=error.fix) from error
         except OSError as error:
             raise StoreError(f"{path} can't be read: {error.strerror}", fix=_READ_FIX) from error
+        if len(content) > DOCUMENT_BYTES_LIMIT:
+            raise too_large(str(path), path.stat().st_size)
         return Document(content, digest_of_bytes(content))
 
     def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
@@ -160,9 +179,39 @@ class FolderStore(Store):
                 return False
             with self._staged() as file:
                 file.out.write(content)
+                if name.startswith(ACTIONS):
+                    for folder in (path.parents[1], path.parent):
+                        folder.mkdir(_CLOSED, exist_ok=True)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file.move_to(path)
         return True
+
+    def documents(self, below: str, *, seconds: float = 0.0) -> Iterator[str]:
+        """Walk the folders, and look at the files' times."""
+        with disk_errors(self.root, StoreError):
+            now = self._now() if seconds > 0 else 0.0
+            for path in (self.root / below).rglob("*"):
+                if path.is_file() and (seconds <= 0 or (self._age(path, now) or 0.0) >= seconds):
+                    yield path.relative_to(self.root).as_posix()
+
+    def remove_document(self, name: str, *, seconds: float) -> bool:
+        """Look at its time and remove the file, while nobody can write it."""
+        path = self.root / check_document_name(name)
+        with disk_errors(self.root, StoreError):
+            now = self._now()
+            with self._locked():
+                age = self._age(path, now)
+                if age is None or age < seconds:
+                    return False
+                path.unlink()
+        return True
+
+    def _require_closed(self, name: str) -> None:
+        """Raise `NotOwnedError` where everybody could have written a record: what it says was measured is believed."""
+        if name.startswith(ACTIONS):
+            path = self.root / name
+            for folder in (path.parents[1], path.parent):
+                require_closed_to_everybody(folder)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
     STORE/
       blobs/sha256/ab/ab34…    one file of some bundle, or a manifest; read-only, never changed
+      actions/KIND/KEY.json    records of jobs that were done (`actions.py`)
       metadata/…, targets/…    documents of a catalog published here (`registry/catalog/` owns them)
 
 A manifest is a blob like any other; its digest is the bundle's name. It is added last, so a store that has a manifest
@@ -39,7 +40,9 @@ from targets.progress import Progress, Step, silent, with_subject
 # a scheme as a space, and refuses a path that goes through a link.
 URI_PREFIX = "phipack-"
 TIMESTAMP = "metadata/timestamp.json"  # the one document that changes: all others have a version or hash in their names
+ACTIONS = "actions/"  # where documents are that may change and go
 FOREVER = "public, max-age=31536000, immutable"  # Cache-Control of blobs and of documents that never change
+DOCUMENT_BYTES_LIMIT = 64 << 20
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -130,6 +133,18 @@ class Store(ABC):
         Returns False, with nothing written, where another one is there: of several writers at once, one succeeds.
         Raises `StoreError`.
         """
+
+    @abstractmethod
+    def documents(self, below: str, *, seconds: float = 0.0) -> Iterator[str]:
+        """Yield the names of documents below a path (`actions/`) that were written at least so many seconds ago.
+
+        In no order; the age by the store's own clock. With `seconds=0`, all of them, and nothing is written. Raises
+        `StoreError`.
+        """
+
+    @abstractmethod
+    def remove_document(self, name: str, *, seconds: float) -> bool:
+        """Remove a document, unless it was written less than `seconds` ago by now. Raises `StoreError`."""
 
     def bundle_uri(self, digest: str) -> str:
         """Return the URI of a bundle in this store. `parse_bundle_uri` reads it back."""
@@ -310,13 +325,21 @@ def blob_path(digest: str) -> str:
 
 
 def caching_of(name: str) -> str:
-    """Return the `Cache-Control` of a blob or document: all but a catalog's timestamp never change."""
-    return "no-cache" if name == TIMESTAMP else FOREVER
+    """Return the `Cache-Control` of a blob or document: all but a catalog's timestamp and records never change."""
+    return "no-cache" if name == TIMESTAMP or name.startswith(ACTIONS) else FOREVER
 
 
 def media_type_of(name: str) -> str:
     """Return the `Content-Type` of a blob or document, by its path in the store."""
     return "application/json" if name.endswith(".json") else "application/octet-stream"
+
+
+def too_large(name: str, size: int) -> StoreError:
+    """Return the error for a document that has more bytes than any of phipack's."""
+    return StoreError(
+        f"{name} has {size} bytes, more than any document of phipack",
+        fix="remove it, if it is not yours; else name another store with --store",
+    )
 
 
 def check_document_name(name: str) -> str:

@@ -4,6 +4,7 @@
       blobs/sha256/ab/ab34…    as `protocol.py` says; large ones in parts (`s3_upload.py`)
       staging/HOST-PID-…       a probe of what the server checks, for a moment
       kept/ab34…               empty: when the blob was last found there by who needs it, for its age
+      actions/…                records of jobs
       metadata/…, targets/…    a published catalog's documents
 
 Objects appear whole, and only where none is (`If-None-Match`); the server verifies the SHA-256 of what it receives.
@@ -26,6 +27,7 @@ from registry.bundle.folder import Bundle
 from registry.bundle.manifest import FileEntry
 from registry.files.staging import abandoned, owner_mark
 from registry.store.protocol import (
+    DOCUMENT_BYTES_LIMIT,
     Blob,
     Document,
     Store,
@@ -34,6 +36,7 @@ from registry.store.protocol import (
     check_document_name,
     media_type_of,
     not_the_blob,
+    too_large,
     unreadable_file,
 )
 from registry.store.s3_bundle import S3Bundle
@@ -60,7 +63,6 @@ from targets.secrets import shown
 
 URL_SECONDS = 12 * 3600
 _PROBE_SECONDS = 3600  # after which a probe is another machine's that was killed, too
-DOCUMENT_BYTES_LIMIT = 64 << 20
 
 
 class S3Store(Store):
@@ -279,10 +281,7 @@ class S3Store(Store):
                     return None
                 raise
             if answer["ContentLength"] > DOCUMENT_BYTES_LIMIT:
-                raise StoreError(
-                    f"{self.uri}/{name} has {answer['ContentLength']} bytes, more than any document of phipack",
-                    fix="remove it, if it is not yours; else name another store with --store",
-                )
+                raise too_large(f"{self.uri}/{name}", answer["ContentLength"])
             return Document(answer["Body"].read(), answer["ETag"])
 
     def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:
@@ -291,6 +290,23 @@ class S3Store(Store):
         condition = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing}
         with s3_errors(f"{self.uri}/{name}", "PutObject"):
             return self._create(name, content, condition)
+
+    def documents(self, below: str, *, seconds: float = 0.0) -> Iterator[str]:
+        """List the objects, with the server's time."""
+        with s3_errors(f"{self.uri}/{below}", "ListObjectsV2"):
+            for key, when, _, now in self._objects(below):
+                if seconds <= 0 or (now - when).total_seconds() >= seconds:
+                    yield key.removeprefix(self._key(""))
+
+    def remove_document(self, name: str, *, seconds: float) -> bool:
+        """Look at its time again, and delete it."""
+        check_document_name(name)
+        with s3_errors(f"{self.uri}/{name}", "DeleteObject"):
+            found = next(((when, now) for key, when, _, now in self._objects(name) if key == self._key(name)), None)
+            if found is None or (found[1] - found[0]).total_seconds() < seconds:
+                return False
+            self._client.delete_object(**self._object(name))
+        return True
 
     def presigned_url(self, digest: str, seconds: int = URL_SECONDS) -> str:
         """Return a URL by which anybody may read the blob for so many seconds."""

@@ -14,7 +14,8 @@ import pytest
 
 from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
-from builders.release import CellOutcome, Release
+from builders.matrix.judging import CellOutcome
+from builders.release import Release
 from devtools.bundles import make_evidence
 from registry.bundle.folder import Bundle, verify
 from registry.files import lock_wait
@@ -28,7 +29,6 @@ from targets.progress import Event, Notice, Progress, Step, silent
 from targets.project import Cell
 from targets.recipes import recipe_named
 from tests.support.folders import names_in
-from tests.support.strangers import be_a_stranger
 
 BRIEF = EvaluationSettings(tokens=128, window=64, greedy_prompts=2, greedy_prompt_tokens=8, greedy_new_tokens=4)
 LOOSE = {"project": {"kl_mean": Gate(at_most=1.0), "artifact_bytes": Gate(at_most=1e9)}}
@@ -101,8 +101,8 @@ def test_releases_at_once_share_one_build_and_one_validation(
             verify(bundle)
         return make_evidence(bundle)
 
-    monkeypatch.setattr("builders.release.validate", validate)
-    monkeypatch.setattr("builders.release.check_before_building", lambda *_, **__: None)
+    monkeypatch.setattr("builders.matrix.work.validate", validate)
+    monkeypatch.setattr("builders.matrix.work.check_before_building", lambda *_, **__: None)
     start = threading.Barrier(8)
 
     def one(number: int) -> CellOutcome:
@@ -117,7 +117,9 @@ def test_releases_at_once_share_one_build_and_one_validation(
     assert len({outcome.manifest.digest for outcome in outcomes if outcome.manifest}) == len(validated) == 1
     assert sorted(registered) == ["phone"] * 4 + ["tablet"] * 4
     work = release.cache.root / "work"
-    assert names_in(work) == ["built", "bundles", "check.lock", "evidence", "validation.lock"]
+    assert names_in(work) == ["bundles", "check.lock", "validation.lock"]
+    records = [name.split("/")[1] for name in release.store.documents("actions/")]
+    assert sorted(records) == ["build", "checkpoint", "validate"]
     assert names_in(work / "bundles") == []
 
 
@@ -145,24 +147,6 @@ def test_who_waits_for_another_says_for_what(
     (event,) = events
     assert isinstance(event, Notice)
     assert event.text.startswith(f"waiting for another phipack, which {said[what]}")
-
-
-def test_records_that_somebody_else_could_have_written_are_not_believed(
-    release: Release, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = release.cache
-    cache.write_record("built", "key", {"digest": "sha256:0"})
-    assert cache.read_record("built", "key") == {"digest": "sha256:0"}
-    assert {path.stat().st_mode & 0o777 for path in (cache.root / "work", cache.root / "work" / "built")} == {0o700}
-    (cache.root / "work" / "built").chmod(0o777)
-    assert cache.read_record("built", "key") is None
-    with pytest.raises(BuildError, match="written by everybody"):
-        cache.write_record("built", "key", {})
-    (cache.root / "work" / "built").chmod(0o700)
-    be_a_stranger(monkeypatch)
-    assert cache.read_record("built", "key") is None
-    with pytest.raises(BuildError, match="belongs to"):
-        cache.write_record("built", "key", {})
 
 
 def test_a_plan_reads_no_weight(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +217,7 @@ def test_a_cell_that_can_not_pass_is_not_built(
     cells = (cell("fast", gates=fast), cell("large", gates=large), cell("blind", gates=blind))
     plans = release.plan(cells)
     with monkeypatch.context() as patched:
-        patched.setattr("builders.release.build_each", no_build)
+        patched.setattr("builders.matrix.work.build_each", no_build)
         outcomes = run(release, *cells)
     assert [outcome.failures for outcome in outcomes] == [plan.failures for plan in plans]
     said = [outcome.failures[0].problem for outcome in outcomes]
@@ -265,7 +249,7 @@ def test_a_lower_bound_on_the_size_is_left_to_the_built_bundle(release: Release)
 def test_a_text_that_will_not_do_is_refused_before_anything_is_built(
     release: Release, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], problem: str
 ) -> None:
-    monkeypatch.setattr("builders.release.build_each", no_build)
+    monkeypatch.setattr("builders.matrix.work.build_each", no_build)
     changed = replace(release, settings=replace(BRIEF, **settings))
     with pytest.raises(MeasurementError, match=problem):  # noqa: PT012 - of all cells, or of each
         outcomes = run(changed, cell("phone"), cell("tablet", "gguf-q4_0"))
@@ -276,7 +260,7 @@ def test_a_text_that_will_not_do_is_refused_before_anything_is_built(
 def test_a_checkpoint_that_is_misread_is_refused_before_anything_is_built(
     release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("builders.release.build_each", no_build)
+    monkeypatch.setattr("builders.matrix.work.build_each", no_build)
     theta = release.checkpoint.architecture.rope_theta * 2
     misread = replace(release.checkpoint, architecture=replace(release.checkpoint.architecture, rope_theta=theta))
     (outcome,) = run(replace(release, checkpoint=misread), cell("phone"))
@@ -286,8 +270,8 @@ def test_a_checkpoint_that_is_misread_is_refused_before_anything_is_built(
 def test_a_disk_without_room_for_a_bundle_is_noticed_before_it_is_built(
     release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("builders.release.build_each", no_build)
-    monkeypatch.setattr("builders.release.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("builders.matrix.work.build_each", no_build)
+    monkeypatch.setattr("builders.matrix.cell_plan.free_bytes", lambda _: 1000)
     (outcome,) = run(release, cell("phone"))
     assert isinstance(outcome.problem, BuildError)
     assert "GB left" in outcome.problem.problem
@@ -302,13 +286,13 @@ def test_work_may_be_a_link_of_ones_own_to_a_larger_disk(
     assert [outcome.measured for outcome in run(release, cell("phone"))] == [True]
     assert [outcome.measured for outcome in run(release, cell("phone"))] == [False]
     assert registered == ["phone", "phone"]
-    assert (tmp_path / "larger disk" / "work" / "evidence").is_dir()
+    assert (tmp_path / "larger disk" / "work" / "bundles").is_dir()
 
 
 def test_what_is_known_to_fail_is_said_before_the_first_build(
     release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("builders.release.build_each", no_build)
+    monkeypatch.setattr("builders.matrix.work.build_each", no_build)
     slow = cell("slow", gates={"cell": {"predicted_decode_tokens_per_second": Gate(at_least=1e9)}, **LOOSE})
     outcomes = release.run((cell("phone"), slow))
     first = next(iter(outcomes))

@@ -10,7 +10,6 @@ from typing import Any
 
 from tuf.api.metadata import TargetFile
 
-from builders.build_cache import BuildCache
 from registry.catalog.choice import Query, resolve
 from registry.catalog.client import install_id, refreshed_targets
 from registry.catalog.documents import Documents
@@ -19,6 +18,8 @@ from registry.ledger.channel_moves import CELL_TAG, OVERRODE_TAG, PROMOTERS_TAG,
 from registry.ledger.lease import _who
 from registry.ledger.release_plan import promoters_of
 from registry.ledger.versions import version_from_tags
+from registry.store.actions import ActionRecord, read_action, write_action
+from registry.store.folder import FolderStore
 from targets.errors import FetchError, PhipackError
 from targets.references import Reference
 from targets.selection import Device
@@ -137,7 +138,8 @@ def install_id_target(folder: Path) -> Target:
 
 
 def record_target(folder: Path) -> Target:
-    cache = BuildCache(folder)
-    cache.write_record("built", "key", {"digest": "sha256:0"})
-    path = folder / "work" / "built" / "key.json"
-    return Target((path.read_bytes(),), file(path, lambda _: cache.read_record("built", "key")), 200)
+    store = FolderStore(folder)
+    record = ActionRecord(schema="phipack.action/1", action="checkpoint", key="0" * 32, checkpoint="sha256:" + "0" * 64)
+    write_action(store, record)
+    path = folder / record.document_name
+    return Target((path.read_bytes(),), file(path, lambda _: read_action(store, "checkpoint", "0" * 32)), 200)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from devtools.bundles import make_bundle
+from devtools.bundles import CHECKPOINT, make_bundle
 from devtools.catalogs import Publisher, Rows
 from registry.bundle.folder import Bundle
 from registry.garbage import Collected, collect
+from registry.store.actions import Action, ActionRecord, write_action
 from registry.store.folder import FolderStore
 from registry.store.protocol import Blob, Store
 from registry.store.s3 import S3Store
@@ -98,6 +99,55 @@ def test_what_a_catalog_names_stays(publisher: Publisher) -> None:
     age(publisher.store, 2 * DAY_SECONDS)
     publisher.registry.rows = []
     assert len(gc(publisher).removed) == 2  # 1.0.0, which was never published
+
+
+def recorded(publisher: Publisher, digest: str | None, *, seconds: float) -> str:
+    """Write a record of a bundle, or of the checkpoint, of an age; return its name."""
+    kind: Action = "build" if digest else "checkpoint"
+    key = hashlib.sha256(f"{digest}".encode()).hexdigest()[:32]
+    record = ActionRecord(schema="phipack.action/1", action=kind, key=key, checkpoint=CHECKPOINT, bundle=digest)
+    write_action(publisher.store, record)
+    then = time.time() - seconds
+    os.utime(publisher.store.root / record.document_name, (then, then))
+    return record.document_name
+
+
+def test_what_a_young_record_names_stays(publisher: Publisher) -> None:
+    """As between the jobs of a matrix and the end of it."""
+    bundle = next(row.digest for row in publisher.registry.rows if str(row.release) == "1.1.0")
+    age(publisher.store, 2 * DAY_SECONDS)
+    forget(publisher, "1.1.0")
+    name = recorded(publisher, bundle, seconds=3600)
+    done = gc(publisher)
+    assert (done.removed, done.records, done.kept) == ((), 0, 4)
+    assert publisher.store.has_bundle(bundle)
+    assert list(publisher.store.documents("actions/")) == [name]
+
+
+def test_a_record_goes_when_its_bundle_is_gone_and_the_checkpoints_with_the_last(publisher: Publisher) -> None:
+    digests = {str(row.release): row.digest for row in publisher.registry.rows}
+    age(publisher.store, 2 * DAY_SECONDS)
+    forget(publisher, "1.1.0")
+    names = [
+        recorded(publisher, digest, seconds=2 * DAY_SECONDS) for digest in (digests["1.0.0"], digests["1.1.0"], None)
+    ]
+    junk = "actions/build/" + "e" * 32 + ".json"
+    publisher.store.write_document(junk, b"junk", replacing=None)
+    publisher.store.write_document("actions/notes.txt", b"not ours", replacing=None)
+    planned = gc(publisher, dry_run=True)
+    assert (len(planned.removed), planned.records) == (2, 1)
+    assert gc(publisher) == planned
+    left = {names[0], names[2], junk, "actions/notes.txt"}  # a release from the same checkpoint builds nothing again
+    assert set(publisher.store.documents("actions/")) == left
+    (publisher.store.root / names[0]).unlink()
+    os.utime(publisher.store.root / junk, (0, 0))
+    assert gc(publisher).records == 2  # what is damaged, and the checkpoint's
+    assert list(publisher.store.documents("actions/")) == ["actions/notes.txt"]
+
+
+def test_a_young_record_of_a_damaged_bundle_is_no_error(publisher: Publisher) -> None:
+    recorded(publisher, "sha256:" + "0" * 64, seconds=0)
+    assert gc(publisher) == Collected((), 0, 4)
 
 
 def test_another_registrys_store_is_left_alone(publisher: Publisher) -> None:

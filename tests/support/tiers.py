@@ -53,6 +53,7 @@ BY_PATH = {
     "tests/phipack/test_adapters.py": "slow",
     "tests/phipack/test_api.py": "slow",
     "tests/phipack/test_json.py": "slow",
+    "tests/phipack/test_matrix.py": "process",
     "tests/phipack/test_road.py": "process",
     "tests/registry/diff/test_compare.py": "slow",
     "tests/registry/diff/test_contents.py": "slow",

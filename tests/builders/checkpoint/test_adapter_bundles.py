@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from builders.build import build, build_each
-from builders.build_cache import build_key
 from builders.checkpoint import open_checkpoint
 from builders.checkpoint.adapter import MergedCheckpoint, merge
 from builders.conversion import BuildRequest
+from builders.matrix.keys import build_key
 from builders.relayout import relayout
 from builders.sizes import bundle_sizes
 from builders.tokenizer import bundled_tokenizer

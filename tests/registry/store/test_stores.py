@@ -26,15 +26,6 @@ from tests.support.s3 import BUCKET
 MIB = 1 << 20
 
 
-@pytest.fixture(params=["folder", "s3"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """An empty store of each kind."""
-    if request.param == "folder":
-        return FolderStore(tmp_path / "store")
-    store: S3Store = request.getfixturevalue("s3_store")
-    return store
-
-
 def overwrite(store: Store, digest: str, change: Callable[[bytes], bytes]) -> None:
     """Change a blob behind the store's back."""
     with store.open_blob(digest) as source:

@@ -1,0 +1,225 @@
+"""What a release would do for each cell, known without building it: sizes, predictions, what is done, what fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from builders.checkpoint import Checkpoint
+from builders.conversion import BuildRequest
+from builders.matrix.keys import build_key, validation_key
+from builders.matrix.records import CheckpointFacts, built_bundle, recorded_evidence
+from builders.sizes import bundle_sizes
+from builders.validation.text import read_text
+from registry.bundle.manifest import Manifest
+from registry.files.digests import digest_of_bytes
+from registry.files.staging import free_bytes
+from registry.store.actions import has_records
+from registry.store.protocol import Store
+from targets.errors import BuildError, Failure, GateError, PhipackError
+from targets.evaluation import EvaluationSettings
+from targets.evidence import ACCURACY_FIGURES, FIGURES, NO_ACCURACY_GATE, OWN_RUNTIME_FIGURES, Evidence, Figure
+from targets.fit import require_fit, weight_bytes
+from targets.gates import Gate, GateResult, judge
+from targets.prediction import predicted_figures
+from targets.project import Cell
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """What a release would do for a cell, known without building it.
+
+    `bundle_bytes`: all files but manifest.json; exact, or of the weights alone where the checkpoint's files are not
+    here. `figures`: those known by now: size, speed and memory as predicted for the target, and what was measured if
+    that is recorded. `gates`: results of the gates on these. `open_gates`: figures that other gates bound, which
+    validation will measure. `problem`: why the cell can't be built, or can't pass; then it will not be built.
+    """
+
+    cell: str
+    recipe: str
+    target: str
+    context_length: int | None = None
+    bundle_bytes: int | None = None
+    figures: Mapping[str, Figure] | None = None
+    gates: tuple[GateResult, ...] = ()
+    open_gates: tuple[str, ...] = ()
+    is_built: bool = False
+    is_measured: bool = False
+    problem: PhipackError | None = None
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Every reason known by now why the cell would fail."""
+        if self.problem is not None:
+            return failures_of(self.cell, self.problem)
+        return tuple(Failure(self.cell, str(gate)) for gate in self.gates if not gate.passed)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the jobs of a release are made from, and where their records are.
+
+    `checkpoint`: its facts alone where its files are elsewhere.
+    """
+
+    checkpoint: Checkpoint | CheckpointFacts
+    settings: EvaluationSettings
+    store: Store
+
+    @cached_property
+    def evaluation(self) -> dict[str, object]:
+        """The settings of the evaluation, with the text's digest in place of its path."""
+        return asdict(self.settings) | {"text": digest_of_bytes(read_text(self.settings.text).encode())}
+
+    def context_length(self, cell: Cell) -> int:
+        """Return the context of a cell's bundle, in tokens. Raises `FitError` where none fits."""
+        return require_fit(self.checkpoint.architecture, cell.recipe, cell.target, cell.context_length)
+
+    def build_key(self, cell: Cell, context_length: int) -> str:
+        """Return the key of a cell's build. The checkpoint is hashed for the first one, which reads every byte."""
+        return build_key(self.checkpoint.digest, cell.recipe.name, cell.recipe.format, context_length)
+
+    def validation_key(self, cell: Cell, build: str) -> str:
+        """Return the key of a cell's validation, given that of its build."""
+        own = needs_own_runtime(cell)
+        return validation_key(build, cell.recipe.format, self.evaluation, on_own_runtime=own)
+
+
+@dataclass(frozen=True)
+class CellPlanner:
+    """Plans cells. `work_folder`: where bundles will lie while they are built. Cells share sizes and records."""
+
+    inputs: Inputs
+    work_folder: Path
+    _sizes: dict[tuple[str, int], int] = field(default_factory=dict)
+    _manifests: dict[str, Manifest | None] = field(default_factory=dict)
+    _evidence: dict[str, Evidence | None] = field(default_factory=dict)
+
+    def plan(self, cell: Cell) -> CellPlan:
+        """Plan one cell. No weight is read; the checkpoint is hashed only where the store has records of builds."""
+        plan = CellPlan(cell.name, cell.recipe.name, cell.target.name)
+        try:
+            context_length = self.inputs.context_length(cell)
+        except PhipackError as error:
+            return replace(plan, problem=error)
+        manifest, evidence = self.recorded(cell, context_length) if self._has_records else (None, None)
+        try:
+            bundle_bytes = self._bundle_bytes(cell, context_length, manifest)
+        except PhipackError as error:
+            return replace(plan, problem=error)
+        figures = self._figures(cell, context_length, bundle_bytes, evidence)
+        results = gate_results(figures, cell.gates)
+        problem = None if evidence is not None else _certain_problem(cell, results)
+        if problem is None and manifest is None:
+            problem = self._too_large(bundle_bytes)
+        return replace(
+            plan,
+            context_length=context_length,
+            bundle_bytes=bundle_bytes,
+            figures=figures,
+            gates=tuple(result for result in results if result.value is not None),
+            open_gates=tuple(result.figure for result in results if result.value is None),
+            is_built=manifest is not None,
+            is_measured=evidence is not None,
+            problem=problem,
+        )
+
+    def recorded(self, cell: Cell, context_length: int) -> tuple[Manifest | None, Evidence | None]:
+        """Return a cell's bundle and its figures, as far as any machine has recorded them. Asked once for each."""
+        build = self.inputs.build_key(cell, context_length)
+        if build not in self._manifests:
+            self._manifests[build] = built_bundle(self.inputs.store, build)
+        if (manifest := self._manifests[build]) is None:
+            return None, None
+        key = self.inputs.validation_key(cell, build)
+        if key not in self._evidence:
+            self._evidence[key] = recorded_evidence(self.inputs.store, key, manifest)
+        return manifest, self._evidence[key]
+
+    @cached_property
+    def _has_records(self) -> bool:
+        return has_records(self.inputs.store, "build")
+
+    def _bundle_bytes(self, cell: Cell, context_length: int, manifest: Manifest | None) -> int:
+        """Return the size of a bundle's files: as its manifest lists them, or as a build would write them."""
+        recipe, checkpoint = cell.recipe, self.inputs.checkpoint
+        size = self._sizes.get((recipe.name, context_length))
+        if size is None:
+            if manifest is not None:
+                size = sum(file.bytes for file in manifest.files)
+            elif isinstance(checkpoint, Checkpoint):
+                size = sum(bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe, context_length)).values())
+            else:
+                size = weight_bytes(checkpoint.architecture, recipe)
+            self._sizes[recipe.name, context_length] = size
+        return size
+
+    def _figures(
+        self, cell: Cell, context_length: int, bundle_bytes: int, evidence: Evidence | None
+    ) -> dict[str, Figure]:
+        size = Figure(
+            value=bundle_bytes,
+            unit=FIGURES["artifact_bytes"][0],
+            kind="predicted",
+            on="all files of the bundle but manifest.json",
+        )
+        figures = {"artifact_bytes": size} | ({} if evidence is None else evidence.figures)
+        architecture = self.inputs.checkpoint.architecture
+        return figures | predicted_figures(architecture, cell.recipe, cell.target, context_length)
+
+    def _too_large(self, bundle_bytes: int) -> BuildError | None:
+        free = free_bytes(self.work_folder)
+        if bundle_bytes <= free or not isinstance(self.inputs.checkpoint, Checkpoint):
+            return None
+        return BuildError(
+            f"the bundle has {bundle_bytes / 1e9:.2f} GB, and {self.work_folder} has {free / 1e9:.2f} GB left",
+            fix="free space, or move the project to a folder on another disk",
+        )
+
+
+def needs_own_runtime(cell: Cell) -> bool:
+    """Return whether a gate bounds what only Core ML itself can show, which is a Mac's.
+
+    Elsewhere the program in its package is evaluated: the same answers, but no speed and no memory. The other formats
+    run in their own runtime everywhere.
+    """
+    bounded = {figure for asked in cell.gates.values() for figure in asked}
+    return cell.recipe.format == "coreml" and not OWN_RUNTIME_FIGURES.isdisjoint(bounded)
+
+
+def _certain_problem(cell: Cell, results: Sequence[GateResult]) -> PhipackError | None:
+    """Return why a cell can't pass, whatever will be measured; None where it may.
+
+    A bundle is larger than planned by its manifest, so that a lower bound on its size is left open.
+    """
+    failed = [gate for gate in results if gate.value is not None and not gate.passed]
+    certain = [str(gate) for gate in failed if (gate.figure, gate.bound[:2]) != ("artifact_bytes", ">=")]
+    if not any(gate.figure in ACCURACY_FIGURES for gate in results):
+        certain.append(NO_ACCURACY_GATE)
+    return refusal_for(cell.name, certain) if certain else None
+
+
+def failures_of(cell: str, problem: PhipackError) -> tuple[Failure, ...]:
+    """Return every reason in a problem: of a failed gate its own, otherwise the one problem."""
+    gates = problem.failures if isinstance(problem, GateError) else ()
+    return tuple(gates) or (Failure(cell, problem.problem),)
+
+
+def gate_results(figures: Mapping[str, Figure], gates: Mapping[str, Mapping[str, Gate]]) -> list[GateResult]:
+    """Return the results of gates, which are grouped by their source: cell, project, target."""
+    values = {name: figure.value for name, figure in figures.items()}
+    return [result for owner, asked in gates.items() for result in judge(values, asked, asked_by=owner)]
+
+
+def refusal_for(name: str, shortcomings: Sequence[str]) -> GateError:
+    """Return the error that says why a cell or bundle does not pass."""
+    fix = (
+        "choose a recipe with more bits or a smaller --context, or change the bound where it is wrong; "
+        "phipack validate shows all figures"
+        if list(shortcomings) != [NO_ACCURACY_GATE]
+        else "ask for one in the project file: [gates] kl_mean = { at_most = 0.05 }"
+    )
+    failures = [Failure(name, shortcoming) for shortcoming in shortcomings]
+    return GateError(f"{name} does not pass: {'; '.join(shortcomings)}", failures=failures, fix=fix)

@@ -1,0 +1,67 @@
+"""What becomes of a cell: its evidence against its gates, and why it does not pass. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from builders.matrix.cell_plan import CellPlan, failures_of, gate_results, refusal_for
+from registry.bundle.manifest import Manifest
+from targets.architecture import Architecture
+from targets.errors import Failure, GateError, PhipackError
+from targets.evidence import Evidence
+from targets.gates import Gate
+from targets.prediction import predicted_figures
+from targets.project import Cell
+
+
+@dataclass(frozen=True)
+class CellOutcome:
+    """What became of a cell. `problem` is None where it passed.
+
+    `built`, `measured`: True where this run did so, False where any machine had before. `registered`: False too for a
+    cell that passed where others of a release that is registered whole did not. `plan`: of a cell that was refused
+    beforehand, neither built nor measured in this run.
+    """
+
+    cell: str
+    recipe: str
+    target: str
+    manifest: Manifest | None = None
+    evidence: Evidence | None = None
+    built: bool = False
+    measured: bool = False
+    registered: bool = False
+    problem: PhipackError | None = None
+    plan: CellPlan | None = None
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Every reason why the cell was not registered: each gate that failed, or the one problem."""
+        return () if self.problem is None else failures_of(self.cell, self.problem)
+
+
+def judge_cell(cell: Cell, architecture: Architecture, manifest: Manifest, evidence: Evidence) -> CellOutcome:
+    """Return a cell's outcome by its gates, with the evidence that is registered for it: predictions included.
+
+    Args:
+        cell: the cell.
+        architecture: the checkpoint's.
+        manifest: its bundle's.
+        evidence: the figures that were measured on the bundle, as they are recorded.
+    """
+    predicted = predicted_figures(architecture, cell.recipe, cell.target, manifest.model.context_length)
+    complete = evidence.model_copy(update={"target": cell.target.name, "figures": evidence.figures | predicted})
+    found = judged(complete, cell.gates)
+    problem = None if found.passed else refusal(cell.name, found)
+    return CellOutcome(cell.name, cell.recipe.name, cell.target.name, manifest, found, problem=problem)
+
+
+def judged(evidence: Evidence, gates: Mapping[str, Mapping[str, Gate]]) -> Evidence:
+    """Return the evidence with the results of `gates`, which are grouped by their source: cell, project, target."""
+    return evidence.model_copy(update={"gates": gate_results(evidence.figures, gates)})
+
+
+def refusal(name: str, evidence: Evidence) -> GateError:
+    """Return the error that says why a cell or bundle with such evidence does not pass."""
+    return refusal_for(name, evidence.shortcomings)

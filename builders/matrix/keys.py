@@ -1,0 +1,71 @@
+"""The keys of jobs: a digest of everything that a job's result depends on.
+
+checkpoint, recipe, context, tools, our code ──build_key──> + evaluation, runtimes, oracle ──validation_key──>
+
+A validation's key is made from its build's key, not from the bundle's digest, so that it is known before the bundle is
+built. The record of a validation names the bundle it measured; it counts only for that one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from builders.own_code import own_code_digest
+from targets.recipes import Format
+
+# What a build's bytes depend on, other than phipack itself: with a new version of one of these it is built again.
+BUILD_TOOLS: dict[Format, tuple[str, ...]] = {
+    "gguf": ("gguf", "llama-cpp-python", "numpy"),
+    "onnx": ("onnx", "onnxruntime", "numpy"),
+    "coreml": ("coremltools", "numpy"),
+}
+RUNTIMES: dict[Format, tuple[str, ...]] = {
+    "gguf": ("llama-cpp-python",),
+    "onnx": ("onnxruntime",),
+    "coreml": ("coremltools",),
+}
+ORACLE = "transformers"  # what the float32 reference is held to: another version may read a checkpoint differently
+
+
+def build_key(checkpoint_digest: str, recipe: str, format_: Format, context_length: int) -> str:
+    """Return the key of a build."""
+    tools = {name: version(name) for name in BUILD_TOOLS[format_]}
+    return _key(checkpoint_digest, recipe, context_length, tools, own_code_digest())
+
+
+def validation_key(
+    build: str, format_: Format, evaluation: Mapping[str, object], *, on_own_runtime: bool = False
+) -> str:
+    """Return the key of a validation.
+
+    Args:
+        build: the key of the build whose bundle is measured.
+        format_: the bundle's.
+        evaluation: the settings, with the text's digest in place of its path.
+        on_own_runtime: figures are asked for that only the format's own runtime has, so another one's won't do.
+    """
+    tools = {name: version(name) for name in (*RUNTIMES[format_], ORACLE)}
+    return _key(build, dict(evaluation), tools, own_code_digest(), "own runtime" if on_own_runtime else "any runtime")
+
+
+def checkpoint_key(digest: str) -> str:
+    """Return the key of a checkpoint's record: the first digits of its digest, 128 bits of it."""
+    return digest.removeprefix("sha256:")[:32]
+
+
+def build_tools(format_: Format) -> dict[str, str]:
+    """Return the tools that a bundle of this format names in its manifest, with their versions."""
+    return {name: version(name) for name in ("phipack", *BUILD_TOOLS[format_])}
+
+
+def installed_tools(format_: Format) -> str:
+    """Return what a job's key depends on here, for messages: `gguf 0.19.0, numpy 2.3.5, …`."""
+    names = dict.fromkeys((*BUILD_TOOLS[format_], *RUNTIMES[format_], ORACLE))
+    return f"phipack {own_code_digest()[:12]}, " + ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()[:32]

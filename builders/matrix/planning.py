@@ -1,0 +1,73 @@
+"""The graph of a release: the jobs of its cells, which of them are done, and what each needs.
+
+Cells that share a bundle share its build, and its validation where their gates ask for the same figures. Keys are made
+from digests, so the checkpoint is hashed, which reads every byte once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from builders.matrix.cell_plan import CellPlan, CellPlanner, needs_own_runtime
+from builders.matrix.graph import Graph, Job, Kind, Needs, job_name
+from builders.matrix.rates import Rates, build_needs, read_rates, validation_needs
+from targets.project import Cell
+
+MACOS = "macos"
+
+
+@dataclass(frozen=True)
+class ReleasePlan:
+    """What a release would do: its cells with what is known of each, and the jobs of those that may pass."""
+
+    cells: tuple[CellPlan, ...]
+    graph: Graph
+
+    def jobs_of(self, cell: str) -> tuple[Job, ...]:
+        """Return the jobs that a cell needs, in order; none for one that is known to fail."""
+        return self.graph.of_cell(cell)
+
+
+def plan_release(planner: CellPlanner, cells: Sequence[Cell], *, with_estimates: bool = True) -> ReleasePlan:
+    """Plan a release. `with_estimates`: what jobs have recorded is read for their needs, some requests to the store.
+
+    Raises:
+        StoreError: the store can't be asked.
+        MeasurementError: the evaluation's text can't be read.
+    """
+    plans = tuple(planner.plan(cell) for cell in cells)
+    by_name = {cell.name: cell for cell in cells}
+    rates = read_rates(planner.inputs.store) if with_estimates else Rates({})
+    jobs: dict[str, Job] = {}
+    for plan in plans:
+        if plan.problem is None:
+            for job in _jobs(planner, by_name[plan.cell], plan, rates):
+                known = jobs.get(job.name, job)
+                jobs[job.name] = replace(known, cells=tuple(dict.fromkeys((*known.cells, plan.cell))))
+    return ReleasePlan(plans, Graph(jobs.values()))
+
+
+def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tuple[Job, ...]:
+    assert plan.context_length is not None
+    assert plan.bundle_bytes is not None
+    inputs, recipe, context = planner.inputs, cell.recipe, plan.context_length
+    architecture = inputs.checkpoint.architecture
+
+    def job(kind: Kind, key: str, needs: Needs, *, after: tuple[str, ...] = (), is_done: bool) -> Job:
+        name = job_name(kind, recipe.name, context, key)
+        return Job(name, kind, key, after, (cell.name,), needs, is_done, recipe.name, context)
+
+    key = inputs.build_key(cell, context)
+    build = job("build", key, build_needs(rates, architecture, recipe, plan.bundle_bytes), is_done=plan.is_built)
+    needs = validation_needs(
+        rates,
+        architecture,
+        recipe,
+        inputs.settings,
+        context_length=context,
+        bundle_bytes=plan.bundle_bytes,
+    )
+    needs = replace(needs, labels=frozenset({MACOS} if needs_own_runtime(cell) else ()))
+    key = inputs.validation_key(cell, key)
+    return build, job("validate", key, needs, after=(build.name,), is_done=plan.is_measured)

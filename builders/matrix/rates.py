@@ -1,0 +1,112 @@
+"""What jobs are estimated to need. Constants with their sources; rates that jobs have recorded replace them.
+
+Seconds = amount x rate. The amount of a build is the model's parameters; that of a validation, parameters x tokens
+that are read. The rates are those of 2 cores; a machine with more is faster, and one that also does something else is
+slower: an estimate says which job is long, not when it ends.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from builders.matrix.graph import Kind, Needs
+from registry.store.actions import read_record, record_names
+from registry.store.protocol import Store
+from targets.architecture import Architecture
+from targets.evaluation import EvaluationSettings
+from targets.fit import memory_bytes
+from targets.recipes import Recipe
+
+RECORDS_READ = 50  # of each kind: a request each
+_MINI = 3.82e9  # parameters of Phi-3-mini, from which most rates were measured
+
+# Recipe -> seconds a parameter. Source: docs/benchmarks/full-size.md, mini on 2 cores; coreml-fp16 from Phi-4-mini's
+# row there (3.84e9 parameters) divided by 3.0, as coreml-int4's rows show that the machine was busy by that much more.
+BUILD_RATES: Mapping[str, float] = {
+    "gguf-f16": 19.4 / _MINI,
+    "gguf-q8_0": 23.0 / _MINI,
+    "gguf-q4_0": 17.7 / _MINI,
+    "gguf-q4_k_m": 149.5 / _MINI,
+    "onnx-fp16": 21.2 / _MINI,
+    "onnx-int4": 31.2 / _MINI,
+    "coreml-fp16": 152.5 / 3.0 / 3.84e9,
+    "coreml-int4": 97.0 / _MINI,
+}
+# Seconds for a parameter and token of the text. The reference: 2 operations in float32 at 50e9 a second on 2 cores,
+# which is assumed (on busy ones 14e9 were measured). The runtime: mini's prefill of full-size.md, 32 tokens a second.
+VALIDATION_RATE = 2 / 50e9 + 1 / (_MINI * 32.0)
+# Tokens that are generated one by one, for greedy continuations and to measure speed, at mini's 8.05 a second there.
+_DECODED_TOKENS, _DECODE_RATE = 256, 1 / (_MINI * 8.05)
+ORACLE_SECONDS = 28.0  # docs/validation.md: once for a checkpoint on a machine
+# A build holds a few tensors; the largest is the embedding, in float32. Fitted to the peaks of full-size.md: mini's
+# embedding has 0.39 GB, small's 1.64, Phi-4-mini's 2.46; peaks 0.72, 2.5 and 4.0 GB; Core ML 0.45 GB more.
+_BUILD_BASE_BYTES, _BUILD_EMBEDDING_SHARE = 250_000_000, 1.5
+_COREML_BYTES = 450_000_000
+_ORACLE_BYTES = 2_800_000_000  # docs/validation.md, mini
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds for one unit of work: recorded ones by kind and recipe, where there are any."""
+
+    recorded: Mapping[tuple[str, str], float]
+
+    def seconds(self, kind: Kind, recipe: str, amount: float, default: float) -> float:
+        """Estimate a job's seconds by what such jobs have recorded; `default` where none has."""
+        rate = self.recorded.get((kind, recipe))
+        return default if rate is None else amount * rate
+
+
+def read_rates(store: Store) -> Rates:
+    """Return rates with the medians of what up to `RECORDS_READ` jobs of each kind have recorded."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for kind in ("build", "validate"):
+        for name in islice(record_names(store, kind), RECORDS_READ):
+            record = read_record(store, name)
+            if record is not None and record.amount > 0 and record.seconds > 0:
+                found.setdefault((kind, record.recipe), []).append(record.seconds / record.amount)
+    return Rates({key: statistics.median(rates) for key, rates in found.items()})
+
+
+def build_amount(architecture: Architecture) -> float:
+    """Return how much work a build is, in parameters."""
+    return float(architecture.parameter_count)
+
+
+def validation_amount(architecture: Architecture, settings: EvaluationSettings) -> float:
+    """Return how much work a validation is, in parameters x tokens."""
+    return float(architecture.parameter_count) * settings.tokens
+
+
+def build_needs(rates: Rates, architecture: Architecture, recipe: Recipe, bundle_bytes: int) -> Needs:
+    """Estimate what a build needs. Its bundle lies in the work folder until the store has it."""
+    embedding = 4 * architecture.vocabulary_size * architecture.hidden_size
+    memory = _BUILD_BASE_BYTES + _BUILD_EMBEDDING_SHARE * embedding + _COREML_BYTES * (recipe.format == "coreml")
+    amount = build_amount(architecture)
+    seconds = rates.seconds("build", recipe.name, amount, amount * BUILD_RATES[recipe.name])
+    return Needs(memory_bytes=int(memory), disk_bytes=bundle_bytes, seconds=seconds)
+
+
+def validation_needs(
+    rates: Rates,
+    architecture: Architecture,
+    recipe: Recipe,
+    settings: EvaluationSettings,
+    *,
+    context_length: int,
+    bundle_bytes: int,
+) -> Needs:
+    """Estimate what a validation needs: its bundle on disk, and in memory with a full context, or the oracle."""
+    hidden_states = 4 * architecture.hidden_size * settings.tokens
+    amount = validation_amount(architecture, settings)
+    decoding = architecture.parameter_count * _DECODED_TOKENS * _DECODE_RATE
+    default = ORACLE_SECONDS + amount * VALIDATION_RATE + decoding
+    seconds = rates.seconds("validate", recipe.name, amount, default)
+    return Needs(
+        memory_bytes=max(int(memory_bytes(architecture, recipe, context_length)), _ORACLE_BYTES),
+        disk_bytes=bundle_bytes + hidden_states,
+        seconds=seconds,
+    )

@@ -1,0 +1,274 @@
+"""Does jobs on this machine: reads digests, writes blobs and records, and nothing else.
+
+    build      checkpoint ──build_each──> work/bundles/KEY ──> store, actions/build/KEY.json
+    validate   store ──> work/bundles/KEY ──validate──> actions/validate/KEY.json
+
+A job may die at any point: what it leaves is removed by whoever does it next, and nothing counts before its record is
+written, last. A job that is recorded is not done again, whoever has done it. What several processes of this machine do
+at once is kept apart by locks (`build_cache.py`); of several machines, each finishes and one records.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from builders.build import build_each
+from builders.build_cache import BuildCache
+from builders.checkpoint import Checkpoint
+from builders.conversion import BuildRequest
+from builders.matrix.cell_plan import Inputs
+from builders.matrix.graph import Job, Kind
+from builders.matrix.keys import build_key, installed_tools, validation_key
+from builders.matrix.planning import MACOS
+from builders.matrix.rates import build_amount, validation_amount
+from builders.matrix.records import (
+    CheckpointFacts,
+    Effort,
+    built_bundle,
+    record_build,
+    record_checkpoint,
+    record_evidence,
+    recorded_evidence,
+)
+from builders.validation.validate import check_before_building, validate
+from registry.bundle.folder import Bundle
+from registry.bundle.manifest import Manifest
+from registry.store.protocol import Store
+from targets.errors import PhipackError, ReleaseError
+from targets.evaluation import EvaluationSettings
+from targets.evidence import Evidence
+from targets.progress import Progress, Step, silent, with_subject
+from targets.recipes import recipe_named
+
+JobResult = bool | PhipackError  # True: done now; False: any machine had recorded it; else what went wrong
+BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the disk until the store has it
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where jobs are done: the checkpoint, the store, and this machine's own folder. `on_progress`: steps of jobs."""
+
+    checkpoint: Checkpoint
+    settings: EvaluationSettings
+    cache: BuildCache
+    store: Store
+    on_progress: Progress = silent
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """What the jobs are made from."""
+        return Inputs(self.checkpoint, self.settings, self.store)
+
+    def record_checkpoint(self) -> None:
+        """Record what is needed to register bundles of the checkpoint on machines without its files."""
+        checkpoint = self.checkpoint
+        facts = CheckpointFacts(checkpoint.architecture, checkpoint.digest, checkpoint.merged_from)
+        record_checkpoint(self.store, facts)
+
+    def build_key(self, job: Job) -> str:
+        """Return the key of the build of a job's bundle, as this machine would do it."""
+        recipe = recipe_named(job.recipe)
+        return build_key(self.checkpoint.digest, recipe.name, recipe.format, job.context_length)
+
+    def key(self, job: Job) -> str:
+        """Return a job's key, as this machine would do it."""
+        build = self.build_key(job)
+        if job.kind == "build":
+            return build
+        own = MACOS in job.needs.labels
+        return validation_key(build, recipe_named(job.recipe).format, self.inputs.evaluation, on_own_runtime=own)
+
+
+def machine_labels() -> frozenset[str]:
+    """Return the labels of jobs that this machine can do, other than those that any machine can."""
+    return frozenset({MACOS} if sys.platform == "darwin" else ())
+
+
+def run_job(job: Job, site: Site) -> bool:
+    """Do one job, and return whether it had to be done: False where any machine had recorded it.
+
+    Raises:
+        ReleaseError: this machine can't do it, has other versions of the tools, or the job before is not done.
+        PhipackError: what the build or the validation raises.
+    """
+    ((_, result),) = run_jobs([job], site)
+    if isinstance(result, PhipackError):
+        raise result
+    return result
+
+
+def run_jobs(jobs: Sequence[Job], site: Site) -> Iterator[tuple[Job, JobResult]]:
+    """Do jobs, which come in an order in which each is after those that it needs; yield each with its result.
+
+    Builds are done first, a few at a time from one read of the checkpoint. What would be refused of every bundle, such
+    as a checkpoint that is misread, is refused before. A job whose build has failed is not tried.
+
+    Raises `StoreError` where nothing can be written there.
+    """
+    site.store.check_writable()
+    site.record_checkpoint()
+    results: dict[str, JobResult] = {}
+    for job in jobs:
+        try:
+            _require_able(job, site)
+            if job.kind == "build":
+                check_context(site, job.context_length, job.name)
+        except PhipackError as error:
+            results[job.name] = error
+    results |= run_builds([job for job in jobs if job.kind == "build" and job.name not in results], site)
+    for job in jobs:
+        if job.name not in results:
+            results[job.name] = _result(job, site, results)
+        yield job, results[job.name]
+
+
+def _result(job: Job, site: Site, results: Mapping[str, JobResult]) -> JobResult:
+    """Do a job that is no build."""
+    for before in job.after:
+        if isinstance(results.get(before), PhipackError):
+            return ReleaseError(f"{job.name} was not tried: {before} failed", fix=f"fix what {before} reports first")
+    try:
+        return _RUN[job.kind](job, site)
+    except PhipackError as error:
+        return error
+
+
+def check_context(site: Site, context_length: int, subject: str) -> None:
+    """Refuse what every validation of bundles of this context would refuse. Once for a checkpoint on a machine.
+
+    Raises:
+        MeasurementError: phipack reads the checkpoint differently from transformers, or the text is too short.
+    """
+    with site.cache.checking(site.on_progress):
+        check_before_building(
+            site.checkpoint,
+            site.settings,
+            context_length,
+            cache=site.cache.reference_folder,
+            on_progress=with_subject(site.on_progress, subject),
+        )
+
+
+def run_builds(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str] | None = None) -> dict[str, JobResult]:
+    """Build what no machine has recorded, and return each job's result by its name.
+
+    `subjects`: what the progress of a job is about, by the job's name; by default that name.
+    """
+    results: dict[str, JobResult] = dict.fromkeys((job.name for job in jobs), False)
+    # A folder is still there where a process died between the record and the removal.
+    missing = [
+        job for job in jobs if built_bundle(site.store, job.key) is None or site.cache.bundle_folder(job.key).exists()
+    ]
+    for start in range(0, len(missing), BUILDS_AT_ONCE):
+        some = missing[start : start + BUILDS_AT_ONCE]
+        with site.cache.building([job.key for job in some], site.on_progress):
+            for job in some:
+                shutil.rmtree(site.cache.bundle_folder(job.key), ignore_errors=True)
+            some = [job for job in some if built_bundle(site.store, job.key) is None]  # not built meanwhile
+            if some:
+                results |= _build_together(some, site, subjects or {})
+    return results
+
+
+def _build_together(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str]) -> dict[str, JobResult]:
+    by_folder = {site.cache.bundle_folder(job.key): job for job in jobs}
+    requests = {
+        folder: BuildRequest.from_checkpoint(
+            site.checkpoint,
+            recipe_named(job.recipe),
+            job.context_length,
+            with_subject(site.on_progress, subjects.get(job.name, job.name)),
+        )
+        for folder, job in by_folder.items()
+    }
+    started, amount = time.monotonic(), build_amount(site.checkpoint.architecture)
+
+    def store(folder: Path, bundle: Bundle) -> None:
+        on_progress = requests[folder].on_progress
+        on_progress(Step("store", 0, 1))
+        effort = Effort((time.monotonic() - started) / len(jobs), amount)  # they share the machine, and the reading
+        site.store.add_bundle(bundle)
+        record_build(site.store, by_folder[folder].key, bundle.manifest, effort)
+        shutil.rmtree(folder, ignore_errors=True)
+        on_progress(Step("store", 1, 1))
+
+    try:
+        problems = build_each(requests, replace=True, done=store)
+    finally:
+        for folder in by_folder:
+            shutil.rmtree(folder, ignore_errors=True)
+    return {job.name: problems.get(folder, True) for folder, job in by_folder.items()}
+
+
+def _validate_bundle(job: Job, site: Site) -> bool:
+    return validated(job, site, job.name)[2]
+
+
+def validated(job: Job, site: Site, subject: str) -> tuple[Manifest, Evidence, bool]:
+    """Return a bundle and its figures, without gates; True where they had to be measured.
+
+    Args:
+        job: the validation.
+        site: where it is done.
+        subject: what its progress is about.
+
+    Raises:
+        ReleaseError: this machine can't measure what is asked for, or the store does not have the bundle.
+        MeasurementError: as `validate` raises.
+    """
+    manifest = built_bundle(site.store, site.build_key(job))
+    if manifest is None:
+        raise ReleaseError(
+            f"{job.name}: the store does not have its bundle",
+            fix="run the same command again" if not job.after else f"do {' and '.join(job.after)} first, or again",
+        )
+    if (recorded := recorded_evidence(site.store, job.key, manifest)) is not None:
+        return manifest, recorded, False
+    _require_able(job, site)
+    on_progress = with_subject(site.on_progress, subject)
+    with site.cache.validating(on_progress):
+        if (recorded := recorded_evidence(site.store, job.key, manifest)) is not None:  # by who was waited for
+            return manifest, recorded, False
+        started = time.monotonic()
+        with _materialised(manifest.digest, site) as bundle:
+            cache = site.cache.reference_folder
+            evidence = validate(bundle, site.checkpoint, site.settings, cache=cache, on_progress=on_progress)
+        amount = validation_amount(site.checkpoint.architecture, site.settings)
+        effort = Effort(time.monotonic() - started, amount)
+        return manifest, record_evidence(site.store, job.key, manifest, evidence, effort), True
+
+
+@contextmanager
+def _materialised(digest: str, site: Site) -> Iterator[Bundle]:
+    """Put a bundle of the store into a folder for a while: what is measured is what the store holds."""
+    folder = site.cache.bundle_folder(digest.removeprefix("sha256:")[:32])
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield site.store.materialise(digest, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_able(job: Job, site: Site) -> None:
+    """Raise `ReleaseError` where this machine can't do the job, or would do another one under its name."""
+    if lacking := sorted(job.needs.labels - machine_labels()):
+        raise ReleaseError(
+            f"{job.name} needs a machine with {', '.join(lacking)}",
+            fix=f"run it there: phipack release --defer-registration --job {job.name}; then phipack release --finish",
+        )
+    if site.key(job) != job.key:
+        raise ReleaseError(
+            f"{job.name} was planned with other versions of the tools, another checkpoint or other settings than here: "
+            f"{installed_tools(recipe_named(job.recipe).format)}; checkpoint {site.checkpoint.digest}",
+            fix="install the same versions on all machines (pip install -c constraints.txt), then plan again",
+        )
+
+
+_RUN: Mapping[Kind, Callable[[Job, Site], bool]] = {"validate": _validate_bundle}

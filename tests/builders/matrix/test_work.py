@@ -1,0 +1,114 @@
+"""Jobs done on this machine: once, by whoever comes first, and not where they would be other jobs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builders.build_cache import BuildCache
+from builders.checkpoint import Checkpoint
+from builders.matrix.cell_plan import CellPlanner, Inputs
+from builders.matrix.graph import Job, Needs
+from builders.matrix.planning import plan_release
+from builders.matrix.records import CheckpointFacts, built_bundle, recorded_checkpoint
+from builders.matrix.work import Site, run_job, run_jobs
+from devtools.bundles import make_evidence
+from registry.bundle.folder import Bundle
+from registry.store.folder import FolderStore
+from targets.errors import BuildError, ReleaseError
+from targets.evaluation import EvaluationSettings
+from targets.evidence import Evidence
+from tests.builders.test_release import BRIEF, cell, no_build
+
+Machine = Callable[[str], Site]
+
+
+@pytest.fixture
+def machine(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Machines with folders of their own, and one store. What is measured is made up."""
+
+    def measure(bundle: Bundle, *_: object, **__: object) -> Evidence:
+        return make_evidence(bundle).model_copy(update={"checkpoint": bundle.manifest.checkpoint})
+
+    monkeypatch.setattr("builders.matrix.work.validate", measure)
+    monkeypatch.setattr("builders.matrix.work.check_before_building", lambda *_, **__: None)
+    return lambda name: Site(tiny, BRIEF, BuildCache(tmp_path / name), FolderStore(tmp_path / "store"))
+
+
+def jobs_of(site: Site, settings: EvaluationSettings = BRIEF) -> tuple[Job, Job]:
+    inputs = Inputs(site.checkpoint, settings, site.store)
+    plan = plan_release(CellPlanner(inputs, site.cache.work_folder), [cell("phone")])
+    build, validation = plan.graph
+    return build, validation
+
+
+def test_a_job_is_done_once_by_any_machine(machine: Machine) -> None:
+    build, validation = jobs_of(machine("a"))
+    assert (build.is_done, validation.is_done) == (False, False)
+    assert validation.after == (build.name,)
+    assert [run_job(build, machine("a")), run_job(build, machine("b"))] == [True, False]
+    assert [run_job(validation, machine("b")), run_job(validation, machine("a"))] == [True, False]
+    build, validation = jobs_of(machine("c"))
+    assert (build.is_done, validation.is_done) == (True, True)
+    checkpoint = machine("a").checkpoint
+    facts = CheckpointFacts(checkpoint.architecture, checkpoint.digest, None)
+    assert recorded_checkpoint(machine("a").store, checkpoint.digest) == facts
+
+
+def test_two_machines_that_build_the_same_at_once_both_finish(machine: Machine) -> None:
+    build, _ = jobs_of(machine("a"))
+    start = threading.Barrier(2)
+
+    def one(name: str) -> bool:
+        start.wait(30)
+        return run_job(build, machine(name))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert any(pool.map(one, "ab"))
+    assert built_bundle(machine("a").store, build.key) is not None
+    assert len(list(machine("a").store.documents("actions/build/"))) == 1
+
+
+def test_a_job_of_other_inputs_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builders.matrix.work.build_each", no_build)
+    build, validation = jobs_of(machine("a"), replace(BRIEF, tokens=64))
+    for job in (replace(build, key="0" * 32), validation):
+        with pytest.raises(ReleaseError, match="was planned with other versions of the tools, another checkpoint"):
+            run_job(job, machine("a"))
+
+
+def test_a_job_for_another_kind_of_machine_is_refused(machine: Machine) -> None:
+    _, validation = jobs_of(machine("a"))
+    with pytest.raises(ReleaseError, match="needs a machine with android, macos"):
+        run_job(replace(validation, needs=Needs(frozenset({"macos", "android"}))), machine("a"))
+
+
+def test_a_validation_without_its_bundle_names_the_build(machine: Machine) -> None:
+    build, validation = jobs_of(machine("a"))
+    with pytest.raises(ReleaseError, match="the store does not have its bundle") as error:
+        run_job(validation, machine("a"))
+    assert build.name in error.value.fix
+
+
+def test_what_comes_after_a_failed_build_is_not_tried(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = BuildError("no space left", fix="free space")
+    monkeypatch.setattr("builders.matrix.work.build_each", lambda requests, **_: dict.fromkeys(requests, full))
+    results = list(run_jobs(jobs_of(machine("a")), machine("a")))
+    assert results[0][1] is full
+    assert isinstance(results[1][1], ReleaseError)
+    assert "was not tried" in results[1][1].problem
+
+
+def test_what_jobs_took_is_what_is_estimated_next(machine: Machine) -> None:
+    site = machine("a")
+    before, _ = jobs_of(site)
+    run_job(before, site)
+    after, _ = jobs_of(site)
+    assert after.needs.seconds != before.needs.seconds
+    assert 0 < after.needs.seconds < 600  # what it took, and not the rate of a model a million times as large
+    assert after.needs.disk_bytes >= before.needs.disk_bytes > 0
