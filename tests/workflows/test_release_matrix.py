@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -111,7 +112,10 @@ class Team:
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("team")
     with ExitStack() as stack:
-        database = stack.enter_context(running_postgresql(folder / "postgresql", durable=False)).make_database("mlflow")
+        open_to_all = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="phipack-team-")))
+        open_to_all.chmod(0o711)  # pytest's own folder is not: PostgreSQL may be another user
+        postgresql = stack.enter_context(running_postgresql(open_to_all / "postgresql", durable=False))
+        database = postgresql.make_database("mlflow")
         s3 = stack.enter_context(running_seaweedfs(folder / "seaweedfs", patience_seconds=0.2))
         s3.make_bucket("models")
         store = "s3://models/store"
