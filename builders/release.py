@@ -53,26 +53,28 @@ class Coordinator:
         """What the release is made from."""
         return Inputs(self.checkpoint, self.settings, self.store)
 
-    def planner(self) -> CellPlanner:
-        """Return a planner, which asks the store for each record once."""
-        return CellPlanner(self.inputs, self.cache.work_folder)
+    def planner(self, *, for_here: bool) -> CellPlanner:
+        """Return a planner, which asks the store for each record once. `for_here`: this machine does the jobs."""
+        return CellPlanner(self.inputs, self.cache.work_folder if for_here else None)
 
-    def plan_jobs(self, cells: Sequence[Cell]) -> ReleasePlan:
+    def plan_jobs(self, cells: Sequence[Cell], *, for_here: bool = False) -> ReleasePlan:
         """Return the release's cells and jobs. The checkpoint is hashed, which reads it once; nothing is written.
+
+        `for_here`: this machine does the jobs, so it must have room for them.
 
         Raises:
             StoreError: the store can't be asked which bundles it has.
             MeasurementError: the evaluation's text can't be read.
         """
         read_text(self.settings.text)
-        return plan_release(self.planner(), cells)
+        return plan_release(self.planner(for_here=for_here), cells, with_estimates=not for_here)
 
     def finish(self, cells: Sequence[Cell], register: Register) -> tuple[CellOutcome, ...]:
         """Judge what was recorded for each cell, and register all of them where all pass, otherwise none.
 
         A registration that is interrupted goes on where it stopped when it is run again.
         """
-        planner = self.planner()
+        planner = self.planner(for_here=False)
         plan = plan_release(planner, cells, with_estimates=False)
         plans = {one.cell: one for one in plan.cells}
         outcomes = [self._judged(cell, planner, plans[cell.name], plan.jobs_of(cell.name)) for cell in cells]
@@ -133,7 +135,7 @@ class Release:
         """
         self.store.check_writable()
         read_text(self.settings.text)
-        planner = self.coordinator.planner()
+        planner = self.coordinator.planner(for_here=True)
         refused = self._refused_beforehand([planner.plan(cell) for cell in cells])
         yield from refused.values()
         cells = [cell for cell in cells if cell.name not in refused]
@@ -158,7 +160,7 @@ class Release:
             MeasurementError: the evaluation's text can't be read.
         """
         read_text(self.settings.text)
-        planner = self.coordinator.planner()
+        planner = self.coordinator.planner(for_here=True)
         return tuple(planner.plan(cell) for cell in cells)
 
     def _refused_beforehand(self, cell_plans: Sequence[CellPlan]) -> dict[str, CellOutcome]:

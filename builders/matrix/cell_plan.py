@@ -89,10 +89,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class CellPlanner:
-    """Plans cells. `work_folder`: where bundles will lie while they are built. Cells share sizes and records."""
+    """Plans cells, which share sizes and records.
+
+    `work_folder`: where bundles will lie while they are built, if that is on this machine: they must have room there.
+    """
 
     inputs: Inputs
-    work_folder: Path
+    work_folder: Path | None = None
     _sizes: dict[tuple[str, int], int] = field(default_factory=dict)
     _manifests: dict[str, Manifest | None] = field(default_factory=dict)
     _evidence: dict[str, Evidence | None] = field(default_factory=dict)
@@ -170,8 +173,7 @@ class CellPlanner:
         return figures | predicted_figures(architecture, cell.recipe, cell.target, context_length)
 
     def _too_large(self, bundle_bytes: int) -> BuildError | None:
-        free = free_bytes(self.work_folder)
-        if bundle_bytes <= free or not isinstance(self.inputs.checkpoint, Checkpoint):
+        if self.work_folder is None or bundle_bytes <= (free := free_bytes(self.work_folder)):
             return None
         return BuildError(
             f"the bundle has {bundle_bytes / 1e9:.2f} GB, and {self.work_folder} has {free / 1e9:.2f} GB left",

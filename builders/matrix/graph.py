@@ -100,7 +100,15 @@ class Graph:
 
     def of_cell(self, cell: str) -> tuple[Job, ...]:
         """Return the jobs that a cell needs, in order."""
-        return tuple(job for job in self.jobs if cell in job.cells)
+        return tuple(self._by_cell.get(cell, ()))
+
+    @cached_property
+    def _by_cell(self) -> dict[str, list[Job]]:
+        found: dict[str, list[Job]] = {}
+        for job in self.jobs:
+            for cell in job.cells:
+                found.setdefault(cell, []).append(job)
+        return found
 
 
 def _in_order(jobs: tuple[Job, ...]) -> tuple[Job, ...]:

@@ -40,12 +40,13 @@ def plan_release(planner: CellPlanner, cells: Sequence[Cell], *, with_estimates:
     by_name = {cell.name: cell for cell in cells}
     rates = read_rates(planner.inputs.store) if with_estimates else Rates({})
     jobs: dict[str, Job] = {}
+    cells_of: dict[str, list[str]] = {}
     for plan in plans:
         if plan.problem is None:
             for job in _jobs(planner, by_name[plan.cell], plan, rates):
-                known = jobs.get(job.name, job)
-                jobs[job.name] = replace(known, cells=tuple(dict.fromkeys((*known.cells, plan.cell))))
-    return ReleasePlan(plans, Graph(jobs.values()))
+                jobs.setdefault(job.name, job)
+                cells_of.setdefault(job.name, []).append(plan.cell)
+    return ReleasePlan(plans, Graph(replace(job, cells=tuple(cells_of[name])) for name, job in jobs.items()))
 
 
 def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tuple[Job, ...]:
@@ -56,7 +57,7 @@ def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tup
 
     def job(kind: Kind, key: str, needs: Needs, *, after: tuple[str, ...] = (), is_done: bool) -> Job:
         name = job_name(kind, recipe.name, context, key)
-        return Job(name, kind, key, after, (cell.name,), needs, is_done, recipe.name, context)
+        return Job(name, kind, key, after, (), needs, is_done, recipe.name, context)
 
     key = inputs.build_key(cell, context)
     build = job("build", key, build_needs(rates, architecture, recipe, plan.bundle_bytes), is_done=plan.is_built)

@@ -76,7 +76,8 @@ def recorded_evidence(store: Store, key: str, manifest: Manifest) -> Evidence | 
 
 def record_evidence(store: Store, key: str, manifest: Manifest, evidence: Evidence, effort: Effort) -> Evidence:
     """Record what was measured. Return what counts: the figures of another machine, where it was quicker."""
-    counting = write_action(store, _record("validate", key, manifest, effort, json.loads(evidence.to_json())))
+    record = _record("validate", key, manifest, effort, json.loads(evidence.to_json()))
+    counting = write_action(store, record, counts=lambda there: _evidence_of(there, manifest) is not None)
     return _evidence_of(counting, manifest) or evidence
 
 

@@ -117,8 +117,8 @@ def run_jobs(jobs: Sequence[Job], site: Site) -> Iterator[tuple[Job, JobResult]]
     results: dict[str, JobResult] = {}
     for job in jobs:
         try:
-            _require_able(job, site)
-            if job.kind == "build":
+            _require_same_inputs(job, site)
+            if job.kind == "build" and built_bundle(site.store, job.key) is None:
                 check_context(site, job.context_length, job.name)
         except PhipackError as error:
             results[job.name] = error
@@ -231,7 +231,7 @@ def validated(job: Job, site: Site, subject: str) -> tuple[Manifest, Evidence, b
         )
     if (recorded := recorded_evidence(site.store, job.key, manifest)) is not None:
         return manifest, recorded, False
-    _require_able(job, site)
+    _require_labels(job)
     on_progress = with_subject(site.on_progress, subject)
     with site.cache.validating(on_progress):
         if (recorded := recorded_evidence(site.store, job.key, manifest)) is not None:  # by who was waited for
@@ -256,13 +256,17 @@ def _materialised(digest: str, site: Site) -> Iterator[Bundle]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _require_able(job: Job, site: Site) -> None:
-    """Raise `ReleaseError` where this machine can't do the job, or would do another one under its name."""
+def _require_labels(job: Job) -> None:
+    """Raise `ReleaseError` where the job needs another kind of machine."""
     if lacking := sorted(job.needs.labels - machine_labels()):
         raise ReleaseError(
             f"{job.name} needs a machine with {', '.join(lacking)}",
             fix=f"run it there: phipack release --defer-registration --job {job.name}; then phipack release --finish",
         )
+
+
+def _require_same_inputs(job: Job, site: Site) -> None:
+    """Raise `ReleaseError` where this machine would do another job under the same name."""
     if site.key(job) != job.key:
         raise ReleaseError(
             f"{job.name} was planned with other versions of the tools, another checkpoint or other settings than here: "

@@ -9,6 +9,7 @@ from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
 from builders.matrix.graph import Graph, Job
 from builders.matrix.grouping import group_jobs, with_what_comes_before
+from builders.matrix.planning import ReleasePlan
 from builders.matrix.records import CheckpointFacts, recorded_checkpoint
 from builders.matrix.work import Site, run_jobs
 from builders.release import Coordinator
@@ -70,14 +71,14 @@ def do_jobs(
     """Do the jobs of cells that no machine has recorded: all of them, or those named with what they come after.
 
     Raises:
-        ProjectError: there is no job of a name. GateError: a cell is known to fail, and no job was named.
+        ProjectError: there is no job of a name.
+        PhipackError: a cell is known to fail, and no job was named, or that cell's.
         CheckpointError, StoreError, MeasurementError: as planning raises.
     """
     coordinator = Coordinator(site.checkpoint, site.settings, site.cache, site.store)
-    plan = coordinator.plan_jobs(cells)
-    if not names:
-        reports = tuple(planned_report(one) for one in plan.cells)
-        ReleaseReport(project.model, project.version, dry_run=True, cells=reports).raise_for_failures()
+    plan = coordinator.plan_jobs(cells, for_here=True)
+    if not names or any(name not in plan.graph.by_name for name in names):
+        _refuse_what_fails(project, plan)
     wanted = [_job_named(name, plan.graph) for name in names] or plan.graph.pending
     jobs = with_what_comes_before(plan.graph, wanted)
     on_progress(Notice(f"{project.model} {project.version}: {count(len(jobs), 'job')} on this machine"))
@@ -94,6 +95,15 @@ def site_of(project: Project, store: Store, home: Path, on_progress: Progress) -
     """Return this machine as a place where a project's jobs are done. Raises `CheckpointError`."""
     checkpoint = as_checkpoint(project.checkpoint, project.adapter)
     return Site(checkpoint, project.settings, BuildCache(home), store, on_progress)
+
+
+def _refuse_what_fails(project: Project, plan: ReleasePlan) -> None:
+    """Raise where a cell is known to fail: the one problem, or all in one error."""
+    problems = [one.problem for one in plan.cells if one.problem is not None]
+    if len(problems) == 1:
+        raise problems[0]
+    reports = tuple(planned_report(one) for one in plan.cells)
+    ReleaseReport(project.model, project.version, dry_run=True, cells=reports).raise_for_failures()
 
 
 def _job_named(name: str, graph: Graph) -> Job:

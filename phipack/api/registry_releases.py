@@ -127,7 +127,7 @@ class ReleaseMethods(RegistryConnection):
 
         Raises:
             ProjectError: there is no job of a name.
-            GateError, ReleaseError: a cell is known to fail, and no job was named. Nothing was built.
+            PhipackError: a cell is known to fail, and no job was named, or that cell's. Nothing was built.
         """
         from phipack.api.jobs import do_jobs, site_of
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -84,8 +84,14 @@ def read_action(store: Store, action: Action, key: str) -> ActionRecord | None:
     return _counting(store, name, store.read_document(name))
 
 
-def write_action(store: Store, record: ActionRecord) -> ActionRecord:
+def _any(_record: ActionRecord) -> bool:
+    return True
+
+
+def write_action(store: Store, record: ActionRecord, counts: Callable[[ActionRecord], bool] = _any) -> ActionRecord:
     """Record what was done, and return the record that counts: where another machine was quicker, its own.
+
+    `counts`: says of a record that is there, with a bundle that is whole, whether it counts. If not, it is replaced.
 
     Raises:
         StoreError: the store can't be written.
@@ -96,7 +102,8 @@ def write_action(store: Store, record: ActionRecord) -> ActionRecord:
         if store.write_document(name, raw, replacing=replacing):
             return record
         there = store.read_document(name)
-        if (counting := _counting(store, name, there)) is not None:
+        counting = _counting(store, name, there)
+        if counting is not None and counts(counting):
             return counting
         replacing = None if there is None else there.tag
     raise StoreError(

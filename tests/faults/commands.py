@@ -258,6 +258,16 @@ _FOLDERS: Mapping[str, Command] = {
         imports=making.IMPORTS,
         limit=3,
     ),
+    "release --finish": Command(
+        of="release",
+        prepare=releasing.prepare_jobs_done,
+        run=phipack("release", "--finish"),
+        after=channels.store_is_sound,
+        done=releasing.released,
+        tidy=releasing.workshop_is_tidy,
+        imports=making.IMPORTS,
+        limit=3,
+    ),
 }
 
 

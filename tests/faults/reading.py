@@ -9,6 +9,7 @@ from pathlib import Path
 from phipack.diagnosis.services import check_store
 from tests.faults.ground import Ground
 from tests.faults.publishing import prepare_publication
+from tests.faults.releasing import PROJECT
 from tests.faults.stores import STORE
 from tests.support.checkpoints import write_tiny
 
@@ -20,6 +21,8 @@ READING: Mapping[str, tuple[str, ...]] = {
     "history": ("phi",),
     "inspect": (_BUNDLE, "--verify"),
     "ls": (),
+    "matrix": ("tiny.toml", "--format", "json"),
+    "plan": ("tiny.toml",),
     "recipes": (),
     "schema": ("project",),
     "show": ("phi:production",),
@@ -31,9 +34,10 @@ HEAVY = {"generate": "opens a bundle in its own runtime: tests/builders/runtime/
 
 
 def prepare(ground: Ground) -> None:
-    """A registry with a published release, and a checkpoint."""
+    """A registry with a published release, and a project file with its checkpoint."""
     prepare_publication(ground)
     write_tiny(Path("checkpoint"))
+    Path("tiny.toml").write_text(PROJECT, "utf-8")
 
 
 def look_at_the_store(_: Ground) -> int:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from devtools.bundles import make_bundle
+from phipack.__main__ import main
 from registry.garbage import collect
 from registry.ledger.reader import open_reader
 from tests.faults.channels import HOME, prepare_registry, prepare_releases, store_is_sound, store_is_tidy
@@ -14,7 +15,7 @@ from tests.faults.ground import Ground, as_command, names
 from tests.faults.stores import STORE, case_store
 from tests.support.checkpoints import write_tiny
 
-_PROJECT = """\
+PROJECT = """\
 model = "tiny"
 version = "1.0.0"
 checkpoint = "checkpoint"
@@ -38,7 +39,13 @@ def prepare_project(ground: Ground) -> None:
     """A project file of one cell, and its checkpoint."""
     prepare_registry(ground)
     write_tiny(Path("checkpoint"))
-    Path("phipack.toml").write_text(_PROJECT, "utf-8")
+    Path("phipack.toml").write_text(PROJECT, "utf-8")
+
+
+def prepare_jobs_done(ground: Ground) -> None:
+    """The same, built and validated; nothing is registered."""
+    prepare_project(ground)
+    assert main(["release", "--defer-registration"]) == 0
 
 
 def released(ground: Ground) -> None:

@@ -80,6 +80,14 @@ def test_figures_of_something_else_count_as_none(store: FolderStore, tmp_path: P
     assert recorded_evidence(store, KEY, bundle.manifest) is None
 
 
+def test_figures_of_a_bundle_that_was_replaced_are_replaced(store: FolderStore, tmp_path: Path) -> None:
+    """Its build was recorded again, with other bytes; both bundles are whole."""
+    before, now = (stored(store, tmp_path / name, name.encode()) for name in "ab")
+    record_evidence(store, KEY, before.manifest, make_evidence(before), EFFORT)
+    record_evidence(store, KEY, now.manifest, make_evidence(now), EFFORT)
+    assert recorded_evidence(store, KEY, now.manifest) == make_evidence(now)
+
+
 @pytest.mark.parametrize("name", sorted(REAL_CONFIGS))
 def test_a_checkpoint_is_planned_with_elsewhere(store: FolderStore, name: str) -> None:
     architecture: Architecture = read_architecture(REAL_CONFIGS[name])

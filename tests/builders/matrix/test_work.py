@@ -42,7 +42,7 @@ def machine(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def jobs_of(site: Site, settings: EvaluationSettings = BRIEF) -> tuple[Job, Job]:
     inputs = Inputs(site.checkpoint, settings, site.store)
-    plan = plan_release(CellPlanner(inputs, site.cache.work_folder), [cell("phone")])
+    plan = plan_release(CellPlanner(inputs), [cell("phone")])
     build, validation = plan.graph
     return build, validation
 
