@@ -13,7 +13,10 @@ steps = [
     {
         "label": group["name"],
         "key": f"phipack-{number}",
-        "command": ["bash ci/checkpoint.sh", f"phipack release --defer-registration {group['arguments']}"],
+        "command": [
+            "bash ci/checkpoint.sh",
+            " ".join(["phipack release --defer-registration", *(f"--job {name}" for name in group["last_jobs"])]),
+        ],
         "agents": {"queue": group["machine"] if group["labels"] else "default"},
         "retry": {"automatic": [{"exit_status": 4, "limit": 2}]},  # a service did not answer
     }
