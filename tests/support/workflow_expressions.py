@@ -1,7 +1,7 @@
 """GitHub's expressions, `${{ … }}`, as far as our workflows use them: the rest is refused, not guessed.
 
-The grammar: literals, contexts (`needs.plan.outputs.matrix`), `== != ! && ||`, parentheses, and the functions fromJSON,
-always, success, failure and cancelled. Source: GitHub's page "Evaluate expressions in workflows and actions".
+The grammar: literals, contexts (`needs.plan.outputs.matrix`), `== != ! && ||`, parentheses, and the functions contains,
+fromJSON, always, success, failure and cancelled. Source: GitHub's page "Evaluate expressions in workflows and actions".
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class _Parser:
             arguments.append(self.either())
             self._took(",")
         functions: dict[str, Callable[..., Any]] = {
+            "contains": lambda where, what: what in where,
             "fromJSON": json.loads,
             "always": lambda: True,
             "success": lambda: self._context["success"],

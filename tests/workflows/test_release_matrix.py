@@ -149,7 +149,7 @@ def write_program(path: Path) -> None:
 export PYTHONPATH='{ROOT}'
 if [ -z "${{LOSE_THIS_MACHINE:-}}" ]; then exec '{sys.executable}' -m phipack "$@"; fi
 '{sys.executable}' -m phipack "$@" &
-until ls .phipack/work/bundles/*/ >/dev/null 2>&1; do sleep 0.01; done
+while kill -0 $! && ! ls .phipack/work/bundles/*/ >/dev/null 2>&1; do sleep 0.01; done
 kill -KILL $!
 wait $!
 """,
