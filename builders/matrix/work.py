@@ -231,7 +231,7 @@ def validated(job: Job, site: Site, subject: str) -> tuple[Manifest, Evidence, b
         )
     if (recorded := recorded_evidence(site.store, job.key, manifest)) is not None:
         return manifest, recorded, False
-    _require_labels(job)
+    require_labels(job)
     on_progress = with_subject(site.on_progress, subject)
     with site.cache.validating(on_progress):
         if (recorded := recorded_evidence(site.store, job.key, manifest)) is not None:  # by who was waited for
@@ -256,7 +256,7 @@ def _materialised(digest: str, site: Site) -> Iterator[Bundle]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _require_labels(job: Job) -> None:
+def require_labels(job: Job) -> None:
     """Raise `ReleaseError` where the job needs another kind of machine."""
     if lacking := sorted(job.needs.labels - machine_labels()):
         raise ReleaseError(

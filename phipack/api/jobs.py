@@ -11,7 +11,7 @@ from builders.matrix.graph import Graph, Job
 from builders.matrix.grouping import group_jobs, with_what_comes_before
 from builders.matrix.planning import ReleasePlan
 from builders.matrix.records import CheckpointFacts, recorded_checkpoint
-from builders.matrix.work import Site, run_jobs
+from builders.matrix.work import Site, require_labels, run_jobs
 from builders.release import Coordinator
 from phipack.api.arguments import as_checkpoint
 from phipack.api.job_results import JobOutcome, JobPlan, JobsReport, Matrix
@@ -71,7 +71,7 @@ def do_jobs(
     """Do the jobs of cells that no machine has recorded: all of them, or those named with what they come after.
 
     Raises:
-        ProjectError: there is no job of a name.
+        ProjectError: there is no job of a name. ReleaseError: a named job needs another kind of machine.
         PhipackError: a cell is known to fail, and no job was named, or that cell's.
         CheckpointError, StoreError, MeasurementError: as planning raises.
     """
@@ -80,6 +80,9 @@ def do_jobs(
     if not names or any(name not in plan.graph.by_name for name in names):
         _refuse_what_fails(project, plan)
     wanted = [_job_named(name, plan.graph) for name in names] or plan.graph.pending
+    for job in wanted if names else ():
+        if not job.is_done:
+            require_labels(job)  # before what it comes after is done in vain
     jobs = with_what_comes_before(plan.graph, wanted)
     on_progress(Notice(f"{project.model} {project.version}: {count(len(jobs), 'job')} on this machine"))
     outcomes = []

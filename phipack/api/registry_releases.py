@@ -126,7 +126,7 @@ class ReleaseMethods(RegistryConnection):
             What became of each job. One that fails raises nothing here: see `JobsReport.raise_for_failures`.
 
         Raises:
-            ProjectError: there is no job of a name.
+            ProjectError: there is no job of a name. ReleaseError: a named job needs another kind of machine.
             PhipackError: a cell is known to fail, and no job was named, or that cell's. Nothing was built.
         """
         from phipack.api.jobs import do_jobs, site_of

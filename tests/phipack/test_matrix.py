@@ -36,7 +36,9 @@ def states(document: Any) -> dict[str, str]:
 
 def shown(run: Run) -> list[dict[str, Any]]:
     cells = result_of(run("--json", "show", "tiny:1.0.0"))["cells"]
-    return [{name: cell[name] for name in ("cell", "digest", "evidence_digest", "inputs", "figures")} for cell in cells]
+    return [
+        {name: cell[name] for name in ("cell", "digest", "evidence_digest", "inputs", "evidence")} for cell in cells
+    ]
 
 
 def test_two_machines_make_what_one_process_makes(project: Path) -> None:
