@@ -32,6 +32,7 @@ from builders.validation.text import read_text
 from builders.validation.validate import check_before_building, validate
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import Manifest
+from registry.bundle.requirements import require_runnable
 from registry.files.digests import digest_of_bytes
 from registry.files.staging import free_bytes
 from registry.store.protocol import Store
@@ -248,6 +249,7 @@ class Release:
             raise ReleaseError(
                 f"{cell.name}: the store has lost its bundle since it was built", fix="run the same command again"
             )
+        require_runnable(manifest, cell.target.offer, cell.target.os, cell.name)
         evidence, measured = self._measured(manifest, with_subject(self.on_progress, cell.name))
         predicted = predicted_figures(self.checkpoint.architecture, cell.recipe, cell.target, context_length)
         evidence = judged(
