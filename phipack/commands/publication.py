@@ -113,7 +113,11 @@ def _text(published: Publication, catalog: str) -> str:
         f"{where}, valid until {published.expires:%Y-%m-%d %H:%M} UTC",
         table(("cell", "recipe", "size", "releases", "deltas"), rows) if rows else "the channel is empty now",
         f"as they were: {unchanged}" if unchanged else "",
-        *(f"{one.name}, for apps with older runtimes: {', '.join(one.earlier)}" for one in published.cells if one.earlier),
+        *(
+            f"{one.name}, for apps with older runtimes: {', '.join(one.earlier)}"
+            for one in published.cells
+            if one.earlier
+        ),
         f"no longer in the channel: {', '.join(published.dropped)}" if published.dropped else "",
     )
     return "\n\n".join(filter(None, parts))

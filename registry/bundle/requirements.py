@@ -160,8 +160,8 @@ def _gguf(header: GgufHeader) -> set[str]:
     names = {info.name for info in header.tensors}
     found = {f"gguf/version/{header.version}", f"gguf/architecture/{architecture}"}
     found |= {f"gguf/tensor/{_TYPE_NAMES.get(info.type_number, info.type_number)}" for info in header.tensors}
-    if "tokenizer.ggml.pre" in keys:
-        found.add(f"gguf/pre/{keys['tokenizer.ggml.pre']}")
+    if keys.get("tokenizer.ggml.model") == "gpt2":  # llama.cpp splits words for byte-level BPE alone
+        found.add(f"gguf/pre/{keys.get('tokenizer.ggml.pre', 'none')}")
     if "rope_factors_long.weight" in names:
         found.add(f"gguf/rope_factors/{architecture}")
         rotated = keys.get(f"{architecture}.rope.dimension_count")

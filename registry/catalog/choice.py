@@ -77,15 +77,11 @@ def resolve(documents: Documents, query: Query) -> Resolved:
     everything = candidates | not_yet
     if query.format is not None:
         everything = {name: one for name, one in everything.items() if one.release.cells[name].format == query.format}
-    choice = _chosen(reference, query, everything)
     reasons: tuple[str, ...] = ()
     if query.offer:
-        everything, unable = _runnable(documents, query, everything)
-        if choice.cell not in everything:
-            reasons = (f"cell {choice.cell} has nothing for the app's runtimes: {unable[choice.cell].text}",)
-            choice = _second_choice(reference, query, everything, unable[choice.cell])
-        elif choice.cell in unable:
-            reasons = (unable[choice.cell].text,)
+        everything, choice, reasons = _chosen_to_run(documents, reference, query, everything)
+    else:
+        choice = _chosen(reference, query, everything)
     if choice.cell not in candidates:
         raise FetchError(
             f"{reference}: {everything[choice.cell].release.release} of cell {choice.cell} is being rolled out,"
@@ -138,15 +134,25 @@ def _problems(query: Query, release: ReleaseDocument, cell: str) -> tuple[Shortf
     return shortfalls(entry.format, entry.requires, query.offer, os)
 
 
-def _second_choice(reference: Reference, query: Query, candidates: _Candidates, unable: _Unable) -> Choice:
-    """Choose among the cells that the app can run. Raises `FetchError` where none of them is for the device."""
-    problem = f"{reference}: the app can't run what is published for it: {unable.text}"
-    if reference.cell is None and candidates:
-        try:
-            return _chosen(reference, query, candidates)
-        except FetchError as error:
-            raise FetchError(problem, fix=unable.remedy) from error
-    raise FetchError(problem, fix=unable.remedy)
+def _chosen_to_run(
+    documents: Documents, reference: Reference, query: Query, candidates: _Candidates
+) -> tuple[_Candidates, Choice, tuple[str, ...]]:
+    """Choose among the cells that the app can run; return its candidates, too, and why it gets nothing newer."""
+    able, unable = _runnable(documents, query, candidates)
+    try:
+        choice = _chosen(reference, query, able) if able else None
+    except FetchError:
+        choice = None
+    if choice is not None:
+        newer = (unable[choice.cell].text,) if choice.cell in unable else ()
+        others = (f"not {cell}: {one.text}" for cell, one in unable.items() if cell not in able)
+        return able, choice, (*newer, *others)
+    wanted = _chosen(reference, query, candidates)  # raises where there is nothing for the device at all
+    missing = unable.get(wanted.cell) or next(iter(unable.values()))
+    raise FetchError(
+        f"{reference}: the app can't run what is published for it: {missing.text}",
+        fix=f"{missing.remedy}, or ask for an older version",
+    )
 
 
 def _chosen(reference: Reference, query: Query, candidates: _Candidates) -> Choice:

@@ -82,9 +82,7 @@ def _wanted(  # noqa: PLR0913 - the query's own
     install_id: Annotated[str | None, Query(max_length=200, description="for staged rollout")] = None,
     runtime: Annotated[
         list[str] | None,
-        Query(
-            max_length=20, description="a runtime that the app ships, such as onnxruntime=1.22.0; repeated for all"
-        ),
+        Query(max_length=20, description="a runtime that the app ships, such as onnxruntime=1.22.0; repeated for all"),
     ] = None,
 ) -> Wanted:
     name, _, version = (os or "").partition(" ")

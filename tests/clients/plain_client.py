@@ -73,18 +73,22 @@ def problem_of(wish: Wish, os: str, entry: Json) -> str:
         return ""
     if not any(name in wish.runtimes for name in RUNTIMES[entry["format"]]):
         return f"no runtime for {entry['format']}"
-    for need in entry["requires"]:
-        if need["runtime"] not in wish.runtimes:
+    for asked in entry["requires"]:
+        name = asked["runtime"]
+        if name not in wish.runtimes:
             continue
-        version = numbers(wish.runtimes[need["runtime"]])
-        if version < numbers(need["minimum"]):
-            return f"{need['runtime']} {need['minimum']} is needed"
-        for gap in need["gaps"]:
-            here = gap["os"] is None or gap["os"].casefold() == os.casefold()
-            fixed = gap["fixed_in"]
-            if here and numbers(gap["first"]) <= version and (fixed is None or version < numbers(fixed)):
-                return f"{need['runtime']} {wish.runtimes[need['runtime']]} fails on {os}"
+        version = numbers(wish.runtimes[name])
+        if version < numbers(asked["minimum"]):
+            return f"{name} {asked['minimum']} is needed"
+        if any(fails(version, os, gap) for gap in asked["gaps"]):
+            return f"{name} {wish.runtimes[name]} fails on {os}"
     return ""
+
+
+def fails(version: list[int], os: str, gap: Json) -> bool:
+    """Say whether a version is one of those that fail on this OS, although they are late enough."""
+    here = gap["os"] is None or gap["os"].casefold() == os.casefold()
+    return here and numbers(gap["first"]) <= version and (gap["fixed_in"] is None or version < numbers(gap["fixed_in"]))
 
 
 def cells_of(trust: Trust, targets: Json, wish: Wish, install_id: str, os: str) -> list[Cell]:
