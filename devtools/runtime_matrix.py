@@ -99,10 +99,10 @@ def _outcome(folder: Path, version: str, newest: str) -> str:
     if error.is_file():
         return "crashes" if error.read_text().startswith("signal") else "fails"
     found, expected = np.load(folder / f"{version}.npy"), np.load(folder / f"{newest}.npy")
-    if found.shape != expected.shape or not np.isfinite(found).all():
+    visible = np.isfinite(expected)  # Phi-3-small hides logits by minus infinity
+    if found.shape != expected.shape or not np.array_equal(np.isfinite(found), visible):
         return "differs"
-    visible = np.isfinite(expected)
-    near = np.abs(found - expected)[visible].max() <= _TOLERANCE * expected[visible].std()
+    near = np.abs(found[visible] - expected[visible]).max() <= _TOLERANCE * expected[visible].std()
     return "works" if near else "differs"
 
 

@@ -37,7 +37,11 @@ _TYPE_NAMES = {kind.number: kind.name for kind in TYPES.values()}
 
 def required_by(folder: Path, files: Iterable[FileEntry]) -> Requires:
     """Return what the files of a bundle's folder need. Raises `BundleError` where one can't be read."""
-    return requires(features_of(files, partial(_open_in, folder)))
+    found = features_of(files, partial(_open_in, folder))
+    try:
+        return requires(found)
+    except ValueError as error:  # a name that no operator, type or model has
+        raise BundleError(f"{folder}: its files can't be what they say: {error}", fix=REPLACE_BUNDLE) from error
 
 
 def features_of(files: Iterable[FileEntry], open_file: Open) -> set[str]:

@@ -40,7 +40,7 @@ def _gguf(architecture: Architecture, _: Recipe, weights: tuple[StoredWeight, ..
 def _onnx(
     architecture: Architecture, recipe: Recipe, weights: tuple[StoredWeight, ...], context_length: int
 ) -> set[str]:
-    operators = {"SkipLayerNormalization"} if architecture.biased else _RMS_NORMS
+    operators = {"SkipLayerNormalization"} if architecture.biased else set(_RMS_NORMS)
     operators |= {"QuickGelu", "GroupQueryAttention", "GroupQueryAttention/rotary"}
     chosen_rows = architecture.longrope_edge(context_length) is not None
     if architecture.effective_window is not None:
@@ -56,7 +56,7 @@ def _onnx(
     return found | ({f"genai/longrope/{architecture.family}"} if chosen_rows else set())
 
 
-_RMS_NORMS = {"SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"}
+_RMS_NORMS = ("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
 
 
 def _matrix_operators(architecture: Architecture, recipe: Recipe, weight: StoredWeight) -> set[str]:

@@ -21,7 +21,7 @@ from registry.publication import Order
 from registry.transfer.bundle_download import DownloadOptions
 from targets.errors import FetchError, FitError
 from targets.references import Reference
-from targets.runtimes import Offer, table
+from targets.runtimes import Offer, VersionGap, table
 from targets.runtimes.table import requires
 from targets.selection import Device
 from tests.clients.plain_client import Wish
@@ -166,25 +166,26 @@ def test_a_bundle_that_says_nothing_is_not_refused(publisher: Publisher, url: st
 def test_a_folder_is_refused_before_it_is_copied(tmp_path: Path, os: str | None) -> None:
     made = make_bundle(tmp_path / "made", {"model.onnx": b"graph"})
     recipe = made.manifest.recipe.model_copy(update={"format": "onnx"})
+    gap = VersionGap(first="1.24.0", fixed_in="1.25.0", os="Android")
     needed = requires(["onnx/operator/MatMulNBits/bits=8"])
+    needed = needed.model_copy(update={"runtimes": (needed.runtimes[0].model_copy(update={"gaps": (gap,)}),)})
     bundle = seal(made.path, made.manifest.model_copy(update={"recipe": recipe, "requires": needed}))
 
     def fetched(version: str) -> Fetched:
         options = DownloadOptions(offer=Offer.parse([f"onnxruntime={version}"]), os=os, replace=True)
         return fetch(str(bundle.path), tmp_path / "out", options)
 
-    with pytest.raises(
-        FitError, match=r"onnxruntime 1\.22\.0 or later.*the app has 1\.20 .*onnxruntime#24491"
-    ) as caught:
-        fetched("1.20")
-    assert caught.value.fix == f"ship onnxruntime {'1.23.0' if os == 'Android' else '1.22.0'} or later in the app"
-    if os == "Android":  # microsoft/onnxruntime#24769
-        with pytest.raises(FitError, match=r"but not 1\.22\.0 up to, and without, 1\.23\.0 on Android"):
-            fetched("1.22.1")
+    with pytest.raises(FitError, match=r"1\.23\.0 or later.*the app has 1\.22\.0 .*#24769") as caught:
+        fetched("1.22.0")
+    assert caught.value.fix == "ship onnxruntime 1.23.0 or later in the app"
+    if os == "Android":
+        with pytest.raises(FitError, match=r"but not 1\.24\.0 up to, and without, 1\.25\.0 on Android") as caught:
+            fetched("1.24.1")
+        assert caught.value.fix == "ship onnxruntime 1.23.0 or later in the app"
         assert not (tmp_path / "out").exists()
     else:
-        fetched("1.22.1")
-    fetched("1.23.0")
+        fetched("1.24.1")
+    fetched("1.25.0")
 
 
 def test_what_the_publisher_s_table_learned_later_counts(
