@@ -68,6 +68,7 @@ wheel-check: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m phipack.reference > docs/cli.md
 	$(BIN)/python -m phipack.reference json > docs/json.md
+	$(BIN)/python -m phipack.reference runtimes > docs/runtimes.md
 
 # Builds the documentation site in site/ and checks every page and link. Needs none of phipack's own dependencies.
 docs-site:

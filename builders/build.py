@@ -20,6 +20,7 @@ from builders.conversion import BuildRequest, Conversion, FormatPackage, default
 from builders.tokenizer import bundled_tokenizer, named_id
 from registry.bundle.folder import Bundle, file_entries, seal
 from registry.bundle.manifest import GenerationEntry, Manifest, ModelEntry, RecipeEntry
+from registry.bundle.requirements import required_by
 from registry.files.staging import staged_folder
 from targets.errors import CheckpointError, PhipackError
 from targets.progress import Notice, Progress, Step, silent
@@ -154,6 +155,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
             ),
             tools={"phipack": version("phipack"), **conversion.tools},
             files=files,
+            requires=required_by(folder, files),
         )
         seal(folder, manifest)
     return Bundle(out, manifest)

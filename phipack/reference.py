@@ -1,6 +1,7 @@
 """Writes the CLI reference, `docs/cli.md`, from the commands themselves: `make docs`. A test holds the two together.
 
-`python -m phipack.reference json` writes `docs/json.md` instead (`json_reference.py`).
+`python -m phipack.reference json` writes `docs/json.md` instead (`json_reference.py`), `… runtimes` writes
+`docs/runtimes.md` (`runtime_reference.py`).
 """
 
 from __future__ import annotations
@@ -41,5 +42,9 @@ if __name__ == "__main__":
         from phipack.json_reference import page
 
         print(page(), end="")  # noqa: T201 - its whole purpose
+    elif sys.argv[1:] == ["runtimes"]:
+        from phipack.runtime_reference import page as runtimes
+
+        print(runtimes(), end="")  # noqa: T201 - its whole purpose
     else:
         print(reference(), end="")  # noqa: T201 - its whole purpose

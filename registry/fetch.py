@@ -141,7 +141,7 @@ def fetch_folder(
         BuildError: `out` exists or can't be written.
     """
     manifest = bundle.manifest
-    require_digest(manifest.digest, options.digest, str(bundle.file(MANIFEST_NAME)))
+    options.require(manifest, str(bundle.file(MANIFEST_NAME)))
     if (existing := existing_bundle(out, manifest.digest, replace=options.replace)) is not None:
         return existing
     with disk_errors(out), partial_folder(out, manifest.digest, on_progress):  # for its lock alone
@@ -196,11 +196,13 @@ def fetch_from_catalog(
     """
     query, trust = query or Query(), trust or CatalogTrust()
     installation = query.install_id or install_id(trust.state)
-    query = dataclasses.replace(query, device=_completed(query.device), install_id=installation)
+    device = _completed(query.device)
+    query = dataclasses.replace(query, device=device, install_id=installation, offer=query.offer or options.offer)
     with HttpClient() as client:
         catalog = open_catalog(url, client, trust, on_progress)
         resolved = resolve(catalog, query)
         remote = catalog.bundle(resolved)
+    options = dataclasses.replace(options, offer=query.offer, os=options.os or device.os or resolved.os)
     bundle, statistics = download_bundle(remote, out, options, on_progress=on_progress)
     statistics += TransferStatistics(client.received_bytes)
     return Fetched(bundle, statistics, resolved.reference, resolved.reasons)

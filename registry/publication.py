@@ -24,9 +24,11 @@ from registry.catalog.documents import (
     DeltaEntry,
     DeviceEntry,
     ReleaseDocument,
+    RequiredRuntime,
     channel_path,
     release_path,
 )
+from registry.catalog.earlier import with_earlier
 from registry.catalog.published_check import check_published
 from registry.catalog.published_state import Published, read_published, write_next
 from registry.catalog.rollout import ALL, Stage, share_of, stages_after
@@ -40,6 +42,7 @@ from targets.devices import Target
 from targets.errors import PublicationError, did_you_mean
 from targets.progress import Notice, Progress, Step, silent
 from targets.references import Reference
+from targets.runtimes.table import strictest
 
 _TRIES = 5  # against other publishers
 _DELTAS_LIMIT = 3  # older bundles of a cell that a delta is made from
@@ -51,7 +54,8 @@ _Result = TypeVar("_Result")
 class Order:
     """What to publish: a model's channel, to how many installations, with `deltas` or without.
 
-    `drop`: published cells that leave the channel although no move has taken them out.
+    `drop`: published cells that leave the channel although no move has taken them out. `newest_only`: apps with older
+    runtimes are offered no earlier release from now on.
     """
 
     model: str
@@ -59,11 +63,15 @@ class Order:
     basis_points: int = ALL
     deltas: bool = False
     drop: frozenset[str] = frozenset()
+    newest_only: bool = False
 
 
 @dataclass(frozen=True)
 class PublishedCell:
-    """A cell as it is published now. `deltas`: how many lead to its bundle; `changed`: False where it was so before."""
+    """A cell as it is published now. `deltas`: how many lead to its bundle; `changed`: False where it was so before.
+
+    `earlier`: releases that apps get whose runtimes can run none of the stages.
+    """
 
     name: str
     target: str
@@ -73,6 +81,7 @@ class PublishedCell:
     stages: tuple[Stage, ...]
     deltas: int
     changed: bool = True
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,10 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
         manifests = {row.digest: _copy_bundle(row, into, on_progress) for row in rows}
         releases = _releases(published, rows, manifests, targets)
         releases = _with_deltas(_Deltas(published, order, made, on_progress), releases, rows)
+        if not order.newest_only:
+            channel = with_earlier(
+                channel, before, lambda name: releases.get(name) or published.release(order.model, name)
+            )
         documents = {release_path(order.model, name): one.to_bytes() for name, one in releases.items()}
         documents[channel_path(order.model, order.channel)] = channel.to_bytes()
         expires = write_next(published, keys, documents)
@@ -286,6 +299,13 @@ def _releases(
     return documents
 
 
+def _release_of(
+    published: Published, model: str, releases: Mapping[str, ReleaseDocument]
+) -> Callable[[str], ReleaseDocument | None]:
+    """Return what looks up a release's document: the one that will be published, else the one that is."""
+    return lambda name: releases.get(name) or published.release(model, name)
+
+
 def _cell(row: CellVersion, manifest: Manifest) -> CellEntry:
     return CellEntry(
         target=row.target,
@@ -294,6 +314,9 @@ def _cell(row: CellVersion, manifest: Manifest) -> CellEntry:
         bundle=row.digest,
         manifest_bytes=len(manifest.to_bytes()),
         bytes=manifest.total_bytes,
+        requires=None
+        if manifest.requires is None
+        else tuple(RequiredRuntime.of(need) for need in strictest(manifest.requires)),
     )
 
 
@@ -382,6 +405,7 @@ def _summary(
                 channel.cells[row.cell],
                 len(entry.deltas),
                 channel.cells[row.cell] != stages.get(row.cell),
+                channel.earlier.get(row.cell, ()),
             )
         )
     return tuple(cells)

@@ -18,6 +18,9 @@ from targets.architecture import Architecture
 from targets.devices import Target
 from targets.errors import FitError, UnsupportedModelError
 from targets.recipes import RECIPES, Format, Recipe
+from targets.runtimes import shortfalls
+from targets.runtimes.expected import expected_features
+from targets.runtimes.table import requires
 from targets.storage import onnx
 from targets.storage.plans import plan_of
 
@@ -129,11 +132,21 @@ def _refusal(architecture: Architecture, recipe: Recipe, target: Target, longest
     offered = f"an app has {_gb(target.app_memory_bytes)}"
     if recipe.format not in target.formats:
         return f"{target.title} has no runtime for {recipe.format}"
+    if missing := missing_runtime(architecture, recipe, target, max(least, min(longest, DEFAULT_CONTEXT))):
+        return missing
     if (bare := memory_bytes(architecture, recipe, 0)) >= target.app_memory_bytes:
         return f"weights and runtime need {_gb(bare)}, {offered}"
     if longest < least:
         return f"a context of {least} tokens needs {_gb(memory_bytes(architecture, recipe, least))}, {offered}"
     return ""
+
+
+def missing_runtime(architecture: Architecture, recipe: Recipe, target: Target, context_length: int) -> str:
+    """Return why no runtime that the target's apps ship can run the recipe; empty where one can, or none is stated."""
+    needed = requires(expected_features(architecture, recipe, context_length)) if target.runtimes else None
+    if needed is None:
+        return ""
+    return "; ".join(one.text for one in shortfalls(recipe.format, needed.runtimes, target.offer, target.os))
 
 
 def _remarks(architecture: Architecture, recipe: Recipe, target: Target, context_length: int) -> list[str]:
@@ -177,6 +190,11 @@ def require_fit(architecture: Architecture, recipe: Recipe, target: Target, aske
         raise FitError(f"{recipe.name} does not fit {target.name}: {found.reason}", fix=fix)
     if asked_context is None:
         return min(found.longest_context, DEFAULT_CONTEXT)
+    if missing := missing_runtime(architecture, recipe, target, asked_context):
+        raise FitError(
+            f"{recipe.name} on {target.name}, with a context of {asked_context} tokens: {missing}",
+            fix="ship a later runtime, and correct runtimes in the target or the cell; or ask for a shorter context",
+        )
     if asked_context > found.longest_context:
         whose = "the model supports" if found.longest_context == architecture.context_length else "fit there"
         raise FitError(

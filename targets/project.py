@@ -17,6 +17,7 @@ recipe = "coreml-int4"
 name = "iphone-15-coreml"                 # optional, the target's name by default; unique
 context_length = 2048                     # optional, the longest that fits (at most 4,096) by default
 gates = { same_top_share = { at_least = 0.9 } }
+runtimes = { coreml = "18.1" }            # optional: what this app ships, in place of the target's
 
 [channels.production]                     # optional; everybody may promote to a channel that is not listed
 promoters = ["alice", "release-bot@ci-1"] # who may promote to it and roll it back: USER, or USER@HOST
@@ -44,6 +45,7 @@ from targets.gates import Gate
 from targets.places import store_problem
 from targets.recipes import Recipe, recipe_named
 from targets.references import Version, check_channel, check_name
+from targets.runtimes.stated import RuntimeTable
 from targets.toml_file import RefusedValueError, read_toml
 
 NAME_LENGTH_LIMIT = 64
@@ -130,6 +132,10 @@ class CellTable(_Strict):
     )
     context_length: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Longest sequence, in tokens. By default the longest that fits, at most 4,096."
+    )
+    runtimes: RuntimeTable = Field(
+        default_factory=dict,
+        description="Versions of runtimes that this cell's app ships, in place of those of the target.",
     )
     gates: GateTable = Field(
         default_factory=dict, description="Bounds for this cell. They replace the bound of [gates] on the same figure."
@@ -298,6 +304,8 @@ def _store(given: str | None, folder: Path) -> str | None:
 
 def _cell(project: ProjectTable, cell: CellTable, folder: Path) -> Cell:
     target = target_named(str(folder / cell.target) if _is_path(cell.target) else cell.target)
+    if cell.runtimes:
+        target = target.model_copy(update={"runtimes": target.runtimes | cell.runtimes})
     # On the same figure, a cell's gate replaces the project's. A target's gates apply in addition to both.
     asked_by_project = {figure: gate for figure, gate in project.gates.items() if figure not in cell.gates}
     gates = {"cell": cell.gates, "project": asked_by_project, "target": target.gates}

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from builders.matrix.cell_plan import CellPlan, failures_of, gate_results, refusal_for
 from registry.bundle.manifest import Manifest
+from registry.bundle.requirements import require_runnable
 from targets.architecture import Architecture
-from targets.errors import Failure, GateError, PhipackError
+from targets.errors import Failure, FitError, GateError, PhipackError
 from targets.evidence import Evidence
 from targets.gates import Gate
 from targets.prediction import predicted_figures
@@ -44,6 +45,8 @@ class CellOutcome:
 def judge_cell(cell: Cell, architecture: Architecture, manifest: Manifest, evidence: Evidence) -> CellOutcome:
     """Return a cell's outcome by its gates, with the evidence that is registered for it: predictions included.
 
+    A bundle that the runtimes of the target's apps can't open does not pass.
+
     Args:
         cell: the cell.
         architecture: the checkpoint's.
@@ -53,7 +56,11 @@ def judge_cell(cell: Cell, architecture: Architecture, manifest: Manifest, evide
     predicted = predicted_figures(architecture, cell.recipe, cell.target, manifest.model.context_length)
     complete = evidence.model_copy(update={"target": cell.target.name, "figures": evidence.figures | predicted})
     found = judged(complete, cell.gates)
-    problem = None if found.passed else refusal(cell.name, found)
+    problem: PhipackError | None = None if found.passed else refusal(cell.name, found)
+    try:
+        require_runnable(manifest, cell.target.offer, cell.target.os, cell.name)
+    except FitError as error:
+        problem = error
     return CellOutcome(cell.name, cell.recipe.name, cell.target.name, manifest, found, problem=problem)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from targets.runtimes.expected import ONNX_IR, ONNX_OPSET
+
 MICROSOFT = "com.microsoft"  # onnxruntime's own operators
-OPSET = 21
-IR_VERSION = 10  # the one of opset 21: runtimes on phones are older than this machine's
 
 
 class Graph:
@@ -77,8 +77,8 @@ class Graph:
         model = onnx.helper.make_model(
             graph,
             producer_name="phipack",
-            ir_version=IR_VERSION,
-            opset_imports=[onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(MICROSOFT, 1)],
+            ir_version=ONNX_IR,
+            opset_imports=[onnx.helper.make_opsetid("", ONNX_OPSET), onnx.helper.make_opsetid(MICROSOFT, 1)],
         )
         onnx.helper.set_model_props(model, facts)
         return bytes(model.SerializeToString(deterministic=True))

@@ -26,6 +26,7 @@ from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_s
 from builders.validation.text import read_text, windows_of
 from builders.validation.tokens import runtime_tokens_share
 from registry.bundle.folder import Bundle, verify
+from registry.bundle.requirements import check_requirements
 from targets.errors import MeasurementError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import FIGURES, Evidence, Figure
@@ -72,11 +73,12 @@ def validate(
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
             or the runtime refuses the bundle.
-        BundleError: the bundle's bytes are not its manifest's.
+        BundleError: the bundle's bytes are not its manifest's, or need more than it says.
     """
     settings = settings or EvaluationSettings()
     on_progress = with_subject(on_progress, bundle.manifest.recipe.name)
     verify(bundle)
+    check_requirements(bundle)
     require_origin(bundle, checkpoint)
     agreement = ask_oracle(
         checkpoint,

@@ -11,6 +11,7 @@ from phipack.api.arguments import AnyPath, as_checkpoint, as_path, as_recipe, as
 from phipack.api.results import BuildOutcome, BuildReport, ExportedModel, PhaseTime, WrittenCheckpoint
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
+from registry.bundle.requirements import check_requirements
 from targets.devices import Target
 from targets.errors import PhipackError
 from targets.fit import require_fit
@@ -174,6 +175,7 @@ def inspect(path: AnyPath, *, verify_files: bool = False) -> Bundle | Checkpoint
     bundle = open_bundle(folder)
     if verify_files:
         verify(bundle)
+        check_requirements(bundle)
     return bundle
 
 

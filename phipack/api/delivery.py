@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from phipack.api.arguments import AnyPath, as_bundle, as_device, as_path, as_reference, parse_size
 from registry.bundle.folder import Bundle
@@ -14,6 +14,7 @@ from registry.bundle.folder import verify as verify_bundle
 from registry.bundle.parts import Part
 from registry.bundle.parts import join as join_parts
 from registry.bundle.parts import split as split_bundle
+from registry.bundle.requirements import check_requirements
 from registry.catalog.choice import Query
 from registry.catalog.client import CatalogTrust
 from registry.fetch import Fetched
@@ -23,6 +24,7 @@ from registry.transfer.bundle_download import DownloadOptions
 from targets.progress import Progress, silent
 from targets.recipes import Format
 from targets.references import Reference
+from targets.runtimes import Offer
 from targets.selection import Device
 
 
@@ -32,19 +34,24 @@ def open_bundle(folder: AnyPath) -> Bundle:
 
 
 def verify(bundle: AnyPath | Bundle) -> Bundle:
-    """Compare every file with the manifest: none missing, none extra, all digests right. Raises `BundleError`."""
+    """Compare every file with the manifest: none missing, none extra, all digests right. Raises `BundleError`.
+
+    What the manifest says that the files need of a runtime is compared with them, too.
+    """
     opened = as_bundle(bundle)
     verify_bundle(opened)
+    check_requirements(opened)
     return opened
 
 
-def fetch(
+def fetch(  # noqa: PLR0913 - the public face
     source: AnyPath,
     out: AnyPath,
     *,
     digest: str | None = None,
     replace: bool = False,
     reuse: Iterable[AnyPath] = (),
+    runtimes: Mapping[str, str] | None = None,
     on_progress: Progress = silent,
 ) -> Fetched:
     """Put a verified bundle at `out`. For a reference (`MODEL:production@CELL`) see `Registry.fetch`.
@@ -55,13 +62,17 @@ def fetch(
         digest: accept only the bundle of this digest, `sha256:…`.
         replace: replace the bundle that is there.
         reuse: folders of bundles; what they have is copied instead of downloaded. A replaced bundle always is one.
+        runtimes: every runtime that the app ships and its version, such as `{"onnxruntime": "1.22.0"}`: a bundle that
+            they can't run is refused before it is downloaded. By default nothing is refused.
         on_progress: called with what was downloaded.
 
     Raises:
         FetchError: the source is not what it should be. FetchUnreachableError: the server does not answer.
+        FitError: the app's runtimes can't run it. TargetError: an unknown runtime, or a malformed version.
         BuildError: `out` exists or can't be written. Nothing was put in place.
     """
-    return fetch_bundle(str(source), as_path(out), download_options(digest, replace, reuse), on_progress=on_progress)
+    options = download_options(digest, replace, reuse, runtimes)
+    return fetch_bundle(str(source), as_path(out), options, on_progress=on_progress)
 
 
 def fetch_from_catalog(  # noqa: PLR0913 - the public face
@@ -77,6 +88,7 @@ def fetch_from_catalog(  # noqa: PLR0913 - the public face
     digest: str | None = None,
     replace: bool = False,
     reuse: Iterable[AnyPath] = (),
+    runtimes: Mapping[str, str] | None = None,
     on_progress: Progress = silent,
 ) -> Fetched:
     """Put at `out` the bundle that a published catalog has for a device, verified from the pinned root on.
@@ -93,10 +105,13 @@ def fetch_from_catalog(  # noqa: PLR0913 - the public face
         digest: accept only the bundle of this digest, `sha256:…`.
         replace: replace the bundle that is there.
         reuse: folders of bundles whose bytes are copied instead of downloaded.
+        runtimes: every runtime that the app ships and its version, such as `{"onnxruntime": "1.22.0"}`: it gets the
+            newest release that they can run, and `reasons` say why. By default the newest.
         on_progress: called with what was downloaded.
 
     Raises:
-        FetchError: the catalog can't be trusted or downloaded, or has nothing for what was asked.
+        FetchError: the catalog can't be trusted or downloaded, or has nothing for what was asked, or nothing that the
+            app's runtimes can run. TargetError: an unknown runtime, or a malformed version.
         BuildError: `out` exists or can't be written. Nothing was put in place.
     """
     asked = Query(
@@ -109,7 +124,7 @@ def fetch_from_catalog(  # noqa: PLR0913 - the public face
         url,
         as_path(out),
         asked,
-        download_options(digest, replace, reuse),
+        download_options(digest, replace, reuse, runtimes),
         trust=CatalogTrust(None if root is None else as_path(root), None if state is None else as_path(state)),
         on_progress=on_progress,
     )
@@ -143,6 +158,13 @@ def join(parts: AnyPath, out: AnyPath, *, digest: str | None = None, replace: bo
     return join_parts(as_path(parts), as_path(out), digest=digest, replace=replace)
 
 
-def download_options(digest: str | None, replace: bool, reuse: Iterable[AnyPath]) -> DownloadOptions:
+def read_runtimes(pairs: Iterable[str]) -> dict[str, str]:
+    """Return versions by runtime from `NAME=VERSION` pairs. Raises `TargetError` where one is malformed or unknown."""
+    return {name: str(version) for name, version in Offer.parse(pairs).versions.items()}
+
+
+def download_options(
+    digest: str | None, replace: bool, reuse: Iterable[AnyPath], runtimes: Mapping[str, str] | None = None
+) -> DownloadOptions:
     """Return the options of a download as the registry takes them."""
-    return DownloadOptions(digest, replace, tuple(as_path(folder) for folder in reuse))
+    return DownloadOptions(digest, replace, tuple(as_path(folder) for folder in reuse), Offer.of(runtimes or {}))

@@ -8,7 +8,7 @@ registry.fetch("phi-3-mini:production@iphone-15", "bundle")
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -198,6 +198,7 @@ class Registry(ReleaseMethods):
         rollout_percent: float = 100.0,
         deltas: bool = True,
         drop: Iterable[str] = (),
+        newest_only: bool = False,
         keys: AnyPath | KeyFolder | None = None,
         on_progress: Progress | None = None,
     ) -> Publication:
@@ -210,6 +211,7 @@ class Registry(ReleaseMethods):
             rollout_percent: share of installations that may have them; the others keep the release before.
             deltas: offer deltas from the bundles that phones have.
             drop: cells that are published, that the channel does not point at any more, and that no move has taken out.
+            newest_only: offer no earlier release to apps whose runtimes can't run the newest, from now on.
             keys: folder of the signing keys; `keys` in the registry's home by default.
             on_progress: called with what is copied and made.
 
@@ -221,7 +223,7 @@ class Registry(ReleaseMethods):
         from registry.publication import Order, publish
         from targets.devices import load_targets
 
-        order = Order(model, channel, round(rollout_percent * 100), deltas, frozenset(drop))
+        order = Order(model, channel, round(rollout_percent * 100), deltas, frozenset(drop), newest_only)
         own = {} if self.project is None else {cell.target.name: cell.target for cell in self.project.cells}
         return publish(
             self._reader(),
@@ -241,7 +243,7 @@ class Registry(ReleaseMethods):
 
         return refresh(self._catalog(to), self._keys(keys), on_progress=self._on_progress)
 
-    def fetch(
+    def fetch(  # noqa: PLR0913 - the public face
         self,
         source: AnyPath | Reference,
         out: AnyPath,
@@ -249,6 +251,7 @@ class Registry(ReleaseMethods):
         digest: str | None = None,
         replace: bool = False,
         reuse: Iterable[AnyPath] = (),
+        runtimes: Mapping[str, str] | None = None,
         on_progress: Progress | None = None,
     ) -> Fetched:
         """Put a verified bundle at `out`. Needs `phipack[registry]` for a reference.
@@ -259,10 +262,12 @@ class Registry(ReleaseMethods):
             digest: accept only the bundle of this digest, `sha256:…`.
             replace: replace the bundle that is there.
             reuse: folders of bundles; what they have is copied instead of downloaded.
+            runtimes: every runtime that the app ships and its version: a bundle that they can't run is refused.
             on_progress: called with what was downloaded.
 
         Raises:
-            RegistryError: no version matches. StoreError: a blob is damaged. FetchError: as `phipack.fetch`.
+            RegistryError: no version matches. StoreError: a blob is damaged. FetchError, FitError,
+                TargetError: as `phipack.fetch`.
             BuildError: `out` exists or can't be written. Nothing was put in place.
         """
         from phipack.api.delivery import download_options
@@ -272,7 +277,7 @@ class Registry(ReleaseMethods):
         return fetch(
             str(source),
             as_path(out),
-            download_options(digest, replace, reuse),
+            download_options(digest, replace, reuse, runtimes),
             resolver=lambda reference: resolve_in(self._reader(), reference),
             store=self.store,
             on_progress=on_progress or self._on_progress,

@@ -186,6 +186,8 @@ def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
         ("stop ids", ", ".join(map(str, generation.stop_token_ids)) or "-"),
         ("chat template", generation.chat_template or "-"),
         ("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())),
+        *(("needs", need) for need in (manifest.requires.runtimes if manifest.requires else ())),
+        *((("uses", ", ".join(manifest.requires.features)),) if manifest.requires else ()),
         *(("note", note) for note in manifest.recipe.notes),
     ]
     weights = table(

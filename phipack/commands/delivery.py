@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     help="A bundle on this machine: what it has is copied, not downloaded (repeatable). A bundle that --replace "
     "replaces is always one.",
 )
+@click.option(
+    "--runtime",
+    multiple=True,
+    metavar="NAME=VERSION",
+    help="A runtime that the app ships, such as onnxruntime=1.22.0 or llama.cpp=b4792 (repeatable; name all of them). "
+    "A bundle that they can't run is refused before it is downloaded; a catalog gives the newest one that they can.",
+)
 @catalog_options
 @pass_state
 def fetch(
@@ -41,6 +48,7 @@ def fetch(
     digest: str | None,
     replace: bool,
     reuse: tuple[Path, ...],
+    runtime: tuple[str, ...],
     **asked: Any,
 ) -> None:
     """Put a verified bundle in a folder.
@@ -50,6 +58,7 @@ def fetch(
     verified before anything is put in place. The same command resumes a download that was interrupted.
     """
     from phipack.api.delivery import fetch as fetch_bundle
+    from phipack.api.delivery import read_runtimes
     from phipack.json_form.delivery import fetch_form
     from registry.fetch import is_path
 
@@ -57,6 +66,7 @@ def fetch(
         "digest": digest,
         "replace": replace,
         "reuse": reuse,
+        "runtimes": read_runtimes(runtime),
         "on_progress": state.output.on_progress,
     }
     if any(value is not None for value in asked.values()):

@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     help="A published cell (repeatable) that the channel lost in MLflow, and that no move has taken out: phones are to"
     " lose it, too.",
 )
+@click.option(
+    "--newest-only",
+    is_flag=True,
+    help="Offer no earlier release to apps whose runtimes can't run the newest, and forget those that were offered.",
+)
 @click.option("--refresh", is_flag=True, help="Publish nothing new: sign the catalog again, before it expires.")
 @keys_option
 @pass_state
@@ -56,6 +61,7 @@ def publish(
     place: str | None,
     deltas: bool,
     drop: tuple[str, ...],
+    newest_only: bool,
     refresh: bool,
     keys: Path,
 ) -> None:
@@ -78,7 +84,14 @@ def publish(
     if model is None:
         raise click.UsageError("name a MODEL, or use --refresh")
     published = registry.publish(
-        model, catalog, channel=channel, rollout_percent=rollout, deltas=deltas, drop=drop, keys=keys
+        model,
+        catalog,
+        channel=channel,
+        rollout_percent=rollout,
+        deltas=deltas,
+        drop=drop,
+        newest_only=newest_only,
+        keys=keys,
     )
     state.output.result(publish_form(published, catalog.uri).data(), _text(published, catalog.uri))
 
@@ -100,6 +113,11 @@ def _text(published: Publication, catalog: str) -> str:
         f"{where}, valid until {published.expires:%Y-%m-%d %H:%M} UTC",
         table(("cell", "recipe", "size", "releases", "deltas"), rows) if rows else "the channel is empty now",
         f"as they were: {unchanged}" if unchanged else "",
+        *(
+            f"{one.name}, for apps with older runtimes: {', '.join(one.earlier)}"
+            for one in published.cells
+            if one.earlier
+        ),
         f"no longer in the channel: {', '.join(published.dropped)}" if published.dropped else "",
     )
     return "\n\n".join(filter(None, parts))

@@ -130,6 +130,7 @@ class PublishedCellForm(Form):
     size_bytes: int
     stages: list[StageForm] = Field(description="newest first")
     deltas: int = Field(description="how many deltas lead to the bundle")
+    earlier: list[str] = Field(description="releases for apps whose runtimes can't run the others, newest first")
     changed: bool = Field(description="false where it was published so before")
 
 
@@ -353,6 +354,7 @@ def _published_form(cell: PublishedCell) -> PublishedCellForm:
         size_bytes=cell.bytes,
         stages=[StageForm(version=one.release, rollout_percent=one.basis_points / 100) for one in cell.stages],
         deltas=cell.deltas,
+        earlier=list(cell.earlier),
         changed=cell.changed,
     )
 

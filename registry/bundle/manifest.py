@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from registry.bundle.chunks import Chunk
 from registry.files.digests import digest_of_bytes
 from targets.errors import BundleError
+from targets.runtimes import Requires
 from targets.strict_json import MalformedJsonError, parse_model
 
 MANIFEST_NAME = "manifest.json"
@@ -159,6 +160,7 @@ class Manifest(_Strict):
     """`manifest.json`. `checkpoint` and every digest read `sha256:<hex>`.
 
     `merged_from`: where the checkpoint was merged with an adapter while it was read; else left out of the JSON.
+    `requires`: what the files need of a runtime; left out by versions of phipack that did not know it.
     """
 
     schema_: Literal["phipack.bundle/1"] = Field(MANIFEST_SCHEMA, alias="schema")
@@ -169,6 +171,7 @@ class Manifest(_Strict):
     tools: dict[str, str]
     files: list[FileEntry]
     merged_from: AdapterEntry | None = None
+    requires: Requires | None = None
 
     @field_validator("files")
     @classmethod
@@ -193,6 +196,10 @@ class Manifest(_Strict):
         content = self.model_dump(mode="json", by_alias=True)
         if self.merged_from is None:
             del content["merged_from"]
+        if self.requires is None:
+            del content["requires"]
+        else:
+            content["requires"] = self.requires.model_dump(mode="json", exclude_defaults=True)
         if not self.model.exact_contexts:
             del content["model"]["exact_contexts"]
         for file in content["files"]:

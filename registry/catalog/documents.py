@@ -25,6 +25,7 @@ from registry.catalog.rollout import Stage
 from targets.devices import Target
 from targets.errors import PhipackError
 from targets.recipes import Format
+from targets.runtimes import RuntimeNeed, VersionGap
 from targets.selection import DeviceClass
 from targets.strict_json import MalformedJsonError, parse_model
 
@@ -85,8 +86,30 @@ class DeltaEntry(_Open):
     bytes: int = Field(gt=0)
 
 
+class RequiredGap(VersionGap):
+    """Versions of a runtime that fail, although they are late enough."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class RequiredRuntime(RuntimeNeed):
+    """A runtime that a bundle needs; as in its manifest, or stricter where the publisher's table knows more."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    gaps: Annotated[tuple[RequiredGap, ...], Field(strict=False)] = ()
+
+    @classmethod
+    def of(cls, need: RuntimeNeed) -> RequiredRuntime:
+        """Describe a need."""
+        return cls.model_validate_json(need.model_dump_json())
+
+
 class CellEntry(_Open):
-    """A cell's bundle: its digest, which is also the name of the manifest's blob, and its size with all files."""
+    """A cell's bundle: its digest, which is also the name of the manifest's blob, and its size with all files.
+
+    `requires`: the runtimes that it needs; None where its manifest does not say.
+    """
 
     target: str
     recipe: str
@@ -95,6 +118,7 @@ class CellEntry(_Open):
     manifest_bytes: int = Field(gt=0, le=MANIFEST_BYTES_LIMIT)
     bytes: int = Field(gt=0)
     deltas: tuple[DeltaEntry, ...] = ()
+    requires: tuple[RequiredRuntime, ...] | None = None
 
 
 class ReleaseDocument(_Document):
@@ -114,12 +138,17 @@ class ReleaseDocument(_Document):
 
 
 class ChannelDocument(_Document):
-    """What a channel points at: the stages of each cell, newest first."""
+    """What a channel points at: the stages of each cell, newest first.
+
+    `earlier`: by cell, releases that the channel had for everybody before, newest first, for apps whose runtimes can
+    run none of the stages. Only those are kept that some app can run and none that is newer.
+    """
 
     schema_: Literal["phipack.channel/1"] = Field("phipack.channel/1", alias="schema")
     model: str
     channel: str
     cells: dict[str, tuple[Stage, ...]]
+    earlier: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _stages_are_there(self) -> Self:

@@ -28,9 +28,10 @@ from registry.files.digests import digest_of_bytes
 from registry.store.folder import FolderStore
 from registry.store.protocol import Store, blob_path, caching_of, media_type_of
 from registry.store.s3 import S3Store
-from targets.errors import MalformedReferenceError, PhipackError, PublicationError, StoreError
+from targets.errors import MalformedReferenceError, PhipackError, PublicationError, StoreError, TargetError
 from targets.recipes import Format
 from targets.references import Reference
+from targets.runtimes import Offer
 from targets.selection import Device
 from targets.strict_json import LARGEST_INTEGER
 
@@ -79,6 +80,10 @@ def _wanted(  # noqa: PLR0913 - the query's own
     os: Annotated[str | None, Query(max_length=200, description="name and version, such as iOS 18.1")] = None,
     format: Annotated[Format | None, Query(description="what the app's runtime can read")] = None,  # noqa: A002
     install_id: Annotated[str | None, Query(max_length=200, description="for staged rollout")] = None,
+    runtime: Annotated[
+        list[str] | None,
+        Query(max_length=20, description="a runtime that the app ships, such as onnxruntime=1.22.0; repeated for all"),
+    ] = None,
 ) -> Wanted:
     name, _, version = (os or "").partition(" ")
     return Wanted(
@@ -86,6 +91,7 @@ def _wanted(  # noqa: PLR0913 - the query's own
         Device(device, soc, ram_bytes, name or None, version or None),
         format,
         install_id,
+        Offer.parse(runtime or ()),
     )
 
 
@@ -226,6 +232,6 @@ def _has(if_none_match: str | None, tag: str) -> bool:
 
 
 def _status_of(error: PhipackError) -> int:
-    if isinstance(error, MalformedReferenceError):
+    if isinstance(error, MalformedReferenceError | TargetError):
         return 400
     return 503 if isinstance(error, PublicationError | StoreError) else 404

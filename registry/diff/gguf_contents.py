@@ -1,7 +1,4 @@
-"""The directory of a GGUF file. Source: docs/gguf.md in ggml-org/ggml, versions 2 and 3, little-endian.
-
-"GGUF"  version  tensor count  key count  |  keys and values  |  tensor infos  |  padding  |  tensors, each aligned
-"""
+"""The tensors of a GGUF file, and its other keys (`registry/formats/gguf_header.py` reads what stands before them)."""
 
 from __future__ import annotations
 
@@ -12,21 +9,14 @@ from itertools import pairwise
 from typing import Any
 
 from registry.bundle.manifest import FileEntry, Manifest
-from registry.diff.contents import REPLACE_BUNDLE, Contents, Forwards, Open, Span, Tensor
+from registry.diff.contents import Contents, Open, Tensor
+from registry.formats.forwards import REPLACE_BUNDLE, Forwards, Span
+from registry.formats.gguf_header import read_header
 from targets.errors import BundleError
 from targets.storage.gguf import TYPES
 
 _KINDS = {kind.number: kind for kind in TYPES.values()}
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
-_DIMENSIONS_LIMIT = 4
 _SHOWN_LENGTH = 60
-# Far beyond any model's: what a hostile file may make this process hold. Arrays of numbers and tensors are streamed.
-_ENTRIES_LIMIT = 1 << 16  # of keys, and of tensors
-_ITEMS_LIMIT = 1 << 22  # of an array of texts
-_TEXT_BYTES_LIMIT = 16 << 20
-_NAME_BYTES_LIMIT = 1 << 16  # the format's own
-_DEFAULT_ALIGNMENT = 32
 
 
 def gguf_contents(manifest: Manifest, open_file: Open) -> Contents:
@@ -37,7 +27,7 @@ def gguf_contents(manifest: Manifest, open_file: Open) -> Contents:
         if entry.path.endswith(".gguf"):
             with open_file(entry) as stream:
                 try:
-                    found = _read(Forwards(stream, entry), entry)
+                    found = _read(Forwards(stream, entry.path, entry.bytes), entry)
                 except (struct.error, KeyError, ValueError, OverflowError) as error:
                     raise BundleError(
                         f"{entry.path}: not a GGUF file that can be read: {error}", fix=REPLACE_BUNDLE
@@ -48,83 +38,28 @@ def gguf_contents(manifest: Manifest, open_file: Open) -> Contents:
 
 
 def _read(file: Forwards, entry: FileEntry) -> Contents:
-    if file.take(4) != b"GGUF" or (version := _number(file, "I")) not in (2, 3):
-        raise BundleError(f"{entry.path}: not a GGUF file of version 2 or 3, little-endian", fix=REPLACE_BUNDLE)
-    tensor_count, key_count = _number(file, "Q"), _number(file, "Q")
-    if max(tensor_count, key_count) > _ENTRIES_LIMIT:
-        raise BundleError(
-            f"{entry.path}: {key_count} keys and {tensor_count} tensors; at most {_ENTRIES_LIMIT} of each are read",
-            fix=REPLACE_BUNDLE,
-        )
-    keys = {"version": str(version)}
-    alignment = _DEFAULT_ALIGNMENT
-    for _ in range(key_count):
-        name = _string(file, _NAME_BYTES_LIMIT).decode()
-        value = _value(file, _number(file, "I"))
-        keys[name] = _shown(value)
-        if name == "general.alignment":
-            alignment = max(1, int(value))
-    infos = [_tensor_info(file) for _ in range(tensor_count)]
-    start = file.position + -file.position % alignment
-    offsets = sorted({offset for *_, offset in infos})
+    header = read_header(file, entry.path)
+    keys = {"version": str(header.version)} | {name: _shown(value) for name, value in header.keys.items()}
+    start = file.position + -file.position % header.alignment
+    offsets = sorted({info.offset for info in header.tensors})
     ends = dict([*pairwise(offsets), (offsets[-1], file.left + file.position - start)]) if offsets else {}
     spans = {}
-    for name, shape, number, offset in infos:
-        kind = _KINDS.get(number)
+    for info in header.tensors:
+        kind = _KINDS.get(info.type_number)
         # The size of an unknown type is not known: up to the next tensor, padding included.
-        count = math.prod(shape) // kind.length * kind.bytes if kind else ends[offset] - offset
-        spans[name] = Span(start + offset, count)
+        count = math.prod(info.shape) // kind.length * kind.bytes if kind else ends[info.offset] - info.offset
+        spans[info.name] = Span(start + info.offset, count)
     digests = file.digests(spans.values())
     tensors = {
-        name: Tensor(
-            _KINDS[number].name if number in _KINDS else f"ggml type {number}",
-            shape,
-            spans[name].bytes,
-            digests[spans[name]],
+        info.name: Tensor(
+            _KINDS[info.type_number].name if info.type_number in _KINDS else f"ggml type {info.type_number}",
+            info.shape,
+            spans[info.name].bytes,
+            digests[spans[info.name]],
         )
-        for name, shape, number, _ in infos
+        for info in header.tensors
     }
     return Contents(tensors, keys)
-
-
-def _tensor_info(file: Forwards) -> tuple[str, tuple[int, ...], int, int]:
-    """Return name, shape (slowest axis first, as everywhere but in GGUF), type and offset."""
-    name = _string(file, _NAME_BYTES_LIMIT).decode()
-    dimensions = _number(file, "I")
-    if dimensions > _DIMENSIONS_LIMIT:
-        raise BundleError(
-            f"tensor {name!r} of {dimensions} dimensions; GGUF has at most {_DIMENSIONS_LIMIT}", fix=REPLACE_BUNDLE
-        )
-    shape = tuple(_number(file, "Q") for _ in range(dimensions))[::-1]
-    return name, shape, _number(file, "I"), _number(file, "Q")
-
-
-def _number(file: Forwards, letter: str) -> Any:
-    return struct.unpack("<" + letter, file.take(struct.calcsize("<" + letter)))[0]
-
-
-def _string(file: Forwards, limit: int = _TEXT_BYTES_LIMIT) -> bytearray:
-    return file.take(_number(file, "Q"), limit)
-
-
-def _value(file: Forwards, kind: int) -> Any:
-    """Read a value; for an array return its digest: some have 200,000 strings."""
-    if kind == _STRING:
-        return _string(file).decode()
-    if kind != _ARRAY:
-        return _number(file, _SCALARS[kind])
-    inner, count = _number(file, "I"), _number(file, "Q")
-    if inner == _ARRAY:
-        raise BundleError("an array of arrays, which no GGUF of a language model has", fix=REPLACE_BUNDLE)
-    if inner == _STRING and count > _ITEMS_LIMIT:
-        raise BundleError(f"an array of {count} texts; at most {_ITEMS_LIMIT} are read", fix=REPLACE_BUNDLE)
-    if inner != _STRING:
-        return f"{count} values, {file.digest(count * struct.calcsize('<' + _SCALARS[inner]))[:19]}"
-    hasher = hashlib.sha256()
-    for _ in range(count):
-        text = _string(file)
-        hasher.update(len(text).to_bytes(8, "little") + text)
-    return f"{count} strings, sha256:{hasher.hexdigest()[:12]}"
 
 
 def _shown(value: Any) -> str:

@@ -1,18 +1,18 @@
 """The initializers of an ONNX graph, in the file or in an external one.
 
-Sources: onnx.proto (ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto), and protobuf's wire format
-(protobuf.dev/programming-guides/encoding).
+Source: onnx.proto (ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from registry.bundle.manifest import FileEntry, Manifest
-from registry.diff.contents import REPLACE_BUNDLE, Contents, Forwards, Open, Span, Tensor
+from registry.diff.contents import Contents, Open, Tensor
+from registry.formats.forwards import REPLACE_BUNDLE, Forwards, Span
+from registry.formats.protobuf import fields, text, varints
 from targets.errors import BundleError
 
 GRAPH_BYTES_LIMIT = 256 << 20  # a graph with external weights has a few MB
@@ -20,14 +20,9 @@ _NAMES = ("float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "stri
 _TYPES = dict(enumerate(_NAMES, 1)) | {12: "uint32", 13: "uint64", 16: "bfloat16", 21: "uint4", 22: "int4"}
 _GRAPH, _INITIALIZER = 7, 5
 _DIMS, _DATA_TYPE, _NAME, _RAW_DATA, _EXTERNAL_DATA = 1, 2, 8, 9, 13
-_VARINT, _EIGHT_BYTES, _LENGTH_DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
-_VARINT_BITS_LIMIT = 70
 # Far beyond any model's: what a hostile graph may make this process hold, next to the graph itself.
 _INITIALIZERS_LIMIT = 1 << 16
 _DIMENSIONS_LIMIT = 64
-_TEXT_BYTES_LIMIT = 1 << 16  # of a name or a path
-
-Field = tuple[int, int | memoryview]
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ def onnx_contents(manifest: Manifest, open_file: Open) -> Contents:
                     fix="compare without tensors, or build the bundle with external weights",
                 )
             with open_file(entry) as stream:
-                raw = memoryview(Forwards(stream, entry).take(entry.bytes))
+                raw = memoryview(Forwards(stream, entry.path, entry.bytes).take(entry.bytes))
             try:
                 keys[f"{entry.path} without its tensors"] = _read_graph(raw, entry, tensors, external_tensors)
             except (ValueError, KeyError, IndexError) as error:
@@ -68,7 +63,7 @@ def onnx_contents(manifest: Manifest, open_file: Open) -> Contents:
             )
         here = {name: one for name, one in external_tensors.items() if one.path == path}
         with open_file(entries[path]) as stream:
-            digests = Forwards(stream, entries[path]).digests(one.span for one in here.values())
+            digests = Forwards(stream, path, entries[path].bytes).digests(one.span for one in here.values())
         for name, one in here.items():
             tensors[name] = Tensor(one.storage, one.shape, one.span.bytes, digests[one.span])
     return Contents(tensors, keys)
@@ -79,11 +74,11 @@ def _read_graph(
 ) -> str:
     """Add a graph's initializers to the two dicts; return the digest of everything else."""
     rest, count = hashlib.sha256(), 0
-    for number, value in _fields(raw):
+    for number, value in fields(raw):
         if number != _GRAPH or isinstance(value, int):
             _hash_field(rest, str(number), value)
             continue
-        for inner, part in _fields(value):
+        for inner, part in fields(value):
             if inner != _INITIALIZER or isinstance(part, int):
                 _hash_field(rest, f"{number}.{inner}", part)
                 continue
@@ -111,18 +106,18 @@ def _initializer(raw: memoryview, entry: FileEntry) -> tuple[str, Tensor | _Exte
     external: dict[str, str] = {}
     typed, typed_bytes = hashlib.sha256(), 0  # of the fields that hold numbers by type: their bytes as they are stored
     content: memoryview | None = None
-    for number, value in _fields(raw):
+    for number, value in fields(raw):
         if number == _DIMS:
-            shape += [value] if isinstance(value, int) else _varints(value)
+            shape += [value] if isinstance(value, int) else varints(value, _DIMENSIONS_LIMIT)
             if len(shape) > _DIMENSIONS_LIMIT:
                 raise ValueError(f"a tensor of more than {_DIMENSIONS_LIMIT} dimensions")
         elif number == _DATA_TYPE and isinstance(value, int):
             storage = _TYPES.get(value, f"type {value}")
         elif number == _NAME and not isinstance(value, int):
-            name = _text(value)
+            name = text(value)
         elif number == _EXTERNAL_DATA and not isinstance(value, int):
-            pair = dict(_fields(value))
-            external[_text(pair[1])] = _text(pair[2])
+            pair = dict(fields(value))
+            external[text(pair[1])] = text(pair[2])
         elif number == _RAW_DATA and content is None and not isinstance(value, int):
             content = value
         else:
@@ -135,51 +130,3 @@ def _initializer(raw: memoryview, entry: FileEntry) -> tuple[str, Tensor | _Exte
         return name, _External(storage, tuple(shape), path, span)
     found, size = (typed, typed_bytes) if content is None else (hashlib.sha256(content), len(content))
     return name, Tensor(storage, tuple(shape), size, "sha256:" + found.hexdigest())
-
-
-def _fields(raw: memoryview) -> Iterator[Field]:
-    """Yield number and value of each field of a message; numbers of fixed width as their bytes. Nothing is copied."""
-    at = 0
-    while at < len(raw):
-        key, at = _varint(raw, at)
-        kind = key & 7
-        if kind == _VARINT:
-            value, at = _varint(raw, at)
-            yield key >> 3, value
-            continue
-        if kind == _LENGTH_DELIMITED:
-            length, at = _varint(raw, at)
-        elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
-            length = 8 if kind == _EIGHT_BYTES else 4
-        else:
-            raise ValueError(f"wire type {kind} at byte {at}")
-        if at + length > len(raw):
-            raise ValueError(f"a field of {length} bytes at byte {at} extends beyond the end")
-        yield key >> 3, raw[at : at + length]
-        at += length
-
-
-def _varint(raw: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, _VARINT_BITS_LIMIT, 7):
-        byte = raw[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError(f"an unterminated number at byte {at}")
-
-
-def _varints(raw: memoryview) -> list[int]:
-    values: list[int] = []
-    at = 0
-    while at < len(raw) and len(values) <= _DIMENSIONS_LIMIT:
-        value, at = _varint(raw, at)
-        values.append(value)
-    return values
-
-
-def _text(value: int | memoryview) -> str:
-    if isinstance(value, int) or len(value) > _TEXT_BYTES_LIMIT:
-        raise ValueError("a number or a long text where a name belongs")
-    return bytes(value).decode()

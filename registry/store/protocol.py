@@ -226,6 +226,8 @@ class Store(ABC):
 
         Another process that puts the same there is waited for.
         """
+        if options.offer:
+            options.require(self.manifest(digest), digest)
         with disk_errors(out), partial_folder(out, digest, on_progress):
             bundle = existing_bundle(out, digest, replace=options.replace)
             if bundle is None:

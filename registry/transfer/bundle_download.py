@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from registry.bundle.folder import Bundle, open_bundle
-from registry.bundle.manifest import MANIFEST_NAME
+from registry.bundle.manifest import MANIFEST_NAME, Manifest
+from registry.bundle.requirements import require_runnable
 from registry.files.staging import disk_errors, staged_folder
 from registry.transfer.delta_download import download_delta
 from registry.transfer.destination import existing_bundle, require_digest, require_space
@@ -21,6 +22,7 @@ from registry.transfer.partial import partial_folder
 from registry.transfer.remote import Remote
 from targets.errors import BundleError, FetchError
 from targets.progress import Progress, silent
+from targets.runtimes import NO_OFFER, Offer
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,19 @@ class DownloadOptions:
 
     `digest`: accept only the bundle of this digest, `sha256:…`. `replace`: the bundle at the destination may be
     replaced. `reuse`: folders of bundles whose bytes are copied rather than downloaded; a bundle that is replaced is
-    always one of them.
+    always one of them. `offer`, `os`: accept only what an app with these runtimes, on this OS, can run.
     """
 
     digest: str | None = None
     replace: bool = False
     reuse: Sequence[Path] = ()
+    offer: Offer = NO_OFFER
+    os: str | None = None
+
+    def require(self, manifest: Manifest, source: str) -> None:
+        """Raise `FetchError` or `FitError` where the bundle at `source` is not one that is accepted."""
+        require_digest(manifest.digest, self.digest, source)
+        require_runnable(manifest, self.offer, self.os, source)
 
 
 DEFAULT_OPTIONS = DownloadOptions()
@@ -51,11 +60,11 @@ def download_bundle(
 
     Raises:
         FetchUnreachableError: the server does not answer, or fails on all tries.
-        FetchError: its bytes are not the manifest's.
+        FetchError: its bytes are not the manifest's. FitError: the app's runtimes can't run it.
         BuildError: `out` exists or can't be written.
     """
     manifest = remote.manifest
-    require_digest(manifest.digest, options.digest, remote.manifest_url)
+    options.require(manifest, remote.manifest_url)
     if (existing := existing_bundle(out, manifest.digest, replace=options.replace)) is not None:
         return existing, TransferStatistics()
     bundles = [*_reusable(options.reuse), *_replaced(out)]

@@ -13,6 +13,8 @@ from targets.demands import GateTable
 from targets.errors import TargetError, did_you_mean
 from targets.gates import Gate
 from targets.recipes import Format
+from targets.runtimes import Offer
+from targets.runtimes.stated import RuntimeTable
 from targets.toml_file import RefusedValueError, parse_toml, read_toml
 
 _WHOLE_FROM = 1000  # bytes and bytes per second are shown to the last digit
@@ -55,6 +57,10 @@ class Target(BaseModel):
     decode_efficiency: Annotated[dict[Format, Quantity], Field(min_length=1)] = Field(
         description="For each format with a runtime on the device: the share of the bandwidth that decoding reaches."
     )
+    runtimes: RuntimeTable = Field(
+        default_factory=dict,
+        description='Every runtime that its apps ship, such as onnxruntime = "1.22.0". By default none is stated.',
+    )
     gates: Annotated[GateTable, Field(validate_default=True)] = Field(
         default_factory=dict,
         description="Bounds on evidence that every bundle for it must pass. Memory within app_memory is always one.",
@@ -96,6 +102,11 @@ class Target(BaseModel):
         return tuple(self.decode_efficiency)
 
     @property
+    def offer(self) -> Offer:
+        """The runtimes that its apps ship."""
+        return Offer.of(self.runtimes)
+
+    @property
     def app_memory_bytes(self) -> int:
         """The largest memory that an app may use, in bytes."""
         return int(self.app_memory.value)
@@ -112,6 +123,7 @@ class Target(BaseModel):
             ("bandwidth, bytes/s", self.memory_bandwidth),
             ("a store's piece, bytes", self.store_limit or "-"),
             *((f"efficiency, {name}", share) for name, share in self.decode_efficiency.items()),
+            *(("runtime", f"{name} {version}") for name, version in self.runtimes.items()),
             *(("gate", f"{figure} {gate}") for figure, gate in self.gates.items()),
         ]
         return "\n".join(f"{name:<24}{value}" for name, value in facts)

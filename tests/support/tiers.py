@@ -44,6 +44,7 @@ BY_PATH = {
     "tests/builders/test_chunks.py": "slow",
     "tests/builders/test_phi4.py": "slow",
     "tests/builders/test_release.py": "slow",
+    "tests/builders/test_requirements.py": "slow",
     "tests/builders/test_transformers_5.py": "slow",
     "tests/builders/test_zoo.py": "slow",
     "tests/builders/tokenizer/test_phi3_vocabulary.py": "slow",

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from devtools.bundles import make_bundle
 from registry.bundle.folder import open_bundle
 from registry.bundle.manifest import FileEntry, Manifest
-from registry.diff.contents import Contents, Forwards, Span
+from registry.diff.contents import Contents
 from registry.diff.gguf_contents import gguf_contents
 from registry.diff.onnx_contents import onnx_contents
+from registry.formats.forwards import Forwards, Span
 from targets.errors import BundleError
 from tests.support.gguf_files import write_gguf
 
@@ -177,9 +178,8 @@ class Trickle(io.BytesIO):
 
 def test_streams_may_give_less_than_asked_for() -> None:
     raw = bytes(range(100))
-    entry = FileEntry(path="x", bytes=100, sha256="0" * 64)
     stream: BinaryIO = Trickle(raw)
-    file = Forwards(stream, entry)
+    file = Forwards(stream, "x", 100)
     assert file.take(10) == raw[:10]
     spans = [Span(60, 40), Span(20, 30), Span(60, 40)]
     assert file.digests(spans) == {span: digest(raw[span.offset : span.offset + span.bytes]) for span in spans}
@@ -195,12 +195,12 @@ def test_streams_may_give_less_than_asked_for() -> None:
 )
 def test_spans_that_overlap_or_run_over_the_end_are_refused(spans: list[Span], words: str) -> None:
     with pytest.raises(BundleError, match=words):
-        Forwards(io.BytesIO(bytes(100)), FileEntry(path="x", bytes=100, sha256="0" * 64)).digests(spans)
+        Forwards(io.BytesIO(bytes(100)), "x", 100).digests(spans)
 
 
 def test_a_file_shorter_than_its_manifest_is_reported() -> None:
     with pytest.raises(BundleError, match="x ends at byte 50, the manifest says 100"):
-        Forwards(io.BytesIO(bytes(50)), FileEntry(path="x", bytes=100, sha256="0" * 64)).digest(100)
+        Forwards(io.BytesIO(bytes(50)), "x", 100).digest(100)
 
 
 @pytest.mark.parametrize("recipe", ["gguf-q8_0", "onnx-int4"])
