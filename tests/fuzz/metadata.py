@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,10 +64,10 @@ def role_target(role: Role) -> Callable[[Path], Target]:
         metadata = _folders(folder)
 
         def refresh(raw: bytes) -> None:
-            files = _Served({**served, name: raw})
-            place = next(metadata)
             with suppress(FetchError):
-                refreshed_targets("https://example.org", files, place, keys.path / "1.root.json", wait=lambda _: True)
+                _files_of(keys, {**served, name: raw}, next(metadata))
+
+        assert _files_of(keys, served, next(metadata))
 
         def parse(raw: bytes) -> None:
             refresh(raw)
@@ -77,6 +77,12 @@ def role_target(role: Role) -> Callable[[Path], Target]:
         return Target((served[name],), parse, 60)
 
     return target
+
+
+def _files_of(keys: KeyFolder, served: dict[str, bytes], metadata: Path) -> Mapping[str, TargetFile]:
+    """Return the documents of what is served."""
+    root = keys.path / "1.root.json"
+    return refreshed_targets("https://example.org", _Served(served), metadata, root, wait=lambda _: True)
 
 
 def _folders(folder: Path) -> Iterator[Path]:
