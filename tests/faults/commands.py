@@ -228,7 +228,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.store_is_sound,
         tidy=channels.store_is_tidy,
-        limit=3,
+        limit=0,
     ),
     "serve": Command(
         of="serve",
@@ -283,7 +283,7 @@ _S3: Mapping[str, Command] = {
         service="s3",
         reset=buckets.fresh_prefix,
         imports=making.IMPORTS,
-        limit=3,
+        limit=0,
     ),
     "gc in S3": Command(
         of="gc",
@@ -294,7 +294,7 @@ _S3: Mapping[str, Command] = {
         tidy=buckets.stored_there(channels.store_is_tidy),
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=3,
+        limit=0,
     ),
     "fetch a version from S3": Command(
         of="fetch",
@@ -306,7 +306,7 @@ _S3: Mapping[str, Command] = {
         told=fetching.no_staging,
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=3,
+        limit=0,
     ),
     "serve from S3": Command(
         of="serve",
@@ -317,7 +317,7 @@ _S3: Mapping[str, Command] = {
         tidy=buckets.there(buckets.catalog_there_is_tidy),
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=3,
+        limit=0,
     ),
 }
 

@@ -183,7 +183,7 @@ def walk(command: Command, fault: Fault, slot: Slot, *, which: Which) -> dict[st
 
 def _walk_warmed(command: Command, fault: Fault, slot: Slot, *, which: Which) -> int:
     """The child of a walk: it runs the command once itself, so that each case begins with what that has compiled."""
-    limit = command.limit if fault == "kill" else max(3, command.limit // 4)
+    limit = max(3, command.limit if fault == "kill" else command.limit // 4)
     slot.reset(command)
     if slot.alone(lambda: command.run(slot.ground) or slot.looked(command)):
         return 1
