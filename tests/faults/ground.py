@@ -42,7 +42,8 @@ class Command:
     it has succeeded. `tidy` holds too once it has: nothing else is left; so after a full disk, unless `told` says what
     may be kept there. `retry`: where the next try is another command.
     `imports`: heavy modules that only this command needs. `limit`: of a sample, at most so many points are killed at,
-    and a quarter as many for other faults; 0: it is in no sample, as another walk takes the same steps. `service`: the server that it needs. `reset`: what is made again for each case there.
+    and a quarter as many for other faults; 0: it is in no sample, as another walk takes the same steps. `service`: the
+    server that it needs. `reset`: what is made again for each case there.
     """
 
     of: str
