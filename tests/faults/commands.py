@@ -238,6 +238,7 @@ _FOLDERS: Mapping[str, Command] = {
         done=serving.catalog_is_as_it_was,
         tidy=publishing.catalog_is_tidy,
         limit=3,
+        imports=serving.IMPORTS,
     ),
     "gc": Command(
         of="gc",
@@ -318,6 +319,7 @@ _S3: Mapping[str, Command] = {
         service="s3",
         reset=buckets.fresh_prefix,
         limit=0,
+        imports=serving.IMPORTS,
     ),
 }
 
