@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from phipack.__main__ import main
+from registry.catalog.documents import naming_hash
 from registry.catalog.published_state import published_digests, read_published
 from registry.catalog.signing import open_keys
 from registry.store.protocol import Store, blob_path
@@ -55,7 +56,8 @@ _WRONG, _NO_ANSWER = 3, 4
 def _paths(store: Store) -> list[str]:
     published = read_published(store, None)
     blobs = sorted(published_digests(store))[:3]
-    documents = [f"targets/{path}" for path in sorted(published.paths)[:1]]
+    folder, _, name = min(published.paths).rpartition("/")
+    documents = [f"targets/{folder}/{naming_hash(published.files[min(published.paths)])}.{name}"]
     asked = ["health", "resolve?device=iPhone15%2C4", "metadata/timestamp.json", "metadata/1.root.json"]
     return ["/" + path for path in [*asked, *documents, *map(blob_path, blobs)]]
 
