@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from registry.all_or_none import carry_out, pointed_at, settled_moves
@@ -83,23 +83,39 @@ def promote(  # noqa: PLR0913 - a move is kept with all of them
         notes = ledger.notes(draft.model)
         promoters = require_promoter(draft.who, draft.channel, moves, roles, notes)
         rows = ledger.versions(draft.model)
-        versions = resolve_in(ledger, reference, rows)
-        overridable = [*_missing_cells(notes, reference, versions, rows), *_evidence_failures(ledger, versions)]
-        missing_bytes = _missing_bytes(versions)  # no override gives an app what the store does not have
-        if missing_bytes or (overridable and override_reason is None):
-            fix = f"see phipack show {reference} for the evidence; fix these cells and run phipack release again"
-            if missing_bytes and _lie_elsewhere(ledger.store, versions):
-                fix = f"if the store was moved to {ledger.store.uri}, run phipack registry relocate"
-            raise _refusal(reference, channel, [*overridable, *missing_bytes], fix)
-        cells = []
-        for version in versions:
-            before = pointed_at(rows, version.cell, draft.channel)
-            if before != VersionId.of(version):
-                cells.append(CellMove(version.cell, before, VersionId.of(version), version.evidence))
-        overrode = tuple(sorted(overridable, key=_by_cell))
-        unmoved = _unmoved(reference, versions, rows, channel)
-        move = replace(draft, cells=tuple(cells), promoters=promoters, overrode=overrode, unmoved=unmoved)
+        wanted = _Wanted(reference, channel, resolve_in(ledger, reference, rows), rows)
+        overrode = _overridden(ledger, wanted, notes, may_override=override_reason is not None)
+        move = replace(draft, cells=wanted.cells, promoters=promoters, overrode=overrode, unmoved=wanted.unmoved)
         return carry_out(ledger, move, rows, moves, check)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A promotion that is asked for. `versions`: what the reference matches among `rows`, the model's versions."""
+
+    reference: Reference
+    channel: str
+    versions: Sequence[CellVersion]
+    rows: Sequence[CellVersion]
+
+    @property
+    def cells(self) -> tuple[CellMove, ...]:
+        """The moves of the cells that are not there already."""
+        moves = []
+        for version in self.versions:
+            before = pointed_at(self.rows, version.cell, self.channel)
+            if before != VersionId.of(version):
+                moves.append(CellMove(version.cell, before, VersionId.of(version), version.evidence))
+        return tuple(moves)
+
+    @property
+    def unmoved(self) -> tuple[UnmovedCell, ...]:
+        """The channel's cells that a whole release does not have."""
+        if self.reference.cell is not None:
+            return ()
+        chosen = {version.cell for version in self.versions}
+        standing = [row for row in self.rows if self.channel in row.channels and row.cell not in chosen]
+        return tuple(UnmovedCell(row.cell, VersionId.of(row)) for row in standing)
 
 
 def retire(
@@ -202,6 +218,25 @@ def _draft(kind: MoveKind, model: str, channel: str, who: str, why: str) -> Move
     return Move("", kind, model, channel, who, why, datetime.now(UTC), ())
 
 
+def _overridden(
+    ledger: Ledger, wanted: _Wanted, notes: Mapping[str, str], *, may_override: bool
+) -> tuple[Failure, ...]:
+    """Return what stands against a promotion, and is overridden; nothing where it simply passes.
+
+    Raises `GateError` where that may not be, or where a bundle is missing: no override gives an app what the store does
+    not have.
+    """
+    reference, versions = wanted.reference, wanted.versions
+    overridable = [*_missing_cells(notes, reference, versions, wanted.rows), *_evidence_failures(ledger, versions)]
+    missing_bytes = _missing_bytes(versions)
+    if missing_bytes or (overridable and not may_override):
+        fix = f"see phipack show {reference} for the evidence; fix these cells and run phipack release again"
+        if missing_bytes and _lie_elsewhere(ledger.store, versions):
+            fix = f"if the store was moved to {ledger.store.uri}, run phipack registry relocate"
+        raise _refusal(reference, wanted.channel, [*overridable, *missing_bytes], fix)
+    return tuple(sorted(overridable, key=_by_cell))
+
+
 def _refusal(reference: Reference, channel: str, failures: Sequence[Failure], fix: str) -> GateError:
     failures = sorted(failures, key=_by_cell)
     problems = "\n  ".join(f"{failure.cell}: {failure.problem}" for failure in failures)
@@ -214,17 +249,6 @@ def _refusal(reference: Reference, channel: str, failures: Sequence[Failure], fi
 
 def _by_cell(failure: Failure) -> tuple[str, str]:
     return failure.cell, failure.problem
-
-
-def _unmoved(
-    reference: Reference, versions: Sequence[CellVersion], rows: Sequence[CellVersion], channel: str
-) -> tuple[UnmovedCell, ...]:
-    """Return the channel's cells that a whole release does not have."""
-    if reference.cell is not None:
-        return ()
-    chosen = {version.cell for version in versions}
-    standing = [row for row in rows if channel in row.channels and row.cell not in chosen]
-    return tuple(UnmovedCell(row.cell, VersionId.of(row)) for row in standing)
 
 
 def _missing_cells(

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from targets.errors import FetchError
+from targets.strict_json import LARGEST_INTEGER
 
 RAM_TOLERANCE = 0.85
 
@@ -31,6 +32,14 @@ class Device:
     ram_bytes: int | None = None
     os: str | None = None
     os_version: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `FetchError` for a memory that no device has: it could not even be printed."""
+        if self.ram_bytes is not None and not 0 < self.ram_bytes <= LARGEST_INTEGER:
+            raise FetchError(
+                "ram_bytes must be between 1 and 2^63 - 1",
+                fix="pass the device's memory in bytes, such as 8_000_000_000",
+            )
 
     def __str__(self) -> str:
         facts = (

@@ -28,6 +28,7 @@ from registry.files.staging import disk_errors, staged_folder
 from targets.errors import BuildError, SetupError
 from targets.installation import install_command, installed_version
 from targets.progress import Notice, Progress, Step, silent
+from targets.this_user import expanded
 
 # optimum-onnx 0.1.0 needs optimum 2.1 and a transformers before 4.58, which needs the other two.
 PINS = {
@@ -115,10 +116,10 @@ def is_complete(folder: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again."""
+    """Return the folder for what can be made again. Raises `SetupError` where no variable says where that is."""
     if said := os.environ.get("PHIPACK_CACHE"):
-        return Path(said).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "phipack"
+        return expanded(said).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache")) / "phipack"
 
 
 def python_arguments(python: Path) -> list[str]:

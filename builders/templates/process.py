@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -18,6 +19,8 @@ from targets.strict_json import MalformedJsonError, parse_json
 
 SECONDS_LIMIT = 10.0  # of one conversation; the longest of a real model's take milliseconds
 _START_SECONDS = 120.0
+_LOOK_SECONDS = 0.1
+MEMORY_BYTES = 512 << 20  # beyond what the process starts with, as program.py says
 _ANSWER_BYTES_LIMIT = 64 << 20
 _PROGRAM = Path(__file__).with_name("program.py")
 # The environment may hold passwords; a Python needs no more than this of it, and templates ask for the time.
@@ -51,6 +54,7 @@ class _Renderer:
     def forget(self) -> None:
         """Leave the process and the lock to others: a fork has copies of both, and the lock's holder is not there."""
         self._process: subprocess.Popen[bytes] | None = None
+        self._memory_limit: int | None = None
         self._one_at_a_time = threading.Lock()
 
     def render(self, asked: Mapping[str, Any]) -> str:
@@ -101,6 +105,8 @@ class _Renderer:
             started = _line_from(self._process, _START_SECONDS)
         except TimeoutError:
             started = b""
+        has = resident_bytes(self._process.pid)
+        self._memory_limit = None if has is None else has + MEMORY_BYTES
         if not started:
             raise BuildError(
                 f"the process that renders chat templates does not start: {sys.executable} {_PROGRAM}",
@@ -116,9 +122,11 @@ class _Renderer:
         except BrokenPipeError:
             return _ended(process)
         try:
-            if not (raw := _line_from(process, SECONDS_LIMIT)):
+            if not (raw := _line_from(process, SECONDS_LIMIT, self._memory_limit)):
                 return _ended(process)
             answer: dict[str, Any] = parse_json(raw)
+        except MemoryError as error:
+            raise ChatTemplateError("it needs too much memory", exhausted=True) from error
         except TimeoutError as error:
             raise ChatTemplateError(f"it was not rendered within {SECONDS_LIMIT:g} s", exhausted=True) from error
         except MalformedJsonError as error:
@@ -126,27 +134,54 @@ class _Renderer:
         return answer
 
 
-def _line_from(process: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """Read a line, empty where the process ends. Where none comes in time, end the process and raise `TimeoutError`."""
+def _line_from(process: subprocess.Popen[bytes], seconds: float, memory_limit: int | None = None) -> bytes:
+    """Read a line, empty where the process ends.
+
+    The process is ended where none comes in time, which raises `TimeoutError`, or where it takes more memory than
+    `memory_limit` meanwhile, which raises `MemoryError`: macOS does not hold it to the limit that it sets itself.
+    """
     assert process.stdout is not None
-    late = threading.Event()
+    done, why = threading.Event(), list[Exception]()
 
-    def end() -> None:
-        late.set()
-        process.kill()
+    def watch() -> None:
+        until = time.monotonic() + seconds
+        while not done.wait(_LOOK_SECONDS):
+            if time.monotonic() >= until:
+                why.append(TimeoutError())
+            elif memory_limit is not None and (resident_bytes(process.pid) or 0) > memory_limit:
+                why.append(MemoryError())
+            if why:
+                process.kill()
+                return
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
         line = process.stdout.readline(_ANSWER_BYTES_LIMIT)
     finally:
-        timer.cancel()
+        done.set()
+        watcher.join()
     if line.endswith(b"\n"):
         return line
-    if late.is_set():
-        raise TimeoutError
+    if why:
+        raise why[0]
     return b""
+
+
+def resident_bytes(process_id: int) -> int | None:
+    """Return how much memory a process has now, as the system says; None where it does not say."""
+    try:
+        if sys.platform == "linux":
+            return int(Path(f"/proc/{process_id}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes_by_ps(process_id)
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return None
+
+
+def resident_bytes_by_ps(process_id: int) -> int:
+    """Return the same by POSIX's `ps`, in its kibibytes. Raises `OSError`, `ValueError`, `SubprocessError`."""
+    command = ["ps", "-o", "rss=", "-p", str(process_id)]
+    return int(subprocess.run(command, capture_output=True, check=True, timeout=5).stdout) * 1024  # noqa: S603
 
 
 def _ended(process: subprocess.Popen[bytes]) -> NoReturn:

@@ -6,8 +6,9 @@
 Its first line, unasked, is `{}`. "refused": the template's own `raise_exception`.
 
 `environment` is that of transformers' `apply_chat_template` (transformers/utils/chat_template_utils.py, 5.24); tests
-compare the two. Where the system enforces it (Linux; not macOS), the process gets `MEMORY_BYTES` beyond what it has
-when it starts; everywhere, a limit on processor time, for when nobody waits for the answer any more.
+compare the two. Where the system enforces it (Linux; not macOS, where process.py watches it from outside), the process
+gets `MEMORY_BYTES` beyond what it has when it starts; everywhere, a limit on processor time, for when nobody waits for
+the answer any more.
 """
 
 from __future__ import annotations

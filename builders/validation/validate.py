@@ -93,19 +93,10 @@ def validate(
     text, name = read_text(settings.text), settings.text.name if settings.text else BUILT_IN_NAME
     with open_isolated(bundle) as session:
         using = _Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
-        on = f"{windows.size} tokens of {name}, {session.runtime}"
-        figures = _measured(_compare(using, session, windows), on)
-        figures |= _measured(_greedy(using, windows, settings), on)
-        figures |= _past_exact(using) | _past_edge(using)
-        own_runtime = session.is_own_runtime
-    figures |= _under_edge(using, windows)
-    if (share := runtime_tokens_share(bundle, tokenizer, text)) is not None:
-        figures |= _measured({"runtime_tokens_share": share}, f"lines of {name}, as they are and as a user's turn")
-    if own_runtime:
-        on_progress(Step("speed", 0, 1))
-        host = f"{platform.machine()}, {PROMPT_TOKENS} tokens in, {NEW_TOKENS} out, median of {RUNS}, {session.runtime}"
-        figures |= _measured(asdict(measure_speed(bundle)), host)
-        on_progress(Step("speed", 1, 1))
+        figures = _accuracy(using, windows, settings)
+    figures |= _under_edge(using, windows) | _tokens(using)
+    if session.is_own_runtime:
+        figures |= _speed(using)
     figures |= _reference_figures(agreement)
     figures |= _measured({"artifact_bytes": bundle.manifest.total_bytes}, "all files of the bundle")
     return Evidence(
@@ -155,6 +146,32 @@ def _windows(
             fix="the tokenizer and the weights belong to different models: copy the tokenizer's files of this model",
         )
     return windows
+
+
+def _accuracy(using: _Measurement, windows: NDArray[np.int64], settings: EvaluationSettings) -> dict[str, Figure]:
+    """Measure what the open session answers: on the windows, past what it is exact for, and past longrope's edge."""
+    on = f"{windows.size} tokens of {using.text_name}, {using.session.runtime}"
+    figures = _measured(_compare(using, using.session, windows), on)
+    figures |= _measured(_greedy(using, windows, settings), on)
+    return figures | _past_exact(using) | _past_edge(using)
+
+
+def _tokens(using: _Measurement) -> dict[str, Figure]:
+    """Measure whether the runtime's own tokenizer agrees; nothing where it has none."""
+    share = runtime_tokens_share(using.bundle, using.tokenizer, using.text)
+    if share is None:
+        return {}
+    return _measured({"runtime_tokens_share": share}, f"lines of {using.text_name}, as they are and as a user's turn")
+
+
+def _speed(using: _Measurement) -> dict[str, Figure]:
+    """Measure speed and memory on this machine, in processes of their own."""
+    using.on_progress(Step("speed", 0, 1))
+    runtime = using.session.runtime
+    on = f"{platform.machine()}, {PROMPT_TOKENS} tokens in, {NEW_TOKENS} out, median of {RUNS}, {runtime}"
+    figures = _measured(asdict(measure_speed(using.bundle)), on)
+    using.on_progress(Step("speed", 1, 1))
+    return figures
 
 
 def _compare(using: _Measurement, session: Session, windows: NDArray[np.int64]) -> dict[str, float]:

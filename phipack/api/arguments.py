@@ -138,6 +138,8 @@ def parse_gate(text: str) -> tuple[str, Gate]:
 
 def parse_size(text: str | int) -> int:
     """Parse a number of bytes, with a unit or without: `1500000000`, `1.5GB`, `512 MiB`. Raises `PhipackError`."""
+    if isinstance(text, int):  # one of thousands of digits has no text
+        text = str(min(max(text, 0), LARGEST_INTEGER + 1))
     found = _SIZE.fullmatch(str(text).strip())
     factor = None if found is None else _UNITS.get(found[2].upper())
     if found is None or factor is None:

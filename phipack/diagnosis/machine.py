@@ -116,10 +116,15 @@ def check_optimum() -> Iterator[Check]:
         return  # the extra [build] is missing, and says so
     from builders.optimum_export.environment import PINS, environment_folder, is_complete
 
-    folder = environment_folder()
+    name = "optimum, for phipack export"
+    try:
+        folder = environment_folder()
+    except PhipackError as error:
+        yield failed(name, error)
+        return
     there = f"in {folder}" if is_complete(folder) else f"not there yet: the first phipack export creates {folder}"
     versions = ", ".join(f"{name} {version}" for name, version in PINS.items())
-    yield Check("optimum, for phipack export", "ok", f"{versions}, {there}")
+    yield Check(name, "ok", f"{versions}, {there}")
 
 
 def _imported(runtime: Runtime, version: str, process: subprocess.Popen[str]) -> Check:

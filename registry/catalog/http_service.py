@@ -107,6 +107,18 @@ def create_app(store: Store) -> FastAPI:
         redirect_slashes=False,  # it would send clients to whatever host they named in `Host`
     )
 
+    _answer_errors(app)
+    _get(app, "/metadata/{name}", _metadata(store), "TUF metadata", {404: "no such metadata"})
+    _get(app, "/targets/{path:path}", _targets(store), "A channel's or release's document", {404: "no such document"})
+    _get(app, "/blobs/sha256/{folder}/{name}", _blob(store, catalog), "A manifest, a bundle's file or a delta", _RANGES)
+
+    _answer_queries(app, catalog)
+    return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Answer with problem and fix, whatever goes wrong."""
+
     @app.exception_handler(PhipackError)
     def failed(_: Request, error: PhipackError) -> JSONResponse:
         content = Problem(problem=error.problem, fix=error.fix).model_dump()
@@ -118,9 +130,9 @@ def create_app(store: Store) -> FastAPI:
             return failed(request, _NotFoundError("no such path", fix="see /openapi.json for those that there are"))
         return await request_validation_exception_handler(request, error)
 
-    _get(app, "/metadata/{name}", _metadata(store), "TUF metadata", {404: "no such metadata"})
-    _get(app, "/targets/{path:path}", _targets(store), "A channel's or release's document", {404: "no such document"})
-    _get(app, "/blobs/sha256/{folder}/{name}", _blob(store, catalog), "A manifest, a bundle's file or a delta", _RANGES)
+
+def _answer_queries(app: FastAPI, catalog: ServedCatalog) -> None:
+    """Answer what a static server can't: which bundle a device gets, and whether there is a catalog."""
 
     @app.get(
         "/resolve",
@@ -145,8 +157,6 @@ def create_app(store: Store) -> FastAPI:
     def _health() -> dict[str, int]:
         documents = catalog.documents()
         return {"documents": len(documents.paths), "timestamp": documents.timestamp_version}
-
-    return app
 
 
 _RANGES = {

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Role = Literal["root", "targets", "snapshot", "timestamp"]
 ROLES: tuple[Role, ...] = get_args(Role)
+LONGEST_DAYS = 36_500
 EXPIRY_DAYS: dict[Role, int] = {"root": 365, "targets": 90, "snapshot": 30, "timestamp": 30}
 _KEYS_NAME = "keys.json"
 _LOCK_SECONDS = 600.0  # a signer in a KMS or HSM may ask a person
@@ -49,7 +50,7 @@ class _Keys(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_: Literal["phipack.keys/1"] = Field("phipack.keys/1", alias="schema")
-    expiry_days: dict[Role, int]
+    expiry_days: dict[Role, Annotated[int, Field(gt=0, le=LONGEST_DAYS)]]
     signers: dict[str, str]
 
 
@@ -125,7 +126,8 @@ def create_keys(
         expiry_days: by role; by default `EXPIRY_DAYS`.
 
     Raises:
-        KeysError: a given key can't be read, or can't sign, or there are fewer keys than must sign.
+        KeysError: a given key can't be read, or can't sign, or there are fewer keys than must sign; or an expiry is no
+            number of days up to `LONGEST_DAYS`.
         BuildError: the folder exists or can't be written.
     """
     from tuf.api.metadata import Metadata, Root
@@ -135,6 +137,9 @@ def create_keys(
             f"{folder} holds keys already; without them, nothing can be published to phones that trust them",
             fix="name another folder, or rotate these: phipack keys rotate ROLE",
         )
+    for role, days in (expiry_days or {}).items():
+        if not 0 < days <= LONGEST_DAYS:
+            raise KeysError(f"{role}: its metadata can't be good for so many days", fix=f"choose 1 to {LONGEST_DAYS}")
     with staged_folder(folder, mode=0o700) as staging:
         signers: dict[str, str] = {}
         root = Root(consistent_snapshot=True)

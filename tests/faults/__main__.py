@@ -22,7 +22,7 @@ def main() -> int:
     words = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     words.add_argument("commands", nargs="*", metavar="COMMAND", help="of: " + ", ".join(COMMANDS))
     words.add_argument("--fault", action="append", choices=FAULTS)
-    words.add_argument("--points", default="distinct", choices=get_args(Which), help="sample: those of `make test`")
+    words.add_argument("--points", default="distinct", choices=get_args(Which), help="sample: a few")
     asked = words.parse_args()
     failed = False
     with tempfile.TemporaryDirectory(prefix="phipack-walk-") as place, walking(Path(place)) as walk:

@@ -25,7 +25,7 @@ from tests.faults.publishing import KEYS, prepare_keys
 from tests.faults.stores import nothing_is_staged
 
 _BUCKET = "walks"
-PART_BYTES = 1 << 20  # the least that S3Store plans with
+PART_BYTES = 5 << 20  # the least that S3 takes
 _Result = TypeVar("_Result")
 
 

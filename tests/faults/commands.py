@@ -228,7 +228,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.store_is_sound,
         tidy=channels.store_is_tidy,
-        limit=3,
+        limit=0,
     ),
     "serve": Command(
         of="serve",
@@ -238,6 +238,7 @@ _FOLDERS: Mapping[str, Command] = {
         done=serving.catalog_is_as_it_was,
         tidy=publishing.catalog_is_tidy,
         limit=3,
+        imports=serving.IMPORTS,
     ),
     "gc": Command(
         of="gc",
@@ -293,7 +294,7 @@ _S3: Mapping[str, Command] = {
         service="s3",
         reset=buckets.fresh_prefix,
         imports=making.IMPORTS,
-        limit=3,
+        limit=0,
     ),
     "gc in S3": Command(
         of="gc",
@@ -304,7 +305,7 @@ _S3: Mapping[str, Command] = {
         tidy=buckets.stored_there(channels.store_is_tidy),
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=3,
+        limit=0,
     ),
     "fetch a version from S3": Command(
         of="fetch",
@@ -316,7 +317,7 @@ _S3: Mapping[str, Command] = {
         told=fetching.no_staging,
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=3,
+        limit=0,
     ),
     "serve from S3": Command(
         of="serve",
@@ -327,7 +328,8 @@ _S3: Mapping[str, Command] = {
         tidy=buckets.there(buckets.catalog_there_is_tidy),
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=3,
+        limit=0,
+        imports=serving.IMPORTS,
     ),
 }
 

@@ -41,8 +41,9 @@ class Command:
     `of`: its name in the command line. `run` returns the exit code. `after` holds whatever fault there was, `done` once
     it has succeeded. `tidy` holds too once it has: nothing else is left; so after a full disk, unless `told` says what
     may be kept there. `retry`: where the next try is another command.
-    `imports`: heavy modules that only this command needs. `limit`: at most so many points are killed at, and a quarter
-    as many for other faults. `service`: the server that it needs. `reset`: what is made again for each case there.
+    `imports`: heavy modules that only this command needs. `limit`: of a sample, at most so many points are killed at,
+    and a quarter as many for other faults; 0: it is in no sample, as another walk takes the same steps. `service`: the
+    server that it needs. `reset`: what is made again for each case there.
     """
 
     of: str

@@ -102,7 +102,7 @@ COMMANDS = {
         done=built,
         tidy=out_is_alone,
         imports=IMPORTS,
-        limit=3,
+        limit=0,
     ),
     "convert": Command(
         of="convert",
@@ -112,7 +112,7 @@ COMMANDS = {
         done=converted,
         tidy=out_is_alone,
         imports=IMPORTS,
-        limit=3,
+        limit=0,
     ),
     "validate": Command(
         of="validate",

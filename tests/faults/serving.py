@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from phipack.__main__ import main
+from registry.catalog.documents import naming_hash
 from registry.catalog.published_state import published_digests, read_published
 from registry.catalog.signing import open_keys
 from registry.store.protocol import Store, blob_path
@@ -21,8 +22,9 @@ from tests.faults.ground import Ground
 from tests.faults.publishing import CATALOG, KEYS
 
 LOG = Path("serve.log")
+IMPORTS = ("registry.catalog.http_service", "uvicorn.lifespan.off", "uvicorn.loops.auto", "uvicorn.protocols.http.auto")
 _TRIES = 3
-_START_SECONDS = 20
+_START_SECONDS = 60
 
 
 def serve_a_client(ground: Ground) -> int:
@@ -54,13 +56,14 @@ _WRONG, _NO_ANSWER = 3, 4
 def _paths(store: Store) -> list[str]:
     published = read_published(store, None)
     blobs = sorted(published_digests(store))[:3]
-    documents = [f"targets/{path}" for path in sorted(published.paths)[:1]]
+    folder, _, name = min(published.paths).rpartition("/")
+    documents = [f"targets/{folder}/{naming_hash(published.files[min(published.paths)])}.{name}"]
     asked = ["health", "resolve?device=iPhone15%2C4", "metadata/timestamp.json", "metadata/1.root.json"]
     return ["/" + path for path in [*asked, *documents, *map(blob_path, blobs)]]
 
 
 def _ask(port: int, paths: list[str], server: int) -> int:
-    """Ask for each path until it is answered whole; then interrupt the server."""
+    """Ask for each path until it is answered whole; then interrupt the server. Return 0 where all were answered."""
     until = time.monotonic() + _START_SECONDS
     while True:
         try:
@@ -70,12 +73,10 @@ def _ask(port: int, paths: list[str], server: int) -> int:
             if time.monotonic() > until or os.getppid() != server:
                 return _NO_ANSWER
             time.sleep(0.01)
-    for path in paths:
-        code = _answer(port, path)
-        if code:
-            return code
-    os.kill(server, signal.SIGINT)
-    return 0
+    code = next((code for path in paths if (code := _answer(port, path))), 0)
+    if os.getppid() == server:
+        os.kill(server, signal.SIGINT)
+    return code
 
 
 def _answer(port: int, path: str) -> int:

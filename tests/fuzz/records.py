@@ -11,7 +11,7 @@ from typing import Any
 from tuf.api.metadata import TargetFile
 
 from registry.catalog.choice import Query, resolve
-from registry.catalog.client import install_id, refreshed_targets
+from registry.catalog.client import install_id
 from registry.catalog.documents import Documents
 from registry.catalog.signing import create_keys, open_keys
 from registry.ledger.channel_moves import CELL_TAG, OVERRODE_TAG, PROMOTERS_TAG, UNMOVED_TAG, move_from_tags
@@ -20,7 +20,7 @@ from registry.ledger.release_plan import promoters_of
 from registry.ledger.versions import version_from_tags
 from registry.store.actions import ActionRecord, read_action, write_action
 from registry.store.folder import FolderStore
-from targets.errors import FetchError, PhipackError
+from targets.errors import PhipackError
 from targets.references import Reference
 from targets.selection import Device
 from tests.fuzz.target import Target, as_text, file
@@ -107,30 +107,6 @@ def keys_target(folder: Path) -> Target:
     create_keys(folder / "keys", {})
     path = folder / "keys" / "keys.json"
     return Target((path.read_bytes(),), file(path, lambda _: open_keys(folder / "keys")), 150)
-
-
-def root_target(folder: Path) -> Target:
-    from tuf.api.exceptions import DownloadHTTPError
-    from tuf.ngclient import FetcherInterface
-
-    class Nothing(FetcherInterface):
-        def _fetch(self, url: str) -> Any:
-            raise DownloadHTTPError(url, 404)
-
-    create_keys(folder / "keys", {})
-    path = folder / "keys" / "1.root.json"
-    number = iter(range(1 << 60))
-
-    def read(_: Path) -> object:
-        metadata = folder / "metadata" / str(next(number))
-        try:
-            return refreshed_targets("https://example.org", Nothing(), metadata, path, wait=lambda _: True)
-        except FetchError as error:
-            if "is not a catalog" not in error.problem:  # the root was read: next, a timestamp is asked for
-                raise
-            return None
-
-    return Target((path.read_bytes(),), file(path, read), 60)
 
 
 def install_id_target(folder: Path) -> Target:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import bundles, checkpoints, records, written
+from tests.fuzz import bundles, checkpoints, metadata, records, written
 from tests.fuzz.target import Target
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
@@ -32,7 +32,10 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "tags": records.tags_target,
     "documents": records.documents_target,
     "keys": records.keys_target,
-    "root": records.root_target,
+    "root": metadata.root_target,
+    "timestamp": metadata.role_target("timestamp"),
+    "snapshot": metadata.role_target("snapshot"),
+    "targets": metadata.role_target("targets"),
     "install_id": records.install_id_target,
     "record": records.record_target,
     "project": written.project_target,

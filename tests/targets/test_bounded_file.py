@@ -32,7 +32,7 @@ READERS: dict[str, tuple[object, str, str, Callable[[Path], object]]] = {
         program_file,
         "PROGRAM_BYTES_LIMIT",
         f"Data/{program_file.MODEL_FILE}",
-        lambda path: program_file.read_program(path.parents[1]),
+        lambda path: program_file.read_program(path.parents[2]),
     ),
 }
 

@@ -199,3 +199,14 @@ def test_where_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert environment.cache_folder() == tmp_path / "phipack"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert environment.cache_folder() == Path.home() / ".cache" / "phipack"
+
+
+def test_a_cache_without_a_home_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container whose user the system does not know."""
+    for name in ("HOME", "PHIPACK_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(SetupError, match="HOME is not set"):
+        environment.cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert environment.cache_folder() == Path("/cache/phipack")

@@ -11,7 +11,7 @@ import pytest
 
 from builders.oracle.transformers_text import rendered
 from builders.runtime.generation import render_prompt
-from builders.templates import ChatTemplateError, process, render_chat
+from builders.templates import ChatTemplateError, process, program, render_chat
 from builders.templates.process import Engine
 from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle
@@ -67,6 +67,25 @@ def test_a_limit_ends_the_process_and_the_next_is_as_good(
     assert ended.value.exhausted
     monkeypatch.setattr(process, "SECONDS_LIMIT", 60)
     assert say("{{ 1 }}", engine) == "1"
+
+
+def test_memory_is_watched_from_outside_where_the_system_keeps_no_limit(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS: here the limit that the process sets itself is far away."""
+    assert say("{{ 1 }}", engine) == "1"
+    before = process_id(engine)
+    has = process.resident_bytes(before)
+    assert has is not None
+    assert process.resident_bytes_by_ps(before) == pytest.approx(has, rel=0.1)
+    monkeypatch.setattr(process._RENDERERS[engine], "_memory_limit", has + (64 << 20))
+    with pytest.raises(ChatTemplateError, match="it needs too much memory") as caught:
+        say("{% set kept = 'ab' * 100000000 %}" + ENDLESS, engine)
+    assert caught.value.exhausted
+    assert say("{{ 1 }}", engine) == "1"
+    assert process_id(engine) != before
+    assert process.resident_bytes(2**31 - 1) is None
+    assert process.MEMORY_BYTES == program.MEMORY_BYTES
 
 
 def test_a_process_that_was_killed_is_started_again(engine: Engine) -> None:

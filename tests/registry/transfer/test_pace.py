@@ -232,18 +232,19 @@ def test_a_botocore_without_what_is_replaced_is_refused_by_name(monkeypatch: pyt
     from botocore.awsrequest import AWSConnection
     from botocore.httpsession import URLLib3Session
 
-    class Changed(URLLib3Session):
-        def __init__(self, *args: object, **options: object) -> None:
-            super().__init__(*args, **options)
-            del self._pool_classes_by_scheme
+    usual = URLLib3Session.__init__
 
-    for change in (
-        lambda patch: patch.setattr("botocore.endpoint.URLLib3Session", Changed),
-        lambda patch: patch.delattr(AWSConnection, "_handle_expect_response"),
-    ):
+    def changed(self: URLLib3Session, *args: object, **options: object) -> None:
+        usual(self, *args, **options)
+        del self._pool_classes_by_scheme
+
+    for without in (AWSConnection, URLLib3Session):
         s3_client._shared_client.cache_clear()
         with monkeypatch.context() as patch:
-            change(patch)
+            if without is AWSConnection:
+                patch.delattr(AWSConnection, "_handle_expect_response")
+            else:
+                patch.setattr(URLLib3Session, "__init__", changed)
             with pytest.raises(StoreError, match=f"botocore {botocore.__version__} is not known") as caught:
                 s3_client.s3_client()
         assert "constraints.txt" in caught.value.fix
