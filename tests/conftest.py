@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function):
             for tier in tiers_of(item):
                 item.add_marker(tier)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported and collected out of garbage collection: half a million objects that all stay.
+
+    Each full collection would look at all of them, which took a fifth of the time of tests on MLflow.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

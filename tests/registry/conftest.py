@@ -16,7 +16,6 @@ from devtools.services.postgresql import PostgresqlServer, running_postgresql
 from registry.bundle.folder import Bundle
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.store.folder import FolderStore
-from registry.store.protocol import Store
 from registry.transfer import http as http_requests
 from tests.support.databases import (
     MIGRATED,
@@ -24,9 +23,11 @@ from tests.support.databases import (
     SERVED,
     SQLITE,
     Databases,
+    KeptRegistry,
     PostgresqlDatabases,
     ServedDatabases,
     SqliteDatabases,
+    keep_registry,
 )
 from tests.support.releases import add
 from tests.support.s3 import s3_server, s3_store  # noqa: F401 - fixtures of the session
@@ -132,17 +133,17 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def released(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
-    """Releases 1.0.0, 1.1.0 and 1.2.0 of three cells, made once: a template of the database, and the store."""
-    home = tmp_path_factory.mktemp("released")
-    ledger = open_ledger(databases.fresh(home), FolderStore(home / "store"))
-    for version in ("1.0.0", "1.1.0", "1.2.0"):
-        add(ledger, home, version)
-    return databases.keep(ledger.uri), ledger.store
+def released(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> KeptRegistry:
+    """Releases 1.0.0, 1.1.0 and 1.2.0 of three cells."""
+
+    def make(ledger: Ledger, home: Path) -> None:
+        for version in ("1.0.0", "1.1.0", "1.2.0"):
+            add(ledger, home, version)
+
+    return keep_registry(databases, tmp_path_factory.mktemp("released"), make)
 
 
 @pytest.fixture
-def releases(databases: Databases, released: tuple[str, Store], tmp_path: Path) -> Ledger:
-    """The same in a database of its own; store and files of runs are shared, so only what a test adds may be broken."""
-    template, store = released
-    return open_ledger(databases.fresh(tmp_path / "home", template), store)
+def releases(databases: Databases, released: KeptRegistry, tmp_path: Path) -> Ledger:
+    """The same, for one test."""
+    return released.again(databases, tmp_path / "home")
