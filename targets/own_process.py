@@ -1,8 +1,8 @@
 """Imports that a process of phipack's own does without.
 
-coremltools imports every library that it could convert from, sklearn and torch among them, if it is installed. That takes
-seconds, and phipack uses none of it. `phipack` as a program, and the processes that it starts, keep it from that. A
-program that imports phipack may need them itself: there, everything is imported as usual.
+coremltools imports every library that it could convert from, sklearn and torch among them, if it is installed. That
+takes seconds, and phipack uses none of it. `phipack` as a program, and the processes that it starts, keep it from that.
+A program that imports phipack may need them itself: there, everything is imported as usual.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
-from types import ModuleType
 
 _own = threading.Event()
 
@@ -43,7 +42,7 @@ class _Refusal(MetaPathFinder):
     def __init__(self, packages: Sequence[str]) -> None:
         self._packages, self._thread = frozenset(packages), threading.get_ident()
 
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+    def find_spec(self, name: str, *_: object) -> None:
         """Find nothing, or refuse. Raises `ModuleNotFoundError` for the packages."""
         if name in self._packages and threading.get_ident() == self._thread:
             raise ModuleNotFoundError(f"phipack does without {name} here", name=name)

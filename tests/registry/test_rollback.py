@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -15,6 +14,7 @@ from targets.errors import RegistryError
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
 from tests.support.registrations import client_of
 from tests.support.releases import all_at, back, standing, to
+from tests.support.warm_processes import WarmProcess, python
 
 DATABASES = EVERYWHERE
 
@@ -118,8 +118,9 @@ def test_a_promoter_killed_in_the_middle_is_undone_by_the_next(releases: Ledger)
     to(releases, "phi:1.0.0")
     store = releases.store
     assert isinstance(store, FolderStore)
-    command = [sys.executable, "-c", _KILLED, releases.uri, str(store.root)]
-    assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    process = WarmProcess(python, _KILLED, releases.uri, str(store.root), folder=store.root, environment=os.environ)
+    assert process.wait() == -signal.SIGKILL
+    process.close()
     assert sorted(standing(releases).values()) == ["1.0.0", "1.0.0", "1.1.0"]
     assert [move.state for move in history(releases, "phi")] == ["unfinished", "done"]
     to(releases, "phi:1.2.0", "staging")
