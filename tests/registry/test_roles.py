@@ -67,12 +67,14 @@ def test_only_who_is_listed_moves_a_channel_and_the_list_is_kept(two: Ledger) ->
     assert json.loads(run.data.tags["phipack.promoters"]) == ["alice", "release-bot@ci-1"]
 
 
+@pytest.mark.client_side
 def test_other_channels_and_projects_without_a_list_are_everybodys(two: Ledger) -> None:
     assert promote(two, FIRST, "staging", who="eve@laptop", roles=LISTED).promoters is None
     assert promote(two, FIRST, "production", who="eve@laptop", roles=FREE).promoters is None
     assert promote(two, FIRST, "candidate", who="eve@laptop").promoters is None
 
 
+@pytest.mark.client_side
 def test_without_a_project_file_the_kept_list_holds(two: Ledger) -> None:
     promote(two, FIRST, "production", who="alice@a", roles=LISTED)
     with pytest.raises(RegistryError, match=r"kept since the promotion of 1\.0\.0 to production"):
@@ -88,6 +90,7 @@ def test_without_a_project_file_the_kept_list_holds(two: Ledger) -> None:
     assert promote(two, Reference.parse("phi:1.1.0@iphone-15"), "production", who="eve@laptop").promoters is None
 
 
+@pytest.mark.client_side
 def test_rollback_asks_the_same_list(two: Ledger) -> None:
     promote(two, FIRST, "production", who="alice@a", roles=LISTED)
     promote(two, Reference.parse("phi:1.1.0@iphone-15"), "production", who="alice@a", roles=LISTED)
@@ -120,10 +123,12 @@ def test_an_override_goes_ahead_for_a_reason_and_is_kept(two: Ledger) -> None:
     assert {part.cell for part in kept.cells} == {"iphone-15", "pixel-9"}
 
 
+@pytest.mark.client_side
 def test_an_override_that_nothing_stood_against_is_a_plain_promotion(two: Ledger) -> None:
     assert promote(two, FIRST, "production", who="eve@laptop", override_reason="in a hurry").overrode == ()
 
 
+@pytest.mark.client_side
 def test_no_override_gets_round_a_list_or_lost_bytes(two: Ledger, kept: KeptRegistry) -> None:
     with pytest.raises(RegistryError, match="eve@laptop may not"):
         promote(two, SECOND, "production", who="eve@laptop", override_reason="please", roles=LISTED)

@@ -39,12 +39,14 @@ def test_rollback_steps_back_one_promotion_at_a_time(releases: Ledger) -> None:
     ]
 
 
+@pytest.mark.client_side
 def test_rollback_of_a_channel_that_was_never_promoted_is_refused(releases: Ledger) -> None:
     with pytest.raises(RegistryError, match="no earlier promotion to roll back to") as caught:
         back(releases, "staging")
     assert caught.value.fix
 
 
+@pytest.mark.client_side
 def test_a_cell_new_in_the_last_promotion_leaves_the_channel(releases: Ledger) -> None:
     to(releases, "phi:1.0.0@pixel-9")
     to(releases, "phi:1.1.0")

@@ -23,7 +23,8 @@ from registry.store.folder import FolderStore
 
 SQLITE, POSTGRESQL, SERVER = "sqlite", "postgresql", "server"
 # `make test` leaves out PostgreSQL without a server: the server's own database is PostgreSQL too.
-EVERYWHERE = (SQLITE, POSTGRESQL, SERVER) if os.environ.get("DATABASES") == "all" else (SQLITE, SERVER)
+EVERY = os.environ.get("DATABASES") == "all"
+EVERYWHERE = (SQLITE, POSTGRESQL, SERVER) if EVERY else (SQLITE, SERVER)
 MIGRATED, SERVED = "migrated", "served"
 _numbers = itertools.count()
 
