@@ -76,11 +76,20 @@ def postgresql() -> Iterator[PostgresqlServer]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(postgresql: PostgresqlServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+def served_store(tmp_path_factory: pytest.TempPathFactory) -> FolderStore:
+    """The store whose bundles the tracking server gives out."""
+    return FolderStore(tmp_path_factory.mktemp("served") / "store")
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(
+    postgresql: PostgresqlServer, served_store: FolderStore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
     """A tracking server on PostgreSQL, which serves artifacts out of a folder."""
     home = tmp_path_factory.mktemp("mlflow-server")
     backend = postgresql.make_database(SERVED, template=MIGRATED)
-    with running_mlflow(home, MlflowSettings(backend, str(home / "artifacts"))) as server:
+    settings = MlflowSettings(backend, str(home / "artifacts"), stores=(served_store.uri,))
+    with running_mlflow(home, settings) as server:
         yield server
 
 
