@@ -5,7 +5,8 @@ Start at `build.py`, the one way to make a bundle. From the bottom up:
 | room | what is in it |
 |---|---|
 | `phases.py`, `own_code.py` | where a build's time goes; the digest of our own code |
-| `threads.py`, `quiet_transformers.py` | how many threads work; transformers without its messages |
+| `threads.py` | how many threads work |
+| `quiet_transformers.py`, `torch_later.py` | transformers without its messages, and without torch until it is used |
 | `templates/` | chat templates, rendered in a process of their own |
 | `checkpoint/` | a Hugging Face folder, its tensors read one at a time |
 | `tokenizer/`, `artifact/` | tokenizer files of a bundle; large files written and hashed |

@@ -23,12 +23,15 @@ from phipack.options import State
 from phipack.output import drop_standard_output
 from phipack.problems import Problem, explain
 from targets.errors import ERROR_EXIT_CODE, PhipackError
+from targets.own_process import is_own_process
 
 COMPLETE_VARIABLE = "_PHIPACK_COMPLETE"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code. Installed as `phipack`."""
+    if arguments is None:  # as a program
+        is_own_process()
     given = sys.argv[1:] if arguments is None else arguments
     state, started = State(arguments=tuple(given)), time.monotonic()
     if COMPLETE_VARIABLE in os.environ:

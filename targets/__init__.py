@@ -12,5 +12,6 @@ Start reading at:
 - `project.py`: `phipack.toml`; `evaluation.py`: the settings of a validation.
 - `references.py`: `MODEL:1.2.0@TARGET` and version ranges.
 - `strict_json.py`, `bounded_file.py`: JSON and files of others, read within limits.
+- `own_process.py`: what a process of phipack's own leaves unimported.
 - `errors.py`: every error that phipack raises; `secrets.py` and `printable.py` say how text may be shown.
 """

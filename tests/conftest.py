@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,12 +48,27 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "mlflow.db"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its tiers."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark each test with its tiers, and put those with servers first; among themselves they keep their order.
+
+    Workers begin with contiguous shares, so that one of them alone starts the servers.
+    """
     for item in items:
         if isinstance(item, pytest.Function):
             for tier in tiers_of(item):
                 item.add_marker(tier)
+    yield
+    items.sort(key=lambda item: item.get_closest_marker("service") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported and collected out of garbage collection: half a million objects that all stay.
+
+    Each full collection would look at all of them, which took a fifth of the time of tests on MLflow.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

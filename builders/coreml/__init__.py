@@ -2,7 +2,8 @@
 
 Start at `convert.py`. `program.py` writes the decoder as MIL operations and `positions.py` its masks and rotary
 positions; `description.py` says what apps see of it; `weights.py` and `quantize.py` compute its constants as
-`targets/storage/coreml.py` plans, one at a time; `package.py` writes the files. `builders/runtime/coreml/` runs them.
+`targets/storage/coreml.py` plans, one at a time; `package.py` writes the files; `library.py` imports coremltools.
+`builders/runtime/coreml/` runs them.
 """
 
 from builders.coreml.convert import artifact_sizes, convert

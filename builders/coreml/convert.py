@@ -14,6 +14,7 @@ from typing import Any
 
 from builders.conversion import BuildRequest, Conversion, weight_classes, window_notes
 from builders.coreml.description import describe
+from builders.coreml.library import load_coremltools
 from builders.coreml.package import PACKAGE_NAME, package_sizes, write_package
 from builders.coreml.program import write_program
 from builders.coreml.weights import Weights
@@ -63,6 +64,7 @@ def artifact_sizes(request: BuildRequest) -> dict[str, int]:
 def _described(request: BuildRequest, weights: Weights) -> tuple[Any, Any]:
     """Return the program and the description of its interface."""
     architecture, context = request.checkpoint.architecture, request.context_length
+    load_coremltools()
     with _WRITING:
         program = write_program(architecture, weights, context)
     return program, describe(architecture, request.recipe, context)

@@ -28,6 +28,7 @@ from builders.runtime.session import Session
 from builders.runtime.sessions import open_for_whole_context, open_session
 from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
+from targets.own_process import is_own_process
 
 _ASKED = ("score", "prefill", "step")
 _WHOLE = "--for-whole-context"
@@ -200,4 +201,5 @@ def _close_quietly(stream: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
+    is_own_process()
     main(Path(sys.argv[1]), *sys.argv[2:])

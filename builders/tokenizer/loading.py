@@ -19,6 +19,7 @@ from builders.checkpoint import Checkpoint, read_json, tiktoken_files
 from builders.checkpoint.tokenizer_files import tokenizer_files
 from builders.tokenizer.canonical import canonical_json
 from builders.tokenizer.tiktoken import tokenizer_json_of_ranks
+from builders.torch_later import put_torch_off
 from targets.errors import CheckpointError, UnsupportedModelError
 
 _LOADING = threading.Lock()  # transformers imports its parts on first use: one thread at a time
@@ -152,6 +153,7 @@ def _of_transformers(folder: Path, config_folder: Path) -> Tokenizer:
 
 
 def _from_pretrained(folder: Path, config_folder: Path, written: Mapping[str, Any]) -> Any:
+    put_torch_off()
     import transformers
 
     # A class that the checkpoint brings is never run. transformers would ask on standard input whether it may, or

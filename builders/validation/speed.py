@@ -23,6 +23,7 @@ from builders.runtime.session import Session
 from builders.runtime.sessions import open_for_whole_context
 from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
+from targets.own_process import is_own_process
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 32
@@ -107,4 +108,5 @@ def _peak_memory_bytes() -> int:
 
 
 if __name__ == "__main__":
+    is_own_process()
     main(Path(sys.argv[1]))

@@ -94,7 +94,7 @@ def _accounts(folder: Path, password: str) -> Mapping[str, str]:
         "default_permission = NO_PERMISSIONS",
         f"database_uri = sqlite:///{folder}/accounts.db",
         f"admin_username = {ADMINISTRATOR}",
-        "auth_cache_ttl_seconds = 60",  # without the cache each request costs 0.3 s of hashing
+        "auth_cache_ttl_seconds = 600",  # without the cache each request costs 0.3 s of hashing
     )
     settings.write_text("\n".join(lines) + "\n", "utf-8")
     return {

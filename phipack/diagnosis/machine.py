@@ -34,18 +34,26 @@ PURPOSES = {
 
 @dataclass(frozen=True)
 class Runtime:
-    """What runs bundles of a format: its name, the module that is imported, the package that brings it."""
+    """What runs bundles of a format: its name, the module that is imported, the package that brings it.
+
+    `program`: how phipack imports it, where that is not a plain import.
+    """
 
     name: str
     module: str
     package: str
+    program: str = ""
 
 
+_COREMLTOOLS = (
+    "from targets.own_process import is_own_process; is_own_process();"
+    "from builders.coreml.library import load_coremltools; load_coremltools()"
+)
 RUNTIMES = (
     Runtime("llama.cpp", "llama_cpp", "llama-cpp-python"),
     Runtime("onnxruntime", "onnxruntime", "onnxruntime"),
     Runtime("onnxruntime-genai", "onnxruntime_genai", "onnxruntime-genai"),
-    Runtime("coremltools", "coremltools", "coremltools"),
+    Runtime("coremltools", "coremltools", "coremltools", _COREMLTOOLS),
 )
 
 
@@ -93,7 +101,7 @@ def check_runtimes(runtimes: Iterable[Runtime] = RUNTIMES) -> Iterator[Check]:
     }
     processes = {
         runtime: subprocess.Popen(  # noqa: S603 - our own interpreter, a module of the list above
-            [sys.executable, "-c", f"import {runtime.module}"],
+            [sys.executable, "-c", runtime.program or f"import {runtime.module}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

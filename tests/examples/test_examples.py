@@ -1,11 +1,18 @@
-"""Every example runs as its docstring says, on a tiny checkpoint."""
+"""Every example runs as its docstring says, on a tiny checkpoint.
+
+In this process, as `python FILE ARGUMENTS` would run it: a process of its own spends its time on importing torch,
+transformers and MLflow again. `fetch_in_backend.py`, which imports none of them, runs as a process.
+"""
 
 from __future__ import annotations
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
+from unittest import mock
 
 import pytest
 
@@ -13,14 +20,26 @@ import phipack
 from devtools.catalogs import Publisher
 from devtools.servers import RangeHandler, serving
 from registry.store.folder import FolderStore
-from tests.support.command_line import PROJECT, command_environment, write_project
+from tests.support.command_line import PROJECT, called, command_environment, write_project
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|onnx|google|coremltools).*")
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 
-def run(folder: Path, name: str, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run an example in a folder, as a user who has phipack installed."""
+def run(folder: Path, name: str, *arguments: str, expect: int = 0) -> CompletedProcess[str]:
+    """Run an example in a folder, in this process, and hold it to an exit code."""
+
+    def program() -> int:
+        with mock.patch.object(sys, "argv", [name, *arguments]), pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return int(ended.value.code or 0)
+
+    return called(program, folder, {"PHIPACK_STATE": str(folder / "state")}, expect=expect)
+
+
+def run_as_process(folder: Path, name: str, *arguments: str, expect: int = 0) -> CompletedProcess[str]:
+    """The same in a process of its own, as a user who has phipack installed."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *arguments],
         cwd=folder,
@@ -71,13 +90,13 @@ def test_fetch_in_backend(tmp_path: Path) -> None:
     assert isinstance(publisher.place, FolderStore)
     with serving(tmp_path / "web", kind=RangeHandler) as url:
         arguments = (url, "phi:production@iphone-15", "served", str(publisher.root))
-        assert "now phi:1.0.0@iphone-15" in run(tmp_path, "fetch_in_backend.py", *arguments).stdout
-        assert run(tmp_path, "fetch_in_backend.py", *arguments).stdout == ""
+        assert "now phi:1.0.0@iphone-15" in run_as_process(tmp_path, "fetch_in_backend.py", *arguments).stdout
+        assert run_as_process(tmp_path, "fetch_in_backend.py", *arguments).stdout == ""
         assert (tmp_path / "served" / "manifest.json").read_bytes() == first.manifest.to_bytes()
         second = publisher.release("1.1.0")
         publisher.publish()
-        assert "now phi:1.1.0@iphone-15" in run(tmp_path, "fetch_in_backend.py", *arguments).stdout
-    assert "kept as it is" in run(tmp_path, "fetch_in_backend.py", *arguments).stderr  # the server is gone
+        assert "now phi:1.1.0@iphone-15" in run_as_process(tmp_path, "fetch_in_backend.py", *arguments).stdout
+    assert "kept as it is" in run_as_process(tmp_path, "fetch_in_backend.py", *arguments).stderr  # the server is gone
     assert (tmp_path / "served" / "manifest.json").read_bytes() == second.manifest.to_bytes()
 
 

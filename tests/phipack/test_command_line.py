@@ -194,7 +194,7 @@ def _interruptible(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    write_tiny(tmp_path / "checkpoint", Tiny(hidden=512, intermediate=2048, layers=12, heads=8, kv_heads=8))
+    write_tiny(tmp_path / "checkpoint", Tiny(hidden=512, intermediate=2048, layers=6, heads=8, kv_heads=8))
     with _interruptible("build", "checkpoint", "--recipe", "gguf-q4_k_m", "-o", "out", cwd=tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -235,12 +235,15 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
     write_tiny(tmp_path / "checkpoint")
     program = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "from phipack.__main__ import main;"
-        "sys.exit(main(['build', 'checkpoint', '--recipe', sys.argv[1], '-o', 'out']))"
+        "from phipack.__main__ import main; sys.exit(main())"
     )
     for recipe in ("gguf-f16", "onnx-fp16", "coreml-fp16"):
         done = subprocess.run(
-            [sys.executable, "-c", program, recipe], cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "-c", program, "build", "checkpoint", "--recipe", recipe, "-o", "out"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 1, done.stderr
         assert "free space" in done.stderr

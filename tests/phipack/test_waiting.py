@@ -5,9 +5,7 @@ from __future__ import annotations
 import fcntl
 import selectors
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +18,8 @@ from registry.ledger.ledger import open_ledger
 from registry.store import folder as folder_store
 from registry.store.folder import FolderStore
 from targets.errors import KeysError, PhipackError, StoreUnreachableError
-from tests.support.command_line import command_environment, in_the_foreground
 from tests.support.releases import add
+from tests.support.warm_processes import WarmProcess, phipack
 
 COMMANDS = (
     ("release",),
@@ -48,7 +46,7 @@ def held(project: Path) -> Iterator[Path]:
 
 def test_each_says_whom_it_waits_for(project: Path, held: Path) -> None:
     """All at once, as each waits some seconds before it says so."""
-    processes = {arguments: started(project, arguments) for arguments in COMMANDS}
+    processes = {arguments: WarmProcess(phipack, *arguments, folder=project) for arguments in COMMANDS}
     try:
         for arguments, process in processes.items():
             said = said_within(process, "waiting for", seconds=60)
@@ -57,8 +55,7 @@ def test_each_says_whom_it_waits_for(project: Path, held: Path) -> None:
         assert [process.wait(20) for process in processes.values()] == [130] * len(COMMANDS)
     finally:
         for process in processes.values():
-            process.kill()
-            process.communicate()
+            process.close()
 
 
 def test_a_store_and_a_folder_of_keys_are_waited_for_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,22 +79,9 @@ def test_a_store_and_a_folder_of_keys_are_waited_for_as_well(tmp_path: Path, mon
         assert [str(notice.text) for notice in said] == [f"waiting for another phipack, who holds {lock}"]
 
 
-def started(folder: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "phipack", *arguments],
-        cwd=folder,
-        env=command_environment(),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        bufsize=0,
-        preexec_fn=in_the_foreground,  # noqa: PLW1509 - one call, no locks
-    )
-
-
-def said_within(process: subprocess.Popen[bytes], word: str, *, seconds: float) -> str:
+def said_within(process: WarmProcess, word: str, *, seconds: float) -> str:
     """Return its standard error up to the line with the word, or all of it if the word does not come in time."""
     said = b""
-    assert process.stderr is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stderr, selectors.EVENT_READ)
         while word not in said.decode() or not said.endswith(b"\n"):

@@ -24,6 +24,7 @@ from registry.transfer.bundle_download import DownloadOptions
 from registry.transfer.download import TransferStatistics
 from targets.errors import BuildError, FetchError, PhipackError, RegistryError, StoreError
 from targets.references import Reference, Version
+from tests.support.databases import Databases, KeptRegistry, keep_registry
 from tests.support.folders import contents, flip, names_in
 
 pytestmark = pytest.mark.usefixtures("local_and_impatient")
@@ -133,24 +134,43 @@ def test_what_is_no_bundle_is_never_replaced(bundle: Bundle, out: Path) -> None:
 # --- by reference
 
 
-@pytest.fixture
-def registered(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> Ledger:
+NEWER, SPECIAL = {"model.gguf": b"newer"}, {"model.gguf": b"for pixel"}
+
+
+def register_four(ledger: Ledger, home: Path) -> None:
     """phi 1.0.0 and 1.1.0 of two cells; production stands at 1.0.0."""
-    newer = make_bundle(tmp_path / "newer", {"model.gguf": b"newer"})
-    special = make_bundle(tmp_path / "special", {"model.gguf": b"for pixel"})
+    bundle, newer = make_bundle(home / "bundle"), make_bundle(home / "newer", NEWER)
+    special = make_bundle(home / "special", SPECIAL)
     for version, cell, given in (
         ("1.0.0", "iphone-15", bundle),
         ("1.0.0", "pixel-9", bundle),
         ("1.1.0", "iphone-15", newer),
         ("1.1.0", "pixel-9", special),
     ):
-        store.add_bundle(given)
+        ledger.store.add_bundle(given)
         ledger.register(
             Registration("phi", Version.parse(version), cell, given.manifest, make_evidence(given, target=cell))
         )
     for cell in ("iphone-15", "pixel-9"):
         ledger.point(f"phi.{cell}", "production", 1)
-    return ledger
+
+
+@pytest.fixture(scope="module")
+def kept(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> KeptRegistry:
+    return keep_registry(databases, tmp_path_factory.mktemp("four"), register_four)
+
+
+@pytest.fixture
+def registered(databases: Databases, kept: KeptRegistry, bundle: Bundle, tmp_path: Path) -> Ledger:
+    """What `register_four` makes, and its bundles in the test's folder."""
+    make_bundle(tmp_path / "newer", NEWER)
+    make_bundle(tmp_path / "special", SPECIAL)
+    return kept.again(databases, tmp_path / "home")
+
+
+def folder_of(ledger: Ledger) -> FolderStore:
+    assert isinstance(ledger.store, FolderStore)
+    return ledger.store
 
 
 def resolver_of(ledger: Ledger) -> Resolver:
@@ -183,7 +203,8 @@ def test_a_reference_without_cell_that_names_several_bundles_is_refused(register
     assert "pixel-9" in caught.value.problem
 
 
-def test_a_changed_byte_anywhere_in_the_store_is_refused(registered: Ledger, store: FolderStore, out: Path) -> None:
+def test_a_changed_byte_anywhere_in_the_store_is_refused(registered: Ledger, out: Path) -> None:
+    store = folder_of(registered)
     fetcher = functools.partial(fetch, resolver=resolver_of(registered))
     bundle = store.manifest(registered.versions("phi")[0].digest)
     for digest in [f"sha256:{entry.sha256}" for entry in bundle.files] + [bundle.digest]:
@@ -197,7 +218,8 @@ def test_a_changed_byte_anywhere_in_the_store_is_refused(registered: Ledger, sto
     fetcher("phi:1.0.0@iphone-15", out)
 
 
-def test_a_moved_store_is_found_by_option(registered: Ledger, store: FolderStore, out: Path, tmp_path: Path) -> None:
+def test_a_moved_store_is_found_by_option(registered: Ledger, out: Path, tmp_path: Path) -> None:
+    store = folder_of(registered)
     store.root.rename(tmp_path / "moved")
     with pytest.raises(StoreError, match="no such folder"):
         fetch("phi:1.0.0@iphone-15", out, resolver=resolver_of(registered))

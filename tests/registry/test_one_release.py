@@ -18,7 +18,7 @@ from registry.store.folder import FolderStore
 from targets.errors import RegistryError
 from targets.progress import Event, Notice
 from targets.references import Reference, Version
-from tests.support.databases import SERVER
+from tests.support.databases import SERVER, Databases, KeptRegistry, keep_registry
 from tests.support.registrations import client_of, entry, runs_of
 
 VERSION = Version(1, 0, 0)
@@ -42,13 +42,23 @@ def registration(bundle: Bundle, cell: str, *, text: str | None = None, **settin
     return Registration("phi", VERSION, cell, bundle.manifest, evidence, wanted)
 
 
-@pytest.fixture
-def begun(ledger: Ledger, store: FolderStore, bundle: Bundle) -> Ledger:
+def begin(ledger: Ledger, home: Path) -> None:
     """Release 1.0.0, which plans two cells and has the first."""
-    store.add_bundle(bundle)
+    bundle = make_bundle(home / "bundle")
+    ledger.store.add_bundle(bundle)
     ledger.plan_release("phi", VERSION, ["iphone-15", "pixel-9"])
     ledger.register(registration(bundle, "iphone-15", tokens="512"))
-    return ledger
+
+
+@pytest.fixture(scope="module")
+def kept(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> KeptRegistry:
+    return keep_registry(databases, tmp_path_factory.mktemp("begun"), begin)
+
+
+@pytest.fixture
+def begun(databases: Databases, kept: KeptRegistry, tmp_path: Path) -> Ledger:
+    """What `begin` makes."""
+    return kept.again(databases, tmp_path / "home")
 
 
 def test_the_first_cell_is_kept_with_its_inputs(begun: Ledger, bundle: Bundle) -> None:
@@ -75,11 +85,11 @@ def test_the_first_cell_is_kept_with_its_inputs(begun: Ledger, bundle: Bundle) -
     ],
 )
 def test_a_cell_that_is_made_from_something_else_is_refused(
-    begun: Ledger, store: FolderStore, tmp_path: Path, changed: dict[str, str], named: tuple[str, str]
+    begun: Ledger, kept: KeptRegistry, tmp_path: Path, changed: dict[str, str], named: tuple[str, str]
 ) -> None:
     of_bundle = {name: value for name, value in changed.items() if name in ("checkpoint", "tool")}
     other = made_from(tmp_path / "other", **of_bundle)
-    store.add_bundle(other)
+    kept.store.add_bundle(other)
     rest = {"tokens": "512"} | {name: value for name, value in changed.items() if name not in of_bundle}
     with pytest.raises(RegistryError, match="is one release: its cell iphone-15 has") as caught:
         begun.register(registration(other, "pixel-9", **rest))
@@ -106,23 +116,23 @@ def test_a_release_is_held_to_its_first_cell_before_anything_is_built(begun: Led
 
 
 def test_what_older_versions_registered_is_held_to_its_checkpoint(
-    begun: Ledger, store: FolderStore, tmp_path: Path
+    begun: Ledger, kept: KeptRegistry, tmp_path: Path
 ) -> None:
     client_of(begun).delete_model_version_tag("phi.iphone-15", "1", "phipack.inputs")
     assert begun.versions("phi")[0].inputs == {"checkpoint": "sha256:" + "c" * 64}
     other = made_from(tmp_path / "other", checkpoint=OTHER_CHECKPOINT)
-    store.add_bundle(other)
+    kept.store.add_bundle(other)
     with pytest.raises(RegistryError, match="is one release"):
         begun.register(registration(other, "pixel-9"))
 
 
-def test_another_adapter_is_named(begun: Ledger, store: FolderStore, tmp_path: Path) -> None:
+def test_another_adapter_is_named(begun: Ledger, kept: KeptRegistry, tmp_path: Path) -> None:
     base, adapters = "sha256:" + "1" * 64, ["sha256:" + digit * 64 for digit in "23"]
     for cell, adapter in zip(("iphone-15", "pixel-9"), adapters, strict=True):
         bundle = make_bundle(tmp_path / cell, {"model.gguf": cell.encode()})
         parts = {"merged_from": AdapterEntry(base=base, adapter=adapter), "checkpoint": merged_digest(base, adapter)}
         sealed = seal(bundle.path, bundle.manifest.model_copy(update=parts))
-        store.add_bundle(sealed)
+        kept.store.add_bundle(sealed)
         wanted = replace(registration(sealed, cell), version=Version(2, 0, 0))
         if cell == "iphone-15":
             assert begun.register(wanted).inputs["base"] == base
@@ -157,7 +167,7 @@ def test_of_two_first_cells_at_once_the_later_takes_itself_back(
     assert client_of(ledger).search_model_versions("name = 'phi.pixel-9'") == []
 
 
-def test_a_promoted_release_does_not_change(begun: Ledger, store: FolderStore, bundle: Bundle) -> None:
+def test_a_promoted_release_does_not_change(begun: Ledger, kept: KeptRegistry, bundle: Bundle) -> None:
     begun.register(registration(bundle, "pixel-9", tokens="512"))
     promote(begun, Reference.parse("phi:1.0.0"), "production", who="ann")
     with pytest.raises(RegistryError, match=r"was promoted to production on .*: its cells are iphone-15, pixel-9"):

@@ -46,6 +46,7 @@ def test_every_cell_moves_and_the_move_is_kept(releases: Ledger) -> None:
     assert run.data.tags["mlflow.user"] == "ann@ci"
 
 
+@pytest.mark.client_side
 def test_promoting_what_stands_already_moves_nothing(releases: Ledger) -> None:
     to(releases, "phi:1.0.0")
     again = to(releases, "phi:1.0.0")
@@ -64,6 +65,7 @@ def test_channels_are_apart_and_one_can_be_promoted_to_another(releases: Ledger)
     assert standing(releases, "candidate") == all_at("1.2.0")
 
 
+@pytest.mark.client_side
 def test_one_cell_can_be_promoted_alone(releases: Ledger) -> None:
     to(releases, "phi:1.0.0")
     to(releases, "phi:1.1.0@pixel-9")
@@ -73,6 +75,7 @@ def test_one_cell_can_be_promoted_alone(releases: Ledger) -> None:
     assert standing(releases) == all_at("1.0.0")
 
 
+@pytest.mark.client_side
 def test_cells_that_are_missing_in_a_release_keep_theirs(releases: Ledger, tmp_path: Path) -> None:
     to(releases, "phi:1.0.0")
     add(releases, tmp_path, "2.0.0", cells=("pixel-9",))
@@ -80,6 +83,7 @@ def test_cells_that_are_missing_in_a_release_keep_theirs(releases: Ledger, tmp_p
     assert standing(releases) == all_at("1.0.0") | {"pixel-9": "2.0.0"}
 
 
+@pytest.mark.client_side
 def test_failed_gates_refuse_the_whole_release(releases: Ledger, tmp_path: Path) -> None:
     to(releases, "phi:1.0.0")
     add(releases, tmp_path, "2.0.0", cells=CELLS[:2])
@@ -97,6 +101,7 @@ def test_failed_gates_refuse_the_whole_release(releases: Ledger, tmp_path: Path)
     assert standing(releases) == all_at("1.0.0") | {"iphone-15": "2.0.0"}
 
 
+@pytest.mark.client_side
 def test_a_planned_cell_that_is_missing_refuses_the_release(releases: Ledger) -> None:
     releases.plan_release("phi", Version(1, 1, 0), [*CELLS, "iphone-16-pro"])
     with pytest.raises(GateError, match=r"iphone-16-pro: not registered for 1\.1\.0") as caught:
@@ -106,6 +111,7 @@ def test_a_planned_cell_that_is_missing_refuses_the_release(releases: Ledger) ->
     to(releases, "phi:1.1.0@pixel-9")
 
 
+@pytest.mark.client_side
 def test_a_cell_that_a_channel_does_not_have_is_not_called_unregistered(releases: Ledger) -> None:
     releases.plan_release("phi", Version(1, 1, 0), CELLS)
     to(releases, "phi:1.1.0@pixel-9", "staging")
@@ -117,6 +123,7 @@ def test_a_cell_that_a_channel_does_not_have_is_not_called_unregistered(releases
     assert standing(releases) == {}
 
 
+@pytest.mark.client_side
 def test_every_failure_is_raised_as_data(releases: Ledger, tmp_path: Path) -> None:
     bundle = add(releases, tmp_path, "3.0.0", cells=CELLS[:2], kl_mean=0.2)
     releases.plan_release("phi", Version(3, 0, 0), CELLS)
@@ -169,6 +176,7 @@ def test_evidence_changed_in_mlflow_is_refused(releases: Ledger, tmp_path: Path)
     assert standing(releases) == {}
 
 
+@pytest.mark.client_side
 def test_a_bundle_whose_bytes_are_gone_is_refused(releases: Ledger, tmp_path: Path) -> None:
     bundle = add(releases, tmp_path, "3.0.0")
     Path(releases.store.location_of(f"sha256:{bundle.manifest.files[0].sha256}")).unlink()
@@ -177,6 +185,7 @@ def test_a_bundle_whose_bytes_are_gone_is_refused(releases: Ledger, tmp_path: Pa
     assert standing(releases) == {}
 
 
+@pytest.mark.client_side
 @pytest.mark.parametrize("channel", ["latest", "v1", "Production", "1.0.0", "a_b", ""])
 def test_channels_outside_mlflows_grammar_are_refused(ledger: Ledger, channel: str) -> None:
     with pytest.raises(MalformedReferenceError):
@@ -207,6 +216,7 @@ def test_promoters_at_once_leave_a_linear_history(releases: Ledger) -> None:
     assert len(set(standing(releases).values())) == 1
 
 
+@pytest.mark.client_side
 def test_promotion_runs_do_not_disturb_those_of_evidence(releases: Ledger) -> None:
     to(releases, "phi:1.0.0")
     kinds = [run.data.tags["phipack.kind"] for run in runs_of(releases)]

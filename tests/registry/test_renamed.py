@@ -15,9 +15,9 @@ from registry.ledger.ledger import Ledger
 from registry.ledger.reader import open_reader, resolve_in
 from registry.ledger.registration import Registration
 from registry.promotion import history, promote, retire, rollback
-from registry.store.folder import FolderStore
 from targets.errors import RegistryError
 from targets.references import Reference, Version
+from tests.support.databases import Databases, KeptRegistry, keep_registry
 from tests.support.registrations import client_of
 from tests.support.releases import add
 
@@ -25,12 +25,21 @@ CELL = ("iphone-15",)
 FIRST = Reference.parse("phi:1.0.0")
 
 
-@pytest.fixture
-def two(ledger: Ledger, tmp_path: Path) -> Ledger:
+@pytest.fixture(scope="module")
+def kept(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> KeptRegistry:
     """Releases 1.0.0 and 1.1.0 of one cell."""
-    for version in ("1.0.0", "1.1.0"):
-        add(ledger, tmp_path / "made", version, CELL)
-    return ledger
+
+    def make(ledger: Ledger, home: Path) -> None:
+        for version in ("1.0.0", "1.1.0"):
+            add(ledger, home, version, CELL)
+
+    return keep_registry(databases, tmp_path_factory.mktemp("two"), make)
+
+
+@pytest.fixture
+def two(databases: Databases, kept: KeptRegistry, tmp_path: Path) -> Ledger:
+    """The same, for one test."""
+    return kept.again(databases, tmp_path / "home")
 
 
 @pytest.fixture
@@ -191,7 +200,7 @@ def test_a_version_to_go_back_to_that_is_gone_leaves_a_way_on(two: Ledger) -> No
     assert alias_of(two, "phi.iphone-15", "staging") == 2
 
 
-def test_records_of_older_versions_are_read(two: Ledger, store: FolderStore) -> None:
+def test_records_of_older_versions_are_read(two: Ledger, kept: KeptRegistry) -> None:
     """They have no names of registered models."""
     promote(two, FIRST, "beta", who="ann")
     move = history(two, "phi")[0]

@@ -12,16 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devtools.bundles import make_bundle
-from registry.bundle.folder import Bundle
 from registry.ledger.channel_moves import LIST_LIMIT, CellMove, Move, VersionId, move_from_tags
 from registry.ledger.ledger import Ledger
 from registry.promotion import history, promote, rollback
 from registry.roles import require_promoter
-from registry.store.folder import FolderStore
 from targets.errors import Failure, GateError, RegistryError
 from targets.project import Roles
 from targets.references import Reference, Version
-from tests.support.databases import EVERYWHERE
+from tests.support.databases import EVERYWHERE, Databases, KeptRegistry, keep_registry
 from tests.support.registrations import client_of, entry
 
 DATABASES = EVERYWHERE
@@ -30,16 +28,25 @@ FREE = Roles("phipack.toml", {})
 FIRST, SECOND = Reference.parse("phi:1.0.0"), Reference.parse("phi:1.1.0")
 
 
-@pytest.fixture
-def two(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> Ledger:
+def register_two(ledger: Ledger, home: Path) -> None:
     """Releases 1.0.0, whose evidence passes, and 1.1.0 of two cells, one of which fails its gate."""
-    newer = make_bundle(tmp_path / "newer", {"model.gguf": b"newer"})
-    for given_bundle in (bundle, newer):
-        store.add_bundle(given_bundle)
+    older, newer = make_bundle(home / "older"), make_bundle(home / "newer", {"model.gguf": b"newer"})
+    for bundle in (older, newer):
+        ledger.store.add_bundle(bundle)
     for cell in ("iphone-15", "pixel-9"):
-        ledger.register(entry(bundle, "1.0.0", cell, target=cell))
+        ledger.register(entry(older, "1.0.0", cell, target=cell))
         ledger.register(entry(newer, "1.1.0", cell, target=cell, kl_mean=0.2 if cell == "pixel-9" else 0.01))
-    return ledger
+
+
+@pytest.fixture(scope="module")
+def kept(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> KeptRegistry:
+    return keep_registry(databases, tmp_path_factory.mktemp("two"), register_two)
+
+
+@pytest.fixture
+def two(databases: Databases, kept: KeptRegistry, tmp_path: Path) -> Ledger:
+    """What `register_two` makes."""
+    return kept.again(databases, tmp_path / "home")
 
 
 def standing(ledger: Ledger) -> dict[str, str]:
@@ -60,12 +67,14 @@ def test_only_who_is_listed_moves_a_channel_and_the_list_is_kept(two: Ledger) ->
     assert json.loads(run.data.tags["phipack.promoters"]) == ["alice", "release-bot@ci-1"]
 
 
+@pytest.mark.client_side
 def test_other_channels_and_projects_without_a_list_are_everybodys(two: Ledger) -> None:
     assert promote(two, FIRST, "staging", who="eve@laptop", roles=LISTED).promoters is None
     assert promote(two, FIRST, "production", who="eve@laptop", roles=FREE).promoters is None
     assert promote(two, FIRST, "candidate", who="eve@laptop").promoters is None
 
 
+@pytest.mark.client_side
 def test_without_a_project_file_the_kept_list_holds(two: Ledger) -> None:
     promote(two, FIRST, "production", who="alice@a", roles=LISTED)
     with pytest.raises(RegistryError, match=r"kept since the promotion of 1\.0\.0 to production"):
@@ -81,6 +90,7 @@ def test_without_a_project_file_the_kept_list_holds(two: Ledger) -> None:
     assert promote(two, Reference.parse("phi:1.1.0@iphone-15"), "production", who="eve@laptop").promoters is None
 
 
+@pytest.mark.client_side
 def test_rollback_asks_the_same_list(two: Ledger) -> None:
     promote(two, FIRST, "production", who="alice@a", roles=LISTED)
     promote(two, Reference.parse("phi:1.1.0@iphone-15"), "production", who="alice@a", roles=LISTED)
@@ -113,16 +123,18 @@ def test_an_override_goes_ahead_for_a_reason_and_is_kept(two: Ledger) -> None:
     assert {part.cell for part in kept.cells} == {"iphone-15", "pixel-9"}
 
 
+@pytest.mark.client_side
 def test_an_override_that_nothing_stood_against_is_a_plain_promotion(two: Ledger) -> None:
     assert promote(two, FIRST, "production", who="eve@laptop", override_reason="in a hurry").overrode == ()
 
 
-def test_no_override_gets_round_a_list_or_lost_bytes(two: Ledger, store: FolderStore) -> None:
+@pytest.mark.client_side
+def test_no_override_gets_round_a_list_or_lost_bytes(two: Ledger, kept: KeptRegistry) -> None:
     with pytest.raises(RegistryError, match="eve@laptop may not"):
         promote(two, SECOND, "production", who="eve@laptop", override_reason="please", roles=LISTED)
     (version,) = {row.digest for row in two.versions("phi") if str(row.release) == "1.1.0"}
-    (file,) = store.manifest(version).files
-    Path(store.location_of(f"sha256:{file.sha256}")).unlink()
+    (file,) = kept.store.manifest(version).files
+    Path(kept.store.location_of(f"sha256:{file.sha256}")).unlink()
     with pytest.raises(GateError, match="is not in its store"):
         promote(two, SECOND, "production", who="alice@a", override_reason="please", roles=LISTED)
     assert standing(two) == {}

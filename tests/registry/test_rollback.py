@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -15,6 +14,7 @@ from targets.errors import RegistryError
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
 from tests.support.registrations import client_of
 from tests.support.releases import all_at, back, standing, to
+from tests.support.warm_processes import WarmProcess, python
 
 DATABASES = EVERYWHERE
 
@@ -39,12 +39,14 @@ def test_rollback_steps_back_one_promotion_at_a_time(releases: Ledger) -> None:
     ]
 
 
+@pytest.mark.client_side
 def test_rollback_of_a_channel_that_was_never_promoted_is_refused(releases: Ledger) -> None:
     with pytest.raises(RegistryError, match="no earlier promotion to roll back to") as caught:
         back(releases, "staging")
     assert caught.value.fix
 
 
+@pytest.mark.client_side
 def test_a_cell_new_in_the_last_promotion_leaves_the_channel(releases: Ledger) -> None:
     to(releases, "phi:1.0.0@pixel-9")
     to(releases, "phi:1.1.0")
@@ -118,8 +120,9 @@ def test_a_promoter_killed_in_the_middle_is_undone_by_the_next(releases: Ledger)
     to(releases, "phi:1.0.0")
     store = releases.store
     assert isinstance(store, FolderStore)
-    command = [sys.executable, "-c", _KILLED, releases.uri, str(store.root)]
-    assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    process = WarmProcess(python, _KILLED, releases.uri, str(store.root), folder=store.root, environment=os.environ)
+    assert process.wait() == -signal.SIGKILL
+    process.close()
     assert sorted(standing(releases).values()) == ["1.0.0", "1.0.0", "1.1.0"]
     assert [move.state for move in history(releases, "phi")] == ["unfinished", "done"]
     to(releases, "phi:1.2.0", "staging")

@@ -128,18 +128,25 @@ def run_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:
     from phipack.__main__ import main
 
     def run(*arguments: str, expect: int = 0) -> CompletedProcess[str]:
-        out, errors = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
-        with (
-            contextlib.chdir(folder),
-            mock.patch.dict(os.environ, command_environment() | dict(environment or {}), clear=True),
-            mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(), "utf-8")),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(errors),
-        ):
-            code = main(list(arguments))
-        return _held(CompletedProcess(arguments, code, _text(out), _text(errors)), expect)
+        return called(lambda: main(list(arguments)), folder, environment, expect=expect)
 
     return run
+
+
+def called(
+    program: Callable[[], int], folder: Path, environment: Mapping[str, str] | None = None, *, expect: int = 0
+) -> CompletedProcess[str]:
+    """Call a program in a folder, with no input, and hold it to an exit code; return what it has printed."""
+    out, errors = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with (
+        contextlib.chdir(folder),
+        mock.patch.dict(os.environ, command_environment() | dict(environment or {}), clear=True),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(), "utf-8")),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        code = program()
+    return _held(CompletedProcess((), code, _text(out), _text(errors)), expect)
 
 
 def run_as_process_in(folder: Path, environment: Mapping[str, str] | None = None) -> Run:

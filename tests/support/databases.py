@@ -10,17 +10,21 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from devtools.services.mlflow_server import MlflowServer
 from devtools.services.postgresql import PostgresqlServer
+from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.tracking import sqlite_path
+from registry.store.folder import FolderStore
 
 SQLITE, POSTGRESQL, SERVER = "sqlite", "postgresql", "server"
 # `make test` leaves out PostgreSQL without a server: the server's own database is PostgreSQL too.
-EVERYWHERE = (SQLITE, POSTGRESQL, SERVER) if os.environ.get("DATABASES") == "all" else (SQLITE, SERVER)
+EVERY = os.environ.get("DATABASES") == "all"
+EVERYWHERE = (SQLITE, POSTGRESQL, SERVER) if EVERY else (SQLITE, SERVER)
 MIGRATED, SERVED = "migrated", "served"
 _numbers = itertools.count()
 
@@ -86,6 +90,30 @@ class ServedDatabases:
 
     def keep(self, uri: str) -> str:
         return template_of(self.postgresql, SERVED)
+
+
+@dataclass(frozen=True)
+class KeptRegistry:
+    """A registry that is made once, and as it was made for every test: the database is copied, the store put back."""
+
+    template: str
+    store: FolderStore
+    kept: Path
+
+    def again(self, databases: Databases, home: Path) -> Ledger:
+        """Return it, its database in `home`."""
+        shutil.rmtree(self.store.root, ignore_errors=True)
+        shutil.copytree(self.kept, self.store.root, symlinks=True)
+        return open_ledger(databases.fresh(home, self.template), self.store)
+
+
+def keep_registry(databases: Databases, home: Path, make: Callable[[Ledger, Path], object]) -> KeptRegistry:
+    """Make a registry by `make`, which gets an empty one and a folder for its bundles, and keep it."""
+    store = FolderStore(home / "store")
+    ledger = open_ledger(databases.fresh(home / "first"), store)
+    make(ledger, home)
+    shutil.copytree(store.root, home / "kept", symlinks=True)
+    return KeptRegistry(databases.keep(ledger.uri), store, home / "kept")
 
 
 def template_of(server: PostgresqlServer, database: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -76,13 +77,19 @@ def tiers_of(item: pytest.Function) -> set[str]:
     """Return the marks that a collected test gets."""
     path = item.nodeid.partition("::")[0]
     fixtures = [definitions[-1].func for definitions in item._fixtureinfo.name2fixturedefs.values()]
-    names = {name for function in (item.function, *fixtures) for name in names_in(function)}
+    names = frozenset().union(*map(_names_in, (item.function, *fixtures)))
     tiers = {BY_PATH[path]} if path in BY_PATH else set()
     if names & SERVICES or _databases_of(item) != SQLITE:
         tiers.add("service")
     if names & PROCESSES:
         tiers.add("process")
     return tiers
+
+
+@cache
+def _names_in(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the same for a test or a fixture, once: many tests have the same."""
+    return frozenset(names_in(function))
 
 
 def names_in(function: Callable[..., Any], seen: set[types.CodeType] | None = None) -> Iterator[str]:

@@ -11,7 +11,7 @@ import itertools
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,19 @@ def specimens() -> list[Specimen]:
     """Combinations that cover every pair of levels: each covers as many pairs as it can that are still open."""
     every = [dict(zip(AXES, levels, strict=True)) for levels in itertools.product(*AXES.values())]
     every = [levels for levels in every if not levels.items() >= _IMPOSSIBLE]
-    pairs = set().union(*map(_pairs, every))
+    bits: dict[tuple[tuple[str, str], ...], int] = {}  # of each pair, by its levels
+    covered = [sum(bits.setdefault(pair, 1 << len(bits)) for pair in _pairs(levels)) for levels in every]
+    open_pairs = (1 << len(bits)) - 1
     chosen: list[Specimen] = []
-    while pairs:
-        best = max(every, key=lambda levels: len(pairs & _pairs(levels)))
-        pairs -= _pairs(best)
-        chosen.append(Specimen(**best))
+    while open_pairs:
+        best = max(range(len(every)), key=lambda one: (open_pairs & covered[one]).bit_count())
+        open_pairs &= ~covered[best]
+        chosen.append(Specimen(**every[best]))
     return chosen
 
 
-def _pairs(levels: dict[str, str]) -> set[frozenset[tuple[str, str]]]:
-    return {frozenset(pair) for pair in itertools.combinations(levels.items(), 2)}
+def _pairs(levels: dict[str, str]) -> Iterator[tuple[tuple[str, str], ...]]:
+    return itertools.combinations(levels.items(), 2)
 
 
 def write_specimen(folder: Path, specimen: Specimen) -> Path:

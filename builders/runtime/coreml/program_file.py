@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.coreml.library import load_coremltools
 from builders.coreml.package import MODEL_FILE, WEIGHTS_FILE, WEIGHTS_FOLDER
 from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import MeasurementError
@@ -116,6 +117,7 @@ def read_program(package: Path) -> StoredProgram:
     Raises:
         MeasurementError: it is not an ML Program with one function, or holds a kind of value that can't be evaluated.
     """
+    load_coremltools()
     from coremltools import proto
     from google.protobuf.message import DecodeError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from targets.storage.gguf import plan
 from tests.support import llama_cpp as llamacpp
 from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_tiny, write_weights
 
+EVERY = os.environ.get("ACCURACY") == "all"
 RECIPES = ("gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m")
 SHAPES = {
     "rows of 64: no K-quant fits": Tiny(hidden=64, layers=3),
@@ -38,7 +40,8 @@ SHAPES = {
 def test_types_and_bytes_are_those_of_llama_quantize(shape: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", SHAPES[shape]))
     source = llamacpp.write_float32(checkpoint, tmp_path / "f32.gguf")
-    for recipe in RECIPES:
+    deep = checkpoint.architecture.layer_count > 8  # what depends on the depth is the mixture
+    for recipe in RECIPES[-1:] if deep and not EVERY else RECIPES:
         bundle = build(checkpoint, recipe_named(recipe), tmp_path / recipe)
         theirs = llamacpp.quantize(source, tmp_path / f"{recipe}.gguf", llamacpp.FILE_TYPES[recipe])
         ours, expected = llamacpp.tensors(bundle.file("model.gguf")), llamacpp.tensors(theirs)

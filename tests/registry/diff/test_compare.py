@@ -18,9 +18,9 @@ from registry.bundle.folder import Bundle, file_entries, seal
 from registry.bundle.manifest import FileEntry, GenerationEntry, WeightClass
 from registry.diff.compare import Change, FigureChange, Side, changes, compare, folder_side, pairs, version_side
 from registry.ledger.ledger import Ledger
-from registry.store.folder import FolderStore
 from targets.errors import BundleError, StoreError
 from targets.evidence import Figure
+from tests.support.databases import Databases, KeptRegistry, keep_registry
 from tests.support.gguf_files import write_gguf
 from tests.support.registrations import client_of, entry
 
@@ -148,16 +148,25 @@ def test_a_template_that_comes_or_goes(tmp_path: Path) -> None:
     assert compare(folder_side(without.path), folder_side(with_template.path)).template[3:] == ("+a", "+b")
 
 
-@pytest.fixture
-def two(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> Ledger:
-    newer = make_bundle(tmp_path / "newer", {"model.gguf": b"newer"})
-    for given_bundle in (bundle, newer):
-        store.add_bundle(given_bundle)
-    ledger.register(entry(bundle, "1.0.0", "iphone-15"))
-    ledger.register(entry(bundle, "1.0.0", "pixel-9"))
+def register_two(ledger: Ledger, home: Path) -> None:
+    older, newer = make_bundle(home / "older"), make_bundle(home / "newer", {"model.gguf": b"newer"})
+    for bundle in (older, newer):
+        ledger.store.add_bundle(bundle)
+    ledger.register(entry(older, "1.0.0", "iphone-15"))
+    ledger.register(entry(older, "1.0.0", "pixel-9"))
     ledger.register(entry(newer, "1.1.0", "iphone-15", kl_mean=0.02))
     ledger.register(entry(newer, "1.1.0", "galaxy-s24"))
-    return ledger
+
+
+@pytest.fixture(scope="module")
+def kept(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> KeptRegistry:
+    return keep_registry(databases, tmp_path_factory.mktemp("two"), register_two)
+
+
+@pytest.fixture
+def two(databases: Databases, kept: KeptRegistry, tmp_path: Path) -> Ledger:
+    """What `register_two` makes."""
+    return kept.again(databases, tmp_path / "home")
 
 
 def sides(ledger: Ledger, release: str) -> list[Side]:
@@ -196,8 +205,8 @@ def test_evidence_that_was_changed_is_reported_and_not_shown(two: Ledger) -> Non
     assert compare(side, side).figures == ()
 
 
-def test_a_bundle_that_no_store_has_is_reported(two: Ledger, store: FolderStore, bundle: Bundle) -> None:
-    Path(store.location_of(bundle.digest)).unlink()
+def test_a_bundle_that_no_store_has_is_reported(two: Ledger, kept: KeptRegistry, bundle: Bundle) -> None:
+    Path(kept.store.location_of(bundle.digest)).unlink()
     with pytest.raises(StoreError, match=bundle.digest):
         sides(two, "1.0.0")
 

@@ -6,7 +6,9 @@ The server's default is that an account may nothing; the administrator registers
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +27,13 @@ from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
 from tests.support.command_line import Run, result_of, run_in
 from tests.support.mlflow_account import MlflowAccount
-from tests.support.registrations import client_of, entry, runs_of
+from tests.support.registrations import client_of, entry
 
 CELLS = ("iphone-15", "pixel-9")
+TABLES = (
+    *("experiments", "experiment_tags", "runs", "tags", "params", "metrics"),
+    *("registered_models", "registered_model_tags", "registered_model_aliases", "model_versions", "model_version_tags"),
+)
 RELEASES = ("1.0.0", "1.1.0")
 ONE_CELL = Reference.parse("phi:1.0.0@iphone-15")
 MOVERS: dict[str, Callable[[Ledger], Move]] = {
@@ -46,6 +52,7 @@ class Team:
     newer: Bundle
     passwords: dict[str, str]
     administrator: MlflowAccount
+    database: Path
 
     def add(self, name: str, experiment: str | None, *models: str | None) -> None:
         """Make an account and grant it these on the experiment and on each cell's registered model."""
@@ -82,7 +89,7 @@ def team(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> I
         store = FolderStore(home / "store")
         older, newer = make_bundle(home / "1.0.0"), make_bundle(home / "1.1.0", {"model.gguf": b"newer"})
         administrator = MlflowAccount(server.uri, ADMINISTRATOR, server.password)
-        made = Team(server.uri, store, newer, passwords, administrator)
+        made = Team(server.uri, store, newer, passwords, administrator, home / "mlflow.db")
         act_as(patch, made, ADMINISTRATOR)
         for bundle, version in ((older, "1.0.0"), (newer, "1.1.0")):
             store.add_bundle(bundle)
@@ -115,21 +122,22 @@ def act_as(patch: pytest.MonkeyPatch, team: Team, name: str) -> None:
         patch.setenv(variable, team.environment(name)[variable])
 
 
-def standing(team: Team) -> dict[str, tuple[str, ...]]:
-    return {row.reference: row.channels for row in team.ledger.versions()}
+def standing(team: Team) -> list[str]:
+    """Where the channels stand, in the server's own database."""
+    return rows_of(team, "registered_model_aliases")
 
 
-def everything(team: Team) -> object:
-    """What the administrator sees in MLflow, the name of the lease's last holder aside."""
-    client = client_of(team.ledger)
-    tags = client.get_experiment_by_name("phi").tags
-    return (
-        standing(team),
-        [(move.title, move.state) for move in history(team.ledger, "phi")],
-        sorted((run.info.run_id, run.info.status) for run in runs_of(team.ledger)),
-        sorted(model.name for model in client.search_registered_models()),
-        {name: value for name, value in tags.items() if name != "phipack.lease.holder"},
-    )
+def everything(team: Team) -> dict[str, list[str]]:
+    """All that the server has of models and runs, in its own database; the lease's last holder and times aside."""
+    return {table: rows_of(team, table) for table in TABLES}
+
+
+def rows_of(team: Team, table: str) -> list[str]:
+    with closing(sqlite3.connect(f"file:{team.database}?mode=ro", uri=True)) as database:
+        database.row_factory = sqlite3.Row
+        rows = [dict(row) for row in database.execute(f"SELECT * FROM {table}")]
+    kept = [row for row in rows if row.get("key") != "phipack.lease.holder"]
+    return sorted(str({name: row[name] for name in row if not name.startswith("last_updat")}) for row in kept)
 
 
 def refused(team: Team, patch: pytest.MonkeyPatch, name: str, act: Callable[[Ledger], object]) -> RegistryError:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from devtools.bundles import make_bundle, make_evidence
-from devtools.services.mlflow_server import MlflowSettings, running_mlflow
+from devtools.services.postgresql import PostgresqlServer
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.reader import open_reader, resolve_in
@@ -27,6 +27,7 @@ from registry.store.s3 import S3Store
 from registry.store.uris import open_store
 from targets.errors import GateError, RegistryError
 from targets.references import Reference, Version
+from tests.support.databases import SERVED, SERVER, Databases
 from tests.support.folders import contents, flip
 from tests.support.registrations import client_of, entry
 from tests.support.users_mlflow import users_mlflow
@@ -120,27 +121,13 @@ def test_it_gives_the_verified_bundle_from_s3_too(
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(s3_ledger.versions("phi"))
 
 
-@pytest.fixture(scope="module")
-def served_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Path:
-    """A folder with a server's own database."""
-    home = tmp_path_factory.mktemp("server")
-    shutil.copy(migrated_database, home / "mlflow.db")
-    return home
-
-
-@pytest.fixture(scope="module")
-def server(served_home: Path) -> Iterator[str]:
-    """A real tracking server, with artifacts proxied."""
-    stores = (FolderStore(served_home / "store").uri,)
-    settings = MlflowSettings(f"sqlite:///{served_home}/mlflow.db", str(served_home / "artifacts"), stores=stores)
-    with running_mlflow(served_home, settings) as server:
-        yield server.uri
-
-
-def test_mlflows_pages_list_a_versions_files_and_give_them_out(server: str, served_home: Path, bundle: Bundle) -> None:
-    """What the Artifacts tab of the version's source run asks the server."""
-    store = FolderStore(served_home / "store")
-    ledger = open_ledger(f"sqlite:///{served_home}/mlflow.db", store)
+@pytest.mark.parametrize("databases", [SERVER], indirect=True)
+def test_mlflows_pages_list_a_versions_files_and_give_them_out(
+    databases: Databases, postgresql: PostgresqlServer, served_store: FolderStore, bundle: Bundle, tmp_path: Path
+) -> None:
+    """What the Artifacts tab of the version's source run asks the server, which has it in its own database."""
+    server, store = databases.fresh(tmp_path), served_store
+    ledger = open_ledger(postgresql.uri(SERVED), store)
     store.add_bundle(bundle)
     run = ledger.register(replace(entry(bundle), model="listed")).run_id
 
@@ -165,11 +152,11 @@ def test_mlflows_pages_list_a_versions_files_and_give_them_out(server: str, serv
         urllib.request.urlopen(f"{server}/get-artifact?run_uuid={run}&path=bundle/model.gguf")
 
 
+@pytest.mark.parametrize("databases", [SERVER], indirect=True)
 def test_the_road_over_http(
-    server: str, store: FolderStore, bundle: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Register, refuse, promote, roll back, resolve: on a tracking server, as a team has it."""
-    ledger = open_ledger(server, store)
     newer = make_bundle(tmp_path / "newer", {"model.gguf": b"newer"})
     for given, version in ((bundle, "1.0.0"), (newer, "1.1.0")):
         store.add_bundle(given)
@@ -185,7 +172,7 @@ def test_the_road_over_http(
     promote(ledger, Reference.parse("phi:^1"), "production", who="ann", why="better")
     assert client_of(ledger).get_model_version_by_alias("phi.pixel-9", "production").tags["phipack.release"] == "1.1.0"
     rollback(ledger, "phi", "production", who="bob")
-    reader = open_reader(server, store)
+    reader = open_reader(ledger.uri, store)
     assert [row.reference for row in resolve_in(reader, Reference.parse("phi"))] == [
         "phi:1.0.0@iphone-15",
         "phi:1.0.0@pixel-9",

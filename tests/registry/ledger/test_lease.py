@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,15 +16,16 @@ from pathlib import Path
 import pytest
 
 from devtools.bundles import make_bundle
-from registry.bundle.folder import Bundle
 from registry.ledger.channel_moves import VersionId
 from registry.ledger.lease import CLAIM, HOLDER, Lease, LeaseLostError, Timing, _take, _take_alone, _Watch, _who, held
 from registry.ledger.ledger import Ledger
 from registry.promotion import history
 from registry.store.folder import FolderStore
 from targets.errors import RegistryError
+from tests.support.databases import Databases, KeptRegistry, keep_registry
 from tests.support.leases import CELLS, OnAServer, lease_tags, standing, to
 from tests.support.registrations import client_of, entry
+from tests.support.warm_processes import WarmProcess, python
 
 FAST = Timing(beat_seconds=0.05, asked_seconds=0.01, fresh_seconds=0.3, stale_seconds=0.8, wait_seconds=20)
 
@@ -227,17 +227,25 @@ def test_a_place_that_fails_while_it_is_taken_leaves_no_claim() -> None:
     assert claims(tags) == []
 
 
-@pytest.fixture
-def served(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> Ledger:
+def release_three(ledger: Ledger, home: Path) -> None:
     """Releases 1.0.0, 1.1.0 and 1.2.0 of two cells; 1.0.0 is in production."""
     for version in ("1.0.0", "1.1.0", "1.2.0"):
-        one = make_bundle(tmp_path / version, {"model.gguf": version.encode()})
-        store.add_bundle(one)
+        one = make_bundle(home / version, {"model.gguf": version.encode()})
+        ledger.store.add_bundle(one)
         for cell in CELLS:
             ledger.register(entry(one, version, cell, target=cell))
-    served = OnAServer(ledger.uri, store)
-    to(served, "1.0.0")
-    return served
+    to(OnAServer(ledger.uri, ledger.store), "1.0.0")
+
+
+@pytest.fixture(scope="module")
+def kept(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> KeptRegistry:
+    return keep_registry(databases, tmp_path_factory.mktemp("three"), release_three)
+
+
+@pytest.fixture
+def served(databases: Databases, kept: KeptRegistry, tmp_path: Path) -> Ledger:
+    """What `release_three` makes."""
+    return OnAServer(kept.again(databases, tmp_path / "home").uri, kept.store)
 
 
 _DIES = """
@@ -257,17 +265,22 @@ promote(Dies(sys.argv[1], FolderStore(Path(sys.argv[2]))), Reference.parse("phi:
 """
 
 
-def dies(ledger: Ledger, with_signal: signal.Signals) -> subprocess.Popen[bytes]:
+@contextmanager
+def dies(ledger: Ledger, with_signal: signal.Signals) -> Iterator[WarmProcess]:
     store = ledger.store
     assert isinstance(store, FolderStore)
-    command = [sys.executable, "-c", _DIES, ledger.uri, str(store.root), str(int(with_signal))]
-    return subprocess.Popen(command, stderr=subprocess.PIPE)
+    process = WarmProcess(
+        python, _DIES, ledger.uri, str(store.root), str(int(with_signal)), folder=store.root, environment=os.environ
+    )
+    try:
+        yield process
+    finally:
+        process.close()
 
 
 def test_a_promoter_killed_with_a_server_is_undone_by_the_next(served: Ledger) -> None:
     with dies(served, signal.SIGKILL) as process:
-        pass
-    assert process.returncode == -signal.SIGKILL
+        assert process.wait() == -signal.SIGKILL
     assert sorted(standing(served).values()) == ["1.0.0", "1.1.0"]
     assert len(lease_tags(served)) == 2
     to(served, "1.2.0", who="next")
@@ -286,14 +299,12 @@ def test_a_promoter_killed_with_a_server_is_undone_by_the_next(served: Ledger) -
 def test_a_promoter_that_stood_still_moves_nothing_when_it_wakes(served: Ledger) -> None:
     with dies(served, signal.SIGSTOP) as process:
         while sorted(standing(served).values()) != ["1.0.0", "1.1.0"]:
-            assert process.poll() is None
-            time.sleep(0.2)
+            assert process.wait(0.2) is None
         to(served, "1.2.0", who="next")
         assert standing(served) == dict.fromkeys(CELLS, "1.2.0")
         process.send_signal(signal.SIGCONT)
-        assert process.stderr is not None
         assert b"dead no longer holds the lease" in process.stderr.read()
-    assert process.returncode == 1
+        assert process.wait() == 1
     assert standing(served) == dict.fromkeys(CELLS, "1.2.0")
     assert [move.state for move in history(served, "phi")] == ["done", "undone", "done"]
 

@@ -106,6 +106,7 @@ def test_another_bundle_for_a_release_is_refused(
     ]
 
 
+@pytest.mark.client_side
 def test_foreign_evidence_is_refused(ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path) -> None:
     store.add_bundle(bundle)
     other = make_bundle(tmp_path / "other", {"model.gguf": b"other"})
@@ -118,12 +119,14 @@ def test_foreign_evidence_is_refused(ledger: Ledger, store: FolderStore, bundle:
     assert runs_of(ledger) == []
 
 
+@pytest.mark.client_side
 def test_a_bundle_that_is_missing_in_the_store_is_refused(ledger: Ledger, bundle: Bundle) -> None:
     with pytest.raises(RegistryError, match="is not in the store"):
         ledger.register(entry(bundle))
     assert ledger.versions() == []
 
 
+@pytest.mark.client_side
 @pytest.mark.parametrize("name", ["Phi", "a/b", "a:b", "", "a b"])
 def test_names_outside_the_grammar_are_refused(ledger: Ledger, store: FolderStore, bundle: Bundle, name: str) -> None:
     store.add_bundle(bundle)
@@ -134,6 +137,7 @@ def test_names_outside_the_grammar_are_refused(ledger: Ledger, store: FolderStor
     assert ledger.versions() == []
 
 
+@pytest.mark.client_side
 def test_dots_in_names_are_kept_apart(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
     store.add_bundle(bundle)
     ledger.register(replace(entry(bundle), model="phi-3", cell="5-mini.iphone"))
@@ -152,6 +156,7 @@ def test_a_prompt_that_has_the_name_is_said_to_have_it(ledger: Ledger, store: Fo
     assert ledger.versions() == []
 
 
+@pytest.mark.client_side
 def test_somebody_elses_registered_model_is_left_alone(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
     store.add_bundle(bundle)
     client = client_of(ledger)

@@ -1,0 +1,7 @@
+"""What `warm_processes.py` has imported once: import it for that alone."""
+
+from phipack.commands import cli  # noqa: F401
+from registry import promotion  # noqa: F401
+from registry.ledger.mlflow_connection import load
+
+load("sqlite://")
