@@ -285,5 +285,3 @@ def _status(phone: Phone, name: str, kind: bytes) -> bytes:
     numbers = (found.st_dev & 0xFFFFFFFF, found.st_ino, found.st_mode, found.st_nlink, found.st_uid, found.st_gid)
     when = int(found.st_mtime)
     return struct.pack("<4sI2Q4IQ3q", kind, 0, *numbers, found.st_size, when, when, when)
-
-

@@ -1,9 +1,9 @@
 """`Phone`: what is behind adbd. Files below a folder, this machine's programs, sensors, and faults to inject.
 
-    ROOT/data/local/tmp/…          what adb pushes to; /data/local/tmp in commands means this folder
-    ROOT/sys/class/power_supply/…  current and voltage of the battery
-    ROOT/boot_id, props, temperature, cooling, thermal_status, battery, quota
-                                   what `bin/` prints: getprop, dumpsys, df
+ROOT/data/local/tmp/…          what adb pushes to; /data/local/tmp in commands means this folder
+ROOT/sys/class/power_supply/…  current and voltage of the battery
+ROOT/boot_id, props, temperature, cooling, thermal_status, battery, quota
+                               what `bin/` prints: getprop, dumpsys, df
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -82,7 +83,9 @@ class Phone:
 
     @property
     def banner(self) -> str:
-        return "device::ro.product.name=tests;ro.product.model=tests;ro.product.device=tests;features=shell_v2,cmd,stat_v2"
+        return (
+            "device::ro.product.name=tests;ro.product.model=tests;ro.product.device=tests;features=shell_v2,cmd,stat_v2"
+        )
 
     def write(self, **values: str) -> None:
         """Set sensors: `temperature`, `cooling` (°C lost at each look), `thermal_status`, `battery`, `quota`."""
@@ -174,10 +177,20 @@ class Phone:
         """Run a command with this machine's shell."""
         text = command.replace(_TMP, str(self.tmp)).replace("/sys/class", str(self.root / "sys/class"))
         text = text.replace("/proc/sys/kernel/random/boot_id", str(self.root / "boot_id"))
-        environment = {"PATH": f"{BIN}:{os.environ['PATH']}", "PHONE": str(self.root), "LC_ALL": "C"}
+        environment = {
+            "PATH": f"{BIN}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PHONE": str(self.root),
+            "LC_ALL": "C",
+        }
         pipe = subprocess.PIPE
         process = subprocess.Popen(
-            ["sh", "-c", text], stdin=pipe, stdout=pipe, stderr=pipe, env=environment, cwd=self.root, start_new_session=True
+            ["sh", "-c", text],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=environment,
+            cwd=self.root,
+            start_new_session=True,
         )
         self._processes.append(process)
         return process
