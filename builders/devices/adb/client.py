@@ -25,7 +25,10 @@ _PORT = 5037
 _END = "phipack:"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _CLIENT_VERSION = re.compile(r"Android Debug Bridge version \d+\.\d+\.(\d+)")
-_INSTALL = "install it (Debian and Ubuntu: apt-get install adb; macOS: brew install android-platform-tools), or set ANDROID_HOME"
+_INSTALL = (
+    "install it (Debian and Ubuntu: apt-get install adb; macOS: brew install android-platform-tools), or set "
+    "ANDROID_HOME"
+)
 _LOST = (
     "device offline",
     "not found",
@@ -214,8 +217,7 @@ def unauthorized(serial: str) -> DeviceError:
     """Return the error for a phone on which nobody has allowed this computer yet."""
     return DeviceError(
         f"{serial}: the phone does not allow this computer to use it (unauthorized)",
-        fix="unlock the phone and accept 'Allow USB debugging?'; if it does not ask, run adb kill-server and plug it in "
-        "again",
+        fix="unlock the phone and accept 'Allow USB debugging?'; if it doesn't ask, adb kill-server and replug it",
     )
 
 

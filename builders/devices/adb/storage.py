@@ -23,7 +23,7 @@ from pathlib import Path
 from builders.devices.adb.client import LostConnectionError, Phone, full
 from builders.devices.adb.listing import STORAGE, describe
 from registry.files.digests import digest_of_file
-from targets.errors import DeviceError, DeviceUnreachableError
+from targets.errors import DeviceError
 from targets.progress import Notice, Progress, Step, silent
 
 HOME = f"{STORAGE}/phipack"
@@ -87,7 +87,7 @@ class Storage:
 
         Raises:
             DeviceError: not enough space, or a file arrives damaged twice.
-            DeviceUnreachableError: the phone does not come back.
+            LostConnectionError: the phone does not come back, or is lost again and again.
         """
         missing = [(folder, item) for folder in folders for item in self._missing(folder)]
         total = sum(item.bytes for _, item in missing)
@@ -169,17 +169,11 @@ class Storage:
         while True:
             try:
                 self._append_rest(part, item, done, total)
-            except LostConnectionError as error:
+            except LostConnectionError:
                 lost += 1
-                self.on_progress(
-                    Notice(f"{self.phone.serial}: the connection was lost during the push; waiting for it")
-                )
+                self.on_progress(Notice(f"{self.phone.serial}: connection lost during the push; waiting for the phone"))
                 if lost > _RECONNECTS or not self.phone.comes_back():
-                    raise DeviceUnreachableError(
-                        f"{self.phone.serial}: the connection was lost {lost} times while {item.path} was pushed, and the "
-                        f"phone did not come back",
-                        fix="plug it in again and run the same command: it goes on where it was",
-                    ) from error
+                    raise
             else:
                 return
 

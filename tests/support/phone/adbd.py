@@ -25,7 +25,7 @@ _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 _PIECE = 16 * 1024
 
 
-class Gone(ConnectionError):
+class GoneError(ConnectionError):
     """The connection, or one of its streams, has ended."""
 
 
@@ -92,7 +92,7 @@ class Connection:
         while len(content) < count:
             piece = self._peer.recv(count - len(content))
             if not piece:
-                raise Gone
+                raise GoneError
             content += piece
         return content
 
@@ -111,7 +111,7 @@ class Stream:
     def run(self, service: str) -> None:
         """Serve what was asked for."""
         phone = self.connection.phone
-        with contextlib.suppress(OSError, Gone):
+        with contextlib.suppress(OSError, GoneError):
             phone.asked(service)
             kind, _, argument = service.partition(":")
             if kind.split(",")[0] == "shell":
@@ -132,17 +132,17 @@ class Stream:
     def write(self, content: bytes) -> None:
         for start in range(0, len(content), _MAX_DATA):
             if self._ended:
-                raise Gone
+                raise GoneError
             self.connection.send(b"WRTE", self.local, self.remote, content[start : start + _MAX_DATA])
             self._ready.acquire()
             if self._ended:
-                raise Gone
+                raise GoneError
 
     def read(self, count: int) -> bytes:
         while len(self._buffer) < count:
             piece = self._incoming.get()
             if piece is None:
-                raise Gone
+                raise GoneError
             self._buffer += piece
         content, self._buffer = self._buffer[:count], self._buffer[count:]
         return content
@@ -169,31 +169,16 @@ class Stream:
 def _shell(stream: Stream, command: str, *, framed: bool) -> None:
     process = stream.process = stream.connection.phone.start(command)
 
-    def feed() -> None:
-        assert process.stdin is not None
-        with contextlib.suppress(OSError, Gone):
-            while framed:
-                kind, length = struct.unpack("<BI", stream.read(5))
-                content = stream.read(length)
-                if kind == _STDIN:
-                    process.stdin.write(content)
-                    process.stdin.flush()
-                elif kind == _CLOSE_STDIN:
-                    break
-            while not framed:
-                process.stdin.write(stream.read(1))
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-
     def pass_on(kind: int, source: IO[bytes]) -> None:
         # Closed where the other side is gone: as under adbd, a program without a terminal notices when it writes.
-        with contextlib.suppress(OSError, Gone), source:
+        with contextlib.suppress(OSError, GoneError), source:
             while content := os.read(source.fileno(), _PIECE):
                 stream.write(struct.pack("<BI", kind, len(content)) + content if framed else content)
 
+    assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    threading.Thread(target=feed, daemon=True).start()
+    threading.Thread(target=_feed, args=(stream, process.stdin), kwargs={"framed": framed}, daemon=True).start()
     readers = [
         threading.Thread(target=pass_on, args=(kind, out), daemon=True)
         for kind, out in ((_STDOUT, process.stdout), (_STDERR, process.stderr))
@@ -205,6 +190,22 @@ def _shell(stream: Stream, command: str, *, framed: bool) -> None:
         reader.join()
     if framed:
         stream.write(struct.pack("<BIB", _EXIT, 1, code if code >= 0 else 128 - code))
+
+
+def _feed(stream: Stream, stdin: IO[bytes], *, framed: bool) -> None:
+    """Pass on what adb sends to a program's standard input, until either ends."""
+    with contextlib.suppress(OSError, GoneError), stdin:
+        while not framed:
+            stdin.write(stream.read(1))
+            stdin.flush()
+        while True:
+            kind, length = struct.unpack("<BI", stream.read(5))
+            content = stream.read(length)
+            if kind == _CLOSE_STDIN:
+                break
+            if kind == _STDIN:
+                stdin.write(content)
+                stdin.flush()
 
 
 def _sync(stream: Stream, phone: Phone) -> None:
@@ -225,7 +226,7 @@ def _sync(stream: Stream, phone: Phone) -> None:
                 stream.write(struct.pack("<4s4I", b"DENT", mode, size, when, len(entry.encode())) + entry.encode())
             stream.write(struct.pack("<4s4I", b"DONE", 0, 0, 0, 0))
         else:
-            raise Gone
+            raise GoneError
 
 
 def _receive_file(stream: Stream, phone: Phone, name: str) -> None:

@@ -105,7 +105,7 @@ class Phone:
 
     def listed(self, name: str) -> list[str]:
         try:
-            return sorted(os.listdir(self.path(name)))
+            return sorted(path.name for path in self.path(name).iterdir())
         except OSError:
             return []
 

@@ -1,7 +1,8 @@
-"""An adb server of the tests' own, on a port and with keys of its own: a developer's server and phones are untouched."""
+"""An adb server of the tests' own, with a port and keys of its own: a developer's phones are untouched."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ def adb_environment(home: Path) -> dict[str, str]:
     """Return the variables that lead adb to a server of its own, with keys below `home`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    return {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(home), "ANDROID_SDK_HOME": str(home)}
+    own = {"ANDROID_ADB_SERVER_PORT": str(port), "HOME": str(home), "ANDROID_SDK_HOME": str(home)}
+    return own | {"PATH": os.environ["PATH"]}
 
 
 def adb(environment: dict[str, str], *arguments: str) -> str:
