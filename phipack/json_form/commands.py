@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, TypeAdapter
 
 from phipack.json_form.delivery import FetchForm, GenerateForm, SplitForm
+from phipack.json_form.devices import DevicesForm
 from phipack.json_form.difference import DiffForm
 from phipack.json_form.form import Form, ProblemForm
 from phipack.json_form.making import (
@@ -34,6 +35,7 @@ from phipack.json_form.registry import (
 )
 from targets.devices import Target
 from targets.evidence import Evidence
+from targets.measurement import Measurement
 
 
 class CheckForm(Form):
@@ -88,6 +90,8 @@ RESULTS: dict[str, Any] = {
     "export": ExportForm,
     "inspect": InspectedBundleForm | InspectedCheckpointForm,
     "validate": Evidence,
+    "devices ls": DevicesForm,
+    "measure": Measurement,
     "release": ReleaseForm,
     "ls": VersionsForm,
     "show": ShownForm,

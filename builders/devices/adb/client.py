@@ -95,10 +95,7 @@ def call(*arguments: str, seconds: float = CALL_SECONDS) -> subprocess.Completed
     except OSError as error:
         raise DeviceError(f"{command[0]} can't be run: {error.strerror}", fix=_INSTALL) from error
     if "cannot connect to daemon" in done.stderr or "failed to start daemon" in done.stderr:
-        raise DeviceError(
-            f"adb's server can't be started: {_last_line(done.stderr)}",
-            fix=f"see which program listens on port {_server_port()}, or set ANDROID_ADB_SERVER_PORT to a free port",
-        )
+        raise _not_started(done.stderr)
     return done
 
 
@@ -110,7 +107,9 @@ def require_own_server() -> None:
     """
     running = _server_version()
     if running is None:
-        call("start-server")
+        started = call("start-server")
+        if started.returncode:
+            raise _not_started(started.stderr)
         return
     client = _CLIENT_VERSION.search(call("version").stdout)
     if client is not None and int(client[1]) != running:
@@ -226,6 +225,13 @@ def full(serial: str) -> DeviceError:
     return DeviceError(
         f"{serial}: the phone's storage is full; what was pushed has been removed",
         fix="free space on the phone (Settings, Storage), or measure a smaller recipe",
+    )
+
+
+def _not_started(said: str) -> DeviceError:
+    return DeviceError(
+        f"adb's server can't be started: {_last_line(said)}",
+        fix=f"see which program listens on port {_server_port()}, or set ANDROID_ADB_SERVER_PORT to a free port",
     )
 
 

@@ -15,7 +15,12 @@ from targets.measurement import DeviceEntry
 
 STORAGE = "/data/local/tmp"  # the one folder where adb's shell may write and run programs, on every Android
 _PROPERTY = re.compile(r"^\[([^\]]+)\]: \[(.*)\]$", re.MULTILINE)
-_STATES: dict[str, State] = {"device": "ready", "unauthorized": "unauthorized", "offline": "offline"}
+_STATES: dict[str, State] = {
+    "device": "ready",
+    "unauthorized": "unauthorized",
+    "authorizing": "unauthorized",
+    "offline": "offline",
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def open_phone(serial: str, return_seconds: float = RETURN_SECONDS) -> Phone:
     state, phone = known.get(serial), Phone(serial, return_seconds)
     if state == "device" or (state == "offline" and phone.comes_back()):
         return phone
-    if state == "unauthorized":
+    if _STATES.get(state or "") == "unauthorized":
         raise unauthorized(serial)
     if state is None:
         listed = f"; connected: {', '.join(sorted(known))}" if known else "; none is connected"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _VERSION, _MAX_DATA = 0x01000001, 256 * 1024
 _HEADER = struct.Struct("<4s5I")
+_PUBLIC_KEY = 3  # of AUTH
 _MAX_SYNC = 64 * 1024
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 _PIECE = 16 * 1024
@@ -68,7 +69,7 @@ class Connection:
         command, first, second, length, _, _ = _HEADER.unpack(self._exactly(_HEADER.size))
         content = self._exactly(length)
         if command in (b"CNXN", b"AUTH"):
-            self._greet(command)
+            self._greet(command, first)
         elif command == b"OPEN":
             stream = Stream(self, self._next, first)
             self._streams[stream.local] = stream
@@ -79,13 +80,11 @@ class Connection:
         elif command == b"WRTE":
             self.send(b"CLSE", 0, first)
 
-    def _greet(self, command: bytes) -> None:
+    def _greet(self, command: bytes, kind: int) -> None:
         if self.phone.authorized:
             self.send(b"CNXN", _VERSION, _MAX_DATA, self.phone.banner.encode())
-        elif command == b"CNXN":
-            self.send(b"AUTH", 1, 0, bytes(20))  # a token to be signed; the key is then never accepted
-        else:
-            self.send(b"AUTH", 1, 0, bytes(range(20)))
+        elif kind != _PUBLIC_KEY:  # a token to be signed; with the key itself, the phone asks its owner, who is away
+            self.send(b"AUTH", 1, 0, bytes(20))
 
     def _exactly(self, count: int) -> bytes:
         content = b""
