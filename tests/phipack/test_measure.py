@@ -1,12 +1,12 @@
-"""A real GGUF bundle on the tests' phone, run by llama.cpp: its speed, and its answers against the checkpoint's."""
+"""`phipack measure` and `phipack devices ls`: a real GGUF bundle on the tests' phone, run by llama.cpp."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -18,13 +18,13 @@ from builders.reference import FloatReference
 from builders.runtime.sessions import open_session
 from builders.validation.compare import divergence, log_softmax
 from phipack.__main__ import main
+from phipack.json_form.commands import result_schema
 from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
 from tests.support.phone import device
 from tests.support.phone.device import Phone
 
 RUNTIME = Path(device.__file__).parent / "runtimes" / "llama_cpp"
-Call = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +44,30 @@ def expected_kl(bundle: Bundle, checkpoint: Checkpoint, tokens: np.ndarray) -> f
     return float(np.concatenate(found).mean())
 
 
+def called(capfd: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """Run a command in this process, hold what it prints to its schema, and return its result."""
+    capfd.readouterr()
+    code = main([*arguments, "--json"])
+    document = json.loads(capfd.readouterr().out)
+    assert code == 0, document
+    jsonschema.validate(document["result"], result_schema(document["command"]))
+    return document["result"]
+
+
+def test_devices_are_listed(phone: Phone, capfd: pytest.CaptureFixture[str]) -> None:
+    providers = called(capfd, "devices", "ls")["providers"]
+    listed = next(one for one in providers if one["scheme"] == "adb")
+    assert [(one["address"], one["state"]) for one in listed["devices"]] == [(f"adb:{phone.serial}", "ready")]
+    assert main(["devices", "ls"]) == 0
+    assert "galaxy-s24" in capfd.readouterr().out
+
+
 def test_answers_on_the_phone_are_compared_with_the_checkpoints(
     phone: Phone, bundle: Bundle, tiny: Checkpoint, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def measured(*options: str) -> Any:
-        capfd.readouterr()
         short = ("--repeat", "1", "--prompt-tokens", "32", "--decode-tokens", "8", "--runtime", str(RUNTIME))
-        code = main(["measure", str(bundle.path), "--device", f"adb:{phone.serial}", *short, *options, "--json"])
-        document = json.loads(capfd.readouterr().out)
-        assert code == 0, document
-        return document["result"]
+        return called(capfd, "measure", str(bundle.path), "--device", f"adb:{phone.serial}", *short, *options)
 
     out = tmp_path / "measurement.json"
     found = measured("--against", str(tiny.path), "-o", str(out), "--keep")
@@ -71,6 +85,8 @@ def test_answers_on_the_phone_are_compared_with_the_checkpoints(
     assert found["weights_bytes"] == bundle.file("model.gguf").stat().st_size
     assert json.loads(out.read_text()) == found
     assert [name for name in phone.files() if name.endswith("model.gguf")]
+    assert main(["measure", str(bundle.path), "--device", "adb:nobody", "--runtime", str(RUNTIME)]) == 4
+    assert "nobody: no such phone is connected" in capfd.readouterr().err
     (phone.root / "broken_kernel").touch()
     broken = measured("--against", str(tiny.path))
     assert broken["figures"]["device_kl_mean"]["value"] > 10 * kl
