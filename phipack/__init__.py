@@ -22,6 +22,7 @@ The public API. A name's module is imported when the name is first used, so that
 | `Registry.plan`, `matrix`, `run_jobs`, `finish` | a release as jobs on several machines | phipack[build,registry] |
 | `open_checkpoint`, `build`, `build_each` | checkpoints in, bundles out | phipack[build] |
 | `validate`, `judge`, `Gate`, `Evidence`, `generate` | bundles in, evidence and answers out | phipack[build] |
+| `list_devices`, `measure`, `Measurement` | bundles on real phones | phipack[build] |
 | `serve_catalog` | a published catalog over HTTP | phipack[serve] |
 
 Text is accepted wherever the command line accepts it: paths, references, names of recipes, targets and channels. Long
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
     from phipack.api.keys import open_keys as open_keys
     from phipack.api.keys import renew_root as renew_root
     from phipack.api.keys import rotate_keys as rotate_keys
+    from phipack.api.measuring import list_devices as list_devices
+    from phipack.api.measuring import measure as measure
     from phipack.api.registry import Registry as Registry
     from phipack.api.results import BuildReport as BuildReport
     from phipack.api.results import CellReport as CellReport
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from targets.evidence import Evidence as Evidence
     from targets.evidence import Figure as Figure
     from targets.gates import Gate as Gate
+    from targets.measurement import Measurement as Measurement
     from targets.progress import Notice as Notice
     from targets.progress import Progress as Progress
     from targets.progress import Step as Step
@@ -98,6 +102,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "phipack.api.fitting": ("fit", "list_recipes", "list_targets", "open_target"),
     "phipack.api.job_results": ("JobPlan", "JobsReport", "Matrix"),
     "phipack.api.keys": ("create_keys", "open_keys", "renew_root", "rotate_keys"),
+    "phipack.api.measuring": ("list_devices", "measure"),
     "phipack.api.registry": ("Registry",),
     "phipack.api.results": ("BuildReport", "CellReport", "FitReport", "ReleaseReport"),
     "phipack.api.serving": ("serve_catalog",),
@@ -107,6 +112,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "targets.errors": ("Failure", "GateError", "PhipackError"),
     "targets.evidence": ("Evidence", "Figure"),
     "targets.gates": ("Gate",),
+    "targets.measurement": ("Measurement",),
     "targets.progress": ("Notice", "Progress", "Step"),
     "targets.selection": ("Device",),
 }

@@ -5,7 +5,7 @@ An address is `SCHEME:NAME`, such as `adb:R3CW90ABCDE`; the scheme is the provid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -58,13 +58,15 @@ class DeviceSettings:
 
 @dataclass(frozen=True)
 class ReferenceAnswers:
-    """What accuracy on a device is compared with: token ids [T], and the float32 reference's logits of them.
+    """What accuracy on a device is compared with: token ids [W, T], and the float32 reference's logits of them.
 
-    `logits` returns float32 [T, vocabulary]; it is called once, and only where a provider compares.
+    `logits` yields float32 [T, vocabulary] for each of the W sequences; it is called once, and only where a provider
+    compares.
     """
 
     tokens: NDArray[np.int64]
-    logits: Callable[[], NDArray[np.float32]]
+    vocabulary: int
+    logits: Callable[[], Iterable[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, TypeAdapter
 
 from phipack.json_form.delivery import FetchForm, GenerateForm, SplitForm
+from phipack.json_form.devices import DevicesForm
 from phipack.json_form.difference import DiffForm
 from phipack.json_form.form import Form, ProblemForm
 from phipack.json_form.jobs import JobsForm, MatrixForm, PlanForm
@@ -35,6 +36,7 @@ from phipack.json_form.registry import (
 )
 from targets.devices import Target
 from targets.evidence import Evidence
+from targets.measurement import Measurement
 
 
 class CheckForm(Form):
@@ -92,6 +94,8 @@ RESULTS: dict[str, Any] = {
     "plan": PlanForm,
     "matrix": MatrixForm,
     "release": ReleaseForm | JobsForm,
+    "devices ls": DevicesForm,
+    "measure": Measurement,
     "ls": VersionsForm,
     "show": ShownForm,
     "promote": MoveForm,

@@ -9,6 +9,9 @@ import pytest
 
 from phipack.__main__ import main
 from tests.support.command_line import Done, InProcess, Run, run_in, write_project
+from tests.support.phone.fixtures import adb_server, phone
+
+__all__ = ["adb_server", "phone"]  # fixtures
 
 
 @pytest.fixture
