@@ -34,12 +34,14 @@ from registry.bundle.folder import Bundle
 from registry.bundle.manifest import Manifest
 from registry.files.digests import digest_of_bytes
 from registry.files.staging import free_bytes
+from registry.store.measurements import read_measurements
 from registry.store.protocol import Store
+from targets.device_evidence import device_figures
 from targets.errors import BuildError, Failure, GateError, PhipackError, ReleaseError
 from targets.evaluation import EvaluationSettings
-from targets.evidence import ACCURACY_FIGURES, FIGURES, NO_ACCURACY_GATE, Evidence, Figure
+from targets.evidence import ACCURACY_FIGURES, FIGURES, NO_ACCURACY_GATE, Evidence, Figure, judge_figures
 from targets.fit import require_fit
-from targets.gates import Gate, GateResult, judge
+from targets.gates import Gate, GateResult
 from targets.prediction import predicted_figures
 from targets.progress import Progress, Step, silent, with_subject
 from targets.project import Cell
@@ -160,14 +162,10 @@ class Release:
             except PhipackError as error:
                 return replace(plan, problem=error)
         bundle_bytes = sizes[cell.recipe.name, context_length]
-        size = Figure(
-            value=bundle_bytes,
-            unit=FIGURES["artifact_bytes"][0],
-            kind="predicted",
-            on="all files of the bundle but manifest.json",
-        )
+        on = "all files of the bundle but manifest.json"
+        size = Figure(value=bundle_bytes, unit=FIGURES["artifact_bytes"][0], kind="predicted", on=on)
         figures = {"artifact_bytes": size} | ({} if evidence is None else evidence.figures)
-        figures |= predicted_figures(self.checkpoint.architecture, cell.recipe, cell.target, context_length)
+        figures |= self._target_figures(cell, context_length, manifest)
         results = _results(figures, cell.gates)
         problem = None
         if evidence is None:
@@ -249,9 +247,9 @@ class Release:
                 f"{cell.name}: the store has lost its bundle since it was built", fix="run the same command again"
             )
         evidence, measured = self._measured(manifest, with_subject(self.on_progress, cell.name))
-        predicted = predicted_figures(self.checkpoint.architecture, cell.recipe, cell.target, context_length)
+        on_target = self._target_figures(cell, context_length, manifest)
         evidence = judged(
-            evidence.model_copy(update={"target": cell.target.name, "figures": evidence.figures | predicted}),
+            evidence.model_copy(update={"target": cell.target.name, "figures": evidence.figures | on_target}),
             cell.gates,
         )
         outcome = CellOutcome(
@@ -264,6 +262,12 @@ class Release:
         except PhipackError as error:
             return replace(outcome, problem=error)
         return outcome
+
+    def _target_figures(self, cell: Cell, context_length: int, manifest: Manifest | None) -> dict[str, Figure]:
+        """Return what is predicted for the target, and what was measured of the bundle on such devices."""
+        measured = () if manifest is None else read_measurements(self.store, manifest.digest)
+        predicted = predicted_figures(self.checkpoint.architecture, cell.recipe, cell.target, context_length)
+        return predicted | device_figures(measured, cell.target)
 
     def _context_length(self, cell: Cell) -> int:
         return require_fit(self.checkpoint.architecture, cell.recipe, cell.target, cell.context_length)
@@ -390,5 +394,4 @@ def _refusal(name: str, shortcomings: list[str]) -> GateError:
 
 
 def _results(figures: Mapping[str, Figure], gates: Mapping[str, Mapping[str, Gate]]) -> list[GateResult]:
-    values = {name: figure.value for name, figure in figures.items()}
-    return [result for owner, asked in gates.items() for result in judge(values, asked, asked_by=owner)]
+    return [result for owner, asked in gates.items() for result in judge_figures(figures, asked, asked_by=owner)]

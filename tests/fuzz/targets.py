@@ -17,6 +17,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "delta": bundles.delta_target,
     "parts": bundles.parts_target,
     "evidence": bundles.evidence_target,
+    "measurements": bundles.measurements_target,
     "gguf": bundles.gguf_target,
     "onnx": bundles.onnx_target,
     "safetensors": checkpoints.header_target,
