@@ -17,6 +17,7 @@ The public API. A name's module is imported when the name is first used, so that
 | `fetch`, `fetch_from_catalog`, `Device` | bundles from a folder, a URL or a catalog | phipack |
 | `open_bundle`, `verify`, `inspect`, `diff_bundles`, `split`, `join` | bundles that are here | phipack |
 | `list_targets`, `open_target`, `list_recipes`, `fit` | what fits on which device | phipack |
+| `import_measurements`, `Measurement` | figures that were measured on devices | phipack |
 | `create_keys`, `open_keys`, `rotate_keys`, `renew_root` | keys that sign a catalog | phipack |
 | `Registry` | versions, channels, publication, fetch by reference | phipack[registry] |
 | `open_checkpoint`, `build`, `build_each` | checkpoints in, bundles out | phipack[build] |
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from phipack.api.delivery import open_bundle as open_bundle
     from phipack.api.delivery import split as split
     from phipack.api.delivery import verify as verify
+    from phipack.api.evidence_import import import_measurements as import_measurements
     from phipack.api.fitting import fit as fit
     from phipack.api.fitting import list_recipes as list_recipes
     from phipack.api.fitting import list_targets as list_targets
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from targets.evidence import Evidence as Evidence
     from targets.evidence import Figure as Figure
     from targets.gates import Gate as Gate
+    from targets.measurement import Measurement as Measurement
     from targets.progress import Notice as Notice
     from targets.progress import Progress as Progress
     from targets.progress import Step as Step
@@ -93,6 +96,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "phipack.api.delivery": ("fetch", "fetch_from_catalog", "join", "open_bundle", "split", "verify"),
     "phipack.api.fitting": ("fit", "list_recipes", "list_targets", "open_target"),
     "phipack.api.keys": ("create_keys", "open_keys", "renew_root", "rotate_keys"),
+    "phipack.api.evidence_import": ("import_measurements",),
     "phipack.api.registry": ("Registry",),
     "phipack.api.results": ("BuildReport", "CellReport", "FitReport", "ReleaseReport"),
     "phipack.api.serving": ("serve_catalog",),
@@ -102,6 +106,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "targets.errors": ("Failure", "GateError", "PhipackError"),
     "targets.evidence": ("Evidence", "Figure"),
     "targets.gates": ("Gate",),
+    "targets.measurement": ("Measurement",),
     "targets.progress": ("Notice", "Progress", "Step"),
     "targets.selection": ("Device",),
 }

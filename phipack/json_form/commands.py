@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 from phipack.json_form.delivery import FetchForm, GenerateForm, SplitForm
 from phipack.json_form.difference import DiffForm
 from phipack.json_form.form import Form, ProblemForm
+from phipack.json_form.imported import ImportedForm
 from phipack.json_form.making import (
     BuildForm,
     BundleForm,
@@ -88,6 +89,7 @@ RESULTS: dict[str, Any] = {
     "export": ExportForm,
     "inspect": InspectedBundleForm | InspectedCheckpointForm,
     "validate": Evidence,
+    "evidence import": ImportedForm,
     "release": ReleaseForm,
     "ls": VersionsForm,
     "show": ShownForm,

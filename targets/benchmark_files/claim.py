@@ -39,6 +39,7 @@ class Claim:
     who: str
     bundle: ClaimedBundle | None = None
     model: str | None = None
+    recipe: str | None = None
     device: str | None = None
     os: str | None = None
     os_version: str | None = None
@@ -56,7 +57,7 @@ def claimed_measurement(result: BenchmarkResult, claim: Claim) -> Measurement:
         bundle=None if claim.bundle is None else claim.bundle.digest,
         claim=f"{claim.who}: {result.title}"[:500],
         model=(claim.model or result.model)[:500],
-        recipe=result.recipe if claim.bundle is None else claim.bundle.recipe,
+        recipe=claim.recipe or result.recipe if claim.bundle is None else claim.bundle.recipe,
         weights_bytes=result.model_bytes,
         device=_device(result, claim),
         runtime=result.runtime,

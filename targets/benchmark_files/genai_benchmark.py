@@ -16,7 +16,7 @@ from targets.measurement import RuntimeEntry, SettingsEntry
 
 TOOL = "benchmark_e2e.py of onnxruntime-genai"
 _BITS = {"int4": 4, "int8": 8, "fp16": 16, "bf16": 16, "fp32": 32}
-_NO_FIRST_TOKEN = "the script's prompt latency is without tokenization and sampling"
+_NO_START = "the script's prompt latency is without tokenization and sampling"
 
 
 def is_genai_benchmark(content: object) -> bool:
@@ -63,7 +63,7 @@ def _result(record: Row) -> BenchmarkResult:
             context_length=config.whole("max_length", least=1),
             batch_size=1,
         ),
-        not_measured={"device_time_to_first_token_seconds": _NO_FIRST_TOKEN},
+        not_measured={"device_time_to_first_token_seconds": _NO_START},
         weight_bits=_BITS.get(precision),
         weight_type=precision,
     )
