@@ -28,6 +28,7 @@ from builders.matrix.records import CheckpointFacts
 from builders.matrix.work import JobResult, Site, check_context, run_builds, validated
 from builders.validation.text import read_text
 from registry.bundle.manifest import Manifest
+from registry.store.measurements import read_measurements
 from registry.store.protocol import Store
 from targets.errors import PhipackError, ReleaseError
 from targets.evaluation import EvaluationSettings
@@ -93,7 +94,9 @@ class Coordinator:
         assert plan.context_length is not None
         manifest, evidence = planner.recorded(cell, plan.context_length)
         if manifest is not None and evidence is not None:
-            return judge_cell(cell, self.checkpoint.architecture, manifest, evidence)
+            return judge_cell(
+                cell, self.checkpoint.architecture, manifest, evidence, read_measurements(self.store, manifest.digest)
+            )
         missing = [job.name for job in jobs if not job.is_done]
         problem = ReleaseError(
             f"{cell.name}: not done: {' and '.join(missing)}",
@@ -188,7 +191,9 @@ class Release:
         if isinstance(result, PhipackError):
             raise result
         manifest, evidence, was_measured = validated(validation, self.site, cell.name)
-        outcome = judge_cell(cell, self.checkpoint.architecture, manifest, evidence)
+        outcome = judge_cell(
+            cell, self.checkpoint.architecture, manifest, evidence, read_measurements(self.store, manifest.digest)
+        )
         outcome = replace(outcome, built=result, measured=was_measured)
         return outcome if outcome.problem is not None else registered(cell, outcome, self.register)
 

@@ -17,6 +17,7 @@ The public API. A name's module is imported when the name is first used, so that
 | `fetch`, `fetch_from_catalog`, `Device` | bundles from a folder, a URL or a catalog | phipack |
 | `open_bundle`, `verify`, `inspect`, `diff_bundles`, `split`, `join` | bundles that are here | phipack |
 | `list_targets`, `open_target`, `list_recipes`, `fit` | what fits on which device | phipack |
+| `import_measurements`, `Measurement` | figures that were measured on devices | phipack |
 | `create_keys`, `open_keys`, `rotate_keys`, `renew_root` | keys that sign a catalog | phipack |
 | `Registry` | versions, channels, publication, fetch by reference | phipack[registry] |
 | `Registry.plan`, `matrix`, `run_jobs`, `finish` | a release as jobs on several machines | phipack[build,registry] |
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from phipack.api.delivery import open_bundle as open_bundle
     from phipack.api.delivery import split as split
     from phipack.api.delivery import verify as verify
+    from phipack.api.evidence_import import import_measurements as import_measurements
     from phipack.api.fitting import fit as fit
     from phipack.api.fitting import list_recipes as list_recipes
     from phipack.api.fitting import list_targets as list_targets
@@ -103,6 +105,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "phipack.api.job_results": ("JobPlan", "JobsReport", "Matrix"),
     "phipack.api.keys": ("create_keys", "open_keys", "renew_root", "rotate_keys"),
     "phipack.api.measuring": ("list_devices", "measure"),
+    "phipack.api.evidence_import": ("import_measurements",),
     "phipack.api.registry": ("Registry",),
     "phipack.api.results": ("BuildReport", "CellReport", "FitReport", "ReleaseReport"),
     "phipack.api.serving": ("serve_catalog",),

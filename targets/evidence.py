@@ -1,5 +1,7 @@
 """Evidence: figures of a bundle. Each figure says whether it was measured or predicted, and on what.
 
+A figure is `claimed` where a device was measured, and that it ran this bundle is only said (targets/benchmark_files).
+
 `phipack validate` writes the JSON form (`evidence.json`), MLflow stores it, and promotion reads it.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import MeasurementError
-from targets.gates import GateResult
+from targets.gates import Gate, GateResult, judge
 from targets.strict_json import MalformedJsonError, parse_model
 
 BYTES_LIMIT = 16 << 20
@@ -86,7 +89,7 @@ class Figure(BaseModel):
 
     value: float
     unit: str
-    kind: Literal["measured", "predicted"]
+    kind: Literal["measured", "claimed", "predicted"]
     on: str
 
     @field_validator("value")
@@ -152,3 +155,10 @@ class Evidence(BaseModel):
             raise MeasurementError(
                 f"{source}: not an evidence file: {error}", fix="write one with phipack validate"
             ) from error
+
+
+def judge_figures(figures: Mapping[str, Figure], gates: Mapping[str, Gate], *, asked_by: str) -> list[GateResult]:
+    """Check figures against gates. A figure that is only claimed counts where its gate accepts claims."""
+    claimed = {name for name, figure in figures.items() if figure.kind == "claimed"}
+    values = {name: figure.value for name, figure in figures.items()}
+    return judge(values, gates, asked_by=asked_by, claimed=claimed)

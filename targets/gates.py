@@ -1,13 +1,21 @@
-"""Gates: bounds on evidence. Targets and the project file define them."""
+"""Gates: bounds on evidence. Targets and the project file define them.
+
+A gate on a `device_` figure needs a measurement that was taken on a device with the target's chip, of the very bundle.
+That somebody claims one counts only where the gate accepts claims.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from targets.toml_file import RefusedValueError
+
+DEVICE_PREFIX = "device_"
+MEASURE = "phipack measure BUNDLE --device DEVICE, then phipack evidence import FILE --bundle BUNDLE"
 
 
 class Gate(BaseModel):
@@ -17,6 +25,13 @@ class Gate(BaseModel):
 
     at_least: float | None = Field(default=None, description="The figure must not be lower.")
     at_most: float | None = Field(default=None, description="The figure must not be higher.")
+    on: Literal["device"] | None = Field(
+        default=None, description="device: the figure of this name that was measured on a device, such as a phone."
+    )
+    accept_claims: bool = Field(
+        default=False,
+        description="Accept a figure of a device that somebody claims to be of this bundle (phipack evidence import).",
+    )
 
     @model_validator(mode="after")
     def _one_bound(self) -> Gate:
@@ -41,7 +56,10 @@ class Gate(BaseModel):
 
 
 class GateResult(BaseModel):
-    """The result of one gate. `value` is None if the evidence does not have the figure; the gate then fails."""
+    """The result of one gate. `value` is None if the evidence does not have the figure; the gate then fails.
+
+    `note`: why it does not have it, and what to do; left out of the JSON where there is nothing to say.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
@@ -50,17 +68,36 @@ class GateResult(BaseModel):
     value: float | None
     passed: bool
     asked_by: str
+    note: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_note(self, serialize: Callable[[GateResult], dict[str, Any]]) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name != "note" or value}
 
     def __str__(self) -> str:
         found = "not known" if self.value is None else format(self.value, ".4g")
-        return f"{self.figure} is {found}, must be {self.bound} (asked by {self.asked_by})"
+        note = f"; {self.note}" if self.note else ""
+        return f"{self.figure} is {found}, must be {self.bound} (asked by {self.asked_by}){note}"
 
 
-def judge(figures: Mapping[str, float], gates: Mapping[str, Gate], *, asked_by: str) -> list[GateResult]:
-    """Check figures against gates. A gate on a figure that is missing fails."""
+def judge(
+    figures: Mapping[str, float], gates: Mapping[str, Gate], *, asked_by: str, claimed: Collection[str] = ()
+) -> list[GateResult]:
+    """Check figures against gates. A gate on a figure that is missing fails.
+
+    `claimed`: figures that are only claimed to be of the bundle. They count where the gate accepts claims.
+    """
     results = []
     for name, gate in gates.items():
-        value = figures.get(name)
+        refused = name in claimed and not gate.accept_claims
+        value = None if refused else figures.get(name)
+        note = ""
+        if refused:
+            note = f"there is only a claim, of {figures[name]:.4g}; measure it ({MEASURE}), or set accept_claims = true"
+        elif value is None and name.startswith(DEVICE_PREFIX):
+            note = f"not measured on a device with this chip: {MEASURE}"
         passed = value is not None and gate.allows(value)
-        results.append(GateResult(figure=name, bound=str(gate), value=value, passed=passed, asked_by=asked_by))
+        results.append(
+            GateResult(figure=name, bound=str(gate), value=value, passed=passed, asked_by=asked_by, note=note)
+        )
     return results

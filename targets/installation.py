@@ -26,6 +26,7 @@ _PACKAGE_OF_MODULE = {
     "llama_cpp": "llama-cpp-python",
     "psycopg2": "psycopg2-binary",
     "safetensors": "transformers",
+    "yaml": "transformers",
     "sqlalchemy": "mlflow",
     "starlette": "fastapi",
 }

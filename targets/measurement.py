@@ -179,9 +179,11 @@ class Measurement(BaseModel):
         return ", ".join((device.model, " ".join(filter(None, (device.os, device.os_version))), ran, heat))
 
     def as_figures(self) -> dict[str, Figure]:
-        """Return the figures as evidence has them: measured, on this device."""
+        """Return the figures as evidence has them: on this device, measured, or claimed to be of the bundle."""
+        kind: Literal["measured", "claimed"] = "measured" if self.match == "digest" else "claimed"
+        on = self.on if self.claim is None else f"{self.on}; claimed by {self.claim}"
         return {
-            name: Figure(value=figure.value, unit=figure.unit, kind="measured", on=self.on)
+            name: Figure(value=figure.value, unit=figure.unit, kind=kind, on=on)
             for name, figure in self.figures.items()
         }
 

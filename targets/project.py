@@ -10,6 +10,7 @@ text = "held-out.txt"
 
 [gates]                                   # for every cell, in addition to the cell's own gates
 kl_mean = { at_most = 0.05 }
+decode_tokens_per_second = { at_least = 12, on = "device" }   # of a measurement on the target's chip
 
 [[cells]]
 target = "iphone-15"                      # a known target, or the path of your own target file

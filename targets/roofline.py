@@ -3,24 +3,36 @@
     tokens/s = efficiency * bandwidth / (bytes of weights read per token + bytes of keys and values read per token)
 
 Each token reads every matrix once, except an untied embedding, of which it reads one row. The efficiency depends on the
-device and the format, and comes from published measurements where there are any (targets/devices).
-
-A prediction states its error. Two published runtimes on one chip, the Snapdragon 8 Gen 3, reach .37 (QNN, Qualcomm AI
-Hub) and .65 (ExecuTorch on the CPU) of the bandwidth. Without a published figure for the format on the chip, the speed
-may therefore be 50 % lower or higher. With one, the measured models and contexts still differ from ours.
+chip and the runtime. It is learned from published and measured speeds (`targets/speeds/`), with an interval: that of
+the speed follows from it. A target's file states an efficiency, too: its author's estimate, which counts as one more
+figure there unless the chip and runtime have figures already. One that is not confirmed may be off by a factor of 1.5
+(one standard deviation).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from targets.architecture import Architecture
-from targets.devices import Quantity, Target
+from targets.devices import Target
 from targets.fit import kv_cache_bytes, weight_bytes
-from targets.recipes import Recipe
+from targets.recipes import Format, Recipe
+from targets.speeds import Efficiency, Observation, efficiency_of, published_observations, runtime_of
 from targets.storage.plans import plan_of
 
-PUBLISHED_ERROR_SHARE = 0.25
-INFERRED_ERROR_SHARE = 0.5
 CONTEXT_TOKENS = 512  # positions in the cache for which speeds are predicted
+_ESTIMATE_ERROR = 0.4  # of an efficiency that is not confirmed: standard deviation of its logarithm
+
+
+@dataclass(frozen=True)
+class PredictedSpeed:
+    """Tokens per second: the middle, and the ends of an interval that holds 80 % of the probability."""
+
+    value: float
+    low: float
+    high: float
+    efficiency: Efficiency
 
 
 def bytes_per_token(architecture: Architecture, recipe: Recipe, context_tokens: int) -> int:
@@ -40,12 +52,26 @@ def tokens_per_second(efficiency: float, bandwidth: float, bytes_read: float) ->
     return efficiency * bandwidth / bytes_read
 
 
-def decode_tokens_per_second(architecture: Architecture, recipe: Recipe, target: Target) -> float:
-    """Predict decoding with `CONTEXT_TOKENS` positions in the cache. `recipe.format` must be one of the target's."""
+def decode_speed(
+    architecture: Architecture, recipe: Recipe, target: Target, measured: Sequence[Observation] = ()
+) -> PredictedSpeed:
+    """Predict decoding with `CONTEXT_TOKENS` positions in the cache. `recipe.format` must be one of the target's.
+
+    `measured`: observations in addition to the published ones.
+    """
+    efficiency = _efficiency(target, recipe.format, measured)
     read = bytes_per_token(architecture, recipe, min(CONTEXT_TOKENS, architecture.context_length))
-    return tokens_per_second(target.decode_efficiency[recipe.format].value, target.memory_bandwidth.value, read)
+    value, low, high = (
+        tokens_per_second(share, target.memory_bandwidth.value, read)
+        for share in (efficiency.value, efficiency.low, efficiency.high)
+    )
+    return PredictedSpeed(value, low, high, efficiency)
 
 
-def error_share(efficiency: Quantity) -> float:
-    """Return the error of a prediction, as a share of it."""
-    return PUBLISHED_ERROR_SHARE if efficiency.confirmed else INFERRED_ERROR_SHARE
+def _efficiency(target: Target, format_name: Format, measured: Sequence[Observation]) -> Efficiency:
+    runtime, stated = runtime_of(format_name), target.decode_efficiency[format_name]
+    known = (*published_observations(), *measured)
+    if not any((one.soc, one.runtime) == (target.soc, runtime) for one in known):
+        error = 0.0 if stated.confirmed else _ESTIMATE_ERROR
+        known = (*known, Observation(target.soc, runtime, stated.value, f"{target.name}'s file", error))
+    return efficiency_of(known, target.soc, runtime)

@@ -17,12 +17,22 @@ from registry.bundle.manifest import Manifest
 from registry.files.digests import digest_of_bytes
 from registry.files.staging import free_bytes
 from registry.store.actions import has_records
+from registry.store.measurements import read_measurements
 from registry.store.protocol import Store
+from targets.device_evidence import device_figures
 from targets.errors import BuildError, Failure, GateError, PhipackError
 from targets.evaluation import EvaluationSettings
-from targets.evidence import ACCURACY_FIGURES, FIGURES, NO_ACCURACY_GATE, OWN_RUNTIME_FIGURES, Evidence, Figure
+from targets.evidence import (
+    ACCURACY_FIGURES,
+    FIGURES,
+    NO_ACCURACY_GATE,
+    OWN_RUNTIME_FIGURES,
+    Evidence,
+    Figure,
+    judge_figures,
+)
 from targets.fit import require_fit, weight_bytes
-from targets.gates import Gate, GateResult, judge
+from targets.gates import Gate, GateResult
 from targets.prediction import predicted_figures
 from targets.project import Cell
 
@@ -112,7 +122,7 @@ class CellPlanner:
             bundle_bytes = self._bundle_bytes(cell, context_length, manifest)
         except PhipackError as error:
             return replace(plan, problem=error)
-        figures = self._figures(cell, context_length, bundle_bytes, evidence)
+        figures = self._figures(cell, context_length, bundle_bytes, (manifest, evidence))
         results = gate_results(figures, cell.gates)
         problem = None if evidence is not None else _certain_problem(cell, results)
         if problem is None and manifest is None:
@@ -160,8 +170,10 @@ class CellPlanner:
         return size
 
     def _figures(
-        self, cell: Cell, context_length: int, bundle_bytes: int, evidence: Evidence | None
+        self, cell: Cell, context_length: int, bundle_bytes: int, known: tuple[Manifest | None, Evidence | None]
     ) -> dict[str, Figure]:
+        """Return what is known of a cell: predicted, recorded, and measured on devices like the target."""
+        manifest, evidence = known
         size = Figure(
             value=bundle_bytes,
             unit=FIGURES["artifact_bytes"][0],
@@ -170,7 +182,9 @@ class CellPlanner:
         )
         figures = {"artifact_bytes": size} | ({} if evidence is None else evidence.figures)
         architecture = self.inputs.checkpoint.architecture
-        return figures | predicted_figures(architecture, cell.recipe, cell.target, context_length)
+        figures |= predicted_figures(architecture, cell.recipe, cell.target, context_length)
+        measurements = () if manifest is None else read_measurements(self.inputs.store, manifest.digest)
+        return figures | device_figures(measurements, cell.target)
 
     def _too_large(self, bundle_bytes: int) -> BuildError | None:
         if self.work_folder is None or bundle_bytes <= (free := free_bytes(self.work_folder)):
@@ -211,8 +225,7 @@ def failures_of(cell: str, problem: PhipackError) -> tuple[Failure, ...]:
 
 def gate_results(figures: Mapping[str, Figure], gates: Mapping[str, Mapping[str, Gate]]) -> list[GateResult]:
     """Return the results of gates, which are grouped by their source: cell, project, target."""
-    values = {name: figure.value for name, figure in figures.items()}
-    return [result for owner, asked in gates.items() for result in judge(values, asked, asked_by=owner)]
+    return [result for owner, asked in gates.items() for result in judge_figures(figures, asked, asked_by=owner)]
 
 
 def refusal_for(name: str, shortcomings: Sequence[str]) -> GateError:

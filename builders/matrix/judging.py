@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from builders.matrix.cell_plan import CellPlan, failures_of, gate_results, refusal_for
 from registry.bundle.manifest import Manifest
 from registry.bundle.requirements import require_runnable
 from targets.architecture import Architecture
+from targets.device_evidence import device_figures
 from targets.errors import Failure, FitError, GateError, PhipackError
 from targets.evidence import Evidence
 from targets.gates import Gate
+from targets.measurement import Measurement
 from targets.prediction import predicted_figures
 from targets.project import Cell
 
@@ -42,7 +44,13 @@ class CellOutcome:
         return () if self.problem is None else failures_of(self.cell, self.problem)
 
 
-def judge_cell(cell: Cell, architecture: Architecture, manifest: Manifest, evidence: Evidence) -> CellOutcome:
+def judge_cell(
+    cell: Cell,
+    architecture: Architecture,
+    manifest: Manifest,
+    evidence: Evidence,
+    measurements: Sequence[Measurement] = (),
+) -> CellOutcome:
     """Return a cell's outcome by its gates, with the evidence that is registered for it: predictions included.
 
     A bundle that the runtimes of the target's apps can't open does not pass.
@@ -52,9 +60,11 @@ def judge_cell(cell: Cell, architecture: Architecture, manifest: Manifest, evide
         architecture: the checkpoint's.
         manifest: its bundle's.
         evidence: the figures that were measured on the bundle, as they are recorded.
+        measurements: of the bundle on devices; those count that are of the cell's target.
     """
-    predicted = predicted_figures(architecture, cell.recipe, cell.target, manifest.model.context_length)
-    complete = evidence.model_copy(update={"target": cell.target.name, "figures": evidence.figures | predicted})
+    on_target = predicted_figures(architecture, cell.recipe, cell.target, manifest.model.context_length)
+    on_target |= device_figures(measurements, cell.target)
+    complete = evidence.model_copy(update={"target": cell.target.name, "figures": evidence.figures | on_target})
     found = judged(complete, cell.gates)
     problem: PhipackError | None = None if found.passed else refusal(cell.name, found)
     try:

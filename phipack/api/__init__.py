@@ -3,6 +3,7 @@
 - `registry.py`: `Registry`, for what needs MLflow or a store; start here.
 - `registry_releases.py`: its releases; `releasing.py` and `jobs.py`: what they do.
 - `building.py`, `validation.py`: checkpoints in, bundles and evidence out. `fitting.py`: which recipe fits on what.
+- `evidence_import.py`: what was measured on devices, by us and by others.
 - `delivery.py`: bundles by path or URL, in parts, and over HTTP. `keys.py`: the keys that sign a catalog.
 - `arguments.py`: text or object in, object out. `results.py`: reports.
 

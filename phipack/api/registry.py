@@ -25,10 +25,12 @@ from phipack.api.results import RegisteredCell
 from registry.bundle.folder import Bundle
 from targets.errors import MalformedReferenceError, RegistryError
 from targets.evidence import Evidence
+from targets.measurement import Measurement
 from targets.progress import Progress
 from targets.references import Reference
 
 if TYPE_CHECKING:
+    from registry.bundle.manifest import Manifest
     from registry.catalog.signing import KeyFolder
     from registry.diff.compare import Difference, Side
     from registry.fetch import Fetched
@@ -63,15 +65,41 @@ class Registry(ReleaseMethods):
 
     def show(self, reference: str | Reference) -> tuple[RegisteredCell, ...]:
         """Return the cells that a reference stands for, each with its evidence."""
-        return tuple(RegisteredCell(version, self._ledger.evidence(version)) for version in self.resolve(reference))
+        return tuple(
+            RegisteredCell(version, self._ledger.evidence(version), self.measurements(version.digest))
+            for version in self.resolve(reference)
+        )
+
+    def measurements(self, digest: str) -> tuple[Measurement, ...]:
+        """Return the measurements on devices that the store has of a bundle, by its digest."""
+        from registry.store.measurements import read_measurements
+
+        return read_measurements(self.store, digest)
+
+    def add_measurements(self, digest: str, measurements: Iterable[Measurement]) -> int:
+        """Add measurements of a bundle to the store, and return how many are new. A release's gates see them then.
+
+        Raises:
+            StoreError: one is of another bundle, or the store can't be written.
+        """
+        from registry.store.measurements import add_measurements
+
+        return add_measurements(self.store, digest, tuple(measurements))
+
+    def manifest(self, reference: str | Reference) -> Manifest:
+        """Return the manifest of one cell's bundle. Raises `RegistryError` where the reference stands for several."""
+        return self.store.manifest(self._one(reference).digest)
 
     def evidence(self, reference: str | Reference) -> Evidence:
         """Return the evidence of one cell. Raises `RegistryError` where the reference stands for several."""
+        return self._ledger.evidence(self._one(reference))
+
+    def _one(self, reference: str | Reference) -> CellVersion:
         versions = self.resolve(reference)
         if len(versions) > 1:
             cells = ", ".join(version.cell for version in versions)
             raise RegistryError(f"{reference} has several cells: {cells}", fix=f"name one: {versions[0].reference}")
-        return self._ledger.evidence(versions[0])
+        return versions[0]
 
     def register(self, bundle: AnyPath | Bundle, evidence: AnyPath | Evidence, as_: str | Reference) -> CellVersion:
         """Add a bundle to the store and register it with its evidence.

@@ -13,7 +13,9 @@ from targets.errors import Failure, GateError, PhipackError, ReleaseError
 from targets.evidence import Evidence, Figure
 from targets.fit import RecipeFit
 from targets.gates import GateResult
+from targets.measurement import Measurement
 from targets.references import Version
+from targets.roofline import PredictedSpeed
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,15 @@ class ExportedModel:
 
 @dataclass(frozen=True)
 class SizedFit:
-    """Whether a recipe fits a target. `bundle_bytes`: the exact size of its bundle, known where a checkpoint is."""
+    """Whether a recipe fits a target.
+
+    `bundle_bytes`: the exact size of its bundle, known where a checkpoint is. `speed`: of decoding, as predicted; None
+    where the recipe does not fit.
+    """
 
     fit: RecipeFit
     bundle_bytes: int | None
+    speed: PredictedSpeed | None = None
 
 
 @dataclass(frozen=True)
@@ -91,10 +98,14 @@ class FitReport:
 
 @dataclass(frozen=True)
 class RegisteredCell:
-    """A cell of a release, with the evidence that was registered for it."""
+    """A cell of a release, with the evidence that was registered for it.
+
+    `measurements`: on devices, that the store has of its bundle by now.
+    """
 
     version: CellVersion
     evidence: Evidence
+    measurements: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from phipack.api.arguments import AnyPath, Gates, as_bundle, as_checkpoint, as_g
 from registry.bundle.folder import Bundle
 from targets.devices import Target
 from targets.evaluation import EvaluationSettings
-from targets.evidence import Evidence
-from targets.gates import judge as judge_figures
+from targets.evidence import Evidence, judge_figures
 from targets.prediction import predicted_figures
 from targets.progress import Progress, silent
 from targets.project import Project
@@ -85,8 +84,7 @@ def judge(evidence: Evidence, gates: Gates, *, asked_by: str) -> Evidence:
         gates: bounds by figure (`{"kl_mean": Gate(at_most=0.05)}`), or texts (`["kl_mean<=0.05"]`).
         asked_by: whose gates they are, for messages.
     """
-    values = {name: figure.value for name, figure in evidence.figures.items()}
-    results = judge_figures(values, as_gates(gates), asked_by=asked_by)
+    results = judge_figures(evidence.figures, as_gates(gates), asked_by=asked_by)
     return evidence.model_copy(update={"gates": [*evidence.gates, *results]})
 
 

@@ -8,7 +8,7 @@ import click
 
 from phipack import completion
 from phipack.formatting import rate, size
-from phipack.options import State, adapter_option, pass_state
+from phipack.options import FILE, State, adapter_option, pass_state
 from phipack.tables import table
 
 
@@ -74,10 +74,20 @@ def recipes(state: State) -> None:
     shell_complete=completion.targets,
     help="A device, or the path of a target file of your own.",
 )
+@click.option(
+    "--measured",
+    multiple=True,
+    type=FILE,
+    metavar="FILE",
+    help="A measurement that speeds are predicted from, too (repeatable).",
+)
 @adapter_option
 @pass_state
-def fit(state: State, model: str, target: str, adapter: Path | None) -> None:
-    """Show which recipes of a model fit on a target, and how long a context then fits.
+def fit(state: State, model: str, target: str, measured: tuple[Path, ...], adapter: Path | None) -> None:
+    """Show which recipes of a model fit on a target, how long a context then fits, and the speed to expect.
+
+    Speeds are predicted from published and measured ones: the range holds 80 % of the probability, and gates use its
+    lower end.
 
     MODEL is a released model (phi-3-mini-4k-instruct, phi-3.5-mini-instruct, phi-4-mini-instruct, phi-4 …) or a
     checkpoint's folder, whose bundles' sizes are then known to the byte.
@@ -86,8 +96,12 @@ def fit(state: State, model: str, target: str, adapter: Path | None) -> None:
     from phipack.api.fitting import fit as fit_on
     from phipack.json_form.making import fit_form
 
-    report = fit_on(model if adapter is None else open_checkpoint(model, adapter=adapter), target)
-    columns = ("recipe", "bundle", "weights", "KV cache", "runtime", "longest context", "fits", "why not, or note")
+    opened = model if adapter is None else open_checkpoint(model, adapter=adapter)
+    report = fit_on(opened, target, measured=measured)
+    columns = (
+        *("recipe", "bundle", "weights", "KV cache", "runtime", "longest context", "token/s", "fits"),
+        "why not, or note",
+    )
     rows = [
         (
             one.fit.recipe,
@@ -96,6 +110,7 @@ def fit(state: State, model: str, target: str, adapter: Path | None) -> None:
             size(one.fit.kv_cache_bytes),
             size(one.fit.runtime_bytes),
             one.fit.longest_context,
+            None if one.speed is None else f"{one.speed.low:.3g} to {one.speed.high:.3g}",
             "yes" if one.fit.fits else "no",
             one.fit.reason,
         )

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack import completion
+from phipack.commands.evidence_import import measurements_text
 from phipack.commands.opening import open_project_registry, open_registry
 from phipack.commands.validation import evidence_text
 from phipack.options import State, pass_state, reason_option
 from phipack.tables import table
 
 if TYPE_CHECKING:
+    from phipack.api.results import RegisteredCell
     from registry.ledger.channel_moves import CellMove, Move, VersionId
     from registry.ledger.versions import CellVersion
 
@@ -44,7 +46,7 @@ def show(state: State, reference: str) -> None:
     from phipack.json_form.registry import shown_form
 
     cells = open_registry(state).show(reference)
-    text = "\n\n\n".join(f"{_facts(one.version)}\n\n{evidence_text(one.evidence)}" for one in cells)
+    text = "\n\n\n".join(_shown(one) for one in cells)
     state.output.result(shown_form(cells).data(), text)
 
 
@@ -161,6 +163,13 @@ def history(state: State, model: str) -> None:
         ]
     )
     state.output.result(history_form(moves).data(), text)
+
+
+def _shown(cell: RegisteredCell) -> str:
+    parts = [_facts(cell.version), evidence_text(cell.evidence)]
+    if cell.measurements:
+        parts.append(f"on devices, in the store:\n\n{measurements_text(cell.measurements)}")
+    return "\n\n".join(parts)
 
 
 def _facts(version: CellVersion) -> str:

@@ -10,6 +10,7 @@ from phipack.json_form.delivery import FetchForm, GenerateForm, SplitForm
 from phipack.json_form.devices import DevicesForm
 from phipack.json_form.difference import DiffForm
 from phipack.json_form.form import Form, ProblemForm
+from phipack.json_form.imported import ImportedForm
 from phipack.json_form.jobs import JobsForm, MatrixForm, PlanForm
 from phipack.json_form.making import (
     BuildForm,
@@ -96,6 +97,7 @@ RESULTS: dict[str, Any] = {
     "release": ReleaseForm | JobsForm,
     "devices ls": DevicesForm,
     "measure": Measurement,
+    "evidence import": ImportedForm,
     "ls": VersionsForm,
     "show": ShownForm,
     "promote": MoveForm,

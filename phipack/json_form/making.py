@@ -25,6 +25,7 @@ from targets.devices import Target
 from targets.evidence import Figure
 from targets.gates import GateResult
 from targets.recipes import Format, Recipe
+from targets.roofline import PredictedSpeed
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint
@@ -51,6 +52,18 @@ class RecipesForm(Form):
     recipes: list[RecipeForm]
 
 
+class SpeedForm(Form):
+    """A predicted speed of decoding, in tokens per second. `low` to `high` hold 80 % of the probability."""
+
+    value: float
+    low: float = Field(description="what gates on the prediction use")
+    high: float
+    basis: str = Field(description="what the share of the memory bandwidth was learned from")
+    leave_one_out_error: float = Field(
+        description="how far a figure is off that is predicted from all others; root mean square, a share"
+    )
+
+
 class RecipeFitForm(Form):
     """How one recipe fits. Cache and runtime are at the longest context, or at the least useful one if none fits."""
 
@@ -62,6 +75,7 @@ class RecipeFitForm(Form):
     kv_cache_bytes: int
     runtime_bytes: int
     bundle_bytes: int | None = Field(description="exact size of a bundle; null for a model that is known by name only")
+    decode_tokens_per_second: SpeedForm | None = Field(description="predicted; null where the recipe does not fit")
 
 
 class FitForm(Form):
@@ -205,6 +219,7 @@ def fit_form(report: FitReport) -> FitForm:
             kv_cache_bytes=one.fit.kv_cache_bytes,
             runtime_bytes=one.fit.runtime_bytes,
             bundle_bytes=one.bundle_bytes,
+            decode_tokens_per_second=None if one.speed is None else _speed_form(one.speed),
         )
         for one in report.recipes
     ]
@@ -213,6 +228,16 @@ def fit_form(report: FitReport) -> FitForm:
         target=report.target.name,
         app_memory_bytes=report.target.app_memory_bytes,
         recipes=recipes,
+    )
+
+
+def _speed_form(speed: PredictedSpeed) -> SpeedForm:
+    return SpeedForm(
+        value=speed.value,
+        low=speed.low,
+        high=speed.high,
+        basis=speed.efficiency.basis,
+        leave_one_out_error=speed.efficiency.leave_one_out_error,
     )
 
 

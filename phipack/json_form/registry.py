@@ -15,6 +15,7 @@ from registry.ledger.channel_moves import CellMove, Move, VersionId
 from registry.ledger.versions import CellVersion
 from registry.publication import Publication, PublishedCell
 from targets.evidence import Evidence
+from targets.measurement import Measurement
 
 if TYPE_CHECKING:
     from registry.catalog.signing import KeyFolder, Role
@@ -55,6 +56,7 @@ class ShownCellForm(VersionForm):
     """A cell's bundle with its evidence."""
 
     evidence: Evidence
+    measurements: list[Measurement] = Field(description="on devices, that the store has of the bundle by now")
 
 
 class ShownForm(Form):
@@ -244,7 +246,12 @@ def version_form(version: CellVersion) -> VersionForm:
 def shown_form(cells: Sequence[RegisteredCell]) -> ShownForm:
     """Describe cells with their evidence."""
     return ShownForm(
-        cells=[ShownCellForm(**version_form(one.version).model_dump(), evidence=one.evidence) for one in cells]
+        cells=[
+            ShownCellForm(
+                **version_form(one.version).model_dump(), evidence=one.evidence, measurements=list(one.measurements)
+            )
+            for one in cells
+        ]
     )
 
 

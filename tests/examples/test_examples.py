@@ -112,3 +112,14 @@ def test_custom_gate(here: Path) -> None:
     assert "phi:1.0.0@iphone-15 is the candidate" in run(here, *arguments, "phi:1.0.0@iphone-15", "0").stdout
     refused = run(here, *arguments, "phi:1.1.0@iphone-15", "1.1", expect=3)
     assert "iphone-15: ended_share is" in refused.stderr
+
+
+def test_device_gate() -> None:
+    """The A16's promised 12 token/s: not met by nothing, nor by a claim unless the gate accepts it."""
+    done = run(EXAMPLES, "device_gate.py", str(EXAMPLES / "a16/phipack.toml"), str(EXAMPLES / "a16/published.json"))
+    for cell in ("iphone-14-pro", "iphone-15"):
+        assert f"{cell}, nothing measured: FAIL: device_decode_tokens_per_second is not known" in done.stdout
+        assert f"{cell}, claims refused: FAIL" in done.stdout
+        assert f"{cell}, claims accepted: pass: device_decode_tokens_per_second is 12" in done.stdout
+    assert "claimed by published in arXiv 2404.14219" in done.stdout
+    assert "phipack measure BUNDLE --device DEVICE" in done.stdout

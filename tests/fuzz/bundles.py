@@ -15,12 +15,17 @@ from registry.bundle.manifest import FileEntry, Manifest
 from registry.bundle.parts import join, split
 from registry.diff.gguf_contents import gguf_contents
 from registry.diff.onnx_contents import onnx_contents
+from registry.store.folder import FolderStore
+from registry.store.measurements import add_measurements, read_measurements
 from registry.transfer.delta import open_delta
 from registry.transfer.delta_writer import make_delta
+from targets.device_evidence import device_figures
+from targets.devices import target_named
 from targets.evidence import Evidence
 from tests.fuzz.target import Target, file
 from tests.support.chunked import entry_of
 from tests.support.gguf_files import write_gguf
+from tests.support.measurements import BUNDLE, measurement
 
 
 def manifest_target(folder: Path) -> Target:
@@ -83,3 +88,13 @@ def onnx_target(_: Path) -> Target:
     initializers = [onnx.numpy_helper.from_array(np.ones((2, 3), np.float32), "a")]
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], initializers))
     return _contents("model.onnx", model.SerializeToString(), onnx_contents)
+
+
+def measurements_target(folder: Path) -> Target:
+    store = FolderStore(folder / "store")
+    add_measurements(store, BUNDLE, [measurement(12.0), measurement(13.0, match="claim")])
+    path = folder / "store" / "measurements" / f"{BUNDLE.removeprefix('sha256:')}.json"
+    raw = path.read_bytes()
+    path.chmod(0o644)
+    target = target_named("iphone-15")
+    return Target((raw,), file(path, lambda _: device_figures(read_measurements(store, BUNDLE), target)))

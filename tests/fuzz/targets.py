@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import bundles, checkpoints, metadata, records, written
+from tests.fuzz import benchmarks, bundles, checkpoints, metadata, records, written
 from tests.fuzz.target import Target
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
@@ -17,6 +17,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "delta": bundles.delta_target,
     "parts": bundles.parts_target,
     "evidence": bundles.evidence_target,
+    "measurements": bundles.measurements_target,
     "gguf": bundles.gguf_target,
     "onnx": bundles.onnx_target,
     "safetensors": checkpoints.header_target,
@@ -39,6 +40,11 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "install_id": records.install_id_target,
     "record": records.record_target,
     "project": written.project_target,
+    "llama_bench": benchmarks.llama_bench_target,
+    "genai_benchmark": benchmarks.genai_benchmark_target,
+    "ai_hub": benchmarks.ai_hub_target,
+    "executorch": benchmarks.executorch_target,
+    "xctest": benchmarks.xctest_target,
     "headers": written.headers_target,
     "addresses": written.addresses_target,
 }

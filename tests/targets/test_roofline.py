@@ -9,18 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from targets.architecture import Architecture
-from targets.devices import load_targets, target_named
+from targets.devices import Quantity, load_targets, target_named
 from targets.models import known_model
 from targets.recipes import RECIPES, Recipe
 from targets.roofline import (
     CONTEXT_TOKENS,
-    INFERRED_ERROR_SHARE,
-    PUBLISHED_ERROR_SHARE,
     bytes_per_token,
-    decode_tokens_per_second,
-    error_share,
+    decode_speed,
     tokens_per_second,
 )
+from targets.speeds import Observation
 from tests.targets.architectures import SMALL, architectures
 
 MINI = known_model("phi-3-mini-4k-instruct")
@@ -32,15 +30,14 @@ recipes = st.sampled_from(list(RECIPES.values()))
     [
         ("iphone-14-pro", "coreml-int4", "phi-3-mini-4k-instruct", 12.0),  # arXiv 2404.14219
         ("iphone-15", "coreml-int4", "phi-3-mini-4k-instruct", 12.0),
-        # Phi-3.5-mini has mini-128k's shapes. Qualcomm AI Hub, QNN, w4a16.
+        # Not learned from: by QNN, which is another runtime. Phi-3.5-mini has mini-128k's shapes.
         ("galaxy-s24", "onnx-int4", "phi-3-mini-128k-instruct", 13.01),
         ("galaxy-s25", "onnx-int4", "phi-3-mini-128k-instruct", 14.73),
     ],
 )
-def test_published_speeds_are_within_the_stated_error(target: str, recipe: str, model: str, published: float) -> None:
-    device = target_named(target)
-    predicted = decode_tokens_per_second(known_model(model), RECIPES[recipe], device)
-    assert predicted == pytest.approx(published, rel=error_share(device.decode_efficiency[RECIPES[recipe].format]))
+def test_published_speeds_are_within_the_interval(target: str, recipe: str, model: str, published: float) -> None:
+    predicted = decode_speed(known_model(model), RECIPES[recipe], target_named(target))
+    assert predicted.low < published < predicted.high
 
 
 @pytest.mark.parametrize(
@@ -54,7 +51,7 @@ def test_published_speeds_are_within_the_stated_error(target: str, recipe: str, 
 def test_formula_reproduces_other_published_speeds(
     efficiency: float, bandwidth: float, bytes_read: float, published: float
 ) -> None:
-    assert tokens_per_second(efficiency, bandwidth, bytes_read) == pytest.approx(published, rel=PUBLISHED_ERROR_SHARE)
+    assert tokens_per_second(efficiency, bandwidth, bytes_read) == pytest.approx(published, rel=0.25)
 
 
 def test_bytes_per_token_are_all_matrices_and_one_embedding_row() -> None:
@@ -75,18 +72,35 @@ def test_longer_cache_is_never_faster(architecture: Architecture, recipe: Recipe
 def test_prediction_uses_at_most_the_context_of_the_model() -> None:
     target, recipe = target_named("iphone-15"), RECIPES["gguf-f16"]
     short = replace(SMALL, context_length=CONTEXT_TOKENS // 2)
-    assert decode_tokens_per_second(short, recipe, target) > decode_tokens_per_second(SMALL, recipe, target)
+    assert decode_speed(short, recipe, target).value > decode_speed(SMALL, recipe, target).value
 
 
-def test_inferred_efficiency_has_a_larger_error() -> None:
-    efficiency = target_named("iphone-15").decode_efficiency
-    assert error_share(efficiency["coreml"]) == PUBLISHED_ERROR_SHARE
-    assert error_share(efficiency["onnx"]) == INFERRED_ERROR_SHARE
+def test_an_estimate_in_a_target_file_counts_where_nothing_was_measured() -> None:
+    """More where it is confirmed, and not at all where the chip and runtime have figures."""
+    target, recipe = target_named("pixel-10"), RECIPES["gguf-q4_0"]
+
+    def stated(value: float, *, confirmed: bool, soc: str = "Tensor G5") -> float:
+        figure = Quantity(value=value, source="made up", confirmed=confirmed)
+        changed = target.model_copy(update={"decode_efficiency": {"gguf": figure}, "soc": soc})
+        return decode_speed(MINI, recipe, changed).efficiency.value
+
+    assert stated(0.2, confirmed=True) < stated(0.2, confirmed=False) < stated(0.9, confirmed=False)
+    assert stated(0.9, confirmed=False) < stated(0.9, confirmed=True)
+    assert stated(0.2, confirmed=True, soc="Apple M5") == stated(0.9, confirmed=True, soc="Apple M5")
+
+
+def test_a_measurement_moves_the_prediction() -> None:
+    target, recipe = target_named("pixel-10"), RECIPES["gguf-q4_0"]
+    before = decode_speed(MINI, recipe, target)
+    measured = Observation("Tensor G5", "llama.cpp", 0.3, "a Pixel 10")
+    after = decode_speed(MINI, recipe, target, [measured])
+    assert after.value < before.value
+    assert after.high / after.low < before.high / before.low
 
 
 def test_four_bits_are_faster_than_sixteen_on_every_device() -> None:
     for target in load_targets().values():
         for four, sixteen in (("gguf-q4_0", "gguf-f16"), ("onnx-int4", "onnx-fp16"), ("coreml-int4", "coreml-fp16")):
             if RECIPES[four].format in target.formats:
-                fast, slow = (decode_tokens_per_second(MINI, RECIPES[recipe], target) for recipe in (four, sixteen))
+                fast, slow = (decode_speed(MINI, RECIPES[recipe], target).value for recipe in (four, sixteen))
                 assert fast > 2 * slow

@@ -1,0 +1,71 @@
+"""Which measurements count for a target, and what they say as evidence.
+
+A measurement counts where its device is one of the target's, or has the same chip. Of several with a figure, those of
+the very bundle go before claims, and the latest goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from targets.devices import Target, load_targets
+from targets.errors import MeasurementError
+from targets.evidence import Figure
+from targets.measurement import Measurement
+from targets.models import KNOWN_MODELS
+from targets.recipes import RECIPES
+from targets.roofline import CONTEXT_TOKENS, bytes_per_token
+from targets.speeds import Observation, measured_observation
+from targets.speeds.observations import published_bandwidths
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def counts_for(measurement: Measurement, target: Target) -> bool:
+    """Return True where a measurement was taken on the target, or on another device with its chip."""
+    device = measurement.device
+    return device.model in target.identifiers or target.name == device.target or device.soc == target.soc
+
+
+def device_figures(measurements: Iterable[Measurement], target: Target) -> dict[str, Figure]:
+    """Return the figures of a bundle's measurements that count for a target, by name."""
+    counting = [one for one in measurements if counts_for(one, target)]
+    counting.sort(key=lambda one: (one.match == "digest", one.taken or _LONG_AGO, one.to_json()))
+    found: dict[str, Figure] = {}
+    for measurement in counting:
+        found |= measurement.as_figures()
+    return found
+
+
+def observation_of(measurement: Measurement) -> Observation:
+    """Return what a measurement says of its chip and runtime, for predictions of other bundles and devices.
+
+    Raises:
+        MeasurementError: it has no speed of decoding, no chip of a known bandwidth, or neither a known model and recipe
+            nor the bytes of its weights.
+    """
+    soc = measurement.device.soc
+    bandwidths = published_bandwidths() | {one.soc: one.memory_bandwidth.value for one in load_targets().values()}
+    read = _bytes_per_token(measurement)
+    if soc not in bandwidths:
+        raise MeasurementError(
+            f"{measurement.on}: the memory bandwidth of {soc or 'an unknown chip'} is not known",
+            fix="import it with --target TARGET, or --soc and the name of a chip that phipack targets ls lists",
+        )
+    if read is None:
+        raise MeasurementError(
+            f"{measurement.on}: how many bytes were read for each token is not known",
+            fix="import it with --bundle, or with --model and --recipe",
+        )
+    found = measured_observation(measurement, read, bandwidths[soc])
+    if found is None:
+        raise MeasurementError(f"{measurement.on}: no speed of decoding", fix="measure decoding, too")
+    return found
+
+
+def _bytes_per_token(measurement: Measurement) -> float | None:
+    architecture = KNOWN_MODELS.get((measurement.model or "").lower())
+    if architecture is not None and measurement.recipe in RECIPES:
+        return bytes_per_token(architecture, RECIPES[measurement.recipe], CONTEXT_TOKENS)
+    return measurement.weights_bytes
