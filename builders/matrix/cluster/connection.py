@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -17,11 +16,12 @@ from distributed import Client, LocalCluster, Security
 from distributed.versions import VersionMismatchWarning
 
 from builders.matrix.cluster.address import ENCRYPTED, ClusterAddress
-from builders.matrix.cluster.machine import MEMORY
+from builders.matrix.cluster.machine import MEMORY, memory_bytes
 from builders.threads import thread_count
 from targets.errors import ClusterError, ClusterUnreachableError
 
 _LOOPBACK = "127.0.0.1"
+_CLOSE_SECONDS = 10
 
 
 @asynccontextmanager
@@ -66,7 +66,8 @@ async def _client(address: str, security: Security | None, seconds: float) -> As
 async def _closed(client: Any) -> None:
     """Close a client, also one whose scheduler no longer answers."""
     try:
-        await asyncio.wait_for(client.close(), 10)
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await client.close()
     except (OSError, TimeoutError):
         return
 
@@ -80,8 +81,8 @@ _TLS_FIX = (
 def _security(where: ClusterAddress, address: str) -> Security | None:
     """Return how to authenticate; None leaves it to dask's configuration."""
     files = where.credentials
-    given = {"tls_ca_file": files.ca, "tls_client_cert": files.certificate, "tls_client_key": files.key}
-    given = {name: str(path) for name, path in given.items() if path is not None}
+    named = {"tls_ca_file": files.ca, "tls_client_cert": files.certificate, "tls_client_key": files.key}
+    given = {name: str(path) for name, path in named.items() if path is not None}
     if urlsplit(address).scheme not in ENCRYPTED:
         if given:
             raise ClusterError(
@@ -104,7 +105,7 @@ async def _local(workers: int) -> AsyncIterator[Any]:
             host=_LOOPBACK,
             dashboard_address=f"{_LOOPBACK}:0",
             memory_limit=0,  # pages of files that are mapped would count; a job's memory is a resource
-            resources={MEMORY: _memory_bytes() / workers},
+            resources={MEMORY: memory_bytes() / workers},
             security=True,
             silence_logs=logging.CRITICAL,
             asynchronous=True,
@@ -124,7 +125,3 @@ def _local_settings(workers: int) -> Iterator[None]:
         }
     ):
         yield
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

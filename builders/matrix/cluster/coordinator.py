@@ -148,6 +148,7 @@ class _Round:
                 for name, course in self.courses.items():
                     self.followers[name] = group.create_task(self._follow(course))
                 await asyncio.gather(*self.followers.values())
+                self.watch.is_over = True
                 watching.cancel()
         except ExceptionGroup as group:  # of one follower's error, as others end by it
             raise group.exceptions[0] from group
@@ -205,9 +206,9 @@ class _Round:
         try:
             await wait([future])
         except FuturesCancelledError as error:
-            if course.verdict is None:
+            if course.verdict is None and not course.is_moved:
                 raise SchedulerLostError("the tasks were cancelled") from error
-            return None
+            return error
         if future.status == "error":
             exception: BaseException = await future.exception()
             return exception
@@ -215,6 +216,9 @@ class _Round:
 
     async def _judge(self, course: Course, exception: BaseException) -> PhipackError | None:
         """Return the error that a job ends with, or None where it is tried again."""
+        if course.is_moved:
+            course.is_moved = False
+            return None
         if isinstance(exception, KilledWorker):
             # dask counts deaths for every task that waited on such a worker; the watch, for those that ran there.
             died_here = course.running is not None and course.running.address == exception.last_worker.address

@@ -71,6 +71,7 @@ class Course:
         last: where it ran last.
         verdict: why it was given up while its task waited or ran.
         unable_since: since when nobody can do it.
+        is_moved: whether its task was cancelled only to be submitted again.
     """
 
     job: Job
@@ -85,6 +86,7 @@ class Course:
     last: Running | None = None
     verdict: ClusterError | None = None
     unable_since: float | None = None
+    is_moved: bool = False
 
     @property
     def is_waiting(self) -> bool:

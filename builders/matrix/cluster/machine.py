@@ -165,7 +165,7 @@ def _facts(worker: Any, packages: tuple[str, ...]) -> dict[str, Any]:
         "extras": _extras(),
         "devices": _devices(),
         "threads": worker.state.nthreads,
-        "memory_bytes": worker.memory_manager.memory_limit or _memory_bytes(),
+        "memory_bytes": worker.memory_manager.memory_limit or memory_bytes(),
         "disk_bytes": _free_bytes(folder),
         "folder": str(folder),
         "checkpoints": sorted(state_of(worker).checkpoints),
@@ -204,10 +204,9 @@ def _system() -> str:
     return f"{platform.system()} {platform.release()} {platform.machine()}"
 
 
-def _memory_bytes() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().total)
+def memory_bytes() -> int:
+    """Return the memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _free_bytes(folder: Path) -> int:

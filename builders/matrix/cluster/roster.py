@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ class Roster:
         machines: those that were asked and can be used, by address.
         refused: why the others can't, by address.
         workers: resources of all that are there, as the scheduler knows them by now.
+        has_changed: whether any has offered or withdrawn something since that was last set to False.
     """
 
     client: Any
@@ -32,6 +33,7 @@ class Roster:
     machines: dict[str, Machine] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     workers: dict[str, WorkerResources] = field(default_factory=dict)
+    has_changed: bool = False
 
     async def first(self) -> None:
         """Wait for a worker, and ask all that are there. Raises `ClusterUnreachableError`, `SchedulerLostError`."""
@@ -64,10 +66,16 @@ class Roster:
         """Run a function of machine.py on one worker; return its result, or the exception that came instead."""
         call = self.client.run(function, workers=[address], on_error="return", **arguments)
         try:
-            answers = await asyncio.wait_for(call, self.limits.call_seconds)
+            async with asyncio.timeout(self.limits.call_seconds):
+                answers = await call
         except (OSError, TimeoutError) as error:
             return error
         return answers.get(address, LookupError(f"{address} is gone"))
+
+    async def placed(self) -> set[str]:
+        """Return the keys of the tasks that are on a worker, running or waiting there. Raises `SchedulerLostError`."""
+        answer = await self._scheduler(self.client.scheduler.processing(workers=None))
+        return {key for keys in answer.values() for key in keys}
 
     async def restart(self, address: str) -> None:
         """End a worker's process. Its nanny starts another; without one, the worker is gone."""
@@ -80,7 +88,8 @@ class Roster:
             stimulus_id=f"phipack-hung-{time.time()}",
         )
         try:
-            await asyncio.wait_for(call, 2 * self.limits.call_seconds)
+            async with asyncio.timeout(2 * self.limits.call_seconds):
+                await call
         except (OSError, TimeoutError) as error:
             raise SchedulerLostError(f"it does not end {address}: {error}") from error
 
@@ -101,17 +110,22 @@ class Roster:
             return
         if machine.identity == self.identity:
             self.machines[address] = machine
+            self.has_changed = True
         else:
             self.refused[address] = f"{machine} runs {machine.identity}"
 
     async def _listed(self) -> dict[str, dict[str, Any]]:
         """Ask the scheduler for its workers. Raises `SchedulerLostError`."""
-        try:
-            answer = await asyncio.wait_for(self.client.scheduler.identity(n_workers=-1), self.limits.call_seconds)
-        except (OSError, TimeoutError) as error:
-            raise SchedulerLostError(f"it does not answer: {error}") from error
+        answer = await self._scheduler(self.client.scheduler.identity(n_workers=-1))
         workers: dict[str, dict[str, Any]] = answer["workers"]
         return workers
+
+    async def _scheduler(self, call: Awaitable[Any]) -> Any:
+        try:
+            async with asyncio.timeout(self.limits.call_seconds):
+                return await call
+        except (OSError, TimeoutError) as error:
+            raise SchedulerLostError(f"it does not answer: {error}") from error
 
     def _resources(self, address: str, facts: dict[str, Any]) -> WorkerResources:
         running = facts.get("status", "running") == "running"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from builders.matrix.cluster.needs import somebody_can, why_nobody
 from builders.matrix.cluster.roster import Roster
 from targets.errors import ClusterError
 from targets.progress import Notice, Progress
+
+_LOOKS = 15  # at the cluster, from one at unplaced tasks to the next
 
 
 @dataclass
@@ -23,10 +26,14 @@ class Watch:
     courses: Mapping[str, Course]
     limits: Limits
     on_progress: Progress
+    is_over: bool = False  # set with the cancellation of `forever`, which a call of dask's may swallow
+    _unplaced: Collection[str] = ()
 
     async def forever(self) -> None:
         """Look again and again. Raises `SchedulerLostError` where the scheduler stops answering."""
-        while True:
+        for tick in itertools.count():
+            if self.is_over:
+                return
             refused = set(self.roster.refused)
             await self.roster.refresh()
             for address in self.roster.refused.keys() - refused:
@@ -36,6 +43,8 @@ class Watch:
                     await self._look_at(course)
                 elif course.is_waiting:
                     await self._look_for_machines(course)
+            if self.roster.has_changed or tick % _LOOKS == _LOOKS - 1:
+                await self._move_unplaced()
             await asyncio.sleep(self.limits.tick_seconds)
 
     def note_death(self, course: Course) -> ClusterError | None:
@@ -84,6 +93,26 @@ class Watch:
             self.on_progress(Notice(f"{course.job.name} waits for a machine: {why_nobody(course.needed, workers)}"))
         elif now - course.unable_since > self.limits.wait_seconds:
             await give_up(course, unable(course, workers))
+
+    async def _move_unplaced(self) -> None:
+        """Submit again what dask has placed nowhere at two looks, though a worker has offered what it needs.
+
+        dask looks at such tasks again when a worker joins, and not when one offers resources, which ours do after it.
+        """
+        workers = list(self.roster.workers.values())
+        placed = await self.roster.placed()
+        unplaced = {
+            course.future.key: course
+            for course in self.courses.values()
+            if course.is_waiting and course.future.key not in placed and somebody_can(course.needed, workers)
+        }
+        for key in unplaced.keys() & set(self._unplaced):
+            course = unplaced.pop(key)
+            if course.future.key == key and course.is_waiting:
+                course.is_moved = True
+                await course.future.cancel(reason="phipack", msg="submitted again")
+        self._unplaced = unplaced.keys()
+        self.roster.has_changed = bool(unplaced)  # look again at the next tick
 
 
 def unable(course: Course, workers: list[Any]) -> ClusterError:

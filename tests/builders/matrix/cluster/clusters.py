@@ -17,9 +17,9 @@ from builders.matrix.cluster.coordinator import JobOutcome, run_graph_async
 from builders.matrix.cluster.course import Limits
 from builders.matrix.graph import Graph
 from targets.progress import Event, silent
-from tests.support.stub_work import StubWork
+from tests.support.stub_work import HANGING, StubWork
 
-QUICK = Limits(silent_seconds=1.0, wait_seconds=1.0, tick_seconds=0.1, call_seconds=5.0)
+QUICK = Limits(silent_seconds=1.0, wait_seconds=1.0, tick_seconds=0.1, call_seconds=30.0)
 Result = TypeVar("Result")
 
 
@@ -35,6 +35,8 @@ async def running(folder: Path, *offers: Mapping[str, float], **scheduler: Any) 
         workers = []
         for number, offer in enumerate(offers):
             workers.append(await stack.enter_async_context(worker(head, folder, str(number), offer)))
+        HANGING.clear()
+        stack.callback(HANGING.set)  # before the workers are closed
         yield head, workers
 
 
@@ -74,7 +76,7 @@ def address_of(head: Any) -> ClusterAddress:
     return parse_cluster(head.address)
 
 
-def run(coroutine: Awaitable[Result], seconds: float = 30) -> Result:
+def run(coroutine: Awaitable[Result], seconds: float = 60) -> Result:
     """Run a test's coroutine, with a bound: what hangs fails."""
 
     async def bounded() -> Result:
