@@ -6,6 +6,7 @@ import click
 
 from phipack.commands import (
     building,
+    clusters,
     completion,
     delivery,
     devices,
@@ -52,6 +53,7 @@ COMMANDS: tuple[click.Command, ...] = (
     jobs.plan,
     jobs.matrix,
     releasing.release,
+    clusters.workers,
     registry.ls,
     registry.show,
     registry.promote,

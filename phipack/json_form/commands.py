@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
 
+from phipack.json_form.clusters import WorkersForm
 from phipack.json_form.delivery import FetchForm, GenerateForm, SplitForm
 from phipack.json_form.difference import DiffForm
 from phipack.json_form.form import Form, ProblemForm
@@ -92,6 +93,7 @@ RESULTS: dict[str, Any] = {
     "plan": PlanForm,
     "matrix": MatrixForm,
     "release": ReleaseForm | JobsForm,
+    "workers": WorkersForm,
     "ls": VersionsForm,
     "show": ShownForm,
     "promote": MoveForm,

@@ -64,7 +64,10 @@ def _store(uri: str) -> Store:
     return _STORES[uri]
 
 
-def cells(count: int, recipe: str = "stub", needs: Needs = Needs()) -> Graph:
+ANY = Needs()
+
+
+def cells(count: int, recipe: str = "stub", needs: Needs = ANY) -> Graph:
     """A build and a validation for each of some cells."""
     jobs = []
     for number in range(count):
@@ -74,7 +77,7 @@ def cells(count: int, recipe: str = "stub", needs: Needs = Needs()) -> Graph:
     return Graph(jobs)
 
 
-def one(recipe: str, needs: Needs = Needs()) -> Graph:
+def one(recipe: str, needs: Needs = ANY) -> Graph:
     """One build."""
     return Graph([Job(f"build-{recipe}-4096-{0:08x}", "build", recipe, (), ("cell",), needs, recipe=recipe)])
 
@@ -101,10 +104,7 @@ def _always_unreachable(_job: Job, _place: Place, _work: StubWork) -> None:
 
 def _full_disk_once(_job: Job, _place: Place, work: StubWork) -> None:
     if _first(work):
-        try:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        except OSError as error:
-            raise BuildError("the disk is full", fix="free space") from error
+        raise BuildError("the disk is full", fix="free space") from OSError(errno.ENOSPC, "No space left on device")
 
 
 def _unfit_machine_once(_job: Job, _place: Place, work: StubWork) -> None:

@@ -125,3 +125,12 @@ def _local_settings(workers: int) -> Iterator[None]:
         }
     ):
         yield
+
+
+def dashboard(client: Any) -> str | None:
+    """Return the address of dask's page on a cluster, None where the scheduler has none."""
+    try:
+        link: str | None = client.dashboard_link
+    except KeyError:
+        return None
+    return link

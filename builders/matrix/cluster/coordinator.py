@@ -20,7 +20,7 @@ from distributed.client import FuturesCancelledError
 from distributed.scheduler import KilledWorker
 
 from builders.matrix.cluster.address import ClusterAddress
-from builders.matrix.cluster.connection import connected
+from builders.matrix.cluster.connection import connected, dashboard
 from builders.matrix.cluster.course import AGAIN, Course, Limits, Running, SchedulerLostError
 from builders.matrix.cluster.machine import DISK, MEMORY, own_identity, withdraw
 from builders.matrix.cluster.needs import resources_of
@@ -134,7 +134,7 @@ class _Round:
             )
 
     def _introduce(self) -> None:
-        link = _dashboard(self.client)
+        link = dashboard(self.client)
         count = len(self.roster.machines)
         workers = f"{count} worker{'' if count == 1 else 's'}"
         text = f"cluster {self.client.scheduler.address}: {workers}{f'; dashboard: {link}' if link else ''}"
@@ -277,12 +277,3 @@ def _as_job_error(exception: BaseException, course: Course) -> JobError:
         return exception
     machine = "a worker" if course.last is None else course.last.machine
     return JobError(course.job.name, machine, f"{type(exception).__name__}: {exception}", AGAIN, "passing")
-
-
-def _dashboard(client: Any) -> str | None:
-    """Return the dashboard's address, None where the scheduler has none: it needs bokeh."""
-    try:
-        link: str | None = client.dashboard_link
-    except KeyError:
-        return None
-    return link

@@ -76,6 +76,12 @@ def address_of(head: Any) -> ClusterAddress:
     return parse_cluster(head.address)
 
 
+async def until(happened: Callable[[], Any]) -> None:
+    """Wait for what another task of the loop, or a thread, brings about. A test's bound ends it."""
+    while not happened():  # noqa: ASYNC110 - nobody sets an event
+        await asyncio.sleep(0.01)
+
+
 def run(coroutine: Awaitable[Result], seconds: float = 60) -> Result:
     """Run a test's coroutine, with a bound: what hangs fails."""
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 
@@ -13,10 +12,24 @@ from builders.matrix.cluster.course import Limits
 from builders.matrix.graph import Graph, Job, Needs
 from targets.errors import ClusterError, ClusterUnreachableError
 from targets.progress import Event, Notice, Step
-from tests.builders.matrix.cluster.clusters import QUICK, address_of, release, run, running, work_in, worker, written
+from tests.builders.matrix.cluster.clusters import (
+    QUICK,
+    address_of,
+    release,
+    run,
+    running,
+    until,
+    work_in,
+    worker,
+    written,
+)
 from tests.support.stub_work import cells, one
 
 GB = 10**9
+
+
+def is_notice(event: Event) -> TypeGuard[Notice]:
+    return isinstance(event, Notice)
 
 
 def test_every_job_is_done_once_and_after_those_before_it(tmp_path: Path) -> None:
@@ -139,8 +152,7 @@ def test_a_machine_that_comes_late_does_what_waited_for_it(tmp_path: Path) -> No
     async def scenario() -> dict[str, Any]:
         async with running(tmp_path, {}) as (head, _):
             doing = asyncio.ensure_future(release(head, graph, work, on_progress=events.append))
-            while not any(isinstance(event, Notice) and "waits for a machine" in event.text for event in events):
-                await asyncio.sleep(0.01)
+            await until(lambda: any("waits for a machine" in event.text for event in events if is_notice(event)))
             async with worker(head, tmp_path, "late", {"MACOS": 1}):
                 return await doing
 
@@ -220,8 +232,7 @@ def test_a_scheduler_that_is_lost_is_connected_to_again(tmp_path: Path) -> None:
         async with running(tmp_path, {}, protocol="tcp", host="127.0.0.1") as (head, _):
             port = head.port
             doing = asyncio.ensure_future(release(head, graph, work, Limits(tick_seconds=0.1, wait_seconds=10)))
-            while len(written(work)) < 4:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(written(work)) >= 4)
         async with running(tmp_path / "again", {}, protocol="tcp", host="127.0.0.1", port=port):
             return await doing
 
@@ -236,8 +247,7 @@ def test_a_scheduler_that_stays_away_is_an_error_within_a_bound(tmp_path: Path) 
     async def scenario() -> None:
         async with running(tmp_path, {}, protocol="tcp", host="127.0.0.1") as (head, _):
             doing = asyncio.ensure_future(release(head, graph, work))
-            while len(written(work)) < 2:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(written(work)) >= 2)
         with pytest.raises(ClusterUnreachableError, match="no dask scheduler answers at tcp://127"):
             await doing
 
@@ -259,15 +269,11 @@ def test_an_interrupt_ends_the_jobs_that_run_and_drops_the_others(tmp_path: Path
     async def scenario() -> None:
         async with running(tmp_path, {}) as (head, workers):
             doing = asyncio.ensure_future(release(head, graph, work, Limits()))
-            while not workers[0].state.executing_count:
-                await asyncio.sleep(0.01)
+            await until(lambda: workers[0].state.executing_count)
             doing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await doing
-            until = time.monotonic() + 5
-            while workers[0].state.tasks or head.tasks:
-                assert time.monotonic() < until, (workers[0].state.tasks, head.tasks)
-                await asyncio.sleep(0.01)
+            await until(lambda: not workers[0].state.tasks and not head.tasks)
 
     run(scenario())
     assert written(work) == []
