@@ -136,6 +136,16 @@ class FetchUnreachableError(FetchError):
     exit_code = UNREACHABLE_EXIT_CODE
 
 
+class ClusterError(PhipackError):
+    """A cluster can't do a job, or can't be used: no machine has what the job needs, or each that tried it failed."""
+
+
+class ClusterUnreachableError(ClusterError):
+    """A cluster's scheduler does not answer, or has no workers. A later try may succeed."""
+
+    exit_code = UNREACHABLE_EXIT_CODE
+
+
 class SetupError(PhipackError):
     """Something on this machine is missing or wrong, as `phipack doctor` finds."""
 

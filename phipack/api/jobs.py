@@ -78,7 +78,7 @@ def do_jobs(
     coordinator = Coordinator(site.checkpoint, site.settings, site.cache, site.store)
     plan = coordinator.plan_jobs(cells, for_here=True)
     if not names or any(name not in plan.graph.by_name for name in names):
-        _refuse_what_fails(project, plan)
+        refuse_what_fails(project, plan)
     wanted = [_job_named(name, plan.graph) for name in names] or plan.graph.pending
     for job in wanted if names else ():
         if not job.is_done:
@@ -100,7 +100,7 @@ def site_of(project: Project, store: Store, home: Path, on_progress: Progress) -
     return Site(checkpoint, project.settings, BuildCache(home), store, on_progress)
 
 
-def _refuse_what_fails(project: Project, plan: ReleasePlan) -> None:
+def refuse_what_fails(project: Project, plan: ReleasePlan) -> None:
     """Raise where a cell is known to fail: the one problem, or all in one error."""
     problems = [one.problem for one in plan.cells if one.problem is not None]
     if len(problems) == 1:

@@ -14,6 +14,9 @@ from targets.project import Project
 from targets.references import Reference
 
 if TYPE_CHECKING:
+    from builders.matrix.cluster.address import ClusterAddress
+    from builders.matrix.cluster.survey import Survey
+    from phipack.api.clusters import ClusterUse
     from phipack.api.job_results import JobPlan, JobsReport, Matrix
 
 
@@ -43,6 +46,7 @@ class ReleaseMethods(RegistryConnection):
         *,
         on_progress: Progress | None = None,
         dry_run: bool = False,
+        cluster: str | ClusterAddress | None = None,
     ) -> ReleaseReport:
         """Build, validate and register every cell of a project file. Needs `phipack[build,registry]`.
 
@@ -51,14 +55,24 @@ class ReleaseMethods(RegistryConnection):
             only: names of the cells to do, as a job of a CI matrix would; all by default.
             on_progress: called with each step; its `subject` is the cell.
             dry_run: build and register nothing: report sizes, what the cache holds, and what predictions fail.
+            cluster: a dask cluster that does the jobs (`tls://scheduler:8786`, a scheduler's file, `local:2`); then all
+                cells are registered if all pass, otherwise none, and `only` is not taken. Needs `phipack[cluster]`.
 
         Returns:
             What became of each cell. A cell that fails raises nothing here: see `ReleaseReport.raise_for_failures`.
+
+        Raises:
+            ClusterError, ClusterUnreachableError: the cluster can't be used.
         """
         from phipack.api.releasing import plan, run
 
         opened = as_project(project)
         cells = opened.cells_named(tuple(only))
+        if cluster is not None and not dry_run:
+            from phipack.api.clusters import run_on_cluster
+
+            use = self._cluster_use(opened, cluster)
+            return run_on_cluster(use, self._ledger, on_progress or self._on_progress)
         do = plan if dry_run else run
         return do(opened, cells, self._ledger, self.home, on_progress or self._on_progress)
 
@@ -110,6 +124,7 @@ class ReleaseMethods(RegistryConnection):
         only: Iterable[str] = (),
         *,
         jobs: Iterable[str] = (),
+        cluster: str | ClusterAddress | None = None,
         on_progress: Progress | None = None,
     ) -> JobsReport:
         """Build and validate on this machine, and register nothing: `finish` does, wherever MLflow is reached.
@@ -120,6 +135,7 @@ class ReleaseMethods(RegistryConnection):
             project: the project file.
             only: names of the cells whose jobs are done; all by default.
             jobs: names of jobs; with each, what it comes after is done too where it is missing.
+            cluster: a dask cluster that does the jobs in place of this machine; `jobs` is not taken then.
             on_progress: called with each step; its `subject` is the job.
 
         Returns:
@@ -132,8 +148,36 @@ class ReleaseMethods(RegistryConnection):
         from phipack.api.jobs import do_jobs, site_of
 
         opened, on_progress = as_project(project), on_progress or self._on_progress
+        if cluster is not None:
+            from phipack.api.clusters import do_jobs_on_cluster
+
+            cells = opened.cells_named(tuple(only))
+            return do_jobs_on_cluster(self._cluster_use(opened, cluster), cells, on_progress)
         site = site_of(opened, self.store, self.home, on_progress)
         return do_jobs(opened, opened.cells_named(tuple(only)), tuple(jobs), site, on_progress)
+
+    def workers(
+        self, cluster: str | ClusterAddress, project: AnyPath | Project | None = None, only: Iterable[str] = ()
+    ) -> Survey:
+        """Return what a dask cluster has and, for a project, which jobs of its cells nobody there can do.
+
+        Needs `phipack[build,cluster]`. Nothing is submitted.
+
+        Raises:
+            ClusterError, ClusterUnreachableError: the cluster can't be used.
+            CheckpointError: the project's checkpoint can't be read.
+        """
+        from phipack.api.clusters import survey_cluster
+
+        if project is None:
+            return survey_cluster(_as_cluster(cluster), None, ())
+        use = self._cluster_use(as_project(project), cluster)
+        return survey_cluster(use.where, use, use.project.cells_named(tuple(only)))
+
+    def _cluster_use(self, project: Project, cluster: str | ClusterAddress) -> ClusterUse:
+        from phipack.api.clusters import ClusterUse
+
+        return ClusterUse(project, self.store, self.home, _as_cluster(cluster))
 
     def finish(
         self,
@@ -156,3 +200,9 @@ class ReleaseMethods(RegistryConnection):
 
         opened = as_project(project)
         return finish(opened, self._ledger, self.home, checkpoint_digest, on_progress or self._on_progress)
+
+
+def _as_cluster(given: str | ClusterAddress) -> ClusterAddress:
+    from builders.matrix.cluster.address import parse_cluster
+
+    return parse_cluster(given) if isinstance(given, str) else given

@@ -40,11 +40,11 @@ def run(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on_
     release = _release(project, ledger, home, on_progress)
     origin = project.checkpoint if project.adapter is None else f"{project.checkpoint} with {project.adapter}"
     on_progress(Notice(f"{project.model} {project.version}: {count(len(cells), 'cell')} from {origin}"))
-    names = _note_plan(project, cells, ledger, release.checkpoint, release.evaluation)
+    names = note_plan(project, cells, ledger, release.checkpoint, release.evaluation)
     reports = []
     for outcome in release.run(tuple(cells)):
         report = done_report(outcome)
-        on_progress(Notice(_sentence(report)))
+        on_progress(Notice(sentence(report)))
         reports.append(report)
     reports.sort(key=lambda report: names.index(report.cell))  # those that were refused beforehand came first
     return ReleaseReport(project.model, project.version, dry_run=False, cells=tuple(reports))
@@ -73,11 +73,11 @@ def finish(
     """
     coordinator = coordinator_of(project, ledger.store, home, checkpoint_digest)
     evaluation = coordinator.inputs.evaluation
-    _note_plan(project, project.cells, ledger, coordinator.checkpoint, evaluation)
+    note_plan(project, project.cells, ledger, coordinator.checkpoint, evaluation)
     outcomes = coordinator.finish(project.cells, _register(project, ledger, lambda: evaluation))
     reports = tuple(done_report(outcome) for outcome in outcomes)
     for report in reports:
-        on_progress(Notice(_sentence(report)))
+        on_progress(Notice(sentence(report)))
     return ReleaseReport(project.model, project.version, dry_run=False, cells=reports)
 
 
@@ -103,7 +103,7 @@ def _register(
     return register
 
 
-def _note_plan(
+def note_plan(
     project: Project,
     cells: Sequence[Cell],
     ledger: Ledger,
@@ -122,7 +122,8 @@ def _note_plan(
     return names
 
 
-def _sentence(report: CellReport) -> str:
+def sentence(report: CellReport) -> str:
+    """Return what became of a cell."""
     if report.problem is not None:
         return f"{report.cell}: FAILED: {report.problem}"
     how = "built" if report.built else "built already"

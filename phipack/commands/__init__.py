@@ -6,6 +6,7 @@ import click
 
 from phipack.commands import (
     building,
+    clusters,
     completion,
     delivery,
     devices,
@@ -57,6 +58,7 @@ COMMANDS: tuple[click.Command, ...] = (
     measuring.measure,
     evidence_import.evidence,
     releasing.release,
+    clusters.workers,
     registry.ls,
     registry.show,
     registry.promote,

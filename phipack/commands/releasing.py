@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack import completion
+from phipack.cluster_options import cluster_options
 from phipack.commands.ci_reports import CiReports, ci_report_options
 from phipack.commands.opening import open_project_registry
 from phipack.formatting import count, share, size
@@ -15,6 +16,7 @@ from phipack.options import FILE, State, checkpoint_digest_option, pass_state
 from phipack.tables import table
 
 if TYPE_CHECKING:
+    from builders.matrix.cluster.address import ClusterAddress
     from phipack.api.job_results import JobsReport
     from phipack.api.results import CellReport, ReleaseReport
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     help="Register what deferred jobs have built and validated: all cells if all pass, otherwise none.",
 )
 @checkpoint_digest_option
+@cluster_options
 @ci_report_options
 @pass_state
 def release(
@@ -60,6 +63,7 @@ def release(
     jobs: tuple[str, ...],
     finish: bool,
     checkpoint_digest: str | None,
+    cluster: ClusterAddress | None,
     junit: Path | None,
     metrics: Path | None,
     github: bool,
@@ -69,9 +73,12 @@ def release(
     What any machine has built from the same inputs is not built again: the store keeps records. A cell that fails makes
     the release fail; the other cells are done and kept.
 
-    On several machines: phipack matrix, --defer-registration on each, then --finish.
+    On several machines: --cluster; or phipack matrix, --defer-registration on each, then --finish. Both register all
+    cells if all pass, otherwise none.
     """
     _check_usage(only, jobs, dry_run=dry_run, defer=defer_registration, finish=finish, digest=checkpoint_digest)
+    if cluster is not None:
+        _check_cluster_usage(only, jobs, defer=defer_registration, elsewhere=dry_run or finish)
     if defer_registration and (junit or metrics):
         raise click.UsageError("--junit and --metrics report cells: they go with --finish or --dry-run")
     with CiReports(state, "release", junit, metrics, github).open() as reports:
@@ -79,11 +86,11 @@ def release(
         project = state.required_project
         registry = open_project_registry(state)
         if defer_registration:
-            _show_jobs(state, registry.run_jobs(project, only, jobs=jobs))
+            _show_jobs(state, registry.run_jobs(project, only, jobs=jobs, cluster=cluster))
         elif finish:
             _show(state, registry.finish(project, checkpoint_digest=checkpoint_digest), reports)
         else:
-            _show(state, registry.release(project, only, dry_run=dry_run), reports)
+            _show(state, registry.release(project, only, dry_run=dry_run, cluster=cluster), reports)
 
 
 def _check_usage(
@@ -97,6 +104,17 @@ def _check_usage(
         raise click.UsageError("--finish registers all cells of the project file, or none: it takes no --only")
     if digest is not None and not finish:
         raise click.UsageError("--checkpoint-digest needs --finish: what builds reads the checkpoint itself")
+
+
+def _check_cluster_usage(only: tuple[str, ...], jobs: tuple[str, ...], *, defer: bool, elsewhere: bool) -> None:
+    if elsewhere:
+        raise click.UsageError("--cluster does jobs: it goes with neither --dry-run nor --finish")
+    if jobs:
+        raise click.UsageError("--cluster does all jobs that are not recorded: it takes no --job")
+    if only and not defer:
+        raise click.UsageError(
+            "--cluster registers all cells of the project file, or none: --only needs --defer-registration"
+        )
 
 
 def _show(state: State, report: ReleaseReport, reports: CiReports) -> None:

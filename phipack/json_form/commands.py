@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, TypeAdapter
 
+from phipack.json_form.clusters import WorkersForm
 from phipack.json_form.delivery import FetchForm, GenerateForm, SplitForm
 from phipack.json_form.devices import DevicesForm
 from phipack.json_form.difference import DiffForm
@@ -98,6 +99,7 @@ RESULTS: dict[str, Any] = {
     "devices ls": DevicesForm,
     "measure": Measurement,
     "evidence import": ImportedForm,
+    "workers": WorkersForm,
     "ls": VersionsForm,
     "show": ShownForm,
     "promote": MoveForm,

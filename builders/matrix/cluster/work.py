@@ -1,0 +1,141 @@
+"""What a worker must know to do a release's jobs, and how it finds the same inputs there.
+
+Each worker reaches the store by its own credentials, and has the checkpoint at the coordinator's path (a shared folder,
+or a copy). Both are compared before a job starts: the checkpoint and the evaluation's text by their digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+from builders.build_cache import BuildCache
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.checkpoint.adapter import merge
+from builders.matrix.cluster.task import Place, UnfitMachineError
+from builders.matrix.graph import Job
+from builders.matrix.keys import BUILD_TOOLS, ORACLE, RUNTIMES, build_key
+from builders.matrix.records import built_bundle, recorded_evidence
+from builders.matrix.work import Site, run_job
+from builders.validation.text import read_text
+from registry.files.digests import digest_of_bytes
+from registry.store.protocol import Store
+from registry.store.uris import open_store
+from targets.errors import PhipackError
+from targets.evaluation import EvaluationSettings
+from targets.recipes import recipe_named
+
+
+@dataclass(frozen=True)
+class ReleaseWork:
+    """Implements `Work` for a release.
+
+    Attributes:
+        checkpoint, adapter: where they are on every machine.
+        checkpoint_digest: of the two merged; what is there must have it.
+        settings: of the evaluation; its text is a path on every machine.
+        text_digest: of the evaluation's text.
+        store: its URI.
+        home: `.phipack` of the project, for workers of this machine; None lets each use a folder of its own.
+    """
+
+    checkpoint: Path
+    adapter: Path | None
+    checkpoint_digest: str
+    settings: EvaluationSettings
+    text_digest: str
+    store: str
+    home: Path | None = None
+
+    def packages(self, job: Job) -> Mapping[str, str]:
+        """Return the versions that are part of the job's key."""
+        format_ = recipe_named(job.recipe).format
+        names = BUILD_TOOLS[format_] if job.kind == "build" else (*RUNTIMES[format_], ORACLE)
+        return {name: version(name) for name in names}
+
+    def is_done(self, job: Job) -> bool:
+        """Return whether the store has the job's record, and the bundle that it names."""
+        store = _store(self.store)
+        if job.kind == "build":
+            return built_bundle(store, job.key) is not None
+        recipe = recipe_named(job.recipe)
+        build = build_key(self.checkpoint_digest, recipe.name, recipe.format, job.context_length)
+        manifest = built_bundle(store, build)
+        return manifest is not None and recorded_evidence(store, job.key, manifest) is not None
+
+    def run(self, job: Job, place: Place) -> None:
+        """Do the job here. Raises `UnfitMachineError` where this machine has other inputs; as `run_job` raises."""
+        checkpoint = self._checkpoint_here()
+        place.checkpoints.add(self.checkpoint_digest)
+        self._check_text()
+        home = place.folder if self.home is None else self.home
+        run_job(job, Site(checkpoint, self.settings, BuildCache(home), _store(self.store), place.on_progress))
+
+    def _checkpoint_here(self) -> Checkpoint:
+        fix = f"copy the checkpoint to {self.checkpoint} on this machine, or mount the folder that it is in there"
+        try:
+            checkpoint = _opened(self.checkpoint, self.adapter, _state_of(self.checkpoint, self.adapter))
+            digest = checkpoint.digest
+        except (OSError, PhipackError) as error:
+            why = error.problem if isinstance(error, PhipackError) else str(error)
+            raise UnfitMachineError(f"the checkpoint can't be read on this machine: {why}", fix=fix) from error
+        if digest != self.checkpoint_digest:
+            raise UnfitMachineError(
+                f"{self.checkpoint} is another checkpoint on this machine: {digest}, not {self.checkpoint_digest}",
+                fix=fix,
+            )
+        return checkpoint
+
+    def _check_text(self) -> None:
+        fix = f"copy the evaluation's text to {self.settings.text} on this machine"
+        try:
+            digest = digest_of_text(self.settings)
+        except PhipackError as error:
+            raise UnfitMachineError(f"on this machine: {error.problem}", fix=fix) from error
+        if digest != self.text_digest:
+            raise UnfitMachineError(f"{self.settings.text} is another text on this machine", fix=fix)
+
+
+def release_work(
+    checkpoint: Checkpoint,
+    settings: EvaluationSettings,
+    store: Store,
+    folders: tuple[Path, Path | None],
+    home: Path | None,
+) -> ReleaseWork:
+    """Return the work of a release. `folders`: of the checkpoint, and of the adapter that is merged into it.
+
+    Paths are made absolute: workers have other current folders.
+    """
+    text = None if settings.text is None else settings.text.absolute()
+    settings = replace(settings, text=text)
+    adapter = None if folders[1] is None else folders[1].absolute()
+    where = None if home is None else home.absolute()
+    digest = digest_of_text(settings)
+    return ReleaseWork(folders[0].absolute(), adapter, checkpoint.digest, settings, digest, store.uri, where)
+
+
+def digest_of_text(settings: EvaluationSettings) -> str:
+    """Return the digest of an evaluation's text. Raises `MeasurementError` where it can't be read."""
+    return digest_of_bytes(read_text(settings.text).encode())
+
+
+@lru_cache(maxsize=8)
+def _store(uri: str) -> Store:
+    return open_store(uri)
+
+
+@lru_cache(maxsize=2)
+def _opened(path: Path, adapter: Path | None, _state: tuple[tuple[str, int, int], ...]) -> Checkpoint:
+    """Open a checkpoint once in a process, as long as its files stay as they are: its digest reads every byte."""
+    opened = open_checkpoint(path)
+    return opened if adapter is None else merge(opened, adapter)
+
+
+def _state_of(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
+    """Return names, sizes and times of the files in folders."""
+    files = [file for folder in folders if folder is not None for file in sorted(folder.iterdir())]
+    return tuple((str(file), status.st_size, status.st_mtime_ns) for file in files if (status := file.stat()))
