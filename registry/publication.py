@@ -157,12 +157,12 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
 def refresh(into: Store, keys: KeyFolder, *, on_progress: Progress = silent) -> datetime:
     """Sign a catalog again, as it is, and return when it will expire. Raises the errors of `publish`."""
     _check_root(keys, on_progress)
-    into.check_writable()
 
     def attempt() -> datetime | None:
         published = read_published(into, keys)
         if published.tag is None:
             raise PublicationError(f"{into.uri} has no catalog", fix="publish a channel: phipack publish MODEL")
+        into.check_writable()
         expires = write_next(published, keys, {})
         if expires is not None:
             check_published(into, keys, published.paths)
