@@ -181,12 +181,12 @@ def _only_model(documents: Documents) -> str:
 
 def _of_release(documents: Documents, reference: Reference) -> _Candidates:
     known = sorted(Version.parse(release) for release in releases_of(reference.model, documents.paths))
-    older: tuple[str, ...] = ()
     if reference.range is not None:
-        *before, wanted = [None, *(one for one in known if one in reference.range)]
-        older = tuple(str(one) for one in reversed(before) if one is not None)
+        matching = [one for one in known if one in reference.range]
     else:
-        wanted = reference.version if reference.version in known else None
+        matching = [one for one in known if one == reference.version]
+    wanted = matching[-1] if matching else None
+    older = tuple(str(one) for one in reversed(matching[:-1]))
     document = None if wanted is None else documents.release(reference.model, str(wanted))
     if document is None:
         raise _nothing(documents, reference)

@@ -199,8 +199,9 @@ def _file_changes(old: Manifest, new: Manifest) -> tuple[Change[FileEntry], ...]
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
     """Return the manifest without files and weight classes, which are compared by themselves."""
-    kept_apart = {"files": True, "recipe": {"weights"}, "requires": True}
-    content = manifest.model_dump(mode="json", by_alias=True, exclude=kept_apart)
+    content = manifest.model_dump(
+        mode="json", by_alias=True, exclude={"files": True, "recipe": {"weights"}, "requires": True}
+    )
     facts: dict[str, Any] = {}
     for name, value in content.items():
         facts |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}

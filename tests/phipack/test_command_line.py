@@ -114,6 +114,8 @@ def write_bundle(folder: Path) -> None:
         (["build", "checkpoint", "--recipe", "gguf-q4_k_n", "-o", "out"], 1, ["did you mean 'gguf-q4_k_m'"]),
         (["build", "nowhere", "--recipe", "gguf-f16", "-o", "out"], 1, ["nowhere", "is not a folder"]),
         (["build", "checkpoint", "-o", "out"], 2, ["--recipe"]),
+        (["fetch", "x", "-o", "out", "--runtime", "onnxruntme=1"], 1, ["did you mean 'onnxruntime'"]),
+        (["fetch", "x", "-o", "out", "--runtime", "onnxruntime"], 1, ["write onnxruntime=VERSION"]),
         (["release", "nowhere.toml"], 1, ["nowhere.toml"]),
         (["promote", "nobody:1.0.0", "--to", "production"], 1, ["nobody"]),
         (["fetch", "nobody:1.0.0@iphone-15", "-o", "out"], 1, ["nobody"]),

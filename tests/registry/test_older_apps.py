@@ -15,6 +15,7 @@ from registry.catalog.choice import Query
 from registry.catalog.client import CatalogTrust
 from registry.catalog.documents import ChannelDocument
 from registry.catalog.earlier import LIMIT
+from registry.catalog.http_service import create_app
 from registry.catalog.published_state import read_published
 from registry.fetch import Fetched, fetch, fetch_from_catalog
 from registry.publication import Order
@@ -207,3 +208,15 @@ def needs_of(publisher: Publisher, version: str) -> Sequence[str]:
     needed = document.cells["iphone-15"].requires
     assert needed is not None
     return [str(need) for need in needed]
+
+
+def test_a_server_of_the_catalog_answers_as_a_client_would_choose(publisher: Publisher) -> None:
+    from fastapi.testclient import TestClient
+
+    client = TestClient(create_app(publisher.place))
+    asked = {"device": "iPhone15,4", "runtime": ["llama.cpp=b4000"]}
+    answer = client.get("/resolve", params=asked).json()
+    assert answer["release"] == "1.0.0"
+    assert "1.2.0: it needs llama.cpp b4792 or later, and the app has b4000" in answer["reasons"]
+    refused = client.get("/resolve", params=asked | {"runtime": ["llama.cpp=new"]})
+    assert (refused.status_code, refused.json()["problem"]) == (400, "'new' is not the version of a runtime")

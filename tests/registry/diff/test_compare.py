@@ -20,6 +20,7 @@ from registry.diff.compare import Change, FigureChange, Side, changes, compare, 
 from registry.ledger.ledger import Ledger
 from targets.errors import BundleError, StoreError
 from targets.evidence import Figure
+from targets.runtimes.table import requires
 from tests.support.databases import Databases, KeptRegistry, keep_registry
 from tests.support.gguf_files import write_gguf
 from tests.support.registrations import client_of, entry
@@ -259,3 +260,13 @@ def test_evidence_of_figures_that_one_side_does_not_have(bundle: Bundle) -> None
     less = evidence.model_copy(update={"figures": {"kl_mean": evidence.figures["kl_mean"]}})
     found = compare(replace(side, evidence=evidence), replace(side, evidence=less))
     assert names(found.figures) == {"kl_mean": "same", "artifact_bytes": "removed"}
+
+
+def test_a_changed_minimum_of_a_runtime_is_a_changed_fact(tmp_path: Path) -> None:
+    sides = []
+    for name, features in (("a", ["gguf/architecture/phi3"]), ("b", ["gguf/architecture/phi3", "gguf/pre/gpt-4o"])):
+        made = make_bundle(tmp_path / name)
+        sides.append(seal(made.path, made.manifest.model_copy(update={"requires": requires(features)})).path)
+    found = {one.name: (one.before, one.after) for one in compare(*map(folder_side, sides)).facts}
+    assert found["requires.llama.cpp"] == ("llama.cpp b2717 or later", "llama.cpp b4792 or later")
+    assert found["requires.features"][1] == ["gguf/architecture/phi3", "gguf/pre/gpt-4o"]
