@@ -14,6 +14,7 @@ from targets.errors import DeviceError, DeviceUnreachableError
 from targets.measurement import DeviceEntry
 
 STORAGE = "/data/local/tmp"  # the one folder where adb's shell may write and run programs, on every Android
+_DF = f"df -k {STORAGE}"
 _PROPERTY = re.compile(r"^\[([^\]]+)\]: \[(.*)\]$", re.MULTILINE)
 _STATES: dict[str, State] = {
     "device": "ready",
@@ -56,14 +57,24 @@ class Description:
 
     @property
     def free_bytes(self) -> int | None:
-        """Free space for what is pushed. toybox's and coreutils' `df -k` have it in the fourth column."""
-        columns = self.storage_text.strip().splitlines()[-1].split() if self.storage_text.strip() else []
-        return int(columns[3]) * 1024 if len(columns) > 3 and columns[3].isdigit() else None
+        """Free space for what is pushed."""
+        return _available(self.storage_text)
+
+
+def free_bytes(phone: Phone) -> int | None:
+    """Ask one phone for the free space alone."""
+    return _available(phone.run(_DF).output)
+
+
+def _available(text: str) -> int | None:
+    """Return the fourth column of the last line of `df -k`."""
+    columns = text.strip().splitlines()[-1].split() if text.strip() else []
+    return int(columns[3]) * 1024 if len(columns) > 3 and columns[3].isdigit() else None
 
 
 def describe(phone: Phone) -> Description:
     """Ask one phone, in one question. Raises `DeviceError`."""
-    commands = ("getprop", "cat /proc/meminfo", f"df -k {STORAGE}", "dumpsys thermalservice", "dumpsys battery")
+    commands = ("getprop", "cat /proc/meminfo", _DF, "dumpsys thermalservice", "dumpsys battery")
     text = phone.run("; echo ====; ".join(f"{command} 2>/dev/null" for command in commands)).output
     parts = (text.split("====\n") + [""] * len(commands))[: len(commands)]
     return Description(dict(_PROPERTY.findall(parts[0])), parts[1], parts[2], (parts[3], parts[4]))

@@ -20,7 +20,7 @@ from pathlib import Path
 from builders.devices.adb.client import RETURN_SECONDS, LostConnectionError, Phone
 from builders.devices.adb.listing import Description, describe, list_phones, open_phone
 from builders.devices.adb.program import PhoneProgram, end_run
-from builders.devices.adb.sensors import read_sensors
+from builders.devices.adb.sensors import Sensors, read_sensors
 from builders.devices.adb.storage import HOME, Folder, Item, Storage, runtime_folder
 from builders.devices.cooling import Heat, cool_down
 from builders.devices.figures import KL, Figures, Repeat, figures_of, is_throttled, settings_entry
@@ -91,13 +91,13 @@ class _Work:
 
     def _repeat(self, program: PhoneProgram, bundle: Folder, number: int) -> Repeat:
         settings, on_progress = self.request.settings, self.request.on_progress
-        before = cool_down(self._heat, settings, on_progress)
+        before = cool_down(lambda: _heat(read_sensors(self.phone)), settings, on_progress)
         on_progress(Step("run", number, settings.repeats))
         finished = program.run(self.kit.arguments(bundle.path, self.request.bundle.manifest, settings))
-        run, after = self.kit.parse(finished.output), self._heat()
+        run, after = self.kit.parse(finished.output), read_sensors(self.phone)
         on_progress(Step("run", number + 1, settings.repeats))
-        joules = finished.joules(run.decode_seconds) if read_sensors(self.phone).discharging else None
-        return Repeat(run, before, after, finished.worst_status, finished.peak_bytes, joules)
+        joules = finished.joules(run.decode_seconds) if after.discharging else None
+        return Repeat(run, before, _heat(after), finished.worst_status, finished.peak_bytes, joules)
 
     def _compare(self, program: PhoneProgram, bundle: Folder, storage: Storage, figures: Figures) -> int | None:
         """Add the KL divergence on the phone, and return the number of positions; None where it can't be measured."""
@@ -129,10 +129,6 @@ class _Work:
         if self.kit.accuracy_program not in {path.name for path in self.programs}:
             return f"no {self.kit.accuracy_program} next to {self.kit.program}"
         return None
-
-    def _heat(self) -> Heat:
-        sensors = read_sensors(self.phone)
-        return Heat(sensors.celsius, sensors.status)
 
     def _no_energy(self) -> str:
         discharging = read_sensors(self.phone).discharging
@@ -177,6 +173,10 @@ def _bundle_folder(bundle: Bundle, kit: Kit) -> Folder:
     files = kit.files(bundle.manifest)
     items = tuple(Item(bundle.file(file.path), file.path, file.bytes, file.sha256) for file in files)
     return Folder(f"bundles/{bundle.digest.removeprefix('sha256:')}", items)
+
+
+def _heat(sensors: Sensors) -> Heat:
+    return Heat(sensors.celsius, sensors.status)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A program on a phone, run once and watched: memory, current and voltage while it runs, its output afterwards.
 
-A shell script on the phone starts it, and prints one line twice a second. So the phone notices when the connection is
+A shell script on the phone starts it, and prints a line twice a second. So the phone notices when the connection is
 lost, as the next line can't be written, and ends the program; and this side notices a connection that hangs. What the
 script prints:
 
@@ -31,8 +31,9 @@ _SILENCE_SECONDS = 30.0  # without a line: the connection hangs
 _POWER = "/sys/class/power_supply/battery"  # Linux: Documentation/ABI/testing/sysfs-class-power
 _OUTPUT_LIMIT = 4 << 20
 _SIGNALLED = 128
+_BORDER = "====phipack===="
 _SCRIPT = """
-cd {run} || exit 97
+rm -rf {run} && mkdir -p {run} || exit 97
 finish() {{ [ -n "$pid" ] && kill -9 $pid 2>/dev/null; exit 98; }}
 trap finish HUP INT TERM PIPE
 cd {folder} || exit 97
@@ -55,10 +56,12 @@ while kill -0 $pid 2>/dev/null; do
   fi
   look=$((look + 1))
   echo sample $now ${{hwm:--}} ${{current:--}} ${{voltage:--}} ${{status:--}} || finish
-  sleep {interval} || finish
+  if [ $look -lt 5 ]; then sleep 0.1; else sleep 0.5; fi
 done
 wait $pid
-echo ended $?
+code=$?
+rm -f {run}/pid
+echo ended $code
 """
 
 
@@ -114,7 +117,6 @@ class PhoneProgram:
     phone: Phone
     folder: str
     seconds: float
-    interval: float = 0.5
 
     def run(self, arguments: Sequence[str]) -> Finished:
         """Run one program to its end.
@@ -124,13 +126,11 @@ class PhoneProgram:
             LostConnectionError: the connection ended; on the phone, the program ends with the script's next line.
             DeviceError: it hung, and was ended.
         """
-        self.phone.ask(f"rm -rf {RUN} && mkdir -p {RUN}")
         script = _SCRIPT.format(
             run=RUN,
             folder=shlex.quote(self.folder),
             command=" ".join(map(shlex.quote, arguments)),
             power=_POWER,
-            interval=self.interval,
         )
         try:
             code, samples = self._watch(script, arguments[0])
@@ -172,9 +172,10 @@ class PhoneProgram:
         )
 
     def _finished(self, name: str, code: int, samples: list[Sample]) -> Finished:
-        output = self.phone.ask(f"head -c {_OUTPUT_LIMIT} {RUN}/out")
-        errors = self.phone.ask(f"tail -c 4000 {RUN}/err")
-        end_run(self.phone)
+        command = (
+            f"head -c {_OUTPUT_LIMIT} {RUN}/out && echo && echo {_BORDER} && tail -c 4000 {RUN}/err && rm -rf {RUN}"
+        )
+        output, _, errors = self.phone.ask(command).partition(f"{_BORDER}\n")
         if code == 0:
             return Finished(output, errors, tuple(samples))
         words = " | ".join(line.strip() for line in (errors.strip() or output.strip()).splitlines()[-3:])
@@ -186,7 +187,9 @@ class PhoneProgram:
 
 def end_run(phone: Phone) -> None:
     """End what still runs on the phone, and remove what it wrote. Nothing where nothing is there."""
-    phone.run(f"[ -e {RUN}/pid ] && kill -9 $(cat {RUN}/pid) 2>/dev/null; rm -rf {RUN}")
+    # Only a process of ours: after a restart, another one may have its number.
+    ours = f"[ -e {RUN}/pid ] && read -r pid < {RUN}/pid && grep -q phipack /proc/$pid/cmdline"
+    phone.run(f"{ours} 2>/dev/null && kill -9 $pid; rm -rf {RUN}")
 
 
 def _lines(process: subprocess.Popen[str], end: float) -> Iterator[str]:

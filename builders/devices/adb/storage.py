@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builders.devices.adb.client import LostConnectionError, Phone, full
-from builders.devices.adb.listing import STORAGE, describe
+from builders.devices.adb.listing import STORAGE, free_bytes
 from registry.files.digests import digest_of_file
 from targets.errors import DeviceError
 from targets.progress import Notice, Progress, Step, silent
@@ -139,7 +139,7 @@ class Storage:
         return {path: digests[name] for path in paths if (name := path.partition("/phipack/")[2]) in digests}
 
     def _require_space(self, missing: Sequence[tuple[Folder, Item]], total: int) -> None:
-        free = describe(self.phone).free_bytes
+        free = free_bytes(self.phone)
         parts = sum(self._size(f"{folder.path}/{item.path}.part") for folder, item in missing)
         largest = max((item.bytes for _, item in missing), default=0)
         needed = total - parts + min(self.piece_bytes, largest) + (_SPARE_BYTES if missing else 0)
@@ -181,8 +181,7 @@ class Storage:
         """Append what is missing of a file. A piece is appended whole: what broke off in the middle is cut off."""
         quoted, piece = shlex.quote(part), shlex.quote(f"{part}.piece")
         folder = shlex.quote(part.rpartition("/")[0])
-        self.phone.ask(f"mkdir -p {folder} && rm -f {piece} && touch {quoted}")
-        size = self._size(part)
+        size = int(self.phone.ask(f"mkdir -p {folder} && rm -f {piece} && touch {quoted} && stat -c %s {quoted}"))
         there = min(item.bytes, size - size % self.piece_bytes if size < item.bytes else item.bytes)
         if there != size:
             self.phone.ask(f"truncate -s {there} {quoted}")

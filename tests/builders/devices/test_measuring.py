@@ -125,7 +125,7 @@ def test_throttling_that_the_phone_reports_is_part_of_the_measurement(phone: Pho
 
 
 def test_a_run_starts_once_the_phone_is_cool(phone: Phone, measure: Measure) -> None:
-    phone.write(temperature="60.0", cooling="10")
+    phone.write(temperature="50.0", cooling="10")
     steps: list[Event] = []
     found = measure("300 12", cooling_seconds=0.2, on_progress=steps.append, cool_celsius=36.5)
     assert found.temperature_before_celsius is not None
