@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import MeasurementError
 from targets.evidence import FIGURES, Figure
 from targets.strict_json import MalformedJsonError, parse_model
@@ -199,6 +199,8 @@ class Measurement(BaseModel):
             raw = read_at_most(path, BYTES_LIMIT)
         except OSError as error:
             raise MeasurementError(f"{path}: can't be read: {error.strerror}", fix=_REWRITE) from error
+        except TooLargeError as error:
+            raise MeasurementError(f"{path}: larger than {BYTES_LIMIT:,} bytes", fix=_REWRITE) from error
         return cls.parse(raw, source=str(path))
 
     @classmethod

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from builders.devices.provider import FoundDevice, MeasureRequest, State
 from builders.devices.tool_run import Ran, run_tool, tool_path
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.devices import load_targets
 from targets.errors import DeviceError, DeviceUnreachableError, MeasurementError
 from targets.measurement import DeviceEntry, Measurement, RuntimeEntry, SampledFigure, SettingsEntry
@@ -42,7 +42,9 @@ _LINE = re.compile(r"^PHIPACK_RUN (\{.*\})\s*$", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9-]{1,100}")
 _XCODE = "install Xcode 16 or later on a Mac, and open it once"
 _FIX = "unlock the phone, trust this Mac, switch on Developer Mode, and measure again"
-_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(ge=1e-6, le=1e6)]
+_Text = Annotated[str, Field(max_length=200)]
+_Count = Annotated[int, Field(ge=0, le=1 << 40)]
 _Thermal = Literal["nominal", "fair", "serious", "critical"]
 
 
@@ -53,15 +55,15 @@ class RunnerOutput(BaseModel):
 
     schema_: Literal["phipack.ios-run/1"] = Field(alias="schema")
     error: str | None = None
-    model: str = ""
-    os: str = ""
-    os_version: str = ""
-    compute_units: str = ""
-    prompt_tokens: int = 0
-    decode_tokens: int = 0
+    model: _Text = ""
+    os: _Text = ""
+    os_version: _Text = ""
+    compute_units: _Text = ""
+    prompt_tokens: _Count = 0
+    decode_tokens: _Count = 0
     prefill_seconds: list[_Seconds] = []
     decode_seconds: list[_Seconds] = []
-    peak_memory_bytes: int = 0
+    peak_memory_bytes: _Count = 0
     thermal_before: _Thermal = "nominal"
     thermal_after: _Thermal = "nominal"
     files: dict[str, str] = {}
@@ -82,7 +84,10 @@ class DevicectlProvider:
             ran = _devicectl(["list", "devices", "--json-output", str(out), "--timeout", "10"], _LIST_SECONDS)
             if ran.code != 0 or not out.is_file():
                 raise DeviceError(f"devicectl can't list devices: {ran.last_words}", fix=_XCODE)
-            return devices_of(read_at_most(out, _BYTES_LIMIT))
+            try:
+                return devices_of(read_at_most(out, _BYTES_LIMIT))
+            except (OSError, TooLargeError) as error:
+                raise DeviceError(f"devicectl's list can't be read: {error}", fix=_XCODE) from error
 
     def measure(self, name: str, request: MeasureRequest) -> Measurement:
         """Measure a Core ML bundle on a device, by its UDID.
@@ -147,7 +152,8 @@ def runner_measurement(printed: str, request: MeasureRequest, last_words: str = 
     if run.error is not None:
         raise DeviceError(f"the runner failed on the phone: {run.error[:500]}", fix=_FIX)
     _check_files(run, request)
-    if len(run.prefill_seconds) != len(run.decode_seconds) or not run.decode_seconds:
+    counts = (run.prompt_tokens, run.decode_tokens, len(run.decode_seconds))
+    if len(run.prefill_seconds) != len(run.decode_seconds) or not all(counts):
         raise DeviceError("the runner timed no run, or half of one", fix=_FIX)
     if not run.model or not run.os:
         raise DeviceError("the phone did not say what model it is", fix=_FIX)

@@ -29,7 +29,7 @@ from builders.devices.farm_run.outputs import BYTES_LIMIT, NAMES, farm_measureme
 from builders.devices.provider import FoundDevice, MeasureRequest
 from builders.devices.tool_run import Ran, run_tool, tool_path
 from registry.files.staging import disk_errors
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import DeviceError, SetupError
 from targets.measurement import DeviceEntry, Measurement
 from targets.progress import Step
@@ -177,7 +177,10 @@ class TestLabProvider:
         if ran.code != 0:
             raise DeviceError(f"the results can't be fetched: {ran.last_words}", fix="check the rights to the bucket")
         found = {name: fetched / name for name in NAMES if (fetched / name).is_file()}
-        return {name: read_at_most(path, BYTES_LIMIT) for name, path in found.items()}
+        try:
+            return {name: read_at_most(path, BYTES_LIMIT) for name, path in found.items()}
+        except (OSError, TooLargeError) as error:
+            raise DeviceError(f"what the phone wrote can't be read: {error}", fix="measure again") from error
 
     def _remove(self, results: str) -> None:
         """Remove the results, which hold the bundle, too."""

@@ -12,7 +12,7 @@ from registry.bundle.manifest import Manifest
 from targets.benchmark_files import Claim, claimed_measurement, read_benchmark
 from targets.benchmark_files.claim import ClaimedBundle
 from targets.benchmark_files.formats import FORMATS
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.devices import Target
 from targets.errors import MeasurementError, did_you_mean
 from targets.measurement import BYTES_LIMIT, MEASUREMENT_SCHEMA, Measurement
@@ -74,6 +74,8 @@ def _read(path: Path, claim: Claim, format_name: str | None, select: str | None)
         raw = read_at_most(path, BYTES_LIMIT)
     except OSError as error:
         raise MeasurementError(f"{path}: can't be read: {error.strerror}", fix="use the path of a file") from error
+    except TooLargeError as error:
+        raise MeasurementError(f"{path}: more than {BYTES_LIMIT:,} bytes", fix="use the path of a benchmark") from error
     if format_name is None and MEASUREMENT_SCHEMA.encode() in raw:
         own = _of_bundle(Measurement.parse(raw, source=str(path)), claim.bundle, path.name)
         return [own] if select is None or select.lower() in own.on.lower() else []

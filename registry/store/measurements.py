@@ -80,7 +80,7 @@ def _parsed(document: Document | None, bundle: str) -> tuple[Measurement, ...]:
     listed = content.get("measurements")
     if content.get("bundle") != bundle or not isinstance(listed, list) or len(listed) > MEASUREMENTS_LIMIT:
         raise _malformed(source, "it is not of this bundle, or lists too much")
-    found = tuple(Measurement.parse(json.dumps(one).encode(), source=source) for one in listed)
+    found = tuple(Measurement.parse(json.dumps(one, allow_nan=False).encode(), source=source) for one in listed)
     if any(one.bundle != bundle for one in found):
         raise _malformed(source, "it has a measurement of another bundle")
     return found

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from targets.benchmark_files.result import BenchmarkFileError, BenchmarkResult
 from targets.devices import Target
 from targets.measurement import DeviceEntry, Measurement
@@ -51,6 +53,15 @@ def claimed_measurement(result: BenchmarkResult, claim: Claim) -> Measurement:
     """Return a run as a measurement. Raises `BenchmarkFileError` where the file contradicts the claim."""
     if claim.bundle is not None:
         _check_bundle(result, claim.bundle)
+    try:
+        return _measurement(result, claim)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise BenchmarkFileError(f"{result.title}: {problem}", fix="correct what was said of the device") from error
+
+
+def _measurement(result: BenchmarkResult, claim: Claim) -> Measurement:
     return Measurement(
         schema="phipack.measurement/1",
         match="claim",

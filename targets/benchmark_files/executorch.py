@@ -63,8 +63,8 @@ def _written(row: Row) -> tuple[_Run, str, tuple[float, ...]]:
     model, device = row.row("benchmarkModel"), row.row("deviceInfo")
     run = _Run(
         model.text("name"),
-        model.text("backend", default=""),
-        model.text("quantization", default=""),
+        model.optional_text("backend"),
+        model.optional_text("quantization"),
         device.text("arch"),
         device.text("os"),
     )
@@ -77,9 +77,7 @@ def _uploaded(row: Row) -> tuple[_Run, str, tuple[float, ...]]:
     model, metric, runners = row.row("model"), row.row("metric"), row.rows("runners")
     if len(runners) != 1:
         raise row.refused("runners", f"one device is needed, not {len(runners)}")
-    run = _Run(
-        model.text("name"), model.text("backend", default=""), "", runners[0].text("name"), runners[0].text("type")
-    )
+    run = _Run(model.text("name"), model.optional_text("backend"), "", runners[0].text("name"), runners[0].text("type"))
     if metric.text("name") == _FAILURE:
         raise row.refused("metric", f"a report of a failure, on {run.device}: nothing was measured")
     return run, metric.text("name"), metric.numbers("benchmark_values")
@@ -91,8 +89,6 @@ def _result(run: _Run, metrics: dict[str, tuple[Row, tuple[float, ...]]]) -> Ben
         raise row.refused(_SPEED, "a speed of 0 or less: the run failed")
     if _STATUS in metrics and any(metrics[_STATUS][1]):
         raise metrics[_STATUS][0].refused(_STATUS, f"{metrics[_STATUS][1][0]:g}: the model was not loaded")
-    if not run.device or not run.model:
-        raise row.refused("device", "a run without a name of model or device")
     os, _, version = run.os.partition(" ")
     bits = next((bits for bits, marks in _BITS.items() if any(mark in run.quantization for mark in marks)), None)
     return BenchmarkResult(

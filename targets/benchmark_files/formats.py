@@ -12,7 +12,7 @@ from targets.benchmark_files.json_rows import json_of
 from targets.benchmark_files.llama_bench import is_llama_bench, read_llama_bench
 from targets.benchmark_files.result import BenchmarkFileError, BenchmarkResult, refused
 from targets.benchmark_files.xctest import is_xctest, read_xctest
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 
 BYTES_LIMIT = 16 << 20
 
@@ -42,8 +42,8 @@ def read_benchmark(path: Path, format_name: str | None = None) -> list[Benchmark
         raise BenchmarkFileError(
             f"{path}: can't be read: {error.strerror}", fix="use the path of a benchmark's output"
         ) from error
-    if len(raw) > BYTES_LIMIT:
-        raise refused(str(path), "", f"more than {BYTES_LIMIT:,} bytes")
+    except TooLargeError as error:
+        raise refused(str(path), "", f"more than {BYTES_LIMIT:,} bytes") from error
     return FORMATS[format_name or format_of(raw, str(path))](raw, str(path))
 
 

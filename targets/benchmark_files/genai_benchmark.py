@@ -40,15 +40,15 @@ def _result(record: Row) -> BenchmarkResult:
     config, metadata, metrics = record.row("config"), record.row("metadata"), record.row("metrics")
     if (backend := config.text("backend")) != "onnxruntime-genai":
         raise config.refused("backend", f"onnxruntime-genai is needed, not {backend[:40]!r}")
-    package = metadata.text("package_name", default="onnxruntime-genai")
-    precision = config.text("precision", default="unknown")
+    package = metadata.optional_text("package_name") or "onnxruntime-genai"
+    precision = config.optional_text("precision")
     return BenchmarkResult(
         tool=TOOL,
         formats=("onnx",),
-        model=config.row("model_info").text("full_name", default="unnamed"),
+        model=config.row("model_info").optional_text("full_name") or "unnamed",
         runtime=RuntimeEntry(
             name=package,
-            version=metadata.text("package_version") if "package_version" in metadata.content else None,
+            version=metadata.optional_text("package_version") or None,
             backend=metadata.text("device"),
         ),
         figures={
@@ -65,5 +65,5 @@ def _result(record: Row) -> BenchmarkResult:
         ),
         not_measured={"device_time_to_first_token_seconds": _NO_START},
         weight_bits=_BITS.get(precision),
-        weight_type=precision,
+        weight_type=precision or None,
     )

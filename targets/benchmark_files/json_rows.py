@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from targets.benchmark_files.result import refused
+from targets.benchmark_files.result import BenchmarkFileError, refused
 from targets.strict_json import MalformedJsonError, parse_json
 
 ROWS_LIMIT = 10_000
@@ -24,9 +24,15 @@ class Row:
     source: str
     where: str
 
-    def text(self, name: str, *, default: str | None = None) -> str:
-        """Return a text of at most `TEXT_LIMIT` characters; `default` where the field is missing."""
-        value = self._value(name, default)
+    def text(self, name: str) -> str:
+        """Return a text of 1 to `TEXT_LIMIT` characters."""
+        if not (value := self.optional_text(name)):
+            raise self.refused(name, "an empty text" if name in self.content else "missing")
+        return value
+
+    def optional_text(self, name: str) -> str:
+        """Return a text of at most `TEXT_LIMIT` characters; an empty one where the field is missing."""
+        value = self.content.get(name, "")
         if not isinstance(value, str) or len(value) > TEXT_LIMIT:
             raise self.refused(name, f"a text of at most {TEXT_LIMIT} characters is needed")
         return value
@@ -67,7 +73,7 @@ class Row:
         """Return an array of objects in it."""
         return rows_of(self._value(name, None), self.source, f"{self.where}.{name}")
 
-    def refused(self, name: str, problem: str) -> Exception:
+    def refused(self, name: str, problem: str) -> BenchmarkFileError:
         """Return the error for a field."""
         return refused(self.source, f"{self.where}.{name}", problem)
 

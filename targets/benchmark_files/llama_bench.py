@@ -72,7 +72,7 @@ def _result(prefill: Row | None, decode: Row | None) -> BenchmarkResult:
         runtime=RuntimeEntry(
             name="llama.cpp",
             version=f"b{any_row.whole('build_number')} ({any_row.text('build_commit')})",
-            backend=any_row.text("backends") or None,
+            backend=any_row.optional_text("backends") or None,
         ),
         figures={name: SampledFigure.median(name, row.numbers("samples_ts")) for name, row in tests.items() if row},
         settings=SettingsEntry(

@@ -3,9 +3,9 @@
     FILE:LINE: Test Case '-[CLASS NAME]' measured [Tokens Per Second, t/s] average: 13.420,
     relative standard deviation: 1.2%, values: [13.4, 13.5, …], performanceMetricID:…
 
-on one line. Only the metric `Tokens Per Second, t/s` is read, the name that ExecuTorch's LLaMATests.mm gives to its
-own metric of generation; `Memory Peak Physical, kB` does not say whether a kB has 1,000 bytes. The line names neither
-device nor model: who imports it states them.
+on one line. Only the metric `Tokens Per Second, t/s` is read: ExecuTorch's LLaMATests.mm names its own metric so, which
+counts the time of the prompt, too. `Memory Peak Physical, kB` does not say how many bytes a kB has. The line names
+neither device nor model: who imports it states them.
 
 What Instruments' Core ML template and Xcode's performance reports store has no published form, and is not read.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz import benchmarks, bundles, checkpoints, metadata, records, written
+from tests.fuzz import benchmarks, bundles, checkpoints, devices, metadata, records, written
 from tests.fuzz.target import Target
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
@@ -45,6 +45,9 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "ai_hub": benchmarks.ai_hub_target,
     "executorch": benchmarks.executorch_target,
     "xctest": benchmarks.xctest_target,
+    "devicectl": devices.devicectl_target,
+    "ios_run": devices.ios_run_target,
+    "farm_outputs": devices.farm_outputs_target,
     "headers": written.headers_target,
     "addresses": written.addresses_target,
 }

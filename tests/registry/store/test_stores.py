@@ -15,12 +15,14 @@ from devtools.services.seaweedfs import S3Server
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.store.folder import FolderStore
+from registry.store.measurements import add_measurements, read_measurements
 from registry.store.protocol import Blob, Store, blob_path
 from registry.store.s3 import S3Store
 from registry.store.uris import open_store, parse_bundle_uri
 from targets.errors import BundleError, StoreError
 from targets.progress import Event, Step
 from tests.support.folders import contents
+from tests.support.measurements import BUNDLE, measurement
 from tests.support.s3 import BUCKET
 
 MIB = 1 << 20
@@ -222,3 +224,12 @@ def test_prefixes_of_a_bucket_are_stores_of_their_own(s3_store: S3Store, bundle:
 def test_the_server_is_asked_for_what_a_store_needs(s3_server: S3Server, s3_store: S3Store) -> None:
     s3_store.check_writable()
     assert s3_server.client().list_objects_v2(Bucket=BUCKET, Prefix=s3_store.prefix).get("KeyCount") == 0
+
+
+def test_measurements_of_a_bundle_are_kept_and_survive_a_sweep(any_store: Store) -> None:
+    first, second = measurement(12.0), measurement(13.0)
+    assert add_measurements(any_store, BUNDLE, [first]) == 1
+    assert add_measurements(any_store, BUNDLE, [first, second]) == 1
+    any_store.sweep(0, dry_run=False)
+    assert len(read_measurements(any_store, BUNDLE)) == 2
+    assert list(any_store.blobs()) == []
