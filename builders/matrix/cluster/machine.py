@@ -16,7 +16,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,12 +23,13 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from builders.devices.adb.client import states
 from builders.own_code import own_code_digest
+from targets.errors import PhipackError
 from targets.installation import PACKAGE, installed_version, requirements
 
 MANY = 1e9  # of what does not run out
 MEMORY, DISK, MACOS, ANDROID = "memory", "disk", "MACOS", "ANDROID"
-_ADB_SECONDS = 10
 _CODE_LENGTH = 12
 
 
@@ -226,15 +226,10 @@ def _extras() -> list[str]:
 
 
 def _devices() -> list[str]:
-    """Return the serials of the phones that adb can use now: `adb devices` lists them as `SERIAL<tab>device`."""
-    adb = shutil.which("adb")
-    if adb is None:
+    """Return the serials of the phones that adb can use now; none where there is no adb, or it does not answer."""
+    if shutil.which("adb") is None:
         return []
     try:
-        done = subprocess.run(  # noqa: S603
-            [adb, "devices"], capture_output=True, text=True, timeout=_ADB_SECONDS, check=False, env=os.environ.copy()
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return sorted(serial for serial, state in states().items() if state == "device")
+    except PhipackError:
         return []
-    listed = [line.split("\t") for line in done.stdout.splitlines()]
-    return sorted(fields[0] for fields in listed if len(fields) == 2 and fields[1] == "device")

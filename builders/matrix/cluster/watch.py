@@ -117,7 +117,8 @@ class Watch:
 
 def unable(course: Course, workers: list[Any]) -> ClusterError:
     """Return the error of a job that no worker can do."""
-    tried = f"; it was tried: {'; '.join(course.failures)}" if course.failures else ""
+    ends = [*course.failures, *(f"{machine}: its worker died" for machine in course.deaths)]
+    tried = f"; it was tried: {'; '.join(ends)}" if ends else ""
     return ClusterError(
         f"{course.job.name} can be done by nobody: {why_nobody(course.needed, workers)}{tried}",
         fix="start a worker that has it (docs/cluster.md); phipack workers shows what is there",

@@ -16,8 +16,8 @@ from builders.matrix.cluster.address import ClusterAddress, parse_cluster
 from builders.matrix.cluster.coordinator import JobOutcome, run_graph_async
 from builders.matrix.cluster.course import Limits
 from builders.matrix.graph import Graph
+from devtools.stub_jobs import HANGING, StubWork
 from targets.progress import Event, silent
-from tests.support.stub_work import HANGING, StubWork
 
 QUICK = Limits(silent_seconds=1.0, wait_seconds=1.0, tick_seconds=0.1, call_seconds=30.0)
 Result = TypeVar("Result")
@@ -61,7 +61,8 @@ def work_in(folder: Path, **settings: Any) -> StubWork:
 
 def written(work: StubWork) -> list[str]:
     """Return the jobs whose records were written, in order."""
-    return [line.split()[0] for line in work.log.read_text().splitlines()] if work.log.exists() else []
+    lines = [line.split() for line in work.log.read_text().splitlines()] if work.log.exists() else []
+    return [job for what, job, *_ in lines if what == "recorded"]
 
 
 async def release(

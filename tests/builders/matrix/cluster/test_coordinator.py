@@ -10,6 +10,7 @@ import pytest
 
 from builders.matrix.cluster.course import Limits
 from builders.matrix.graph import Graph, Job, Needs
+from devtools.stub_jobs import cells, one
 from targets.errors import ClusterError, ClusterUnreachableError
 from targets.progress import Event, Notice, Step
 from tests.builders.matrix.cluster.clusters import (
@@ -23,7 +24,6 @@ from tests.builders.matrix.cluster.clusters import (
     worker,
     written,
 )
-from tests.support.stub_work import cells, one
 
 GB = 10**9
 

@@ -20,14 +20,18 @@ from targets.progress import Step
 
 @dataclass(frozen=True)
 class StubWork:
-    """Implements `Work`: a job sleeps, then writes its record. `log`: a line for each run that wrote one."""
+    """Implements `Work`: a job sleeps, or burns so many seconds of a processor, then writes its record.
+
+    `log`: a line for each start of work, and for each record written: what, the job, when, the process.
+    """
 
     store: str
     log: Path
     seconds: float = 0.0
+    burns: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
 
-    def packages(self, job: Job) -> Mapping[str, str]:
+    def packages(self, job: Job) -> Mapping[str, str]:  # noqa: ARG002
         return self.versions
 
     def is_done(self, job: Job) -> bool:
@@ -39,18 +43,27 @@ class StubWork:
         for name in job.after:
             place.on_progress(Step("after", 1, 1, subject=name))
         FAULTS.get(job.recipe, _nothing)(job, place, self)
-        until = time.monotonic() + self.seconds
+        self._note("started", job)
+        clock = time.thread_time if self.burns else time.monotonic
+        begun = clock()
         while True:
             place.on_progress(Step("work", 0, 1))
-            if time.monotonic() >= until:
+            if (spent := clock() - begun) >= self.seconds:
                 break
-            time.sleep(min(0.02, self.seconds))
+            if self.burns:
+                sum(range(200_000))
+            else:
+                time.sleep(min(0.02, self.seconds - spent))
         if _store(self.store).write_document(record_name(job), job.name.encode(), replacing=None):
-            with self.log.open("a") as log:
-                log.write(f"{job.name} {os.getpid()}\n")
+            self._note("recorded", job)
+
+    def _note(self, what: str, job: Job) -> None:
+        with self.log.open("a") as log:
+            log.write(f"{what} {job.name} {time.time()} {os.getpid()}\n")
 
 
 def record_name(job: Job) -> str:
+    """Return the path of a job's record in the store."""
     return f"actions/{job.kind}/{job.key}.json"
 
 
