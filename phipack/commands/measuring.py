@@ -165,8 +165,9 @@ def _listings_text(listings: Sequence[Listing]) -> str:
     rows = [_row(device) for listing in listings for device in listing.devices]
     columns = ("device", "model", "target", "SoC", "OS", "ABI", "RAM", "free", "battery", "temperature", "state")
     parts = [table(columns, rows)] if rows else ["no device is connected"]
-    problems = [one for listing in listings for one in (listing, *listing.devices) if one.problem is not None]
-    parts += [f"{one.problem}\n  fix: {one.fix}" for one in problems]
+    for listing in listings:
+        problems = [(listing.problem, listing.fix), *((one.problem, one.fix) for one in listing.devices)]
+        parts += [f"{problem}\n  fix: {fix}" for problem, fix in problems if problem is not None]
     return "\n\n".join(parts)
 
 
