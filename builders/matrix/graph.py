@@ -53,6 +53,7 @@ class Job:
         is_done: True where the store had its record, and all that the record names, when the graph was made.
         recipe: the recipe of its bundle.
         context_length: of its bundle, in tokens.
+        target, soc: of a measurement: the device that it is for, and its chip.
     """
 
     name: str
@@ -64,6 +65,8 @@ class Job:
     is_done: bool = False
     recipe: str = ""
     context_length: int = 0
+    target: str = ""
+    soc: str = ""
 
 
 def job_name(kind: Kind, recipe: str, context_length: int, key: str) -> str:

@@ -97,10 +97,11 @@ def with_what_comes_before(graph: Graph, jobs: Iterable[Job]) -> tuple[Job, ...]
 
 
 def _chains(graph: Graph) -> Sequence[Group]:
-    """Return the pending jobs of each bundle."""
-    by_bundle: dict[str, list[Job]] = {}
+    """Return the pending jobs of each bundle; its measurements apart, as they need machines with devices."""
+    by_bundle: dict[tuple[str, str], list[Job]] = {}
     for job in graph.pending:
-        by_bundle.setdefault(job.after[0] if job.after else job.name, []).append(job)
+        apart = job.name if job.kind == "measure" else ""
+        by_bundle.setdefault((job.after[0] if job.after else job.name, apart), []).append(job)
     return [Group(tuple(jobs)) for jobs in by_bundle.values()]
 
 

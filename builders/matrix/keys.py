@@ -51,6 +51,11 @@ def validation_key(
     return _key(build, dict(evaluation), tools, own_code_digest(), "own runtime" if on_own_runtime else "any runtime")
 
 
+def measurement_key(build: str, target: str) -> str:
+    """Return the key of a measurement on a device: of its bundle's build, and of its target."""
+    return _key(build, target, "measure")
+
+
 def checkpoint_key(digest: str) -> str:
     """Return the key of a checkpoint's record: the first digits of its digest, 128 bits of it."""
     return digest.removeprefix("sha256:")[:32]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 from builders.matrix.cell_plan import CellPlan, CellPlanner, needs_own_runtime
 from builders.matrix.graph import Graph, Job, Kind, Needs, job_name
+from builders.matrix.keys import measurement_key
+from builders.matrix.measuring import are_known, device_figures_of, measurement_needs
 from builders.matrix.rates import Rates, build_needs, read_rates, validation_needs
 from targets.project import Cell
 
@@ -70,5 +72,15 @@ def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tup
         bundle_bytes=plan.bundle_bytes,
     )
     needs = replace(needs, labels=frozenset({MACOS} if needs_own_runtime(cell) else ()))
-    key = inputs.validation_key(cell, key)
-    return build, job("validate", key, needs, after=(build.name,), is_done=plan.is_measured)
+    validation = inputs.validation_key(cell, key)
+    jobs = build, job("validate", validation, needs, after=(build.name,), is_done=plan.is_measured)
+    if not (figures := device_figures_of(cell)):
+        return jobs
+    measurement = job(
+        "measure",
+        measurement_key(key, cell.target.name),
+        measurement_needs(cell.target, plan.bundle_bytes),
+        after=(build.name,),
+        is_done=are_known(figures, plan.gates),
+    )
+    return *jobs, replace(measurement, target=cell.target.name, soc=cell.target.soc)

@@ -2,6 +2,7 @@
 
     build      checkpoint ──build_each──> work/bundles/KEY ──> store, actions/build/KEY.json
     validate   store ──> work/bundles/KEY ──validate──> actions/validate/KEY.json
+    measure    store ──> work/bundles/KEY ──a phone──> measurements/BUNDLE.json
 
 A job may die at any point: what it leaves is removed by whoever does it next, and nothing counts before its record is
 written, last. A job that is recorded is not done again, whoever has done it. What several processes of this machine do
@@ -10,8 +11,8 @@ at once is kept apart by locks (`build_cache.py`); of several machines, each fin
 
 from __future__ import annotations
 
+import platform
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ from builders.checkpoint import Checkpoint
 from builders.conversion import BuildRequest
 from builders.matrix.cell_plan import Inputs
 from builders.matrix.graph import Job, Kind
-from builders.matrix.keys import build_key, installed_tools, validation_key
+from builders.matrix.keys import build_key, installed_tools, measurement_key, validation_key
+from builders.matrix.measuring import DEVICE_LABELS, attached_device, measure_bundle
 from builders.matrix.planning import MACOS
 from builders.matrix.rates import build_amount, validation_amount
 from builders.matrix.records import (
@@ -40,6 +42,7 @@ from builders.matrix.records import (
 from builders.validation.validate import check_before_building, validate
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import Manifest
+from registry.store.measurements import add_measurements
 from registry.store.protocol import Store
 from targets.errors import PhipackError, ReleaseError
 from targets.evaluation import EvaluationSettings
@@ -82,13 +85,18 @@ class Site:
         build = self.build_key(job)
         if job.kind == "build":
             return build
+        if job.kind == "measure":
+            return measurement_key(build, job.target)
         own = MACOS in job.needs.labels
         return validation_key(build, recipe_named(job.recipe).format, self.inputs.evaluation, on_own_runtime=own)
 
 
-def machine_labels() -> frozenset[str]:
-    """Return the labels of jobs that this machine can do, other than those that any machine can."""
-    return frozenset({MACOS} if sys.platform == "darwin" else ())
+def missing_labels(job: Job) -> list[str]:
+    """Return what a job needs that this machine is not: not a Mac, or no such device is attached."""
+    there = {MACOS} if platform.system() == "Darwin" else set()
+    if job.needs.labels & DEVICE_LABELS and attached_device(job) is not None:
+        there |= DEVICE_LABELS
+    return sorted(job.needs.labels - there)
 
 
 def run_job(job: Job, site: Site) -> bool:
@@ -258,9 +266,10 @@ def _materialised(digest: str, site: Site) -> Iterator[Bundle]:
 
 def require_labels(job: Job) -> None:
     """Raise `ReleaseError` where the job needs another kind of machine."""
-    if lacking := sorted(job.needs.labels - machine_labels()):
+    if missing := missing_labels(job):
+        device = f": {job.target}, or another device with {job.soc}, attached and ready" if job.target else ""
         raise ReleaseError(
-            f"{job.name} needs a machine with {', '.join(lacking)}",
+            f"{job.name} needs a machine with {', '.join(missing)}{device}",
             fix=f"run it there: phipack release --defer-registration --job {job.name}; then phipack release --finish",
         )
 
@@ -275,4 +284,14 @@ def _require_same_inputs(job: Job, site: Site) -> None:
         )
 
 
-_RUN: Mapping[Kind, Callable[[Job, Site], bool]] = {"validate": _validate_bundle}
+def _measure_on_device(job: Job, site: Site) -> bool:
+    manifest = built_bundle(site.store, site.build_key(job))
+    if manifest is None:
+        raise ReleaseError(f"{job.name}: the store does not have its bundle", fix=f"do {job.after[0]} first, or again")
+    require_labels(job)
+    with _materialised(manifest.digest, site) as bundle:
+        measurement = measure_bundle(job, bundle, with_subject(site.on_progress, job.name))
+    return add_measurements(site.store, manifest.digest, [measurement]) > 0
+
+
+_RUN: Mapping[Kind, Callable[[Job, Site], bool]] = {"validate": _validate_bundle, "measure": _measure_on_device}

@@ -24,7 +24,8 @@ class JobForm(Form):
     cells: list[str] = Field(description="the cells that need it")
     after: list[str] = Field(description="names of jobs that must be done before")
     done: bool = Field(description="any machine has recorded it, and the store has its bundle")
-    labels: list[str] = Field(description="what the machine must be, such as macos; empty where any will do")
+    labels: list[str] = Field(description="what the machine must be or have: macos, android, ios; empty for any")
+    target: str = Field(description="of a measurement, the device that it is for; otherwise empty")
     seconds: float
     memory_bytes: int
     disk_bytes: int
@@ -125,6 +126,7 @@ def job_form(job: Job) -> JobForm:
         after=list(job.after),
         done=job.is_done,
         labels=sorted(job.needs.labels),
+        target=job.target,
         seconds=round(job.needs.seconds, 1),
         memory_bytes=job.needs.memory_bytes,
         disk_bytes=job.needs.disk_bytes,
