@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from builders.devices.adb.measuring import AdbProvider
+from builders.devices.farms import FARMS
 from builders.devices.provider import DeviceProvider, FoundDevice, MeasureRequest
 from registry.bundle.folder import verify
 from targets.errors import DeviceError, SetupError, did_you_mean
 from targets.measurement import Measurement
 
-PROVIDERS: Mapping[str, Callable[[], DeviceProvider]] = {"adb": AdbProvider}
+PROVIDERS: Mapping[str, Callable[[], DeviceProvider]] = {"adb": AdbProvider, **FARMS}
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def measure(  # noqa: PLR0913 - the public face
 
     Args:
         bundle: a folder or an opened bundle; every byte of it is verified first.
-        device: `adb:SERIAL`, or `adb:` for the only phone.
+        device: its address, such as `adb:SERIAL`, or `adb:` for the only phone there.
         runtime: folder of the runtime's programs for the device: llama-bench for GGUF, model_benchmark for ONNX.
         checkpoint: the one that the bundle was built from: accuracy on the device is then measured too.
         text: held-out text for that; by default one that comes with phipack.

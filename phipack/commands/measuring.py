@@ -42,7 +42,7 @@ def devices_ls(state: State) -> None:
 @click.command()
 @click.argument("bundle", metavar="BUNDLE-OR-REFERENCE", shell_complete=completion.references_or_paths)
 @click.option(
-    "--device", required=True, metavar="ADDRESS", help="adb:SERIAL (phipack devices ls), or adb: for the one."
+    "--device", required=True, metavar="ADDRESS", help="Its address (phipack devices ls), or adb: for the one."
 )
 @click.option(
     "--runtime",
