@@ -1,7 +1,7 @@
-"""What older runtimes make of each feature, tried: `python -m devtools.runtime_matrix [--only onnxruntime-genai]`.
+"""What older runtimes make of each feature, tried: `python -m tests.support.runtime_matrix [--only onnxruntime-genai]`.
 
 Old versions are installed side by side in `.cache/runtimes`, without touching this environment, and run the cases of
-`runtime_cases.py` and a tiny bundle of every family and ONNX recipe. The outcome of each is written to
+`devtools/runtime_cases.py` and a tiny bundle of every family and ONNX recipe. The outcome of each is written to
 `tests/targets/runtime_outcomes.json`: `works` where the result is that of the newest version, else `differs`, `fails`
 or `crashes`. A fast test holds `targets/runtimes/table.toml` to it. It takes about twenty minutes.
 """
