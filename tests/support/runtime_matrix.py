@@ -78,7 +78,7 @@ def _tried(runtime: str, folder: Path) -> dict[str, Any]:
     """Run every case in every version. Returns features and outcomes by case."""
     made = dict(_onnx_cases(folder) if runtime == "onnxruntime" else _genai_cases(folder))
     for version in VERSIONS[runtime]:
-        print(f"{runtime} {version}", flush=True)
+        sys.stdout.write(f"{runtime} {version}\n")
         command = [sys.executable, "-m", "devtools.runtime_run", runtime, *(str(folder / name) for name in made)]
         ran = subprocess.run(command, env=_environment(runtime, version), check=False, capture_output=True, text=True)
         if ran.returncode:
