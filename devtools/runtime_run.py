@@ -1,4 +1,4 @@
-"""Runs cases in an older runtime: started by `devtools.runtime_matrix` with that runtime on `PYTHONPATH`.
+"""Runs cases in an older runtime: started by `tests.support.runtime_matrix` with that runtime on `PYTHONPATH`.
 
 Imports numpy and the runtime alone, in any of their versions. Every case runs in a process of its own, forked before
 the runtime has threads: a crash is an outcome. Arguments: `onnxruntime` or `onnxruntime-genai`, and a folder for each

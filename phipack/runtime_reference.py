@@ -22,7 +22,7 @@ with `phipack fetch --runtime onnxruntime=1.22.0`. It lists all of them: a forma
 list is not one that the app can run. An app that drives an ONNX graph itself leaves onnxruntime-genai out. Versions
 of llama.cpp are its builds (`b4792`), those of Core ML are iOS's.
 
-"Tried" means that `python -m devtools.runtime_matrix` has installed the versions and run models in them, on x86-64
+"Tried" means that `python -m tests.support.runtime_matrix` has installed the versions and run models in them, on x86-64
 Linux. Where a phone's kernels differ, only reports from phones say so. An unconfirmed row was inferred; it counts
 like the others.
 """

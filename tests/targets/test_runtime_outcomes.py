@@ -1,4 +1,4 @@
-"""The table of runtimes against what older versions really did: `python -m devtools.runtime_matrix` recorded it."""
+"""The table of runtimes against what older versions did: `python -m tests.support.runtime_matrix` recorded it."""
 
 from __future__ import annotations
 

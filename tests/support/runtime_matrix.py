@@ -1,7 +1,7 @@
-"""What older runtimes make of each feature, tried: `python -m devtools.runtime_matrix [--only onnxruntime-genai]`.
+"""What older runtimes make of each feature, tried: `python -m tests.support.runtime_matrix [--only onnxruntime-genai]`.
 
 Old versions are installed side by side in `.cache/runtimes`, without touching this environment, and run the cases of
-`runtime_cases.py` and a tiny bundle of every family and ONNX recipe. The outcome of each is written to
+`devtools/runtime_cases.py` and a tiny bundle of every family and ONNX recipe. The outcome of each is written to
 `tests/targets/runtime_outcomes.json`: `works` where the result is that of the newest version, else `differs`, `fails`
 or `crashes`. A fast test holds `targets/runtimes/table.toml` to it. It takes about twenty minutes.
 """
@@ -78,7 +78,7 @@ def _tried(runtime: str, folder: Path) -> dict[str, Any]:
     """Run every case in every version. Returns features and outcomes by case."""
     made = dict(_onnx_cases(folder) if runtime == "onnxruntime" else _genai_cases(folder))
     for version in VERSIONS[runtime]:
-        print(f"{runtime} {version}", flush=True)
+        sys.stdout.write(f"{runtime} {version}\n")
         command = [sys.executable, "-m", "devtools.runtime_run", runtime, *(str(folder / name) for name in made)]
         ran = subprocess.run(command, env=_environment(runtime, version), check=False, capture_output=True, text=True)
         if ran.returncode:
