@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from devtools.packages import default_cache
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from tests.support.checkpoints import write_tiny
+from tests.support.garbage import leave_imports_out
 from tests.support.tiers import tiers_of
 
 # optimum's environment is made once for all sessions, where the other downloads are.
@@ -63,12 +63,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is imported and collected out of garbage collection: half a million objects that all stay.
+    """Leave what is imported and collected out of garbage collection."""
+    leave_imports_out()
 
-    Each full collection would look at all of them, which took a fifth of the time of tests on MLflow.
-    """
-    gc.collect()
-    gc.freeze()
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """The same with what a test has imported."""
+    leave_imports_out()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
