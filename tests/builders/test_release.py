@@ -22,20 +22,13 @@ from registry.files import lock_wait
 from registry.store.folder import FolderStore
 from targets.devices import target_named
 from targets.errors import BuildError, Failure, GateError, MeasurementError
-from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence
 from targets.gates import Gate
 from targets.progress import Event, Notice, Progress, Step, silent
 from targets.project import Cell
 from targets.recipes import recipe_named
+from tests.support.cells import BRIEF, LOOSE, cell, no_build
 from tests.support.folders import names_in
-
-BRIEF = EvaluationSettings(tokens=128, window=64, greedy_prompts=2, greedy_prompt_tokens=8, greedy_new_tokens=4)
-LOOSE = {"project": {"kl_mean": Gate(at_most=1.0), "artifact_bytes": Gate(at_most=1e9)}}
-
-
-def cell(name: str, recipe: str = "gguf-q8_0", gates: dict[str, dict[str, Gate]] = LOOSE) -> Cell:
-    return Cell(name, target_named("iphone-15"), recipe_named(recipe), 256, gates)
 
 
 @pytest.fixture
@@ -202,10 +195,6 @@ def test_steps_have_stable_names_and_the_cell_as_their_subject(release: Release,
     assert sorted(lines) == sorted(
         [(name, step) for name in ("phone", "tablet") for step in ("write", "hash", "store", *measured)]
     )
-
-
-def no_build(*_: object, **__: object) -> None:
-    raise AssertionError("a bundle is built")
 
 
 def test_a_cell_that_can_not_pass_is_not_built(

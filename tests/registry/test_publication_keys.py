@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from devtools.catalogs import Phone, Publisher
-from registry.catalog.signing import open_keys, renew_root, rotate
+from registry.catalog.signing import KeyFolder, open_keys, renew_root, rotate
 from registry.publication import refresh
 from registry.store.folder import FolderStore
 from targets.errors import FetchError, KeysError
@@ -85,9 +87,9 @@ def test_what_a_retired_key_signs_is_refused(publisher: Publisher, phone: Phone,
 
 def expire_root(publisher: Publisher, days: int) -> None:
     """Sign the root again, to expire so many days from now."""
-    publisher.keys.keys.expiry_days["root"] = days
-    publisher.keys = renew_root(publisher.keys)
-    publisher.keys.keys.expiry_days["root"] = 365
+    expires = (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
+    with mock.patch.object(KeyFolder, "expiry", lambda *_: expires):
+        publisher.keys = renew_root(publisher.keys)
 
 
 @pytest.mark.parametrize("days", [0, -10])

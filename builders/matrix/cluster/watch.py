@@ -82,7 +82,7 @@ class Watch:
         await self.roster.restart(running.address)
 
     async def _look_for_machines(self, course: Course) -> None:
-        """Give a job up that nobody was able to do for too long: dask itself would wait for ever."""
+        """Abandon a job that nobody was able to do for too long: dask itself would wait for ever."""
         workers = list(self.roster.workers.values())
         if somebody_can(course.needed, workers):
             course.unable_since = None

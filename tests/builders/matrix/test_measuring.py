@@ -23,7 +23,7 @@ from targets.errors import ReleaseError, SetupError
 from targets.gates import Gate
 from targets.measurement import DeviceEntry, Measurement, RuntimeEntry, SampledFigure, SettingsEntry
 from targets.project import Cell
-from tests.builders.test_release import BRIEF, cell
+from tests.support.cells import BRIEF, cell
 
 FAST = {"project": {"device_decode_tokens_per_second": Gate(at_least=12), "kl_mean": Gate(at_most=9)}}
 

@@ -23,7 +23,7 @@ from registry.store.folder import FolderStore
 from targets.errors import BuildError, ReleaseError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence
-from tests.builders.test_release import BRIEF, cell, no_build
+from tests.support.cells import BRIEF, cell, no_build
 
 Machine = Callable[[str], Site]
 
