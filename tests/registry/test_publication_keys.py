@@ -88,7 +88,7 @@ def test_what_a_retired_key_signs_is_refused(publisher: Publisher, phone: Phone,
 def expire_root(publisher: Publisher, days: int) -> None:
     """Sign the root again, to expire so many days from now."""
     expires = (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
-    with mock.patch.object(KeyFolder, "expiry", lambda *_: expires):
+    with mock.patch.object(KeyFolder, "expiry", return_value=expires):
         publisher.keys = renew_root(publisher.keys)
 
 
