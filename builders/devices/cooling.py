@@ -59,7 +59,7 @@ def cool_down(
 def has_fallen(speeds: Sequence[float]) -> bool:
     """Return True if later runs were slower than earlier ones, by more than a tenth, and each half agrees.
 
-    From four runs on; with fewer a fall may be chance.
+    From four runs on; with fewer, a fall may be chance.
     """
     if len(speeds) < 4:
         return False

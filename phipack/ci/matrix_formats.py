@@ -29,7 +29,7 @@ def github_matrix(matrix: MatrixForm) -> str:
         }
         for group in matrix.groups
     ]
-    return json.dumps({"include": include}, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps({"include": include}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def gitlab_pipeline(matrix: MatrixForm, template: str | None) -> str:
@@ -43,9 +43,9 @@ def gitlab_pipeline(matrix: MatrixForm, template: str | None) -> str:
         )
     if not matrix.groups:
         jobs[NOTHING] = extends | {"script": ["echo 'every job of the release is done'"]}
-    return json.dumps(jobs, indent=2, ensure_ascii=False)
+    return json.dumps(jobs, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def plain_json(matrix: MatrixForm) -> str:
     """Return the matrix as `phipack matrix --json` has it, without the document around it."""
-    return json.dumps(matrix.data(), indent=2, ensure_ascii=False)
+    return json.dumps(matrix.data(), indent=2, ensure_ascii=False, allow_nan=False)

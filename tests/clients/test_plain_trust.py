@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
+from datetime import timedelta
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from securesystemslib.signer import CryptoSigner
 
 from devtools.catalogs import Publisher
 from devtools.servers import answering, on, serving, times
-from registry.catalog.signing import Role, create_keys, rotate
+from registry.catalog.signing import KeyFolder, Role, rotate
 from targets.errors import PublicationError
 from tests.clients.plain_trust import Refused, canonical, signed_by
 from tests.support.forged_metadata import forge
@@ -83,10 +83,14 @@ def test_an_older_catalog_is_refused(publisher: Publisher, url: str, tmp_path: P
         plain.fetch()
 
 
-def test_an_expired_catalog_is_refused(tmp_path: Path) -> None:
+def test_an_expired_catalog_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publisher = Publisher(tmp_path / "publisher")
-    shutil.rmtree(publisher.folder / "keys")
-    publisher.keys = create_keys(publisher.folder / "keys", {}, {"timestamp": 0})
+    expiry = KeyFolder.expiry
+    monkeypatch.setattr(
+        KeyFolder,
+        "expiry",
+        lambda keys, role, now: expiry(keys, role, now - timedelta(days=31) if role == "timestamp" else now),
+    )
     publisher.release("1.0.0")
     with pytest.raises(PublicationError, match=r"it was written, and no client accepts it: .* has expired"):
         publisher.publish()

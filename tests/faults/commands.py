@@ -19,6 +19,7 @@ from tests.faults import (
     channels,
     databases,
     fetching,
+    importing,
     making,
     parts,
     publishing,
@@ -249,6 +250,15 @@ _FOLDERS: Mapping[str, Command] = {
         tidy=channels.store_is_tidy,
         limit=4,
     ),
+    "evidence import": Command(
+        of="evidence import",
+        prepare=importing.prepare_measured,
+        run=phipack(*importing.IMPORT),
+        after=importing.the_old_one_is_there,
+        done=importing.both_are_there,
+        tidy=channels.store_is_tidy,
+        limit=2,
+    ),
     "release": Command(
         of="release",
         prepare=releasing.prepare_project,
@@ -337,6 +347,7 @@ COMMANDS: Mapping[str, Command] = {**_FOLDERS, **making.COMMANDS, **_S3}
 
 # Commands that write, and are not walked, each with the reason.
 UNWALKED: Mapping[str, str] = {
+    "measure": "what it writes is on a phone: tests/builders/devices; its --out is written as that of validate",
     "export": "what it runs is optimum, in an environment that pip downloads; its folder is staged as that of convert",
 }
 
