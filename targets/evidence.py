@@ -103,7 +103,7 @@ class Figure(BaseModel):
 class Evidence(BaseModel):
     """All figures of one bundle, and the results of its gates."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")  # as Figure; gates have values
 
     schema_: Literal["phipack.evidence/1"] = Field(EVIDENCE_SCHEMA, alias="schema")
     bundle: str = Field(description="digest of the bundle's manifest, sha256:…")

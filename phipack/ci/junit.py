@@ -1,7 +1,7 @@
 """JUnit XML of a release: a test suite whose test cases are the cells.
 
 A cell that fails at its gates has one `failure` for each gate; any other problem is an `error`. GitLab shows only an
-element's text, Jenkins the attribute `message` as well: each has all that is to be read. The elements and attributes
+element's text, Jenkins the attribute `message` as well: each has all of it. The elements and attributes
 are those of Jenkins' schema (jenkinsci/xunit-plugin, junit-10.xsd).
 """
 

@@ -16,7 +16,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,9 +43,14 @@ class _Open(BaseModel):
 
 
 class _Document(_Open):
+    _left_out_where_empty: ClassVar[tuple[str, ...]] = ()
+
     def to_bytes(self) -> bytes:
         """Return the document's JSON: sorted keys, no spaces, UTF-8, a final newline."""
         content = self.model_dump(mode="json", by_alias=True)
+        for name in self._left_out_where_empty:
+            if not content[name]:
+                del content[name]
         return (
             json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False) + "\n"
         ).encode()
@@ -149,6 +154,7 @@ class ChannelDocument(_Document):
     channel: str
     cells: dict[str, tuple[Stage, ...]]
     earlier: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    _left_out_where_empty = ("earlier",)
 
     @model_validator(mode="after")
     def _stages_are_there(self) -> Self:

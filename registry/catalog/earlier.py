@@ -1,6 +1,6 @@
 """Releases of a channel that are kept for apps with older runtimes. Pure.
 
-When a release takes another one's place, and needs more of a runtime, apps in the field that lack it would find nothing
+When a release takes another one's place, and needs more of a runtime, apps in the field without it would find nothing
 new, and an installation of today's older app nothing at all. So the channel's document goes on to name the release
 before: signed like everything in it, and offered only to an app that says which runtimes it has and can't run what is
 newer. A client that does not say so never sees it, and an attacker gains nothing: which versions a client may be given

@@ -31,8 +31,8 @@ def release(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def validate(bundle: Bundle, *_: object, **__: object) -> Evidence:
         return make_evidence(bundle)
 
-    monkeypatch.setattr("builders.release.validate", validate)
-    monkeypatch.setattr("builders.release.check_before_building", lambda *_, **__: None)
+    monkeypatch.setattr("builders.matrix.work.validate", validate)
+    monkeypatch.setattr("builders.matrix.work.check_before_building", lambda *_, **__: None)
     store, cache = FolderStore(tmp_path / "store"), BuildCache(tmp_path / "work")
     return Release(tiny, EvaluationSettings(), cache, store, lambda *_: None)
 
