@@ -11,6 +11,8 @@ from distributed import LocalCluster
 
 from tests.support.command_line import InProcess, write_project
 
+ONNX_CELL = '[[cells]]\ntarget = "iphone-15"\nrecipe = "onnx-int4"\n'  # onnxruntime's import takes seconds
+
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[str]:
@@ -35,8 +37,10 @@ def test_a_cluster_makes_what_one_process_makes(
     def shown(name: str, *options: str) -> list[dict[str, object]]:
         project = write_project(tmp_path / name, tiny_folder, migrated_database)
         file = ("--project", str(project / "phipack.toml"))
+        one_cell = (project / "phipack.toml").read_text("utf-8").replace(ONNX_CELL, "")
+        (project / "phipack.toml").write_text(one_cell, "utf-8")
         cells = command(*file, "--json", "release", *options).document["result"]["cells"]
-        assert [(cell["built"], cell["measured"], cell["registered"]) for cell in cells] == [(True, True, True)] * 2
+        assert [(cell["built"], cell["measured"], cell["registered"]) for cell in cells] == [(True, True, True)]
         found = command(*file, "--json", "show", "tiny:1.0.0").document["result"]["cells"]
         return [{key: cell[key] for key in ("cell", "digest", "inputs")} for cell in found]
 
