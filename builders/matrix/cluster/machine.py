@@ -17,8 +17,10 @@ import platform
 import shutil
 import socket
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -111,6 +113,7 @@ class WorkerState:
     checkpoints: set[str] = field(default_factory=set)
 
 
+_ONE_AT_A_TIME = threading.Lock()  # a process with many workers reads its own code once
 _STATES: WeakKeyDictionary[Any, WorkerState] = WeakKeyDictionary()
 
 
@@ -154,6 +157,11 @@ async def withdraw(resource: str, most: float, dask_worker: Any) -> None:
 
 
 def _facts(worker: Any, packages: tuple[str, ...]) -> dict[str, Any]:
+    with _ONE_AT_A_TIME:
+        return _found(worker, packages)
+
+
+def _found(worker: Any, packages: tuple[str, ...]) -> dict[str, Any]:
     identity, folder = own_identity(), work_folder(worker)
     versions = {name: version for name in packages if (version := installed_version(name)) is not None}
     return {
@@ -215,6 +223,7 @@ def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+@cache
 def _extras() -> list[str]:
     """Return the extras whose packages are all here, in versions that fit."""
     complete: dict[str, bool] = {}

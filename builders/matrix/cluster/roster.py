@@ -13,6 +13,8 @@ from builders.matrix.cluster.machine import Identity, Machine, machine_from, off
 from builders.matrix.cluster.needs import WorkerResources
 from targets.errors import ClusterUnreachableError
 
+_SILENT_TIMES = 4  # a worker that is too busy to answer is asked again after so many times the wait for it
+
 
 @dataclass
 class Roster:
@@ -23,6 +25,7 @@ class Roster:
         machines: those that were asked and can be used, by address.
         refused: why the others can't, by address.
         workers: resources of all that are there, as the scheduler knows them by now.
+        silent_until: when to ask those again that did not answer, by address.
         has_changed: whether any has offered or withdrawn something since that was last set to False.
     """
 
@@ -33,15 +36,16 @@ class Roster:
     machines: dict[str, Machine] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     workers: dict[str, WorkerResources] = field(default_factory=dict)
+    silent_until: dict[str, float] = field(default_factory=dict)
     has_changed: bool = False
 
     async def first(self) -> None:
         """Wait for a worker, and ask all that are there. Raises `ClusterUnreachableError`, `SchedulerLostError`."""
         until = time.monotonic() + self.limits.wait_seconds
-        while not await self.refresh():
+        while not await self.refresh() or not (self.machines or self.refused):
             if time.monotonic() > until:
                 raise ClusterUnreachableError(
-                    f"the cluster at {self.client.scheduler.address} has no workers after "
+                    f"the cluster at {self.client.scheduler.address} has no workers that answer after "
                     f"{self.limits.wait_seconds:.0f} s",
                     fix="start some: dask worker SCHEDULER --nthreads 1 (docs/cluster.md)",
                 )
@@ -50,7 +54,8 @@ class Roster:
     async def refresh(self) -> list[str]:
         """Look who is there, ask who is new, and return all addresses. Raises `SchedulerLostError`."""
         listed = await self._listed()
-        new = [address for address in listed if address not in self.machines and address not in self.refused]
+        known, now = self.machines.keys() | self.refused.keys(), time.monotonic()
+        new = [one for one in listed if one not in known and self.silent_until.get(one, 0.0) <= now]
         if new:
             await self._ask_all(new)
             listed = await self._listed()
@@ -98,8 +103,9 @@ class Roster:
 
     async def _ask_one(self, address: str) -> None:
         facts = await self.ask(address, offer, identity=self.identity, packages=self.packages)
-        if isinstance(facts, LookupError):
-            return  # it left meanwhile
+        if isinstance(facts, OSError | LookupError):  # TimeoutError is an OSError; the worker may also have left
+            self.silent_until[address] = time.monotonic() + _SILENT_TIMES * self.limits.call_seconds
+            return
         if isinstance(facts, BaseException):
             self.refused[address] = _unusable(address, facts)
             return

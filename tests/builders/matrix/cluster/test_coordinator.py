@@ -257,7 +257,7 @@ def test_a_scheduler_that_stays_away_is_an_error_within_a_bound(tmp_path: Path) 
 def test_no_workers_is_an_error_within_a_bound(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path) as (head, _):
-            with pytest.raises(ClusterUnreachableError, match="has no workers after 1 s"):
+            with pytest.raises(ClusterUnreachableError, match="has no workers that answer after 1 s"):
                 await release(head, one("stub"), work_in(tmp_path))
 
     run(scenario())
