@@ -10,10 +10,10 @@ and looks again, the others step back and wait; so one of them gets the lease, h
 queue: `docs/decisions/0003-one-mover-at-a-time.md` says why.
 
 No clocks are compared. A process is dead to another one when its beat has not risen for `stale_seconds` of the other's
-own time. Before each change the holder asks whether it still holds the lease, unless it asked within `asked_seconds`,
-and it makes none when its own last beat is older than `fresh_seconds`; a request under way ends within the rest
-(MLflow's client gives up after 3 x 20 s). The gap: a process that stands still for a minute and a half after it asked
-and before its request leaves, and whose clock stands still too (a virtual machine that is paused).
+own time. Before each change the holder asks whether it still holds the lease, unless it asked within `asked_seconds`
+(each beat asks first), and it makes none when its own last beat is older than `fresh_seconds`; a request under way ends
+within the rest (MLflow's client gives up after 3 x 20 s). The gap: a process that stands still for a minute and a
+half after it asked and before its request leaves, and whose clock stands still too (a virtual machine that is paused).
 
 Where the registry is unreachable when a claim must go, its owner tries for `release_seconds`: the next process need not
 wait for it to be stale.

@@ -64,6 +64,7 @@ from targets.references import Version, check_channel, check_name
 from targets.secrets import shown
 from targets.this_user import user_name
 
+_SetAlias = Callable[[str, str, int | None], None]  # registered model, channel, number
 _STATES: dict[str, MoveState] = {"FINISHED": "done", "FAILED": "undone", "KILLED": "undone"}
 
 
@@ -219,18 +220,11 @@ class Ledger:
         Taking back a cell's first promotion means deleting an alias, for which MLflow needs more than for setting one.
         """
         if self.uri.startswith("http"):
-            self.point_all(channel, numbers, check)
+            self._set(self.mlflow.set_alias, channel, numbers, check)
 
     def point_all(self, channel: str, numbers: Mapping[str, int | None], check: Check) -> None:
-        """Point a channel of several registered models at versions, or at nothing, as `point` does, several at once.
-
-        `check`: called before each group, whose requests all leave at that moment.
-        """
-        names = list(numbers)
-        while names:
-            group, names = names[: self.mlflow.connections], names[self.mlflow.connections :]
-            check()
-            self.mlflow.at_once([partial(self.point, name, channel, numbers[name]) for name in group])
+        """Point a channel of several registered models at versions, or at nothing, as `point` does."""
+        self._set(self.point, channel, numbers, check)
 
     def require_visible(self, registered_model: str) -> None:
         """Raise `RegistryError` where a cell that shows no versions is one that this account may not read."""
@@ -300,6 +294,14 @@ class Ledger:
                 yield check
             finally:
                 del self._experiments[model]
+
+    def _set(self, call: _SetAlias, channel: str, numbers: Mapping[str, int | None], check: Check) -> None:
+        """Make a call for each registered model, in groups. `check`: called before each, which leaves at once."""
+        names = list(numbers)
+        while names:
+            group, names = names[: self.mlflow.connections], names[self.mlflow.connections :]
+            check()
+            self.mlflow.at_once([partial(call, name, channel, numbers[name]) for name in group])
 
     def _check(self, entry: Registration) -> None:
         entry.check()
