@@ -4,8 +4,8 @@
 
 Promoters move the production channels of four models to one of three releases or roll them back. Fetchers resolve a
 channel, then fetch and verify the bundle. None of them pauses. Afterwards every history is checked: each move must
-begin where the previous one ended, and the aliases must be those of the last move. Prints counts, errors by kind, and
-latencies.
+begin where the previous one ended, and the aliases must be those of the last move. Prints counts, errors by kind,
+latencies, and what the clients themselves use of the processors. `docs/benchmarks/registry.md` has figures.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import collections
 import os
+import resource
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,12 @@ def services(folder: Path) -> Iterator[str]:
             yield mlflow.uri
 
 
+def _processor_seconds() -> float:
+    """Return what ended children of this process have used of processors: all clients, when they have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -52,7 +60,11 @@ def main() -> None:
         with services(Path(name)) as uri:
             place = Place(uri, "s3://phipack-load/store")
             ledger = release_all(place, Path(name) / "bundles")
+            print(f"load of the machine before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors", flush=True)
+            began, before = time.monotonic(), _processor_seconds()
             records = run(place, asked.promoters, asked.fetchers, asked.seconds, asked.processes)
+            used, took = _processor_seconds() - before, time.monotonic() - began
+            print(f"clients: {used:.0f} s of a processor in {took:.0f} s, start and end included")
             problems = lost_updates(ledger)
     for what in ("promote", "rollback", "fetch"):
         took = sorted(seconds for kind, seconds, error in records if kind == what and not error)

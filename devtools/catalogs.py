@@ -44,8 +44,8 @@ class Rows:
     def versions(self, model: str | None = None, *, copies: bool = False) -> list[CellVersion]:  # noqa: ARG002 - it has none
         return [row for row in self.rows if model in (None, row.model)]
 
-    def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
-        return next((row for row in self.versions(model) if row.cell == cell and channel in row.channels), None)
+    def in_channel(self, model: str, channel: str, cell: str | None = None) -> list[CellVersion]:
+        return [row for row in self.versions(model) if channel in row.channels and cell in (None, row.cell)]
 
 
 @dataclass

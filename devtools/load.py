@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ MODELS = tuple(f"model-{number}" for number in range(4))
 RELEASES = ("1.0.0", "1.1.0", "1.2.0")
 CELLS = ("iphone-15", "pixel-9")
 BUNDLE_BYTES = 2_000_000
+_START_SECONDS = 300
 Record = tuple[str, float, str]  # the action, its seconds, its error
 
 
@@ -63,8 +65,8 @@ def release_all(place: Place, folder: Path) -> Ledger:
 class Worker:
     """Promoters and fetchers, each in a thread and with a connection of its own."""
 
-    def __init__(self, place: Place, until: float) -> None:
-        self.place, self.until = place, until
+    def __init__(self, place: Place, start: Barrier) -> None:
+        self.place, self.start = place, start
         self.records: list[Record] = []
         self._own = threading.local()
 
@@ -94,9 +96,12 @@ class Worker:
             shutil.rmtree(out.parent)
         return "fetch"
 
-    def run(self, step: Callable[[], str], what: str) -> None:
-        """Repeat an action until the time is over."""
-        while time.monotonic() < self.until:
+    def run(self, step: Callable[[], str], what: str, seconds: float) -> None:
+        """Connect, wait until all clients have, and repeat an action until the time is over."""
+        self.ledger().mlflow.connect()
+        self.start.wait(_START_SECONDS)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
             began, error = time.monotonic(), ""
             try:
                 what = step()
@@ -105,12 +110,14 @@ class Worker:
             self.records.append((what, time.monotonic() - began, error))
 
 
-def work(place: Place, promoters: int, fetchers: int, seconds: float, results: multiprocessing.Queue[Any]) -> None:
-    """Run some of the clients in this process, at a lower priority than the servers, which usually run elsewhere."""
+def work(
+    place: Place, counts: tuple[int, int], seconds: float, start: Barrier, results: multiprocessing.Queue[Any]
+) -> None:
+    """Run some promoters and fetchers in this process, at a lower priority than the servers, which run elsewhere."""
     os.nice(10)
-    worker = Worker(place, time.monotonic() + seconds)
+    worker, (promoters, fetchers) = Worker(place, start), counts
     steps = [(worker.move, "promote")] * promoters + [(worker.fetch, "fetch")] * fetchers
-    threads = [threading.Thread(target=worker.run, args=step) for step in steps]
+    threads = [threading.Thread(target=worker.run, args=(*step, seconds)) for step in steps]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -119,11 +126,15 @@ def work(place: Place, promoters: int, fetchers: int, seconds: float, results: m
 
 
 def run(place: Place, promoters: int, fetchers: int, seconds: float, processes: int) -> list[Record]:
-    """Run all clients, distributed over processes, and return their records."""
+    """Run all clients, distributed over processes, and return their records.
+
+    All begin at one moment, when the last one has connected: importing MLflow takes each process 3 s of a processor.
+    """
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[list[Record]] = context.Queue()
-    share = (promoters // processes, fetchers // processes, seconds, results)
-    workers = [context.Process(target=work, args=(place, *share)) for _ in range(processes)]
+    counts = promoters // processes, fetchers // processes
+    start = context.Barrier(sum(counts) * processes)
+    workers = [context.Process(target=work, args=(place, counts, seconds, start, results)) for _ in range(processes)]
     for process in workers:
         process.start()
     records = [record for _ in workers for record in results.get()]

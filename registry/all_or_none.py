@@ -45,30 +45,31 @@ def carry_out(ledger: Ledger, move: Move, rows: Sequence[CellVersion], before: S
     if not move.cells:
         return move
     require_one_home([row for row in rows if row.cell in {part.cell for part in move.cells}])
-    for part in move.cells:  # before anything moves
-        check()
-        ledger.require_rights(_home(rows, part), move.channel, _number(part.before))
+    homes = {part.cell: _home(rows, part) for part in move.cells}
+    here = {homes[part.cell]: _number(part.before) for part in move.cells}
+    there = {homes[part.cell]: _number(part.after) for part in move.cells}
+    ledger.require_rights(move.channel, here, check)  # before anything moves
     check()
     move = ledger.begin_move(move, after=before[0].when if before else None)
     try:
-        for part in move.cells:
-            check()
-            ledger.point(_home(rows, part), move.channel, _number(part.after))
+        ledger.point_all(move.channel, there, check)
+        _require_moved(ledger.in_channel(move.model, move.channel), move)
         check()
-        _require_moved(ledger.versions(move.model), move)
         return ledger.end_move(move, done=True)
     except BaseException:
         _undo_persistently(ledger, move, check)
         raise
 
 
-def settled_moves(ledger: Ledger, model: str, check: Check) -> list[Move]:
-    """Undo what dead processes left (the lock or lease is held: none of them lives); return all moves, newest first.
+def settled(ledger: Ledger, model: str, check: Check) -> tuple[list[Move], list[CellVersion]]:
+    """Undo what dead processes left (the lock or lease is held: none of them lives).
+
+    Return all moves, newest first, and all versions, both as they are then.
 
     No two moves begin at one moment. Records that do are one move's: MLflow's client repeated a request whose answer
     was lost. The move's end is in one of them; the others are closed, and move nothing.
     """
-    moves = ledger.moves(model)
+    moves, rows = ledger.moves_and_versions(model)
     ended = {move.when for move in moves if move.state != "unfinished"}
     unfinished = [move for move in moves if move.state == "unfinished"]
     for move in unfinished:
@@ -77,7 +78,7 @@ def settled_moves(ledger: Ledger, model: str, check: Check) -> list[Move]:
             ledger.end_move(move, done=False)
         else:
             _undo(ledger, move, check)
-    return ledger.moves(model) if unfinished else moves
+    return ledger.moves_and_versions(model) if unfinished else (moves, rows)
 
 
 def _require_moved(rows: Sequence[CellVersion], move: Move) -> None:

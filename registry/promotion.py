@@ -19,8 +19,9 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
-from registry.all_or_none import carry_out, pointed_at, settled_moves
+from registry.all_or_none import carry_out, pointed_at, settled
 from registry.ledger.channel_moves import CellMove, Move, MoveKind, UnmovedCell, VersionId, move_to_undo
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import resolve_in
@@ -79,10 +80,9 @@ def promote(  # noqa: PLR0913 - a move is kept with all of them
     _require_registry(ledger, reference.model)
     draft = _draft("promotion", reference.model, channel, who, override_reason or why)
     with ledger.moving(draft.model, draft.who) as check:
-        moves = settled_moves(ledger, draft.model, check)
+        moves, rows = settled(ledger, draft.model, check)
         notes = ledger.notes(draft.model)
         promoters = require_promoter(draft.who, draft.channel, moves, roles, notes)
-        rows = ledger.versions(draft.model)
         wanted = _Wanted(reference, channel, resolve_in(ledger, reference, rows), rows)
         overrode = _overridden(ledger, wanted, notes, may_override=override_reason is not None)
         move = replace(draft, cells=wanted.cells, promoters=promoters, overrode=overrode, unmoved=wanted.unmoved)
@@ -136,9 +136,8 @@ def retire(
         )
     _require_registry(ledger, model)
     with ledger.moving(model, who) as check:
-        moves = settled_moves(ledger, model, check)
+        moves, rows = settled(ledger, model, check)
         promoters = require_promoter(who, channel, moves, roles, ledger.notes(model))
-        rows = ledger.versions(model)
         if not rows:
             raise unknown_model(model, ledger.models(), ledger.describe())
         before = pointed_at(rows, cell, channel)
@@ -175,10 +174,9 @@ def rollback(  # noqa: PLR0913 - as above
     check_channel(channel)
     _require_registry(ledger, model)
     with ledger.moving(model, who) as check:
-        moves = settled_moves(ledger, model, check)
+        moves, rows = settled(ledger, model, check)
         promoters = require_promoter(who, channel, moves, roles, ledger.notes(model))
         last = move_to_undo(moves, channel)
-        rows = ledger.versions(model)
         if not rows and not moves:
             raise unknown_model(model, ledger.models(), ledger.describe())
         if last is None or (not empty and all(move.before is None for move in last.cells)):
@@ -272,11 +270,9 @@ def _missing_cells(
 
 def _evidence_failures(ledger: Ledger, versions: Sequence[CellVersion]) -> list[Failure]:
     locations = ledger.evidence_locations(versions[0].model, versions) if versions else {}
-    return [
-        Failure(version.cell, problem)
-        for version in versions
-        for problem in _shortcomings(ledger, version, locations.get(version.run_id))
-    ]
+    asked = [partial(_shortcomings, ledger, version, locations.get(version.run_id)) for version in versions]
+    found = zip(versions, ledger.mlflow.at_once(asked), strict=True)
+    return [Failure(version.cell, problem) for version, problems in found for problem in problems]
 
 
 def _shortcomings(ledger: Ledger, version: CellVersion, location: str | None) -> list[str]:

@@ -10,10 +10,10 @@ and looks again, the others step back and wait; so one of them gets the lease, h
 queue: `docs/decisions/0003-one-mover-at-a-time.md` says why.
 
 No clocks are compared. A process is dead to another one when its beat has not risen for `stale_seconds` of the other's
-own time. Before each change the holder asks whether it still holds the lease, unless it asked within `asked_seconds`,
-and it makes none when its own last beat is older than `fresh_seconds`; a request under way ends within the rest
-(MLflow's client gives up after 3 x 20 s). The gap: a process that stands still for a minute and a half after it asked
-and before its request leaves, and whose clock stands still too (a virtual machine that is paused).
+own time. Before each change the holder asks whether it still holds the lease, unless it asked within `asked_seconds`
+(each beat asks first), and it makes none when its own last beat is older than `fresh_seconds`; a request under way ends
+within the rest (MLflow's client gives up after 3 x 20 s). The gap: a process that stands still for a minute and a
+half after it asked and before its request leaves, and whose clock stands still too (a virtual machine that is paused).
 
 Where the registry is unreachable when a claim must go, its owner tries for `release_seconds`: the next process need not
 wait for it to be stale.
@@ -43,6 +43,7 @@ HISTORY_FIX = f"{WAIT_FIX}; phipack history shows what moves"
 CLAIM = "claim."
 HOLDER = "holder"
 _WAIT_PAUSE_SECONDS = (0.2, 3.0)  # between two looks of a process that waits: the shortest and the longest
+_LOOKS_APART = 30  # how many times longer than a look took its pause is
 _TAKE_PAUSE_SECONDS = 0.05
 _RELEASE_PAUSE_SECONDS = 0.5
 _WHAT = "the lease on the model's channels"
@@ -85,7 +86,7 @@ class Timing:
     """
 
     beat_seconds: float = 5.0
-    asked_seconds: float = 1.0
+    asked_seconds: float = 5.0
     fresh_seconds: float = 20.0
     stale_seconds: float = 90.0
     wait_seconds: float = 240.0
@@ -119,15 +120,21 @@ class Lease:
         """Ask whether it is still held. Called before each change. Raises `LeaseLostError`."""
         if self.is_fresh and _now() - self.asked < self.timing.asked_seconds:
             return
-        asked = _now()
-        names = self.tags.read() if self.is_fresh else {}
-        if not self.is_fresh or names.get(HOLDER) != self.owner or self.claim not in names:
+        if not self.is_fresh or not self.ask():
             raise LeaseLostError(
                 f"{self.who} no longer holds {_WHAT}: this process or its connection stood still;"
                 " the next move undoes what is unfinished",
                 fix="see phipack history, then run the same command again",
             )
+
+    def ask(self) -> bool:
+        """Ask whether it is still held, and keep when."""
+        asked = _now()
+        names = self.tags.read()
+        if names.get(HOLDER) != self.owner or self.claim not in names:
+            return False
         self.asked = asked
+        return True
 
     def send_beat(self) -> None:
         """Show that this process lives."""
@@ -142,7 +149,7 @@ class Lease:
         while not self.stopped.wait(pause):
             pause = self.timing.beat_seconds / 5
             with suppress(PhipackError):
-                if self.claim not in self.tags.read():
+                if not self.ask():
                     return
                 self.send_beat()
                 pause = self.timing.beat_seconds
@@ -168,14 +175,18 @@ class _Watch:
 
 
 @contextmanager
-def held(tags: LeaseTags, who: str, timing: Timing, on_progress: Progress = silent) -> Iterator[Check]:
+def held(
+    tags: LeaseTags, who: str, timing: Timing, on_progress: Progress = silent, seen: Mapping[str, str] | None = None
+) -> Iterator[Check]:
     """Hold the lease; yields what must be called before each change, `Lease.check`.
+
+    `seen`: all names, where they were read a moment ago: the first look.
 
     Raises:
         RegistryError: others held it for `wait_seconds`; the registry is unreachable.
     """
     lease = Lease(tags, who, timing)
-    _take(lease, on_progress)
+    _take(lease, on_progress, seen)
     beating = threading.Thread(target=lease.keep_beating, daemon=True)
     beating.start()
     try:
@@ -186,13 +197,13 @@ def held(tags: LeaseTags, who: str, timing: Timing, on_progress: Progress = sile
         _release(lease, on_progress)
 
 
-def _take(lease: Lease, on_progress: Progress = silent) -> None:
+def _take(lease: Lease, on_progress: Progress = silent, seen: Mapping[str, str] | None = None) -> None:
     watch = _Watch(lease.claim, lease.timing.stale_seconds)
     waiting = LockWait(lease.who, lease.timing.wait_seconds, RegistryError, HISTORY_FIX, on_progress)
     started = time.monotonic()
     while True:
         asked = time.monotonic()
-        names = lease.tags.read()
+        names, seen = lease.tags.read() if seen is None else seen, None
         took = time.monotonic() - asked
         living, _ = watch.split(names)
         if not living and _take_alone(lease, watch):
@@ -202,7 +213,8 @@ def _take(lease: Lease, on_progress: Progress = silent) -> None:
         waiting.note(time.monotonic() - started, holder, _WHAT, until=stale)
         # Where the server is busy all look seldom: looking must not be what keeps it busy.
         shortest, longest = _WAIT_PAUSE_SECONDS
-        time.sleep(min(max(shortest, 10 * took), longest) * random.uniform(0.5, 1.5))  # noqa: S311 - not to meet again
+        pause = min(max(shortest, _LOOKS_APART * took), longest)
+        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - not to meet again
 
 
 def _take_alone(lease: Lease, watch: _Watch) -> bool:
@@ -217,6 +229,7 @@ def _take_alone(lease: Lease, watch: _Watch) -> bool:
                     lease.tags.remove(name)
                 if lease.is_fresh:
                     lease.tags.write(HOLDER, lease.owner)
+                    lease.asked = lease.beaten  # since when nobody else can have taken it
                     return True
             elif min(living) < lease.claim or CLAIM + names.get(HOLDER, "") in living:
                 break

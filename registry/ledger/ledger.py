@@ -22,7 +22,7 @@ leaves is a run marked FAILED.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -42,22 +42,18 @@ from registry.ledger.registry_lock import registry_lock, registry_wait
 from registry.ledger.release_inputs import is_older, require_same_inputs
 from registry.ledger.release_plan import plan_tag, planned_cells, promoter_tags
 from registry.ledger.tracking import artifact_location, tracking_uri
+from registry.ledger.version_search import versions_in_channel, versions_of
 from registry.ledger.versions import (
-    CELL_TAG,
     DIGEST_TAG,
     EVIDENCE_TAG,
     GATES_TAG,
     INPUTS_TAG,
     MODEL_TAG,
-    RELEASE_TAG,
     RUN_TAG,
     CellVersion,
-    is_at_home,
     registered_model_name,
     require_own_name,
-    settled,
     time_of,
-    version_from_tags,
 )
 from registry.store.protocol import Store
 from registry.store.uris import DEFAULT_HOME
@@ -68,6 +64,7 @@ from targets.references import Version, check_channel, check_name
 from targets.secrets import shown
 from targets.this_user import user_name
 
+_SetAlias = Callable[[str, str, int | None], None]  # registered model, channel, number
 _STATES: dict[str, MoveState] = {"FINISHED": "done", "FAILED": "undone", "KILLED": "undone"}
 
 
@@ -108,25 +105,11 @@ class Ledger:
         self, model: str | None = None, *, release: Version | None = None, copies: bool = False
     ) -> list[CellVersion]:
         """Return all versions of a model, or of all models, sorted by model, cell and release: see `Reader`."""
-        wanted = f"tags.`{MODEL_TAG}` = '{model}'" if model else f"tags.`{MODEL_TAG}` != ''"
-        aliases: dict[tuple[str, int], list[str]] = {}
-        homes = {row.name: row for row in self.mlflow.registered_models(wanted)}
-        for row in homes.values():
-            for alias, number in row.aliases.items():
-                aliases.setdefault((row.name, int(number)), []).append(alias)
-        rows = self.mlflow.versions(f"{wanted} AND tags.`{RELEASE_TAG}` = '{release}'" if release else wanted)
-        if not copies:
-            rows = [row for row in rows if row.name in homes and is_at_home(row.tags, homes[row.name].tags)]
-        return settled([_cell_version(row, aliases.get((row.name, int(row.version)), ())) for row in rows])
+        return versions_of(self.mlflow, model, release, copies=copies)
 
-    def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
-        """Return what a cell's channel points at, None for nothing or for two: two small requests, not all rows."""
-        homes = self.mlflow.registered_models(f"tags.`{MODEL_TAG}` = '{model}' AND tags.`{CELL_TAG}` = '{cell}'")
-        if len(homes) != 1 or channel not in homes[0].aliases:
-            return None
-        row = self.mlflow.version_by_alias(homes[0].name, channel)
-        found = _cell_version(row, row.aliases) if row is not None and MODEL_TAG in row.tags else None
-        return found if found and (found.model, found.cell) == (model, cell) else None
+    def in_channel(self, model: str, channel: str, cell: str | None = None) -> list[CellVersion]:
+        """Return what a channel of a model points at, of all cells or of one: see `Reader`."""
+        return versions_in_channel(self.mlflow, model, channel, cell)
 
     def register(self, entry: Registration) -> CellVersion:
         """Register a cell's version and return its row. The same bundle again is no error, and renews its evidence.
@@ -231,13 +214,17 @@ class Ledger:
         row = self.mlflow.version_by_alias(registered_model, channel)
         return None if row is None else (int(row.version), row.tags.get(DIGEST_TAG, ""))
 
-    def require_rights(self, registered_model: str, channel: str, number: int | None) -> None:
-        """Set the channel to `number`, where it is: MLflow refuses that to accounts that could not move it back.
+    def require_rights(self, channel: str, numbers: Mapping[str, int | None], check: Check) -> None:
+        """Set the channel to these numbers, where it is: MLflow refuses that to accounts that could not move it back.
 
         Taking back a cell's first promotion means deleting an alias, for which MLflow needs more than for setting one.
         """
         if self.uri.startswith("http"):
-            self.mlflow.set_alias(registered_model, channel, number)
+            self._set(self.mlflow.set_alias, channel, numbers, check)
+
+    def point_all(self, channel: str, numbers: Mapping[str, int | None], check: Check) -> None:
+        """Point a channel of several registered models at versions, or at nothing, as `point` does."""
+        self._set(self.point, channel, numbers, check)
 
     def require_visible(self, registered_model: str) -> None:
         """Raise `RegistryError` where a cell that shows no versions is one that this account may not read."""
@@ -279,6 +266,12 @@ class Ledger:
             for run in self.mlflow.runs(experiment.experiment_id, wanted, "attributes.start_time DESC")
         ]
 
+    def moves_and_versions(self, model: str) -> tuple[list[Move], list[CellVersion]]:
+        """Return what `moves` and `versions` do, asked for at once."""
+        calls: list[Callable[[], Any]] = [partial(self.moves, model), partial(self.versions, model)]
+        moves, versions = self.mlflow.at_once(calls)
+        return moves, versions
+
     @contextmanager
     def exclusive(self, who: str | None = None) -> Iterator[Check | None]:
         """Keep out all others who change the registry; yields None where it is a server, which has no such lock."""
@@ -294,12 +287,21 @@ class Ledger:
             if check is not None:
                 yield check
                 return
-        with model_lease(self.mlflow, model, who, self.timing, self.on_progress) as check:
-            self._experiments[model] = self._existing_experiment(model)  # a move needs it several times
+        with model_lease(self.mlflow, model, who, self.timing, self.on_progress) as (check, experiment):
+            # A move needs it several times; the lease has read it last, after all others were kept out.
+            self._experiments[model] = experiment or self._existing_experiment(model)
             try:
                 yield check
             finally:
                 del self._experiments[model]
+
+    def _set(self, call: _SetAlias, channel: str, numbers: Mapping[str, int | None], check: Check) -> None:
+        """Make a call for each registered model, in groups. `check`: called before each, which leaves at once."""
+        names = list(numbers)
+        while names:
+            group, names = names[: self.mlflow.connections], names[self.mlflow.connections :]
+            check()
+            self.mlflow.at_once([partial(call, name, channel, numbers[name]) for name in group])
 
     def _check(self, entry: Registration) -> None:
         entry.check()
@@ -386,10 +388,6 @@ class Ledger:
 
 def _registered_as(entry: Registration, rows: Sequence[CellVersion]) -> CellVersion | None:
     return next((row for row in rows if (row.cell, row.release) == (entry.cell, entry.version)), None)
-
-
-def _cell_version(row: Any, channels: Sequence[str]) -> CellVersion:
-    return version_from_tags(row.name, int(row.version), row.tags, created_ms=row.creation_timestamp, channels=channels)
 
 
 def open_ledger(

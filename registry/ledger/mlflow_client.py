@@ -10,12 +10,14 @@ import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from registry.ledger.mlflow_connection import connect, has_tables, load, unknown_mlflow
 from registry.ledger.mlflow_errors import MlflowError, foreign_errors
+from registry.ledger.mlflow_rows import search_versions
 from registry.ledger.registry_lock import registry_lock, registry_wait
 from registry.ledger.tracking import sqlite_path
 from targets.progress import Progress, silent
@@ -24,7 +26,9 @@ from targets.this_user import user_name
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_CONNECTIONS = 8  # to a server
 _PAGE = 1000
+_VERSIONS_PAGE = 10_000  # pages are cut from an order that every change of a version changes
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -70,6 +74,27 @@ class Mlflow:
         path = sqlite_path(self.uri)
         return (path is None or path.exists()) and has_tables(self.uri)
 
+    @property
+    def connections(self) -> int:
+        """How many requests are made at a time: one of a database, which would make them wait for each other."""
+        return _CONNECTIONS if self.uri.startswith("http") else 1
+
+    def at_once(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
+        """Return what calls of these methods return: a server is asked several at a time, a database one by one.
+
+        Raises the error of the first call that failed, after all that were begun have ended; the rest are not made.
+        """
+        if min(len(calls), self.connections) < 2:
+            return [call() for call in calls]
+        self.connect()  # which imports MLflow, in one thread
+        with ThreadPoolExecutor(min(len(calls), self.connections)) as pool:
+            running = [pool.submit(call) for call in calls]
+            try:
+                return [one.result() for one in running]
+            finally:
+                for one in running:
+                    one.cancel()
+
     # --- registered models and their versions
 
     @_wrapped
@@ -90,7 +115,10 @@ class Mlflow:
     @_wrapped
     def versions(self, wanted: str) -> list[Any]:
         """Return the model versions that a filter lets through."""
-        return self._all(lambda client, token: client.search_model_versions(wanted, _PAGE, page_token=token))
+        if self.uri.startswith("http"):
+            self.connect()
+            return list(search_versions(self.uri, wanted, _VERSIONS_PAGE))
+        return self._all(lambda client, token: client.search_model_versions(wanted, _VERSIONS_PAGE, page_token=token))
 
     @_wrapped
     def version_by_alias(self, name: str, alias: str) -> Any | None:
@@ -161,10 +189,9 @@ class Mlflow:
         return str(self._client.create_experiment(name, artifact_location=artifact_location))
 
     @_wrapped
-    def experiment_tags(self, experiment_id: str) -> Mapping[str, str]:
-        """Return an experiment's tags as they are now."""
-        tags: Mapping[str, str] = self._client.get_experiment(experiment_id).tags
-        return tags
+    def experiment_now(self, experiment_id: str) -> Any:
+        """Return an experiment, its tags included, as it is now."""
+        return self._client.get_experiment(experiment_id)
 
     @_wrapped
     def set_experiment_tag(self, experiment_id: str, tag: str, value: str) -> None:

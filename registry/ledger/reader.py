@@ -48,8 +48,8 @@ class Reader(Protocol):
         """
         ...
 
-    def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
-        """Return what a cell's channel points at, None for nothing or for two. Raises `RegistryError`."""
+    def in_channel(self, model: str, channel: str, cell: str | None = None) -> list[CellVersion]:
+        """Return what a channel points at, of all cells or of one, sorted as `versions`. Raises `RegistryError`."""
         ...
 
 
@@ -78,13 +78,13 @@ def resolve_in(
     `versions`: all of the model's, where they were read already. Raises `RegistryError` saying what there is instead.
     """
     if versions is None:
-        by_channel = reference.version is None and reference.range is None
-        if by_channel and reference.cell is not None:  # what apps ask for, again and again
-            found = reader.version_in(reference.model, reference.cell, reference.channel or PRODUCTION)
-            if found is not None:
-                return [found]
-        if reference.version is not None and (rows := reader.versions(reference.model, release=reference.version)):
-            with suppress(RegistryError):  # it says what else there is, for which all rows are needed
-                return resolve(reference, rows)
+        if reference.version is not None:
+            rows = reader.versions(reference.model, release=reference.version)
+        elif reference.range is None:  # what apps ask for, again and again
+            rows = reader.in_channel(reference.model, reference.channel or PRODUCTION, reference.cell)
+        else:
+            rows = []
+        with suppress(RegistryError):  # it says what else there is, for which all rows are needed
+            return resolve(reference, rows)
         versions = reader.versions(reference.model)
     return resolve(reference, versions, () if versions else reader.models(), registry=reader.describe())

@@ -79,10 +79,9 @@ class SqliteReader:
             ]
         )
 
-    def version_in(self, model: str, cell: str, channel: str) -> CellVersion | None:
-        """Return what a cell's channel points at, None for nothing or for two. Raises `RegistryError`."""
-        found = [row for row in self.versions(model) if row.cell == cell and channel in row.channels]
-        return found[0] if len(found) == 1 else None
+    def in_channel(self, model: str, channel: str, cell: str | None = None) -> list[CellVersion]:
+        """Return what a channel points at, of all cells or of one. Raises `RegistryError`."""
+        return [row for row in self.versions(model) if channel in row.channels and cell in (None, row.cell)]
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection | None]:

@@ -10,6 +10,7 @@ beginning, up to the first chunk that differs.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -158,7 +159,7 @@ class Transfer:
         self._counts: Counter[str] = Counter()
         self._buffers: SimpleQueue[memoryview] = SimpleQueue()
         for _ in range(_BUFFERS):
-            self._buffers.put(memoryview(bytearray(CHUNK_BYTES_LIMIT)))
+            self._buffers.put(memoryview(mmap.mmap(-1, CHUNK_BYTES_LIMIT)))  # a page costs when it is first used
 
     def __enter__(self) -> Self:
         return self

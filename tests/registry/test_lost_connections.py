@@ -10,6 +10,7 @@ import pytest
 
 from devtools.services.postgresql import PostgresqlServer
 from registry.bundle.folder import Bundle
+from registry.ledger import mlflow_client
 from registry.ledger.lease import LeaseLostError, Timing
 from registry.ledger.ledger import Ledger
 from registry.promotion import history, rollback
@@ -21,6 +22,12 @@ from tests.support.registrations import entry
 from tests.support.tcp_proxy import Cutting, proxy_before
 
 DATABASES = (SERVER,)
+
+
+@pytest.fixture(autouse=True)
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aliases move one after the other, so that it is known which have moved when the server goes away."""
+    monkeypatch.setattr(mlflow_client, "_CONNECTIONS", 1)
 
 
 @pytest.fixture

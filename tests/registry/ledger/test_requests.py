@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
 from devtools.bundles import make_bundle, make_evidence
 from registry.ledger.ledger import Ledger
+from registry.ledger.reader import resolve_in
 from registry.ledger.registration import Registration
 from registry.promotion import promote
 from registry.store.folder import FolderStore
@@ -26,10 +28,12 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[str]:
     from mlflow.utils import rest_utils
 
     made: collections.Counter[str] = collections.Counter()
+    alone = threading.Lock()
     send = rest_utils._get_http_response_with_retries
 
     def counted(method: str, url: str, *args: object, **kwargs: object) -> object:
-        made[f"{method} {re.split('/mlflow(?:-artifacts)?/', url)[-1].partition('?')[0]}"] += 1
+        with alone:
+            made[f"{method} {re.split('/mlflow(?:-artifacts)?/', url)[-1].partition('?')[0]}"] += 1
         return send(method, url, *args, **kwargs)
 
     monkeypatch.setattr(rest_utils, "_get_http_response_with_retries", counted)
@@ -42,17 +46,40 @@ def test_a_promotion_makes_four_requests_a_cell_and_few_more(
     """Four: an alias is set where it is, as MLflow answers whether it may be set in no other way, and then where it is
     to be; and evidence is read, which its client looks for before. Evidence in a store, not on the server, costs none.
     """
-    for release in ("1.0.0", "1.1.0"):
-        bundle = make_bundle(tmp_path / release, {"model.gguf": release.encode()})
-        store.add_bundle(bundle)
-        for number in range(CELLS):
-            cell = f"cell-{number}"
-            evidence = make_evidence(bundle, target=cell)
-            ledger.register(Registration("phi", Version.parse(release), cell, bundle.manifest, evidence))
+    register(ledger, store, tmp_path)
     promote(ledger, Reference.parse("phi:1.0.0"), "production", who="ann")
     requests.clear()
     move = promote(ledger, Reference.parse("phi:1.1.0"), "production", who="ann")
     assert len(move.cells) == CELLS
     assert requests["POST registered-models/alias"] == 2 * CELLS
     assert sum(made for name, made in requests.items() if name.startswith("GET artifacts")) == 2 * CELLS
-    assert requests.total() - 4 * CELLS <= 16, requests
+    assert requests.total() - 4 * CELLS <= 12, requests
+
+
+def test_resolving_a_channel_reads_no_other_rows(
+    ledger: Ledger, store: FolderStore, requests: collections.Counter[str], tmp_path: Path
+) -> None:
+    register(ledger, store, tmp_path)
+    for number in range(CELLS):
+        ledger.point(f"phi.cell-{number}", "production", 2)
+        ledger.point(f"phi.cell-{number}", "staging", 1)
+    for reference, made in {
+        "phi:production": {"registered-models/search": 1},
+        "phi:production@cell-1": {"registered-models/search": 1},
+        "phi:staging": {"registered-models/search": 1, "model-versions/search": 1},
+        "phi:staging@cell-1": {"registered-models/search": 1, "registered-models/alias": 1},
+    }.items():
+        requests.clear()
+        assert len(resolve_in(ledger, Reference.parse(reference))) == (1 if "@" in reference else CELLS)
+        assert requests == {f"GET {name}": count for name, count in made.items()}
+
+
+def register(ledger: Ledger, store: FolderStore, folder: Path) -> None:
+    """Register two releases."""
+    for release in ("1.0.0", "1.1.0"):
+        bundle = make_bundle(folder / release, {"model.gguf": release.encode()})
+        store.add_bundle(bundle)
+        for number in range(CELLS):
+            cell = f"cell-{number}"
+            evidence = make_evidence(bundle, target=cell)
+            ledger.register(Registration("phi", Version.parse(release), cell, bundle.manifest, evidence))
