@@ -17,7 +17,7 @@ _BUNDLE = "bundles/1.1.0"
 READING: Mapping[str, tuple[str, ...]] = {
     "completion": ("bash",),
     "diff": ("phi:1.0.0@pixel-9", "phi:1.1.0@pixel-9"),
-    "fit": ("checkpoint",),
+    "fit": ("checkpoint", "--target", "iphone-15"),
     "history": ("phi",),
     "inspect": (_BUNDLE, "--verify"),
     "ls": (),
@@ -30,7 +30,11 @@ READING: Mapping[str, tuple[str, ...]] = {
     "targets show": ("iphone-15",),
 }
 # They read too; what runs them is heavy, or needs what is built.
-HEAVY = {"generate": "opens a bundle in its own runtime: tests/builders/runtime/test_generation.py"}
+HEAVY = {
+    "devices ls": "asks the programs of phones: tests/phipack/test_measure.py",
+    "generate": "opens a bundle in its own runtime: tests/builders/runtime/test_generation.py",
+    "workers": "asks a cluster",
+}
 
 
 def prepare(ground: Ground) -> None:
