@@ -22,7 +22,7 @@ from phipack.commands import cli
 from phipack.options import State
 from phipack.output import drop_standard_output
 from phipack.problems import Problem, explain
-from targets.errors import ERROR_EXIT_CODE, PhipackError
+from targets.errors import ERROR_EXIT_CODE, INTERRUPTED_EXIT_CODE, PhipackError
 from targets.own_process import is_own_process
 
 COMPLETE_VARIABLE = "_PHIPACK_COMPLETE"
@@ -40,7 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         code, shown, error = _run(state)
         if not shown:
             code = _end(state, code, error)
-    state.output.close(code, time.monotonic() - started)
+    try:
+        state.output.close(code, time.monotonic() - started)
+    except KeyboardInterrupt:  # in the log's last line
+        return INTERRUPTED_EXIT_CODE
     return code
 
 

@@ -36,7 +36,7 @@ from registry.store.protocol import (
     too_large,
     unreadable_file,
 )
-from targets.bounded_file import read_at_most
+from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import StoreError, StoreUnreachableError
 from targets.progress import Progress, silent
 from targets.this_user import user_name
@@ -164,10 +164,10 @@ class FolderStore(Store):
             return None
         except NotOwnedError as error:
             raise StoreError(error.problem, fix=error.fix) from error
+        except TooLargeError as error:
+            raise too_large(str(path), path.stat().st_size) from error
         except OSError as error:
             raise StoreError(f"{path} can't be read: {error.strerror}", fix=_READ_FIX) from error
-        if len(content) > DOCUMENT_BYTES_LIMIT:
-            raise too_large(str(path), path.stat().st_size)
         return Document(content, digest_of_bytes(content))
 
     def write_document(self, name: str, content: bytes, *, replacing: str | None) -> bool:

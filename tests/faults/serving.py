@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from phipack.__main__ import main
@@ -42,15 +41,25 @@ def serve_from(store: Store, _: Ground) -> int:
         disarm()
         os._exit(_ask(port, paths, server))
     code = main(["serve", "--store", store.uri, "--port", str(port), "--log-file", str(LOG)])
-    if code != 130:  # nobody has ended it
-        with suppress(ProcessLookupError):
-            os.kill(client, signal.SIGKILL)
-    answered = os.waitstatus_to_exitcode(os.waitpid(client, 0)[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client's may come when a fault has ended the server
+    answered = _ended(client)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     assert answered != _WRONG, "the client got an answer that is wrong"
     return 0 if (code, answered) == (130, 0) else code
 
 
 _WRONG, _NO_ANSWER = 3, 4
+
+
+def _ended(client: int) -> int:
+    """Return the client's exit code. One that still asks, though the server has ended, is ended, too."""
+    for _ in range(200):
+        found, status = os.waitpid(client, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(client, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(client, 0)[1])
 
 
 def _paths(store: Store) -> list[str]:

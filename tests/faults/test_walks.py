@@ -36,7 +36,7 @@ def test_nothing_is_lost_wherever_it_ends(
 
 @linux
 def test_what_reads_changes_nothing(walk: Walk) -> None:
-    """Neither a folder nor, as there is none, a server is touched."""
+    """No file is made, changed or removed, whatever is opened."""
     assert walk(None) == {name: [] for name in READING}
 
 

@@ -32,6 +32,7 @@ from tests.faults.databases import start_postgresql
 from tests.faults.effects import Fault, Point, Which, arm, chosen, distinct, felt, read_trace, trace
 from tests.faults.ground import Command, Ground, phipack
 from tests.faults.served import start_site
+from tests.support.folders import contents
 
 _CASE_SECONDS = 300  # a hang, whatever else the machine does
 _ENDS: dict[Fault, tuple[int, ...]] = {
@@ -202,22 +203,21 @@ def _walk_warmed(command: Command, fault: Fault, slot: Slot, *, which: Which) ->
     return 0
 
 
-def points_of_reading(slot: Slot) -> dict[str, list[str]]:
-    """Run the commands that only read; return what each of them changes or sends, by its name."""
+def changed_by_reading(slot: Slot) -> dict[str, list[str]]:
+    """Run the commands that only read; return the files that each of them changes, makes or removes, by its name."""
     prepared = replace(COMMANDS["publish"], prepare=reading.prepare)
     prepare(prepared, slot)
-    found = {}
+    before, found = contents(slot.prepared(prepared)), {}
     for name, words in reading.READING.items():
-        into = slot.place / "trace"
 
-        def work(words: tuple[str, ...] = (*name.split(), *words), into: Path = into) -> int:
-            trace(into, slot.ground.folder)
+        def work(words: tuple[str, ...] = (*name.split(), *words)) -> int:
             return phipack(*words)(slot.ground)
 
         slot.reset(prepared)
         if slot.fork(work):
             raise RuntimeError(f"phipack {name} fails:\n{slot.said.read_text()}")
-        found[name] = [str(point) for point in read_trace(into, slot.ground.folder)]
+        after = contents(slot.ground.folder)
+        found[name] = sorted(path for path in before.keys() | after if before.get(path) != after.get(path))
     return found
 
 
@@ -233,7 +233,7 @@ def main(place: Path) -> None:
         for line in sys.stdin:
             asked = json.loads(line)
             if asked["command"] is None:
-                print(json.dumps(points_of_reading(slot)), file=answers, flush=True)
+                print(json.dumps(changed_by_reading(slot)), file=answers, flush=True)
                 continue
             command = COMMANDS[asked["command"]]
             if command.service == "postgresql" and slot.postgresql is None:
