@@ -349,8 +349,6 @@ COMMANDS: Mapping[str, Command] = {**_FOLDERS, **making.COMMANDS, **_S3}
 UNWALKED: Mapping[str, str] = {
     "measure": "what it writes is on a phone: tests/builders/devices; its --out is written as that of validate",
     "export": "what it runs is optimum, in an environment that pip downloads; its folder is staged as that of convert",
-    "measure": "what it changes is a phone's; its one document is written as those of the store are",
-    "evidence import": "not walked yet: its one document is written as those of the store are",
 }
 
 
