@@ -177,6 +177,7 @@ class FolderStore(Store):
             there = self.read_document(name)
             if (None if there is None else there.tag) != replacing:
                 return False
+            self._sweep()
             with self._staged() as file:
                 file.out.write(content)
                 if name.startswith(ACTIONS):
