@@ -10,11 +10,9 @@ store's; the keys never are.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypeVar
 
 from registry.bundle.manifest import Manifest
@@ -30,13 +28,13 @@ from registry.catalog.documents import (
 )
 from registry.catalog.earlier import with_earlier
 from registry.catalog.published_check import check_published
+from registry.catalog.published_deltas import DeltaMaker
 from registry.catalog.published_state import Published, read_published, write_next
 from registry.catalog.rollout import ALL, Stage, share_of, stages_after
 from registry.catalog.signing import KeyFolder
-from registry.files.digests import digest_of_file
 from registry.ledger.reader import Reader, resolve_in
 from registry.ledger.versions import CellVersion, require_one_home
-from registry.store.protocol import Blob, Store, blobs_of
+from registry.store.protocol import Store, blobs_of
 from registry.store.uris import open_store
 from targets.devices import Target
 from targets.errors import PublicationError, did_you_mean
@@ -45,7 +43,6 @@ from targets.references import Reference
 from targets.runtimes.table import strictest
 
 _TRIES = 5  # against other publishers
-_DELTAS_LIMIT = 3  # older bundles of a cell that a delta is made from
 
 _Result = TypeVar("_Result")
 
@@ -138,7 +135,8 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
         channel = _channel(order, rows, before)
         manifests = {row.digest: _copy_bundle(row, into, on_progress) for row in rows}
         releases = _releases(published, rows, manifests, targets)
-        releases = _with_deltas(_Deltas(published, order, made, on_progress), releases, rows)
+        if order.deltas and before is not None:
+            releases = DeltaMaker(published, made, on_progress).add(before, releases, rows)
         if not order.newest_only:
             channel = with_earlier(
                 channel, before, lambda name: releases.get(name) or published.release(order.model, name)
@@ -318,72 +316,6 @@ def _cell(row: CellVersion, manifest: Manifest) -> CellEntry:
         if manifest.requires is None
         else tuple(RequiredRuntime.of(need) for need in strictest(manifest.requires)),
     )
-
-
-@dataclass
-class _Deltas:
-    """Makes deltas to newly published bundles. `made`: by old and new bundle; kept when a publication is repeated."""
-
-    published: Published
-    order: Order
-    made: dict[tuple[str, str], DeltaEntry | None]
-    on_progress: Progress
-
-    def between(self, old: str, row: CellVersion) -> DeltaEntry | None:
-        """Return the delta to a version from an older bundle; None where it would not save enough."""
-        if (old, row.digest) not in self.made:
-            self.on_progress(Step("delta", 0, 1, "steps", row.cell))
-            self.made[old, row.digest] = _delta(self.published.store, old, row.digest)
-            self.on_progress(Step("delta", 1, 1, "steps", row.cell))
-        return self.made[old, row.digest]
-
-
-def _with_deltas(
-    deltas_made: _Deltas, releases: Mapping[str, ReleaseDocument], rows: Sequence[CellVersion]
-) -> dict[str, ReleaseDocument]:
-    """Add deltas from the bundles that phones have of this channel."""
-    published, order = deltas_made.published, deltas_made.order
-    documents = dict(releases)
-    before = published.channel(order.model, order.channel)
-    if not order.deltas or before is None:
-        return documents
-    for row in rows:
-        document = documents[str(row.release)]
-        cell = document.cells[row.cell]
-        deltas = list(cell.deltas)
-        for old in _bundles_before(published, before, row):
-            if any(one.from_ == old for one in deltas):
-                continue
-            if (entry := deltas_made.between(old, row)) is not None:
-                deltas.append(entry)
-        changed = cell.model_copy(update={"deltas": tuple(deltas)})
-        documents[str(row.release)] = document.model_copy(update={"cells": {**document.cells, row.cell: changed}})
-    return documents
-
-
-def _bundles_before(published: Published, channel: ChannelDocument, row: CellVersion) -> list[str]:
-    found: list[str] = []
-    for stage in channel.cells.get(row.cell, ())[:_DELTAS_LIMIT]:
-        document = published.release(channel.model, stage.release)
-        old = None if document is None else document.cells.get(row.cell)
-        if old is not None and old.bundle != row.digest:
-            found.append(old.bundle)
-    return found
-
-
-def _delta(store: Store, old: str, new: str) -> DeltaEntry | None:
-    """Make a delta from two bundles of the store, and add it to the store; None where it would not save enough."""
-    from registry.transfer.delta_writer import make_delta
-
-    with tempfile.TemporaryDirectory(prefix="phipack-delta-") as name:
-        folder = Path(name)
-        out = folder / "delta"
-        if make_delta(store.materialise(old, folder / "old"), store.materialise(new, folder / "new"), out) is None:
-            return None
-        blob = Blob(digest_of_file(out), out.stat().st_size)
-        with out.open("rb") as stream:
-            store.put(stream, blob, what=str(out))
-    return DeltaEntry.model_validate({"from": old, "blob": blob.digest, "bytes": blob.bytes})
 
 
 def _summary(
