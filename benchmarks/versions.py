@@ -63,6 +63,7 @@ def fill(postgresql: PostgresqlServer, ledger: Ledger, folder: Path, cells: int,
             f" FROM {table}, generate_series(2, {releases}) AS number",
             database=DATABASE,
         )
+    postgresql.execute("ANALYZE", database=DATABASE)  # as PostgreSQL itself does within a minute of such a change
     for number in range(cells):
         ledger.point(registered_model_name(MODEL, cell_name(number)), "production", releases)
         ledger.point(registered_model_name(MODEL, cell_name(number)), "staging", releases // 2)
