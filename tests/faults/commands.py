@@ -277,7 +277,7 @@ _FOLDERS: Mapping[str, Command] = {
         done=releasing.released,
         tidy=releasing.workshop_is_tidy,
         imports=making.IMPORTS,
-        limit=3,
+        limit=0,
     ),
 }
 

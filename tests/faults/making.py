@@ -122,6 +122,6 @@ COMMANDS = {
         done=measured,
         tidy=evidence_is_alone,
         imports=IMPORTS,
-        limit=3,
+        limit=0,
     ),
 }
