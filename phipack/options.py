@@ -60,6 +60,13 @@ replace_option = click.option("--replace", is_flag=True, help="Replace what is t
 context_option = click.option(
     "--context", "context_length", type=click.IntRange(min=1), metavar="TOKENS", help="Longest sequence to provide for."
 )
+only_option = click.option(
+    "--only",
+    multiple=True,
+    metavar="CELL",
+    shell_complete=completion.project_cells,
+    help="Only this cell (repeatable).",
+)
 checkpoint_digest_option = click.option(
     "--checkpoint-digest",
     metavar="DIGEST",

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack import completion
 from phipack.cluster_options import cluster_options
 from phipack.commands.opening import open_project_registry
 from phipack.formatting import count, size
-from phipack.options import FILE, State, pass_state
+from phipack.options import FILE, State, only_option, pass_state
 from phipack.tables import table
 
 if TYPE_CHECKING:
@@ -21,13 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("project_file", metavar="[PROJECT]", required=False, type=FILE)
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="CELL",
-    shell_complete=completion.project_cells,
-    help="Only this cell (repeatable).",
-)
+@only_option
 @cluster_options
 @pass_state
 def workers(state: State, project_file: Path | None, only: tuple[str, ...], cluster: ClusterAddress | None) -> None:

@@ -7,28 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack import completion
 from phipack.commands.opening import open_project_registry
 from phipack.formatting import count, size
-from phipack.options import FILE, State, checkpoint_digest_option, pass_state
+from phipack.options import FILE, State, checkpoint_digest_option, only_option, pass_state
 from phipack.tables import table
 from targets.progress import Notice
 
 if TYPE_CHECKING:
     from phipack.api.job_results import JobPlan
 
-_only_option = click.option(
-    "--only",
-    multiple=True,
-    metavar="CELL",
-    shell_complete=completion.project_cells,
-    help="Only this cell (repeatable).",
-)
-
 
 @click.command()
 @click.argument("project_file", metavar="[PROJECT]", required=False, type=FILE)
-@_only_option
+@only_option
 @checkpoint_digest_option
 @pass_state
 def plan(state: State, project_file: Path | None, only: tuple[str, ...], checkpoint_digest: str | None) -> None:
@@ -57,7 +48,7 @@ def plan(state: State, project_file: Path | None, only: tuple[str, ...], checkpo
     required=True,
     help="github: one line for fromJSON; gitlab: a child pipeline; json: all that is known of each group.",
 )
-@_only_option
+@only_option
 @click.option(
     "--shards",
     type=click.IntRange(min=1),

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack import completion
 from phipack.cluster_options import cluster_options
 from phipack.commands.ci_reports import CiReports, ci_report_options
 from phipack.commands.opening import open_project_registry
 from phipack.formatting import count, share, size
-from phipack.options import FILE, State, checkpoint_digest_option, pass_state
+from phipack.options import FILE, State, checkpoint_digest_option, only_option, pass_state
 from phipack.tables import table
 
 if TYPE_CHECKING:
@@ -23,13 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("project_file", metavar="[PROJECT]", required=False, type=FILE)
-@click.option(
-    "--only",
-    multiple=True,
-    metavar="CELL",
-    shell_complete=completion.project_cells,
-    help="Only this cell (repeatable).",
-)
+@only_option
 @click.option(
     "--dry-run", is_flag=True, help="Build and register nothing: show sizes, what is built already, predicted gates."
 )
