@@ -188,9 +188,7 @@ class TestLabProvider:
             self._gcloud(["storage", "rm", "--recursive", f"{self._settings.bucket}/{results}"], _TOOL_SECONDS)
 
     def _gcloud(self, arguments: list[str], seconds: float) -> Ran:
-        program = tool_path("gcloud", _INSTALL)
-        with tempfile.TemporaryDirectory(prefix="phipack-") as out:
-            return run_tool([program, *arguments], seconds, Path(out))
+        return run_tool([tool_path("gcloud", _INSTALL), *arguments], seconds)
 
 
 def _found(model: Mapping[str, Any]) -> FoundDevice:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
 from targets.errors import DeviceError, DeviceUnreachableError, SetupError
 
@@ -38,16 +39,15 @@ def tool_path(name: str, fix: str) -> str:
     return found
 
 
-def run_tool(command: list[str], seconds: float, out: Path) -> Ran:
-    """Run a tool to its end. Its output goes through files in `out`, a folder that exists.
+def run_tool(command: list[str], seconds: float) -> Ran:
+    """Run a tool to its end. Its output goes through files, so that it is bounded here and never holds the tool up.
 
     On Ctrl-C, and when the time is over, it is asked to end as by Ctrl-C, so that it cancels what runs elsewhere.
 
     Raises:
         DeviceUnreachableError: it took longer. DeviceError: it can't be started.
     """
-    printed, said = out / "stdout", out / "stderr"
-    with printed.open("wb") as stdout, said.open("wb") as stderr:
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         try:
             process = subprocess.Popen(  # noqa: S603 - a program found by its name, with arguments of our own
                 command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
@@ -63,7 +63,7 @@ def run_tool(command: list[str], seconds: float, out: Path) -> Ran:
         except BaseException:
             _end(process)
             raise
-    return Ran(code, *(_text(path) for path in (printed, said)))
+        return Ran(code, _text(stdout), _text(stderr))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -75,6 +75,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _text(path: Path) -> str:
-    with path.open("rb") as stream:
-        return stream.read(OUTPUT_LIMIT).decode("utf-8", "replace")
+def _text(stream: BinaryIO) -> str:
+    stream.seek(0)
+    return stream.read(OUTPUT_LIMIT).decode("utf-8", "replace")

@@ -133,15 +133,7 @@ class FolderStore(Store):
 
     def remove(self, digest: str, *, seconds: float) -> bool:
         """Look at its time and remove the file, while nobody can keep it."""
-        path = self._path(digest)
-        with disk_errors(self.root, StoreError):
-            now = self._now()
-            with self._locked():
-                age = self._age(path, now)
-                if age is None or age < seconds:
-                    return False
-                path.unlink()
-        return True
+        return self._remove_aged(self._path(digest), seconds)
 
     def sweep(self, seconds: float, *, dry_run: bool) -> int:
         """Remove files in `staging/` that dead processes of this machine left, and old ones, whoever left them."""
@@ -197,7 +189,9 @@ class FolderStore(Store):
 
     def remove_document(self, name: str, *, seconds: float) -> bool:
         """Look at its time and remove the file, while nobody can write it."""
-        path = self.root / check_document_name(name)
+        return self._remove_aged(self.root / check_document_name(name), seconds)
+
+    def _remove_aged(self, path: Path, seconds: float) -> bool:
         with disk_errors(self.root, StoreError):
             now = self._now()
             with self._locked():

@@ -27,6 +27,7 @@ from weakref import WeakKeyDictionary
 
 from builders.devices.adb.client import states
 from builders.own_code import own_code_digest
+from registry.files.staging import free_bytes
 from targets.errors import PhipackError
 from targets.installation import PACKAGE, installed_version, requirements
 
@@ -174,7 +175,7 @@ def _found(worker: Any, packages: tuple[str, ...]) -> dict[str, Any]:
         "devices": _devices(),
         "threads": worker.state.nthreads,
         "memory_bytes": worker.memory_manager.memory_limit or memory_bytes(),
-        "disk_bytes": _free_bytes(folder),
+        "disk_bytes": free_bytes(folder),
         "folder": str(folder),
         "checkpoints": sorted(state_of(worker).checkpoints),
         "resources": {},
@@ -215,12 +216,6 @@ def _system() -> str:
 def memory_bytes() -> int:
     """Return the memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _free_bytes(folder: Path) -> int:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 @cache

@@ -185,7 +185,7 @@ def test_a_tool_that_takes_too_long_is_asked_to_cancel(tmp_path: Path) -> None:
     """As by Ctrl-C, at which gcloud cancels the test that it has started."""
     trap = f"trap 'echo cancelled > {tmp_path}/said; exit 19' INT; touch {tmp_path}/up; while :; do sleep 0.05; done"
     with pytest.raises(DeviceUnreachableError, match="took longer than 1 s"):
-        run_tool(["sh", "-c", trap], 1.0, tmp_path)
+        run_tool(["sh", "-c", trap], 1.0)
     assert (tmp_path / "said").read_text() == "cancelled\n"
 
 
@@ -201,6 +201,6 @@ def test_ctrl_c_waits_for_the_tool_to_cancel(tmp_path: Path) -> None:
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        run_tool(["sh", "-c", trap], 30.0, tmp_path)
+        run_tool(["sh", "-c", trap], 30.0)
     thread.join()
     assert (tmp_path / "said").read_text() == "cancelled\n"
