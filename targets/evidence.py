@@ -7,7 +7,6 @@ A figure is `claimed` where a device was measured, and that it ran this bundle i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import MeasurementError
 from targets.gates import Gate, GateResult, judge
-from targets.strict_json import MalformedJsonError, parse_model
+from targets.strict_json import MalformedJsonError, canonical_json, parse_model
 
 BYTES_LIMIT = 16 << 20
 EVIDENCE_SCHEMA: Literal["phipack.evidence/1"] = "phipack.evidence/1"
@@ -133,8 +132,7 @@ class Evidence(BaseModel):
 
     def to_json(self) -> str:
         """Return the one JSON form: sorted keys, two spaces, UTF-8, a final newline. Its digest names the evidence."""
-        content = json.loads(self.model_dump_json(by_alias=True))
-        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        return canonical_json(self)
 
     @classmethod
     def read(cls, path: Path) -> Evidence:

@@ -9,7 +9,6 @@ name and the reason.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Strict, field_
 from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import MeasurementError
 from targets.evidence import FIGURES, Figure
-from targets.strict_json import MalformedJsonError, parse_model
+from targets.strict_json import MalformedJsonError, canonical_json, parse_model
 
 BYTES_LIMIT = 16 << 20
 MEASUREMENT_SCHEMA: Literal["phipack.measurement/1"] = "phipack.measurement/1"
@@ -189,8 +188,7 @@ class Measurement(BaseModel):
 
     def to_json(self) -> str:
         """Return the one JSON form: sorted keys, two spaces, UTF-8, a final newline. Its digest names it."""
-        content = json.loads(self.model_dump_json(by_alias=True))
-        return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        return canonical_json(self)
 
     @classmethod
     def read(cls, path: Path) -> Measurement:

@@ -2,7 +2,7 @@
 
 Python's own `json` raises `RecursionError` at a depth that depends on the caller's stack, refuses integers from 4,301
 digits on, and accepts shorter ones that no float, file size or database holds, as well as NaN. What `parse_json`
-returns can be walked, printed, compared and written again.
+returns can be walked, printed, compared and written again: models of ours by `canonical_json`.
 """
 
 from __future__ import annotations
@@ -134,3 +134,9 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise _RefusedNumberError(name, f"{name} is not a number of JSON")
+
+
+def canonical_json(model: BaseModel) -> str:
+    """Return a model's one JSON form, whose digest may name it: sorted keys, two spaces, UTF-8, a final newline."""
+    content = json.loads(model.model_dump_json(by_alias=True))
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
