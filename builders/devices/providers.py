@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from builders.devices.adb.measuring import AdbProvider
@@ -25,10 +25,12 @@ class Listing:
     fix: str | None = None
 
 
-def list_devices() -> list[Listing]:
-    """Ask all providers. One that can't be asked does not hide the others."""
+def list_devices(schemes: Collection[str] | None = None) -> list[Listing]:
+    """Ask all providers, or those of these schemes. One that can't be asked does not hide the others."""
     found = []
     for scheme, make in PROVIDERS.items():
+        if schemes is not None and scheme not in schemes:
+            continue
         try:
             found.append(Listing(scheme, tuple(make().devices())))
         except (DeviceError, SetupError) as error:

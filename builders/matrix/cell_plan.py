@@ -33,6 +33,7 @@ from targets.evidence import (
 )
 from targets.fit import require_fit, weight_bytes
 from targets.gates import Gate, GateResult
+from targets.measurement import Measurement
 from targets.prediction import predicted_figures
 from targets.project import Cell
 
@@ -109,6 +110,7 @@ class CellPlanner:
     _sizes: dict[tuple[str, int], int] = field(default_factory=dict)
     _manifests: dict[str, Manifest | None] = field(default_factory=dict)
     _evidence: dict[str, Evidence | None] = field(default_factory=dict)
+    _measurements: dict[str, tuple[Measurement, ...]] = field(default_factory=dict)
 
     def plan(self, cell: Cell) -> CellPlan:
         """Plan one cell. No weight is read; the checkpoint is hashed only where the store has records of builds."""
@@ -183,8 +185,12 @@ class CellPlanner:
         figures = {"artifact_bytes": size} | ({} if evidence is None else evidence.figures)
         architecture = self.inputs.checkpoint.architecture
         figures |= predicted_figures(architecture, cell.recipe, cell.target, context_length)
-        measurements = () if manifest is None else read_measurements(self.inputs.store, manifest.digest)
-        return figures | device_figures(measurements, cell.target)
+        return figures if manifest is None else figures | device_figures(self._measured(manifest), cell.target)
+
+    def _measured(self, manifest: Manifest) -> tuple[Measurement, ...]:
+        if manifest.digest not in self._measurements:
+            self._measurements[manifest.digest] = read_measurements(self.inputs.store, manifest.digest)
+        return self._measurements[manifest.digest]
 
     def _too_large(self, bundle_bytes: int) -> BuildError | None:
         if self.work_folder is None or bundle_bytes <= (free := free_bytes(self.work_folder)):

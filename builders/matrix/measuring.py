@@ -15,7 +15,7 @@ from builders.devices.providers import list_devices, measure_on
 from builders.matrix.graph import Job, Needs
 from registry.bundle.folder import Bundle
 from targets.devices import Target
-from targets.errors import ReleaseError, SetupError
+from targets.errors import SetupError
 from targets.gates import DEVICE_PREFIX, GateResult
 from targets.measurement import Measurement
 from targets.progress import Progress
@@ -48,26 +48,20 @@ def measurement_needs(target: Target, bundle_bytes: int) -> Needs:
 
 def attached_device(job: Job) -> FoundDevice | None:
     """Return a device that is ready here and is the job's target, or has its chip; None where there is none."""
-    listings = [one for one in list_devices() if one.scheme in _ATTACHED]
+    listings = list_devices(_ATTACHED)
     found = [device for listing in listings for device in listing.devices if device.state == "ready"]
     exact = [one for one in found if one.entry is not None and one.entry.target == job.target]
     alike = [one for one in found if one.entry is not None and one.entry.soc == job.soc]
     return next(iter([*exact, *alike]), None)
 
 
-def measure_bundle(job: Job, bundle: Bundle, on_progress: Progress) -> Measurement:
-    """Measure a job's bundle on the device that is attached here.
+def measure_bundle(bundle: Bundle, device: FoundDevice, on_progress: Progress) -> Measurement:
+    """Measure a bundle on a device that is attached here.
 
     Raises:
-        ReleaseError: no such device is attached. SetupError: the runtime's programs are not named.
-        DeviceError: the run failed. MeasurementError: the bundle can't be run there.
+        SetupError: the runtime's programs are not named. DeviceError: the run failed.
+        MeasurementError: the bundle can't be run there.
     """
-    device = attached_device(job)
-    if device is None:
-        raise ReleaseError(
-            f"{job.name}: no {job.target} is attached and ready, and no other device with {job.soc}",
-            fix="see phipack devices ls; or measure elsewhere: phipack measure, then phipack evidence import",
-        )
     programs = os.environ.get(PROGRAMS)
     if not programs:
         raise SetupError(

@@ -267,11 +267,15 @@ def _materialised(digest: str, site: Site) -> Iterator[Bundle]:
 def require_labels(job: Job) -> None:
     """Raise `ReleaseError` where the job needs another kind of machine."""
     if missing := missing_labels(job):
-        device = f": {job.target}, or another device with {job.soc}, attached and ready" if job.target else ""
-        raise ReleaseError(
-            f"{job.name} needs a machine with {', '.join(missing)}{device}",
-            fix=f"run it there: phipack release --defer-registration --job {job.name}; then phipack release --finish",
-        )
+        raise _needs_machine(job, missing)
+
+
+def _needs_machine(job: Job, missing: Sequence[str]) -> ReleaseError:
+    device = f": {job.target}, or another device with {job.soc}, attached and ready" if job.target else ""
+    return ReleaseError(
+        f"{job.name} needs a machine with {', '.join(missing)}{device}",
+        fix=f"run it there: phipack release --defer-registration --job {job.name}; then phipack release --finish",
+    )
 
 
 def _require_same_inputs(job: Job, site: Site) -> None:
@@ -288,9 +292,11 @@ def _measure_on_device(job: Job, site: Site) -> bool:
     manifest = built_bundle(site.store, site.build_key(job))
     if manifest is None:
         raise ReleaseError(f"{job.name}: the store does not have its bundle", fix=f"do {job.after[0]} first, or again")
-    require_labels(job)
+    device = attached_device(job)
+    if device is None:
+        raise _needs_machine(job, sorted(job.needs.labels))
     with _materialised(manifest.digest, site) as bundle:
-        measurement = measure_bundle(job, bundle, with_subject(site.on_progress, job.name))
+        measurement = measure_bundle(bundle, device, with_subject(site.on_progress, job.name))
     return add_measurements(site.store, manifest.digest, [measurement]) > 0
 
 
