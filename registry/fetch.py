@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,7 +30,7 @@ from registry.transfer.download import TransferStatistics
 from registry.transfer.http import HttpClient
 from registry.transfer.partial import partial_folder
 from registry.transfer.remote import open_url
-from targets.devices import load_targets
+from targets.devices import target_with
 from targets.errors import BundleError, FetchError, MalformedReferenceError, PhipackError, StoreError
 from targets.progress import Progress, Step, silent
 from targets.references import Reference
@@ -245,13 +245,12 @@ def _broken(source: str, error: OSError) -> PhipackError:
 
 def _completed(device: Device) -> Device:
     """Add what phipack's own targets say about a device with this identifier."""
-    for target in load_targets().values():
-        if device.identifier in target.identifiers:
-            return Device(
-                device.identifier,
-                device.soc or target.soc,
-                device.ram_bytes or int(target.ram.value),
-                device.os or target.os,
-                device.os_version,
-            )
-    return device
+    target = None if device.identifier is None else target_with(device.identifier)
+    if target is None:
+        return device
+    return replace(
+        device,
+        soc=device.soc or target.soc,
+        ram_bytes=device.ram_bytes or int(target.ram.value),
+        os=device.os or target.os,
+    )

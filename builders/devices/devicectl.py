@@ -23,10 +23,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from builders.devices.figures import DECODE, FIRST_TOKEN, PEAK, PREFILL, within_spread
 from builders.devices.provider import FoundDevice, MeasureRequest, State
 from builders.devices.tool_run import Ran, run_tool, tool_path
 from targets.bounded_file import TooLargeError, read_at_most
-from targets.devices import load_targets
+from targets.devices import target_with
 from targets.errors import DeviceError, DeviceUnreachableError, MeasurementError
 from targets.measurement import DeviceEntry, Measurement, RuntimeEntry, SampledFigure, SettingsEntry
 from targets.progress import Step
@@ -162,25 +163,19 @@ def runner_measurement(printed: str, request: MeasureRequest, last_words: str = 
 
 def _measurement(run: RunnerOutput, request: MeasureRequest) -> Measurement:
     timed = {
-        "device_prefill_tokens_per_second": [run.prompt_tokens / one for one in run.prefill_seconds],
-        "device_decode_tokens_per_second": [run.decode_tokens / one for one in run.decode_seconds],
-        "device_time_to_first_token_seconds": run.prefill_seconds,
+        PREFILL: [run.prompt_tokens / one for one in run.prefill_seconds],
+        DECODE: [run.decode_tokens / one for one in run.decode_seconds],
+        FIRST_TOKEN: run.prefill_seconds,
     }
     sampled = {name: SampledFigure.median(name, samples) for name, samples in timed.items()}
-    spread = request.settings.spread
-    missing = {
-        name: f"a spread of {figure.spread:.0%} between repeats, and at most {spread:.0%} counts"
-        for name, figure in sampled.items()
-        if figure.spread is not None and figure.spread > spread
-    }
-    figures = {name: figure for name, figure in sampled.items() if name not in missing}
+    figures, missing = within_spread(sampled, request.settings.spread)
     if not figures:
         raise DeviceError(
             "no speed was measured: the repeats differ too much", fix="let the phone cool, and measure again"
         )
     if run.peak_memory_bytes > 0:
-        figures["device_peak_memory_bytes"] = SampledFigure.maximum("device_peak_memory_bytes", [run.peak_memory_bytes])
-    target = next((one for one in load_targets().values() if run.model in one.identifiers), None)
+        figures[PEAK] = SampledFigure.maximum(PEAK, [run.peak_memory_bytes])
+    target = target_with(run.model)
     return Measurement(
         schema="phipack.measurement/1",
         match="digest",
@@ -256,9 +251,7 @@ def _part(device: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _devicectl(arguments: list[str], seconds: float) -> Ran:
-    program = tool_path("xcrun", _XCODE)
-    with tempfile.TemporaryDirectory(prefix="phipack-") as out:
-        return run_tool([program, "devicectl", *arguments], seconds, Path(out))
+    return run_tool([tool_path("xcrun", _XCODE), "devicectl", *arguments], seconds)
 
 
 def _require(ran: Ran, what: str) -> None:

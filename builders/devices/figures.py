@@ -86,6 +86,21 @@ def figures_of(repeats: Sequence[Repeat], settings: DeviceSettings, *, no_energy
     return found
 
 
+def within_spread(
+    figures: Mapping[str, SampledFigure], bound: float
+) -> tuple[dict[str, SampledFigure], dict[str, str]]:
+    """Return the figures whose repeats agree, and the reasons for the others, by name.
+
+    `bound`: of (largest - smallest) / median, a share.
+    """
+    missing = {
+        name: f"a spread of {figure.spread:.0%} between repeats, and at most {bound:.0%} counts"
+        for name, figure in figures.items()
+        if figure.spread is not None and figure.spread > bound
+    }
+    return {name: figure for name, figure in figures.items() if name not in missing}, missing
+
+
 def is_throttled(repeats: Sequence[Repeat]) -> bool | None:
     """Return True if the device said that it slows down for heat, or got slower over the repeats; None: not known."""
     statuses = [one for each in repeats for one in (each.worst_status, each.after.status) if one is not None]

@@ -3,6 +3,6 @@
 - `target.py`: the model of such a file, and the look-up by name.
 """
 
-from targets.devices.target import Quantity, Target, load_targets, target_named
+from targets.devices.target import Quantity, Target, load_targets, target_named, target_with
 
-__all__ = ["Quantity", "Target", "load_targets", "target_named"]
+__all__ = ["Quantity", "Target", "load_targets", "target_named", "target_with"]

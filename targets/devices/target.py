@@ -145,6 +145,11 @@ def load_targets() -> dict[str, Target]:
     return targets
 
 
+def target_with(identifier: str) -> Target | None:
+    """Return the target that lists what a device calls itself, such as `iPhone15,4`; None where none of ours does."""
+    return next((target for target in load_targets().values() if identifier in target.identifiers), None)
+
+
 def target_named(name: str) -> Target:
     """Return a target by its name, or by the path of its file (with a slash or `.toml`). Raises `TargetError`."""
     if name.endswith(".toml") or "/" in name:

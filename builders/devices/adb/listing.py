@@ -9,7 +9,7 @@ from functools import cached_property
 from builders.devices.adb.client import RETURN_SECONDS, Phone, require_own_server, states, unauthorized
 from builders.devices.adb.sensors import parse_sensors
 from builders.devices.provider import FoundDevice, State
-from targets.devices import load_targets
+from targets.devices import target_with
 from targets.errors import DeviceError, DeviceUnreachableError
 from targets.measurement import DeviceEntry
 
@@ -39,6 +39,7 @@ class Description:
         known = self.properties.get
         model = known("ro.product.model") or "unknown"
         memory = re.search(r"MemTotal:\s+(\d+) kB", self.memory_text)
+        target = target_with(model)
         return DeviceEntry(
             model=model,
             manufacturer=known("ro.product.manufacturer") or None,
@@ -47,7 +48,7 @@ class Description:
             os_version=known("ro.build.version.release") or None,
             abi=next(iter(self.abis), None),
             ram_bytes=int(memory[1]) * 1024 if memory else None,
-            target=next((name for name, target in load_targets().items() if model in target.identifiers), None),
+            target=None if target is None else target.name,
         )
 
     @property

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 
 from builders.devices.farm_run.folder import BENCH, MODEL, FarmFolder
-from builders.devices.provider import DeviceSettings, MeasureRequest
+from builders.devices.figures import within_spread
+from builders.devices.provider import MeasureRequest
 from targets.benchmark_files.llama_bench import read_llama_bench
 from targets.benchmark_files.result import BenchmarkResult
-from targets.devices import load_targets
+from targets.devices import target_with
 from targets.errors import DeviceError
-from targets.measurement import DeviceEntry, Measurement, RuntimeEntry, SampledFigure, Source
+from targets.measurement import DeviceEntry, Measurement, RuntimeEntry, Source
 
 NAMES = frozenset(
     (
@@ -61,7 +62,9 @@ def _measurement(
     result: BenchmarkResult,
     source: Source,
 ) -> Measurement:
-    figures, missing = _within_spread(result.figures, request.settings)
+    figures, missing = within_spread(result.figures, request.settings.spread)
+    if not figures:
+        raise DeviceError(f"no speed was measured: {'; '.join(missing.values())}", fix=_AGAIN)
     runtime = result.runtime
     return Measurement(
         schema="phipack.measurement/1",
@@ -86,21 +89,6 @@ def _measurement(
     )
 
 
-def _within_spread(
-    figures: Mapping[str, SampledFigure], settings: DeviceSettings
-) -> tuple[dict[str, SampledFigure], dict[str, str]]:
-    """Return the figures whose repeats agree, and the reasons for the others."""
-    kept, missing = {}, {}
-    for name, figure in figures.items():
-        if figure.spread is not None and figure.spread > settings.spread:
-            missing[name] = f"a spread of {figure.spread:.0%} between repeats, and at most {settings.spread:.0%} counts"
-        else:
-            kept[name] = figure
-    if not kept:
-        raise DeviceError(f"no speed was measured: {'; '.join(missing.values())}", fix=_AGAIN)
-    return kept, missing
-
-
 def _check_digests(text: str, folder: FarmFolder) -> None:
     found = {name: f"sha256:{digest}" for digest, name in _DIGEST.findall(text)}
     for name, wanted in ((MODEL, folder.model_digest), (BENCH, folder.bench_digest)):
@@ -116,7 +104,7 @@ def _device(text: str) -> DeviceEntry:
     model = known.get("ro.product.model")
     if not model:
         raise DeviceError("the phone did not say what model it is", fix=_AGAIN)
-    target = next((one for one in load_targets().values() if model in one.identifiers), None)
+    target = target_with(model)
     return DeviceEntry(
         model=model,
         manufacturer=known.get("ro.product.manufacturer") or None,
