@@ -219,14 +219,18 @@ def _found(device: Mapping[str, Any]) -> FoundDevice:
     hardware, own = _part(device, "hardwareProperties"), _part(device, "deviceProperties")
     connection = _part(device, "connectionProperties")
     state, problem = _state(connection, own)
+    model = str(hardware.get("productType") or hardware.get("marketingName") or "unnamed")
+    target = target_with(model)
     return FoundDevice(
         address=f"{SCHEME}:{hardware.get('udid') or device['identifier']}",
         state=state,
         entry=DeviceEntry(
-            model=str(hardware.get("productType") or hardware.get("marketingName") or "unnamed"),
+            model=model,
             manufacturer="Apple",
+            soc=None if target is None else target.soc,
             os=str(hardware["platform"]),
             os_version=str(own["osVersionNumber"]) if own.get("osVersionNumber") else None,
+            target=None if target is None else target.name,
         ),
         problem=problem,
         fix=None if problem is None else _FIX,

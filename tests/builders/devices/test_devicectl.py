@@ -95,6 +95,7 @@ def test_phones_are_listed_with_what_hinders_them() -> None:
     assert found[0].address == f"devicectl:{UDID}"
     assert found[0].entry is not None
     assert (found[0].entry.model, found[0].entry.os, found[0].entry.os_version) == ("iPhone15,4", "iOS", "18.1")
+    assert (found[0].entry.soc, found[0].entry.target) == ("Apple A16", "iphone-15")
     assert all((one.fix is None) == (one.problem is None) for one in found)
 
 
