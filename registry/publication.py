@@ -160,7 +160,6 @@ def refresh(into: Store, keys: KeyFolder, *, on_progress: Progress = silent) -> 
         published = read_published(into, keys)
         if published.tag is None:
             raise PublicationError(f"{into.uri} has no catalog", fix="publish a channel: phipack publish MODEL")
-        into.check_writable()
         expires = write_next(published, keys, {})
         if expires is not None:
             check_published(into, keys, published.paths)
