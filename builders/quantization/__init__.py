@@ -1,0 +1,8 @@
+"""Which code each weight gets, and which type each matrix: one engine for all formats. Converters only place bytes.
+
+    checkpoint ──calibration/──> statistics ──fold.py──> weights to store, and how much each column counts
+                                                  │
+                        grids/ (what a block can hold) ──rounding/──> codes
+
+`calibration/` runs the checkpoint once over a text; `grids/` are the formats' blocks; `rounding/` chooses codes.
+"""

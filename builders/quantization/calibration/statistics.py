@@ -1,0 +1,54 @@
+"""What a matrix is multiplied with: mean squares of its input columns, and for `full` all second moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.calibration import Calibration
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MatrixStatistics:
+    """What one matrix [rows, columns] is multiplied with: inputs x [columns].
+
+    Attributes:
+        squares: mean of x², float32 [columns]; llama.cpp's importance matrix holds the same.
+        moments: mean of x xᵀ in diagonal blocks, float32 [width, width] each, whose widths add up to the columns; one
+            block unless the matrix is wide. Empty for `light`. Twice this is GPTQ's Hessian.
+    """
+
+    squares: Floats
+    moments: Sequence[Floats] = ()
+
+
+class CalibrationStatistics(Protocol):
+    """The statistics of a checkpoint's matrices. Matrices are asked for in the order of the checkpoint, more or less."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """`light` or `full`."""
+        ...
+
+    @property
+    def text_digest(self) -> str:
+        """`sha256:<hex>` of the calibration's token ids."""
+        ...
+
+    @property
+    def token_count(self) -> int:
+        """How many tokens were read."""
+        ...
+
+    def of(self, name: str) -> MatrixStatistics | None:
+        """Return the statistics of a matrix by its canonical name; None where nothing is multiplied with it.
+
+        They are those of the folded matrix (fold.py), which is what is stored.
+        """
+        ...

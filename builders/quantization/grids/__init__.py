@@ -1,0 +1,1 @@
+"""What a block of a row can hold: one file for each kind of block."""

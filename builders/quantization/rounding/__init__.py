@@ -1,0 +1,1 @@
+"""Which code each weight gets, on a given grid."""
