@@ -50,23 +50,67 @@ def hidden_states(
     Memory: one layer's weights, the states, queries, keys and values of a few sequences (of one where it is longer than
     4,096 tokens), and the attention scores of 256 queries: nothing grows with the square of the length.
     """
-    import torch
+    walk = LayerWalk(architecture, source, tokens, observe)
+    for layer in range(architecture.layer_count):
+        on_progress(Step("reference", layer, architecture.layer_count, "layers"))
+        walk.run(layer)
+    on_progress(Step("reference", architecture.layer_count, architecture.layer_count, "layers"))
+    return walk.finish()
 
-    length = tokens.shape[1]
-    with torch.inference_mode():
-        states = torch.from_numpy(source.rows("model.embed_tokens.weight", tokens))
-        states *= architecture.embedding_multiplier
-        cosines, sines = (torch.from_numpy(table) for table in rotary_tables(architecture, length))
-        for number in range(architecture.layer_count):
-            on_progress(Step("reference", number, architecture.layer_count, "layers"))
-            layer = _Layer(architecture, number, _weights(architecture, source, f"model.layers.{number}."), observe)
-            for sequences in states.split(max(1, _TOKENS // length)):
-                layer.run(sequences, cosines, sines)
-            del layer  # before the next one is read
-        on_progress(Step("reference", architecture.layer_count, architecture.layer_count, "layers"))
-        states = _norm(states, _weights(architecture, source, "model.norm."), "model.norm", architecture.norm_epsilon)
-        observe(architecture.head_tensor, states.flatten(0, 1))
-        return np.asarray(states.numpy())
+
+class LayerWalk:
+    """Sequences [B, T] on their way through the layers.
+
+    `states`: hidden states [B, T, hidden] to go on from, those after some layer; by default the embedded tokens.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        source: TensorSource,
+        tokens: NDArray[np.int64],
+        observe: Observer = unobserved,
+        *,
+        states: NDArray[np.float32] | None = None,
+    ) -> None:
+        import torch
+
+        self._architecture = architecture
+        self._source = source
+        self._observe = observe
+        length = tokens.shape[1]
+        self._tables = tuple(torch.from_numpy(table) for table in rotary_tables(architecture, length))
+        self._at_once = max(1, _TOKENS // length)  # sequences
+        if states is None:
+            states = source.rows("model.embed_tokens.weight", tokens)
+            states *= np.float32(architecture.embedding_multiplier)
+        self._states = torch.from_numpy(states)
+
+    @property
+    def states(self) -> NDArray[np.float32]:
+        """The hidden states [B, T, hidden] after the last layer that was run. The next one overwrites them."""
+        return np.asarray(self._states.numpy())
+
+    def run(self, number: int) -> None:
+        """Run the sequences through a layer, in place. Its weights are in memory meanwhile."""
+        import torch
+
+        weights = _weights(self._architecture, self._source, f"model.layers.{number}.")
+        layer = _Layer(self._architecture, number, weights, self._observe)
+        with torch.inference_mode():
+            for sequences in self._states.split(self._at_once):
+                layer.run(sequences, *self._tables)
+
+    def finish(self) -> NDArray[np.float32]:
+        """Return the hidden states after the last norm, [B, T, hidden]."""
+        import torch
+
+        architecture = self._architecture
+        with torch.inference_mode():
+            norm = _weights(architecture, self._source, "model.norm.")
+            states = _norm(self._states, norm, "model.norm", architecture.norm_epsilon)
+            self._observe(architecture.head_tensor, states.flatten(0, 1))
+            return np.asarray(states.numpy())
 
 
 def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

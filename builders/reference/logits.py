@@ -76,9 +76,13 @@ class FloatReference:
 
     def _cache_file(self, windows: NDArray[np.int64], kind: str) -> Path:
         assert self.cache is not None
+        return self.cache / f"{self.name_of(windows)}.{kind}"
+
+    def name_of(self, windows: NDArray[np.int64]) -> str:
+        """Return what names files that depend on the checkpoint, on these windows and on the forward pass."""
         architecture = hashlib.sha256(repr(self.checkpoint.architecture).encode()).hexdigest()
         digests = (self.checkpoint.digest, token_digest(windows), architecture)
-        return self.cache / f"{'-'.join(_short(digest) for digest in digests)}-{_FORWARD_PASS}.{kind}"
+        return f"{'-'.join(_short(digest) for digest in digests)}-{_FORWARD_PASS}"
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits [T, vocabulary] of hidden states [T, hidden]; minus infinity for hidden ids."""

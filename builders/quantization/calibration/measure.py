@@ -1,0 +1,97 @@
+"""`measured_statistics`: one float32 walk of a checkpoint over a calibration text, kept in the cache.
+
+The same checkpoint and text give the same statistics, and so the same bytes of a bundle, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.quantization.calibration.moments import MomentFiles
+from builders.quantization.calibration.statistics import Floats, MatrixStatistics
+from builders.quantization.fold import fold_factors
+from builders.reference import FloatReference, token_digest
+from targets.architecture import Architecture
+from targets.calibration import Calibration
+from targets.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from builders.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class MeasuredStatistics:
+    """Statistics of a checkpoint's matrices. Implements `CalibrationStatistics`.
+
+    `squares`: mean squares of what the checkpoint's own matrices are multiplied with; `factors`: what is folded into
+    them, by the same names. `moments`: for `full`.
+    """
+
+    architecture: Architecture
+    calibration: Calibration
+    text_digest: str
+    token_count: int
+    squares: Mapping[str, Floats]
+    factors: Mapping[str, Floats]
+    moments: MomentFiles | None = None
+
+    def of(self, name: str) -> MatrixStatistics | None:
+        """Return the statistics of a matrix after folding: see `CalibrationStatistics`."""
+        squares = self.squares.get(name)
+        if squares is None or not np.isfinite(squares).all() or not squares.any():
+            return None
+        moments: Sequence[Floats] = () if self.moments is None else self.moments.of(name)
+        factors = self.factors.get(name)
+        if factors is not None:
+            squares = squares / np.square(factors)
+            moments = _folded(moments, factors)
+        return MatrixStatistics(squares, moments)
+
+
+def measured_statistics(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    windows: NDArray[np.int64],
+    cache: Path,
+    on_progress: Progress = silent,
+) -> MeasuredStatistics:
+    """Return the statistics of a checkpoint over windows of token ids [W, T], cached or measured.
+
+    Args:
+        checkpoint: what is run, in float32, layer by layer.
+        calibration: `light` or `full`.
+        windows: see `text.py`.
+        cache: folder of the float32 reference and of moments; it keeps what was measured.
+        on_progress: receives the steps `reference` (light) or `calibrate` (full), in layers.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or an infinity, or can't be read.
+        BuildError: the disk is full.
+    """
+    reference = FloatReference(checkpoint, cache, on_progress)
+    moments = None
+    if calibration == "full":
+        moments = MomentFiles(cache / f"{reference.name_of(windows)}.moments", checkpoint.architecture)
+        moments.make(checkpoint.open_tensors(), windows, on_progress)
+        squares = moments.squares()
+    else:
+        squares = reference.statistics(windows)
+    factors = fold_factors(checkpoint.architecture, squares)
+    digest = token_digest(windows)
+    return MeasuredStatistics(checkpoint.architecture, calibration, digest, windows.size, squares, factors, moments)
+
+
+def _folded(moments: Sequence[Floats], factors: Floats) -> list[Floats]:
+    """Return the moments of inputs divided by factors [columns], block by block."""
+    folded, start = [], 0
+    for block in moments:
+        own = factors[start : start + len(block)]
+        folded.append(block / own[:, None] / own[None, :])
+        start += len(block)
+    return folded

@@ -1,0 +1,107 @@
+"""Unsigned codes in blocks along a row, each block with a float16 scale and a zero point: scale * (code - zero point).
+
+MatMulNBits of onnxruntime and Core ML's constexpr_blockwise_shift_scale store a matrix so; each packs it its own way.
+
+The range of a block's weights, 0 included, is tried in several widths, with the zero point where 0 falls or one place
+beside it. For the codes c = code - zero point of a trial the scale of least error is <w, c> / <c, c> in the importance's
+scalar product, and that error is |w|² - <w, c>² / <c, c>: the trial with the greatest <w, c>² / <c, c> wins. Scales are
+positive, because Core ML's compiler refuses negative ones elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+# Widths of the range that are tried, as shares of the block's own, each with these moves of its zero point.
+TRIALS = tuple((span, shift) for span in (1.05, 0.98, 0.91, 0.84, 0.77) for shift in (0, -1, 1))
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class AffineMatrix:
+    """A matrix: codes [rows, columns], scales and zero points [rows, columns / block]."""
+
+    codes: Bytes
+    scales: NDArray[np.float16]
+    zeros: Bytes
+
+    def dequantized(self) -> Floats:
+        """Return the weights [rows, columns]."""
+        rows, blocks = self.scales.shape
+        codes = self.codes.reshape(rows, blocks, -1).astype(np.float32) - self.zeros[..., None]
+        return (codes * self.scales.astype(np.float32)[..., None]).reshape(rows, -1)
+
+
+@dataclass
+class AffineBlock:
+    """Scales, as float16 holds them, and zero points, float32 [rows], of a block. Implements `FittedGrid`."""
+
+    scale: Floats
+    zero: Floats
+    top: int
+
+    def nearest(self, column: int, weights: Floats) -> tuple[Bytes, Floats]:
+        """Return codes and values [rows] of one column: see `FittedGrid`."""
+        del column  # all of a block's are alike
+        codes = weights * inverse(self.scale)
+        np.rint(codes, out=codes)
+        codes += self.zero
+        np.clip(codes, 0, self.top, out=codes)
+        return codes.astype(np.uint8), (codes - self.zero) * self.scale
+
+
+@dataclass(frozen=True)
+class AffineGrid:
+    """Blocks of `columns` elements with codes of `bits` bits. Implements `Grid`."""
+
+    columns: int
+    bits: int = 4
+
+    def fit(self, weights: Floats, importance: Floats) -> AffineBlock:
+        """Choose scale and zero point of each row's block [rows, columns]: see `Grid`."""
+        top = (1 << self.bits) - 1
+        block = np.ascontiguousarray(weights.T)
+        weighting = importance.astype(np.float32)[:, None]
+        weighted = block * weighting
+        lowest, highest = np.minimum(block.min(axis=0), 0), np.maximum(block.max(axis=0), 0)
+        plain = inverse((highest - lowest) / np.float32(top))
+        gain, scale, zero = (np.zeros_like(plain) for _ in range(3))
+        codes, product = np.empty_like(block), np.empty_like(block)
+        for span, shift in TRIALS:
+            tried = np.clip(np.rint(-lowest * plain) + shift, 0, top)
+            np.multiply(block, plain / np.float32(span), out=codes)
+            np.rint(codes, out=codes)
+            np.maximum(codes, -tried, out=codes)
+            np.minimum(codes, top - tried, out=codes)
+            along = np.einsum("cr,cr->r", codes, weighted)
+            np.multiply(codes, codes, out=product)
+            best = along * inverse(weighting[:, 0] @ product)
+            better = along * best > gain
+            np.copyto(gain, along * best, where=better)
+            np.copyto(scale, best, where=better)
+            np.copyto(zero, tried, where=better)
+        return AffineBlock(as_stored(scale), zero, top)
+
+    def pack(self, blocks: Sequence[AffineBlock], codes: Bytes) -> tuple[Bytes, NDArray[np.float16], Bytes]:
+        """Return codes [rows, columns], scales and zero points [rows, blocks]: see `Grid`."""
+        scales = np.stack([block.scale for block in blocks], axis=1).astype(np.float16)
+        return codes, scales, np.stack([block.zero for block in blocks], axis=1).astype(np.uint8)
+
+
+def as_stored(scale: Floats) -> Floats:
+    """Return scales as float16 holds them. Raises `OverflowError` where one is too large."""
+    if scale.max(initial=0) > _LARGEST:
+        raise OverflowError(f"a scale of {scale.max():g} is too large for float16")
+    return scale.astype(np.float16).astype(np.float32)
+
+
+def inverse(values: Floats) -> Floats:
+    """Return 1 / x, and 0 for 0 and for what is too small to have a finite inverse."""
+    return np.divide(1, values, out=np.zeros_like(values), where=values >= np.finfo(np.float32).tiny)
