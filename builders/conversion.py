@@ -14,6 +14,7 @@ from typing import Protocol
 
 from builders.checkpoint import Checkpoint, TensorSource
 from builders.phases import Phases
+from builders.quantization.calibration.statistics import CalibrationStatistics
 from registry.bundle.chunks import FileDigest
 from registry.bundle.manifest import ExactContext, WeightClass
 from targets.architecture import Architecture
@@ -29,7 +30,8 @@ class BuildRequest:
     """What a converter is asked for: the facts of `checkpoint`, its weights through `source`, stored as `recipe` says.
 
     `context_length`: the longest sequence the bundle must accept, in tokens. `phases`: counts where the time goes; the
-    source counts its reads there.
+    source counts its reads there. `statistics`: what matrices are multiplied with, and `source` is folded with them;
+    None where nothing is calibrated, and the codes are the format's own choice.
     """
 
     checkpoint: Checkpoint
@@ -38,6 +40,7 @@ class BuildRequest:
     context_length: int
     on_progress: Progress = silent
     phases: Phases = field(default_factory=Phases)
+    statistics: CalibrationStatistics | None = None
 
     @classmethod
     def from_checkpoint(
