@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from builders.conversion import BuildRequest
 from builders.coreml.quantize import Quantized, quantize
+from builders.quantization.calibration.statistics import MatrixStatistics
+from builders.quantization.grids.affine import AffineGrid
+from builders.quantization.rounding.matrix import affine_matrix
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
 from targets.storage.coreml import BLOCK_SIZE, FLOAT32, UINT4, plan, storage_of
@@ -126,11 +129,20 @@ class Weights:
         name, quantized = self._last
         if name != tensor or quantized is None:
             self._last = ("", None)  # dropped first, so as not to hold two
-            values, importance = self._finite_in_float16(tensor), self._importance(tensor)
+            values, statistics = self._finite_in_float16(tensor), self._statistics(tensor)
             with self.phases.phase("quantize", values.nbytes):
-                quantized = quantize(values, importance)
+                if statistics is None:
+                    quantized = quantize(values, self._importance(tensor))
+                else:
+                    found = affine_matrix(values, AffineGrid(BLOCK_SIZE), statistics)
+                    quantized = Quantized(found.codes, found.scales, found.zeros)
             self._last = (tensor, quantized)
         return quantized
+
+    def _statistics(self, tensor: str) -> MatrixStatistics | None:
+        """Return what a matrix is multiplied with, where that was measured."""
+        measured = self._request.statistics
+        return None if measured is None else measured.of(tensor)
 
     def _importance(self, tensor: str) -> NDArray[np.float32] | None:
         """Return how much each column's error counts: the size of its input, known from a norm before the matrix."""

@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.quantization.calibration.statistics import MatrixStatistics
+from builders.quantization.grids.affine import AffineGrid
+from builders.quantization.rounding.matrix import affine_matrix
 from targets.storage.onnx import Blocks
 
 Float = NDArray[np.float32]
@@ -47,8 +50,13 @@ class QuantizedMatrix:
         return both if self.zero_points is None else (*both, self.zero_points)
 
 
-def quantize(matrix: Float, blocks: Blocks) -> QuantizedMatrix:
+def quantize(matrix: Float, blocks: Blocks, statistics: MatrixStatistics | None = None) -> QuantizedMatrix:
     """Quantize a matrix whose columns are a multiple of the block size. Chunks do not change the result.
+
+    Args:
+        matrix: float32 [rows, columns].
+        blocks: how it is stored.
+        statistics: what it is multiplied with, where that is known. 8-bit blocks gain nothing from it.
 
     Raises:
         ValueError: the columns are not a multiple of the block size.
@@ -57,6 +65,8 @@ def quantize(matrix: Float, blocks: Blocks) -> QuantizedMatrix:
     rows, columns = matrix.shape
     if columns % blocks.size:
         raise ValueError(f"{columns} columns are not a multiple of the block of {blocks.size}")
+    if statistics is not None and blocks.zero_points:
+        return _calibrated(matrix, blocks, statistics)
     count, code_bytes = columns // blocks.size, blocks.size * blocks.bits // 8
     codes = np.empty((rows * count, code_bytes), dtype=np.uint8)
     scales = np.empty(rows * count, dtype=np.float16)
@@ -75,6 +85,12 @@ def quantize(matrix: Float, blocks: Blocks) -> QuantizedMatrix:
         scales=scales.reshape(rows, count),
         zero_points=pack(zero_points.reshape(rows, count), blocks.bits) if blocks.zero_points else None,
     )
+
+
+def _calibrated(matrix: Float, blocks: Blocks, statistics: MatrixStatistics) -> QuantizedMatrix:
+    found = affine_matrix(matrix, AffineGrid(blocks.size, blocks.bits), statistics)
+    codes = found.codes.reshape(*found.scales.shape, blocks.size)
+    return QuantizedMatrix(blocks, pack(codes, blocks.bits), found.scales, pack(found.zeros, blocks.bits))
 
 
 def dequantize(quantized: QuantizedMatrix) -> Float:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from builders.conversion import BuildRequest
 from builders.onnx.quantize import quantize
+from builders.quantization.calibration.statistics import MatrixStatistics
 from targets.errors import CheckpointError
 from targets.storage.onnx import Blocks, Plain, Storage
 
@@ -27,16 +28,22 @@ def stored_arrays(request: BuildRequest, name: str, storage: Storage) -> list[ND
         with phases.phase("transform", values.nbytes):
             return [_narrow(values, storage, name)]
     groups = ((len(values), storage),) if isinstance(storage, Blocks) else storage.groups
+    statistics = None if request.statistics is None else request.statistics.of(name)
     with phases.phase("quantize", values.nbytes):
-        return _quantized(values, groups, name)
+        return _quantized(values, groups, name, statistics)
 
 
-def _quantized(values: NDArray[np.float32], groups: tuple[tuple[int, Blocks], ...], name: str) -> list[NDArray[Any]]:
+def _quantized(
+    values: NDArray[np.float32],
+    groups: tuple[tuple[int, Blocks], ...],
+    name: str,
+    statistics: MatrixStatistics | None,
+) -> list[NDArray[Any]]:
     arrays: list[NDArray[Any]] = []
     start = 0
     for rows, blocks in groups:
         try:
-            arrays.extend(quantize(values[start : start + rows], blocks).arrays)
+            arrays.extend(quantize(values[start : start + rows], blocks, statistics).arrays)
         except OverflowError as error:
             raise CheckpointError(
                 f"tensor {name!r}: {error}",

@@ -60,7 +60,7 @@ class MomentFiles:
     _kept: dict[str, list[list[Floats]]] = field(default_factory=dict)  # of the file that was read last
 
     def of(self, name: str) -> Sequence[Floats]:
-        """Return the blocks of a matrix, by its canonical name. Raises `OSError` where its file is missing or damaged."""
+        """Return the blocks of a matrix, by canonical name. Raises `OSError` where its file is missing or damaged."""
         file = self._file_of(name)
         names = self._names_in(file)
         if file not in self._kept:

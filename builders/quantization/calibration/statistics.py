@@ -29,7 +29,7 @@ class MatrixStatistics:
 
 
 class CalibrationStatistics(Protocol):
-    """The statistics of a checkpoint's matrices. Matrices are asked for in the order of the checkpoint, more or less."""
+    """The statistics of a checkpoint's matrices. Asked for about in the checkpoint's order."""
 
     @property
     def calibration(self) -> Calibration:

@@ -3,9 +3,9 @@
 MatMulNBits of onnxruntime and Core ML's constexpr_blockwise_shift_scale store a matrix so; each packs it its own way.
 
 The range of a block's weights, 0 included, is tried in several widths, with the zero point where 0 falls or one place
-beside it. For the codes c = code - zero point of a trial the scale of least error is <w, c> / <c, c> in the importance's
-scalar product, and that error is |w|² - <w, c>² / <c, c>: the trial with the greatest <w, c>² / <c, c> wins. Scales are
-positive, because Core ML's compiler refuses negative ones elsewhere.
+next to it. For the codes c = code - zero point of a trial the scale of least error is <w, c> / <c, c> in the scalar
+product that the importance defines, and that error is |w|² - <w, c>² / <c, c>: the trial with the greatest
+<w, c>² / <c, c> wins. Scales are positive, because Core ML's compiler refuses negative ones elsewhere.
 """
 
 from __future__ import annotations
@@ -50,11 +50,18 @@ class AffineBlock:
     def nearest(self, column: int, weights: Floats) -> tuple[Bytes, Floats]:
         """Return codes and values [rows] of one column: see `FittedGrid`."""
         del column  # all of a block's are alike
+        codes = self._whole(weights)
+        return codes.astype(np.uint8), (codes - self.zero) * self.scale
+
+    def codes(self, weights: Floats) -> Bytes:
+        """Return the codes of the nearest values to weights [columns, rows]."""
+        return self._whole(weights).astype(np.uint8)
+
+    def _whole(self, weights: Floats) -> Floats:
         codes = weights * inverse(self.scale)
         np.rint(codes, out=codes)
         codes += self.zero
-        np.clip(codes, 0, self.top, out=codes)
-        return codes.astype(np.uint8), (codes - self.zero) * self.scale
+        return np.clip(codes, 0, self.top, out=codes)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Codes that keep a matrix's outputs close, not its weights: GPTQ, then one sweep of coordinate descent.
 
-The error of a matrix's outputs over the calibration text is the sum over rows of eᵀ H e, with e = w - ŵ and H the second
-moments of its inputs. GPTQ (arXiv 2210.17323) rounds column after column, and moves what is left of the error to the
-columns that are still to come: with H⁻¹ = UᵀU, column j's error divided by U_jj, times row j of U. A block's scales are
-fitted when its turn comes, on the columns as they are then; column j of it counts 1 / U_jj².
+The error of a matrix's outputs over the calibration text is the sum over rows of eᵀ H e, with e = w - ŵ and H the
+second moments of its inputs. GPTQ (arXiv 2210.17323) rounds column after column, and moves what is left of the error to
+the columns that are still to come: with H⁻¹ = UᵀU, column j's error divided by U_jj, times row j of U. A block's scales
+are fitted when its turn comes, on the columns as they are then; column j of it counts 1 / U_jj².
 
 Then each code is set once more to the best value given all others: ŵ_j + (H e)_j / H_jj, rounded.
 
