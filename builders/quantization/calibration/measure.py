@@ -1,6 +1,6 @@
 """`measured_statistics`: one float32 walk of a checkpoint over a calibration text, kept in the cache.
 
-The same checkpoint and text give the same statistics, and so the same bytes of a bundle, whatever the number of threads.
+The same checkpoint and text give the same statistics, and so a bundle's same bytes, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -78,13 +78,25 @@ def measured_statistics(
     moments = None
     if calibration == "full":
         moments = MomentFiles(cache / f"{reference.name_of(windows)}.moments", checkpoint.architecture)
-        moments.make(checkpoint.open_tensors(), windows, on_progress)
-        squares = moments.squares()
+        squares = _made(moments, checkpoint, windows, on_progress)
     else:
         squares = reference.statistics(windows)
     factors = fold_factors(checkpoint.architecture, squares)
     digest = token_digest(windows)
     return MeasuredStatistics(checkpoint.architecture, calibration, digest, windows.size, squares, factors, moments)
+
+
+def _made(
+    moments: MomentFiles, checkpoint: Checkpoint, windows: NDArray[np.int64], on_progress: Progress
+) -> dict[str, Floats]:
+    """Make what is missing, or all of it again where a file is damaged. Returns the mean squares."""
+    moments.make(checkpoint.open_tensors(), windows, on_progress)
+    try:
+        return moments.squares()
+    except OSError:
+        moments.remove()
+        moments.make(checkpoint.open_tensors(), windows, on_progress)
+        return moments.squares()
 
 
 def _folded(moments: Sequence[Floats], factors: Floats) -> list[Floats]:

@@ -15,6 +15,8 @@ width cubed, and dropping the moments between blocks of 576 of 1,536 columns cos
 from __future__ import annotations
 
 import hashlib
+import itertools
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +50,7 @@ def block_widths(columns: int) -> tuple[int, ...]:
         return (columns,)
     steps, count = -(-columns // _STEP), -(-columns // WIDEST)
     borders = [min(round(steps * number / count) * _STEP, columns) for number in range(count + 1)]
-    return tuple(after - before for before, after in zip(borders, borders[1:], strict=False))
+    return tuple(after - before for before, after in itertools.pairwise(borders))
 
 
 @dataclass(frozen=True)
@@ -57,23 +59,31 @@ class MomentFiles:
 
     folder: Path
     architecture: Architecture
-    _kept: dict[str, list[list[Floats]]] = field(default_factory=dict)  # of the file that was read last
+    _kept: dict[str, dict[str, list[Floats]]] = field(default_factory=dict)  # of the file that was read last
 
     def of(self, name: str) -> Sequence[Floats]:
         """Return the blocks of a matrix, by canonical name. Raises `OSError` where its file is missing or damaged."""
         file = self._file_of(name)
-        names = self._names_in(file)
         if file not in self._kept:
             self._kept.clear()  # first, so as not to hold two
-            self._kept[file] = self._load(file, names)
-        return self._kept[file][names.index(name)]
+            self._kept[file] = {
+                each: [_whole(triangle, width) for triangle, width in triangles]
+                for each, triangles in self._triangles(file).items()
+            }
+        return self._kept[file][name]
 
     def squares(self) -> dict[str, Floats]:
         """Return the diagonals of all matrices' moments. Raises `OSError` where a file is missing or damaged."""
+        files = dict.fromkeys(self._file_of(name) for name in multiplied(self.architecture))
         return {
-            name: np.concatenate([np.diagonal(block) for block in self.of(name)])
-            for name in multiplied(self.architecture)
+            name: np.concatenate([_diagonal(triangle, width) for triangle, width in triangles])
+            for file in files
+            for name, triangles in self._triangles(file).items()
         }
+
+    def remove(self) -> None:
+        """Remove all files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def make(self, source: TensorSource, tokens: NDArray[np.int64], on_progress: Progress) -> None:
         """Run the checkpoint over sequences [B, T] and write what is missing. An interrupted walk goes on."""
@@ -101,15 +111,16 @@ class MomentFiles:
     def _names_in(self, file: str) -> list[str]:
         return [name for name in multiplied(self.architecture) if self._file_of(name) == file]
 
-    def _load(self, file: str, names: Sequence[str]) -> list[list[Floats]]:
+    def _triangles(self, file: str) -> dict[str, list[tuple[Floats, int]]]:
+        """Read a file: the triangles and widths of each matrix's blocks, by the matrix's name."""
         flat = _read(self.folder / f"{file}.moments")
         shapes, start = self.architecture.tensor_shapes(), 0
-        found: list[list[Floats]] = []
-        for name in names:
-            found.append([])
+        found: dict[str, list[tuple[Floats, int]]] = {}
+        for name in self._names_in(file):
+            found[name] = []
             for width in block_widths(shapes[name][1]):
                 end = start + width * (width + 1) // 2
-                found[-1].append(_whole(flat[start:end], width))
+                found[name].append((flat[start:end], width))
                 start = end
         if start != len(flat):
             raise OSError(f"{self.folder / file}.moments: {len(flat)} numbers, not {start}")
@@ -169,6 +180,12 @@ def _joined(rows: Iterator[Floats]) -> Iterator[Floats]:
             some, size = [], 0
     if some:
         yield np.concatenate(some)
+
+
+def _diagonal(triangle: Floats, width: int) -> Floats:
+    """Return the diagonal of a lower triangle, row after row."""
+    rows = np.arange(width)
+    return triangle[rows * (rows + 3) // 2]
 
 
 def _whole(triangle: Floats, width: int) -> Floats:

@@ -28,6 +28,7 @@ Codes = NDArray[np.uint8]
 
 DAMPING = 0.1
 _ROWS = 1024  # that a thread works on: a block of 32 columns of them stays in a core's cache
+_AT_ONCE = 8  # columns whose errors are passed on one by one; beyond them, products of matrices do it
 _SHRINK = 0.5  # of what is off the diagonal, where a factorization fails
 _ATTEMPTS = 20
 
@@ -41,10 +42,17 @@ class Curvature:
 
     @classmethod
     def of(cls, moments: Floats) -> Curvature:
-        """Damp and factor moments [columns, columns]. What has no factorization gets smaller off-diagonals."""
-        damped = moments.copy()
+        """Damp and factor moments [columns, columns], in units of their mean diagonal.
+
+        What has no factorization gets smaller off-diagonals; what says nothing (all zero) counts all columns alike.
+        """
+        mean = np.einsum("ii->i", moments).mean()
+        if not 0 < mean < np.inf:
+            moments, mean = np.eye(len(moments), dtype=np.float32), np.float32(1)
+        damped = moments / mean
         diagonal = np.einsum("ii->i", damped)
-        diagonal += np.float32(DAMPING) * diagonal.mean()
+        np.maximum(diagonal, 0, out=diagonal)
+        diagonal += np.float32(DAMPING)
         for _ in range(_ATTEMPTS):
             try:
                 return cls(damped, _factor(damped))
@@ -112,13 +120,16 @@ def _gptq(weights: Floats, grid: Grid, factor: Floats) -> Rounded:
         block = grid.fit(own.T, 1 / np.square(np.diagonal(upper)))
         result.blocks.append(block)
         errors = np.empty_like(own)
-        for column in range(grid.columns):
-            codes, values = block.nearest(column, own[column])
-            result.codes[start + column], result.values[start + column] = codes, values
-            np.subtract(own[column], values, out=errors[column])
-            errors[column] *= 1 / upper[column, column]
-            rest = slice(column + 1, None)
-            own[rest] -= np.multiply(upper[column, rest, None], errors[column], out=scratch[rest])
+        for first in range(0, grid.columns, _AT_ONCE):
+            last = first + _AT_ONCE
+            for column in range(first, last):
+                codes, values = block.nearest(column, own[column])
+                result.codes[start + column], result.values[start + column] = codes, values
+                np.subtract(own[column], values, out=errors[column])
+                errors[column] *= 1 / upper[column, column]
+                rest = slice(column + 1, last)
+                own[rest] -= np.multiply(upper[column, rest, None], errors[column], out=scratch[rest])
+            own[last:] -= upper[first:last, last:].T @ errors[first:last]
         left[stop:] -= factor[start:stop, stop:].T @ errors
     return result
 
@@ -132,14 +143,17 @@ def _descend(rounded: Rounded, step: int, moments: Floats) -> None:
         start, stop = number * step, (number + 1) * step
         own, square = gradient[start:stop], moments[start:stop, start:stop]
         changes = np.empty_like(own)
-        for column in range(step):
-            place = start + column
-            wanted = values[place] + own[column] / square[column, column]
-            rounded.codes[place], found = block.nearest(column, wanted)
-            np.subtract(found, values[place], out=changes[column])
-            values[place] = found
-            rest = slice(column + 1, None)
-            own[rest] -= np.multiply(square[rest, column, None], changes[column], out=scratch[rest])
+        for first in range(0, step, _AT_ONCE):
+            last = first + _AT_ONCE
+            for column in range(first, last):
+                place = start + column
+                wanted = values[place] + own[column] / square[column, column]
+                rounded.codes[place], found = block.nearest(column, wanted)
+                np.subtract(found, values[place], out=changes[column])
+                values[place] = found
+                rest = slice(column + 1, last)
+                own[rest] -= np.multiply(square[rest, column, None], changes[column], out=scratch[rest])
+            own[last:] -= square[last:, first:last] @ changes[first:last]
         gradient[stop:] -= moments[stop:, start:stop] @ changes
 
 
