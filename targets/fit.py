@@ -29,8 +29,8 @@ LEAST_CONTEXT = 512  # tokens; a shorter context is too short for a conversation
 CONTEXT_STEP = 64
 _BATCH_TOKENS = 512
 _BASE_BYTES: dict[Format, int] = {"gguf": 80_000_000, "onnx": 200_000_000, "coreml": 150_000_000}
-# onnxruntime computes float16 matrices in float32, and repacks 4-bit ones with float32 scales, when it loads them.
-_LOADED_SHARE = {"onnx-fp16": 2.0, "onnx-int4": 1.1}
+# onnxruntime computes float16 matrices in float32, and repacks those in blocks with float32 scales, when it loads them.
+_LOADED_SHARE = {"onnx-fp16": 2.0, "onnx-int8": 1.02, "onnx-int4": 1.1}
 
 
 @dataclass(frozen=True)

@@ -68,3 +68,12 @@ def stored_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
         for name, shape in architecture.tensor_shapes().items()
         for part in sources_of(architecture, name, shape).parts
     )
+
+
+def canonical_names(architecture: Architecture) -> dict[str, str]:
+    """Return the canonical tensor that each stored one is a part of, by the stored name."""
+    return {
+        stored: name
+        for name, shape in architecture.tensor_shapes().items()
+        for stored, _ in sources_of(architecture, name, shape).parts
+    }

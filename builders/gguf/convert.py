@@ -27,31 +27,28 @@ from builders.artifact.array_file import ArrayFile
 from builders.artifact.prefetch import prefetched
 from builders.checkpoint import TensorSource
 from builders.conversion import BuildRequest, Conversion, weight_classes
-from builders.gguf.quantize import encode
+from builders.gguf.encoding import encoded
 from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from registry.bundle.manifest import ExactContext
 from targets.architecture import Architecture, LongRope
 from targets.errors import UnsupportedModelError
+from targets.gguf_names import gguf_name
+from targets.layouts import canonical_names
 from targets.storage import StoredWeight
 from targets.storage.gguf import TYPES, fallback_notes, plan
 
 MODEL_NAME = "model.gguf"
 CONTEXT_STEP = 256  # llama.cpp rounds the context that it is opened with up to a multiple of this
-_FILE_TYPE = {"gguf-f16": 1, "gguf-q8_0": 7, "gguf-q4_0": 2, "gguf-q4_k_m": 15}  # enum llama_ftype
-_LAYER_PARTS = {
-    "input_layernorm": "attn_norm",
-    "self_attn.qkv_proj": "attn_qkv",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
+_FILE_TYPE = {  # enum llama_ftype
+    "gguf-f16": 1,
+    "gguf-q8_0": 7,
+    "gguf-q6_k": 18,
+    "gguf-q5_k_m": 17,
+    "gguf-q4_k_m": 15,
+    "gguf-q4_0": 2,
+    "gguf-iq4_nl": 25,
+    "gguf-q3_k_m": 12,
 }
-_TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
 def convert(request: BuildRequest, folder: Path) -> Conversion:
@@ -64,7 +61,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     import gguf
 
     architecture = request.checkpoint.architecture
-    weights = plan(architecture, request.recipe)
+    weights, canonical = plan(architecture, request.recipe), canonical_names(architecture)
     tokenizer = read_tokenizer(request.checkpoint)
     path = folder / MODEL_NAME
     _write_head(path, request, weights, tokenizer)
@@ -78,7 +75,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     ):
         for weight, values in zip(weights, tensors, strict=True):
             request.report_written(done, total)
-            data.append([_encoded(request, weight, values)])
+            data.append([_encoded(request, weight, canonical[weight.name], values)])
             done += weight.bytes
             del values  # released before another read begins
         data.append(list(_rope_factors(architecture).values()))
@@ -136,9 +133,12 @@ def _write_head(path: Path, request: BuildRequest, weights: tuple[StoredWeight, 
         writer.close()
 
 
-def _encoded(request: BuildRequest, weight: StoredWeight, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _encoded(
+    request: BuildRequest, weight: StoredWeight, canonical: str, values: NDArray[np.float32]
+) -> NDArray[np.uint8]:
     with request.phases.phase("quantize" if request.recipe.bits < 16 else "transform", values.nbytes):
-        return encode(values, TYPES[weight.storage], name=weight.name)
+        statistics = None if request.statistics is None else request.statistics.of(canonical)
+        return encoded(values, TYPES[weight.storage], statistics, name=weight.name)
 
 
 def read_for_llama_cpp(source: TensorSource, architecture: Architecture, name: str) -> NDArray[np.float32]:
@@ -151,15 +151,6 @@ def read_for_llama_cpp(source: TensorSource, architecture: Architecture, name: s
         return values
     halves = values.reshape(-1, 2, architecture.head_dim // 2, values.shape[1])
     return halves.swapaxes(1, 2).reshape(values.shape)
-
-
-def gguf_name(name: str) -> str:
-    """Return llama.cpp's name of a tensor: `model.layers.3.mlp.down_proj.weight` is `blk.3.ffn_down.weight`."""
-    stem = name.removesuffix(".weight")
-    if stem in _TOP:
-        return f"{_TOP[stem]}.weight"
-    layer, part = stem.removeprefix("model.layers.").split(".", 1)
-    return f"blk.{layer}.{_LAYER_PARTS[part]}.weight"
 
 
 def exact_context_length(architecture: Architecture, context_length: int) -> int:

@@ -23,7 +23,16 @@ _CONFIGURATION = (
     *("build_commit", "backends", "cpu_info", "gpu_info", "model_filename", "model_type", "model_size"),
     *("n_batch", "n_ubatch", "n_threads", "type_k", "type_v", "n_gpu_layers", "flash_attn", "devices"),
 )
-_RECIPES = {"F16": "gguf-f16", "Q8_0": "gguf-q8_0", "Q4_0": "gguf-q4_0", "Q4_K - Medium": "gguf-q4_k_m"}
+_RECIPES = {  # llama_ftype_name in llama.cpp's src/llama-model-loader.cpp
+    "F16": "gguf-f16",
+    "Q8_0": "gguf-q8_0",
+    "Q6_K": "gguf-q6_k",
+    "Q5_K - Medium": "gguf-q5_k_m",
+    "Q4_K - Medium": "gguf-q4_k_m",
+    "Q4_0": "gguf-q4_0",
+    "IQ4_NL - 4.5 bpw": "gguf-iq4_nl",
+    "Q3_K - Medium": "gguf-q3_k_m",
+}
 _BITS = {"F32": 32, "F16": 16, "BF16": 16}
 _ROUNDING = 0.01  # avg_ts and samples_ts are written with few digits
 

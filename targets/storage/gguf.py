@@ -1,9 +1,19 @@
 """The ggml type of each tensor, as llama.cpp's own quantizer chooses it for its architectures phi3 and llama.
 
-Source: `llama_tensor_get_type` in llama.cpp's src/llama-quant.cpp. Its mixture Q4_K_M uses Q6_K for the output and, in
-the layers where `use_more_bits` is true, for attn_qkv (llama: attn_v) and ffn_down. In Llama's 70B it uses Q5_K for the
-other attn_v. If the block length does not divide a row, the tensor gets a type with blocks of 32 instead, or F16 if 32
-does not divide it either.
+Source: `llama_tensor_get_type` in llama.cpp's src/llama-quant.cpp. All but Q8_0 and F16 store the output in Q6_K. Its
+mixtures store these differently from the rest, "values" being attn_qkv (llama: attn_v):
+
+    Q4_K_M, Q5_K_M    values and ffn_down in Q6_K, in the layers where `use_more_bits` is true
+    Q3_K_M            values in Q5_K in the first two layers, else Q4_K; ffn_down in Q5_K in the first sixteenth, else
+                      Q4_K; attn_output in Q4_K
+    IQ4_NL            values in Q5_K where four query heads or more share a key head; ffn_down in Q5_K in the first
+                      eighth
+
+In Llama's 70B values that would be Q4_K are Q5_K. If the block length does not divide a row, the tensor gets a type
+with blocks of 32 instead, or F16 if 32 does not divide it either.
+
+With an importance matrix llama.cpp's choice differs in Q4_0 (ffn_down of the first eighth in Q4_1) and IQ4_NL (none of
+it in Q5_K). A calibrated build keeps the types, so that its size does not depend on the calibration.
 """
 
 from __future__ import annotations
@@ -38,15 +48,29 @@ TYPES = {
         BlockType("Q5_0", 6, 32, 22),
         BlockType("Q5_1", 7, 32, 24),
         BlockType("Q8_0", 8, 32, 34),
+        BlockType("Q3_K", 11, 256, 110),
         BlockType("Q4_K", 12, 256, 144),
         BlockType("Q5_K", 13, 256, 176),
         BlockType("Q6_K", 14, 256, 210),
+        BlockType("IQ4_NL", 20, 32, 18),
+        BlockType("IQ4_XS", 23, 256, 136),
     )
 }
-_DEFAULT = {"gguf-f16": "F16", "gguf-q8_0": "Q8_0", "gguf-q4_0": "Q4_0", "gguf-q4_k_m": "Q4_K"}
-_FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+_DEFAULT = {
+    "gguf-f16": "F16",
+    "gguf-q8_0": "Q8_0",
+    "gguf-q6_k": "Q6_K",
+    "gguf-q5_k_m": "Q5_K",
+    "gguf-q4_k_m": "Q4_K",
+    "gguf-q4_0": "Q4_0",
+    "gguf-iq4_nl": "IQ4_NL",
+    "gguf-q3_k_m": "Q3_K",
+}
+_FALLBACK = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 _OTHER_FORMATS = f"use one of {', '.join(name for name, recipe in RECIPES.items() if recipe.format != 'gguf')}"
 _LAYERS_OF_70B = 80  # llama.cpp treats any Llama with 80 layers whose heads share keys as its LLM_TYPE_70B
+_Q3_LAYERS_WITH_FIVE_BITS = 2
+_SHARED_WIDELY = 4  # query heads per key head
 
 
 def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]:
@@ -100,13 +124,33 @@ def _wanted(architecture: Architecture, recipe: Recipe, name: str, shape: tuple[
     if len(shape) == 1:
         return "F32"
     if name == architecture.head_tensor:
-        return "Q6_K" if default in ("Q4_0", "Q4_K") else default
-    sensitive = name.endswith(("v_proj.weight", "down_proj.weight"))  # qkv_proj is one of them
-    if default == "Q4_K" and sensitive and _more_bits(int(name.split(".")[2]), architecture.layer_count):
-        return "Q6_K"
-    if default == "Q4_K" and name.endswith("v_proj.weight") and _is_70b(architecture):
-        return "Q5_K"
-    return default
+        return default if default in ("F16", "Q8_0") else "Q6_K"
+    if name.endswith("v_proj.weight"):  # qkv_proj is one of them
+        return _of_values(default, architecture, layer=int(name.split(".")[2]))
+    if name.endswith("down_proj.weight"):
+        return _of_down(default, int(name.split(".")[2]), architecture.layer_count)
+    return "Q4_K" if default == "Q3_K" and name.endswith("o_proj.weight") else default
+
+
+def _of_values(default: str, architecture: Architecture, *, layer: int) -> str:
+    """Return the type of a layer's attn_qkv or attn_v."""
+    chosen = default
+    if default == "Q3_K":
+        chosen = "Q5_K" if layer < _Q3_LAYERS_WITH_FIVE_BITS else "Q4_K"
+    elif default == "IQ4_NL" and architecture.head_count // architecture.kv_head_count >= _SHARED_WIDELY:
+        chosen = "Q5_K"
+    elif default in ("Q4_K", "Q5_K") and _more_bits(layer, architecture.layer_count):
+        chosen = "Q6_K"
+    return "Q5_K" if chosen == "Q4_K" and _is_70b(architecture) else chosen
+
+
+def _of_down(default: str, layer: int, layers: int) -> str:
+    """Return the type of a layer's ffn_down."""
+    if default == "Q3_K":
+        return "Q5_K" if layer < layers // 16 else "Q4_K"
+    if default == "IQ4_NL":
+        return "Q5_K" if layer < layers // 8 else default
+    return "Q6_K" if default in ("Q4_K", "Q5_K") and _more_bits(layer, layers) else default
 
 
 def _is_70b(architecture: Architecture) -> bool:

@@ -34,7 +34,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return open_checkpoint(write_phi_4_mini(folder) if tiny is None else write_tiny(folder, **tiny))
 
 
-@pytest.mark.parametrize("name", ["gguf-q4_k_m", "onnx-fp16", "onnx-int4"])
+@pytest.mark.parametrize("name", ["gguf-q4_k_m", "gguf-iq4_nl", "gguf-q3_k_m", "onnx-fp16", "onnx-int8", "onnx-int4"])
 def test_what_is_expected_is_what_is_read(checkpoint: Checkpoint, tmp_path: Path, name: str) -> None:
     recipe, architecture = recipe_named(name), checkpoint.architecture
     if recipe.format == "gguf" and architecture.family == "phi3small":

@@ -31,6 +31,7 @@ from tests.targets.architectures import SMALL, architectures
 MINI = known_model("phi-3-mini-4k-instruct")
 MINI_LONG = known_model("phi-3-mini-128k-instruct")
 FOUR_BITS = [recipe.name for recipe in RECIPES.values() if recipe.bits == 4]
+UP_TO_SIX_BITS = [recipe.name for recipe in RECIPES.values() if recipe.bits <= 6]
 recipes = st.sampled_from(list(RECIPES.values()))
 
 
@@ -42,7 +43,7 @@ def phone(app_memory_bytes: float, *, name: str = "iphone-15") -> Target:
 @pytest.mark.parametrize("name", ["iphone-14-pro", "iphone-15"])
 def test_mini_in_four_bits_fits_iphone_14_pro_and_15_with_a_useful_context(name: str) -> None:
     fits = {found.recipe: found for found in fit_all(MINI, target_named(name))}
-    assert [recipe for recipe, found in fits.items() if found.fits] == FOUR_BITS
+    assert [recipe for recipe, found in fits.items() if found.fits] == UP_TO_SIX_BITS
     assert fits["coreml-int4"].longest_context == MINI.context_length
     assert all(fits[recipe].longest_context >= 1024 for recipe in FOUR_BITS)
 
@@ -93,7 +94,7 @@ def test_weights_of_later_models_are_as_large_as_the_published_files(
     assert weight_bytes(known_model(model), RECIPES[recipe]) / 1e9 == pytest.approx(published_gigabytes, rel=0.003)
 
 
-def test_phi_4_mini_fits_wherever_mini_does_and_phi_4_nowhere() -> None:
+def test_phi_4_mini_fits_wherever_mini_does_and_phi_4_nowhere_in_four_bits() -> None:
     for target in load_targets().values():
         mini, phi_4_mini, phi_4 = (
             {found.recipe: found for found in fit_all(known_model(name), target)}
@@ -101,7 +102,7 @@ def test_phi_4_mini_fits_wherever_mini_does_and_phi_4_nowhere() -> None:
         )
         assert [name for name in mini if mini[name].fits] == [name for name in phi_4_mini if phi_4_mini[name].fits]
         assert all(phi_4_mini[name].longest_context >= mini[name].longest_context for name in mini)
-        assert not any(found.fits for found in phi_4.values())
+        assert {name for name, found in phi_4.items() if found.fits} <= {"gguf-q3_k_m"}
 
 
 def test_kv_cache_bytes_match_published_figures() -> None:
@@ -188,7 +189,7 @@ def test_fit_reports_problem_and_fix_of_a_model_that_llama_cpp_cannot_run() -> N
         plan_of(small, RECIPES["gguf-q4_0"])
     found = fit(small, RECIPES["gguf-q4_0"], phone(10**9))
     assert found.reason == f"{refused.value.problem}; {refused.value.fix}"
-    assert "use one of onnx-fp16, onnx-int4, coreml-fp16, coreml-int4" in found.reason
+    assert "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4" in found.reason
 
 
 def test_two_longrope_attention_factors_are_reported_for_gguf() -> None:
@@ -246,7 +247,7 @@ def test_fit_error_names_recipes_that_fit() -> None:
     with pytest.raises(FitError) as caught:
         require_fit(MINI, RECIPES["gguf-f16"], target_named("iphone-15"))
     assert caught.value.problem.startswith("gguf-f16 does not fit iphone-15: weights and runtime need 7.78 GB")
-    assert caught.value.fix == "use a recipe that fits: " + ", ".join(FOUR_BITS)
+    assert caught.value.fix == "use a recipe that fits: " + ", ".join(UP_TO_SIX_BITS)
     with pytest.raises(FitError) as caught:
         require_fit(MINI, RECIPES["gguf-q4_0"], target_named("iphone-13-mini"))
     assert caught.value.fix.endswith("no recipe of this model fits iPhone 13 mini")

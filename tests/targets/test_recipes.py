@@ -1,4 +1,4 @@
-"""Recipes: the eight of them, by name."""
+"""Recipes, by name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from tests.targets.architectures import SMALL
 
 def test_all_documented_recipes_exist() -> None:
     assert set(RECIPES) == {
-        *("gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m"),
-        *("onnx-fp16", "onnx-int4", "coreml-fp16", "coreml-int4"),
+        *("gguf-f16", "gguf-q8_0", "gguf-q6_k", "gguf-q5_k_m", "gguf-q4_k_m"),
+        *("gguf-iq4_nl", "gguf-q4_0", "gguf-q3_k_m"),
+        *("onnx-fp16", "onnx-int8", "onnx-int4", "coreml-fp16", "coreml-int4"),
     }
 
 

@@ -12,14 +12,17 @@ import pytest
 from builders.build import build
 from builders.checkpoint import open_checkpoint
 from registry.bundle.folder import verify
+from targets.config_json import read_architecture
 from targets.errors import CheckpointError
+from targets.gguf_names import gguf_name
+from targets.recipes import RECIPES as RECIPES_BY_NAME
 from targets.recipes import recipe_named
 from targets.storage.gguf import plan
 from tests.support import llama_cpp as llamacpp
 from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_tiny, write_weights
 
 EVERY = os.environ.get("ACCURACY") == "all"
-RECIPES = ("gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m")
+RECIPES = tuple(name for name, recipe in RECIPES_BY_NAME.items() if recipe.format == "gguf")
 SHAPES = {
     "rows of 64: no K-quant fits": Tiny(hidden=64, layers=3),
     "rows of 64, tied": Tiny(hidden=64, layers=3, tied=True),
@@ -36,12 +39,15 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+# Bytes of all types in blocks of 256 and of 32; of other shapes, those of one mixture.
+IN_ALL_RECIPES = ("rows of 256, tied", "rows of 64, tied")
+
+
+@pytest.mark.parametrize("shape", [name for name, tiny in SHAPES.items() if EVERY or tiny.layers <= 8])
 def test_types_and_bytes_are_those_of_llama_quantize(shape: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", SHAPES[shape]))
     source = llamacpp.write_float32(checkpoint, tmp_path / "f32.gguf")
-    deep = checkpoint.architecture.layer_count > 8  # what depends on the depth is the mixture
-    for recipe in RECIPES[-1:] if deep and not EVERY else RECIPES:
+    for recipe in RECIPES if EVERY or shape in IN_ALL_RECIPES else ("gguf-q4_k_m",):
         bundle = build(checkpoint, recipe_named(recipe), tmp_path / recipe)
         theirs = llamacpp.quantize(source, tmp_path / f"{recipe}.gguf", llamacpp.FILE_TYPES[recipe])
         ours, expected = llamacpp.tensors(bundle.file("model.gguf")), llamacpp.tensors(theirs)
@@ -49,9 +55,24 @@ def test_types_and_bytes_are_those_of_llama_quantize(shape: str, tmp_path: Path)
         assert ours == expected
 
 
-@pytest.mark.parametrize("layers", [1, 7, 9, 24, 32, 40])
-def test_the_mixture_of_q4_k_m_is_llama_quantizes_at_every_depth(layers: int, tmp_path: Path) -> None:
-    _held_to_llama_quantize(Tiny(hidden=256, intermediate=256, heads=4, layers=layers), tmp_path)
+@pytest.mark.parametrize("tiny", SHAPES.values(), ids=SHAPES.keys())
+def test_the_types_of_every_recipe_are_llama_quantizes(tiny: Tiny, tmp_path: Path) -> None:
+    _types(tiny, tmp_path)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 7, 9, 15, 16, 24, 32, 40])
+def test_the_mixtures_are_llama_quantizes_at_every_depth(layers: int, tmp_path: Path) -> None:
+    _types(Tiny(hidden=256, intermediate=256, heads=4, layers=layers), tmp_path)
+
+
+@pytest.mark.parametrize("family", ["phi3", "llama"])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_the_mixtures_are_llama_quantizes_however_widely_keys_are_shared(
+    family: str, kv_heads: int, tmp_path: Path
+) -> None:
+    types = _types(Tiny(family=family, hidden=256, intermediate=256, heads=4, kv_heads=kv_heads, layers=9), tmp_path)
+    of_values = {kind for name, kind in types["gguf-iq4_nl"].items() if "attn" in name}
+    assert ("Q5_K" in of_values) == (kv_heads == 1)
 
 
 @pytest.mark.parametrize(
@@ -68,28 +89,25 @@ def test_values_of_the_70b_get_five_bits_as_llama_quantize_gives_them(
     changes: dict[str, Any], five_bits: str | None, tmp_path: Path
 ) -> None:
     tiny = replace(Tiny(hidden=256, intermediate=32, heads=4, layers=80), **changes)
-    kinds = _held_to_llama_quantize(tiny, tmp_path)
+    kinds = _types(tiny, tmp_path)["gguf-q4_k_m"]
     assert {kind for kind in kinds.values() if kind.startswith("Q5")} - {"Q5_0"} == {five_bits} - {None}
 
 
-def _held_to_llama_quantize(tiny: Tiny, folder: Path) -> dict[str, str]:
-    """Compare the plan of gguf-q4_k_m with what llama-quantize makes of the same checkpoint; return types by tensor."""
-    checkpoint, recipe = open_checkpoint(write_tiny(folder / "checkpoint", tiny)), recipe_named("gguf-q4_k_m")
-    source = llamacpp.write_float32(checkpoint, folder / "f32.gguf")
-    theirs = llamacpp.tensors(llamacpp.quantize(source, folder / "q.gguf", 15))
-    from builders.gguf.convert import gguf_name
-
-    planned = {gguf_name(weight.name): weight for weight in plan(checkpoint.architecture, recipe)}
-    assert {name: weight.storage for name, weight in planned.items()} == {n: kind for n, (kind, *_) in theirs.items()}
-    assert all(weight.bytes == len(theirs[name][2]) for name, weight in planned.items())
-    return {name: weight.storage for name, weight in planned.items()}
+def _types(tiny: Tiny, folder: Path) -> dict[str, dict[str, str]]:
+    """Compare each recipe's plan with what llama-quantize chooses. Returns types by recipe and tensor."""
+    architecture, types = read_architecture(tiny.config()), {}
+    source = llamacpp.write_hollow(architecture, folder / "f32.gguf")
+    for recipe in RECIPES:
+        planned = {gguf_name(weight.name): weight.storage for weight in plan(architecture, recipe_named(recipe))}
+        assert planned == llamacpp.chosen_types(source, llamacpp.FILE_TYPES[recipe])
+        types[recipe] = planned
+    return types
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_plan_is_what_is_in_the_file(recipe: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", hidden=256, layers=3, intermediate=160))
     bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle")
-    from builders.gguf.convert import gguf_name
 
     planned = plan(checkpoint.architecture, recipe_named(recipe))
     found = llamacpp.tensors(bundle.file("model.gguf"))

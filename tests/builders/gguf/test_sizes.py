@@ -11,7 +11,7 @@ from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.conversion import BuildRequest
 from builders.gguf import artifact_sizes
-from targets.recipes import recipe_named
+from targets.recipes import RECIPES, recipe_named
 from tests.support.checkpoints import write_tiny
 from tests.support.parity import LIKE_PHI_4_MINI
 from tests.support.sentencepiece_folder import write_sentencepiece
@@ -27,7 +27,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("recipe", ["gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m"])
+@pytest.mark.parametrize("recipe", [name for name, recipe in RECIPES.items() if recipe.format == "gguf"])
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
 def test_sizes_are_exact(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
     _compare(open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes)), recipe, tmp_path)

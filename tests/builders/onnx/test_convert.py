@@ -27,7 +27,7 @@ from targets.storage.onnx import Blocks, Plain, data_bytes, plan, storage_of
 from tests.support.checkpoints import Tiny, random_weights, write_tiny, write_weights
 from tests.support.parity import some_tokens, tiny_bundle
 
-RECIPES = ["onnx-fp16", "onnx-int4"]
+RECIPES = ["onnx-fp16", "onnx-int8", "onnx-int4"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -59,7 +59,7 @@ def test_phases_count_what_is_stored_and_written(tmp_path: Path, recipe: str) ->
     convert(request, tmp_path / "out")
     file = (tmp_path / "out" / "model.onnx.data").stat().st_size
     assert file * 0.4 < request.phases.bytes["write"] <= file  # the rest is padding, a large part of so small a file
-    work = {"onnx-int4": "quantize", "onnx-fp16": "transform"}[recipe]
+    work = "transform" if recipe == "onnx-fp16" else "quantize"
     assert request.phases.seconds[work] > 0 < request.phases.seconds["write"]
 
 
@@ -70,14 +70,15 @@ def test_threads_change_no_byte(tmp_path: Path, threads: int, monkeypatch: pytes
     assert build(open_checkpoint(checkpoint), recipe_named("onnx-int4"), tmp_path / "again").digest == first.digest
 
 
-def test_int4_arrays_are_the_checkpoints_matrices(tmp_path: Path) -> None:
-    checkpoint, bundle = tiny_bundle(tmp_path, "onnx-int4")
+@pytest.mark.parametrize("recipe", ["onnx-int8", "onnx-int4"])
+def test_arrays_in_blocks_are_the_checkpoints_matrices(tmp_path: Path, recipe: str) -> None:
+    checkpoint, bundle = tiny_bundle(tmp_path, recipe)
     opened = open_checkpoint(checkpoint)
     stored = _stored_arrays(bundle.file("model.onnx"))
     kinds = set()
     for name in opened.architecture.tensor_shapes():
         storage, values = (
-            storage_of(name, opened.architecture, recipe_named("onnx-int4")),
+            storage_of(name, opened.architecture, recipe_named(recipe)),
             opened.open_tensors().tensor(name),
         )
         if isinstance(storage, Plain):
@@ -97,7 +98,11 @@ def test_int4_arrays_are_the_checkpoints_matrices(tmp_path: Path) -> None:
             assert np.abs(back - group).max() < (np.ptp(group) / 14 if blocks.bits == 4 else np.abs(group).max() / 120)
             kinds.add((name.split(".")[-2], blocks.bits))
         assert len(values) == 0
-    assert {("qkv_proj", 4), ("qkv_proj", 8), ("down_proj", 4), ("lm_head", 8)} <= kinds
+    if recipe == "onnx-int8":
+        assert {bits for _, bits in kinds} == {8}
+        assert len(kinds) == 6
+    else:
+        assert {("qkv_proj", 4), ("qkv_proj", 8), ("down_proj", 4), ("lm_head", 8)} <= kinds
 
 
 def test_arrays_lie_at_page_borders_and_the_table_shares_the_heads_bytes(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_fp16_agrees_with_transformers(tmp_path: Path, length: int, changes: dic
         assert np.abs(session.prefill(tokens) - logits[-1]).max() < 1e-5
 
 
-@pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int4"])
+@pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int8", "onnx-int4"])
 @pytest.mark.parametrize("changes", STEPPED.values(), ids=STEPPED.keys())
 def test_steps_give_what_prefill_gives(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
     _, bundle = tiny_bundle(tmp_path, recipe, **changes)

@@ -31,6 +31,7 @@ SMALL_128K = CONFIGS["small"] | {
         "original_max_position_embeddings": 8192,
     },
 }
+BITS = {"onnx-fp16": (16, 16.2), "onnx-int8": (8.1, 8.3), "onnx-int4": (4.6, 5.1)}  # of a matrix's element
 SHAPES: dict[str, dict[str, Any]] = {
     "Phi-4-mini": LIKE_PHI_4_MINI | {"original_context": 64},
     "phi3": {},
@@ -44,7 +45,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int4"])
+@pytest.mark.parametrize("recipe", BITS)
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
 def test_sizes_are_those_of_the_files(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes))
@@ -57,7 +58,7 @@ def test_sizes_are_those_of_the_files(tmp_path: Path, recipe: str, changes: dict
     )
 
 
-@pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int4"])
+@pytest.mark.parametrize("recipe", BITS)
 @pytest.mark.parametrize("config", [MINI, SMALL_128K], ids=["mini", "small-128k"])
 def test_full_size_takes_no_weights_and_little_memory(tmp_path: Path, recipe: str, config: dict[str, Any]) -> None:
     architecture = read_architecture(config)
@@ -71,7 +72,8 @@ def test_full_size_takes_no_weights_and_little_memory(tmp_path: Path, recipe: st
     assert peak < 50 << 20  # a matrix of theirs in 4 bits has as much
     elements = sum(rows[0] * rows[1] for rows in architecture.tensor_shapes().values() if len(rows) == 2)
     bits = 8 * sizes["model.onnx.data"] / elements
-    assert (4.6 < bits < 5.1) if recipe == "onnx-int4" else (16 <= bits < 16.2)
+    least, most = BITS[recipe]
+    assert least <= bits < most
 
 
 def test_what_convert_refuses_has_no_size(tmp_path: Path) -> None:

@@ -44,7 +44,16 @@ def test_block_sizes_match_the_gguf_library() -> None:
         assert (number.value, gguf.GGML_QUANT_SIZES[number]) == (kind.number, (kind.length, kind.bytes))
 
 
-@pytest.mark.parametrize(("recipe", "gigabytes"), [("gguf-f16", 7.64), ("gguf-q4_0", 2.18), ("gguf-q4_k_m", 2.39)])
+@pytest.mark.parametrize(
+    ("recipe", "gigabytes"),
+    [
+        ("gguf-f16", 7.64),
+        ("gguf-q8_0", 4.06),
+        ("gguf-q6_k", 3.14),
+        ("gguf-q4_k_m", 2.39),
+        ("gguf-q4_0", 2.18),
+    ],
+)
 def test_mini_has_its_published_size(recipe: str, gigabytes: float) -> None:
     total = sum(weight.bytes for weight in plan(architecture(MINI), recipe_named(recipe)))
     assert total / 1e9 == pytest.approx(gigabytes, abs=0.01)
@@ -104,6 +113,6 @@ def test_heads_that_llama_cpp_does_not_load_are_refused_by_the_recipe(name: str)
     wide = architecture(MINI, head_dim=128)
     with pytest.raises(UnsupportedModelError, match=r"\(32 of 128 elements\) are not as wide as the hidden size") as no:
         plan(wide, recipe_named(name))
-    assert no.value.fix == "use one of onnx-fp16, onnx-int4, coreml-fp16, coreml-int4"
+    assert no.value.fix == "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4"
     llama = MINI | {"architectures": ["LlamaForCausalLM"]}
     assert plan(architecture(llama, head_dim=128), recipe_named(name))  # whose graph reads the heads' own width

@@ -19,7 +19,7 @@ from targets.storage.onnx import (
 )
 from tests.support.checkpoints import Tiny
 
-INT4, FP16 = recipe_named("onnx-int4"), recipe_named("onnx-fp16")
+INT8, INT4, FP16 = (recipe_named(f"onnx-{kind}") for kind in ("int8", "int4", "fp16"))
 MINI = {
     "architectures": ["Phi3ForCausalLM"],
     "hidden_size": 3072,
@@ -52,6 +52,13 @@ def test_value_rows_have_8_bits_if_heads_share_them_otherwise_in_outer_layers() 
     assert [int(weight.name.split(".")[2]) for weight in mini] == [0, 1, 2, 3, 28, 29, 30, 31]
 
 
+def test_int8_stores_every_matrix_in_its_widest_blocks() -> None:
+    kinds = {weight.name.split(".")[-2]: weight.storage for weight in plan(read_architecture(MINI), INT8)}
+    assert set(kinds.values()) == {"float32", "int8 block 128"}
+    odd = {weight.name.split(".")[-2]: weight.storage for weight in plan(read_architecture(Tiny().config()), INT8)}
+    assert (odd["o_proj"], odd["down_proj"], odd["lm_head"]) == ("int8 block 64", "int8 block 128", "int8 block 64")
+
+
 def test_tied_embeddings_are_planned_once() -> None:
     names = [weight.name for weight in plan(read_architecture(Tiny(tied=True).config()), INT4)]
     assert "lm_head.weight" not in names
@@ -81,7 +88,7 @@ def test_a_rotated_part_that_the_operator_does_not_support_is_refused() -> None:
 
 
 def test_cache_of_fp16_is_half_as_wide() -> None:
-    assert cache_value_bytes(FP16) * 2 == cache_value_bytes(INT4) == 4
+    assert cache_value_bytes(FP16) * 2 == cache_value_bytes(INT4) == cache_value_bytes(INT8) == 4
 
 
 def test_shapes_that_operators_do_not_support_are_refused() -> None:

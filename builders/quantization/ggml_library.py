@@ -16,6 +16,9 @@ from builders.threads import thread_count
 from targets.errors import BuildError, CheckpointError
 from targets.storage.gguf import BlockType
 
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
 _FLOAT16_LIMIT = 65504.0
 # Scales are float16, and Q4_0's is the largest value / 8: all other block types can hold larger values.
 _LIMIT = {"F16": _FLOAT16_LIMIT}
@@ -23,9 +26,7 @@ _BLOCK_LIMIT = _FLOAT16_LIMIT * 8
 _SLICE_ROWS = 64  # rows a thread takes at a time, without Python's lock: few, so that all threads end together
 
 
-def encode(
-    values: NDArray[np.float32], kind: BlockType, *, name: str, importance: NDArray[np.float32] | None = None
-) -> NDArray[np.uint8]:
+def encode(values: Floats, kind: BlockType, *, name: str, importance: Floats | None = None) -> Bytes:
     """Encode float32 values, [rows, columns] or [columns], in a ggml type. Returns the bytes, row after row.
 
     Args:
@@ -40,26 +41,32 @@ def encode(
     if kind.name == "F32":
         return values.reshape(-1).view(np.uint8)
     rows, columns = values.shape
-    row_bytes = columns // kind.length * kind.bytes
-    values, out = np.ascontiguousarray(values), np.empty(rows * row_bytes, dtype=np.uint8)
-    limit = _LIMIT.get(kind.name, _BLOCK_LIMIT)
-    weights = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
-    quantize_chunk = _ggml_quantize_chunk()
+    out = np.empty((rows, columns // kind.length * kind.bytes), dtype=np.uint8)
 
-    def quantize(start: int) -> None:
-        part = values[start : start + _SLICE_ROWS]
-        largest = max(part.max(), -part.min())
-        if largest > limit:
-            raise CheckpointError(
-                f"tensor {name!r} holds a value of magnitude {largest:g}; the largest in {kind.name} is {limit:g}",
-                fix="no trained language model has such weights: check the training run, or download it again",
-            )
-        target = out.ctypes.data + start * row_bytes
-        importances = None if weights is None else weights.ctypes.data
-        quantize_chunk(kind.number, part.ctypes.data, target, 0, len(part), columns, importances)
+    def work(start: int) -> None:
+        part = slice(start, start + _SLICE_ROWS)
+        out[part] = encode_rows(values[part], kind, name=name, importance=importance)
 
     with ThreadPoolExecutor(thread_count()) as pool:
-        list(pool.map(quantize, range(0, rows, _SLICE_ROWS)))
+        list(pool.map(work, range(0, rows, _SLICE_ROWS)))
+    return out.reshape(-1)
+
+
+def encode_rows(values: Floats, kind: BlockType, *, name: str, importance: Floats | None = None) -> Bytes:
+    """Encode a few rows [rows, columns] on this thread: see `encode`. Returns [rows, bytes of a row]."""
+    largest = max(values.max(), -values.min())
+    if largest > _LIMIT.get(kind.name, _BLOCK_LIMIT):
+        raise CheckpointError(
+            f"tensor {name!r} holds a value of magnitude {largest:g}; the largest in {kind.name} is "
+            f"{_LIMIT.get(kind.name, _BLOCK_LIMIT):g}",
+            fix="no trained language model has such weights: check the training run, or download it again",
+        )
+    rows, columns = values.shape
+    source = np.ascontiguousarray(values, dtype=np.float32)
+    out = np.empty((rows, columns // kind.length * kind.bytes), dtype=np.uint8)
+    weights = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
+    address = None if weights is None else weights.ctypes.data
+    _ggml_quantize_chunk()(kind.number, source.ctypes.data, out.ctypes.data, 0, rows, columns, address)
     return out
 
 
