@@ -7,6 +7,7 @@ with). They are defined in `targets.errors`, below all that raises them.
 from targets.errors import (
     BuildError,
     BundleError,
+    CalibrationError,
     CheckpointError,
     ClusterError,
     ClusterUnreachableError,
@@ -37,6 +38,7 @@ from targets.errors import (
 __all__ = [
     "BuildError",
     "BundleError",
+    "CalibrationError",
     "CheckpointError",
     "ClusterError",
     "ClusterUnreachableError",

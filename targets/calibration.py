@@ -14,6 +14,11 @@ CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """Which text a calibration reads. `text`: the mix that comes with phipack by default."""
+    """What a calibration learns from.
+
+    `text`: a text to read; the mix that comes with phipack by default. `imatrix`: an importance matrix that llama.cpp's
+    llama-imatrix has made of the same model, in place of a text; it has what `light` needs, and no more.
+    """
 
     text: Path | None = None
+    imatrix: Path | None = None

@@ -58,6 +58,10 @@ class FitError(PhipackError):
     """The model does not fit the target with the requested recipe."""
 
 
+class CalibrationError(PhipackError):
+    """A calibration text or an importance matrix can't be used: damaged, too short, or made for another model."""
+
+
 class BuildError(PhipackError):
     """A build failed for a reason outside the checkpoint, such as a full disk or a missing tool."""
 
