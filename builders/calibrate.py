@@ -1,0 +1,40 @@
+"""Statistics of a checkpoint for `light` and `full` builds: measured once on this machine, whoever needs them.
+
+They stay in the cache, by checkpoint and tokens, so the cells of a release share them, and so do later releases. A run
+that is killed goes on at the layer where it stopped.
+"""
+
+from __future__ import annotations
+
+from builders.build_cache import BuildCache
+from builders.checkpoint import Checkpoint
+from builders.quantization.calibration.measure import measured_statistics
+from builders.quantization.calibration.statistics import CalibrationStatistics
+from builders.quantization.calibration.text import calibration_windows
+from targets.calibration import Calibration, CalibrationSettings
+from targets.progress import Progress, silent
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    settings: CalibrationSettings,
+    cache: BuildCache,
+    on_progress: Progress = silent,
+) -> CalibrationStatistics:
+    """Return what a checkpoint's matrices are multiplied with, from the cache or measured.
+
+    Args:
+        checkpoint: what is run, in float32.
+        calibration: `light` or `full`.
+        settings: what is read.
+        cache: where statistics are kept. Other processes that need some wait meanwhile.
+        on_progress: receives the steps `reference` or `calibrate`.
+
+    Raises:
+        CalibrationError: the text can't be read, or is too short.
+        CheckpointError: the checkpoint is damaged. BuildError: the disk is full.
+    """
+    windows = calibration_windows(checkpoint, settings, calibration)
+    with cache.calibrating(on_progress):
+        return measured_statistics(checkpoint, calibration, windows, cache.reference_folder, on_progress)
