@@ -160,7 +160,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
                 pad_token_id=named_id(checkpoint, "pad_token_id"),
                 chat_template=None if checkpoint.chat_template is None else CHAT_TEMPLATE_NAME,
             ),
-            tools={"phipack": version("phipack"), **conversion.tools},
+            tools={"phipack": version("phipack"), **conversion.tools, **_calibration_tools(request.statistics)},
             files=files,
             requires=required_by(folder, files),
         )
@@ -180,6 +180,11 @@ def _calibration_entry(statistics: CalibrationStatistics | None) -> CalibrationE
     if statistics is None or statistics.calibration == "none":
         return None
     return CalibrationEntry(level=statistics.calibration, text=statistics.text_digest, tokens=statistics.token_count)
+
+
+def _calibration_tools(statistics: CalibrationStatistics | None) -> dict[str, str]:
+    """Return what measured the statistics: its version may change their last bits."""
+    return {} if statistics is None else {"torch": version("torch")}
 
 
 def _model_entry(request: BuildRequest, conversion: Conversion) -> ModelEntry:

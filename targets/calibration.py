@@ -12,6 +12,11 @@ Calibration = Literal["none", "light", "full"]
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 
 
+def labelled(recipe: str, calibration: Calibration) -> str:
+    """Return a recipe's name with its calibration, if there is one, for names of jobs: `gguf-q4_k_m-light`."""
+    return recipe if calibration == "none" else f"{recipe}-{calibration}"
+
+
 @dataclass(frozen=True)
 class CalibrationSettings:
     """What a calibration learns from.

@@ -23,7 +23,7 @@ from builders.tokenizer import Tokenizer, tokenizer_of
 from builders.validation.compare import Comparison, matching_share
 from builders.validation.origin import require_origin
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
-from builders.validation.text import read_text, windows_of
+from builders.validation.text import BUILT_IN_NAME, name_of_text, read_text, windows_of
 from builders.validation.tokens import runtime_tokens_share
 from registry.bundle.folder import Bundle, verify
 from registry.bundle.requirements import check_requirements
@@ -33,7 +33,6 @@ from targets.evidence import FIGURES, Evidence, Figure
 from targets.progress import Progress, Step, silent, with_subject
 
 STRETCH_TOKENS = 512  # read past the longest sequence that the runtime computes exactly, or past an edge
-BUILT_IN_NAME = "the built-in text"
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def validate(
     tokenizer = tokenizer_of(checkpoint)
     windows = _windows(checkpoint, tokenizer, settings, bundle.manifest.model.exact_context_length)
     reference = FloatReference(checkpoint, cache, on_progress)
-    text, name = read_text(settings.text), settings.text.name if settings.text else BUILT_IN_NAME
+    text, name = read_text(settings.text), name_of_text(settings.text)
     with open_isolated(bundle) as session:
         using = _Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         figures = _accuracy(using, windows, settings)

@@ -112,11 +112,6 @@ class RecipeEntry(_Strict):
     notes: list[str]
     calibration: CalibrationEntry | None = None
 
-    @property
-    def label(self) -> str:
-        """The recipe's name, with the calibration's level where there was one: `gguf-q4_k_m, light`."""
-        return self.name if self.calibration is None else f"{self.name}, {self.calibration.level}"
-
 
 class ExactContext(_Strict):
     """Opened for `open_with` tokens, a runtime is exact for sequences of `first` to `last` tokens."""
