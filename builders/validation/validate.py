@@ -25,6 +25,7 @@ from builders.validation.origin import require_origin
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
 from builders.validation.text import BUILT_IN_NAME, name_of_text, read_text, windows_of
 from builders.validation.tokens import runtime_tokens_share
+from builders.validation.unseen import require_other_text
 from registry.bundle.folder import Bundle, verify
 from registry.bundle.requirements import check_requirements
 from targets.errors import MeasurementError
@@ -72,6 +73,7 @@ def validate(
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
             or the runtime refuses the bundle.
+        CalibrationError: the bundle was calibrated on the text.
         BundleError: the bundle's bytes are not its manifest's, or need more than it says.
     """
     settings = settings or EvaluationSettings()
@@ -79,6 +81,7 @@ def validate(
     verify(bundle)
     check_requirements(bundle)
     require_origin(bundle, checkpoint)
+    require_other_text(bundle, checkpoint, settings)
     agreement = ask_oracle(
         checkpoint,
         cache=cache,

@@ -49,8 +49,9 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration",
     type=click.Choice(CALIBRATIONS),
-    help="What is learned from a text before weights are quantized: nothing; light: which inputs are large; full: all "
-    "of how inputs go together. [default: the recipe's, as in phipack recipes]",
+    metavar="LEVEL",
+    help="What is learned from a text before weights are quantized: none; light: which inputs are large; full: how all "
+    "inputs go together. [default: the recipe's, as in phipack recipes]",
 )
 @calibration_text_option
 @click.option(

@@ -18,7 +18,8 @@ from targets.calibration import Calibration
     type=click.Choice(("light", "full")),
     default="light",
     show_default=True,
-    help="light: which inputs of each matrix are large. full: all of how they go together.",
+    metavar="LEVEL",
+    help="light: which inputs of each matrix are large; full: how all of them go together.",
 )
 @calibration_text_option
 @adapter_option

@@ -27,7 +27,7 @@ BUILT_IN_NAME = "the built-in calibration text"
 WINDOW = 512  # tokens that are read together
 TOKENS: Mapping[Calibration, int] = {"light": 2048, "full": 16_384}
 _PARTS = ("english", "code", "german", "french", "spanish", "chinese", "japanese", "russian")
-_CHARACTERS_READ = 1 << 22  # of a file; `full` takes some 70,000
+CHARACTERS_READ = 1 << 22  # of a file; `full` takes some 70,000
 _FIX = "use a longer text, or none: the text that comes with phipack is long enough"
 
 Conversation = Sequence[Mapping[str, str]]
@@ -75,7 +75,12 @@ def calibration_windows(
         CalibrationError: the text can't be read, or is too short.
         CheckpointError: the tokenizer or the chat template is damaged, or belongs to another model.
     """
-    tokenizer, text = tokenizer_of(checkpoint), read_calibration_text(settings)
+    return windows_of_text(checkpoint, read_calibration_text(settings), calibration)
+
+
+def windows_of_text(checkpoint: Checkpoint, text: CalibrationText, calibration: Calibration) -> NDArray[np.int64]:
+    """Return the windows of a text that was read: see `calibration_windows`."""
+    tokenizer = tokenizer_of(checkpoint)
     start = tokenizer.encode("", add_special_tokens=True)
     length = min(WINDOW, checkpoint.architecture.context_length)
     count, fresh = -(-TOKENS[calibration] // length), length - len(start)
@@ -98,7 +103,7 @@ def calibration_windows(
 def _read(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as stream:
-            return stream.read(_CHARACTERS_READ)
+            return stream.read(CHARACTERS_READ)
     except (OSError, UnicodeDecodeError) as error:
         raise CalibrationError(
             f"{path}: calibration text can't be read: {error}", fix="name a UTF-8 text file"
