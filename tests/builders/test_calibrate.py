@@ -1,4 +1,4 @@
-"""Statistics for builds: measured once, whoever needs them; what is interrupted goes on and leaves nothing half made."""
+"""Statistics for builds: measured once, whoever needs them. What was interrupted goes on."""
 
 from __future__ import annotations
 
@@ -31,10 +31,6 @@ def cache(tmp_path: Path) -> BuildCache:
 
 def requests(checkpoint: Checkpoint, out: Path, names: tuple[str, ...] = RECIPES) -> dict[Path, BuildRequest]:
     return {out / name: BuildRequest.from_checkpoint(checkpoint, recipe_named(name), 64) for name in names}
-
-
-def levels(out: Path, **by_recipe: Calibration) -> dict[Path, Calibration]:
-    return {out / name.replace("_int4", "-int4"): level for name, level in by_recipe.items()}
 
 
 @pytest.fixture
