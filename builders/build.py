@@ -17,9 +17,11 @@ from builders.artifact.content_borders import content_digests
 from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
 from builders.checkpoint.lockstep import LockstepSource, in_lockstep
 from builders.conversion import BuildRequest, Conversion, FormatPackage, default_context_length
+from builders.quantization.calibration.statistics import CalibrationStatistics
+from builders.quantization.fold import FoldedSource
 from builders.tokenizer import bundled_tokenizer, named_id
 from registry.bundle.folder import Bundle, file_entries, seal
-from registry.bundle.manifest import GenerationEntry, Manifest, ModelEntry, RecipeEntry
+from registry.bundle.manifest import CalibrationEntry, GenerationEntry, Manifest, ModelEntry, RecipeEntry
 from registry.bundle.requirements import required_by
 from registry.files.staging import staged_folder
 from targets.errors import CheckpointError, PhipackError
@@ -52,22 +54,24 @@ def _coreml() -> FormatPackage:
 FORMATS: dict[Format, Callable[[], FormatPackage]] = {"gguf": _gguf, "onnx": _onnx, "coreml": _coreml}
 
 
-def build(
+def build(  # noqa: PLR0913 - all that a bundle is made from, and where it goes
     checkpoint: Checkpoint,
     recipe: Recipe,
     out: Path,
     *,
     context_length: int | None = None,
+    statistics: CalibrationStatistics | None = None,
     on_progress: Progress = silent,
     replace: bool = False,
 ) -> Bundle:
-    """Build a bundle at `out`. Same checkpoint, recipe, context and tool versions: same bytes.
+    """Build a bundle at `out`. Same checkpoint, recipe, context, statistics and tool versions: same bytes.
 
     Args:
         checkpoint: what to build from.
         recipe: format and storage of the weights.
         out: the bundle's folder; must not exist, unless `replace`.
         context_length: longest sequence in tokens; the model's own, at most 4,096, by default.
+        statistics: of a calibration (`calibrate.py`); by default weights are rounded without one.
         on_progress: receives the steps `write` and `hash`, whose subject is the recipe.
         replace: replace what is there, once the new bundle is whole.
 
@@ -77,6 +81,7 @@ def build(
     """
     context_length = context_length or default_context_length(checkpoint)
     request = BuildRequest.from_checkpoint(checkpoint, recipe, context_length, on_progress)
+    request = dataclasses.replace(request, statistics=statistics)
     return build_request(request, out, _digest_meanwhile(checkpoint), replace=replace)
 
 
@@ -122,6 +127,7 @@ def build_each(
 
 def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
     """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
+    request = _folded(request)
     checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
     tokenizer = bundled_tokenizer(checkpoint, recipe.format)
     for note in tokenizer.notes:
@@ -144,6 +150,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
                 format=recipe.format,
                 weights=sorted(conversion.weights, key=lambda weight: -weight.bytes),
                 notes=[*checkpoint.notes, *conversion.notes, *tokenizer.notes],
+                calibration=_calibration_entry(request.statistics),
             ),
             checkpoint=name,
             merged_from=checkpoint.merged_from,
@@ -153,12 +160,31 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
                 pad_token_id=named_id(checkpoint, "pad_token_id"),
                 chat_template=None if checkpoint.chat_template is None else CHAT_TEMPLATE_NAME,
             ),
-            tools={"phipack": version("phipack"), **conversion.tools},
+            tools={"phipack": version("phipack"), **conversion.tools, **_calibration_tools(request.statistics)},
             files=files,
             requires=required_by(folder, files),
         )
         seal(folder, manifest)
     return Bundle(out, manifest)
+
+
+def _folded(request: BuildRequest) -> BuildRequest:
+    """Return the request with the calibration's factors folded into its source."""
+    if request.statistics is None:
+        return request
+    source = FoldedSource(request.source, request.checkpoint.architecture, request.statistics.factors)
+    return dataclasses.replace(request, source=source)
+
+
+def _calibration_entry(statistics: CalibrationStatistics | None) -> CalibrationEntry | None:
+    if statistics is None or statistics.calibration == "none":
+        return None
+    return CalibrationEntry(level=statistics.calibration, text=statistics.text_digest, tokens=statistics.token_count)
+
+
+def _calibration_tools(statistics: CalibrationStatistics | None) -> dict[str, str]:
+    """Return what measured the statistics: its version may change their last bits."""
+    return {} if statistics is None else {"torch": version("torch")}
 
 
 def _model_entry(request: BuildRequest, conversion: Conversion) -> ModelEntry:

@@ -7,7 +7,8 @@
         bundles/KEY.lock        held by the process that builds it; removed afterwards
         validation.lock         held by the process that validates: what two do at once, neither measures rightly
         check.lock              held by the process that compares the checkpoint with transformers: once is enough
-      cache/                    reference hidden states (builders/reference)
+        calibration.lock        held by the process that measures what a calibrated build needs: once is enough
+      cache/                    reference hidden states (builders/reference), and statistics of calibrations
 
 `work/` and `cache/` are their owner's alone (registry/files/owned.py). They may be the owner's links to a larger disk.
 Nothing in `work/` is needed once its processes have ended; a key is a job's (`matrix/keys.py`).
@@ -37,7 +38,7 @@ class BuildCache:
 
     @property
     def reference_folder(self) -> Path:
-        """Folder of the float32 reference's hidden states."""
+        """Folder of the float32 reference's hidden states, and of calibrations' statistics."""
         return own_link_followed(self.root / "cache")
 
     @property
@@ -68,6 +69,10 @@ class BuildCache:
     def checking(self, on_progress: Progress = silent) -> AbstractContextManager[None]:
         """Keep other processes from checking a checkpoint. Who waits looks at the oracle's record afterwards."""
         return self._alone("check.lock", "compares a checkpoint with transformers", on_progress)
+
+    def calibrating(self, on_progress: Progress = silent) -> AbstractContextManager[None]:
+        """Keep other processes from calibrating. Who waits finds what they measured in the cache."""
+        return self._alone("calibration.lock", "calibrates a checkpoint", on_progress)
 
     @contextmanager
     def _alone(self, name: str, what: str, on_progress: Progress) -> Iterator[None]:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Phase = Literal["read", "transform", "quantize", "write", "hash"]
-PHASES: tuple[Phase, ...] = ("read", "transform", "quantize", "write", "hash")
+Phase = Literal["calibrate", "read", "transform", "quantize", "write", "hash"]
+PHASES: tuple[Phase, ...] = ("calibrate", "read", "transform", "quantize", "write", "hash")
 
 
 class Phases:

@@ -15,7 +15,7 @@ where this one failed. Nothing is registered for a cell that fails: its version 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from builders.build_cache import BuildCache
@@ -26,10 +26,10 @@ from builders.matrix.judging import CellOutcome, judge_cell
 from builders.matrix.planning import ReleasePlan, plan_release
 from builders.matrix.records import CheckpointFacts
 from builders.matrix.work import JobResult, Site, check_context, missing_labels, run_builds, run_job, validated
-from builders.validation.text import read_text
 from registry.bundle.manifest import Manifest
 from registry.store.measurements import read_measurements
 from registry.store.protocol import Store
+from targets.calibration import CalibrationSettings
 from targets.errors import PhipackError, ReleaseError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence
@@ -48,11 +48,12 @@ class Coordinator:
     settings: EvaluationSettings
     cache: BuildCache
     store: Store
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     @cached_property
     def inputs(self) -> Inputs:
         """What the release is made from."""
-        return Inputs(self.checkpoint, self.settings, self.store)
+        return Inputs(self.checkpoint, self.settings, self.store, self.calibration)
 
     def planner(self, *, for_here: bool) -> CellPlanner:
         """Return a planner, which asks the store for each record once. `for_here`: this machine does the jobs."""
@@ -65,9 +66,9 @@ class Coordinator:
 
         Raises:
             StoreError: the store can't be asked which bundles it has.
-            MeasurementError: the evaluation's text can't be read.
+            MeasurementError, CalibrationError: a text can't be read, or the two share passages.
         """
-        read_text(self.settings.text)
+        self.inputs.check_texts(cells)
         return plan_release(self.planner(for_here=for_here), cells, with_estimates=not for_here)
 
     def finish(self, cells: Sequence[Cell], register: Register) -> tuple[CellOutcome, ...]:
@@ -88,7 +89,7 @@ class Coordinator:
         return tuple(outcomes)
 
     def _judged(self, cell: Cell, planner: CellPlanner, plan: CellPlan, jobs: Sequence[Job]) -> CellOutcome:
-        outcome = CellOutcome(cell.name, cell.recipe.name, cell.target.name)
+        outcome = CellOutcome(cell.name, cell.recipe.name, cell.target.name, cell.calibration)
         if plan.problem is not None:
             return replace(outcome, problem=plan.problem, plan=plan)
         assert plan.context_length is not None
@@ -115,16 +116,17 @@ class Release:
     store: Store
     register: Register
     on_progress: Progress = silent
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     @cached_property
     def coordinator(self) -> Coordinator:
         """What plans the release."""
-        return Coordinator(self.checkpoint, self.settings, self.cache, self.store)
+        return Coordinator(self.checkpoint, self.settings, self.cache, self.store, self.calibration)
 
     @cached_property
     def site(self) -> Site:
         """Where the jobs are done."""
-        return Site(self.checkpoint, self.settings, self.cache, self.store, self.on_progress)
+        return Site(self.checkpoint, self.settings, self.cache, self.store, self.on_progress, self.calibration)
 
     @property
     def evaluation(self) -> Mapping[str, object]:
@@ -137,7 +139,7 @@ class Release:
         A cell that is known to fail is not built; its outcome comes first. An interrupt ends it; what was done is kept.
         """
         self.store.check_writable()
-        read_text(self.settings.text)
+        self.coordinator.inputs.check_texts(cells)
         planner = self.coordinator.planner(for_here=True)
         refused = self._refused_beforehand([planner.plan(cell) for cell in cells])
         yield from refused.values()
@@ -151,7 +153,7 @@ class Release:
             try:
                 yield self._finish(cell, plan.jobs_of(cell.name), built)
             except PhipackError as error:
-                yield CellOutcome(cell.name, cell.recipe.name, cell.target.name, problem=error)
+                yield CellOutcome(cell.name, cell.recipe.name, cell.target.name, cell.calibration, problem=error)
 
     def plan(self, cells: Sequence[Cell]) -> tuple[CellPlan, ...]:
         """Return what `run` would do for each cell. No tensor is read, and nothing is written.
@@ -160,9 +162,9 @@ class Release:
 
         Raises:
             StoreError: the store can't be asked which bundles it has.
-            MeasurementError: the evaluation's text can't be read.
+            MeasurementError, CalibrationError: a text can't be read, or the two share passages.
         """
-        read_text(self.settings.text)
+        self.coordinator.inputs.check_texts(cells)
         planner = self.coordinator.planner(for_here=True)
         return tuple(planner.plan(cell) for cell in cells)
 
@@ -180,7 +182,9 @@ class Release:
             except PhipackError as error:
                 problems |= dict.fromkeys(names, error)
         return {
-            name: CellOutcome(name, plans[name].recipe, plans[name].target, problem=problem, plan=plans[name])
+            name: CellOutcome(
+                name, plans[name].recipe, plans[name].target, plans[name].calibration, problem=problem, plan=plans[name]
+            )
             for name, problem in problems.items()
         }
 

@@ -21,7 +21,7 @@ The public API. A name's module is imported when the name is first used, so that
 | `create_keys`, `open_keys`, `rotate_keys`, `renew_root` | keys that sign a catalog | phipack |
 | `Registry` | versions, channels, publication, fetch by reference | phipack[registry] |
 | `Registry.plan`, `matrix`, `run_jobs`, `finish` | a release as jobs on several machines | phipack[build,registry] |
-| `open_checkpoint`, `build`, `build_each` | checkpoints in, bundles out | phipack[build] |
+| `open_checkpoint`, `build`, `build_each`, `calibrate` | checkpoints in, bundles out | phipack[build] |
 | `validate`, `judge`, `Gate`, `Evidence`, `generate` | bundles in, evidence and answers out | phipack[build] |
 | `list_devices`, `measure`, `Measurement` | bundles on real phones | phipack[build] |
 | `serve_catalog` | a published catalog over HTTP | phipack[serve] |
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from phipack.api.building import export_onnx as export_onnx
     from phipack.api.building import inspect as inspect
     from phipack.api.building import open_checkpoint as open_checkpoint
+    from phipack.api.calibrating import calibrate as calibrate
     from phipack.api.comparing import diff_bundles as diff_bundles
     from phipack.api.delivery import fetch as fetch
     from phipack.api.delivery import fetch_from_catalog as fetch_from_catalog
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from phipack.api.measuring import measure as measure
     from phipack.api.registry import Registry as Registry
     from phipack.api.results import BuildReport as BuildReport
+    from phipack.api.results import CalibrationReport as CalibrationReport
     from phipack.api.results import CellReport as CellReport
     from phipack.api.results import FitReport as FitReport
     from phipack.api.results import ReleaseReport as ReleaseReport
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
     from phipack.api.validation import validate as validate
     from registry.bundle.folder import Bundle as Bundle
     from registry.fetch import Fetched as Fetched
+    from targets.calibration import CalibrationSettings as CalibrationSettings
     from targets.errors import Failure as Failure
     from targets.errors import GateError as GateError
     from targets.errors import PhipackError as PhipackError
@@ -99,6 +102,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "inspect",
         "open_checkpoint",
     ),
+    "phipack.api.calibrating": ("calibrate",),
     "phipack.api.comparing": ("diff_bundles",),
     "phipack.api.delivery": ("fetch", "fetch_from_catalog", "join", "open_bundle", "split", "verify"),
     "phipack.api.fitting": ("fit", "list_recipes", "list_targets", "open_target"),
@@ -107,11 +111,12 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "phipack.api.measuring": ("list_devices", "measure"),
     "phipack.api.evidence_import": ("import_measurements",),
     "phipack.api.registry": ("Registry",),
-    "phipack.api.results": ("BuildReport", "CellReport", "FitReport", "ReleaseReport"),
+    "phipack.api.results": ("BuildReport", "CalibrationReport", "CellReport", "FitReport", "ReleaseReport"),
     "phipack.api.serving": ("serve_catalog",),
     "phipack.api.validation": ("generate", "judge", "validate"),
     "registry.bundle.folder": ("Bundle",),
     "registry.fetch": ("Fetched",),
+    "targets.calibration": ("CalibrationSettings",),
     "targets.errors": ("Failure", "GateError", "PhipackError"),
     "targets.evidence": ("Evidence", "Figure"),
     "targets.gates": ("Gate",),

@@ -24,6 +24,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def recipe_shown(recipe: str, calibration: str) -> str:
+    """Return a recipe with its calibration, if there is one: `gguf-q4_k_m, light`."""
+    return recipe if calibration == "none" else f"{recipe}, {calibration}"
+
+
 def signed_size(difference: float) -> str:
     """Return a difference in bytes with its sign: `+1.5 MB`."""
     return ("+" if difference > 0 else "") + size(difference)

@@ -55,6 +55,12 @@ adapter_option = click.option(
     metavar="DIR",
     help="A peft adapter (LoRA) to merge into the checkpoint while it is read.",
 )
+calibration_text_option = click.option(
+    "--calibration-text",
+    type=FILE,
+    metavar="FILE",
+    help="Text to calibrate on, never the evaluation's. [default: languages, code and chat that come with phipack]",
+)
 out_option = click.option("-o", "--out", required=True, type=FOLDER, metavar="DIR", help="Folder to create.")
 replace_option = click.option("--replace", is_flag=True, help="Replace what is there.")
 context_option = click.option(

@@ -12,8 +12,18 @@ Calibration = Literal["none", "light", "full"]
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 
 
+def labelled(recipe: str, calibration: Calibration) -> str:
+    """Return a recipe's name with its calibration, if there is one, for names of jobs: `gguf-q4_k_m-light`."""
+    return recipe if calibration == "none" else f"{recipe}-{calibration}"
+
+
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """Which text a calibration reads. `text`: the mix that comes with phipack by default."""
+    """What a calibration learns from.
+
+    `text`: a text to read; the mix that comes with phipack by default. `imatrix`: an importance matrix that llama.cpp's
+    llama-imatrix has made of the same model, in place of a text; it has what `light` needs, and no more.
+    """
 
     text: Path | None = None
+    imatrix: Path | None = None

@@ -8,6 +8,10 @@ adapter = "adapters/support"              # optional: a peft LoRA, merged into t
 [evaluation]                              # optional: text, tokens, window, greedy_prompts …
 text = "held-out.txt"
 
+[calibration]                             # optional: see docs/quantization.md
+level = "light"                           # of every cell of fewer than 16 bits; by default that of its recipe
+text = "calibration.txt"                  # by default a mix of languages, code and chat that comes with phipack
+
 [gates]                                   # for every cell, in addition to the cell's own gates
 kl_mean = { at_most = 0.05 }
 decode_tokens_per_second = { at_least = 12, on = "device" }   # of a measurement on the target's chip
@@ -17,6 +21,7 @@ target = "iphone-15"                      # a known target, or the path of your 
 recipe = "coreml-int4"
 name = "iphone-15-coreml"                 # optional, the target's name by default; unique
 context_length = 2048                     # optional, the longest that fits (at most 4,096) by default
+calibration = "full"                      # optional: none, light or full
 gates = { same_top_share = { at_least = 0.9 } }
 runtimes = { coreml = "18.1" }            # optional: what this app ships, in place of the target's
 
@@ -31,20 +36,21 @@ store = "bundles"                         # a folder, or s3://BUCKET/PREFIX
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from targets.calibration import Calibration, CalibrationSettings
 from targets.demands import GateTable
 from targets.devices import Target, target_named
 from targets.errors import PhipackError, ProjectError, did_you_mean
 from targets.evaluation import EvaluationSettings
 from targets.gates import Gate
 from targets.places import store_problem
-from targets.recipes import Recipe, recipe_named
+from targets.recipes import Recipe, can_calibrate, check_calibration, default_calibration, recipe_named
 from targets.references import Version, check_channel, check_name
 from targets.runtimes.stated import RuntimeTable
 from targets.toml_file import RefusedValueError, read_toml
@@ -117,6 +123,21 @@ class EvaluationTable(_Strict):
     )
 
 
+class CalibrationTable(_Strict):
+    """What cells learn from a text before their weights are quantized."""
+
+    level: Calibration | None = Field(
+        default=None,
+        description="Of every cell whose recipe has fewer than 16 bits, and that has none of its own. "
+        "By default that of the recipe.",
+    )
+    text: _Path | None = Field(
+        default=None,
+        description="Text to read, other than the evaluation's. By default a mix of languages, code and chat that "
+        "comes with phipack.",
+    )
+
+
 class CellTable(_Strict):
     """One square of the matrix: a recipe for a target."""
 
@@ -134,6 +155,11 @@ class CellTable(_Strict):
     context_length: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Longest sequence, in tokens. By default the longest that fits, at most 4,096."
     )
+    calibration: Calibration | None = Field(
+        default=None,
+        description="What is learned from a text before weights are quantized: nothing, which inputs are large (light: "
+        "minutes), or how all inputs go together (full: up to hours). By default the project's.",
+    )
     runtimes: RuntimeTable = Field(
         default_factory=dict,
         description="Versions of runtimes that this cell's app ships, in place of those of the target.",
@@ -147,6 +173,15 @@ class CellTable(_Strict):
         if self.name is None and _is_path(self.target):
             fix = 'add name = "…": commands select the cell by this name'
             raise RefusedValueError("a cell whose target is a file needs a name", at=("target",), fix=fix)
+        return self
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> CellTable:
+        if self.calibration is not None:
+            try:
+                check_calibration(recipe_named(self.recipe), self.calibration)
+            except PhipackError as error:
+                raise RefusedValueError(error.problem, at=("calibration",), fix=error.fix) from error
         return self
 
     @property
@@ -197,6 +232,10 @@ class ProjectTable(_Strict):
     evaluation: EvaluationTable = Field(
         default_factory=EvaluationTable, description="How every bundle is compared with the checkpoint."
     )
+    calibration: CalibrationTable = Field(
+        default_factory=CalibrationTable,
+        description="What cells learn from a text before their weights are quantized.",
+    )
     gates: GateTable = Field(default_factory=dict, description="Bounds on evidence, for every cell.")
     cells: Annotated[list[CellTable], Field(min_length=1)] = Field(description="What is built: one recipe a target.")
     channels: dict[str, ChannelTable] = Field(
@@ -239,6 +278,7 @@ class Cell:
     recipe: Recipe
     context_length: int | None
     gates: dict[str, dict[str, Gate]]
+    calibration: Calibration = "none"
 
 
 @dataclass(frozen=True)
@@ -256,6 +296,7 @@ class Project:
     roles: Roles
     tracking_uri: str | None
     store: str | None
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     def cells_named(self, names: tuple[str, ...]) -> tuple[Cell, ...]:
         """Return the cells with these names, or all cells if `names` is empty.
@@ -295,6 +336,9 @@ def load_project(path: Path) -> Project:
         roles=Roles(str(path), {name: tuple(one.promoters) for name, one in table.channels.items() if one.promoters}),
         tracking_uri=table.registry.tracking_uri,
         store=_store(table.registry.store, folder),
+        calibration=CalibrationSettings(
+            text=None if table.calibration.text is None else folder / table.calibration.text
+        ),
     )
 
 
@@ -310,10 +354,19 @@ def _cell(project: ProjectTable, cell: CellTable, folder: Path) -> Cell:
     # On the same figure, a cell's gate replaces the project's. A target's gates apply in addition to both.
     asked_by_project = {figure: gate for figure, gate in project.gates.items() if figure not in cell.gates}
     gates = {"cell": cell.gates, "project": asked_by_project, "target": target.gates}
+    recipe = recipe_named(cell.recipe)
     return Cell(
         name=cell.own_name,
         target=target,
-        recipe=recipe_named(cell.recipe),
+        recipe=recipe,
         context_length=cell.context_length,
         gates={who: asked for who, asked in gates.items() if asked},
+        calibration=cell.calibration or _project_calibration(project, recipe),
     )
+
+
+def _project_calibration(project: ProjectTable, recipe: Recipe) -> Calibration:
+    """Return the calibration of a cell that has none of its own. The project's is no use to 16-bit recipes."""
+    if project.calibration.level is None:
+        return default_calibration(recipe)
+    return project.calibration.level if can_calibrate(recipe) else "none"

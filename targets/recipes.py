@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from targets.calibration import Calibration
 from targets.errors import RecipeError, did_you_mean
 
 Format = Literal["gguf", "onnx", "coreml"]
+FOUR_BIT_CALIBRATION: Calibration = "none"  # the default of every recipe with fewer than 8 bits
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,22 @@ def recipe_named(name: str) -> Recipe:
         return RECIPES[name]
     except KeyError:
         raise RecipeError(f"unknown recipe {name!r}", fix=did_you_mean(name, RECIPES)) from None
+
+
+def default_calibration(recipe: Recipe) -> Calibration:
+    """Return how much a build of this recipe learns from a calibration text, where nobody says otherwise."""
+    return FOUR_BIT_CALIBRATION if recipe.bits < 8 else "none"
+
+
+def can_calibrate(recipe: Recipe) -> bool:
+    """Return whether a calibration changes anything: in 16 bits nothing is rounded that it could choose better."""
+    return recipe.bits < 16
+
+
+def check_calibration(recipe: Recipe, calibration: Calibration) -> None:
+    """Refuse a calibration that a recipe has no use for. Raises `RecipeError`."""
+    if calibration != "none" and not can_calibrate(recipe):
+        raise RecipeError(
+            f"{recipe.name} stores {recipe.bits}-bit weights, which {calibration} calibration can't improve",
+            fix=f'choose calibration "none" for {recipe.name}, or a recipe with fewer bits',
+        )

@@ -9,16 +9,19 @@ from pathlib import Path
 
 from builders.checkpoint import Checkpoint
 from builders.conversion import BuildRequest
-from builders.matrix.keys import build_key, validation_key
+from builders.matrix.keys import CalibrationKey, build_key, validation_key
 from builders.matrix.records import CheckpointFacts, built_bundle, recorded_evidence
+from builders.quantization.calibration.overlap import require_unseen
+from builders.quantization.calibration.text import CalibrationText, read_calibration_text
 from builders.sizes import bundle_sizes
-from builders.validation.text import read_text
+from builders.validation.text import name_of_text, read_text
 from registry.bundle.manifest import Manifest
 from registry.files.digests import digest_of_bytes
 from registry.files.staging import free_bytes
 from registry.store.actions import has_records
 from registry.store.measurements import read_measurements
 from registry.store.protocol import Store
+from targets.calibration import Calibration, CalibrationSettings
 from targets.device_evidence import device_figures
 from targets.errors import BuildError, Failure, GateError, PhipackError
 from targets.evaluation import EvaluationSettings
@@ -51,6 +54,7 @@ class CellPlan:
     cell: str
     recipe: str
     target: str
+    calibration: Calibration = "none"
     context_length: int | None = None
     bundle_bytes: int | None = None
     figures: Mapping[str, Figure] | None = None
@@ -78,11 +82,32 @@ class Inputs:
     checkpoint: Checkpoint | CheckpointFacts
     settings: EvaluationSettings
     store: Store
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     @cached_property
     def evaluation(self) -> dict[str, object]:
         """The settings of the evaluation, with the text's digest in place of its path."""
         return asdict(self.settings) | {"text": digest_of_bytes(read_text(self.settings.text).encode())}
+
+    @cached_property
+    def calibration_text(self) -> CalibrationText:
+        """What calibrated bundles learn from. Raises `CalibrationError` where it can't be read."""
+        return read_calibration_text(self.calibration)
+
+    def check_texts(self, cells: Sequence[Cell]) -> None:
+        """Read the evaluation's text and, where a cell is calibrated, the calibration's.
+
+        Raises:
+            MeasurementError, CalibrationError: one can't be read.
+            CalibrationError: the two share passages.
+        """
+        evaluation = read_text(self.settings.text)
+        if any(cell.calibration != "none" for cell in cells):
+            require_unseen(self.calibration_text, evaluation, name_of_text(self.settings.text))
+
+    def calibration_key(self, calibration: Calibration) -> CalibrationKey | None:
+        """Return what the key of a calibrated build has in addition; None for one that is not."""
+        return None if calibration == "none" else CalibrationKey(calibration, self.calibration_text.digest)
 
     def context_length(self, cell: Cell) -> int:
         """Return the context of a cell's bundle, in tokens. Raises `FitError` where none fits."""
@@ -90,7 +115,8 @@ class Inputs:
 
     def build_key(self, cell: Cell, context_length: int) -> str:
         """Return the key of a cell's build. The checkpoint is hashed for the first one, which reads every byte."""
-        return build_key(self.checkpoint.digest, cell.recipe.name, cell.recipe.format, context_length)
+        recipe, learned = cell.recipe, self.calibration_key(cell.calibration)
+        return build_key(self.checkpoint.digest, recipe.name, recipe.format, context_length, learned)
 
     def validation_key(self, cell: Cell, build: str) -> str:
         """Return the key of a cell's validation, given that of its build."""
@@ -107,14 +133,14 @@ class CellPlanner:
 
     inputs: Inputs
     work_folder: Path | None = None
-    _sizes: dict[tuple[str, int], int] = field(default_factory=dict)
+    _sizes: dict[tuple[str, Calibration, int], int] = field(default_factory=dict)
     _manifests: dict[str, Manifest | None] = field(default_factory=dict)
     _evidence: dict[str, Evidence | None] = field(default_factory=dict)
     _measurements: dict[str, tuple[Measurement, ...]] = field(default_factory=dict)
 
     def plan(self, cell: Cell) -> CellPlan:
         """Plan one cell. No weight is read; the checkpoint is hashed only where the store has records of builds."""
-        plan = CellPlan(cell.name, cell.recipe.name, cell.target.name)
+        plan = CellPlan(cell.name, cell.recipe.name, cell.target.name, cell.calibration)
         try:
             context_length = self.inputs.context_length(cell)
         except PhipackError as error:
@@ -160,7 +186,8 @@ class CellPlanner:
     def _bundle_bytes(self, cell: Cell, context_length: int, manifest: Manifest | None) -> int:
         """Return the size of a bundle's files: as its manifest lists them, or as a build would write them."""
         recipe, checkpoint = cell.recipe, self.inputs.checkpoint
-        size = self._sizes.get((recipe.name, context_length))
+        bundle = (recipe.name, cell.calibration, context_length)
+        size = self._sizes.get(bundle)
         if size is None:
             if manifest is not None:
                 size = sum(file.bytes for file in manifest.files)
@@ -168,7 +195,7 @@ class CellPlanner:
                 size = sum(bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe, context_length)).values())
             else:
                 size = weight_bytes(checkpoint.architecture, recipe)
-            self._sizes[recipe.name, context_length] = size
+            self._sizes[bundle] = size
         return size
 
     def _figures(

@@ -17,6 +17,8 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal, get_args
 
+from targets.calibration import Calibration
+
 Kind = Literal["build", "validate", "measure"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NAME_KEY_LENGTH = 8  # hex digits of a job's key in its name
@@ -53,6 +55,7 @@ class Job:
         is_done: True where the store had its record, and all that the record names, when the graph was made.
         recipe: the recipe of its bundle.
         context_length: of its bundle, in tokens.
+        calibration: of its bundle.
         target, soc: of a measurement: the device that it is for, and its chip.
     """
 
@@ -65,12 +68,13 @@ class Job:
     is_done: bool = False
     recipe: str = ""
     context_length: int = 0
+    calibration: Calibration = "none"
     target: str = ""
     soc: str = ""
 
 
 def job_name(kind: Kind, recipe: str, context_length: int, key: str) -> str:
-    """Return a job's name: kind, recipe, context and the first digits of its key."""
+    """Return a job's name: kind, recipe (with its calibration), context and the first digits of its key."""
     return f"{kind}-{recipe}-{context_length}-{key[:NAME_KEY_LENGTH]}"
 
 

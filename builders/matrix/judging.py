@@ -9,6 +9,7 @@ from builders.matrix.cell_plan import CellPlan, failures_of, gate_results, refus
 from registry.bundle.manifest import Manifest
 from registry.bundle.requirements import require_runnable
 from targets.architecture import Architecture
+from targets.calibration import Calibration
 from targets.device_evidence import device_figures
 from targets.errors import Failure, FitError, GateError, PhipackError
 from targets.evidence import Evidence
@@ -30,6 +31,7 @@ class CellOutcome:
     cell: str
     recipe: str
     target: str
+    calibration: Calibration = "none"
     manifest: Manifest | None = None
     evidence: Evidence | None = None
     built: bool = False
@@ -71,7 +73,9 @@ def judge_cell(
         require_runnable(manifest, cell.target.offer, cell.target.os, cell.name)
     except FitError as error:
         problem = error
-    return CellOutcome(cell.name, cell.recipe.name, cell.target.name, manifest, found, problem=problem)
+    return CellOutcome(
+        cell.name, cell.recipe.name, cell.target.name, cell.calibration, manifest, found, problem=problem
+    )
 
 
 def judged(evidence: Evidence, gates: Mapping[str, Mapping[str, Gate]]) -> Evidence:

@@ -1,6 +1,7 @@
 """The keys of jobs: a digest of everything that a job's result depends on.
 
-checkpoint, recipe, context, tools, our code ──build_key──> + evaluation, runtimes, oracle ──validation_key──>
+checkpoint, recipe, context, calibration, tools, our code ──build_key──>
+    + evaluation, runtimes, oracle ──validation_key──>
 
 A validation's key is made from its build's key, not from the bundle's digest, so that it is known before the bundle is
 built. The record of a validation names the bundle it measured; it counts only for that one.
@@ -11,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from builders.own_code import own_code_digest
+from targets.calibration import Calibration
 from targets.recipes import Format
 
 # What a build's bytes depend on, other than phipack itself: with a new version of one of these it is built again.
@@ -27,13 +30,34 @@ RUNTIMES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnxruntime",),
     "coreml": ("coremltools",),
 }
+CALIBRATION_TOOLS = ("torch",)  # the float32 walk of a calibration
 ORACLE = "transformers"  # what the float32 reference is held to: another version may read a checkpoint differently
 
 
-def build_key(checkpoint_digest: str, recipe: str, format_: Format, context_length: int) -> str:
-    """Return the key of a build."""
-    tools = {name: version(name) for name in BUILD_TOOLS[format_]}
-    return _key(checkpoint_digest, recipe, context_length, tools, own_code_digest())
+@dataclass(frozen=True)
+class CalibrationKey:
+    """What a calibrated build depends on in addition. `text`: digest of what is read."""
+
+    level: Calibration
+    text: str
+
+
+def build_key(
+    checkpoint_digest: str,
+    recipe: str,
+    format_: Format,
+    context_length: int,
+    calibration: CalibrationKey | None = None,
+) -> str:
+    """Return the key of a build. `calibration`: None where nothing is calibrated."""
+    tools = {name: version(name) for name in key_tools(format_, is_calibrated=calibration is not None)}
+    learned = () if calibration is None else (asdict(calibration),)
+    return _key(checkpoint_digest, recipe, context_length, tools, own_code_digest(), *learned)
+
+
+def key_tools(format_: Format, *, is_calibrated: bool) -> tuple[str, ...]:
+    """Return the packages that a build's bytes depend on, other than phipack itself."""
+    return (*BUILD_TOOLS[format_], *(CALIBRATION_TOOLS if is_calibrated else ()))
 
 
 def validation_key(

@@ -14,6 +14,7 @@ from builders.matrix.graph import Graph, Job, Kind, Needs, job_name
 from builders.matrix.keys import measurement_key
 from builders.matrix.measuring import are_known, device_figures_of, measurement_needs
 from builders.matrix.rates import Rates, build_needs, read_rates, validation_needs
+from targets.calibration import labelled
 from targets.project import Cell
 
 MACOS = "macos"
@@ -58,11 +59,12 @@ def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tup
     architecture = inputs.checkpoint.architecture
 
     def job(kind: Kind, key: str, needs: Needs, *, after: tuple[str, ...] = (), is_done: bool) -> Job:
-        name = job_name(kind, recipe.name, context, key)
-        return Job(name, kind, key, after, (), needs, is_done, recipe.name, context)
+        name = job_name(kind, labelled(recipe.name, cell.calibration), context, key)
+        return Job(name, kind, key, after, (), needs, is_done, recipe.name, context, cell.calibration)
 
     key = inputs.build_key(cell, context)
-    build = job("build", key, build_needs(rates, architecture, recipe, plan.bundle_bytes), is_done=plan.is_built)
+    needs = build_needs(rates, architecture, recipe, plan.bundle_bytes, cell.calibration)
+    build = job("build", key, needs, is_done=plan.is_built)
     needs = validation_needs(
         rates,
         architecture,

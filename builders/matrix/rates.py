@@ -16,6 +16,7 @@ from builders.matrix.graph import Kind, Needs
 from registry.store.actions import read_record, record_names
 from registry.store.protocol import Store
 from targets.architecture import Architecture
+from targets.calibration import Calibration, labelled
 from targets.evaluation import EvaluationSettings
 from targets.fit import memory_bytes
 from targets.recipes import Recipe
@@ -42,6 +43,8 @@ BUILD_RATES: Mapping[str, float] = {
     "coreml-fp16": 152.5 / 3.0 / 3.84e9,
     "coreml-int4": 97.0 / _MINI,
 }
+# Calibration -> seconds a parameter, of the walk and the rounding. Assumed: the bounds that the two are held to.
+CALIBRATION_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 180.0 / _MINI, "full": 3600.0 / _MINI}
 # Seconds for a parameter and token of the text. The reference: 2 operations in float32 at 50e9 a second on 2 cores,
 # which is assumed (on busy ones 14e9 were measured). The runtime: mini's prefill of full-size.md, 32 tokens a second.
 VALIDATION_RATE = 2 / 50e9 + 1 / (_MINI * 32.0)
@@ -88,12 +91,15 @@ def validation_amount(architecture: Architecture, settings: EvaluationSettings) 
     return float(architecture.parameter_count) * settings.tokens
 
 
-def build_needs(rates: Rates, architecture: Architecture, recipe: Recipe, bundle_bytes: int) -> Needs:
+def build_needs(
+    rates: Rates, architecture: Architecture, recipe: Recipe, bundle_bytes: int, calibration: Calibration
+) -> Needs:
     """Estimate what a build needs. Its bundle lies in the work folder until the store has it."""
     embedding = 4 * architecture.vocabulary_size * architecture.hidden_size
     memory = _BUILD_BASE_BYTES + _BUILD_EMBEDDING_SHARE * embedding + _COREML_BYTES * (recipe.format == "coreml")
     amount = build_amount(architecture)
-    seconds = rates.seconds("build", recipe.name, amount, amount * BUILD_RATES[recipe.name])
+    default = amount * (BUILD_RATES[recipe.name] + CALIBRATION_RATES[calibration])
+    seconds = rates.seconds("build", labelled(recipe.name, calibration), amount, default)
     return Needs(memory_bytes=int(memory), disk_bytes=bundle_bytes, seconds=seconds)
 
 

@@ -15,6 +15,7 @@ from registry.bundle.manifest import AdapterEntry, Manifest
 from registry.store.actions import ActionRecord, read_action, write_action
 from registry.store.protocol import Store
 from targets.architecture import Architecture
+from targets.calibration import labelled
 from targets.errors import BuildError
 from targets.evidence import Evidence
 
@@ -55,7 +56,9 @@ def record_build(store: Store, key: str, manifest: Manifest, effort: Effort) -> 
     Raises:
         BuildError: that machine has built other bytes.
     """
-    own = _record("build", key, manifest, effort, {})
+    entry = manifest.recipe.calibration
+    label = labelled(manifest.recipe.name, "none" if entry is None else entry.level)
+    own = _record("build", key, manifest, effort, {}).model_copy(update={"recipe": label})
     counting = write_action(store, own)
     if counting.bundle != own.bundle:
         raise BuildError(

@@ -16,12 +16,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from builders.build import build_each
 from builders.build_cache import BuildCache
+from builders.calibrate import calibrate_requests
 from builders.checkpoint import Checkpoint
 from builders.conversion import BuildRequest
 from builders.matrix.cell_plan import Inputs
@@ -44,6 +45,7 @@ from registry.bundle.folder import Bundle
 from registry.bundle.manifest import Manifest
 from registry.store.measurements import add_measurements
 from registry.store.protocol import Store
+from targets.calibration import CalibrationSettings
 from targets.errors import PhipackError, ReleaseError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence
@@ -63,11 +65,12 @@ class Site:
     cache: BuildCache
     store: Store
     on_progress: Progress = silent
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     @cached_property
     def inputs(self) -> Inputs:
         """What the jobs are made from."""
-        return Inputs(self.checkpoint, self.settings, self.store)
+        return Inputs(self.checkpoint, self.settings, self.store, self.calibration)
 
     def record_checkpoint(self) -> None:
         """Record what is needed to register bundles of the checkpoint on machines without its files."""
@@ -78,7 +81,8 @@ class Site:
     def build_key(self, job: Job) -> str:
         """Return the key of the build of a job's bundle, as this machine would do it."""
         recipe = recipe_named(job.recipe)
-        return build_key(self.checkpoint.digest, recipe.name, recipe.format, job.context_length)
+        learned = self.inputs.calibration_key(job.calibration)
+        return build_key(self.checkpoint.digest, recipe.name, recipe.format, job.context_length, learned)
 
     def key(self, job: Job) -> str:
         """Return a job's key, as this machine would do it."""
@@ -197,6 +201,8 @@ def _build_together(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str]
         for folder, job in by_folder.items()
     }
     started, amount = time.monotonic(), build_amount(site.checkpoint.architecture)
+    levels = {folder: job.calibration for folder, job in by_folder.items()}
+    requests, problems = calibrate_requests(requests, levels, site.calibration, site.cache)
 
     def store(folder: Path, bundle: Bundle) -> None:
         on_progress = requests[folder].on_progress
@@ -208,7 +214,8 @@ def _build_together(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str]
         on_progress(Step("store", 1, 1))
 
     try:
-        problems = build_each(requests, replace=True, done=store)
+        if requests:
+            problems |= build_each(requests, replace=True, done=store)
     finally:
         for folder in by_folder:
             shutil.rmtree(folder, ignore_errors=True)

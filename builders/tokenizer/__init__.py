@@ -14,6 +14,7 @@ from builders.tokenizer.loading import (
     read_special_tokens,
     tokenizer_of,
 )
+from builders.tokenizer.probes import render_conversation
 from builders.tokenizer.stop_ids import named_id, stop_token_ids
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "named_id",
     "read_bundled_tokenizer",
     "read_special_tokens",
+    "render_conversation",
     "stop_token_ids",
     "tokenizer_folder",
     "tokenizer_of",

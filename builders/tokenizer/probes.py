@@ -28,9 +28,9 @@ def probe_conversations(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[s
     """
     if checkpoint.chat_template is None:
         return ()
-    _rendered(checkpoint, tokenizer, "a system prompt", (_SYSTEM, _QUESTION))
-    first = _rendered(checkpoint, tokenizer, "one question", (_QUESTION,), must=True)
-    more = _rendered(checkpoint, tokenizer, "a question after an answer", _QUESTIONS)
+    render_conversation(checkpoint, tokenizer, "a system prompt", (_SYSTEM, _QUESTION))
+    first = render_conversation(checkpoint, tokenizer, "one question", (_QUESTION,), must=True)
+    more = render_conversation(checkpoint, tokenizer, "a question after an answer", _QUESTIONS)
     return tuple(text for text in (first, more) if text is not None)
 
 
@@ -65,13 +65,13 @@ def turn_end(checkpoint: Checkpoint, tokenizer: Tokenizer) -> int | None:
     if checkpoint.chat_template is None:
         return None
     conversation = (_QUESTION, *_ANSWERED)
-    text = _rendered(checkpoint, tokenizer, "an answered question", conversation, add_generation_prompt=False)
+    text = render_conversation(checkpoint, tokenizer, "an answered question", conversation, add_generation_prompt=False)
     _, found, rest = (text or "").rpartition(_ANSWER)
     ids = tokenizer.encode(rest.lstrip()) if found else []
     return ids[0] if ids and ids[0] in tokenizer.added_tokens() else None
 
 
-def _rendered(
+def render_conversation(
     checkpoint: Checkpoint,
     tokenizer: Tokenizer,
     what: str,
@@ -81,6 +81,8 @@ def _rendered(
     add_generation_prompt: bool = True,
 ) -> str | None:
     """Return a conversation in the checkpoint's template; None where the template refuses it.
+
+    `what`: the kind of conversation, for messages.
 
     Raises:
         CheckpointError: the template fails, exceeds a limit, or refuses what it `must` render.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from builders.tokenizer import Tokenizer
 from targets.errors import MeasurementError
 
+BUILT_IN_NAME = "the built-in text"
 BUILT_IN = "texts/general.txt"  # our own prose, so that a bundle can be validated without any other text
 
 
@@ -24,6 +25,11 @@ def read_text(path: Path | None) -> str:
         raise MeasurementError(
             f"{path}: evaluation text can't be read: {error}", fix="name a UTF-8 text file"
         ) from error
+
+
+def name_of_text(path: Path | None) -> str:
+    """Return what messages call a text."""
+    return BUILT_IN_NAME if path is None else path.name
 
 
 def windows_of(tokenizer: Tokenizer, text: str, *, count: int, length: int) -> NDArray[np.int64]:

@@ -23,8 +23,9 @@ from builders.tokenizer import Tokenizer, tokenizer_of
 from builders.validation.compare import Comparison, matching_share
 from builders.validation.origin import require_origin
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
-from builders.validation.text import read_text, windows_of
+from builders.validation.text import BUILT_IN_NAME, name_of_text, read_text, windows_of
 from builders.validation.tokens import runtime_tokens_share
+from builders.validation.unseen import require_other_text
 from registry.bundle.folder import Bundle, verify
 from registry.bundle.requirements import check_requirements
 from targets.errors import MeasurementError
@@ -33,7 +34,6 @@ from targets.evidence import FIGURES, Evidence, Figure
 from targets.progress import Progress, Step, silent, with_subject
 
 STRETCH_TOKENS = 512  # read past the longest sequence that the runtime computes exactly, or past an edge
-BUILT_IN_NAME = "the built-in text"
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def validate(
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
             or the runtime refuses the bundle.
+        CalibrationError: the bundle was calibrated on the text.
         BundleError: the bundle's bytes are not its manifest's, or need more than it says.
     """
     settings = settings or EvaluationSettings()
@@ -80,6 +81,7 @@ def validate(
     verify(bundle)
     check_requirements(bundle)
     require_origin(bundle, checkpoint)
+    require_other_text(bundle, checkpoint, settings)
     agreement = ask_oracle(
         checkpoint,
         cache=cache,
@@ -90,7 +92,7 @@ def validate(
     tokenizer = tokenizer_of(checkpoint)
     windows = _windows(checkpoint, tokenizer, settings, bundle.manifest.model.exact_context_length)
     reference = FloatReference(checkpoint, cache, on_progress)
-    text, name = read_text(settings.text), settings.text.name if settings.text else BUILT_IN_NAME
+    text, name = read_text(settings.text), name_of_text(settings.text)
     with open_isolated(bundle) as session:
         using = _Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         figures = _accuracy(using, windows, settings)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phipack.api.arguments import AnyPath, as_checkpoint, as_path, as_recipe, as_target
+from phipack.api.calibrating import choose_levels
 from phipack.api.results import BuildOutcome, BuildReport, ExportedModel, PhaseTime, WrittenCheckpoint
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.bundle.requirements import check_requirements
+from targets.calibration import Calibration, CalibrationSettings
 from targets.devices import Target
 from targets.errors import PhipackError
 from targets.fit import require_fit
@@ -46,10 +48,13 @@ def build(  # noqa: PLR0913 - the public face
     *,
     target: AnyPath | Target | None = None,
     context_length: int | None = None,
+    calibration: Calibration | None = None,
+    calibration_settings: CalibrationSettings | None = None,
+    home: AnyPath | None = None,
     replace: bool = False,
     on_progress: Progress = silent,
 ) -> Bundle:
-    """Build a bundle at `out`. The same checkpoint, recipe, context and tool versions give the same bytes.
+    """Build a bundle at `out`. The same checkpoint, recipe, context, calibration and tool versions give the same bytes.
 
     Args:
         checkpoint: a folder, or what `open_checkpoint` returned.
@@ -57,11 +62,18 @@ def build(  # noqa: PLR0913 - the public face
         out: the bundle's folder; must not exist, unless `replace`.
         target: the device it must fit on; the context is then the longest that fits there, at most 4,096 tokens.
         context_length: the longest sequence in tokens, where it is not to be the default.
+        calibration: what is learned from a text before weights are quantized: `none`, `light` or `full`; the recipe's
+            default where it is not given, and `light` for an importance matrix.
+        calibration_settings: a text to read in place of the one that comes with phipack, or an importance matrix.
+        home: the folder whose `cache` keeps what was learned; `.phipack` by default.
         replace: replace what is at `out`.
         on_progress: called with each step.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
+        RecipeError: the recipe can't be calibrated.
+        CalibrationError: the text is too short, or has passages of the built-in evaluation text; or the importance
+            matrix is another model's.
         FitError: it does not fit the target.
         BuildError: `out` exists or can't be written, or the disk is full. Nothing is left behind.
     """
@@ -70,6 +82,9 @@ def build(  # noqa: PLR0913 - the public face
         {as_recipe(recipe): out},
         target=target,
         context_length=context_length,
+        calibration=calibration,
+        calibration_settings=calibration_settings,
+        home=home,
         replace=replace,
         on_progress=on_progress,
     )
@@ -77,12 +92,15 @@ def build(  # noqa: PLR0913 - the public face
     return report.bundles[0]
 
 
-def build_each(
+def build_each(  # noqa: PLR0913 - the public face
     checkpoint: AnyPath | Checkpoint,
     recipes: Mapping[str, AnyPath] | Mapping[Recipe, AnyPath],
     *,
     target: AnyPath | Target | None = None,
     context_length: int | None = None,
+    calibration: Calibration | None = None,
+    calibration_settings: CalibrationSettings | None = None,
+    home: AnyPath | None = None,
     replace: bool = False,
     on_progress: Progress = silent,
 ) -> BuildReport:
@@ -93,6 +111,9 @@ def build_each(
         recipes: each with the folder for its bundle.
         target: the device that they must fit on.
         context_length: the longest sequence in tokens.
+        calibration: of all these recipes. They share what is learned.
+        calibration_settings: what it is learned from.
+        home: where that is kept.
         replace: replace what is at those folders.
         on_progress: called with each step.
 
@@ -100,23 +121,30 @@ def build_each(
         Every bundle, or what failed: a failure does not stop the others.
 
     Raises:
-        RecipeError, TargetError, CheckpointError, FitError: before anything is built.
+        RecipeError, TargetError, CheckpointError, FitError, CalibrationError: before anything is built.
     """
     from builders.build import build_each as build_bundles
+    from builders.build_cache import DEFAULT_ROOT, BuildCache
+    from builders.calibrate import calibrate_requests
     from builders.conversion import BuildRequest, default_context_length
 
+    places = {as_path(out): as_recipe(given) for given, out in recipes.items()}
+    settings = calibration_settings or CalibrationSettings()
+    levels = choose_levels(places, calibration, settings)
     opened = as_checkpoint(checkpoint)
     device = None if target is None else as_target(target)
     requests: dict[Path, BuildRequest] = {}
-    for given, out in recipes.items():
-        recipe = as_recipe(given)
+    for place, recipe in places.items():
         context = context_length or default_context_length(opened)
         if device is not None:
             context = require_fit(opened.architecture, recipe, device, context_length)
-        requests[as_path(out)] = BuildRequest.from_checkpoint(opened, recipe, context, on_progress)
+        requests[place] = BuildRequest.from_checkpoint(opened, recipe, context, on_progress)
     started = time.perf_counter()
     bundles: dict[Path, Bundle] = {}
-    problems = build_bundles(requests, replace=replace, done=bundles.__setitem__)
+    cache = BuildCache(DEFAULT_ROOT if home is None else as_path(home))
+    ready, problems = calibrate_requests(requests, levels, settings, cache)
+    if ready:
+        problems |= build_bundles(ready, replace=replace, done=bundles.__setitem__)
     seconds = time.perf_counter() - started
     outcomes = [_outcome(out, request, bundles.get(out), problems.get(out)) for out, request in requests.items()]
     return BuildReport(tuple(outcomes), seconds)

@@ -36,14 +36,23 @@ class ClusterUse:
     def coordinator(self) -> Coordinator:
         """Return what plans and finishes the release. Raises `CheckpointError`."""
         checkpoint = as_checkpoint(self.project.checkpoint, self.project.adapter)
-        return Coordinator(checkpoint, self.project.settings, BuildCache(self.home), self.store)
+        cache = BuildCache(self.home)
+        return Coordinator(checkpoint, self.project.settings, cache, self.store, self.project.calibration)
 
     def work(self) -> ReleaseWork:
         """Return what workers must know. Workers of this machine share the project's folder with it."""
         project = self.project
         checkpoint = as_checkpoint(project.checkpoint, project.adapter)
         home = self.home if self.where.local_workers is not None else None
-        return release_work(checkpoint, project.settings, self.store, (project.checkpoint, project.adapter), home)
+        calibrates = any(cell.calibration != "none" for cell in project.cells)
+        return release_work(
+            checkpoint,
+            project.settings,
+            self.store,
+            (project.checkpoint, project.adapter),
+            home,
+            project.calibration if calibrates else None,
+        )
 
 
 def do_jobs_on_cluster(use: ClusterUse, cells: Sequence[Cell], on_progress: Progress) -> JobsReport:

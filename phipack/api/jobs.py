@@ -46,7 +46,7 @@ def coordinator_of(project: Project, store: Store, home: Path, checkpoint_digest
                 f"{project.checkpoint} is {found.digest}, not {checkpoint_digest}",
                 fix="plan again with this checkpoint, or bring the one that was planned with",
             )
-    return Coordinator(found, project.settings, BuildCache(home), store)
+    return Coordinator(found, project.settings, BuildCache(home), store, project.calibration)
 
 
 def plan_jobs(
@@ -75,7 +75,7 @@ def do_jobs(
         PhipackError: a cell is known to fail, and no job was named, or that cell's.
         CheckpointError, StoreError, MeasurementError: as planning raises.
     """
-    coordinator = Coordinator(site.checkpoint, site.settings, site.cache, site.store)
+    coordinator = Coordinator(site.checkpoint, site.settings, site.cache, site.store, site.calibration)
     plan = coordinator.plan_jobs(cells, for_here=True)
     if not names or any(name not in plan.graph.by_name for name in names):
         refuse_what_fails(project, plan)
@@ -97,7 +97,7 @@ def do_jobs(
 def site_of(project: Project, store: Store, home: Path, on_progress: Progress) -> Site:
     """Return this machine as a place where a project's jobs are done. Raises `CheckpointError`."""
     checkpoint = as_checkpoint(project.checkpoint, project.adapter)
-    return Site(checkpoint, project.settings, BuildCache(home), store, on_progress)
+    return Site(checkpoint, project.settings, BuildCache(home), store, on_progress, project.calibration)
 
 
 def refuse_what_fails(project: Project, plan: ReleasePlan) -> None:

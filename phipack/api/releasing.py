@@ -89,6 +89,7 @@ def _release(project: Project, ledger: Ledger, home: Path, on_progress: Progress
         store=ledger.store,
         register=_register(project, ledger, lambda: release.evaluation),
         on_progress=on_progress,
+        calibration=project.calibration,
     )
     return release
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from registry.bundle.folder import Bundle
 from registry.ledger.versions import CellVersion
+from targets.calibration import Calibration
 from targets.devices import Target
 from targets.errors import Failure, GateError, PhipackError, ReleaseError
 from targets.evidence import Evidence, Figure
@@ -55,6 +56,29 @@ class BuildReport:
         for one in self.outcomes:
             if one.problem is not None:
                 raise one.problem
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What was measured of a checkpoint, or was in the cache.
+
+    Attributes:
+        level: light or full.
+        text: what was read: the path of a file, or a name.
+        text_digest: of the token ids, as manifests of calibrated bundles name it.
+        tokens: how many were read.
+        seconds: what it took, almost nothing where it was in the cache.
+        folder: where it is kept.
+        imatrix: the importance matrix that was written; None where none was asked for.
+    """
+
+    level: Calibration
+    text: str
+    text_digest: str
+    tokens: int
+    seconds: float
+    folder: Path
+    imatrix: Path | None
 
 
 @dataclass(frozen=True)
@@ -116,6 +140,7 @@ class CellReport:
         cell: the cell's name in the project file.
         target: the target's name.
         recipe: the recipe's name.
+        calibration: none, light or full.
         context_length: tokens that the bundle provides for; None where the cell can't be built.
         size_bytes: of the bundle; in a dry run all files but manifest.json. None where the cell can't be built.
         digest: of the bundle; None where there is none, and in a dry run.
@@ -133,6 +158,7 @@ class CellReport:
     cell: str
     target: str
     recipe: str
+    calibration: Calibration = "none"
     context_length: int | None = None
     size_bytes: int | None = None
     digest: str | None = None

@@ -52,6 +52,7 @@ def validate(  # noqa: PLR0913 - the public face
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
             or the runtime refuses the bundle.
+        CalibrationError: the bundle was calibrated on the text.
         BundleError: the bundle's bytes are not those of its manifest.
     """
     from builders.build_cache import BuildCache

@@ -8,7 +8,7 @@ and ActionCommand). It shows at most ten errors a step, so that the cells come b
 from __future__ import annotations
 
 from phipack.api.results import CellReport, ReleaseReport
-from phipack.formatting import count, figure, size
+from phipack.formatting import count, figure, recipe_shown, size
 from phipack.problems import Problem
 from targets.printable import one_line, printable
 
@@ -77,7 +77,7 @@ def _cell_row(cell: CellReport) -> str:
     passed = f"{sum(gate.passed for gate in cell.gates)}/{len(cell.gates)}" if cell.gates else "-"
     mark = "\N{CROSS MARK}" if cell.failures else "\N{WHITE HEAVY CHECK MARK}"
     bytes_ = "-" if cell.size_bytes is None else size(cell.size_bytes)
-    return _row([cell.cell, cell.recipe, bytes_, *figures, f"{mark} {passed}"])
+    return _row([cell.cell, recipe_shown(cell.recipe, cell.calibration), bytes_, *figures, f"{mark} {passed}"])
 
 
 def _row(cells: list[str]) -> str:

@@ -6,6 +6,7 @@ import click
 
 from phipack.commands import (
     building,
+    calibrating,
     clusters,
     completion,
     delivery,
@@ -48,6 +49,7 @@ COMMANDS: tuple[click.Command, ...] = (
     devices.recipes,
     devices.fit,
     building.build,
+    calibrating.calibrate,
     building.convert,
     building.export,
     building.inspect,

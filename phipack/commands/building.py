@@ -10,9 +10,11 @@ import click
 from phipack import completion
 from phipack.formatting import share, size
 from phipack.options import (
+    FILE,
     FOLDER,
     State,
     adapter_option,
+    calibration_text_option,
     context_option,
     out_option,
     pass_state,
@@ -20,11 +22,13 @@ from phipack.options import (
     target_option,
 )
 from phipack.tables import table
+from targets.calibration import CALIBRATIONS, Calibration, CalibrationSettings
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint
     from phipack.api.results import BuildOutcome
     from registry.bundle.folder import Bundle
+    from registry.bundle.manifest import CalibrationEntry
     from targets.architecture import Family
 
 
@@ -42,6 +46,20 @@ if TYPE_CHECKING:
 @adapter_option
 @target_option
 @context_option
+@click.option(
+    "--calibration",
+    type=click.Choice(CALIBRATIONS),
+    metavar="LEVEL",
+    help="What is learned from a text before weights are quantized: none; light: which inputs are large; full: how all "
+    "inputs go together. [default: the recipe's, as in phipack recipes]",
+)
+@calibration_text_option
+@click.option(
+    "--imatrix",
+    type=FILE,
+    metavar="FILE",
+    help="With light calibration: an importance matrix of llama.cpp's llama-imatrix, in place of a text.",
+)
 @out_option
 @replace_option
 @click.option("--profile", is_flag=True, help="Show where the time went: reading, transforming, quantizing, writing.")
@@ -53,6 +71,9 @@ def build(
     adapter: Path | None,
     target: str | None,
     context_length: int | None,
+    calibration: Calibration | None,
+    calibration_text: Path | None,
+    imatrix: Path | None,
     out: Path,
     replace: bool,
     profile: bool,
@@ -61,17 +82,29 @@ def build(
 
     With a target, the bundle's context is the longest that fits there (at most 4,096 unless --context asks for more),
     and a model that does not fit is refused.
+
+    Calibration runs the checkpoint over a text, once for all recipes, and makes 4-bit bundles of the same size answer
+    more like it: docs/quantization.md says what it costs.
     """
     from phipack.api.building import build_each, open_checkpoint
     from phipack.json_form.making import build_form
 
     if len(set(recipes)) < len(recipes):
         raise click.UsageError("a recipe is named twice")
+    if calibration_text is not None and imatrix is not None:
+        raise click.UsageError("--calibration-text and --imatrix exclude one another")
+    if calibration == "none" and (calibration_text or imatrix):
+        raise click.UsageError("--calibration-text and --imatrix need calibration, light or full")
+    if calibration == "full" and imatrix is not None:
+        raise click.UsageError("--imatrix has no more than light calibration needs: full needs a text")
     report = build_each(
         open_checkpoint(checkpoint, adapter=adapter),
         {recipe: out if len(recipes) == 1 else out / recipe for recipe in recipes},
         target=target,
         context_length=context_length,
+        calibration=calibration,
+        calibration_settings=CalibrationSettings(calibration_text, imatrix),
+        home=state.home,
         replace=replace,
         on_progress=state.output.on_progress,
     )
@@ -90,7 +123,8 @@ def _outcome_lines(outcome: BuildOutcome, *, profile: bool) -> list[str]:
         return []
     manifest = outcome.bundle.manifest
     context = manifest.model.context_length
-    lines = [f"{outcome.path}: {outcome.recipe}, {size(manifest.total_bytes)}, context {context}", manifest.digest]
+    recipe = outcome.recipe + ("" if manifest.recipe.calibration is None else f" ({manifest.recipe.calibration.level})")
+    lines = [f"{outcome.path}: {recipe}, {size(manifest.total_bytes)}, context {context}", manifest.digest]
     lines += [f"note: {note}" for note in manifest.recipe.notes]
     return [*lines, _profile(outcome)] if profile else lines
 
@@ -179,6 +213,7 @@ def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
     facts = [
         ("bundle", bundle.digest + (" (verified)" if verified else "")),
         ("recipe", manifest.recipe.name),
+        ("calibration", _calibration_text(manifest.recipe.calibration)),
         ("model", f"{model.architecture}, {model.parameters:,} parameters, {model.layers} layers"),
         ("context", f"{model.context_length} tokens, exact up to {model.exact_context_length}"),
         ("checkpoint", manifest.checkpoint),
@@ -196,6 +231,13 @@ def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
     files = table(("file", "size", "SHA-256"), [(f.path, size(f.bytes), f.sha256[:16] + "…") for f in manifest.files])
     text = "\n".join(f"{name:<14}{value}" for name, value in facts)
     return f"{text}\n\n{weights}\n\n{files}\n\n{size(manifest.total_bytes)} in all"
+
+
+def _calibration_text(entry: CalibrationEntry | None) -> str:
+    if entry is None:
+        return "none"
+    read = f"{entry.tokens:,} tokens" if entry.tokens else "an importance matrix"
+    return f"{entry.level}: {read}, {entry.text}"
 
 
 def _checkpoint_text(checkpoint: Checkpoint) -> str:

@@ -10,6 +10,7 @@ from phipack import completion
 from phipack.formatting import rate, size
 from phipack.options import FILE, State, adapter_option, pass_state
 from phipack.tables import table
+from targets.recipes import default_calibration
 
 
 @click.group()
@@ -56,13 +57,14 @@ def targets_show(state: State, name: str) -> None:
 @click.command()
 @pass_state
 def recipes(state: State) -> None:
-    """List the recipes: a format and how weights are stored in it."""
+    """List the recipes: a format, how weights are stored in it, and how builds are calibrated by default."""
     from phipack.api.fitting import list_recipes
     from phipack.json_form.making import recipes_form
 
     known = list_recipes()
-    rows = [(r.name, r.format, r.bits, r.summary) for r in known]
-    state.output.result(recipes_form(known).data(), table(("recipe", "format", "bits", "weights"), rows))
+    rows = [(r.name, r.format, r.bits, r.summary, default_calibration(r)) for r in known]
+    columns = ("recipe", "format", "bits", "weights", "calibration")
+    state.output.result(recipes_form(known).data(), table(columns, rows))
 
 
 @click.command()

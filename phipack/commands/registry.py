@@ -11,6 +11,7 @@ from phipack import completion
 from phipack.commands.evidence_import import measurements_text
 from phipack.commands.opening import open_project_registry, open_registry
 from phipack.commands.validation import evidence_text
+from phipack.formatting import recipe_shown
 from phipack.options import State, pass_state, reason_option
 from phipack.tables import table
 
@@ -29,7 +30,11 @@ def ls(state: State, model: str | None) -> None:
 
     versions = open_registry(state).versions(model)
     rows = [
-        (v.model, v.release, v.cell, v.recipe, "passed" if v.gates_passed else "FAILED", ", ".join(v.channels) or "-")
+        (
+            *(v.model, v.release, v.cell, recipe_shown(v.recipe, v.calibration)),
+            "passed" if v.gates_passed else "FAILED",
+            ", ".join(v.channels) or "-",
+        )
         for v in versions
     ]
     columns = ("model", "version", "cell", "recipe", "gates", "channels")
@@ -179,6 +184,7 @@ def _facts(version: CellVersion) -> str:
         "cell": version.cell,
         "target": version.target,
         "recipe": version.recipe,
+        "calibration": version.calibration,
         "digest": version.digest,
         "checkpoint": version.checkpoint,
         "gates": "passed" if version.gates_passed else "FAILED",

@@ -10,7 +10,7 @@ import click
 from phipack.cluster_options import cluster_options
 from phipack.commands.ci_reports import CiReports, ci_report_options
 from phipack.commands.opening import open_project_registry
-from phipack.formatting import count, share, size
+from phipack.formatting import count, recipe_shown, share, size
 from phipack.options import FILE, State, checkpoint_digest_option, only_option, pass_state
 from phipack.tables import table
 
@@ -149,7 +149,7 @@ def _table(report: ReleaseReport) -> str:
         rows.append(
             (
                 cell.cell,
-                cell.recipe,
+                recipe_shown(cell.recipe, cell.calibration),
                 _build(cell, dry_run=report.dry_run),
                 None if cell.size_bytes is None else size(cell.size_bytes),
                 figures.get("kl_mean"),
@@ -165,12 +165,17 @@ def _table(report: ReleaseReport) -> str:
 
 def _cost(report: ReleaseReport) -> str:
     """Say what a run would have to do. Cells of one recipe and context share a bundle, and what is measured of it."""
-    bundles = {(cell.recipe, cell.context_length): cell for cell in report.cells if cell.built}
-    measured = {(cell.recipe, cell.context_length) for cell in report.cells if cell.measured}
+    bundles = {_bundle(cell): cell for cell in report.cells if cell.built}
+    measured = {_bundle(cell) for cell in report.cells if cell.measured}
     built_bytes = sum(cell.size_bytes or 0 for cell in bundles.values())
     return (
         f"to build: {count(len(bundles), 'bundle')}, {size(built_bytes)}; to measure: {count(len(measured), 'bundle')}"
     )
+
+
+def _bundle(cell: CellReport) -> tuple[str, str, int | None]:
+    """Return what is the same for cells that share a bundle."""
+    return cell.recipe, cell.calibration, cell.context_length
 
 
 def _build(cell: CellReport, *, dry_run: bool) -> str | None:

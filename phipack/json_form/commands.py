@@ -16,6 +16,7 @@ from phipack.json_form.jobs import JobsForm, MatrixForm, PlanForm
 from phipack.json_form.making import (
     BuildForm,
     BundleForm,
+    CalibrationForm,
     ConvertForm,
     ExportForm,
     FitForm,
@@ -89,6 +90,7 @@ RESULTS: dict[str, Any] = {
     "recipes": RecipesForm,
     "fit": FitForm,
     "build": BuildForm,
+    "calibrate": CalibrationForm,
     "convert": ConvertForm,
     "export": ExportForm,
     "inspect": InspectedBundleForm | InspectedCheckpointForm,

@@ -11,6 +11,7 @@ from builders.matrix.grouping import Group
 from phipack.api.job_results import JobOutcome, JobPlan, JobsReport, Matrix
 from phipack.json_form.form import Form, ProblemForm, problem_form
 from phipack.json_form.making import CellForm, cell_form
+from targets.calibration import Calibration
 
 
 class JobForm(Form):
@@ -20,6 +21,7 @@ class JobForm(Form):
     kind: Kind
     key: str = Field(description="digest of all inputs; the name of its record in the store")
     recipe: str
+    calibration: Calibration
     context_tokens: int
     cells: list[str] = Field(description="the cells that need it")
     after: list[str] = Field(description="names of jobs that must be done before")
@@ -121,6 +123,7 @@ def job_form(job: Job) -> JobForm:
         kind=job.kind,
         key=job.key,
         recipe=job.recipe,
+        calibration=job.calibration,
         context_tokens=job.context_length,
         cells=list(job.cells),
         after=list(job.after),

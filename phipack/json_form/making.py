@@ -1,4 +1,4 @@
-"""Forms of `targets`, `recipes`, `fit`, `build`, `convert`, `export`, `inspect`, `validate` and `release`."""
+"""Forms of `targets`, `recipes`, `fit`, `build`, `calibrate`, `convert`, `export`, `inspect` and `release`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from phipack.api.results import (
     BuildOutcome,
     BuildReport,
+    CalibrationReport,
     CellReport,
     ExportedModel,
     FitReport,
@@ -19,12 +20,13 @@ from phipack.api.results import (
 )
 from phipack.json_form.form import Form, ProblemForm, problem_form
 from registry.bundle.folder import Bundle
-from registry.bundle.manifest import AdapterEntry, Manifest
+from registry.bundle.manifest import AdapterEntry, CalibrationEntry, Manifest
 from targets.architecture import Architecture
+from targets.calibration import Calibration
 from targets.devices import Target
 from targets.evidence import Figure
 from targets.gates import GateResult
-from targets.recipes import Format, Recipe
+from targets.recipes import Format, Recipe, default_calibration
 from targets.roofline import PredictedSpeed
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class RecipeForm(Form):
     format: Format
     bits: int
     summary: str
+    calibration: Calibration = Field(description="what its builds learn from a text, where nobody says otherwise")
 
 
 class RecipesForm(Form):
@@ -101,6 +104,7 @@ class BundleForm(Form):
     path: str
     digest: str
     recipe: str
+    calibration: CalibrationEntry | None = Field(description="null where the weights were rounded without one")
     size_bytes: int
     context_tokens: int
     notes: list[str]
@@ -126,6 +130,18 @@ class BuildForm(Form):
     bundles: list[BuiltBundleForm]
     failed: list[BuildFailureForm]
     seconds: float
+
+
+class CalibrationForm(Form):
+    """What was measured of a checkpoint for calibrated builds."""
+
+    level: Calibration
+    text: str = Field(description="what was read: the path of a file, or a name")
+    text_digest: str = Field(description="of the token ids, as manifests of calibrated bundles name it")
+    tokens: int
+    seconds: float = Field(description="almost nothing where it was in the cache")
+    path: str = Field(description="the folder that keeps it")
+    imatrix: str | None = Field(description="the importance matrix that was written, for llama.cpp")
 
 
 class ConvertForm(Form):
@@ -175,6 +191,7 @@ class CellForm(Form):
     cell: str
     target: str
     recipe: str
+    calibration: Calibration
     context_tokens: int | None
     size_bytes: int | None
     digest: str | None
@@ -204,7 +221,7 @@ def targets_form(targets: Sequence[Target]) -> TargetsForm:
 
 def recipes_form(recipes: Sequence[Recipe]) -> RecipesForm:
     """Describe recipes."""
-    return RecipesForm(recipes=[RecipeForm(**asdict(recipe)) for recipe in recipes])
+    return RecipesForm(recipes=[RecipeForm(**asdict(one), calibration=default_calibration(one)) for one in recipes])
 
 
 def fit_form(report: FitReport) -> FitForm:
@@ -248,6 +265,7 @@ def bundle_form(bundle: Bundle) -> BundleForm:
         path=str(bundle.path),
         digest=bundle.digest,
         recipe=manifest.recipe.name,
+        calibration=manifest.recipe.calibration,
         size_bytes=manifest.total_bytes,
         context_tokens=manifest.model.context_length,
         notes=manifest.recipe.notes,
@@ -264,6 +282,19 @@ def build_form(report: BuildReport) -> BuildForm:
             if one.problem is not None
         ],
         seconds=report.seconds,
+    )
+
+
+def calibration_form(report: CalibrationReport) -> CalibrationForm:
+    """Describe what was measured of a checkpoint."""
+    return CalibrationForm(
+        level=report.level,
+        text=report.text,
+        text_digest=report.text_digest,
+        tokens=report.tokens,
+        seconds=report.seconds,
+        path=str(report.folder),
+        imatrix=None if report.imatrix is None else str(report.imatrix),
     )
 
 
@@ -327,6 +358,7 @@ def cell_form(cell: CellReport) -> CellForm:
         cell=cell.cell,
         target=cell.target,
         recipe=cell.recipe,
+        calibration=cell.calibration,
         context_tokens=cell.context_length,
         size_bytes=cell.size_bytes,
         digest=cell.digest,

@@ -33,6 +33,7 @@ class VersionForm(Form):
     cell: str
     target: str
     recipe: str
+    calibration: str = Field(description="none, light or full")
     digest: str
     checkpoint: str = Field(description="digest of the checkpoint, sha256:…")
     gates_passed: bool
@@ -229,6 +230,7 @@ def version_form(version: CellVersion) -> VersionForm:
         cell=version.cell,
         target=version.target,
         recipe=version.recipe,
+        calibration=version.calibration,
         digest=version.digest,
         checkpoint=version.checkpoint,
         gates_passed=version.gates_passed,

@@ -88,13 +88,29 @@ class WeightClass(_Strict):
     bytes: int
 
 
+class CalibrationEntry(_Strict):
+    """What the weights were rounded with: how much was learned from a text, and which tokens it had.
+
+    `text`: digest of the token ids in windows, as evidence names its own; of the file, where an importance matrix took
+    the text's place, and `tokens` is 0.
+    """
+
+    level: Literal["light", "full"]
+    text: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    tokens: int = Field(ge=0)
+
+
 class RecipeEntry(_Strict):
-    """The recipe, how it stored this model's weights, and notes that a reader needs (fallbacks, limits)."""
+    """The recipe, how it stored this model's weights, and notes that a reader needs (fallbacks, limits).
+
+    `calibration`: left out of the JSON where there was none.
+    """
 
     name: str
     format: Literal["gguf", "onnx", "coreml"]
     weights: list[WeightClass]
     notes: list[str]
+    calibration: CalibrationEntry | None = None
 
 
 class ExactContext(_Strict):
@@ -202,6 +218,8 @@ class Manifest(_Strict):
             content["requires"] = self.requires.model_dump(mode="json", exclude_defaults=True)
         if not self.model.exact_contexts:
             del content["model"]["exact_contexts"]
+        if self.recipe.calibration is None:
+            del content["recipe"]["calibration"]
         for file in content["files"]:
             if not file["chunks"]:
                 del file["chunks"]

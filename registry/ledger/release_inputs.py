@@ -5,6 +5,7 @@ Each version keeps what it was made from in the tag `phipack.inputs`, a JSON obj
     checkpoint                        sha256:…
     adapter, base                     sha256:…, where the checkpoint is a base with a merged adapter
     tool.NAME                         version of each tool that shaped the bundle
+    calibration.LEVEL                 digest of the tokens that cells of this level were calibrated with
     evaluation.KEY                    the settings of the evaluation: digest of its text, tokens, window, …
     tokens of 4 windows of 512        digest of the tokens that were read
 
@@ -17,7 +18,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from registry.bundle.manifest import AdapterEntry, Manifest
-from registry.ledger.versions import CellVersion
+from registry.ledger.versions import CALIBRATION_INPUT, CellVersion
 from targets.errors import RegistryError
 from targets.evidence import Evidence
 from targets.references import Version
@@ -43,8 +44,14 @@ def inputs_of(manifest: Manifest, evidence: Evidence) -> dict[str, str]:
     """Return what a bundle and its evidence say of their inputs."""
     digest, separator, windows = evidence.text.partition(", ")
     weights = checkpoint_inputs(manifest.checkpoint, manifest.merged_from)
-    inputs = weights | tool_inputs(manifest.tools)
+    inputs = weights | tool_inputs(manifest.tools) | calibration_inputs(manifest)
     return inputs | ({f"tokens of {windows}": digest} if separator else {})
+
+
+def calibration_inputs(manifest: Manifest) -> dict[str, str]:
+    """Return what a bundle was calibrated with; nothing where it was not."""
+    entry = manifest.recipe.calibration
+    return {} if entry is None else {f"{CALIBRATION_INPUT}{entry.level}": entry.text}
 
 
 def inputs_to_tag(inputs: Mapping[str, str]) -> str:

@@ -29,6 +29,7 @@ EVIDENCE_TAG = TAG_PREFIX + "evidence"
 RUN_TAG = TAG_PREFIX + "run"
 STORE_TAG = TAG_PREFIX + "store"
 INPUTS_TAG = TAG_PREFIX + "inputs"  # missing in versions that older phipacks registered
+CALIBRATION_INPUT = "calibration."  # begins an input's name, whose end is the level
 PASSED, FAILED = "passed", "failed"
 
 
@@ -63,6 +64,12 @@ class CellVersion:
     def reference(self) -> str:
         """Return the exact reference, `MODEL:1.0.0@CELL`."""
         return f"{self.model}:{self.release}@{self.cell}"
+
+    @property
+    def calibration(self) -> str:
+        """What was learned from a text before the weights were quantized: none, light or full."""
+        found = (name for name in self.inputs if name.startswith(CALIBRATION_INPUT))
+        return next(found, "none").removeprefix(CALIBRATION_INPUT)
 
 
 def registered_model_name(model: str, cell: str) -> str:

@@ -16,12 +16,14 @@ from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
 from builders.matrix.judging import CellOutcome
 from builders.release import Release
+from builders.validation.text import read_text
 from devtools.bundles import make_evidence
 from registry.bundle.folder import Bundle, verify
 from registry.files import lock_wait
 from registry.store.folder import FolderStore
+from targets.calibration import CalibrationSettings
 from targets.devices import target_named
-from targets.errors import BuildError, Failure, GateError, MeasurementError
+from targets.errors import BuildError, CalibrationError, Failure, GateError, MeasurementError
 from targets.evidence import Evidence
 from targets.gates import Gate
 from targets.progress import Event, Notice, Progress, Step, silent
@@ -244,6 +246,33 @@ def test_a_text_that_will_not_do_is_refused_before_anything_is_built(
         outcomes = run(changed, cell("phone"), cell("tablet", "gguf-q4_0"))
         assert len({outcome.failures[0].problem for outcome in outcomes}) == 1
         raise outcomes[0].problem or AssertionError("it passed")
+
+
+def test_a_calibrated_cell_is_built_so_and_its_plan_says_so(release: Release, registered: list[str]) -> None:
+    cells = (cell("phone", "onnx-int4", calibration="light"), cell("tablet", "onnx-int4"))
+    assert [plan.calibration for plan in release.plan(cells)] == ["light", "none"]
+    light, plain = run(release, *cells)
+    assert (light.calibration, plain.calibration) == ("light", "none")
+    assert light.manifest is not None
+    assert plain.manifest is not None
+    assert light.manifest.recipe.calibration is not None
+    assert plain.manifest.recipe.calibration is None
+    assert light.manifest.digest != plain.manifest.digest
+    assert [plan.is_built for plan in release.plan(cells)] == [True, True]
+    assert registered == ["phone", "tablet"]
+
+
+def test_a_calibration_text_with_passages_of_the_evaluation_is_refused_before_anything_is_built(
+    release: Release, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("builders.matrix.work.build_each", no_build)
+    (tmp_path / "same.txt").write_text(read_text(None), "utf-8")
+    changed = replace(release, calibration=CalibrationSettings(tmp_path / "same.txt"))
+    calibrated = cell("phone", "onnx-int4", calibration="light")
+    for begin in (changed.plan, changed.coordinator.plan_jobs, changed.run):
+        with pytest.raises(CalibrationError, match=r"same\.txt and the built-in text, .* share passages: 100 %"):
+            list(begin((calibrated,)))  # type: ignore[call-overload] - plans of three kinds
+    assert [plan.problem for plan in changed.plan((cell("phone"),))] == [None]  # which reads no calibration text
 
 
 def test_a_checkpoint_that_is_misread_is_refused_before_anything_is_built(

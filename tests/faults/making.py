@@ -93,7 +93,41 @@ def evidence_is_alone(_: Ground) -> None:
     assert [path for path in Path(".phipack").rglob("*") if path.name.endswith(".new") or "staging" in path.name] == []
 
 
+def prepare_only_a_checkpoint(_: Ground) -> None:
+    """A checkpoint."""
+    write_tiny(Path("checkpoint"))
+
+
+def calibrated(_: Ground) -> None:
+    """What was measured is what an undisturbed run measures: a bundle of it has the same digest."""
+    digests = []
+    for home in (Path(), Path("undisturbed")):
+        home.mkdir(exist_ok=True)
+        (home / "phipack.toml").touch()  # so that the command takes this folder's cache
+        out, project = home / "bundle", str(home / "phipack.toml")
+        words = ("--calibration", "full", "--replace", "-o", str(out), "--project", project)
+        assert main(["build", "checkpoint", "--recipe", "onnx-int4", *words]) == 0
+        digests.append(open_bundle(out).digest)
+    assert digests[0] == digests[1]
+
+
+def cache_is_tidy(_: Ground) -> None:
+    """The cache has nothing unfinished, and no states of a walk that is done."""
+    found = [path.name for path in Path(".phipack").rglob("*")]
+    assert [name for name in found if name.endswith(".new") or name == "states"] == []
+
+
 COMMANDS = {
+    "calibrate": Command(
+        of="calibrate",
+        prepare=prepare_only_a_checkpoint,
+        run=phipack("calibrate", "checkpoint", "--level", "full"),
+        after=lambda _: None,
+        done=calibrated,
+        tidy=cache_is_tidy,
+        imports=(*IMPORTS, "builders.onnx", "onnx"),
+        limit=0,
+    ),
     "build": Command(
         of="build",
         prepare=prepare_checkpoint,

@@ -97,6 +97,7 @@ def test_checkpoints_and_bundles(call: Call) -> None:
     assert [row["recipe"] for row in built["bundles"]] == ["gguf-f16", "gguf-q8_0"]
     assert call("inspect", "built/gguf-f16", "--verify")["verified"]
     assert call("inspect", "checkpoint")["kind"] == "checkpoint"
+    assert call("calibrate", "checkpoint")["tokens"] == 2048
     assert call("convert", "checkpoint", "--layout", "llama", "-o", "llama")["layout"] == "llama"
     common = ("validate", "built/gguf-f16", "--against", "checkpoint", "--tokens", "256")
     assert call(*common, "--gate", "kl_mean<=1")["gates"][0]["passed"]

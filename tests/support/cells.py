@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from targets.calibration import Calibration
 from targets.devices import target_named
 from targets.evaluation import EvaluationSettings
 from targets.gates import Gate
@@ -12,8 +13,13 @@ BRIEF = EvaluationSettings(tokens=128, window=64, greedy_prompts=2, greedy_promp
 LOOSE = {"project": {"kl_mean": Gate(at_most=1.0), "artifact_bytes": Gate(at_most=1e9)}}
 
 
-def cell(name: str, recipe: str = "gguf-q8_0", gates: dict[str, dict[str, Gate]] = LOOSE) -> Cell:
-    return Cell(name, target_named("iphone-15"), recipe_named(recipe), 256, gates)
+def cell(
+    name: str,
+    recipe: str = "gguf-q8_0",
+    gates: dict[str, dict[str, Gate]] = LOOSE,
+    calibration: Calibration = "none",
+) -> Cell:
+    return Cell(name, target_named("iphone-15"), recipe_named(recipe), 256, gates, calibration)
 
 
 def no_build(*_: object, **__: object) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from targets.calibration import CalibrationSettings
 from targets.devices import target_named
 from targets.errors import ProjectError, TargetError
 from targets.evaluation import EvaluationSettings
 from targets.gates import Gate
 from targets.project import Project, load_project
-from targets.recipes import RECIPES
+from targets.recipes import FOUR_BIT_CALIBRATION, RECIPES
 from targets.references import Version
 
 PROJECT = """\
@@ -116,6 +117,31 @@ def test_cells_are_selected_by_name(tmp_path: Path) -> None:
     assert caught.value.fix == "did you mean 'iphone-15-coreml'?"
 
 
+def test_calibration_is_the_cells_else_the_projects_else_the_recipes(tmp_path: Path) -> None:
+    cells = "".join(
+        f'[[cells]]\ntarget = "iphone-15"\nname = "{name}"\nrecipe = "{recipe}"\n{own}\n'
+        for name, recipe, own in (
+            ("own", "gguf-q4_0", 'calibration = "full"'),
+            ("default", "coreml-int4", ""),
+            ("none", "onnx-int4", 'calibration = "none"'),
+            ("wide", "gguf-f16", ""),
+        )
+    )
+    head = MINIMAL.partition("[[cells]]")[0]
+    project = load(tmp_path, head + '[calibration]\nlevel = "light"\ntext = "mix.txt"\n' + cells)
+    assert [cell.calibration for cell in project.cells] == ["full", "light", "none", "none"]
+    assert project.calibration == CalibrationSettings(tmp_path / "mix.txt")
+    project = load(tmp_path, head + cells)
+    assert [cell.calibration for cell in project.cells] == ["full", FOUR_BIT_CALIBRATION, "none", "none"]
+    assert project.calibration == CalibrationSettings()
+
+
+def test_sixteen_bits_are_not_calibrated(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=r":7: cells.0.calibration: gguf-f16 stores 16-bit weights") as caught:
+        load(tmp_path, MINIMAL.replace("gguf-q4_0", "gguf-f16") + 'calibration = "light"\n')
+    assert 'calibration "none"' in caught.value.fix
+
+
 def test_two_cells_with_one_name_are_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, 'target = "pixel-9"', 'target = "pixel-9"\nname = "iphone-15-coreml"')
     assert error.problem.endswith("phipack.toml:24: cells.1.name: two cells are called 'iphone-15-coreml'")
@@ -187,6 +213,18 @@ def test_two_cells_with_one_name_are_refused(tmp_path: Path) -> None:
         ('recipe = "gguf-q8_0"', "", "22: cells.1.recipe: missing key", "add recipe = …"),
         ('recipe = "gguf-q8_0"', 'recpie = "gguf-q8_0"', "24: cells.1.recpie: unknown key", "did you mean 'recipe'?"),
         ('"pixel-9"', '"mine.toml"', "23: cells.1.target: a cell whose target is a file needs a name", "add name"),
+        (
+            "[registry]",
+            "[calibration]\nlevel = 'lite'\n[registry]",
+            "27: calibration.level: Input should be 'none', 'light' or 'full', not 'lite'",
+            "write one of 'none', 'light' or 'full'",
+        ),
+        (
+            "[registry]",
+            "[calibration]\nlevle = 'full'\n[registry]",
+            "27: calibration.levle: unknown key",
+            "did you mean 'level'?",
+        ),
         ("[registry]", "[regsitry]", "26: regsitry: unknown key", "did you mean 'registry'?"),
         ('"1.0.0-rc.1"', '"1.0.0', "2: ", "correct the TOML on this line"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from targets.errors import RecipeError
-from targets.recipes import RECIPES, recipe_named
+from targets.recipes import FOUR_BIT_CALIBRATION, RECIPES, check_calibration, default_calibration, recipe_named
 from targets.storage.plans import PLANS, plan_of
 from tests.targets.architectures import SMALL
 
@@ -41,3 +41,14 @@ def test_unknown_recipe_suggests_the_most_similar_name() -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_named("tflite")
     assert caught.value.fix.startswith("known: coreml-fp16, ")
+
+
+def test_sixteen_bits_have_no_use_for_a_calibration() -> None:
+    for recipe in RECIPES.values():
+        assert default_calibration(recipe) == (FOUR_BIT_CALIBRATION if recipe.bits < 8 else "none")
+        check_calibration(recipe, "none")
+        if recipe.bits < 16:
+            check_calibration(recipe, "full")
+            continue
+        with pytest.raises(RecipeError, match=f"{recipe.name} stores 16-bit weights, which light calibration"):
+            check_calibration(recipe, "light")

@@ -1,12 +1,13 @@
 """What a worker must know to do a release's jobs, and how it finds the same inputs there.
 
 Each worker reaches the store by its own credentials, and has the checkpoint at the coordinator's path (a shared folder,
-or a copy). Both are compared before a job starts: the checkpoint and the evaluation's text by their digests.
+or a copy). All are compared before a job starts: the checkpoint, and the texts of the evaluation and the calibration,
+by their digests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -17,13 +18,15 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.adapter import merge
 from builders.matrix.cluster.task import Place, UnfitMachineError
 from builders.matrix.graph import Job
-from builders.matrix.keys import BUILD_TOOLS, ORACLE, RUNTIMES, build_key
+from builders.matrix.keys import ORACLE, RUNTIMES, CalibrationKey, build_key, key_tools
 from builders.matrix.records import built_bundle, recorded_evidence
 from builders.matrix.work import Site, run_job
+from builders.quantization.calibration.text import read_calibration_text
 from builders.validation.text import read_text
 from registry.files.digests import digest_of_bytes
 from registry.store.protocol import Store
 from registry.store.uris import open_store
+from targets.calibration import CalibrationSettings
 from targets.errors import PhipackError
 from targets.evaluation import EvaluationSettings
 from targets.recipes import recipe_named
@@ -40,6 +43,8 @@ class ReleaseWork:
         text_digest: of the evaluation's text.
         store: its URI.
         home: `.phipack` of the project, for workers of this machine; None lets each use a folder of its own.
+        calibration: its text, too, is a path on every machine; None where no cell is calibrated.
+        calibration_digest: of that text.
     """
 
     checkpoint: Path
@@ -49,11 +54,14 @@ class ReleaseWork:
     text_digest: str
     store: str
     home: Path | None = None
+    calibration: CalibrationSettings | None = None
+    calibration_digest: str = ""
 
     def packages(self, job: Job) -> Mapping[str, str]:
         """Return the versions that are part of the job's key."""
         format_ = recipe_named(job.recipe).format
-        names = BUILD_TOOLS[format_] if job.kind == "build" else (*RUNTIMES[format_], ORACLE)
+        build_tools = key_tools(format_, is_calibrated=job.calibration != "none")
+        names = build_tools if job.kind == "build" else (*RUNTIMES[format_], ORACLE)
         return {name: version(name) for name in names}
 
     def is_done(self, job: Job) -> bool:
@@ -62,7 +70,8 @@ class ReleaseWork:
         if job.kind == "build":
             return built_bundle(store, job.key) is not None
         recipe = recipe_named(job.recipe)
-        build = build_key(self.checkpoint_digest, recipe.name, recipe.format, job.context_length)
+        learned = None if job.calibration == "none" else CalibrationKey(job.calibration, self.calibration_digest)
+        build = build_key(self.checkpoint_digest, recipe.name, recipe.format, job.context_length, learned)
         manifest = built_bundle(store, build)
         return manifest is not None and recorded_evidence(store, job.key, manifest) is not None
 
@@ -70,9 +79,11 @@ class ReleaseWork:
         """Do the job here. Raises `UnfitMachineError` where this machine has other inputs; as `run_job` raises."""
         checkpoint = self._checkpoint_here()
         place.checkpoints.add(self.checkpoint_digest)
-        self._check_text()
-        home = place.folder if self.home is None else self.home
-        run_job(job, Site(checkpoint, self.settings, BuildCache(home), _store(self.store), place.on_progress))
+        self._check_texts()
+        cache = BuildCache(place.folder if self.home is None else self.home)
+        calibration = self.calibration or CalibrationSettings()
+        site = Site(checkpoint, self.settings, cache, _store(self.store), place.on_progress, calibration)
+        run_job(job, site)
 
     def _checkpoint_here(self) -> Checkpoint:
         fix = f"copy the checkpoint to {self.checkpoint} on this machine, or mount the folder that it is in there"
@@ -89,14 +100,22 @@ class ReleaseWork:
             )
         return checkpoint
 
-    def _check_text(self) -> None:
-        fix = f"copy the evaluation's text to {self.settings.text} on this machine"
-        try:
-            digest = digest_of_text(self.settings)
-        except PhipackError as error:
-            raise UnfitMachineError(f"on this machine: {error.problem}", fix=fix) from error
-        if digest != self.text_digest:
-            raise UnfitMachineError(f"{self.settings.text} is another text on this machine", fix=fix)
+    def _check_texts(self) -> None:
+        _require_text("evaluation", self.settings.text, lambda: digest_of_text(self.settings), self.text_digest)
+        if (calibration := self.calibration) is not None:
+            there = self.calibration_digest
+            _require_text("calibration", calibration.text, lambda: read_calibration_text(calibration).digest, there)
+
+
+def _require_text(whose: str, path: Path | None, digest_here: Callable[[], str], digest: str) -> None:
+    """Raise `UnfitMachineError` where this machine has no such text, or another one."""
+    fix = f"copy the {whose}'s text to {path} on this machine"
+    try:
+        found = digest_here()
+    except PhipackError as error:
+        raise UnfitMachineError(f"on this machine: {error.problem}", fix=fix) from error
+    if found != digest:
+        raise UnfitMachineError(f"{path} is another text on this machine", fix=fix)
 
 
 def release_work(
@@ -105,17 +124,29 @@ def release_work(
     store: Store,
     folders: tuple[Path, Path | None],
     home: Path | None,
+    calibration: CalibrationSettings | None = None,
 ) -> ReleaseWork:
     """Return the work of a release. `folders`: of the checkpoint, and of the adapter that is merged into it.
 
-    Paths are made absolute: workers have other current folders.
+    `calibration`: None where no cell is calibrated. Paths are made absolute: workers have other current folders.
     """
-    text = None if settings.text is None else settings.text.absolute()
-    settings = replace(settings, text=text)
-    adapter = None if folders[1] is None else folders[1].absolute()
-    where = None if home is None else home.absolute()
-    digest = digest_of_text(settings)
-    return ReleaseWork(folders[0].absolute(), adapter, checkpoint.digest, settings, digest, store.uri, where)
+    settings = replace(settings, text=_absolute(settings.text))
+    calibration = None if calibration is None else replace(calibration, text=_absolute(calibration.text))
+    return ReleaseWork(
+        checkpoint=folders[0].absolute(),
+        adapter=_absolute(folders[1]),
+        checkpoint_digest=checkpoint.digest,
+        settings=settings,
+        text_digest=digest_of_text(settings),
+        store=store.uri,
+        home=_absolute(home),
+        calibration=calibration,
+        calibration_digest="" if calibration is None else read_calibration_text(calibration).digest,
+    )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
 
 
 def digest_of_text(settings: EvaluationSettings) -> str:

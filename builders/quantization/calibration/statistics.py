@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +44,11 @@ class CalibrationStatistics(Protocol):
     @property
     def token_count(self) -> int:
         """How many tokens were read."""
+        ...
+
+    @property
+    def factors(self) -> Mapping[str, Floats]:
+        """What is folded into matrices (fold.py), by their canonical names."""
         ...
 
     def of(self, name: str) -> MatrixStatistics | None:

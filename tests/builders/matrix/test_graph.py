@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.matrix.graph import Graph, Job, job_name
+from targets.calibration import labelled
 
 
 def job(name: str, *after: str, is_done: bool = False) -> Job:
@@ -47,3 +48,6 @@ def test_what_is_no_graph_is_refused(jobs: list[Job], problem: str) -> None:
 
 def test_names_are_readable() -> None:
     assert job_name("build", "gguf-q4_k_m", 4096, "1a2b3c4d5e") == "build-gguf-q4_k_m-4096-1a2b3c4d"
+    light = job_name("build", labelled("gguf-q4_k_m", "light"), 4096, "1a2b3c4d5e")
+    assert light == "build-gguf-q4_k_m-light-4096-1a2b3c4d"
+    assert labelled("gguf-q4_k_m", "none") == "gguf-q4_k_m"

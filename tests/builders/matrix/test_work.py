@@ -20,12 +20,16 @@ from builders.matrix.work import Site, require_labels, run_job, run_jobs
 from devtools.bundles import make_evidence
 from registry.bundle.folder import Bundle
 from registry.store.folder import FolderStore
-from targets.errors import BuildError, ReleaseError
+from targets.calibration import CALIBRATIONS, CalibrationSettings
+from targets.errors import BuildError, CalibrationError, ReleaseError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence
+from targets.project import Cell
 from tests.support.cells import BRIEF, cell, no_build
 
 Machine = Callable[[str], Site]
+PHONE = cell("phone")
+LIGHT = cell("phone", "onnx-int4", calibration="light")
 
 
 @pytest.fixture
@@ -40,9 +44,9 @@ def machine(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return lambda name: Site(tiny, BRIEF, BuildCache(tmp_path / name), FolderStore(tmp_path / "store"))
 
 
-def jobs_of(site: Site, settings: EvaluationSettings = BRIEF) -> tuple[Job, Job]:
-    inputs = Inputs(site.checkpoint, settings, site.store)
-    plan = plan_release(CellPlanner(inputs), [cell("phone")])
+def jobs_of(site: Site, settings: EvaluationSettings = BRIEF, cell: Cell = PHONE) -> tuple[Job, Job]:
+    inputs = Inputs(site.checkpoint, settings, site.store, site.calibration)
+    plan = plan_release(CellPlanner(inputs), [cell])
     build, validation = plan.graph
     return build, validation
 
@@ -104,6 +108,55 @@ def test_what_comes_after_a_failed_build_is_not_tried(machine: Machine, monkeypa
     assert results[0][1] is full
     assert isinstance(results[1][1], ReleaseError)
     assert "was not tried" in results[1][1].problem
+
+
+def test_a_calibrated_build_is_another_job_and_its_validation_too(machine: Machine, tmp_path: Path) -> None:
+    """An uncalibrated one is the same job whatever the calibration's text is."""
+    plain, light = (jobs_of(machine("a"), cell=cell("phone", "onnx-int4", calibration=one)) for one in CALIBRATIONS[:2])
+    assert [job.name.rpartition("-")[0] for job in light] == [
+        "build-onnx-int4-light-256",
+        "validate-onnx-int4-light-256",
+    ]
+    assert [job.calibration for job in (*plain, *light)] == ["none", "none", "light", "light"]
+    assert {job.key for job in plain}.isdisjoint({job.key for job in light})
+    (tmp_path / "mine.txt").write_text("my text", "utf-8")
+    mine = replace(machine("a"), calibration=CalibrationSettings(tmp_path / "mine.txt"))
+    assert [job.key for job in jobs_of(mine, cell=cell("phone", "onnx-int4"))] == [job.key for job in plain]
+    keys = [jobs_of(site, cell=LIGHT)[0].key for site in (machine("a"), machine("b"), mine)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_calibrated_job_of_another_text_is_refused(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("my text", "utf-8")
+    build, _ = jobs_of(machine("a"), cell=LIGHT)
+    with pytest.raises(ReleaseError, match="was planned with other versions of the tools"):
+        run_job(build, replace(machine("a"), calibration=CalibrationSettings(tmp_path / "mine.txt")))
+
+
+def test_calibrated_builds_are_estimated_by_their_own_kind(machine: Machine) -> None:
+    site = machine("a")
+    builds = [jobs_of(site, cell=cell("phone", "onnx-int4", calibration=one))[0] for one in CALIBRATIONS]
+    assert builds[0].needs.seconds < builds[1].needs.seconds < builds[2].needs.seconds
+    assert run_job(builds[1], site)
+    again = [jobs_of(site, cell=cell("phone", "onnx-int4", calibration=one))[0] for one in CALIBRATIONS]
+    assert [before.needs.seconds == after.needs.seconds for before, after in zip(builds, again, strict=True)] == [
+        *(True, False, True),
+    ]
+    manifest = built_bundle(site.store, builds[1].key)
+    assert manifest is not None
+    assert manifest.recipe.calibration is not None
+    assert (manifest.recipe.calibration.level, manifest.recipe.calibration.tokens) == ("light", 2048)
+
+
+def test_a_calibration_that_fails_fails_its_own_job(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("too short a text to learn from", "utf-8")
+    site = replace(machine("a"), calibration=CalibrationSettings(tmp_path / "short.txt"))
+    plan = plan_release(CellPlanner(site.inputs), [LIGHT, cell("tablet")])
+    builds = [job for job in plan.graph if job.kind == "build"]
+    results = {job.cells[0]: result for job, result in run_jobs(builds, site)}
+    assert results["tablet"] is True
+    assert isinstance(results["phone"], CalibrationError)
+    assert list((site.cache.work_folder / "bundles").iterdir()) == []
 
 
 def test_what_jobs_took_is_what_is_estimated_next(machine: Machine) -> None:

@@ -13,12 +13,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from devtools.bundles import make_bundle
 from registry.bundle.chunks import CHUNK_BYTES_LIMIT, Chunk
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import (
     MANIFEST_BYTES_LIMIT,
     MANIFEST_NAME,
     AdapterEntry,
+    CalibrationEntry,
     ExactContext,
     FileEntry,
     GenerationEntry,
@@ -38,6 +40,34 @@ def test_a_sealed_bundle_opens_and_verifies(bundle: Bundle) -> None:
     assert again.digest == bundle.digest
     verify(again)
     assert again.manifest.total_bytes == sum(path.stat().st_size for path in bundle.path.rglob("*") if path.is_file())
+
+
+def test_a_calibration_is_in_the_manifest_and_none_is_not(bundle: Bundle, tmp_path: Path) -> None:
+    assert b"calibration" not in bundle.manifest.to_bytes()
+    entry = CalibrationEntry(level="full", text="sha256:" + "a" * 64, tokens=16_384)
+    calibrated = make_bundle(tmp_path / "calibrated", calibration=entry)
+    assert open_bundle(calibrated.path).manifest.recipe.calibration == entry
+    assert json.loads(calibrated.manifest.to_bytes())["recipe"]["calibration"] == {
+        "level": "full",
+        "text": "sha256:" + "a" * 64,
+        "tokens": 16_384,
+    }
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"level": "none", "text": "sha256:" + "a" * 64, "tokens": 1},
+        {"level": "light", "text": "a text", "tokens": 1},
+        {"level": "light", "text": "sha256:" + "a" * 64, "tokens": -1},
+        {"level": "light", "text": "sha256:" + "a" * 64},
+    ],
+)
+def test_a_calibration_of_another_form_is_refused(bundle: Bundle, entry: dict[str, Any]) -> None:
+    recipe = json.loads(bundle.manifest.to_bytes())["recipe"]
+    (bundle.path / MANIFEST_NAME).write_bytes(changed(bundle, recipe=recipe | {"calibration": entry}))
+    with pytest.raises(BundleError, match="not a bundle manifest"):
+        open_bundle(bundle.path)
 
 
 def grow(path: Path) -> None:

@@ -128,3 +128,10 @@ def test_tags_that_no_json_reader_survives_are_damaged(inputs: str) -> None:
 def test_a_time_that_no_calendar_has_is_reported(milliseconds: int) -> None:
     with pytest.raises(RegistryError, match=r"version 1 of phi\.a has no time that a calendar has"):
         time_of(milliseconds, "version 1 of phi.a")
+
+
+def test_a_version_s_calibration_is_one_of_its_inputs() -> None:
+    plain = row("iphone-15", "1.0.0")
+    assert plain.calibration == "none"
+    inputs = {"checkpoint": "sha256:c", "calibration.light": "sha256:t", "tool.numpy": "2.3.5"}
+    assert replace(plain, inputs=inputs).calibration == "light"

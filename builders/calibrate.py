@@ -1,0 +1,71 @@
+"""Statistics of a checkpoint for `light` and `full` builds: measured once on this machine, whoever needs them.
+
+They stay in the cache, by checkpoint and tokens, so the cells of a release share them, and so do later releases. A run
+that is killed goes on at the layer where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from builders.build_cache import BuildCache
+from builders.checkpoint import Checkpoint
+from builders.conversion import BuildRequest
+from builders.quantization.calibration.measure import measured_statistics
+from builders.quantization.calibration.statistics import CalibrationStatistics
+from builders.quantization.calibration.text import calibration_windows
+from targets.calibration import Calibration, CalibrationSettings
+from targets.errors import PhipackError
+from targets.progress import Progress, silent
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    settings: CalibrationSettings,
+    cache: BuildCache,
+    on_progress: Progress = silent,
+) -> CalibrationStatistics:
+    """Return what a checkpoint's matrices are multiplied with, from the cache or measured.
+
+    Args:
+        checkpoint: what is run, in float32.
+        calibration: `light` or `full`.
+        settings: what is read.
+        cache: where statistics are kept. Other processes that need some wait meanwhile.
+        on_progress: receives the steps `reference` or `calibrate`.
+
+    Raises:
+        CalibrationError: the text can't be read, or is too short.
+        CheckpointError: the checkpoint is damaged. BuildError: the disk is full.
+    """
+    windows = calibration_windows(checkpoint, settings, calibration)
+    with cache.calibrating(on_progress):
+        return measured_statistics(checkpoint, calibration, windows, cache.reference_folder, on_progress)
+
+
+def calibrate_requests(
+    requests: Mapping[Path, BuildRequest],
+    levels: Mapping[Path, Calibration],
+    settings: CalibrationSettings,
+    cache: BuildCache,
+) -> tuple[dict[Path, BuildRequest], dict[Path, PhipackError]]:
+    """Return requests of one checkpoint with the statistics of their levels, measured once a level; and what failed.
+
+    `levels`: of each request, by its place. A level that fails takes its own requests with it, and no others.
+    """
+    ready, problems = dict(requests), dict[Path, PhipackError]()
+    for level in sorted(set(levels.values()) - {"none"}):
+        places = [place for place in requests if levels[place] == level]
+        first = requests[places[0]]
+        try:
+            with first.phases.phase("calibrate"):
+                found = calibrate(first.checkpoint, level, settings, cache, first.on_progress)
+        except PhipackError as error:
+            problems |= dict.fromkeys(places, error)
+            ready = {place: request for place, request in ready.items() if place not in problems}
+            continue
+        ready |= {place: replace(requests[place], statistics=found) for place in places}
+    return ready, problems

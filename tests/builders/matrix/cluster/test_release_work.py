@@ -1,0 +1,60 @@
+"""A release's work as it is sent to workers: which packages a job takes, and that texts are the same there."""
+
+from __future__ import annotations
+
+import pickle
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from builders.checkpoint import Checkpoint
+from builders.matrix.cell_plan import CellPlanner, Inputs
+from builders.matrix.cluster.task import Place, UnfitMachineError
+from builders.matrix.cluster.work import ReleaseWork, release_work
+from builders.matrix.planning import plan_release
+from registry.store.folder import FolderStore
+from targets.calibration import CalibrationSettings
+from targets.progress import silent
+from tests.support.cells import BRIEF, cell
+
+LIGHT = cell("phone", "onnx-int4", calibration="light")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> CalibrationSettings:
+    (tmp_path / "mine.txt").write_text("my text " * 1000, "utf-8")
+    return CalibrationSettings(tmp_path / "mine.txt")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    (tmp_path / "store").mkdir()
+    return FolderStore(tmp_path / "store")
+
+
+def work(checkpoint: Checkpoint, store: FolderStore, calibration: CalibrationSettings | None) -> ReleaseWork:
+    return release_work(checkpoint, BRIEF, store, (checkpoint.path, None), None, calibration)
+
+
+def test_a_calibrated_build_takes_what_measures_it(
+    tiny: Checkpoint, store: FolderStore, mine: CalibrationSettings
+) -> None:
+    inputs = Inputs(tiny, BRIEF, store, mine)
+    builds = [plan_release(CellPlanner(inputs), [one]).graph.jobs[0] for one in (LIGHT, cell("phone", "onnx-int4"))]
+    packages = [work(tiny, store, mine).packages(build) for build in builds]
+    assert packages[0] == packages[1] | {"torch": version("torch")}
+
+
+def test_a_worker_with_another_calibration_text_is_refused(
+    tiny: Checkpoint, store: FolderStore, mine: CalibrationSettings, tmp_path: Path
+) -> None:
+    sent = pickle.loads(pickle.dumps(work(tiny, store, mine)))
+    job = plan_release(CellPlanner(Inputs(tiny, BRIEF, store, mine)), [LIGHT]).graph.jobs[0]
+    assert not sent.is_done(job)
+    assert mine.text is not None
+    for change in (lambda path: path.write_text("another text", "utf-8"), Path.unlink):
+        change(mine.text)
+        with pytest.raises(UnfitMachineError, match=r"mine\.txt") as error:
+            sent.run(job, Place(tmp_path / "home", set(), silent))
+        assert "copy the calibration's text" in error.value.fix
