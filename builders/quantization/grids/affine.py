@@ -21,6 +21,7 @@ Bytes = NDArray[np.uint8]
 
 # Widths of the range that are tried, as shares of the block's own, each with these moves of its zero point.
 TRIALS = tuple((span, shift) for span in (1.05, 0.98, 0.91, 0.84, 0.77) for shift in (0, -1, 1))
+_TINY = np.finfo(np.float32).tiny
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -39,13 +40,22 @@ class AffineMatrix:
         return (codes * self.scales.astype(np.float32)[..., None]).reshape(rows, -1)
 
 
-@dataclass
 class AffineBlock:
     """Scales, as float16 holds them, and zero points, float32 [rows], of a block. Implements `FittedGrid`."""
 
-    scale: Floats
-    zero: Floats
-    top: int
+    def __init__(self, scale: Floats, zero: Floats, top: int) -> None:
+        self.scale = scale
+        self.zero = zero
+        self.top = np.float32(top)
+
+    @property
+    def scale(self) -> Floats:
+        """The steps of the grid; positive, or 0 where a block is all zero."""
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: Floats) -> None:
+        self._scale, self._inverse = scale, inverse(scale)
 
     def nearest(self, column: int, weights: Floats) -> tuple[Bytes, Floats]:
         """Return codes and values [rows] of one column: see `FittedGrid`."""
@@ -58,10 +68,11 @@ class AffineBlock:
         return self._whole(weights).astype(np.uint8)
 
     def _whole(self, weights: Floats) -> Floats:
-        codes = weights * inverse(self.scale)
+        codes = weights * self._inverse
         np.rint(codes, out=codes)
         codes += self.zero
-        return np.clip(codes, 0, self.top, out=codes)
+        np.maximum(codes, 0, out=codes)
+        return np.minimum(codes, self.top, out=codes)
 
 
 @dataclass(frozen=True)
@@ -111,4 +122,4 @@ def as_stored(scale: Floats) -> Floats:
 
 def inverse(values: Floats) -> Floats:
     """Return 1 / x, and 0 for 0 and for what is too small to have a finite inverse."""
-    return np.divide(1, values, out=np.zeros_like(values), where=values >= np.finfo(np.float32).tiny)
+    return np.divide(1, values, out=np.zeros_like(values), where=values >= _TINY)

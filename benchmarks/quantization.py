@@ -1,0 +1,186 @@
+"""What calibration does to 4-bit recipes: KL to float32 at equal bytes, in each format's own runtime, on unseen text.
+
+    python -m benchmarks.quantization [RECIPE …] [--model dithered] [--text NAME=FILE …] [--out FILE]
+
+The real 135M model. Its weights come from a 4-bit file, so that some types look better on it than they are and others
+worse: with `--model dithered` that grid is blurred (devtools/dithered.py). Compare types there; quote figures of the
+original. Calibration reads phipack's own text, and no window of the texts that are measured on.
+
+The standard error is that of the mean over windows of 512 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.build import build
+from builders.build_cache import BuildCache
+from builders.calibrate import calibrate
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.reference import FloatReference
+from builders.runtime.session import Session
+from builders.runtime.sessions import open_session
+from builders.tokenizer import tokenizer_of
+from builders.validation.compare import Comparison
+from builders.validation.text import read_text, windows_of
+from devtools import real_model
+from devtools.accuracy import WINDOW, weight_bytes
+from devtools.dithered import ensure_dithered
+from devtools.packages import default_cache
+from phipack.formatting import share
+from phipack.tables import table
+from targets.calibration import CALIBRATIONS, Calibration, CalibrationSettings
+from targets.recipes import recipe_named
+
+RECIPES = ("onnx-int4", "coreml-int4", "gguf-q4_0", "gguf-iq4_nl", "gguf-q4_k_m")
+
+
+@dataclass(frozen=True)
+class Text:
+    """Windows of token ids [W, T] and the reference's hidden states of them."""
+
+    windows: NDArray[np.int64]
+    hidden: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One bundle on one text. `seconds`: the build, statistics not included."""
+
+    recipe: str
+    calibration: Calibration
+    text: str
+    weight_bytes: int
+    seconds: float
+    kl: float
+    kl_error: float
+    same_top: float
+    perplexity_ratio: float
+
+
+class Measuring:
+    """The checkpoint, the texts, and the statistics of each level, which all recipes share."""
+
+    def __init__(self, checkpoint: Checkpoint, texts: Mapping[str, Path], tokens: int) -> None:
+        self.checkpoint = checkpoint
+        self.reference = FloatReference(checkpoint, default_cache() / "reference")
+        self.cache = BuildCache(default_cache() / "quantization")
+        self.seconds: dict[Calibration, float] = {}
+        tokenizer = tokenizer_of(checkpoint)
+        self.texts = {}
+        for name, path in texts.items():
+            windows = windows_of(tokenizer, read_text(path), count=tokens // WINDOW, length=WINDOW)
+            self.texts[name] = Text(windows, self.reference.hidden(windows))
+
+    def rows(self, recipe: str, calibration: Calibration, scratch: Path) -> list[Row]:
+        """Build a bundle, and measure it on each text."""
+        statistics = None
+        if calibration != "none":
+            started = time.monotonic()
+            statistics = calibrate(self.checkpoint, calibration, CalibrationSettings(), self.cache)
+            self.seconds.setdefault(calibration, time.monotonic() - started)
+        started = time.monotonic()
+        bundle = build(
+            self.checkpoint,
+            recipe_named(recipe),
+            scratch / f"{recipe}-{calibration}",
+            context_length=WINDOW,
+            statistics=statistics,
+        )
+        seconds = time.monotonic() - started
+        with open_session(bundle) as session:
+            measured = {name: self._measured(text, session) for name, text in self.texts.items()}
+        size = weight_bytes(bundle.path)
+        return [Row(recipe, calibration, name, size, seconds, *figures) for name, figures in measured.items()]
+
+    def _measured(self, text: Text, session: Session) -> tuple[float, float, float, float]:
+        whole, means = Comparison(), []
+        for states, tokens in zip(text.hidden, text.windows, strict=True):
+            expected, found = self.reference.logits(states), session.score(tokens)
+            whole.add(expected, found, tokens)
+            window = Comparison()
+            window.add(expected, found, tokens)
+            means.append(window.figures()["kl_mean"])
+        figures = whole.figures()
+        error = float(np.std(means, ddof=1) / np.sqrt(len(means)))
+        return figures["kl_mean"], error, figures["same_top_share"], figures["perplexity_ratio"]
+
+
+def report(rows: list[Row]) -> str:
+    """Return the rows as a table. Each KL is also given as a share of the uncalibrated recipe's on the same text."""
+    plain = {(row.recipe, row.text): row.kl for row in rows if row.calibration == "none"}
+    columns = (
+        "recipe",
+        "calibration",
+        "text",
+        "weights",
+        "KL mean",
+        "of none",
+        "same top",
+        "perplexity ratio",
+        "build",
+    )
+    cells = [
+        (
+            row.recipe,
+            row.calibration,
+            row.text,
+            f"{row.weight_bytes:,}",
+            f"{row.kl:.4f} ± {row.kl_error:.4f}",
+            f"{row.kl / plain[row.recipe, row.text]:.2f}" if (row.recipe, row.text) in plain else "",
+            share(row.same_top),
+            f"{row.perplexity_ratio:.3f}",
+            f"{row.seconds:.0f} s",
+        )
+        for row in rows
+    ]
+    return table(columns, cells)
+
+
+def _texts(given: list[str]) -> dict[str, Path]:
+    model = real_model.ensure()
+    texts = {"OpenWebText": model.openwebtext, "Wikipedia": model.wikipedia}
+    for one in given:
+        name, _, path = one.partition("=")
+        texts[name] = Path(path)
+    return texts
+
+
+def main(arguments: list[str]) -> None:
+    """Build and measure all that is asked for, and print the table. Write it to `--out`, if set."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipes", nargs="*", default=RECIPES, help=f"[default: {' '.join(RECIPES)}]")
+    parser.add_argument("--model", choices=("original", "dithered"), default="original")
+    parser.add_argument("--calibration", action="append", choices=CALIBRATIONS, help="[default: each]")
+    parser.add_argument("--tokens", type=int, default=4096, help="of each text")
+    parser.add_argument("--text", action="append", default=[], metavar="NAME=FILE", help="measure on this text, too")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args(arguments)
+    folder = real_model.ensure().checkpoint if asked.model == "original" else ensure_dithered()
+    measuring = Measuring(open_checkpoint(folder), _texts(asked.text), asked.tokens)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for recipe in asked.recipes:
+            for calibration in asked.calibration or CALIBRATIONS:
+                rows += measuring.rows(recipe, calibration, Path(scratch))
+                print(report(rows[-len(measuring.texts) :]), flush=True)
+    text = f"{report(rows)}\n"
+    text += "".join(f"statistics, {level}: {seconds:.0f} s\n" for level, seconds in measuring.seconds.items())
+    print(text)
+    if asked.out is not None:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        head = f"SmolLM2-135M as Phi3ForCausalLM ({asked.model}), {asked.tokens} tokens of each text, against float32."
+        asked.out.write_text(f"{head}\n\n```\n{text}```\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
