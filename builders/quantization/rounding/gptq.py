@@ -7,7 +7,9 @@ are fitted when its turn comes, on the columns as they are then; column j of it 
 
 Then each code is set once more to the best value given all others: ŵ_j + (H e)_j / H_jj, rounded.
 
-H is damped by a tenth of its mean diagonal: .01 fits the calibration text better, and other languages worse.
+H is an estimate from few texts, and fits them better than others. So a fifth of what is off its diagonal is taken away,
+and a tenth of its mean diagonal is added to the diagonal. Measured on text of another kind than the calibration's, the
+error of a matrix is 2 to 7 % smaller than with the damping alone (135M model; layers' down_proj and gate_up_proj).
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from builders.threads import thread_count
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
-DAMPING = 0.1
+DAMPING = 0.1  # of the mean diagonal, added to the diagonal
+SHRINKAGE = 0.2  # of what is off the diagonal, taken away
 _ROWS = 1024  # that a thread works on: a block of 32 columns of them stays in a core's cache
 _AT_ONCE = 8  # columns whose errors are passed on one by one; beyond them, products of matrices do it
 _SHRINK = 0.5  # of what is off the diagonal, where a factorization fails
@@ -49,9 +52,9 @@ class Curvature:
         mean = np.einsum("ii->i", moments).mean()
         if not 0 < mean < np.inf:
             moments, mean = np.eye(len(moments), dtype=np.float32), np.float32(1)
-        damped = moments / mean
+        damped = moments * (np.float32(1 - SHRINKAGE) / mean)
         diagonal = np.einsum("ii->i", damped)
-        np.maximum(diagonal, 0, out=diagonal)
+        np.maximum(np.einsum("ii->i", moments) / mean, 0, out=diagonal)
         diagonal += np.float32(DAMPING)
         for _ in range(_ATTEMPTS):
             try:
