@@ -13,9 +13,11 @@ from pathlib import Path
 from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
 from builders.conversion import BuildRequest
-from builders.quantization.calibration.measure import measured_statistics
-from builders.quantization.calibration.statistics import CalibrationStatistics
+from builders.quantization.calibration.imatrix import read_imatrix
+from builders.quantization.calibration.measure import MeasuredStatistics, measured_statistics
 from builders.quantization.calibration.text import calibration_windows
+from builders.quantization.fold import fold_factors
+from registry.files.digests import digest_of_file
 from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import PhipackError
 from targets.progress import Progress, silent
@@ -27,7 +29,7 @@ def calibrate(
     settings: CalibrationSettings,
     cache: BuildCache,
     on_progress: Progress = silent,
-) -> CalibrationStatistics:
+) -> MeasuredStatistics:
     """Return what a checkpoint's matrices are multiplied with, from the cache or measured.
 
     Args:
@@ -38,12 +40,21 @@ def calibrate(
         on_progress: receives the steps `reference` or `calibrate`.
 
     Raises:
-        CalibrationError: the text can't be read, or is too short.
+        CalibrationError: the text can't be read, or is too short; or the importance matrix is another model's.
         CheckpointError: the checkpoint is damaged. BuildError: the disk is full.
     """
+    if settings.imatrix is not None:
+        return _of_imatrix(checkpoint, settings.imatrix)
     windows = calibration_windows(checkpoint, settings, calibration)
     with cache.calibrating(on_progress):
         return measured_statistics(checkpoint, calibration, windows, cache.reference_folder, on_progress)
+
+
+def _of_imatrix(checkpoint: Checkpoint, path: Path) -> MeasuredStatistics:
+    architecture = checkpoint.architecture
+    squares = read_imatrix(path, architecture)
+    factors = fold_factors(architecture, squares)
+    return MeasuredStatistics(architecture, "light", digest_of_file(path), 0, squares, factors)
 
 
 def calibrate_requests(

@@ -39,28 +39,44 @@ def calibrate(
 
     Raises:
         CalibrationError: the text is too short, or has passages of the built-in evaluation text.
+        UnsupportedModelError: llama.cpp has no importance matrix of such a model.
         CheckpointError: the checkpoint is damaged. BuildError: the disk is full.
     """
     from builders.build_cache import DEFAULT_ROOT, BuildCache
     from builders.calibrate import calibrate as measure
-    from builders.quantization.calibration.text import read_calibration_text
+    from builders.quantization.calibration.imatrix import require_names, write_imatrix
+    from builders.quantization.calibration.text import WINDOW, read_calibration_text
+    from registry.files.output_file import check_output_file
 
     if level == "none":
         raise CalibrationError("level none measures nothing", fix="choose light or full")
     opened = as_checkpoint(checkpoint)
     settings = CalibrationSettings(None if text is None else as_path(text))
     _require_unseen(settings)
+    matrix = None if imatrix is None else as_path(imatrix)
+    if matrix is not None:
+        require_names(opened.architecture)
+        check_output_file(matrix)
     cache = BuildCache(DEFAULT_ROOT if home is None else as_path(home))
     started = time.perf_counter()
-    found = measure(opened, level, settings, cache, on_progress)
+    found, name = measure(opened, level, settings, cache, on_progress), read_calibration_text(settings).name
+    if matrix is not None:
+        write_imatrix(
+            matrix,
+            found.squares,
+            opened.architecture,
+            token_count=found.token_count,
+            window_length=min(WINDOW, opened.architecture.context_length),
+            datasets=[name],
+        )
     return CalibrationReport(
         level=level,
-        text=read_calibration_text(settings).name,
+        text=name,
         text_digest=found.text_digest,
         tokens=found.token_count,
         seconds=time.perf_counter() - started,
         folder=cache.reference_folder,
-        imatrix=None,
+        imatrix=matrix,
     )
 
 

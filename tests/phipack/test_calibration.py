@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import phipack
 from builders.validation.text import read_text
 from registry.bundle.folder import open_bundle
+from registry.files.digests import digest_of_file
 from targets.calibration import CalibrationSettings
 from targets.errors import CalibrationError, RecipeError
 from tests.support.checkpoints import write_tiny
@@ -97,6 +99,36 @@ def test_settings_that_would_not_be_used_are_refused(checkpoint: Path, tmp_path:
     with pytest.raises(CalibrationError, match="measures nothing"):
         phipack.calibrate(checkpoint, level="none")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_an_importance_matrix_goes_out_and_comes_in(command: InProcess) -> None:
+    """What light calibration has learned is all in it: the bundle of the matrix has the same weights."""
+    assert "importance matrix: matrix.gguf\n" in command("calibrate", "checkpoint", "--imatrix", "matrix.gguf").stdout
+    command(*BUILD, "--imatrix", "matrix.gguf")
+    command("build", "checkpoint", "--recipe", "onnx-int4", "--calibration", "light", "-o", "text")
+    made, of_text = open_bundle(Path("out")), open_bundle(Path("text"))
+    entry = made.manifest.recipe.calibration
+    assert entry is not None
+    assert (entry.level, entry.tokens, entry.text) == ("light", 0, digest_of_file(Path("matrix.gguf")))
+    assert "calibration   light: an importance matrix, sha256:" in command("inspect", "out").stdout
+    written, other = (bundle.file("model.onnx.data").read_bytes() for bundle in (made, of_text))
+    same = np.frombuffer(written, np.uint8) == np.frombuffer(other, np.uint8)
+    assert same.mean() > 0.99  # sums are written in float32: a scale may differ in its last bit
+
+
+@pytest.mark.usefixtures("checkpoint")
+def test_an_importance_matrix_of_another_model_is_refused(command: InProcess) -> None:
+    write_tiny(Path("other"), intermediate=96)
+    command("calibrate", "other", "--imatrix", "matrix.gguf")
+    assert "this model's has rows of" in command(*BUILD, "--imatrix", "matrix.gguf", expect=1).stderr
+    Path("damaged.gguf").write_bytes(Path("matrix.gguf").read_bytes()[:500])
+    assert "damaged.gguf" in command(*BUILD, "--imatrix", "damaged.gguf", expect=1).stderr
+    small = write_tiny(Path("small"), family="phi3small")
+    done = command("calibrate", str(small), "--imatrix", "none.gguf", expect=1)
+    assert "llama.cpp has no graph for Phi-3-small" in done.stderr
+    assert not Path("out").exists()
+    assert not Path("none.gguf").exists()
 
 
 def test_recipes_say_how_they_are_calibrated(command: InProcess) -> None:

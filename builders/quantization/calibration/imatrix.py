@@ -83,6 +83,11 @@ def write_imatrix(
         write_output_file(path, whole.read_bytes())
 
 
+def require_names(architecture: Architecture) -> None:
+    """Raise `UnsupportedModelError` where llama.cpp has no names for the matrices, as `write_imatrix` would."""
+    next(_names(architecture), None)
+
+
 def read_imatrix(path: Path, architecture: Architecture) -> dict[str, Floats]:
     """Read an importance matrix. Returns the mean square of each column's input by a matrix's canonical name.
 
