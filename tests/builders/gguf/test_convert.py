@@ -17,6 +17,7 @@ from targets.recipes import recipe_named
 from targets.storage.gguf import plan
 from tests.support import llama_cpp as llamacpp
 from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_tiny, write_weights
+from tests.support.shapes import shapes
 
 EVERY = os.environ.get("ACCURACY") == "all"
 RECIPES = ("gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m")
@@ -34,9 +35,16 @@ SHAPES = {
     "llama's 70B": Tiny(family="llama", hidden=256, intermediate=256, layers=80, heads=4, kv_heads=1),
     "rows of 80, tied": Tiny(hidden=80, intermediate=256, layers=2, heads=5, kv_heads=5, tied=True),
 }
+FURTHER = (
+    "rows of 64, tied",
+    "rows of 256",
+    "llama, four query heads a key head, tied",
+    "llama's 70B",
+    "rows of 80, tied",
+)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", shapes({name: name for name in SHAPES}, FURTHER))
 def test_types_and_bytes_are_those_of_llama_quantize(shape: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", SHAPES[shape]))
     source = llamacpp.write_float32(checkpoint, tmp_path / "f32.gguf")
@@ -49,7 +57,7 @@ def test_types_and_bytes_are_those_of_llama_quantize(shape: str, tmp_path: Path)
         assert ours == expected
 
 
-@pytest.mark.parametrize("layers", [1, 7, 9, 24, 32, 40])
+@pytest.mark.parametrize("layers", [1, 7, *(pytest.param(n, marks=pytest.mark.every_shape) for n in (9, 24, 32, 40))])
 def test_the_mixture_of_q4_k_m_is_llama_quantizes_at_every_depth(layers: int, tmp_path: Path) -> None:
     _held_to_llama_quantize(Tiny(hidden=256, intermediate=256, heads=4, layers=layers), tmp_path)
 
@@ -58,10 +66,10 @@ def test_the_mixture_of_q4_k_m_is_llama_quantizes_at_every_depth(layers: int, tm
     ("changes", "five_bits"),
     [
         ({"family": "llama"}, "Q5_K"),
-        ({"family": "llama", "hidden": 96}, "Q5_1"),
-        ({"family": "llama", "kv_heads": 4}, None),
         ({"family": "llama", "layers": 79}, None),
-        ({"family": "phi3"}, None),
+        pytest.param({"family": "llama", "hidden": 96}, "Q5_1", marks=pytest.mark.every_shape),
+        pytest.param({"family": "llama", "kv_heads": 4}, None, marks=pytest.mark.every_shape),
+        pytest.param({"family": "phi3"}, None, marks=pytest.mark.every_shape),
     ],
 )
 def test_values_of_the_70b_get_five_bits_as_llama_quantize_gives_them(
