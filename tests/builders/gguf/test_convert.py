@@ -16,8 +16,8 @@ from targets.errors import CheckpointError
 from targets.recipes import recipe_named
 from targets.storage.gguf import plan
 from tests.support import llama_cpp as llamacpp
+from tests.support.cases import cases
 from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_tiny, write_weights
-from tests.support.shapes import shapes
 
 EVERY = os.environ.get("ACCURACY") == "all"
 RECIPES = ("gguf-f16", "gguf-q8_0", "gguf-q4_0", "gguf-q4_k_m")
@@ -44,7 +44,7 @@ FURTHER = (
 )
 
 
-@pytest.mark.parametrize("shape", shapes({name: name for name in SHAPES}, FURTHER))
+@pytest.mark.parametrize("shape", cases({name: name for name in SHAPES}, FURTHER))
 def test_types_and_bytes_are_those_of_llama_quantize(shape: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", SHAPES[shape]))
     source = llamacpp.write_float32(checkpoint, tmp_path / "f32.gguf")
@@ -57,7 +57,7 @@ def test_types_and_bytes_are_those_of_llama_quantize(shape: str, tmp_path: Path)
         assert ours == expected
 
 
-@pytest.mark.parametrize("layers", [1, 7, *(pytest.param(n, marks=pytest.mark.every_shape) for n in (9, 24, 32, 40))])
+@pytest.mark.parametrize("layers", [1, 7, *(pytest.param(n, marks=pytest.mark.every_case) for n in (9, 24, 32, 40))])
 def test_the_mixture_of_q4_k_m_is_llama_quantizes_at_every_depth(layers: int, tmp_path: Path) -> None:
     _held_to_llama_quantize(Tiny(hidden=256, intermediate=256, heads=4, layers=layers), tmp_path)
 
@@ -67,9 +67,9 @@ def test_the_mixture_of_q4_k_m_is_llama_quantizes_at_every_depth(layers: int, tm
     [
         ({"family": "llama"}, "Q5_K"),
         ({"family": "llama", "layers": 79}, None),
-        pytest.param({"family": "llama", "hidden": 96}, "Q5_1", marks=pytest.mark.every_shape),
-        pytest.param({"family": "llama", "kv_heads": 4}, None, marks=pytest.mark.every_shape),
-        pytest.param({"family": "phi3"}, None, marks=pytest.mark.every_shape),
+        pytest.param({"family": "llama", "hidden": 96}, "Q5_1", marks=pytest.mark.every_case),
+        pytest.param({"family": "llama", "kv_heads": 4}, None, marks=pytest.mark.every_case),
+        pytest.param({"family": "phi3"}, None, marks=pytest.mark.every_case),
     ],
 )
 def test_values_of_the_70b_get_five_bits_as_llama_quantize_gives_them(
