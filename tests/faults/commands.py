@@ -30,6 +30,7 @@ from tests.faults import (
 )
 from tests.faults.ground import Command, Ground, phipack
 from tests.faults.pieces import NEW
+from tests.support.mlflow_schema import make_schema_once
 
 _TO_OUT = ("-o", str(fetching.OUT), "--replace")
 
@@ -40,7 +41,7 @@ _FOLDERS: Mapping[str, Command] = {
         run=phipack("promote", "phi:1.1.0", "--to", "production"),
         after=channels.no_cell_is_without,
         done=channels.promoted,
-        limit=4,
+        limit=3,
     ),
     "promote in PostgreSQL": Command(
         of="promote",
@@ -50,7 +51,7 @@ _FOLDERS: Mapping[str, Command] = {
         done=databases.there(channels.promoted),
         service="postgresql",
         reset=databases.fresh_database,
-        limit=4,
+        limit=0,
     ),
     "rollback": Command(
         of="rollback",
@@ -67,7 +68,7 @@ _FOLDERS: Mapping[str, Command] = {
         run=phipack("retire", "phi@pixel-9", "--from", "production"),
         after=channels.one_cell_may_be_out,
         done=channels.retired,
-        limit=4,
+        limit=0,
         retry=channels.retire_if_needed,
     ),
     "register": Command(
@@ -77,7 +78,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.registered("1.0.0", "1.1.0"),
         tidy=channels.store_is_tidy,
-        limit=4,
+        limit=3,
     ),
     "register the first": Command(
         of="release",
@@ -86,7 +87,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.registered("1.0.0"),
         tidy=channels.store_is_tidy,
-        limit=3,
+        limit=0,
     ),
     "renew evidence": Command(
         of="release",
@@ -104,6 +105,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=fetching.one_whole_bundle,
         done=fetching.fetched(NEW),
         tidy=fetching.out_is_alone,
+        limit=4,
     ),
     "fetch a version": Command(
         of="fetch",
@@ -112,6 +114,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=fetching.one_whole_bundle,
         done=fetching.fetched(),
         tidy=fetching.out_is_alone,
+        limit=3,
     ),
     "fetch from the web": Command(
         of="fetch",
@@ -121,7 +124,7 @@ _FOLDERS: Mapping[str, Command] = {
         done=fetching.fetched(NEW),
         tidy=fetching.out_is_alone,
         told=fetching.no_staging,
-        limit=12,
+        limit=6,
     ),
     "publish": Command(
         of="publish",
@@ -130,7 +133,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=publishing.catalog_is_whole,
         done=publishing.published,
         tidy=publishing.catalog_is_tidy,
-        limit=5,
+        limit=3,
     ),
     "publish --refresh": Command(
         of="publish",
@@ -139,7 +142,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=publishing.catalog_is_whole,
         done=publishing.refreshed,
         tidy=publishing.catalog_is_tidy,
-        limit=3,
+        limit=0,
     ),
     "publish to S3": Command(
         of="publish",
@@ -150,7 +153,7 @@ _FOLDERS: Mapping[str, Command] = {
         tidy=buckets.there(buckets.catalog_there_is_tidy),
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=3,
+        limit=0,
     ),
     "fetch from a catalog": Command(
         of="fetch",
@@ -159,7 +162,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=publishing.phone_has_one,
         done=publishing.phone_has_the_new_one,
         tidy=publishing.phone_is_tidy,
-        limit=5,
+        limit=3,
     ),
     "fetch by a delta": Command(
         of="fetch",
@@ -204,6 +207,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=publishing.keys_are_sound,
         done=publishing.timestamp_is_rotated,
         tidy=publishing.keys_are_tidy,
+        limit=3,
     ),
     "keys show --renew": Command(
         of="keys show",
@@ -212,7 +216,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=publishing.keys_are_sound,
         done=publishing.root_is_renewed,
         tidy=publishing.keys_are_tidy,
-        limit=3,
+        limit=0,
     ),
     "registry relocate": Command(
         of="registry relocate",
@@ -248,7 +252,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=releasing.collected,
         tidy=channels.store_is_tidy,
-        limit=4,
+        limit=3,
     ),
     "evidence import": Command(
         of="evidence import",
@@ -267,7 +271,7 @@ _FOLDERS: Mapping[str, Command] = {
         done=releasing.released,
         tidy=releasing.workshop_is_tidy,
         imports=making.IMPORTS,
-        limit=3,
+        limit=0,
     ),
     "release --finish": Command(
         of="release",
@@ -292,7 +296,7 @@ _S3: Mapping[str, Command] = {
         tidy=buckets.stored_there(channels.store_is_tidy),
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=3,
+        limit=0,
     ),
     "release into S3": Command(
         of="release",
@@ -357,6 +361,7 @@ def warm(place: Path, site: str) -> None:
     transfer.CHUNK_BYTES_LIMIT = 200_000  # type: ignore[attr-defined]
     large_file._BUFFER_BYTES = 1 << 16
     s3.PART_BYTES = s3_upload.PART_BYTES = buckets.PART_BYTES  # type: ignore[attr-defined]
+    make_schema_once(synced=True)
     open_ledger(f"sqlite:///{place}/migrated.db", FolderStore(place / "store")).mlflow.connect()
     ground = Ground(place / "slot" / "warm", site)
     ground.folder.mkdir(parents=True)

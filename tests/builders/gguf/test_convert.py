@@ -19,6 +19,7 @@ from targets.recipes import RECIPES as RECIPES_BY_NAME
 from targets.recipes import recipe_named
 from targets.storage.gguf import plan
 from tests.support import llama_cpp as llamacpp
+from tests.support.cases import cases
 from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_tiny, write_weights
 
 EVERY = os.environ.get("ACCURACY") == "all"
@@ -37,13 +38,19 @@ SHAPES = {
     "llama's 70B": Tiny(family="llama", hidden=256, intermediate=256, layers=80, heads=4, kv_heads=1),
     "rows of 80, tied": Tiny(hidden=80, intermediate=256, layers=2, heads=5, kv_heads=5, tied=True),
 }
+FURTHER = (
+    "rows of 256",
+    "llama, four query heads a key head, tied",
+    "llama's 70B",
+    "rows of 80, tied",
+)
 
 
 # Bytes of all types in blocks of 256 and of 32; of other shapes, those of one mixture.
 IN_ALL_RECIPES = ("rows of 256, tied", "rows of 64, tied")
 
 
-@pytest.mark.parametrize("shape", [name for name, tiny in SHAPES.items() if EVERY or tiny.layers <= 8])
+@pytest.mark.parametrize("shape", cases({name: name for name in SHAPES}, FURTHER))
 def test_types_and_bytes_are_those_of_llama_quantize(shape: str, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", SHAPES[shape]))
     source = llamacpp.write_float32(checkpoint, tmp_path / "f32.gguf")
@@ -60,7 +67,9 @@ def test_the_types_of_every_recipe_are_llama_quantizes(tiny: Tiny, tmp_path: Pat
     _types(tiny, tmp_path)
 
 
-@pytest.mark.parametrize("layers", [1, 2, 7, 9, 15, 16, 24, 32, 40])
+@pytest.mark.parametrize(
+    "layers", [1, 7, 9, *(pytest.param(n, marks=pytest.mark.every_case) for n in (2, 15, 16, 24, 32, 40))]
+)
 def test_the_mixtures_are_llama_quantizes_at_every_depth(layers: int, tmp_path: Path) -> None:
     _types(Tiny(hidden=256, intermediate=256, heads=4, layers=layers), tmp_path)
 
@@ -79,10 +88,10 @@ def test_the_mixtures_are_llama_quantizes_however_widely_keys_are_shared(
     ("changes", "five_bits"),
     [
         ({"family": "llama"}, "Q5_K"),
-        ({"family": "llama", "hidden": 96}, "Q5_1"),
-        ({"family": "llama", "kv_heads": 4}, None),
         ({"family": "llama", "layers": 79}, None),
-        ({"family": "phi3"}, None),
+        pytest.param({"family": "llama", "hidden": 96}, "Q5_1", marks=pytest.mark.every_case),
+        pytest.param({"family": "llama", "kv_heads": 4}, None, marks=pytest.mark.every_case),
+        pytest.param({"family": "phi3"}, None, marks=pytest.mark.every_case),
     ],
 )
 def test_values_of_the_70b_get_five_bits_as_llama_quantize_gives_them(

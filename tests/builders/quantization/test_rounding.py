@@ -44,7 +44,7 @@ def test_more_knowledge_means_a_smaller_error_of_the_outputs() -> None:
     full = affine_matrix(weights, GRID, MatrixStatistics(squares, [second])).dequantized()
     errors = [output_error(weights, stored, second) for stored in (plain, light, full)]
     assert errors[1] < 0.95 * errors[0]
-    assert errors[2] < 0.6 * errors[1]
+    assert errors[2] < 0.7 * errors[1]
 
 
 def test_inputs_that_do_not_hang_together_leave_nothing_to_compensate() -> None:
