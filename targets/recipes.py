@@ -9,7 +9,7 @@ from targets.calibration import Calibration
 from targets.errors import RecipeError, did_you_mean
 
 Format = Literal["gguf", "onnx", "coreml"]
-FOUR_BIT_CALIBRATION: Calibration = "none"  # the default of every recipe with fewer than 8 bits
+FOUR_BIT_CALIBRATION: Calibration = "light"  # the default of every recipe with fewer than 8 bits
 
 
 @dataclass(frozen=True)
