@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from builders.checkpoint import TensorSource
 from builders.reference.forward import LayerWalk
 from builders.reference.statistics import multiplied
-from registry.files.atomic import unfinished_file
+from registry.files.atomic import remove_unfinished, unfinished_file
 from registry.files.owned import private_folder
 from registry.files.staging import disk_errors
 from targets.architecture import Architecture
@@ -89,7 +89,9 @@ class MomentFiles:
         """Run the checkpoint over sequences [B, T] and write what is missing. An interrupted walk goes on."""
         with disk_errors(self.folder):
             private_folder(self.folder)
+            remove_unfinished(self.folder)  # of a run that was killed: hundreds of megabytes
         if (self.folder / "head.moments").exists():
+            (self.folder / "states").unlink(missing_ok=True)
             return
         done, states = self._load_states(tokens.shape, self.architecture.hidden_size)
         moments = _Moments()
