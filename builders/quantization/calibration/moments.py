@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,22 +62,24 @@ def moment_bytes(architecture: Architecture) -> int:
 
 @dataclass(frozen=True)
 class MomentFiles:
-    """Reads and makes the files of one checkpoint and text. `folder`: theirs alone."""
+    """Reads and makes the files of one checkpoint and text. `folder`: theirs alone. Threads may share it."""
 
     folder: Path
     architecture: Architecture
     _kept: dict[str, dict[str, list[Floats]]] = field(default_factory=dict)  # of the file that was read last
+    _reading: threading.Lock = field(default_factory=threading.Lock)  # builds in lockstep share this object
 
     def of(self, name: str) -> Sequence[Floats]:
         """Return the blocks of a matrix, by canonical name. Raises `OSError` where its file is missing or damaged."""
         file = self._file_of(name)
-        if file not in self._kept:
-            self._kept.clear()  # first, so as not to hold two
-            self._kept[file] = {
-                each: [_whole(triangle, width) for triangle, width in triangles]
-                for each, triangles in self._triangles(file).items()
-            }
-        return self._kept[file][name]
+        with self._reading:
+            if file not in self._kept:
+                self._kept.clear()  # first, so as not to hold two
+                self._kept[file] = {
+                    each: [_whole(triangle, width) for triangle, width in triangles]
+                    for each, triangles in self._triangles(file).items()
+                }
+            return self._kept[file][name]
 
     def squares(self) -> dict[str, Floats]:
         """Return the diagonals of all matrices' moments. Raises `OSError` where a file is missing or damaged."""
