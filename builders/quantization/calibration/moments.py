@@ -100,7 +100,7 @@ class MomentFiles:
             private_folder(self.folder)
             remove_unfinished(self.folder)  # of a run that was killed: hundreds of megabytes
         if (self.folder / "head.moments").exists():
-            (self.folder / "states").unlink(missing_ok=True)
+            self._remove_states()
             return
         done, states = self._load_states(tokens.shape, self.architecture.hidden_size)
         moments = _Moments()
@@ -113,7 +113,7 @@ class MomentFiles:
             self._save_states(layer + 1, walk.states)
         walk.finish()
         self._save("head", moments)
-        (self.folder / "states").unlink(missing_ok=True)
+        self._remove_states()
         on_progress(Step("calibrate", count, count, "layers"))
 
     def _file_of(self, name: str) -> str:
@@ -145,6 +145,11 @@ class MomentFiles:
     def _save_states(self, layers: int, states: Floats) -> None:
         number = np.full((1,), layers, np.float32)
         _write(self.folder / "states", iter((number, states.reshape(-1))))
+
+    def _remove_states(self) -> None:
+        states = self.folder / "states"
+        with disk_errors(states):
+            states.unlink(missing_ok=True)
 
     def _load_states(self, shape: tuple[int, ...], hidden: int) -> tuple[int, Floats | None]:
         try:
