@@ -7,12 +7,15 @@ slower: an estimate says which job is long, not when it ends.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 from builders.matrix.graph import Kind, Needs
+from builders.quantization.calibration.moments import moment_bytes
+from builders.quantization.calibration.text import TOKENS
 from registry.store.actions import read_record, record_names
 from registry.store.protocol import Store
 from targets.architecture import Architecture
@@ -55,6 +58,7 @@ ORACLE_SECONDS = 28.0  # docs/validation.md: once for a checkpoint on a machine
 # embedding has 0.39 GB, small's 1.64, Phi-4-mini's 2.46; peaks 0.72, 2.5 and 4.0 GB; Core ML 0.45 GB more.
 _BUILD_BASE_BYTES, _BUILD_EMBEDDING_SHARE = 250_000_000, 1.5
 _COREML_BYTES = 450_000_000
+_WALK_BASE_BYTES = 500_000_000  # torch and what a few sequences take on their way; assumed
 _ORACLE_BYTES = 2_800_000_000  # docs/validation.md, mini
 
 
@@ -100,7 +104,19 @@ def build_needs(
     amount = build_amount(architecture)
     default = amount * (BUILD_RATES[recipe.name] + CALIBRATION_RATES[calibration])
     seconds = rates.seconds("build", labelled(recipe.name, calibration), amount, default)
-    return Needs(memory_bytes=int(memory), disk_bytes=bundle_bytes, seconds=seconds)
+    if calibration != "none":
+        memory = max(memory, _walk_bytes(architecture, calibration))
+    disk = bundle_bytes + (moment_bytes(architecture) if calibration == "full" else 0)
+    return Needs(memory_bytes=int(memory), disk_bytes=disk, seconds=seconds)
+
+
+def _walk_bytes(architecture: Architecture, calibration: Calibration) -> int:
+    """Estimate the memory of the float32 walk: a layer's weights, hidden states twice, a layer's moments for `full`."""
+    in_layers = (shape for name, shape in architecture.tensor_shapes().items() if name.startswith("model.layers."))
+    weights = 4 * sum(math.prod(shape) for shape in in_layers) // architecture.layer_count
+    states = 2 * 4 * architecture.hidden_size * TOKENS[calibration]
+    moments = 2 * moment_bytes(architecture) // architecture.layer_count if calibration == "full" else 0
+    return _WALK_BASE_BYTES + weights + states + moments
 
 
 def validation_needs(

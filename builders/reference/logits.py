@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from builders.checkpoint import Checkpoint, TensorSource
 from builders.reference.forward import hidden_states
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
-from registry.files.atomic import unfinished_file
+from registry.files.atomic import remove_unfinished, unfinished_file
 from registry.files.owned import private_folder, require_own_folder
 from registry.files.staging import disk_errors
 from targets.progress import Progress, Step, silent
@@ -150,6 +150,7 @@ def _save(path: Path, states: NDArray[np.float32]) -> None:
     content = np.ascontiguousarray(states, dtype="<f4").data.cast("B")
     with disk_errors(path):
         private_folder(path.parent)
+        remove_unfinished(path.parent)  # of a run that was killed
         with unfinished_file(path.parent, path.name, 0o600) as file:
             file.out.write(hashlib.sha256(content).digest())
             file.out.write(content)

@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from builders.build import build, build_each
 from builders.build_cache import BuildCache
 from builders.calibrate import calibrate, calibrate_requests
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.conversion import BuildRequest
 from builders.quantization.calibration import measure
-from builders.quantization.calibration.statistics import CalibrationStatistics
+from builders.quantization.calibration.measure import MeasuredStatistics
+from builders.quantization.calibration.moments import MomentFiles
 from targets.calibration import Calibration, CalibrationSettings
-from targets.errors import CalibrationError
+from targets.errors import BuildError, CalibrationError
 from targets.progress import Event, Step
 from targets.recipes import recipe_named
+from tests.support.checkpoints import write_tiny
 from tests.support.folders import names_in
 
 BUILT_IN = CalibrationSettings()
 RECIPES = ("onnx-int4", "coreml-int4", "gguf-q4_0")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A checkpoint that is quick to run: sequences of 64 tokens."""
+    return open_checkpoint(write_tiny(tmp_path_factory.mktemp("small") / "checkpoint", context=64))
+
+
+@pytest.fixture(scope="module")
+def full(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> MeasuredStatistics:
+    """Its second moments. Don't remove them."""
+    return calibrate(small, "full", BUILT_IN, BuildCache(tmp_path_factory.mktemp("full")))
 
 
 @pytest.fixture
@@ -39,7 +58,7 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
     original = measure.measured_statistics
 
-    def counted(checkpoint: Checkpoint, calibration: Calibration, *rest: object) -> CalibrationStatistics:
+    def counted(checkpoint: Checkpoint, calibration: Calibration, *rest: object) -> MeasuredStatistics:
         asked.append(calibration)
         return original(checkpoint, calibration, *rest)  # type: ignore[arg-type]
 
@@ -48,9 +67,9 @@ def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_requests_of_a_level_share_statistics(
-    tiny: Checkpoint, tmp_path: Path, cache: BuildCache, walks: list[str]
+    small: Checkpoint, tmp_path: Path, cache: BuildCache, walks: list[str]
 ) -> None:
-    asked = requests(tiny, tmp_path, ("onnx-int4", "coreml-int4", "gguf-f16"))
+    asked = requests(small, tmp_path, ("onnx-int4", "coreml-int4", "gguf-f16"))
     chosen = {place: "none" if place.name == "gguf-f16" else "light" for place in asked}
     ready, problems = calibrate_requests(asked, chosen, BUILT_IN, cache)  # type: ignore[arg-type]
     assert problems == {}
@@ -61,31 +80,60 @@ def test_requests_of_a_level_share_statistics(
     assert onnx.phases.seconds["calibrate"] > 0 == coreml.phases.seconds["calibrate"]
 
 
-def test_a_level_that_fails_takes_its_own_requests_with_it(tiny: Checkpoint, tmp_path: Path, cache: BuildCache) -> None:
+def test_a_level_that_fails_takes_its_own_requests_with_it(
+    small: Checkpoint, tmp_path: Path, cache: BuildCache
+) -> None:
     (tmp_path / "short.txt").write_text("too short", "utf-8")
-    asked = requests(tiny, tmp_path, ("onnx-int4", "gguf-f16"))
+    asked = requests(small, tmp_path, ("onnx-int4", "gguf-f16"))
     chosen: dict[Path, Calibration] = {tmp_path / "onnx-int4": "light", tmp_path / "gguf-f16": "none"}
     ready, problems = calibrate_requests(asked, chosen, CalibrationSettings(tmp_path / "short.txt"), cache)
     assert list(ready) == [tmp_path / "gguf-f16"]
     assert [type(problem) for problem in problems.values()] == [CalibrationError]
 
 
-def test_builds_in_lockstep_fold_like_single_ones(tiny: Checkpoint, tmp_path: Path, cache: BuildCache) -> None:
+def test_builds_in_lockstep_fold_like_single_ones(small: Checkpoint, tmp_path: Path, cache: BuildCache) -> None:
     """The tensors that builds share are the checkpoint's: one that is not calibrated next to them keeps its bytes."""
-    asked = requests(tiny, tmp_path / "together", ("onnx-int4", "gguf-f16"))
+    asked = requests(small, tmp_path / "together", ("onnx-int4", "gguf-f16"))
     chosen: dict[Path, Calibration] = {place: "light" for place in asked if place.name == "onnx-int4"}
     ready, _ = calibrate_requests(asked, chosen | {tmp_path / "together/gguf-f16": "none"}, BUILT_IN, cache)
     digests = {}
     assert build_each(ready, done=lambda place, bundle: digests.update({place.name: bundle.digest})) == {}
-    light = calibrate(tiny, "light", BUILT_IN, cache)
+    light = calibrate(small, "light", BUILT_IN, cache)
     for name, statistics in (("onnx-int4", light), ("gguf-f16", None)):
-        alone = build(tiny, recipe_named(name), tmp_path / "alone" / name, context_length=64, statistics=statistics)
+        alone = build(small, recipe_named(name), tmp_path / "alone" / name, context_length=64, statistics=statistics)
         assert alone.digest == digests[name]
     entry = build(
-        tiny, recipe_named("onnx-int4"), tmp_path / "again", context_length=64, statistics=light
+        small, recipe_named("onnx-int4"), tmp_path / "again", context_length=64, statistics=light
     ).manifest.recipe.calibration
     assert entry is not None
     assert (entry.level, entry.text, entry.tokens) == ("light", light.text_digest, 2048)
+
+
+class SlowlyKept(dict[str, Any]):
+    """What was read last, kept so slowly that another thread comes in between."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        time.sleep(0.01)
+
+
+def test_builds_in_lockstep_may_read_different_moments(full: MeasuredStatistics) -> None:
+    """One object serves several threads, each at a layer of its own."""
+    found = full.moments
+    assert found is not None
+    shared = MomentFiles(found.folder, found.architecture, SlowlyKept())
+    names = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (0, 1)] * 4
+    with ThreadPoolExecutor(2) as pool:
+        read = list(pool.map(shared.of, names))
+    for name, blocks in zip(names, read, strict=True):
+        assert np.array_equal(blocks[0], found.of(name)[0])
+
+
+def test_moments_that_were_removed_meanwhile_are_an_error_of_ours(full: MeasuredStatistics, tmp_path: Path) -> None:
+    removed = replace(full, moments=MomentFiles(tmp_path / "removed", full.architecture))
+    with pytest.raises(BuildError, match="can't be read any more") as error:
+        removed.of("model.layers.0.mlp.down_proj.weight")
+    assert "run the same command again" in error.value.fix
 
 
 class StoppedError(Exception):
@@ -100,18 +148,20 @@ def stop_at(layer: int) -> Callable[[Event], None]:
     return on_progress
 
 
-def test_a_stopped_full_run_goes_on_and_gives_the_same_bytes(tiny: Checkpoint, tmp_path: Path) -> None:
-    stopped, whole = BuildCache(tmp_path / "stopped"), BuildCache(tmp_path / "whole")
+def test_a_stopped_full_run_goes_on_and_gives_the_same_bytes(
+    small: Checkpoint, full: MeasuredStatistics, tmp_path: Path
+) -> None:
+    stopped = BuildCache(tmp_path / "stopped")
     with pytest.raises(StoppedError):
-        calibrate(tiny, "full", BUILT_IN, stopped, stop_at(1))
+        calibrate(small, "full", BUILT_IN, stopped, stop_at(1))
     assert not [name for name in names_in(stopped.reference_folder) if name.endswith(".new")]
     done: list[int] = []
     again = calibrate(
-        tiny, "full", BUILT_IN, stopped, lambda event: done.append(event.done) if isinstance(event, Step) else None
+        small, "full", BUILT_IN, stopped, lambda event: done.append(event.done) if isinstance(event, Step) else None
     )
     assert done == [1, 2]  # of two layers
     digests = [
-        build(tiny, recipe_named("onnx-int4"), tmp_path / name, context_length=64, statistics=statistics).digest
-        for name, statistics in (("a", again), ("b", calibrate(tiny, "full", BUILT_IN, whole)))
+        build(small, recipe_named("onnx-int4"), tmp_path / name, context_length=64, statistics=statistics).digest
+        for name, statistics in (("a", again), ("b", full))
     ]
     assert digests[0] == digests[1]

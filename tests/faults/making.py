@@ -93,38 +93,46 @@ def evidence_is_alone(_: Ground) -> None:
     assert [path for path in Path(".phipack").rglob("*") if path.name.endswith(".new") or "staging" in path.name] == []
 
 
-def prepare_only_a_checkpoint(_: Ground) -> None:
-    """A checkpoint."""
-    write_tiny(Path("checkpoint"))
+def prepare_undisturbed(_: Ground) -> None:
+    """A checkpoint, and a bundle that was calibrated without a fault."""
+    write_tiny(Path("checkpoint"), context=64)
+    _build_calibrated(Path("undisturbed"))
 
 
 def calibrated(_: Ground) -> None:
     """What was measured is what an undisturbed run measures: a bundle of it has the same digest."""
-    digests = []
-    for home in (Path(), Path("undisturbed")):
-        home.mkdir(exist_ok=True)
-        (home / "phipack.toml").touch()  # so that the command takes this folder's cache
-        out, project = home / "bundle", str(home / "phipack.toml")
-        words = ("--calibration", "full", "--replace", "-o", str(out), "--project", project)
-        assert main(["build", "checkpoint", "--recipe", "onnx-int4", *words]) == 0
-        digests.append(open_bundle(out).digest)
-    assert digests[0] == digests[1]
+    _build_calibrated(Path())
+    digests = {open_bundle(home / "bundle").digest for home in (Path(), Path("undisturbed"))}
+    assert len(digests) == 1
 
 
-def cache_is_tidy(_: Ground) -> None:
+def _build_calibrated(home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "phipack.toml").touch()  # so that the command takes this folder's cache
+    words = ("--calibration", "full", "--replace", "--project", str(home / "phipack.toml"))
+    assert main(["build", "checkpoint", "--recipe", "onnx-int4", *words, "-o", str(home / "bundle")]) == 0
+
+
+def nothing_unfinished(_: Ground) -> None:
+    """The cache has no unfinished file. What a stopped walk has finished may be there."""
+    assert list(Path(".phipack").rglob("*.new")) == []
+
+
+def cache_is_tidy(ground: Ground) -> None:
     """The cache has nothing unfinished, and no states of a walk that is done."""
-    found = [path.name for path in Path(".phipack").rglob("*")]
-    assert [name for name in found if name.endswith(".new") or name == "states"] == []
+    nothing_unfinished(ground)
+    assert list(Path(".phipack").rglob("states")) == []
 
 
 COMMANDS = {
     "calibrate": Command(
         of="calibrate",
-        prepare=prepare_only_a_checkpoint,
+        prepare=prepare_undisturbed,
         run=phipack("calibrate", "checkpoint", "--level", "full"),
         after=lambda _: None,
         done=calibrated,
         tidy=cache_is_tidy,
+        told=nothing_unfinished,
         imports=(*IMPORTS, "builders.onnx", "onnx"),
         limit=0,
     ),

@@ -25,6 +25,7 @@ def walking(place: Path) -> Iterator[Walk]:
     environment |= {
         "LD_PRELOAD": str(compiled(place)),
         "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",  # torch's threads don't outlive a fork
         "no_proxy": "*",
         "HOME": str(place),
     }

@@ -19,6 +19,7 @@ from builders.quantization.fold import fold_factors
 from builders.reference import FloatReference, token_digest
 from targets.architecture import Architecture
 from targets.calibration import Calibration
+from targets.errors import BuildError
 from targets.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -42,16 +43,29 @@ class MeasuredStatistics:
     moments: MomentFiles | None = None
 
     def of(self, name: str) -> MatrixStatistics | None:
-        """Return the statistics of a matrix after folding: see `CalibrationStatistics`."""
+        """Return the statistics of a matrix after folding: see `CalibrationStatistics`.
+
+        Raises:
+            BuildError: moments can't be read any more.
+        """
         squares = self.squares.get(name)
         if squares is None or not np.isfinite(squares).all() or not squares.any():
             return None
-        moments: Sequence[Floats] = () if self.moments is None else self.moments.of(name)
+        moments = self._moments_of(name)
         factors = self.factors.get(name)
         if factors is not None:
             squares = squares / np.square(factors)
             moments = _folded(moments, factors)
         return MatrixStatistics(squares, moments)
+
+    def _moments_of(self, name: str) -> Sequence[Floats]:
+        try:
+            return () if self.moments is None else self.moments.of(name)
+        except OSError as error:
+            raise BuildError(
+                f"what the calibration has measured can't be read any more: {error}",
+                fix="run the same command again: what is missing or damaged is measured again",
+            ) from error
 
 
 def measured_statistics(

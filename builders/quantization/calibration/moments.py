@@ -8,7 +8,7 @@
 Each file starts with the SHA-256 of the rest and is written in one rename. `states` also has the number of the layers
 it has been through: a walk that was stopped goes on there, and it is removed when the last layer is done.
 
-Size: mini 6 GB, medium 13 GB. Blocks are at most `WIDEST` columns: the Cholesky factorization of a block takes its
+Size: mini 4 GB, medium 10 GB. Blocks are at most `WIDEST` columns: the Cholesky factorization of a block takes its
 width cubed, and dropping the moments between blocks of 576 of 1,536 columns costs 1 to 3 % of a matrix's error.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from builders.checkpoint import TensorSource
 from builders.reference.forward import LayerWalk
 from builders.reference.statistics import multiplied
-from registry.files.atomic import unfinished_file
+from registry.files.atomic import remove_unfinished, unfinished_file
 from registry.files.owned import private_folder
 from registry.files.staging import disk_errors
 from targets.architecture import Architecture
@@ -53,24 +54,32 @@ def block_widths(columns: int) -> tuple[int, ...]:
     return tuple(after - before for before, after in itertools.pairwise(borders))
 
 
+def moment_bytes(architecture: Architecture) -> int:
+    """Return the bytes of all files of a checkpoint's moments, without their digests."""
+    shapes = architecture.tensor_shapes()
+    return sum(2 * width * (width + 1) for name in multiplied(architecture) for width in block_widths(shapes[name][1]))
+
+
 @dataclass(frozen=True)
 class MomentFiles:
-    """Reads and makes the files of one checkpoint and text. `folder`: theirs alone."""
+    """Reads and makes the files of one checkpoint and text. `folder`: theirs alone. Threads may share it."""
 
     folder: Path
     architecture: Architecture
     _kept: dict[str, dict[str, list[Floats]]] = field(default_factory=dict)  # of the file that was read last
+    _reading: threading.Lock = field(default_factory=threading.Lock)  # builds in lockstep share this object
 
     def of(self, name: str) -> Sequence[Floats]:
         """Return the blocks of a matrix, by canonical name. Raises `OSError` where its file is missing or damaged."""
         file = self._file_of(name)
-        if file not in self._kept:
-            self._kept.clear()  # first, so as not to hold two
-            self._kept[file] = {
-                each: [_whole(triangle, width) for triangle, width in triangles]
-                for each, triangles in self._triangles(file).items()
-            }
-        return self._kept[file][name]
+        with self._reading:
+            if file not in self._kept:
+                self._kept.clear()  # first, so as not to hold two
+                self._kept[file] = {
+                    each: [_whole(triangle, width) for triangle, width in triangles]
+                    for each, triangles in self._triangles(file).items()
+                }
+            return self._kept[file][name]
 
     def squares(self) -> dict[str, Floats]:
         """Return the diagonals of all matrices' moments. Raises `OSError` where a file is missing or damaged."""
@@ -89,7 +98,9 @@ class MomentFiles:
         """Run the checkpoint over sequences [B, T] and write what is missing. An interrupted walk goes on."""
         with disk_errors(self.folder):
             private_folder(self.folder)
+            remove_unfinished(self.folder)  # of a run that was killed: hundreds of megabytes
         if (self.folder / "head.moments").exists():
+            self._remove_states()
             return
         done, states = self._load_states(tokens.shape, self.architecture.hidden_size)
         moments = _Moments()
@@ -102,7 +113,7 @@ class MomentFiles:
             self._save_states(layer + 1, walk.states)
         walk.finish()
         self._save("head", moments)
-        (self.folder / "states").unlink(missing_ok=True)
+        self._remove_states()
         on_progress(Step("calibrate", count, count, "layers"))
 
     def _file_of(self, name: str) -> str:
@@ -134,6 +145,11 @@ class MomentFiles:
     def _save_states(self, layers: int, states: Floats) -> None:
         number = np.full((1,), layers, np.float32)
         _write(self.folder / "states", iter((number, states.reshape(-1))))
+
+    def _remove_states(self) -> None:
+        states = self.folder / "states"
+        with disk_errors(states):
+            states.unlink(missing_ok=True)
 
     def _load_states(self, shape: tuple[int, ...], hidden: int) -> tuple[int, Floats | None]:
         try:

@@ -137,6 +137,7 @@ def test_calibrated_builds_are_estimated_by_their_own_kind(machine: Machine) -> 
     site = machine("a")
     builds = [jobs_of(site, cell=cell("phone", "onnx-int4", calibration=one))[0] for one in CALIBRATIONS]
     assert builds[0].needs.seconds < builds[1].needs.seconds < builds[2].needs.seconds
+    assert builds[0].needs.disk_bytes == builds[1].needs.disk_bytes < builds[2].needs.disk_bytes
     assert run_job(builds[1], site)
     again = [jobs_of(site, cell=cell("phone", "onnx-int4", calibration=one))[0] for one in CALIBRATIONS]
     assert [before.needs.seconds == after.needs.seconds for before, after in zip(builds, again, strict=True)] == [
