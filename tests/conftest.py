@@ -15,6 +15,7 @@ from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from tests.support.checkpoints import write_tiny
 from tests.support.garbage import leave_imports_out
+from tests.support.mlflow_schema import make_schema_once
 from tests.support.tiers import tiers_of
 
 # optimum's environment is made once for all sessions, where the other downloads are.
@@ -25,6 +26,8 @@ settings.register_profile(
     "phipack", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("phipack")
+
+make_schema_once()
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ from tests.faults import (
 )
 from tests.faults.ground import Command, Ground, phipack
 from tests.faults.pieces import NEW
+from tests.support.mlflow_schema import make_schema_once
 
 _TO_OUT = ("-o", str(fetching.OUT), "--replace")
 
@@ -50,7 +51,7 @@ _FOLDERS: Mapping[str, Command] = {
         done=databases.there(channels.promoted),
         service="postgresql",
         reset=databases.fresh_database,
-        limit=4,
+        limit=0,
     ),
     "rollback": Command(
         of="rollback",
@@ -150,7 +151,7 @@ _FOLDERS: Mapping[str, Command] = {
         tidy=buckets.there(buckets.catalog_there_is_tidy),
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=3,
+        limit=0,
     ),
     "fetch from a catalog": Command(
         of="fetch",
@@ -357,6 +358,7 @@ def warm(place: Path, site: str) -> None:
     transfer.CHUNK_BYTES_LIMIT = 200_000  # type: ignore[attr-defined]
     large_file._BUFFER_BYTES = 1 << 16
     s3.PART_BYTES = s3_upload.PART_BYTES = buckets.PART_BYTES  # type: ignore[attr-defined]
+    make_schema_once()
     open_ledger(f"sqlite:///{place}/migrated.db", FolderStore(place / "store")).mlflow.connect()
     ground = Ground(place / "slot" / "warm", site)
     ground.folder.mkdir(parents=True)

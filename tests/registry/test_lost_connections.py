@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
+from devtools.bundles import make_bundle
 from devtools.services.postgresql import PostgresqlServer
-from registry.bundle.folder import Bundle
 from registry.ledger import mlflow_client
 from registry.ledger.lease import LeaseLostError, Timing
 from registry.ledger.ledger import Ledger
 from registry.promotion import history, rollback
 from registry.store.folder import FolderStore
 from targets.errors import RegistryError, RegistryUnreachableError
-from tests.support.databases import POSTGRESQL, SERVED, SERVER
+from tests.support.databases import POSTGRESQL, SERVED, SERVER, Databases, KeptRegistry, keep_registry
 from tests.support.leases import CELLS, lease_tags, standing, to
 from tests.support.registrations import entry
 from tests.support.tcp_proxy import Cutting, proxy_before
@@ -30,15 +31,32 @@ def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_client, "_CONNECTIONS", 1)
 
 
-@pytest.fixture
-def released(ledger: Ledger, store: FolderStore, bundle: Bundle) -> Ledger:
-    """Releases 1.0.0 and 1.1.0 of two cells; 1.0.0 is in production."""
-    store.add_bundle(bundle)
+def release_two(ledger: Ledger, home: Path) -> None:
+    """Register releases 1.0.0 and 1.1.0 of two cells, and promote 1.0.0 to production."""
+    bundle = make_bundle(home / "bundle")
+    ledger.store.add_bundle(bundle)
     for version in ("1.0.0", "1.1.0"):
         for cell in CELLS:
             ledger.register(entry(bundle, version, cell, target=cell))
     to(ledger, "1.0.0")
-    return ledger
+
+
+@pytest.fixture(scope="module")
+def kept(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> KeptRegistry:
+    return keep_registry(databases, tmp_path_factory.mktemp("two"), release_two)
+
+
+@pytest.fixture
+def released(databases: Databases, kept: KeptRegistry, tmp_path: Path) -> Ledger:
+    """What `release_two` makes."""
+    return kept.again(databases, tmp_path / "home")
+
+
+@pytest.fixture
+def store(released: Ledger) -> FolderStore:
+    """Its store."""
+    assert isinstance(released.store, FolderStore)
+    return released.store
 
 
 @pytest.fixture

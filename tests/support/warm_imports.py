@@ -3,5 +3,8 @@
 from phipack.commands import cli  # noqa: F401
 from registry import promotion  # noqa: F401
 from registry.ledger.mlflow_connection import load
+from tests.support.mlflow_schema import make_schema_once, remember_schema
 
 load("sqlite://")
+remember_schema()
+make_schema_once()

@@ -11,9 +11,8 @@ from registry.ledger import version_search
 from registry.ledger.ledger import Ledger
 from registry.ledger.registration import Registration
 from registry.ledger.versions import CellVersion
-from registry.store.folder import FolderStore
 from targets.references import Version
-from tests.support.databases import EVERYWHERE
+from tests.support.databases import EVERYWHERE, Databases, KeptRegistry, keep_registry
 from tests.support.registrations import client_of
 
 DATABASES = EVERYWHERE
@@ -26,19 +25,28 @@ CHANNELS = {
 }
 
 
-@pytest.fixture
-def filled(ledger: Ledger, store: FolderStore, tmp_path: Path) -> Ledger:
-    """Three releases; the first does not have the last cell, whose numbers are one lower."""
+def fill(ledger: Ledger, home: Path) -> None:
+    """Register three releases; the first does not have the last cell, whose numbers are one lower."""
     for release in ("1.0.0", "1.1.0", "1.2.0"):
-        bundle = make_bundle(tmp_path / release, {"model.gguf": release.encode()})
-        store.add_bundle(bundle)
+        bundle = make_bundle(home / release, {"model.gguf": release.encode()})
+        ledger.store.add_bundle(bundle)
         for cell in CELLS[: 2 if release == "1.0.0" else 3]:
             evidence = make_evidence(bundle, target=cell)
             ledger.register(Registration("phi", Version.parse(release), cell, bundle.manifest, evidence))
     for channel, numbers in CHANNELS.items():
         for cell, number in numbers.items():
             ledger.point(f"phi.{cell}", channel, number)
-    return ledger
+
+
+@pytest.fixture(scope="module")
+def kept(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> KeptRegistry:
+    return keep_registry(databases, tmp_path_factory.mktemp("filled"), fill)
+
+
+@pytest.fixture
+def filled(databases: Databases, kept: KeptRegistry, tmp_path: Path) -> Ledger:
+    """What `fill` makes."""
+    return kept.again(databases, tmp_path / "home")
 
 
 def numbers_of(rows: list[CellVersion]) -> dict[str, int]:
