@@ -1,8 +1,13 @@
-"""Every form of folder: each format answers as transformers does with it, and the oracle raises no false alarm."""
+"""Every form of folder: a bundle answers as transformers does with it, and the oracle raises no false alarm.
+
+`make test` builds each folder in one format, such that every form meets every format; `make test-all` (`SHAPES=all`) in
+all three.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +29,7 @@ from tests.support.parity import FP16_TOLERANCE, some_tokens
 from tests.support.zoo import AXES, EDGE, WINDOW, Specimen, specimens, write_specimen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|onnx|google|coremltools).*")
-RECIPES = ("gguf-f16", "onnx-fp16", "coreml-fp16")
+EVERY = os.environ.get("SHAPES") == "all"
 PROMPT = 'Grüße aus "Köln" & <b>, the end'
 TEXTS = ("", "the then there", " in  on\n\n\tnaive café 日本語", "a<|end|> b<|user|>\nx<|endoftext|>", "<|end|><|end|>")
 SHORT, LONG = min(EDGE, WINDOW) - 4, max(EDGE, WINDOW) + 12
@@ -72,13 +77,13 @@ def test_the_zoo_covers_every_pair_of_forms() -> None:
         assert seen == (possible - {("su", "5")} if (one, other) == ("rope", "writer") else possible)
 
 
-def test_every_format_answers_as_transformers(inmate: Inmate, tmp_path: Path) -> None:
+def test_a_format_answers_as_transformers(inmate: Inmate, tmp_path: Path) -> None:
     checkpoint = inmate.checkpoint
     agreement = ask_oracle(checkpoint)  # no false alarm
     chat = inmate.tokenizer.apply_chat_template(
         [{"role": "user", "content": PROMPT}], tokenize=False, add_generation_prompt=True
     )
-    for recipe in RECIPES:
+    for recipe in AXES["recipe"] if EVERY else (inmate.specimen.recipe,):
         bundle = build(checkpoint, recipe_named(recipe), tmp_path / recipe)
         check_bundle(bundle, agreement.text)
         own = read_bundled_tokenizer(bundle.path)

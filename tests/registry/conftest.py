@@ -33,6 +33,9 @@ from tests.support.databases import (
 from tests.support.releases import add
 from tests.support.s3 import s3_server, s3_store  # noqa: F401 - fixtures of the session
 
+# A load from other processes is for `make test-all`: promoters at once are in test_lease.py and test_promotion.py too.
+collect_ignore = [] if EVERY else ["test_load.py"]
+
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:

@@ -38,6 +38,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "writer": ("4.57", "5"),
     "window": ("none", "within"),
     "dtype": ("BF16", "F32"),
+    "recipe": ("gguf-f16", "onnx-fp16", "coreml-fp16"),
 }
 _IMPOSSIBLE = {("rope", "su"), ("writer", "5")}  # transformers 5.24 can't open a config that says "su"
 
@@ -54,6 +55,7 @@ class Specimen:
     writer: str
     window: str
     dtype: str
+    recipe: str  # how it is built
 
     @property
     def name(self) -> str:
