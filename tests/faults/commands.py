@@ -41,7 +41,7 @@ _FOLDERS: Mapping[str, Command] = {
         run=phipack("promote", "phi:1.1.0", "--to", "production"),
         after=channels.no_cell_is_without,
         done=channels.promoted,
-        limit=4,
+        limit=3,
     ),
     "promote in PostgreSQL": Command(
         of="promote",
@@ -68,7 +68,7 @@ _FOLDERS: Mapping[str, Command] = {
         run=phipack("retire", "phi@pixel-9", "--from", "production"),
         after=channels.one_cell_may_be_out,
         done=channels.retired,
-        limit=4,
+        limit=0,
         retry=channels.retire_if_needed,
     ),
     "register": Command(
@@ -78,7 +78,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.registered("1.0.0", "1.1.0"),
         tidy=channels.store_is_tidy,
-        limit=4,
+        limit=3,
     ),
     "register the first": Command(
         of="release",
@@ -87,7 +87,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=channels.registered("1.0.0"),
         tidy=channels.store_is_tidy,
-        limit=3,
+        limit=0,
     ),
     "renew evidence": Command(
         of="release",
@@ -105,6 +105,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=fetching.one_whole_bundle,
         done=fetching.fetched(NEW),
         tidy=fetching.out_is_alone,
+        limit=4,
     ),
     "fetch a version": Command(
         of="fetch",
@@ -113,6 +114,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=fetching.one_whole_bundle,
         done=fetching.fetched(),
         tidy=fetching.out_is_alone,
+        limit=3,
     ),
     "fetch from the web": Command(
         of="fetch",
@@ -122,7 +124,7 @@ _FOLDERS: Mapping[str, Command] = {
         done=fetching.fetched(NEW),
         tidy=fetching.out_is_alone,
         told=fetching.no_staging,
-        limit=12,
+        limit=6,
     ),
     "publish": Command(
         of="publish",
@@ -131,7 +133,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=publishing.catalog_is_whole,
         done=publishing.published,
         tidy=publishing.catalog_is_tidy,
-        limit=5,
+        limit=3,
     ),
     "publish --refresh": Command(
         of="publish",
@@ -140,7 +142,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=publishing.catalog_is_whole,
         done=publishing.refreshed,
         tidy=publishing.catalog_is_tidy,
-        limit=3,
+        limit=0,
     ),
     "publish to S3": Command(
         of="publish",
@@ -160,7 +162,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=publishing.phone_has_one,
         done=publishing.phone_has_the_new_one,
         tidy=publishing.phone_is_tidy,
-        limit=5,
+        limit=3,
     ),
     "fetch by a delta": Command(
         of="fetch",
@@ -205,6 +207,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=publishing.keys_are_sound,
         done=publishing.timestamp_is_rotated,
         tidy=publishing.keys_are_tidy,
+        limit=3,
     ),
     "keys show --renew": Command(
         of="keys show",
@@ -213,7 +216,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=publishing.keys_are_sound,
         done=publishing.root_is_renewed,
         tidy=publishing.keys_are_tidy,
-        limit=3,
+        limit=0,
     ),
     "registry relocate": Command(
         of="registry relocate",
@@ -249,7 +252,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=releasing.collected,
         tidy=channels.store_is_tidy,
-        limit=4,
+        limit=3,
     ),
     "evidence import": Command(
         of="evidence import",
@@ -268,7 +271,7 @@ _FOLDERS: Mapping[str, Command] = {
         done=releasing.released,
         tidy=releasing.workshop_is_tidy,
         imports=making.IMPORTS,
-        limit=3,
+        limit=0,
     ),
     "release --finish": Command(
         of="release",
@@ -293,7 +296,7 @@ _S3: Mapping[str, Command] = {
         tidy=buckets.stored_there(channels.store_is_tidy),
         service="s3",
         reset=buckets.fresh_prefix,
-        limit=3,
+        limit=0,
     ),
     "release into S3": Command(
         of="release",

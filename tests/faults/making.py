@@ -136,7 +136,7 @@ COMMANDS = {
         done=built,
         tidy=out_is_alone,
         imports=IMPORTS,
-        limit=0,
+        limit=3,
     ),
     "convert": Command(
         of="convert",
