@@ -16,6 +16,7 @@ from registry.store.folder import FolderStore
 from tests.support.checkpoints import write_tiny
 from tests.support.garbage import leave_imports_out
 from tests.support.mlflow_schema import make_schema_once
+from tests.support.shapes import EVERY_SHAPE
 from tests.support.tiers import tiers_of
 
 # optimum's environment is made once for all sessions, where the other downloads are.
@@ -52,11 +53,15 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Mark each test with its tiers, and put those with servers first; among themselves they keep their order.
 
     Workers begin with contiguous shares, so that one of them alone starts the servers.
     """
+    left_out = [] if EVERY_SHAPE else [item for item in items if item.get_closest_marker("every_shape")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("every_shape")]
     for item in items:
         if isinstance(item, pytest.Function):
             for tier in tiers_of(item):

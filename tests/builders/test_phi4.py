@@ -30,6 +30,7 @@ from targets.recipes import recipe_named
 from tests.support.checkpoints import write_json
 from tests.support.llama_cpp import metadata
 from tests.support.phi4 import write_phi_4, write_phi_4_mini
+from tests.support.shapes import examples
 from tests.support.texts import WORDS
 from tests.support.transformers_models import transformers_logits
 
@@ -87,7 +88,7 @@ def texts(special: list[str]) -> st.SearchStrategy[str]:
     return st.lists(words, max_size=10).map("".join)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_ids_are_those_of_transformers(model: Model, theirs: Any, data: st.DataObject) -> None:
     text = data.draw(texts(model.special))
@@ -107,7 +108,7 @@ def test_special_tokens_have_their_ids(model: Model) -> None:
         assert tuple(bundle.manifest.generation.stop_token_ids) == stop_token_ids(model.checkpoint)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_llama_cpp_splits_text_as_noted(model: Model, data: st.DataObject) -> None:
     """Special tokens, which swallow white space in these models and not in llama.cpp, are left out."""
@@ -155,7 +156,7 @@ def test_tools_are_written_as_transformers_writes_them(model: Model, theirs: Any
     assert read_bundled_tokenizer(bundle.path).encode(written) == theirs.encode(expected)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_onnxruntime_genai_splits_text_alike(model: Model, data: st.DataObject) -> None:
     text = data.draw(texts([]))
@@ -163,7 +164,7 @@ def test_onnxruntime_genai_splits_text_alike(model: Model, data: st.DataObject) 
         assert encode(text) == model.tokenizer.encode(text)
 
 
-@pytest.mark.parametrize("length", [40, 256, 257])
+@pytest.mark.parametrize("length", [40, pytest.param(256, marks=pytest.mark.every_shape), 257])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_logits_are_those_of_transformers(model: Model, recipe: str, length: int) -> None:
     tokens = np.random.default_rng(3).integers(0, model.checkpoint.architecture.vocabulary_size, length)

@@ -7,7 +7,6 @@ all three.
 from __future__ import annotations
 
 import itertools
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,10 @@ from builders.tokenizer import read_bundled_tokenizer
 from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
 from tests.support.parity import FP16_TOLERANCE, some_tokens
+from tests.support.shapes import EVERY_SHAPE
 from tests.support.zoo import AXES, EDGE, WINDOW, Specimen, specimens, write_specimen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|onnx|google|coremltools).*")
-EVERY = os.environ.get("SHAPES") == "all"
 PROMPT = 'Grüße aus "Köln" & <b>, the end'
 TEXTS = ("", "the then there", " in  on\n\n\tnaive café 日本語", "a<|end|> b<|user|>\nx<|endoftext|>", "<|end|><|end|>")
 SHORT, LONG = min(EDGE, WINDOW) - 4, max(EDGE, WINDOW) + 12
@@ -83,7 +82,7 @@ def test_a_format_answers_as_transformers(inmate: Inmate, tmp_path: Path) -> Non
     chat = inmate.tokenizer.apply_chat_template(
         [{"role": "user", "content": PROMPT}], tokenize=False, add_generation_prompt=True
     )
-    for recipe in AXES["recipe"] if EVERY else (inmate.specimen.recipe,):
+    for recipe in AXES["recipe"] if EVERY_SHAPE else (inmate.specimen.recipe,):
         bundle = build(checkpoint, recipe_named(recipe), tmp_path / recipe)
         check_bundle(bundle, agreement.text)
         own = read_bundled_tokenizer(bundle.path)

@@ -36,6 +36,19 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "like Phi-4-mini, up to longrope's edge": (EDGE, LIKE_PHI_4_MINI | {"original_context": EDGE}),
     "like Phi-4-mini, past longrope's edge": (EDGE + 1, LIKE_PHI_4_MINI | {"original_context": EDGE}),
 }
+# Of these, what another one has too: `SHAPES=all`.
+FURTHER = (
+    "as many key heads",
+    "one layer",
+    "heads wider than the hidden size",
+    "tied",
+    "window of 8",
+    "window past the text",
+    "longrope far past its edge",
+    "bfloat16",
+    "like Phi-4-mini",
+    "like Phi-4-mini, up to longrope's edge",
+)
 # Float16 weights are kept exactly by onnx-fp16; what is left is attention and its cache in float16.
 FP16_TOLERANCE = 0.015
 

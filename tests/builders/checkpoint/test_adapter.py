@@ -50,6 +50,7 @@ PHI3: dict[str, dict[str, Any]] = {
     "tokens of both": {"trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [7]}},
     "embeddings saved": {"save_embedding_layers": True},
 }
+OF_ROWS = ("embedding", "embedding and head saved", "tokens")
 TIED: dict[str, dict[str, Any]] = {
     "every matrix": {},
     "all-linear": {"target_modules": "all-linear"},
@@ -166,7 +167,10 @@ def test_phi_3_small_is_what_peft_merges(bases: dict[str, Path], tmp_path: Path,
 
 
 @pytest.mark.parametrize("kind", ["F16", "F32", "longrope"])
-@pytest.mark.parametrize("case", ["every matrix", "dora", "embedding", "embedding and head saved", "tokens"])
+@pytest.mark.parametrize(
+    "case",
+    ["every matrix", "dora", *(pytest.param(case, marks=pytest.mark.every_shape) for case in OF_ROWS)],
+)
 def test_every_dtype_is_rounded_as_peft_does(bases: dict[str, Path], tmp_path: Path, kind: str, case: str) -> None:
     held_to_peft(bases[kind], tmp_path, **PHI3[case])
 

@@ -14,6 +14,7 @@ from builders.coreml import artifact_sizes
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
 from tests.support.parity import LIKE_PHI_4_MINI
+from tests.support.shapes import shapes
 from tests.support.sources import UnreadSource
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -28,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4"])
-@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("changes", shapes(SHAPES, ["phi3", "tied", "longrope"]))
 def test_sizes_are_exact(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes))
     bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle", context_length=200)

@@ -21,6 +21,7 @@ from tests.support import small
 from tests.support.checkpoints import write_json, write_tiny
 from tests.support.parity import FP16_TOLERANCE, some_tokens, tiny_bundle
 from tests.support.plain_small import plain_logits
+from tests.support.shapes import shapes
 from tests.support.small import RELEASED_BLOCKS, write_telling
 from tests.support.transformers_models import transformers_logits
 
@@ -47,6 +48,13 @@ SMALL: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "untied": (100, {"tied": False}, {"tie_word_embeddings": False}),
     "clamped": (100, {}, {"gegelu_limit": 0.2}),
 }
+FURTHER = (
+    "one sparse layer",
+    "fewer heads than patterns",
+    "blocks as released",
+    "up to longrope's edge",
+    "far past longrope's edge",
+)
 
 
 def small_bundle(folder: Path, recipe: str, config: dict[str, Any], **changes: Any) -> tuple[Path, Bundle]:
@@ -65,7 +73,7 @@ def write_small(folder: Path, config: dict[str, Any], **changes: Any) -> None:
         _add_head(folder)
 
 
-@pytest.mark.parametrize(("length", "changes", "config"), SMALL.values(), ids=SMALL.keys())
+@pytest.mark.parametrize(("length", "changes", "config"), shapes(SMALL, FURTHER))
 def test_small_in_fp16_agrees_with_a_plain_implementation(
     tmp_path: Path, length: int, changes: dict[str, Any], config: dict[str, Any]
 ) -> None:

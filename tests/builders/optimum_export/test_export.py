@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -47,67 +48,70 @@ def _unknown(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A tiny Llama as transformers 5 saves it, with a base of its own, and its export."""
-    place = tmp_path_factory.mktemp("llama")
-    folder = write_tiny(place / "checkpoint", SHAPES["llama"])
-    write_json(folder / "config.json", v5_config("llama"))
-    export(folder, place / "exported")
-    return folder, place / "exported"
+def neox(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Event]]:
+    """The tiny GPT-NeoX, its export, and what was reported."""
+    place, events = tmp_path_factory.mktemp("neox"), list[Event]()
+    folder = _unknown(place / "checkpoint")
+    assert "model.onnx" in export(folder, place / "exported", on_progress=events.append)
+    return folder, place / "exported", events
 
 
-def test_an_architecture_without_a_writer_is_exported(tmp_path: Path) -> None:
+def test_an_architecture_without_a_writer_is_exported(neox: tuple[Path, Path, list[Event]]) -> None:
     import torch
     import transformers
 
-    folder = _unknown(tmp_path / "neox")
+    folder, exported, events = neox
     with pytest.raises(UnsupportedModelError, match=r"'GPTNeoXForCausalLM' is not supported") as refused:
         open_checkpoint(folder)
     assert "phipack export" in (refused.value.fix or "")
-    events: list[Event] = []
-    assert "model.onnx" in export(folder, tmp_path / "out", on_progress=events.append)
     assert events[-2:] == [Step("export", 1, 2), Step("export", 2, 2)]
     assert not [event for event in events if isinstance(event, Notice) and "not compared" in event.text]
     with torch.no_grad():
         ids = torch.from_numpy(TOKENS[None])
         expected = transformers.GPTNeoXForCausalLM.from_pretrained(folder)(ids).logits[0].numpy()
-    np.testing.assert_allclose(exported_logits(tmp_path / "out", TOKENS), expected, atol=1e-4)
-
-
-def test_a_checkpoint_of_transformers_5_is_exported_with_its_own_rope(llama: tuple[Path, Path]) -> None:
-    checkpoint, exported = llama
-    logits = exported_logits(exported, TOKENS)
-    np.testing.assert_allclose(logits, transformers_logits(checkpoint, TOKENS), atol=1e-4)
+    np.testing.assert_allclose(exported_logits(exported, TOKENS), expected, atol=1e-4)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        assert (exported / name).read_bytes() == (checkpoint / name).read_bytes()
+        assert (exported / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_graph_that_answers_otherwise_is_refused(llama: tuple[Path, Path], tmp_path: Path) -> None:
-    checkpoint, exported = llama
-    another = write_tiny(tmp_path / "checkpoint", SHAPES["llama"])
-    default = v4_config("llama") | {"rope_theta": 10000.0}  # what a reader that skips `rope_parameters` takes
-    write_json(another / "config.json", default)
+@pytest.mark.every_shape
+def test_a_llama_of_transformers_5_is_exported_with_its_own_rope(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", SHAPES["llama"])
+    write_json(folder / "config.json", v5_config("llama"))
+    export(folder, tmp_path / "exported")
+    logits = exported_logits(tmp_path / "exported", TOKENS)
+    np.testing.assert_allclose(logits, transformers_logits(folder, TOKENS), atol=1e-4)
+
+
+def test_a_graph_that_answers_otherwise_is_refused(neox: tuple[Path, Path, list[Event]], tmp_path: Path) -> None:
+    checkpoint, exported, _ = neox
+    another = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    config = json.loads((another / "config.json").read_bytes())
+    assert config["rope_parameters"]["rope_theta"] == 300
+    config["rope_parameters"]["rope_theta"] = 10000.0  # what a reader that skips `rope_parameters` takes
+    write_json(another / "config.json", config)
     verify_export(checkpoint, exported, silent)
     with pytest.raises(UnsupportedModelError, match="optimum's graph does not answer as the model: a logit differs by"):
         verify_export(another, exported, silent)
 
 
-def test_a_model_that_transformers_5_cannot_load_is_said(llama: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_model_that_transformers_5_cannot_load_is_said(neox: tuple[Path, Path, list[Event]], tmp_path: Path) -> None:
     events: list[Event] = []
     write_json(tmp_path / "config.json", {"architectures": ["NobodysForCausalLM"], "model_type": "nobodys"})
-    verify_export(tmp_path, llama[1], events.append)
+    verify_export(tmp_path, neox[1], events.append)
     assert [type(event) for event in events] == [Notice]
     assert "was not compared with its model: transformers 5" in str(events)
 
 
-def test_what_is_no_graph_is_refused(llama: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_is_no_graph_is_refused(neox: tuple[Path, Path, list[Event]], tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"optimum wrote no model\.onnx"):
-        verify_export(llama[0], tmp_path, silent)
-    (tmp_path / "model.onnx").write_bytes((llama[1] / "model.onnx").read_bytes()[:-1000])
+        verify_export(neox[0], tmp_path, silent)
+    (tmp_path / "model.onnx").write_bytes((neox[1] / "model.onnx").read_bytes()[:-1000])
     with pytest.raises(BuildError, match="onnxruntime can't open the graph"):
-        verify_export(llama[0], tmp_path, silent)
+        verify_export(neox[0], tmp_path, silent)
 
 
+@pytest.mark.every_shape
 def test_what_nobody_knows_is_refused(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint")
     write_json(folder / "config.json", {"architectures": ["NobodysForCausalLM"], "model_type": "nobodys"})
@@ -140,6 +144,7 @@ def test_pickles_and_no_checkpoint_are_refused(tmp_path: Path) -> None:
         export(tmp_path, tmp_path / "out")
 
 
+@pytest.mark.every_shape
 def test_its_transformers_4_saves_the_recorded_configs(tmp_path: Path) -> None:
     for name in SHAPES:
         (tmp_path / "from").mkdir(exist_ok=True)
