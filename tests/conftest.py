@@ -13,10 +13,10 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from devtools.packages import default_cache
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
+from tests.support.cases import EVERY_CASE
 from tests.support.checkpoints import write_tiny
 from tests.support.garbage import leave_imports_out
 from tests.support.mlflow_schema import make_schema_once
-from tests.support.shapes import EVERY_SHAPE
 from tests.support.tiers import tiers_of
 
 # optimum's environment is made once for all sessions, where the other downloads are.
@@ -58,10 +58,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Workers begin with contiguous shares, so that one of them alone starts the servers.
     """
-    left_out = [] if EVERY_SHAPE else [item for item in items if item.get_closest_marker("every_shape")]
+    left_out = [] if EVERY_CASE else [item for item in items if item.get_closest_marker("every_case")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("every_shape")]
+        items[:] = [item for item in items if not item.get_closest_marker("every_case")]
     for item in items:
         if isinstance(item, pytest.Function):
             for tier in tiers_of(item):

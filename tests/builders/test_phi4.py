@@ -27,10 +27,10 @@ from devtools.phi4_tokenizer import RELEASED
 from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
+from tests.support.cases import examples
 from tests.support.checkpoints import write_json
 from tests.support.llama_cpp import metadata
 from tests.support.phi4 import write_phi_4, write_phi_4_mini
-from tests.support.shapes import examples
 from tests.support.texts import WORDS
 from tests.support.transformers_models import transformers_logits
 
@@ -164,7 +164,7 @@ def test_onnxruntime_genai_splits_text_alike(model: Model, data: st.DataObject) 
         assert encode(text) == model.tokenizer.encode(text)
 
 
-@pytest.mark.parametrize("length", [40, pytest.param(256, marks=pytest.mark.every_shape), 257])
+@pytest.mark.parametrize("length", [40, pytest.param(256, marks=pytest.mark.every_case), 257])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_logits_are_those_of_transformers(model: Model, recipe: str, length: int) -> None:
     tokens = np.random.default_rng(3).integers(0, model.checkpoint.architecture.vocabulary_size, length)

@@ -1,6 +1,6 @@
 """Every form of folder: a bundle answers as transformers does with it, and the oracle raises no false alarm.
 
-`make test` builds each folder in one format, such that every form meets every format; `make test-all` (`SHAPES=all`) in
+`make test` builds each folder in one format, such that every form meets every format; `make test-all` (`CASES=all`) in
 all three.
 """
 
@@ -24,8 +24,8 @@ from builders.runtime.sessions import open_session
 from builders.tokenizer import read_bundled_tokenizer
 from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
+from tests.support.cases import EVERY_CASE
 from tests.support.parity import FP16_TOLERANCE, some_tokens
-from tests.support.shapes import EVERY_SHAPE
 from tests.support.zoo import AXES, EDGE, WINDOW, Specimen, specimens, write_specimen
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|transformers|onnx|google|coremltools).*")
@@ -82,7 +82,7 @@ def test_a_format_answers_as_transformers(inmate: Inmate, tmp_path: Path) -> Non
     chat = inmate.tokenizer.apply_chat_template(
         [{"role": "user", "content": PROMPT}], tokenize=False, add_generation_prompt=True
     )
-    for recipe in AXES["recipe"] if EVERY_SHAPE else (inmate.specimen.recipe,):
+    for recipe in AXES["recipe"] if EVERY_CASE else (inmate.specimen.recipe,):
         bundle = build(checkpoint, recipe_named(recipe), tmp_path / recipe)
         check_bundle(bundle, agreement.text)
         own = read_bundled_tokenizer(bundle.path)

@@ -194,7 +194,7 @@ def _interruptible(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.every_case), signal.SIGTERM])
 def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     write_tiny(tmp_path / "checkpoint", Tiny(hidden=512, intermediate=2048, layers=6, heads=8, kv_heads=8))
     with _interruptible("build", "checkpoint", "--recipe", "gguf-q4_k_m", "-o", "out", cwd=tmp_path) as process:
@@ -232,25 +232,27 @@ def test_interrupt_in_the_middle_of_a_fetch_leaves_nothing(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
 
 
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "recipe", ["gguf-f16", *(pytest.param(name, marks=pytest.mark.every_case) for name in ("onnx-fp16", "coreml-fp16"))]
+)
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, recipe: str) -> None:
     """With a bound on file sizes, which a process meets as it would a full disk: in the middle of a write."""
     write_tiny(tmp_path / "checkpoint")
     program = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
         "from phipack.__main__ import main; sys.exit(main())"
     )
-    for recipe in ("gguf-f16", "onnx-fp16", "coreml-fp16"):
-        done = subprocess.run(
-            [sys.executable, "-c", program, "build", "checkpoint", "--recipe", recipe, "-o", "out"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 1, done.stderr
-        assert "free space" in done.stderr
-        assert "Traceback" not in done.stderr
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, "build", "checkpoint", "--recipe", recipe, "-o", "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "free space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
 
 
 def test_the_reference_page_is_what_the_commands_say() -> None:

@@ -55,6 +55,7 @@ def test_promoting_what_stands_already_moves_nothing(releases: Ledger) -> None:
     assert len(history(releases, "phi")) == 1
 
 
+@pytest.mark.client_side
 def test_channels_are_apart_and_one_can_be_promoted_to_another(releases: Ledger) -> None:
     to(releases, "phi:1.1.0", "staging")
     to(releases, "phi:1.0.0")
@@ -150,6 +151,7 @@ def test_a_move_makes_no_registry(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.client_side
 def test_a_tag_alone_is_no_evidence(releases: Ledger, tmp_path: Path) -> None:
     add(releases, tmp_path, "2.0.0", cells=("pixel-9",), kl_mean=0.2)
     client_of(releases).set_model_version_tag("phi.pixel-9", "4", "phipack.gates", "passed")

@@ -104,6 +104,7 @@ def test_rollback_asks_the_same_list(two: Ledger) -> None:
     assert history(two, "phi")[0] == replace(back, when=history(two, "phi")[0].when)
 
 
+@pytest.mark.client_side
 def test_an_override_goes_ahead_for_a_reason_and_is_kept(two: Ledger) -> None:
     two.plan_release("phi", Version(1, 1, 0), ["iphone-15", "pixel-9", "absent"])
     with pytest.raises(GateError, match=r"kl_mean is 0\.2"):

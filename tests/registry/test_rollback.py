@@ -19,6 +19,7 @@ from tests.support.warm_processes import WarmProcess, python
 DATABASES = EVERYWHERE
 
 
+@pytest.mark.client_side
 def test_rollback_steps_back_one_promotion_at_a_time(releases: Ledger) -> None:
     for version in ("1.0.0", "1.1.0", "1.2.0"):
         to(releases, f"phi:{version}")
@@ -54,6 +55,7 @@ def test_a_cell_new_in_the_last_promotion_leaves_the_channel(releases: Ledger) -
     assert standing(releases) == {"pixel-9": "1.0.0"}
 
 
+@pytest.mark.client_side
 def test_an_alias_moved_by_another_program_stops_a_rollback(releases: Ledger) -> None:
     to(releases, "phi:1.0.0")
     to(releases, "phi:1.1.0")
@@ -63,6 +65,7 @@ def test_an_alias_moved_by_another_program_stops_a_rollback(releases: Ledger) ->
     assert standing(releases) == all_at("1.1.0") | {"pixel-9": "1.2.0"}
 
 
+@pytest.mark.client_side
 def test_a_deleted_version_stops_a_rollback(releases: Ledger) -> None:
     to(releases, "phi:1.0.0")
     to(releases, "phi:1.1.0")

@@ -36,7 +36,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "like Phi-4-mini, up to longrope's edge": (EDGE, LIKE_PHI_4_MINI | {"original_context": EDGE}),
     "like Phi-4-mini, past longrope's edge": (EDGE + 1, LIKE_PHI_4_MINI | {"original_context": EDGE}),
 }
-# Of these, what another one has too: `SHAPES=all`.
+# Of these, what another one has too: `CASES=all`.
 FURTHER = (
     "as many key heads",
     "one layer",

@@ -169,7 +169,7 @@ def test_phi_3_small_is_what_peft_merges(bases: dict[str, Path], tmp_path: Path,
 @pytest.mark.parametrize("kind", ["F16", "F32", "longrope"])
 @pytest.mark.parametrize(
     "case",
-    ["every matrix", "dora", *(pytest.param(case, marks=pytest.mark.every_shape) for case in OF_ROWS)],
+    ["every matrix", "dora", *(pytest.param(case, marks=pytest.mark.every_case) for case in OF_ROWS)],
 )
 def test_every_dtype_is_rounded_as_peft_does(bases: dict[str, Path], tmp_path: Path, kind: str, case: str) -> None:
     held_to_peft(bases[kind], tmp_path, **PHI3[case])

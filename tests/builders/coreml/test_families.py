@@ -23,7 +23,7 @@ from tests.support.small import RELEASED_BLOCKS, write_telling
 
 TOLERANCE = 0.03
 EDGE = 64
-every_shape = pytest.mark.every_shape
+every_case = pytest.mark.every_case
 
 
 def bundle_of(folder: Path, recipe: str, config: dict[str, Any], **changes: Any) -> Bundle:
@@ -54,31 +54,31 @@ def gap(found: np.ndarray, expected: np.ndarray) -> float:
             {},
             {"family": "llama", "tied": True, "kv_heads": 4},
             id="llama, tied, as many key heads",
-            marks=every_shape,
+            marks=every_case,
         ),
-        pytest.param(60, {"rope_theta": 5e5}, {"family": "llama"}, id="llama, rotated as Llama-3", marks=every_shape),
+        pytest.param(60, {"rope_theta": 5e5}, {"family": "llama"}, id="llama, rotated as Llama-3", marks=every_case),
         pytest.param(30, {}, {"family": "phi3small"}, id="small, dense so far"),
         pytest.param(200, {}, {"family": "phi3small"}, id="small, sparse"),
-        pytest.param(200, {}, {"family": "phi3small", "kv_heads": 4}, id="small, as many key heads", marks=every_shape),
+        pytest.param(200, {}, {"family": "phi3small", "kv_heads": 4}, id="small, as many key heads", marks=every_case),
         pytest.param(
             200,
             {"dense_attention_every_n_layers": 3},
             {"family": "phi3small", "layers": 3},
             id="small, every third layer is dense",
-            marks=every_shape,
+            marks=every_case,
         ),
         pytest.param(
             1100, RELEASED_BLOCKS, {"family": "phi3small", "context": 1200, "layers": 1}, id="small, blocks as released"
         ),
         pytest.param(
-            60, {}, {"family": "phi3small", "context": 60}, id="small, a context of no whole blocks", marks=every_shape
+            60, {}, {"family": "phi3small", "context": 60}, id="small, a context of no whole blocks", marks=every_case
         ),
         pytest.param(
             EDGE,
             {},
             {"family": "phi3small", "original_context": EDGE},
             id="small, up to longrope's edge",
-            marks=every_shape,
+            marks=every_case,
         ),
         pytest.param(3 * EDGE, {}, {"family": "phi3small", "original_context": EDGE}, id="small, past longrope's edge"),
         pytest.param(60, {"gegelu_limit": 0.2}, {"family": "phi3small"}, id="small, the gate's limits are met"),

@@ -13,16 +13,16 @@ from builders.checkpoint import open_checkpoint
 from builders.runtime.coreml.session import call_inputs, open_session
 from targets.errors import BundleError, CheckpointError, MeasurementError
 from targets.recipes import recipe_named
+from tests.support.cases import cases
 from tests.support.checkpoints import random_weights, write_tiny, write_weights
 from tests.support.parity import CASES, EDGE, FURTHER, LIKE_PHI_4_MINI, some_tokens, tiny_bundle
-from tests.support.shapes import shapes
 from tests.support.transformers_models import transformers_logits
 
 # Matrices are stored exactly; rotation, attention, cache and products are rounded to float16.
 TOLERANCE = 0.03
 
 
-@pytest.mark.parametrize(("length", "changes"), shapes(CASES, FURTHER))
+@pytest.mark.parametrize(("length", "changes"), cases(CASES, FURTHER))
 def test_fp16_agrees_with_transformers(tmp_path: Path, length: int, changes: dict[str, Any]) -> None:
     checkpoint, bundle = tiny_bundle(tmp_path, "coreml-fp16", **changes)
     tokens = some_tokens(length)
@@ -37,7 +37,7 @@ def test_fp16_agrees_with_transformers(tmp_path: Path, length: int, changes: dic
 
 @pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4"])
 @pytest.mark.parametrize(
-    "changes", shapes({"plain": {}, "window": {"window": 8}, "Phi-4-mini": LIKE_PHI_4_MINI}, ["plain"])
+    "changes", cases({"plain": {}, "window": {"window": 8}, "Phi-4-mini": LIKE_PHI_4_MINI}, ["plain"])
 )
 def test_steps_give_what_prefill_gives(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
     _, bundle = tiny_bundle(tmp_path, recipe, **changes)

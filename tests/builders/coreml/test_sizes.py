@@ -12,9 +12,9 @@ from builders.checkpoint import open_checkpoint
 from builders.conversion import BuildRequest
 from builders.coreml import artifact_sizes
 from targets.recipes import recipe_named
+from tests.support.cases import cases
 from tests.support.checkpoints import write_tiny
 from tests.support.parity import LIKE_PHI_4_MINI
-from tests.support.shapes import shapes
 from tests.support.sources import UnreadSource
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -29,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4"])
-@pytest.mark.parametrize("changes", shapes(SHAPES, ["phi3", "tied", "longrope"]))
+@pytest.mark.parametrize("changes", cases(SHAPES, ["phi3", "tied", "longrope"]))
 def test_sizes_are_exact(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes))
     bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle", context_length=200)

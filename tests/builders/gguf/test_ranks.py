@@ -19,6 +19,7 @@ from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
 from tests.support import llama_cpp as llamacpp
+from tests.support.cases import examples
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_weights
 from tests.support.texts import TEXTS
 
@@ -48,7 +49,7 @@ def both(bundle: Bundle, folder: Path) -> Iterator[tuple[Any, Tokenizer]]:
         yield theirs, load_tokenizer(folder)
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=examples(200), derandomize=True, deadline=None)
 @given(text=TEXTS)
 def test_ids_are_the_checkpoints(both: tuple[Any, Tokenizer], text: str) -> None:
     llama, checkpoint = both

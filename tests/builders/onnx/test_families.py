@@ -18,10 +18,10 @@ from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
 from tests.support import small
+from tests.support.cases import cases
 from tests.support.checkpoints import write_json, write_tiny
 from tests.support.parity import FP16_TOLERANCE, some_tokens, tiny_bundle
 from tests.support.plain_small import plain_logits
-from tests.support.shapes import shapes
 from tests.support.small import RELEASED_BLOCKS, write_telling
 from tests.support.transformers_models import transformers_logits
 
@@ -73,7 +73,7 @@ def write_small(folder: Path, config: dict[str, Any], **changes: Any) -> None:
         _add_head(folder)
 
 
-@pytest.mark.parametrize(("length", "changes", "config"), shapes(SMALL, FURTHER))
+@pytest.mark.parametrize(("length", "changes", "config"), cases(SMALL, FURTHER))
 def test_small_in_fp16_agrees_with_a_plain_implementation(
     tmp_path: Path, length: int, changes: dict[str, Any], config: dict[str, Any]
 ) -> None:

@@ -16,10 +16,10 @@ from builders.runtime.onnx_session import OnnxSession, open_session
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 from targets.recipes import recipe_named
+from tests.support.cases import cases
 from tests.support.checkpoints import write_json, write_tiny
 from tests.support.exported import exported_logits
 from tests.support.parity import CASES, EDGE, FP16_TOLERANCE, FURTHER, LIKE_PHI_4_MINI, some_tokens, tiny_bundle
-from tests.support.shapes import shapes
 from tests.support.transformers_models import transformers_logits
 
 STEPPED: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize(("length", "changes"), shapes(CASES, FURTHER))
+@pytest.mark.parametrize(("length", "changes"), cases(CASES, FURTHER))
 def test_fp16_agrees_with_transformers(tmp_path: Path, length: int, changes: dict[str, Any]) -> None:
     checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16", **changes)
     tokens = some_tokens(length)
@@ -48,7 +48,7 @@ def test_fp16_agrees_with_transformers(tmp_path: Path, length: int, changes: dic
 
 
 @pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int8", "onnx-int4"])
-@pytest.mark.parametrize("changes", shapes(STEPPED, ["plain", "tied"]))
+@pytest.mark.parametrize("changes", cases(STEPPED, ["plain", "tied"]))
 def test_steps_give_what_prefill_gives(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
     _, bundle = tiny_bundle(tmp_path, recipe, **changes)
     tokens = some_tokens(40)
@@ -61,7 +61,7 @@ def test_steps_give_what_prefill_gives(tmp_path: Path, recipe: str, changes: dic
 
 
 # The two spellings of 2024-04 and 2024-07, with heads as mini (each its own key) and as medium (shared).
-@pytest.mark.parametrize("spelling", ["su", pytest.param("longrope", marks=pytest.mark.every_shape)])
+@pytest.mark.parametrize("spelling", ["su", pytest.param("longrope", marks=pytest.mark.every_case)])
 @pytest.mark.parametrize("shape", [{"kv_heads": 4}, {}, LIKE_PHI_4_MINI], ids=["mini", "medium", "Phi-4-mini"])
 def test_generation_across_the_longrope_edge_is_read_again_with_the_long_factors(
     tmp_path: Path, spelling: str, shape: dict[str, Any]
@@ -123,7 +123,7 @@ def test_int4_follows_the_reference(tmp_path: Path) -> None:
     assert np.corrcoef(logits.ravel(), reference.ravel())[0, 1] > 0.95
 
 
-@pytest.mark.every_shape
+@pytest.mark.every_case
 def test_agrees_with_optimums_export(tmp_path: Path) -> None:
     checkpoint, bundle = tiny_bundle(tmp_path, "onnx-fp16")
     tokens = some_tokens(30)

@@ -74,7 +74,7 @@ def test_an_architecture_without_a_writer_is_exported(neox: tuple[Path, Path, li
         assert (exported / name).read_bytes() == (folder / name).read_bytes()
 
 
-@pytest.mark.every_shape
+@pytest.mark.every_case
 def test_a_llama_of_transformers_5_is_exported_with_its_own_rope(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint", SHAPES["llama"])
     write_json(folder / "config.json", v5_config("llama"))
@@ -111,7 +111,7 @@ def test_what_is_no_graph_is_refused(neox: tuple[Path, Path, list[Event]], tmp_p
         verify_export(neox[0], tmp_path, silent)
 
 
-@pytest.mark.every_shape
+@pytest.mark.every_case
 def test_what_nobody_knows_is_refused(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "checkpoint")
     write_json(folder / "config.json", {"architectures": ["NobodysForCausalLM"], "model_type": "nobodys"})
@@ -144,7 +144,7 @@ def test_pickles_and_no_checkpoint_are_refused(tmp_path: Path) -> None:
         export(tmp_path, tmp_path / "out")
 
 
-@pytest.mark.every_shape
+@pytest.mark.every_case
 def test_its_transformers_4_saves_the_recorded_configs(tmp_path: Path) -> None:
     for name in SHAPES:
         (tmp_path / "from").mkdir(exist_ok=True)

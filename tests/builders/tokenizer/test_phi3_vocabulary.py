@@ -22,6 +22,7 @@ from devtools import phi3_vocabulary
 from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
 from tests.support import llama_cpp as llamacpp
+from tests.support.cases import examples
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_weights
 
 RECIPES = ("gguf-q8_0", "onnx-int4", "coreml-int4")
@@ -78,7 +79,7 @@ def pieces() -> Any:
     return sentencepiece.SentencePieceProcessor(str(phi3_vocabulary.ensure() / "tokenizer.model"))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(text=TEXTS)
 def test_ids_and_text_are_sentencepieces_own(original: Tokenizer, pieces: Any, text: str) -> None:
     ids = original.encode(text)
@@ -100,7 +101,7 @@ def test_bundles_of_every_format_carry_the_same_tokenizer(
 ) -> None:
     carried = read_bundled_tokenizer(bundles[recipe].path)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=examples(150), deadline=None)
     @given(text=WITH_ADDED)
     def same(text: str) -> None:
         ids = original.encode(text, add_special_tokens=True)
@@ -111,7 +112,7 @@ def test_bundles_of_every_format_carry_the_same_tokenizer(
 
 
 # After a special token llama.cpp drops ASCII white space, tokenizers Unicode's.
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(text=WITH_ADDED.filter(lambda text: not any(c.isspace() and c not in " \t\r\n" for c in text)))
 def test_llama_cpp_reads_the_same_ids_from_the_gguf_file(original: Tokenizer, in_llama_cpp: Any, text: str) -> None:
     assert in_llama_cpp.encode(text) == original.encode(text)

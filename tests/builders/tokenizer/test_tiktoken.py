@@ -22,6 +22,7 @@ from builders.tokenizer.tiktoken import PHI3_SMALL_TOKENS, joined, read_ranks
 from devtools import cl100k
 from targets.errors import CheckpointError, UnsupportedModelError
 from targets.recipes import recipe_named
+from tests.support.cases import examples
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_weights
 
 NAMED = [token for token in PHI3_SMALL_TOKENS if "dummy" not in token]
@@ -70,7 +71,7 @@ def _ours(folder: Path) -> Tokenizer:
     return load_tokenizer(folder)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(text=texts)
 def test_ids_and_text_are_tiktokens(folder: Path, text: str) -> None:
     ids = _tiktoken().encode(text, allowed_special="all")
@@ -86,7 +87,7 @@ def test_every_rank_is_its_own_id(folder: Path) -> None:
     assert {token: vocabulary[token] for token in PHI3_SMALL_TOKENS} == dict(PHI3_SMALL_TOKENS)
 
 
-@pytest.mark.parametrize("recipe", ["onnx-int4", "coreml-int4"])
+@pytest.mark.parametrize("recipe", ["onnx-int4", pytest.param("coreml-int4", marks=pytest.mark.every_case)])
 def test_a_bundle_carries_what_runtimes_read(folder: Path, tmp_path: Path, recipe: str) -> None:
     checkpoint = open_checkpoint(folder)
     bundle = build(checkpoint, recipe_named(recipe), tmp_path / "bundle")

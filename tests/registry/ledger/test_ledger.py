@@ -67,6 +67,7 @@ def test_evidence_lies_in_the_store(ledger: Ledger, store: FolderStore, bundle: 
     assert ledger.evidence(row) == entry(bundle).evidence
 
 
+@pytest.mark.client_side
 def test_the_same_bundle_again_is_no_error(ledger: Ledger, store: FolderStore, bundle: Bundle) -> None:
     store.add_bundle(bundle)
     first = ledger.register(entry(bundle))
@@ -86,6 +87,7 @@ def test_new_evidence_of_the_same_bundle_renews_the_version(ledger: Ledger, stor
     assert len(runs_of(ledger)) == 2
 
 
+@pytest.mark.client_side
 def test_another_bundle_for_a_release_is_refused(
     ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -252,6 +254,7 @@ def test_racers_on_a_server_settle_on_the_lower_number(
     assert len(client_of(ledger).search_model_versions("name = 'phi.iphone-15'")) == 1
 
 
+@pytest.mark.client_side
 def test_the_plan_of_a_release_is_kept(ledger: Ledger) -> None:
     assert ledger.planned_cells("phi", Version(1, 0, 0)) == []
     ledger.plan_release("phi", Version(1, 0, 0), ["pixel-9", "iphone-15"])
