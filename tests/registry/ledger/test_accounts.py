@@ -12,11 +12,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from devtools.bundles import make_bundle
-from devtools.services.mlflow_server import ADMINISTRATOR, MlflowSettings, running_mlflow
+from devtools.services.mlflow_server import ADMINISTRATOR
 from registry.bundle.folder import Bundle
 from registry.ledger.channel_moves import CellMove, Move, VersionId
 from registry.ledger.ledger import Ledger, open_ledger
@@ -80,16 +81,13 @@ class Team:
 
 
 @pytest.fixture(scope="module")
-def team(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Team]:
-    home = tmp_path_factory.mktemp("accounts")
-    (home / "mlflow.db").write_bytes(migrated_database.read_bytes())
-    settings = MlflowSettings(f"sqlite:///{home}/mlflow.db", str(home / "artifacts"), accounts=True)
-    with running_mlflow(home, settings) as server, pytest.MonkeyPatch.context() as patch:
+def team(server_with_accounts: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    server, home = server_with_accounts, tmp_path_factory.mktemp("accounts")
+    with pytest.MonkeyPatch.context() as patch:
         passwords = {ADMINISTRATOR: server.password}
         store = FolderStore(home / "store")
         older, newer = make_bundle(home / "1.0.0"), make_bundle(home / "1.1.0", {"model.gguf": b"newer"})
-        administrator = MlflowAccount(server.uri, ADMINISTRATOR, server.password)
-        made = Team(server.uri, store, newer, passwords, administrator, home / "mlflow.db")
+        made = Team(server.uri, store, newer, passwords, server.administrator, server.database)
         act_as(patch, made, ADMINISTRATOR)
         for bundle, version in ((older, "1.0.0"), (newer, "1.1.0")):
             store.add_bundle(bundle)

@@ -9,23 +9,20 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
-import shutil
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from devtools.bundles import make_bundle
-from devtools.services.mlflow_server import ADMINISTRATOR, MlflowSettings, running_mlflow
 from devtools.services.seaweedfs import S3Server
 from registry.bundle.folder import Bundle
 from registry.ledger.ledger import open_ledger
 from registry.ledger.versions import CellVersion
-from registry.store.folder import FolderStore
 from registry.store.protocol import Store
-from registry.store.s3 import S3Store
 from tests.support.mlflow_account import MlflowAccount
 from tests.support.registrations import entry
 from tests.support.s3 import BUCKET
@@ -61,26 +58,20 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, s3_server: S3Server) -> Iterator[Site]:
-    home = tmp_path_factory.mktemp("served files")
-    shutil.copy(migrated_database, home / "mlflow.db")
-    database = f"sqlite:///{home}/mlflow.db"
+def site(server_with_accounts: Any, s3_server: S3Server) -> Iterator[Site]:
+    server = server_with_accounts
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.environment.items():
             patch.setenv(name, value)
         s3_server.make_bucket(OTHER_BUCKET)
-        stores: dict[str, Store] = {"file": FolderStore(home / "store"), "s3": S3Store(BUCKET, "served files/store")}
-        bundle = make_bundle(home / "bundle")
+        bundle = make_bundle(server.home / "bundle")
         versions = {}
-        for kind, store in stores.items():
+        for kind, store in server.stores.items():
             store.add_bundle(bundle)
-            versions[kind] = open_ledger(database, store).register(replace(entry(bundle), model=f"phi-{kind}"))
-        served = tuple(store.uri for store in stores.values())
-        settings = MlflowSettings(database, str(home / "artifacts"), s3_server.environment, True, served)
-        with running_mlflow(home / "server", settings) as server:
-            administrator = MlflowAccount(server.uri, ADMINISTRATOR, server.password)
-            stranger = administrator.create("stranger", secrets.token_hex(16))
-            yield Site(administrator, stranger, home, s3_server, stores, bundle, versions)
+            ledger = open_ledger(f"sqlite:///{server.database}", store)
+            versions[kind] = ledger.register(replace(entry(bundle), model=f"phi-{kind}"))
+        stranger = server.administrator.create("passer-by", secrets.token_hex(16))
+        yield Site(server.administrator, stranger, server.home, s3_server, server.stores, bundle, versions)
 
 
 def version_files(account: MlflowAccount, source: str, path: str) -> tuple[int, bytes]:
