@@ -1,5 +1,5 @@
 # make demo: the main job on a real model.   make test: every check.   Both set up .venv first, in either order, again and again.
-# make test-fast: what runs in one process.   make test-all: with every fault, database and recipe.   make wheel-check: the wheel as users install it.
+# make test-fast: what runs in one process.   make test-all: with every case, fault, database and recipe.   make wheel-check: the wheel as users install it.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -45,7 +45,9 @@ unit: $(STAMP)
 test-fast: $(STAMP)
 	$(PYTEST) -m "not (process or service or slow)"
 
-# Every command stopped at every point where it changes something; every database; every recipe on the real model.
+# All that one of a kind stands for in `make test`; every command stopped at every point where it changes something; every
+# database; every recipe on the real model.
+test-all: export CASES = all
 test-all: export FAULTS = all
 test-all: export DATABASES = all
 test-all: export ACCURACY = all

@@ -361,7 +361,7 @@ def warm(place: Path, site: str) -> None:
     transfer.CHUNK_BYTES_LIMIT = 200_000  # type: ignore[attr-defined]
     large_file._BUFFER_BYTES = 1 << 16
     s3.PART_BYTES = s3_upload.PART_BYTES = buckets.PART_BYTES  # type: ignore[attr-defined]
-    make_schema_once()
+    make_schema_once(synced=True)
     open_ledger(f"sqlite:///{place}/migrated.db", FolderStore(place / "store")).mlflow.connect()
     ground = Ground(place / "slot" / "warm", site)
     ground.folder.mkdir(parents=True)
