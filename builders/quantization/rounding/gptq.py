@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.grids.grid import FittedGrid, Grid
-from builders.threads import thread_count
+from builders.threads import single_threaded_products, thread_count
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -90,7 +90,6 @@ def round_matrix(
         moments: second moments of its inputs in diagonal blocks: see `MatrixStatistics`.
         refit: changes a grid's scales for given codes, before and after the sweep; None for grids that are kept.
     """
-    curvatures = [Curvature.of(block) for block in moments]
 
     def work(first: int) -> tuple[NDArray[Any], ...]:
         rows, start = weights[first : first + _ROWS], 0
@@ -108,7 +107,8 @@ def round_matrix(
         codes = np.ascontiguousarray(np.concatenate([part.codes for part in parts]).T)
         return tuple(grid.pack([block for part in parts for block in part.blocks], codes))
 
-    with ThreadPoolExecutor(thread_count()) as pool:
+    with single_threaded_products(), ThreadPoolExecutor(thread_count()) as pool:
+        curvatures = [Curvature.of(block) for block in moments]
         packed = list(pool.map(work, range(0, len(weights), _ROWS)))
     return tuple(np.concatenate(arrays) for arrays in zip(*packed, strict=True))
 
@@ -165,8 +165,8 @@ def _factor(moments: Floats) -> Floats:
 
     With the order of the columns reversed H = L Lᵀ, and U is L⁻¹, reversed: one factorization, and no inverse of H.
     """
-    from scipy.linalg import solve_triangular
+    import torch
 
-    lower = np.linalg.cholesky(moments[::-1, ::-1])
-    inverted = solve_triangular(lower, np.eye(len(lower), dtype=np.float32), lower=True, check_finite=False)
-    return np.ascontiguousarray(inverted[::-1, ::-1])
+    lower = torch.from_numpy(np.linalg.cholesky(moments[::-1, ::-1]))
+    inverted = torch.linalg.solve_triangular(lower, torch.eye(len(lower)), upper=False)
+    return np.ascontiguousarray(inverted.numpy()[::-1, ::-1])
