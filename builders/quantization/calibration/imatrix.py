@@ -60,13 +60,11 @@ def write_imatrix(
     """
     import gguf
 
-    class Writer(gguf.GGUFWriter):
-        def add_architecture(self) -> None:
-            """Add nothing: llama-imatrix names no architecture."""
-
+    # llama-imatrix names no architecture; gguf's own writer always does.
+    nameless = type("Writer", (gguf.GGUFWriter,), {"add_architecture": lambda _: None})
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "imatrix.gguf"
-        writer = Writer(whole, architecture.family)
+        writer = nameless(whole, architecture.family)
         writer.add_type(gguf.GGUFType.IMATRIX)
         writer.add_array(gguf.Keys.IMatrix.DATASETS, list(datasets))
         writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, max(1, token_count // window_length))

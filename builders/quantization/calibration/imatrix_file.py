@@ -93,7 +93,8 @@ def _binary_entries(file: Forwards, path: Path) -> Iterator[tuple[str, Floats]]:
         calls, count = _int32(file), _int32(file)
         if calls < 1 or count < 1:
             raise _refused(path, f"{name} has {count} values from {calls} calls")
-        yield name, np.frombuffer(file.take(4 * count, _ARRAY_BYTES_LIMIT), dtype="<f4") / np.float32(calls)
+        values: Floats = np.frombuffer(file.take(4 * count, _ARRAY_BYTES_LIMIT), dtype="<f4")
+        yield name, values / np.float32(calls)
 
 
 def _int32(file: Forwards) -> int:

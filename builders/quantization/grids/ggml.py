@@ -63,7 +63,8 @@ class FittedBlocks:
     @cached_property
     def _borders(self) -> Floats:
         """Halfway between levels."""
-        return (self._levels[1:] + self._levels[:-1]) / 2
+        borders: Floats = (self._levels[1:] + self._levels[:-1]) / np.float32(2)
+        return borders
 
     @property
     def _is_even(self) -> bool:
