@@ -37,17 +37,22 @@ def require_unseen(text: CalibrationText, evaluation: str, name: str) -> None:
 
 def shared_share(one: str, other: str) -> float:
     """Return how many of the windows of the shorter text are in the other one, as a share."""
-    first, second = _windows(one), _windows(other)
-    shorter = min(len(first), len(second))
-    return len(np.intersect1d(first, second, assume_unique=True)) / shorter if shorter else 0.0
+    shorter, longer = sorted((_windows(one), _windows(other)), key=len)
+    wanted = np.unique(shorter)
+    if not len(wanted):
+        return 0.0
+    found = np.zeros(len(wanted), dtype=bool)
+    places = np.minimum(np.searchsorted(wanted, longer), len(wanted) - 1)
+    found[places[wanted[places] == longer]] = True
+    return float(found.mean())
 
 
 def _windows(text: str) -> NDArray[np.uint64]:
-    """Return the hashes of all windows of a text, each once."""
+    """Return the hash of the window at each letter of a text."""
     letters = "".join(text.split()).casefold()
     hashes = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
     factor, length = _FACTOR, 1
     while length < WINDOW:  # of a window twice as long: factor · left half + right half, modulo 2**64
         hashes = hashes[:-length] * np.uint64(factor) + hashes[length:]
         factor, length = pow(factor, 2, 1 << 64), 2 * length
-    return np.unique(hashes)
+    return hashes
