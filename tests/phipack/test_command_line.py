@@ -146,14 +146,17 @@ def test_a_wrong_project_file_is_reported_by_file_line_and_key(phipack: Run, tmp
 
 def test_fit_names_what_to_take_for_what_a_format_cannot_run(phipack: Run, tmp_path: Path) -> None:
     write_tiny(tmp_path / "small", family="phi3small")
-    instead = "use one of onnx-fp16, onnx-int4, coreml-fp16, coreml-int4"
+    instead = "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4"
     assert instead in phipack("fit", "./small", "--target", "iphone-15").stdout
     assert instead in phipack("build", "small", "--recipe", "gguf-q8_0", "-o", "out", expect=1).stderr
 
 
 def test_heads_that_llama_cpp_does_not_load_are_refused_before_a_build(phipack: Run, tmp_path: Path) -> None:
     write_tiny(tmp_path / "wide", head_dim=32)
-    problem, fix = "loads no model whose heads together (4 of 32 elements)", "use one of onnx-fp16, onnx-int4, coreml-"
+    problem, fix = (
+        "loads no model whose heads together (4 of 32 elements)",
+        "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-",
+    )
     shown = phipack("fit", "./wide", "--target", "iphone-15").stdout
     refused = phipack("build", "wide", "--recipe", "gguf-q8_0", "-o", "out", expect=1).stderr
     for words in (problem, fix):
@@ -197,7 +200,8 @@ def _interruptible(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.every_case), signal.SIGTERM])
 def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     write_tiny(tmp_path / "checkpoint", Tiny(hidden=512, intermediate=2048, layers=6, heads=8, kv_heads=8))
-    with _interruptible("build", "checkpoint", "--recipe", "gguf-q4_k_m", "-o", "out", cwd=tmp_path) as process:
+    words = ("build", "checkpoint", "--recipe", "gguf-q4_k_m", "--calibration", "none", "-o", "out")
+    with _interruptible(*words, cwd=tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "gguf-q4_k_m: write" in line:

@@ -52,7 +52,7 @@ def test_two_machines_make_what_one_process_makes(project: Path) -> None:
 
     first = on(clone(project, "first"), project)
     done = result_of(first("--json", "release", "--defer-registration", "--job", *groups[0]["last_jobs"]))
-    assert states(done) == {"build-onnx-int4-512": "done", "validate-onnx-int4-512": "done"}
+    assert states(done) == {"build-onnx-int4-light-512": "done", "validate-onnx-int4-light-512": "done"}
     cells_that_are_missing_are_named_with_their_job(here)
 
     second = on(clone(project, "second"), project)
@@ -98,7 +98,7 @@ def test_a_matrix_for_github_and_gitlab(project: Path) -> None:
     (entry,) = json.loads(run("matrix", "--format", "github").stdout)["include"]
     assert entry.keys() == {"name", "machine", "labels", "jobs", "cells", "minutes"}
     assert (entry["machine"], entry["cells"]) == ("any", ["iphone-15", "galaxy-s24"])
-    assert entry["name"].startswith("onnx-int4-512-")
+    assert entry["name"].startswith("onnx-int4-light-512-")
     assert entry["name"].endswith("-and-1-more")
     pipeline = json.loads(run("matrix", "--format", "gitlab", "--template", ".gitlab/phipack.yml").stdout)
     assert pipeline.pop("include") == [{"local": ".gitlab/phipack.yml"}]
@@ -106,7 +106,7 @@ def test_a_matrix_for_github_and_gitlab(project: Path) -> None:
     script = [f"phipack release --defer-registration {jobs}"]
     assert pipeline == {entry["name"]: {"extends": ".phipack", "script": script}}
     table = run("plan").stdout
-    assert "build-onnx-int4-512-" in table
+    assert "build-onnx-int4-light-512-" in table
     assert "0 jobs done, 4 to do" in table
 
 
