@@ -24,6 +24,7 @@ OURS = ("tests", "devtools")
 BY_PATH = {
     "tests/builders/checkpoint/test_adapter.py": "slow",
     "tests/builders/checkpoint/test_adapter_bundles.py": "slow",
+    "tests/builders/checkpoint/test_shards.py": "slow",
     "tests/builders/coreml/test_families.py": "slow",
     "tests/builders/coreml/test_package.py": "slow",
     "tests/builders/coreml/test_parity.py": "slow",
@@ -48,6 +49,7 @@ BY_PATH = {
     "tests/builders/templates/test_process.py": "process",
     "tests/builders/test_accuracy.py": "slow",
     "tests/builders/test_build.py": "slow",
+    "tests/builders/test_build_each.py": "slow",
     "tests/builders/test_chunks.py": "slow",
     "tests/builders/test_phi4.py": "slow",
     "tests/builders/test_release.py": "slow",
@@ -95,7 +97,10 @@ BY_PATH = {
     "tests/registry/transfer/test_delta_download.py": "slow",
     "tests/registry/transfer/test_download.py": "slow",
     "tests/registry/transfer/test_download_progress.py": "slow",
+    "tests/registry/transfer/test_pace.py": "slow",
     "tests/registry/transfer/test_resumed_download.py": "slow",
+    "tests/targets/test_toml_lines.py": "slow",
+    "tests/targets/test_written_json.py": "slow",
 }
 
 
