@@ -120,7 +120,7 @@ def _gptq(weights: Floats, grid: Grid, factor: Floats) -> Rounded:
     for start in range(0, len(weights), grid.columns):
         stop = start + grid.columns
         own, upper = left[start:stop], factor[start:stop, start:stop]
-        block = grid.fit(own.T, 1 / np.square(np.diagonal(upper)))
+        block = grid.fit(own.T, np.reciprocal(np.square(np.diagonal(upper))))
         result.blocks.append(block)
         errors = np.empty_like(own)
         for first in range(0, grid.columns, _AT_ONCE):
