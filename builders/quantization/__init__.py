@@ -5,4 +5,5 @@
                         grids/ (what a block can hold) ──rounding/──> codes
 
 `calibration/` runs the checkpoint once over a text; `grids/` are the formats' blocks; `rounding/` chooses codes.
+`sensitivity.py` measures what each matrix costs in few bits; `budget.py` chooses types under a number of bytes.
 """
