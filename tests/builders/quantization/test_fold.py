@@ -12,7 +12,7 @@ from builders.quantization.fold import FoldedSource, fold_factors
 from builders.reference.forward import hidden_states
 from targets.architecture import Architecture
 from targets.config_json import read_architecture
-from targets.layouts import stored_shapes
+from targets.layouts import sources_of, stored_shapes
 from tests.support.checkpoints import VOCABULARY_SIZE, Tiny, write_tiny
 
 SHAPES = {
@@ -35,14 +35,24 @@ def test_the_model_computes_the_same(tmp_path: Path, shape: Tiny) -> None:
         for seed, (name, shape) in enumerate(architecture.tensor_shapes().items())
         if len(shape) == 2
     }
+    squares["model.layers.1.mlp.down_proj.weight"][5] = 1e9
+    squares["model.layers.0.mlp.down_proj.weight"] = np.ones(architecture.intermediate_size, np.float32)
     factors = fold_factors(architecture, squares)
-    assert len(factors) == 2 * architecture.layer_count
+    giant = "model.layers.1.mlp.down_proj.weight"
+    assert sorted(factors) == sorted(
+        name
+        for name in squares
+        if name.endswith(("qkv_proj.weight", "gate_up_proj.weight")) or (name == giant and not architecture.biased)
+    )
     folded = FoldedSource(source, architecture, factors)
     tokens = np.random.default_rng(1).integers(0, VOCABULARY_SIZE, (2, 20))
     same = hidden_states(architecture, folded, tokens)
     np.testing.assert_allclose(same, hidden_states(architecture, source, tokens), atol=2e-5)
     name = "model.layers.1.mlp.gate_up_proj.weight"
-    np.testing.assert_array_equal(folded.tensor(name), source.tensor(name) * factors[name])
+    folded_columns = source.tensor(name) * factors[name]
+    np.testing.assert_array_equal(
+        folded.tensor(name)[: architecture.intermediate_size], folded_columns[: architecture.intermediate_size]
+    )
     assert np.abs(factors[name]).max() > 1.5
 
 
@@ -98,3 +108,18 @@ def test_a_column_without_input_gets_a_bounded_factor() -> None:
 
 def _architecture(shape: Tiny) -> Architecture:
     return read_architecture(shape.config())
+
+
+@pytest.mark.parametrize("family", ["phi3", "llama"])
+def test_stored_parts_of_a_matrix_before_a_folded_one_make_up_the_whole(tmp_path: Path, family: str) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", Tiny(family=family)))
+    architecture, source = checkpoint.architecture, checkpoint.open_tensors()
+    gate_up, down = (f"model.layers.1.mlp.{stem}.weight" for stem in ("gate_up_proj", "down_proj"))
+    factors = {gate_up: made_up(64, 1), down: made_up(128, 2)}
+    folded = FoldedSource(source, architecture, factors)
+    parts = sources_of(architecture, gate_up, architecture.tensor_shapes()[gate_up]).parts
+    stored = np.concatenate([folded.stored_tensor(name) for name, _ in parts])
+    np.testing.assert_array_equal(stored, folded.tensor(gate_up))
+    up = source.tensor(gate_up)[128:] * factors[gate_up] / factors[down][:, None]
+    np.testing.assert_allclose(stored[128:], up, rtol=1e-6)
+    np.testing.assert_array_equal(folded.stored_tensor(down), source.tensor(down) * factors[down])
