@@ -62,8 +62,9 @@ def planned() -> list[Row]:
 
 
 def build(checkpoint: Path, recipes: tuple[str, ...], out: Path) -> Measured:
-    """Run `phipack build`."""
+    """Run `phipack build`, without calibration: the other tools have none either."""
     command = [sys.executable, "-m", "phipack", "--quiet", "build", str(checkpoint), "-o", str(out), "--replace"]
+    command += ["--calibration", "none"]
     for recipe in recipes:
         command += ["--recipe", recipe]
     return run(command, cwd=REPOSITORY)
