@@ -2,10 +2,11 @@
 
 MatMulNBits of onnxruntime and Core ML's constexpr_blockwise_shift_scale store a matrix so; each packs it its own way.
 
-The range of a block's weights, 0 included, is tried in several widths, with the zero point where 0 falls or one place
-next to it. For the codes c = code - zero point of a trial the scale of least error is <w, c> / <c, c> in the scalar
-product that the importance defines, and that error is |w|² - <w, c>² / <c, c>: the trial with the greatest
-<w, c>² / <c, c> wins. Scales are positive, because Core ML's compiler refuses negative ones elsewhere.
+The range of a block's weights, 0 included, is tried in several widths, with the zero point where 0 falls; then the best
+of them with the zero point one place next to it. For the codes c = code - zero point of a trial the scale of least
+error is <w, c> / <c, c> in the scalar product that the importance defines, and that error is |w|² - <w, c>² / <c, c>:
+the trial with the greatest <w, c>² / <c, c> wins. Scales are positive, because Core ML's compiler refuses negative ones
+elsewhere.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-# Widths of the range that are tried, as shares of the block's own, each with these moves of its zero point.
-TRIALS = tuple((span, shift) for span in (1.05, 0.98, 0.91, 0.84, 0.77) for shift in (0, -1, 1))
+SPANS = (1.05, 1.0, 0.95, 0.89, 0.83, 0.77, 0.71)  # widths of the range that are tried, as shares of the block's own
+SHIFTS = (-1, 1)  # moves of the zero point, tried with the best of these widths
 _TINY = np.finfo(np.float32).tiny
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -90,11 +91,12 @@ class AffineGrid:
         weighted = block * weighting
         lowest, highest = np.minimum(block.min(axis=0), 0), np.maximum(block.max(axis=0), 0)
         plain = inverse((highest - lowest) / np.float32(top))
-        gain, scale, zero = (np.zeros_like(plain) for _ in range(3))
+        gain, scale, zero, width = (np.zeros_like(plain) for _ in range(4))
         codes, product = np.empty_like(block), np.empty_like(block)
-        for span, shift in TRIALS:
+        for span, shift in (*((span, 0) for span in SPANS), *((None, shift) for shift in SHIFTS)):
             tried = np.clip(np.rint(-lowest * plain) + shift, 0, top)
-            np.multiply(block, plain / np.float32(span), out=codes)
+            widths = width if span is None else np.full_like(plain, span)
+            np.multiply(block, plain * inverse(widths), out=codes)
             np.rint(codes, out=codes)
             np.maximum(codes, -tried, out=codes)
             np.minimum(codes, top - tried, out=codes)
@@ -105,6 +107,8 @@ class AffineGrid:
             np.copyto(gain, along * best, where=better)
             np.copyto(scale, best, where=better)
             np.copyto(zero, tried, where=better)
+            if span is not None:
+                np.copyto(width, widths, where=better)
         return AffineBlock(as_stored(scale), zero, top)
 
     def pack(self, blocks: Sequence[AffineBlock], codes: Bytes) -> tuple[Bytes, NDArray[np.float16], Bytes]:

@@ -173,12 +173,15 @@ def test_moments_that_can_not_be_factored_do_no_harm(second: np.ndarray) -> None
     zero=st.integers(0, 15),
     codes=st.lists(st.integers(0, 15), min_size=32, max_size=32),
 )
-def test_weights_on_a_grid_come_back(scale: float, zero: int, codes: list[int]) -> None:
+def test_the_search_is_no_worse_than_the_plain_range(scale: float, zero: int, codes: list[int]) -> None:
     stored = np.float32(np.float16(scale))
     weights = stored * (np.asarray(codes, np.float32)[None] - zero)
     made = affine_matrix(weights, GRID, MatrixStatistics(np.ones(32, np.float32))).dequantized()
-    spread = np.ptp(np.append(weights, 0))
-    assert np.abs(made - weights).max() <= spread / 15 / 2 * 1.06 + 1e-7
+    step = np.float32(np.float16(np.ptp(np.append(weights, 0)) / 15)) or np.float32(1)
+    offset = np.clip(np.rint(-weights.min(initial=0) / step), 0, 15)
+    plain = (np.clip(np.rint(weights / step) + offset, 0, 15) - offset) * step
+    rounding = 32 * (np.abs(weights).max() * 2**-11) ** 2  # of the scale, to float16
+    assert np.square(made - weights).sum() <= np.square(plain - weights).sum() * 1.001 + rounding + 1e-12
 
 
 def test_a_scale_too_large_for_float16_is_an_error() -> None:
