@@ -46,8 +46,9 @@ BUILD_RATES: Mapping[str, float] = {
     "coreml-fp16": 152.5 / 3.0 / 3.84e9,
     "coreml-int4": 97.0 / _MINI,
 }
-# Calibration -> seconds a parameter, of the walk and the rounding. Assumed: the bounds that the two are held to.
-CALIBRATION_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 180.0 / _MINI, "full": 3600.0 / _MINI}
+# Calibration -> seconds a parameter, of the walk and the rounding. light: half of the processor's time that mini's
+# onnx-int4 took more than without it, on 2 cores. full: an estimate, not a run.
+CALIBRATION_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 430.0 / _MINI, "full": 3600.0 / _MINI}
 # Seconds for a parameter and token of the text. The reference: 2 operations in float32 at 50e9 a second on 2 cores,
 # which is assumed (on busy ones 14e9 were measured). The runtime: mini's prefill of full-size.md, 32 tokens a second.
 VALIDATION_RATE = 2 / 50e9 + 1 / (_MINI * 32.0)
