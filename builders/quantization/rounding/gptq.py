@@ -34,6 +34,7 @@ _ROWS = 1024  # that a thread works on: a block of 32 columns of them stays in a
 _AT_ONCE = 8  # columns whose errors are passed on one by one; beyond them, products of matrices do it
 _SHRINK = 0.5  # of what is off the diagonal, where a factorization fails
 _ATTEMPTS = 20
+_SMALL = 32  # columns that are inverted as they are
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,19 @@ def _factor(moments: Floats) -> Floats:
 
     With the order of the columns reversed H = L Lᵀ, and U is L⁻¹, reversed: one factorization, and no inverse of H.
     """
-    import torch
+    return np.ascontiguousarray(_inverse_of_lower(np.linalg.cholesky(moments[::-1, ::-1]))[::-1, ::-1])
 
-    lower = torch.from_numpy(np.linalg.cholesky(moments[::-1, ::-1]))
-    inverted = torch.linalg.solve_triangular(lower, torch.eye(len(lower)), upper=False)
-    return np.ascontiguousarray(inverted.numpy()[::-1, ::-1])
+
+def _inverse_of_lower(matrix: Floats) -> Floats:
+    """Return the inverse of a lower triangular matrix, by halves: [[A, 0], [B, C]]⁻¹ = [[A⁻¹, 0], [-C⁻¹ B A⁻¹, C⁻¹]].
+
+    torch's solver would give other last bits with another number of threads.
+    """
+    half = len(matrix) // 2
+    if half < _SMALL:
+        return np.tril(np.linalg.inv(matrix))
+    upper, lower = _inverse_of_lower(matrix[:half, :half]), _inverse_of_lower(matrix[half:, half:])
+    inverted = np.zeros_like(matrix)
+    inverted[:half, :half], inverted[half:, half:] = upper, lower
+    inverted[half:, :half] = -(lower @ matrix[half:, :half] @ upper)
+    return inverted
