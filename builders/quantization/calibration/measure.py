@@ -1,6 +1,6 @@
 """`measured_statistics`: one float32 walk of a checkpoint over a calibration text, kept in the cache.
 
-The same checkpoint and text give the same statistics, and so a bundle's same bytes, whatever the number of threads.
+The same checkpoint and text give the same statistics on one kind of processor.
 """
 
 from __future__ import annotations
