@@ -14,11 +14,11 @@ can't be tested without a Mac.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.quantization.grids.affine import AffineMatrix, inverse
 from builders.threads import thread_count
 from targets.storage.coreml import BLOCK_SIZE
 
@@ -42,22 +42,7 @@ _CHUNK_ELEMENTS = 1 << 17  # that a thread works on at a time: its arrays stay i
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """A matrix in blocks: codes [rows, columns], 0 to 15; scales and offsets (0 to 15) [rows, columns / block]."""
-
-    codes: NDArray[np.uint8]
-    scales: NDArray[np.float16]
-    offsets: NDArray[np.uint8]
-
-    def dequantized(self) -> Floats:
-        """Return the weights [rows, columns] that Core ML computes with, before it rounds them to float16."""
-        rows, columns = self.codes.shape
-        blocks = self.codes.reshape(rows, -1, BLOCK_SIZE).astype(np.float32) - self.offsets[..., None]
-        return (blocks * self.scales.astype(np.float32)[..., None]).reshape(rows, columns)
-
-
-def quantize(weights: Floats, importance: Floats | None = None) -> Quantized:
+def quantize(weights: Floats, importance: Floats | None = None) -> AffineMatrix:
     """Quantize a matrix [rows, columns]: finite, magnitudes within float16's, columns a multiple of the block.
 
     Args:
@@ -66,13 +51,13 @@ def quantize(weights: Floats, importance: Floats | None = None) -> Quantized:
     """
     rows, columns = weights.shape
     blocks = (rows, columns // BLOCK_SIZE)
-    result = Quantized(np.empty((rows, columns), np.uint8), np.empty(blocks, np.float16), np.empty(blocks, np.uint8))
+    result = AffineMatrix(np.empty((rows, columns), np.uint8), np.empty(blocks, np.float16), np.empty(blocks, np.uint8))
     step = max(1, _CHUNK_ELEMENTS // columns)
 
     def work(first: int) -> None:
         part = slice(first, first + step)
         chunk = _quantize_rows(weights[part], importance)
-        result.codes[part], result.scales[part], result.offsets[part] = chunk.codes, chunk.scales, chunk.offsets
+        result.codes[part], result.scales[part], result.zeros[part] = chunk.codes, chunk.scales, chunk.zeros
 
     with ThreadPoolExecutor(thread_count()) as pool:
         for _ in pool.map(work, range(0, rows, step)):
@@ -80,38 +65,38 @@ def quantize(weights: Floats, importance: Floats | None = None) -> Quantized:
     return result
 
 
-def _quantize_rows(weights: Floats, importance: Floats | None) -> Quantized:
+def _quantize_rows(weights: Floats, importance: Floats | None) -> AffineMatrix:
     rows, columns = weights.shape
     # A block is a column here, [block, blocks]: sums over a block then run along whole rows of memory.
     blocks = np.ascontiguousarray(weights.reshape(-1, BLOCK_SIZE).T)
     weighting = None if importance is None else np.tile(importance.reshape(-1, BLOCK_SIZE).T, (1, rows))
     scale, offset = _best(blocks, weighting)
     stored = scale.astype(np.float16)
-    codes = _centred_codes(blocks, _inverse(stored.astype(np.float32)), offset, np.empty_like(blocks)) + offset
-    return Quantized(
+    codes = _centred_codes(blocks, inverse(stored.astype(np.float32)), offset, np.empty_like(blocks)) + offset
+    return AffineMatrix(
         codes=codes.T.astype(np.uint8).reshape(rows, columns),
         scales=stored.reshape(rows, -1),
-        offsets=offset.astype(np.uint8).reshape(rows, -1),
+        zeros=offset.astype(np.uint8).reshape(rows, -1),
     )
 
 
 def _best(blocks: Floats, weighting: Floats | None) -> tuple[Floats, Floats]:
     """Return the scale and the offset of least (weighted) squared error of each block, among those tried."""
     lowest, highest = np.minimum(blocks.min(axis=0), 0), np.maximum(blocks.max(axis=0), 0)
-    plain = _inverse((highest - lowest) / HIGHEST_CODE)
+    plain = inverse((highest - lowest) / HIGHEST_CODE)
     weighted = blocks if weighting is None else blocks * weighting
     gain, scale, offset = (np.zeros_like(plain) for _ in range(3))
     codes, product = np.empty_like(blocks), np.empty_like(blocks)
     for width, shift in TRIALS:
-        inverse = plain / np.float32(width)
+        inverse_scale = plain / np.float32(width)
         # The offset is where 0 lies in the range: in the block's own, whatever its width.
         tried = np.clip(np.rint(-lowest * plain) + shift, 0, HIGHEST_CODE)
-        _centred_codes(blocks, inverse, tried, codes)
+        _centred_codes(blocks, inverse_scale, tried, codes)
         along = np.multiply(codes, weighted, out=product).sum(axis=0)
         np.multiply(codes, codes, out=product)
         if weighting is not None:
             product *= weighting
-        best_scale = along * _inverse(product.sum(axis=0))
+        best_scale = along * inverse(product.sum(axis=0))
         better = along * best_scale > gain
         gain[better] = (along * best_scale)[better]
         scale[better] = best_scale[better]
@@ -125,8 +110,3 @@ def _centred_codes(blocks: Floats, inverse_scale: Floats, offset: Floats, out: F
     np.rint(out, out=out)
     np.maximum(out, -offset, out=out)
     return np.minimum(out, HIGHEST_CODE - offset, out=out)
-
-
-def _inverse(values: Floats) -> Floats:
-    """Return 1 / x, and 0 for 0 and for what is too small to have a finite inverse."""
-    return np.divide(1, values, out=np.zeros_like(values), where=values >= np.finfo(np.float32).tiny)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.conversion import BuildRequest
-from builders.coreml.quantize import Quantized, quantize
+from builders.coreml.quantize import quantize
 from builders.quantization.calibration.statistics import MatrixStatistics
-from builders.quantization.grids.affine import AffineGrid
+from builders.quantization.grids.affine import AffineGrid, AffineMatrix
 from builders.quantization.rounding.matrix import affine_matrix
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
@@ -38,7 +38,7 @@ class Weights:
         self._variables: dict[str, Any] = {}
         self._promises: dict[str, Callable[[], NDArray[Any]]] = {}
         self._norms = norms_before(request.checkpoint.architecture)
-        self._last: tuple[str, Quantized | None] = ("", None)
+        self._last: tuple[str, AffineMatrix | None] = ("", None)
 
     def is_promised(self, constant: str) -> bool:
         """Return whether a constant of that name is promised: its data is computed when the package is written."""
@@ -93,7 +93,7 @@ class Weights:
                     name + "_scale", blocks, np.dtype(np.float16), lambda: self._quantized(tensor).scales
                 ),
                 offset=self._promise(
-                    name + "_offset", blocks, types.np_uint4_dtype, lambda: self._quantized(tensor).offsets
+                    name + "_offset", blocks, types.np_uint4_dtype, lambda: self._quantized(tensor).zeros
                 ),
                 name=name,
             )
@@ -124,7 +124,7 @@ class Weights:
             )
         return values
 
-    def _quantized(self, tensor: str) -> Quantized:
+    def _quantized(self, tensor: str) -> AffineMatrix:
         """Return a quantized matrix. The last one is kept, since its parts are asked for one after the other."""
         name, quantized = self._last
         if name != tensor or quantized is None:
@@ -134,8 +134,7 @@ class Weights:
                 if statistics is None:
                     quantized = quantize(values, self._importance(tensor))
                 else:
-                    found = affine_matrix(values, AffineGrid(BLOCK_SIZE), statistics)
-                    quantized = Quantized(found.codes, found.scales, found.zeros)
+                    quantized = affine_matrix(values, AffineGrid(BLOCK_SIZE), statistics)
             self._last = (tensor, quantized)
         return quantized
 

@@ -15,7 +15,6 @@ error of a matrix is 2 to 7 % smaller than with the damping alone (135M model; l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.grids.grid import FittedGrid, Grid
-from builders.threads import single_threaded_products, thread_count
+from builders.quantization.rounding.rows import by_rows
+from builders.threads import single_threaded_products
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
 DAMPING = 0.1  # of the mean diagonal, added to the diagonal
 SHRINKAGE = 0.2  # of what is off the diagonal, taken away
-_ROWS = 1024  # that a thread works on: a block of 32 columns of them stays in a core's cache
 _AT_ONCE = 8  # columns whose errors are passed on one by one; beyond them, products of matrices do it
 _SHRINK = 0.5  # of what is off the diagonal, where a factorization fails
 _ATTEMPTS = 20
@@ -91,10 +90,11 @@ def round_matrix(
         moments: second moments of its inputs in diagonal blocks: see `MatrixStatistics`.
         refit: changes a grid's scales for given codes, before and after the sweep; None for grids that are kept.
     """
+    with single_threaded_products():
+        curvatures = [Curvature.of(block) for block in moments]
 
-    def work(first: int) -> tuple[NDArray[Any], ...]:
-        rows, start = weights[first : first + _ROWS], 0
-        parts: list[Rounded] = []
+    def work(rows: Floats) -> tuple[NDArray[Any], ...]:
+        start, parts = 0, list[Rounded]()
         for curvature in curvatures:
             stop = start + len(curvature.damped)
             part = _gptq(np.ascontiguousarray(rows[:, start:stop].T), grid, curvature.factor)
@@ -108,10 +108,7 @@ def round_matrix(
         codes = np.ascontiguousarray(np.concatenate([part.codes for part in parts]).T)
         return tuple(grid.pack([block for part in parts for block in part.blocks], codes))
 
-    with single_threaded_products(), ThreadPoolExecutor(thread_count()) as pool:
-        curvatures = [Curvature.of(block) for block in moments]
-        packed = list(pool.map(work, range(0, len(weights), _ROWS)))
-    return tuple(np.concatenate(arrays) for arrays in zip(*packed, strict=True))
+    return by_rows(weights, work)
 
 
 def _gptq(weights: Floats, grid: Grid, factor: Floats) -> Rounded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,9 @@ from builders.quantization.calibration.statistics import MatrixStatistics
 from builders.quantization.grids.affine import AffineGrid, AffineMatrix
 from builders.quantization.rounding.gptq import round_matrix
 from builders.quantization.rounding.refit import refit_scales
-from builders.threads import thread_count
+from builders.quantization.rounding.rows import by_rows
 
 Floats = NDArray[np.float32]
-
-_ROWS = 1024  # that a thread works on
 
 
 def affine_matrix(weights: Floats, grid: AffineGrid, statistics: MatrixStatistics) -> AffineMatrix:
@@ -27,8 +25,7 @@ def affine_matrix(weights: Floats, grid: AffineGrid, statistics: MatrixStatistic
     if statistics.moments:
         return AffineMatrix(*round_matrix(weights, grid, statistics.moments, refit_scales))
 
-    def work(first: int) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
-        rows = weights[first : first + _ROWS]
+    def work(rows: Floats) -> tuple[NDArray[Any], ...]:
         codes, blocks = np.empty(rows.shape, np.uint8), []
         for start in range(0, rows.shape[1], grid.columns):
             own = slice(start, start + grid.columns)
@@ -36,6 +33,4 @@ def affine_matrix(weights: Floats, grid: AffineGrid, statistics: MatrixStatistic
             codes[:, own] = blocks[-1].codes(rows[:, own].T).T
         return grid.pack(blocks, codes)
 
-    with ThreadPoolExecutor(thread_count()) as pool:
-        packed = list(pool.map(work, range(0, len(weights), _ROWS)))
-    return AffineMatrix(*(np.concatenate(arrays) for arrays in zip(*packed, strict=True)))
+    return AffineMatrix(*by_rows(weights, work))

@@ -38,7 +38,7 @@ def test_codes_and_offsets_stay_in_four_bits_and_scales_are_not_negative(weights
     quantized = quantize(weights)
     assert quantized.codes.shape == weights.shape
     assert quantized.codes.max() <= HIGHEST_CODE
-    assert quantized.offsets.max() <= HIGHEST_CODE
+    assert quantized.zeros.max() <= HIGHEST_CODE
     assert np.isfinite(quantized.scales).all()
     assert (quantized.scales >= 0).all()
 

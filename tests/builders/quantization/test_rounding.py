@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from builders.quantization.calibration.statistics import MatrixStatistics
 from builders.quantization.grids.affine import AffineGrid
 from builders.quantization.rounding import gptq
+from builders.quantization.rounding import rows as rows_module
 from builders.quantization.rounding.gptq import Curvature, Rounded, round_matrix
 from builders.quantization.rounding.matrix import affine_matrix
 from builders.quantization.rounding.refit import refit_scales
@@ -128,7 +129,7 @@ def test_refitted_scales_solve_the_small_system() -> None:
 def test_threads_and_chunks_do_not_change_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, second = matrix(rows=200), moments()
     statistics = MatrixStatistics(np.diagonal(second).copy(), [second])
-    monkeypatch.setattr(gptq, "_ROWS", 64)
+    monkeypatch.setattr(rows_module, "_ROWS", 64)
     found = []
     for threads in ("1", "2", "3"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
