@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from targets.budget import Budget
 from targets.calibration import Calibration
 from targets.errors import RecipeError, did_you_mean
 
@@ -14,12 +15,21 @@ FOUR_BIT_CALIBRATION: Calibration = "light"  # the default of every recipe with 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to store a model. `bits` is the nominal width of a weight matrix's element, without scales."""
+    """One way to store a model.
+
+    Attributes:
+        bits: the nominal width of a weight matrix's element, without scales.
+        budget: how large the bundle may become; None where `targets/storage/` alone chooses each tensor's type.
+        types: the types that were chosen for a budget, by the canonical name of each matrix; they replace those of
+            `targets/storage/`. Empty until they are chosen, which takes a measurement of the checkpoint.
+    """
 
     name: str
     format: Format
     bits: int
     summary: str
+    budget: Budget | None = None
+    types: tuple[tuple[str, str], ...] = ()
 
 
 RECIPES: dict[str, Recipe] = {

@@ -1,0 +1,54 @@
+"""How large a bundle may become whose matrices get their types by measured sensitivity.
+
+bytes    all files of the bundle together but manifest.json
+bits     the mean over all weights, scales included, as llama.cpp counts bits per weight
+fit      the largest that fits the target, with the context that is asked for
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from targets.errors import RecipeError
+
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,12})?)\s*(B|kB|MB|GB|KiB|MiB|GiB)")
+_FEWEST_BITS, _MOST_BITS = 1.0, 16.0
+
+BudgetKind = Literal["bytes", "bits", "fit"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A bound on a bundle. `amount`: bytes, or bits per weight; 0 for `fit`, which a target turns into bytes."""
+
+    kind: BudgetKind
+    amount: float = 0.0
+
+    @classmethod
+    def of_size(cls, text: str) -> Budget:
+        """Parse a size such as `2.0GB`, decimal, or `1.9GiB`. Raises `RecipeError`."""
+        found = _SIZE.fullmatch(text.strip())
+        count = round(float(found[1]) * _UNITS[found[2]]) if found else 0
+        if count < 1:
+            raise RecipeError(f"{text!r} is not a size", fix="write a number and a unit: 2.0GB, 950MB or 1.9GiB")
+        return cls("bytes", count)
+
+    @classmethod
+    def of_bits(cls, bits: float) -> Budget:
+        """Return a budget of so many bits per weight. Raises `RecipeError` for what no recipe can store."""
+        if not _FEWEST_BITS <= bits <= _MOST_BITS:
+            raise RecipeError(
+                f"{bits:g} bits per weight is outside of what recipes can store",
+                fix=f"ask for {_FEWEST_BITS:g} to {_MOST_BITS:g} bits per weight: 4.5 is usual",
+            )
+        return cls("bits", float(bits))
+
+    @property
+    def label(self) -> str:
+        """Its short form, for names of jobs, keys and tables: `at most 2000000000 B`, `4.2 bits`, `fit`."""
+        if self.kind == "bytes":
+            return f"at most {int(self.amount)} B"
+        return f"{self.amount:g} bits" if self.kind == "bits" else "fit"
