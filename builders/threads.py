@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+from targets.errors import BuildError
+
+_Result = TypeVar("_Result")
 _lock = threading.Lock()
 _users = 0  # of single_threaded_products, now
 _limits: Any = None
@@ -22,13 +27,18 @@ def single_threaded_products() -> Iterator[None]:
     """Keep numpy's products of matrices to the thread that asks for them: for code with a pool of threads of its own.
 
     Results are then the same whatever the number of threads. Several uses may overlap; it ends with the last one.
+
+    Raises:
+        BuildError: other code in this process decides how many threads the library has.
     """
     global _limits, _users  # noqa: PLW0603 - the libraries have one setting for the process
     from threadpoolctl import threadpool_limits
 
     with _lock:
         if _users == 0:
-            _limits = threadpool_limits(1, user_api="blas")
+            limits = _in_short_thread(lambda: threadpool_limits(1, user_api="blas"))
+            _require_one_thread()
+            _limits = limits
         _users += 1
     try:
         yield
@@ -36,7 +46,29 @@ def single_threaded_products() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                _limits.restore_original_limits()
+                _in_short_thread(_limits.restore_original_limits)
+
+
+def _in_short_thread(work: Callable[[], _Result]) -> _Result:
+    """Return what `work` returns, called in a thread that ends with it.
+
+    Since threadpoolctl 3.8 the first thread that sets OpenBLAS's limit owns it, and what others set is ignored without
+    a word, until that thread has ended.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def _require_one_thread() -> None:
+    """Look whether the limit holds. Raises `BuildError`."""
+    from threadpoolctl import threadpool_info
+
+    others = [one["filepath"] for one in threadpool_info() if one["user_api"] == "blas" and one["num_threads"] != 1]
+    if others:
+        raise BuildError(
+            f"{Path(others[0]).name} keeps its number of threads, so that a bundle's bytes would depend on it",
+            fix="build in a process of its own: phipack build, or a script in which no other code uses threadpoolctl",
+        )
 
 
 def thread_count() -> int:

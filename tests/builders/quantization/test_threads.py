@@ -8,23 +8,66 @@ import sys
 
 _ROUND = """
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from builders.quantization.grids.affine import AffineGrid
-from builders.quantization.rounding.gptq import round_matrix
+from builders.quantization.rounding.gptq import Curvature, round_matrix
 from builders.quantization.rounding.refit import refit_scales
+from builders.threads import single_threaded_products
 
 random = np.random.default_rng(0)
 inputs = random.normal(size=(640, 640)).astype(np.float32)
 moments = np.einsum("ij,kj->ik", inputs, inputs) / 640
 weights = random.normal(size=(600, 640)).astype(np.float32)
-made = round_matrix(weights, AffineGrid(32), [moments], refit_scales)
-print(hashlib.sha256(b"".join(array.tobytes() for array in made)).hexdigest())
+
+def digest():
+    made = round_matrix(weights, AffineGrid(32), [moments], refit_scales)
+    with single_threaded_products():
+        made += (Curvature.of(moments).factor,)
+    return hashlib.sha256(b"".join(array.tobytes() for array in made)).hexdigest()
+
+pools = [ThreadPoolExecutor(1) for _ in range(2)]  # threads that stay, as a converter's do
+print(*(pool.submit(digest).result() for pool in pools * 2))
+"""
+_LIMITS = """
+from concurrent.futures import ThreadPoolExecutor
+import numpy
+from threadpoolctl import threadpool_info, threadpool_limits
+from builders.threads import single_threaded_products
+
+def now():
+    return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+def limited():
+    with single_threaded_products():
+        return now()
+
+pools = [ThreadPoolExecutor(1) for _ in range(3)]  # threads that stay
+print([pool.submit(limited).result() for pool in pools * 2], now())
+if OWNED:
+    owner = pools[0].submit(threadpool_limits, 2).result()
+    print(pools[1].submit(limited).exception())
 """
 
 
 def test_the_number_of_threads_does_not_change_the_bytes() -> None:
-    digests = set()
+    digests = set[str]()
     for threads in ("1", "2", "3"):
         environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-        digests.add(subprocess.check_output([sys.executable, "-c", _ROUND], env=environment, text=True))
+        digests.update(subprocess.check_output([sys.executable, "-c", _ROUND], env=environment, text=True).split())
     assert len(digests) == 1
+
+
+def _limits(*, owned: bool) -> list[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    source = _LIMITS.replace("OWNED", str(owned))
+    return subprocess.check_output([sys.executable, "-c", source], env=environment, text=True).splitlines()
+
+
+def test_products_are_limited_whichever_thread_asks() -> None:
+    assert _limits(owned=False) == ["[[1], [1], [1], [1], [1], [1]] [2]"]
+
+
+def test_other_code_that_decides_the_number_of_threads_is_named() -> None:
+    _, problem, _ = _limits(owned=True)
+    assert "keeps its number of threads" in problem
