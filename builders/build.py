@@ -21,7 +21,15 @@ from builders.quantization.calibration.statistics import CalibrationStatistics
 from builders.quantization.fold import FoldedSource
 from builders.tokenizer import bundled_tokenizer, named_id
 from registry.bundle.folder import Bundle, file_entries, seal
-from registry.bundle.manifest import CalibrationEntry, GenerationEntry, Manifest, ModelEntry, RecipeEntry
+from registry.bundle.manifest import (
+    BudgetEntry,
+    CalibrationEntry,
+    GenerationEntry,
+    Manifest,
+    MatrixEntry,
+    ModelEntry,
+    RecipeEntry,
+)
 from registry.bundle.requirements import required_by
 from registry.files.staging import staged_folder
 from targets.errors import CheckpointError, PhipackError
@@ -151,6 +159,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
                 weights=sorted(conversion.weights, key=lambda weight: -weight.bytes),
                 notes=[*checkpoint.notes, *conversion.notes, *tokenizer.notes],
                 calibration=_calibration_entry(request.statistics),
+                budget=_budget_entry(request),
             ),
             checkpoint=name,
             merged_from=checkpoint.merged_from,
@@ -180,6 +189,14 @@ def _calibration_entry(statistics: CalibrationStatistics | None) -> CalibrationE
     if statistics is None or statistics.calibration == "none":
         return None
     return CalibrationEntry(level=statistics.calibration, text=statistics.text_digest, tokens=statistics.token_count)
+
+
+def _budget_entry(request: BuildRequest) -> BudgetEntry | None:
+    choice, budget = request.choice, request.recipe.budget
+    if choice is None or budget is None:
+        return None
+    matrices = [MatrixEntry(**dataclasses.asdict(matrix)) for matrix in choice.matrices]
+    return BudgetEntry(asked=budget.label, bytes=choice.bytes, matrices=matrices)
 
 
 def _calibration_tools(statistics: CalibrationStatistics | None) -> dict[str, str]:

@@ -36,6 +36,36 @@ class Option:
     cost: float
 
 
+@dataclass(frozen=True)
+class ChosenMatrix:
+    """A matrix of the checkpoint: how it is stored, in how many bytes, and the divergence that it causes, in nats.
+
+    `sensitivity`: what it causes in the format's 4-bit blocks, measured; `cost`: an estimate for its storage.
+    """
+
+    name: str
+    storage: str
+    bytes: int
+    sensitivity: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for a budget: each matrix, in the checkpoint's order.
+
+    `bytes`: of all files of the bundle together but manifest.json, predicted.
+    """
+
+    matrices: tuple[ChosenMatrix, ...]
+    bytes: int
+
+    @property
+    def types(self) -> tuple[tuple[str, str], ...]:
+        """The storage of each matrix by its name, as `Recipe.types` has it."""
+        return tuple((matrix.name, matrix.storage) for matrix in self.matrices)
+
+
 def gguf_options(shape: tuple[int, ...], sensitivity: float, types: Iterable[str] = RELATIVE_COST) -> list[Option]:
     """Return the ways to store a matrix [rows, columns] whose divergence in Q4_0 is known.
 
