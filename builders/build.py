@@ -24,6 +24,7 @@ from registry.bundle.folder import Bundle, file_entries, seal
 from registry.bundle.manifest import (
     BudgetEntry,
     CalibrationEntry,
+    FileEntry,
     GenerationEntry,
     Manifest,
     MatrixEntry,
@@ -32,7 +33,7 @@ from registry.bundle.manifest import (
 )
 from registry.bundle.requirements import required_by
 from registry.files.staging import staged_folder
-from targets.errors import CheckpointError, PhipackError
+from targets.errors import BuildError, CheckpointError, PhipackError, RecipeError
 from targets.progress import Notice, Progress, Step, silent
 from targets.recipes import Format, Recipe
 
@@ -86,6 +87,7 @@ def build(  # noqa: PLR0913 - all that a bundle is made from, and where it goes
     Raises:
         CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
         BuildError: `out` exists or can't be written, or the disk is full. Nothing is left behind.
+        RecipeError: the recipe has a budget, and no types.
     """
     context_length = context_length or default_context_length(checkpoint)
     request = BuildRequest.from_checkpoint(checkpoint, recipe, context_length, on_progress)
@@ -135,6 +137,7 @@ def build_each(
 
 def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
     """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
+    _require_types(request.recipe)
     request = _folded(request)
     checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
     tokenizer = bundled_tokenizer(checkpoint, recipe.format)
@@ -148,6 +151,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
         with phases.phase("hash"):
             by_content = content_digests(folder, conversion.digests)
             files = file_entries(folder, {**conversion.digests, **by_content})
+            _require_predicted_size(request, files)
             name = digest.result()
         request.on_progress(Step("hash", 1, 1, subject=recipe.name))
         manifest = Manifest(
@@ -175,6 +179,24 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
         )
         seal(folder, manifest)
     return Bundle(out, manifest)
+
+
+def _require_types(recipe: Recipe) -> None:
+    if recipe.budget is not None and not recipe.types:
+        raise RecipeError(
+            f"{recipe.name} has a budget ({recipe.budget.label}) and no types that were chosen for it",
+            fix="build it with phipack.build or a release, which choose them; or ask for no budget",
+        )
+
+
+def _require_predicted_size(request: BuildRequest, files: list[FileEntry]) -> None:
+    found = sum(file.bytes for file in files)
+    if request.choice is not None and found != request.choice.bytes:
+        raise BuildError(
+            f"{request.recipe.name}: {found:,} bytes were written, and {request.choice.bytes:,} predicted when its "
+            "types were chosen",
+            fix="choose the types again for the request that is built: calibrate_requests",
+        )
 
 
 def _folded(request: BuildRequest) -> BuildRequest:

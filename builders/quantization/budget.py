@@ -8,23 +8,36 @@ still fits saves anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from targets.errors import RecipeError
-from targets.storage.gguf import TYPES
+from targets.storage import Candidate
 
-# The divergence that a type causes, relative to Q4_0's. Of SmolLM2-135M with its own grid blurred, measured once with
-# all matrices but the head in one type; good for ranking, not for predicting.
+# The divergence that a type causes, relative to that of the format's 4-bit blocks of 32 (Q4_0; uint4 with zero points).
+# Of SmolLM2-135M with its own grid blurred, measured once with all matrices but the head in one type; good for ranking,
+# not for predicting.
 RELATIVE_COST: Mapping[str, float] = {
+    "Q3_K": 2.4,
     "Q4_0": 1.0,
+    "IQ4_XS": 0.57,
     "IQ4_NL": 0.485,
     "Q4_K": 0.434,
     "Q5_0": 0.158,
+    "Q5_K": 0.12,
     "Q5_1": 0.12,
     "Q6_K": 0.03,
     "Q8_0": 0.0025,
+    "F16": 0.0,
+    "uint4 block 128": 2.0,
+    "uint4 block 64": 1.4,
+    "uint4 block 32": 1.0,
+    "uint4 block 16": 0.7,
+    "int8 block 128": 0.006,
+    "int8 block 64": 0.005,
+    "int8 block 32": 0.004,
 }
+VALUE_SHARE = 0.5  # of the divergence that qkv_proj causes, the part of its value rows
 
 
 @dataclass(frozen=True)
@@ -66,17 +79,20 @@ class Choice:
         return tuple((matrix.name, matrix.storage) for matrix in self.matrices)
 
 
-def gguf_options(shape: tuple[int, ...], sensitivity: float, types: Iterable[str] = RELATIVE_COST) -> list[Option]:
-    """Return the ways to store a matrix [rows, columns] whose divergence in Q4_0 is known.
+def cost_of(candidate: Candidate, sensitivity: float) -> float:
+    """Return an estimate of the divergence, in nats, of a matrix whose sensitivity is known (`sensitivity.py`)."""
+    first, *values = (RELATIVE_COST[kind] for kind in candidate.types)
+    return sensitivity * (first if not values else first * (1 - VALUE_SHARE) + values[0] * VALUE_SHARE)
 
-    `types`: those that are considered; those whose blocks don't divide a row are left out.
-    """
-    rows, columns = shape
-    kinds = [TYPES[name] for name in types if columns % TYPES[name].length == 0]
-    return [
-        Option(kind.name, rows * columns // kind.length * kind.bytes, sensitivity * RELATIVE_COST[kind.name])
-        for kind in kinds
-    ]
+
+def smallest(options: Mapping[str, Sequence[Option]]) -> dict[str, Option]:
+    """Return the option with the fewest bytes of each matrix."""
+    return {name: min(each, key=lambda one: (one.bytes, one.cost)) for name, each in options.items()}
+
+
+def best(options: Mapping[str, Sequence[Option]]) -> dict[str, Option]:
+    """Return the option with the least cost of each matrix."""
+    return {name: min(each, key=lambda one: (one.cost, one.bytes)) for name, each in options.items()}
 
 
 def choose(options: Mapping[str, Sequence[Option]], at_most: int) -> dict[str, Option]:
@@ -87,14 +103,13 @@ def choose(options: Mapping[str, Sequence[Option]], at_most: int) -> dict[str, O
     Raises:
         RecipeError: the smallest options together are larger, or the best ones smaller, than the budget.
     """
-    chosen = {name: min(each, key=lambda one: (one.bytes, one.cost)) for name, each in options.items()}
-    best = sum(min(each, key=lambda one: (one.cost, one.bytes)).bytes for each in options.values())
+    chosen, closest = smallest(options), sum(option.bytes for option in best(options).values())
     total = sum(option.bytes for option in chosen.values())
-    if not total <= at_most <= best:
+    if not total <= at_most <= closest:
         raise RecipeError(
             f"a budget of {at_most:,} bytes for the matrices: stored as small as possible they have {total:,}, and as "
-            f"closely as possible {best:,}",
-            fix=f"allow between {total:,} and {best:,} bytes",
+            f"closely as possible {closest:,}",
+            fix=f"allow between {total:,} and {closest:,} bytes",
         )
     while (change := _best_change(options, chosen, at_most - total)) is not None:
         name, option = change
@@ -107,12 +122,12 @@ def _best_change(
     options: Mapping[str, Sequence[Option]], chosen: Mapping[str, Option], room: int
 ) -> tuple[str, Option] | None:
     """Return the change that saves most for each byte, of those that fit; None where none saves anything."""
-    best, found = 0.0, None
+    most, found = 0.0, None
     for name, each in options.items():
         now = chosen[name]
         for option in each:
             added = option.bytes - now.bytes
             saved = now.cost - option.cost
-            if saved > 0 and added <= room and (worth := saved / max(added, 1)) > best:
-                best, found = worth, (name, option)
+            if saved > 0 and added <= room and (worth := saved / max(added, 1)) > most:
+                most, found = worth, (name, option)
     return found
