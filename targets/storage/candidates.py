@@ -7,11 +7,12 @@ from collections.abc import Callable
 from targets.architecture import Architecture
 from targets.errors import UnsupportedModelError
 from targets.recipes import Format, Recipe
-from targets.storage import Candidate, gguf, onnx
+from targets.storage import Candidate, coreml, gguf, onnx
 
 _OF: dict[Format, Callable[[str, Architecture], tuple[Candidate, ...]]] = {
     "gguf": gguf.candidates,
     "onnx": onnx.candidates,
+    "coreml": coreml.candidates,
 }
 
 

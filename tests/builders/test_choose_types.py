@@ -16,8 +16,10 @@ from builders.calibrate import calibrate_requests
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.choose_types import budget_ends, with_chosen_types
 from builders.conversion import BuildRequest
+from builders.coreml.weights import constant_name
 from builders.quantization.budget import cost_of
 from builders.reference import FloatReference
+from builders.runtime.coreml.program_file import read_program
 from builders.runtime.sessions import open_session
 from builders.sizes import bundle_sizes
 from builders.validation.compare import Comparison
@@ -34,7 +36,8 @@ from tests.support.checkpoints import Tiny, write_tiny
 from tests.support.parity import some_tokens
 
 BUILT_IN = CalibrationSettings()
-RECIPES = ("gguf-q4_0", "onnx-int4")
+RECIPES = ("gguf-q4_0", "onnx-int4", "coreml-int4")
+QUICK = RECIPES[:2]  # to predict: Core ML's program takes half a second
 CONTEXT = 64
 # Rows that blocks of 128 and 256 divide, and others: each matrix has a choice of its own.
 SHAPES = {
@@ -70,7 +73,7 @@ def between(request: BuildRequest, place: float) -> Budget:
     return Budget("bytes", least + int(place * (most - least)))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", QUICK)
 @pytest.mark.parametrize("place", [0, 0.4, 1])
 def test_a_choice_is_within_its_budget_and_no_change_that_still_fits_is_better(
     checkpoint: Checkpoint, recipe: str, place: float
@@ -93,8 +96,11 @@ def test_a_choice_is_within_its_budget_and_no_change_that_still_fits_is_better(
                 assert sum(bundle_sizes(replace(found, recipe=changed)).values()) > budget.amount
 
 
+KINDS = {31: "uint8", 35: "uint4"}  # MIL.proto's DataType
+
+
 def stored_types(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, set[str]]:
-    """Return the types of each matrix by its canonical name, as gguf's reader or the graph's nodes have them."""
+    """Return the types of each matrix by its canonical name, as gguf's reader, the graph or the program has them."""
     if bundle.manifest.recipe.format == "gguf":
         found = {name: kind for name, (kind, _, _) in llamacpp.tensors(bundle.file("model.gguf")).items()}
         types: dict[str, set[str]] = {}
@@ -103,6 +109,15 @@ def stored_types(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, set[str]]:
                 types.setdefault(canonical, set()).add(found[gguf_name(stored)])
         return types
     types = {}
+    if bundle.manifest.recipe.format == "coreml":
+        for step in read_program(bundle.file("model.mlpackage")).steps:
+            if step.operator == "constexpr_blockwise_shift_scale":
+                data, scale, offset = (step.arguments[part] for part in ("data", "scale", "offset"))
+                assert data.kind == offset.kind
+                label = f"{KINDS[data.kind]} block {data.shape[1] // scale.shape[1]}"
+                types[step.results[0].name] = {label}
+        names = candidates_of(checkpoint.architecture, recipe_named(bundle.manifest.recipe.name))
+        return {name: types[constant_name(name)] for name in names}
     for node in onnx.load(str(bundle.file("model.onnx")), load_external_data=False).graph.node:
         if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
             facts = {attribute.name: attribute.i for attribute in node.attribute}
@@ -142,6 +157,7 @@ def test_bundles_have_the_predicted_bytes_and_the_chosen_types(
         assert stored_types(bundle, checkpoint) == expected
         stored = Counter(weight.storage for weight in bundle.manifest.recipe.weights)
         assert set(stored) >= {matrix.storage for matrix in entry.matrices}
+        assert entry.matrices[0].sensitivity > 0
         with open_session(bundle) as session:
             comparison = Comparison()
             comparison.add(exact, session.score(tokens), tokens)
@@ -165,7 +181,7 @@ def build_one(request: BuildRequest, out: Path) -> Bundle:
     return bundles[0]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", QUICK)
 def test_a_budget_out_of_reach_names_both_ends_which_are_in_reach(tiny: Checkpoint, recipe: str) -> None:
     sensitivities = some_sensitivities(tiny)
     least, most = budget_ends(request_of(tiny, recipe, Budget("bytes", 1)))
@@ -225,7 +241,10 @@ def test_a_size_that_differs_from_the_predicted_one_leaves_nothing(tiny: Checkpo
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize(("recipe", "storage"), [("gguf-q4_0", "Q4_K"), ("gguf-q4_0", "Q9"), ("onnx-int4", "Q4_0")])
+@pytest.mark.parametrize(
+    ("recipe", "storage"),
+    [("gguf-q4_0", "Q4_K"), ("gguf-q4_0", "Q9"), ("onnx-int4", "Q4_0"), ("coreml-int4", "int8 block 32")],
+)
 def test_types_that_a_matrix_cant_have_are_refused(tiny: Checkpoint, tmp_path: Path, recipe: str, storage: str) -> None:
     name = "model.layers.0.self_attn.o_proj.weight"
     asked: Recipe = replace(recipe_named(recipe), types=((name, storage),))
