@@ -1,10 +1,11 @@
 """What calibration does to 4-bit recipes: KL to float32 at equal bytes, in each format's own runtime, on unseen text.
 
-    python -m benchmarks.quantization [RECIPE …] [--model dithered] [--text NAME=FILE …] [--out FILE]
+    python -m benchmarks.quantization [RECIPE …] [--model dithered] [--at-most own] [--text NAME=FILE …] [--out FILE]
 
 The real 135M model. Its weights come from a 4-bit file, so that some types look better on it than they are and others
 worse: with `--model dithered` that grid is blurred (devtools/dithered.py). Compare types there; quote figures of the
-original. Calibration reads phipack's own text, and no window of the texts that are measured on.
+original. With `--at-most` types are chosen by measured sensitivity: `own` is the size of the recipe's own bundle.
+Calibration reads phipack's own text, and no window of the texts that are measured on.
 
 The standard error is that of the mean over windows of 512 tokens.
 """
@@ -16,19 +17,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.build import build
+from builders.build import build_each
 from builders.build_cache import BuildCache
-from builders.calibrate import calibrate
+from builders.calibrate import calibrate_requests
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.conversion import BuildRequest
 from builders.reference import FloatReference
 from builders.runtime.session import Session
 from builders.runtime.sessions import open_session
+from builders.sizes import bundle_sizes
 from builders.tokenizer import tokenizer_of
 from builders.validation.compare import Comparison
 from builders.validation.text import read_text, windows_of
@@ -38,8 +41,10 @@ from devtools.dithered import ensure_dithered
 from devtools.packages import default_cache
 from phipack.formatting import share
 from phipack.tables import table
+from registry.bundle.folder import open_bundle
+from targets.budget import Budget
 from targets.calibration import CALIBRATIONS, Calibration, CalibrationSettings
-from targets.recipes import recipe_named
+from targets.recipes import Recipe, recipe_named
 
 RECIPES = ("onnx-int4", "coreml-int4", "gguf-q4_0", "gguf-iq4_nl", "gguf-q4_k_m")
 
@@ -54,10 +59,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Row:
-    """One bundle on one text. `seconds`: the build, statistics not included."""
+    """One bundle on one text. `budget`: empty, or the bytes allowed. `seconds`: the build, statistics not included."""
 
     recipe: str
     calibration: Calibration
+    budget: str
     text: str
     weight_bytes: int
     seconds: float
@@ -81,26 +87,29 @@ class Measuring:
             windows = windows_of(tokenizer, read_text(path), count=tokens // WINDOW, length=WINDOW)
             self.texts[name] = Text(windows, self.reference.hidden(windows))
 
-    def rows(self, recipe: str, calibration: Calibration, scratch: Path) -> list[Row]:
+    def rows(self, recipe: Recipe, calibration: Calibration, scratch: Path) -> list[Row]:
         """Build a bundle, and measure it on each text."""
-        statistics = None
-        if calibration != "none":
-            started = time.monotonic()
-            statistics = calibrate(self.checkpoint, calibration, CalibrationSettings(), self.cache)
-            self.seconds.setdefault(calibration, time.monotonic() - started)
+        request = BuildRequest.from_checkpoint(self.checkpoint, recipe, WINDOW)
+        place = scratch / f"{recipe.name}-{calibration}-{0 if recipe.budget is None else int(recipe.budget.amount)}"
         started = time.monotonic()
-        bundle = build(
-            self.checkpoint,
-            recipe_named(recipe),
-            scratch / f"{recipe}-{calibration}",
-            context_length=WINDOW,
-            statistics=statistics,
-        )
+        ready, problems = calibrate_requests({place: request}, {place: calibration}, CalibrationSettings(), self.cache)
+        self.seconds.setdefault(calibration, time.monotonic() - started)
+        started = time.monotonic()
+        problems |= build_each(ready)
+        for problem in problems.values():
+            raise problem
         seconds = time.monotonic() - started
+        bundle = open_bundle(place)
         with open_session(bundle) as session:
             measured = {name: self._measured(text, session) for name, text in self.texts.items()}
-        size = weight_bytes(bundle.path)
-        return [Row(recipe, calibration, name, size, seconds, *figures) for name, figures in measured.items()]
+        asked = "" if recipe.budget is None else recipe.budget.label
+        head = (recipe.name, calibration, asked)
+        return [Row(*head, name, weight_bytes(place), seconds, *figures) for name, figures in measured.items()]
+
+    def own_size(self, recipe: Recipe) -> Budget:
+        """Return the size of a recipe's own bundle as a budget."""
+        request = BuildRequest.from_checkpoint(self.checkpoint, recipe, WINDOW)
+        return Budget("bytes", sum(bundle_sizes(request).values()))
 
     def _measured(self, text: Text, session: Session) -> tuple[float, float, float, float]:
         whole, means = Comparison(), []
@@ -121,6 +130,7 @@ def report(rows: list[Row]) -> str:
     columns = (
         "recipe",
         "calibration",
+        "budget",
         "text",
         "weights",
         "KL mean",
@@ -133,6 +143,7 @@ def report(rows: list[Row]) -> str:
         (
             row.recipe,
             row.calibration,
+            row.budget,
             row.text,
             f"{row.weight_bytes:,}",
             f"{row.kl:.4f} ± {row.kl_error:.4f}",
@@ -161,6 +172,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("recipes", nargs="*", default=RECIPES, help=f"[default: {' '.join(RECIPES)}]")
     parser.add_argument("--model", choices=("original", "dithered"), default="original")
     parser.add_argument("--calibration", action="append", choices=CALIBRATIONS, help="[default: each]")
+    parser.add_argument(
+        "--at-most", action="append", default=[], metavar="SIZE", help="such as 95MB, or own; with light and full"
+    )
     parser.add_argument("--tokens", type=int, default=4096, help="of each text")
     parser.add_argument("--text", action="append", default=[], metavar="NAME=FILE", help="measure on this text, too")
     parser.add_argument("--out", type=Path)
@@ -169,10 +183,13 @@ def main(arguments: list[str]) -> None:
     measuring = Measuring(open_checkpoint(folder), _texts(asked.text), asked.tokens)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for recipe in asked.recipes:
+        for name in asked.recipes:
+            recipe = recipe_named(name)
+            budgets = [measuring.own_size(recipe) if size == "own" else Budget.of_size(size) for size in asked.at_most]
             for calibration in asked.calibration or CALIBRATIONS:
-                rows += measuring.rows(recipe, calibration, Path(scratch))
-                print(report(rows[-len(measuring.texts) :]), flush=True)
+                for budget in [None, *(budgets if calibration != "none" else [])]:
+                    rows += measuring.rows(replace(recipe, budget=budget), calibration, Path(scratch))
+                    print(report(rows[-len(measuring.texts) :]), flush=True)
     text = f"{report(rows)}\n"
     text += "".join(f"statistics, {level}: {seconds:.0f} s\n" for level, seconds in measuring.seconds.items())
     print(text)

@@ -21,10 +21,19 @@ from builders.quantization.calibration.statistics import CalibrationStatistics
 from builders.quantization.fold import FoldedSource
 from builders.tokenizer import bundled_tokenizer, named_id
 from registry.bundle.folder import Bundle, file_entries, seal
-from registry.bundle.manifest import CalibrationEntry, GenerationEntry, Manifest, ModelEntry, RecipeEntry
+from registry.bundle.manifest import (
+    BudgetEntry,
+    CalibrationEntry,
+    FileEntry,
+    GenerationEntry,
+    Manifest,
+    MatrixEntry,
+    ModelEntry,
+    RecipeEntry,
+)
 from registry.bundle.requirements import required_by
 from registry.files.staging import staged_folder
-from targets.errors import CheckpointError, PhipackError
+from targets.errors import BuildError, CheckpointError, PhipackError, RecipeError
 from targets.progress import Notice, Progress, Step, silent
 from targets.recipes import Format, Recipe
 
@@ -78,6 +87,7 @@ def build(  # noqa: PLR0913 - all that a bundle is made from, and where it goes
     Raises:
         CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
         BuildError: `out` exists or can't be written, or the disk is full. Nothing is left behind.
+        RecipeError: the recipe has a budget, and no types.
     """
     context_length = context_length or default_context_length(checkpoint)
     request = BuildRequest.from_checkpoint(checkpoint, recipe, context_length, on_progress)
@@ -127,6 +137,7 @@ def build_each(
 
 def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
     """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
+    _require_types(request.recipe)
     request = _folded(request)
     checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
     tokenizer = bundled_tokenizer(checkpoint, recipe.format)
@@ -140,6 +151,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
         with phases.phase("hash"):
             by_content = content_digests(folder, conversion.digests)
             files = file_entries(folder, {**conversion.digests, **by_content})
+            _require_predicted_size(request, files)
             name = digest.result()
         request.on_progress(Step("hash", 1, 1, subject=recipe.name))
         manifest = Manifest(
@@ -151,6 +163,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
                 weights=sorted(conversion.weights, key=lambda weight: -weight.bytes),
                 notes=[*checkpoint.notes, *conversion.notes, *tokenizer.notes],
                 calibration=_calibration_entry(request.statistics),
+                budget=_budget_entry(request),
             ),
             checkpoint=name,
             merged_from=checkpoint.merged_from,
@@ -168,6 +181,24 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
     return Bundle(out, manifest)
 
 
+def _require_types(recipe: Recipe) -> None:
+    if recipe.budget is not None and not recipe.types:
+        raise RecipeError(
+            f"{recipe.name} has a budget ({recipe.budget.label}) and no types that were chosen for it",
+            fix="build it with phipack.build or a release, which choose them; or ask for no budget",
+        )
+
+
+def _require_predicted_size(request: BuildRequest, files: list[FileEntry]) -> None:
+    found = sum(file.bytes for file in files)
+    if request.choice is not None and found != request.choice.bytes:
+        raise BuildError(
+            f"{request.recipe.name}: {found:,} bytes were written, and {request.choice.bytes:,} predicted when its "
+            "types were chosen",
+            fix="choose the types again for the request that is built: calibrate_requests",
+        )
+
+
 def _folded(request: BuildRequest) -> BuildRequest:
     """Return the request with the calibration's factors folded into its source."""
     if request.statistics is None:
@@ -180,6 +211,14 @@ def _calibration_entry(statistics: CalibrationStatistics | None) -> CalibrationE
     if statistics is None or statistics.calibration == "none":
         return None
     return CalibrationEntry(level=statistics.calibration, text=statistics.text_digest, tokens=statistics.token_count)
+
+
+def _budget_entry(request: BuildRequest) -> BudgetEntry | None:
+    choice, budget = request.choice, request.recipe.budget
+    if choice is None or budget is None:
+        return None
+    matrices = [MatrixEntry(**dataclasses.asdict(matrix)) for matrix in choice.matrices]
+    return BudgetEntry(asked=budget.label, bytes=choice.bytes, matrices=matrices)
 
 
 def _calibration_tools(statistics: CalibrationStatistics | None) -> dict[str, str]:

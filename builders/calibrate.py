@@ -1,7 +1,7 @@
 """Statistics of a checkpoint for `light` and `full` builds: measured once on this machine, whoever needs them.
 
 They stay in the cache, by checkpoint and tokens, so the cells of a release share them, and so do later releases. A run
-that is killed goes on at the layer where it stopped.
+that is killed goes on at the layer where it stopped. Recipes with a budget get their types here, too.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from pathlib import Path
 
 from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
+from builders.choose_types import with_chosen_types
 from builders.conversion import BuildRequest
 from builders.quantization.calibration.imatrix import read_imatrix
 from builders.quantization.calibration.measure import MeasuredStatistics, measured_statistics
 from builders.quantization.calibration.text import calibration_windows
 from builders.quantization.fold import fold_factors
+from builders.quantization.sensitivity_cache import measured_sensitivities, sensitivity_windows
 from registry.files.digests import digest_of_file
 from targets.calibration import Calibration, CalibrationSettings
-from targets.errors import PhipackError
+from targets.errors import CalibrationError, PhipackError
 from targets.progress import Progress, silent
 
 
@@ -65,6 +67,8 @@ def calibrate_requests(
 ) -> tuple[dict[Path, BuildRequest], dict[Path, PhipackError]]:
     """Return requests of one checkpoint with the statistics of their levels, measured once a level; and what failed.
 
+    A request whose recipe has a budget comes back with the types that were chosen for it, and its `choice`.
+
     `levels`: of each request, by its place. A level that fails takes its own requests with it, and no others.
     """
     ready, problems = dict(requests), dict[Path, PhipackError]()
@@ -79,4 +83,32 @@ def calibrate_requests(
             ready = {place: request for place, request in ready.items() if place not in problems}
             continue
         ready |= {place: replace(requests[place], statistics=found) for place in places}
+    for place, request in [*ready.items()]:
+        if request.recipe.budget is not None and not request.recipe.types:
+            try:
+                with request.phases.phase("calibrate"):
+                    ready[place] = _within_budget(request, levels[place], settings, cache)
+            except PhipackError as error:
+                problems[place] = error
+                del ready[place]
     return ready, problems
+
+
+def _within_budget(
+    request: BuildRequest, level: Calibration, settings: CalibrationSettings, cache: BuildCache
+) -> BuildRequest:
+    """Return a request with the types that its budget allows. What they are chosen by is measured once a format."""
+    checkpoint = request.checkpoint
+    if level == "none" or settings.imatrix is not None:
+        what = "calibration none" if level == "none" else "an importance matrix"
+        raise CalibrationError(
+            f"{request.recipe.name} with a budget can't be built with {what}: types are chosen by what they do to the "
+            "model's answers to a text",
+            fix='choose calibration "light" or "full" with a text, or no budget',
+        )
+    windows = sensitivity_windows(calibration_windows(checkpoint, settings, "light"))
+    with cache.calibrating(request.on_progress):
+        found = measured_sensitivities(
+            checkpoint, request.recipe.format, windows, cache.reference_folder, request.on_progress
+        )
+    return with_chosen_types(request, found)

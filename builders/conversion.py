@@ -14,6 +14,7 @@ from typing import Protocol
 
 from builders.checkpoint import Checkpoint, TensorSource
 from builders.phases import Phases
+from builders.quantization.budget import Choice
 from builders.quantization.calibration.statistics import CalibrationStatistics
 from registry.bundle.chunks import FileDigest
 from registry.bundle.manifest import ExactContext, WeightClass
@@ -31,7 +32,8 @@ class BuildRequest:
 
     `context_length`: the longest sequence the bundle must accept, in tokens. `phases`: counts where the time goes; the
     source counts its reads there. `statistics`: what matrices are multiplied with, and `source` is folded with them;
-    None where nothing is calibrated, and the codes are the format's own choice.
+    None where nothing is calibrated, and the codes are the format's own choice. `choice`: why the recipe's types are
+    what they are; None for a recipe without a budget.
     """
 
     checkpoint: Checkpoint
@@ -41,6 +43,7 @@ class BuildRequest:
     on_progress: Progress = silent
     phases: Phases = field(default_factory=Phases)
     statistics: CalibrationStatistics | None = None
+    choice: Choice | None = None
 
     @classmethod
     def from_checkpoint(

@@ -22,6 +22,8 @@ class Recipe:
         budget: how large the bundle may become; None where `targets/storage/` alone chooses each tensor's type.
         types: the types that were chosen for a budget, by the canonical name of each matrix; they replace those of
             `targets/storage/`. Empty until they are chosen, which takes a measurement of the checkpoint.
+        candidates: the types that may be chosen for a budget, such as those that are fast on a target; all that its
+            format has (`targets/storage/candidates.py`) where empty.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Recipe:
     summary: str
     budget: Budget | None = None
     types: tuple[tuple[str, str], ...] = ()
+    candidates: tuple[str, ...] = ()
 
 
 RECIPES: dict[str, Recipe] = {

@@ -24,13 +24,14 @@ import numpy as np
 from builders.coreml.weights import Weights
 from registry.bundle.chunks import FileDigest, digest_in_chunks
 from targets.errors import BuildError
+from targets.storage.coreml import ALIGNMENT
 
 PACKAGE_NAME = "model.mlpackage"
 AUTHOR = "com.apple.CoreML"
 MODEL_FILE = f"{AUTHOR}/model.mlmodel"
 WEIGHTS_FOLDER = f"{AUTHOR}/weights"
 WEIGHTS_FILE = "weight.bin"
-_BLOB_STEP = 64  # bytes
+_BLOB_STEP = ALIGNMENT
 _LARGE_BLOB_BYTES = 1 << 18
 _IDENTIFIERS = uuid.UUID("5b6a5b7e-0d1c-5f0e-9a63-6f0a4c1c2d3e")  # our namespace of identifiers in Manifest.json
 
@@ -165,6 +166,8 @@ def _write(writer: Any, variable: Any, weights: Weights) -> int:
         with weights.phases.phase("write", _byte_count(variable)):
             if variable.dtype == types.uint4:
                 return int(writer.write_uint4_data(flat))
+            if variable.dtype == types.uint8:
+                return int(writer.write_uint8_data(flat))
             if variable.dtype == types.fp16:
                 return int(writer.write_fp16_data(flat.view(np.uint16)))
             return int(writer.write_float_data(flat))

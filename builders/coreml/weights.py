@@ -19,7 +19,7 @@ from builders.quantization.grids.affine import AffineGrid, AffineMatrix
 from builders.quantization.rounding.matrix import affine_matrix
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
-from targets.storage.coreml import BLOCK_SIZE, FLOAT32, UINT4, plan, storage_of
+from targets.storage.coreml import FLOAT32, UINT4, Blocks, blocks_of, plan, storage_of
 
 LEAST_IMPORTANCE = np.float32(1e-6)  # of a column that a norm makes almost 0
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
@@ -85,16 +85,15 @@ class Weights:
 
         name, shape = constant_name(tensor), self._shapes[tensor]
         storage = storage_of(tensor, shape, self._recipe)
-        if storage == UINT4:
-            blocks = (shape[0], shape[1] // BLOCK_SIZE)
+        if (blocks := blocks_of(storage)) is not None:
+            counts = (shape[0], shape[1] // blocks.size)
+            codes = types.np_uint4_dtype if blocks.bits == 4 else np.dtype(np.uint8)
             return Builder.constexpr_blockwise_shift_scale(
-                data=self._promise(name + "_data", shape, types.np_uint4_dtype, lambda: self._quantized(tensor).codes),
+                data=self._promise(name + "_data", shape, codes, lambda: self._quantized(tensor, blocks).codes),
                 scale=self._promise(
-                    name + "_scale", blocks, np.dtype(np.float16), lambda: self._quantized(tensor).scales
+                    name + "_scale", counts, np.dtype(np.float16), lambda: self._quantized(tensor, blocks).scales
                 ),
-                offset=self._promise(
-                    name + "_offset", blocks, types.np_uint4_dtype, lambda: self._quantized(tensor).zeros
-                ),
+                offset=self._promise(name + "_offset", counts, codes, lambda: self._quantized(tensor, blocks).zeros),
                 name=name,
             )
         if storage == FLOAT32:
@@ -124,17 +123,18 @@ class Weights:
             )
         return values
 
-    def _quantized(self, tensor: str) -> AffineMatrix:
+    def _quantized(self, tensor: str, blocks: Blocks) -> AffineMatrix:
         """Return a quantized matrix. The last one is kept, since its parts are asked for one after the other."""
         name, quantized = self._last
         if name != tensor or quantized is None:
             self._last = ("", None)  # dropped first, so as not to hold two
             values, statistics = self._finite_in_float16(tensor), self._statistics(tensor)
             with self.phases.phase("quantize", values.nbytes):
-                if statistics is None:
+                if statistics is None and blocks.label == UINT4:
                     quantized = quantize(values, self._importance(tensor))
                 else:
-                    quantized = affine_matrix(values, AffineGrid(BLOCK_SIZE), statistics)
+                    grid = AffineGrid(blocks.size, blocks.bits)
+                    quantized = affine_matrix(values, grid, statistics or _columns_alike(values))
             self._last = (tensor, quantized)
         return quantized
 
@@ -151,6 +151,10 @@ class Weights:
         sizes = np.square(self._source.tensor(norm)) + LEAST_IMPORTANCE
         bias = norm.removesuffix("weight") + "bias"
         return sizes + np.square(self._source.tensor(bias)) if bias in self._shapes else sizes
+
+
+def _columns_alike(values: NDArray[np.float32]) -> MatrixStatistics:
+    return MatrixStatistics(np.ones(values.shape[1], np.float32))
 
 
 def norms_before(architecture: Architecture) -> dict[str, str]:

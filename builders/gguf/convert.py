@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from contextlib import closing
 from functools import partial
 from importlib.metadata import version
@@ -34,8 +35,9 @@ from targets.architecture import Architecture, LongRope
 from targets.errors import UnsupportedModelError
 from targets.gguf_names import gguf_name
 from targets.layouts import canonical_names
-from targets.storage import StoredWeight
-from targets.storage.gguf import TYPES, fallback_notes, plan
+from targets.recipes import Recipe
+from targets.storage import StoredWeight, padded
+from targets.storage.gguf import ALIGNMENT, TYPES, fallback_notes, plan
 
 MODEL_NAME = "model.gguf"
 CONTEXT_STEP = 256  # llama.cpp rounds the context that it is opened with up to a multiple of this
@@ -49,6 +51,21 @@ _FILE_TYPE = {  # enum llama_ftype
     "gguf-iq4_nl": 25,
     "gguf-q3_k_m": 12,
 }
+# The same of a file with types of its own, by the type of most of its matrices: what llama.cpp guesses of a file that
+# has none (llama-model-loader.cpp).
+_MOSTLY = {
+    "F16": 1,
+    "Q4_0": 2,
+    "Q8_0": 7,
+    "Q5_0": 8,
+    "Q5_1": 9,
+    "Q3_K": 12,
+    "Q4_K": 15,
+    "Q5_K": 17,
+    "Q6_K": 18,
+    "IQ4_NL": 25,
+    "IQ4_XS": 30,
+}
 
 
 def convert(request: BuildRequest, folder: Path) -> Conversion:
@@ -58,19 +75,17 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
         CheckpointError: a tensor holds NaN, an infinity, or what float16 can't represent; the tokenizer is damaged.
         UnsupportedModelError: llama.cpp has no such tokenizer.
     """
-    import gguf
-
     architecture = request.checkpoint.architecture
     weights, canonical = plan(architecture, request.recipe), canonical_names(architecture)
     tokenizer = read_tokenizer(request.checkpoint)
     path = folder / MODEL_NAME
     _write_head(path, request, weights, tokenizer)
-    head, step = path.read_bytes(), gguf.GGUF_DEFAULT_ALIGNMENT
+    head = path.read_bytes()
     path.unlink()  # gguf's: ours is written past the page cache
     done, total = 0, sum(weight.bytes for weight in weights)
     reads = (partial(read_for_llama_cpp, request.source, architecture, weight.name) for weight in weights)
     with (
-        ArrayFile(path, step, request.phases, head=head, pads_end=True) as data,
+        ArrayFile(path, ALIGNMENT, request.phases, head=head, pads_end=True) as data,
         closing(prefetched(reads, threads=1)) as tensors,
     ):
         for weight, values in zip(weights, tensors, strict=True):
@@ -96,8 +111,6 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
 
 def artifact_sizes(request: BuildRequest) -> dict[str, int]:
     """Return the exact bytes of the file that `convert` would write, by its name. No weight is read."""
-    import gguf
-
     architecture = request.checkpoint.architecture
     weights = plan(architecture, request.recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -107,8 +120,7 @@ def artifact_sizes(request: BuildRequest) -> dict[str, int]:
     # Data starts at a multiple of the alignment, and so does what follows each tensor.
     sizes = [size, *(weight.bytes for weight in weights)]
     sizes += [factors.nbytes for factors in _rope_factors(architecture).values()]
-    step = gguf.GGUF_DEFAULT_ALIGNMENT
-    return {MODEL_NAME: sum(math.ceil(part / step) * step for part in sizes)}
+    return {MODEL_NAME: sum(padded(part, ALIGNMENT) for part in sizes)}
 
 
 def _write_head(path: Path, request: BuildRequest, weights: tuple[StoredWeight, ...], tokenizer: GgufTokenizer) -> None:
@@ -119,6 +131,8 @@ def _write_head(path: Path, request: BuildRequest, weights: tuple[StoredWeight, 
     writer = gguf.GGUFWriter(path, architecture.family)
     try:
         _add_parameters(writer, request)
+        writer.add_file_type(_file_type(request.recipe, weights))
+        writer.add_quantization_version(2)  # GGML_QNT_VERSION
         tokenizer.add_to(writer)
         if request.checkpoint.chat_template is not None:
             writer.add_chat_template(request.checkpoint.chat_template)
@@ -232,8 +246,13 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
         writer.add_sliding_window(architecture.sliding_window or 0)
     if rope is not None:
         writer.add_rope_scaling_attn_factors(_attention_factor(rope, request.context_length))
-    writer.add_file_type(_FILE_TYPE[request.recipe.name])
-    writer.add_quantization_version(2)  # GGML_QNT_VERSION
+
+
+def _file_type(recipe: Recipe, weights: tuple[StoredWeight, ...]) -> int:
+    if not recipe.types:
+        return _FILE_TYPE[recipe.name]
+    counts = Counter(weight.storage for weight in weights if len(weight.shape) == 2)
+    return _MOSTLY[counts.most_common(1)[0][0]]
 
 
 def _attention_factor(rope: LongRope, context_length: int) -> float:

@@ -3,8 +3,9 @@
 One walk over the layers does it for all. At each layer the exact hidden states go on, each of the layer's matrices is
 rounded in turn and makes hidden states of its own, and those that earlier matrices made go through the exact layer:
 
-    layer 0    exact    qkv₀ o₀ gate_up₀ down₀
-    layer 1    exact    qkv₀ o₀ gate_up₀ down₀  qkv₁ o₁ …
+    embedding  exact                     embedding
+    layer 0    exact    embedding        qkv₀ o₀ gate_up₀ down₀
+    layer 1    exact    embedding qkv₀ o₀ gate_up₀ down₀         qkv₁ o₁ …
 
 At the end the distributions of the next token are compared. Memory: the hidden states of all matrices, 4 bytes an
 element: 0.8 GB for mini with 512 tokens.
@@ -12,111 +13,135 @@ element: 0.8 GB for mini with 512 tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import TensorSource
 from builders.reference.forward import LayerWalk
-from builders.reference.statistics import multiplied
+from builders.reference.statistics import MeanSquares
 from targets.architecture import Architecture
 from targets.progress import Progress, Step, silent
 
 Floats = NDArray[np.float32]
-# Returns a matrix [rows, columns] as it is computed with after rounding, by its canonical name.
-Rounding = Callable[[str, Floats], Floats]
+# Returns a matrix [rows, columns] as it is computed with after rounding, by its canonical name. The last argument is
+# the mean square of what each column is multiplied with; None for rows that are looked up.
+Rounding = Callable[[str, Floats, Floats | None], Floats]
 
+EMBEDDING = "model.embed_tokens.weight"
 _ROWS = 128  # of logits that are compared at a time
 
 
 def sensitivities(
     architecture: Architecture,
     source: TensorSource,
-    tokens: NDArray[np.int64],
+    windows: NDArray[np.int64],
     rounded: Rounding,
     on_progress: Progress = silent,
 ) -> dict[str, float]:
     """Return the mean divergence, in nats, that rounding each matrix alone causes, by canonical name.
 
+    A matrix that is embedding and head at once is rounded as both.
+
     Args:
         architecture: the checkpoint's.
         source: its weights.
-        tokens: one sequence of ids [T].
+        windows: token ids [W, T].
         rounded: how a matrix is rounded.
         on_progress: receives the step `sensitivity`, in layers.
     """
-    windows, names = tokens[None], multiplied(architecture)
-    walk = LayerWalk(architecture, source, windows)
-    made: dict[str, Floats] = {}
+    names = [name for name, shape in architecture.tensor_shapes().items() if len(shape) == 2]
+    names = [name for name in names if name != architecture.head_tensor or name == EMBEDDING]
+    asides = np.empty((len(names), *windows.shape, architecture.hidden_size), np.float32)
+    asides[0] = LayerWalk(architecture, _OneRounded(source, EMBEDDING, rounded, {}), windows).states
+    count, squares = 1, MeanSquares()
+    walk = LayerWalk(architecture, source, windows, squares)
     for layer in range(architecture.layer_count):
         on_progress(Step("sensitivity", layer, architecture.layer_count, "layers"))
-        own = [name for name in names if name.startswith(f"model.layers.{layer}.")]
-        new = {}
-        for name in own:
-            changed = _OneRounded(source, name, rounded)
-            aside = LayerWalk(architecture, changed, windows, states=walk.states.copy())
-            aside.run(layer)
-            new[name] = aside.states
-        _run_all(architecture, source, windows, layer, made)
-        made |= new
+        before = walk.states.copy()
         walk.run(layer)
+        flat = asides[:count].reshape(-1, *asides.shape[2:])
+        LayerWalk(architecture, source, windows, states=flat).run(layer)
+        for name in (name for name in names if name.startswith(f"model.layers.{layer}.")):
+            asides[count] = before
+            changed = _OneRounded(source, name, rounded, squares.means())
+            LayerWalk(architecture, changed, windows, states=asides[count]).run(layer)
+            count += 1
+        squares.clear()
+    exact = walk.finish()
+    for states in asides:
+        states[...] = LayerWalk(architecture, source, windows, states=states).finish()
+    found = _divergences(
+        architecture,
+        exact.reshape(-1, architecture.hidden_size),
+        dict(zip(names, asides.reshape(len(names), -1, architecture.hidden_size), strict=True)),
+        _heads(architecture, source, rounded, squares),
+    )
     on_progress(Step("sensitivity", architecture.layer_count, architecture.layer_count, "layers"))
-    exact = walk.finish()[0]
-    head = source.tensor(architecture.head_tensor)
-    finished = (
-        (name, LayerWalk(architecture, source, windows, states=states).finish()[0]) for name, states in made.items()
-    )
-    found = {name: _divergence(architecture, (exact, head), (states, head)) for name, states in finished}
-    found[architecture.head_tensor] = _divergence(
-        architecture, (exact, head), (exact, rounded(architecture.head_tensor, head))
-    )
-    return found
-
-
-def _run_all(
-    architecture: Architecture, source: TensorSource, windows: NDArray[np.int64], layer: int, made: dict[str, Floats]
-) -> None:
-    """Run what earlier matrices made through an exact layer, in place: its weights are read once."""
-    if made:
-        stacked = np.concatenate(list(made.values()))
-        walk = LayerWalk(architecture, source, windows, states=stacked)
-        walk.run(layer)
-        for name, states in zip(made, walk.states, strict=True):
-            made[name] = states[None]
+    return {name: found[name] for name, shape in architecture.tensor_shapes().items() if len(shape) == 2}
 
 
 class _OneRounded:
     """A checkpoint's weights with one matrix rounded. Implements `TensorSource` as far as a walk reads it."""
 
-    def __init__(self, source: TensorSource, name: str, rounded: Rounding) -> None:
+    def __init__(self, source: TensorSource, name: str, rounded: Rounding, squares: Mapping[str, Floats]) -> None:
         self._source, self._name, self._rounded = source, name, rounded
+        self._squares = squares.get(name)
 
     def tensor(self, name: str) -> Floats:
         values = self._source.tensor(name)
-        return self._rounded(name, values) if name == self._name else values
+        return self._rounded(name, values, self._squares) if name == self._name else values
 
     def stored_tensor(self, name: str) -> Floats:
         return self._source.stored_tensor(name)
 
     def rows(self, name: str, ids: NDArray[np.int64]) -> Floats:
-        return self._source.rows(name, ids)
+        values = self._source.rows(name, ids)
+        if name != self._name:
+            return values
+        return self._rounded(name, values.reshape(-1, values.shape[-1]), None).reshape(values.shape)
 
 
-def _divergence(architecture: Architecture, exact: tuple[Floats, Floats], found: tuple[Floats, Floats]) -> float:
-    """Return the mean KL divergence of distributions from hidden states [T, hidden] and heads [vocabulary, hidden]."""
-    total = 0.0
-    pairs = zip(_log_probabilities(architecture, *exact), _log_probabilities(architecture, *found), strict=True)
-    for log_p, log_q in pairs:
-        total += float((np.exp(log_p) * (log_p - log_q)).sum(dtype=np.float64))
-    return max(0.0, total / len(exact[0]))
-
-
-def _log_probabilities(architecture: Architecture, states: Floats, head: Floats) -> Iterator[Floats]:
-    """Yield log-probabilities [rows, vocabulary] of a few rows at a time, without ids that are never produced."""
+def _heads(
+    architecture: Architecture, source: TensorSource, rounded: Rounding, squares: MeanSquares
+) -> tuple[Floats, Floats]:
+    """Return the exact head and the rounded one [vocabulary, hidden], without the ids that are never produced."""
+    name = architecture.head_tensor
+    head = source.tensor(name)
     possible = np.ones(len(head), dtype=bool)
     possible[list(architecture.hidden_token_ids)] = False
-    for start in range(0, len(states), _ROWS):
-        logits = (states[start : start + _ROWS] @ head.T)[:, possible] / np.float32(architecture.logit_divisor)
-        logits -= logits.max(axis=1, keepdims=True)
-        yield logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    changed = rounded(name, head, squares.means()[name])
+    return head[possible], changed[possible]
+
+
+def _divergences(
+    architecture: Architecture, exact: Floats, asides: dict[str, Floats], heads: tuple[Floats, Floats]
+) -> dict[str, float]:
+    """Return the mean divergence from exact states [tokens, hidden] of each matrix's own, and of the rounded head."""
+    from torch.nn import functional
+
+    head = architecture.head_tensor
+    states = asides if head in asides else asides | {head: exact}
+    totals = dict.fromkeys(states, 0.0)
+    divisor = architecture.logit_divisor
+    for part in _parts(len(exact)):
+        expected = _log_probabilities(exact[part], heads[0], divisor)
+        for name, own in states.items():
+            found = _log_probabilities(own[part], heads[1 if name == head else 0], divisor)
+            divergence = functional.kl_div(found, expected, reduction="none", log_target=True).sum(-1)
+            totals[name] += float(divergence.double().sum())
+    return {name: float(np.maximum(total / len(exact), 0)) for name, total in totals.items()}  # NaN stays NaN
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, start + _ROWS) for start in range(0, count, _ROWS))
+
+
+def _log_probabilities(states: Floats, head: Floats, divisor: float) -> Any:
+    """Return log-probabilities [rows, vocabulary], a tensor."""
+    import torch
+
+    with torch.inference_mode():
+        return torch.log_softmax(torch.from_numpy(states) @ torch.from_numpy(head).T / divisor, dim=-1)

@@ -3,12 +3,12 @@
 Hidden states are kept (hidden_size numbers a token); logits are computed from them window by window (vocabulary_size
 numbers a token). Hidden states are cached:
 
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.hidden    32 bytes, the SHA-256 of the rest; then float32 [W, T, hidden],
-                                                     little-endian
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the same of the activation statistics: float32, matrix after matrix
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.hidden    [W, T, hidden]
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the activation statistics, matrix after matrix
 
-The name has 16 hex digits of each digest, and the number of the forward pass. The architecture is what was read from
-`config.json`: another reading of the same file is another reference. One walk over the layers yields both files.
+They are files of numbers (number_file.py). The name has 16 hex digits of each digest, and the number of the forward
+pass. The architecture is what was read from `config.json`: another reading of the same file is another reference. One
+walk over the layers yields both files.
 """
 
 from __future__ import annotations
@@ -25,17 +25,15 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint, TensorSource
 from builders.reference.forward import hidden_states
+from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
-from registry.files.atomic import remove_unfinished, unfinished_file
-from registry.files.owned import private_folder, require_own_folder
-from registry.files.staging import disk_errors
+from registry.files.owned import require_own_folder
 from targets.progress import Progress, Step, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _FORWARD_PASS = 3  # raise it when the forward pass computes other numbers: older files are then not read
-_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -137,21 +135,12 @@ def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     """Return cached numbers, or None; a damaged or foreign file counts as none."""
     try:
         require_own_folder(path.parent)
-        content = path.read_bytes()
+        numbers = read_numbers(path)
     except OSError:
         return None
-    states = memoryview(content)[_DIGEST_BYTES:]
-    if len(states) != 4 * math.prod(shape) or hashlib.sha256(states).digest() != content[:_DIGEST_BYTES]:
-        return None
-    return np.frombuffer(states, dtype="<f4").reshape(shape)
+    return numbers.reshape(shape) if numbers.size == math.prod(shape) else None
 
 
 def _save(path: Path, states: NDArray[np.float32]) -> None:
-    content = np.ascontiguousarray(states, dtype="<f4").data.cast("B")
-    with disk_errors(path):
-        private_folder(path.parent)
-        remove_unfinished(path.parent)  # of a run that was killed
-        with unfinished_file(path.parent, path.name, 0o600) as file:
-            file.out.write(hashlib.sha256(content).digest())
-            file.out.write(content)
-            file.move_to(path)
+    prepare_folder(path.parent)
+    write_numbers(path, [states])

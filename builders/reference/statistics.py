@@ -45,3 +45,8 @@ class MeanSquares:
     def means(self) -> Statistics:
         """Return the mean squares, float32 [columns] each."""
         return {name: (sums / self._rows[name]).astype(np.float32) for name, sums in self._sums.items()}
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._sums.clear()
+        self._rows.clear()

@@ -100,10 +100,35 @@ class CalibrationEntry(_Strict):
     tokens: int = Field(ge=0)
 
 
+class MatrixEntry(_Strict):
+    """How one matrix is stored, and the divergence that it causes, in nats.
+
+    `name`: the checkpoint's. `sensitivity`: measured, with this matrix alone in the format's 4-bit blocks. `cost`: the
+    estimate for `storage`.
+    """
+
+    name: str
+    storage: str
+    bytes: int = Field(ge=0)
+    sensitivity: float = Field(ge=0)
+    cost: float = Field(ge=0)
+
+
+class BudgetEntry(_Strict):
+    """The size that was asked for, that of all files listed in bytes, and what was chosen, as the checkpoint orders it.
+
+    `asked`: such as `at most 2000000000 B` or `4.2 bits`.
+    """
+
+    asked: str
+    bytes: int = Field(ge=0)
+    matrices: list[MatrixEntry]
+
+
 class RecipeEntry(_Strict):
     """The recipe, how it stored this model's weights, and notes that a reader needs (fallbacks, limits).
 
-    `calibration`: left out of the JSON where there was none.
+    `calibration`, `budget`: left out of the JSON where there was none.
     """
 
     name: str
@@ -111,6 +136,7 @@ class RecipeEntry(_Strict):
     weights: list[WeightClass]
     notes: list[str]
     calibration: CalibrationEntry | None = None
+    budget: BudgetEntry | None = None
 
 
 class ExactContext(_Strict):
@@ -220,6 +246,8 @@ class Manifest(_Strict):
             del content["model"]["exact_contexts"]
         if self.recipe.calibration is None:
             del content["recipe"]["calibration"]
+        if self.recipe.budget is None:
+            del content["recipe"]["budget"]
         for file in content["files"]:
             if not file["chunks"]:
                 del file["chunks"]

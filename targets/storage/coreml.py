@@ -4,30 +4,63 @@
 uint4 offset: 4.625 bits per weight, the layout and the size of coremltools' `linear_quantize_weights` in its "linear"
 mode. Its symmetric mode saves the offset, 2.8 % of the bytes, but raises the KL divergence by half (135M model: from
 .36 to .57). A tied embedding is stored once. Norms are float32, biases of matrices float16. A matrix whose row length
-is no multiple of the block size stays float16, as with coremltools.
+is no multiple of the block size stays float16, as with coremltools. Types that were chosen for a budget
+(`Recipe.types`) replace these: other sizes of blocks, and codes and offsets of 8 bits.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from targets.architecture import Architecture
 from targets.errors import RecipeError
 from targets.recipes import Recipe
-from targets.storage import StoredWeight
+from targets.storage import Candidate, StoredWeight, padded, require_candidate
 
 BLOCK_SIZE = 32
+ALIGNMENT = 64  # bytes; where each array of `weight.bin` begins, after as many bytes that describe it
 FLOAT16 = "float16"
 FLOAT32 = "float32"
-UINT4 = f"uint4 block {BLOCK_SIZE}"
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Unsigned codes of 4 or 8 bits in blocks of `size` along a row, each with a float16 scale and an offset."""
+
+    bits: int
+    size: int
+
+    @property
+    def label(self) -> str:
+        """Its name in manifests and tables."""
+        return f"uint{self.bits} block {self.size}"
+
+
+UINT4 = Blocks(4, BLOCK_SIZE).label
+# What a budget chooses among.
+CANDIDATES = tuple(Blocks(4, size) for size in (64, 32, 16)) + tuple(Blocks(8, size) for size in (128, 64, 32))
+_BLOCKS = {blocks.label: blocks for blocks in CANDIDATES}
+
+
+def blocks_of(storage: str) -> Blocks | None:
+    """Return the blocks of a storage; None where it has none."""
+    return _BLOCKS.get(storage)
 
 
 def storage_of(name: str, shape: tuple[int, ...], recipe: Recipe) -> str:
-    """Return how a tensor is stored: FLOAT16, FLOAT32 or UINT4. Raises `RecipeError` for another format's recipe."""
+    """Return how a tensor is stored: FLOAT16, FLOAT32 or the label of `Blocks`.
+
+    Raises:
+        RecipeError: another format's recipe, or a chosen type that the matrix can't have.
+    """
     if recipe.format != "coreml":
         raise RecipeError(f"{recipe.name} is not a Core ML recipe", fix="use coreml-fp16 or coreml-int4")
     if len(shape) == 1:
         return FLOAT16 if name.endswith("proj.bias") else FLOAT32
+    if (chosen := dict(recipe.types).get(name)) is not None:
+        require_candidate(name, chosen, _candidates(shape))
+        return chosen
     return UINT4 if recipe.bits == 4 and shape[-1] % BLOCK_SIZE == 0 else FLOAT16
 
 
@@ -41,9 +74,24 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
 
 
 def part_bytes(shape: tuple[int, ...], storage: str) -> tuple[int, ...]:
-    """Return the bytes of each array of a tensor in `weight.bin`: its data, and for UINT4 its scales and offsets."""
-    count = math.prod(shape)
-    if storage == UINT4:
-        blocks = count // BLOCK_SIZE
-        return (count // 2, blocks * 2, (blocks + 1) // 2)
-    return (count * (4 if storage == FLOAT32 else 2),)
+    """Return the bytes of each array of a tensor in `weight.bin`: its data, and for blocks its scales and offsets."""
+    count, blocks = math.prod(shape), blocks_of(storage)
+    if blocks is None:
+        return (count * (4 if storage == FLOAT32 else 2),)
+    scales = count // blocks.size
+    return (count * blocks.bits // 8, scales * 2, math.ceil(scales * blocks.bits / 8))
+
+
+def candidates(name: str, architecture: Architecture) -> tuple[Candidate, ...]:
+    """Return the ways to store a matrix, by its canonical name: blocks that divide its rows, else float16."""
+    return _candidates(architecture.tensor_shapes()[name])
+
+
+def _candidates(shape: tuple[int, ...]) -> tuple[Candidate, ...]:
+    storages = [blocks.label for blocks in CANDIDATES if shape[1] % blocks.size == 0] or [FLOAT16]
+    found = []
+    for storage in storages:
+        parts = part_bytes(shape, storage)
+        in_file = sum(ALIGNMENT + padded(size, ALIGNMENT) for size in parts)
+        found.append(Candidate(storage, sum(parts), in_file, (storage,)))
+    return tuple(found)

@@ -14,6 +14,8 @@ with blocks of 32 instead, or F16 if 32 does not divide it either.
 
 With an importance matrix llama.cpp's choice differs in Q4_0 (ffn_down of the first eighth in Q4_1) and IQ4_NL (none of
 it in Q5_K). A calibrated build keeps the types, so that its size does not depend on the calibration.
+
+Types that were chosen for a budget (`Recipe.types`) replace the mixture's.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from dataclasses import dataclass
 
 from targets.architecture import Architecture
 from targets.errors import RecipeError, UnsupportedModelError
-from targets.layouts import stored_shapes
+from targets.layouts import canonical_names, sources_of, stored_shapes
 from targets.recipes import RECIPES, Recipe
-from targets.storage import StoredWeight
+from targets.storage import Candidate, StoredWeight, padded, require_candidate
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ _DEFAULT = {
 }
 _FALLBACK = {"Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 _OTHER_FORMATS = f"use one of {', '.join(name for name, recipe in RECIPES.items() if recipe.format != 'gguf')}"
+# What a budget chooses among: types that take rows of any weights in their range, smallest first.
+CANDIDATES = ("Q3_K", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_K", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0")
+ALIGNMENT = 32  # bytes; where a tensor's data begins in a file
 _LAYERS_OF_70B = 80  # llama.cpp treats any Llama with 80 layers whose heads share keys as its LLM_TYPE_70B
 _Q3_LAYERS_WITH_FIVE_BITS = 2
 _SHARED_WIDELY = 4  # query heads per key head
@@ -93,9 +98,9 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
             f"{architecture.head_dim} elements) are not as wide as the hidden size ({architecture.hidden_size})",
             fix=_OTHER_FORMATS,
         )
-    stored = []
+    stored, chosen = [], _chosen(architecture, recipe)
     for name, shape in stored_shapes(architecture).items():
-        kind = TYPES[_fitting(_wanted(architecture, recipe, name, shape), shape[-1])]
+        kind = TYPES[chosen.get(name) or _fitting(_wanted(architecture, recipe, name, shape), shape[-1])]
         stored.append(StoredWeight(name, kind.name, shape, math.prod(shape) // kind.length * kind.bytes))
     return tuple(stored)
 
@@ -103,9 +108,9 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
 def fallback_notes(architecture: Architecture, recipe: Recipe) -> tuple[str, ...]:
     """Return a note for each type that is replaced by another, with the number of matrices and the reason."""
     replaced: Counter[tuple[str, str]] = Counter()
-    weights = plan(architecture, recipe)
+    weights, chosen = plan(architecture, recipe), _chosen(architecture, recipe)
     for weight in weights:
-        wanted = _wanted(architecture, recipe, weight.name, weight.shape)
+        wanted = chosen.get(weight.name) or _wanted(architecture, recipe, weight.name, weight.shape)
         if wanted != weight.storage:
             replaced[wanted, weight.storage] += 1
     matrices = sum(len(weight.shape) == 2 for weight in weights)
@@ -114,6 +119,36 @@ def fallback_notes(architecture: Architecture, recipe: Recipe) -> tuple[str, ...
         f"{found} in place of {wanted}, as llama.cpp's quantizer does"
         for (wanted, found), count in sorted(replaced.items())
     )
+
+
+def candidates(name: str, architecture: Architecture) -> tuple[Candidate, ...]:
+    """Return the ways to store a matrix, by its canonical name: the types whose blocks divide a row, else F16."""
+    shape = architecture.tensor_shapes()[name]
+    kinds = [TYPES[kind] for kind in CANDIDATES if shape[1] % TYPES[kind].length == 0] or [TYPES["F16"]]
+    parts = [math.prod(shape) for _, shape in sources_of(architecture, name, shape).parts]
+    return tuple(
+        Candidate(
+            kind.name,
+            sum(count // kind.length * kind.bytes for count in parts),
+            sum(padded(count // kind.length * kind.bytes, ALIGNMENT) for count in parts),
+            (kind.name,),
+        )
+        for kind in kinds
+    )
+
+
+def _chosen(architecture: Architecture, recipe: Recipe) -> dict[str, str]:
+    """Return the types that were chosen for a budget, by the names of stored tensors.
+
+    Raises:
+        RecipeError: a type that the matrix can't have.
+    """
+    types, found = dict(recipe.types), {}
+    for stored, canonical in canonical_names(architecture).items() if types else ():
+        if canonical in types:
+            require_candidate(canonical, types[canonical], candidates(canonical, architecture))
+            found[stored] = types[canonical]
+    return found
 
 
 def _wanted(architecture: Architecture, recipe: Recipe, name: str, shape: tuple[int, ...]) -> str:

@@ -4,7 +4,8 @@
 zero point and a float16 scale. That is 4.625 bits per weight; the usual float32 scales, without zero points, take 5.
 The saved bytes pay for 8 bits where they improve accuracy most: the value rows of qkv, the head, and the embedding
 (stored once if tied). On SmolLM2-135M value rows in 8 bits lower the mean KL divergence from .28 to .20 for 2 % more
-bytes. `onnx-int8` stores all matrices in those blocks of 8 bits.
+bytes. `onnx-int8` stores all matrices in those blocks of 8 bits. Types that were chosen for a budget (`Recipe.types`)
+replace these.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from targets.architecture import Architecture, BlockSparse, Family
 from targets.errors import RecipeError, UnsupportedModelError
 from targets.recipes import Recipe
-from targets.storage import StoredWeight
+from targets.storage import Candidate, StoredWeight, padded, require_candidate
 
 ALIGNMENT = 4096  # bytes; a memory page, so that a runtime can map a tensor in place
 # GroupQueryAttention's head is a multiple of 16, and so is the part of it that it rotates, twice the tables' width.
@@ -110,6 +111,10 @@ FOUR_BITS = Blocks(bits=4, size=32, zero_points=True)
 # The largest that divides a row is used: 8 bits lose almost nothing by it, and MatMulNBits runs 128 a fifth faster
 # than 32.
 _EIGHT_BIT_SIZES = (128, 64, 32)
+# What a budget chooses among. With zero points 8 bits gain nothing, and 4 bits much.
+CANDIDATES = tuple(Blocks(4, size, zero_points=True) for size in (128, 64, 32, 16)) + tuple(
+    Blocks(8, size, zero_points=False) for size in _EIGHT_BIT_SIZES
+)
 _VECTOR = Plain("float32")  # norms and biases
 # Float16 halves the cache; on a CPU float32 is a quarter faster, and onnxruntime-genai's own int4 models use it.
 _CACHE = {"onnx-fp16": "float16", "onnx-int8": "float32", "onnx-int4": "float32"}
@@ -128,14 +133,48 @@ def storage_of(name: str, architecture: Architecture, recipe: Recipe) -> Storage
         return _VECTOR
     if recipe.name == "onnx-fp16":
         return Plain("float16")
+    if (chosen := dict(recipe.types).get(name)) is not None:
+        require_candidate(name, chosen, candidates(name, architecture))
+        return next(storage for storage in _possible(name, architecture) if storage.label == chosen)
+    return _usual(name, architecture, recipe)
+
+
+def _usual(name: str, architecture: Architecture, recipe: Recipe) -> Blocks | Stacked:
+    """Return how a recipe stores a matrix without a budget."""
     if name in ("model.embed_tokens.weight", "lm_head.weight"):
         return _eight_bits(architecture.hidden_size)
     if recipe.name == "onnx-int8":
         return _eight_bits(architecture.tensor_shapes()[name][1])
     if name.endswith("qkv_proj.weight") and _spends_on_values(architecture, layer=int(name.split(".")[2])):
-        above = architecture.query_width + architecture.kv_width
-        return Stacked(((above, FOUR_BITS), (architecture.kv_width, _eight_bits(architecture.hidden_size))))
+        return _values_in_8_bits(architecture)
     return FOUR_BITS
+
+
+def candidates(name: str, architecture: Architecture) -> tuple[Candidate, ...]:
+    """Return the ways to store a matrix: blocks that divide its rows, and for qkv two kinds; none if no block does."""
+    shape = architecture.tensor_shapes()[name]
+    found = []
+    for storage in _possible(name, architecture):
+        sizes = [array.bytes for array in storage.arrays(shape)]
+        groups = [blocks for _, blocks in storage.groups] if isinstance(storage, Stacked) else [storage]
+        in_file = sum(padded(size, ALIGNMENT) for size in sizes)
+        found.append(Candidate(storage.label, sum(sizes), in_file, tuple(blocks.label for blocks in groups)))
+    return tuple(found)
+
+
+def _possible(name: str, architecture: Architecture) -> list[Blocks | Stacked]:
+    """Return how a matrix can be stored."""
+    columns = architecture.tensor_shapes()[name][1]
+    found: list[Blocks | Stacked] = [blocks for blocks in CANDIDATES if columns % blocks.size == 0]
+    if name.endswith("qkv_proj.weight") and columns % FOUR_BITS.size == 0:
+        found.append(_values_in_8_bits(architecture))
+    return found
+
+
+def _values_in_8_bits(architecture: Architecture) -> Stacked:
+    """Return qkv with the value rows in 8 bits, the others in 4."""
+    above = architecture.query_width + architecture.kv_width
+    return Stacked(((above, FOUR_BITS), (architecture.kv_width, _eight_bits(architecture.hidden_size))))
 
 
 def _eight_bits(columns: int) -> Blocks:
@@ -262,4 +301,4 @@ def data_bytes(architecture: Architecture, recipe: Recipe, context_length: int) 
     ]
     for name, shape in architecture.tensor_shapes().items():
         arrays.extend(storage_of(name, architecture, recipe).arrays(shape))
-    return sum(math.ceil(array.bytes / ALIGNMENT) * ALIGNMENT for array in arrays[:-1]) + arrays[-1].bytes
+    return sum(padded(array.bytes, ALIGNMENT) for array in arrays[:-1]) + arrays[-1].bytes

@@ -5,8 +5,8 @@
                         the lower triangles of its diagonal blocks, row after row
       states            hidden states after the last layer that was finished, float32 [tokens, hidden]
 
-Each file starts with the SHA-256 of the rest and is written in one rename. `states` also has the number of the layers
-it has been through: a walk that was stopped goes on there, and it is removed when the last layer is done.
+Each is a file of numbers (reference/number_file.py). `states` also has the number of the layers it has been through: a
+walk that was stopped goes on there, and it is removed when the last layer is done.
 
 Size: mini 4 GB, medium 10 GB. Blocks are at most `WIDEST` columns: the Cholesky factorization of a block takes its
 width cubed, and dropping the moments between blocks of 576 of 1,536 columns costs 1 to 3 % of a matrix's error.
@@ -14,7 +14,6 @@ width cubed, and dropping the moments between blocks of 576 of 1,536 columns cos
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import shutil
 import threading
@@ -28,9 +27,8 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import TensorSource
 from builders.reference.forward import LayerWalk
+from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
 from builders.reference.statistics import multiplied
-from registry.files.atomic import remove_unfinished, unfinished_file
-from registry.files.owned import private_folder
 from registry.files.staging import disk_errors
 from targets.architecture import Architecture
 from targets.progress import Progress, Step
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 WIDEST = 4608  # columns of a diagonal block
 _STEP = 256  # blocks end where those of all formats do
-_DIGEST_BYTES = 32
 _ROWS_AT_ONCE = 1024
 
 
@@ -96,9 +93,7 @@ class MomentFiles:
 
     def make(self, source: TensorSource, tokens: NDArray[np.int64], on_progress: Progress) -> None:
         """Run the checkpoint over sequences [B, T] and write what is missing. An interrupted walk goes on."""
-        with disk_errors(self.folder):
-            private_folder(self.folder)
-            remove_unfinished(self.folder)  # of a run that was killed: hundreds of megabytes
+        prepare_folder(self.folder)  # a run that was killed may have left hundreds of megabytes
         if (self.folder / "head.moments").exists():
             self._remove_states()
             return
@@ -124,7 +119,7 @@ class MomentFiles:
 
     def _triangles(self, file: str) -> dict[str, list[tuple[Floats, int]]]:
         """Read a file: the triangles and widths of each matrix's blocks, by the matrix's name."""
-        flat = _read(self.folder / f"{file}.moments")
+        flat = read_numbers(self.folder / f"{file}.moments")
         shapes, start = self.architecture.tensor_shapes(), 0
         found: dict[str, list[tuple[Floats, int]]] = {}
         for name in self._names_in(file):
@@ -140,11 +135,11 @@ class MomentFiles:
     def _save(self, file: str, moments: _Moments) -> None:
         blocks = [block for name in self._names_in(file) for block in moments.taken(name)]
         rows = (block[row, : row + 1] for block in blocks for row in range(len(block)))
-        _write(self.folder / f"{file}.moments", _joined(rows))
+        write_numbers(self.folder / f"{file}.moments", _joined(rows))
 
     def _save_states(self, layers: int, states: Floats) -> None:
         number = np.full((1,), layers, np.float32)
-        _write(self.folder / "states", iter((number, states.reshape(-1))))
+        write_numbers(self.folder / "states", iter((number, states.reshape(-1))))
 
     def _remove_states(self) -> None:
         states = self.folder / "states"
@@ -153,7 +148,7 @@ class MomentFiles:
 
     def _load_states(self, shape: tuple[int, ...], hidden: int) -> tuple[int, Floats | None]:
         try:
-            flat = _read(self.folder / "states")
+            flat = read_numbers(self.folder / "states")
         except OSError:
             return 0, None
         if len(flat) != 1 + shape[0] * shape[1] * hidden:
@@ -212,25 +207,3 @@ def _whole(triangle: Floats, width: int) -> Floats:
         block[row, : row + 1] = block[: row + 1, row] = triangle[start : start + row + 1]
         start += row + 1
     return block
-
-
-def _write(path: Path, pieces: Iterator[Floats]) -> None:
-    digest = hashlib.sha256()
-    with disk_errors(path), unfinished_file(path.parent, path.name, 0o600) as file:
-        file.out.write(bytes(_DIGEST_BYTES))
-        for piece in pieces:
-            content = np.ascontiguousarray(piece, dtype="<f4").data.cast("B")
-            digest.update(content)
-            file.out.write(content)
-        file.out.seek(0)
-        file.out.write(digest.digest())
-        file.move_to(path)
-
-
-def _read(path: Path) -> Floats:
-    """Return the numbers of a file. Raises `OSError` where it is damaged."""
-    content = path.read_bytes()
-    numbers = memoryview(content)[_DIGEST_BYTES:]
-    if len(numbers) % 4 or hashlib.sha256(numbers).digest() != content[:_DIGEST_BYTES]:
-        raise OSError(f"{path} is damaged")
-    return np.frombuffer(numbers, dtype="<f4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from builders.checkpoint import open_checkpoint
 from builders.runtime.coreml.program_file import Blob, read_program
 from registry.bundle.folder import verify
 from targets.recipes import recipe_named
-from targets.storage.coreml import plan
+from targets.storage.coreml import CANDIDATES, Blocks, plan
+from tests.support.checkpoints import write_tiny
 from tests.support.parity import tiny_bundle
 
 RECIPES = ("coreml-fp16", "coreml-int4")
@@ -62,6 +64,29 @@ def test_the_plan_is_what_the_weights_file_holds(tmp_path: Path, recipe: str, ti
     }
     assert stored == {weight.name: weight.bytes for weight in planned}
     assert sum(entry.bytes for entry in bundle.manifest.recipe.weights) == sum(weight.bytes for weight in planned)
+
+
+@pytest.mark.parametrize("blocks", CANDIDATES, ids=lambda blocks: blocks.label)
+def test_every_type_that_a_budget_may_choose_keeps_the_weights(tmp_path: Path, blocks: Blocks) -> None:
+    """Read from the package and decompressed by coremltools' own operation."""
+    from coremltools.converters.mil.mil.ops.defs.iOS18.compression import constexpr_blockwise_shift_scale
+
+    opened = open_checkpoint(write_tiny(tmp_path / "checkpoint", hidden=128, intermediate=256, layers=1))
+    names = [name for name, shape in opened.architecture.tensor_shapes().items() if len(shape) == 2]
+    recipe = replace(recipe_named("coreml-int4"), types=tuple((name, blocks.label) for name in names))
+    program = read_program(build(opened, recipe, tmp_path / "bundle").file("model.mlpackage"))
+    found = {step.results[0].name: step.arguments for step in program.steps if step.operator.startswith("constexpr_")}
+    assert len(found) == len(names)
+    for name in names:
+        parts = found[name.removesuffix(".weight").replace(".", "_")]
+        read = {part: program.blobs.read(parts[part]) for part in ("data", "scale", "offset")}
+        assert read["data"].max() < 1 << blocks.bits
+        back = constexpr_blockwise_shift_scale.decompress(
+            read["data"].astype(np.uint8), read["scale"], read["offset"].astype(np.uint8)
+        )
+        weights = opened.open_tensors().tensor(name)
+        step = np.ptp(weights.reshape(len(weights), -1, blocks.size), axis=-1).max() / ((1 << blocks.bits) - 1)
+        assert np.abs(back.astype(np.float32) - weights).max() < 1.2 * step
 
 
 def _bytes(values: np.ndarray, storage: str) -> int:

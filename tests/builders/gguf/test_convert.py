@@ -7,17 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
+from builders.gguf.convert import _MOSTLY
 from registry.bundle.folder import verify
 from targets.config_json import read_architecture
 from targets.errors import CheckpointError
 from targets.gguf_names import gguf_name
 from targets.recipes import RECIPES as RECIPES_BY_NAME
 from targets.recipes import recipe_named
-from targets.storage.gguf import plan
+from targets.storage.gguf import CANDIDATES, plan
 from tests.support import llama_cpp as llamacpp
 from tests.support.cases import cases
 from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_tiny, write_weights
@@ -181,6 +183,20 @@ def test_metadata_says_what_llama_cpps_converter_says(tmp_path: Path) -> None:
     assert found["phi3.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-5)
     factors = {name for name in llamacpp.tensors(bundle.file("model.gguf")) if name.startswith("rope_factors")}
     assert factors == {"rope_factors_long.weight", "rope_factors_short.weight"}
+
+
+def test_a_file_with_chosen_types_is_named_after_most_of_its_matrices(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
+    names = [name for name, shape in checkpoint.architecture.tensor_shapes().items() if len(shape) == 2]
+    types = tuple((name, "Q5_1" if number % 3 else "Q8_0") for number, name in enumerate(names))
+    bundle = build(checkpoint, replace(recipe_named("gguf-q4_0"), types=types), tmp_path / "bundle")
+    assert llamacpp.metadata(bundle.file("model.gguf"))["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q5_1
+
+
+@pytest.mark.parametrize("kind", [*CANDIDATES, "F16"])
+def test_file_types_are_the_gguf_librarys(kind: str) -> None:
+    name = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}.get(kind, kind)
+    assert _MOSTLY[kind] == gguf.LlamaFileType[f"MOSTLY_{name}"]
 
 
 def test_fallbacks_are_noted_with_counts(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from registry.bundle.manifest import (
     MANIFEST_BYTES_LIMIT,
     MANIFEST_NAME,
     AdapterEntry,
+    BudgetEntry,
     CalibrationEntry,
     ExactContext,
     FileEntry,
@@ -66,6 +67,36 @@ def test_a_calibration_is_in_the_manifest_and_none_is_not(bundle: Bundle, tmp_pa
 def test_a_calibration_of_another_form_is_refused(bundle: Bundle, entry: dict[str, Any]) -> None:
     recipe = json.loads(bundle.manifest.to_bytes())["recipe"]
     (bundle.path / MANIFEST_NAME).write_bytes(changed(bundle, recipe=recipe | {"calibration": entry}))
+    with pytest.raises(BundleError, match="not a bundle manifest"):
+        open_bundle(bundle.path)
+
+
+MATRIX = {"name": "lm_head.weight", "storage": "Q6_K", "bytes": 210, "sensitivity": 0.5, "cost": 0.015}
+BUDGET = {"asked": "4.5 bits", "bytes": 1000, "matrices": [MATRIX]}
+
+
+def test_a_budget_is_in_the_manifest_and_none_is_not(bundle: Bundle) -> None:
+    content = json.loads(bundle.manifest.to_bytes())
+    assert "budget" not in content["recipe"]
+    (bundle.path / MANIFEST_NAME).write_bytes(changed(bundle, recipe=content["recipe"] | {"budget": BUDGET}))
+    found = open_bundle(bundle.path).manifest
+    assert found.recipe.budget == BudgetEntry.model_validate(BUDGET)
+    assert json.loads(found.to_bytes())["recipe"]["budget"] == BUDGET
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        BUDGET | {"bytes": -1},
+        BUDGET | {"matrices": [MATRIX | {"sensitivity": -0.1}]},
+        BUDGET | {"matrices": [MATRIX | {"cost": float("nan")}]},
+        BUDGET | {"kind": "bits"},
+        {"asked": "4.5 bits", "bytes": 1000},
+    ],
+)
+def test_a_budget_of_another_form_is_refused(bundle: Bundle, entry: dict[str, Any]) -> None:
+    recipe = json.loads(bundle.manifest.to_bytes())["recipe"]
+    (bundle.path / MANIFEST_NAME).write_bytes(changed(bundle, recipe=recipe | {"budget": entry}))
     with pytest.raises(BundleError, match="not a bundle manifest"):
         open_bundle(bundle.path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import gguf
@@ -12,8 +13,9 @@ import pytest
 from targets.architecture import Architecture
 from targets.config_json import read_architecture
 from targets.errors import RecipeError, UnsupportedModelError
+from targets.layouts import canonical_names
 from targets.recipes import RECIPES, recipe_named
-from targets.storage.gguf import TYPES, fallback_notes, plan
+from targets.storage.gguf import ALIGNMENT, CANDIDATES, TYPES, candidates, fallback_notes, plan
 
 MINI: dict[str, Any] = {
     "architectures": ["Phi3ForCausalLM"],
@@ -116,3 +118,53 @@ def test_heads_that_llama_cpp_does_not_load_are_refused_by_the_recipe(name: str)
     assert no.value.fix == "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4"
     llama = MINI | {"architectures": ["LlamaForCausalLM"]}
     assert plan(architecture(llama, head_dim=128), recipe_named(name))  # whose graph reads the heads' own width
+
+
+def test_chosen_types_replace_the_mixtures_in_all_parts_of_a_matrix() -> None:
+    llama = architecture(MINI, architectures=["LlamaForCausalLM"], tie_word_embeddings=True)
+    types = {
+        "model.embed_tokens.weight": "Q6_K",
+        "model.layers.3.self_attn.qkv_proj.weight": "Q5_0",
+        "model.layers.4.mlp.gate_up_proj.weight": "IQ4_XS",
+    }
+    recipe = recipe_named("gguf-q4_0")
+    before = {weight.name: weight.storage for weight in plan(llama, recipe)}
+    chosen = replace(recipe, types=tuple(types.items()))
+    after = {weight.name: weight.storage for weight in plan(llama, chosen)}
+    assert {name: kind for name, kind in after.items() if kind != before[name]} == {
+        "model.layers.3.self_attn.q_proj.weight": "Q5_0",
+        "model.layers.3.self_attn.k_proj.weight": "Q5_0",
+        "model.layers.3.self_attn.v_proj.weight": "Q5_0",
+        "model.layers.4.mlp.gate_proj.weight": "IQ4_XS",
+        "model.layers.4.mlp.up_proj.weight": "IQ4_XS",
+    }
+    assert after["model.embed_tokens.weight"] == "Q6_K"
+    assert fallback_notes(llama, chosen) == ()
+
+
+def test_a_type_whose_blocks_do_not_divide_a_row_is_no_candidate_and_is_refused() -> None:
+    narrow = architecture(MINI, hidden_size=576, num_attention_heads=9, num_key_value_heads=3, intermediate_size=1536)
+    name = "model.layers.0.mlp.{}_proj.weight"
+    assert {one.storage for one in candidates(name.format("down"), narrow)} == set(CANDIDATES)
+    assert [one.storage for one in candidates(name.format("gate_up"), narrow)] == [
+        "Q4_0", "IQ4_NL", "Q5_0", "Q5_1", "Q8_0"
+    ]  # fmt: skip
+    with pytest.raises(RecipeError, match="can't be stored as 'Q4_K'"):
+        plan(narrow, replace(recipe_named("gguf-q4_0"), types=((name.format("gate_up"), "Q4_K"),)))
+    odd = architecture(MINI, hidden_size=40, num_attention_heads=2, num_key_value_heads=2, intermediate_size=40)
+    assert [(one.storage, one.bytes) for one in candidates(name.format("down"), odd)] == [("F16", 40 * 40 * 2)]
+
+
+def test_candidates_have_the_plans_bytes() -> None:
+    llama = architecture(MINI, architectures=["LlamaForCausalLM"], num_key_value_heads=8)
+    for name in ("model.layers.0.self_attn.qkv_proj.weight", "model.layers.0.mlp.gate_up_proj.weight"):
+        for one in candidates(name, llama):
+            weights = plan(llama, replace(recipe_named("gguf-q4_0"), types=((name, one.storage),)))
+            own = [weight.bytes for weight in weights if canonical_names(llama)[weight.name] == name]
+            assert len(own) > 1
+            assert (sum(own), own) == (one.bytes, [size for size in own if size % ALIGNMENT == 0])
+            assert one.file_bytes == one.bytes
+
+
+def test_data_begins_where_the_gguf_library_puts_it() -> None:
+    assert ALIGNMENT == gguf.GGUF_DEFAULT_ALIGNMENT

@@ -1,0 +1,119 @@
+"""Sensitivities of a checkpoint's matrices to a format's 4-bit blocks: measured once for a text, and kept.
+
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.FORMAT-M.sensitivities    in nats, of each matrix in the checkpoint's order
+
+It is a file of numbers (reference/number_file.py); the rest of its name is the reference's (reference/logits.py), and
+M the number of the measurement. A walk that was killed has written nothing, and starts again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.checkpoint import Checkpoint
+from builders.quantization.calibration.statistics import MatrixStatistics
+from builders.quantization.ggml_library import encode
+from builders.quantization.grids.affine import AffineGrid
+from builders.quantization.grids.ggml import decode
+from builders.quantization.rounding.matrix import affine_matrix
+from builders.quantization.sensitivity import Floats, Rounding, sensitivities
+from builders.reference import FloatReference
+from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
+from registry.files.owned import require_own_folder
+from targets.errors import CalibrationError
+from targets.progress import Progress, silent
+from targets.recipes import Format
+from targets.storage.gguf import TYPES
+
+_MEASUREMENT = 1  # raise it when other numbers are measured: older files are then not read
+_BLOCK = 32
+_LEAST = np.float32(1e-6)  # of the mean: see `builders/gguf/encoding.py`
+_WINDOWS, _WINDOW = 4, 128
+_DIGITS = 4  # that are kept: what another order of sums changes is below them
+
+
+def sensitivity_windows(windows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the part of a calibration's windows [W, T] that is read: the beginnings of a few, 512 tokens at most."""
+    places = np.unique(np.linspace(0, len(windows) - 1, _WINDOWS).round().astype(int))
+    return np.ascontiguousarray(windows[places, :_WINDOW])
+
+
+def measured_sensitivities(
+    checkpoint: Checkpoint,
+    kind: Format,
+    windows: NDArray[np.int64],
+    cache: Path,
+    on_progress: Progress = silent,
+) -> dict[str, float]:
+    """Return the divergence, in nats, that each matrix alone causes in 4-bit blocks of 32, from the cache or measured.
+
+    Args:
+        checkpoint: what is run, in float32.
+        kind: whose 4-bit blocks: Q4_0 in GGUF, else uint4 with zero points. Rounding minds what columns matter.
+        windows: token ids [W, T].
+        cache: the folder of the float32 reference.
+        on_progress: receives the step `sensitivity`, in layers.
+
+    Raises:
+        CheckpointError: a tensor holds NaN or an infinity, or can't be read.
+        CalibrationError: a rounded model's answers are not finite.
+        BuildError: the disk is full.
+    """
+    architecture = checkpoint.architecture
+    names = [name for name, shape in architecture.tensor_shapes().items() if len(shape) == 2]
+    label = "gguf" if kind == "gguf" else "affine"
+    path = cache / f"{FloatReference(checkpoint).name_of(windows)}.{label}-{_MEASUREMENT}.sensitivities"
+    if (kept := _kept(path, len(names))) is not None:
+        return dict(zip(names, kept, strict=True))
+    found = sensitivities(architecture, checkpoint.open_tensors(), windows, _ROUNDING[label], on_progress)
+    for name, value in found.items():
+        if not np.isfinite(value):
+            raise CalibrationError(
+                f"{name} in 4-bit blocks makes the model's answers infinite or undefined",
+                fix="build the recipe without a budget, and check the checkpoint: phipack check-checkpoint",
+            )
+    prepare_folder(cache)
+    write_numbers(path, [np.asarray([found[name] for name in names], np.float32)])
+    kept = _kept(path, len(names))
+    assert kept is not None
+    return dict(zip(names, kept, strict=True))
+
+
+def _kept(path: Path, count: int) -> list[float] | None:
+    """Return the numbers of a file; None where it is missing, damaged or another's."""
+    try:
+        require_own_folder(path.parent)
+        numbers = read_numbers(path)
+    except OSError:
+        return None
+    return [float(f"{value:.{_DIGITS}g}") for value in numbers] if len(numbers) == count else None
+
+
+def _usable(squares: Floats | None) -> Floats | None:
+    """Return how much columns count; None where nothing is known, or nothing of use."""
+    if squares is None or not np.isfinite(squares).all() or not squares.any():
+        return None
+    return np.maximum(squares, _LEAST * squares.mean())
+
+
+def _in_q4_0(name: str, matrix: Floats, squares: Floats | None) -> Floats:
+    if matrix.shape[1] % _BLOCK:
+        return matrix  # stored in float16
+    codes = encode(matrix, TYPES["Q4_0"], name=name, importance=_usable(squares))
+    return decode(codes, "Q4_0", matrix.shape[1])
+
+
+def _in_uint4(name: str, matrix: Floats, squares: Floats | None) -> Floats:
+    del name
+    if matrix.shape[1] % _BLOCK:
+        return matrix
+    usable = _usable(squares)
+    importance = np.ones(matrix.shape[1], np.float32) if usable is None else usable
+    return affine_matrix(matrix, AffineGrid(_BLOCK), MatrixStatistics(importance)).dequantized()
+
+
+_ROUNDING: Mapping[str, Rounding] = {"gguf": _in_q4_0, "affine": _in_uint4}

@@ -1,0 +1,252 @@
+"""Types that a budget chooses: within it, nothing better left, predicted to the byte, and what the file then holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from builders.build import build, build_each
+from builders.build_cache import BuildCache
+from builders.calibrate import calibrate_requests
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.choose_types import budget_ends, with_chosen_types
+from builders.conversion import BuildRequest
+from builders.coreml.weights import constant_name
+from builders.quantization.budget import cost_of
+from builders.reference import FloatReference
+from builders.runtime.coreml.program_file import read_program
+from builders.runtime.sessions import open_session
+from builders.sizes import bundle_sizes
+from builders.validation.compare import Comparison
+from registry.bundle.folder import Bundle, verify
+from targets.budget import Budget
+from targets.calibration import Calibration, CalibrationSettings
+from targets.errors import BuildError, CalibrationError, RecipeError
+from targets.gguf_names import gguf_name
+from targets.layouts import canonical_names
+from targets.recipes import Recipe, recipe_named
+from targets.storage.candidates import candidates_of
+from tests.support import llama_cpp as llamacpp
+from tests.support.checkpoints import Tiny, write_tiny
+from tests.support.parity import some_tokens
+
+BUILT_IN = CalibrationSettings()
+RECIPES = ("gguf-q4_0", "onnx-int4", "coreml-int4")
+QUICK = RECIPES[:2]  # to predict: Core ML's program takes half a second
+CONTEXT = 64
+# Rows that blocks of 128 and 256 divide, and others: each matrix has a choice of its own.
+SHAPES = {
+    "phi3": Tiny(context=CONTEXT, hidden=128, intermediate=256),
+    "tied": Tiny(context=CONTEXT, tied=True),
+    "llama": Tiny(context=CONTEXT, family="llama", intermediate=192),
+}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(write_tiny(tmp_path_factory.mktemp(request.param) / "checkpoint", SHAPES[request.param]))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return open_checkpoint(write_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint", SHAPES["phi3"]))
+
+
+def request_of(checkpoint: Checkpoint, recipe: str, budget: Budget, **changes: object) -> BuildRequest:
+    asked = replace(recipe_named(recipe), budget=budget, **changes)  # type: ignore[arg-type]
+    return BuildRequest.from_checkpoint(checkpoint, asked, CONTEXT)
+
+
+def some_sensitivities(checkpoint: Checkpoint, seed: int = 0) -> dict[str, float]:
+    names = candidates_of(checkpoint.architecture, recipe_named("gguf-q4_0"))
+    return dict(zip(names, np.random.default_rng(seed).exponential(size=len(names)), strict=True))
+
+
+def between(request: BuildRequest, place: float) -> Budget:
+    """Return a budget at some place between a request's ends."""
+    least, most = budget_ends(request)
+    return Budget("bytes", least + int(place * (most - least)))
+
+
+@pytest.mark.parametrize("recipe", QUICK)
+@pytest.mark.parametrize("place", [0, 0.4, 1])
+def test_a_choice_is_within_its_budget_and_no_change_that_still_fits_is_better(
+    checkpoint: Checkpoint, recipe: str, place: float
+) -> None:
+    sensitivities = some_sensitivities(checkpoint)
+    request = request_of(checkpoint, recipe, Budget("bytes", 1))
+    budget = between(request, place)
+    found = with_chosen_types(request_of(checkpoint, recipe, budget), sensitivities)
+    assert found.choice is not None
+    assert found.recipe.types == found.choice.types
+    assert found.choice.bytes == sum(bundle_sizes(found).values()) <= budget.amount
+    candidates = candidates_of(checkpoint.architecture, request.recipe)
+    types = dict(found.recipe.types)
+    assert list(types) == list(candidates)
+    for name, each in candidates.items():
+        now = next(one for one in each if one.storage == types[name])
+        for one in each:
+            if cost_of(one, sensitivities[name]) < cost_of(now, sensitivities[name]):
+                changed = replace(found.recipe, types=tuple((types | {name: one.storage}).items()))
+                assert sum(bundle_sizes(replace(found, recipe=changed)).values()) > budget.amount
+
+
+KINDS = {31: "uint8", 35: "uint4"}  # MIL.proto's DataType
+
+
+def stored_types(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, set[str]]:
+    """Return the types of each matrix by its canonical name, as gguf's reader, the graph or the program has them."""
+    if bundle.manifest.recipe.format == "gguf":
+        found = {name: kind for name, (kind, _, _) in llamacpp.tensors(bundle.file("model.gguf")).items()}
+        types: dict[str, set[str]] = {}
+        for stored, canonical in canonical_names(checkpoint.architecture).items():
+            if len(checkpoint.architecture.tensor_shapes()[canonical]) == 2:
+                types.setdefault(canonical, set()).add(found[gguf_name(stored)])
+        return types
+    types = {}
+    if bundle.manifest.recipe.format == "coreml":
+        for step in read_program(bundle.file("model.mlpackage")).steps:
+            if step.operator == "constexpr_blockwise_shift_scale":
+                data, scale, offset = (step.arguments[part] for part in ("data", "scale", "offset"))
+                assert data.kind == offset.kind
+                label = f"{KINDS[data.kind]} block {data.shape[1] // scale.shape[1]}"
+                types[step.results[0].name] = {label}
+        names = candidates_of(checkpoint.architecture, recipe_named(bundle.manifest.recipe.name))
+        return {name: types[constant_name(name)] for name in names}
+    for node in onnx.load(str(bundle.file("model.onnx")), load_external_data=False).graph.node:
+        if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
+            facts = {attribute.name: attribute.i for attribute in node.attribute}
+            with_zeros = len(node.input) == 4
+            part = node.input[0 if node.op_type == "GatherBlockQuantized" else 1]
+            label = f"{'uint' if with_zeros else 'int'}{facts['bits']} block {facts['block_size']}"
+            name = part[: part.index(".weight") + len(".weight")]
+            types.setdefault(name, set()).add(label)
+    return types
+
+
+@pytest.mark.parametrize(("level", "share"), [("light", 0.2), ("full", 0.6)])
+def test_bundles_have_the_predicted_bytes_and_the_chosen_types(
+    checkpoint: Checkpoint, tmp_path: Path, level: Calibration, share: float
+) -> None:
+    asked = {}
+    for recipe in RECIPES:
+        budget = between(request_of(checkpoint, recipe, Budget("bytes", 1)), share)
+        asked[tmp_path / recipe] = request_of(checkpoint, recipe, budget)
+    cache = BuildCache(tmp_path / "home")
+    ready, problems = calibrate_requests(asked, dict.fromkeys(asked, level), BUILT_IN, cache)
+    bundles: dict[Path, Bundle] = {}
+    assert problems == {}
+    assert build_each(ready, done=bundles.__setitem__) == {}
+    reference, tokens = FloatReference(checkpoint), some_tokens(40)
+    exact = reference.logits(reference.hidden(tokens[None])[0])
+    for place, bundle in bundles.items():
+        verify(bundle)
+        choice, entry = ready[place].choice, bundle.manifest.recipe.budget
+        assert choice is not None
+        assert entry is not None
+        assert entry.asked == asked[place].recipe.budget.label  # type: ignore[union-attr]
+        assert entry.bytes == choice.bytes == sum(file.bytes for file in bundle.manifest.files)
+        expected = {
+            matrix.name: {part.split("rows ")[-1] for part in matrix.storage.split(", ")} for matrix in entry.matrices
+        }
+        assert stored_types(bundle, checkpoint) == expected
+        stored = Counter(weight.storage for weight in bundle.manifest.recipe.weights)
+        assert set(stored) >= {matrix.storage for matrix in entry.matrices}
+        assert entry.matrices[0].sensitivity > 0
+        with open_session(bundle) as session:
+            comparison = Comparison()
+            comparison.add(exact, session.score(tokens), tokens)
+        assert comparison.figures()["kl_mean"] < 0.2
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("bits", [4.8, 6.0])
+def test_bits_count_all_weights(tiny: Checkpoint, recipe: str, bits: float, tmp_path: Path) -> None:
+    found = with_chosen_types(request_of(tiny, recipe, Budget.of_bits(bits)), some_sensitivities(tiny))
+    bundle = build_one(found, tmp_path / "bundle")
+    weights = sum(weight.bytes for weight in bundle.manifest.recipe.weights)
+    assert bits - 0.2 < 8 * weights / tiny.architecture.parameter_count <= bits
+    assert bundle.manifest.recipe.budget is not None
+    assert bundle.manifest.recipe.budget.bytes == sum(file.bytes for file in bundle.manifest.files)
+
+
+def build_one(request: BuildRequest, out: Path) -> Bundle:
+    bundles: list[Bundle] = []
+    assert build_each({out: request}, done=lambda _, bundle: bundles.append(bundle)) == {}
+    return bundles[0]
+
+
+@pytest.mark.parametrize("recipe", QUICK)
+def test_a_budget_out_of_reach_names_both_ends_which_are_in_reach(tiny: Checkpoint, recipe: str) -> None:
+    sensitivities = some_sensitivities(tiny)
+    least, most = budget_ends(request_of(tiny, recipe, Budget("bytes", 1)))
+    for size in (least - 1, most + 1):
+        with pytest.raises(RecipeError, match=f"{least:,} bytes.*{most:,}") as caught:
+            with_chosen_types(request_of(tiny, recipe, Budget("bytes", size)), sensitivities)
+        assert caught.value.fix == f"ask for {least} B to {most} B"
+    for bits in (2.0, 12.0):
+        with pytest.raises(RecipeError, match=f"{bits:g} bits per weight: its smallest types take") as caught:
+            with_chosen_types(request_of(tiny, recipe, Budget.of_bits(bits)), sensitivities)
+        ends = [float(word) for word in caught.value.fix.split() if word[0].isdigit()]
+        for end in ends:
+            with_chosen_types(request_of(tiny, recipe, Budget.of_bits(end)), sensitivities)
+
+
+def test_only_candidates_are_chosen(tiny: Checkpoint) -> None:
+    fast = ("Q4_0", "Q8_0")
+    request = request_of(tiny, "gguf-q4_0", Budget("bytes", 1), candidates=fast)
+    found = with_chosen_types(
+        request_of(tiny, "gguf-q4_0", between(request, 0.5), candidates=fast), some_sensitivities(tiny)
+    )
+    assert {storage for _, storage in found.recipe.types} == set(fast)
+
+
+@pytest.mark.parametrize(
+    ("level", "settings"), [("none", BUILT_IN), ("light", CalibrationSettings(imatrix=Path("imatrix.gguf")))]
+)
+def test_without_a_text_a_budget_is_refused_alone(
+    tiny: Checkpoint,
+    tmp_path: Path,
+    level: Calibration,
+    settings: CalibrationSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("builders.calibrate._of_imatrix", lambda checkpoint, path: None)
+    plain = BuildRequest.from_checkpoint(tiny, recipe_named("gguf-q4_0"), CONTEXT)
+    asked = {tmp_path / "a": request_of(tiny, "gguf-q4_0", Budget.of_bits(5)), tmp_path / "b": plain}
+    ready, problems = calibrate_requests(asked, dict.fromkeys(asked, level), settings, BuildCache(tmp_path))
+    assert list(ready) == [tmp_path / "b"]
+    assert [type(problem) for problem in problems.values()] == [CalibrationError]
+    assert "text" in str(problems[tmp_path / "a"])
+
+
+def test_a_budget_without_types_is_never_built_as_if_it_had_none(tiny: Checkpoint, tmp_path: Path) -> None:
+    recipe = replace(recipe_named("gguf-q4_0"), budget=Budget.of_bits(5))
+    with pytest.raises(RecipeError, match="5 bits"):
+        build(tiny, recipe, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_size_that_differs_from_the_predicted_one_leaves_nothing(tiny: Checkpoint, tmp_path: Path) -> None:
+    found = with_chosen_types(request_of(tiny, "gguf-q4_0", Budget.of_bits(5)), some_sensitivities(tiny))
+    assert found.choice is not None
+    changed = replace(found, choice=replace(found.choice, bytes=found.choice.bytes + 1))
+    problems = build_each({tmp_path / "bundle": changed})
+    assert [type(problem) for problem in problems.values()] == [BuildError]
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "storage"),
+    [("gguf-q4_0", "Q4_K"), ("gguf-q4_0", "Q9"), ("onnx-int4", "Q4_0"), ("coreml-int4", "int8 block 32")],
+)
+def test_types_that_a_matrix_cant_have_are_refused(tiny: Checkpoint, tmp_path: Path, recipe: str, storage: str) -> None:
+    name = "model.layers.0.self_attn.o_proj.weight"
+    asked: Recipe = replace(recipe_named(recipe), types=((name, storage),))
+    with pytest.raises(RecipeError, match=f"{name} can't be stored as '{storage}'"):
+        build(tiny, asked, tmp_path / "bundle")
