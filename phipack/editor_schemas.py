@@ -1,7 +1,7 @@
 """JSON Schemas of `phipack.toml` and of target files, for completion and checks in editors.
 
-They are made from the models that read the files (`targets.project`, `targets.devices`), with what only a validator
-knows added: recipes, targets, figures. TOML has no null, so no key takes one.
+They are made from the models that read the files (`targets.project_table`, `targets.devices`), with what only a
+validator knows added: recipes, targets, figures. TOML has no null, so no key takes one.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from targets.budget_table import FIT
 from targets.devices import Target, load_targets
 from targets.evidence import FIGURES
-from targets.project import ProjectTable
+from targets.project_table import ProjectTable
 from targets.recipes import RECIPES
 
 Kind = Literal["project", "target"]
@@ -29,7 +30,9 @@ def editor_schema(kind: Kind) -> Schema:
     schema = _plain(model.model_json_schema())
     schema["$defs"]["Gate"] |= {"minProperties": 1, "maxProperties": 1}
     if kind == "project":
-        _name_choices(schema["$defs"]["CellTable"]["properties"])
+        cell = schema["$defs"]["CellTable"]
+        _name_choices(cell["properties"])
+        cell["not"] = {"required": ["size", "bits"]}
     return {"$schema": DIALECT, "$id": f"urn:phipack:schema:{kind}:1", "title": title} | schema
 
 
@@ -37,6 +40,7 @@ def _name_choices(cell: Schema) -> None:
     cell["recipe"]["enum"] = list(RECIPES)
     own_file = {"type": "string", "pattern": r"/|\.toml$"}
     cell["target"]["anyOf"] = [{"type": "string", "enum": list(load_targets())}, own_file]
+    cell["size"] = {"description": cell["size"].pop("description"), "anyOf": [cell["size"], {"const": FIT}]}
 
 
 def _plain(node: Any) -> Any:

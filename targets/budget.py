@@ -14,8 +14,9 @@ from typing import Literal
 from targets.errors import RecipeError
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,12})?)\s*(B|kB|MB|GB|KiB|MiB|GiB)")
-_FEWEST_BITS, _MOST_BITS = 1.0, 16.0
+SIZE_PATTERN = r"([0-9]{1,15}(?:\.[0-9]{1,12})?)\s*(B|kB|MB|GB|KiB|MiB|GiB)"
+_SIZE = re.compile(SIZE_PATTERN)
+FEWEST_BITS, MOST_BITS = 1.0, 16.0
 
 BudgetKind = Literal["bytes", "bits", "fit"]
 
@@ -39,16 +40,21 @@ class Budget:
     @classmethod
     def of_bits(cls, bits: float) -> Budget:
         """Return a budget of so many bits per weight. Raises `RecipeError` for what no recipe can store."""
-        if not _FEWEST_BITS <= bits <= _MOST_BITS:
+        if not FEWEST_BITS <= bits <= MOST_BITS:
             raise RecipeError(
                 f"{bits:g} bits per weight is outside of what recipes can store",
-                fix=f"ask for {_FEWEST_BITS:g} to {_MOST_BITS:g} bits per weight: 4.5 is usual",
+                fix=f"ask for {FEWEST_BITS:g} to {MOST_BITS:g} bits per weight: 4.5 is usual",
             )
         return cls("bits", float(bits))
 
     @property
     def label(self) -> str:
-        """Its short form, for names of jobs, keys and tables: `at most 2000000000 B`, `4.2 bits`, `fit`."""
+        """Its short form, for manifests and tables: `at most 2000000000 B`, `4.2 bits`, `fit`."""
         if self.kind == "bytes":
             return f"at most {int(self.amount)} B"
         return f"{self.amount:g} bits" if self.kind == "bits" else "fit"
+
+    @property
+    def in_names(self) -> str:
+        """Its form in names of jobs, which shells take without quotes: `2000000000B`, `4.2bits`, `fit`."""
+        return self.label.removeprefix("at most ").replace(" ", "")

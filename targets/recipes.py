@@ -64,8 +64,11 @@ def recipe_named(name: str) -> Recipe:
 
 
 def default_calibration(recipe: Recipe) -> Calibration:
-    """Return how much a build of this recipe learns from a calibration text, where nobody says otherwise."""
-    return FOUR_BIT_CALIBRATION if recipe.bits < 8 else "none"
+    """Return how much a build of this recipe learns from a calibration text, where nobody says otherwise.
+
+    A budget is spent by what the calibration measures.
+    """
+    return FOUR_BIT_CALIBRATION if recipe.bits < 8 or recipe.budget is not None else "none"
 
 
 def can_calibrate(recipe: Recipe) -> bool:
@@ -79,4 +82,25 @@ def check_calibration(recipe: Recipe, calibration: Calibration) -> None:
         raise RecipeError(
             f"{recipe.name} stores {recipe.bits}-bit weights, which {calibration} calibration can't improve",
             fix=f'choose calibration "none" for {recipe.name}, or a recipe with fewer bits',
+        )
+
+
+def check_budget(recipe: Recipe, calibration: Calibration) -> None:
+    """Refuse a budget for 16 bits, where there are no types to choose, and one without calibration.
+
+    Raises `RecipeError`.
+    """
+    if recipe.budget is None:
+        return
+    asked = recipe.budget.label
+    if not can_calibrate(recipe):
+        raise RecipeError(
+            f"a budget ({asked}) for {recipe.name}, which stores all weights in {recipe.bits} bits",
+            fix=f"remove the budget of {recipe.name}, or choose a recipe with fewer bits",
+        )
+    if calibration == "none":
+        raise RecipeError(
+            f'a budget ({asked}) with calibration "none": types are chosen by sensitivities, which a calibration '
+            "measures",
+            fix='choose calibration "light" or "full", or remove the budget',
         )

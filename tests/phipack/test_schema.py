@@ -15,15 +15,16 @@ from pydantic import ValidationError
 from phipack.editor_schemas import editor_schema
 from targets.devices import Target
 from targets.evidence import FIGURES
-from targets.project import ProjectTable
+from targets.project_table import ProjectTable
 from tests.support.command_line import POCKET, PROJECT, TOO_SMALL, InProcess
 
 WHOLE = (
     PROJECT.replace("[gates]", "text = 'held-out.txt'\n[gates]")
-    + TOO_SMALL
+    + TOO_SMALL.replace("gguf-f16", "gguf-q4_0")
     + """
 context_length = 2048
 gates = { same_top_share = { at_least = 0.9 } }
+size = { at_most = "1.9 GiB" }
 
 [channels.production]
 promoters = ["alice", "release-bot@ci-1"]
@@ -56,6 +57,7 @@ def test_it_is_printed_as_json(command: InProcess, kind: str) -> None:
 
 def test_right_files_pass() -> None:
     jsonschema.validate(project(), editor_schema("project"))
+    jsonschema.validate(tomllib.loads(WHOLE.replace('{ at_most = "1.9 GiB" }', '"fit"')), editor_schema("project"))
     for text in targets():
         jsonschema.validate(tomllib.loads(text), editor_schema("target"))
 
@@ -68,6 +70,11 @@ def test_right_files_pass() -> None:
         (("cells", 0, "recipe"), "onnx-int5"),
         (("cells", 0, "target"), "iphone-99"),
         (("cells", 0, "context_length"), 0),
+        (("cells", 0, "size"), "2.0GB"),
+        (("cells", 0, "size"), {"at_most": "2.0 gb"}),
+        (("cells", 0, "size"), {}),
+        (("cells", 0, "bits"), 17),
+        (("cells", -1, "bits"), 4.2),  # which has a size
         (("gates", "kl_meen"), {"at_most": 1.0}),
         (("gates", "kl_mean"), {"at_most": 1.0, "at_least": 0.1}),
         (("gates", "kl_mean"), {}),

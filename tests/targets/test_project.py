@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from targets.budget import Budget
 from targets.calibration import CalibrationSettings
 from targets.devices import target_named
 from targets.errors import ProjectError, TargetError
@@ -140,6 +142,81 @@ def test_sixteen_bits_are_not_calibrated(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match=r":7: cells.0.calibration: gguf-f16 stores 16-bit weights") as caught:
         load(tmp_path, MINIMAL.replace("gguf-q4_0", "gguf-f16") + 'calibration = "light"\n')
     assert 'calibration "none"' in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("stated", "budget"),
+    [
+        ('size = { at_most = "2.0GB" }', Budget("bytes", 2_000_000_000)),
+        ('size = { at_most = "1.9 GiB" }', Budget("bytes", 2_040_109_466)),
+        ('size = "fit"', Budget("fit")),
+        ("bits = 4.2", Budget("bits", 4.2)),
+        ("bits = 4", Budget("bits", 4.0)),
+        ("[cells.size]\nat_most = '950MB'", Budget("bytes", 950_000_000)),
+        ("", None),
+    ],
+)
+def test_a_budget_is_in_the_cells_recipe(tmp_path: Path, stated: str, budget: Budget | None) -> None:
+    (cell,) = load(tmp_path, MINIMAL + stated).cells
+    assert cell.recipe == replace(RECIPES["gguf-q4_0"], budget=budget)
+    assert cell.calibration == FOUR_BIT_CALIBRATION
+
+
+def test_a_budget_is_spent_by_calibration_in_eight_bits_too(tmp_path: Path) -> None:
+    eight = MINIMAL.replace("gguf-q4_0", "gguf-q8_0")
+    assert load(tmp_path, eight).cells[0].calibration == "none"
+    assert load(tmp_path, eight + "bits = 5").cells[0].calibration == FOUR_BIT_CALIBRATION
+    assert load(tmp_path, eight + 'bits = 5\ncalibration = "full"').cells[0].calibration == "full"
+
+
+@pytest.mark.parametrize(
+    ("stated", "problem", "fix"),
+    [
+        (
+            'size = "2.0GB"',
+            "7: cells.0.size: a size is a table or 'fit', not '2.0GB'",
+            'write size = { at_most = "2.0GB"',
+        ),
+        ("size = 2.0", "7: cells.0.size: a size is a table or 'fit', not 2.0", 'write size = { at_most = "2.0GB" }'),
+        (
+            'size = { at_most = "2.0 gb" }',
+            "7: cells.0.size.at_most: '2.0 gb' is not a size",
+            "write a number and a unit",
+        ),
+        ('size = { at_most = "0.1B" }', "7: cells.0.size.at_most: '0.1B' is not a size", "write a number and a unit"),
+        ('size = { at_most = "fit" }', "7: cells.0.size.at_most: 'fit' is not a size", "write a number and a unit"),
+        ("size = { at_most = 2e9 }", "7: cells.0.size.at_most: Input should be a valid string", "write a string"),
+        ('size = { at_mots = "1GB" }', "7: cells.0.size.at_mots: unknown key", "did you mean 'at_most'?"),
+        ("size = {}", "7: cells.0.size.at_most: missing key", "add at_most"),
+        ("bits = 0.5", "7: cells.0.bits: Input should be greater than or equal to 1", "write a number of at least 1"),
+        ("bits = 17", "7: cells.0.bits: Input should be less than or equal to 16", "write a number of at most 16"),
+        ("bits = nan", "7: cells.0.bits: Input should be", "write a number"),
+        ("bits = true", "7: cells.0.bits: Input should be a valid number", "write a number"),
+        ("bits = '4.2'", "7: cells.0.bits: Input should be a valid number", "write a number"),
+        ('bits = 4.2\nsize = "fit"', "7: cells.0.bits: size and bits exclude one another", "keep one of the two"),
+        (
+            'calibration = "none"\nbits = 4.2',
+            '8: cells.0.bits: a budget (4.2 bits) with calibration "none"',
+            'choose calibration "light" or "full", or remove the budget',
+        ),
+        (
+            'size = { at_most = "1GB" }\n[calibration]\nlevel = "none"',
+            '7: cells.0.size: a budget (at most 1000000000 B) with calibration "none"',
+            'choose calibration "light" or "full", or remove the budget',
+        ),
+    ],
+)
+def test_what_is_no_budget_is_refused_at_its_key(tmp_path: Path, stated: str, problem: str, fix: str) -> None:
+    with pytest.raises(ProjectError) as caught:
+        load(tmp_path, MINIMAL + stated)
+    assert caught.value.problem.startswith(f"{tmp_path / 'phipack.toml'}:{problem}")
+    assert caught.value.fix.startswith(fix)
+
+
+def test_sixteen_bits_have_no_budget(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=r":7: cells.0.size: a budget \(fit\) for gguf-f16, .* in 16 bits") as caught:
+        load(tmp_path, MINIMAL.replace("gguf-q4_0", "gguf-f16") + 'size = "fit"')
+    assert caught.value.fix.startswith("remove the budget of gguf-f16, or choose a recipe with fewer bits")
 
 
 def test_two_cells_with_one_name_are_refused(tmp_path: Path) -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from targets.budget import Budget
 from targets.errors import RecipeError
-from targets.recipes import FOUR_BIT_CALIBRATION, RECIPES, check_calibration, default_calibration, recipe_named
+from targets.recipes import (
+    FOUR_BIT_CALIBRATION,
+    RECIPES,
+    check_budget,
+    check_calibration,
+    default_calibration,
+    recipe_named,
+)
 from targets.storage.plans import PLANS, plan_of
 from tests.targets.architectures import SMALL
 
@@ -52,3 +62,18 @@ def test_sixteen_bits_have_no_use_for_a_calibration() -> None:
             continue
         with pytest.raises(RecipeError, match=f"{recipe.name} stores 16-bit weights, which light calibration"):
             check_calibration(recipe, "light")
+
+
+def test_a_budget_is_calibrated() -> None:
+    budget = Budget.of_bits(4.2)
+    for recipe in RECIPES.values():
+        check_budget(recipe, "none")
+        asked = replace(recipe, budget=budget)
+        if recipe.bits == 16:
+            with pytest.raises(RecipeError, match=rf"a budget \(4.2 bits\) for {recipe.name}"):
+                check_budget(asked, "light")
+            continue
+        assert default_calibration(asked) == FOUR_BIT_CALIBRATION
+        check_budget(asked, "full")
+        with pytest.raises(RecipeError, match=r'a budget \(4.2 bits\) with calibration "none"'):
+            check_budget(asked, "none")
