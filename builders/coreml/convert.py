@@ -45,7 +45,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
         weights=weight_classes(stored),
         exact_context_length=context,
         digests={f"{PACKAGE_NAME}/{path}": digest for path, digest in digests.items()},
-        tools={name: version(name) for name in ("coremltools", "numpy")},
+        tools={name: version(name) for name in ("coremltools", "numpy", "numba")},
         notes=(
             *_notes(recipe, stored, architecture.longrope_edge(context)),
             *window_notes(architecture, context),

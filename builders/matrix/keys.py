@@ -22,8 +22,8 @@ from targets.recipes import Format
 # What a build's bytes depend on, other than phipack itself: with a new version of one of these it is built again.
 BUILD_TOOLS: dict[Format, tuple[str, ...]] = {
     "gguf": ("gguf", "llama-cpp-python", "numpy"),
-    "onnx": ("onnx", "onnxruntime", "numpy"),
-    "coreml": ("coremltools", "numpy"),
+    "onnx": ("onnx", "onnxruntime", "numpy", "numba"),
+    "coreml": ("coremltools", "numpy", "numba"),
 }
 RUNTIMES: dict[Format, tuple[str, ...]] = {
     "gguf": ("llama-cpp-python",),

@@ -53,7 +53,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
             *tokenizer_notes(folder),
         ),
         digests={DATA_NAME: digest},
-        tools={name: version(name) for name in ("onnx", "onnxruntime", "numpy")},
+        tools={name: version(name) for name in ("onnx", "onnxruntime", "numpy", "numba")},
     )
 
 

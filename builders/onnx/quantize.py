@@ -5,10 +5,8 @@ Codes are unsigned, [rows, blocks, size * bits / 8] bytes, the first of two 4-bi
 points are packed like the codes, [rows, ceil(blocks * bits / 8)] bytes; without them the zero point is 2^(bits-1).
 Scales are [rows, blocks].
 
-Scales are rounded to float16, and codes are chosen for the rounded scale: its error is far below that of the codes.
-
-A chunk is laid out as [size, blocks]: an operation over blocks runs along memory, and one over a block's elements is a
-sum of whole rows. That is 4 times as fast as [blocks, size] in numpy, and sums are the same on every processor.
+Blocks with zero points are an affine grid (`quantization/grids/affine.py`); those without, which recipes have with 8
+bits, reach from the block's largest weight to almost its negative: at 8 bits a search gains nothing measurable.
 """
 
 from __future__ import annotations
@@ -20,18 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.calibration.statistics import MatrixStatistics
-from builders.quantization.grids.affine import AffineGrid
-from builders.quantization.rounding.matrix import affine_matrix
+from builders.quantization.grids.affine import AffineGrid, Search, as_stored
+from builders.quantization.rounding.matrix import affine_matrix, nearest_matrix
 from targets.storage.onnx import Blocks
 
 Float = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
-_CHUNK_ELEMENTS = 1 << 18  # 1 MiB of float32: near the cores, and few enough calls that threads do not wait for Python
 # Shares of a block's range that are tried as the grid: clipping the ends makes the steps finer for all others.
 _SPANS = (1.0, 0.93, 0.87, 0.8)
-# Places of the block's largest weight in the symmetric range of -8 to 7 that are tried.
-_REACHES = (-8.6, -8.0, -7.5, -7.0, -6.4, 7.0)
+_ELEMENTS = 1 << 17  # that are worked on at a time
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class QuantizedMatrix:
 
 
 def quantize(matrix: Float, blocks: Blocks, statistics: MatrixStatistics | None = None) -> QuantizedMatrix:
-    """Quantize a matrix whose columns are a multiple of the block size. Chunks do not change the result.
+    """Quantize a matrix whose columns are a multiple of the block size.
 
     Args:
         matrix: float32 [rows, columns].
@@ -62,35 +58,22 @@ def quantize(matrix: Float, blocks: Blocks, statistics: MatrixStatistics | None 
         ValueError: the columns are not a multiple of the block size.
         OverflowError: a weight too large for a float16 scale.
     """
-    rows, columns = matrix.shape
-    if columns % blocks.size:
+    if (columns := matrix.shape[1]) % blocks.size:
         raise ValueError(f"{columns} columns are not a multiple of the block of {blocks.size}")
-    if statistics is not None and blocks.zero_points:
-        return _calibrated(matrix, blocks, statistics)
-    count, code_bytes = columns // blocks.size, blocks.size * blocks.bits // 8
-    codes = np.empty((rows * count, code_bytes), dtype=np.uint8)
-    scales = np.empty(rows * count, dtype=np.float16)
-    zero_points = np.empty(rows * count, dtype=np.uint8)
-    flat = matrix.reshape(-1, blocks.size)
-    step = max(2, _CHUNK_ELEMENTS // blocks.size)
-    for start in range(0, len(flat), step):
-        part = slice(start, start + step)
-        scale, zero_point, code = _quantize_blocks(np.ascontiguousarray(flat[part].T), blocks)
-        scales[part] = scale
-        zero_points[part] = zero_point
-        codes[part] = (code if blocks.bits == 8 else code[0::2] | code[1::2] << np.uint8(4)).T
-    return QuantizedMatrix(
-        blocks=blocks,
-        codes=codes.reshape(rows, count, code_bytes),
-        scales=scales.reshape(rows, count),
-        zero_points=pack(zero_points.reshape(rows, count), blocks.bits) if blocks.zero_points else None,
-    )
+    if not blocks.zero_points:
+        return _symmetric(matrix, blocks)
+    if statistics is not None:
+        made = affine_matrix(matrix, AffineGrid(blocks.size, blocks.bits), statistics)
+    else:
+        made = nearest_matrix(matrix, _uncalibrated(blocks))
+    codes = made.codes.reshape(*made.scales.shape, blocks.size)
+    return QuantizedMatrix(blocks, pack(codes, blocks.bits), made.scales, pack(made.zeros, blocks.bits))
 
 
-def _calibrated(matrix: Float, blocks: Blocks, statistics: MatrixStatistics) -> QuantizedMatrix:
-    found = affine_matrix(matrix, AffineGrid(blocks.size, blocks.bits), statistics)
-    codes = found.codes.reshape(*found.scales.shape, blocks.size)
-    return QuantizedMatrix(blocks, pack(codes, blocks.bits), found.scales, pack(found.zeros, blocks.bits))
+def _uncalibrated(blocks: Blocks) -> AffineGrid:
+    top = (1 << blocks.bits) - 1
+    trials = tuple((span / top, 0) for span in _SPANS)
+    return AffineGrid(blocks.size, blocks.bits, Search(trials, centred=True))
 
 
 def dequantize(quantized: QuantizedMatrix) -> Float:
@@ -111,7 +94,8 @@ def pack(codes: Codes, bits: int) -> Codes:
         return codes
     if codes.shape[-1] % 2:
         codes = np.concatenate([codes, np.zeros_like(codes[..., :1])], axis=-1)
-    return codes[..., 0::2] | codes[..., 1::2] << np.uint8(4)
+    pairs = np.ascontiguousarray(codes).view("<u2")  # contiguous words: 5 times as fast as every other byte
+    return (pairs | pairs >> np.uint16(4)).astype(np.uint8)
 
 
 def unpack(packed: Codes, bits: int) -> Codes:
@@ -121,85 +105,25 @@ def unpack(packed: Codes, bits: int) -> Codes:
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
 
 
-def _quantize_blocks(flat: Float, blocks: Blocks) -> tuple[NDArray[np.float16], Codes, Codes]:
-    """Return scale, zero point and codes of each column of `flat` [size, blocks]."""
-    top = (1 << blocks.bits) - 1
-    if blocks.zero_points:
-        scale, centre = _affine_grid(flat, top)
-    else:
-        scale, centre = _symmetric_grid(flat, blocks.bits)
-    with np.errstate(over="ignore"):
-        rounded = scale.astype(np.float16)
-    if not np.isfinite(rounded).all():
-        raise OverflowError(f"a weight of {np.abs(flat).max():g} is too large for a float16 scale")
-    codes = flat * _reciprocal(rounded.astype(np.float32))
-    np.rint(codes, out=codes)
-    codes += centre
-    np.clip(codes, 0, top, out=codes)
-    return rounded, centre.astype(np.uint8), codes.astype(np.uint8)
+def _symmetric(matrix: Float, blocks: Blocks) -> QuantizedMatrix:
+    """Return codes around 2^(bits-1), the first of them for the block's weight of largest magnitude."""
+    from builders.quantization.kernels.block_codes import nearest
+
+    flat, half = np.ascontiguousarray(matrix).reshape(-1, blocks.size), 1 << (blocks.bits - 1)
+    codes, scales = np.empty(flat.shape, np.uint8), np.empty(len(flat), np.float16)
+    centre = np.full(len(flat), half, np.float32)
+    step = max(1, _ELEMENTS // blocks.size)
+    for start in range(0, len(flat), step):
+        part = slice(start, start + step)
+        scales[part] = as_stored(_largest(flat[part]) / np.float32(-half))
+        nearest(flat[part], scales[part].astype(np.float32), centre[part], np.float32(2 * half - 1), codes[part])
+    shape = (len(matrix), -1)
+    packed = pack(codes, blocks.bits).reshape(*shape, blocks.size * blocks.bits // 8)
+    return QuantizedMatrix(blocks, packed, scales.reshape(shape), None)
 
 
-def _symmetric_grid(flat: Float, bits: int) -> tuple[Float, Float]:
-    """Return the scale of least squared error among a few, for codes around 2^(bits-1)."""
-    half = 1 << (bits - 1)
-    centre = np.full(flat.shape[1], half, dtype=np.float32)
-    low, high = flat.min(axis=0), flat.max(axis=0)
+def _largest(flat: Float) -> Float:
+    """Return each block's value of largest magnitude, the positive one of two."""
+    low, high = flat.min(axis=1), flat.max(axis=1)
     largest: Float = np.where(-low > high, low, high)
-    if bits == 8:
-        return largest / np.float32(-half), centre  # at 8 bits the search gains nothing measurable
-    best = _Best(flat)
-    for reach in _REACHES:
-        best.try_grid(_reciprocal(largest) * np.float32(reach), centre, top=2 * half - 1)
-    return best.scale, centre
-
-
-def _affine_grid(flat: Float, top: int) -> tuple[Float, Float]:
-    """Return scale and zero point of least squared error among a few; zero itself is always on the grid."""
-    low = np.minimum(flat.min(axis=0), 0)
-    high = np.maximum(flat.max(axis=0), 0)
-    best = _Best(flat)
-    for span in _SPANS:
-        inverse = _reciprocal((high - low) * np.float32(span / top))
-        centre = np.rint(np.float32(top / 2) - (high + low) * np.float32(0.5) * inverse)
-        best.try_grid(inverse, np.clip(centre, 0, top), top=top)
-    return best.scale, best.centre
-
-
-class _Best:
-    """The best grid so far, block by block.
-
-    For fixed codes c (less the zero point) the scale of least error to weights x is Σxc/Σc², and the error falls with
-    (Σxc)²/Σc², so that the weights are never rebuilt.
-    """
-
-    def __init__(self, flat: Float) -> None:
-        count = flat.shape[1]
-        self._flat = flat
-        self._codes = np.empty_like(flat)
-        self._products = np.empty_like(flat)
-        self._gain: Float = np.full(count, -1, dtype=np.float32)
-        self.scale: Float = np.zeros(count, dtype=np.float32)
-        self.centre: Float = np.zeros(count, dtype=np.float32)
-
-    def try_grid(self, inverse: Float, centre: Float, *, top: int) -> None:
-        codes = np.multiply(self._flat, inverse, out=self._codes)
-        np.rint(codes, out=codes)
-        np.maximum(codes, -centre, out=codes)
-        np.minimum(codes, top - centre, out=codes)
-        cross = self._sum_of(self._flat, codes)
-        scale = cross * _reciprocal(self._sum_of(codes, codes))
-        gain = cross * scale
-        better = gain > self._gain
-        np.copyto(self._gain, gain, where=better)
-        np.copyto(self.scale, scale, where=better)
-        np.copyto(self.centre, centre, where=better)
-
-    def _sum_of(self, one: Float, other: Float) -> Float:
-        """Return the sums of products, block by block."""
-        total: Float = np.multiply(one, other, out=self._products).sum(axis=0)
-        return total
-
-
-def _reciprocal(values: Float) -> Float:
-    """Return 1 / value, and 0 for 0: a block of zeros has scale 0."""
-    return np.divide(np.float32(1), values, out=np.zeros_like(values), where=np.abs(values) > np.finfo(np.float32).tiny)
+    return largest

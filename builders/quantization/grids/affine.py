@@ -2,11 +2,9 @@
 
 MatMulNBits of onnxruntime and Core ML's constexpr_blockwise_shift_scale store a matrix so; each packs it its own way.
 
-The range of a block's weights, 0 included, is tried in several widths, with the zero point where 0 falls; then the best
-of them with the zero point one place next to it. For the codes c = code - zero point of a trial the scale of least
-error is <w, c> / <c, c> in the scalar product that the importance defines, and that error is |w|² - <w, c>² / <c, c>:
-the trial with the greatest <w, c>² / <c, c> wins. Scales are positive, because Core ML's compiler refuses negative ones
-elsewhere.
+Several widths of a block's range, 0 included, and places of its zero point are tried; a `Search` says which. Scales are
+rounded to float16, and codes are chosen for the rounded scale: its error is far below that of the codes. Scales are
+positive, because Core ML's compiler refuses negative ones elsewhere.
 """
 
 from __future__ import annotations
@@ -18,12 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
 Bytes = NDArray[np.uint8]
 
-SPANS = (1.05, 1.0, 0.95, 0.89, 0.83, 0.77, 0.71)  # widths of the range that are tried, as shares of the block's own
-SHIFTS = (-1, 1)  # moves of the zero point, tried with the best of these widths
 _TINY = np.finfo(np.float32).tiny
-_LARGEST = float(np.finfo(np.float16).max)
+_INFINITE = 65520.0  # the least magnitude that float16 rounds to infinity
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is tried for a block: see `kernels.block_search.search`.
+
+    Attributes:
+        trials: width of the grid as a share of the block's range, and the move of its zero point; a width of 0 is the
+            best one so far.
+        centred: the middle of the grid is laid on the middle of the range, not its zero on the range's zero.
+    """
+
+    trials: tuple[tuple[float, int], ...]
+    centred: bool = False
+
+
+# The zero point's moves are tried with the best width only.
+CALIBRATED = Search(
+    ((1.05, 0), (1.0, 0), (0.95, 0), (0.89, 0), (0.83, 0), (0.77, 0), (0.71, 0), (0.0, -1), (0.0, 1)),
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +48,7 @@ class AffineMatrix:
     """A matrix: codes [rows, columns], scales and zero points [rows, columns / block]."""
 
     codes: Bytes
-    scales: NDArray[np.float16]
+    scales: Halves
     zeros: Bytes
 
     def dequantized(self) -> Floats:
@@ -82,46 +99,58 @@ class AffineGrid:
 
     columns: int
     bits: int = 4
+    search: Search = CALIBRATED
+
+    @property
+    def top(self) -> np.float32:
+        """The greatest code."""
+        return np.float32((1 << self.bits) - 1)
 
     def fit(self, weights: Floats, importance: Floats) -> AffineBlock:
         """Choose scale and zero point of each row's block [rows, columns]: see `Grid`."""
-        top = (1 << self.bits) - 1
-        block = np.ascontiguousarray(weights.T)
-        weighting = importance.astype(np.float32)[:, None]
-        weighted = block * weighting
-        lowest, highest = np.minimum(block.min(axis=0), 0), np.maximum(block.max(axis=0), 0)
-        plain = inverse((highest - lowest) / np.float32(top))
-        gain, scale, zero, width = (np.zeros_like(plain) for _ in range(4))
-        codes, product = np.empty_like(block), np.empty_like(block)
-        for span, shift in (*((span, 0) for span in SPANS), *((None, shift) for shift in SHIFTS)):
-            tried = np.clip(np.rint(-lowest * plain) + shift, 0, top)
-            widths = width if span is None else np.full_like(plain, span)
-            np.multiply(block, plain * inverse(widths), out=codes)
-            np.rint(codes, out=codes)
-            np.maximum(codes, -tried, out=codes)
-            np.minimum(codes, top - tried, out=codes)
-            along = np.einsum("cr,cr->r", codes, weighted)
-            np.multiply(codes, codes, out=product)
-            best = along * inverse(weighting[:, 0] @ product)
-            better = along * best > gain
-            np.copyto(gain, along * best, where=better)
-            np.copyto(scale, best, where=better)
-            np.copyto(zero, tried, where=better)
-            if span is not None:
-                np.copyto(width, widths, where=better)
-        return AffineBlock(as_stored(scale), zero, top)
+        from builders.quantization.kernels.block_search import lanes_of
 
-    def pack(self, blocks: Sequence[AffineBlock], codes: Bytes) -> tuple[Bytes, NDArray[np.float16], Bytes]:
+        scales, zeros = self._best(np.ascontiguousarray(weights), lanes_of(importance, self.columns))
+        return AffineBlock(scales.astype(np.float32), zeros, int(self.top))
+
+    def nearest(self, blocks: Floats, importance: Floats, codes: Bytes) -> tuple[Halves, Bytes]:
+        """Choose scales and zero points of blocks, and round the weights to the nearest values.
+
+        Args:
+            blocks: weights [blocks, columns of a block], row after row.
+            importance: how much the squared error of each of a row's columns counts: see `lanes_of`.
+            codes: receives the codes [blocks, columns of a block].
+
+        Returns scales and zero points [blocks].
+
+        Raises:
+            OverflowError: a weight is too large for a float16 scale.
+        """
+        from builders.quantization.kernels.block_codes import nearest
+
+        scales, zeros = self._best(blocks, importance)
+        nearest(blocks, scales.astype(np.float32), zeros, self.top, codes)
+        return scales, zeros.astype(np.uint8)
+
+    def pack(self, blocks: Sequence[AffineBlock], codes: Bytes) -> tuple[Bytes, Halves, Bytes]:
         """Return codes [rows, columns], scales and zero points [rows, blocks]: see `Grid`."""
         scales = np.stack([block.scale for block in blocks], axis=1).astype(np.float16)
         return codes, scales, np.stack([block.zero for block in blocks], axis=1).astype(np.uint8)
 
+    def _best(self, blocks: Floats, importance: Floats) -> tuple[Halves, Floats]:
+        from builders.quantization.kernels.block_search import search
 
-def as_stored(scale: Floats) -> Floats:
-    """Return scales as float16 holds them. Raises `OverflowError` where one is too large."""
-    if scale.max(initial=0) > _LARGEST:
-        raise OverflowError(f"a scale of {scale.max():g} is too large for float16")
-    return scale.astype(np.float16).astype(np.float32)
+        trials = np.array(self.search.trials, np.float32)
+        found = np.empty((2, len(blocks)), np.float32)
+        search(blocks, importance, trials, self.top, self.search.centred, found)
+        return as_stored(found[0]), found[1]
+
+
+def as_stored(scales: Floats) -> Halves:
+    """Return scales in float16. Raises `OverflowError` where one is too large."""
+    if not (largest := np.abs(scales).max(initial=0)) < _INFINITE:
+        raise OverflowError(f"a weight is too large for a float16 scale: that would be {largest:g}")
+    return scales.astype(np.float16)
 
 
 def inverse(values: Floats) -> Floats:

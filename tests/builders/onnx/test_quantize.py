@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from builders.onnx import quantize as module
 from builders.onnx.quantize import dequantize, pack, quantize, unpack
+from builders.quantization.rounding import matrix as rounding
 from targets.storage.onnx import Blocks
 
 INT4, UINT4, INT8 = Blocks(4, 32, zero_points=False), Blocks(4, 32, zero_points=True), Blocks(8, 32, zero_points=False)
@@ -54,13 +55,15 @@ def test_unpacking_gives_the_codes_back(codes: np.ndarray) -> None:
 def test_chunks_change_nothing(blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = np.random.default_rng(0).standard_normal((50, 96)).astype(np.float32)
     whole = quantize(matrix, blocks)
-    monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 200)
+    monkeypatch.setattr(module, "_ELEMENTS", 200)
+    monkeypatch.setattr(rounding, "_ELEMENTS", 200)
     for one, other in zip(whole.arrays, quantize(matrix, blocks).arrays, strict=True):
         assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("zero_points", [False, True])
-def test_onnxruntimes_packing_is_read_as_ours_and_ours_errs_less(zero_points: bool) -> None:
+@pytest.mark.parametrize(("zero_points", "share"), [(False, 1.001), (True, 0.95)])
+def test_onnxruntimes_packing_is_read_as_ours_and_ours_errs_less(zero_points: bool, share: float) -> None:
+    """Without zero points there is no search: only scales are rounded to float16."""
     from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 
     matrix = np.random.default_rng(3).standard_t(6, (64, 160)).astype(np.float32)
@@ -74,7 +77,7 @@ def test_onnxruntimes_packing_is_read_as_ours_and_ours_errs_less(zero_points: bo
     )
     error = np.square(dequantize(theirs) - matrix).mean()
     assert error < np.square(np.ptp(matrix) / 15).mean() / 10  # read as anything else, it would be noise
-    assert np.square(dequantize(quantize(matrix, blocks)) - matrix).mean() < error
+    assert np.square(dequantize(quantize(matrix, blocks)) - matrix).mean() < share * error
 
 
 @pytest.mark.parametrize("blocks", KINDS)

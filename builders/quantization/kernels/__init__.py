@@ -1,0 +1,1 @@
+"""Loops over weights, compiled by numba when they first run. Imported only where something is quantized."""

@@ -1,0 +1,44 @@
+"""Compiling works wherever phipack is installed, and changes no result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numba.core import caching
+
+from builders.quantization.kernels.compiled import choose, compiled
+
+
+def test_without_a_folder_for_the_cache_it_is_compiled_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+
+    @compiled
+    def doubled(value: float) -> float:
+        return value * 2
+
+    assert doubled(2.5) == 5
+
+
+def test_products_and_sums_are_rounded_one_by_one() -> None:
+    """A fused multiply-add would be exact, and differ between processors."""
+
+    @compiled
+    def fused(one: np.ndarray, other: np.ndarray, third: np.ndarray, out: np.ndarray) -> None:
+        for place in range(len(out)):
+            out[place] = one[place] * other[place] + third[place]
+
+    random = np.random.default_rng(0)
+    one, other, third = random.standard_normal((3, 1000)).astype(np.float32)
+    out = np.empty(1000, np.float32)
+    fused(one, other, third, out)
+    np.testing.assert_array_equal(out, one * other + third)
+    exact = one.astype(np.float64) * other + third
+    assert (out != exact.astype(np.float32)).any()
+
+
+def test_choose_takes_the_first_where_the_condition_holds() -> None:
+    @compiled
+    def larger(one: np.float32, other: np.float32) -> np.float32:
+        return choose(one > other, one, other)
+
+    assert larger(np.float32(1), np.float32(2)) == larger(np.float32(2), np.float32(1)) == 2
