@@ -19,9 +19,9 @@ Start at `build.py`, the one way to make a bundle. From the bottom up:
 | `validation/` | a bundle compared with its checkpoint, and timed |
 | `matrix/` | the jobs of a release, for one machine or many |
 
-On top: `build.py`, `build_cache.py`, `release.py`, `relayout.py`, `sizes.py`; `calibrate.py`, which measures what builds
-learn from a text; `choose_types.py`, the types of a recipe with a budget; `optimum_export/`, which runs optimum in an
-environment of its own.
+On top: `build.py`, `build_cache.py`, `release.py`, `relayout.py`, `sizes.py`; `calibrate.py`: what builds learn from a
+text; `choose_types.py`: the types of a recipe with a budget; `optimum_export/`: optimum in an environment
+of its own.
 """
 
 import os
