@@ -12,7 +12,7 @@ from pathlib import Path
 
 from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
-from builders.choose_types import with_chosen_types
+from builders.choose_types import check_budget, with_chosen_types
 from builders.conversion import BuildRequest
 from builders.quantization.calibration.imatrix import read_imatrix
 from builders.quantization.calibration.measure import MeasuredStatistics, measured_statistics
@@ -21,8 +21,9 @@ from builders.quantization.fold import fold_factors
 from builders.quantization.sensitivity_cache import measured_sensitivities, sensitivity_windows
 from registry.files.digests import digest_of_file
 from targets.calibration import Calibration, CalibrationSettings
-from targets.errors import CalibrationError, PhipackError
+from targets.errors import CalibrationError, PhipackError, RecipeError
 from targets.progress import Progress, silent
+from targets.recipes import can_calibrate
 
 
 def calibrate(
@@ -72,8 +73,15 @@ def calibrate_requests(
     `levels`: of each request, by its place. A level that fails takes its own requests with it, and no others.
     """
     ready, problems = dict(requests), dict[Path, PhipackError]()
-    for level in sorted(set(levels.values()) - {"none"}):
-        places = [place for place in requests if levels[place] == level]
+    for place, request in requests.items():  # before anything is measured
+        try:
+            if _needs_types(request):
+                _check_budget(request, levels[place], settings)
+        except PhipackError as error:
+            problems[place] = error
+            del ready[place]
+    for level in sorted({levels[place] for place in ready} - {"none"}):
+        places = [place for place in ready if levels[place] == level]
         first = requests[places[0]]
         try:
             with first.phases.phase("calibrate"):
@@ -84,31 +92,42 @@ def calibrate_requests(
             continue
         ready |= {place: replace(requests[place], statistics=found) for place in places}
     for place, request in [*ready.items()]:
-        if request.recipe.budget is not None and not request.recipe.types:
+        if _needs_types(request):
             try:
                 with request.phases.phase("calibrate"):
-                    ready[place] = _within_budget(request, levels[place], settings, cache)
+                    ready[place] = _with_types(request, settings, cache)
             except PhipackError as error:
                 problems[place] = error
                 del ready[place]
     return ready, problems
 
 
-def _within_budget(
-    request: BuildRequest, level: Calibration, settings: CalibrationSettings, cache: BuildCache
-) -> BuildRequest:
-    """Return a request with the types that its budget allows. What they are chosen by is measured once a format."""
-    checkpoint = request.checkpoint
+def _needs_types(request: BuildRequest) -> bool:
+    return request.recipe.budget is not None and not request.recipe.types
+
+
+def _check_budget(request: BuildRequest, level: Calibration, settings: CalibrationSettings) -> None:
+    name = request.recipe.name
+    if not can_calibrate(request.recipe):
+        raise RecipeError(
+            f"{name} stores all matrices in 16 bits: a budget has no types to choose among",
+            fix="ask for a budget of a recipe with fewer bits, such as gguf-q4_k_m, onnx-int4 or coreml-int4",
+        )
     if level == "none" or settings.imatrix is not None:
-        what = "calibration none" if level == "none" else "an importance matrix"
+        what = "without calibration" if level == "none" else "with an importance matrix in place of a text"
         raise CalibrationError(
-            f"{request.recipe.name} with a budget can't be built with {what}: types are chosen by what they do to the "
-            "model's answers to a text",
+            f"{name} can't be built to a budget {what}: types are chosen by what they do to the model's answers to a "
+            "text",
             fix='choose calibration "light" or "full" with a text, or no budget',
         )
-    windows = sensitivity_windows(calibration_windows(checkpoint, settings, "light"))
+    check_budget(request)
+
+
+def _with_types(request: BuildRequest, settings: CalibrationSettings, cache: BuildCache) -> BuildRequest:
+    """Return a request with the types that its budget allows. What they are chosen by is measured once a format."""
+    windows = sensitivity_windows(calibration_windows(request.checkpoint, settings, "light"))
     with cache.calibrating(request.on_progress):
         found = measured_sensitivities(
-            checkpoint, request.recipe.format, windows, cache.reference_folder, request.on_progress
+            request.checkpoint, request.recipe.format, windows, cache.reference_folder, request.on_progress
         )
     return with_chosen_types(request, found)

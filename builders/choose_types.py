@@ -41,10 +41,8 @@ def with_chosen_types(request: BuildRequest, sensitivities: Mapping[str, float])
         CheckpointError: the tokenizer is damaged. UnsupportedModelError: the recipe can't build the checkpoint.
     """
     sizing = _Sizing(request)
+    _require_in_reach(sizing, request)
     options = sizing.options(sensitivities)
-    least, most = (sizing.total(_types(each(options))) for each in (smallest, best))
-    if not least <= sizing.limit <= most:
-        raise _out_of_reach(request, sizing, least, most)
     types = _types(_fitted(options, sizing))
     recipe = replace(request.recipe, types=types)
     stored = dict(types)
@@ -57,15 +55,17 @@ def with_chosen_types(request: BuildRequest, sensitivities: Mapping[str, float])
     return replace(request, recipe=recipe, choice=Choice(matrices, sizing.bundle_bytes(types)))
 
 
+def check_budget(request: BuildRequest) -> None:
+    """Check that a budget can be met, before anything is measured. No weight is read. Raises as `with_chosen_types`."""
+    _require_in_reach(_Sizing(request), request)
+
+
 def budget_ends(request: BuildRequest) -> tuple[int, int]:
     """Return the least and the most that a budget may ask for, of the recipe's candidates.
 
     In bytes of the bundle without its manifest; of the weights alone where the budget is in bits. No weight is read.
     """
-    sizing = _Sizing(request)
-    options = sizing.options(dict.fromkeys(sizing.candidates, 1.0))
-    least, most = (sizing.total(_types(each(options))) for each in (smallest, best))
-    return least, most
+    return _Sizing(request).ends()
 
 
 class _Sizing:
@@ -96,6 +96,11 @@ class _Sizing:
             ]
             for name, each in self.candidates.items()
         }
+
+    def ends(self) -> tuple[int, int]:
+        """Return the bytes, as the budget counts them, with the smallest and with the closest types."""
+        options = self.options(dict.fromkeys(self.candidates, 1.0))
+        return self.total(_types(smallest(options))), self.total(_types(best(options)))
 
     def total(self, types: Types) -> int:
         """Return the bytes, as the budget counts them, with these types."""
@@ -161,17 +166,20 @@ def _rounded(cost: float) -> float:
     return float(f"{cost:.{_DIGITS}g}")
 
 
-def _out_of_reach(request: BuildRequest, sizing: _Sizing, least: int, most: int) -> RecipeError:
-    """Return the error that names the smallest and the largest choice, as the budget was asked for."""
+def _require_in_reach(sizing: _Sizing, request: BuildRequest) -> None:
+    """Refuse a budget below the smallest or above the largest choice, in the unit in which it was asked for."""
+    least, most = sizing.ends()
+    if least <= sizing.limit <= most:
+        return
     budget, recipe = sizing.budget, request.recipe.name
     if budget.kind == "bits":
         count = request.checkpoint.architecture.parameter_count
         low, high = math.ceil(8000 * least / count) / 1000, math.floor(8000 * most / count) / 1000
-        return RecipeError(
+        raise RecipeError(
             f"{recipe} with {budget.amount:g} bits per weight: its smallest types take {low:g}, its largest {high:g}",
             fix=f"ask for {low:g} to {high:g} bits per weight",
         )
-    return RecipeError(
+    raise RecipeError(
         f"{recipe} in at most {sizing.limit:,} bytes: with its smallest types the bundle has {least:,} bytes, with its "
         f"largest {most:,}",
         fix=f"ask for {least} B to {most} B",

@@ -5,5 +5,6 @@
                         grids/ (what a block can hold) ──rounding/──> codes
 
 `calibration/` runs the checkpoint once over a text; `grids/` are the formats' blocks; `rounding/` chooses codes.
-`sensitivity.py` measures what each matrix costs in few bits; `budget.py` chooses types under a number of bytes.
+`sensitivity.py` measures what each matrix costs in few bits, `sensitivity_cache.py` keeps it; `budget.py` chooses types
+under a number of bytes (`builders/choose_types.py` knows what else a bundle holds).
 """

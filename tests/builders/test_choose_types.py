@@ -225,6 +225,23 @@ def test_without_a_text_a_budget_is_refused_alone(
     assert "text" in str(problems[tmp_path / "a"])
 
 
+def test_a_budget_that_cant_be_met_is_refused_before_anything_is_measured(tiny: Checkpoint, tmp_path: Path) -> None:
+    asked = {
+        tmp_path / "small": request_of(tiny, "gguf-q4_0", Budget("bytes", 1000)),
+        tmp_path / "16 bits": request_of(tiny, "onnx-fp16", Budget.of_bits(5)),
+    }
+    steps: list[object] = []
+    asked = {place: replace(request, on_progress=steps.append) for place, request in asked.items()}
+    ready, problems = calibrate_requests(asked, dict.fromkeys(asked, "full"), BUILT_IN, BuildCache(tmp_path / "home"))
+    assert ready == {}
+    assert {place.name: type(problem) for place, problem in problems.items()} == {
+        "small": RecipeError,
+        "16 bits": RecipeError,
+    }
+    assert steps == []
+    assert not (tmp_path / "home").exists()
+
+
 def test_a_budget_without_types_is_never_built_as_if_it_had_none(tiny: Checkpoint, tmp_path: Path) -> None:
     recipe = replace(recipe_named("gguf-q4_0"), budget=Budget.of_bits(5))
     with pytest.raises(RecipeError, match="5 bits"):
