@@ -22,7 +22,7 @@ from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
 from builders.matrix.cell_plan import CellPlan, CellPlanner, Inputs
 from builders.matrix.graph import Job
-from builders.matrix.judging import CellOutcome, judge_cell
+from builders.matrix.judging import CellOutcome, judge_cell, outcome_of
 from builders.matrix.planning import ReleasePlan, plan_release
 from builders.matrix.records import CheckpointFacts
 from builders.matrix.work import JobResult, Site, check_context, missing_labels, run_builds, run_job, validated
@@ -89,11 +89,10 @@ class Coordinator:
         return tuple(outcomes)
 
     def _judged(self, cell: Cell, planner: CellPlanner, plan: CellPlan, jobs: Sequence[Job]) -> CellOutcome:
-        outcome = CellOutcome(cell.name, cell.recipe.name, cell.target.name, cell.calibration)
+        outcome = outcome_of(cell)
         if plan.problem is not None:
             return replace(outcome, problem=plan.problem, plan=plan)
-        assert plan.context_length is not None
-        manifest, evidence = planner.recorded(cell, plan.context_length)
+        manifest, evidence = planner.recorded(self.inputs.settled(cell))
         if manifest is not None and evidence is not None:
             return judge_cell(
                 cell, self.checkpoint.architecture, manifest, evidence, read_measurements(self.store, manifest.digest)
@@ -153,7 +152,7 @@ class Release:
             try:
                 yield self._finish(cell, plan.jobs_of(cell.name), built)
             except PhipackError as error:
-                yield CellOutcome(cell.name, cell.recipe.name, cell.target.name, cell.calibration, problem=error)
+                yield replace(outcome_of(cell), problem=error)
 
     def plan(self, cells: Sequence[Cell]) -> tuple[CellPlan, ...]:
         """Return what `run` would do for each cell. No tensor is read, and nothing is written.
@@ -182,10 +181,17 @@ class Release:
             except PhipackError as error:
                 problems |= dict.fromkeys(names, error)
         return {
-            name: CellOutcome(
-                name, plans[name].recipe, plans[name].target, plans[name].calibration, problem=problem, plan=plans[name]
+            plan.cell: CellOutcome(
+                plan.cell,
+                plan.recipe,
+                plan.target,
+                plan.calibration,
+                plan.budget,
+                problem=problems[plan.cell],
+                plan=plan,
             )
-            for name, problem in problems.items()
+            for plan in cell_plans
+            if plan.cell in problems
         }
 
     def _finish(self, cell: Cell, jobs: Sequence[Job], built: Mapping[str, JobResult]) -> CellOutcome:

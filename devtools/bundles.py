@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from registry.bundle.folder import Bundle, file_entries, seal
-from registry.bundle.manifest import CalibrationEntry, GenerationEntry, Manifest, ModelEntry, RecipeEntry
+from registry.bundle.manifest import BudgetEntry, CalibrationEntry, GenerationEntry, Manifest, ModelEntry, RecipeEntry
 from targets.evidence import Evidence, Figure
 from targets.gates import GateResult
 
@@ -23,6 +23,7 @@ def make_bundle(
     files: Mapping[str, bytes] = FILES,
     recipe: str = "gguf-q4_0",
     calibration: CalibrationEntry | None = None,
+    budget: BudgetEntry | None = None,
 ) -> Bundle:
     """Write the files and seal them as a bundle."""
     for name, content in files.items():
@@ -41,7 +42,7 @@ def make_bundle(
             context_length=64,
             exact_context_length=64,
         ),
-        recipe=RecipeEntry(name=recipe, format="gguf", weights=[], notes=[], calibration=calibration),
+        recipe=RecipeEntry(name=recipe, format="gguf", weights=[], notes=[], calibration=calibration, budget=budget),
         checkpoint=CHECKPOINT,
         generation=GenerationEntry(stop_token_ids=[2], bos_token_id=1, pad_token_id=None, chat_template=None),
         tools={"phipack": "0.1.0"},

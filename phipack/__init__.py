@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from phipack.api.validation import validate as validate
     from registry.bundle.folder import Bundle as Bundle
     from registry.fetch import Fetched as Fetched
+    from targets.budget import Budget as Budget
     from targets.calibration import CalibrationSettings as CalibrationSettings
     from targets.errors import Failure as Failure
     from targets.errors import GateError as GateError
@@ -116,6 +117,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "phipack.api.validation": ("generate", "judge", "validate"),
     "registry.bundle.folder": ("Bundle",),
     "registry.fetch": ("Fetched",),
+    "targets.budget": ("Budget",),
     "targets.calibration": ("CalibrationSettings",),
     "targets.errors": ("Failure", "GateError", "PhipackError"),
     "targets.evidence": ("Evidence", "Figure"),

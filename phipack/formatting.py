@@ -24,9 +24,16 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def recipe_shown(recipe: str, calibration: str) -> str:
-    """Return a recipe with its calibration, if there is one: `gguf-q4_k_m, light`."""
-    return recipe if calibration == "none" else f"{recipe}, {calibration}"
+def recipe_shown(recipe: str, calibration: str, budget: str | None) -> str:
+    """Return a recipe with its calibration and budget, if there are any: `gguf-q4_k_m, light, at most 2 GB`."""
+    parts = (recipe, None if calibration == "none" else calibration, budget and budget_shown(budget))
+    return ", ".join(part for part in parts if part)
+
+
+def budget_shown(label: str) -> str:
+    """Return a budget's label, `at most 2000000000 B`, with a unit for people: `at most 2 GB`."""
+    count = label.removeprefix("at most ").removesuffix(" B")
+    return f"at most {size(int(count))}" if count.isdecimal() else label
 
 
 def signed_size(difference: float) -> str:

@@ -47,6 +47,15 @@ class Budget:
             )
         return cls("bits", float(bits))
 
+    def allowed_bytes(self, parameters: int) -> int:
+        """Return what it allows a model of so many parameters: for all files, or for bits for the weights alone.
+
+        Raises `ValueError` for `fit`, before a target has turned it into bytes.
+        """
+        if self.kind == "fit":
+            raise ValueError("a budget that fits a target is no number of bytes yet")
+        return int(self.amount) if self.kind == "bytes" else int(parameters * self.amount / 8)
+
     @property
     def label(self) -> str:
         """Its short form, for manifests and tables: `at most 2000000000 B`, `4.2 bits`, `fit`."""

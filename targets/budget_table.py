@@ -60,4 +60,4 @@ def stated_budget(size: SizeTable | None, bits: float | None) -> Budget | None:
         return Budget.of_bits(bits)
     if size is None:
         return None
-    return Budget(FIT) if size.at_most is None else Budget.of_size(size.at_most)
+    return Budget("fit") if size.at_most is None else Budget.of_size(size.at_most)

@@ -12,9 +12,12 @@ Calibration = Literal["none", "light", "full"]
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 
 
-def labelled(recipe: str, calibration: Calibration) -> str:
-    """Return a recipe's name with its calibration, if there is one, for names of jobs: `gguf-q4_k_m-light`."""
-    return recipe if calibration == "none" else f"{recipe}-{calibration}"
+def labelled(recipe: str, calibration: Calibration, budget: str = "") -> str:
+    """Return a recipe's name with its calibration and budget, if there are any, for names of jobs.
+
+    Such as `gguf-q4_k_m-light` and `gguf-q4_k_m-light-2000000000B`.
+    """
+    return "-".join(filter(None, (recipe, "" if calibration == "none" else calibration, budget)))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ the very bundle go before claims, and the latest goes first.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from targets.budget import Budget
 from targets.devices import Target, load_targets
 from targets.errors import MeasurementError
 from targets.evidence import Figure
@@ -67,5 +69,8 @@ def observation_of(measurement: Measurement) -> Observation:
 def _bytes_per_token(measurement: Measurement) -> float | None:
     architecture = KNOWN_MODELS.get((measurement.model or "").lower())
     if architecture is not None and measurement.recipe in RECIPES:
-        return bytes_per_token(architecture, RECIPES[measurement.recipe], CONTEXT_TOKENS)
+        recipe = RECIPES[measurement.recipe]
+        if measurement.weights_bytes is not None:  # of a bundle with a budget the recipe's name says too little
+            recipe = replace(recipe, budget=Budget("bytes", measurement.weights_bytes))
+        return bytes_per_token(architecture, recipe, CONTEXT_TOKENS)
     return measurement.weights_bytes

@@ -10,11 +10,12 @@ most. An app that reads its prompts in larger batches needs more.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
 from targets.architecture import Architecture
+from targets.budget import Budget
 from targets.devices import Target
 from targets.errors import FitError, UnsupportedModelError
 from targets.recipes import RECIPES, Format, Recipe
@@ -57,7 +58,13 @@ class RecipeFit:
 
 @cache
 def weight_bytes(architecture: Architecture, recipe: Recipe) -> int:
-    """Return the exact bytes of all weights as the recipe stores them."""
+    """Return the exact bytes of all weights as the recipe stores them.
+
+    While the types for a budget are not chosen, it is what the budget allows; what a recipe without one has for `fit`.
+    """
+    budget = recipe.budget
+    if budget is not None and budget.kind != "fit" and not recipe.types:
+        return budget.allowed_bytes(architecture.parameter_count)
     return sum(weight.bytes for weight in plan_of(architecture, recipe))
 
 
@@ -84,6 +91,12 @@ def memory_bytes(architecture: Architecture, recipe: Recipe, context_length: int
     )
 
 
+def room_for_weights(architecture: Architecture, recipe: Recipe, memory: int, context_length: int) -> int:
+    """Return how many bytes of weights leave room in an app's memory for the rest. Negative where nothing does."""
+    weightless = replace(recipe, budget=Budget("bytes", 0), types=())
+    return int((memory - memory_bytes(architecture, weightless, context_length)) / _LOADED_SHARE.get(recipe.name, 1.0))
+
+
 def fit(architecture: Architecture, recipe: Recipe, target: Target) -> RecipeFit:
     """Compute whether and how a recipe fits a target."""
     try:
@@ -92,7 +105,7 @@ def fit(architecture: Architecture, recipe: Recipe, target: Target) -> RecipeFit
         return refused(recipe.name, error)
     longest = _longest_context(architecture, recipe, target.app_memory_bytes)
     refusal = _refusal(architecture, recipe, target, longest)
-    shown = _least_context(architecture) if refusal else longest
+    shown = least_context(architecture) if refusal else longest
     return RecipeFit(
         recipe.name,
         weights,
@@ -122,13 +135,14 @@ def _score_bytes(architecture: Architecture) -> int:
     return architecture.head_count * _BATCH_TOKENS * 4
 
 
-def _least_context(architecture: Architecture) -> int:
+def least_context(architecture: Architecture) -> int:
+    """Return the shortest context that a recipe must have room for, in tokens."""
     return min(LEAST_CONTEXT, architecture.context_length)
 
 
 def _refusal(architecture: Architecture, recipe: Recipe, target: Target, longest: int) -> str:
     """Return why a recipe doesn't fit a target; empty if it does."""
-    least = _least_context(architecture)
+    least = least_context(architecture)
     offered = f"an app has {_gb(target.app_memory_bytes)}"
     if recipe.format not in target.formats:
         return f"{target.title} has no runtime for {recipe.format}"
@@ -187,6 +201,8 @@ def require_fit(architecture: Architecture, recipe: Recipe, target: Target, aske
             if others
             else f"use a smaller model, or a target with more memory: no recipe of this model fits {target.title}"
         )
+        if recipe.budget is not None:
+            fix = f'ask for a smaller size, or for "fit", the largest that fits there; or {fix}'
         raise FitError(f"{recipe.name} does not fit {target.name}: {found.reason}", fix=fix)
     if asked_context is None:
         return min(found.longest_context, DEFAULT_CONTEXT)

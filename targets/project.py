@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from targets.calibration import Calibration, CalibrationSettings
@@ -11,6 +11,7 @@ from targets.devices import Target, target_named
 from targets.errors import ProjectError, did_you_mean
 from targets.evaluation import EvaluationSettings
 from targets.gates import Gate
+from targets.kernels import fast_types
 from targets.project_table import CellTable, ProjectTable, is_path
 from targets.recipes import Recipe
 from targets.references import Version
@@ -111,6 +112,8 @@ def _cell(project: ProjectTable, cell: CellTable, folder: Path) -> Cell:
     asked_by_project = {figure: gate for figure, gate in project.gates.items() if figure not in cell.gates}
     gates = {"cell": cell.gates, "project": asked_by_project, "target": target.gates}
     recipe = cell.asked_recipe
+    if recipe.budget is not None:
+        recipe = replace(recipe, candidates=fast_types(recipe.format, target))
     return Cell(
         name=cell.own_name,
         target=target,

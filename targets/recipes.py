@@ -86,7 +86,7 @@ def check_calibration(recipe: Recipe, calibration: Calibration) -> None:
 
 
 def check_budget(recipe: Recipe, calibration: Calibration) -> None:
-    """Refuse a budget for 16 bits, where there are no types to choose, and one without calibration.
+    """Refuse a budget where a recipe has no types to choose, and one without calibration.
 
     Raises `RecipeError`.
     """

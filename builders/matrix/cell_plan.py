@@ -8,19 +8,21 @@ from functools import cached_property
 from pathlib import Path
 
 from builders.checkpoint import Checkpoint
-from builders.conversion import BuildRequest
 from builders.matrix.keys import CalibrationKey, build_key, validation_key
+from builders.matrix.planned_size import planned_bytes
 from builders.matrix.records import CheckpointFacts, built_bundle, recorded_evidence
 from builders.quantization.calibration.overlap import require_unseen
 from builders.quantization.calibration.text import CalibrationText, read_calibration_text
-from builders.sizes import bundle_sizes
 from builders.validation.text import name_of_text, read_text
 from registry.bundle.manifest import Manifest
+from registry.bundle.recipe import recipe_of
 from registry.files.digests import digest_of_bytes
 from registry.files.staging import free_bytes
 from registry.store.actions import has_records
 from registry.store.measurements import read_measurements
 from registry.store.protocol import Store
+from targets.budget import Budget
+from targets.budget_fit import stored_on
 from targets.calibration import Calibration, CalibrationSettings
 from targets.device_evidence import device_figures
 from targets.errors import BuildError, Failure, GateError, PhipackError
@@ -34,27 +36,32 @@ from targets.evidence import (
     Figure,
     judge_figures,
 )
-from targets.fit import require_fit, weight_bytes
 from targets.gates import Gate, GateResult
 from targets.measurement import Measurement
 from targets.prediction import predicted_figures
 from targets.project import Cell
+from targets.recipes import Recipe
 
 
 @dataclass(frozen=True)
 class CellPlan:
     """What a release would do for a cell, known without building it.
 
-    `bundle_bytes`: all files but manifest.json; exact, or of the weights alone where the checkpoint's files are not
-    here. `figures`: those known by now: size, speed and memory as predicted for the target, and what was measured if
-    that is recorded. `gates`: results of the gates on these. `open_gates`: figures that other gates bound, which
-    validation will measure. `problem`: why the cell can't be built, or can't pass; then it will not be built.
+    `budget`: in bytes or bits; as it was asked for where the cell can't be planned. `candidates`: the types that may be
+    chosen for it, all of the format's where empty. `bundle_bytes`: all files but
+    manifest.json; exact, or of the weights alone where the checkpoint's files are not here; of a budget that is not
+    spent yet, what it allows. `figures`: those known by now: size, speed and memory as predicted for the target, and
+    what was measured if that is recorded. `gates`: results of the gates on these. `open_gates`: figures that other
+    gates bound, which validation will measure. `problem`: why the cell can't be built, or can't pass; then it will not
+    be built.
     """
 
     cell: str
     recipe: str
     target: str
     calibration: Calibration = "none"
+    budget: Budget | None = None
+    candidates: tuple[str, ...] = ()
     context_length: int | None = None
     bundle_bytes: int | None = None
     figures: Mapping[str, Figure] | None = None
@@ -109,14 +116,28 @@ class Inputs:
         """Return what the key of a calibrated build has in addition; None for one that is not."""
         return None if calibration == "none" else CalibrationKey(calibration, self.calibration_text.digest)
 
-    def context_length(self, cell: Cell) -> int:
-        """Return the context of a cell's bundle, in tokens. Raises `FitError` where none fits."""
-        return require_fit(self.checkpoint.architecture, cell.recipe, cell.target, cell.context_length)
+    def settled(self, cell: Cell) -> Cell:
+        """Return a cell with the context of its bundle, in tokens, and its budget in bytes or bits.
 
-    def build_key(self, cell: Cell, context_length: int) -> str:
-        """Return the key of a cell's build. The checkpoint is hashed for the first one, which reads every byte."""
-        recipe, learned = cell.recipe, self.calibration_key(cell.calibration)
-        return build_key(self.checkpoint.digest, recipe.name, recipe.format, context_length, learned)
+        Raises:
+            FitError: the cell does not fit its target. RecipeError: its budget is too small or too large.
+        """
+        limits = {
+            figure: gate.at_most
+            for asked in cell.gates.values()
+            for figure, gate in asked.items()
+            if gate.at_most is not None
+        }
+        recipe, context_length = stored_on(
+            self.checkpoint.architecture, cell.recipe, cell.target, cell.context_length, limits
+        )
+        return replace(cell, recipe=recipe, context_length=context_length)
+
+    def build_key(self, cell: Cell) -> str:
+        """Return the key of a settled cell's build. For the first one, the checkpoint is hashed: every byte is read."""
+        assert cell.context_length is not None
+        learned = self.calibration_key(cell.calibration)
+        return build_key(self.checkpoint.digest, cell.recipe, cell.context_length, learned)
 
     def validation_key(self, cell: Cell, build: str) -> str:
         """Return the key of a cell's validation, given that of its build."""
@@ -133,31 +154,32 @@ class CellPlanner:
 
     inputs: Inputs
     work_folder: Path | None = None
-    _sizes: dict[tuple[str, Calibration, int], int] = field(default_factory=dict)
+    _sizes: dict[tuple[Recipe, Calibration, int], int] = field(default_factory=dict)
     _manifests: dict[str, Manifest | None] = field(default_factory=dict)
     _evidence: dict[str, Evidence | None] = field(default_factory=dict)
     _measurements: dict[str, tuple[Measurement, ...]] = field(default_factory=dict)
 
     def plan(self, cell: Cell) -> CellPlan:
         """Plan one cell. No weight is read; the checkpoint is hashed only where the store has records of builds."""
-        plan = CellPlan(cell.name, cell.recipe.name, cell.target.name, cell.calibration)
+        recipe = cell.recipe
+        plan = CellPlan(
+            cell.name, recipe.name, cell.target.name, cell.calibration, recipe.budget, candidates=recipe.candidates
+        )
         try:
-            context_length = self.inputs.context_length(cell)
+            cell = self.inputs.settled(cell)
+            manifest, evidence = self.recorded(cell) if self._has_records else (None, None)
+            bundle_bytes = self._bundle_bytes(cell, manifest)
         except PhipackError as error:
             return replace(plan, problem=error)
-        manifest, evidence = self.recorded(cell, context_length) if self._has_records else (None, None)
-        try:
-            bundle_bytes = self._bundle_bytes(cell, context_length, manifest)
-        except PhipackError as error:
-            return replace(plan, problem=error)
-        figures = self._figures(cell, context_length, bundle_bytes, (manifest, evidence))
+        figures = self._figures(cell, bundle_bytes, (manifest, evidence))
         results = gate_results(figures, cell.gates)
         problem = None if evidence is not None else _certain_problem(cell, results)
         if problem is None and manifest is None:
             problem = self._too_large(bundle_bytes)
         return replace(
             plan,
-            context_length=context_length,
+            budget=cell.recipe.budget,
+            context_length=cell.context_length,
             bundle_bytes=bundle_bytes,
             figures=figures,
             gates=tuple(result for result in results if result.value is not None),
@@ -167,9 +189,12 @@ class CellPlanner:
             problem=problem,
         )
 
-    def recorded(self, cell: Cell, context_length: int) -> tuple[Manifest | None, Evidence | None]:
-        """Return a cell's bundle and its figures, as far as any machine has recorded them. Asked once for each."""
-        build = self.inputs.build_key(cell, context_length)
+    def recorded(self, cell: Cell) -> tuple[Manifest | None, Evidence | None]:
+        """Return a settled cell's bundle and its figures, as far as any machine has recorded them.
+
+        Asked once for each.
+        """
+        build = self.inputs.build_key(cell)
         if build not in self._manifests:
             self._manifests[build] = built_bundle(self.inputs.store, build)
         if (manifest := self._manifests[build]) is None:
@@ -183,35 +208,33 @@ class CellPlanner:
     def _has_records(self) -> bool:
         return has_records(self.inputs.store, "build")
 
-    def _bundle_bytes(self, cell: Cell, context_length: int, manifest: Manifest | None) -> int:
+    def _bundle_bytes(self, cell: Cell, manifest: Manifest | None) -> int:
         """Return the size of a bundle's files: as its manifest lists them, or as a build would write them."""
-        recipe, checkpoint = cell.recipe, self.inputs.checkpoint
-        bundle = (recipe.name, cell.calibration, context_length)
-        size = self._sizes.get(bundle)
-        if size is None:
+        assert cell.context_length is not None
+        bundle = (cell.recipe, cell.calibration, cell.context_length)
+        if bundle not in self._sizes:
             if manifest is not None:
-                size = sum(file.bytes for file in manifest.files)
-            elif isinstance(checkpoint, Checkpoint):
-                size = sum(bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe, context_length)).values())
+                self._sizes[bundle] = sum(file.bytes for file in manifest.files)
             else:
-                size = weight_bytes(checkpoint.architecture, recipe)
-            self._sizes[bundle] = size
-        return size
+                self._sizes[bundle] = planned_bytes(self.inputs.checkpoint, cell.recipe, cell.context_length)
+        return self._sizes[bundle]
 
     def _figures(
-        self, cell: Cell, context_length: int, bundle_bytes: int, known: tuple[Manifest | None, Evidence | None]
+        self, cell: Cell, bundle_bytes: int, known: tuple[Manifest | None, Evidence | None]
     ) -> dict[str, Figure]:
         """Return what is known of a cell: predicted, recorded, and measured on devices like the target."""
         manifest, evidence = known
+        assert cell.context_length is not None
+        at_most = "" if cell.recipe.budget is None or manifest is not None else ", at most"
         size = Figure(
             value=bundle_bytes,
             unit=FIGURES["artifact_bytes"][0],
             kind="predicted",
-            on="all files of the bundle but manifest.json",
+            on=f"all files of the bundle but manifest.json{at_most}",
         )
         figures = {"artifact_bytes": size} | ({} if evidence is None else evidence.figures)
-        architecture = self.inputs.checkpoint.architecture
-        figures |= predicted_figures(architecture, cell.recipe, cell.target, context_length)
+        recipe = cell.recipe if manifest is None else recipe_of(manifest)
+        figures |= predicted_figures(self.inputs.checkpoint.architecture, recipe, cell.target, cell.context_length)
         return figures if manifest is None else figures | device_figures(self._measured(manifest), cell.target)
 
     def _measured(self, manifest: Manifest) -> tuple[Measurement, ...]:

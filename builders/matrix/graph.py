@@ -12,12 +12,14 @@ Registration is no job: it needs MLflow, and the coordinator does it at the end.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal, get_args
 
+from targets.budget import Budget
 from targets.calibration import Calibration
+from targets.recipes import Recipe, recipe_named
 
 Kind = Literal["build", "validate", "measure"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -56,6 +58,8 @@ class Job:
         recipe: the recipe of its bundle.
         context_length: of its bundle, in tokens.
         calibration: of its bundle.
+        budget: of its bundle, in bytes or bits; None where the recipe alone says how weights are stored.
+        candidates: the types that may be chosen for the budget; all of the format's where empty.
         target, soc: of a measurement: the device that it is for, and its chip.
     """
 
@@ -69,12 +73,19 @@ class Job:
     recipe: str = ""
     context_length: int = 0
     calibration: Calibration = "none"
+    budget: Budget | None = None
+    candidates: tuple[str, ...] = ()
     target: str = ""
     soc: str = ""
 
+    @property
+    def whole_recipe(self) -> Recipe:
+        """The recipe of its bundle, with its budget. Raises `RecipeError` for an unknown name."""
+        return replace(recipe_named(self.recipe), budget=self.budget, candidates=self.candidates)
+
 
 def job_name(kind: Kind, recipe: str, context_length: int, key: str) -> str:
-    """Return a job's name: kind, recipe (with its calibration), context and the first digits of its key."""
+    """Return a job's name: kind, recipe (with calibration and budget), context and the first digits of its key."""
     return f"{kind}-{recipe}-{context_length}-{key[:NAME_KEY_LENGTH]}"
 
 

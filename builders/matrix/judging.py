@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from builders.matrix.cell_plan import CellPlan, failures_of, gate_results, refusal_for
 from registry.bundle.manifest import Manifest
+from registry.bundle.recipe import recipe_of
 from registry.bundle.requirements import require_runnable
 from targets.architecture import Architecture
+from targets.budget import Budget
 from targets.calibration import Calibration
 from targets.device_evidence import device_figures
 from targets.errors import Failure, FitError, GateError, PhipackError
@@ -23,15 +25,16 @@ from targets.project import Cell
 class CellOutcome:
     """What became of a cell. `problem` is None where it passed.
 
-    `built`, `measured`: True where this run did so, False where any machine had before. `registered`: False too for a
-    cell that passed where others of a release that is registered whole did not. `plan`: of a cell that was refused
-    beforehand, neither built nor measured in this run.
+    `budget`: as it was asked for; what it came to is in the manifest. `built`, `measured`: True where this run did so,
+    False where any machine had before. `registered`: False too for a cell that passed where others of a release that is
+    registered whole did not. `plan`: of a cell that was refused beforehand, neither built nor measured in this run.
     """
 
     cell: str
     recipe: str
     target: str
     calibration: Calibration = "none"
+    budget: Budget | None = None
     manifest: Manifest | None = None
     evidence: Evidence | None = None
     built: bool = False
@@ -64,7 +67,7 @@ def judge_cell(
         evidence: the figures that were measured on the bundle, as they are recorded.
         measurements: of the bundle on devices; those count that are of the cell's target.
     """
-    on_target = predicted_figures(architecture, cell.recipe, cell.target, manifest.model.context_length)
+    on_target = predicted_figures(architecture, recipe_of(manifest), cell.target, manifest.model.context_length)
     on_target |= device_figures(measurements, cell.target)
     complete = evidence.model_copy(update={"target": cell.target.name, "figures": evidence.figures | on_target})
     found = judged(complete, cell.gates)
@@ -73,9 +76,12 @@ def judge_cell(
         require_runnable(manifest, cell.target.offer, cell.target.os, cell.name)
     except FitError as error:
         problem = error
-    return CellOutcome(
-        cell.name, cell.recipe.name, cell.target.name, cell.calibration, manifest, found, problem=problem
-    )
+    return replace(outcome_of(cell), manifest=manifest, evidence=found, problem=problem)
+
+
+def outcome_of(cell: Cell) -> CellOutcome:
+    """Return the outcome of a cell, of which no more is known yet than what was asked for."""
+    return CellOutcome(cell.name, cell.recipe.name, cell.target.name, cell.calibration, cell.recipe.budget)
 
 
 def judged(evidence: Evidence, gates: Mapping[str, Mapping[str, Gate]]) -> Evidence:

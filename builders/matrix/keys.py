@@ -1,6 +1,6 @@
 """The keys of jobs: a digest of everything that a job's result depends on.
 
-checkpoint, recipe, context, calibration, tools, our code ──build_key──>
+checkpoint, recipe with budget, context, calibration, tools, our code ──build_key──>
     + evaluation, runtimes, oracle ──validation_key──>
 
 A validation's key is made from its build's key, not from the bundle's digest, so that it is known before the bundle is
@@ -17,7 +17,7 @@ from importlib.metadata import version
 
 from builders.own_code import own_code_digest
 from targets.calibration import Calibration
-from targets.recipes import Format
+from targets.recipes import Format, Recipe
 
 # What a build's bytes depend on, other than phipack itself: with a new version of one of these it is built again.
 BUILD_TOOLS: dict[Format, tuple[str, ...]] = {
@@ -43,16 +43,25 @@ class CalibrationKey:
 
 
 def build_key(
-    checkpoint_digest: str,
-    recipe: str,
-    format_: Format,
-    context_length: int,
-    calibration: CalibrationKey | None = None,
+    checkpoint_digest: str, recipe: Recipe, context_length: int, calibration: CalibrationKey | None = None
 ) -> str:
-    """Return the key of a build. `calibration`: None where nothing is calibrated."""
-    tools = {name: version(name) for name in key_tools(format_, is_calibrated=calibration is not None)}
+    """Return the key of a build. `calibration`: None where nothing is calibrated.
+
+    Of the recipe its name counts, and its budget with the types that may be chosen for it. Raises `ValueError` for a
+    budget that fits a target: what is built depends on the bytes that this comes to.
+    """
+    tools = {name: version(name) for name in key_tools(recipe.format, is_calibrated=calibration is not None)}
     learned = () if calibration is None else (asdict(calibration),)
-    return _key(checkpoint_digest, recipe, context_length, tools, own_code_digest(), *learned)
+    return _key(checkpoint_digest, recipe.name, context_length, tools, own_code_digest(), *learned, *_chosen(recipe))
+
+
+def _chosen(recipe: Recipe) -> tuple[dict[str, object], ...]:
+    """Return what the key of a recipe with a budget has in addition."""
+    if recipe.budget is None:
+        return ()
+    if recipe.budget.kind == "fit":
+        raise ValueError(f"the budget of {recipe.name} is not resolved for a target")
+    return ({"budget": asdict(recipe.budget), "candidates": recipe.candidates},)
 
 
 def key_tools(format_: Format, *, is_calibrated: bool) -> tuple[str, ...]:

@@ -53,16 +53,30 @@ def plan_release(planner: CellPlanner, cells: Sequence[Cell], *, with_estimates:
 
 
 def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tuple[Job, ...]:
-    assert plan.context_length is not None
     assert plan.bundle_bytes is not None
-    inputs, recipe, context = planner.inputs, cell.recipe, plan.context_length
-    architecture = inputs.checkpoint.architecture
+    inputs = planner.inputs
+    cell = inputs.settled(cell)
+    recipe, context, architecture = cell.recipe, cell.context_length, inputs.checkpoint.architecture
+    assert context is not None
 
     def job(kind: Kind, key: str, needs: Needs, *, after: tuple[str, ...] = (), is_done: bool) -> Job:
-        name = job_name(kind, labelled(recipe.name, cell.calibration), context, key)
-        return Job(name, kind, key, after, (), needs, is_done, recipe.name, context, cell.calibration)
+        budget = "" if recipe.budget is None else recipe.budget.in_names
+        name = job_name(kind, labelled(recipe.name, cell.calibration, budget), context, key)
+        return Job(
+            name=name,
+            kind=kind,
+            key=key,
+            after=after,
+            needs=needs,
+            is_done=is_done,
+            recipe=recipe.name,
+            context_length=context,
+            calibration=cell.calibration,
+            budget=recipe.budget,
+            candidates=recipe.candidates,
+        )
 
-    key = inputs.build_key(cell, context)
+    key = inputs.build_key(cell)
     needs = build_needs(rates, architecture, recipe, plan.bundle_bytes, cell.calibration)
     build = job("build", key, needs, is_done=plan.is_built)
     needs = validation_needs(

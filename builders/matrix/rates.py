@@ -49,6 +49,8 @@ BUILD_RATES: Mapping[str, float] = {
 # Calibration -> seconds a parameter, of the walk and the rounding. light: half of the processor's time that mini's
 # onnx-int4 took more than without it, on 2 cores. full: an estimate, not a run.
 CALIBRATION_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 430.0 / _MINI, "full": 3600.0 / _MINI}
+# Seconds a parameter, of the sensitivities by which a budget is spent: an estimate, not a run (mini: 20 to 45 minutes).
+SENSITIVITY_RATE = 1800.0 / _MINI
 # Seconds for a parameter and token of the text. The reference: 2 operations in float32 at 50e9 a second on 2 cores,
 # which is assumed (on busy ones 14e9 were measured). The runtime: mini's prefill of full-size.md, 32 tokens a second.
 VALIDATION_RATE = 2 / 50e9 + 1 / (_MINI * 32.0)
@@ -60,6 +62,7 @@ ORACLE_SECONDS = 28.0  # docs/validation.md: once for a checkpoint on a machine
 _BUILD_BASE_BYTES, _BUILD_EMBEDDING_SHARE = 250_000_000, 1.5
 _COREML_BYTES = 450_000_000
 _WALK_BASE_BYTES = 500_000_000  # torch and what a few sequences take on their way; assumed
+_SENSITIVITY_TOKENS = 512  # builders/quantization/sensitivity_cache.py
 _ORACLE_BYTES = 2_800_000_000  # docs/validation.md, mini
 
 
@@ -86,6 +89,11 @@ def read_rates(store: Store) -> Rates:
     return Rates({key: statistics.median(rates) for key, rates in found.items()})
 
 
+def rate_label(recipe: str, calibration: Calibration, has_budget: bool) -> str:
+    """Return the name under which a build's rate is recorded. All budgets of a recipe have one rate."""
+    return labelled(recipe, calibration, "budget" if has_budget else "")
+
+
 def build_amount(architecture: Architecture) -> float:
     """Return how much work a build is, in parameters."""
     return float(architecture.parameter_count)
@@ -104,9 +112,12 @@ def build_needs(
     memory = _BUILD_BASE_BYTES + _BUILD_EMBEDDING_SHARE * embedding + _COREML_BYTES * (recipe.format == "coreml")
     amount = build_amount(architecture)
     default = amount * (BUILD_RATES[recipe.name] + CALIBRATION_RATES[calibration])
-    seconds = rates.seconds("build", labelled(recipe.name, calibration), amount, default)
+    default += amount * SENSITIVITY_RATE * (recipe.budget is not None)
+    seconds = rates.seconds("build", rate_label(recipe.name, calibration, recipe.budget is not None), amount, default)
     if calibration != "none":
         memory = max(memory, _walk_bytes(architecture, calibration))
+    if recipe.budget is not None:
+        memory = max(memory, _sensitivity_bytes(architecture))
     disk = bundle_bytes + (moment_bytes(architecture) if calibration == "full" else 0)
     return Needs(memory_bytes=int(memory), disk_bytes=disk, seconds=seconds)
 
@@ -118,6 +129,12 @@ def _walk_bytes(architecture: Architecture, calibration: Calibration) -> int:
     states = 2 * 4 * architecture.hidden_size * TOKENS[calibration]
     moments = 2 * moment_bytes(architecture) // architecture.layer_count if calibration == "full" else 0
     return _WALK_BASE_BYTES + weights + states + moments
+
+
+def _sensitivity_bytes(architecture: Architecture) -> int:
+    """Estimate the memory of the walk that measures sensitivities: a layer's weights, and states for each matrix."""
+    matrices = sum(len(shape) == 2 for shape in architecture.tensor_shapes().values())
+    return _walk_bytes(architecture, "light") + 4 * architecture.hidden_size * _SENSITIVITY_TOKENS * matrices
 
 
 def validation_needs(

@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from builders.matrix.keys import checkpoint_key
+from builders.matrix.rates import rate_label
 from registry.bundle.manifest import AdapterEntry, Manifest
 from registry.store.actions import ActionRecord, read_action, write_action
 from registry.store.protocol import Store
 from targets.architecture import Architecture
-from targets.calibration import labelled
 from targets.errors import BuildError
 from targets.evidence import Evidence
 
@@ -56,8 +56,8 @@ def record_build(store: Store, key: str, manifest: Manifest, effort: Effort) -> 
     Raises:
         BuildError: that machine has built other bytes.
     """
-    entry = manifest.recipe.calibration
-    label = labelled(manifest.recipe.name, "none" if entry is None else entry.level)
+    entry, has_budget = manifest.recipe.calibration, manifest.recipe.budget is not None
+    label = rate_label(manifest.recipe.name, "none" if entry is None else entry.level, has_budget)
     own = _record("build", key, manifest, effort, {}).model_copy(update={"recipe": label})
     counting = write_action(store, own)
     if counting.bundle != own.bundle:

@@ -50,7 +50,6 @@ from targets.errors import PhipackError, ReleaseError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence
 from targets.progress import Progress, Step, silent, with_subject
-from targets.recipes import recipe_named
 
 JobResult = bool | PhipackError  # True: done now; False: any machine had recorded it; else what went wrong
 BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the disk until the store has it
@@ -80,9 +79,8 @@ class Site:
 
     def build_key(self, job: Job) -> str:
         """Return the key of the build of a job's bundle, as this machine would do it."""
-        recipe = recipe_named(job.recipe)
         learned = self.inputs.calibration_key(job.calibration)
-        return build_key(self.checkpoint.digest, recipe.name, recipe.format, job.context_length, learned)
+        return build_key(self.checkpoint.digest, job.whole_recipe, job.context_length, learned)
 
     def key(self, job: Job) -> str:
         """Return a job's key, as this machine would do it."""
@@ -92,7 +90,7 @@ class Site:
         if job.kind == "measure":
             return measurement_key(build, job.target)
         own = MACOS in job.needs.labels
-        return validation_key(build, recipe_named(job.recipe).format, self.inputs.evaluation, on_own_runtime=own)
+        return validation_key(build, job.whole_recipe.format, self.inputs.evaluation, on_own_runtime=own)
 
 
 def missing_labels(job: Job) -> list[str]:
@@ -194,7 +192,7 @@ def _build_together(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str]
     requests = {
         folder: BuildRequest.from_checkpoint(
             site.checkpoint,
-            recipe_named(job.recipe),
+            job.whole_recipe,
             job.context_length,
             with_subject(site.on_progress, subjects.get(job.name, job.name)),
         )
@@ -290,7 +288,7 @@ def _require_same_inputs(job: Job, site: Site) -> None:
     if site.key(job) != job.key:
         raise ReleaseError(
             f"{job.name} was planned with other versions of the tools, another checkpoint or other settings than here: "
-            f"{installed_tools(recipe_named(job.recipe).format)}; checkpoint {site.checkpoint.digest}",
+            f"{installed_tools(job.whole_recipe.format)}; checkpoint {site.checkpoint.digest}",
             fix="install the same versions on all machines (pip install -c constraints.txt), then plan again",
         )
 

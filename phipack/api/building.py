@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ from phipack.api.results import BuildOutcome, BuildReport, ExportedModel, PhaseT
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.bundle.requirements import check_requirements
+from targets.budget import Budget
+from targets.budget_fit import stored_on
 from targets.calibration import Calibration, CalibrationSettings
 from targets.devices import Target
-from targets.errors import PhipackError
-from targets.fit import require_fit
+from targets.errors import PhipackError, RecipeError
+from targets.kernels import fast_types
 from targets.progress import Progress, silent
 from targets.recipes import Recipe
 
@@ -50,6 +53,7 @@ def build(  # noqa: PLR0913 - the public face
     context_length: int | None = None,
     calibration: Calibration | None = None,
     calibration_settings: CalibrationSettings | None = None,
+    budget: Budget | None = None,
     home: AnyPath | None = None,
     replace: bool = False,
     on_progress: Progress = silent,
@@ -65,13 +69,17 @@ def build(  # noqa: PLR0913 - the public face
         calibration: what is learned from a text before weights are quantized: `none`, `light` or `full`; the recipe's
             default where it is not given, and `light` for an importance matrix.
         calibration_settings: a text to read in place of the one that comes with phipack, or an importance matrix.
+        budget: how large the bundle may become: `Budget.of_size("2.0GB")`, `Budget.of_bits(4.2)`, or `Budget("fit")`,
+            the largest that fits the target. Each matrix gets its type by measured sensitivity, from those that are
+            fast on the target.
         home: the folder whose `cache` keeps what was learned; `.phipack` by default.
         replace: replace what is at `out`.
         on_progress: called with each step.
 
     Raises:
         CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
-        RecipeError: the recipe can't be calibrated.
+        RecipeError: the recipe can't be calibrated; or the budget is below its smallest choice of types, or above its
+            largest.
         CalibrationError: the text is too short, or has passages of the built-in evaluation text; or the importance
             matrix is another model's.
         FitError: it does not fit the target.
@@ -84,6 +92,7 @@ def build(  # noqa: PLR0913 - the public face
         context_length=context_length,
         calibration=calibration,
         calibration_settings=calibration_settings,
+        budget=budget,
         home=home,
         replace=replace,
         on_progress=on_progress,
@@ -100,6 +109,7 @@ def build_each(  # noqa: PLR0913 - the public face
     context_length: int | None = None,
     calibration: Calibration | None = None,
     calibration_settings: CalibrationSettings | None = None,
+    budget: Budget | None = None,
     home: AnyPath | None = None,
     replace: bool = False,
     on_progress: Progress = silent,
@@ -113,6 +123,7 @@ def build_each(  # noqa: PLR0913 - the public face
         context_length: the longest sequence in tokens.
         calibration: of all these recipes. They share what is learned.
         calibration_settings: what it is learned from.
+        budget: of each of these recipes.
         home: where that is kept.
         replace: replace what is at those folders.
         on_progress: called with each step.
@@ -126,18 +137,18 @@ def build_each(  # noqa: PLR0913 - the public face
     from builders.build import build_each as build_bundles
     from builders.build_cache import DEFAULT_ROOT, BuildCache
     from builders.calibrate import calibrate_requests
-    from builders.conversion import BuildRequest, default_context_length
+    from builders.conversion import BuildRequest
 
     places = {as_path(out): as_recipe(given) for given, out in recipes.items()}
+    if budget is not None:
+        places = {place: replace_fields(recipe, budget=budget) for place, recipe in places.items()}
     settings = calibration_settings or CalibrationSettings()
     levels = choose_levels(places, calibration, settings)
     opened = as_checkpoint(checkpoint)
     device = None if target is None else as_target(target)
     requests: dict[Path, BuildRequest] = {}
-    for place, recipe in places.items():
-        context = context_length or default_context_length(opened)
-        if device is not None:
-            context = require_fit(opened.architecture, recipe, device, context_length)
+    for place, asked in places.items():
+        recipe, context = _stored(opened, asked, device, context_length)
         requests[place] = BuildRequest.from_checkpoint(opened, recipe, context, on_progress)
     started = time.perf_counter()
     bundles: dict[Path, Bundle] = {}
@@ -148,6 +159,26 @@ def build_each(  # noqa: PLR0913 - the public face
     seconds = time.perf_counter() - started
     outcomes = [_outcome(out, request, bundles.get(out), problems.get(out)) for out, request in requests.items()]
     return BuildReport(tuple(outcomes), seconds)
+
+
+def _stored(
+    checkpoint: Checkpoint, recipe: Recipe, target: Target | None, context_length: int | None
+) -> tuple[Recipe, int]:
+    """Return a recipe as it is built, with its budget in bytes or bits, and the context in tokens."""
+    from builders.conversion import default_context_length
+    from builders.matrix.planned_size import planned_bytes
+
+    if target is not None:
+        if recipe.budget is not None:
+            recipe = replace_fields(recipe, candidates=fast_types(recipe.format, target))
+        recipe, context = stored_on(checkpoint.architecture, recipe, target, context_length)
+    else:
+        context = context_length or default_context_length(checkpoint)
+        if recipe.budget is not None and recipe.budget.kind == "fit":
+            raise RecipeError("a budget that fits needs a device to fit on", fix="name a target, or ask for a size")
+    if recipe.budget is not None:
+        planned_bytes(checkpoint, recipe, context)  # refuses what no choice of types can reach
+    return recipe, context
 
 
 def convert_layout(

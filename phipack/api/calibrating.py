@@ -12,7 +12,7 @@ from phipack.api.results import CalibrationReport
 from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import CalibrationError
 from targets.progress import Progress, silent
-from targets.recipes import Recipe, check_calibration, default_calibration
+from targets.recipes import Recipe, check_budget, check_calibration, default_calibration
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint
@@ -92,11 +92,18 @@ def choose_levels(
     asked = "light" if calibration is None and settings.imatrix is not None else calibration
     levels = {place: asked or default_calibration(recipe) for place, recipe in recipes.items()}
     for place, recipe in recipes.items():
+        check_budget(recipe, levels[place])
         check_calibration(recipe, levels[place])
     source = settings.imatrix or settings.text
     if source is not None and set(levels.values()) == {"none"}:
         raise CalibrationError(
             f"nothing is calibrated here, so {source} would not be read", fix="ask for calibration light or full"
+        )
+    if settings.imatrix is not None and any(recipe.budget is not None for recipe in recipes.values()):
+        raise CalibrationError(
+            f"{settings.imatrix}: types for a budget are chosen by what they do to the model's answers to a text, "
+            "which an importance matrix does not have",
+            fix="calibrate on a text, or remove the budget",
         )
     if settings.imatrix is not None and "full" in levels.values():
         raise CalibrationError(

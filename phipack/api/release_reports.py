@@ -19,6 +19,7 @@ def done_report(outcome: CellOutcome) -> CellReport:
         target=outcome.target,
         recipe=outcome.recipe,
         calibration=outcome.calibration,
+        budget=_spent(outcome),
         context_length=None if manifest is None else manifest.model.context_length,
         size_bytes=None if manifest is None else manifest.total_bytes,
         digest=None if manifest is None else manifest.digest,
@@ -38,6 +39,8 @@ def planned_report(one: CellPlan) -> CellReport:
         target=one.target,
         recipe=one.recipe,
         calibration=one.calibration,
+        budget=None if one.budget is None else one.budget.label,
+        candidates=one.candidates,
         context_length=one.context_length,
         size_bytes=int(one.figures["artifact_bytes"].value) if one.figures else None,
         figures=one.figures or {},
@@ -47,3 +50,10 @@ def planned_report(one: CellPlan) -> CellReport:
         measured=one.problem is None and not one.is_measured,
         problem=one.problem,
     )
+
+
+def _spent(outcome: CellOutcome) -> str | None:
+    """Return a cell's budget as its bundle has it, else as it was asked for."""
+    if outcome.manifest is not None and outcome.manifest.recipe.budget is not None:
+        return outcome.manifest.recipe.budget.asked
+    return None if outcome.budget is None else outcome.budget.label

@@ -141,6 +141,10 @@ class CellReport:
         target: the target's name.
         recipe: the recipe's name.
         calibration: none, light or full.
+        budget: the size that was asked for, such as `at most 2000000000 B` or `4.2 bits`, where `fit` is shown as what
+            it comes to on the target; None where the recipe alone says how weights are stored.
+        candidates: of a dry run: the types that may be chosen for the budget, as those that are fast on the target; all
+            of the format's where empty.
         context_length: tokens that the bundle provides for; None where the cell can't be built.
         size_bytes: of the bundle; in a dry run all files but manifest.json. None where the cell can't be built.
         digest: of the bundle; None where there is none, and in a dry run.
@@ -159,6 +163,8 @@ class CellReport:
     target: str
     recipe: str
     calibration: Calibration = "none"
+    budget: str | None = None
+    candidates: tuple[str, ...] = ()
     context_length: int | None = None
     size_bytes: int | None = None
     digest: str | None = None
@@ -169,6 +175,13 @@ class CellReport:
     measured: bool = False
     registered: bool = False
     problem: PhipackError | None = None
+
+    @property
+    def slow_types(self) -> tuple[str, ...]:
+        """Of a dry run with a budget: the types that are left out, as they are slow on the target."""
+        from targets.storage.gguf import CANDIDATES
+
+        return tuple(name for name in CANDIDATES if name not in self.candidates) if self.candidates else ()
 
     @property
     def failures(self) -> tuple[Failure, ...]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from phipack.api.arguments import AnyPath, Gates, as_bundle, as_checkpoint, as_gates, as_path, as_project, as_target
 from registry.bundle.folder import Bundle
+from registry.bundle.recipe import recipe_of
 from targets.devices import Target
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence, judge_figures
 from targets.prediction import predicted_figures
 from targets.progress import Progress, silent
 from targets.project import Project
-from targets.recipes import recipe_named
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint
@@ -121,7 +121,7 @@ def generate(
 
 
 def _on_target(evidence: Evidence, bundle: Bundle, checkpoint: Checkpoint, target: Target) -> Evidence:
-    model, recipe = bundle.manifest.model, recipe_named(bundle.manifest.recipe.name)
-    predicted = predicted_figures(checkpoint.architecture, recipe, target, model.context_length)
+    context_length = bundle.manifest.model.context_length
+    predicted = predicted_figures(checkpoint.architecture, recipe_of(bundle.manifest), target, context_length)
     changed = {"target": target.name, "figures": evidence.figures | predicted}
     return judge(evidence.model_copy(update=changed), target.gates, asked_by="target")

@@ -1,4 +1,4 @@
-"""`build`, `convert`, `export`, `inspect`: checkpoints and bundles."""
+"""`build`, `convert`, `export`: from a checkpoint to a bundle, or to another folder of weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack import completion
-from phipack.formatting import share, size
+from phipack.formatting import recipe_shown, share, size
 from phipack.options import (
     FILE,
     FOLDER,
@@ -25,11 +25,9 @@ from phipack.tables import table
 from targets.calibration import CALIBRATIONS, Calibration, CalibrationSettings
 
 if TYPE_CHECKING:
-    from builders.checkpoint import Checkpoint
     from phipack.api.results import BuildOutcome
-    from registry.bundle.folder import Bundle
-    from registry.bundle.manifest import CalibrationEntry
     from targets.architecture import Family
+    from targets.budget import Budget
 
 
 @click.command()
@@ -60,6 +58,18 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="With light calibration: an importance matrix of llama.cpp's llama-imatrix, in place of a text.",
 )
+@click.option(
+    "--at-most",
+    metavar="SIZE",
+    help="Spend this many bytes on the bundle's files, such as 2.0GB: types of matrices by measured sensitivity. "
+    "fit: the largest bundle that fits the target.",
+)
+@click.option(
+    "--bits",
+    type=float,
+    metavar="BITS",
+    help="Spend this many bits per weight, scales included, such as 4.2, in the same way.",
+)
 @out_option
 @replace_option
 @click.option("--profile", is_flag=True, help="Show where the time went: reading, transforming, quantizing, writing.")
@@ -74,6 +84,8 @@ def build(
     calibration: Calibration | None,
     calibration_text: Path | None,
     imatrix: Path | None,
+    at_most: str | None,
+    bits: float | None,
     out: Path,
     replace: bool,
     profile: bool,
@@ -84,7 +96,8 @@ def build(
     and a model that does not fit is refused.
 
     Calibration runs the checkpoint over a text, once for all recipes, and makes 4-bit bundles of the same size answer
-    more like it: docs/quantization.md says what it costs.
+    more like it: docs/quantization.md says what it costs. With --at-most or --bits, the same text also shows which
+    matrices need more bits than others.
     """
     from phipack.api.building import build_each, open_checkpoint
     from phipack.json_form.making import build_form
@@ -97,6 +110,7 @@ def build(
         raise click.UsageError("--calibration-text and --imatrix need calibration, light or full")
     if calibration == "full" and imatrix is not None:
         raise click.UsageError("--imatrix has no more than light calibration needs: full needs a text")
+    budget = _budget(at_most, bits, target)
     report = build_each(
         open_checkpoint(checkpoint, adapter=adapter),
         {recipe: out if len(recipes) == 1 else out / recipe for recipe in recipes},
@@ -104,6 +118,7 @@ def build(
         context_length=context_length,
         calibration=calibration,
         calibration_settings=CalibrationSettings(calibration_text, imatrix),
+        budget=budget,
         home=state.home,
         replace=replace,
         on_progress=state.output.on_progress,
@@ -118,12 +133,30 @@ def build(
     report.raise_for_failures()
 
 
+def _budget(at_most: str | None, bits: float | None, target: str | None) -> Budget | None:
+    from targets.budget import Budget
+    from targets.budget_table import FIT
+
+    if at_most is not None and bits is not None:
+        raise click.UsageError("--at-most and --bits exclude one another")
+    if at_most == FIT:
+        if target is None:
+            raise click.UsageError("--at-most fit needs --target")
+        return Budget("fit")
+    if at_most is not None:
+        return Budget.of_size(at_most)
+    return None if bits is None else Budget.of_bits(bits)
+
+
 def _outcome_lines(outcome: BuildOutcome, *, profile: bool) -> list[str]:
     if outcome.bundle is None:
         return []
     manifest = outcome.bundle.manifest
     context = manifest.model.context_length
-    recipe = outcome.recipe + ("" if manifest.recipe.calibration is None else f" ({manifest.recipe.calibration.level})")
+    calibration, budget = manifest.recipe.calibration, manifest.recipe.budget
+    learned = "none" if calibration is None else calibration.level
+    how = recipe_shown("", learned, None if budget is None else budget.asked)
+    recipe = outcome.recipe + (f" ({how})" if how else "")
     lines = [f"{outcome.path}: {recipe}, {size(manifest.total_bytes)}, context {context}", manifest.digest]
     lines += [f"note: {note}" for note in manifest.recipe.notes]
     return [*lines, _profile(outcome)] if profile else lines
@@ -186,87 +219,3 @@ def export(state: State, checkpoint: Path, out: Path, replace: bool) -> None:
 
     exported = export_onnx(checkpoint, out, replace=replace, on_progress=state.output.on_progress)
     state.output.result(export_form(exported).data(), f"{out}: {', '.join(exported.files)}")
-
-
-@click.command()
-@click.argument("path", type=FOLDER)
-@click.option("--verify", is_flag=True, help="Read every byte of a bundle and compare it with the manifest.")
-@adapter_option
-@pass_state
-def inspect(state: State, path: Path, verify: bool, adapter: Path | None) -> None:
-    """Show what a checkpoint or a bundle is."""
-    from phipack.api.building import inspect as inspect_folder
-    from phipack.api.building import open_checkpoint
-    from phipack.json_form.making import inspected_bundle_form, inspected_checkpoint_form
-    from registry.bundle.folder import Bundle
-
-    found = inspect_folder(path, verify_files=verify) if adapter is None else open_checkpoint(path, adapter=adapter)
-    if isinstance(found, Bundle):
-        state.output.result(inspected_bundle_form(found, verified=verify).data(), _bundle_text(found, verified=verify))
-    else:
-        state.output.result(inspected_checkpoint_form(found).data(), _checkpoint_text(found))
-
-
-def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
-    manifest = bundle.manifest
-    model, generation = manifest.model, manifest.generation
-    facts = [
-        ("bundle", bundle.digest + (" (verified)" if verified else "")),
-        ("recipe", manifest.recipe.name),
-        ("calibration", _calibration_text(manifest.recipe.calibration)),
-        ("model", f"{model.architecture}, {model.parameters:,} parameters, {model.layers} layers"),
-        ("context", f"{model.context_length} tokens, exact up to {model.exact_context_length}"),
-        ("checkpoint", manifest.checkpoint),
-        *(manifest.merged_from or ()),
-        ("stop ids", ", ".join(map(str, generation.stop_token_ids)) or "-"),
-        ("chat template", generation.chat_template or "-"),
-        ("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())),
-        *(("needs", need) for need in (manifest.requires.runtimes if manifest.requires else ())),
-        *((("uses", ", ".join(manifest.requires.features)),) if manifest.requires else ()),
-        *(("note", note) for note in manifest.recipe.notes),
-    ]
-    weights = table(
-        ("storage", "tensors", "size"), [(w.storage, w.tensors, size(w.bytes)) for w in manifest.recipe.weights]
-    )
-    files = table(("file", "size", "SHA-256"), [(f.path, size(f.bytes), f.sha256[:16] + "…") for f in manifest.files])
-    text = "\n".join(f"{name:<14}{value}" for name, value in facts)
-    return f"{text}\n\n{weights}\n\n{files}\n\n{size(manifest.total_bytes)} in all"
-
-
-def _calibration_text(entry: CalibrationEntry | None) -> str:
-    if entry is None:
-        return "none"
-    read = f"{entry.tokens:,} tokens" if entry.tokens else "an importance matrix"
-    return f"{entry.level}: {read}, {entry.text}"
-
-
-def _checkpoint_text(checkpoint: Checkpoint) -> str:
-    from dataclasses import asdict
-
-    from builders.tokenizer import stop_token_ids
-
-    architecture = checkpoint.architecture
-    longrope = architecture.longrope
-    facts = {
-        "checkpoint": checkpoint.digest,
-        **dict(checkpoint.merged_from or ()),
-        **asdict(architecture),
-        "parameters": architecture.parameter_count,
-        "stop_token_ids": list(stop_token_ids(checkpoint)),
-        "chat_template": checkpoint.chat_template is not None,
-        "tokenizer_files": sorted(checkpoint.tokenizer_files),
-        "shards": [file.name for file in checkpoint.shard_files],
-    }
-    del facts["longrope"]
-    if longrope is not None:
-        facts["longrope"] = f"beyond {longrope.original_context} tokens"
-    return "\n".join(f"{name.replace('_', ' '):<22}{_shown(value)}" for name, value in facts.items())
-
-
-def _shown(value: object) -> str:
-    """Return a fact of a checkpoint for people: `-` for what the model does not have."""
-    if value is None or value == ():
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

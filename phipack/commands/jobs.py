@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack.commands.opening import open_project_registry
+from phipack.commands.releasing import types_text
 from phipack.formatting import count, size
 from phipack.options import FILE, State, checkpoint_digest_option, only_option, pass_state
 from phipack.tables import table
@@ -34,7 +35,7 @@ def plan(state: State, project_file: Path | None, only: tuple[str, ...], checkpo
     project = state.required_project
     found = open_project_registry(state).plan(project, only, checkpoint_digest=checkpoint_digest)
     why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in found.release.failures)
-    text = "\n\n".join(filter(None, (_table(found), _total(found), why)))
+    text = "\n\n".join(filter(None, (_table(found), _total(found), types_text(found.release), why)))
     state.output.result(plan_form(found).data(), text)
     found.raise_for_failures()
 

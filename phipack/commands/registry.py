@@ -31,7 +31,7 @@ def ls(state: State, model: str | None) -> None:
     versions = open_registry(state).versions(model)
     rows = [
         (
-            *(v.model, v.release, v.cell, recipe_shown(v.recipe, v.calibration)),
+            *(v.model, v.release, v.cell, recipe_shown(v.recipe, v.calibration, v.budget)),
             "passed" if v.gates_passed else "FAILED",
             ", ".join(v.channels) or "-",
         )
@@ -185,6 +185,7 @@ def _facts(version: CellVersion) -> str:
         "target": version.target,
         "recipe": version.recipe,
         "calibration": version.calibration,
+        **({} if version.budget is None else {"budget": version.budget}),
         "digest": version.digest,
         "checkpoint": version.checkpoint,
         "gates": "passed" if version.gates_passed else "FAILED",

@@ -114,8 +114,8 @@ def _show(state: State, report: ReleaseReport, reports: CiReports) -> None:
     from phipack.json_form.making import release_form
 
     why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in report.failures) if report.dry_run else ""
-    cost = _cost(report) if report.dry_run else ""
-    state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), cost, why))))
+    known = (_cost(report), types_text(report)) if report.dry_run else ()
+    state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), *known, why))))
     reports.write(report)
     report.raise_for_failures()
 
@@ -149,7 +149,7 @@ def _table(report: ReleaseReport) -> str:
         rows.append(
             (
                 cell.cell,
-                recipe_shown(cell.recipe, cell.calibration),
+                recipe_shown(cell.recipe, cell.calibration, cell.budget),
                 _build(cell, dry_run=report.dry_run),
                 None if cell.size_bytes is None else size(cell.size_bytes),
                 figures.get("kl_mean"),
@@ -164,7 +164,7 @@ def _table(report: ReleaseReport) -> str:
 
 
 def _cost(report: ReleaseReport) -> str:
-    """Say what a run would have to do. Cells of one recipe and context share a bundle, and what is measured of it."""
+    """Say what a run would have to do. Cells of one recipe, budget and context share a bundle and what is measured."""
     bundles = {_bundle(cell): cell for cell in report.cells if cell.built}
     measured = {_bundle(cell) for cell in report.cells if cell.measured}
     built_bytes = sum(cell.size_bytes or 0 for cell in bundles.values())
@@ -173,9 +173,20 @@ def _cost(report: ReleaseReport) -> str:
     )
 
 
-def _bundle(cell: CellReport) -> tuple[str, str, int | None]:
+def types_text(report: ReleaseReport) -> str:
+    """Say which types budgets are spent on, where a target has no fast kernels for the others."""
+    lines = [
+        f"{cell.cell}: types are chosen among {', '.join(cell.candidates)}; llama.cpp has no fast kernels for "
+        f"{', '.join(cell.slow_types)} on {cell.target}"
+        for cell in report.cells
+        if cell.candidates and cell.slow_types
+    ]
+    return "\n".join(lines)
+
+
+def _bundle(cell: CellReport) -> tuple[object, ...]:
     """Return what is the same for cells that share a bundle."""
-    return cell.recipe, cell.calibration, cell.context_length
+    return cell.recipe, cell.calibration, cell.budget, cell.context_length
 
 
 def _build(cell: CellReport, *, dry_run: bool) -> str | None:

@@ -22,6 +22,8 @@ class JobForm(Form):
     key: str = Field(description="digest of all inputs; the name of its record in the store")
     recipe: str
     calibration: Calibration
+    budget: str | None = Field(description="of its bundle: `at most 2000000000 B` or `4.2 bits`")
+    candidates: list[str] = Field(description="types that may be chosen for the budget; empty: all of the format's")
     context_tokens: int
     cells: list[str] = Field(description="the cells that need it")
     after: list[str] = Field(description="names of jobs that must be done before")
@@ -124,6 +126,8 @@ def job_form(job: Job) -> JobForm:
         key=job.key,
         recipe=job.recipe,
         calibration=job.calibration,
+        budget=None if job.budget is None else job.budget.label,
+        candidates=list(job.candidates),
         context_tokens=job.context_length,
         cells=list(job.cells),
         after=list(job.after),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -18,6 +17,7 @@ from phipack.api.results import (
     ReleaseReport,
     WrittenCheckpoint,
 )
+from phipack.json_form.budget import BudgetForm, budget_form
 from phipack.json_form.form import Form, ProblemForm, problem_form
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import AdapterEntry, CalibrationEntry, Manifest
@@ -105,6 +105,7 @@ class BundleForm(Form):
     digest: str
     recipe: str
     calibration: CalibrationEntry | None = Field(description="null where the weights were rounded without one")
+    budget: str | None = Field(description="the size that was asked for: `at most 2000000000 B` or `4.2 bits`")
     size_bytes: int
     context_tokens: int
     notes: list[str]
@@ -167,6 +168,7 @@ class InspectedBundleForm(Form):
     digest: str
     size_bytes: int
     verified: bool = Field(description="true where every byte was compared with the manifest")
+    budget: BudgetForm | None = Field(description="how its budget was spent; null where it has none")
     manifest: Manifest
 
 
@@ -192,6 +194,12 @@ class CellForm(Form):
     target: str
     recipe: str
     calibration: Calibration
+    budget: str | None = Field(
+        description="the size that was asked for: `at most 2000000000 B` or `4.2 bits`; `fit` in bytes, once planned"
+    )
+    candidates: list[str] = Field(
+        description="in a dry run: types that may be chosen for the budget; empty: all of the format's"
+    )
     context_tokens: int | None
     size_bytes: int | None
     digest: str | None
@@ -221,7 +229,18 @@ def targets_form(targets: Sequence[Target]) -> TargetsForm:
 
 def recipes_form(recipes: Sequence[Recipe]) -> RecipesForm:
     """Describe recipes."""
-    return RecipesForm(recipes=[RecipeForm(**asdict(one), calibration=default_calibration(one)) for one in recipes])
+    return RecipesForm(
+        recipes=[
+            RecipeForm(
+                name=one.name,
+                format=one.format,
+                bits=one.bits,
+                summary=one.summary,
+                calibration=default_calibration(one),
+            )
+            for one in recipes
+        ]
+    )
 
 
 def fit_form(report: FitReport) -> FitForm:
@@ -266,6 +285,7 @@ def bundle_form(bundle: Bundle) -> BundleForm:
         digest=bundle.digest,
         recipe=manifest.recipe.name,
         calibration=manifest.recipe.calibration,
+        budget=None if manifest.recipe.budget is None else manifest.recipe.budget.asked,
         size_bytes=manifest.total_bytes,
         context_tokens=manifest.model.context_length,
         notes=manifest.recipe.notes,
@@ -315,6 +335,7 @@ def inspected_bundle_form(bundle: Bundle, *, verified: bool) -> InspectedBundleF
         digest=bundle.digest,
         size_bytes=bundle.manifest.total_bytes,
         verified=verified,
+        budget=budget_form(bundle.manifest),
         manifest=bundle.manifest,
     )
 
@@ -359,6 +380,8 @@ def cell_form(cell: CellReport) -> CellForm:
         target=cell.target,
         recipe=cell.recipe,
         calibration=cell.calibration,
+        budget=cell.budget,
+        candidates=list(cell.candidates),
         context_tokens=cell.context_length,
         size_bytes=cell.size_bytes,
         digest=cell.digest,

@@ -34,6 +34,7 @@ class VersionForm(Form):
     target: str
     recipe: str
     calibration: str = Field(description="none, light or full")
+    budget: str | None = Field(description="the size that was asked for: `at most 2000000000 B` or `4.2 bits`")
     digest: str
     checkpoint: str = Field(description="digest of the checkpoint, sha256:…")
     gates_passed: bool
@@ -231,6 +232,7 @@ def version_form(version: CellVersion) -> VersionForm:
         target=version.target,
         recipe=version.recipe,
         calibration=version.calibration,
+        budget=version.budget,
         digest=version.digest,
         checkpoint=version.checkpoint,
         gates_passed=version.gates_passed,

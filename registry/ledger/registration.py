@@ -10,6 +10,7 @@ from registry.files.digests import digest_of_bytes
 from registry.ledger.channel_moves import CELL_KIND, KIND_TAG
 from registry.ledger.release_inputs import inputs_of, inputs_to_tag
 from registry.ledger.versions import (
+    BUDGET_TAG,
     CELL_TAG,
     CHECKPOINT_TAG,
     DIGEST_TAG,
@@ -85,17 +86,21 @@ class Registration:
 
     def version_tags(self, run_id: str, store_uri: str) -> dict[str, str]:
         """Return the tags of the MLflow version, all of which go into the call that creates it."""
-        return self._identity() | {
-            DIGEST_TAG: self.manifest.digest,
-            CHECKPOINT_TAG: self.manifest.checkpoint,
-            RECIPE_TAG: self.manifest.recipe.name,
-            TARGET_TAG: self.evidence.target or "",
-            GATES_TAG: PASSED if self.evidence.passed else FAILED,
-            EVIDENCE_TAG: self.evidence_digest,
-            RUN_TAG: run_id,
-            STORE_TAG: store_uri,
-            INPUTS_TAG: inputs_to_tag(self.inputs),
-        }
+        return (
+            self._identity()
+            | {
+                DIGEST_TAG: self.manifest.digest,
+                CHECKPOINT_TAG: self.manifest.checkpoint,
+                RECIPE_TAG: self.manifest.recipe.name,
+                TARGET_TAG: self.evidence.target or "",
+                GATES_TAG: PASSED if self.evidence.passed else FAILED,
+                EVIDENCE_TAG: self.evidence_digest,
+                RUN_TAG: run_id,
+                STORE_TAG: store_uri,
+                INPUTS_TAG: inputs_to_tag(self.inputs),
+            }
+            | ({} if self.manifest.recipe.budget is None else {BUDGET_TAG: self.manifest.recipe.budget.asked})
+        )
 
     def run_tags(self) -> dict[str, str]:
         """Return the tags of the run that keeps the evidence."""

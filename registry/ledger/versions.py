@@ -29,6 +29,7 @@ EVIDENCE_TAG = TAG_PREFIX + "evidence"
 RUN_TAG = TAG_PREFIX + "run"
 STORE_TAG = TAG_PREFIX + "store"
 INPUTS_TAG = TAG_PREFIX + "inputs"  # missing in versions that older phipacks registered
+BUDGET_TAG = TAG_PREFIX + "budget"  # only of bundles with a budget
 CALIBRATION_INPUT = "calibration."  # begins an input's name, whose end is the level
 PASSED, FAILED = "passed", "failed"
 
@@ -39,8 +40,8 @@ class CellVersion:
 
     `registered_model` and `number` are MLflow's own name and version of it, as they were read: every change is
     addressed to them. `run_id` is the run with the evidence, whose file has the digest `evidence`; `store` the URI of
-    the store that has the bundle; `channels` the aliases that point here now; `inputs` what it was made from
-    (`release_inputs.py`).
+    the store that has the bundle; `channels` the aliases that point here now; `budget` the size that was asked for, as
+    in `at most 2000000000 B`, if there was one; `inputs` what it was made from (`release_inputs.py`).
     """
 
     model: str
@@ -58,6 +59,7 @@ class CellVersion:
     store: str
     created: datetime
     channels: tuple[str, ...] = ()
+    budget: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -106,6 +108,7 @@ def version_from_tags(
             store=tags[STORE_TAG],
             created=time_of(created_ms, f"version {number} of {name}"),
             channels=tuple(sorted(channels)),
+            budget=tags.get(BUDGET_TAG),
             inputs={"checkpoint": tags[CHECKPOINT_TAG]} | _inputs(tags.get(INPUTS_TAG, "{}")),
         )
     except (KeyError, ValueError, MalformedReferenceError) as error:

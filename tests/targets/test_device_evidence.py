@@ -12,6 +12,7 @@ from targets.devices import target_named
 from targets.errors import MeasurementError, ProjectError
 from targets.evidence import judge_figures
 from targets.gates import Gate, GateResult
+from targets.models import known_model
 from targets.project import load_project
 from tests.support.measurements import measurement
 
@@ -117,6 +118,10 @@ def test_what_can_be_learned_from_a_measurement() -> None:
     found = observation_of(known)
     assert (found.soc, found.runtime, found.efficiency) == ("Apple A16", "llama.cpp", pytest.approx(12 * 2 / 51.2))
     named = known.model_copy(update={"model": "Phi-3-mini-4k-instruct", "recipe": "gguf-q4_0"})
+    cache = known_model("phi-3-mini-4k-instruct").kv_cache_bytes(512, bytes_per_value=2)
+    stated = 12 * (2e9 - 32064 * 3072 * 18 / 32 + cache) / 51.2e9  # the embedding's rows are not read
+    assert observation_of(named).efficiency == pytest.approx(stated, rel=1e-4)
+    named = named.model_copy(update={"weights_bytes": None})
     assert 12 * 2.3e9 / 51.2e9 < observation_of(named).efficiency < 12 * 2.4e9 / 51.2e9  # weights and cache read
 
 

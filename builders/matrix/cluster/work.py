@@ -29,7 +29,6 @@ from registry.store.uris import open_store
 from targets.calibration import CalibrationSettings
 from targets.errors import PhipackError
 from targets.evaluation import EvaluationSettings
-from targets.recipes import recipe_named
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class ReleaseWork:
 
     def packages(self, job: Job) -> Mapping[str, str]:
         """Return the versions that are part of the job's key."""
-        format_ = recipe_named(job.recipe).format
+        format_ = job.whole_recipe.format
         build_tools = key_tools(format_, is_calibrated=job.calibration != "none")
         names = build_tools if job.kind == "build" else (*RUNTIMES[format_], ORACLE)
         return {name: version(name) for name in names}
@@ -69,9 +68,8 @@ class ReleaseWork:
         store = _store(self.store)
         if job.kind == "build":
             return built_bundle(store, job.key) is not None
-        recipe = recipe_named(job.recipe)
         learned = None if job.calibration == "none" else CalibrationKey(job.calibration, self.calibration_digest)
-        build = build_key(self.checkpoint_digest, recipe.name, recipe.format, job.context_length, learned)
+        build = build_key(self.checkpoint_digest, job.whole_recipe, job.context_length, learned)
         manifest = built_bundle(store, build)
         return manifest is not None and recorded_evidence(store, job.key, manifest) is not None
 

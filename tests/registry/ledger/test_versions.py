@@ -9,7 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.ledger.versions import CellVersion, resolve, settled, time_of, version_from_tags
+from registry.ledger.versions import (
+    BUDGET_TAG,
+    CELL_TAG,
+    CHECKPOINT_TAG,
+    DIGEST_TAG,
+    EVIDENCE_TAG,
+    GATES_TAG,
+    MODEL_TAG,
+    RECIPE_TAG,
+    RELEASE_TAG,
+    RUN_TAG,
+    STORE_TAG,
+    TARGET_TAG,
+    CellVersion,
+    resolve,
+    settled,
+    time_of,
+    version_from_tags,
+)
 from targets.errors import RegistryError
 from targets.references import Reference, Version
 
@@ -135,3 +153,14 @@ def test_a_version_s_calibration_is_one_of_its_inputs() -> None:
     assert plain.calibration == "none"
     inputs = {"checkpoint": "sha256:c", "calibration.light": "sha256:t", "tool.numpy": "2.3.5"}
     assert replace(plain, inputs=inputs).calibration == "light"
+
+
+def test_a_version_s_budget_is_a_tag_that_others_do_not_have() -> None:
+    tags = {
+        **dict.fromkeys((MODEL_TAG, CELL_TAG, DIGEST_TAG, CHECKPOINT_TAG, RECIPE_TAG, TARGET_TAG), "x"),
+        **dict.fromkeys((GATES_TAG, EVIDENCE_TAG, RUN_TAG, STORE_TAG), "x"),
+        RELEASE_TAG: "1.0.0",
+    }
+    assert version_from_tags("x.x", 1, tags, created_ms=0, channels=()).budget is None
+    tags[BUDGET_TAG] = "at most 2000000000 B"
+    assert version_from_tags("x.x", 1, tags, created_ms=0, channels=()).budget == "at most 2000000000 B"
