@@ -6,8 +6,9 @@ that is killed goes on at the layer where it stopped. Recipes with a budget get 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from builders.build_cache import BuildCache
@@ -73,13 +74,16 @@ def calibrate_requests(
     `levels`: of each request, by its place. A level that fails takes its own requests with it, and no others.
     """
     ready, problems = dict(requests), dict[Path, PhipackError]()
-    for place, request in requests.items():  # before anything is measured
+
+    def change(place: Path, work: Callable[[BuildRequest], BuildRequest]) -> None:
         try:
-            if _needs_types(request):
-                _check_budget(request, levels[place], settings)
+            ready[place] = work(ready[place])
         except PhipackError as error:
             problems[place] = error
             del ready[place]
+
+    for place in requests:  # before anything is measured
+        change(place, partial(_checked, level=levels[place], settings=settings))
     for level in sorted({levels[place] for place in ready} - {"none"}):
         places = [place for place in ready if levels[place] == level]
         first = requests[places[0]]
@@ -91,14 +95,8 @@ def calibrate_requests(
             ready = {place: request for place, request in ready.items() if place not in problems}
             continue
         ready |= {place: replace(requests[place], statistics=found) for place in places}
-    for place, request in [*ready.items()]:
-        if _needs_types(request):
-            try:
-                with request.phases.phase("calibrate"):
-                    ready[place] = _with_types(request, settings, cache)
-            except PhipackError as error:
-                problems[place] = error
-                del ready[place]
+    for place in [*ready]:
+        change(place, partial(_with_types, settings=settings, cache=cache))
     return ready, problems
 
 
@@ -106,7 +104,10 @@ def _needs_types(request: BuildRequest) -> bool:
     return request.recipe.budget is not None and not request.recipe.types
 
 
-def _check_budget(request: BuildRequest, level: Calibration, settings: CalibrationSettings) -> None:
+def _checked(request: BuildRequest, level: Calibration, settings: CalibrationSettings) -> BuildRequest:
+    """Return a request whose budget, if it has one, can be met."""
+    if not _needs_types(request):
+        return request
     name = request.recipe.name
     if not can_calibrate(request.recipe):
         raise RecipeError(
@@ -121,12 +122,15 @@ def _check_budget(request: BuildRequest, level: Calibration, settings: Calibrati
             fix='choose calibration "light" or "full" with a text, or no budget',
         )
     check_budget(request)
+    return request
 
 
 def _with_types(request: BuildRequest, settings: CalibrationSettings, cache: BuildCache) -> BuildRequest:
     """Return a request with the types that its budget allows. What they are chosen by is measured once a format."""
+    if not _needs_types(request):
+        return request
     windows = sensitivity_windows(calibration_windows(request.checkpoint, settings, "light"))
-    with cache.calibrating(request.on_progress):
+    with request.phases.phase("calibrate"), cache.calibrating(request.on_progress):
         found = measured_sensitivities(
             request.checkpoint, request.recipe.format, windows, cache.reference_folder, request.on_progress
         )

@@ -41,9 +41,10 @@ def with_chosen_types(request: BuildRequest, sensitivities: Mapping[str, float])
         CheckpointError: the tokenizer is damaged. UnsupportedModelError: the recipe can't build the checkpoint.
     """
     sizing = _Sizing(request)
-    _require_in_reach(sizing, request)
-    options = sizing.options(sensitivities)
-    types = _types(_fitted(options, sizing))
+    types = _types(_fitted(sizing.options(sensitivities), sizing))
+    total = sizing.total(types)
+    if total > sizing.limit or (total < sizing.limit and types == sizing.closest):
+        _require_in_reach(sizing, request)
     recipe = replace(request.recipe, types=types)
     stored = dict(types)
     matrices = tuple(
@@ -100,7 +101,12 @@ class _Sizing:
     def ends(self) -> tuple[int, int]:
         """Return the bytes, as the budget counts them, with the smallest and with the closest types."""
         options = self.options(dict.fromkeys(self.candidates, 1.0))
-        return self.total(_types(smallest(options))), self.total(_types(best(options)))
+        return self.total(_types(smallest(options))), self.total(self.closest)
+
+    @property
+    def closest(self) -> Types:
+        """The types of the least cost, whatever the sensitivities are."""
+        return _types(best(self.options(dict.fromkeys(self.candidates, 1.0))))
 
     def total(self, types: Types) -> int:
         """Return the bytes, as the budget counts them, with these types."""

@@ -14,6 +14,7 @@ element: 0.8 GB for mini with 512 tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,35 +53,68 @@ def sensitivities(
         rounded: how a matrix is rounded.
         on_progress: receives the step `sensitivity`, in layers.
     """
-    names = [name for name, shape in architecture.tensor_shapes().items() if len(shape) == 2]
-    names = [name for name in names if name != architecture.head_tensor or name == EMBEDDING]
+    shapes = architecture.tensor_shapes()
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
+    # A head of its own needs no states: it is multiplied with the exact ones.
+    names = [name for name in matrices if name != architecture.head_tensor or name == EMBEDDING]
+    measurement = _Measurement(architecture, source, windows, rounded)
     asides = np.empty((len(names), *windows.shape, architecture.hidden_size), np.float32)
-    asides[0] = LayerWalk(architecture, _OneRounded(source, EMBEDDING, rounded, {}), windows).states
-    count, squares = 1, MeanSquares()
-    walk = LayerWalk(architecture, source, windows, squares)
-    for layer in range(architecture.layer_count):
-        on_progress(Step("sensitivity", layer, architecture.layer_count, "layers"))
-        before = walk.states.copy()
-        walk.run(layer)
-        flat = asides[:count].reshape(-1, *asides.shape[2:])
-        LayerWalk(architecture, source, windows, states=flat).run(layer)
-        for name in (name for name in names if name.startswith(f"model.layers.{layer}.")):
-            asides[count] = before
-            changed = _OneRounded(source, name, rounded, squares.means())
-            LayerWalk(architecture, changed, windows, states=asides[count]).run(layer)
-            count += 1
-        squares.clear()
-    exact = walk.finish()
-    for states in asides:
-        states[...] = LayerWalk(architecture, source, windows, states=states).finish()
+    squares = MeanSquares()
+    exact = measurement.walk(names, asides, squares, on_progress)
     found = _divergences(
         architecture,
         exact.reshape(-1, architecture.hidden_size),
         dict(zip(names, asides.reshape(len(names), -1, architecture.hidden_size), strict=True)),
-        _heads(architecture, source, rounded, squares),
+        measurement.heads(squares),
     )
     on_progress(Step("sensitivity", architecture.layer_count, architecture.layer_count, "layers"))
-    return {name: found[name] for name, shape in architecture.tensor_shapes().items() if len(shape) == 2}
+    return {name: found[name] for name in matrices}
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """What is walked over: see `sensitivities`."""
+
+    architecture: Architecture
+    source: TensorSource
+    windows: NDArray[np.int64]
+    rounded: Rounding
+
+    def walk(self, names: list[str], asides: Floats, squares: MeanSquares, on_progress: Progress) -> Floats:
+        """Fill the final hidden states with each matrix rounded, [matrices, W, T, hidden]; return the exact ones.
+
+        `squares`: afterwards has what the head is multiplied with.
+        """
+        asides[0] = LayerWalk(self.architecture, self._with(EMBEDDING, {}), self.windows).states
+        count, exact = 1, LayerWalk(self.architecture, self.source, self.windows, squares)
+        for layer in range(self.architecture.layer_count):
+            on_progress(Step("sensitivity", layer, self.architecture.layer_count, "layers"))
+            before = exact.states.copy()
+            exact.run(layer)
+            self._going_on(asides[:count].reshape(-1, *asides.shape[2:])).run(layer)
+            for name in (name for name in names if name.startswith(f"model.layers.{layer}.")):
+                asides[count] = before
+                self._going_on(asides[count], self._with(name, squares.means())).run(layer)
+                count += 1
+            squares.clear()
+        for states in asides:
+            states[...] = self._going_on(states).finish()
+        return exact.finish()
+
+    def heads(self, squares: MeanSquares) -> tuple[Floats, Floats]:
+        """Return the exact head and the rounded one [vocabulary, hidden], without the ids that are never produced."""
+        name = self.architecture.head_tensor
+        head = self.source.tensor(name)
+        possible = np.ones(len(head), dtype=bool)
+        possible[list(self.architecture.hidden_token_ids)] = False
+        return head[possible], self.rounded(name, head, squares.means()[name])[possible]
+
+    def _with(self, name: str, squares: Mapping[str, Floats]) -> TensorSource:
+        return _OneRounded(self.source, name, self.rounded, squares)
+
+    def _going_on(self, states: Floats, source: TensorSource | None = None) -> LayerWalk:
+        """Return a walk of states [n, T, hidden], which are changed in place, through exact layers by default."""
+        return LayerWalk(self.architecture, source or self.source, self.windows, states=states)
 
 
 class _OneRounded:
@@ -102,18 +136,6 @@ class _OneRounded:
         if name != self._name:
             return values
         return self._rounded(name, values.reshape(-1, values.shape[-1]), None).reshape(values.shape)
-
-
-def _heads(
-    architecture: Architecture, source: TensorSource, rounded: Rounding, squares: MeanSquares
-) -> tuple[Floats, Floats]:
-    """Return the exact head and the rounded one [vocabulary, hidden], without the ids that are never produced."""
-    name = architecture.head_tensor
-    head = source.tensor(name)
-    possible = np.ones(len(head), dtype=bool)
-    possible[list(architecture.hidden_token_ids)] = False
-    changed = rounded(name, head, squares.means()[name])
-    return head[possible], changed[possible]
 
 
 def _divergences(
