@@ -15,11 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.quantization.grids.grid import Levels
+
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 Bytes = NDArray[np.uint8]
 
 _TINY = np.finfo(np.float32).tiny
+_WHOLE_BLOCK = 1 << 30  # more columns than a block has: all share a scale
 _INFINITE = 65520.0  # the least magnitude that float16 rounds to infinity
 
 
@@ -58,39 +61,29 @@ class AffineMatrix:
         return (codes * self.scales.astype(np.float32)[..., None]).reshape(rows, -1)
 
 
+@dataclass
 class AffineBlock:
-    """Scales, as float16 holds them, and zero points, float32 [rows], of a block. Implements `FittedGrid`."""
+    """A block's scales, as float16 holds them, and zero points, float32 [rows]. Implements `FittedGrid`."""
 
-    def __init__(self, scale: Floats, zero: Floats, top: int) -> None:
-        self.scale = scale
-        self.zero = zero
-        self.top = np.float32(top)
+    scale: Floats
+    zero: Floats
+    top: np.float32
 
     @property
-    def scale(self) -> Floats:
-        """The steps of the grid; positive, or 0 where a block is all zero."""
-        return self._scale
-
-    @scale.setter
-    def scale(self, scale: Floats) -> None:
-        self._scale, self._inverse = scale, inverse(scale)
-
-    def nearest(self, column: int, weights: Floats) -> tuple[Bytes, Floats]:
-        """Return codes and values [rows] of one column: see `FittedGrid`."""
-        del column  # all of a block's are alike
-        codes = self._whole(weights)
-        return codes.astype(np.uint8), (codes - self.zero) * self.scale
-
-    def codes(self, weights: Floats) -> Bytes:
-        """Return the codes of the nearest values to weights [columns, rows]."""
-        return self._whole(weights).astype(np.uint8)
-
-    def _whole(self, weights: Floats) -> Floats:
-        codes = weights * self._inverse
-        np.rint(codes, out=codes)
-        codes += self.zero
-        np.maximum(codes, 0, out=codes)
-        return np.minimum(codes, self.top, out=codes)
+    def levels(self) -> Levels:
+        """The values that its columns may take: see `FittedGrid`."""
+        scales, none = self.scale[None], np.empty(0, np.float32)
+        return Levels(
+            scales=scales,
+            inverses=inverse(scales),
+            offsets=np.zeros_like(scales),
+            shared=_WHOLE_BLOCK,
+            bases=-self.zero,
+            lowest=np.float32(0),
+            highest=self.top,
+            table=none,
+            borders=none,
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ class AffineGrid:
         from builders.quantization.kernels.block_search import lanes_of
 
         scales, zeros = self._best(np.ascontiguousarray(weights), lanes_of(importance, self.columns))
-        return AffineBlock(scales.astype(np.float32), zeros, int(self.top))
+        return AffineBlock(scales.astype(np.float32), zeros, self.top)
 
     def nearest(self, blocks: Floats, importance: Floats, codes: Bytes) -> tuple[Halves, Bytes]:
         """Choose scales and zero points of blocks, and round the weights to the nearest values.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.ggml_library import encode_rows
 from builders.quantization.grids.ggml_blocks import CODECS, Codec
+from builders.quantization.grids.grid import Levels
 from targets.storage.gguf import TYPES
 
 Bytes = NDArray[np.uint8]
@@ -29,46 +29,24 @@ class FittedBlocks:
     codec: Codec
     blocks: Bytes
 
-    def nearest(self, column: int, weights: Floats) -> tuple[Bytes, Floats]:
-        """Return the codes of the nearest values and these values, [rows] each, of one column of the block.
-
-        Where the scale is 0, so that all codes stand for one value, the code is that of the level next to 0.
-        """
-        scale, inverse, offset = (part[column // self._shared] for part in self._grids)
-        wanted = (weights - offset) * inverse
-        levels = self._levels
-        if self._is_even:
-            codes = np.clip(np.rint(wanted - levels[0]), self.codec.lowest, len(levels) - 1).astype(np.uint8)
-        else:
-            codes = np.searchsorted(self._borders, wanted).astype(np.uint8)
-        return codes, scale * levels[codes] + offset
-
     @property
-    def _shared(self) -> int:
-        """The number of elements that share a scale."""
-        return self.codec.kind.length // len(self._grids[0])
-
-    @cached_property
-    def _grids(self) -> tuple[Floats, Floats, Floats]:
-        """Scales, their reciprocals (0 for 0) and offsets, [groups, rows] each."""
-        scales, offsets = self.codec.scales(self.blocks)
-        scales = np.ascontiguousarray(scales.T)
-        inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0)
-        return scales, inverse, np.zeros_like(scales) if offsets is None else np.ascontiguousarray(offsets.T)
-
-    @cached_property
-    def _levels(self) -> Floats:
-        return np.asarray(self.codec.levels, dtype=np.float32)
-
-    @cached_property
-    def _borders(self) -> Floats:
-        """Halfway between levels."""
-        borders: Floats = (self._levels[1:] + self._levels[:-1]) / np.float32(2)
-        return borders
-
-    @property
-    def _is_even(self) -> bool:
-        return len(self.codec.levels) == self.codec.levels[-1] - self.codec.levels[0] + 1
+    def levels(self) -> Levels:
+        """The values that its columns may take: see `FittedGrid`."""
+        found, offsets = self.codec.scales(self.blocks)
+        scales = np.ascontiguousarray(found.T)
+        levels = np.asarray(self.codec.levels, dtype=np.float32)
+        table = levels[:0] if len(levels) == levels[-1] - levels[0] + 1 else levels
+        return Levels(
+            scales=scales,
+            inverses=np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=scales != 0),
+            offsets=np.zeros_like(scales) if offsets is None else np.ascontiguousarray(offsets.T),
+            shared=self.codec.kind.length // len(scales),
+            bases=np.full(scales.shape[1], levels[0]),
+            lowest=np.float32(self.codec.lowest),
+            highest=np.float32(len(levels) - 1),
+            table=table,
+            borders=(table[1:] + table[:-1]) / np.float32(2),
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,30 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 
-class FittedGrid(Protocol):
-    """The values that a block of columns may take, row by row: scales are chosen, codes are not."""
+class Levels(NamedTuple):
+    """The values that a block's columns may take in each row: scale * level + offset, in float32 and in this order.
 
-    def nearest(self, column: int, weights: Floats) -> tuple[NDArray[np.uint8], Floats]:
-        """Return the codes of the nearest values and these values, [rows] each, of one column of the block."""
+    Levels are whole numbers, code + base, or a table's. `shared` columns from the left have the first scale and
+    offset, and so on. Compiled code reads this (`kernels/columns.py`), so that types are exact and arrays contiguous.
+    """
+
+    scales: Floats  # [groups, rows]
+    inverses: Floats  # 1 / scale, and 0 for 0
+    offsets: Floats  # [groups, rows]
+    shared: int
+    bases: Floats  # [rows]
+    lowest: np.float32  # the least code
+    highest: np.float32
+    table: Floats  # levels, ascending; empty where they are whole numbers
+    borders: Floats  # halfway between the table's levels
+
+
+class FittedGrid(Protocol):
+    """A block of columns, row by row, whose scales are chosen, and whose codes are not."""
+
+    @property
+    def levels(self) -> Levels:
+        """The values that its columns may take."""
         ...
 
 

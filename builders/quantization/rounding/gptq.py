@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.grids.grid import FittedGrid, Grid
+from builders.quantization.grids.grid import FittedGrid, Grid, Levels
 from builders.quantization.rounding.rows import by_rows
 from builders.threads import single_threaded_products
 
@@ -30,7 +30,7 @@ Codes = NDArray[np.uint8]
 
 DAMPING = 0.1  # of the mean diagonal, added to the diagonal
 SHRINKAGE = 0.2  # of what is off the diagonal, taken away
-_AT_ONCE = 8  # columns whose errors are passed on one by one; beyond them, products of matrices do it
+_AT_ONCE = 32  # columns whose errors are passed on one by one; beyond them, products of matrices do it
 _SHRINK = 0.5  # of what is off the diagonal, where a factorization fails
 _ATTEMPTS = 20
 _SMALL = 32  # columns that are inverted as they are
@@ -74,6 +74,13 @@ class Rounded:
     codes: Codes
     values: Floats
     blocks: list[FittedGrid]
+    _outputs: Floats | None = None
+
+    def outputs(self, moments: Floats) -> Floats:
+        """Return H w [columns, rows], computed once."""
+        if self._outputs is None:
+            self._outputs = moments @ self.weights
+        return self._outputs
 
 
 Refit = Callable[[Rounded, Curvature], None]
@@ -113,49 +120,64 @@ def round_matrix(
 
 def _gptq(weights: Floats, grid: Grid, factor: Floats) -> Rounded:
     """Round columns from the first to the last. `weights`: [columns, rows]."""
+    from builders.quantization.kernels.columns import pass_errors_on
+
     result = Rounded(weights, np.empty(weights.shape, np.uint8), np.empty_like(weights), [])
-    left, scratch = weights.copy(), np.empty((grid.columns, weights.shape[1]), np.float32)
-    for start in range(0, len(weights), grid.columns):
-        stop = start + grid.columns
-        own, upper = left[start:stop], factor[start:stop, start:stop]
-        block = grid.fit(own.T, np.reciprocal(np.square(np.diagonal(upper))))
-        result.blocks.append(block)
-        errors = np.empty_like(own)
-        for first in range(0, grid.columns, _AT_ONCE):
-            last = first + _AT_ONCE
-            for column in range(first, last):
-                codes, values = block.nearest(column, own[column])
-                result.codes[start + column], result.values[start + column] = codes, values
-                np.subtract(own[column], values, out=errors[column])
-                errors[column] *= 1 / upper[column, column]
-                rest = slice(column + 1, last)
-                own[rest] -= np.multiply(upper[column, rest, None], errors[column], out=scratch[rest])
-            own[last:] -= upper[first:last, last:].T @ errors[first:last]
-        left[stop:] -= factor[start:stop, stop:].T @ errors
+    left, levels = weights.copy(), list[Levels]()
+
+    def round_few(few: slice, within: Floats) -> Floats:
+        first = few.start % grid.columns
+        if first == 0:
+            whole = slice(few.start, few.start + grid.columns)
+            block = grid.fit(left[whole].T, np.reciprocal(np.square(np.diagonal(factor)[whole])))
+            result.blocks.append(block)
+            levels.append(block.levels)
+        return pass_errors_on(left[few], within, levels[-1], first, result.codes[few], result.values[few])
+
+    _sweep(left, factor, grid.columns, round_few)
     return result
 
 
 def _descend(rounded: Rounded, step: int, moments: Floats) -> None:
     """Set each code to the best value given all others, in one sweep over the columns."""
-    weights, values = rounded.weights, rounded.values
-    gradient = moments @ (weights - values)
-    scratch = np.empty((step, weights.shape[1]), np.float32)
-    for number, block in enumerate(rounded.blocks):
-        start, stop = number * step, (number + 1) * step
-        own, square = gradient[start:stop], moments[start:stop, start:stop]
-        changes = np.empty_like(own)
-        for first in range(0, step, _AT_ONCE):
-            last = first + _AT_ONCE
-            for column in range(first, last):
-                place = start + column
-                wanted = values[place] + own[column] / square[column, column]
-                rounded.codes[place], found = block.nearest(column, wanted)
-                np.subtract(found, values[place], out=changes[column])
-                values[place] = found
-                rest = slice(column + 1, last)
-                own[rest] -= np.multiply(square[rest, column, None], changes[column], out=scratch[rest])
-            own[last:] -= square[last:, first:last] @ changes[first:last]
-        gradient[stop:] -= moments[stop:, start:stop] @ changes
+    from builders.quantization.kernels.columns import descend_columns
+
+    gradient = moments @ (rounded.weights - rounded.values)
+    levels = [block.levels for block in rounded.blocks]
+
+    def descend(few: slice, within: Floats) -> Floats:
+        number, first = divmod(few.start, step)
+        return descend_columns(gradient[few], within, levels[number], first, rounded.codes[few], rounded.values[few])
+
+    _sweep(gradient, moments, step, descend)
+
+
+def _sweep(left: Floats, factors: Floats, step: int, work: Callable[[slice, Floats], Floats]) -> None:
+    """Work on all columns, a few at a time, and take their changes times the factors from the columns after them.
+
+    By halves, so that products of matrices are as large as they can be; halves of the matrix consist of whole blocks.
+
+    Args:
+        left: [columns, rows]; changed.
+        factors: [columns, columns]; what is above the diagonal is read.
+        step: columns of a block.
+        work: of some columns of a block, and the factors within them; returns their changes, and has taken them from
+            each other.
+    """
+    changes = np.empty_like(left)
+
+    def some(start: int, stop: int) -> None:
+        if stop - start <= min(step, _AT_ONCE):
+            few = slice(start, stop)
+            changes[few] = work(few, np.ascontiguousarray(factors[few, few]))
+            return
+        unit = step if stop - start > step else _AT_ONCE
+        middle = start + max(1, (stop - start) // unit // 2) * unit
+        some(start, middle)
+        left[middle:stop] -= factors[start:middle, middle:stop].T @ changes[start:middle]
+        some(middle, stop)
+
+    some(0, len(left))
 
 
 def _factor(moments: Floats) -> Floats:

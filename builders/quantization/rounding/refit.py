@@ -14,55 +14,49 @@ from builders.quantization.rounding.gptq import Curvature, Rounded
 
 Floats = NDArray[np.float32]
 
-_NEAR = 1e-4  # of a system's mean diagonal, added to it: blocks of zeros have no scale of their own
+_NEAR = np.float32(1e-4)  # of a system's mean diagonal, added to it: blocks of zeros have no scale of their own
 _WIDEST_CHANGE = 2.0  # a scale that would change by more is left: its system is ill-conditioned
+_ROWS = 128  # whose systems are solved at a time: they fit the processor's cache
 
 
 def refit_scales(rounded: Rounded, curvature: Curvature) -> None:
     """Replace the scales of fitted `AffineBlock`s, and the values, where the row's error gets smaller."""
     blocks = [block for block in rounded.blocks if isinstance(block, AffineBlock)]
-    count, rows = len(blocks), rounded.weights.shape[1]
-    columns = len(rounded.weights) // count
-    zeros = np.repeat(np.stack([block.zero for block in blocks]), columns, axis=0)
-    codes = rounded.codes.astype(np.float32) - zeros
-    old = np.stack([block.scale for block in blocks], axis=1)  # [rows, blocks]
-    system, target = _system(codes, rounded.weights, curvature.damped, columns)
-    new = _solved(system, target, old)
-    better = _errors(system, target, new) < _errors(system, target, old)
-    scales = np.where(better[:, None], new, old)
-    for number, block in enumerate(blocks):
-        block.scale = np.ascontiguousarray(scales[:, number])
-    rounded.values[...] = (codes.reshape(count, columns, rows) * scales.T[:, None, :]).reshape(-1, rows)
+    outputs, scales = rounded.outputs(curvature.damped), np.stack([block.scale for block in blocks])
+    zeros = np.stack([block.zero for block in blocks])
+    for first in range(0, rounded.weights.shape[1], _ROWS):
+        rows = slice(first, first + _ROWS)
+        codes = rounded.codes[:, rows].reshape(len(blocks), -1, scales[:, rows].shape[1]) - zeros[:, None, rows]
+        flat = codes.reshape(len(rounded.codes), -1)
+        scales[:, rows] = _refitted(flat, np.ascontiguousarray(outputs[:, rows]), curvature.damped, scales[:, rows])
+        rounded.values[:, rows] = (codes * scales[:, None, rows]).reshape(flat.shape)
+    for block, scale in zip(blocks, scales, strict=True):
+        block.scale = scale
 
 
-def _system(codes: Floats, weights: Floats, moments: Floats, columns: int) -> tuple[Floats, Floats]:
-    """Return z_bᵀ H z_b' [rows, blocks, blocks] and z_bᵀ H w [rows, blocks] of all rows."""
-    count, rows = len(codes) // columns, codes.shape[1]
-    system = np.empty((count, count, rows), np.float32)
+def _refitted(codes: Floats, outputs: Floats, moments: Floats, old: Floats) -> Floats:
+    """Return the better of new and old scales [blocks, rows] of some rows.
+
+    Args:
+        codes: less the zero points [columns, rows].
+        outputs: H w [columns, rows].
+        moments: H.
+        old: scales [blocks, rows].
+    """
+    from builders.quantization.kernels.scale_systems import block_sums, errors, solve
+
+    count, rows = old.shape
+    columns, old = len(codes) // count, np.ascontiguousarray(old)
+    system, target = np.empty((count, count, rows), np.float32), np.empty_like(old)
+    block_sums(outputs, codes, columns, target)
     for number in range(count):
         own = slice(number * columns, (number + 1) * columns)
-        products = moments[own.start :, own] @ codes[own]
-        products *= codes[own.start :]
-        sums = products.reshape(-1, columns, rows).sum(axis=1)
-        system[number, number:] = system[number:, number] = sums
-    target = ((moments @ weights) * codes).reshape(count, columns, rows).sum(axis=1)
-    return np.ascontiguousarray(system.transpose(2, 0, 1)), np.ascontiguousarray(target.T)
-
-
-def _solved(system: Floats, target: Floats, old: Floats) -> Floats:
-    """Return the scales that solve each row's system, as float16 holds them; old ones where they are no use."""
-    diagonal = np.einsum("rbb->rb", system)
-    eased = system.copy()
-    np.einsum("rbb->rb", eased)[...] += np.float32(_NEAR) * diagonal.mean(axis=1, keepdims=True) + np.float32(1e-30)
-    solved = np.linalg.solve(eased, target[..., None])[..., 0]
-    solved = solved.astype(np.float16).astype(np.float32)
-    near = (solved > old / _WIDEST_CHANGE) & (solved < old * _WIDEST_CHANGE)
-    return np.where(near, solved, old)
-
-
-def _errors(system: Floats, target: Floats, scales: Floats) -> Floats:
-    """Return each row's eᵀ H e, less the same constant for all scales."""
-    along = np.einsum("rb,rb->r", scales, target)
-    product = np.matmul(system, scales[..., None])[..., 0]
-    errors: Floats = np.einsum("rb,rb->r", scales, product) - 2 * along
-    return errors
+        block_sums(moments[own.start :, own] @ codes[own], codes[own.start :], columns, system[number, number:])
+    new = np.empty_like(old)
+    solve(system, target, _NEAR, new)
+    new = new.astype(np.float16).astype(np.float32)
+    new = np.where((new > old / _WIDEST_CHANGE) & (new < old * _WIDEST_CHANGE), new, old)
+    error = np.empty((2, rows), np.float32)
+    errors(system, target, old, error[0])
+    errors(system, target, new, error[1])
+    return np.where(error[1] < error[0], new, old)

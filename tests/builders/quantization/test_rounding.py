@@ -16,6 +16,7 @@ from builders.quantization.rounding import rows as rows_module
 from builders.quantization.rounding.gptq import Curvature, Rounded, round_matrix
 from builders.quantization.rounding.matrix import affine_matrix
 from builders.quantization.rounding.refit import refit_scales
+from tests.support.block_levels import nearest
 
 GRID = AffineGrid(32)
 
@@ -74,7 +75,7 @@ def test_errors_are_passed_on_as_in_the_paper() -> None:
     (block,) = rounded.blocks
     left, inverse = weights.astype(np.float64), np.linalg.inv(curvature.damped.astype(np.float64))
     for column in range(32):
-        _, value = block.nearest(column, left[column : column + 1].astype(np.float32))
+        _, value = nearest(block.levels, column, left[column : column + 1].astype(np.float32))
         assert value[0] == rounded.values[column, 0]
         error = (left[column] - value[0]) / inverse[column, column]
         left -= error * inverse[:, column]
@@ -113,7 +114,7 @@ def test_refitted_scales_solve_the_small_system() -> None:
     curvature = Curvature(second, np.eye(64, dtype=np.float32))
     weights = matrix(rows=3, columns=64)
     blocks = [GRID.fit(weights[:, start : start + 32], np.ones(32, np.float32)) for start in (0, 32)]
-    codes = np.concatenate([block.codes(weights[:, 32 * n : 32 * n + 32].T) for n, block in enumerate(blocks)])
+    codes = np.stack([nearest(blocks[column // 32].levels, column, weights[:, column])[0] for column in range(64)])
     rounded = Rounded(np.ascontiguousarray(weights.T), codes, np.zeros((64, 3), np.float32), list(blocks))
     zeros = np.stack([block.zero for block in blocks])
     refit_scales(rounded, curvature)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from builders.quantization.ggml_library import encode
 from builders.quantization.grids.ggml import FittedBlocks, GgmlGrid, decode
 from builders.quantization.grids.ggml_blocks import CODECS
+from builders.quantization.kernels.columns import pass_errors_on
 from targets.errors import CheckpointError
 from targets.storage.gguf import TYPES
 from tests.support import llama_cpp as llamacpp
@@ -21,9 +22,11 @@ KINDS = list(CODECS)
 
 
 def rounded(block: FittedBlocks, weights: Floats) -> tuple[NDArray[np.uint8], Floats]:
-    pairs = [block.nearest(column, weights[:, column]) for column in range(weights.shape[1])]
-    codes, values = (np.stack(part, axis=1) for part in zip(*pairs, strict=True))
-    return codes, values
+    """Round weights [rows, columns] with nothing to pass on from column to column."""
+    own = np.ascontiguousarray(weights.T)
+    codes, values = np.empty(own.shape, np.uint8), np.empty_like(own)
+    pass_errors_on(own, np.eye(len(own), dtype=np.float32), block.levels, 0, codes, values)
+    return codes.T, values.T
 
 
 def choices(block: FittedBlocks) -> Floats:
@@ -81,8 +84,9 @@ def test_a_block_of_zeros_stays_zero() -> None:
     for kind in KINDS:
         grid = GgmlGrid(kind, "it")
         block = grid.fit(np.zeros((2, grid.columns), dtype=np.float32), np.ones(grid.columns, dtype=np.float32))
-        _, values = block.nearest(grid.columns - 1, np.array([1, -1], dtype=np.float32))
+        codes, values = rounded(block, np.repeat(np.array([[1], [-1]], dtype=np.float32), grid.columns, axis=1))
         assert not values.any()
+        assert not decode(block.codec.with_codes(block.blocks, codes), kind, grid.columns).any()
 
 
 def test_rows_are_encoded_in_slices_as_at_once() -> None:
