@@ -91,8 +91,8 @@ def _round(wanted: Floats, levels: Levels, group: int, codes: Codes, values: Flo
             codes[row] = np.uint8(np.int32(code))
             values[row] = scales[row] * (code + bases[row]) + offsets[row]
     else:
-        codes[:] = 0
         for row in range(len(wanted)):
+            codes[row] = 0
             values[row] = (wanted[row] - offsets[row]) * inverses[row]
         for border in levels.borders:
             for row in range(len(wanted)):

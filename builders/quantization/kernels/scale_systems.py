@@ -12,7 +12,7 @@ from builders.quantization.kernels.compiled import compiled, inlined
 
 Floats = NDArray[np.float32]
 
-_ONE, _TWO = np.float32(1), np.float32(2)
+_ZERO, _ONE, _TWO = np.float32(0), np.float32(1), np.float32(2)
 _LEAST = np.float32(1e-30)  # of a diagonal: a row of zeros has a solution, too
 
 
@@ -22,7 +22,7 @@ def block_sums(one: Floats, other: Floats, columns: int, sums: Floats) -> None:
     for block in range(len(sums)):
         total = sums[block]
         for row in range(len(total)):
-            total[row] = 0
+            total[row] = _ZERO
         for column in range(block * columns, (block + 1) * columns):
             left, right = one[column], other[column]
             for row in range(len(total)):
@@ -41,29 +41,47 @@ def solve(system: Floats, target: Floats, near: np.float32, solved: Floats) -> N
         solved: receives the solution [blocks, rows].
     """
     count, rows = target.shape
-    eased, pivots = np.zeros(rows, np.float32), np.empty((count, rows), np.float32)
-    for block in range(count):
-        eased += system[block, block]
-    eased = eased * (near / np.float32(count)) + _LEAST
+    eased, pivots = np.empty(rows, np.float32), np.empty((count, rows), np.float32)
+    _ease(system, near / np.float32(count), eased)
     for block in range(count):
         pivot, total = pivots[block], solved[block]
-        pivot[:] = system[block, block] + eased
-        total[:] = target[block]
+        for row in range(rows):
+            pivot[row], total[row] = system[block, block, row] + eased[row], target[block, row]
         for before in range(block):
             _take(pivot, system[block, before], system[block, before])
             _take(total, system[block, before], solved[before])
-        pivot[:] = _ONE / np.sqrt(pivot)
-        total *= pivot
+        for row in range(rows):
+            pivot[row] = _ONE / np.sqrt(pivot[row])
+            total[row] *= pivot[row]
         for after in range(block + 1, count):
             below = system[after, block]
-            below[:] = system[block, after]
+            for row in range(rows):
+                below[row] = system[block, after, row]
             for before in range(block):
                 _take(below, system[block, before], system[after, before])
-            below *= pivot
-    for block in range(count - 1, -1, -1):
-        for after in range(block + 1, count):
+            for row in range(rows):
+                below[row] *= pivot[row]
+    _substitute_back(system, pivots, solved)
+
+
+@inlined
+def _substitute_back(system: Floats, pivots: Floats, solved: Floats) -> None:
+    for block in range(len(solved) - 1, -1, -1):
+        for after in range(block + 1, len(solved)):
             _take(solved[block], system[after, block], solved[after])
-        solved[block] *= pivots[block]
+        for row in range(solved.shape[1]):
+            solved[block, row] *= pivots[block, row]
+
+
+@inlined
+def _ease(system: Floats, share: np.float32, eased: Floats) -> None:
+    for row in range(len(eased)):
+        eased[row] = _ZERO
+    for block in range(len(system)):
+        for row in range(len(eased)):
+            eased[row] += system[block, block, row]
+    for row in range(len(eased)):
+        eased[row] = eased[row] * share + _LEAST
 
 
 @inlined
@@ -77,7 +95,8 @@ def errors(system: Floats, target: Floats, scales: Floats, found: Floats) -> Non
     """Write each row's eᵀ H e [rows] for scales [blocks, rows] to `found`, less the same constant for all scales."""
     count, rows = target.shape
     along = np.empty(rows, np.float32)
-    found[:] = 0
+    for row in range(rows):
+        found[row] = _ZERO
     for block in range(count):
         own, aim, scale = system[block, block], target[block], scales[block]
         for row in range(rows):
