@@ -122,12 +122,10 @@ class Inputs:
         Raises:
             FitError: the cell does not fit its target. RecipeError: its budget is too small or too large.
         """
-        limits = {
-            figure: gate.at_most
-            for asked in cell.gates.values()
-            for figure, gate in asked.items()
-            if gate.at_most is not None
-        }
+        limits: dict[str, float] = {}
+        for figure, gate in (one for asked in cell.gates.values() for one in asked.items()):
+            if gate.at_most is not None:
+                limits[figure] = min(gate.at_most, limits.get(figure, gate.at_most))
         recipe, context_length = stored_on(
             self.checkpoint.architecture, cell.recipe, cell.target, cell.context_length, limits
         )

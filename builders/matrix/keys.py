@@ -61,7 +61,7 @@ def _chosen(recipe: Recipe) -> tuple[dict[str, object], ...]:
         return ()
     if recipe.budget.kind == "fit":
         raise ValueError(f"the budget of {recipe.name} is not resolved for a target")
-    return ({"budget": asdict(recipe.budget), "candidates": recipe.candidates},)
+    return ({"budget": (recipe.budget.kind, float(recipe.budget.amount)), "candidates": recipe.candidates},)
 
 
 def key_tools(format_: Format, *, is_calibrated: bool) -> tuple[str, ...]:

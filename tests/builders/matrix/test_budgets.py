@@ -231,6 +231,24 @@ def test_fit_becomes_bytes_and_another_target_is_another_build(site: Site) -> No
     assert site.key(builds[0]) == builds[0].key
 
 
+def test_fit_stays_below_every_gate_on_its_size(site: Site) -> None:
+    least, most = ends(site, budgeted(FIT))
+    middle = (least + most) // 2
+    gates = {
+        "cell": {"artifact_bytes": Gate(at_most=middle)},
+        "project": {"artifact_bytes": Gate(at_most=most), "kl_mean": Gate(at_most=1.0)},
+    }
+    assert plan(site, replace(budgeted(FIT), gates=gates)).bundle_bytes == middle
+    backwards = dict(reversed(gates.items()))
+    assert plan(site, replace(budgeted(FIT), gates=backwards)).bundle_bytes == middle
+
+
+def test_a_number_of_bytes_is_one_key_whether_it_has_a_point_or_not(site: Site) -> None:
+    _, most = ends(site, budgeted(FIT))
+    whole, with_point = (jobs(site, budgeted(Budget("bytes", size)))[0] for size in (most, float(most)))
+    assert (whole.key, whole.name) == (with_point.key, with_point.name)
+
+
 def test_fit_is_the_same_number_where_the_checkpoints_files_are_not(site: Site) -> None:
     """`release --finish` knows the facts of the checkpoint alone."""
     one = small_phone(site, budgeted(FIT), 0.5)
