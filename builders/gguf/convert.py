@@ -100,7 +100,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
         exact_context_length=exact_context_length(architecture, request.context_length),
         digests={MODEL_NAME: data.digest},
         exact_contexts=exact_contexts(architecture, request.context_length),
-        tools={name: version(name) for name in ("gguf", "llama-cpp-python", "numpy")},
+        tools={name: version(name) for name in ("gguf", "llama-cpp-python", "numpy", "numba")},
         notes=(
             *fallback_notes(architecture, request.recipe),
             *_context_notes(architecture, request.context_length),

@@ -21,7 +21,7 @@ from targets.recipes import Format, Recipe
 
 # What a build's bytes depend on, other than phipack itself: with a new version of one of these it is built again.
 BUILD_TOOLS: dict[Format, tuple[str, ...]] = {
-    "gguf": ("gguf", "llama-cpp-python", "numpy"),
+    "gguf": ("gguf", "llama-cpp-python", "numpy", "numba"),
     "onnx": ("onnx", "onnxruntime", "numpy", "numba"),
     "coreml": ("coremltools", "numpy", "numba"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.grids.grid import Levels
+from builders.quantization.levels import Levels
 
 Floats = NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.grids.grid import Levels
+from builders.quantization.levels import Levels
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from builders.quantization.ggml_library import encode_rows
 from builders.quantization.grids.ggml_blocks import CODECS, Codec
-from builders.quantization.grids.grid import Levels
+from builders.quantization.levels import Levels
 from targets.storage.gguf import TYPES
 
 Bytes = NDArray[np.uint8]

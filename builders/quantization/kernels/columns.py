@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.grids.grid import Levels
 from builders.quantization.kernels.compiled import compiled, inlined
+from builders.quantization.levels import Levels
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
