@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.grids.grid import FittedGrid, Grid, Levels
+from builders.quantization.grids.grid import FittedGrid, Grid
+from builders.quantization.levels import Levels
 from builders.quantization.rounding.rows import by_rows
 from builders.threads import single_threaded_products
 
