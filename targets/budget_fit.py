@@ -8,7 +8,6 @@ or above the largest, and one that does not fit the target.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 from targets.architecture import Architecture
@@ -19,15 +18,14 @@ from targets.fit import least_context, require_fit, room_for_weights, weight_byt
 from targets.recipes import Recipe
 from targets.storage.candidates import candidates_of
 
-NO_LIMITS: Mapping[str, float] = {}
-
 
 def stored_on(
     architecture: Architecture,
     recipe: Recipe,
     target: Target,
     asked_context: int | None = None,
-    limits: Mapping[str, float] = NO_LIMITS,
+    *,
+    memory: float = math.inf,
 ) -> tuple[Recipe, int]:
     """Return a recipe as it is built for a target, `fit` as a number of bytes, and the context in tokens.
 
@@ -40,7 +38,7 @@ def stored_on(
         recipe: with its budget, if it has one.
         target: the device.
         asked_context: in tokens; by default the longest that fits, at most 4,096.
-        limits: upper bounds of gates on `artifact_bytes` and `predicted_memory_bytes`, which `fit` stays below.
+        memory: a bound on the app's predicted memory in bytes, in addition to the target's.
 
     Raises:
         FitError: the budget does not fit the target, not even the smallest choice does, or the context doesn't.
@@ -57,9 +55,8 @@ def stored_on(
         require_possible(architecture, recipe, least, most, above)
         return recipe, require_fit(architecture, recipe, target, asked_context)
     context = _context(architecture, recipe, smallest, target, asked_context)
-    memory = min(target.app_memory_bytes, limits.get("predicted_memory_bytes", math.inf))
-    room = room_for_weights(architecture, recipe, int(memory), max(context, least_context(architecture)))
-    room = int(min(room, most, limits.get("artifact_bytes", math.inf)))
+    allowed = int(min(target.app_memory_bytes, memory))
+    room = min(most, room_for_weights(architecture, recipe, allowed, max(context, least_context(architecture))))
     if room < least:
         raise FitError(
             f"{recipe.name} on {target.name}, with a context of {context} tokens: {_bytes(max(0, room))} are left for "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -41,6 +42,8 @@ from targets.measurement import Measurement
 from targets.prediction import predicted_figures
 from targets.project import Cell
 from targets.recipes import Recipe
+
+MEMORY = "predicted_memory_bytes"
 
 
 @dataclass(frozen=True)
@@ -122,12 +125,13 @@ class Inputs:
         Raises:
             FitError: the cell does not fit its target. RecipeError: its budget is too small or too large.
         """
-        limits: dict[str, float] = {}
-        for figure, gate in (one for asked in cell.gates.values() for one in asked.items()):
-            if gate.at_most is not None:
-                limits[figure] = min(gate.at_most, limits.get(figure, gate.at_most))
+        bounds = [asked[MEMORY].at_most for asked in cell.gates.values() if MEMORY in asked]
         recipe, context_length = stored_on(
-            self.checkpoint.architecture, cell.recipe, cell.target, cell.context_length, limits
+            self.checkpoint.architecture,
+            cell.recipe,
+            cell.target,
+            cell.context_length,
+            memory=min((bound for bound in bounds if bound is not None), default=math.inf),
         )
         return replace(cell, recipe=recipe, context_length=context_length)
 

@@ -105,11 +105,11 @@ def test_fit_saves_a_recipe_that_does_not_fit_itself() -> None:
     assert memory_bytes(MINI, fitted, context) <= 2.6e9
 
 
-def test_fit_stays_below_gates() -> None:
+def test_fit_stays_below_another_bound_on_memory() -> None:
     recipe, target = asked("gguf-q4_k_m", IN_ANY_TYPE), phone(4e9)
-    assert stored_on(MINI, recipe, target, 512, {"artifact_bytes": 1.9e9})[0].budget == Budget("bytes", 1_900_000_000)
-    fitted, _ = stored_on(MINI, recipe, target, 512, {"predicted_memory_bytes": 3e9})
+    fitted, _ = stored_on(MINI, recipe, target, 512, memory=3e9)
     assert 3e9 - 2 < memory_bytes(MINI, fitted, 512) <= 3e9
+    assert stored_on(MINI, recipe, target, 512, memory=9e9) == stored_on(MINI, recipe, target, 512)
 
 
 def test_what_does_not_fit_says_what_would() -> None:
@@ -117,7 +117,7 @@ def test_what_does_not_fit_says_what_would() -> None:
         stored_on(MINI, asked("gguf-q4_k_m", Budget.of_size("3.9GB")), phone(4e9))
     assert caught.value.fix.startswith('ask for a smaller size, or for "fit", the largest that fits there; or use')
     with pytest.raises(FitError, match=r"of 4096 tokens: [\d,]+ B are left for weights, .* 1,64") as caught:
-        stored_on(MINI, asked("gguf-q4_k_m", IN_ANY_TYPE), phone(4e9), 4096, {"artifact_bytes": 1e9})
+        stored_on(MINI, asked("gguf-q4_k_m", IN_ANY_TYPE), phone(4e9), 4096, memory=3e9)
     assert caught.value.fix.startswith("ask for a shorter context")
     with pytest.raises(FitError, match="does not fit"):
         stored_on(MINI, asked("gguf-q4_k_m", IN_ANY_TYPE), phone(1e9))

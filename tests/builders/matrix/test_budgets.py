@@ -231,16 +231,18 @@ def test_fit_becomes_bytes_and_another_target_is_another_build(site: Site) -> No
     assert site.key(builds[0]) == builds[0].key
 
 
-def test_fit_stays_below_every_gate_on_its_size(site: Site) -> None:
-    least, most = ends(site, budgeted(FIT))
-    middle = (least + most) // 2
+def test_fit_stays_below_every_gate_on_memory(site: Site) -> None:
+    wide = replace(small_phone(site, budgeted(FIT), 0.9), context_length=512)
+    narrow = small_phone(site, budgeted(FIT), 0.5).target.app_memory_bytes
     gates = {
-        "cell": {"artifact_bytes": Gate(at_most=middle)},
-        "project": {"artifact_bytes": Gate(at_most=most), "kl_mean": Gate(at_most=1.0)},
+        "cell": {"predicted_memory_bytes": Gate(at_most=narrow)},
+        "project": {"predicted_memory_bytes": Gate(at_most=2 * narrow), "kl_mean": Gate(at_most=1.0)},
     }
-    assert plan(site, replace(budgeted(FIT), gates=gates)).bundle_bytes == middle
-    backwards = dict(reversed(gates.items()))
-    assert plan(site, replace(budgeted(FIT), gates=backwards)).bundle_bytes == middle
+    for order in (gates, dict(reversed(gates.items()))):
+        found = plan(site, replace(wide, gates=order))
+        assert found.problem is None
+        assert found.figures is not None
+        assert narrow - 2 <= found.figures["predicted_memory_bytes"].value <= narrow
 
 
 def test_a_number_of_bytes_is_one_key_whether_it_has_a_point_or_not(site: Site) -> None:
