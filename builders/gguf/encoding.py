@@ -13,6 +13,7 @@ from builders.quantization.calibration.statistics import MatrixStatistics
 from builders.quantization.ggml_library import encode
 from builders.quantization.grids.ggml import GgmlGrid
 from builders.quantization.grids.ggml_blocks import CODECS
+from builders.quantization.grids.k_quants import encode_uncalibrated
 from builders.quantization.rounding.gptq import round_matrix
 from targets.storage.gguf import BlockType
 
@@ -34,7 +35,7 @@ def encoded(values: Floats, kind: BlockType, statistics: MatrixStatistics | None
         CheckpointError: a value is too large for the type.
     """
     if statistics is None or kind.name not in CODECS:
-        return encode(values, kind, name=name)
+        return encode_uncalibrated(values, kind, name=name)
     if statistics.moments:
         (rows,) = round_matrix(values, GgmlGrid(kind.name, name), statistics.moments)
         return rows.reshape(-1)

@@ -40,12 +40,17 @@ def encode(values: Floats, kind: BlockType, *, name: str, importance: Floats | N
     """
     if kind.name == "F32":
         return values.reshape(-1).view(np.uint8)
+    return in_slices(values, kind, lambda rows: encode_rows(rows, kind, name=name, importance=importance))
+
+
+def in_slices(values: Floats, kind: BlockType, encode_some: Callable[[Floats], Bytes]) -> Bytes:
+    """Encode [rows, columns] on all threads, some rows at a time. Returns the bytes, row after row."""
     rows, columns = values.shape
     out = np.empty((rows, columns // kind.length * kind.bytes), dtype=np.uint8)
 
     def work(start: int) -> None:
         part = slice(start, start + _SLICE_ROWS)
-        out[part] = encode_rows(values[part], kind, name=name, importance=importance)
+        out[part] = encode_some(values[part])
 
     with ThreadPoolExecutor(thread_count()) as pool:
         list(pool.map(work, range(0, rows, _SLICE_ROWS)))
@@ -54,13 +59,7 @@ def encode(values: Floats, kind: BlockType, *, name: str, importance: Floats | N
 
 def encode_rows(values: Floats, kind: BlockType, *, name: str, importance: Floats | None = None) -> Bytes:
     """Encode a few rows [rows, columns] on this thread: see `encode`. Returns [rows, bytes of a row]."""
-    largest = max(values.max(), -values.min())
-    if largest > _LIMIT.get(kind.name, _BLOCK_LIMIT):
-        raise CheckpointError(
-            f"tensor {name!r} holds a value of magnitude {largest:g}; the largest in {kind.name} is "
-            f"{_LIMIT.get(kind.name, _BLOCK_LIMIT):g}",
-            fix="no trained language model has such weights: check the training run, or download it again",
-        )
+    check_magnitude(values, kind, name)
     rows, columns = values.shape
     source = np.ascontiguousarray(values, dtype=np.float32)
     out = np.empty((rows, columns // kind.length * kind.bytes), dtype=np.uint8)
@@ -68,6 +67,17 @@ def encode_rows(values: Floats, kind: BlockType, *, name: str, importance: Float
     address = None if weights is None else weights.ctypes.data
     _ggml_quantize_chunk()(kind.number, source.ctypes.data, out.ctypes.data, 0, rows, columns, address)
     return out
+
+
+def check_magnitude(values: Floats, kind: BlockType, name: str) -> None:
+    """Raise `CheckpointError` where a value is too large for a type."""
+    largest = max(values.max(), -values.min())
+    if largest > _LIMIT.get(kind.name, _BLOCK_LIMIT):
+        raise CheckpointError(
+            f"tensor {name!r} holds a value of magnitude {largest:g}; the largest in {kind.name} is "
+            f"{_LIMIT.get(kind.name, _BLOCK_LIMIT):g}",
+            fix="no trained language model has such weights: check the training run, or download it again",
+        )
 
 
 @cache

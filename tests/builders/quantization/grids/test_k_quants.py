@@ -1,0 +1,63 @@
+"""Q4_K and Q5_K without an importance: ggml's own bytes, whatever the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from builders.quantization.ggml_library import encode_rows
+from builders.quantization.grids import k_quants
+from builders.quantization.grids.k_quants import encode_uncalibrated
+from targets.errors import CheckpointError
+from targets.storage.gguf import TYPES
+
+KINDS = ("Q4_K", "Q5_K")
+
+
+def weights(seed: int = 1, rows: int = 70) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    normal = random.standard_normal((rows, 512))
+    some = {
+        "heavy tails": random.standard_t(3, (rows, 512)),
+        "tiny": normal * 1e-30,
+        "next to denormal": normal * 1e-37,
+        "denormal": normal * 1e-40,
+        "large": normal * 1e5,
+        "zeros": normal * 0,
+        "negative": -np.abs(normal),
+        "positive": np.abs(normal),
+        "constant": np.repeat(normal[:, :1], 512, axis=1),
+        "on a grid": random.integers(-8, 8, (rows, 512)) / 4,
+        "sparse": normal * (random.random((rows, 512)) < 0.02),
+        "of all magnitudes": normal * np.exp(random.normal(0, 6, (rows, 512)).clip(-20, 9)),
+    }
+    return {name: values.astype(np.float32) for name, values in some.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bytes_are_ggmls(kind: str) -> None:
+    for name, values in weights().items():
+        theirs = encode_rows(values, TYPES[kind], name="it")
+        np.testing.assert_array_equal(k_quants._encoded(values, TYPES[kind], "it"), theirs, err_msg=name)
+        np.testing.assert_array_equal(encode_uncalibrated(values, TYPES[kind], name="it"), theirs.reshape(-1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_search_is_used_where_it_agrees_with_ggml_and_only_there(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    k_quants._has_ggmls_bytes.cache_clear()
+    agreed = k_quants._has_ggmls_bytes(kind)
+    values = weights()["heavy tails"]
+    theirs = encode_rows(values, TYPES[kind], name="it")
+    monkeypatch.setitem(k_quants._SEARCHES, kind, k_quants._Search(-1.0, 2))  # as of another ggml
+    if agreed:
+        assert (encode_uncalibrated(values, TYPES[kind], name="it") != theirs.reshape(-1)).any()
+    k_quants._has_ggmls_bytes.cache_clear()
+    np.testing.assert_array_equal(encode_uncalibrated(values, TYPES[kind], name="it"), theirs.reshape(-1))
+    k_quants._has_ggmls_bytes.cache_clear()
+
+
+def test_a_weight_that_no_block_can_hold_names_the_tensor() -> None:
+    with pytest.raises(CheckpointError, match="tensor 'down' holds a value of magnitude 1e"):
+        encode_uncalibrated(np.full((1, 256), 1e6, np.float32), TYPES["Q4_K"], name="down")
