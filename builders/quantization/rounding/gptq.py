@@ -121,7 +121,7 @@ def round_matrix(
 
 def _gptq(weights: Floats, grid: Grid, factor: Floats) -> Rounded:
     """Round columns from the first to the last. `weights`: [columns, rows]."""
-    from builders.quantization.kernels.columns import pass_errors_on
+    from builders.quantization.kernels.sweep import pass_errors_on
 
     result = Rounded(weights, np.empty(weights.shape, np.uint8), np.empty_like(weights), [])
     left, levels = weights.copy(), list[Levels]()
@@ -133,7 +133,7 @@ def _gptq(weights: Floats, grid: Grid, factor: Floats) -> Rounded:
             block = grid.fit(left[whole].T, np.reciprocal(np.square(np.diagonal(factor)[whole])))
             result.blocks.append(block)
             levels.append(block.levels)
-        return pass_errors_on(left[few], within, levels[-1], first, result.codes[few], result.values[few])
+        return pass_errors_on(left[few], within, levels[-1].parts, first, result.codes[few], result.values[few])
 
     _sweep(left, factor, grid.columns, round_few)
     return result
@@ -141,14 +141,16 @@ def _gptq(weights: Floats, grid: Grid, factor: Floats) -> Rounded:
 
 def _descend(rounded: Rounded, step: int, moments: Floats) -> None:
     """Set each code to the best value given all others, in one sweep over the columns."""
-    from builders.quantization.kernels.columns import descend_columns
+    from builders.quantization.kernels.sweep import descend_columns
 
     gradient = moments @ (rounded.weights - rounded.values)
     levels = [block.levels for block in rounded.blocks]
 
     def descend(few: slice, within: Floats) -> Floats:
         number, first = divmod(few.start, step)
-        return descend_columns(gradient[few], within, levels[number], first, rounded.codes[few], rounded.values[few])
+        return descend_columns(
+            gradient[few], within, levels[number].parts, first, rounded.codes[few], rounded.values[few]
+        )
 
     _sweep(gradient, moments, step, descend)
 

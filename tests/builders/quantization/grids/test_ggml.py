@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from builders.quantization.ggml_library import encode
 from builders.quantization.grids.ggml import FittedBlocks, GgmlGrid, decode
 from builders.quantization.grids.ggml_blocks import CODECS
-from builders.quantization.kernels.columns import pass_errors_on
+from builders.quantization.kernels.sweep import pass_errors_on
 from targets.errors import CheckpointError
 from targets.storage.gguf import TYPES
 from tests.support import llama_cpp as llamacpp
@@ -25,7 +25,7 @@ def rounded(block: FittedBlocks, weights: Floats) -> tuple[NDArray[np.uint8], Fl
     """Round weights [rows, columns] with nothing to pass on from column to column."""
     own = np.ascontiguousarray(weights.T)
     codes, values = np.empty(own.shape, np.uint8), np.empty_like(own)
-    pass_errors_on(own, np.eye(len(own), dtype=np.float32), block.levels, 0, codes, values)
+    pass_errors_on(own, np.eye(len(own), dtype=np.float32), block.levels.parts, 0, codes, values)
     return codes.T, values.T
 
 

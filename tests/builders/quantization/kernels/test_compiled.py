@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numba
 import numpy as np
 import pytest
 from numba.core import caching
 
+from builders.quantization.grids.affine import AffineGrid
+from builders.quantization.kernels import sweep
 from builders.quantization.kernels.compiled import choose, compiled
 
 
@@ -42,3 +47,14 @@ def test_choose_takes_the_first_where_the_condition_holds() -> None:
         return choose(one > other, one, other)
 
     assert larger(np.float32(1), np.float32(2)) == larger(np.float32(2), np.float32(1)) == 2
+
+
+def test_the_cache_names_no_class_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that names one can't be read after an update that has moved it."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    block = AffineGrid(32).fit(np.ones((2, 32), np.float32), np.ones(32, np.float32))
+    own, codes = np.ones((32, 2), np.float32), np.empty((32, 2), np.uint8)
+    fresh = compiled(sweep.descend_columns.py_func)  # type: ignore[attr-defined]
+    fresh(own, np.eye(32, dtype=np.float32), block.levels.parts, 0, codes, np.ones_like(own))
+    (index,) = tmp_path.rglob("*.nbi")
+    assert b"builders" not in index.read_bytes()

@@ -8,7 +8,7 @@ import pytest
 from builders.quantization.grids.affine import AffineGrid
 from builders.quantization.grids.ggml import GgmlGrid
 from builders.quantization.grids.grid import FittedGrid, Grid
-from builders.quantization.kernels.columns import descend_columns, pass_errors_on
+from builders.quantization.kernels.sweep import descend_columns, pass_errors_on
 from tests.support.block_levels import nearest
 
 GRIDS: dict[str, Grid] = {
@@ -35,7 +35,7 @@ def test_errors_are_passed_on_to_the_columns_after(name: str) -> None:
     block, own = fitted(GRIDS[name])
     upper = np.ascontiguousarray(np.triu(factors()))
     left, codes, values = own.astype(np.float64), np.empty(own.shape, np.uint8), np.empty_like(own)
-    errors = pass_errors_on(own, upper, block.levels, FIRST, codes, values)
+    errors = pass_errors_on(own, upper, block.levels.parts, FIRST, codes, values)
     for column in range(COUNT):
         wanted_codes, wanted = nearest(block.levels, FIRST + column, left[column].astype(np.float32))
         np.testing.assert_array_equal(codes[column], wanted_codes)
@@ -53,7 +53,7 @@ def test_each_column_in_turn_gets_its_best_values(name: str) -> None:
     codes, values = np.empty(weights.shape, np.uint8), np.zeros_like(weights)  # far from the best ones
     now = values.astype(np.float64)
     gradient = moments @ (weights - values)
-    changes = descend_columns(gradient, moments, block.levels, FIRST, codes, values)
+    changes = descend_columns(gradient, moments, block.levels.parts, FIRST, codes, values)
     for column in range(COUNT):
         slope = moments[column].astype(np.float64) @ (weights - now)
         aim = now[column] + slope / moments[column, column]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.kernels.compiled import compiled, inlined
-from builders.quantization.levels import Levels
+from builders.quantization.levels import LevelParts
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -18,13 +18,13 @@ _ONE = np.float32(1)
 
 
 @compiled
-def pass_errors_on(own: Floats, upper: Floats, levels: Levels, first: int, codes: Codes, values: Floats) -> Floats:
+def pass_errors_on(own: Floats, upper: Floats, levels: LevelParts, first: int, codes: Codes, values: Floats) -> Floats:
     """Round columns as GPTQ does: each one's error, divided by U_jj, is taken times U_jk from the columns after it.
 
     Args:
         own: what is left of the weights; changed.
         upper: U of these columns.
-        levels: the block's.
+        levels: the parts of the block's `Levels`.
         first: see the module's docstring.
         codes: receives the codes.
         values: receives their values.
@@ -34,7 +34,7 @@ def pass_errors_on(own: Floats, upper: Floats, levels: Levels, first: int, codes
     errors = np.empty_like(own)
     for column in range(len(own)):
         wanted, error = own[column], errors[column]
-        _round(wanted, levels, (first + column) // levels.shared, codes[column], values[column])
+        _round(wanted, levels, first + column, codes[column], values[column])
         found, inverse = values[column], _ONE / upper[column, column]
         for row in range(len(wanted)):
             error[row] = (wanted[row] - found[row]) * inverse
@@ -44,14 +44,14 @@ def pass_errors_on(own: Floats, upper: Floats, levels: Levels, first: int, codes
 
 @compiled
 def descend_columns(
-    gradient: Floats, moments: Floats, levels: Levels, first: int, codes: Codes, values: Floats
+    gradient: Floats, moments: Floats, levels: LevelParts, first: int, codes: Codes, values: Floats
 ) -> Floats:
     """Set each column's values to the best ones given all others: see `rounding.gptq`.
 
     Args:
         gradient: H e; changed.
         moments: H of these columns.
-        levels: the block's.
+        levels: the parts of the block's `Levels`.
         first: see the module's docstring.
         codes: receives the codes.
         values: as they are; receives the new ones.
@@ -65,7 +65,7 @@ def descend_columns(
         for row in range(len(wanted)):
             wanted[row] = value[row] + own[row] * inverse
             change[row] = -value[row]
-        _round(wanted, levels, (first + column) // levels.shared, codes[column], value)
+        _round(wanted, levels, first + column, codes[column], value)
         for row in range(len(wanted)):
             change[row] += value[row]
         _take(gradient, moments[column], column, change)
@@ -81,10 +81,11 @@ def _take(own: Floats, factors: Floats, column: int, change: Floats) -> None:
 
 
 @inlined
-def _round(wanted: Floats, levels: Levels, group: int, codes: Codes, values: Floats) -> None:
-    scales, inverses, offsets = levels.scales[group], levels.inverses[group], levels.offsets[group]
-    if len(levels.table) == 0:
-        bases, lowest, highest = levels.bases, levels.lowest, levels.highest
+def _round(wanted: Floats, levels: LevelParts, column: int, codes: Codes, values: Floats) -> None:
+    every_scale, every_inverse, every_offset, shared, bases, lowest, highest, table, borders = levels
+    group = column // shared
+    scales, inverses, offsets = every_scale[group], every_inverse[group], every_offset[group]
+    if len(table) == 0:
         for row in range(len(wanted)):
             code = np.rint((wanted[row] - offsets[row]) * inverses[row]) - bases[row]
             code = min(max(code, lowest), highest)
@@ -94,8 +95,8 @@ def _round(wanted: Floats, levels: Levels, group: int, codes: Codes, values: Flo
         for row in range(len(wanted)):
             codes[row] = 0
             values[row] = (wanted[row] - offsets[row]) * inverses[row]
-        for border in levels.borders:
+        for border in borders:
             for row in range(len(wanted)):
                 codes[row] += np.uint8(values[row] > border)
         for row in range(len(wanted)):
-            values[row] = scales[row] * levels.table[codes[row]] + offsets[row]
+            values[row] = scales[row] * table[codes[row]] + offsets[row]
