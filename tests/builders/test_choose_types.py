@@ -41,7 +41,7 @@ QUICK = RECIPES[:2]  # to predict: Core ML's program takes half a second
 CONTEXT = 64
 # Rows that blocks of 128 and 256 divide, and others: each matrix has a choice of its own.
 SHAPES = {
-    "phi3": Tiny(context=CONTEXT, hidden=128, intermediate=256),
+    "phi3": Tiny(context=CONTEXT, hidden=128, intermediate=256, layers=1),
     "llama": Tiny(context=CONTEXT, family="llama", intermediate=192, tied=True),
 }
 
@@ -73,7 +73,7 @@ def between(request: BuildRequest, place: float) -> Budget:
 
 
 @pytest.mark.parametrize("recipe", QUICK)
-@pytest.mark.parametrize("place", [0, 0.4, 1])
+@pytest.mark.parametrize("place", [0.1, 0.6])
 def test_a_choice_is_within_its_budget_and_no_change_that_still_fits_is_better(
     checkpoint: Checkpoint, recipe: str, place: float
 ) -> None:

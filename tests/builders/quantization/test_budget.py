@@ -37,7 +37,7 @@ def options_of(count: int, seed: int) -> dict[str, list[Option]]:
     }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(OPTIONS, st.floats(0, 1))
 def test_a_choice_fits_and_nothing_that_still_fits_is_better(options: dict[str, list[Option]], place: float) -> None:
     least, most = bounds(options)
