@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from phipack.__main__ import main
@@ -15,6 +16,7 @@ OUT = Path("place/out")
 EVIDENCE = Path("place/evidence.json")
 IMPORTS = ("builders.release", "builders.gguf", "gguf", "jinja2", "llama_cpp", "torch", "tokenizers")
 _BUILD = ("build", "checkpoint", "--recipe", "gguf-q8_0", "--replace", "-o")
+_BUDGET = ("build", "checkpoint", "--recipe", "gguf-q4_0", "--bits", "5.5", "--replace", "-o")
 _VALIDATE = ("validate", "bundle", "--against", "checkpoint", "--text", "text.txt", "--tokens", "64", "-o")
 
 
@@ -113,6 +115,25 @@ def _build_calibrated(home: Path) -> None:
     assert main(["build", "checkpoint", "--recipe", "onnx-int4", *words, "-o", str(home / "bundle")]) == 0
 
 
+def prepare_undisturbed_budget(_: Ground) -> None:
+    """A checkpoint, something older where its bundle goes, and a bundle to the same budget, built without a fault."""
+    prepare_checkpoint(_)
+    assert main([*_BUDGET, "undisturbed/bundle"]) == 0
+    shutil.rmtree(".phipack")
+
+
+def built_to_the_budget(_: Ground) -> None:
+    """The types and bytes of an undisturbed build: nothing half measured was taken as whole."""
+    assert open_bundle(OUT).digest == open_bundle(Path("undisturbed/bundle")).digest
+    verify(open_bundle(OUT))
+
+
+def out_and_cache_are_tidy(ground: Ground) -> None:
+    """Nothing is next to the bundle, and the cache has no unfinished file."""
+    out_is_alone(ground)
+    nothing_unfinished(ground)
+
+
 def nothing_unfinished(_: Ground) -> None:
     """The cache has no unfinished file. What a stopped walk has finished may be there."""
     assert list(Path(".phipack").rglob("*.new")) == []
@@ -134,6 +155,16 @@ COMMANDS = {
         tidy=cache_is_tidy,
         told=nothing_unfinished,
         imports=(*IMPORTS, "builders.onnx", "onnx"),
+        limit=0,
+    ),
+    "budget": Command(
+        of="build",
+        prepare=prepare_undisturbed_budget,
+        run=phipack(*_BUDGET, str(OUT)),
+        after=one_whole_bundle,
+        done=built_to_the_budget,
+        tidy=out_and_cache_are_tidy,
+        imports=IMPORTS,
         limit=0,
     ),
     "build": Command(
