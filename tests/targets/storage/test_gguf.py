@@ -157,10 +157,11 @@ def test_a_type_whose_blocks_do_not_divide_a_row_is_no_candidate_and_is_refused(
 
 def test_candidates_have_the_plans_bytes() -> None:
     llama = architecture(MINI, architectures=["LlamaForCausalLM"], num_key_value_heads=8)
+    canonical = canonical_names(llama)
     for name in ("model.layers.0.self_attn.qkv_proj.weight", "model.layers.0.mlp.gate_up_proj.weight"):
         for one in candidates(name, llama):
             weights = plan(llama, replace(recipe_named("gguf-q4_0"), types=((name, one.storage),)))
-            own = [weight.bytes for weight in weights if canonical_names(llama)[weight.name] == name]
+            own = [weight.bytes for weight in weights if canonical[weight.name] == name]
             assert len(own) > 1
             assert (sum(own), own) == (one.bytes, [size for size in own if size % ALIGNMENT == 0])
             assert one.file_bytes == one.bytes
