@@ -16,6 +16,7 @@ from benchmarks.full_size.measure import Measured
 from devtools import synthetic
 from devtools.packages import default_cache
 from phipack.tables import table
+from targets.calibration import CALIBRATIONS, Calibration
 
 if TYPE_CHECKING:
     from benchmarks.full_size.rows import Row
@@ -36,6 +37,7 @@ class Bench:
         self.with_peers = with_peers
         self.cache = default_cache()
         self.texts: list[str] = []
+        self.calibration: Calibration = "none"  # as the other tools build
 
     def model(self, model: str, asked: list[Row]) -> None:
         """Write a model's checkpoint, run all rows of the model, and remove the checkpoint."""
@@ -55,7 +57,7 @@ class Bench:
         out = self.scratch / "ours"
         for number in range(self.repeat):
             _warm(checkpoint)
-            row.ours.append(rows.build(checkpoint, (row.recipe,), out))
+            row.ours.append(rows.build(checkpoint, (row.recipe,), out, self.calibration))
             row.artifact_bytes = _bytes_below(out)
             print(f"{row.model} {row.recipe}: {row.ours[-1]}", file=sys.stderr, flush=True)
             if row.peer is not None and self.with_peers:
@@ -100,7 +102,7 @@ class Bench:
             return
         runs = []
         for _ in range(self.repeat):
-            runs.append(rows.build(checkpoint, TOGETHER, out))
+            runs.append(rows.build(checkpoint, TOGETHER, out, self.calibration))
             shutil.rmtree(out, ignore_errors=True)
         share = report.seconds(runs) / sum(alone.values())
         self.texts.append(
@@ -126,15 +128,20 @@ def _bytes_below(folder: Path) -> int:
 def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", metavar="WORD", help="only rows whose name (such as 'mini onnx-int4') contains WORD")
+    parser.add_argument(
+        "--only", action="append", metavar="WORD", help="only rows whose name (such as 'mini onnx-int4') contains WORD"
+    )
+    parser.add_argument("--calibration", choices=CALIBRATIONS, default="none", help="of phipack's builds")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--scratch", type=Path, help="a folder with about 45 GB free")
     parser.add_argument("--out", type=Path, help="a Markdown file; the plot is written next to it")
     asked = parser.parse_args(arguments)
-    chosen = [row for row in rows.planned() if asked.only is None or asked.only in f"{row.model} {row.recipe}"]
+    words = asked.only or [""]
+    chosen = [row for row in rows.planned() if any(word in f"{row.model} {row.recipe}" for word in words)]
     with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
         bench = Bench(Path(scratch), chosen, asked.repeat, with_peers=not asked.no_peers, out=asked.out)
+        bench.calibration = asked.calibration
         for model in dict.fromkeys(row.model for row in chosen):
             bench.model(model, [row for row in chosen if row.model == model])
         print(bench.report())

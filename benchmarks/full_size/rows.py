@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.full_size.measure import Measured, run
 from benchmarks.peers import genai, llama_cpp
+from targets.calibration import Calibration
 from targets.recipes import RECIPES
 
 GIB = 1 << 30
@@ -61,13 +63,14 @@ def planned() -> list[Row]:
     return rows + [Row("medium", recipe, Bounds(6 * GIB, mini_times=4.2)) for recipe in FOUR_BIT]
 
 
-def build(checkpoint: Path, recipes: tuple[str, ...], out: Path) -> Measured:
-    """Run `phipack build`, without calibration: the other tools have none either."""
+def build(checkpoint: Path, recipes: tuple[str, ...], out: Path, calibration: Calibration = "none") -> Measured:
+    """Run `phipack build`, in a folder where nothing that a calibration measures is kept yet."""
     command = [sys.executable, "-m", "phipack", "--quiet", "build", str(checkpoint), "-o", str(out), "--replace"]
-    command += ["--calibration", "none"]
+    command += ["--calibration", calibration]
     for recipe in recipes:
         command += ["--recipe", recipe]
-    return run(command, cwd=REPOSITORY)
+    with tempfile.TemporaryDirectory(dir=out.parent) as place:
+        return run(command, cwd=Path(place))
 
 
 def build_peer(row: Row, checkpoint: Path, scratch: Path, cache: Path, converted: dict[str, Measured]) -> Measured:
