@@ -70,6 +70,11 @@ if TYPE_CHECKING:
     metavar="BITS",
     help="Spend this many bits per weight, scales included, such as 4.2, in the same way.",
 )
+@click.option(
+    "--kv-cache",
+    metavar="TYPE",
+    help="Type of keys and values, such as q8_0, with which the bundle is opened; GGUF only. [default: the runtime's]",
+)
 @out_option
 @replace_option
 @click.option("--profile", is_flag=True, help="Show where the time went: reading, transforming, quantizing, writing.")
@@ -86,6 +91,7 @@ def build(
     imatrix: Path | None,
     at_most: str | None,
     bits: float | None,
+    kv_cache: str | None,
     out: Path,
     replace: bool,
     profile: bool,
@@ -119,6 +125,7 @@ def build(
         calibration=calibration,
         calibration_settings=CalibrationSettings(calibration_text, imatrix),
         budget=budget,
+        kv_cache=kv_cache,
         home=state.home,
         replace=replace,
         on_progress=state.output.on_progress,
@@ -155,7 +162,7 @@ def _outcome_lines(outcome: BuildOutcome, *, profile: bool) -> list[str]:
     context = manifest.model.context_length
     calibration, budget = manifest.recipe.calibration, manifest.recipe.budget
     learned = "none" if calibration is None else calibration.level
-    how = recipe_shown("", learned, None if budget is None else budget.asked)
+    how = recipe_shown("", learned, None if budget is None else budget.asked, manifest.recipe.kv_cache)
     recipe = outcome.recipe + (f" ({how})" if how else "")
     lines = [f"{outcome.path}: {recipe}, {size(manifest.total_bytes)}, context {context}", manifest.digest]
     lines += [f"note: {note}" for note in manifest.recipe.notes]
