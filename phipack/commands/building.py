@@ -16,6 +16,7 @@ from phipack.options import (
     adapter_option,
     calibration_text_option,
     context_option,
+    kv_cache_option,
     out_option,
     pass_state,
     replace_option,
@@ -70,11 +71,7 @@ if TYPE_CHECKING:
     metavar="BITS",
     help="Spend this many bits per weight, scales included, such as 4.2, in the same way.",
 )
-@click.option(
-    "--kv-cache",
-    metavar="TYPE",
-    help="Type of keys and values, such as q8_0, with which the bundle is opened; GGUF only. [default: the runtime's]",
-)
+@kv_cache_option
 @out_option
 @replace_option
 @click.option("--profile", is_flag=True, help="Show where the time went: reading, transforming, quantizing, writing.")

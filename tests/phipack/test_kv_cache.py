@@ -87,3 +87,14 @@ def test_a_registered_bundle_is_listed_with_its_cache(
     assert "gguf-q4_0, q8_0 KV cache" in command("ls").stdout
     assert "KV cache    q8_0\n" in command("show", "phi:1.0.0@iphone-15").stdout
     assert "KV cache" not in command("show", "phi:1.0.0@pixel-9").stdout
+
+
+def test_fit_counts_its_bytes_for_gguf_recipes(command: InProcess) -> None:
+    words = ("fit", "phi-3-mini-4k-instruct", "--target", "iphone-15-pro", "--json")
+    plain, quantized = (
+        {row["recipe"]: row["kv_cache_bytes"] for row in command(*words, *more).document["result"]["recipes"]}
+        for more in ((), ("--kv-cache", "q8_0"))
+    )
+    assert (plain["gguf-q4_0"], quantized["gguf-q4_0"]) == (1_610_612_736, 1_610_612_736 * 34 // 64)
+    assert quantized["onnx-int4"] == plain["onnx-int4"]
+    assert "did you mean 'q8_0'" in command(*words[:-1], "--kv-cache", "q8", expect=1).stderr

@@ -58,7 +58,7 @@ def test_a_float16_bundle_answers_like_its_checkpoint(evidence: Evidence) -> Non
 
 
 def test_every_figure_says_what_it_is(evidence: Evidence, bundle: Bundle, tiny: Checkpoint) -> None:
-    measured = {name for name in FIGURES if not name.startswith(("predicted", "past_", "under_", "device_"))}
+    measured = {name for name in FIGURES if not name.startswith(("predicted", "past_", "under_", "full_", "device_"))}
     assert set(evidence.figures) == measured
     for name, figure in evidence.figures.items():
         assert figure.unit == FIGURES[name][0]
