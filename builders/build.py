@@ -34,6 +34,7 @@ from registry.bundle.manifest import (
 from registry.bundle.requirements import required_by
 from registry.files.staging import staged_folder
 from targets.errors import BuildError, CheckpointError, PhipackError, RecipeError
+from targets.kv_cache import check_kv_cache
 from targets.progress import Notice, Progress, Step, silent
 from targets.recipes import Format, Recipe
 
@@ -138,6 +139,7 @@ def build_each(
 def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
     """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
     _require_types(request.recipe)
+    check_kv_cache(request.checkpoint.architecture, request.recipe)
     request = _folded(request)
     checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
     tokenizer = bundled_tokenizer(checkpoint, recipe.format)
@@ -164,6 +166,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
                 notes=[*checkpoint.notes, *conversion.notes, *tokenizer.notes],
                 calibration=_calibration_entry(request.statistics),
                 budget=_budget_entry(request),
+                kv_cache=recipe.kv_cache,
             ),
             checkpoint=name,
             merged_from=checkpoint.merged_from,
@@ -175,7 +178,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
             ),
             tools={"phipack": version("phipack"), **conversion.tools, **_calibration_tools(request.statistics)},
             files=files,
-            requires=required_by(folder, files),
+            requires=required_by(folder, files, recipe.kv_cache),
         )
         seal(folder, manifest)
     return Bundle(out, manifest)

@@ -187,6 +187,7 @@ class Release:
                 plan.target,
                 plan.calibration,
                 plan.budget,
+                plan.kv_cache,
                 problem=problems[plan.cell],
                 plan=plan,
             )

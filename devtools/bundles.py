@@ -24,6 +24,7 @@ def make_bundle(
     recipe: str = "gguf-q4_0",
     calibration: CalibrationEntry | None = None,
     budget: BudgetEntry | None = None,
+    kv_cache: str = "",
 ) -> Bundle:
     """Write the files and seal them as a bundle."""
     for name, content in files.items():
@@ -42,7 +43,15 @@ def make_bundle(
             context_length=64,
             exact_context_length=64,
         ),
-        recipe=RecipeEntry(name=recipe, format="gguf", weights=[], notes=[], calibration=calibration, budget=budget),
+        recipe=RecipeEntry(
+            name=recipe,
+            format="gguf",
+            weights=[],
+            notes=[],
+            calibration=calibration,
+            budget=budget,
+            kv_cache=kv_cache,
+        ),
         checkpoint=CHECKPOINT,
         generation=GenerationEntry(stop_token_ids=[2], bos_token_id=1, pad_token_id=None, chat_template=None),
         tools={"phipack": "0.1.0"},

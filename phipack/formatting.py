@@ -24,9 +24,10 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def recipe_shown(recipe: str, calibration: str, budget: str | None) -> str:
-    """Return a recipe with its calibration and budget, if there are any: `gguf-q4_k_m, light, at most 2 GB`."""
-    parts = (recipe, None if calibration == "none" else calibration, budget and budget_shown(budget))
+def recipe_shown(recipe: str, calibration: str, budget: str | None, kv_cache: str) -> str:
+    """Return a recipe with what it was built with: `gguf-q4_k_m, light, at most 2 GB, q8_0 KV cache`."""
+    learned = None if calibration == "none" else calibration
+    parts = (recipe, learned, budget and budget_shown(budget), kv_cache and f"{kv_cache} KV cache")
     return ", ".join(part for part in parts if part)
 
 

@@ -66,6 +66,11 @@ replace_option = click.option("--replace", is_flag=True, help="Replace what is t
 context_option = click.option(
     "--context", "context_length", type=click.IntRange(min=1), metavar="TOKENS", help="Longest sequence to provide for."
 )
+kv_cache_option = click.option(
+    "--kv-cache",
+    metavar="TYPE",
+    help="Type of keys and values, such as q8_0, with which bundles are opened; GGUF only. [default: the runtime's]",
+)
 only_option = click.option(
     "--only",
     multiple=True,

@@ -12,12 +12,13 @@ Calibration = Literal["none", "light", "full"]
 CALIBRATIONS: tuple[Calibration, ...] = get_args(Calibration)
 
 
-def labelled(recipe: str, calibration: Calibration, budget: str = "") -> str:
-    """Return a recipe's name with its calibration and budget, if there are any, for names of jobs.
+def labelled(recipe: str, calibration: Calibration, budget: str = "", kv_cache: str = "") -> str:
+    """Return a recipe's name with its calibration, budget and KV cache, if there are any, for names of jobs.
 
-    Such as `gguf-q4_k_m-light` and `gguf-q4_k_m-light-2000000000B`.
+    Such as `gguf-q4_k_m-light`, `gguf-q4_k_m-light-2000000000B` and `gguf-f16-kv_q8_0`.
     """
-    return "-".join(filter(None, (recipe, "" if calibration == "none" else calibration, budget)))
+    parts = (recipe, "" if calibration == "none" else calibration, budget, kv_cache and f"kv_{kv_cache}")
+    return "-".join(filter(None, parts))
 
 
 @dataclass(frozen=True)

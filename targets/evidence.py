@@ -41,6 +41,9 @@ FIGURES: dict[str, tuple[str, str]] = {
     "under_edge_kl_mean": ("nat", "mean KL divergence of short sequences in a runtime opened for the whole context"),
     "under_edge_same_top_share": ("share", "positions in those sequences where both have the same most likely token"),
     "under_edge_perplexity_ratio": ("1", "perplexity / reference_perplexity in those sequences"),
+    "full_cache_kl_mean": ("nat", "mean KL divergence at the end of a long sequence, where the KV cache is quantized"),
+    "full_cache_same_top_share": ("share", "positions there where both have the same most likely token"),
+    "full_cache_perplexity_ratio": ("1", "perplexity / reference_perplexity there"),
     "greedy_match_share": ("share", "tokens of greedy continuations before the first that differs"),
     "runtime_tokens_share": (
         "share",
@@ -73,6 +76,7 @@ ACCURACY_FIGURES = frozenset(
     (
         *("kl_mean", "kl_median", "kl_p99", "kl_max", "same_top_share", "perplexity_ratio", "greedy_match_share"),
         *("past_edge_kl_mean", "past_edge_same_top_share", "past_edge_perplexity_ratio"),
+        *("full_cache_kl_mean", "full_cache_same_top_share", "full_cache_perplexity_ratio"),
     )
 )
 # Figures that only a format's own runtime has: where Core ML's is not, its program is evaluated instead.

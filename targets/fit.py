@@ -18,11 +18,11 @@ from targets.architecture import Architecture
 from targets.budget import Budget
 from targets.devices import Target
 from targets.errors import FitError, UnsupportedModelError
+from targets.kv_cache import kv_cache_bytes
 from targets.recipes import RECIPES, Format, Recipe
 from targets.runtimes import shortfalls
 from targets.runtimes.expected import expected_features
 from targets.runtimes.table import requires
-from targets.storage import onnx
 from targets.storage.plans import plan_of
 
 DEFAULT_CONTEXT = 4096  # tokens; the longest context that a bundle is built for by default
@@ -66,12 +66,6 @@ def weight_bytes(architecture: Architecture, recipe: Recipe) -> int:
     if budget is not None and budget.kind != "fit" and not recipe.types:
         return budget.allowed_bytes(architecture.parameter_count)
     return sum(weight.bytes for weight in plan_of(architecture, recipe))
-
-
-def kv_cache_bytes(architecture: Architecture, recipe: Recipe, tokens: int) -> int:
-    """Return the bytes of keys and values of `tokens` positions, in the type that the recipe's runtime stores."""
-    value_bytes = onnx.cache_value_bytes(recipe) if recipe.format == "onnx" else 2
-    return architecture.kv_cache_bytes(tokens, bytes_per_value=value_bytes)
 
 
 def runtime_bytes(architecture: Architecture, recipe: Recipe, context_length: int) -> int:

@@ -25,6 +25,7 @@ calibration = "full"                      # optional: none, light or full
 size = { at_most = "2.0GB" }              # optional: types by measured sensitivity; or size = "fit", or bits = 4.2
 gates = { same_top_share = { at_least = 0.9 } }
 runtimes = { coreml = "18.1" }            # optional: what this app ships, in place of the target's
+                                          # kv_cache = "q8_0" for GGUF: the type of keys and values
 
 [channels.production]                     # optional; everybody may promote to a channel that is not listed
 promoters = ["alice", "release-bot@ci-1"] # who may promote to it and roll it back: USER, or USER@HOST
@@ -48,6 +49,7 @@ from targets.calibration import Calibration
 from targets.demands import GateTable
 from targets.devices import target_named
 from targets.errors import PhipackError, ProjectError
+from targets.kv_cache import with_kv_cache
 from targets.places import store_problem
 from targets.recipes import (
     Recipe,
@@ -167,6 +169,11 @@ class CellTable(_Strict):
     bits: Bits | None = Field(
         default=None, description="In place of size: the mean bits per weight, scales included, such as 4.2."
     )
+    kv_cache: str | None = Field(
+        default=None,
+        description="Type of keys and values with which the bundle is opened, such as q8_0; GGUF only. By default the "
+        "runtime's own, f16.",
+    )
     runtimes: RuntimeTable = Field(
         default_factory=dict,
         description="Versions of runtimes that this cell's app ships, in place of those of the target.",
@@ -196,10 +203,19 @@ class CellTable(_Strict):
         stated_budget(self.size, self.bits)
         return self
 
+    @model_validator(mode="after")
+    def _cached(self) -> CellTable:
+        try:
+            _ = self.asked_recipe
+        except PhipackError as error:
+            raise RefusedValueError(error.problem, at=("kv_cache",), fix=error.fix) from error
+        return self
+
     @property
     def asked_recipe(self) -> Recipe:
-        """The recipe with the cell's budget."""
-        return replace(recipe_named(self.recipe), budget=stated_budget(self.size, self.bits))
+        """The recipe with the cell's budget and KV cache."""
+        recipe = replace(recipe_named(self.recipe), budget=stated_budget(self.size, self.bits))
+        return recipe if self.kv_cache is None else with_kv_cache(recipe, self.kv_cache)
 
     @property
     def own_name(self) -> str:

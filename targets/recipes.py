@@ -24,6 +24,7 @@ class Recipe:
             `targets/storage/`. Empty until they are chosen, which takes a measurement of the checkpoint.
         candidates: the types that may be chosen for a budget, such as those that are fast on a target; all that its
             format has (`targets/storage/candidates.py`) where empty.
+        kv_cache: the type in which the runtime keeps keys and values (`targets/kv_cache.py`); its own where empty.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Recipe:
     budget: Budget | None = None
     types: tuple[tuple[str, str], ...] = ()
     candidates: tuple[str, ...] = ()
+    kv_cache: str = ""
 
 
 RECIPES: dict[str, Recipe] = {

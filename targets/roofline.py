@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from targets.architecture import Architecture
 from targets.devices import Target
-from targets.fit import kv_cache_bytes, weight_bytes
+from targets.fit import weight_bytes
+from targets.kv_cache import kv_cache_bytes
 from targets.recipes import Format, Recipe
 from targets.speeds import Efficiency, Observation, efficiency_of, published_observations, runtime_of
 from targets.storage.plans import plan_of

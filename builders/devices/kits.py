@@ -47,7 +47,8 @@ def gguf_file(manifest: Manifest) -> str:
 
 def _llama_arguments(folder: str, manifest: Manifest, settings: DeviceSettings) -> Sequence[str]:
     model = f"{folder}/{gguf_file(manifest)}"
-    return llama_bench.bench_arguments(model, settings.prompt_tokens, settings.decode_tokens, settings.threads)
+    command = llama_bench.bench_arguments(model, settings.prompt_tokens, settings.decode_tokens, settings.threads)
+    return [*command, *llama_bench.cache_arguments(manifest.recipe.kv_cache)]
 
 
 def _genai_arguments(folder: str, _manifest: Manifest, settings: DeviceSettings) -> Sequence[str]:

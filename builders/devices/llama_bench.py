@@ -37,6 +37,11 @@ class _Row(BaseModel):
     samples_ns: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
+def cache_arguments(kv_cache: str) -> list[str]:
+    """Return what opens a model with a type of KV cache, in either program; nothing for the default, empty."""
+    return ["-ctk", kv_cache, "-ctv", kv_cache, "-fa", "1"] if kv_cache else []
+
+
 def bench_arguments(model: str, prompt_tokens: int, decode_tokens: int, threads: int | None) -> list[str]:
     """Return the command for one repeat. The generation comes last: energy is taken from the end of the run."""
     command = [f"./{BENCH}", "-m", model, "-p", str(prompt_tokens), "-n", str(decode_tokens), "-r", "1", "-o", "json"]

@@ -50,7 +50,8 @@ MEMORY = "predicted_memory_bytes"
 class CellPlan:
     """What a release would do for a cell, known without building it.
 
-    `budget`: in bytes or bits; as it was asked for where the cell can't be planned. `candidates`: the types that may be
+    `budget`: in bytes or bits; as it was asked for where the cell can't be planned. `kv_cache`: the type of keys and
+    values, where it is not the format's own. `candidates`: the types that may be
     chosen for it, all of the format's where empty. `bundle_bytes`: all files but
     manifest.json; exact, or of the weights alone where the checkpoint's files are not here; of a budget that is not
     spent yet, what it allows. `figures`: those known by now: size, speed and memory as predicted for the target, and
@@ -64,6 +65,7 @@ class CellPlan:
     target: str
     calibration: Calibration = "none"
     budget: Budget | None = None
+    kv_cache: str = ""
     candidates: tuple[str, ...] = ()
     context_length: int | None = None
     bundle_bytes: int | None = None
@@ -165,7 +167,8 @@ class CellPlanner:
         """Plan one cell. No weight is read; the checkpoint is hashed only where the store has records of builds."""
         recipe = cell.recipe
         plan = CellPlan(
-            cell.name, recipe.name, cell.target.name, cell.calibration, recipe.budget, candidates=recipe.candidates
+            *(cell.name, recipe.name, cell.target.name, cell.calibration, recipe.budget, recipe.kv_cache),
+            candidates=recipe.candidates,
         )
         try:
             cell = self.inputs.settled(cell)

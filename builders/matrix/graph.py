@@ -60,6 +60,7 @@ class Job:
         calibration: of its bundle.
         budget: of its bundle, in bytes or bits; None where the recipe alone says how weights are stored.
         candidates: the types that may be chosen for the budget; all of the format's where empty.
+        kv_cache: the type of its bundle's KV cache; the format's own where empty.
         target, soc: of a measurement: the device that it is for, and its chip.
     """
 
@@ -75,17 +76,19 @@ class Job:
     calibration: Calibration = "none"
     budget: Budget | None = None
     candidates: tuple[str, ...] = ()
+    kv_cache: str = ""
     target: str = ""
     soc: str = ""
 
     @property
     def whole_recipe(self) -> Recipe:
-        """The recipe of its bundle, with its budget. Raises `RecipeError` for an unknown name."""
-        return replace(recipe_named(self.recipe), budget=self.budget, candidates=self.candidates)
+        """The recipe of its bundle, with its budget and KV cache. Raises `RecipeError` for an unknown name."""
+        recipe = recipe_named(self.recipe)
+        return replace(recipe, budget=self.budget, candidates=self.candidates, kv_cache=self.kv_cache)
 
 
 def job_name(kind: Kind, recipe: str, context_length: int, key: str) -> str:
-    """Return a job's name: kind, recipe (with calibration and budget), context and the first digits of its key."""
+    """Return a job's name: kind, recipe (with what it is built with), context and the first digits of its key."""
     return f"{kind}-{recipe}-{context_length}-{key[:NAME_KEY_LENGTH]}"
 
 

@@ -25,7 +25,8 @@ from targets.project import Cell
 class CellOutcome:
     """What became of a cell. `problem` is None where it passed.
 
-    `budget`: as it was asked for; what it came to is in the manifest. `built`, `measured`: True where this run did so,
+    `budget`: as it was asked for; what it came to is in the manifest. `kv_cache`: the type of keys and values, where it
+    is not the format's own. `built`, `measured`: True where this run did so,
     False where any machine had before. `registered`: False too for a cell that passed where others of a release that is
     registered whole did not. `plan`: of a cell that was refused beforehand, neither built nor measured in this run.
     """
@@ -35,6 +36,7 @@ class CellOutcome:
     target: str
     calibration: Calibration = "none"
     budget: Budget | None = None
+    kv_cache: str = ""
     manifest: Manifest | None = None
     evidence: Evidence | None = None
     built: bool = False
@@ -81,7 +83,8 @@ def judge_cell(
 
 def outcome_of(cell: Cell) -> CellOutcome:
     """Return the outcome of a cell, of which no more is known yet than what was asked for."""
-    return CellOutcome(cell.name, cell.recipe.name, cell.target.name, cell.calibration, cell.recipe.budget)
+    recipe = cell.recipe
+    return CellOutcome(cell.name, recipe.name, cell.target.name, cell.calibration, recipe.budget, recipe.kv_cache)
 
 
 def judged(evidence: Evidence, gates: Mapping[str, Mapping[str, Gate]]) -> Evidence:

@@ -1,6 +1,6 @@
 """The keys of jobs: a digest of everything that a job's result depends on.
 
-checkpoint, recipe with budget, context, calibration, tools, our code ──build_key──>
+checkpoint, recipe with budget and KV cache, context, calibration, tools, our code ──build_key──>
     + evaluation, runtimes, oracle ──validation_key──>
 
 A validation's key is made from its build's key, not from the bundle's digest, so that it is known before the bundle is
@@ -47,8 +47,8 @@ def build_key(
 ) -> str:
     """Return the key of a build. `calibration`: None where nothing is calibrated.
 
-    Of the recipe its name counts, and its budget with the types that may be chosen for it. Raises `ValueError` for a
-    budget that fits a target: what is built depends on the bytes that this comes to.
+    Of the recipe its name counts, its budget with the types that may be chosen for it, and its KV cache. Raises
+    `ValueError` for a budget that fits a target: what is built depends on the bytes that this comes to.
     """
     tools = {name: version(name) for name in key_tools(recipe.format, is_calibrated=calibration is not None)}
     learned = () if calibration is None else (asdict(calibration),)
@@ -56,12 +56,13 @@ def build_key(
 
 
 def _chosen(recipe: Recipe) -> tuple[dict[str, object], ...]:
-    """Return what the key of a recipe with a budget has in addition."""
+    """Return what the key of a recipe with a budget or a KV cache of its own has in addition."""
+    cache: tuple[dict[str, object], ...] = ({"kv_cache": recipe.kv_cache},) if recipe.kv_cache else ()
     if recipe.budget is None:
-        return ()
+        return cache
     if recipe.budget.kind == "fit":
         raise ValueError(f"the budget of {recipe.name} is not resolved for a target")
-    return ({"budget": (recipe.budget.kind, float(recipe.budget.amount)), "candidates": recipe.candidates},)
+    return ({"budget": (recipe.budget.kind, float(recipe.budget.amount)), "candidates": recipe.candidates}, *cache)
 
 
 def key_tools(format_: Format, *, is_calibrated: bool) -> tuple[str, ...]:

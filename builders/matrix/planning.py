@@ -61,7 +61,7 @@ def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tup
 
     def job(kind: Kind, key: str, needs: Needs, *, after: tuple[str, ...] = (), is_done: bool) -> Job:
         budget = "" if recipe.budget is None else recipe.budget.in_names
-        name = job_name(kind, labelled(recipe.name, cell.calibration, budget), context, key)
+        name = job_name(kind, labelled(recipe.name, cell.calibration, budget, recipe.kv_cache), context, key)
         return Job(
             name=name,
             kind=kind,
@@ -74,6 +74,7 @@ def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tup
             calibration=cell.calibration,
             budget=recipe.budget,
             candidates=recipe.candidates,
+            kv_cache=recipe.kv_cache,
         )
 
     key = inputs.build_key(cell)

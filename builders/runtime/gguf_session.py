@@ -15,6 +15,7 @@ from builders.threads import thread_count
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ExactContext
 from targets.errors import MeasurementError
+from targets.kv_cache import CACHE_TYPES
 from targets.progress import Notice, Progress, silent
 
 _BATCH = 512  # tokens a call
@@ -23,7 +24,7 @@ _errors: list[str] = []  # llama.cpp's last error lines: its log has one receive
 
 
 class GgufSession:
-    """One sequence in llama.cpp: float16 KV cache, no flash attention, all cores.
+    """One sequence in llama.cpp, on all cores: float16 KV cache, or the manifest's type with flash attention.
 
     With quantized weights llama.cpp rounds activations to 8 bits, with different code for a batch and for one token:
     `score` and `step` differ by more than float rounding (mean KL .001 for Q8_0 to .01 for Q4_K_M on a real model of
@@ -46,6 +47,7 @@ class GgufSession:
         self._llama: Any = llama_cpp
         model = bundle.manifest.model
         self._vocabulary_size = model.vocabulary_size
+        self._kv_cache = bundle.manifest.recipe.kv_cache
         self._on_progress = on_progress
         self._contexts = [*model.exact_contexts] if context_length is None else []
         longest = context_length or model.context_length
@@ -88,6 +90,9 @@ class GgufSession:
         parameters.n_batch = parameters.n_ubatch = _BATCH
         parameters.n_threads = parameters.n_threads_batch = thread_count()
         parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if self._kv_cache:
+            parameters.type_k = parameters.type_v = self._cache_type()
+            parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         if self._context:
             llama_cpp.llama_free(self._context)
         self._context, self._opened = llama_cpp.llama_init_from_model(self._model, parameters), context
@@ -96,6 +101,16 @@ class GgufSession:
                 f"{self._path}: llama.cpp can't open a context of {context.open_with} tokens: {' '.join(_errors[:2])}",
                 fix="free memory, or build with a shorter --context",
             )
+
+    def _cache_type(self) -> int:
+        """Return ggml's number of the manifest's type of KV cache."""
+        if self._kv_cache not in CACHE_TYPES["gguf"]:
+            raise MeasurementError(
+                f"{self._path}: its manifest asks for a KV cache in {self._kv_cache}, which this phipack does not know",
+                fix="update phipack, or build the bundle again",
+            )
+        number: int = getattr(self._llama, f"GGML_TYPE_{self._kv_cache.upper()}")
+        return number
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return logits [T, vocabulary] after each of T tokens, from an empty cache."""

@@ -33,7 +33,8 @@ from targets.evaluation import EvaluationSettings
 from targets.evidence import FIGURES, Evidence, Figure
 from targets.progress import Progress, Step, silent, with_subject
 
-STRETCH_TOKENS = 512  # read past the longest sequence that the runtime computes exactly, or past an edge
+STRETCH_TOKENS = 512  # read past the longest sequence that the runtime computes exactly, past an edge, or at an end
+LONGEST_TOKENS = 4096  # of a sequence that fills a quantized cache
 
 
 @dataclass(frozen=True)
@@ -151,11 +152,11 @@ def _windows(
 
 
 def _accuracy(using: _Measurement, windows: NDArray[np.int64], settings: EvaluationSettings) -> dict[str, Figure]:
-    """Measure what the open session answers: on the windows, past what it is exact for, and past longrope's edge."""
+    """Measure what the open session answers: on the windows, and where it may answer differently."""
     on = f"{windows.size} tokens of {using.text_name}, {using.session.runtime}"
     figures = _measured(_compare(using, using.session, windows), on)
     figures |= _measured(_greedy(using, windows, settings), on)
-    return figures | _past_exact(using) | _past_edge(using)
+    return figures | _past_exact(using) | _past_edge(using) | _full_cache(using, windows)
 
 
 def _tokens(using: _Measurement) -> dict[str, Figure]:
@@ -202,6 +203,18 @@ def _past_edge(using: _Measurement) -> dict[str, Figure]:
     contexts = using.bundle.manifest.model.exact_contexts
     beyond = next((context for context in contexts if context.first > 1), None)
     return {} if beyond is None else _stretch(using, "past_edge", beyond.first, beyond.last)
+
+
+def _full_cache(using: _Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:
+    """Measure the end of a sequence as long as the context or the text, at most `LONGEST_TOKENS`.
+
+    Only where the KV cache is quantized: errors of many positions add up there. Nothing where the windows are as long.
+    """
+    if not using.bundle.manifest.recipe.kv_cache:
+        return {}
+    available = len(using.tokenizer.encode(using.text))
+    last = min(using.bundle.manifest.model.exact_context_length, LONGEST_TOKENS, available)
+    return {} if last <= windows.shape[1] else _stretch(using, "full_cache", max(1, last + 1 - STRETCH_TOKENS), last)
 
 
 def _stretch(using: _Measurement, prefix: str, first: int, last: int) -> dict[str, Figure]:

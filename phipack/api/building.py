@@ -20,6 +20,7 @@ from targets.calibration import Calibration, CalibrationSettings
 from targets.devices import Target
 from targets.errors import PhipackError, RecipeError
 from targets.kernels import fast_types
+from targets.kv_cache import check_kv_cache, with_kv_cache
 from targets.progress import Progress, silent
 from targets.recipes import Recipe
 
@@ -54,6 +55,7 @@ def build(  # noqa: PLR0913 - the public face
     calibration: Calibration | None = None,
     calibration_settings: CalibrationSettings | None = None,
     budget: Budget | None = None,
+    kv_cache: str | None = None,
     home: AnyPath | None = None,
     replace: bool = False,
     on_progress: Progress = silent,
@@ -72,6 +74,8 @@ def build(  # noqa: PLR0913 - the public face
         budget: how large the bundle may become: `Budget.of_size("2.0GB")`, `Budget.of_bits(4.2)`, or `Budget("fit")`,
             the largest that fits the target. Each matrix gets its type by measured sensitivity, from those that are
             fast on the target.
+        kv_cache: the type of keys and values with which the bundle is opened, such as `q8_0`, where it is not the
+            runtime's own. GGUF only; its manifest has it.
         home: the folder whose `cache` keeps what was learned; `.phipack` by default.
         replace: replace what is at `out`.
         on_progress: called with each step.
@@ -79,7 +83,7 @@ def build(  # noqa: PLR0913 - the public face
     Raises:
         CheckpointError: the checkpoint is damaged, or of a kind that the recipe can't build.
         RecipeError: the recipe can't be calibrated; or the budget is below its smallest choice of types, or above its
-            largest.
+            largest; or it has no such type of KV cache, or the model's heads can't be stored in it.
         CalibrationError: the text is too short, or has passages of the built-in evaluation text; or the importance
             matrix is another model's.
         FitError: it does not fit the target.
@@ -93,6 +97,7 @@ def build(  # noqa: PLR0913 - the public face
         calibration=calibration,
         calibration_settings=calibration_settings,
         budget=budget,
+        kv_cache=kv_cache,
         home=home,
         replace=replace,
         on_progress=on_progress,
@@ -110,6 +115,7 @@ def build_each(  # noqa: PLR0913 - the public face
     calibration: Calibration | None = None,
     calibration_settings: CalibrationSettings | None = None,
     budget: Budget | None = None,
+    kv_cache: str | None = None,
     home: AnyPath | None = None,
     replace: bool = False,
     on_progress: Progress = silent,
@@ -124,6 +130,7 @@ def build_each(  # noqa: PLR0913 - the public face
         calibration: of all these recipes. They share what is learned.
         calibration_settings: what it is learned from.
         budget: of each of these recipes.
+        kv_cache: of each of them.
         home: where that is kept.
         replace: replace what is at those folders.
         on_progress: called with each step.
@@ -142,6 +149,8 @@ def build_each(  # noqa: PLR0913 - the public face
     places = {as_path(out): as_recipe(given) for given, out in recipes.items()}
     if budget is not None:
         places = {place: replace_fields(recipe, budget=budget) for place, recipe in places.items()}
+    if kv_cache is not None:
+        places = {place: with_kv_cache(recipe, kv_cache) for place, recipe in places.items()}
     settings = calibration_settings or CalibrationSettings()
     levels = choose_levels(places, calibration, settings)
     opened = as_checkpoint(checkpoint)
@@ -168,6 +177,7 @@ def _stored(
     from builders.conversion import default_context_length
     from builders.matrix.planned_size import planned_bytes
 
+    check_kv_cache(checkpoint.architecture, recipe)
     if target is not None:
         if recipe.budget is not None:
             recipe = replace_fields(recipe, candidates=fast_types(recipe.format, target))

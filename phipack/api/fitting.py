@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phipack.api.arguments import AnyPath, as_checkpoint, as_path, as_target
 from phipack.api.results import FitReport, SizedFit
-from targets.architecture import Architecture
 from targets.device_evidence import observation_of
 from targets.devices import Target, load_targets
 from targets.errors import UnsupportedModelError
 from targets.fit import DEFAULT_CONTEXT, RecipeFit, fit_all, refused
+from targets.kv_cache import CACHE_TYPES, with_kv_cache
 from targets.measurement import Measurement
 from targets.models import known_model
 from targets.recipes import RECIPES, Recipe, recipe_named
-from targets.roofline import PredictedSpeed, decode_speed
-from targets.speeds import Observation
+from targets.roofline import decode_speed
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint
@@ -40,7 +39,11 @@ def open_target(name_or_path: AnyPath) -> Target:
 
 
 def fit(
-    model: AnyPath | Checkpoint, target: AnyPath | Target, *, measured: Iterable[Measurement | AnyPath] = ()
+    model: AnyPath | Checkpoint,
+    target: AnyPath | Target,
+    *,
+    measured: Iterable[Measurement | AnyPath] = (),
+    kv_cache: str | None = None,
 ) -> FitReport:
     """Say which recipes of a model fit on a target, how long a context then fits, and how fast it is likely to be.
 
@@ -49,8 +52,10 @@ def fit(
             known to the byte.
         target: a device's name, or the path of a target file.
         measured: measurements, or files of them, that speeds are predicted from in addition to the published ones.
+        kv_cache: the type of keys and values of GGUF recipes, such as `q8_0`, where it is not the runtime's own.
 
     Raises:
+        RecipeError: there is no such type, or the model's heads can't be stored in it.
         UnsupportedModelError: no such model. CheckpointError, TargetError: one of the two can't be read.
         MeasurementError: nothing can be learned from a measurement.
     """
@@ -59,17 +64,18 @@ def fit(
     device = as_target(target)
     opened = (one if isinstance(one, Measurement) else Measurement.read(as_path(one)) for one in measured)
     known = [observation_of(one) for one in opened]
-    sized = tuple(
-        replace(_sized(checkpoint, found), speed=_speed(architecture, device, found, known))
-        for found in fit_all(architecture, device)
+    recipes = [_cached(recipe, kv_cache) for recipe in RECIPES.values()]
+    fits = fit_all(architecture, device, recipes)
+    speeds = (
+        decode_speed(architecture, recipe, device, known) if one.fits else None
+        for recipe, one in zip(recipes, fits, strict=True)
     )
+    sized = tuple(replace(_sized(checkpoint, one), speed=speed) for one, speed in zip(fits, speeds, strict=True))
     return FitReport(str(model) if checkpoint is None else str(checkpoint.path), device, sized)
 
 
-def _speed(
-    architecture: Architecture, device: Target, found: RecipeFit, known: Sequence[Observation]
-) -> PredictedSpeed | None:
-    return decode_speed(architecture, recipe_named(found.recipe), device, known) if found.fits else None
+def _cached(recipe: Recipe, kv_cache: str | None) -> Recipe:
+    return with_kv_cache(recipe, kv_cache) if kv_cache is not None and recipe.format in CACHE_TYPES else recipe
 
 
 def _checkpoint(model: AnyPath | Checkpoint) -> Checkpoint | None:

@@ -143,6 +143,8 @@ class CellReport:
         calibration: none, light or full.
         budget: the size that was asked for, such as `at most 2000000000 B` or `4.2 bits`, where `fit` is shown as what
             it comes to on the target; None where the recipe alone says how weights are stored.
+        kv_cache: the type of keys and values with which the bundle is opened, such as `q8_0`; empty for the format's
+            own.
         candidates: of a dry run: the types that may be chosen for the budget, as those that are fast on the target; all
             of the format's where empty.
         context_length: tokens that the bundle provides for; None where the cell can't be built.
@@ -164,6 +166,7 @@ class CellReport:
     recipe: str
     calibration: Calibration = "none"
     budget: str | None = None
+    kv_cache: str = ""
     candidates: tuple[str, ...] = ()
     context_length: int | None = None
     size_bytes: int | None = None

@@ -77,9 +77,8 @@ def _cell_row(cell: CellReport) -> str:
     passed = f"{sum(gate.passed for gate in cell.gates)}/{len(cell.gates)}" if cell.gates else "-"
     mark = "\N{CROSS MARK}" if cell.failures else "\N{WHITE HEAVY CHECK MARK}"
     bytes_ = "-" if cell.size_bytes is None else size(cell.size_bytes)
-    return _row(
-        [cell.cell, recipe_shown(cell.recipe, cell.calibration, cell.budget), bytes_, *figures, f"{mark} {passed}"]
-    )
+    recipe = recipe_shown(cell.recipe, cell.calibration, cell.budget, cell.kv_cache)
+    return _row([cell.cell, recipe, bytes_, *figures, f"{mark} {passed}"])
 
 
 def _row(cells: list[str]) -> str:

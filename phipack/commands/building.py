@@ -16,6 +16,7 @@ from phipack.options import (
     adapter_option,
     calibration_text_option,
     context_option,
+    kv_cache_option,
     out_option,
     pass_state,
     replace_option,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     metavar="BITS",
     help="Spend this many bits per weight, scales included, such as 4.2, in the same way.",
 )
+@kv_cache_option
 @out_option
 @replace_option
 @click.option("--profile", is_flag=True, help="Show where the time went: reading, transforming, quantizing, writing.")
@@ -86,6 +88,7 @@ def build(
     imatrix: Path | None,
     at_most: str | None,
     bits: float | None,
+    kv_cache: str | None,
     out: Path,
     replace: bool,
     profile: bool,
@@ -119,6 +122,7 @@ def build(
         calibration=calibration,
         calibration_settings=CalibrationSettings(calibration_text, imatrix),
         budget=budget,
+        kv_cache=kv_cache,
         home=state.home,
         replace=replace,
         on_progress=state.output.on_progress,
@@ -155,7 +159,7 @@ def _outcome_lines(outcome: BuildOutcome, *, profile: bool) -> list[str]:
     context = manifest.model.context_length
     calibration, budget = manifest.recipe.calibration, manifest.recipe.budget
     learned = "none" if calibration is None else calibration.level
-    how = recipe_shown("", learned, None if budget is None else budget.asked)
+    how = recipe_shown("", learned, None if budget is None else budget.asked, manifest.recipe.kv_cache)
     recipe = outcome.recipe + (f" ({how})" if how else "")
     lines = [f"{outcome.path}: {recipe}, {size(manifest.total_bytes)}, context {context}", manifest.digest]
     lines += [f"note: {note}" for note in manifest.recipe.notes]

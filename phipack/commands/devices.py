@@ -8,7 +8,7 @@ import click
 
 from phipack import completion
 from phipack.formatting import rate, size
-from phipack.options import FILE, State, adapter_option, pass_state
+from phipack.options import FILE, State, adapter_option, kv_cache_option, pass_state
 from phipack.tables import table
 from targets.recipes import default_calibration
 
@@ -83,9 +83,12 @@ def recipes(state: State) -> None:
     metavar="FILE",
     help="A measurement that speeds are predicted from, too (repeatable).",
 )
+@kv_cache_option
 @adapter_option
 @pass_state
-def fit(state: State, model: str, target: str, measured: tuple[Path, ...], adapter: Path | None) -> None:
+def fit(
+    state: State, model: str, target: str, measured: tuple[Path, ...], kv_cache: str | None, adapter: Path | None
+) -> None:
     """Show which recipes of a model fit on a target, how long a context then fits, and the speed to expect.
 
     Speeds are predicted from published and measured ones: the range holds 80 % of the probability, and gates use its
@@ -99,7 +102,7 @@ def fit(state: State, model: str, target: str, measured: tuple[Path, ...], adapt
     from phipack.json_form.making import fit_form
 
     opened = model if adapter is None else open_checkpoint(model, adapter=adapter)
-    report = fit_on(opened, target, measured=measured)
+    report = fit_on(opened, target, measured=measured, kv_cache=kv_cache)
     columns = (
         *("recipe", "bundle", "weights", "KV cache", "runtime", "longest context", "token/s", "fits"),
         "why not, or note",

@@ -55,6 +55,7 @@ def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
         ("recipe", manifest.recipe.name),
         ("calibration", _calibration_text(manifest.recipe.calibration)),
         *_budget_facts(manifest),
+        *((("KV cache", f"{manifest.recipe.kv_cache}, with flash attention"),) if manifest.recipe.kv_cache else ()),
         ("model", f"{model.architecture}, {model.parameters:,} parameters, {model.layers} layers"),
         ("context", f"{model.context_length} tokens, exact up to {model.exact_context_length}"),
         ("checkpoint", manifest.checkpoint),

@@ -31,7 +31,7 @@ def ls(state: State, model: str | None) -> None:
     versions = open_registry(state).versions(model)
     rows = [
         (
-            *(v.model, v.release, v.cell, recipe_shown(v.recipe, v.calibration, v.budget)),
+            *(v.model, v.release, v.cell, recipe_shown(v.recipe, v.calibration, v.budget, v.kv_cache)),
             "passed" if v.gates_passed else "FAILED",
             ", ".join(v.channels) or "-",
         )
@@ -186,6 +186,7 @@ def _facts(version: CellVersion) -> str:
         "recipe": version.recipe,
         "calibration": version.calibration,
         **({} if version.budget is None else {"budget": version.budget}),
+        **({"KV cache": version.kv_cache} if version.kv_cache else {}),
         "digest": version.digest,
         "checkpoint": version.checkpoint,
         "gates": "passed" if version.gates_passed else "FAILED",

@@ -149,7 +149,7 @@ def _table(report: ReleaseReport) -> str:
         rows.append(
             (
                 cell.cell,
-                recipe_shown(cell.recipe, cell.calibration, cell.budget),
+                recipe_shown(cell.recipe, cell.calibration, cell.budget, cell.kv_cache),
                 _build(cell, dry_run=report.dry_run),
                 None if cell.size_bytes is None else size(cell.size_bytes),
                 figures.get("kl_mean"),
@@ -164,7 +164,7 @@ def _table(report: ReleaseReport) -> str:
 
 
 def _cost(report: ReleaseReport) -> str:
-    """Say what a run would have to do. Cells of one recipe, budget and context share a bundle and what is measured."""
+    """Say what a run would have to do. Cells that share a bundle share what is measured."""
     bundles = {_bundle(cell): cell for cell in report.cells if cell.built}
     measured = {_bundle(cell) for cell in report.cells if cell.measured}
     built_bytes = sum(cell.size_bytes or 0 for cell in bundles.values())
@@ -186,7 +186,7 @@ def types_text(report: ReleaseReport) -> str:
 
 def _bundle(cell: CellReport) -> tuple[object, ...]:
     """Return what is the same for cells that share a bundle."""
-    return cell.recipe, cell.calibration, cell.budget, cell.context_length
+    return cell.recipe, cell.calibration, cell.budget, cell.kv_cache, cell.context_length
 
 
 def _build(cell: CellReport, *, dry_run: bool) -> str | None:

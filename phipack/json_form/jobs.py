@@ -23,6 +23,7 @@ class JobForm(Form):
     recipe: str
     calibration: Calibration
     budget: str | None = Field(description="of its bundle: `at most 2000000000 B` or `4.2 bits`")
+    kv_cache: str | None = Field(description="type of keys and values to open it with; null: the format's own")
     candidates: list[str] = Field(description="types that may be chosen for the budget; empty: all of the format's")
     context_tokens: int
     cells: list[str] = Field(description="the cells that need it")
@@ -127,6 +128,7 @@ def job_form(job: Job) -> JobForm:
         recipe=job.recipe,
         calibration=job.calibration,
         budget=None if job.budget is None else job.budget.label,
+        kv_cache=job.kv_cache or None,
         candidates=list(job.candidates),
         context_tokens=job.context_length,
         cells=list(job.cells),

@@ -106,6 +106,7 @@ class BundleForm(Form):
     recipe: str
     calibration: CalibrationEntry | None = Field(description="null where the weights were rounded without one")
     budget: str | None = Field(description="the size that was asked for: `at most 2000000000 B` or `4.2 bits`")
+    kv_cache: str | None = Field(description="type of keys and values to open it with; null: the format's own")
     size_bytes: int
     context_tokens: int
     notes: list[str]
@@ -197,6 +198,7 @@ class CellForm(Form):
     budget: str | None = Field(
         description="the size that was asked for: `at most 2000000000 B` or `4.2 bits`; `fit` in bytes, once planned"
     )
+    kv_cache: str | None = Field(description="type of keys and values to open it with; null: the format's own")
     candidates: list[str] = Field(
         description="in a dry run: types that may be chosen for the budget; empty: all of the format's"
     )
@@ -286,6 +288,7 @@ def bundle_form(bundle: Bundle) -> BundleForm:
         recipe=manifest.recipe.name,
         calibration=manifest.recipe.calibration,
         budget=None if manifest.recipe.budget is None else manifest.recipe.budget.asked,
+        kv_cache=manifest.recipe.kv_cache or None,
         size_bytes=manifest.total_bytes,
         context_tokens=manifest.model.context_length,
         notes=manifest.recipe.notes,
@@ -381,6 +384,7 @@ def cell_form(cell: CellReport) -> CellForm:
         recipe=cell.recipe,
         calibration=cell.calibration,
         budget=cell.budget,
+        kv_cache=cell.kv_cache or None,
         candidates=list(cell.candidates),
         context_tokens=cell.context_length,
         size_bytes=cell.size_bytes,

@@ -35,6 +35,7 @@ class VersionForm(Form):
     recipe: str
     calibration: str = Field(description="none, light or full")
     budget: str | None = Field(description="the size that was asked for: `at most 2000000000 B` or `4.2 bits`")
+    kv_cache: str | None = Field(description="type of keys and values to open it with; null: the format's own")
     digest: str
     checkpoint: str = Field(description="digest of the checkpoint, sha256:…")
     gates_passed: bool
@@ -233,6 +234,7 @@ def version_form(version: CellVersion) -> VersionForm:
         recipe=version.recipe,
         calibration=version.calibration,
         budget=version.budget,
+        kv_cache=version.kv_cache or None,
         digest=version.digest,
         checkpoint=version.checkpoint,
         gates_passed=version.gates_passed,

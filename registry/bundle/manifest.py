@@ -128,7 +128,8 @@ class BudgetEntry(_Strict):
 class RecipeEntry(_Strict):
     """The recipe, how it stored this model's weights, and notes that a reader needs (fallbacks, limits).
 
-    `calibration`, `budget`: left out of the JSON where there was none.
+    `calibration`, `budget`: left out of the JSON where there was none. `kv_cache`: the type of keys and values with
+    which the runtime must be opened, such as `q8_0`; left out where that is the runtime's own, float16 for GGUF.
     """
 
     name: str
@@ -137,6 +138,7 @@ class RecipeEntry(_Strict):
     notes: list[str]
     calibration: CalibrationEntry | None = None
     budget: BudgetEntry | None = None
+    kv_cache: str = Field(default="", pattern=r"^[a-z0-9_]{0,16}$")  # it becomes an argument of commands
 
 
 class ExactContext(_Strict):
@@ -248,6 +250,8 @@ class Manifest(_Strict):
             del content["recipe"]["calibration"]
         if self.recipe.budget is None:
             del content["recipe"]["budget"]
+        if not self.recipe.kv_cache:
+            del content["recipe"]["kv_cache"]
         for file in content["files"]:
             if not file["chunks"]:
                 del file["chunks"]

@@ -1,6 +1,7 @@
 """What a bundle needs to run, read from its files: operators, opsets, tensor types, pre-tokenizer, specification.
 
-Never from the recipe's name: a converter that writes one more operator changes what is read here. The manifest's entry
+Never from the recipe's name: a converter that writes one more operator changes what is read here. No file has the type
+of the KV cache, which the manifest alone states. The manifest's entry
 `requires` is made from it, and `check_requirements` holds an entry to the files.
 """
 
@@ -19,6 +20,7 @@ from registry.formats.forwards import REPLACE_BUNDLE, Forwards
 from registry.formats.gguf_header import GgufHeader, read_header
 from registry.formats.onnx_graph import Node, read_model
 from targets.errors import BundleError, FitError
+from targets.runtimes.expected import cache_features
 from targets.runtimes.offer import Offer, Shortfall, remedy, shortfalls
 from targets.runtimes.requirement import Requires, covers
 from targets.runtimes.table import requires, strictest, why
@@ -35,9 +37,12 @@ _POSITION_IDS = 9  # GroupQueryAttention's input (docs/ContribOperators.md in mi
 _TYPE_NAMES = {kind.number: kind.name for kind in TYPES.values()}
 
 
-def required_by(folder: Path, files: Iterable[FileEntry]) -> Requires:
-    """Return what the files of a bundle's folder need. Raises `BundleError` where one can't be read."""
-    found = features_of(files, partial(_open_in, folder))
+def required_by(folder: Path, files: Iterable[FileEntry], kv_cache: str = "") -> Requires:
+    """Return what the files of a bundle's folder need, opened with the manifest's type of KV cache.
+
+    Raises `BundleError` where a file can't be read.
+    """
+    found = features_of(files, partial(_open_in, folder)) | cache_features(kv_cache)
     try:
         return requires(found)
     except ValueError as error:  # a name that no operator, type or model has
@@ -79,7 +84,7 @@ def check_requirements(bundle: Bundle) -> None:
     stated = bundle.manifest.requires
     if stated is None:
         return
-    found = required_by(bundle.path, bundle.manifest.files)
+    found = required_by(bundle.path, bundle.manifest.files, bundle.manifest.recipe.kv_cache)
     missing = sorted(set(found.features) - set(stated.features))
     extra = sorted(set(stated.features) - set(found.features))
     what = None

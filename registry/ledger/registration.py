@@ -18,6 +18,7 @@ from registry.ledger.versions import (
     FAILED,
     GATES_TAG,
     INPUTS_TAG,
+    KV_CACHE_TAG,
     MODEL_TAG,
     PASSED,
     RECIPE_TAG,
@@ -100,6 +101,7 @@ class Registration:
                 INPUTS_TAG: inputs_to_tag(self.inputs),
             }
             | ({} if self.manifest.recipe.budget is None else {BUDGET_TAG: self.manifest.recipe.budget.asked})
+            | ({KV_CACHE_TAG: self.manifest.recipe.kv_cache} if self.manifest.recipe.kv_cache else {})
         )
 
     def run_tags(self) -> dict[str, str]:

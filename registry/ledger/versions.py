@@ -30,6 +30,7 @@ RUN_TAG = TAG_PREFIX + "run"
 STORE_TAG = TAG_PREFIX + "store"
 INPUTS_TAG = TAG_PREFIX + "inputs"  # missing in versions that older phipacks registered
 BUDGET_TAG = TAG_PREFIX + "budget"  # only of bundles with a budget
+KV_CACHE_TAG = TAG_PREFIX + "kv_cache"  # only of bundles with another KV cache than the format's own
 CALIBRATION_INPUT = "calibration."  # begins an input's name, whose end is the level
 PASSED, FAILED = "passed", "failed"
 
@@ -41,7 +42,8 @@ class CellVersion:
     `registered_model` and `number` are MLflow's own name and version of it, as they were read: every change is
     addressed to them. `run_id` is the run with the evidence, whose file has the digest `evidence`; `store` the URI of
     the store that has the bundle; `channels` the aliases that point here now; `budget` the size that was asked for, as
-    in `at most 2000000000 B`, if there was one; `inputs` what it was made from (`release_inputs.py`).
+    in `at most 2000000000 B`, if there was one; `kv_cache` the type of keys and values, empty for the format's own;
+    `inputs` what it was made from (`release_inputs.py`).
     """
 
     model: str
@@ -60,6 +62,7 @@ class CellVersion:
     created: datetime
     channels: tuple[str, ...] = ()
     budget: str | None = None
+    kv_cache: str = ""
     inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -109,6 +112,7 @@ def version_from_tags(
             created=time_of(created_ms, f"version {number} of {name}"),
             channels=tuple(sorted(channels)),
             budget=tags.get(BUDGET_TAG),
+            kv_cache=tags.get(KV_CACHE_TAG, ""),
             inputs={"checkpoint": tags[CHECKPOINT_TAG]} | _inputs(tags.get(INPUTS_TAG, "{}")),
         )
     except (KeyError, ValueError, MalformedReferenceError) as error:

@@ -22,9 +22,14 @@ def expected_features(architecture: Architecture, recipe: Recipe, context_length
     return frozenset(_EXPECTED[recipe.format](architecture, recipe, weights, context_length))
 
 
-def _gguf(architecture: Architecture, _: Recipe, weights: tuple[StoredWeight, ...], __: int) -> set[str]:
+def cache_features(kv_cache: str) -> set[str]:
+    """Return what a GGUF bundle needs in addition that is opened with a type of KV cache; nothing for the default."""
+    return {f"gguf/kv_cache/{kv_cache}"} if kv_cache else set()
+
+
+def _gguf(architecture: Architecture, recipe: Recipe, weights: tuple[StoredWeight, ...], __: int) -> set[str]:
     family = architecture.family
-    found = {"gguf/version/3", f"gguf/architecture/{family}"}
+    found = {"gguf/version/3", f"gguf/architecture/{family}"} | cache_features(recipe.kv_cache)
     found |= {f"gguf/tensor/{weight.storage}" for weight in weights}
     if architecture.longrope is not None:
         found |= {f"gguf/rope_factors/{family}", "gguf/tensor/F32"}

@@ -9,6 +9,7 @@ Features are what was found in its files (`registry/bundle/requirements.py`); th
 
     onnx/ir/N   onnx/opset/N   onnx/operator/NAME[/VARIANT]   genai/model/TYPE   genai/longrope/TYPE
     gguf/version/N   gguf/architecture/NAME   gguf/tensor/TYPE   gguf/pre/NAME   gguf/PROPERTY/ARCHITECTURE
+    gguf/kv_cache/TYPE
     coreml/specification/N
 """
 

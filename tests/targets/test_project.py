@@ -219,6 +219,32 @@ def test_sixteen_bits_have_no_budget(tmp_path: Path) -> None:
     assert caught.value.fix.startswith("remove the budget of gguf-f16, or choose a recipe with fewer bits")
 
 
+def test_a_kv_cache_is_in_the_cells_recipe(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL + 'kv_cache = "q8_0"').cells[0].recipe == replace(
+        RECIPES["gguf-q4_0"], kv_cache="q8_0"
+    )
+    assert load(tmp_path, MINIMAL + 'kv_cache = "f16"').cells[0].recipe == RECIPES["gguf-q4_0"]
+    both = load(tmp_path, MINIMAL + 'kv_cache = "q4_0"\nbits = 5').cells[0].recipe
+    assert (both.kv_cache, both.budget) == ("q4_0", Budget("bits", 5.0))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stated", "problem", "fix"),
+    [
+        ("gguf-q4_0", '"q8"', "gguf-q4_0: unknown type of KV cache 'q8'", "did you mean 'q8_0'?"),
+        ("gguf-q4_0", "8", "Input should be a valid string, not 8", "write a string"),
+        ("onnx-int4", '"q8_0"', "onnx-int4 with a KV cache in q8_0: ", "remove the type of the KV cache for onnx-int4"),
+    ],
+)
+def test_what_is_no_kv_cache_is_refused_at_its_key(
+    tmp_path: Path, recipe: str, stated: str, problem: str, fix: str
+) -> None:
+    with pytest.raises(ProjectError) as caught:
+        load(tmp_path, MINIMAL.replace("gguf-q4_0", recipe) + f"kv_cache = {stated}")
+    assert caught.value.problem.startswith(f"{tmp_path / 'phipack.toml'}:7: cells.0.kv_cache: {problem}")
+    assert caught.value.fix.startswith(fix)
+
+
 def test_two_cells_with_one_name_are_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, 'target = "pixel-9"', 'target = "pixel-9"\nname = "iphone-15-coreml"')
     assert error.problem.endswith("phipack.toml:24: cells.1.name: two cells are called 'iphone-15-coreml'")

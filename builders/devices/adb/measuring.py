@@ -26,7 +26,7 @@ from builders.devices.cooling import Heat, cool_down
 from builders.devices.figures import KL, Figures, Repeat, figures_of, is_throttled, settings_entry
 from builders.devices.kits import Kit, gguf_file, kit_for, programs_of
 from builders.devices.kl_base import compared, write_base
-from builders.devices.llama_bench import parse_perplexity, perplexity_arguments
+from builders.devices.llama_bench import cache_arguments, parse_perplexity, perplexity_arguments
 from builders.devices.provider import FoundDevice, MeasureRequest, ReferenceAnswers
 from registry.bundle.folder import Bundle
 from registry.files.digests import digest_of_file
@@ -113,7 +113,8 @@ class _Work:
             file = f"{base.path}/{base.items[0].path}"
             length = reference.tokens.shape[1]
             try:
-                done = program.run(perplexity_arguments(model, file, length, self.request.settings.threads))
+                command = perplexity_arguments(model, file, length, self.request.settings.threads)
+                done = program.run([*command, *cache_arguments(self.request.bundle.manifest.recipe.kv_cache)])
             finally:
                 with suppress(DeviceError):
                     storage.remove((base,))

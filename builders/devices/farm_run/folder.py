@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from builders.devices.llama_bench import cache_arguments
 from builders.devices.provider import DeviceSettings, MeasureRequest
 from registry.files.digests import digest_of_file
 from targets.errors import MeasurementError, SetupError
@@ -17,12 +18,16 @@ _FIX = "give llama.cpp's llama-bench for arm64 Android, or the folder that has i
 
 @dataclass(frozen=True)
 class FarmFolder:
-    """The files that go to the phone, by their name there. The digests, `sha256:…`, are of what must run there."""
+    """The files that go to the phone, by their name there. The digests, `sha256:…`, are of what must run there.
+
+    `kv_cache`: the type with which the model is opened; llama.cpp's own where empty.
+    """
 
     files: dict[str, Path]
     model_digest: str
     bench_digest: str
     settings: DeviceSettings
+    kv_cache: str = ""
 
     @property
     def total_bytes(self) -> int:
@@ -33,7 +38,8 @@ class FarmFolder:
     def arguments(self) -> str:
         """Return the arguments of the script."""
         settings = self.settings
-        return f"{settings.prompt_tokens} {settings.decode_tokens} {settings.repeats}"
+        counts = (settings.prompt_tokens, settings.decode_tokens, settings.repeats)
+        return " ".join([*map(str, counts), *cache_arguments(self.kv_cache)])
 
 
 def script() -> bytes:
@@ -57,7 +63,8 @@ def farm_folder(request: MeasureRequest) -> FarmFolder:
         )
     programs = dict(_programs(request.runtime))
     files = {MODEL: request.bundle.file(weights[0].path), **programs}
-    return FarmFolder(files, weights[0].digest, digest_of_file(programs[BENCH]), request.settings)
+    bench = digest_of_file(programs[BENCH])
+    return FarmFolder(files, weights[0].digest, bench, request.settings, manifest.recipe.kv_cache)
 
 
 def _programs(runtime: Path | None) -> Iterator[tuple[str, Path]]:

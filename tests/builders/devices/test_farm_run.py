@@ -35,6 +35,14 @@ def test_the_script_measures_and_its_outputs_are_a_measurement(tmp_path: Path) -
     assert found.on == "SM-S921U, Android 14, llama.cpp b5163 (8cf427ff) Metal,BLAS, 31.2 to 31.2 °C"
 
 
+def test_llama_bench_runs_with_the_manifests_kv_cache(tmp_path: Path) -> None:
+    request = request_of(tmp_path, '#!/bin/sh\necho "$@" >&2\ncat "$(dirname "$0")/answer.json"\n')
+    bundle = make_bundle(tmp_path / "quantized", {"model.gguf": b"weights" * 100}, kv_cache="q4_0")
+    outputs = run_on_phone(farm_folder(replace(request, bundle=bundle)), tmp_path)
+    asked = "-m model.gguf -p 512 -n 128 -r 3 -ctk q4_0 -ctv q4_0 -fa 1 -o json\n"
+    assert outputs["llama-bench.err"].decode() == asked
+
+
 def test_a_program_that_fails_on_the_phone(tmp_path: Path) -> None:
     request = request_of(tmp_path, BROKEN)
     folder = farm_folder(request)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from builders.devices.kits import KITS, kit_for, programs_of
+from builders.devices.provider import DeviceSettings
 from devtools.bundles import make_bundle
 from targets.errors import MeasurementError, SetupError
 
@@ -35,6 +36,14 @@ def test_a_program_for_another_processor_is_refused(tmp_path: Path, machine: int
     with pytest.raises(SetupError, match="and the phone runs arm64-v8a, armeabi-v7a") as caught:
         programs_of(tmp_path, KITS["gguf"], PHONE)
     assert caught.value.fix.startswith("build it for arm64-v8a; docs/devices.md")
+
+
+def test_llama_cpp_is_opened_with_the_manifests_kv_cache(tmp_path: Path) -> None:
+    settings = DeviceSettings(prompt_tokens=32, decode_tokens=16)
+    plain, quantized = (make_bundle(tmp_path / f"b{name}", kv_cache=name).manifest for name in ("", "q8_0"))
+    command = KITS["gguf"].arguments("b", plain, settings)
+    assert "-ctk" not in command
+    assert KITS["gguf"].arguments("b", quantized, settings) == [*command, "-ctk", "q8_0", "-ctv", "q8_0", "-fa", "1"]
 
 
 def test_missing_programs_are_named(tmp_path: Path) -> None:

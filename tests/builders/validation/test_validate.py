@@ -21,6 +21,7 @@ from targets.errors import BundleError, MeasurementError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import ACCURACY_FIGURES, FIGURES, Evidence
 from targets.gates import Gate, judge
+from targets.kv_cache import with_kv_cache
 from targets.progress import Event, Step
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
@@ -57,7 +58,7 @@ def test_a_float16_bundle_answers_like_its_checkpoint(evidence: Evidence) -> Non
 
 
 def test_every_figure_says_what_it_is(evidence: Evidence, bundle: Bundle, tiny: Checkpoint) -> None:
-    measured = {name for name in FIGURES if not name.startswith(("predicted", "past_", "under_", "device_"))}
+    measured = {name for name in FIGURES if not name.startswith(("predicted", "past_", "under_", "full_", "device_"))}
     assert set(evidence.figures) == measured
     for name, figure in evidence.figures.items():
         assert figure.unit == FIGURES[name][0]
@@ -165,6 +166,24 @@ def test_what_lies_past_the_window_is_in_the_evidence_and_in_no_gated_figure(tmp
     assert figures["past_exact_same_top_share"].value < 1
     assert figures["past_exact_kl_mean"].on.startswith("tokens 97 to 512 of one sequence of the built-in text")
     assert not any(name.startswith("past_exact") for name in ACCURACY_FIGURES)
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(("context", "first", "last"), [(768, 257, 768), (300, 1, 300)])
+def test_a_quantized_cache_is_measured_where_it_is_full(tmp_path: Path, context: int, first: int, last: int) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", hidden=128, context=context, dtype="F16"))
+    found = {}
+    for cache in ("f16", "q8_0", "q4_0"):
+        recipe = with_kv_cache(recipe_named("gguf-f16"), cache)
+        bundle = build(checkpoint, recipe, tmp_path / cache, context_length=context)
+        found[cache] = validate(bundle, checkpoint, BRIEF).figures
+    assert not any(name.startswith("full_cache") for name in found["f16"])
+    end = found["q8_0"]["full_cache_kl_mean"]
+    assert end.on.startswith(f"tokens {first} to {last} of one sequence of the built-in text, llama.cpp")
+    assert found["f16"]["kl_mean"].value < found["q8_0"]["kl_mean"].value < 1e-4
+    assert end.value < 1e-4
+    assert found["q4_0"]["full_cache_kl_mean"].value > 10 * end.value
+    assert {"full_cache_kl_mean", "full_cache_same_top_share", "full_cache_perplexity_ratio"} <= ACCURACY_FIGURES
 
 
 @pytest.mark.usefixtures("in_this_process")

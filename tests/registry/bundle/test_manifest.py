@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ from registry.bundle.manifest import (
     WeightClass,
     merged_digest,
 )
+from registry.bundle.recipe import recipe_of
 from registry.files.digests import digest_of_bytes
 from targets.errors import BundleError
+from targets.recipes import RECIPES
 
 
 def test_a_sealed_bundle_opens_and_verifies(bundle: Bundle) -> None:
@@ -97,6 +100,21 @@ def test_a_budget_is_in_the_manifest_and_none_is_not(bundle: Bundle) -> None:
 def test_a_budget_of_another_form_is_refused(bundle: Bundle, entry: dict[str, Any]) -> None:
     recipe = json.loads(bundle.manifest.to_bytes())["recipe"]
     (bundle.path / MANIFEST_NAME).write_bytes(changed(bundle, recipe=recipe | {"budget": entry}))
+    with pytest.raises(BundleError, match="not a bundle manifest"):
+        open_bundle(bundle.path)
+
+
+def test_a_kv_cache_is_in_the_manifest_and_the_default_is_not(bundle: Bundle, tmp_path: Path) -> None:
+    assert "kv_cache" not in json.loads(bundle.manifest.to_bytes())["recipe"]
+    found = open_bundle(make_bundle(tmp_path / "quantized", recipe="gguf-f16", kv_cache="q8_0").path).manifest
+    assert json.loads(found.to_bytes())["recipe"]["kv_cache"] == "q8_0"
+    assert recipe_of(found) == replace(RECIPES["gguf-f16"], kv_cache="q8_0")
+
+
+@pytest.mark.parametrize("entry", ["q8_0; reboot", "$(id)", "Q8_0", "q" * 17, None, 8])
+def test_a_kv_cache_that_no_command_should_have_is_refused(bundle: Bundle, entry: object) -> None:
+    recipe = json.loads(bundle.manifest.to_bytes())["recipe"]
+    (bundle.path / MANIFEST_NAME).write_bytes(changed(bundle, recipe=recipe | {"kv_cache": entry}))
     with pytest.raises(BundleError, match="not a bundle manifest"):
         open_bundle(bundle.path)
 
