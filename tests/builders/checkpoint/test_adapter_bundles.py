@@ -125,7 +125,7 @@ def test_the_digest_follows_what_decides(base: Path, merged: MergedCheckpoint, a
 
 
 def test_a_build_of_another_adapter_is_another_build(merged: MergedCheckpoint) -> None:
-    keys = {build_key(one.digest, "gguf-q8_0", "gguf", 256) for one in (merged, merged.base)}
+    keys = {build_key(one.digest, recipe_named("gguf-q8_0"), 256) for one in (merged, merged.base)}
     assert len(keys) == 2
 
 
