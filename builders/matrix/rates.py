@@ -36,15 +36,15 @@ BUILD_RATES: Mapping[str, float] = {
     "gguf-q8_0": 23.0 / _MINI,
     "gguf-q6_k": 70 / _MINI,
     "gguf-q5_k_m": 115 / _MINI,
-    "gguf-q4_k_m": 149.5 / _MINI,
+    "gguf-q4_k_m": 88.1 / _MINI,
     "gguf-iq4_nl": 280 / _MINI,
     "gguf-q4_0": 17.7 / _MINI,
     "gguf-q3_k_m": 90 / _MINI,
     "onnx-fp16": 21.2 / _MINI,
     "onnx-int8": 23.0 / _MINI,
-    "onnx-int4": 31.2 / _MINI,
+    "onnx-int4": 30.6 / _MINI,
     "coreml-fp16": 152.5 / 3.0 / 3.84e9,
-    "coreml-int4": 97.0 / _MINI,
+    "coreml-int4": 49.9 / _MINI,
 }
 # Calibration -> seconds a parameter, of the walk and the rounding. light: half of the processor's time that mini's
 # onnx-int4 takes more than without it, extrapolated from 2 and 6 layers, on 2 cores. full: an estimate, not a run.
