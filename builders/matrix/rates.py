@@ -46,9 +46,9 @@ BUILD_RATES: Mapping[str, float] = {
     "coreml-fp16": 152.5 / 3.0 / 3.84e9,
     "coreml-int4": 49.9 / _MINI,
 }
-# Calibration -> seconds a parameter, of the walk and the rounding. light: half of the processor's time that mini's
-# onnx-int4 takes more than without it, extrapolated from 2 and 6 layers, on 2 cores. full: an estimate, not a run.
-CALIBRATION_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 200.0 / _MINI, "full": 3000.0 / _MINI}
+# Calibration -> seconds a parameter, of the walk and the rounding. light: what mini's onnx-int4 takes longer with it on
+# 2 cores. full: an estimate, not a run.
+CALIBRATION_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 268.0 / _MINI, "full": 3000.0 / _MINI}
 # Seconds a parameter, of the sensitivities by which a budget is spent: an estimate, not a run (mini: 20 to 45 minutes).
 SENSITIVITY_RATE = 1800.0 / _MINI
 # Seconds for a parameter and token of the text. The reference: 2 operations in float32 at 50e9 a second on 2 cores,
