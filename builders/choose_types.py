@@ -83,9 +83,7 @@ class _Sizing:
     @property
     def limit(self) -> int:
         """The bytes that the budget allows: of the bundle, or of the weights where it is in bits."""
-        if self.budget.kind == "bits":
-            return math.floor(self.budget.amount * self._architecture.parameter_count / 8)
-        return int(self.budget.amount)
+        return self.budget.allowed_bytes(self._architecture.parameter_count)
 
     def options(self, sensitivities: Mapping[str, float]) -> dict[str, list[Option]]:
         """Return the candidates of each matrix with their bytes, as the budget counts them, and costs."""

@@ -10,13 +10,9 @@ from typing import Any
 
 import pytest
 
-from devtools.bundles import make_bundle, make_evidence
 from registry.bundle.manifest import BudgetEntry, MatrixEntry
-from registry.ledger.ledger import open_ledger
-from registry.ledger.registration import Registration
-from registry.store.folder import FolderStore
-from targets.references import Version
 from tests.support.command_line import InProcess, write_project
+from tests.support.registrations import register_cells
 
 CELL = """
 [[cells]]
@@ -106,17 +102,9 @@ def test_a_budget_that_can_not_be_spent_fails_the_plan(
 def test_a_registered_bundle_is_listed_with_its_budget(
     command: InProcess, tmp_path: Path, migrated_database: Path
 ) -> None:
-    (tmp_path / ".phipack").mkdir()
-    shutil.copyfile(migrated_database, tmp_path / ".phipack/mlflow.db")
-    store = FolderStore(tmp_path / ".phipack/store")
-    ledger = open_ledger(f"sqlite:///{tmp_path}/.phipack/mlflow.db", store)
     matrix = MatrixEntry(name="lm_head.weight", storage="Q8_0", bytes=1, sensitivity=0.5, cost=0.25)
     spent = BudgetEntry(asked="at most 2000000000 B", bytes=1, matrices=[matrix])
-    for cell, budget in (("iphone-15", spent), ("pixel-9", None)):
-        bundle = make_bundle(tmp_path / cell, {"model.gguf": cell.encode()}, budget=budget)
-        store.add_bundle(bundle)
-        evidence = make_evidence(bundle, target=cell)
-        ledger.register(Registration("phi", Version.parse("1.0.0"), cell, bundle.manifest, evidence))
+    register_cells(tmp_path, migrated_database, {"iphone-15": {"budget": spent}, "pixel-9": {}})
     listed = json.loads(command("ls", "--json").stdout)["result"]["versions"]
     assert [row["budget"] for row in listed] == ["at most 2000000000 B", None]
     assert "gguf-q4_0, at most 2 GB" in command("ls").stdout

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 import phipack
-from devtools.bundles import make_bundle, make_evidence
 from phipack.errors import RecipeError
-from registry.ledger.ledger import open_ledger
-from registry.ledger.registration import Registration
-from registry.store.folder import FolderStore
-from targets.references import Version
 from tests.support.checkpoints import write_tiny
 from tests.support.command_line import InProcess, write_project
+from tests.support.registrations import register_cells
 
 BUILD = ("build", "checkpoint", "--recipe", "gguf-f16", "-o", "out")
 
@@ -73,15 +68,7 @@ def test_cells_with_other_caches_have_jobs_of_their_own(
 def test_a_registered_bundle_is_listed_with_its_cache(
     command: InProcess, tmp_path: Path, migrated_database: Path
 ) -> None:
-    (tmp_path / ".phipack").mkdir()
-    shutil.copyfile(migrated_database, tmp_path / ".phipack/mlflow.db")
-    store = FolderStore(tmp_path / ".phipack/store")
-    ledger = open_ledger(f"sqlite:///{tmp_path}/.phipack/mlflow.db", store)
-    for cell, cache in (("iphone-15", "q8_0"), ("pixel-9", "")):
-        bundle = make_bundle(tmp_path / cell, {"model.gguf": cell.encode()}, kv_cache=cache)
-        store.add_bundle(bundle)
-        evidence = make_evidence(bundle, target=cell)
-        ledger.register(Registration("phi", Version.parse("1.0.0"), cell, bundle.manifest, evidence))
+    register_cells(tmp_path, migrated_database, {"iphone-15": {"kv_cache": "q8_0"}, "pixel-9": {}})
     listed = json.loads(command("ls", "--json").stdout)["result"]["versions"]
     assert [row["kv_cache"] for row in listed] == ["q8_0", None]
     assert "gguf-q4_0, q8_0 KV cache" in command("ls").stdout
