@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+# `accuracy`: distributions on the text, speed and memory. `behaviour` adds the behaviour suite. `quick`: a sample of
+# everything, for development. `full`: everything, for a release.
+Suite = Literal["accuracy", "behaviour", "quick", "full"]
 
 
 @dataclass(frozen=True)
@@ -23,3 +28,4 @@ class EvaluationSettings:
     greedy_prompt_tokens: int = 32
     greedy_new_tokens: int = 16
     allow_newer_transformers: bool = False
+    suite: Suite = "accuracy"

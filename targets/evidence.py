@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import MeasurementError
+from targets.evidence_details import Details
 from targets.gates import Gate, GateResult, judge
 from targets.strict_json import MalformedJsonError, canonical_json, parse_model
 
@@ -116,6 +117,14 @@ class Evidence(BaseModel):
     text: str = Field(description="the text that was read: digest of the token ids, windows and their length")
     figures: dict[str, Figure]
     gates: list[GateResult] = Field(default_factory=list)
+    details: Details | None = Field(default=None, description="what stands behind the figures; may be left out")
+
+    @model_serializer(mode="wrap")
+    def _without_missing_details(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if self.details is None:
+            content.pop("details", None)
+        return content
 
     @property
     def failed_gates(self) -> list[GateResult]:

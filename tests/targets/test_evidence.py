@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from targets.errors import MeasurementError
 from targets.evidence import FIGURES, Evidence, Figure
+from targets.evidence_details import Check, Details
 from targets.gates import Gate, judge
 
 kinds: st.SearchStrategy[Literal["measured", "predicted"]] = st.sampled_from(["measured", "predicted"])
@@ -43,6 +44,16 @@ def test_evidence_round_trips_through_json(taken: dict[str, Figure]) -> None:
     text = before.to_json()
     assert Evidence.model_validate_json(text) == before
     assert Evidence.model_validate_json(text).to_json() == text
+
+
+def test_details_round_trip_and_are_left_out_where_there_are_none() -> None:
+    bare = evidence({"kl_mean": measured(0.01)})
+    check = Check(group="ids", name="stop id 7 ends generation", passed=True)
+    whole = bare.model_copy(update={"details": Details(suite="quick", checks=(check,))})
+
+    assert b"details" not in bare.to_json().encode()
+    assert Evidence.parse(bare.to_json().encode(), source="here") == bare
+    assert Evidence.parse(whole.to_json().encode(), source="here") == whole
 
 
 def test_evidence_round_trips_through_a_file(tmp_path: Path) -> None:

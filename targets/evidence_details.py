@@ -1,0 +1,123 @@
+"""What stands behind the figures of evidence: by text, position and kind of token, check by check, answer by answer.
+
+Gates bound figures (`evidence.py`). Details are for people: the report draws them, and they say where a figure comes
+from. Evidence that was written before there were details has none.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from targets.evaluation import Suite
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")  # as Figure
+
+
+class Divergence(_Part):
+    """How far the bundle's next-token distributions are from the reference's, over some tokens. KL in nats."""
+
+    tokens: int = Field(ge=1)
+    kl_mean: float
+    kl_standard_error: float = Field(description="of the mean; neighbouring tokens are averaged in blocks first")
+    same_top_share: float = Field(ge=0, le=1)
+
+
+class TextDivergence(Divergence):
+    """One text: `english`, `code`, `german`, `chinese`, `chat`, or the name of a file."""
+
+    text: str
+    perplexity_ratio: float
+
+
+class PositionDivergence(Divergence):
+    """Tokens `first` to `last` of their sequences, counted from 1."""
+
+    first: int = Field(ge=1)
+    last: int = Field(ge=1)
+    where: str = Field(default="", description="such as 'past the sliding window'; empty for a plain range")
+
+
+class ClassDivergence(Divergence):
+    """Positions whose next token is of one kind: `digits`, `words`, `punctuation` and others."""
+
+    kind: str
+
+
+class Check(_Part):
+    """One check of the behaviour suite. `value` and `bound`: where it compares numbers."""
+
+    group: Literal["edges", "ids", "template", "degeneration", "cache"]
+    name: str = Field(description="unique in its group, such as 'stop id 32007 ends generation'")
+    passed: bool
+    value: float | None = None
+    bound: float | None = None
+    unit: str = ""
+    detail: str = Field(default="", description="what was expected and found; empty where it passed")
+
+
+class Answer(_Part):
+    """One prompt, continued greedily by the float32 reference and by the bundle."""
+
+    prompt: str
+    reference: str
+    bundle: str
+    tokens: int = Field(ge=0, description="of the bundle's answer")
+    first_difference: int | None = Field(default=None, ge=0, description="tokens before the first that differs")
+    reference_ended: bool = Field(description="by a stop id, within the tokens allowed")
+    bundle_ended: bool
+
+
+class TaskResult(_Part):
+    """A task of multiple choice, answered by the reference and by the bundle with the same prompts."""
+
+    task: str
+    questions: int = Field(ge=1)
+    reference_accuracy: float = Field(ge=0, le=1)
+    accuracy: float = Field(ge=0, le=1)
+    lost: int = Field(ge=0, description="questions that only the reference answers rightly")
+    gained: int = Field(ge=0, description="questions that only the bundle answers rightly")
+    drop_low: float = Field(description="lower end of the interval of reference_accuracy - accuracy")
+    drop_high: float
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    licence: str
+
+
+class SafetyResult(_Part):
+    """One set of prompts. The answers' text is never kept."""
+
+    prompts: str = Field(description="name of the set")
+    count: int = Field(ge=1)
+    same_tokens_share: float = Field(ge=0, le=1, description="of the first greedy tokens, before the first difference")
+    first_token_kl_mean: float
+    reference_refusals: int = Field(ge=0)
+    refusals: int = Field(ge=0)
+    refusals_lost: int = Field(ge=0, description="prompts that only the reference refuses")
+    licence: str
+
+
+class SpeedRuns(_Part):
+    """The single runs behind a speed figure, in token/s, and how busy the machine was with other work."""
+
+    figure: str
+    values: tuple[float, ...] = Field(min_length=1)
+    spread: float = Field(ge=0, description="(largest - smallest) / median")
+    other_load: float = Field(ge=0, description="processors that other processes kept busy meanwhile")
+
+
+class Details(_Part):
+    """All that is known behind the figures. What was not asked for is empty."""
+
+    suite: Suite
+    texts: tuple[TextDivergence, ...] = ()
+    positions: tuple[PositionDivergence, ...] = ()
+    classes: tuple[ClassDivergence, ...] = ()
+    checks: tuple[Check, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    tasks: tuple[TaskResult, ...] = ()
+    safety: tuple[SafetyResult, ...] = ()
+    speed: tuple[SpeedRuns, ...] = ()
+    seconds: dict[str, float] = Field(default_factory=dict, description="of each phase, on the machine that measured")
