@@ -46,7 +46,10 @@ def prepare(ground: Ground) -> None:
 
 def look_at_the_store(_: Ground) -> int:
     """Do what `phipack doctor` writes: it tries the store. All else that it looks at takes a minute, and only reads."""
-    check = check_store(str(STORE)).check
+    try:
+        check = check_store(str(STORE)).check
+    except KeyboardInterrupt:
+        return 130  # as the command line ends
     if check.status == "ok":
         return 0
     sys.stderr.write(f"{check.found}\nfix: {check.fix}\n")
