@@ -22,7 +22,8 @@ from targets.progress import Step
 class StubWork:
     """Implements `Work`: a job sleeps, or burns so many seconds of a processor, then writes its record.
 
-    `log`: a line for each start of work, and for each record written: what, the job, when, the process.
+    `log`: a line for each start of work, and for each record written: what, the job, when, the process, the machine's
+    folder.
     """
 
     store: str
@@ -30,6 +31,7 @@ class StubWork:
     seconds: float = 0.0
     burns: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
+    checkpoint_digest: str = "sha256:stub"
 
     def packages(self, job: Job) -> Mapping[str, str]:  # noqa: ARG002
         return self.versions
@@ -38,12 +40,13 @@ class StubWork:
         return _store(self.store).read_document(record_name(job)) is not None
 
     def run(self, job: Job, place: Place) -> None:
+        place.checkpoints.add(self.checkpoint_digest)
         if self.is_done(job):
             return
         for name in job.after:
             place.on_progress(Step("after", 1, 1, subject=name))
         FAULTS.get(job.recipe, _nothing)(job, place, self)
-        self._note("started", job)
+        self._note("started", job, place)
         clock = time.thread_time if self.burns else time.monotonic
         begun = clock()
         while True:
@@ -55,11 +58,11 @@ class StubWork:
             else:
                 time.sleep(min(0.02, self.seconds - spent))
         if _store(self.store).write_document(record_name(job), job.name.encode(), replacing=None):
-            self._note("recorded", job)
+            self._note("recorded", job, place)
 
-    def _note(self, what: str, job: Job) -> None:
+    def _note(self, what: str, job: Job, place: Place) -> None:
         with self.log.open("a") as log:
-            log.write(f"{what} {job.name} {time.time()} {os.getpid()}\n")
+            log.write(f"{what} {job.name} {time.time()} {os.getpid()} {place.folder}\n")
 
 
 def record_name(job: Job) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import dask
 from distributed import Client, LocalCluster, Security
+from distributed.comm.core import FatalCommClosedError
 from distributed.versions import VersionMismatchWarning
 
 from builders.matrix.cluster.address import ENCRYPTED, ClusterAddress
@@ -44,23 +45,32 @@ async def connected(where: ClusterAddress, *, seconds: float) -> AsyncIterator[A
 
 @asynccontextmanager
 async def _client(address: str, security: Security | None, seconds: float) -> AsyncIterator[Any]:
+    with _refusals(address):
+        client = Client(address, security=security, asynchronous=True, timeout=seconds, set_as_default=False)
+    try:
+        with _refusals(address):
+            await client
+        with client.as_current():
+            yield client
+    finally:
+        await _closed(client)
+
+
+@contextmanager
+def _refusals(address: str) -> Iterator[None]:
+    """Turn what dask raises while it connects into errors of ours."""
     fix = "check that the scheduler runs and is reachable from here, then run the same command again"
     with warnings.catch_warnings():
         # Which versions must agree is ours to say (machine.py): each worker is asked.
         warnings.simplefilter("ignore", VersionMismatchWarning)
         try:
-            client = await Client(address, security=security, asynchronous=True, timeout=seconds, set_as_default=False)
-        except ssl.SSLError as error:
+            yield
+        except (ssl.SSLError, FatalCommClosedError) as error:  # the latter is dask's, for a certificate
             raise ClusterError(f"{address}: TLS failed: {error}", fix=_TLS_FIX) from error
         except (TypeError, RuntimeError, FileNotFoundError) as error:  # dask's, for TLS that is not set up
             raise ClusterError(f"{address} can't be connected to: {error}", fix=_TLS_FIX) from error
         except (OSError, TimeoutError) as error:
             raise ClusterUnreachableError(f"no dask scheduler answers at {address}: {error}", fix=fix) from error
-    try:
-        with client.as_current():
-            yield client
-    finally:
-        await _closed(client)
 
 
 async def _closed(client: Any) -> None:

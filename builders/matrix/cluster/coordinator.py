@@ -26,6 +26,7 @@ from builders.matrix.cluster.machine import DISK, MEMORY, own_identity, withdraw
 from builders.matrix.cluster.needs import resources_of
 from builders.matrix.cluster.roster import Roster
 from builders.matrix.cluster.task import TOPIC, JobError, Task, Work, perform
+from builders.matrix.cluster.warmth import note_readers
 from builders.matrix.cluster.watch import Watch
 from builders.matrix.graph import Graph, Job
 from targets.errors import ClusterError, ClusterUnreachableError, PhipackError
@@ -114,12 +115,15 @@ class _Round:
         self.watch = Watch(self.roster, self.courses, listener.limits, listener.on_progress)
         self.followers: dict[str, asyncio.Task[JobOutcome]] = {}
         self.by_key: dict[str, Course] = {}
+        self.checkpoint_read: Any = None  # dask's future; None leaves it to dask where jobs are done
 
     async def run(self) -> None:
         """Follow every job without an outcome to its outcome. Raises `SchedulerLostError`, `ClusterError`."""
         await self.roster.first()
         self._refuse_strangers()
         self._introduce()
+        digest, seconds = self.work.checkpoint_digest, self.listener.limits.call_seconds
+        self.checkpoint_read = await note_readers(self.client, digest, self.roster.machines, seconds)
         self.client.subscribe_topic(TOPIC, self._on_event)
         try:
             await self._follow_all()
@@ -189,12 +193,13 @@ class _Round:
     def _submit(self, course: Course) -> None:
         course.tries += 1
         key = course.key if course.tries == 1 else f"{course.key}-{course.tries}"
-        before = [self.courses[name].future for name in course.job.after if name in self.courses]
+        near = [self.courses[name].future for name in course.job.after if name in self.courses]
+        near.append(self.checkpoint_read)
         self.by_key[key] = course
         course.future = self.client.submit(
             perform,
             Task(course.job, self.work, course.needed),
-            *(future for future in before if future is not None and future.status == "finished"),
+            *(future for future in near if future is not None and future.status == "finished"),
             key=key,
             resources=course.needed,
             pure=False,

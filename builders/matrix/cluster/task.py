@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 from distributed import Reschedule, get_worker
 
 from builders.matrix.cluster.machine import state_of, work_folder
+from builders.matrix.cluster.warmth import CheckpointRead
 from builders.matrix.graph import Job
 from targets.errors import UNREACHABLE_EXIT_CODE, ClusterError, PhipackError, SetupError
 from targets.progress import Event, Notice, Progress
@@ -32,6 +33,11 @@ Fault = Literal["job", "disk", "memory", "machine", "passing"]
 
 class Work(Protocol):
     """What does jobs; it is pickled with each task, so it holds paths and settings, not what they stand for."""
+
+    @property
+    def checkpoint_digest(self) -> str:
+        """The checkpoint that the jobs read."""
+        ...
 
     def packages(self, job: Job) -> Mapping[str, str]:
         """Return the packages that a job's result depends on, with the versions that it was planned with."""
@@ -80,8 +86,10 @@ class Task:
     needed: Mapping[str, float]
 
 
-def perform(task: Task, *_after: None) -> None:
-    """Do a job on this worker. `_after`: results of the jobs before it, so that dask prefers where those were done.
+def perform(task: Task, *_near: CheckpointRead | None) -> None:
+    """Do a job on this worker.
+
+    `_near`: results that dask prefers to have near: of the jobs before it, and the checkpoint's (warmth.py).
 
     Raises:
         Reschedule: this worker has withdrawn what the job needs since the task was sent here.
