@@ -47,6 +47,14 @@ def error_summary(name: str, problem: Problem) -> str:
     return _within_limit("\n".join(lines) + "\n")
 
 
+def code_summary(text: str) -> str:
+    """Return Markdown that shows text as it is, in lines of one width."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return _within_limit(f"{fence}\n{printable(text)}\n{fence}\n")
+
+
 def annotations_of_release(report: ReleaseReport) -> list[str]:
     """Return a workflow command for each cell that does not pass, with all its reasons."""
     return [_error(cell.cell, _reasons(cell)) for cell in report.cells if cell.failures]

@@ -102,15 +102,24 @@ class CiReports:
             self._show_on_github(error_summary(self.name, problem), [annotation_of_error(self.name, problem)])
 
     def _show_on_github(self, summary: str, annotations: list[str]) -> None:
-        """Append to the step's summary, where there is one, and print the annotations on standard error."""
-        from registry.files.output_file import open_to_append
-        from registry.files.staging import disk_errors
-
-        if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-            with disk_errors(Path(path)), os.fdopen(open_to_append(Path(path)), "a", encoding="utf-8") as file:
-                file.write(summary)
+        """Append to the step's summary, and print the annotations on standard error."""
+        append_for_runner("GITHUB_STEP_SUMMARY", summary)
         for annotation in annotations:
             self.state.output.annotate(annotation)
+
+
+def append_for_runner(variable: str, text: str) -> None:
+    """Append to the file that GitHub's runner names in a variable of the environment; nothing where it names none.
+
+    Raises:
+        BuildError: the file can't be written.
+    """
+    from registry.files.output_file import open_to_append
+    from registry.files.staging import disk_errors
+
+    if path := os.environ.get(variable):
+        with disk_errors(Path(path)), os.fdopen(open_to_append(Path(path)), "a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from phipack.commands.ci_reports import append_for_runner
 from phipack.commands.opening import open_project_registry
 from phipack.commands.releasing import types_text
 from phipack.formatting import count, size
@@ -35,7 +36,7 @@ def plan(state: State, project_file: Path | None, only: tuple[str, ...], checkpo
     project = state.required_project
     found = open_project_registry(state).plan(project, only, checkpoint_digest=checkpoint_digest)
     why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in found.release.failures)
-    text = "\n\n".join(filter(None, (_table(found), _total(found), types_text(found.release), why)))
+    text = "\n\n".join(filter(None, (_shown(found), why)))
     state.output.result(plan_form(found).data(), text)
     found.raise_for_failures()
 
@@ -69,6 +70,11 @@ def plan(state: State, project_file: Path | None, only: tuple[str, ...], checkpo
     metavar="FILE",
     help="gitlab: a file of the repository with a job .phipack, which all jobs extend.",
 )
+@click.option(
+    "--github",
+    is_flag=True,
+    help="github: write the matrix and the checkpoint's digest as the step's outputs, and the jobs as its summary.",
+)
 @checkpoint_digest_option
 @pass_state
 def matrix(
@@ -79,6 +85,7 @@ def matrix(
     shards: int | None,
     max_jobs: int,
     template: str | None,
+    github: bool,
     checkpoint_digest: str | None,
 ) -> None:
     """Print the jobs that would run as a CI matrix.
@@ -86,11 +93,14 @@ def matrix(
     Each of its jobs runs phipack release --defer-registration --job NAME … with the names printed here, on a machine
     with its labels; phipack release --finish then registers. What shares a read of the checkpoint is in one job.
     """
+    from phipack.ci.github import code_summary
     from phipack.ci.matrix_formats import github_matrix, gitlab_pipeline, plain_json
     from phipack.json_form.jobs import matrix_form
 
     if template is not None and format_ != "gitlab":
         raise click.UsageError("--template is for --format gitlab")
+    if github and format_ != "github":
+        raise click.UsageError("--github is for --format github")
     state.named_project = project_file or state.named_project
     project = state.required_project
     found = open_project_registry(state).matrix(
@@ -103,7 +113,14 @@ def matrix(
         text = gitlab_pipeline(form, template)
     else:
         text = github_matrix(form) if format_ == "github" else plain_json(form)
+    if github:
+        append_for_runner("GITHUB_OUTPUT", f"matrix={text}\ncheckpoint={form.checkpoint}\n")
+        append_for_runner("GITHUB_STEP_SUMMARY", code_summary(_shown(found.plan)))
     state.output.result(form.data(), text)
+
+
+def _shown(found: JobPlan) -> str:
+    return "\n\n".join(filter(None, (_table(found), _total(found), types_text(found.release))))
 
 
 def _table(found: JobPlan) -> str:

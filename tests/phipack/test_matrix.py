@@ -110,6 +110,22 @@ def test_a_matrix_for_github_and_gitlab(project: Path) -> None:
     assert "0 jobs done, 4 to do" in table
 
 
+def test_a_step_on_github_gets_matrix_and_checkpoint_from_one_reading(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs, summary = tmp_path / "outputs", tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_OUTPUT", str(outputs))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    run = on(project, project)
+    printed = run("matrix", "--format", "github", "--github").stdout
+
+    written = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
+    assert written["matrix"] + "\n" == printed
+    assert written["checkpoint"] == result_of(run("--json", "plan"))["checkpoint"]
+    assert summary.read_text() == f"```\n{run('plan').stdout.rstrip()}\n```\n"
+    assert "--github is for --format github" in run("matrix", "--format", "json", "--github", expect=2).stderr
+
+
 def test_speed_of_core_ml_needs_a_mac(project: Path) -> None:
     gates = "gates = { decode_tokens_per_second = { at_least = 1 } }"
     cell = f'\n[[cells]]\nname = "mac"\ntarget = "iphone-15"\nrecipe = "coreml-int4"\n{gates}\n'
