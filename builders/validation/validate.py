@@ -17,6 +17,7 @@ from builders.oracle import Agreement, ask_oracle, check_bundle
 from builders.reference import FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
 from builders.tokenizer import Tokenizer, tokenizer_of
+from builders.validation.answers import compare_answers
 from builders.validation.by_text import compare_texts
 from builders.validation.compare import Rows, matching_share
 from builders.validation.measurement import Measurement, compare, measured
@@ -51,8 +52,8 @@ def validate(
         checkpoint: must be the one that the bundle was built from.
         settings: what to read.
         cache: folder of the reference's hidden states, and of what the oracle found.
-        on_progress: receives the steps `oracle`, `reference`, `compare`, `generate` and `speed`. Their subject is the
-            recipe.
+        on_progress: receives the steps `oracle`, `reference`, `compare`, `generate`, `answer` and `speed`. Their
+            subject is the recipe.
 
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
@@ -81,6 +82,7 @@ def validate(
         using = Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         figures, rows = _accuracy(using, windows, settings)
         of_texts, details = compare_texts(using, settings, rows)
+        details = details.model_copy(update={"answers": compare_answers(using, settings.suite)})
     figures |= of_texts | under_edge(using, windows) | _tokens(using)
     if session.is_own_runtime:
         figures |= _speed(using)
