@@ -7,7 +7,7 @@ worse: with `--model dithered` that grid is blurred (devtools/dithered.py). Comp
 original. With `--at-most` types are chosen by measured sensitivity: `own` is the size of the recipe's own bundle.
 Calibration reads phipack's own text, and no window of the texts that are measured on.
 
-The standard error is that of the mean over windows of 512 tokens.
+The standard error is that of builders/validation/standard_error.py: from the means of blocks of 64 tokens.
 """
 
 from __future__ import annotations
@@ -113,16 +113,11 @@ class Measuring:
         return Budget("bytes", sum(bundle_sizes(request).values()))
 
     def _measured(self, text: Text, session: Session) -> tuple[float, float, float, float]:
-        whole, means = Comparison(), []
+        comparison = Comparison()
         for states, tokens in zip(text.hidden, text.windows, strict=True):
-            expected, found = self.reference.logits(states), session.score(tokens)
-            whole.add(expected, found, tokens)
-            window = Comparison()
-            window.add(expected, found, tokens)
-            means.append(window.figures()["kl_mean"])
-        figures = whole.figures()
-        error = float(np.std(means, ddof=1) / np.sqrt(len(means)))
-        return figures["kl_mean"], error, figures["same_top_share"], figures["perplexity_ratio"]
+            comparison.add(self.reference.logits(states), session.score(tokens), tokens)
+        figures = comparison.figures()
+        return tuple(figures[name] for name in ("kl_mean", "kl_standard_error", "same_top_share", "perplexity_ratio"))
 
 
 def report(rows: list[Row]) -> str:

@@ -26,6 +26,7 @@ EVIDENCE_SCHEMA: Literal["phipack.evidence/1"] = "phipack.evidence/1"
 # Name -> (unit, meaning). This is the only list of figures; a gate may bound any of them.
 FIGURES: dict[str, tuple[str, str]] = {
     "kl_mean": ("nat", "mean KL divergence of the bundle's next-token distribution from the reference's"),
+    "kl_standard_error": ("nat", "standard error of kl_mean, from the means of blocks of 64 tokens"),
     "kl_median": ("nat", "median KL divergence"),
     "kl_p99": ("nat", "99th percentile of the KL divergence"),
     "kl_max": ("nat", "maximum KL divergence"),
@@ -33,6 +34,12 @@ FIGURES: dict[str, tuple[str, str]] = {
     "perplexity": ("1", "the bundle's perplexity on the text"),
     "reference_perplexity": ("1", "the checkpoint's perplexity on the text, float32"),
     "perplexity_ratio": ("1", "perplexity / reference_perplexity"),
+    "worst_text_kl_mean": ("nat", "largest mean KL divergence on one of the texts that were read"),
+    "english_kl_mean": ("nat", "mean KL divergence on English prose"),
+    "code_kl_mean": ("nat", "mean KL divergence on code"),
+    "german_kl_mean": ("nat", "mean KL divergence on German prose"),
+    "chinese_kl_mean": ("nat", "mean KL divergence on Chinese prose"),
+    "chat_kl_mean": ("nat", "mean KL divergence on conversations in the chat template"),
     "past_exact_kl_mean": ("nat", "mean KL divergence past the longest sequence that the runtime computes exactly"),
     "past_exact_same_top_share": ("share", "positions past that length where both have the same most likely token"),
     "past_exact_perplexity_ratio": ("1", "perplexity / reference_perplexity past that length"),
@@ -76,6 +83,7 @@ FIGURES: dict[str, tuple[str, str]] = {
 ACCURACY_FIGURES = frozenset(
     (
         *("kl_mean", "kl_median", "kl_p99", "kl_max", "same_top_share", "perplexity_ratio", "greedy_match_share"),
+        *("worst_text_kl_mean", "english_kl_mean", "code_kl_mean", "german_kl_mean", "chinese_kl_mean", "chat_kl_mean"),
         *("past_edge_kl_mean", "past_edge_same_top_share", "past_edge_perplexity_ratio"),
         *("full_cache_kl_mean", "full_cache_same_top_share", "full_cache_perplexity_ratio"),
     )

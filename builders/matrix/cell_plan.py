@@ -14,7 +14,7 @@ from builders.matrix.planned_size import planned_bytes
 from builders.matrix.records import CheckpointFacts, built_bundle, recorded_evidence
 from builders.quantization.calibration.overlap import require_unseen
 from builders.quantization.calibration.text import CalibrationText, read_calibration_text
-from builders.validation.text import name_of_text, read_text
+from builders.validation.sampled_texts import plain_texts
 from registry.bundle.manifest import Manifest
 from registry.bundle.recipe import recipe_of
 from registry.files.digests import digest_of_bytes
@@ -98,8 +98,9 @@ class Inputs:
 
     @cached_property
     def evaluation(self) -> dict[str, object]:
-        """The settings of the evaluation, with the text's digest in place of its path."""
-        settings = asdict(self.settings) | {"text": digest_of_bytes(read_text(self.settings.text).encode())}
+        """The settings of the evaluation, with the texts' digest in place of the path."""
+        texts = "\0".join(plain_texts(self.settings).values())
+        settings = asdict(self.settings) | {"text": digest_of_bytes(texts.encode())}
         if self.settings.suite == "accuracy":  # as before there were suites: releases are held to what was recorded
             del settings["suite"]
         return settings
@@ -110,15 +111,16 @@ class Inputs:
         return read_calibration_text(self.calibration)
 
     def check_texts(self, cells: Sequence[Cell]) -> None:
-        """Read the evaluation's text and, where a cell is calibrated, the calibration's.
+        """Read the evaluation's texts and, where a cell is calibrated, the calibration's.
 
         Raises:
             MeasurementError, CalibrationError: one can't be read.
             CalibrationError: the two share passages.
         """
-        evaluation = read_text(self.settings.text)
+        evaluation = plain_texts(self.settings)
         if any(cell.calibration != "none" for cell in cells):
-            require_unseen(self.calibration_text, evaluation, name_of_text(self.settings.text))
+            for name, text in evaluation.items():
+                require_unseen(self.calibration_text, text, name)
 
     def calibration_key(self, calibration: Calibration) -> CalibrationKey | None:
         """Return what the key of a calibrated build has in addition; None for one that is not."""

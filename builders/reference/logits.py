@@ -5,6 +5,7 @@ numbers a token). Hidden states are cached:
 
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.hidden    [W, T, hidden]
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the activation statistics, matrix after matrix
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.answers   greedy answers: answers.py
 
 They are files of numbers (number_file.py). The name has 16 hex digits of each digest, and the number of the forward
 pass. The architecture is what was read from `config.json`: another reading of the same file is another reference. One
@@ -46,7 +47,7 @@ class FloatReference:
 
     def hidden(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return hidden states after the last norm, [W, T, hidden], of windows [W, T], cached or computed."""
-        cached = self._cached(windows, "hidden", (*windows.shape, self.checkpoint.architecture.hidden_size))
+        cached = self.cached(windows, "hidden", (*windows.shape, self.checkpoint.architecture.hidden_size))
         return self._walk(windows)[0] if cached is None else cached
 
     def statistics(self, windows: NDArray[np.int64]) -> Statistics:
@@ -54,7 +55,7 @@ class FloatReference:
         shapes = self.checkpoint.architecture.tensor_shapes()
         names = multiplied(self.checkpoint.architecture)
         ends = np.cumsum([shapes[name][1] for name in names])
-        cached = self._cached(windows, "squares", (int(ends[-1]),))
+        cached = self.cached(windows, "squares", (int(ends[-1]),))
         if cached is None:
             return self._walk(windows)[1]
         return dict(zip(names, np.split(cached, ends[:-1]), strict=True))
@@ -64,13 +65,18 @@ class FloatReference:
         hidden = hidden_states(self.checkpoint.architecture, self._source, windows, self.on_progress, squares)
         found = squares.means()
         statistics = {name: found[name] for name in multiplied(self.checkpoint.architecture)}
-        if self.cache is not None:
-            _save(self._cache_file(windows, "hidden"), hidden)
-            _save(self._cache_file(windows, "squares"), np.concatenate(list(statistics.values())))
+        self.keep(windows, "hidden", hidden)
+        self.keep(windows, "squares", np.concatenate(list(statistics.values())))
         return hidden, statistics
 
-    def _cached(self, windows: NDArray[np.int64], kind: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    def cached(self, windows: NDArray[np.int64], kind: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+        """Return numbers of a kind that were kept for these windows; None where there are none."""
         return None if self.cache is None else _load(self._cache_file(windows, kind), shape)
+
+    def keep(self, windows: NDArray[np.int64], kind: str, numbers: NDArray[np.float32]) -> None:
+        """Keep numbers that depend on the checkpoint and on these windows, where there is a cache."""
+        if self.cache is not None:
+            _save(self._cache_file(windows, kind), numbers)
 
     def _cache_file(self, windows: NDArray[np.int64], kind: str) -> Path:
         assert self.cache is not None

@@ -2,19 +2,94 @@
 
 KL divergence is sum p (log p - log q) with p the reference's distribution and q the bundle's, in nats, as llama.cpp's
 perplexity tool reports it; all in float64. Perplexity is exp of the mean negative log-likelihood of the next token.
+How sure a mean is: `standard_error.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.validation.standard_error import block_numbers, standard_error
 from targets.errors import MeasurementError
 
 Logits = NDArray[np.float32]
 _ROWS = 128  # rows of logits that are widened to float64 at a time
+
+
+NO_TOKEN = -1  # in place of the token after a window's last
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Compared positions, an element each.
+
+    `position`: of the token in its sequence, from 1. `following`: the next token's id, or `NO_TOKEN`. `block`: number
+    of the block of neighbours it belongs to. `surprise`: negative log-likelihood of the next token by the reference
+    and by the bundle; NaN where there is no next token, or the reference rules it out.
+    """
+
+    kl: NDArray[np.float64]
+    same_top: NDArray[np.bool_]
+    position: NDArray[np.int64]
+    following: NDArray[np.int64]
+    block: NDArray[np.int64]
+    reference_surprise: NDArray[np.float64]
+    surprise: NDArray[np.float64]
+
+    def where(self, chosen: NDArray[np.bool_]) -> Rows:
+        """Return some of the positions."""
+        return Rows(*(getattr(self, each.name)[chosen] for each in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: list[Rows]) -> Rows:
+        """Return the positions of all parts, at least one. Their blocks stay apart."""
+        ends = np.cumsum([0, *(int(part.block.max(initial=-1)) + 1 for part in parts)])
+        columns = {each.name: [getattr(part, each.name) for part in parts] for each in fields(cls)}
+        columns["block"] = [part.block + start for part, start in zip(parts, ends[:-1], strict=True)]
+        return cls(**{name: np.concatenate(values) for name, values in columns.items()})
+
+    def perplexity_ratio(self) -> float:
+        """Return how much larger the bundle's perplexity is.
+
+        Raises:
+            MeasurementError: the reference rules out every token of the text.
+        """
+        reference, found = self._predicted()
+        with np.errstate(over="ignore"):
+            return float(np.exp(found.mean() - reference.mean()))
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures by the names of `targets.evidence.FIGURES`, of at least one window of two tokens.
+
+        `kl_standard_error` is left out of a text too short for it.
+
+        Raises:
+            MeasurementError: the reference rules out every token of the text.
+        """
+        reference, found = self._predicted()
+        with np.errstate(over="ignore"):  # a bundle that rules the text out has an infinite perplexity
+            perplexity, reference_perplexity = float(np.exp(found.mean())), float(np.exp(reference.mean()))
+        figures = {
+            "kl_mean": float(self.kl.mean()),
+            "kl_median": _quantile(self.kl, 0.5),
+            "kl_p99": _quantile(self.kl, 0.99),
+            "kl_max": float(self.kl.max()),
+            "same_top_share": float(self.same_top.mean()),
+            "perplexity": perplexity,
+            "reference_perplexity": reference_perplexity,
+            "perplexity_ratio": self.perplexity_ratio(),
+        }
+        error = standard_error(self.kl, self.block)
+        return figures if error is None else figures | {"kl_standard_error": error}
+
+    def _predicted(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        possible = ~np.isnan(self.reference_surprise)
+        if not possible.any():
+            raise MeasurementError("the reference rules out every token of the text", fix="use another --text")
+        return self.reference_surprise[possible], self.surprise[possible]
 
 
 @dataclass
@@ -24,18 +99,15 @@ class Comparison:
     Positions whose next token the reference rules out (Phi-3-small's unused ids) don't count for perplexity: it would
     always be infinite. A token that only the bundle rules out makes its perplexity infinite.
 
-    Memory: one number a position, and the logits of a few rows in float64.
+    Memory: a few numbers a position, and the logits of a few rows in float64.
     """
 
-    _divergences: list[NDArray[np.float64]] = field(default_factory=list)
-    _same_top: int = 0
-    _positions: int = 0
-    _nll: float = 0.0
-    _reference_nll: float = 0.0
-    _predicted: int = 0
+    _parts: list[Rows] = field(default_factory=list)
 
-    def add(self, reference: Logits, bundle: Logits, tokens: NDArray[np.int64]) -> None:
+    def add(self, reference: Logits, bundle: Logits, tokens: NDArray[np.int64], *, first: int = 1) -> None:
         """Add one window: logits [T, vocabulary] of both after each of its tokens [T].
+
+        `first`: the position of its first token, where it is a part of a longer sequence.
 
         Raises:
             MeasurementError: shapes differ, or a row is not a distribution: NaN, +inf, or -inf throughout.
@@ -48,43 +120,35 @@ class Comparison:
             )
         for whose, logits in (("reference", reference), ("bundle", bundle)):
             _refuse_nonsense(logits, whose)
-        self._same_top += int((reference.argmax(-1) == bundle.argmax(-1)).sum())
-        self._positions += len(tokens)
+        following = np.append(tokens[1:], NO_TOKEN)
+        kl, asked, given = (np.empty(len(tokens)) for _ in range(3))
         for start in range(0, len(tokens), _ROWS):
             rows = slice(start, start + _ROWS)
             log_p, log_q = log_softmax(reference[rows]), log_softmax(bundle[rows])
-            self._divergences.append(divergence(log_p, log_q))
-            following = tokens[start + 1 : start + _ROWS + 1]
-            places = np.arange(len(following))
-            asked, given = log_p[places, following], log_q[places, following]
-            possible = np.isfinite(asked)
-            self._reference_nll -= float(asked[possible].sum())
-            self._nll -= float(given[possible].sum())
-            self._predicted += int(possible.sum())
+            kl[rows] = divergence(log_p, log_q)
+            places = np.arange(len(log_p))
+            asked[rows], given[rows] = log_p[places, following[rows]], log_q[places, following[rows]]
+        counts = np.isfinite(asked) & (following != NO_TOKEN)
+        self._parts.append(
+            Rows(
+                kl=kl,
+                same_top=reference.argmax(-1) == bundle.argmax(-1),
+                position=np.arange(first, first + len(tokens)),
+                following=following,
+                block=block_numbers(len(tokens)),
+                reference_surprise=np.where(counts, -asked, np.nan),
+                surprise=np.where(counts, -given, np.nan),
+            )
+        )
+
+    @property
+    def rows(self) -> Rows:
+        """All positions so far; there must be some."""
+        return Rows.joined(self._parts)
 
     def figures(self) -> dict[str, float]:
-        """Return the figures by the names of `targets.evidence.FIGURES`, of at least one window of two tokens.
-
-        Raises:
-            MeasurementError: the reference rules out every token of the text.
-        """
-        if not self._predicted:
-            raise MeasurementError("the reference rules out every token of the text", fix="use another --text")
-        kl = np.concatenate(self._divergences)
-        with np.errstate(over="ignore"):  # a bundle that rules the text out has an infinite perplexity
-            perplexity = float(np.exp(self._nll / self._predicted))
-            reference_perplexity = float(np.exp(self._reference_nll / self._predicted))
-            ratio = float(np.exp((self._nll - self._reference_nll) / self._predicted))
-        return {
-            "kl_mean": float(kl.mean()),
-            "kl_median": _quantile(kl, 0.5),
-            "kl_p99": _quantile(kl, 0.99),
-            "kl_max": float(kl.max()),
-            "same_top_share": self._same_top / self._positions,
-            "perplexity": perplexity,
-            "reference_perplexity": reference_perplexity,
-            "perplexity_ratio": ratio,
-        }
+        """Return the figures of all positions so far: see `Rows.figures`."""
+        return self.rows.figures()
 
 
 def log_softmax(logits: Logits) -> NDArray[np.float64]:

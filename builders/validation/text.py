@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.checkpoint import Checkpoint
 from builders.tokenizer import Tokenizer
 from targets.errors import MeasurementError
 
@@ -53,3 +54,13 @@ def windows_of(tokenizer: Tokenizer, text: str, *, count: int, length: int) -> N
         )
     rows = [start + body[number * fresh : (number + 1) * fresh] for number in range(count)]
     return np.asarray(rows, dtype=np.int64)
+
+
+def require_known(checkpoint: Checkpoint, windows: NDArray[np.int64]) -> None:
+    """Refuse ids that the checkpoint's vocabulary does not have. Raises `MeasurementError`."""
+    if windows.max() >= checkpoint.architecture.vocabulary_size:
+        raise MeasurementError(
+            f"{checkpoint.path}: the tokenizer gives id {windows.max()}, past the vocabulary of "
+            f"{checkpoint.architecture.vocabulary_size}",
+            fix="the tokenizer and the weights belong to different models: copy the tokenizer's files of this model",
+        )

@@ -11,6 +11,7 @@ from phipack.api.arguments import AnyPath, as_checkpoint, as_path
 from phipack.api.results import CalibrationReport
 from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import CalibrationError
+from targets.evaluation import EvaluationSettings
 from targets.progress import Progress, silent
 from targets.recipes import Recipe, check_budget, check_calibration, default_calibration
 
@@ -116,10 +117,11 @@ def choose_levels(
 
 
 def _require_unseen(settings: CalibrationSettings) -> None:
-    """Refuse a text that has passages of the one that bundles are evaluated on by default."""
+    """Refuse a text that has passages of those that bundles are evaluated on by default."""
     from builders.quantization.calibration.overlap import require_unseen
     from builders.quantization.calibration.text import read_calibration_text
-    from builders.validation.text import BUILT_IN_NAME, read_text
+    from builders.validation.sampled_texts import plain_texts
 
     if settings.text is not None:
-        require_unseen(read_calibration_text(settings), read_text(None), BUILT_IN_NAME)
+        for name, text in plain_texts(EvaluationSettings(suite="full")).items():
+            require_unseen(read_calibration_text(settings), text, name)

@@ -14,11 +14,12 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference
 from builders.runtime.session import Session
 from builders.runtime.sessions import open_for_whole_context, open_session
+from builders.validation.sampled_texts import KINDS_OF_TEXT
 from builders.validation.speed import Speed, measure_speed
 from builders.validation.validate import validate
 from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import BundleError, MeasurementError
-from targets.evaluation import EvaluationSettings
+from targets.evaluation import EvaluationSettings, Suite
 from targets.evidence import ACCURACY_FIGURES, FIGURES, Evidence
 from targets.gates import Gate, judge
 from targets.kv_cache import with_kv_cache
@@ -37,6 +38,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return open_for_whole_context(bundle) if for_whole_context else open_session(bundle)
 
     monkeypatch.setattr("builders.validation.validate.open_isolated", opened)
+    monkeypatch.setattr("builders.validation.stretches.open_isolated", opened)
     monkeypatch.setattr("builders.validation.validate.measure_speed", lambda _: Speed(1.0, 1.0, 1))
 
 
@@ -59,6 +61,7 @@ def test_a_float16_bundle_answers_like_its_checkpoint(evidence: Evidence) -> Non
 
 def test_every_figure_says_what_it_is(evidence: Evidence, bundle: Bundle, tiny: Checkpoint) -> None:
     measured = {name for name in FIGURES if not name.startswith(("predicted", "past_", "under_", "full_", "device_"))}
+    measured -= {"worst_text_kl_mean", *(f"{name}_kl_mean" for name in KINDS_OF_TEXT)}  # of other suites
     assert set(evidence.figures) == measured
     for name, figure in evidence.figures.items():
         assert figure.unit == FIGURES[name][0]
@@ -259,3 +262,51 @@ def test_memory_is_that_of_the_whole_context_whatever_short_sequences_are_opened
     cache_bytes = checkpoint.architecture.kv_cache_bytes(32768 - 256)
     grown = measure_speed(long).peak_memory_bytes - measure_speed(short).peak_memory_bytes
     assert grown > 0.8 * cache_bytes
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(("suite", "tokens"), [("quick", 256), ("full", 1024)])
+def test_a_suite_reads_texts_of_several_kinds_and_gates_the_worst(
+    bundle: Bundle, tiny: Checkpoint, suite: Suite, tokens: int, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("the town in the morning " * 40, "utf-8")
+    settings = replace(BRIEF, suite=suite, text=tmp_path / "mine.txt")
+    found = validate(bundle, tiny, settings)
+    details = found.details
+    assert details is not None
+    assert details.suite == suite
+    names = ["mine.txt", *KINDS_OF_TEXT] if tiny.chat_template else ["mine.txt", *KINDS_OF_TEXT[:-1]]
+    assert [each.text for each in details.texts] == names
+    assert [each.tokens for each in details.texts] == [256, *[tokens] * (len(names) - 1)]
+    for text in details.texts[1:]:
+        assert found.figures[f"{text.text}_kl_mean"].value == pytest.approx(text.kl_mean)
+        assert f"{tokens} tokens of the built-in text {text.text}" in found.figures[f"{text.text}_kl_mean"].on
+    assert found.figures["worst_text_kl_mean"].value == max(text.kl_mean for text in details.texts)
+    assert {"worst_text_kl_mean", "chinese_kl_mean"} <= ACCURACY_FIGURES
+    assert sum(each.tokens for each in details.classes) <= sum(each.tokens for each in details.texts) - 4
+    assert [(each.first, each.last, each.tokens) for each in details.positions] == [(1, 16, 64), (17, 64, 192)]
+
+
+def test_accuracy_alone_reads_the_texts_of_no_suite(evidence: Evidence) -> None:
+    assert evidence.details is not None
+    (text,) = evidence.details.texts
+    assert (text.text, text.tokens) == ("english", 256)
+    assert text.kl_mean == evidence.figures["kl_mean"].value
+    assert text.kl_standard_error == evidence.figures["kl_standard_error"].value > 0
+    assert text.perplexity_ratio == evidence.figures["perplexity_ratio"].value
+    assert "worst_text_kl_mean" not in evidence.figures
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_full_suite_reads_across_the_edges_and_marks_them(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=192, context=1024, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")
+    details = validate(bundle, checkpoint, replace(BRIEF, suite="full")).details
+    assert details is not None
+    within = [each for each in details.positions if each.last <= 192]
+    past = [each for each in details.positions if each.first > 192]
+    assert [(each.first, each.last) for each in within] == [(1, 16), (17, 64), (65, 192)]
+    assert [(each.first, each.last) for each in past] == [(193, 512), (513, 704)]
+    assert {each.where for each in within} == {""}
+    assert {each.where for each in past} == {"past the sliding window"}
+    assert min(each.kl_mean for each in past) > 10 * max(each.kl_mean for each in within)  # llama.cpp ignores it

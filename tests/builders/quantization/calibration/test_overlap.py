@@ -9,9 +9,10 @@ import pytest
 
 from builders.quantization.calibration.overlap import BOUND, require_unseen, shared_share
 from builders.quantization.calibration.text import CalibrationText, read_calibration_text
-from builders.validation.text import read_text
+from builders.validation.sampled_texts import plain_texts
 from targets.calibration import CalibrationSettings
 from targets.errors import CalibrationError
+from targets.evaluation import EvaluationSettings
 
 
 def words(seed: int, count: int) -> str:
@@ -19,8 +20,12 @@ def words(seed: int, count: int) -> str:
     return " ".join("".join(map(chr, rng.integers(97, 123, 7))) for _ in range(count))
 
 
-def test_the_two_built_in_texts_share_nothing() -> None:
-    assert shared_share(read_calibration_text(CalibrationSettings()).plain, read_text(None)) == 0
+def test_the_built_in_texts_share_nothing() -> None:
+    evaluation = plain_texts(EvaluationSettings(suite="full"))
+    assert next(iter(evaluation)) == "the built-in text"
+    assert len(evaluation) == 5
+    for text in evaluation.values():
+        assert shared_share(read_calibration_text(CalibrationSettings()).plain, text) == 0
 
 
 def test_the_same_text_is_shared_whole_and_another_not_at_all() -> None:

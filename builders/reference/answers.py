@@ -1,0 +1,69 @@
+"""The reference's own greedy answers, in few walks over the layers: the bundle drafts, the reference corrects.
+
+One walk says what the reference would have written after every token of a draft. Up to the first that differs, the
+draft is the reference's answer, and so is the token that the walk puts in its place; the bundle then drafts what
+follows. It takes as many walks as the most corrected answer has corrections, and one more, not one walk a token. The
+tokens are those of greedy decoding, whatever is drafted: speculative decoding (arXiv 2211.17192) with a greedy target.
+
+Answers are cached, as they depend on the checkpoint alone:
+
+    CACHE/CHECKPOINT-PROMPTS-ARCHITECTURE-N.answers    [P, 1 + count]: how many tokens, then the tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.reference.logits import FloatReference
+
+Draft = Callable[[Sequence[int], int], list[int]]  # ids so far, how many may follow -> what follows
+
+
+def reference_answers(
+    reference: FloatReference, prompts: Sequence[Sequence[int]], count: int, stops: Collection[int], draft: Draft
+) -> list[list[int]]:
+    """Return the likeliest `count` tokens after each prompt, fewer where one of `stops` comes first, which is included.
+
+    `draft`: continues ids by at least one token; the better it guesses, the fewer walks.
+    """
+    key = _padded([[count, *sorted(stops)], *([len(prompt), *prompt] for prompt in prompts)])
+    known = reference.cached(key, "answers", (len(prompts), 1 + count))
+    if known is not None:
+        rows = known.astype(np.int64)
+        return [row[1 : 1 + row[0]].tolist() for row in rows]
+    answers: list[list[int]] = [[] for _ in prompts]
+    while unfinished := [number for number, ids in enumerate(answers) if not _is_finished(ids, count, stops)]:
+        so_far = [[*prompts[number], *answers[number]] for number in unfinished]
+        drafts = [draft(ids, count - len(answers[number])) for ids, number in zip(so_far, unfinished, strict=True)]
+        drafted = [[*ids, *more] for ids, more in zip(so_far, drafts, strict=True)]
+        likeliest = reference.likeliest(_padded(drafted))
+        for number, ids, more, row in zip(unfinished, so_far, drafts, likeliest, strict=True):
+            wanted = row[len(ids) - 1 : len(ids) + len(more)].tolist()  # after each token, from the last known one on
+            same = next((place for place, token in enumerate(more) if token != wanted[place]), len(more))
+            answers[number] += _until_stop(wanted[: same + 1], stops)[: count - len(answers[number])]
+    reference.keep(key, "answers", np.asarray([_row(ids, count) for ids in answers], dtype=np.float32))
+    return answers
+
+
+def _padded(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Return sequences in rows, filled up at the end: no token sees what comes after it."""
+    rows = np.zeros((len(sequences), max(map(len, sequences))), dtype=np.int64)
+    for row, ids in zip(rows, sequences, strict=True):
+        row[: len(ids)] = ids
+    return rows
+
+
+def _is_finished(ids: Sequence[int], count: int, stops: Collection[int]) -> bool:
+    return len(ids) >= count or (len(ids) > 0 and ids[-1] in stops)
+
+
+def _until_stop(ids: list[int], stops: Collection[int]) -> list[int]:
+    place = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+    return ids[: place + 1]
+
+
+def _row(ids: Sequence[int], count: int) -> list[int]:
+    return [len(ids), *ids, *[0] * (count - len(ids))]

@@ -1,0 +1,120 @@
+"""The same prompts answered greedily by a bundle and by the float32 reference, for people to read next to each other.
+
+The prompts (`texts/prompts.json`, written for phipack) are harmless and varied: facts, arithmetic, code, translation,
+rewriting. Each is a user's turn in the bundle's own chat template. What the reference writes is cached by the
+checkpoint: the first cell of a release pays for it, in as many walks as `builders/reference/answers.py` says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+
+from builders.reference import reference_answers
+from builders.runtime.generation import bundled_template, render_prompt
+from builders.runtime.session import Session
+from builders.tokenizer import Tokenizer
+from builders.validation.measurement import Measurement
+from registry.bundle.folder import Bundle
+from targets.evaluation import Suite
+from targets.evidence_details import Answer
+from targets.progress import Step
+
+_COUNTS: dict[Suite, tuple[int, int]] = {"quick": (4, 16), "full": (20, 48)}  # prompts, and tokens of each answer
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One prompt's ids, continued by both. An answer ends with its stop id, where it has one."""
+
+    prompt: tuple[int, ...]
+    reference: tuple[int, ...]
+    bundle: tuple[int, ...]
+
+    @property
+    def first_difference(self) -> int | None:
+        """The number of tokens before the first that differs; None where all are the same."""
+        both = zip(self.reference, self.bundle, strict=False)
+        place = next((place for place, (one, other) in enumerate(both) if one != other), None)
+        shorter = min(len(self.reference), len(self.bundle))
+        return shorter if place is None and len(self.reference) != len(self.bundle) else place
+
+
+def built_in_prompts() -> list[str]:
+    """Return the prompts that come with phipack."""
+    found: list[str] = json.loads(
+        resources.files("builders.validation").joinpath("texts", "prompts.json").read_text("utf-8")
+    )
+    return found
+
+
+def compare_answers(using: Measurement, suite: Suite) -> tuple[Answer, ...]:
+    """Return the answers of both to the first prompts, as the suite asks for; none for the suites that ask for none."""
+    if suite not in _COUNTS:
+        return ()
+    number, tokens = _COUNTS[suite]
+    prompts = built_in_prompts()[:number]
+    pairs = answer(using, [prompt_ids(using.bundle, using.tokenizer, prompt) for prompt in prompts], tokens)
+    found = zip(prompts, pairs, strict=True)
+    return tuple(_in_words(using, prompt, pair) for prompt, pair in found if pair is not None)
+
+
+def answer(using: Measurement, prompts: Sequence[Sequence[int]], count: int) -> list[Pair | None]:
+    """Continue prompts by up to `count` tokens, by both; None for a prompt too long for that many.
+
+    A stop id ends an answer, and is its last token.
+    """
+    stops = frozenset(using.bundle.manifest.generation.stop_token_ids)
+    room = using.bundle.manifest.model.exact_context_length - count
+    fitting = [ids for ids in prompts if 0 < len(ids) <= room]
+    by_bundle = []
+    for number, ids in enumerate(fitting):
+        using.on_progress(Step("answer", number, len(fitting), "prompts"))
+        by_bundle.append(greedy(using.session, ids, count, stops))
+    using.on_progress(Step("answer", len(fitting), len(fitting), "prompts"))
+    drafts = {tuple(ids): answered for ids, answered in zip(fitting, by_bundle, strict=True)}
+
+    def draft(ids: Sequence[int], limit: int) -> list[int]:
+        return drafts.get(tuple(ids)) or greedy(using.session, ids, limit, stops)
+
+    by_reference = reference_answers(using.reference, fitting, count, stops, draft) if fitting else []
+    both = zip(fitting, by_reference, by_bundle, strict=True)
+    pairs = iter([Pair(tuple(ids), tuple(theirs), tuple(ours)) for ids, theirs, ours in both])
+    return [next(pairs) if 0 < len(ids) <= room else None for ids in prompts]
+
+
+def greedy(session: Session, ids: Sequence[int], limit: int, stops: frozenset[int]) -> list[int]:
+    """Continue ids by the likeliest token, `limit` times or up to one of `stops`, which is included."""
+    found: list[int] = []
+    logits = session.prefill(np.asarray(ids, dtype=np.int64))
+    while True:
+        found.append(int(logits.argmax()))
+        if len(found) == limit or found[-1] in stops:
+            return found
+        logits = session.step(found[-1])
+
+
+def prompt_ids(bundle: Bundle, tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Return a user's turn as the model gets it: in the bundle's chat template, or plain where it has none."""
+    has_template = bundled_template(bundle) is not None
+    return tokenizer.encode(render_prompt(bundle, prompt), add_special_tokens=not has_template)
+
+
+def _in_words(using: Measurement, prompt: str, pair: Pair) -> Answer:
+    stops = frozenset(using.bundle.manifest.generation.stop_token_ids)
+    texts = [
+        using.tokenizer.decode([token for token in ids if token not in stops]) for ids in (pair.reference, pair.bundle)
+    ]
+    return Answer(
+        prompt=prompt,
+        reference=texts[0],
+        bundle=texts[1],
+        tokens=len(pair.bundle),
+        first_difference=pair.first_difference,
+        reference_ended=pair.reference[-1] in stops,
+        bundle_ended=pair.bundle[-1] in stops,
+    )

@@ -1,0 +1,52 @@
+"""Texts of several kinds compared, the worst of them named, and all divergences broken down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from builders.validation.breakdown import kind_divergences, position_divergences, text_divergence
+from builders.validation.compare import Rows
+from builders.validation.measurement import Measurement, compare, measured
+from builders.validation.sampled_texts import ENGLISH, KINDS_OF_TEXT, text_windows
+from builders.validation.stretches import across_edges
+from builders.validation.text import BUILT_IN_NAME
+from targets.evaluation import EvaluationSettings
+from targets.evidence import Figure
+from targets.evidence_details import Details
+
+
+def compare_texts(using: Measurement, settings: EvaluationSettings, rows: Rows) -> tuple[dict[str, Figure], Details]:
+    """Compare texts of other kinds, as the suite asks for, and break all down. `rows`: of the evaluation's own text.
+
+    The reference walks over the layers once for all texts.
+    """
+    model, checkpoint = using.bundle.manifest.model, using.reference.checkpoint
+    found = {ENGLISH if settings.text is None else using.text_name: rows}
+    windows = text_windows(checkpoint, using.tokenizer, settings, model.exact_context_length)
+    if windows:
+        hidden = using.reference.hidden(np.concatenate([*windows.values()]))  # all are of one length
+        ends = np.cumsum([len(each) for each in windows.values()])
+        for (name, tokens), states in zip(windows.items(), np.split(hidden, ends[:-1]), strict=True):
+            found[name] = compare(using, using.session, tokens, states)
+    far = across_edges(using, int(rows.position.max())) if settings.suite == "full" else []
+    positions = position_divergences(Rows.joined([rows, *far]), checkpoint.architecture, model.context_length)
+    details = Details(
+        suite=settings.suite,
+        texts=tuple(filter(None, (text_divergence(name, each) for name, each in found.items()))),
+        positions=tuple(positions),
+        classes=tuple(kind_divergences(Rows.joined([*found.values()]), using.tokenizer)),
+    )
+    return (_figures(using, found) if windows else {}), details
+
+
+def _figures(using: Measurement, found: Mapping[str, Rows]) -> dict[str, Figure]:
+    runtime = using.session.runtime
+    worst = max(float(rows.kl.mean()) for rows in found.values())
+    figures = measured({"worst_text_kl_mean": worst}, f"{', '.join(found)}, {runtime}")
+    for name in KINDS_OF_TEXT:
+        if name in found:
+            on = f"{len(found[name].kl)} tokens of {BUILT_IN_NAME} {name}, {runtime}"
+            figures |= measured({f"{name}_kl_mean": found[name].kl.mean()}, on)
+    return figures

@@ -1,0 +1,57 @@
+"""What all figures of a bundle are measured with, and the comparison of windows that most of them come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.reference import FloatReference
+from builders.runtime.session import Session
+from builders.tokenizer import Tokenizer
+from builders.validation.compare import Comparison, Rows
+from registry.bundle.folder import Bundle
+from targets.evidence import FIGURES, Figure
+from targets.progress import Progress, Step
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What all figures are measured with: a bundle and its open session, the reference, and the text."""
+
+    bundle: Bundle
+    session: Session
+    reference: FloatReference
+    tokenizer: Tokenizer
+    text: str
+    text_name: str
+    on_progress: Progress
+
+
+def compare(
+    using: Measurement,
+    session: Session,
+    windows: NDArray[np.int64],
+    hidden: NDArray[np.float32] | None = None,
+) -> Rows:
+    """Run windows [W, T] through a session, and compare the answers with the reference's.
+
+    `hidden`: the reference's hidden states of them, where they are known.
+    """
+    hidden = using.reference.hidden(windows) if hidden is None else hidden
+    comparison = Comparison()
+    for number, (states, tokens) in enumerate(zip(hidden, windows, strict=True)):
+        using.on_progress(Step("compare", number * windows.shape[1], windows.size, "tokens"))
+        comparison.add(using.reference.logits(states), session.score(tokens), tokens)
+    using.on_progress(Step("compare", windows.size, windows.size, "tokens"))
+    return comparison.rows
+
+
+def measured(values: Mapping[str, float], on: str) -> dict[str, Figure]:
+    """Return measured values as figures. `on`: what they were measured on."""
+    return {
+        name: Figure(value=float(value), unit=FIGURES[name][0], kind="measured", on=on)
+        for name, value in values.items()
+    }

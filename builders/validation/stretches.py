@@ -1,0 +1,106 @@
+"""Sequences where a runtime may answer differently than on ordinary windows: past edges, and at a full KV cache.
+
+Each is one sequence of the evaluation's text, of which up to `STRETCH_TOKENS` are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.runtime.isolation import open_isolated
+from builders.validation.compare import Comparison, Rows
+from builders.validation.measurement import Measurement, compare, measured
+from builders.validation.text import BUILT_IN_NAME, read_text, windows_of
+from targets.evidence import Figure
+
+STRETCH_TOKENS = 512  # read past the longest sequence that the runtime computes exactly, past an edge, or at an end
+LONGEST_TOKENS = 4096  # of a sequence that fills a quantized cache, or up to an edge
+
+
+def past_exact(using: Measurement) -> dict[str, Figure]:
+    """Measure a sequence that is longer than the runtime is exact for; nothing where none can be.
+
+    llama.cpp ignores the sliding window: these figures say what that costs, and no gate on accuracy counts them.
+    """
+    model = using.bundle.manifest.model
+    exact = model.exact_context_length
+    exact_again = (context.first - 1 for context in model.exact_contexts if context.first > exact)
+    return _stretch(using, "past_exact", exact + 1, next(exact_again, model.context_length))
+
+
+def past_edge(using: Measurement) -> dict[str, Figure]:
+    """Measure past longrope's edge, in the context that the manifest says is exact there; nothing where none is."""
+    contexts = using.bundle.manifest.model.exact_contexts
+    beyond = next((context for context in contexts if context.first > 1), None)
+    return {} if beyond is None else _stretch(using, "past_edge", beyond.first, beyond.last)
+
+
+def full_cache(using: Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:
+    """Measure the end of a sequence as long as the context or the text, at most `LONGEST_TOKENS`.
+
+    Only where the KV cache is quantized: errors of many positions add up there. Nothing where the windows are as long.
+    """
+    if not using.bundle.manifest.recipe.kv_cache:
+        return {}
+    available = len(using.tokenizer.encode(using.text))
+    last = min(using.bundle.manifest.model.exact_context_length, LONGEST_TOKENS, available)
+    return {} if last <= windows.shape[1] else _stretch(using, "full_cache", max(1, last + 1 - STRETCH_TOKENS), last)
+
+
+def across_edges(using: Measurement, known: int) -> list[Rows]:
+    """Compare one whole sequence that goes `STRETCH_TOKENS` past the sliding window and longrope's edge.
+
+    Whatever the runtime makes of it there. Nothing where no edge is within the context, or windows of `known` tokens
+    go past it. Edges past `LONGEST_TOKENS` are left out: the logits of the whole sequence are in memory.
+    """
+    architecture, length = using.reference.checkpoint.architecture, using.bundle.manifest.model.context_length
+    edges = [edge for edge in (architecture.effective_window, architecture.longrope_edge(length)) if edge is not None]
+    edges = [edge for edge in edges if known <= edge < min(length, LONGEST_TOKENS + 1)]
+    return [_compare_end(using, 1, min(length, max(edges) + STRETCH_TOKENS))[0]] if edges else []
+
+
+def _stretch(using: Measurement, prefix: str, first: int, last: int) -> dict[str, Figure]:
+    """Measure tokens `first` to `last` of one sequence, at most `STRETCH_TOKENS`; nothing where there are none."""
+    if first + 1 > last:  # perplexity needs a token that follows another
+        return {}
+    last = min(last, first - 1 + STRETCH_TOKENS)
+    rows, name = _compare_end(using, first, last)
+    on = f"tokens {first} to {last} of one sequence of {name}, {using.session.runtime}"
+    return measured(_few(prefix, rows.figures()), on)
+
+
+def _compare_end(using: Measurement, first: int, last: int) -> tuple[Rows, str]:
+    """Compare tokens `first` to `last` of one sequence. Returns the name of its text, too."""
+    text, name = using.text, using.text_name
+    if len(using.tokenizer.encode(text)) < last:
+        text, name = read_text(None), BUILT_IN_NAME
+        text *= last // len(using.tokenizer.encode(text)) + 1  # repeated, where an edge lies past its end
+    tokens = windows_of(using.tokenizer, text, count=1, length=last)
+    comparison, found = Comparison(), using.session.score(tokens[0])
+    states = using.reference.hidden(tokens)[0]
+    for start in range(first - 1, last, STRETCH_TOKENS):  # the reference's logits of few rows at a time
+        part = slice(start, min(start + STRETCH_TOKENS, last))
+        comparison.add(using.reference.logits(states[part]), found[part], tokens[0][part], first=start + 1)
+    return comparison.rows, name
+
+
+def under_edge(using: Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:
+    """Measure the windows in llama.cpp opened for the whole context at once, as an app does that opens only one.
+
+    It then takes longrope's long factors for short sequences: these figures say what that costs.
+    """
+    model = using.bundle.manifest.model
+    own = next((context for context in model.exact_contexts if windows.shape[1] <= context.last), None)
+    if own is None or own.open_with == model.context_length:
+        return {}
+    with open_isolated(using.bundle, for_whole_context=True) as session:
+        found = compare(using, session, windows).figures()
+        on = f"{windows.size} tokens of {using.text_name}, opened for {model.context_length} tokens, {session.runtime}"
+    return measured(_few("under_edge", found), on)
+
+
+def _few(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": figures[name] for name in ("kl_mean", "same_top_share", "perplexity_ratio")}

@@ -1,0 +1,82 @@
+"""The reference's answers by drafts are those of greedy decoding, whatever is drafted, in few walks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.checkpoint import Checkpoint
+from builders.reference import FloatReference, reference_answers
+from builders.reference.answers import Draft
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [3]]
+
+
+@dataclass(frozen=True)
+class Counting(FloatReference):
+    """A reference that counts its walks."""
+
+    walks: tuple[list[int], ...] = ([],)
+
+    def likeliest(self, sequences: np.ndarray) -> np.ndarray:
+        self.walks[0].append(1)
+        return super().likeliest(sequences)
+
+
+@pytest.fixture(scope="module")
+def greedy(tiny: Checkpoint) -> list[list[int]]:
+    reference = FloatReference(tiny)
+    return [reference.greedy(np.asarray([prompt]), 12)[0].tolist() for prompt in PROMPTS]
+
+
+def nothing_right(ids: Sequence[int], limit: int) -> list[int]:
+    return [0] * limit
+
+
+def one_token(ids: Sequence[int], limit: int) -> list[int]:
+    return [1]
+
+
+def test_whatever_is_drafted_the_answer_is_the_references(tiny: Checkpoint, greedy: list[list[int]]) -> None:
+    for draft in (nothing_right, one_token):
+        assert reference_answers(FloatReference(tiny), PROMPTS, 12, (), draft) == greedy
+
+
+def test_a_right_draft_takes_one_walk_and_each_correction_one_more(tiny: Checkpoint, greedy: list[list[int]]) -> None:
+    whole = {tuple(prompt): [*prompt, *answer] for prompt, answer in zip(PROMPTS, greedy, strict=True)}
+
+    def knowing(wrong: tuple[int, ...]) -> Draft:
+        def draft(ids: Sequence[int], limit: int) -> list[int]:
+            prompt = next(prompt for prompt in whole if tuple(ids[: len(prompt)]) == prompt)
+            found = whole[prompt][len(ids) : len(ids) + limit]
+            places = [len(prompt) + place - len(ids) for place in wrong]
+            return [(token + 1) % 300 if place in places else token for place, token in enumerate(found)]
+
+        return draft
+
+    for wrong in ((), (4,), (0, 4, 9)):
+        reference = Counting(tiny, walks=([],))
+        assert reference_answers(reference, PROMPTS, 12, (), knowing(wrong)) == greedy
+        assert len(reference.walks[0]) == len(wrong) + 1
+
+
+def test_a_stop_id_ends_an_answer_and_belongs_to_it(tiny: Checkpoint, greedy: list[list[int]]) -> None:
+    stop = greedy[0][3]
+    found = reference_answers(FloatReference(tiny), PROMPTS, 12, (stop,), nothing_right)
+    assert found == [ids[: ids.index(stop) + 1] if stop in ids else ids for ids in greedy]
+
+
+def test_answers_are_cached_by_checkpoint_prompts_count_and_stops(tiny: Checkpoint, tmp_path: Path) -> None:
+    reference = Counting(tiny, tmp_path / "cache", walks=([],))
+    first = reference_answers(reference, PROMPTS, 4, (), nothing_right)
+    walks = len(reference.walks[0])
+    assert reference_answers(reference, PROMPTS, 4, (), one_token) == first
+    assert len(reference.walks[0]) == walks > 0
+    stop = first[0][1]
+    assert reference_answers(reference, PROMPTS, 4, (stop,), nothing_right)[0] == first[0][: first[0].index(stop) + 1]
+    assert len(reference_answers(reference, PROMPTS, 3, (), nothing_right)[0]) == 3
+    assert len(reference.walks[0]) > walks

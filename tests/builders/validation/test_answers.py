@@ -1,0 +1,70 @@
+"""Prompts answered by both: where they part, how they end, and what is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.build import build
+from builders.checkpoint import Checkpoint
+from builders.reference import FloatReference
+from builders.runtime.sessions import open_session
+from builders.tokenizer import tokenizer_of
+from builders.validation.answers import Pair, answer, built_in_prompts, compare_answers, prompt_ids
+from builders.validation.measurement import Measurement
+from registry.bundle.folder import Bundle
+from targets.progress import silent
+from targets.recipes import recipe_named
+
+
+def measuring(bundle: Bundle, checkpoint: Checkpoint, cache: Path | None = None) -> Measurement:
+    session = open_session(bundle)
+    return Measurement(bundle, session, FloatReference(checkpoint, cache), tokenizer_of(checkpoint), "", "none", silent)
+
+
+@pytest.mark.parametrize(
+    ("reference", "bundle", "expected"),
+    [
+        *[((1, 2, 3), (1, 2, 3), None), ((1, 2, 3), (1, 9, 3), 1), ((1, 2), (1, 2, 3), 2), ((9, 2), (1, 2), 0)],
+        ((1, 2, 3), (1, 2), 2),
+    ],
+)
+def test_where_two_answers_part(reference: tuple[int, ...], bundle: tuple[int, ...], expected: int | None) -> None:
+    assert Pair((), reference, bundle).first_difference == expected
+
+
+def test_both_answer_alike_in_float16_and_the_texts_are_the_tokens(
+    bundle: Bundle, tiny: Checkpoint, measuring: Measuring
+) -> None:
+    using = measuring(bundle, tiny)
+    answers = compare_answers(using, "quick")
+    assert [each.prompt for each in answers] == built_in_prompts()[: len(answers)]
+    (pair,) = answer(using, [prompt_ids(bundle, using.tokenizer, answers[0].prompt)], 16)
+    assert pair is not None
+    expected = FloatReference(tiny).greedy(np.asarray([pair.prompt]), len(pair.reference))[0]
+    assert pair.reference == tuple(expected)
+    assert answers[0].bundle.startswith(using.tokenizer.decode(list(pair.bundle[:-1])))
+    assert answers[0].tokens == len(pair.bundle) <= 16
+    assert sum(each.first_difference is None for each in answers) >= len(answers) / 2
+
+
+def test_a_coarse_bundle_parts_and_the_reference_keeps_its_own_words(
+    bundle: Bundle, tiny: Checkpoint, tmp_path: Path, measuring: Measuring
+) -> None:
+    coarse = build(tiny, recipe_named("gguf-q4_0"), tmp_path / "coarse")
+    fine, rough = (compare_answers(measuring(each, tiny, tmp_path / "cache"), "quick") for each in (bundle, coarse))
+    assert [each.reference for each in fine] == [each.reference for each in rough]
+    assert any(each.first_difference is not None for each in rough)
+
+
+def test_a_prompt_too_long_for_an_answer_is_left_out(bundle: Bundle, tiny: Checkpoint, measuring: Measuring) -> None:
+    longest = bundle.manifest.model.exact_context_length
+    found = answer(measuring(bundle, tiny), [[5] * (longest - 3), [5] * (longest - 4), []], 4)
+    assert [each is None for each in found] == [True, False, True]
+
+
+def test_suites_without_answers_have_none(bundle: Bundle, tiny: Checkpoint, measuring: Measuring) -> None:
+    assert compare_answers(measuring(bundle, tiny), "accuracy") == ()
+    assert len(built_in_prompts()) == len(set(built_in_prompts())) == 20
