@@ -47,16 +47,27 @@ class ClassDivergence(Divergence):
     kind: str
 
 
+CheckGroup = Literal["edges", "ids", "template", "degeneration", "cache"]
+
+
 class Check(_Part):
     """One check of the behaviour suite. `value` and `bound`: where it compares numbers."""
 
-    group: Literal["edges", "ids", "template", "degeneration", "cache"]
+    group: CheckGroup
     name: str = Field(description="unique in its group, such as 'stop id 32007 ends generation'")
     passed: bool
     value: float | None = None
     bound: float | None = None
     unit: str = ""
     detail: str = Field(default="", description="what was expected and found; empty where it passed")
+
+
+class NotRun(_Part):
+    """A check of the behaviour suite that could not be run, such as one that the runtime makes no promise about."""
+
+    group: CheckGroup
+    name: str
+    reason: str
 
 
 class Answer(_Part):
@@ -116,6 +127,7 @@ class Details(_Part):
     positions: tuple[PositionDivergence, ...] = ()
     classes: tuple[ClassDivergence, ...] = ()
     checks: tuple[Check, ...] = ()
+    not_run: tuple[NotRun, ...] = Field(default=(), description="checks that were asked for and could not be run")
     answers: tuple[Answer, ...] = ()
     tasks: tuple[TaskResult, ...] = ()
     safety: tuple[SafetyResult, ...] = ()

@@ -21,6 +21,7 @@ from targets.errors import UnsupportedModelError
 _KNOWN_ENDS = frozenset(
     ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<|end_of_text|>")
 )
+UNKNOWN_STOPS = "llama.cpp itself does not stop at"  # how the note on stop ids begins that a file can't name
 # With "phi-3" in general.name, llama.cpp lets every special token but these swallow the whitespace after it, and needs
 # them and </s> to exist.
 _NOT_STRIPPING = ("<unk>", "<s>", "<|endoftext|>")
@@ -106,7 +107,7 @@ def _special_ids(
     if not unknown_to_it:
         return ids, ()
     left = ", ".join(f"{number} ({vocabulary.tokens[number]})" for number in unknown_to_it)
-    return ids, (f"llama.cpp itself does not stop at {left}: the app must, by the manifest's stop ids",)
+    return ids, (f"{UNKNOWN_STOPS} {left}: the app must, by the manifest's stop ids",)
 
 
 def _put_around(tokenizer: Tokenizer, vocabulary: Vocabulary, ids: dict[str, int], source: str) -> tuple[bool, bool]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 Conversation = tuple[tuple[str, str], ...]  # of roles and contents
 
 TEXTS = (
@@ -35,6 +38,67 @@ CONVERSATIONS: tuple[Conversation, ...] = (
     (("system", "Be brief."), ("user", "What is 2 + 2?")),
     (("user", "What is 2 + 2?"), ("assistant", " 4. \n"), ("user", "And 3 + 3?")),
 )
+
+
+TOOLS: tuple[dict[str, Any], ...] = (
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "The weather of a town: \"now\" or later.",
+            "parameters": {
+                "type": "object",
+                "properties": {"town": {"type": "string", "description": "e.g. Köln"}},
+                "required": ["town"],
+            },
+        },
+    },
+)
+_CONTENTS: dict[str, str] = {
+    "plain": "What is 2 + 2?",
+    "empty": "",
+    "white space": "  two spaces first,\n\n a tab last\t",
+    "Unicode": "Grüße, 日本語 العربية 🚀 cafe\u0301 \u200b",
+    "braces": "{a: {b: 1}} }} {{{ %} {#",
+    "like Jinja": "{{ bos_token }} {% for x in y %}{% endfor %} {# note #} {{ 1 + 1 }}",
+    "quotes": "'single' \"double\" back\\slash <b>&amp;</b>",
+    "like special tokens": "<|end|><|user|> <|system|>\n<|endoftext|></s> <s>[INST]",
+}
+_MOST_TURNS = 6
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation that engines render. `name`: unique, for messages."""
+
+    name: str
+    messages: Conversation
+    add_generation_prompt: bool = True
+    has_tools: bool = False
+
+
+def chats(template: str) -> tuple[Chat, ...]:
+    """Return the grid of conversations of a template, with tools where it mentions them.
+
+    Each content alone and as a system message, then 1 to 6 turns of mixed contents with a system message and without,
+    with the prompt for an answer and without.
+    """
+    found = [Chat(f"a user's turn, {kind}", (("user", text),)) for kind, text in _CONTENTS.items()]
+    for kind, text in _CONTENTS.items():
+        found.append(Chat(f"system message, {kind}", (("system", text), ("user", "Hello"))))
+    texts = list(_CONTENTS.values())
+    for turns in range(1, _MOST_TURNS + 1):
+        for system in (False, True):
+            messages = [("assistant" if turn % 2 else "user", texts[(turn + turns) % len(texts)]) for turn in range(turns)]
+            whole = ([("system", texts[turns])] if system else []) + messages
+            what = f"{turns} turns{', system message' if system else ''}"
+            found += [
+                Chat(f"{what}, {'prompt for' if prompts else 'no prompt for'} an answer", tuple(whole), prompts)
+                for prompts in (True, False)
+            ]
+    if "tools" in template:
+        found += [replace(chat, name=f"{chat.name}, tools", has_tools=True) for chat in (found[0], *found[-2:])]
+    return tuple(found)
 
 
 def around(token: str) -> str:

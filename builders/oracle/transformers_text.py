@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from builders.oracle.excerpt import excerpt_of
 from builders.oracle.library import transformers_reads
 from builders.oracle.ranks import RankSplitter, ranks_file
-from builders.oracle.texts import CONVERSATIONS, TEXTS, Conversation, around
+from builders.oracle.texts import CONVERSATIONS, TEXTS, TOOLS, Chat, Conversation, around, chats
 from builders.templates import ChatTemplateError, render_chat
 from targets.errors import MeasurementError
 from targets.strict_json import parse_json
@@ -24,6 +24,15 @@ class Spelled:
     ids: list[int]
     wrapped: list[int]
     decoded: str
+
+
+@dataclass(frozen=True)
+class RenderedChat:
+    """A conversation of `chats` by its name: its text and ids; both None where the template refuses it, or fails."""
+
+    name: str
+    text: str | None
+    ids: list[int] | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class TextTruth:
     has_stated_stop_ids: bool
     end_ids: list[int]
     bos_id: int | None = field(default=None)
+    chats: list[RenderedChat] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
@@ -50,7 +60,12 @@ class TextTruth:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TextTruth:
         """Return what `to_json` returned. Raises `TypeError` or `KeyError` for anything else."""
-        return cls(**content | {"spelled": [Spelled(**one) for one in content["spelled"]]})
+        spelled, rendered_chats = content["spelled"], content["chats"]
+        parts = {
+            "spelled": [Spelled(**one) for one in spelled],
+            "chats": [RenderedChat(**one) for one in rendered_chats],
+        }
+        return cls(**content | parts)
 
 
 def text_truth(folder: Path, tokens: Iterable[str] = (), *, tokenizer_folder: Path | None = None) -> TextTruth:
@@ -84,9 +99,10 @@ def text_truth(folder: Path, tokens: Iterable[str] = (), *, tokenizer_folder: Pa
             return Spelled(text, ids, list(tokenizer(text).input_ids), decoded)
 
         found = [spelled(text) for text in _texts((*added, *tokens), template, named)]
+        conversations = _chats(template, named, lambda text: list(tokenizer(text, add_special_tokens=False).input_ids))
         ends = {*added.values(), *({tokenizer.eos_token_id} - {None})}
         stop_ids, stated, bos_id = _generation(excerpt)
-    return TextTruth(found, added, template, named, stop_ids, stated, sorted(ends), bos_id)
+    return TextTruth(found, added, template, named, stop_ids, stated, sorted(ends), bos_id, conversations)
 
 
 def rendered(template: str, named: dict[str, str], conversation: Conversation) -> str | None:
@@ -95,16 +111,29 @@ def rendered(template: str, named: dict[str, str], conversation: Conversation) -
     Raises:
         MeasurementError: it exceeds a limit on time or memory.
     """
-    messages = [{"role": role, "content": content} for role, content in conversation]
+    return _rendered(template, named, Chat("", conversation))
+
+
+def _rendered(template: str, named: dict[str, str], chat: Chat) -> str | None:
+    messages = [{"role": role, "content": content} for role, content in chat.messages]
+    tools = TOOLS if chat.has_tools else None
+    prompts = chat.add_generation_prompt
     try:
-        return render_chat(template, messages, named, engine="transformers")
+        return render_chat(template, messages, named, tools=tools, add_generation_prompt=prompts, engine="transformers")
     except ChatTemplateError as error:
         if error.exhausted:
             raise MeasurementError(
-                f"the chat template can't be rendered for {conversation}: {error}",
+                f"the chat template can't be rendered for {chat.messages}: {error}",
                 fix="correct the chat template, or download it again from the model's repository",
             ) from error
         return None
+
+
+def _chats(template: str | None, named: dict[str, str], ids_of: Callable[[str], list[int]]) -> list[RenderedChat]:
+    if template is None:
+        return []
+    texts = {chat.name: _rendered(template, named, chat) for chat in chats(template)}
+    return [RenderedChat(name, text, None if text is None else ids_of(text)) for name, text in texts.items()]
 
 
 def _texts(tokens: Iterable[str], template: str | None, named: dict[str, str]) -> list[str]:
@@ -126,9 +155,10 @@ def _of_ranks(folder: Path, splitter: RankSplitter, tokens: Iterable[str]) -> Te
 
     with transformers_reads(folder, "chat template"):
         found = [spelled(text) for text in _texts((*splitter.special, *tokens), template, named)]
+        conversations = _chats(template, named, splitter.ids)
         stop_ids, stated, bos_id = _generation(folder)
     ends = sorted(splitter.special.values())
-    return TextTruth(found, splitter.special, template, named, stop_ids, stated, ends, bos_id)
+    return TextTruth(found, splitter.special, template, named, stop_ids, stated, ends, bos_id, conversations)
 
 
 def _generation(folder: Path) -> tuple[list[int], bool, int | None]:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from builders.runtime.session import Session
 from builders.runtime.sessions import open_session
 from builders.templates import ChatTemplateError, render_chat
 from builders.tokenizer import Tokenizer, read_bundled_tokenizer, read_special_tokens
 from registry.bundle.folder import Bundle
 from targets.errors import BundleError, MeasurementError
 from targets.progress import Progress, silent
+
+class Answering(Protocol):
+    """The part of `builders.runtime.session.Session` that continues a sequence."""
+
+    def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Start a sequence: logits [vocabulary] after its last token."""
+        ...
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Go one token further: logits [vocabulary] after it."""
+        ...
+
 
 _REPLACEMENT = "\ufffd"  # what an unfinished UTF-8 sequence is decoded to
 
@@ -81,10 +94,11 @@ def _tokens(bundle: Bundle, ids: list[int], limit: int, on_progress: Progress) -
         yield from generate_tokens(bundle, ids, limit)
         return
     with open_session(bundle, on_progress) as session:
-        yield from _greedy(session, ids, limit, frozenset(bundle.manifest.generation.stop_token_ids))
+        yield from greedy(session, ids, limit, frozenset(bundle.manifest.generation.stop_token_ids))
 
 
-def _greedy(session: Session, ids: list[int], limit: int, stop_ids: frozenset[int]) -> Iterator[int]:
+def greedy(session: Answering, ids: list[int], limit: int, stop_ids: frozenset[int]) -> Iterator[int]:
+    """Yield the likeliest next token after ids, again and again: before a stop id, at most `limit`."""
     logits = session.prefill(np.asarray(ids, dtype=np.int64))
     for made in range(limit):
         token = int(logits.argmax())

@@ -125,16 +125,22 @@ class GgufSession:
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""
         self._start(tokens)
-        *whole, last = range(0, len(tokens), _BATCH)
-        for start in whole:
-            self._decode(tokens[start : start + _BATCH], every=False)
-        return self._decode(tokens[last:], every=False)[0]
+        return self._last_of(tokens)
+
+    def extend(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Continue the sequence: logits [vocabulary] after its last token. One that outgrows its context is read again.
+
+        Tokens are read together, in batches of at most 512.
+        """
+        if not len(tokens):
+            raise MeasurementError("a sequence can't be continued by no tokens", fix="give at least one token")
+        if self._tokens is not None and self._context_for(len(self._tokens) + len(tokens)) != self._opened:
+            return self.prefill(np.asarray([*self._tokens, *tokens], dtype=np.int64))
+        return self._last_of(tokens)
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Go one token further: logits [vocabulary] after it. A sequence that outgrows its context is read again."""
-        if self._tokens is not None and self._context_for(len(self._tokens) + 1) != self._opened:
-            return self.prefill(np.asarray([*self._tokens, token], dtype=np.int64))
-        return self._decode(np.asarray([token]), every=False)[0]
+        return self.extend(np.asarray([token], dtype=np.int64))
 
     def close(self) -> None:
         """Free model and context."""
@@ -174,6 +180,12 @@ class GgufSession:
     def _context_for(self, length: int) -> ExactContext:
         """Return the first context that holds so many tokens, or the longest."""
         return next((context for context in self._contexts if length <= context.last), self._contexts[-1])
+
+    def _last_of(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        *whole, last = range(0, len(tokens), _BATCH)
+        for start in whole:
+            self._decode(tokens[start : start + _BATCH], every=False)
+        return self._decode(tokens[last:], every=False)[0]
 
     def _decode(self, tokens: NDArray[np.int64], *, every: bool) -> NDArray[np.float32]:
         """Run up to a batch of tokens. Returns logits of every one [T, vocabulary], or of the last [1, vocabulary]."""

@@ -3,7 +3,7 @@
 llama.cpp aborts on a failed assertion, and the system kills what runs out of memory; neither raises in Python. The
 other process runs `python -m builders.runtime.isolation BUNDLE [--for-whole-context]`. Its input and output carry
 
-    asked     one line of JSON: {"ask": "score" | "prefill" | "step", "tokens": [ids]}
+    asked     one line of JSON: {"ask": "score" | "prefill" | "extend" | "step", "tokens": [ids]}
     answered  one line of JSON: {"shape": [...]}, then that many float32, little-endian; or {"problem": …, "fix": …}
 
 Its first line, unasked: {"runtime": …, "is_own_runtime": …}. What the runtime itself prints goes to standard error.
@@ -30,7 +30,7 @@ from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
 from targets.own_process import is_own_process
 
-_ASKED = ("score", "prefill", "step")
+_ASKED = ("score", "prefill", "extend", "step")
 _WHOLE = "--for-whole-context"
 _LAST_LINES = 3  # of the other process's standard error
 
@@ -68,6 +68,10 @@ class IsolatedSession:
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""
         return self._ask("prefill", tokens)
+
+    def extend(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Continue the sequence by tokens that are read together: logits [vocabulary] after the last one."""
+        return self._ask("extend", tokens)
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Go one token further: logits [vocabulary] after it."""

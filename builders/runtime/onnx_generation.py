@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from builders.runtime.onnx_text import open_onnx_text
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 
@@ -44,18 +45,6 @@ def generate_tokens(bundle: Bundle, prompt_ids: Sequence[int], max_new_tokens: i
 
 @contextmanager
 def runtime_tokenizer(bundle: Bundle) -> Iterator[Callable[[str], list[int]]]:
-    """Open onnxruntime-genai's own tokenizer of the bundle as a function text → ids. No weight is read.
-
-    Raises:
-        MeasurementError: it can't read the tokenizer.
-    """
-    import onnxruntime_genai as genai
-
-    try:
-        tokenizer = genai.Tokenizer(genai.Config(str(bundle.path)))
-        yield lambda text: [int(token) for token in tokenizer.encode(text)]
-    except RuntimeError as error:
-        raise MeasurementError(
-            f"{bundle.path}: onnxruntime-genai can't read its tokenizer: {error}",
-            fix=f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again",
-        ) from error
+    """Open onnxruntime-genai's own tokenizer of the bundle as a function text → ids. Raises as `open_onnx_text`."""
+    with open_onnx_text(bundle) as text:
+        yield text.encode

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 class Session(Protocol):
     """A bundle opened in a runtime. Holds one sequence: its KV cache.
 
-    Laws, up to the runtime's rounding: `score(t)[-1]` equals `prefill(t)`, and so does `step(t[-1])` after
-    `prefill(t[:-1])`. `score` and `prefill` start from an empty cache, whatever came before.
+    Laws, up to the runtime's rounding: `score(t)[-1]` equals `prefill(t)`, and so does `extend(t[n:])` after
+    `prefill(t[:n])`; `step(t)` is `extend([t])`. `score` and `prefill` start from an empty cache, whatever came before.
     """
 
     runtime: str  # as evidence names it: "llama.cpp (llama-cpp-python 0.3.36)"
@@ -29,6 +29,13 @@ class Session(Protocol):
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""
+        ...
+
+    def extend(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Continue the sequence by tokens that are read together: logits [vocabulary] after the last one.
+
+        A sequence that passes longrope's edge is read again from its start, which callers don't notice.
+        """
         ...
 
     def step(self, token: int) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """The other process: `python -P program.py jinja|transformers`. Run by path; nothing of phipack's is imported.
 
-    asked     one line of JSON: {"template", "messages", "special_tokens", "add_generation_prompt"}
+    asked     one line of JSON: {"template", "messages", "special_tokens", "tools", "add_generation_prompt"}
     answered  one line of JSON: {"text"}, or {"problem", "line", "why": "refused" | "failed" | "memory"}
 
 Its first line, unasked, is `{}`. "refused": the template's own `raise_exception`.
@@ -125,7 +125,7 @@ def render_by_jinja(asked: dict[str, Any]) -> str:
     """Render a conversation in our own copy of transformers' environment."""
     return _compiled(asked["template"]).render(
         messages=asked["messages"],
-        tools=None,
+        tools=asked["tools"],
         documents=None,
         add_generation_prompt=asked["add_generation_prompt"],
         **asked["special_tokens"],
@@ -138,6 +138,7 @@ def _by_transformers() -> Render:
     def render(asked: dict[str, Any]) -> str:
         rendered, _ = render_jinja_template(
             [asked["messages"]],
+            tools=asked["tools"],
             chat_template=asked["template"],
             add_generation_prompt=asked["add_generation_prompt"],
             **asked["special_tokens"],

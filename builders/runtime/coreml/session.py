@@ -62,11 +62,16 @@ class CoremlSession:
         """Start a sequence: logits [vocabulary] after its last token."""
         return np.asarray(self.score(tokens)[-1])
 
+    def extend(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Continue the sequence by tokens that are read together: logits [vocabulary] after the last one."""
+        cached = len(self._tokens)
+        if self._edge is not None and cached <= self._edge < cached + len(tokens):
+            return self.prefill(np.asarray([*self._tokens, *tokens], dtype=np.int64))
+        return np.asarray(self._extended(tokens)[-1])
+
     def step(self, token: int) -> NDArray[np.float32]:
         """Go one token further: logits [vocabulary] after it."""
-        if self._edge is not None and len(self._tokens) == self._edge:
-            return self.prefill(np.array([*self._tokens, token], np.int64))
-        return np.asarray(self._extended(np.array([token], np.int64))[0])
+        return self.extend(np.asarray([token], dtype=np.int64))
 
     def close(self) -> None:
         """Free the program, its weights and its cache."""

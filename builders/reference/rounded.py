@@ -1,0 +1,83 @@
+"""What rounding alone does to a checkpoint's answers: the reference with coarser numbers, as a yardstick for bundles.
+
+Weights are rounded to nearest in blocks of 32 with one scale each, which is the plainest of all recipes, and the
+states after each layer to float16's 11 significant bits. No converter and no runtime has a part in it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.checkpoint import TensorSource
+from builders.reference.forward import LayerWalk
+from targets.architecture import Architecture
+
+if TYPE_CHECKING:
+    from builders.checkpoint import Checkpoint
+
+_BLOCK = 32
+_WHOLE_BITS = 16  # from here on weights are left as they are
+_SIGNIFICANT = np.float32(1 << 11)  # float16's
+_HEAD_ROWS = 8192  # in float32 at a time
+
+
+def rounded_logits(checkpoint: Checkpoint, tokens: NDArray[np.int64], bits: int) -> NDArray[np.float32]:
+    """Return logits [T, vocabulary] after each of T tokens, with weights of so many bits.
+
+    Memory: as the reference's forward pass. Time: one walk over the layers.
+    """
+    architecture = checkpoint.architecture
+    source = _RoundedSource(checkpoint.open_tensors(), bits)
+    walk = LayerWalk(architecture, source, tokens[None])
+    for layer in range(architecture.layer_count):
+        walk.run(layer)
+        walk.states[...] = _float16_like(walk.states)
+    return _logits(architecture, source, walk.finish()[0])
+
+
+def _logits(architecture: Architecture, source: TensorSource, states: NDArray[np.float32]) -> NDArray[np.float32]:
+    head = source.tensor(architecture.head_tensor)
+    logits = np.concatenate(
+        [states @ head[start : start + _HEAD_ROWS].T for start in range(0, len(head), _HEAD_ROWS)], axis=1
+    )
+    logits /= architecture.logit_divisor
+    logits[:, list(architecture.hidden_token_ids)] = -np.inf
+    return logits
+
+
+class _RoundedSource:
+    """A `TensorSource` whose matrices have few bits."""
+
+    def __init__(self, source: TensorSource, bits: int) -> None:
+        self._source = source
+        self._most = None if bits >= _WHOLE_BITS else (1 << (bits - 1)) - 1
+
+    def tensor(self, name: str) -> NDArray[np.float32]:
+        return self._rounded(self._source.tensor(name))
+
+    def stored_tensor(self, name: str) -> NDArray[np.float32]:
+        return self._rounded(self._source.stored_tensor(name))
+
+    def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._rounded(self._source.rows(name, ids))
+
+    def _rounded(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._most is None or values.ndim < 2:
+            return values
+        columns = values.shape[-1]
+        padding = -columns % _BLOCK
+        whole = np.pad(values.reshape(-1, columns), ((0, 0), (0, padding))) if padding else values
+        blocks = whole.reshape(-1, _BLOCK)
+        scales = np.abs(blocks).max(-1, keepdims=True) / np.float32(self._most)
+        scales[scales == 0] = 1
+        rounded = (np.rint(blocks / scales) * scales).reshape(-1, columns + padding)
+        return np.ascontiguousarray(rounded[:, :columns]).reshape(values.shape)
+
+
+def _float16_like(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Round to float16's precision, whatever the magnitude: what overflows there is another matter."""
+    fractions, exponents = np.frexp(values)
+    return np.ldexp(np.rint(fractions * _SIGNIFICANT) / _SIGNIFICANT, exponents)

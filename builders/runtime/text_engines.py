@@ -1,0 +1,37 @@
+"""The text engines of a bundle: its own files, and what its runtime reads by itself.
+
+swift-transformers, which apps with Core ML use, runs only on Apple's systems: there the bundle's files are all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from builders.runtime.bundled_text import BundledText
+from builders.runtime.text_engine import TextEngine
+from builders.tokenizer import read_bundled_tokenizer
+from registry.bundle.folder import Bundle
+
+
+@contextmanager
+def open_text_engines(bundle: Bundle) -> Iterator[list[TextEngine]]:
+    """Open the bundle's own files, and its runtime's engine where it has one that runs here.
+
+    Raises:
+        MeasurementError: the runtime can't read the bundle's tokenizer.
+    """
+    own = BundledText(bundle, read_bundled_tokenizer(bundle.path))
+    match bundle.manifest.recipe.format:
+        case "gguf":
+            from builders.runtime.gguf_tokenizer import open_gguf_text
+
+            with open_gguf_text(bundle) as gguf:
+                yield [own, gguf]
+        case "onnx":
+            from builders.runtime.onnx_text import open_onnx_text
+
+            with open_onnx_text(bundle) as onnx:
+                yield [own, onnx]
+        case "coreml":
+            yield [own]

@@ -1,0 +1,152 @@
+"""What all groups of checks look at: a bundle in its open session, the reference, and one sequence of tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.oracle.transformers_text import TextTruth
+from builders.reference import FloatReference
+from builders.runtime.session import Session
+from builders.tokenizer import Tokenizer
+from builders.validation.behaviour.yardstick import Yardstick, fewest_bits, measure_yardstick
+from registry.bundle.folder import Bundle
+from registry.bundle.manifest import ModelEntry
+from targets.progress import Progress, silent
+
+Logits = NDArray[np.float32]
+ORDINARY_TOKENS = 96  # at most, from the start of the sequence: what is far from any edge
+_FIRST_SPECIAL, _MOST_SPECIAL = 8, 24
+PAST = 3  # tokens past an edge that are compared
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How much is checked. `edge_tokens`: the longest sequence. `every`: of so many conversations one is rendered.
+
+    `answers` greedy answers of at most `answer_tokens` tokens; the reference walks over its layers at most
+    `reference_walks` times for its own.
+    """
+
+    edge_tokens: int = 8192
+    every: int = 1
+    answers: int = 32
+    answer_tokens: int = 256
+    reference_walks: int = 16
+
+
+QUICK = Sample(edge_tokens=512, every=4, answers=4, answer_tokens=32, reference_walks=4)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A bundle under check. `truth`: what transformers makes of the checkpoint's text.
+
+    `tokens`: a sequence at least as long as `last`. `tokenizer`: the checkpoint's.
+    """
+
+    bundle: Bundle
+    session: Session
+    reference: FloatReference
+    truth: TextTruth
+    tokenizer: Tokenizer
+    tokens: NDArray[np.int64]
+    sample: Sample
+    on_progress: Progress = silent
+
+    @property
+    def model(self) -> ModelEntry:
+        """The manifest's facts on the model."""
+        return self.bundle.manifest.model
+
+    @cached_property
+    def edges(self) -> dict[str, int]:
+        """The longest sequence before each change, by what changes."""
+        return edges_of(self.reference, self.model.context_length)
+
+    @cached_property
+    def lengths(self) -> dict[int, str]:
+        """Lengths of sequences that are compared, with where they lie."""
+        return compared_lengths(self.edges, self.model.context_length, self.sample.edge_tokens)
+
+    @property
+    def last(self) -> int:
+        """The longest sequence that is compared."""
+        return max(self.lengths, default=min(ORDINARY_TOKENS, self.model.context_length))
+
+    @cached_property
+    def ordinary(self) -> int:
+        """How many tokens at the start of the sequence are far from any edge."""
+        return min(ORDINARY_TOKENS, *self.edges.values())
+
+    @cached_property
+    def special(self) -> list[int]:
+        """Ids of the tokens that transformers adds to the vocabulary, as far as the model has rows for them."""
+        return sorted(number for number in set(self.truth.added.values()) if number < self.model.vocabulary_size)
+
+    def is_exact(self, length: int) -> bool:
+        """Whether the manifest says that the runtime computes sequences of this length as the checkpoint does."""
+        if not self.model.exact_contexts:
+            return length <= self.model.exact_context_length
+        return any(context.first <= length <= context.last for context in self.model.exact_contexts)
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Return first and last length of each part of the sequence in which all lengths share longrope's factors."""
+        edge = self.reference.checkpoint.architecture.longrope_edge(self.model.context_length)
+        return [(1, self.last)] if edge is None or edge >= self.last else [(1, edge), (edge + 1, self.last)]
+
+    def expected(self, lengths: list[int]) -> Logits:
+        """Return the reference's logits [n, vocabulary] after sequences of these lengths."""
+        rows = []
+        for length in lengths:
+            part = next(last for first, last in self.parts() if first <= length <= last)
+            rows.append(self._hidden[part][length - 1])
+        return self.reference.logits(np.stack(rows))
+
+    @cached_property
+    def _hidden(self) -> dict[int, NDArray[np.float32]]:
+        return {last: self.reference.hidden(self.tokens[None, :last])[0] for _, last in self.parts()}
+
+    @cached_property
+    def yardstick(self) -> Yardstick:
+        """How far the bundle may be from the reference."""
+        ordinary = self.tokens[: self.ordinary]
+        expected = self.expected([*range(1, self.ordinary + 1)])
+        bits = fewest_bits(self.bundle.manifest)
+        return measure_yardstick(self.reference, ordinary, expected, bits, self.special)
+
+
+def with_special_tokens(tokens: NDArray[np.int64], special: list[int]) -> NDArray[np.int64]:
+    """Return a sequence with some of these tokens in it, near its start: their rows of the embedding count, too."""
+    found = tokens.copy()
+    stop = min(_FIRST_SPECIAL + min(len(special), _MOST_SPECIAL), len(found))
+    found[_FIRST_SPECIAL:stop] = special[: max(0, stop - _FIRST_SPECIAL)]
+    return found
+
+
+def edges_of(reference: FloatReference, context_length: int) -> dict[str, int]:
+    """Return the longest sequence before each change within a context, by what changes."""
+    architecture = reference.checkpoint.architecture
+    sparse = architecture.effective_sparsity(context_length)
+    found = {
+        "the sliding window": architecture.effective_window,
+        "longrope's edge": architecture.longrope_edge(context_length),
+        "the dense stretch of sparse layers": None if sparse is None else sparse.dense_up_to,
+    }
+    within = {name: edge for name, edge in found.items() if edge is not None and edge < context_length}
+    return within | {"the context's end": context_length}
+
+
+def compared_lengths(edges: dict[str, int], context_length: int, longest: int) -> dict[int, str]:
+    """Return the lengths around each edge that are within the context, shortest first, with where they lie."""
+    found: dict[int, str] = {}
+    for name, edge in edges.items():
+        if edge > longest:
+            continue
+        for length in range(max(1, edge - 1), min(edge + PAST, context_length) + 1):
+            off = length - edge
+            found[length] = f"at {name}" if off == 0 else f"{abs(off)} {'past' if off > 0 else 'before'} {name}"
+    return dict(sorted(found.items()))

@@ -1,0 +1,50 @@
+"""Runs the groups of checks, and sums them up as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from builders.runtime.text_engines import open_text_engines
+from builders.validation.behaviour.cache import check_cache
+from builders.validation.behaviour.edges import check_edges
+from builders.validation.behaviour.ids import check_ids
+from builders.validation.behaviour.subject import Subject
+from builders.validation.behaviour.template import check_template
+from targets.evidence_details import Check, NotRun
+from targets.progress import Step
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What the suite found. `figures`: by the names of `targets.evidence.FIGURES`."""
+
+    checks: tuple[Check, ...]
+    not_run: tuple[NotRun, ...]
+    figures: dict[str, float]
+
+
+def check_behaviour(subject: Subject, figures: Collection[str] = (), window: int = 512) -> Behaviour:
+    """Run the suite. `figures`: those that were taken on the text, in windows of `window` tokens.
+
+    Raises:
+        MeasurementError: the runtime refuses the bundle, or the chat template exceeds a limit.
+    """
+    groups = []
+    subject.on_progress(Step("behaviour", 0, 5))
+    groups.append(check_edges(subject))
+    subject.on_progress(Step("behaviour", 1, 5))
+    with open_text_engines(subject.bundle) as engines:
+        groups.append(check_ids(subject, engines))
+        subject.on_progress(Step("behaviour", 2, 5))
+        groups.append(check_template(subject, engines))
+    subject.on_progress(Step("behaviour", 3, 5))
+    groups.append(check_cache(subject, figures, window))
+    checks = tuple(check for group in groups for check in group.checks)
+    failed = sum(not check.passed for check in checks)
+    subject.on_progress(Step("behaviour", 5, 5))
+    return Behaviour(
+        checks,
+        tuple(one for group in groups for one in group.not_run),
+        {"behaviour_checks": len(checks), "behaviour_failed_checks": failed},
+    )

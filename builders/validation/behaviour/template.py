@@ -1,0 +1,38 @@
+"""Conversations in every engine: text and ids must be transformers'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from builders.oracle.texts import TOOLS, chats
+from builders.runtime.text_engine import TextEngine
+from builders.validation.behaviour.findings import Findings
+from builders.validation.behaviour.subject import Subject
+
+_NOT_PROMISED = "tokenize"  # how notes say that a runtime's own tokenizer differs: "tokenize chats with tokenizer.json"
+
+
+def check_template(subject: Subject, engines: Sequence[TextEngine]) -> Findings:
+    """Render the grid of conversations, and compare."""
+    findings = Findings("template")
+    template = subject.truth.template
+    grid = {} if template is None else {chat.name: chat for chat in chats(template)}
+    notes = [note for note in subject.bundle.manifest.recipe.notes if _NOT_PROMISED in note]
+    for engine in engines:
+        is_promised = engine.name == "the bundle's files" or not notes
+        if template is None:
+            found = engine.render([{"role": "user", "content": "Hello"}], None, add_generation_prompt=True)
+            findings.equal(f"{engine.name}: no template", None, found)
+        elif not is_promised:
+            findings.skip(f"{engine.name}: ids of conversations", notes[0])
+        for truth in subject.truth.chats[:: subject.sample.every]:
+            chat = grid[truth.name]
+            messages = [{"role": role, "content": content} for role, content in chat.messages]
+            tools = TOOLS if chat.has_tools else None
+            text = engine.render(messages, tools, add_generation_prompt=chat.add_generation_prompt)
+            name = f"{engine.name}: {chat.name}"
+            if text != truth.text or text is None or not is_promised:
+                findings.equal(name, truth.text, text)
+            else:
+                findings.equal(name, truth.ids, engine.encode(text))
+    return findings

@@ -1,0 +1,89 @@
+"""How far a bundle's answers may be from the reference's: measured in units of what rounding alone costs the model.
+
+A fixed bound would be too tight for one model and too loose for another, so each checkpoint is its own yardstick: the
+reference is computed once more with weights rounded to the bundle's bits in the plainest way and states rounded to
+float16 (`builders/reference/rounded.py`). A bundle may be some times as far from the reference as that (`_FACTORS`),
+plus what float16 costs inside attention (`FLOOR_…`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.reference import FloatReference
+from builders.reference.rounded import rounded_logits
+from builders.validation.compare import divergence, log_softmax
+from registry.bundle.manifest import Manifest
+
+Logits = NDArray[np.float32]
+FLOOR_KL, FLOOR_LOG_PROBABILITY = 4e-6, 4e-3  # nat
+# Bits -> (factor of the mean, factor of a single position). Runtimes round activations to 8 bits where weights have 8 or
+# fewer, which the yardstick does not; with fewer bits weights are all that counts, and real recipes round better.
+_FACTORS = {16: (8.0, 12.0), 8: (8.0, 12.0), 1: (2.0, 3.0)}
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far distributions are from the reference's, in nats, over some positions.
+
+    `special`: largest difference of a log-probability of a special token.
+    """
+
+    kl_mean: float
+    kl_most: float
+    special: float
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The distance that rounding alone makes, and the bounds that follow."""
+
+    rounding: Distance
+    bits: int
+
+    @property
+    def _factors(self) -> tuple[float, float]:
+        return next(factors for bits, factors in _FACTORS.items() if self.bits >= bits)
+
+    @property
+    def kl_mean(self) -> float:
+        """Bound of the mean over ordinary positions."""
+        return FLOOR_KL + self._factors[0] * self.rounding.kl_mean
+
+    @property
+    def kl(self) -> float:
+        """Bound at a single position."""
+        return FLOOR_KL + self._factors[1] * self.rounding.kl_most
+
+    @property
+    def special(self) -> float:
+        """Bound of a special token's log-probability."""
+        return FLOOR_LOG_PROBABILITY + self._factors[1] * self.rounding.special
+
+
+def measure_yardstick(
+    reference: FloatReference, tokens: NDArray[np.int64], expected: Logits, bits: int, special: list[int]
+) -> Yardstick:
+    """Compute the reference once more, rounded. `expected`: its logits [T, vocabulary] after each of the tokens [T]."""
+    return Yardstick(distance(expected, rounded_logits(reference.checkpoint, tokens, bits), special), bits)
+
+
+def distance(expected: Logits, found: Logits, special: list[int]) -> Distance:
+    """Compare logits [T, vocabulary]."""
+    log_p, log_q = log_softmax(expected), log_softmax(found)
+    kl = divergence(log_p, log_q)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(log_p[:, special] - log_q[:, special])
+    apart[np.isneginf(log_p[:, special]) & np.isneginf(log_q[:, special])] = 0  # ruled out by both
+    return Distance(float(kl.mean()), float(kl.max()), float(apart.max(initial=0)))
+
+
+def fewest_bits(manifest: Manifest) -> int:
+    """Return the bits of the coarsest storage that the bundle's matrices, keys or values have: 16 for float16."""
+    stored = [each.storage for each in manifest.recipe.weights] + [manifest.recipe.kv_cache]
+    found = [re.search(r"\d+", storage) for storage in stored]
+    return min((int(match[0]) for match in found if match), default=16)
