@@ -20,6 +20,7 @@ The public API. A name's module is imported when the name is first used, so that
 | `import_measurements`, `Measurement` | figures that were measured on devices | phipack |
 | `create_keys`, `open_keys`, `rotate_keys`, `renew_root` | keys that sign a catalog | phipack |
 | `Registry` | versions, channels, publication, fetch by reference | phipack[registry] |
+| `report_bundle`, `Registry.report` | what a reviewer reads, as one HTML page | phipack[report] |
 | `Registry.plan`, `matrix`, `run_jobs`, `finish` | a release as jobs on several machines | phipack[build,registry] |
 | `open_checkpoint`, `build`, `build_each`, `calibrate` | checkpoints in, bundles out | phipack[build] |
 | `validate`, `judge`, `Gate`, `Evidence`, `generate` | bundles in, evidence and answers out | phipack[build] |
@@ -67,11 +68,13 @@ if TYPE_CHECKING:
     from phipack.api.measuring import list_devices as list_devices
     from phipack.api.measuring import measure as measure
     from phipack.api.registry import Registry as Registry
+    from phipack.api.reporting import report_bundle as report_bundle
     from phipack.api.results import BuildReport as BuildReport
     from phipack.api.results import CalibrationReport as CalibrationReport
     from phipack.api.results import CellReport as CellReport
     from phipack.api.results import FitReport as FitReport
     from phipack.api.results import ReleaseReport as ReleaseReport
+    from phipack.api.results import ReportPage as ReportPage
     from phipack.api.serving import serve_catalog as serve_catalog
     from phipack.api.validation import generate as generate
     from phipack.api.validation import judge as judge
@@ -112,7 +115,15 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "phipack.api.measuring": ("list_devices", "measure"),
     "phipack.api.evidence_import": ("import_measurements",),
     "phipack.api.registry": ("Registry",),
-    "phipack.api.results": ("BuildReport", "CalibrationReport", "CellReport", "FitReport", "ReleaseReport"),
+    "phipack.api.reporting": ("report_bundle",),
+    "phipack.api.results": (
+        "BuildReport",
+        "CalibrationReport",
+        "CellReport",
+        "FitReport",
+        "ReleaseReport",
+        "ReportPage",
+    ),
     "phipack.api.serving": ("serve_catalog",),
     "phipack.api.validation": ("generate", "judge", "validate"),
     "registry.bundle.folder": ("Bundle",),

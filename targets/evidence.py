@@ -151,6 +151,14 @@ class Evidence(BaseModel):
             return [str(gate) for gate in self.failed_gates]
         return [NO_ACCURACY_GATE]
 
+    def require_of(self, bundle: str, source: str) -> None:
+        """Raise `MeasurementError` where this is the evidence of another bundle than that of the digest `bundle`."""
+        if self.bundle != bundle:
+            raise MeasurementError(
+                f"{source}: the evidence is of bundle {self.bundle}, not of {bundle}",
+                fix="run phipack validate on this bundle, and use that evidence",
+            )
+
     def to_json(self) -> str:
         """Return the one JSON form: sorted keys, two spaces, UTF-8, a final newline. Its digest names the evidence."""
         return canonical_json(self)

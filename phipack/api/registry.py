@@ -21,7 +21,7 @@ from phipack.api.arguments import (
     as_reference,
 )
 from phipack.api.registry_releases import ReleaseMethods
-from phipack.api.results import RegisteredCell
+from phipack.api.results import RegisteredCell, ReportPage
 from registry.bundle.folder import Bundle
 from targets.errors import MalformedReferenceError, RegistryError
 from targets.evidence import Evidence
@@ -216,6 +216,24 @@ class Registry(ReleaseMethods):
 
         report = on_progress or self._on_progress
         return compare_sides(self._sides(before), self._sides(after), read_tensors=read_tensors, on_progress=report)
+
+    def report(self, reference: str | Reference, *, against: str | Reference | None = None) -> ReportPage:
+        """Report on what a reference stands for: every cell's evidence, as one page that a reviewer decides from.
+
+        Needs `phipack[registry,report]`. Nothing is written, here or in the registry.
+
+        Args:
+            reference: a release, a channel or one cell.
+            against: what it is compared with, cell by cell; by default what production has.
+
+        Raises:
+            RegistryError: no version matches, or its evidence can't be read.
+        """
+        from phipack.api.reporting import report_release
+
+        own = {} if self.project is None else {cell.target.name: cell.target for cell in self.project.cells}
+        other = None if against is None else as_reference(against)
+        return report_release(self._ledger, self._reader(), as_reference(reference), other, own)
 
     def publish(  # noqa: PLR0913 - the public face
         self,

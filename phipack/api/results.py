@@ -133,6 +133,32 @@ class RegisteredCell:
 
 
 @dataclass(frozen=True)
+class ReviewedCell:
+    """What a report says of one cell in short.
+
+    `state`: pass, warn (its gates pass, and checks fail) or fail. `findings`: what to look at, the worst first, each
+    with its severity: fail, look or note.
+    """
+
+    cell: str
+    state: str
+    verdict: str
+    findings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """A report for reviewers. `html`: the page, in one file. `against`: what it compares with; empty for nothing."""
+
+    title: str
+    against: str
+    state: str
+    verdict: str
+    cells: tuple[ReviewedCell, ...]
+    html: bytes
+
+
+@dataclass(frozen=True)
 class CellReport:
     """One cell of a release, or of its dry run.
 

@@ -37,6 +37,7 @@ from phipack.json_form.registry import (
     ShownForm,
     VersionsForm,
 )
+from phipack.json_form.reporting import ReportForm
 from targets.devices import Target
 from targets.evidence import Evidence
 from targets.measurement import Measurement
@@ -104,6 +105,7 @@ RESULTS: dict[str, Any] = {
     "workers": WorkersForm,
     "ls": VersionsForm,
     "show": ShownForm,
+    "report": ReportForm,
     "promote": MoveForm,
     "retire": MoveForm,
     "rollback": MoveForm,

@@ -60,6 +60,11 @@ def artifact_location(uri: str, store_uri: str, model: str) -> str | None:
     return f"phipack-{store_uri}/{RUNS_FOLDER}/{model}"
 
 
+def run_link(uri: str, run_id: str) -> str:
+    """Return where a run is found: its page on a server, else its URI, as MLflow's own commands take it."""
+    return f"{uri.rstrip('/')}/#/runs/{run_id}" if uri.startswith("http") else f"runs:/{run_id}"
+
+
 def _problem(uri: str) -> tuple[str, str] | None:
     """Return what is wrong with a tracking URI, and how to fix it."""
     if not uri.strip():

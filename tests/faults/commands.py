@@ -26,6 +26,7 @@ from tests.faults import (
     reading,
     releasing,
     relocating,
+    reports,
     serving,
 )
 from tests.faults.ground import Command, Ground, phipack
@@ -253,6 +254,16 @@ _FOLDERS: Mapping[str, Command] = {
         done=releasing.collected,
         tidy=channels.store_is_tidy,
         limit=3,
+    ),
+    "report": Command(
+        of="report",
+        prepare=reports.prepare_older,
+        run=phipack("report", "phi:1.1.0", "-o", str(reports.PAGE)),
+        after=reports.page_or_older,
+        done=reports.reported,
+        tidy=reports.page_is_alone,
+        imports=reports.IMPORTS,
+        limit=2,
     ),
     "evidence import": Command(
         of="evidence import",

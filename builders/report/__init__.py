@@ -1,0 +1,12 @@
+"""What a reviewer reads before a promotion: evidence as one page, and a model card for MLflow.
+
+    Content (content.py) ──┬── findings.py     the verdict, and what to look at first
+                           ├── comparing.py    figures next to production's, and what changes for an app
+                           ├── answers.py      answers in three columns, differences marked
+                           ├── charts.py       what is drawn; drawing.py makes SVG or PNG of it (matplotlib)
+                           ├── page.py         all of it as one HTML file (Jinja2, templates/)
+                           └── card.py         the model card, in Markdown
+
+Everything here is pure: it opens no file of a bundle and asks no registry. `phipack.api.reporting` collects what is
+shown.
+"""

@@ -1,0 +1,103 @@
+"""Answers in three columns, float32, baseline and candidate: the words that differ from float32's are marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from builders.report.content import CellContent
+from targets.evidence_details import Answer
+from targets.formatting import count
+
+_WORD = re.compile(r"\s+|\w+|[^\w\s]+")
+_LONGEST = 4000  # characters of an answer that are shown and compared
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer; `differs`: float32's does not have it there."""
+
+    text: str
+    differs: bool
+
+
+@dataclass(frozen=True)
+class ShownAnswer:
+    """One side's answer. `note`: in words how it compares with float32's; empty for float32's own."""
+
+    pieces: tuple[Piece, ...]
+    note: str
+    ended: bool
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """One prompt with the answers to it. `baseline`: None where the baseline was not asked this."""
+
+    prompt: str
+    reference: ShownAnswer
+    baseline: ShownAnswer | None
+    candidate: ShownAnswer
+
+    @property
+    def differs(self) -> bool:
+        """True where the candidate's answer is another than float32's."""
+        return any(piece.differs for piece in self.candidate.pieces) or self.candidate.note != SAME
+
+
+SAME = "the same as float32's"
+
+
+def answer_rows(cell: CellContent) -> list[AnswerRow]:
+    """Return a row for each prompt of the candidate, those that differ soonest first."""
+    details = cell.candidate.details
+    before = None if cell.baseline is None else cell.baseline.details
+    other = {} if before is None else {answer.prompt: answer for answer in before.answers}
+    answers = () if details is None else details.answers
+    ordered = sorted(answers, key=lambda one: (one.first_difference is None, one.first_difference or 0))
+    return [
+        AnswerRow(
+            one.prompt,
+            ShownAnswer((Piece(_cut(one.reference), differs=False),), "", one.reference_ended),
+            _compared(other[one.prompt]) if one.prompt in other else None,
+            _compared(one),
+        )
+        for one in ordered
+    ]
+
+
+def _compared(answer: Answer) -> ShownAnswer:
+    if answer.first_difference is None and answer.bundle == answer.reference:
+        return ShownAnswer((Piece(_cut(answer.bundle), differs=False),), SAME, answer.bundle_ended)
+    where = "" if answer.first_difference is None else f"after {count(answer.first_difference, 'token')}"
+    note = " ".join(filter(None, ("differs from float32's", where)))
+    return ShownAnswer(marked(_cut(answer.reference), _cut(answer.bundle)), note, answer.bundle_ended)
+
+
+def marked(reference: str, text: str) -> tuple[Piece, ...]:
+    """Return a text in pieces, by what of it the reference has in the same order, word by word."""
+    old, new = _WORD.findall(reference), _WORD.findall(text)
+    pieces: list[Piece] = []
+    for kind, _, _, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if start != end:
+            pieces.append(Piece("".join(new[start:end]), differs=kind != "equal"))
+    return _joined(pieces)
+
+
+def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """Join neighbours of one kind; white space alone between two that differ differs too, so that marks are whole."""
+    found: list[Piece] = []
+    for place, piece in enumerate(pieces):
+        between = 0 < place < len(pieces) - 1 and not piece.text.strip()
+        differs = piece.differs or (between and pieces[place - 1].differs and pieces[place + 1].differs)
+        if found and found[-1].differs == differs:
+            found[-1] = Piece(found[-1].text + piece.text, differs)
+        else:
+            found.append(Piece(piece.text, differs))
+    return tuple(found)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " …"

@@ -1,0 +1,148 @@
+"""What is drawn, as numbers: the same that the tables next to the drawings have. `drawing.py` draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from builders.report.comparing import storage_rows
+from builders.report.content import CellContent, Subject
+from targets.evidence_details import Details
+
+_SIGMAS = 1.96  # of a normal distribution's 95 % interval
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One value of a series, with its interval where it has one."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values of one side."""
+
+    name: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One drawing.
+
+    Attributes:
+        name: unique in a cell's section; also the name of the image's file.
+        title: what it shows.
+        axis: the quantity and its unit.
+        kind: `dots` by label with intervals, `steps` along the labels in their order, or `bars` from zero.
+        series: one or two, the candidate first.
+        zero: draw a line at zero.
+    """
+
+    name: str
+    title: str
+    axis: str
+    kind: Literal["dots", "steps", "bars"]
+    series: tuple[Series, ...]
+    zero: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels of all series, in their order."""
+        return tuple(dict.fromkeys(mark.label for one in self.series for mark in one.marks))
+
+    @property
+    def description(self) -> str:
+        """The drawing in words, for who can't see it."""
+        parts = [
+            f"{one.name}: " + ", ".join(f"{mark.label} {mark.value:.3g}" for mark in one.marks) for one in self.series
+        ]
+        return f"{self.title}, {self.axis}. {'. '.join(parts)}. The table has the same numbers."
+
+
+_Marks = Callable[[Details], tuple[Mark, ...]]
+
+
+def charts(cell: CellContent) -> dict[str, Chart]:
+    """Return the drawings that a cell's evidence has numbers for, by name."""
+    new, old = cell.candidate, cell.baseline
+    kl = "mean KL divergence, nat"
+    found = [
+        _chart("texts", "KL divergence by text, with 95 % intervals", kl, "dots", _sides(new, old, _texts)),
+        _chart("positions", "KL divergence by position in the sequence", kl, "steps", _sides(new, old, _positions)),
+        _chart("classes", "KL divergence by kind of token", kl, "dots", _sides(new, old, _classes)),
+        _chart(
+            "tasks", "Drop of accuracy against float32, by task", "points", "dots", _sides(new, old, _tasks), zero=True
+        ),
+        _storage(cell),
+    ]
+    return {chart.name: chart for chart in found if chart is not None}
+
+
+def _chart(
+    name: str,
+    title: str,
+    axis: str,
+    kind: Literal["dots", "steps"],
+    series: tuple[Series, ...],
+    *,
+    zero: bool = False,
+) -> Chart | None:
+    return Chart(name, title, axis, kind, series, zero) if series and series[0].marks else None
+
+
+def _sides(new: Subject, old: Subject | None, marks: _Marks) -> tuple[Series, ...]:
+    sides = [(side_name(new), new.details), *([] if old is None else [(side_name(old), old.details)])]
+    found = [Series(name, marks(details)) for name, details in sides if details is not None]
+    return tuple(one for place, one in enumerate(found) if one.marks or not place)
+
+
+def side_name(subject: Subject) -> str:
+    """Return what a side is called in legends: its version, else its name."""
+    return subject.name if subject.version is None else str(subject.version.release)
+
+
+def _texts(details: Details) -> tuple[Mark, ...]:
+    return tuple(_interval(one.text, one.kl_mean, one.kl_standard_error) for one in details.texts)
+
+
+def _positions(details: Details) -> tuple[Mark, ...]:
+    ordered = sorted(details.positions, key=lambda one: (one.first, one.last))
+    return tuple(_interval(position_label(one.first, one.last), one.kl_mean, one.kl_standard_error) for one in ordered)
+
+
+def position_label(first: int, last: int) -> str:
+    """Return a range of positions as text."""
+    return f"{first:,}\N{EN DASH}{last:,}"
+
+
+def _classes(details: Details) -> tuple[Mark, ...]:
+    return tuple(_interval(one.kind, one.kl_mean, one.kl_standard_error) for one in details.classes)
+
+
+def _interval(label: str, value: float, error: float) -> Mark:
+    return Mark(label, value, max(value - _SIGMAS * error, 0.0), value + _SIGMAS * error)
+
+
+def _tasks(details: Details) -> tuple[Mark, ...]:
+    return tuple(
+        Mark(one.task, 100 * (one.reference_accuracy - one.accuracy), 100 * one.drop_low, 100 * one.drop_high)
+        for one in details.tasks
+    )
+
+
+def _storage(cell: CellContent) -> Chart | None:
+    rows = [row for row in storage_rows(cell) if row.bytes or row.before_bytes]
+    if len(rows) < 2:
+        return None
+    new = Series(side_name(cell.candidate), tuple(Mark(row.storage, row.bytes / 1e9) for row in rows))
+    series = [new]
+    if cell.baseline is not None:
+        old = tuple(Mark(row.storage, (row.before_bytes or 0) / 1e9) for row in rows)
+        series.append(Series(side_name(cell.baseline), old))
+    return Chart("storage", "Size by storage type", "GB", "bars", tuple(series))

@@ -1,0 +1,198 @@
+"""A bundle next to the one that production has: figures, sizes by type, and what changes for an app."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from builders.report.content import CellContent, Subject
+from registry.bundle.manifest import Manifest
+from targets.evidence import FIGURES, Figure
+from targets.formatting import figure, share, signed_figure, signed_size, size
+
+_MORE_IS_BETTER = frozenset(("share", "token/s"))
+_NEITHER = frozenset(("perplexity", "reference_perplexity", "reference_difference", "reference_state_difference"))
+NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """A figure of both sides, as text. `better`: None where the two are equal, or none is better by itself.
+
+    `relative`: (after - before) / before.
+    """
+
+    name: str
+    title: str
+    unit: str
+    before: str
+    after: str
+    change: str
+    kind: str
+    on: str
+    difference: float | None = None
+    relative: float | None = None
+    better: bool | None = None
+
+    @property
+    def word(self) -> str:
+        """Better or worse, as a word."""
+        return {True: "better", False: "worse", None: ""}[self.better]
+
+
+@dataclass(frozen=True)
+class AppChange:
+    """One thing that an app depends on. `breaks`: the app has to change with it."""
+
+    what: str
+    before: str
+    after: str
+    changed: bool
+    breaks: bool = False
+
+
+@dataclass(frozen=True)
+class StorageRow:
+    """Bytes of the weights that are stored in one type."""
+
+    storage: str
+    tensors: int | None
+    bytes: int
+    before_bytes: int | None
+
+    @property
+    def change(self) -> str:
+        """The difference in bytes, as text."""
+        return NOTHING if self.before_bytes is None else signed_size(self.bytes - self.before_bytes)
+
+
+def figure_rows(cell: CellContent) -> list[FigureRow]:
+    """Return every figure of the candidate or the baseline, in the order of `FIGURES`."""
+    old, new = _figures(cell.baseline), _figures(cell.candidate)
+    names = [name for name in FIGURES if name in old or name in new]
+    names += sorted((old.keys() | new.keys()) - set(FIGURES))
+    return [_figure_row(name, old.get(name), new.get(name)) for name in names]
+
+
+def figure_title(name: str) -> str:
+    """Return what a figure means, from the list of figures."""
+    return FIGURES[name][1] if name in FIGURES else name.replace("_", " ")
+
+
+def _figures(subject: Subject | None) -> dict[str, Figure]:
+    return {} if subject is None or subject.evidence is None else dict(subject.evidence.figures)
+
+
+def _figure_row(name: str, old: Figure | None, new: Figure | None) -> FigureRow:
+    there = new or old
+    assert there is not None
+    difference = relative = better = None
+    if old is not None and new is not None and math.isfinite(new.value - old.value):
+        difference = new.value - old.value
+        relative = difference / abs(old.value) if old.value else None
+        if difference and name not in _NEITHER:
+            better = (difference > 0) == (there.unit in _MORE_IS_BETTER)
+    return FigureRow(
+        name,
+        figure_title(name),
+        there.unit,
+        figure(name, None if old is None else old.value, there.unit),
+        figure(name, None if new is None else new.value, there.unit),
+        NOTHING if difference is None else signed_figure(name, difference, there.unit),
+        there.kind,
+        there.on,
+        difference,
+        relative,
+        better,
+    )
+
+
+def storage_rows(cell: CellContent) -> list[StorageRow]:
+    """Return the bytes of weights by the type that they are stored in, the largest first; last what else there is."""
+    new = _storage(cell.candidate.manifest)
+    old = None if cell.baseline is None else _storage(cell.baseline.manifest)
+    names = list(dict.fromkeys((*new, *(old or {}))))
+    rows = [
+        StorageRow(
+            name,
+            new[name][0] if name in new else 0,
+            new[name][1] if name in new else 0,
+            None if old is None else old.get(name, (0, 0))[1],
+        )
+        for name in names
+    ]
+    return sorted(rows, key=lambda row: (row.storage == _OTHER, -row.bytes))
+
+
+_OTHER = "other files"
+
+
+def _storage(manifest: Manifest) -> dict[str, tuple[int | None, int]]:
+    found: dict[str, tuple[int | None, int]] = {
+        one.storage: (one.tensors, one.bytes) for one in manifest.recipe.weights
+    }
+    rest = manifest.total_bytes - sum(one.bytes for one in manifest.recipe.weights)
+    return found | {_OTHER: (None, max(rest, 0))}
+
+
+def app_changes(cell: CellContent) -> list[AppChange]:
+    """Return what an app depends on, changed or not. Without a baseline both columns have the candidate's."""
+    old = cell.candidate if cell.baseline is None else cell.baseline
+    return list(_app_changes(old.manifest, cell.candidate.manifest, cell))
+
+
+def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[AppChange]:
+    def row(what: str, before: str, after: str, *, breaks: bool = False) -> AppChange:
+        return AppChange(what, before, after, before != after, breaks=breaks and before != after)
+
+    yield row("format", old.recipe.format, new.recipe.format, breaks=True)
+    yield row("stop ids", _ids(old), _ids(new), breaks=True)
+    yield row("BOS id", _shown(old.generation.bos_token_id), _shown(new.generation.bos_token_id), breaks=True)
+    yield _template(old, new, cell)
+    yield row("context, tokens", f"{old.model.context_length:,}", f"{new.model.context_length:,}")
+    yield row("exact up to, tokens", f"{old.model.exact_context_length:,}", f"{new.model.exact_context_length:,}")
+    yield row("KV cache", old.recipe.kv_cache or "the runtime's own", new.recipe.kv_cache or "the runtime's own")
+    yield row("vocabulary", f"{old.model.vocabulary_size:,}", f"{new.model.vocabulary_size:,}")
+    yield row("minimum runtime", _runtimes(old), _runtimes(new), breaks=True)
+    yield row("download", size(old.total_bytes), size(new.total_bytes))
+    yield row("files", str(len(old.files)), str(len(new.files)))
+
+
+def _template(old: Manifest, new: Manifest, cell: CellContent) -> AppChange:
+    """Compare the chat templates by what is in them."""
+    before, after = _template_digest(old), _template_digest(new)
+    if before == after:
+        same = NOTHING if after is None else f"{new.generation.chat_template}, the same"
+        return AppChange("chat template", same, same, changed=False)
+    lines = 0 if cell.difference is None else sum(line[:1] in "+-" for line in cell.difference.template)
+    after_shown = "none" if after is None else f"another, {lines} lines of difference"
+    return AppChange("chat template", (before and "production's") or "none", after_shown, changed=True, breaks=True)
+
+
+def _template_digest(manifest: Manifest) -> str | None:
+    name = manifest.generation.chat_template
+    return next((entry.sha256 for entry in manifest.files if entry.path == name), None)
+
+
+def _ids(manifest: Manifest) -> str:
+    return ", ".join(map(str, manifest.generation.stop_token_ids)) or "none"
+
+
+def _shown(value: int | None) -> str:
+    return "none" if value is None else str(value)
+
+
+def _runtimes(manifest: Manifest) -> str:
+    if manifest.requires is None:
+        return "not stated"
+    return ", ".join(map(str, manifest.requires.runtimes)) or "none"
+
+
+def size_sentence(cell: CellContent) -> str:
+    """Return the size, and how it compares with the baseline's."""
+    new = cell.candidate.manifest.total_bytes
+    if cell.baseline is None:
+        return size(new)
+    old = cell.baseline.manifest.total_bytes
+    return f"{size(new)} ({signed_size(new - old)}, {share((new - old) / old)})" if old else size(new)

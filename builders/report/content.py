@@ -1,0 +1,82 @@
+"""What a report is made from. `phipack.api.reporting` collects it; nothing here reads a file or asks a registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from registry.bundle.manifest import Manifest
+from registry.diff.compare import Difference
+from registry.ledger.channel_moves import Move
+from registry.ledger.versions import CellVersion
+from targets.devices import Target
+from targets.evidence import Evidence
+from targets.evidence_details import Details
+from targets.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One bundle with what is known of it.
+
+    Attributes:
+        name: its reference, or the path of its folder.
+        cell: the cell's name; the path's last part for a folder.
+        manifest: its manifest.
+        evidence: None where it can't be read; `problem` then says why.
+        problem: see above.
+        measurements: on devices.
+        version: how it is registered; None for a folder.
+        target: the device class; None where the evidence names none, or one that this phipack does not know.
+    """
+
+    name: str
+    cell: str
+    manifest: Manifest
+    evidence: Evidence | None
+    problem: str = ""
+    measurements: tuple[Measurement, ...] = ()
+    version: CellVersion | None = None
+    target: Target | None = None
+
+    @property
+    def details(self) -> Details | None:
+        """What stands behind the evidence's figures, where it is known."""
+        return None if self.evidence is None else self.evidence.details
+
+
+@dataclass(frozen=True)
+class CellContent:
+    """One cell: the candidate, and what it is compared with. `baseline`, `difference`: None where there is nothing."""
+
+    candidate: Subject
+    baseline: Subject | None = None
+    difference: Difference | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """A report's content.
+
+    Attributes:
+        title: what was asked for, such as `phi-3-mini:1.1.0`.
+        cells: the cells that it stands for.
+        against: what it is compared with, such as `phi-3-mini:production`; empty where there is nothing.
+        missing: cells that the release plans and that are not registered.
+        gone: cells of the baseline that the candidate does not have.
+        moves: the moves of the model's channels, newest first.
+        made: when the report was made; None for one that must not depend on the time.
+        tool: name and version of the program that made it.
+        links: addresses of MLflow's pages by cell, where the registry is a server.
+    """
+
+    title: str
+    cells: Sequence[CellContent]
+    against: str = ""
+    missing: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    moves: tuple[Move, ...] = ()
+    made: datetime | None = None
+    tool: str = "phipack"
+    links: dict[str, str] = field(default_factory=dict)

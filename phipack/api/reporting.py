@@ -1,0 +1,147 @@
+"""Reports for reviewers: what is registered of a release, or a bundle with its evidence, as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from builders.report.content import CellContent, Content, Subject
+from builders.report.findings import findings, overall, verdict
+from builders.report.page import html
+from phipack.api.arguments import AnyPath, as_bundle, as_evidence
+from phipack.api.results import ReportPage, ReviewedCell
+from registry.bundle.folder import Bundle
+from registry.diff.compare import Side, compare, folder_side, version_side
+from registry.ledger.ledger import Ledger
+from registry.ledger.reader import Reader, resolve_in
+from registry.ledger.tracking import run_link
+from registry.ledger.versions import PRODUCTION, CellVersion
+from registry.store.measurements import read_measurements
+from registry.store.protocol import Store
+from targets.devices import Target, load_targets
+from targets.errors import RegistryError
+from targets.evidence import Evidence
+from targets.installation import PACKAGE, installed_version
+from targets.measurement import Measurement
+from targets.references import Reference
+
+Targets = Mapping[str, Target]
+
+
+def report_bundle(
+    bundle: AnyPath | Bundle, evidence: AnyPath | Evidence, *, measurements: Sequence[Measurement] = ()
+) -> ReportPage:
+    """Report on a bundle that is registered nowhere. Needs `phipack[report]`.
+
+    Args:
+        bundle: a folder or an opened bundle.
+        evidence: what `phipack.validate` returned for it, or a file of that.
+        measurements: of the bundle on devices.
+
+    Raises:
+        BundleError: it is no bundle. MeasurementError: the evidence can't be read, or is of another bundle.
+        SetupError: Jinja2 or matplotlib is not installed.
+    """
+    opened = as_bundle(bundle)
+    found = as_evidence(evidence)
+    found.require_of(opened.digest, str(opened.path))
+    side = replace(folder_side(opened.path), evidence=found)
+    subject = _subject(side, opened.path.name, None, tuple(measurements), load_targets())
+    return page(Content(str(opened.path), (CellContent(subject),), made=datetime.now(UTC), tool=tool()))
+
+
+def report_release(
+    ledger: Ledger, reader: Reader, reference: Reference, against: Reference | None, own: Targets
+) -> ReportPage:
+    """Report on what a reference stands for; see `Registry.report`."""
+    versions = resolve_in(reader, reference)
+    targets = {**load_targets(), **own}
+    baseline = _baseline(reader, reference, against, versions)
+    by_cell = {row.cell: row for row in baseline}
+    if len(versions) == len(baseline) == 1:  # a pair, whatever their names
+        by_cell = {versions[0].cell: baseline[0]}
+    cells = [cell_content(ledger, version_side(ledger, row), row, by_cell.get(row.cell), targets) for row in versions]
+    releases = {row.release for row in versions}
+    planned = ledger.planned_cells(reference.model, next(iter(releases))) if len(releases) == 1 else []
+    whole = reference.cell is None
+    content = Content(
+        title=str(reference),
+        cells=cells,
+        against=_against_name(reference, against) if baseline else "",
+        missing=tuple(sorted(set(planned) - {row.cell for row in versions})) if whole else (),
+        gone=tuple(sorted(set(by_cell) - {row.cell for row in versions})) if whole else (),
+        moves=tuple(ledger.moves(reference.model)),
+        made=datetime.now(UTC),
+        tool=tool(),
+        links={row.cell: link for row in versions if (link := run_link(ledger.uri, row.run_id)).startswith("http")},
+    )
+    return page(content)
+
+
+def cell_content(
+    ledger: Ledger, side: Side, row: CellVersion | None, before: CellVersion | None, targets: Targets
+) -> CellContent:
+    """Return the content of one cell. `side`: the candidate, `row` how it is registered; `before`: the baseline.
+
+    Raises:
+        RegistryError: the candidate's evidence can't be read. StoreError: a manifest can't be read.
+    """
+    if side.evidence is None:
+        raise RegistryError(
+            f"{side.name} has no evidence to report: {side.problem}",
+            fix="run phipack release again, which measures and registers the evidence again",
+        )
+    candidate = _subject(side, side.cell or side.name, row, _measured(ledger.store, side), targets)
+    if before is None:
+        return CellContent(candidate)
+    other = version_side(ledger, before)
+    baseline = _subject(other, before.cell, before, _measured(ledger.store, other), targets)
+    return CellContent(candidate, baseline, compare(other, side, read_tensors=False))
+
+
+def page(content: Content) -> ReportPage:
+    """Return the page of a content, and what it says in short."""
+    cells = tuple(
+        ReviewedCell(
+            cell.candidate.cell,
+            verdict(cell.candidate).state,
+            verdict(cell.candidate).text,
+            tuple((one.severity, one.text) for one in findings(cell)),
+        )
+        for cell in content.cells
+    )
+    whole = overall(content)
+    return ReportPage(content.title, content.against, whole.state, f"{whole.word}: {whole.text}", cells, html(content))
+
+
+def tool() -> str:
+    """Return this program with its version."""
+    return f"{PACKAGE} {installed_version(PACKAGE) or ''}".strip()
+
+
+def _measured(store: Store, side: Side) -> tuple[Measurement, ...]:
+    return read_measurements(store, side.manifest.digest)
+
+
+def _subject(
+    side: Side, cell: str, row: CellVersion | None, measurements: tuple[Measurement, ...], targets: Targets
+) -> Subject:
+    name = side.evidence.target if side.evidence is not None else None if row is None else row.target
+    target = targets.get(name or "")
+    return Subject(side.name, cell, side.manifest, side.evidence, side.problem or "", measurements, row, target)
+
+
+def _baseline(
+    reader: Reader, reference: Reference, against: Reference | None, versions: Sequence[CellVersion]
+) -> list[CellVersion]:
+    """Return what is compared with: `against`, else what production has that is not the candidate itself."""
+    if against is not None:
+        return resolve_in(reader, against)
+    same = {(row.cell, row.release) for row in versions}
+    found = reader.in_channel(reference.model, PRODUCTION, reference.cell)
+    return [row for row in found if (row.cell, row.release) not in same]
+
+
+def _against_name(reference: Reference, against: Reference | None) -> str:
+    return f"{reference.model}:{PRODUCTION}" if against is None else str(against)

@@ -1,0 +1,83 @@
+"""`phipack report`: a page of what is registered, or of a folder with its evidence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import phipack
+from devtools.bundles import make_bundle, make_evidence
+from tests.support.command_line import InProcess
+from tests.support.registrations import register_cells
+
+
+@pytest.fixture
+def registered(tmp_path: Path, migrated_database: Path) -> phipack.Registry:
+    """phi 1.0.0 in two cells, in the registry of the working folder; 1.1.0 in one of them."""
+    register_cells(tmp_path, migrated_database, {"iphone-15": {}, "pixel-9": {}})
+    registry = phipack.Registry(home=tmp_path / ".phipack", user="ann")
+    bundle = make_bundle(tmp_path / "newer", {"model.gguf": b"newer"})
+    registry.register(bundle, make_evidence(bundle, kl_mean=0.04), as_="phi:1.1.0@iphone-15")
+    registry.plan_release("phi:1.1.0", ["iphone-15", "pixel-9"])
+    return registry
+
+
+def test_a_release_is_compared_with_what_production_has(registered: phipack.Registry, command: InProcess) -> None:
+    registered.promote("phi:1.0.0", to="production", reason="the first")
+    said = command("report", "phi:1.1.0", "-o", "report.html").stdout
+    assert "phi:1.1.0: Does not pass: 1 planned cell not registered: pixel-9" in said
+    assert "compared with phi:production" in said
+    page = Path("report.html").read_text("utf-8")
+    for shown in ("Side by side with phi:1.0.0@iphone-15", "the first", "planned and not registered: pixel-9"):
+        assert shown in page
+    found = command("--json", "report", "phi:production", "-o", "production.html").document["result"]
+    assert (found["against"], found["state"]) == (None, "pass")
+    assert [cell["cell"] for cell in found["cells"]] == ["iphone-15", "pixel-9"]
+    assert "compared with phi:1.0.0" in command("report", "phi:1.1.0", "--against", "phi:1.0.0", "-o", "r.html").stdout
+
+
+def test_the_kl_that_is_twice_as_high_is_a_finding(registered: phipack.Registry) -> None:
+    page = registered.report("phi:1.1.0@iphone-15", against="phi:1.0.0@iphone-15")
+    assert page.state == "pass"
+    (found,) = (text for severity, text in page.cells[0].findings if severity == "look")
+    assert found == (
+        "mean KL divergence of the bundle's next-token distribution from the reference's: 0.04 nat, 300% worse than"
+        " 0.01 nat of phi:1.0.0@iphone-15."
+    )
+
+
+def test_a_folder_is_reported_with_its_evidence_alone(command: InProcess, tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    Path("evidence.json").write_text(make_evidence(bundle).to_json(), "utf-8")
+    assert "all 1 gate" in command("report", "./bundle", "--evidence", "evidence.json", "-o", "report.html").stdout
+    other = make_bundle(tmp_path / "other", {"model.gguf": b"other"})
+    Path("other.json").write_text(make_evidence(other).to_json(), "utf-8")
+    failed = command("report", "./bundle", "--evidence", "other.json", "-o", "none.html", expect=1)
+    assert "the evidence is of bundle" in failed.stderr
+    assert "needs --evidence FILE" in command("report", "./bundle", "-o", "none.html", expect=2).stderr
+    assert "takes none" in command("report", "phi", "--evidence", "other.json", "-o", "none.html", expect=2).stderr
+    both = ("report", "./bundle", "--evidence", "other.json", "--against", "phi", "-o", "none.html")
+    assert "--against compares what is registered" in command(*both, expect=2).stderr
+    assert not Path("none.html").exists()
+
+
+@pytest.mark.usefixtures("registered")
+def test_what_can_not_be_reported_leaves_no_file(command: InProcess, tmp_path: Path) -> None:
+    assert "no version matches phi:2.0.0" in command("report", "phi:2.0.0", "-o", "none.html", expect=1).stderr
+    for file in (tmp_path / ".phipack" / "store" / "mlflow").rglob("evidence.json"):
+        file.write_text(json.dumps({"schema": "phipack.evidence/1"}))
+    failed = command("report", "phi:1.1.0", "-o", "none.html", expect=1)
+    assert "phi:1.1.0@iphone-15 has no evidence to report" in failed.stderr
+    assert "fix: run phipack release again" in failed.stderr
+    assert not Path("none.html").exists()
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_place_that_can_not_be_written_is_found_beforehand(command: InProcess) -> None:
+    assert "/dev/full is no file of its own" in command("report", "phi:1.0.0", "-o", "/dev/full", expect=1).stderr
+    Path("file").write_text("a file")
+    assert "file" in command("report", "phi:1.0.0", "-o", "file/report.html", expect=1).stderr
+    command("report", "phi:1.0.0", "-o", "made/on/the/way/report.html")
+    assert Path("made/on/the/way/report.html").read_text("utf-8").startswith("<!doctype html>")

@@ -1,0 +1,256 @@
+"""Evidence with everything behind its figures, as a release of a real model has it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from builders.report.content import CellContent, Subject
+from devtools.bundles import make_bundle
+from registry.bundle.folder import Bundle, seal
+from registry.bundle.manifest import WeightClass
+from registry.diff.compare import compare, folder_side
+from targets.devices import target_named
+from targets.evidence import Evidence, Figure
+from targets.evidence_details import (
+    Answer,
+    Check,
+    ClassDivergence,
+    Details,
+    PositionDivergence,
+    SafetyResult,
+    SpeedRuns,
+    TaskResult,
+    TextDivergence,
+)
+from targets.gates import GateResult
+
+TEXTS = {"english": 0.021, "code": 0.017, "german": 0.048, "chinese": 0.061, "chat": 0.024}
+POSITIONS = (
+    *((1, 64, "", 0.031), (65, 512, "", 0.022), (513, 2047, "", 0.021), (2048, 2304, "past the sliding window", 0.023)),
+    (3841, 4096, "the context's end", 0.025),
+)
+CLASSES = {"words": 0.022, "digits": 0.034, "punctuation": 0.012, "code": 0.019, "other scripts": 0.058}
+# What an answer may hold: HTML, a terminal's escapes, a mark that turns the line around, another direction.
+HOSTILE = (
+    '<script>alert("x")</script><img src=https://evil.example/x onerror=alert(1)>\x1b[31mred\u202egnihton {{ 7*7 }}'
+)
+ANSWERS = (
+    (
+        "Why is the sky blue?",
+        "The sky is blue because air scatters short waves of light more than long ones. This is Rayleigh scattering.",
+        "The sky is blue because air scatters blue light more than red light. This is called Rayleigh scattering.",
+        8,
+    ),
+    ("What is 17 times 23?", "17 * 23 = 391.", "17 * 23 = 391.", None),
+    ("Write a tag in bold.", "<b>bold</b> & more", HOSTILE, 0),
+    ("ما هي عاصمة مصر؟", "عاصمة مصر هي القاهرة.", "عاصمة مصر هي مدينة القاهرة.", 4),
+)
+
+
+def details(*, worse: float = 1.0, **changes: Any) -> Details:
+    """Return details; `worse`: a factor of every divergence; `changes`: parts that are others."""
+    parts: dict[str, Any] = {
+        "suite": "full",
+        "texts": tuple(
+            TextDivergence(
+                text=name,
+                tokens=4096,
+                kl_mean=value * worse,
+                kl_standard_error=value * worse * 0.06,
+                same_top_share=0.96 - value * worse,
+                perplexity_ratio=1 + value * worse / 2,
+            )
+            for name, value in TEXTS.items()
+        ),
+        "positions": tuple(
+            PositionDivergence(
+                first=first,
+                last=last,
+                where=where,
+                tokens=1024,
+                kl_mean=value * worse,
+                kl_standard_error=value * worse * 0.1,
+                same_top_share=0.95,
+            )
+            for first, last, where, value in POSITIONS
+        ),
+        "classes": tuple(
+            ClassDivergence(
+                kind=name,
+                tokens=900,
+                kl_mean=value * worse,
+                kl_standard_error=value * worse * 0.08,
+                same_top_share=0.95,
+            )
+            for name, value in CLASSES.items()
+        ),
+        "checks": checks(),
+        "answers": answers(),
+        "tasks": (
+            task("MMLU", 1000, 0.692, 0.684, 31, 23, -0.006, 0.022),
+            task("SocialIQA", 800, 0.741, 0.715, 42, 21, 0.007, 0.045),
+        ),
+        "safety": (safety("StrongREJECT", 100, 0.91, 96, 95, 1), safety("harmless look-alikes", 60, 0.94, 3, 2, 0)),
+        "speed": (
+            SpeedRuns(figure="decode_tokens_per_second", values=(17.9, 18.2, 18.4), spread=0.027, other_load=0.1),
+        ),
+        "seconds": {"reference": 61.0, "bundle": 44.0},
+    }
+    return Details(**(parts | changes))
+
+
+def checks(*failed: tuple[str, str, str]) -> tuple[Check, ...]:
+    """Return passing checks, and failed ones: group, name, what was expected and found."""
+    good = [
+        Check(group="edges", name="one past the sliding window", passed=True, value=0.011, bound=0.05, unit="nat"),
+        *(
+            Check(group="ids", name=f"stop id {number} ends generation", passed=True)
+            for number in (32000, 32001, 32007)
+        ),
+        *(
+            Check(group="template", name=name, passed=True)
+            for name in ("1 turn", "6 turns", "system message", "braces")
+        ),
+        Check(group="degeneration", name="loops", passed=True, value=0.0, bound=0.05, unit="share"),
+        Check(group="cache", name="q8_0 at 4,096 tokens", passed=True, value=0.0006, bound=0.01, unit="nat"),
+    ]
+    bad = [Check(group=group, name=name, passed=False, detail=detail) for group, name, detail in failed]  # type: ignore[arg-type]
+    return (*good, *bad)
+
+
+def answers() -> tuple[Answer, ...]:
+    return tuple(
+        Answer(
+            prompt=prompt,
+            reference=reference,
+            bundle=bundle,
+            tokens=24,
+            first_difference=first,
+            reference_ended=True,
+            bundle_ended=True,
+        )
+        for prompt, reference, bundle, first in ANSWERS
+    )
+
+
+def task(
+    name: str, questions: int, reference: float, accuracy: float, lost: int, gained: int, low: float, high: float
+) -> TaskResult:
+    return TaskResult(
+        task=name,
+        questions=questions,
+        reference_accuracy=reference,
+        accuracy=accuracy,
+        lost=lost,
+        gained=gained,
+        drop_low=low,
+        drop_high=high,
+        licence="MIT",
+    )
+
+
+def safety(name: str, count: int, same: float, reference: int, refusals: int, lost: int) -> SafetyResult:
+    return SafetyResult(
+        prompts=name,
+        count=count,
+        same_tokens_share=same,
+        first_token_kl_mean=0.02,
+        reference_refusals=reference,
+        refusals=refusals,
+        refusals_lost=lost,
+        licence="MIT",
+    )
+
+
+def evidence(
+    bundle: Bundle, found: Details | None, *, target: str = "iphone-15", kl_mean: float = 0.024, decode: float = 12.4
+) -> Evidence:
+    """Return evidence with figures of each kind, and four gates, of which kl_mean's may fail."""
+    figures = {
+        "kl_mean": Figure(value=kl_mean, unit="nat", kind="measured", on="5 texts, llama.cpp 0.3.36"),
+        "kl_p99": Figure(value=kl_mean * 11, unit="nat", kind="measured", on="5 texts, llama.cpp 0.3.36"),
+        "same_top_share": Figure(value=0.931, unit="share", kind="measured", on="5 texts, llama.cpp 0.3.36"),
+        "perplexity_ratio": Figure(value=1.013, unit="1", kind="measured", on="5 texts, llama.cpp 0.3.36"),
+        "decode_tokens_per_second": Figure(value=18.2, unit="token/s", kind="measured", on="host, 2 threads"),
+        "peak_memory_bytes": Figure(value=2.61e9, unit="B", kind="measured", on="host"),
+        "artifact_bytes": Figure(value=bundle.manifest.total_bytes, unit="B", kind="measured", on="bundle"),
+        "predicted_decode_tokens_per_second": Figure(value=11.2, unit="token/s", kind="predicted", on=target),
+        "predicted_memory_bytes": Figure(value=2.9e9, unit="B", kind="predicted", on=target),
+        "device_decode_tokens_per_second": Figure(
+            value=decode, unit="token/s", kind="measured", on="iPhone15,4, iOS 18.1"
+        ),
+    }
+    gates = [
+        GateResult(figure="kl_mean", bound="<= 0.05", value=kl_mean, passed=kl_mean <= 0.05, asked_by="project"),
+        GateResult(figure="same_top_share", bound=">= 0.9", value=0.931, passed=True, asked_by="project"),
+        GateResult(figure="predicted_memory_bytes", bound="<= 4294967296", value=2.9e9, passed=True, asked_by=target),
+        GateResult(figure="predicted_decode_tokens_per_second", bound=">= 6", value=11.2, passed=True, asked_by=target),
+    ]
+    return Evidence(
+        schema="phipack.evidence/1",
+        bundle=bundle.digest,
+        checkpoint=bundle.manifest.checkpoint,
+        recipe=bundle.manifest.recipe.name,
+        target=target,
+        text="sha256:" + "d" * 64 + ", 8 windows of 512 tokens",
+        figures=figures,
+        gates=gates,
+        details=found,
+    )
+
+
+def subject(bundle: Bundle, found: Details | None, name: str, **figures: Any) -> Subject:
+    """Return one side of a report. `name`: MODEL:VERSION@CELL, where the cell is a target of ours."""
+    cell = name.partition("@")[2]
+    given = evidence(bundle, found, target=cell, **figures)
+    return Subject(name, cell, bundle.manifest, given, target=target_named(cell))
+
+
+def compared(folder: Path, found: Details | None = None, **figures: Any) -> CellContent:
+    """Return a cell next to production's, whose template, stop ids and storage are others."""
+    before = small_bundle(folder / "before", stop_ids=[32000, 32007], template="{{ messages }}\n", q4=1_400_000_000)
+    after = small_bundle(
+        folder / "after", stop_ids=[32000, 32001, 32007], template="{{ messages }}\n\n", q4=1_200_000_000
+    )
+    new = subject(after, found or details(), "phi:1.1.0@iphone-15", **figures)
+    old = subject(before, details(worse=0.9), "phi:1.0.0@iphone-15", kl_mean=0.021, decode=12.9)
+    sides = (replace(folder_side(one.path), name=name) for one, name in ((before, old.name), (after, new.name)))
+    return CellContent(new, old, compare(*sides, read_tensors=False))
+
+
+def small_bundle(folder: Path, *, stop_ids: list[int], template: str, q4: int) -> Bundle:
+    """Return a bundle of a few bytes that says it is Phi-3-mini, `q4` bytes of its weights in Q4_0."""
+    made = make_bundle(folder, {"model.gguf": template.encode(), "chat_template.jinja": template.encode()})
+    manifest = made.manifest.model_copy(
+        update={
+            "model": made.manifest.model.model_copy(
+                update={
+                    "architecture": "Phi3ForCausalLM",
+                    "parameters": 3_821_079_552,
+                    "layers": 32,
+                    "vocabulary_size": 32064,
+                    "context_length": 4096,
+                    "exact_context_length": 4096,
+                }
+            ),
+            "generation": made.manifest.generation.model_copy(
+                update={"stop_token_ids": stop_ids, "chat_template": "chat_template.jinja"}
+            ),
+            "files": [
+                entry.model_copy(update={"bytes": q4 + 412_000_000}) if entry.path == "model.gguf" else entry
+                for entry in made.manifest.files
+            ],
+            "recipe": made.manifest.recipe.model_copy(
+                update={
+                    "weights": [
+                        WeightClass(storage="Q4_0", tensors=128, bytes=q4),
+                        WeightClass(storage="Q6_K", tensors=33, bytes=410_000_000),
+                        WeightClass(storage="F32", tensors=65, bytes=800_000),
+                    ]
+                }
+            ),
+        }
+    )
+    return seal(folder, manifest)
