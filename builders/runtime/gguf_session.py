@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.gguf.convert import MODEL_NAME
+from builders.runtime.session import Session
 from builders.threads import thread_count
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ExactContext
@@ -23,7 +24,7 @@ _ERROR_LEVEL = 4  # enum ggml_log_level
 _errors: list[str] = []  # llama.cpp's last error lines: its log has one receiver a process
 
 
-class GgufSession:
+class GgufSession(Session):
     """One sequence in llama.cpp, on all cores: float16 KV cache, or the manifest's type with flash attention.
 
     With quantized weights llama.cpp rounds activations to 8 bits, with different code for a batch and for one token:

@@ -4,9 +4,15 @@ llama.cpp aborts on a failed assertion, and the system kills what runs out of me
 other process runs `python -m builders.runtime.isolation BUNDLE [--for-whole-context]`. Its input and output carry
 
     asked     one line of JSON: {"ask": "score" | "prefill" | "extend" | "step", "tokens": [ids]}
-    answered  one line of JSON: {"shape": [...]}, then that many float32, little-endian; or {"problem": …, "fix": …}
+              {"ask": "score_each", "windows": [[ids], …]}
+              {"ask": "continue_each", "prompts": [[ids], …], "count": n, "stops": [ids], "known": [[ids], …]}
+    answered  one line of JSON: {"shape": [...]}, then that many float32, little-endian; or {"tokens": [ids]};
+              or {"problem": …, "fix": …}, which ends the answer
 
-Its first line, unasked: {"runtime": …, "is_own_runtime": …}. What the runtime itself prints goes to standard error.
+"each" asks for many answers, one after the other, each sent when it is computed: the pipe holds up the other process
+until it is read, so no more than one is in memory on either side.
+
+The first line, unasked: {"runtime": …, "is_own_runtime": …}. What the runtime itself prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -17,29 +23,32 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.runtime.session import Session
+from builders.runtime.session import Session, Tokens
 from builders.runtime.sessions import open_for_whole_context, open_session
 from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
 from targets.own_process import is_own_process
 
-_ASKED = ("score", "prefill", "extend", "step")
+_ASKED = ("score", "prefill", "extend", "step", "score_each", "continue_each")
 _WHOLE = "--for-whole-context"
+_Answer = TypeVar("_Answer")
 _LAST_LINES = 3  # of the other process's standard error
 
 
-class IsolatedSession:
+class IsolatedSession(Session):
     """Implements `Session` by asking another process. `open_isolated` makes one."""
 
     def __init__(self, bundle: Bundle, *, for_whole_context: bool = False) -> None:
         self._bundle = bundle
+        self._unread: list[Any] = []  # of an answer in several parts
         options = [_WHOLE] if for_whole_context else []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(  # noqa: S603
@@ -77,6 +86,19 @@ class IsolatedSession:
         """Go one token further: logits [vocabulary] after it."""
         return self._ask("step", np.asarray([token]))
 
+    def score_each(self, windows: Sequence[Tokens]) -> Iterator[NDArray[np.float32]]:
+        """Yield logits [T, vocabulary] of each window. What was not taken when the next is asked is lost."""
+        request = {"ask": "score_each", "windows": [window.tolist() for window in windows]}
+        return self._each(request, len(windows), self._array)
+
+    def continue_each(
+        self, prompts: Sequence[Tokens], count: int, *, stops: Collection[int] = (), known: Sequence[Tokens] = ()
+    ) -> Iterator[Tokens]:
+        """Yield each prompt's continuation. What was not taken when the next is asked is lost."""
+        request = {"ask": "continue_each", "count": count, "stops": [int(stop) for stop in stops]}
+        request |= {"prompts": [prompt.tolist() for prompt in prompts], "known": [ids.tolist() for ids in known]}
+        return self._each(request, len(prompts), lambda: np.asarray(self._answer()["tokens"], np.int64))
+
     def close(self) -> None:
         """End the other process."""
         self._process.kill()
@@ -95,13 +117,32 @@ class IsolatedSession:
         self.close()
 
     def _ask(self, what: str, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        self._send({"ask": what, "tokens": [int(token) for token in tokens]})
+        return self._array()
+
+    def _each(self, request: dict[str, Any], count: int, read: Callable[[], _Answer]) -> Iterator[_Answer]:
+        self._send(request)
+        unread = [read] * count
+        self._unread = unread
+        while unread:
+            try:
+                answer = unread.pop()()
+            except MeasurementError:  # the other process answers no more
+                unread.clear()
+                raise
+            yield answer
+
+    def _send(self, request: dict[str, Any]) -> None:
+        while self._unread:
+            self._unread.pop()()
         assert self._process.stdin is not None
-        line = json.dumps({"ask": what, "tokens": [int(token) for token in tokens]})
         try:
-            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise self._death() from error
+
+    def _array(self) -> NDArray[np.float32]:
         shape = self._answer()["shape"]
         values: NDArray[np.float32] = np.empty(shape, dtype="<f4")
         self._read_into(values.data.cast("B"))
@@ -162,19 +203,37 @@ def died(path: Path, code: int, errors: str) -> MeasurementError:
 def serve(session: Session, asked: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests until the input ends."""
     for line in asked:
-        request = json.loads(line)
-        what, tokens = request["ask"], np.asarray(request["tokens"], dtype=np.int64)
         try:
-            if what not in _ASKED:
-                raise MeasurementError(f"a session can't be asked {what!r}", fix=f"ask one of {', '.join(_ASKED)}")
-            values = session.step(int(tokens[0])) if what == "step" else getattr(session, what)(tokens)
+            for values in _answers(session, json.loads(line)):
+                if values.dtype == np.int64:
+                    _send(answers, {"tokens": values.tolist()})
+                    continue
+                _send(answers, {"shape": values.shape})
+                answers.write(np.ascontiguousarray(values, dtype="<f4").data.cast("B"))
+                answers.flush()
         except PhipackError as error:
             _send(answers, {"problem": error.problem, "fix": error.fix})
-            continue
-        values = np.ascontiguousarray(values, dtype="<f4")
-        _send(answers, {"shape": values.shape})
-        answers.write(values.data.cast("B"))
-        answers.flush()
+
+
+def _answers(session: Session, request: dict[str, Any]) -> Iterator[NDArray[Any]]:
+    """Yield what a request asks for: logits, or tokens."""
+
+    def ids(name: str) -> list[Tokens]:
+        return [np.asarray(tokens, np.int64) for tokens in request[name]]
+
+    match request["ask"]:
+        case "score_each":
+            yield from session.score_each(ids("windows"))
+        case "continue_each":
+            yield from session.continue_each(
+                ids("prompts"), request["count"], stops=request["stops"], known=ids("known")
+            )
+        case "step":
+            yield session.step(int(request["tokens"][0]))
+        case "score" | "prefill" | "extend" as what:
+            yield getattr(session, what)(np.asarray(request["tokens"], dtype=np.int64))
+        case other:
+            raise MeasurementError(f"a session can't be asked {other!r}", fix=f"ask one of {', '.join(_ASKED)}")
 
 
 def main(path: Path, *options: str) -> None:

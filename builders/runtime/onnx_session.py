@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.onnx import EDGE_FACT, GRAPH_NAME
+from builders.runtime.session import Session
 from builders.threads import thread_count
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ModelEntry
 from targets.errors import MeasurementError
 
 
-class OnnxSession:
+class OnnxSession(Session):
     """Implements `builders.runtime.session.Session`. `open_session` makes one."""
 
     runtime = f"onnxruntime {version('onnxruntime')} (CPU)"

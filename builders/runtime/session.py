@@ -6,11 +6,15 @@ Each format has one class that implements it: `gguf_session.py` (llama.cpp), `on
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+Tokens = NDArray[np.int64]
 
 
 class Session(Protocol):
@@ -18,6 +22,9 @@ class Session(Protocol):
 
     Laws, up to the runtime's rounding: `score(t)[-1]` equals `prefill(t)`, and so does `extend(t[n:])` after
     `prefill(t[:n])`; `step(t)` is `extend([t])`. `score` and `prefill` start from an empty cache, whatever came before.
+
+    A runtime's class inherits what it can't do faster: `score_each` and `continue_each` go one by one. Both start from
+    an empty cache, and leave an undefined one.
     """
 
     runtime: str  # as evidence names it: "llama.cpp (llama-cpp-python 0.3.36)"
@@ -42,6 +49,26 @@ class Session(Protocol):
         """Go one token further: logits [vocabulary] after it."""
         ...
 
+    def score_each(self, windows: Sequence[Tokens]) -> Iterator[NDArray[np.float32]]:
+        """Yield `score(window)` for each window: the same numbers. A runtime may read its weights once for several."""
+        for window in windows:
+            yield self.score(window)
+
+    def continue_each(
+        self, prompts: Sequence[Tokens], count: int, *, stops: Collection[int] = (), known: Sequence[Tokens] = ()
+    ) -> Iterator[Tokens]:
+        """Yield each prompt's continuation by the likeliest token: `count` tokens, or fewer.
+
+        It ends with the first token that is one of `stops`, or that differs from `known`, where that is set: what
+        another model writes after each prompt, or the beginning of it.
+        """
+        for number, prompt in enumerate(prompts):
+            end = End(count, stops, known[number] if len(known) else ())
+            found = [int(self.prefill(prompt).argmax())]
+            while not end.is_reached(found):
+                found.append(int(self.step(found[-1]).argmax()))
+            yield np.asarray(found, np.int64)
+
     def close(self) -> None:
         """Free the runtime's memory. The session can't be used after it."""
         ...
@@ -51,3 +78,18 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a continuation ends: after `count` tokens, one of `stops`, or the first that differs from `known`."""
+
+    count: int
+    stops: Collection[int]
+    known: Sequence[int] | Tokens
+
+    def is_reached(self, found: Sequence[int]) -> bool:
+        """Return whether a continuation of at least one token ends with its last."""
+        place = len(found) - 1
+        differs = place < len(self.known) and found[place] != self.known[place]
+        return len(found) >= self.count or found[place] in self.stops or differs

@@ -6,6 +6,7 @@ in `weight.bin` until they are read.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import MeasurementError
 
 PROGRAM_BYTES_LIMIT = 64 << 20  # weights are in a file of their own
+_DESCRIPTION = struct.Struct("<IIQQ")
+_MARKER = 0xDEADBEEF
 _FIX = "validate it on a Mac, where Core ML itself runs it"
 # MIL data types (MIL.proto) by number: name, numpy dtype when evaluated, and the type's name in the blob reader.
 _TYPES: dict[int, tuple[str, Any, str | None]] = {
@@ -49,6 +52,11 @@ class Blob:
     kind: int  # MIL data type
     shape: tuple[int, ...]
     offset: int
+
+    @property
+    def type_name(self) -> str:
+        """The name of its data type, such as `int4`."""
+        return _TYPES[self.kind][0]
 
 
 Constant = NDArray[Any] | str | Blob
@@ -96,6 +104,7 @@ class BlobFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reader: Any = None
+        self._bytes: NDArray[np.uint8] | None = None
 
     def read(self, blob: Blob) -> NDArray[Any]:
         """Return a constant; elements smaller than a byte take a byte each."""
@@ -109,6 +118,19 @@ class BlobFile:
         raw = getattr(self._reader, f"read_{word}_data")(blob.offset)
         flat = raw.view(np.float16) if blob.kind == 10 else raw
         return np.asarray(flat).astype(dtype, copy=False).reshape(blob.shape)
+
+    def mapped(self, blob: Blob) -> NDArray[np.uint8]:
+        """Return a constant's bytes as they are stored, mapped: elements smaller than a byte are packed.
+
+        A blob's description, at its offset, is 64 bytes: a marker, the type, the data's size and the data's offset
+        (source: coremltools' mlmodel/src/MILBlob/Blob/StorageFormat.hpp).
+        """
+        if self._bytes is None:
+            self._bytes = np.memmap(self._path, np.uint8, "r")
+        marker, _, size, start = _DESCRIPTION.unpack_from(self._bytes.data, blob.offset)
+        if marker != _MARKER or start + size > len(self._bytes):
+            raise ValueError(f"there is no constant at {blob.offset} of {self._path.name}")
+        return self._bytes[start : start + size]
 
 
 def read_program(package: Path) -> StoredProgram:

@@ -7,7 +7,8 @@ A sequence that passes longrope's edge is read again from its beginning, in one 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from builders.coreml.description import EDGE_FACT
 from builders.coreml.package import PACKAGE_NAME
 from builders.coreml.program import CAUSAL_MASK, INPUT_IDS, LOGITS
-from builders.runtime.coreml.evaluate import Evaluator
+from builders.runtime.coreml.evaluate import Evaluator, State
+from builders.runtime.session import End, Session, Tokens
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 
@@ -40,7 +42,18 @@ class Engine(Protocol):
         ...
 
 
-class CoremlSession:
+LOCKSTEP_TOKENS = 2048  # of windows that the evaluator runs together: their states and activations are in memory
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """One of the evaluator's sequences: its state, and the tokens in its cache."""
+
+    state: State
+    tokens: list[int]
+
+
+class CoremlSession(Session):
     """One sequence in a Core ML program. Implements `builders.runtime.session.Session`."""
 
     def __init__(self, engine: Engine, *, context_length: int, runtime: str, is_own_runtime: bool) -> None:
@@ -73,6 +86,39 @@ class CoremlSession:
         """Go one token further: logits [vocabulary] after it."""
         return self.extend(np.asarray([token], dtype=np.int64))
 
+    def score_each(self, windows: Sequence[Tokens]) -> Iterator[NDArray[np.float32]]:
+        """Yield logits [T, vocabulary] of each window; the evaluator runs some windows in lockstep."""
+        if not isinstance(self._engine, Evaluator):
+            yield from super().score_each(windows)
+            return
+        self._tokens = []
+        at_once = max(1, LOCKSTEP_TOKENS // max(map(len, windows), default=1))
+        for first in range(0, len(windows), at_once):
+            group = [_Sequence(self._engine.make_state(), []) for _ in windows[first : first + at_once]]
+            for outputs in self._lockstep(group, windows[first : first + at_once], at_once=1):
+                yield outputs.astype(np.float32)
+
+    def continue_each(
+        self, prompts: Sequence[Tokens], count: int, *, stops: Collection[int] = (), known: Sequence[Tokens] = ()
+    ) -> Iterator[Tokens]:
+        """Yield each prompt's continuation; the evaluator writes them in lockstep, a token of each at a time."""
+        longest = max(map(len, prompts), default=0) + count
+        if not isinstance(self._engine, Evaluator) or (self._edge is not None and longest > self._edge):
+            yield from super().continue_each(prompts, count, stops=stops, known=known)
+            return
+        self._tokens = []
+        sequences = [_Sequence(self._engine.make_state(), []) for _ in prompts]
+        ends = [End(count, stops, known[place] if len(known) else ()) for place in range(len(prompts))]
+        found: list[list[int]] = [[] for _ in prompts]
+        active, following = list(range(len(prompts))), list(prompts)
+        while active:
+            moved = self._lockstep([sequences[place] for place in active], following, at_once=len(active))
+            for place, logits in zip(active, moved, strict=True):
+                found[place].append(int(logits[-1].argmax()))
+            active = [place for place in active if not ends[place].is_reached(found[place])]
+            following = [np.asarray(found[place][-1:]) for place in active]
+        yield from (np.asarray(tokens, np.int64) for tokens in found)
+
     def close(self) -> None:
         """Free the program, its weights and its cache."""
         self._engine = None
@@ -90,16 +136,32 @@ class CoremlSession:
         if self._engine is None:
             raise MeasurementError("the Core ML session is closed", fix="open the bundle again")
         cached = len(self._tokens)
-        if not 1 <= len(tokens) <= self._context_length - cached:
-            raise MeasurementError(
-                f"{len(tokens)} tokens after {cached}: the bundle takes 1 to {self._context_length} in all",
-                fix="give fewer tokens, or build with a longer --context",
-            )
+        self._require_room(cached, tokens)
         if cached == 0:
             self._state = self._engine.make_state()
         outputs = self._engine.predict(call_inputs(tokens, cached), self._state)
         self._tokens += tokens.tolist()
         return outputs[LOGITS][0].astype(np.float32)
+
+    def _lockstep(
+        self, sequences: Sequence[_Sequence], tokens: Sequence[Tokens], *, at_once: int
+    ) -> Iterator[NDArray[np.float16]]:
+        """Read new tokens in each of several sequences, and yield their logits [T, vocabulary]."""
+        assert isinstance(self._engine, Evaluator)
+        calls = []
+        for sequence, new in zip(sequences, tokens, strict=True):
+            self._require_room(len(sequence.tokens), new)
+            calls.append((call_inputs(new, len(sequence.tokens)), sequence.state))
+            sequence.tokens.extend(new.tolist())
+        for outputs in self._engine.predict_each(calls, at_once=at_once):
+            yield outputs[LOGITS][0]
+
+    def _require_room(self, cached: int, tokens: Tokens) -> None:
+        if not 1 <= len(tokens) <= self._context_length - cached:
+            raise MeasurementError(
+                f"{len(tokens)} tokens after {cached}: the bundle takes 1 to {self._context_length} in all",
+                fix="give fewer tokens, or build with a longer --context",
+            )
 
 
 def call_inputs(tokens: NDArray[np.int64], cached: int) -> dict[str, NDArray[Any]]:

@@ -28,6 +28,38 @@ def test_it_gives_the_same_numbers(bundle: Bundle) -> None:
         np.testing.assert_array_equal(there.step(7), here.step(7))
 
 
+def test_several_windows_and_prompts_are_answered_alike(bundle: Bundle) -> None:
+    windows, prompts = [TOKENS, TOKENS[3:9]], [TOKENS[:4], TOKENS[5:6]]
+    with open_session(bundle) as here, open_isolated(bundle) as there:
+        for near, far in zip(here.score_each(windows), there.score_each(windows), strict=True):
+            np.testing.assert_array_equal(near, far)
+        near, far = (list(one.continue_each(prompts, 6)) for one in (here, there))
+        assert [tokens.tolist() for tokens in near] == [tokens.tolist() for tokens in far]
+        assert [len(tokens) for tokens in far] == [6, 6]
+        assert near[0][0] == here.prefill(prompts[0]).argmax()
+        other = [np.array([near[0][0], near[0][1] + 1]), near[1][:2]]  # the second token differs; nothing differs
+        assert [len(tokens) for tokens in there.continue_each(prompts, 6, known=other)] == [2, 6]
+        stops = {int(near[0][0])}
+        assert [len(tokens) for tokens in there.continue_each(prompts[:1], 6, stops=stops)] == [1]
+
+
+def test_answers_that_nobody_took_are_not_taken_for_others(bundle: Bundle) -> None:
+    with open_isolated(bundle) as session:
+        answers = session.score_each([TOKENS, TOKENS, TOKENS])
+        next(answers)
+        assert session.prefill(TOKENS[:3]).shape == (320,)
+        assert list(answers) == []
+
+
+def test_an_error_in_one_window_ends_the_answer_and_no_more(bundle: Bundle) -> None:
+    with open_isolated(bundle) as session:
+        answers = session.score_each([TOKENS, np.full(513, 5), TOKENS])
+        assert next(answers).shape == (20, 320)
+        with pytest.raises(MeasurementError, match="512"):
+            next(answers)
+        assert session.prefill(TOKENS).shape == (320,)
+
+
 def test_an_error_there_is_an_error_here_and_not_the_end(bundle: Bundle) -> None:
     with open_isolated(bundle) as session:
         with pytest.raises(MeasurementError, match="512"):
