@@ -2,10 +2,12 @@
 
 Start at `logits.py` (`FloatReference`: hidden states of evaluation windows, cached on disk, and logits on demand).
 `forward.py` is the forward pass, with one layer's weights in memory at a time; `attention_masks.py` says which keys a
-query sees; `statistics.py` accumulates what matrices are multiplied with; `answers.py` writes greedy answers.
+query sees; `statistics.py` accumulates what matrices are multiplied with; `answers.py` writes greedy answers;
+`continuations.py` says how far a bundle's continuations are the reference's.
 """
 
 from builders.reference.answers import reference_answers
+from builders.reference.continuations import Continuations
 from builders.reference.logits import FloatReference, token_digest
 
-__all__ = ["FloatReference", "reference_answers", "token_digest"]
+__all__ = ["Continuations", "FloatReference", "reference_answers", "token_digest"]

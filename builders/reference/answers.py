@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from builders.reference.logits import FloatReference
 
-Draft = Callable[[Sequence[int], int], list[int]]  # ids so far, how many may follow -> what follows
+# Of several sequences: ids so far, how many may follow each -> what follows each.
+Draft = Callable[[Sequence[Sequence[int]], Sequence[int]], list[list[int]]]
 
 
 def reference_answers(
@@ -27,7 +28,7 @@ def reference_answers(
 ) -> list[list[int]]:
     """Return the likeliest `count` tokens after each prompt, fewer where one of `stops` comes first, which is included.
 
-    `draft`: continues ids by at least one token; the better it guesses, the fewer walks.
+    `draft`: continues each sequence by at least one token; the better it guesses, the fewer walks.
     """
     key = _padded([[count, *sorted(stops)], *([len(prompt), *prompt] for prompt in prompts)])
     known = reference.cached(key, "answers", (len(prompts), 1 + count))
@@ -37,7 +38,7 @@ def reference_answers(
     answers: list[list[int]] = [[] for _ in prompts]
     while unfinished := [number for number, ids in enumerate(answers) if not _is_finished(ids, count, stops)]:
         so_far = [[*prompts[number], *answers[number]] for number in unfinished]
-        drafts = [draft(ids, count - len(answers[number])) for ids, number in zip(so_far, unfinished, strict=True)]
+        drafts = draft(so_far, [count - len(answers[number]) for number in unfinished])
         drafted = [[*ids, *more] for ids, more in zip(so_far, drafts, strict=True)]
         likeliest = reference.likeliest(_padded(drafted))
         for number, ids, more, row in zip(unfinished, so_far, drafts, likeliest, strict=True):

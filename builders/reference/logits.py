@@ -6,6 +6,7 @@ numbers a token). Hidden states are cached:
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.hidden    [W, T, hidden]
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the activation statistics, matrix after matrix
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.answers   greedy answers: answers.py
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.continuations   greedy continuations, as far as known: continuations.py
 
 They are files of numbers (number_file.py). The name has 16 hex digits of each digest, and the number of the forward
 pass. The architecture is what was read from `config.json`: another reading of the same file is another reference. One

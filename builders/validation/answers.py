@@ -16,7 +16,6 @@ import numpy as np
 
 from builders.reference import reference_answers
 from builders.runtime.generation import bundled_template, render_prompt
-from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer
 from builders.validation.measurement import Measurement
 from registry.bundle.folder import Bundle
@@ -71,31 +70,25 @@ def answer(using: Measurement, prompts: Sequence[Sequence[int]], count: int) -> 
     stops = frozenset(using.bundle.manifest.generation.stop_token_ids)
     room = using.bundle.manifest.model.exact_context_length - count
     fitting = [ids for ids in prompts if 0 < len(ids) <= room]
-    by_bundle = []
-    for number, ids in enumerate(fitting):
-        using.on_progress(Step("answer", number, len(fitting), "prompts"))
-        by_bundle.append(greedy(using.session, ids, count, stops))
+    drafts: dict[tuple[int, ...], list[int]] = {}
+
+    def draft(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
+        new = [ids for ids in sequences if tuple(ids) not in drafts]
+        prompts = [np.asarray(ids, np.int64) for ids in new]
+        # At most as many as the longest one has room for, at least one: enough for a draft.
+        most = min(max(limits), room + count - max(map(len, new), default=0))
+        answers = using.session.continue_each(prompts, most, stops=stops)
+        for number, (ids, tokens) in enumerate(zip(new, answers, strict=True)):
+            using.on_progress(Step("answer", number, len(new), "prompts"))
+            drafts[tuple(ids)] = tokens.tolist()
+        return [drafts[tuple(ids)][:limit] for ids, limit in zip(sequences, limits, strict=True)]
+
+    by_bundle = draft(fitting, [count] * len(fitting)) if fitting else []
     using.on_progress(Step("answer", len(fitting), len(fitting), "prompts"))
-    drafts = {tuple(ids): answered for ids, answered in zip(fitting, by_bundle, strict=True)}
-
-    def draft(ids: Sequence[int], limit: int) -> list[int]:
-        return drafts.get(tuple(ids)) or greedy(using.session, ids, limit, stops)
-
     by_reference = reference_answers(using.reference, fitting, count, stops, draft) if fitting else []
     both = zip(fitting, by_reference, by_bundle, strict=True)
     pairs = iter([Pair(tuple(ids), tuple(theirs), tuple(ours)) for ids, theirs, ours in both])
     return [next(pairs) if 0 < len(ids) <= room else None for ids in prompts]
-
-
-def greedy(session: Session, ids: Sequence[int], limit: int, stops: frozenset[int]) -> list[int]:
-    """Continue ids by the likeliest token, `limit` times or up to one of `stops`, which is included."""
-    found: list[int] = []
-    logits = session.prefill(np.asarray(ids, dtype=np.int64))
-    while True:
-        found.append(int(logits.argmax()))
-        if len(found) == limit or found[-1] in stops:
-            return found
-        logits = session.step(found[-1])
 
 
 def prompt_ids(bundle: Bundle, tokenizer: Tokenizer, prompt: str) -> list[int]:

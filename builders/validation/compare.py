@@ -182,9 +182,3 @@ def divergence(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArra
     with np.errstate(invalid="ignore"):
         terms = np.where(p > 0, p * (log_p - log_q), 0.0)
     return np.maximum(terms.sum(-1), 0.0)
-
-
-def matching_share(expected: NDArray[np.int64], found: NDArray[np.int64]) -> float:
-    """Return the share of tokens [P, N] before the first difference in their continuation."""
-    before_difference = np.cumprod(expected == found, axis=1)
-    return float(before_difference.mean())

@@ -42,10 +42,11 @@ def compare(
     """
     hidden = using.reference.hidden(windows) if hidden is None else hidden
     comparison = Comparison()
-    for number, (states, tokens) in enumerate(zip(hidden, windows, strict=True)):
+    using.on_progress(Step("compare", 0, windows.size, "tokens"))
+    answers = session.score_each([*windows])
+    for number, (states, tokens, found) in enumerate(zip(hidden, windows, answers, strict=True), 1):
+        comparison.add(using.reference.logits(states), found, tokens)
         using.on_progress(Step("compare", number * windows.shape[1], windows.size, "tokens"))
-        comparison.add(using.reference.logits(states), session.score(tokens), tokens)
-    using.on_progress(Step("compare", windows.size, windows.size, "tokens"))
     return comparison.rows
 
 

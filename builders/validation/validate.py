@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
 from builders.oracle import Agreement, ask_oracle, check_bundle
-from builders.reference import FloatReference, token_digest
+from builders.reference import Continuations, FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
 from builders.tokenizer import Tokenizer, tokenizer_of
 from builders.validation.answers import compare_answers
 from builders.validation.by_text import compare_texts
-from builders.validation.compare import Rows, matching_share
+from builders.validation.compare import Rows
 from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.origin import require_origin
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
@@ -174,16 +174,10 @@ def _greedy(using: Measurement, windows: NDArray[np.int64], settings: Evaluation
     room = min(settings.greedy_prompt_tokens, windows.shape[1] // 2)
     new = min(settings.greedy_new_tokens, windows.shape[1] - room)
     prompts = windows[: settings.greedy_prompts, :room]
-    found = np.empty((len(prompts), new), dtype=np.int64)
-    for number, prompt in enumerate(prompts):
-        using.on_progress(Step("generate", number * new, found.size, "tokens"))
-        logits = using.session.prefill(prompt)
-        for position in range(new):
-            found[number, position] = logits.argmax()
-            if position + 1 < new:
-                logits = using.session.step(int(found[number, position]))
-    using.on_progress(Step("generate", found.size, found.size, "tokens"))
-    # The reference reads the bundle's continuations instead of writing its own: up to the first difference the two are
-    # the same, and past it nothing counts. One walk over the layers, not one a token.
-    expected = using.reference.likeliest(np.concatenate([prompts, found[:, :-1]], axis=1))[:, room - 1 :]
-    return {"greedy_match_share": matching_share(expected, found)}
+    continuations = Continuations(using.reference, prompts, new)
+    found: list[NDArray[np.int64]] = []
+    using.on_progress(Step("generate", 0, len(prompts) * new, "tokens"))
+    for tokens in using.session.continue_each([*prompts], new, known=continuations.known):
+        found.append(tokens)
+        using.on_progress(Step("generate", len(found) * new, len(prompts) * new, "tokens"))
+    return {"greedy_match_share": sum(continuations.same_tokens(found)) / (len(prompts) * new)}

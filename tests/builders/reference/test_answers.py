@@ -33,12 +33,12 @@ def greedy(tiny: Checkpoint) -> list[list[int]]:
     return [reference.greedy(np.asarray([prompt]), 12)[0].tolist() for prompt in PROMPTS]
 
 
-def nothing_right(ids: Sequence[int], limit: int) -> list[int]:
-    return [0] * limit
+def nothing_right(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
+    return [[0] * limit for _, limit in zip(sequences, limits, strict=True)]
 
 
-def one_token(ids: Sequence[int], limit: int) -> list[int]:
-    return [1]
+def one_token(sequences: Sequence[Sequence[int]], _limits: Sequence[int]) -> list[list[int]]:
+    return [[1]] * len(sequences)
 
 
 def test_whatever_is_drafted_the_answer_is_the_references(tiny: Checkpoint, greedy: list[list[int]]) -> None:
@@ -50,13 +50,13 @@ def test_a_right_draft_takes_one_walk_and_each_correction_one_more(tiny: Checkpo
     whole = {tuple(prompt): [*prompt, *answer] for prompt, answer in zip(PROMPTS, greedy, strict=True)}
 
     def knowing(wrong: tuple[int, ...]) -> Draft:
-        def draft(ids: Sequence[int], limit: int) -> list[int]:
+        def continued(ids: Sequence[int], limit: int) -> list[int]:
             prompt = next(prompt for prompt in whole if tuple(ids[: len(prompt)]) == prompt)
             found = whole[prompt][len(ids) : len(ids) + limit]
             places = [len(prompt) + place - len(ids) for place in wrong]
             return [(token + 1) % 300 if place in places else token for place, token in enumerate(found)]
 
-        return draft
+        return lambda sequences, limits: list(map(continued, sequences, limits))
 
     for wrong in ((), (4,), (0, 4, 9)):
         reference = Counting(tiny, walks=([],))

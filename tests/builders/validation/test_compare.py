@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy.special import log_softmax as scipy_log_softmax
 
-from builders.validation.compare import Comparison, divergence, log_softmax, matching_share
+from builders.validation.compare import Comparison, divergence, log_softmax
 from targets.errors import MeasurementError
 from targets.evidence import FIGURES
 
@@ -151,12 +151,6 @@ def test_divergence_has_a_known_value() -> None:
     """KL of (1/2, 1/2) from (1/4, 3/4) is ln 2 - ln 3 / 2."""
     log_p, log_q = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
     assert divergence(log_p, log_q)[0] == pytest.approx(np.log(2) - np.log(3) / 2)
-
-
-def test_matching_share_stops_at_the_first_difference() -> None:
-    expected = np.array([[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]])
-    found = np.array([[1, 2, 3, 4], [1, 9, 3, 4], [9, 2, 3, 4]])
-    assert matching_share(expected, found) == pytest.approx((4 + 1 + 0) / 12)
 
 
 def test_a_token_that_the_reference_rules_out_does_not_count_for_perplexity() -> None:
