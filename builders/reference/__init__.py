@@ -5,7 +5,7 @@ Start at `logits.py` (`FloatReference`: hidden states of evaluation windows, cac
 query sees; `statistics.py` accumulates what matrices are multiplied with; `answers.py` writes greedy answers.
 """
 
-from builders.reference.answers import reference_answers
+from builders.reference.answers import padded, reference_answers
 from builders.reference.logits import FloatReference, token_digest
 
-__all__ = ["FloatReference", "reference_answers", "token_digest"]
+__all__ = ["FloatReference", "padded", "reference_answers", "token_digest"]

@@ -128,7 +128,8 @@ def release_work(
 
     `calibration`: None where no cell is calibrated. Paths are made absolute: workers have other current folders.
     """
-    settings = replace(settings, text=_absolute(settings.text))
+    paths = {"text": settings.text, "tasks": settings.tasks, "safety": settings.safety}
+    settings = replace(settings, **{name: _absolute(path) for name, path in paths.items()})
     calibration = None if calibration is None else replace(calibration, text=_absolute(calibration.text))
     return ReleaseWork(
         checkpoint=folders[0].absolute(),
