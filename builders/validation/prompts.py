@@ -5,12 +5,28 @@ from __future__ import annotations
 from builders.validation.answers import compare_answers
 from builders.validation.measurement import Measurement
 from builders.validation.tasks.compare import compare_tasks, task_figures
+from builders.validation.tasks.harness import require_harness
 from builders.validation.tasks.safety import compare_safety, safety_figures
+from builders.validation.tasks.task_files import read_prompts, read_tasks
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Figure
 from targets.evidence_details import Details
 
 _QUICK_QUESTIONS, _QUICK_PROMPTS = 16, 8  # of each task and of each set
+
+
+def check_prompts(settings: EvaluationSettings) -> None:
+    """Refuse what `compare_prompts` would refuse of any bundle.
+
+    Raises:
+        MeasurementError: a folder is empty, or a file is malformed.
+        SetupError: tasks are asked for, and the harness is not installed.
+    """
+    if settings.tasks is not None:
+        require_harness()
+        read_tasks(settings.tasks)
+    if settings.safety is not None:
+        read_prompts(settings.safety)
 
 
 def compare_prompts(

@@ -21,7 +21,7 @@ from builders.validation.by_text import compare_texts
 from builders.validation.compare import Rows, matching_share
 from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.origin import require_origin
-from builders.validation.prompts import compare_prompts
+from builders.validation.prompts import check_prompts, compare_prompts
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
 from builders.validation.stretches import full_cache, past_edge, past_exact, under_edge
 from builders.validation.text import name_of_text, read_text, require_known, windows_of
@@ -65,6 +65,7 @@ def validate(
     on_progress = with_subject(on_progress, bundle.manifest.recipe.name)
     verify(bundle)
     check_requirements(bundle)
+    check_prompts(settings)
     require_origin(bundle, checkpoint)
     require_other_text(bundle, checkpoint, settings)
     agreement = ask_oracle(
@@ -113,8 +114,11 @@ def check_before_building(
     not ask again.
 
     Raises:
-        MeasurementError: phipack reads the checkpoint differently from transformers, or the text is too short.
+        MeasurementError: phipack reads the checkpoint differently from transformers, the text is too short, or a folder
+            of tasks or prompts is malformed.
+        SetupError: tasks are asked for, and the harness is not installed.
     """
+    check_prompts(settings)
     newer = settings.allow_newer_transformers
     ask_oracle(checkpoint, cache=cache, allow_newer_transformers=newer, on_progress=on_progress)
     architecture = checkpoint.architecture

@@ -128,8 +128,12 @@ def release_work(
 
     `calibration`: None where no cell is calibrated. Paths are made absolute: workers have other current folders.
     """
-    paths = {"text": settings.text, "tasks": settings.tasks, "safety": settings.safety}
-    settings = replace(settings, **{name: _absolute(path) for name, path in paths.items()})
+    settings = replace(
+        settings,
+        text=_absolute(settings.text),
+        tasks=_absolute(settings.tasks),
+        safety=_absolute(settings.safety),
+    )
     calibration = None if calibration is None else replace(calibration, text=_absolute(calibration.text))
     return ReleaseWork(
         checkpoint=folders[0].absolute(),

@@ -11,6 +11,7 @@ Sources: lm_eval 0.4.13, api/model.py and models/huggingface.py.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -59,6 +60,12 @@ class Model:
         return text[: min(ends)] if ends else text
 
 
+def require_harness() -> None:
+    """Raise `SetupError` where the harness is not installed. Imports nothing."""
+    if importlib.util.find_spec("lm_eval") is None or importlib.util.find_spec("datasets") is None:
+        raise SetupError("tasks need lm-evaluation-harness, which is not installed", fix=install_command("tasks"))
+
+
 def right_answers(name: str, questions: Sequence[Question], model: Model) -> list[bool]:
     """Return for each question whether the harness finds the model's likeliest choice right.
 
@@ -78,7 +85,7 @@ def _backend(model: Model) -> Any:
     """Return the harness's view of a model. Its base class is only known where the harness is installed."""
     from lm_eval.api.model import LM
 
-    class PhipackModel(LM):
+    class PhipackModel(LM):  # type: ignore[misc] # the harness has no types
         """Answers the harness's requests."""
 
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
@@ -102,14 +109,11 @@ def _backend(model: Model) -> Any:
 
 def _task(name: str, questions: Sequence[Question]) -> tuple[Any, Any]:
     """Return the harness's `evaluate`, and its task of multiple choice over these questions."""
-    try:
-        import datasets
-        from lm_eval.api.task import ConfigurableTask
-        from lm_eval.evaluator import evaluate
-    except ImportError as error:
-        raise SetupError(
-            f"tasks need lm-evaluation-harness, which is not installed: {error}", fix=install_command("tasks")
-        ) from error
+    require_harness()
+    import datasets
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.evaluator import evaluate
+
     rows = [each.model_dump() for each in questions]
     config = {
         "task": name,
