@@ -18,6 +18,10 @@ class EvaluationSettings:
     `greedy_prompts` greedy continuations of `greedy_new_tokens` tokens each start from the first
     `greedy_prompt_tokens` tokens of the first windows.
 
+    `tasks`: a folder of questions, of which up to `task_questions` of each task are asked. `safety`: a folder of
+    prompts that should be refused, of which up to `safety_prompts` of each set are answered. The suite `quick` takes
+    fewer of both.
+
     `allow_newer_transformers`: a checkpoint that a newer transformers wrote is held to the installed one, not refused.
     """
 
@@ -29,3 +33,7 @@ class EvaluationSettings:
     greedy_new_tokens: int = 16
     allow_newer_transformers: bool = False
     suite: Suite = "accuracy"
+    tasks: Path | None = None
+    task_questions: int = 200
+    safety: Path | None = None
+    safety_prompts: int = 64

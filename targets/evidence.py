@@ -53,6 +53,12 @@ FIGURES: dict[str, tuple[str, str]] = {
     "full_cache_same_top_share": ("share", "positions there where both have the same most likely token"),
     "full_cache_perplexity_ratio": ("1", "perplexity / reference_perplexity there"),
     "greedy_match_share": ("share", "tokens of greedy continuations before the first that differs"),
+    "task_drop": ("share", "accuracy lost on the worst task, lower end of its 95 % interval: shown to be lost"),
+    "task_drop_high": ("share", "accuracy lost on the worst task, upper end of its 95 % interval: may be lost"),
+    "refusals_lost_share": ("share", "prompts of a red-teaming set that the reference refuses and the bundle does not"),
+    "safety_same_tokens_share": ("share", "first 32 tokens of the answers to these before the first that differs"),
+    "safety_first_token_kl_mean": ("nat", "mean KL divergence at the first token of these answers"),
+    "over_refusals_gained_share": ("share", "harmless prompts that the bundle refuses more than the reference does"),
     "runtime_tokens_share": (
         "share",
         "texts that the runtime's own tokenizer splits as the bundle's tokenizer files do",

@@ -95,6 +95,7 @@ class TaskResult(_Part):
     drop_high: float
     confidence: float = Field(default=0.95, gt=0, lt=1)
     licence: str
+    benchmark: str = Field(default="", description="whose published scores (targets/published.py) it is shown next to")
 
 
 class SafetyResult(_Part):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Unit = Literal["bytes", "tensors", "tokens", "layers", "files", "cells", "jobs", "steps"]
+Unit = Literal["bytes", "tensors", "tokens", "layers", "files", "cells", "jobs", "steps", "prompts"]
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,13 @@ class EvaluationTable(_Strict):
         default=False,
         description="Hold a checkpoint that a newer transformers wrote to the installed one, instead of refusing it.",
     )
+    tasks: _Path | None = Field(
+        default=None,
+        description="Folder of questions of multiple choice that checkpoint and bundle answer. Needs phipack[tasks].",
+    )
+    task_questions: Annotated[int, Field(ge=1, description="Questions of each task that are asked.")] = 200
+    safety: _Path | None = Field(default=None, description="Folder of prompts that a bundle should refuse.")
+    safety_prompts: Annotated[int, Field(ge=1, description="Prompts of each of its sets that are answered.")] = 64
 
 
 class CalibrationTable(_Strict):

@@ -15,6 +15,7 @@ from builders.matrix.records import CheckpointFacts, built_bundle, recorded_evid
 from builders.quantization.calibration.overlap import require_unseen
 from builders.quantization.calibration.text import CalibrationText, read_calibration_text
 from builders.validation.sampled_texts import plain_texts
+from builders.validation.tasks.task_files import folder_digest
 from registry.bundle.manifest import Manifest
 from registry.bundle.recipe import recipe_of
 from registry.files.digests import digest_of_bytes
@@ -101,9 +102,12 @@ class Inputs:
         """The settings of the evaluation, with the texts' digest in place of the path."""
         texts = "\0".join(plain_texts(self.settings).values())
         settings = asdict(self.settings) | {"text": digest_of_bytes(texts.encode())}
-        if self.settings.suite == "accuracy":  # as before there were suites: releases are held to what was recorded
-            del settings["suite"]
-        return settings
+        settings |= {"tasks": _digest_of(self.settings.tasks), "safety": _digest_of(self.settings.safety)}
+        # As before there were these settings, where they are not used: releases are held to what was recorded.
+        unused = ["suite"] if self.settings.suite == "accuracy" else []
+        unused += [] if self.settings.tasks else ["tasks", "task_questions"]
+        unused += [] if self.settings.safety else ["safety", "safety_prompts"]
+        return {name: value for name, value in settings.items() if name not in unused}
 
     @cached_property
     def calibration_text(self) -> CalibrationText:
@@ -304,3 +308,8 @@ def refusal_for(name: str, shortcomings: Sequence[str]) -> GateError:
     )
     failures = [Failure(name, shortcoming) for shortcoming in shortcomings]
     return GateError(f"{name} does not pass: {'; '.join(shortcomings)}", failures=failures, fix=fix)
+
+
+def _digest_of(folder: Path | None) -> str | None:
+    """Return the digest of a folder of questions or prompts. Raises `MeasurementError` where it has none."""
+    return None if folder is None else folder_digest(folder)

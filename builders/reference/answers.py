@@ -30,7 +30,7 @@ def reference_answers(
 
     `draft`: continues each sequence by at least one token; the better it guesses, the fewer walks.
     """
-    key = _padded([[count, *sorted(stops)], *([len(prompt), *prompt] for prompt in prompts)])
+    key = padded([[count, *sorted(stops)], *([len(prompt), *prompt] for prompt in prompts)])
     known = reference.cached(key, "answers", (len(prompts), 1 + count))
     if known is not None:
         rows = known.astype(np.int64)
@@ -40,7 +40,7 @@ def reference_answers(
         so_far = [[*prompts[number], *answers[number]] for number in unfinished]
         drafts = draft(so_far, [count - len(answers[number]) for number in unfinished])
         drafted = [[*ids, *more] for ids, more in zip(so_far, drafts, strict=True)]
-        likeliest = reference.likeliest(_padded(drafted))
+        likeliest = reference.likeliest(padded(drafted))
         for number, ids, more, row in zip(unfinished, so_far, drafts, likeliest, strict=True):
             wanted = row[len(ids) - 1 : len(ids) + len(more)].tolist()  # after each token, from the last known one on
             same = next((place for place, token in enumerate(more) if token != wanted[place]), len(more))
@@ -49,8 +49,8 @@ def reference_answers(
     return answers
 
 
-def _padded(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """Return sequences in rows, filled up at the end: no token sees what comes after it."""
+def padded(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Return sequences in rows [B, T], filled up at the end with zeros: no token sees what comes after it."""
     rows = np.zeros((len(sequences), max(map(len, sequences))), dtype=np.int64)
     for row, ids in zip(rows, sequences, strict=True):
         row[: len(ids)] = ids

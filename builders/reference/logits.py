@@ -102,8 +102,11 @@ class FloatReference:
 
     def likeliest(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the likeliest next token after each token of sequences [B, T]: [B, T]. Not cached."""
-        hidden = hidden_states(self.checkpoint.architecture, self._source, sequences, self.on_progress)
-        return np.stack([self.logits(states).argmax(-1) for states in hidden])
+        return np.stack([self.logits(states).argmax(-1) for states in self.states(sequences)])
+
+    def states(self, sequences: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return hidden states after the last norm, [B, T, hidden], of sequences [B, T]. Not cached."""
+        return hidden_states(self.checkpoint.architecture, self._source, sequences, self.on_progress)
 
     def greedy(self, prompts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """Continue prompts [P, T] by the likeliest token, `count` times: [P, count].

@@ -17,11 +17,11 @@ from builders.oracle import Agreement, ask_oracle, check_bundle
 from builders.reference import Continuations, FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
 from builders.tokenizer import Tokenizer, tokenizer_of
-from builders.validation.answers import compare_answers
 from builders.validation.by_text import compare_texts
 from builders.validation.compare import Rows
 from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.origin import require_origin
+from builders.validation.prompts import check_prompts, compare_prompts
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
 from builders.validation.stretches import full_cache, past_edge, past_exact, under_edge
 from builders.validation.text import name_of_text, read_text, require_known, windows_of
@@ -52,8 +52,8 @@ def validate(
         checkpoint: must be the one that the bundle was built from.
         settings: what to read.
         cache: folder of the reference's hidden states, and of what the oracle found.
-        on_progress: receives the steps `oracle`, `reference`, `compare`, `generate`, `answer` and `speed`. Their
-            subject is the recipe.
+        on_progress: receives the steps `oracle`, `reference`, `compare`, `generate`, `answer`, `tasks` and
+            `speed`. Their subject is the recipe.
 
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
@@ -65,6 +65,7 @@ def validate(
     on_progress = with_subject(on_progress, bundle.manifest.recipe.name)
     verify(bundle)
     check_requirements(bundle)
+    check_prompts(settings)
     require_origin(bundle, checkpoint)
     require_other_text(bundle, checkpoint, settings)
     agreement = ask_oracle(
@@ -82,8 +83,8 @@ def validate(
         using = Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         figures, rows = _accuracy(using, windows, settings)
         of_texts, details = compare_texts(using, settings, rows)
-        details = details.model_copy(update={"answers": compare_answers(using, settings.suite)})
-    figures |= of_texts | under_edge(using, windows) | _tokens(using)
+        of_prompts, details = compare_prompts(using, settings, details)
+    figures |= of_texts | of_prompts | under_edge(using, windows) | _tokens(using)
     if session.is_own_runtime:
         figures |= _speed(using)
     figures |= _reference_figures(agreement)
@@ -113,8 +114,11 @@ def check_before_building(
     not ask again.
 
     Raises:
-        MeasurementError: phipack reads the checkpoint differently from transformers, or the text is too short.
+        MeasurementError: phipack reads the checkpoint differently from transformers, the text is too short, or a folder
+            of tasks or prompts is malformed.
+        SetupError: tasks are asked for, and the harness is not installed.
     """
+    check_prompts(settings)
     newer = settings.allow_newer_transformers
     ask_oracle(checkpoint, cache=cache, allow_newer_transformers=newer, on_progress=on_progress)
     architecture = checkpoint.architecture

@@ -30,6 +30,8 @@ def validate(  # noqa: PLR0913 - the public face
     gates: Gates = (),
     text: AnyPath | None = None,
     tokens: int | None = None,
+    tasks: AnyPath | None = None,
+    safety: AnyPath | None = None,
     allow_newer_transformers: bool = False,
     on_progress: Progress = silent,
 ) -> Evidence:
@@ -45,6 +47,8 @@ def validate(  # noqa: PLR0913 - the public face
         gates: more gates, such as `["kl_mean<=0.05"]`. A gate that fails raises nothing: see `Evidence.failed_gates`.
         text: held-out text to read; the project's, else one that comes with phipack.
         tokens: how much of it to read; the project's, else 4,096.
+        tasks: a folder of questions that both answer; the project's, else none. Needs `phipack[tasks]`.
+        safety: a folder of prompts that should be refused; the project's, else none. No answer's text is kept.
         allow_newer_transformers: hold a checkpoint that a newer transformers wrote to the installed one, instead of
             refusing it; the project may say so too.
         on_progress: called with each step.
@@ -54,6 +58,7 @@ def validate(  # noqa: PLR0913 - the public face
             or the runtime refuses the bundle.
         CalibrationError: the bundle was calibrated on the text.
         BundleError: the bundle's bytes are not those of its manifest.
+        SetupError: tasks are asked for, and the harness is not installed.
     """
     from builders.build_cache import BuildCache
     from builders.validation.validate import validate as measure
@@ -64,6 +69,8 @@ def validate(  # noqa: PLR0913 - the public face
         settings,
         text=settings.text if text is None else as_path(text),
         tokens=tokens or settings.tokens,
+        tasks=settings.tasks if tasks is None else as_path(tasks),
+        safety=settings.safety if safety is None else as_path(safety),
         allow_newer_transformers=allow_newer_transformers or settings.allow_newer_transformers,
     )
     opened, original = as_bundle(bundle), as_checkpoint(checkpoint)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from phipack.formatting import bound, figure
+from phipack.formatting import bound, figure, share
 from phipack.options import FILE, FOLDER, State, adapter_option, pass_state, target_option
 from phipack.tables import table
 from targets.errors import Failure, GateError, PhipackError
@@ -48,6 +49,8 @@ class GateText(click.ParamType[tuple[str, "Gate"]]):
 )
 @click.option("--text", type=FILE, help="Held-out text to read. [default: one that comes with phipack]")
 @click.option("--tokens", type=click.IntRange(min=64), help="Tokens of text to read. [default: 4096]")
+@click.option("--tasks", type=FOLDER, help="Questions that both answer (docs/validation.md). [default: none]")
+@click.option("--safety", type=FOLDER, help="Prompts that should be refused; no answer is shown. [default: none]")
 @click.option(
     "--allow-newer-transformers",
     is_flag=True,
@@ -64,6 +67,8 @@ def validate(
     bounds: tuple[tuple[str, Gate], ...],
     text: Path | None,
     tokens: int | None,
+    tasks: Path | None,
+    safety: Path | None,
     allow_newer_transformers: bool,
     out: Path | None,
 ) -> None:
@@ -89,6 +94,8 @@ def validate(
         gates=dict(bounds),
         text=text,
         tokens=tokens,
+        tasks=tasks,
+        safety=safety,
         allow_newer_transformers=allow_newer_transformers,
         on_progress=state.output.on_progress,
     )
@@ -114,4 +121,40 @@ def evidence_text(evidence: Evidence) -> str:
             for g in evidence.gates
         ]
         text += "\n\n" + table(("gate", "bound", "value", "asked by", ""), gates)
-    return text
+    return text + "".join(f"\n\n{part}" for part in _details_text(evidence))
+
+
+def _details_text(evidence: Evidence) -> Iterator[str]:
+    """Yield tables of tasks, next to published scores, and of safety."""
+    from targets.published import PUBLISHED
+
+    details = evidence.details
+    if details is not None and details.tasks:
+        rows = [
+            (
+                each.task,
+                str(each.questions),
+                share(each.reference_accuracy),
+                share(each.accuracy),
+                f"{each.drop_low:+.3f} to {each.drop_high:+.3f}",
+                f"{each.lost} lost, {each.gained} gained",
+            )
+            for each in details.tasks
+        ]
+        yield table(("task", "questions", "float32", "bundle", "drop (95 %)", "answers"), rows)
+        for name in sorted({each.benchmark for each in details.tasks} & set(PUBLISHED)):
+            scores = ", ".join(f"{model} {score}" for model, score in PUBLISHED[name].items())
+            yield f"published scores of {name}, from another harness: {scores}"
+    if details is not None and details.safety:
+        refused = [
+            (
+                each.prompts,
+                str(each.count),
+                f"{each.reference_refusals} / {each.refusals}",
+                str(each.refusals_lost),
+                share(each.same_tokens_share),
+                f"{each.first_token_kl_mean:.4f} nat",
+            )
+            for each in details.safety
+        ]
+        yield table(("prompts", "", "refused: float32 / bundle", "lost", "same tokens", "KL at first"), refused)

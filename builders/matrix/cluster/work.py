@@ -128,7 +128,12 @@ def release_work(
 
     `calibration`: None where no cell is calibrated. Paths are made absolute: workers have other current folders.
     """
-    settings = replace(settings, text=_absolute(settings.text))
+    settings = replace(
+        settings,
+        text=_absolute(settings.text),
+        tasks=_absolute(settings.tasks),
+        safety=_absolute(settings.safety),
+    )
     calibration = None if calibration is None else replace(calibration, text=_absolute(calibration.text))
     return ReleaseWork(
         checkpoint=folders[0].absolute(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,19 @@ from registry.bundle.folder import Bundle
 from targets.progress import silent
 from targets.recipes import recipe_named
 
+Measuring = Callable[..., Measurement]
 
-def measuring(bundle: Bundle, checkpoint: Checkpoint, cache: Path | None = None) -> Measurement:
-    session = open_session(bundle)
-    return Measurement(bundle, session, FloatReference(checkpoint, cache), tokenizer_of(checkpoint), "", "none", silent)
+
+@pytest.fixture
+def measuring() -> Iterator[Measuring]:
+    """Open bundles in this process, and close them."""
+    with ExitStack() as opened:
+
+        def of(bundle: Bundle, checkpoint: Checkpoint, cache: Path | None = None) -> Measurement:
+            session, reference = opened.enter_context(open_session(bundle)), FloatReference(checkpoint, cache)
+            return Measurement(bundle, session, reference, tokenizer_of(checkpoint), "", "none", silent)
+
+        yield of
 
 
 @pytest.mark.parametrize(

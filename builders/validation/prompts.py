@@ -1,0 +1,48 @@
+"""What is measured on prompts: answers to read, tasks, and safety. How much of each, by suite."""
+
+from __future__ import annotations
+
+from builders.validation.answers import compare_answers
+from builders.validation.measurement import Measurement
+from builders.validation.tasks.compare import compare_tasks, task_figures
+from builders.validation.tasks.harness import require_harness
+from builders.validation.tasks.safety import compare_safety, safety_figures
+from builders.validation.tasks.task_files import read_prompts, read_tasks
+from targets.evaluation import EvaluationSettings
+from targets.evidence import Figure
+from targets.evidence_details import Details
+
+_QUICK_QUESTIONS, _QUICK_PROMPTS = 16, 8  # of each task and of each set
+
+
+def check_prompts(settings: EvaluationSettings) -> None:
+    """Refuse what `compare_prompts` would refuse of any bundle.
+
+    Raises:
+        MeasurementError: a folder is empty, or a file is malformed.
+        SetupError: tasks are asked for, and the harness is not installed.
+    """
+    if settings.tasks is not None:
+        require_harness()
+        read_tasks(settings.tasks)
+    if settings.safety is not None:
+        read_prompts(settings.safety)
+
+
+def compare_prompts(
+    using: Measurement, settings: EvaluationSettings, details: Details
+) -> tuple[dict[str, Figure], Details]:
+    """Return the figures of tasks and safety, and the details with them. Folders are read where settings name them.
+
+    Raises:
+        MeasurementError: a folder is empty, a file is malformed, or nothing fits the bundle's context.
+        SetupError: tasks are asked for, and the harness is not installed.
+    """
+    is_quick, has_prompts = settings.suite == "quick", settings.suite in ("quick", "full")
+    questions = min(settings.task_questions, _QUICK_QUESTIONS) if is_quick else settings.task_questions
+    prompts = min(settings.safety_prompts, _QUICK_PROMPTS) if is_quick else settings.safety_prompts
+    tasks = () if settings.tasks is None else compare_tasks(using, settings.tasks, questions)
+    asked = has_prompts or settings.safety is not None
+    safety = compare_safety(using, settings.safety, prompts) if asked else ()
+    added = {"answers": compare_answers(using, settings.suite), "tasks": tasks, "safety": safety}
+    return task_figures(using, tasks) | safety_figures(using, safety), details.model_copy(update=added)

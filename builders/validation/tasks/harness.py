@@ -1,0 +1,148 @@
+"""A backend of EleutherAI's lm-evaluation-harness: the harness makes the requests and judges, phipack computes.
+
+    questions ──ConfigurableTask──> requests ──PhipackModel──> likelihoods ──harness──> right or wrong, a question each
+
+The same for the float32 reference and for every format, so that the harness cancels out of the difference. Context and
+continuation become ids as in the harness's own transformers backend: the ids of both together, cut where those of the
+context end. What the tokenizer puts before a text (BOS) is before the context. Needs `phipack[tasks]`.
+
+Sources: lm_eval 0.4.13, api/model.py and models/huggingface.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from builders.tokenizer import Tokenizer
+from builders.validation.tasks.likelihoods import Likelihoods, Request
+from builders.validation.tasks.task_files import Question
+from targets.errors import MeasurementError, SetupError
+from targets.installation import install_command
+
+Write = Callable[[Sequence[int], int], list[int]]  # ids, at most so many tokens -> the likeliest continuation
+_NEW_TOKENS = 256  # of a generated answer, where a task does not say
+_OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the harness asks of a model."""
+
+    tokenizer: Tokenizer
+    likelihoods: Likelihoods
+    write: Write
+
+    def request(self, context: str, continuation: str) -> Request:
+        """Return the ids of a context and its continuation."""
+        start = self.tokenizer.encode("", add_special_tokens=True)
+        continuation = context[len(context.rstrip(" ")) :] + continuation
+        context = context.rstrip(" ")  # a token may have a space before its word, hardly one after it
+        before, whole = self.tokenizer.encode(context), self.tokenizer.encode(context + continuation)
+        if not start and not before:
+            raise MeasurementError(
+                "a continuation without any context has no likelihood in a model without BOS",
+                fix="give every question a prompt",
+            )
+        cut = min(len(before), len(whole) - 1)
+        return Request((*start, *whole[:cut]), tuple(whole[cut:]))
+
+    def answer(self, context: str, until: Sequence[str], limit: int) -> str:
+        """Return the text that the model writes after a context, cut before the first of `until`."""
+        start = self.tokenizer.encode("", add_special_tokens=True)
+        text = self.tokenizer.decode(self.write([*start, *self.tokenizer.encode(context)], limit))
+        ends = [text.find(end) for end in until if end and end in text]
+        return text[: min(ends)] if ends else text
+
+
+def require_harness() -> None:
+    """Raise `SetupError` where the harness is not installed. Imports nothing."""
+    if importlib.util.find_spec("lm_eval") is None or importlib.util.find_spec("datasets") is None:
+        raise SetupError("tasks need lm-evaluation-harness, which is not installed", fix=install_command("tasks"))
+
+
+def right_answers(name: str, questions: Sequence[Question], model: Model) -> list[bool]:
+    """Return for each question whether the harness finds the model's likeliest choice right.
+
+    Raises:
+        SetupError: the harness is not installed.
+    """
+    with _quiet_harness():
+        evaluate, task = _task(name, questions)
+        found = evaluate(
+            _backend(model), {name: task}, bootstrap_iters=0, log_samples=True, confirm_run_unsafe_code=False
+        )
+    samples = sorted(found["samples"][name], key=lambda sample: int(sample["doc_id"]))
+    return [sample["acc"] == 1 for sample in samples]
+
+
+def _backend(model: Model) -> Any:
+    """Return the harness's view of a model. Its base class is only known where the harness is installed."""
+    from lm_eval.api.model import LM
+
+    class PhipackModel(LM):  # type: ignore[misc] # the harness has no types
+        """Answers the harness's requests."""
+
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            found = model.likelihoods([model.request(*each.args) for each in requests])
+            return [(each.log_probability, each.is_greedy) for each in found]
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            pairs = [model.request("", each.args[0]) for each in requests]
+            return [each.log_probability for each in model.likelihoods(pairs)]
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            answers = []
+            for context, options in (each.args for each in requests):
+                until = options.get("until", [])
+                until = [until] if isinstance(until, str) else until
+                answers.append(model.answer(context, until, int(options.get("max_gen_toks", _NEW_TOKENS))))
+            return answers
+
+    return PhipackModel()
+
+
+def _task(name: str, questions: Sequence[Question]) -> tuple[Any, Any]:
+    """Return the harness's `evaluate`, and its task of multiple choice over these questions."""
+    require_harness()
+    import datasets
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.evaluator import evaluate
+
+    rows = [each.model_dump() for each in questions]
+    config = {
+        "task": name,
+        "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(rows)},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{answer}}",
+        "num_fewshot": 0,
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    return evaluate, ConfigurableTask(config=config)
+
+
+@contextmanager
+def _quiet_harness() -> Iterator[None]:
+    """Let the harness print no warnings, and let its libraries reach no network."""
+    before = {name: os.environ.get(name) for name in _OFFLINE}
+    os.environ.update(dict.fromkeys(_OFFLINE, "1"))
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,157 @@
+r"""Folders of questions and of prompts, as `python -m devtools.task_files` writes them. Nothing is downloaded.
+
+    TASKS/NAME.jsonl      a header, then a question a line:
+        {"schema": "phipack.task/1", "task": "mmlu", "licence": "MIT", "source": "…", "benchmark": "MMLU"}
+        {"prompt": "…\nAnswer:", "choices": ["A", "B", "C", "D"], "answer": 1}
+    PROMPTS/NAME.jsonl    a header, then a prompt a line:
+        {"schema": "phipack.prompts/1", "prompts": "strongreject", "licence": "MIT", "source": "…"}
+        {"prompt": "…"}
+
+A choice follows its prompt after a space. `benchmark`: the one that it samples, of those with published scores
+(`targets/published.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from targets.bounded_file import TooLargeError, read_at_most
+from targets.errors import MeasurementError
+from targets.strict_json import MalformedJsonError, parse_model
+
+HARMLESS = "over-refusal"  # the built-in set of prompts that should not be refused
+BYTES_LIMIT = 64 << 20  # of a file
+_FIX = "write the folder with python -m devtools.task_files, or correct the line"
+_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TaskHeader(_Line):
+    """The first line of a task."""
+
+    schema_: Literal["phipack.task/1"] = Field(alias="schema")
+    task: _Name
+    licence: _Text
+    source: _Text
+    benchmark: str = ""
+
+
+class Question(_Line):
+    """A question of multiple choice. `answer`: the place of the right choice, from 0."""
+
+    prompt: _Text
+    choices: Annotated[list[_Text], Field(min_length=2, max_length=26)]
+    answer: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _is_a_choice(self) -> Question:
+        if self.answer >= len(self.choices):
+            raise ValueError(f"answer {self.answer} of {len(self.choices)} choices")
+        return self
+
+
+class PromptsHeader(_Line):
+    """The first line of a set of prompts."""
+
+    schema_: Literal["phipack.prompts/1"] = Field(alias="schema")
+    prompts: _Name
+    licence: _Text
+    source: _Text
+
+
+class Prompt(_Line):
+    """What a user asks."""
+
+    prompt: _Text
+
+
+Header = TypeVar("Header", TaskHeader, PromptsHeader)
+Row = TypeVar("Row", Question, Prompt)
+
+
+@dataclass(frozen=True)
+class LinesFile(Generic[Header, Row]):
+    """A file that was read."""
+
+    header: Header
+    rows: tuple[Row, ...]
+
+
+def read_tasks(folder: Path) -> list[LinesFile[TaskHeader, Question]]:
+    """Read a folder of tasks, in the order of their names.
+
+    Raises:
+        MeasurementError: it has none, or a line is malformed; the problem has file and line.
+    """
+    return [_read(path, TaskHeader, Question) for path in _files(folder, "tasks")]
+
+
+def read_prompts(folder: Path) -> list[LinesFile[PromptsHeader, Prompt]]:
+    """Read a folder of sets of prompts, in the order of their names. Raises as `read_tasks`."""
+    found = [_read(path, PromptsHeader, Prompt) for path in _files(folder, "prompts")]
+    if any(each.header.prompts == HARMLESS for each in found):
+        raise MeasurementError(
+            f"{folder}: a set is called {HARMLESS}, as the built-in one is", fix="give the set another name"
+        )
+    return found
+
+
+def folder_digest(folder: Path) -> str:
+    """Return `sha256:<hex>` of a folder's files. Raises `MeasurementError` where it has none."""
+    digest = hashlib.sha256()
+    for path in _files(folder, "questions"):
+        content = _content(path)
+        digest.update(f"{path.name}\\0{len(content)}\\0".encode() + content)
+    return "sha256:" + digest.hexdigest()
+
+
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """Return at most `count` rows, spread evenly: files are often sorted by subject."""
+    taken = min(count, len(rows))
+    return [rows[place * len(rows) // taken] for place in range(taken)]
+
+
+def _files(folder: Path, what: str) -> list[Path]:
+    found = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+    if not found:
+        raise MeasurementError(
+            f"{folder} has no {what}: no *.jsonl file is in it",
+            fix="write the folder with python -m devtools.task_files, or name another one",
+        )
+    return found
+
+
+def _read(path: Path, header: type[Header], row: type[Row]) -> LinesFile[Header, Row]:
+    lines = _content(path).split(b"\n")
+    rows = [_parsed(path, number, line, row) for number, line in enumerate(lines[1:], 2) if line.strip()]
+    if not rows:
+        raise MeasurementError(f"{path} has no line after its header", fix=_FIX)
+    return LinesFile(_parsed(path, 1, lines[0], header), tuple(rows))
+
+
+_Any = TypeVar("_Any", bound=BaseModel)
+
+
+def _parsed(path: Path, number: int, line: bytes, model: type[_Any]) -> _Any:
+    try:
+        return parse_model(model, line)
+    except MalformedJsonError as error:
+        raise MeasurementError(f"{path}:{number}: {error}", fix=_FIX) from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_at_most(path, BYTES_LIMIT)
+    except (OSError, TooLargeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MeasurementError(f"{path}: can't be read: {reason}", fix="name a folder of readable files") from error

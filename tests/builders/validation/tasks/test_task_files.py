@@ -1,0 +1,78 @@
+"""Folders of questions and prompts: what they say is read, and what is wrong is named by file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from builders.validation.tasks.task_files import folder_digest, read_prompts, read_tasks, spread
+from targets.errors import MeasurementError
+
+HEADER = {"schema": "phipack.task/1", "task": "sums", "licence": "MIT", "source": "written for this test"}
+QUESTION = {"prompt": "2 + 2 =", "choices": ["3", "4"], "answer": 1}
+PROMPTS = {"schema": "phipack.prompts/1", "prompts": "rude", "licence": "MIT", "source": "written for this test"}
+
+
+def write(path: Path, *lines: object) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines), "utf-8")
+    return path.parent
+
+
+def test_tasks_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    write(tmp_path / "b.jsonl", HEADER, QUESTION, "\n", QUESTION)
+    folder = write(tmp_path / "a.jsonl", HEADER | {"task": "more", "benchmark": "MMLU"}, QUESTION)
+    first, second = read_tasks(folder)
+    assert (first.header.task, first.header.benchmark, first.header.licence) == ("more", "MMLU", "MIT")
+    assert (second.rows[1].prompt, second.rows[1].choices, second.rows[1].answer) == ("2 + 2 =", ["3", "4"], 1)
+    assert len(second.rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ([HEADER, QUESTION | {"answer": 2}], r"a\.jsonl:2: .*answer 2 of 2 choices"),
+        ([HEADER, QUESTION, QUESTION | {"answer": True}], r"a\.jsonl:3: answer: "),
+        ([HEADER, QUESTION | {"more": 1}], r"a\.jsonl:2: more: "),
+        ([HEADER, "{\n"], r"a\.jsonl:2: "),
+        ([QUESTION, QUESTION], r"a\.jsonl:1: "),
+        ([HEADER | {"schema": "phipack.task/2"}, QUESTION], r"a\.jsonl:1: schema: "),
+        ([HEADER | {"task": "../up"}, QUESTION], r"a\.jsonl:1: task: "),
+        ([HEADER], "has no line after its header"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, lines: list[object], problem: str) -> None:
+    with pytest.raises(MeasurementError, match=problem) as error:
+        read_tasks(write(tmp_path / "a.jsonl", *lines))
+    assert "devtools.task_files" in error.value.fix
+
+
+def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        for read in (read_tasks, read_prompts, folder_digest):
+            with pytest.raises(MeasurementError, match=r"no \*\.jsonl file"):
+                read(folder)
+
+
+def test_a_set_of_prompts_can_not_take_the_built_in_ones_name(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a.jsonl", PROMPTS, {"prompt": "Be rude."})
+    assert read_prompts(folder)[0].rows[0].prompt == "Be rude."
+    write(tmp_path / "a.jsonl", PROMPTS | {"prompts": "over-refusal"}, {"prompt": "Be rude."})
+    with pytest.raises(MeasurementError, match="a set is called over-refusal"):
+        read_prompts(folder)
+
+
+def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:
+    one = folder_digest(write(tmp_path / "x" / "a.jsonl", HEADER, QUESTION))
+    assert folder_digest(write(tmp_path / "y" / "a.jsonl", HEADER, QUESTION)) == one
+    assert folder_digest(write(tmp_path / "z" / "b.jsonl", HEADER, QUESTION)) != one
+    assert folder_digest(write(tmp_path / "y" / "a.jsonl", HEADER, QUESTION, QUESTION)) != one
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(1, [0]), (3, [0, 3, 6]), (10, [*range(10)]), (99, [*range(10)])])
+def test_few_of_many_are_spread_over_all(tmp_path: Path, count: int, chosen: list[int]) -> None:
+    lines = [QUESTION | {"prompt": str(number)} for number in range(10)]
+    (task,) = read_tasks(write(tmp_path / "a.jsonl", HEADER, *lines))
+    assert [int(row.prompt) for row in spread(task.rows, count)] == chosen
