@@ -71,9 +71,14 @@ def answer_rows(cell: CellContent) -> list[AnswerRow]:
 def _compared(answer: Answer) -> ShownAnswer:
     if answer.first_difference is None and answer.bundle == answer.reference:
         return ShownAnswer((Piece(_cut(answer.bundle), differs=False),), SAME, answer.bundle_ended)
-    where = "" if answer.first_difference is None else f"after {count(answer.first_difference, 'token')}"
-    note = " ".join(filter(None, ("differs from float32's", where)))
-    return ShownAnswer(marked(_cut(answer.reference), _cut(answer.bundle)), note, answer.bundle_ended)
+    pieces = marked(_cut(answer.reference), _cut(answer.bundle))
+    return ShownAnswer(pieces, f"differs from float32's{_where(answer.first_difference)}", answer.bundle_ended)
+
+
+def _where(first_difference: int | None) -> str:
+    if first_difference is None:
+        return ""
+    return f" after {count(first_difference, 'token')}" if first_difference else " from its first token on"
 
 
 def marked(reference: str, text: str) -> tuple[Piece, ...]:

@@ -27,7 +27,7 @@ _COLOURS = {
     "second": ("#0a0b0c", "#b3541e"),
 }
 _MARKERS = ("o", "D")  # of the first and the second series: told apart without colour
-_WIDTH = 7.2  # inches at 72 per inch: SVG's own unit
+_WIDTH = 5.2  # inches of 72 units: as wide as a phone, so that text is no smaller there than it is drawn
 _ROW = 0.42
 _PREFIXED = re.compile(r'(\bid="|href="#|url\(#)')
 

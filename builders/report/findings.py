@@ -85,7 +85,7 @@ def overall(content: Content) -> Verdict:
 
 def findings(cell: CellContent) -> list[Finding]:
     """Return what to look at in one cell, the worst first."""
-    found = [*_of_evidence(cell.candidate), *_of_details(cell.candidate.details), *_of_baseline(cell)]
+    found = [*_of_evidence(cell.candidate), *_of_app(cell), *_of_details(cell.candidate.details), *_of_baseline(cell)]
     order: dict[Severity, int] = {"fail": 0, "look": 1, "note": 2}
     return sorted(found, key=lambda one: order[one.severity])
 
@@ -198,6 +198,9 @@ def _of_baseline(cell: CellContent) -> Iterator[Finding]:
                 f"{row.title}: {row.after}, {abs(row.relative):.0%} worse than {row.before} of {cell.baseline.name}.",
                 "baseline",
             )
+
+
+def _of_app(cell: CellContent) -> Iterator[Finding]:
     for change in app_changes(cell):
         if change.breaks:
             yield Finding("look", f"For the app: {change.what}: {change.before} becomes {change.after}.", "app")

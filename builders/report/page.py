@@ -112,7 +112,7 @@ def _environment() -> Environment:
         "storage_rows": storage_rows,
         "verdict": verdict,
     }
-    environment.filters |= {"kl": _kl, "style": Markup}
+    environment.filters |= {"error": _error, "kl": _kl, "style": Markup}
     return environment
 
 
@@ -125,6 +125,10 @@ def recipe_of(subject: Subject) -> str:
 
 def _kl(value: float) -> str:
     return f"{value:.3g}"
+
+
+def _error(value: float) -> str:
+    return f"{value:.2g}"
 
 
 def _published() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle, seal
 from registry.bundle.manifest import WeightClass
 from registry.diff.compare import compare, folder_side
+from registry.ledger.versions import CellVersion
 from targets.devices import target_named
 from targets.evidence import Evidence, Figure
 from targets.evidence_details import (
@@ -25,6 +27,7 @@ from targets.evidence_details import (
     TextDivergence,
 )
 from targets.gates import GateResult
+from targets.references import Version
 
 TEXTS = {"english": 0.021, "code": 0.017, "german": 0.048, "chinese": 0.061, "chat": 0.024}
 POSITIONS = (
@@ -205,7 +208,30 @@ def subject(bundle: Bundle, found: Details | None, name: str, **figures: Any) ->
     """Return one side of a report. `name`: MODEL:VERSION@CELL, where the cell is a target of ours."""
     cell = name.partition("@")[2]
     given = evidence(bundle, found, target=cell, **figures)
-    return Subject(name, cell, bundle.manifest, given, target=target_named(cell))
+    return Subject(name, cell, bundle.manifest, given, version=registered(name, given), target=target_named(cell))
+
+
+def registered(name: str, found: Evidence) -> CellVersion:
+    """Return the row of a registered cell."""
+    model, _, rest = name.partition(":")
+    release, _, cell = rest.partition("@")
+    return CellVersion(
+        model=model,
+        cell=cell,
+        registered_model=f"{model}.{cell}",
+        number=4,
+        release=Version.parse(release),
+        digest=found.bundle,
+        checkpoint=found.checkpoint,
+        recipe=found.recipe,
+        target=cell,
+        gates_passed=found.passed,
+        evidence="sha256:" + "e" * 64,
+        run_id="0123456789abcdef",
+        store="s3://bundles/phi",
+        created=datetime(2026, 3, 1, 9, 30, tzinfo=UTC),
+        inputs={"checkpoint": found.checkpoint, "tool.gguf": "0.19.0", "evaluation.tokens": "4096"},
+    )
 
 
 def compared(folder: Path, found: Details | None = None, **figures: Any) -> CellContent:
