@@ -65,7 +65,7 @@ def test_they_hold_at_each_position_of_the_context(tmp_path: Path, changes: dict
         rows = qkv.reshape(len(qkv), heads + 2 * kv_heads, architecture.head_dim)
         found, expected = key_reach(numbers, architecture, angles), turned(rows[:, heads:-kv_heads], architecture)
         assert (found >= expected * (1 - 1e-4)).all()
-        assert (found / expected).mean() < 1.03
+        assert (found / expected).mean() < 1.05
         np.testing.assert_allclose(value_reach(numbers, architecture), np.abs(rows[:, -kv_heads:]).max(0), rtol=1e-4)
 
 
