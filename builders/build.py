@@ -36,7 +36,8 @@ from registry.files.staging import staged_folder
 from targets.errors import BuildError, CheckpointError, PhipackError, RecipeError
 from targets.kv_cache import check_kv_cache
 from targets.progress import Notice, Progress, Step, silent
-from targets.recipes import Format, Recipe
+from targets.recipes import Format, Recipe, has_types
+from targets.runtimes.expected import cache_features
 
 
 def _nothing(_out: Path, _bundle: Bundle) -> None:
@@ -139,6 +140,7 @@ def build_each(
 def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
     """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
     _require_types(request.recipe)
+    _require_ranges(request)
     check_kv_cache(request.checkpoint.architecture, request.recipe)
     request = _folded(request)
     checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
@@ -178,7 +180,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
             ),
             tools={"phipack": version("phipack"), **conversion.tools, **_calibration_tools(request.statistics)},
             files=files,
-            requires=required_by(folder, files, recipe.kv_cache),
+            requires=required_by(folder, files, cache_features(recipe.format, recipe.kv_cache)),
         )
         seal(folder, manifest)
     return Bundle(out, manifest)
@@ -189,6 +191,16 @@ def _require_types(recipe: Recipe) -> None:
         raise RecipeError(
             f"{recipe.name} has a budget ({recipe.budget.label}) and no types that were chosen for it",
             fix="build it with phipack.build or a release, which choose them; or ask for no budget",
+        )
+
+
+def _require_ranges(request: BuildRequest) -> None:
+    recipe, statistics = request.recipe, request.statistics
+    if recipe.has_scaled_cache and (statistics is None or statistics.cache_ranges is None):
+        raise RecipeError(
+            f"{recipe.name} with a KV cache in {recipe.kv_cache} needs to know how large keys and values become, "
+            "which a calibration with a text measures",
+            fix='choose calibration "light" or "full" with a text, or remove the type of the KV cache',
         )
 
 
@@ -203,8 +215,8 @@ def _require_predicted_size(request: BuildRequest, files: list[FileEntry]) -> No
 
 
 def _folded(request: BuildRequest) -> BuildRequest:
-    """Return the request with the calibration's factors folded into its source."""
-    if request.statistics is None:
+    """Return the request with the calibration's factors folded into its source, where weights are quantized."""
+    if request.statistics is None or not has_types(request.recipe):
         return request
     source = FoldedSource(request.source, request.checkpoint.architecture, request.statistics.factors)
     return dataclasses.replace(request, source=source)

@@ -24,7 +24,7 @@ from registry.files.digests import digest_of_file
 from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import CalibrationError, PhipackError, RecipeError
 from targets.progress import Progress, silent
-from targets.recipes import can_calibrate
+from targets.recipes import has_types
 
 
 def calibrate(
@@ -109,7 +109,7 @@ def _checked(request: BuildRequest, level: Calibration, settings: CalibrationSet
     if not _needs_types(request):
         return request
     name = request.recipe.name
-    if not can_calibrate(request.recipe):
+    if not has_types(request.recipe):
         raise RecipeError(
             f"{name} stores all matrices in 16 bits: a budget has no types to choose among",
             fix="ask for a budget of a recipe with fewer bits, such as gguf-q4_k_m, onnx-int4 or coreml-int4",

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from builders.onnx.attention import QUANTIZED_CACHE
+
 _OPSET, _IR = 17, 8
 _TOKENS, _HEADS, _KEY_HEADS, _HEAD_DIM, _LONGEST = 12, 2, 1, 16, 32
 _NUMBERS = np.random.default_rng(7)
@@ -34,7 +36,7 @@ def cases() -> dict[str, Case]:
     found |= {f"onnx/ir/{ir}": _add(f"onnx/ir/{ir}", _OPSET, ir) for ir in range(8, 12)}
     found |= {f"onnx/operator/MatMulNBits/bits={bits}": _product(bits) for bits in (2, 4, 8)}
     found |= {f"onnx/operator/GatherBlockQuantized/bits={bits}": _rows(bits) for bits in (4, 8)}
-    for variant in ("", "/rotary", "/window", "/positions"):
+    for variant in ("", "/rotary", "/window", "/positions", "/int8"):
         found[f"onnx/operator/GroupQueryAttention{variant}"] = _attention(variant)
     for name, make in _SIMPLE.items():
         found[f"onnx/operator/{name}"] = make(f"onnx/operator/{name}")
@@ -95,7 +97,7 @@ def _rows(bits: int) -> Case:
 
 def _attention(variant: str) -> Case:
     width = (_HEADS + 2 * _KEY_HEADS) * _HEAD_DIM
-    cache = np.zeros((1, _KEY_HEADS, 0, _HEAD_DIM), np.float32)
+    cache = np.zeros((1, _KEY_HEADS, 0, _HEAD_DIM), np.int8 if variant == "/int8" else np.float32)
     inputs: Arrays = {"qkv": _floats(1, _TOKENS, width), "past_key": cache, "past_value": cache}
     constants: Arrays = {
         "last": np.array([_TOKENS - 1], np.int32),
@@ -103,10 +105,13 @@ def _attention(variant: str) -> Case:
         "cosines": _floats(_LONGEST, _HEAD_DIM // 2),
         "sines": _floats(_LONGEST, _HEAD_DIM // 2),
         "ids": np.arange(3, 3 + _TOKENS, dtype=np.int64)[None],
+        "key_scales": np.full(_KEY_HEADS * _HEAD_DIM, 0.03, np.float32),
+        "value_scales": np.full(_KEY_HEADS * _HEAD_DIM, 0.03, np.float32),
     }
-    rotary = variant in ("/rotary", "/positions")
+    rotary = variant in ("/rotary", "/positions", "/int8")
     names = ["qkv", "", "", "past_key", "past_value", "last", "total", *(("cosines", "sines") if rotary else ())]
     names += ["ids"] if variant == "/positions" else []
+    names += ["", "", "", "key_scales", "value_scales"] if variant == "/int8" else []
     node = _node(
         "GroupQueryAttention",
         names,
@@ -115,6 +120,7 @@ def _attention(variant: str) -> Case:
         kv_num_heads=_KEY_HEADS,
         do_rotary=int(rotary),
         **({"local_window_size": 4} if variant == "/window" else {}),
+        **(QUANTIZED_CACHE if variant == "/int8" else {}),
     )
     name = "onnx/operator/GroupQueryAttention"
     features = (name, f"{name}{variant}", *((f"{name}/rotary",) if rotary else ()))

@@ -69,7 +69,7 @@ context_option = click.option(
 kv_cache_option = click.option(
     "--kv-cache",
     metavar="TYPE",
-    help="Type of keys and values, such as q8_0, with which bundles are opened; GGUF only. [default: the runtime's]",
+    help="Type of keys and values: such as q8_0 in GGUF, int8 in ONNX. [default: the runtime's own floats]",
 )
 only_option = click.option(
     "--only",

@@ -18,7 +18,7 @@ from targets.architecture import Architecture
 from targets.budget import Budget
 from targets.devices import Target
 from targets.errors import FitError, UnsupportedModelError
-from targets.kv_cache import kv_cache_bytes
+from targets.kv_cache import check_kv_cache, kv_cache_bytes
 from targets.recipes import RECIPES, Format, Recipe
 from targets.runtimes import shortfalls
 from targets.runtimes.expected import expected_features
@@ -94,6 +94,7 @@ def room_for_weights(architecture: Architecture, recipe: Recipe, memory: int, co
 def fit(architecture: Architecture, recipe: Recipe, target: Target) -> RecipeFit:
     """Compute whether and how a recipe fits a target."""
     try:
+        check_kv_cache(architecture, recipe)
         weights = weight_bytes(architecture, recipe)
     except UnsupportedModelError as error:
         return refused(recipe.name, error)

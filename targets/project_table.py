@@ -25,7 +25,7 @@ calibration = "full"                      # optional: none, light or full
 size = { at_most = "2.0GB" }              # optional: types by measured sensitivity; or size = "fit", or bits = 4.2
 gates = { same_top_share = { at_least = 0.9 } }
 runtimes = { coreml = "18.1" }            # optional: what this app ships, in place of the target's
-                                          # kv_cache = "q8_0" for GGUF: the type of keys and values
+                                          # kv_cache = "q8_0" or, in ONNX, "int8": of keys and values
 
 [channels.production]                     # optional; everybody may promote to a channel that is not listed
 promoters = ["alice", "release-bot@ci-1"] # who may promote to it and roll it back: USER, or USER@HOST
@@ -178,8 +178,7 @@ class CellTable(_Strict):
     )
     kv_cache: str | None = Field(
         default=None,
-        description="Type of keys and values with which the bundle is opened, such as q8_0; GGUF only. By default the "
-        "runtime's own, f16.",
+        description="Type of keys and values: such as q8_0 in GGUF, int8 in ONNX. By default the runtime's own floats.",
     )
     runtimes: RuntimeTable = Field(
         default_factory=dict,
@@ -197,15 +196,6 @@ class CellTable(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _calibrated(self) -> CellTable:
-        if self.calibration is not None:
-            try:
-                check_calibration(recipe_named(self.recipe), self.calibration)
-            except PhipackError as error:
-                raise RefusedValueError(error.problem, at=("calibration",), fix=error.fix) from error
-        return self
-
-    @model_validator(mode="after")
     def _budgeted(self) -> CellTable:
         stated_budget(self.size, self.bits)
         return self
@@ -216,6 +206,15 @@ class CellTable(_Strict):
             _ = self.asked_recipe
         except PhipackError as error:
             raise RefusedValueError(error.problem, at=("kv_cache",), fix=error.fix) from error
+        return self
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> CellTable:
+        if self.calibration is not None:
+            try:
+                check_calibration(self.asked_recipe, self.calibration)
+            except PhipackError as error:
+                raise RefusedValueError(error.problem, at=("calibration",), fix=error.fix) from error
         return self
 
     @property
@@ -309,13 +308,15 @@ class ProjectTable(_Strict):
         return cells
 
     @model_validator(mode="after")
-    def _budgets_are_calibrated(self) -> ProjectTable:
+    def _calibrated_where_needed(self) -> ProjectTable:
         for place, cell in enumerate(self.cells):
-            try:
-                check_budget(cell.asked_recipe, self.calibration_of(cell))
-            except PhipackError as error:
-                key = "bits" if cell.size is None else "size"
-                raise RefusedValueError(error.problem, at=("cells", place, key), fix=error.fix) from error
+            recipe, level = cell.asked_recipe, self.calibration_of(cell)
+            checks = ((check_budget, "bits" if cell.size is None else "size"), (check_calibration, "kv_cache"))
+            for check, key in checks:
+                try:
+                    check(recipe, level)
+                except PhipackError as error:
+                    raise RefusedValueError(error.problem, at=("cells", place, key), fix=error.fix) from error
         return self
 
     def calibration_of(self, cell: CellTable) -> Calibration:

@@ -36,6 +36,11 @@ class Recipe:
     candidates: tuple[str, ...] = ()
     kv_cache: str = ""
 
+    @property
+    def has_scaled_cache(self) -> bool:
+        """Whether the graph stores keys and values with scales, which a calibration measures: int8 in ONNX."""
+        return self.format == "onnx" and bool(self.kv_cache)
+
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -68,18 +73,30 @@ def recipe_named(name: str) -> Recipe:
 def default_calibration(recipe: Recipe) -> Calibration:
     """Return how much a build of this recipe learns from a calibration text, where nobody says otherwise.
 
-    A budget is spent by what the calibration measures.
+    A budget is spent by what the calibration measures, and so are the scales of a KV cache.
     """
-    return FOUR_BIT_CALIBRATION if recipe.bits < 8 or recipe.budget is not None else "none"
+    learns = recipe.bits < 8 or recipe.budget is not None or recipe.has_scaled_cache
+    return FOUR_BIT_CALIBRATION if learns else "none"
 
 
-def can_calibrate(recipe: Recipe) -> bool:
-    """Return whether a calibration changes anything: in 16 bits nothing is rounded that it could choose better."""
+def has_types(recipe: Recipe) -> bool:
+    """Return whether a recipe's matrices can have other types: all but those of 16 bits."""
     return recipe.bits < 16
 
 
+def can_calibrate(recipe: Recipe) -> bool:
+    """Return whether a calibration changes anything: in 16 bits no weight is rounded that it could choose better."""
+    return has_types(recipe) or recipe.has_scaled_cache
+
+
 def check_calibration(recipe: Recipe, calibration: Calibration) -> None:
-    """Refuse a calibration that a recipe has no use for. Raises `RecipeError`."""
+    """Refuse a calibration that a recipe has no use for, and none where it needs one. Raises `RecipeError`."""
+    if calibration == "none" and recipe.has_scaled_cache:
+        raise RecipeError(
+            f'{recipe.name} with a KV cache in {recipe.kv_cache} and calibration "none": its scales follow from how '
+            "large keys and values become, which a calibration measures",
+            fix='choose calibration "light" or "full", or remove the type of the KV cache',
+        )
     if calibration != "none" and not can_calibrate(recipe):
         raise RecipeError(
             f"{recipe.name} stores {recipe.bits}-bit weights, which {calibration} calibration can't improve",
@@ -95,7 +112,7 @@ def check_budget(recipe: Recipe, calibration: Calibration) -> None:
     if recipe.budget is None:
         return
     asked = recipe.budget.label
-    if not can_calibrate(recipe):
+    if not has_types(recipe):
         raise RecipeError(
             f"a budget ({asked}) for {recipe.name}, which stores all weights in {recipe.bits} bits",
             fix=f"remove the budget of {recipe.name}, or choose a recipe with fewer bits",

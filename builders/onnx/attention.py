@@ -7,18 +7,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from builders.onnx.cache_scales import CacheScales
 from builders.onnx.graph import Graph
 from builders.onnx.positions import Positions
 from targets.architecture import Architecture, BlockSparse
+
+K_SCALE = 12  # the input of GroupQueryAttention with the scales of keys; those of values are the next
+# A scale for each element of a head: docs/ContribOperators.md in microsoft/onnxruntime.
+QUANTIZED_CACHE = {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
 
 
 class Attention:
     """Appends attention between the qkv product and the output product; declares the cache's inputs and outputs."""
 
-    def __init__(self, graph: Graph, architecture: Architecture, positions: Positions) -> None:
+    def __init__(self, graph: Graph, architecture: Architecture, positions: Positions, scales: CacheScales) -> None:
         self._graph = graph
         self._architecture = architecture
         self._positions = positions
+        self._scales = scales
 
     def write(self, layer: int, qkv: str) -> str:
         """Append a layer's attention over float32 [batch, sequence, q + k + v]: float32 [batch, sequence, q]."""
@@ -31,11 +39,11 @@ class Attention:
         if self._positions.block_rows and pattern is not None and pattern.is_sparse(layer):
             attended = self._sparse(name, qkv, past, present, pattern)
         else:
-            attended = self._dense(name, qkv, past, present)
+            attended = self._dense(name, qkv, past, present, self._scales.of(layer))
         return graph.cast(attended, "float32", f"{name}heads.float32") if narrow else attended
 
     def _caches(self, layer: int) -> tuple[list[str], list[str]]:
-        architecture, dtype = self._architecture, self._positions.cache_dtype
+        architecture, dtype = self._architecture, self._scales.element_type or self._positions.cache_dtype
         shape: list[int | str] = ["batch", architecture.kv_head_count, "past", architecture.head_dim]
         # SparseAttention's cache is one buffer of fixed length for input and output. Both kinds of layers declare it
         # that way, so that a runtime can keep one shape.
@@ -46,13 +54,16 @@ class Attention:
             self._graph.output(cache, dtype, grown)
         return past, present
 
-    def _dense(self, name: str, qkv: str, past: list[str], present: list[str]) -> str:
+    def _dense(self, name: str, qkv: str, past: list[str], present: list[str], scales: Sequence[str]) -> str:
         architecture, positions = self._architecture, self._positions
         window = architecture.effective_window
         tables = [positions.cosines, positions.sines, positions.ids]
+        inputs = [qkv, "", "", *past, positions.last, positions.total, *(table for table in tables if table)]
+        if scales:
+            inputs += [""] * (K_SCALE - len(inputs)) + [*scales]
         return self._graph.fused(
             "GroupQueryAttention",
-            [qkv, "", "", *past, positions.last, positions.total, *(table for table in tables if table)],
+            inputs,
             [f"{name}heads", *present],
             num_heads=architecture.head_count,
             kv_num_heads=architecture.kv_head_count,
@@ -60,6 +71,7 @@ class Attention:
             do_rotary=1,
             rotary_interleaved=0,
             local_window_size=-1 if window is None else window,  # both count the token itself
+            **(QUANTIZED_CACHE if scales else {}),
         )[0]
 
     def _sparse(self, name: str, qkv: str, past: list[str], present: list[str], pattern: BlockSparse) -> str:

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from builders.conversion import BuildRequest, Conversion, weight_classes, window_notes
+from builders.onnx.attention import Attention
+from builders.onnx.cache_scales import CacheScales
 from builders.onnx.datafile import DATA_NAME, DataFile
 from builders.onnx.decoder import Decoder
 from builders.onnx.graph import Graph
@@ -23,7 +25,7 @@ from builders.onnx.tokenizer_notes import tokenizer_notes
 from builders.onnx.weights import Weights
 from targets.architecture import Family
 from targets.recipes import Recipe
-from targets.storage.onnx import check, plan
+from targets.storage.onnx import cache_dtype, check, plan
 
 GRAPH_NAME = "model.onnx"
 # Metadata of the graph: the longest sequence, in tokens, that takes longrope's short factors.
@@ -38,6 +40,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     Raises:
         UnsupportedModelError: a head or row width that the operators don't support.
         CheckpointError: a tensor holds NaN, an infinity, or what float16 can't represent.
+        CalibrationError: keys or values overflow, so that an int8 KV cache can't store them.
     """
     checkpoint, context = request.checkpoint, request.context_length
     graph, data = _planned(request)
@@ -75,7 +78,8 @@ def _planned(request: BuildRequest) -> tuple[bytes, DataFile]:
     edge = architecture.longrope_edge(request.context_length)
     graph, data = Graph(), DataFile()
     positions = write_positions(graph, data, request)
-    Decoder(graph, data, Weights(request, graph, data), architecture, positions).write()
+    attention = Attention(graph, architecture, positions, CacheScales(graph, data, request))
+    Decoder(graph, data, Weights(request, graph, data), architecture, attention).write()
     facts = {} if edge is None else {EDGE_FACT: str(edge)}
     return graph.to_bytes(architecture.name, facts), data
 
@@ -94,6 +98,7 @@ def _notes(request: BuildRequest) -> tuple[str, ...]:
 
 
 def _recipe_note(recipe: Recipe) -> str:
+    cache = f"the KV cache is {recipe.kv_cache or cache_dtype(recipe)}"
     if recipe.name == "onnx-fp16":
-        return "weights and KV cache are float16; a CPU runtime widens the weights to float32 when it loads them"
-    return "products round their input to 8 bits a block (MatMulNBits, accuracy level 4); the KV cache is float32"
+        return f"weights are float16, {cache}; a CPU runtime widens the weights to float32 when it loads them"
+    return f"products round their input to 8 bits a block (MatMulNBits, accuracy level 4); {cache}"

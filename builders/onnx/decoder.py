@@ -20,7 +20,6 @@ import numpy as np
 from builders.onnx.attention import Attention
 from builders.onnx.datafile import DataFile
 from builders.onnx.graph import Graph
-from builders.onnx.positions import Positions
 from builders.onnx.weights import Weights
 from targets.architecture import Architecture
 from targets.storage.onnx import hidden_arrays
@@ -30,12 +29,12 @@ class Decoder:
     """Appends the decoder to a graph; declares all inputs and outputs but `attention_mask`."""
 
     def __init__(
-        self, graph: Graph, data: DataFile, weights: Weights, architecture: Architecture, positions: Positions
+        self, graph: Graph, data: DataFile, weights: Weights, architecture: Architecture, attention: Attention
     ) -> None:
         self._graph = graph
         self._weights = weights
         self._architecture = architecture
-        self._attention = Attention(graph, architecture, positions)
+        self._attention = attention
         self._hidden_ids = _hidden_ids(graph, data, architecture)
 
     def write(self) -> None:

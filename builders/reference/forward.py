@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Called with what each matrix is multiplied with: its canonical name, and rows [tokens, columns] in float32.
 Observer = Callable[[str, "Tensor"], None]
+# Called with a layer's number, and its keys before rotation and values, [heads, T, head size].
+CacheObserver = Callable[[int, "Tensor", "Tensor"], None]
 QUICK_GELU = 1.702
 # Rows multiplied with a matrix at once: enough for full speed, and inner activations stay at 1,024 * 2 * MLP width.
 _ROWS = 1024
@@ -38,19 +40,24 @@ def unobserved(name: str, rows: Tensor) -> None:
     """Observe nothing."""
 
 
+def unobserved_cache(layer: int, keys: Tensor, values: Tensor) -> None:
+    """Observe nothing."""
+
+
 def hidden_states(
     architecture: Architecture,
     source: TensorSource,
     tokens: NDArray[np.int64],
     on_progress: Progress = silent,
     observe: Observer = unobserved,
+    observe_cache: CacheObserver = unobserved_cache,
 ) -> NDArray[np.float32]:
     """Run sequences [B, T] from an empty context, and return the hidden states after the last norm, [B, T, hidden].
 
     Memory: one layer's weights, the states, queries, keys and values of a few sequences (of one where it is longer than
     4,096 tokens), and the attention scores of 256 queries: nothing grows with the square of the length.
     """
-    walk = LayerWalk(architecture, source, tokens, observe)
+    walk = LayerWalk(architecture, source, tokens, observe, observe_cache=observe_cache)
     for layer in range(architecture.layer_count):
         on_progress(Step("reference", layer, architecture.layer_count, "layers"))
         walk.run(layer)
@@ -71,6 +78,7 @@ class LayerWalk:
         tokens: NDArray[np.int64],
         observe: Observer = unobserved,
         *,
+        observe_cache: CacheObserver = unobserved_cache,
         states: NDArray[np.float32] | None = None,
     ) -> None:
         import torch
@@ -78,6 +86,7 @@ class LayerWalk:
         self._architecture = architecture
         self._source = source
         self._observe = observe
+        self._observe_cache = observe_cache
         length = tokens.shape[1]
         self._tables = tuple(torch.from_numpy(table) for table in rotary_tables(architecture, length))
         self._at_once = max(1, _TOKENS // length)  # sequences
@@ -96,7 +105,7 @@ class LayerWalk:
         import torch
 
         weights = _weights(self._architecture, self._source, f"model.layers.{number}.")
-        layer = _Layer(self._architecture, number, weights, self._observe)
+        layer = _Layer(self._architecture, number, weights, self._observe, self._observe_cache)
         with torch.inference_mode():
             for sequences in self._states.split(self._at_once):
                 layer.run(sequences, *self._tables)
@@ -146,6 +155,7 @@ class _Layer:
     number: int
     weights: dict[str, Tensor]
     observe: Observer
+    observe_cache: CacheObserver
 
     def run(self, states: Tensor, cosines: Tensor, sines: Tensor) -> None:
         """Run sequences through the layer, in place: states [B, T, hidden]."""
@@ -171,6 +181,7 @@ class _Layer:
         architecture, length = self.architecture, len(qkv)
         widths = [architecture.query_width, architecture.kv_width, architecture.kv_width]
         q, k, v = (part.view(length, -1, architecture.head_dim).transpose(0, 1) for part in qkv.split(widths, dim=-1))
+        self.observe_cache(self.number, k, v)
         q, k = _rotated(q, cosines, sines), _rotated(k, cosines, sines)
         group = architecture.head_count // architecture.kv_head_count
         k, v = (part.repeat_interleave(group, dim=0) for part in (k, v))

@@ -4,7 +4,8 @@ Hidden states are kept (hidden_size numbers a token); logits are computed from t
 numbers a token). Hidden states are cached:
 
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.hidden    [W, T, hidden]
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the activation statistics, matrix after matrix
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the activation statistics, matrix after matrix, then the
+                                                     ranges of keys and values
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.answers   greedy answers: answers.py
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.continuations   greedy continuations, as far as known: continuations.py
 
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint, TensorSource
+from builders.reference.cache_ranges import CacheRanges, ranges_shape
 from builders.reference.forward import hidden_states
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
@@ -53,21 +55,33 @@ class FloatReference:
 
     def statistics(self, windows: NDArray[np.int64]) -> Statistics:
         """Return the mean square of what each matrix's columns are multiplied with, cached or computed."""
-        shapes = self.checkpoint.architecture.tensor_shapes()
-        names = multiplied(self.checkpoint.architecture)
-        ends = np.cumsum([shapes[name][1] for name in names])
-        cached = self.cached(windows, "squares", (int(ends[-1]),))
-        if cached is None:
-            return self._walk(windows)[1]
-        return dict(zip(names, np.split(cached, ends[:-1]), strict=True))
+        names, ends = multiplied(self.checkpoint.architecture), self._ends
+        return dict(zip(names, np.split(self._measured(windows)[: ends[-1]], ends[:-1]), strict=True))
 
-    def _walk(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.float32], Statistics]:
-        squares = MeanSquares()
-        hidden = hidden_states(self.checkpoint.architecture, self._source, windows, self.on_progress, squares)
+    def cache_ranges(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return how large keys and values become, `CacheRanges`' numbers [layers, numbers], cached or computed."""
+        return self._measured(windows)[self._ends[-1] :].reshape(ranges_shape(self.checkpoint.architecture))
+
+    @property
+    def _ends(self) -> NDArray[np.int64]:
+        """Where each matrix's statistics end in the file."""
+        shapes = self.checkpoint.architecture.tensor_shapes()
+        return np.cumsum([shapes[name][1] for name in multiplied(self.checkpoint.architecture)])
+
+    def _measured(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the numbers of the file of statistics."""
+        size = int(self._ends[-1]) + math.prod(ranges_shape(self.checkpoint.architecture))
+        cached = self.cached(windows, "squares", (size,))
+        return self._walk(windows)[1] if cached is None else cached
+
+    def _walk(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        architecture = self.checkpoint.architecture
+        squares, ranges = MeanSquares(), CacheRanges(architecture)
+        hidden = hidden_states(architecture, self._source, windows, self.on_progress, squares, ranges)
         found = squares.means()
-        statistics = {name: found[name] for name in multiplied(self.checkpoint.architecture)}
+        statistics = np.concatenate([*(found[name] for name in multiplied(architecture)), ranges.all().ravel()])
         self.keep(windows, "hidden", hidden)
-        self.keep(windows, "squares", np.concatenate(list(statistics.values())))
+        self.keep(windows, "squares", statistics)
         return hidden, statistics
 
     def cached(self, windows: NDArray[np.int64], kind: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:

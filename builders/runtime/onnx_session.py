@@ -24,6 +24,8 @@ from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ModelEntry
 from targets.errors import MeasurementError
 
+_ELEMENTS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(int8)": np.int8}
+
 
 class OnnxSession(Session):
     """Implements `builders.runtime.session.Session`. `open_session` makes one."""
@@ -131,7 +133,7 @@ def _empty_caches(inference: Any, model: ModelEntry) -> dict[str, Any]:
     caches = {}
     for value in inference.get_inputs():
         if value.name.startswith("past_key_values."):
-            dtype = np.float16 if value.type == "tensor(float16)" else np.float32
+            dtype = _ELEMENTS[value.type]
             shape = (1, model.kv_heads, model.context_length, model.head_dim)
             caches[value.name.removeprefix("past_key_values.")] = ort.OrtValue.ortvalue_from_numpy(
                 np.zeros(shape, dtype)

@@ -74,8 +74,8 @@ def build(  # noqa: PLR0913 - the public face
         budget: how large the bundle may become: `Budget.of_size("2.0GB")`, `Budget.of_bits(4.2)`, or `Budget("fit")`,
             the largest that fits the target. Each matrix gets its type by measured sensitivity, from those that are
             fast on the target.
-        kv_cache: the type of keys and values with which the bundle is opened, such as `q8_0`, where it is not the
-            runtime's own. GGUF only; its manifest has it.
+        kv_cache: the type of keys and values, such as `q8_0` in GGUF and `int8` in ONNX, where it is not to be the
+            runtime's own floats.
         home: the folder whose `cache` keeps what was learned; `.phipack` by default.
         replace: replace what is at `out`.
         on_progress: called with each step.

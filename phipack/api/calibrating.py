@@ -106,6 +106,12 @@ def choose_levels(
             "which an importance matrix does not have",
             fix="calibrate on a text, or remove the budget",
         )
+    if settings.imatrix is not None and any(recipe.has_scaled_cache for recipe in recipes.values()):
+        raise CalibrationError(
+            f"{settings.imatrix}: the scales of an int8 KV cache follow from how large keys and values become, "
+            "which an importance matrix does not have",
+            fix="calibrate on a text, or remove the type of the KV cache",
+        )
     if settings.imatrix is not None and "full" in levels.values():
         raise CalibrationError(
             f"{settings.imatrix}: an importance matrix has no more than light calibration needs",

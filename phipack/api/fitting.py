@@ -11,12 +11,12 @@ from phipack.api.arguments import AnyPath, as_checkpoint, as_path, as_target
 from phipack.api.results import FitReport, SizedFit
 from targets.device_evidence import observation_of
 from targets.devices import Target, load_targets
-from targets.errors import UnsupportedModelError
+from targets.errors import RecipeError, UnsupportedModelError, did_you_mean
 from targets.fit import DEFAULT_CONTEXT, RecipeFit, fit_all, refused
-from targets.kv_cache import CACHE_TYPES, with_kv_cache
+from targets.kv_cache import cache_types, with_kv_cache
 from targets.measurement import Measurement
 from targets.models import known_model
-from targets.recipes import RECIPES, Recipe, recipe_named
+from targets.recipes import RECIPES, Recipe
 from targets.roofline import decode_speed
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def fit(
             known to the byte.
         target: a device's name, or the path of a target file.
         measured: measurements, or files of them, that speeds are predicted from in addition to the published ones.
-        kv_cache: the type of keys and values of GGUF recipes, such as `q8_0`, where it is not the runtime's own.
+        kv_cache: the type of keys and values, such as `q8_0` or `int8`, of the recipes whose runtimes have it.
 
     Raises:
         RecipeError: there is no such type, or the model's heads can't be stored in it.
@@ -64,18 +64,29 @@ def fit(
     device = as_target(target)
     opened = (one if isinstance(one, Measurement) else Measurement.read(as_path(one)) for one in measured)
     known = [observation_of(one) for one in opened]
-    recipes = [_cached(recipe, kv_cache) for recipe in RECIPES.values()]
+    recipes = _recipes(kv_cache)
     fits = fit_all(architecture, device, recipes)
     speeds = (
         decode_speed(architecture, recipe, device, known) if one.fits else None
         for recipe, one in zip(recipes, fits, strict=True)
     )
-    sized = tuple(replace(_sized(checkpoint, one), speed=speed) for one, speed in zip(fits, speeds, strict=True))
+    sized = tuple(
+        replace(_sized(checkpoint, recipe, one), speed=speed)
+        for recipe, one, speed in zip(recipes, fits, speeds, strict=True)
+    )
     return FitReport(str(model) if checkpoint is None else str(checkpoint.path), device, sized)
 
 
-def _cached(recipe: Recipe, kv_cache: str | None) -> Recipe:
-    return with_kv_cache(recipe, kv_cache) if kv_cache is not None and recipe.format in CACHE_TYPES else recipe
+def _recipes(kv_cache: str | None) -> list[Recipe]:
+    """Return all recipes, with a type of KV cache where they have it. Raises `RecipeError` where none does."""
+    if kv_cache is None:
+        return [*RECIPES.values()]
+    types = {name for recipe in RECIPES.values() for name in cache_types(recipe)}
+    if kv_cache not in types:
+        raise RecipeError(f"unknown type of KV cache {kv_cache!r}", fix=did_you_mean(kv_cache, types))
+    return [
+        with_kv_cache(recipe, kv_cache) if kv_cache in cache_types(recipe) else recipe for recipe in RECIPES.values()
+    ]
 
 
 def _checkpoint(model: AnyPath | Checkpoint) -> Checkpoint | None:
@@ -85,22 +96,20 @@ def _checkpoint(model: AnyPath | Checkpoint) -> Checkpoint | None:
     return as_checkpoint(model)
 
 
-def _sized(checkpoint: Checkpoint | None, found: RecipeFit) -> SizedFit:
+def _sized(checkpoint: Checkpoint | None, recipe: Recipe, found: RecipeFit) -> SizedFit:
     """Add the bundle's size, where there is a checkpoint that fits and that the converter can build."""
     if checkpoint is None or not found.fits:
         return SizedFit(found, None)
     try:
-        return SizedFit(found, _bundle_bytes(checkpoint, found))
+        return SizedFit(found, _bundle_bytes(checkpoint, recipe, found.longest_context))
     except UnsupportedModelError as error:
         return SizedFit(refused(found.recipe, error), None)
 
 
-def _bundle_bytes(checkpoint: Checkpoint, fits: RecipeFit) -> int:
+def _bundle_bytes(checkpoint: Checkpoint, recipe: Recipe, longest_context: int) -> int:
     """Return the bytes of all files but the manifest, at the context that a build for the target would have."""
     from builders.conversion import BuildRequest
     from builders.sizes import bundle_sizes
 
-    context_length = min(fits.longest_context, DEFAULT_CONTEXT)
-    return sum(
-        bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe_named(fits.recipe), context_length)).values()
-    )
+    context_length = min(longest_context, DEFAULT_CONTEXT)
+    return sum(bundle_sizes(BuildRequest.from_checkpoint(checkpoint, recipe, context_length)).values())

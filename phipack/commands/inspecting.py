@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,13 @@ def inspect(state: State, path: Path, verify: bool, plot: Path | None, adapter: 
         state.output.result(inspected_checkpoint_form(found).data(), _checkpoint_text(found))
 
 
+def _cache_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    recipe = manifest.recipe
+    if recipe.kv_cache:
+        how = ", with flash attention" if recipe.format == "gguf" else ", as its graph has it"
+        yield "KV cache", recipe.kv_cache + how
+
+
 def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
     manifest = bundle.manifest
     model, generation = manifest.model, manifest.generation
@@ -55,7 +63,7 @@ def _bundle_text(bundle: Bundle, *, verified: bool) -> str:
         ("recipe", manifest.recipe.name),
         ("calibration", _calibration_text(manifest.recipe.calibration)),
         *_budget_facts(manifest),
-        *((("KV cache", f"{manifest.recipe.kv_cache}, with flash attention"),) if manifest.recipe.kv_cache else ()),
+        *_cache_facts(manifest),
         ("model", f"{model.architecture}, {model.parameters:,} parameters, {model.layers} layers"),
         ("context", f"{model.context_length} tokens, exact up to {model.exact_context_length}"),
         ("checkpoint", manifest.checkpoint),

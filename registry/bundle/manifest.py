@@ -129,7 +129,8 @@ class RecipeEntry(_Strict):
     """The recipe, how it stored this model's weights, and notes that a reader needs (fallbacks, limits).
 
     `calibration`, `budget`: left out of the JSON where there was none. `kv_cache`: the type of keys and values with
-    which the runtime must be opened, such as `q8_0`; left out where that is the runtime's own, float16 for GGUF.
+    which the runtime must be opened (GGUF, such as `q8_0`) or that the graph has (ONNX, `int8`); left out where they
+    are the runtime's own floats.
     """
 
     name: str

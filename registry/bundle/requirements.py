@@ -33,16 +33,16 @@ _GENAI_CONFIG = "genai_config.json"
 _CONFIG_BYTES_LIMIT = 1 << 20
 _MICROSOFT = "com.microsoft"
 _OUTSIDE_OPSETS = ("SimplifiedLayerNormalization",)  # onnxruntime has it in the standard domain, ONNX has not
-_POSITION_IDS = 9  # GroupQueryAttention's input (docs/ContribOperators.md in microsoft/onnxruntime)
+_POSITION_IDS, _K_SCALE = 9, 12  # GroupQueryAttention's inputs (docs/ContribOperators.md in microsoft/onnxruntime)
 _TYPE_NAMES = {kind.number: kind.name for kind in TYPES.values()}
 
 
-def required_by(folder: Path, files: Iterable[FileEntry], kv_cache: str = "") -> Requires:
-    """Return what the files of a bundle's folder need, opened with the manifest's type of KV cache.
+def required_by(folder: Path, files: Iterable[FileEntry], opened_with: Iterable[str] = ()) -> Requires:
+    """Return what the files of a bundle's folder need, and what the way in which it is opened needs (`cache_features`).
 
     Raises `BundleError` where a file can't be read.
     """
-    found = features_of(files, partial(_open_in, folder)) | cache_features(kv_cache)
+    found = features_of(files, partial(_open_in, folder)) | {*opened_with}
     try:
         return requires(found)
     except ValueError as error:  # a name that no operator, type or model has
@@ -84,7 +84,8 @@ def check_requirements(bundle: Bundle) -> None:
     stated = bundle.manifest.requires
     if stated is None:
         return
-    found = required_by(bundle.path, bundle.manifest.files, bundle.manifest.recipe.kv_cache)
+    recipe = bundle.manifest.recipe
+    found = required_by(bundle.path, bundle.manifest.files, cache_features(recipe.format, recipe.kv_cache))
     missing = sorted(set(found.features) - set(stated.features))
     extra = sorted(set(stated.features) - set(found.features))
     what = None
@@ -153,6 +154,8 @@ def _operator(node: Node) -> Iterator[str]:
             yield f"{name}/window"
         if any(node.inputs[_POSITION_IDS : _POSITION_IDS + 1]):
             yield f"{name}/positions"
+        if any(node.inputs[_K_SCALE : _K_SCALE + 1]):
+            yield f"{name}/int{node.integers.get('kv_cache_bit_width', 8)}"
 
 
 def _model_type(stream: BinaryIO, entry: FileEntry) -> str:

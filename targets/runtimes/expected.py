@@ -7,7 +7,7 @@ each other for every recipe and family. The pre-tokenizer is left out: it follow
 from __future__ import annotations
 
 from targets.architecture import Architecture
-from targets.recipes import Recipe
+from targets.recipes import Format, Recipe
 from targets.storage import StoredWeight
 from targets.storage.onnx import Blocks, Stacked, storage_of
 from targets.storage.plans import plan_of
@@ -22,14 +22,17 @@ def expected_features(architecture: Architecture, recipe: Recipe, context_length
     return frozenset(_EXPECTED[recipe.format](architecture, recipe, weights, context_length))
 
 
-def cache_features(kv_cache: str) -> set[str]:
-    """Return what a GGUF bundle needs in addition that is opened with a type of KV cache; nothing for the default."""
-    return {f"gguf/kv_cache/{kv_cache}"} if kv_cache else set()
+def cache_features(bundle_format: Format, kv_cache: str) -> set[str]:
+    """Return what a bundle needs in addition that is opened with a type of KV cache; nothing for the default.
+
+    Nothing in ONNX either: there the graph shows it.
+    """
+    return {f"gguf/kv_cache/{kv_cache}"} if kv_cache and bundle_format == "gguf" else set()
 
 
 def _gguf(architecture: Architecture, recipe: Recipe, weights: tuple[StoredWeight, ...], __: int) -> set[str]:
     family = architecture.family
-    found = {"gguf/version/3", f"gguf/architecture/{family}"} | cache_features(recipe.kv_cache)
+    found = {"gguf/version/3", f"gguf/architecture/{family}"} | cache_features("gguf", recipe.kv_cache)
     found |= {f"gguf/tensor/{weight.storage}" for weight in weights}
     if architecture.longrope is not None:
         found |= {f"gguf/rope_factors/{family}", "gguf/tensor/F32"}
@@ -52,6 +55,8 @@ def _onnx(
         operators |= {"GroupQueryAttention/window"}
     if chosen_rows:
         operators |= {"GroupQueryAttention/positions"}
+    if recipe.has_scaled_cache:
+        operators |= {f"GroupQueryAttention/{recipe.kv_cache}"}
     if architecture.effective_sparsity(context_length) is not None:
         operators |= {"SparseAttention"} | ({"RotaryEmbedding"} if chosen_rows else {"SparseAttention/rotary"})
     for weight in weights:

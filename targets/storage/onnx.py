@@ -194,13 +194,8 @@ def _spends_on_values(architecture: Architecture, *, layer: int) -> bool:
 
 
 def cache_dtype(recipe: Recipe) -> str:
-    """Return the element type of keys, values and rotary tables: float16 or float32."""
+    """Return the element type of attention and of the rotary tables, float16 or float32: the KV cache's by default."""
     return _CACHE[recipe.name]
-
-
-def cache_value_bytes(recipe: Recipe) -> int:
-    """Return the bytes of one value of the KV cache, for `Architecture.kv_cache_bytes`."""
-    return _ITEM_BYTES[cache_dtype(recipe)]
 
 
 def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]:
@@ -292,12 +287,20 @@ def rotary_arrays(architecture: Architecture, recipe: Recipe, context_length: in
     return tuple(ArrayShape(part, cache_dtype(recipe), shape) for part in ("cosines", "sines"))
 
 
+def cache_scale_arrays(architecture: Architecture, recipe: Recipe) -> tuple[ArrayShape, ...]:
+    """Return the scales of a layer's keys and values, float32 [elements]; empty where the KV cache holds floats."""
+    if not recipe.has_scaled_cache:
+        return ()
+    return tuple(ArrayShape(part, "float32", (architecture.kv_width,)) for part in ("keys", "values"))
+
+
 def data_bytes(architecture: Architecture, recipe: Recipe, context_length: int) -> int:
     """Return the exact bytes of `model.onnx.data`: all arrays, each padded to `ALIGNMENT` except the last."""
     arrays = [
         *rotary_arrays(architecture, recipe, context_length),
         *sparse_arrays(architecture, context_length),
         *hidden_arrays(architecture),
+        *cache_scale_arrays(architecture, recipe) * architecture.layer_count,
     ]
     for name, shape in architecture.tensor_shapes().items():
         arrays.extend(storage_of(name, architecture, recipe).arrays(shape))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import phipack
-from phipack.errors import RecipeError
+from phipack.errors import CalibrationError, RecipeError
+from targets.calibration import CalibrationSettings
 from tests.support.checkpoints import write_tiny
 from tests.support.command_line import InProcess, write_project
 from tests.support.registrations import register_cells
@@ -33,11 +34,23 @@ def test_a_bundle_says_which_cache_it_is_opened_with(command: InProcess) -> None
     assert "KV cache" not in command("inspect", "out").stdout
 
 
+@pytest.mark.usefixtures("checkpoint")
+def test_an_int8_cache_of_onnx_calibrates_by_default(command: InProcess) -> None:
+    words = ("build", "checkpoint", "--recipe", "onnx-fp16", "-o", "out", "--context", "256", "--kv-cache", "int8")
+    assert "out: onnx-fp16 (light, int8 KV cache), " in command(*words).stdout
+    assert "KV cache      int8, as its graph has it\n" in command("inspect", "--verify", "out").stdout
+
+
 def test_what_can_not_be_is_refused_before_anything_is_built(checkpoint: Path, tiny_folder: Path) -> None:
     with pytest.raises(RecipeError, match="unknown type of KV cache 'q9'"):
         phipack.build(checkpoint, "gguf-f16", "out", kv_cache="q9")
-    with pytest.raises(RecipeError, match="GGUF recipes only"):
+    with pytest.raises(RecipeError, match="onnx-int4: unknown type of KV cache 'q8_0'"):
         phipack.build_each(checkpoint, {"gguf-f16": "out", "onnx-int4": "other"}, kv_cache="q8_0")
+    with pytest.raises(RecipeError, match='with a KV cache in int8 and calibration "none"'):
+        phipack.build(checkpoint, "onnx-int4", "out", kv_cache="int8", calibration="none")
+    matrix = CalibrationSettings(imatrix=Path("matrix.gguf"))
+    with pytest.raises(CalibrationError, match="which an importance matrix does not have"):
+        phipack.build(checkpoint, "onnx-int4", "out", kv_cache="int8", calibration_settings=matrix)
     with pytest.raises(RecipeError, match="heads of 16 values"):
         phipack.build(tiny_folder, "gguf-f16", "out", kv_cache="q8_0")
     assert not Path("out").exists()
@@ -84,4 +97,9 @@ def test_fit_counts_its_bytes_for_gguf_recipes(command: InProcess) -> None:
     )
     assert (plain["gguf-q4_0"], quantized["gguf-q4_0"]) == (1_610_612_736, 1_610_612_736 * 34 // 64)
     assert quantized["onnx-int4"] == plain["onnx-int4"]
+    in_onnx = {
+        row["recipe"]: row["kv_cache_bytes"]
+        for row in command(*words, "--kv-cache", "int8").document["result"]["recipes"]
+    }
+    assert (in_onnx["onnx-int4"], in_onnx["gguf-q4_0"]) == (4096 * 2 * 32 * 32 * 96, plain["gguf-q4_0"])
     assert "did you mean 'q8_0'" in command(*words[:-1], "--kv-cache", "q8", expect=1).stderr

@@ -233,7 +233,13 @@ def test_a_kv_cache_is_in_the_cells_recipe(tmp_path: Path) -> None:
     [
         ("gguf-q4_0", '"q8"', "gguf-q4_0: unknown type of KV cache 'q8'", "did you mean 'q8_0'?"),
         ("gguf-q4_0", "8", "Input should be a valid string, not 8", "write a string"),
-        ("onnx-int4", '"q8_0"', "onnx-int4 with a KV cache in q8_0: ", "remove the type of the KV cache for onnx-int4"),
+        ("onnx-int4", '"q8_0"', "onnx-int4: unknown type of KV cache 'q8_0'", "known: f32, int8"),
+        (
+            "coreml-int4",
+            '"q8_0"',
+            "coreml-int4 with a KV cache in q8_0: ",
+            "remove the type of the KV cache",
+        ),
     ],
 )
 def test_what_is_no_kv_cache_is_refused_at_its_key(
@@ -243,6 +249,18 @@ def test_what_is_no_kv_cache_is_refused_at_its_key(
         load(tmp_path, MINIMAL.replace("gguf-q4_0", recipe) + f"kv_cache = {stated}")
     assert caught.value.problem.startswith(f"{tmp_path / 'phipack.toml'}:7: cells.0.kv_cache: {problem}")
     assert caught.value.fix.startswith(fix)
+
+
+def test_a_cache_that_needs_a_calibration_is_refused_without_one(tmp_path: Path) -> None:
+    cell = MINIMAL.replace("gguf-q4_0", "onnx-int4") + 'kv_cache = "int8"'
+    for text, key in (
+        (f'{cell}\ncalibration = "none"', "cells.0.calibration"),
+        (f'{cell}\n[calibration]\nlevel = "none"', "cells.0.kv_cache"),
+    ):
+        with pytest.raises(ProjectError, match=f'{key}: onnx-int4 with a KV cache in int8 and calibration "none"'):
+            load(tmp_path, text)
+    sixteen = load(tmp_path, cell.replace("onnx-int4", "onnx-fp16"))
+    assert sixteen.cells[0].calibration == "light"
 
 
 def test_two_cells_with_one_name_are_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class MeasuredStatistics:
     """Statistics of a checkpoint's matrices. Implements `CalibrationStatistics`.
 
     `squares`: mean squares of what the checkpoint's own matrices are multiplied with; `factors`: what is folded into
-    them, by the same names. `moments`: for `full`.
+    them, by the same names. `moments`: for `full`. `cache_ranges`: see `CalibrationStatistics`.
     """
 
     architecture: Architecture
@@ -41,6 +41,7 @@ class MeasuredStatistics:
     squares: Mapping[str, Floats]
     factors: Mapping[str, Floats]
     moments: MomentFiles | None = None
+    cache_ranges: Floats | None = None
 
     def of(self, name: str) -> MatrixStatistics | None:
         """Return the statistics of a matrix after folding: see `CalibrationStatistics`.
@@ -92,18 +93,20 @@ def measured_statistics(
     moments = None
     if calibration == "full":
         moments = MomentFiles(cache / f"{reference.name_of(windows)}.moments", checkpoint.architecture)
-        squares = _made(moments, checkpoint, windows, on_progress)
+        squares, ranges = _made(moments, checkpoint, windows, on_progress)
     else:
-        squares = reference.statistics(windows)
+        squares, ranges = reference.statistics(windows), reference.cache_ranges(windows)
     factors = fold_factors(checkpoint.architecture, squares)
-    digest = token_digest(windows)
-    return MeasuredStatistics(checkpoint.architecture, calibration, digest, windows.size, squares, factors, moments)
+    digest, count = token_digest(windows), windows.size
+    return MeasuredStatistics(
+        checkpoint.architecture, calibration, digest, count, squares, factors, moments, cache_ranges=ranges
+    )
 
 
 def _made(
     moments: MomentFiles, checkpoint: Checkpoint, windows: NDArray[np.int64], on_progress: Progress
-) -> dict[str, Floats]:
-    """Make what is missing, or all of it again where a file is damaged. Returns the mean squares."""
+) -> tuple[dict[str, Floats], Floats]:
+    """Make what is missing, or all of it again where a file is damaged. Returns the mean squares and cache's ranges."""
     moments.make(checkpoint.open_tensors(), windows, on_progress)
     try:
         return moments.squares()

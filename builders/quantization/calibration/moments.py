@@ -2,7 +2,8 @@
 
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.moments/
       LAYER.moments     of each matrix of the layer in the order of the checkpoint, and in `head.moments` of the head:
-                        the lower triangles of its diagonal blocks, row after row
+                        the lower triangles of its diagonal blocks, row after row; after those of a layer, how large its
+                        keys and values become (`CacheRanges`)
       states            hidden states after the last layer that was finished, float32 [tokens, hidden]
 
 Each is a file of numbers (reference/number_file.py). `states` also has the number of the layers it has been through: a
@@ -15,6 +16,7 @@ width cubed, and dropping the moments between blocks of 576 of 1,536 columns cos
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import TensorSource
+from builders.reference.cache_ranges import CacheRanges, ranges_shape
 from builders.reference.forward import LayerWalk
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
 from builders.reference.statistics import multiplied
@@ -74,18 +77,23 @@ class MomentFiles:
                 self._kept.clear()  # first, so as not to hold two
                 self._kept[file] = {
                     each: [_whole(triangle, width) for triangle, width in triangles]
-                    for each, triangles in self._triangles(file).items()
+                    for each, triangles in self._read(file)[0].items()
                 }
             return self._kept[file][name]
 
-    def squares(self) -> dict[str, Floats]:
-        """Return the diagonals of all matrices' moments. Raises `OSError` where a file is missing or damaged."""
+    def squares(self) -> tuple[dict[str, Floats], Floats]:
+        """Return the diagonals of all matrices' moments, and the ranges of the KV cache (`CacheRanges`).
+
+        Raises `OSError` where a file is missing or damaged.
+        """
         files = dict.fromkeys(self._file_of(name) for name in multiplied(self.architecture))
-        return {
-            name: np.concatenate([_diagonal(triangle, width) for triangle, width in triangles])
-            for file in files
-            for name, triangles in self._triangles(file).items()
-        }
+        found, ranges = dict[str, Floats](), list[Floats]()
+        for file in files:
+            matrices, of_layer = self._read(file)
+            ranges.append(of_layer.copy())  # not a view, which would hold all of the file in memory
+            for name, triangles in matrices.items():
+                found[name] = np.concatenate([_diagonal(triangle, width) for triangle, width in triangles])
+        return found, np.concatenate(ranges).reshape(ranges_shape(self.architecture))
 
     def remove(self) -> None:
         """Remove all files."""
@@ -99,12 +107,13 @@ class MomentFiles:
             return
         done, states = self._load_states(tokens.shape, self.architecture.hidden_size)
         moments = _Moments()
-        walk = LayerWalk(self.architecture, source, tokens, observe=moments, states=states)
+        ranges = CacheRanges(self.architecture)
+        walk = LayerWalk(self.architecture, source, tokens, moments, observe_cache=ranges, states=states)
         count = self.architecture.layer_count
         for layer in range(done, count):
             on_progress(Step("calibrate", layer, count, "layers"))
             walk.run(layer)
-            self._save(f"{layer:03d}", moments)
+            self._save(f"{layer:03d}", moments, ranges.of(layer))
             self._save_states(layer + 1, walk.states)
         walk.finish()
         self._save("head", moments)
@@ -117,8 +126,8 @@ class MomentFiles:
     def _names_in(self, file: str) -> list[str]:
         return [name for name in multiplied(self.architecture) if self._file_of(name) == file]
 
-    def _triangles(self, file: str) -> dict[str, list[tuple[Floats, int]]]:
-        """Read a file: the triangles and widths of each matrix's blocks, by the matrix's name."""
+    def _read(self, file: str) -> tuple[dict[str, list[tuple[Floats, int]]], Floats]:
+        """Read a file: triangles and widths of each matrix's blocks, by the matrix's name; and the cache's ranges."""
         flat = read_numbers(self.folder / f"{file}.moments")
         shapes, start = self.architecture.tensor_shapes(), 0
         found: dict[str, list[tuple[Floats, int]]] = {}
@@ -128,14 +137,15 @@ class MomentFiles:
                 end = start + width * (width + 1) // 2
                 found[name].append((flat[start:end], width))
                 start = end
-        if start != len(flat):
-            raise OSError(f"{self.folder / file}.moments: {len(flat)} numbers, not {start}")
-        return found
+        size = 0 if file == "head" else math.prod(ranges_shape(self.architecture)[1:])
+        if start + size != len(flat):
+            raise OSError(f"{self.folder / file}.moments: {len(flat)} numbers, not {start + size}")
+        return found, flat[start:]
 
-    def _save(self, file: str, moments: _Moments) -> None:
+    def _save(self, file: str, moments: _Moments, *after: Floats) -> None:
         blocks = [block for name in self._names_in(file) for block in moments.taken(name)]
         rows = (block[row, : row + 1] for block in blocks for row in range(len(block)))
-        write_numbers(self.folder / f"{file}.moments", _joined(rows))
+        write_numbers(self.folder / f"{file}.moments", itertools.chain(_joined(rows), after))
 
     def _save_states(self, layers: int, states: Floats) -> None:
         number = np.full((1,), layers, np.float32)

@@ -51,6 +51,11 @@ class CalibrationStatistics(Protocol):
         """What is folded into matrices (fold.py), by their canonical names."""
         ...
 
+    @property
+    def cache_ranges(self) -> Floats | None:
+        """How large keys and values become (`CacheRanges`), [layers, numbers]; None where that is not known."""
+        ...
+
     def of(self, name: str) -> MatrixStatistics | None:
         """Return the statistics of a matrix by its canonical name; None where nothing is multiplied with it.
 

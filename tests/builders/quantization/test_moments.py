@@ -11,6 +11,7 @@ from builders.checkpoint import Checkpoint
 from builders.quantization.calibration import moments as module
 from builders.quantization.calibration.measure import measured_statistics
 from builders.quantization.calibration.moments import MomentFiles, block_widths
+from builders.reference import FloatReference
 from builders.reference.forward import hidden_states
 from builders.reference.statistics import multiplied
 from targets.progress import silent
@@ -41,6 +42,11 @@ def test_they_are_the_means_of_the_products(tiny: Checkpoint, tmp_path: Path) ->
         np.testing.assert_array_equal(found, found.T)
 
 
+def test_ranges_of_the_cache_are_those_of_the_reference(tiny: Checkpoint, tmp_path: Path) -> None:
+    ranges = made(tiny, tmp_path / "m").squares()[1]
+    np.testing.assert_array_equal(ranges, FloatReference(tiny).cache_ranges(TOKENS))
+
+
 def test_wide_matrices_have_diagonal_blocks(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WIDEST", 50)
     monkeypatch.setattr(module, "_STEP", 32)
@@ -53,7 +59,7 @@ def test_wide_matrices_have_diagonal_blocks(tiny: Checkpoint, tmp_path: Path, mo
         np.testing.assert_allclose(block, whole[own, own], rtol=1e-4, atol=1e-6)
         start += len(block)
     assert start == 128
-    np.testing.assert_allclose(files.squares()[name], np.diagonal(whole), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(files.squares()[0][name], np.diagonal(whole), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("columns", [576, 3072, 4608, 5120, 8192, 14336, 17920])

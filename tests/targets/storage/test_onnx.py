@@ -8,7 +8,6 @@ from targets.config_json import read_architecture
 from targets.errors import RecipeError, UnsupportedModelError
 from targets.recipes import recipe_named
 from targets.storage.onnx import (
-    cache_value_bytes,
     check,
     data_bytes,
     hidden_arrays,
@@ -85,10 +84,6 @@ def test_a_rotated_part_that_the_operator_does_not_support_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="heads of 16 elements, 12 of them rotated") as refused:
         check(twelve, INT4)
     assert refused.value.fix == "build it with a Core ML or GGUF recipe"
-
-
-def test_cache_of_fp16_is_half_as_wide() -> None:
-    assert cache_value_bytes(FP16) * 2 == cache_value_bytes(INT4) == cache_value_bytes(INT8) == 4
 
 
 def test_shapes_that_operators_do_not_support_are_refused() -> None:
