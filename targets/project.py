@@ -87,6 +87,7 @@ def load_project(path: Path) -> Project:
             greedy_prompt_tokens=evaluation.greedy_prompt_tokens,
             greedy_new_tokens=evaluation.greedy_new_tokens,
             allow_newer_transformers=evaluation.allow_newer_transformers,
+            suite=evaluation.suite,
         ),
         gates=table.gates,
         cells=tuple(_cell(table, cell, folder) for cell in table.cells),

@@ -7,8 +7,9 @@ by whoever asked for them (`targets/gates.py`).
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
 from builders.oracle import Agreement, ask_oracle, check_bundle
+from builders.oracle.transformers_text import TextTruth
 from builders.reference import FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
 from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer, tokenizer_of
+from builders.validation.behaviour.subject import PAST, QUICK, Sample, Subject, with_special_tokens
+from builders.validation.behaviour.suite import check_behaviour
 from builders.validation.compare import Comparison, matching_share
 from builders.validation.origin import require_origin
 from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
@@ -31,6 +35,7 @@ from registry.bundle.requirements import check_requirements
 from targets.errors import MeasurementError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import FIGURES, Evidence, Figure
+from targets.evidence_details import Details
 from targets.progress import Progress, Step, silent, with_subject
 
 STRETCH_TOKENS = 512  # read past the longest sequence that the runtime computes exactly, past an edge, or at an end
@@ -68,7 +73,7 @@ def validate(
         checkpoint: must be the one that the bundle was built from.
         settings: what to read.
         cache: folder of the reference's hidden states, and of what the oracle found.
-        on_progress: receives the steps `oracle`, `reference`, `compare`, `generate` and `speed`. Their subject is the
+        on_progress: receives the steps `oracle`, `reference`, `compare`, `behaviour`, `generate` and `speed`. Their subject is the
             recipe.
 
     Raises:
@@ -97,7 +102,8 @@ def validate(
     with open_isolated(bundle) as session:
         using = _Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         figures = _accuracy(using, windows, settings)
-    figures |= _under_edge(using, windows) | _tokens(using)
+        behaviour = _behaviour(using, settings, agreement.text, figures)
+    figures |= behaviour.figures | _under_edge(using, windows) | _tokens(using)
     if session.is_own_runtime:
         figures |= _speed(using)
     figures |= _reference_figures(agreement)
@@ -109,6 +115,7 @@ def validate(
         recipe=bundle.manifest.recipe.name,
         text=f"{token_digest(windows)}, {windows.shape[0]} windows of {windows.shape[1]} tokens",
         figures=figures,
+        details=behaviour.details,
     )
 
 
@@ -157,6 +164,42 @@ def _accuracy(using: _Measurement, windows: NDArray[np.int64], settings: Evaluat
     figures = _measured(_compare(using, using.session, windows), on)
     figures |= _measured(_greedy(using, windows, settings), on)
     return figures | _past_exact(using) | _past_edge(using) | _full_cache(using, windows)
+
+
+@dataclass(frozen=True)
+class _Behaviour:
+    figures: dict[str, Figure] = field(default_factory=dict)
+    details: Details | None = None
+
+
+def _behaviour(
+    using: _Measurement, settings: EvaluationSettings, truth: TextTruth, known: Mapping[str, Figure]
+) -> _Behaviour:
+    """Run the behaviour suite, or the sample of it that was asked for. `known`: figures that were measured before."""
+    if settings.suite == "accuracy":
+        return _Behaviour()
+    sample = QUICK if settings.suite == "quick" else Sample()
+    model = using.bundle.manifest.model
+    tokens, _ = _long_sequence(using, min(sample.edge_tokens + PAST, model.context_length))
+    special = sorted(number for number in set(truth.added.values()) if number < model.vocabulary_size)
+    subject = Subject(
+        using.bundle,
+        using.session,
+        using.reference,
+        truth,
+        using.tokenizer,
+        with_special_tokens(tokens[0], special),
+        sample,
+        using.on_progress,
+    )
+    started = time.monotonic()
+    found = check_behaviour(subject, known, settings.window)
+    seconds = {"behaviour": round(time.monotonic() - started, 1)}
+    figures = _measured(found.figures, f"suite {settings.suite}, {using.session.runtime}")
+    details = Details(
+        suite=settings.suite, checks=found.checks, not_run=found.not_run, answers=found.answers, seconds=seconds
+    )
+    return _Behaviour(figures, details)
 
 
 def _tokens(using: _Measurement) -> dict[str, Figure]:
@@ -222,16 +265,21 @@ def _stretch(using: _Measurement, prefix: str, first: int, last: int) -> dict[st
     if first + 1 > last:  # perplexity needs a token that follows another
         return {}
     length = min(last, first - 1 + STRETCH_TOKENS)
-    text, name = using.text, using.text_name
-    if len(using.tokenizer.encode(text)) < length:
-        text, name = read_text(None), BUILT_IN_NAME
-        text *= length // len(using.tokenizer.encode(text)) + 1  # repeated, where an edge lies past its end
-    tokens = windows_of(using.tokenizer, text, count=1, length=length)
+    tokens, name = _long_sequence(using, length)
     comparison, part = Comparison(), slice(first - 1, length)
     logits = using.reference.logits(using.reference.hidden(tokens)[0][part])
     comparison.add(logits, using.session.score(tokens[0])[part], tokens[0][part])
     on = f"tokens {first} to {length} of one sequence of {name}, {using.session.runtime}"
     return _measured(_few(prefix, comparison.figures()), on)
+
+
+def _long_sequence(using: _Measurement, length: int) -> tuple[NDArray[np.int64], str]:
+    """Return one window [1, length] of the text, or of the built-in one where the text is too short, and its name."""
+    text, name = using.text, using.text_name
+    if len(using.tokenizer.encode(text)) < length:
+        text, name = read_text(None), BUILT_IN_NAME
+        text *= length // len(using.tokenizer.encode(text)) + 1  # repeated, where an edge lies past its end
+    return windows_of(using.tokenizer, text, count=1, length=length), name
 
 
 def _under_edge(using: _Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:

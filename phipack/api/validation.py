@@ -11,7 +11,7 @@ from phipack.api.arguments import AnyPath, Gates, as_bundle, as_checkpoint, as_g
 from registry.bundle.folder import Bundle
 from registry.bundle.recipe import recipe_of
 from targets.devices import Target
-from targets.evaluation import EvaluationSettings
+from targets.evaluation import EvaluationSettings, Suite
 from targets.evidence import Evidence, judge_figures
 from targets.prediction import predicted_figures
 from targets.progress import Progress, silent
@@ -30,6 +30,7 @@ def validate(  # noqa: PLR0913 - the public face
     gates: Gates = (),
     text: AnyPath | None = None,
     tokens: int | None = None,
+    suite: Suite | None = None,
     allow_newer_transformers: bool = False,
     on_progress: Progress = silent,
 ) -> Evidence:
@@ -45,6 +46,8 @@ def validate(  # noqa: PLR0913 - the public face
         gates: more gates, such as `["kl_mean<=0.05"]`. A gate that fails raises nothing: see `Evidence.failed_gates`.
         text: held-out text to read; the project's, else one that comes with phipack.
         tokens: how much of it to read; the project's, else 4,096.
+        suite: what is measured; the project's, else `accuracy`. `behaviour` adds checks that pass or fail
+            (`Evidence.details.checks`), `quick` a sample of them, `full` is everything.
         allow_newer_transformers: hold a checkpoint that a newer transformers wrote to the installed one, instead of
             refusing it; the project may say so too.
         on_progress: called with each step.
@@ -64,6 +67,7 @@ def validate(  # noqa: PLR0913 - the public face
         settings,
         text=settings.text if text is None else as_path(text),
         tokens=tokens or settings.tokens,
+        suite=suite or settings.suite,
         allow_newer_transformers=allow_newer_transformers or settings.allow_newer_transformers,
     )
     opened, original = as_bundle(bundle), as_checkpoint(checkpoint)

@@ -85,7 +85,6 @@ _NUMBERS: dict[str, tuple[str, Any]] = {
     "long factors frozen to the short ones": ("long", other_rope(long=lambda rope: rope.short)),
     "short factors frozen to the long ones": ("long", other_rope(short=lambda rope: rope.long)),
     "wrong attention factor": ("long", other_rope(short_attention_factor=1.05, long_attention_factor=1.05)),
-    "half of each head rotated": ("window", other_facts(partial_rotary_dim=8)),
 }
 _WINDOWS = {
     "window one longer": other_facts(sliding_window=41),
@@ -250,8 +249,9 @@ MUTANTS: tuple[Mutant, ...] = (
         for kind in FORMATS
     ),
     *(Mutant(name, "edges", "window", kind, plant) for name, plant in _WINDOWS.items() for kind in ("onnx", "coreml")),
-    Mutant("edge of the factors one later", "edges", "longrope", "onnx", edited(in_graph(_graph_integer("original_context", lambda edge: edge + 1)))),
-    Mutant("edge of the factors one later", "edges", "longrope", "coreml", edited(in_program(_program_integer("is_long", lambda edge: edge + 1)))),
+    *(Mutant("half of each head rotated", "edges", "window", kind, other_facts(partial_rotary_dim=8)) for kind in ("gguf", "coreml")),
+    Mutant("edge of the factors one earlier", "edges", "longrope", "onnx", edited(in_graph(_graph_integer("original_context", lambda edge: edge - 1)))),
+    Mutant("edge of the factors one earlier", "edges", "longrope", "coreml", edited(in_program(_program_integer("is_long", lambda edge: edge - 1)))),
     Mutant("not read again past the edge", "edges", "longrope", "onnx", edited(in_graph(_no_edge_in_graph))),
     Mutant("not read again past the edge", "edges", "longrope", "coreml", edited(in_program(_no_edge_in_program))),
     Mutant("one context for both sides of the edge", "edges", "longrope at 256", "gguf", edited(_edge_later)),
