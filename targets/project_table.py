@@ -49,6 +49,7 @@ from targets.calibration import Calibration
 from targets.demands import GateTable
 from targets.devices import target_named
 from targets.errors import PhipackError, ProjectError
+from targets.evaluation import Suite
 from targets.kv_cache import with_kv_cache
 from targets.places import store_problem
 from targets.recipes import (

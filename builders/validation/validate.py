@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +73,8 @@ def validate(
         checkpoint: must be the one that the bundle was built from.
         settings: what to read.
         cache: folder of the reference's hidden states, and of what the oracle found.
-        on_progress: receives the steps `oracle`, `reference`, `compare`, `behaviour`, `generate` and `speed`. Their subject is the
-            recipe.
+        on_progress: receives the steps `oracle`, `reference`, `compare`, `behaviour`, `generate` and `speed`. Their
+            subject is the recipe.
 
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
@@ -102,8 +102,8 @@ def validate(
     with open_isolated(bundle) as session:
         using = _Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         figures = _accuracy(using, windows, settings)
-        behaviour = _behaviour(using, settings, agreement.text, figures)
-    figures |= behaviour.figures | _under_edge(using, windows) | _tokens(using)
+        checked, details = _behaviour(using, settings, agreement.text, figures)
+    figures |= checked | _under_edge(using, windows) | _tokens(using)
     if session.is_own_runtime:
         figures |= _speed(using)
     figures |= _reference_figures(agreement)
@@ -115,7 +115,7 @@ def validate(
         recipe=bundle.manifest.recipe.name,
         text=f"{token_digest(windows)}, {windows.shape[0]} windows of {windows.shape[1]} tokens",
         figures=figures,
-        details=behaviour.details,
+        details=details,
     )
 
 
@@ -166,18 +166,12 @@ def _accuracy(using: _Measurement, windows: NDArray[np.int64], settings: Evaluat
     return figures | _past_exact(using) | _past_edge(using) | _full_cache(using, windows)
 
 
-@dataclass(frozen=True)
-class _Behaviour:
-    figures: dict[str, Figure] = field(default_factory=dict)
-    details: Details | None = None
-
-
 def _behaviour(
     using: _Measurement, settings: EvaluationSettings, truth: TextTruth, known: Mapping[str, Figure]
-) -> _Behaviour:
+) -> tuple[dict[str, Figure], Details | None]:
     """Run the behaviour suite, or the sample of it that was asked for. `known`: figures that were measured before."""
     if settings.suite == "accuracy":
-        return _Behaviour()
+        return {}, None
     sample = QUICK if settings.suite == "quick" else Sample()
     model = using.bundle.manifest.model
     tokens, _ = _long_sequence(using, min(sample.edge_tokens + PAST, model.context_length))
@@ -199,7 +193,7 @@ def _behaviour(
     details = Details(
         suite=settings.suite, checks=found.checks, not_run=found.not_run, answers=found.answers, seconds=seconds
     )
-    return _Behaviour(figures, details)
+    return figures, details
 
 
 def _tokens(using: _Measurement) -> dict[str, Figure]:

@@ -39,6 +39,7 @@ from builders.validation.behaviour.template import check_template
 from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_tiny, write_weights
+from tests.support.parity import LIKE_PHI_4_MINI
 
 Array = np.ndarray[Any, Any]
 SAMPLE = replace(QUICK, edge_tokens=300, every=2)
@@ -53,7 +54,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama, long": {"family": "llama", "context": 160},
     "phi3small": {"family": "phi3small", "context": 64},
     "phi3small, longrope": {"family": "phi3small", "original_context": 48, "context": 96},
-    "like Phi-4-mini": {"hidden": 96, "heads": 6, "rotated": 0.5, "tied": True, "original_context": 48, "context": 96},
+    "like Phi-4-mini": LIKE_PHI_4_MINI | {"original_context": 48, "context": 96},
     "tied": {"tied": True, "context": 64},
 }
 
@@ -124,9 +125,7 @@ def subject_of(bundle: Bundle, sound: Sound, sample: Sample = SAMPLE) -> Iterato
     """Open a bundle as one of a sound checkpoint."""
     checkpoint = sound.checkpoint
     with open_session(bundle) as session:
-        yield Subject(
-            bundle, session, sound.reference, sound.truth, tokenizer_of(checkpoint), sound.tokens, sample
-        )
+        yield Subject(bundle, session, sound.reference, sound.truth, tokenizer_of(checkpoint), sound.tokens, sample)
 
 
 @dataclass(frozen=True)

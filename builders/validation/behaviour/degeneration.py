@@ -84,10 +84,10 @@ def check_degeneration(subject: Subject) -> Degeneration:
     stops = _stops(subject)
     written = []
     for number, prompt in enumerate(prompts):
-        subject.on_progress(Step("generate", number, len(prompts), "answers"))
+        subject.on_progress(Step("generate", number, len(prompts)))
         written.append(_continue(subject, prompt, longest, stops))
     own = _reference_answers(subject, prompts, written, longest, stops)
-    subject.on_progress(Step("generate", len(prompts), len(prompts), "answers"))
+    subject.on_progress(Step("generate", len(prompts), len(prompts)))
     pairs = [
         (mine, Written(tuple(their.known), their.ended))
         for mine, their in zip(written, own, strict=True)
@@ -223,5 +223,3 @@ def _shown(
             )
         )
     return tuple(shown)
-
-

@@ -36,7 +36,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
         ([], 32, False),
     ],
 )
-def test_a_loop_is_an_end_that_repeats(tokens: list[int], longest: int, expected: bool) -> None:  # noqa: FBT001
+def test_a_loop_is_an_end_that_repeats(tokens: list[int], longest: int, expected: bool) -> None:
     assert is_loop(tokens, longest) == expected
 
 
@@ -79,10 +79,9 @@ class Parrot:
 def test_answers_that_degenerate_are_caught(token: int, kind: str, nursery: Nursery, tmp_path: Path) -> None:
     sound = nursery.sound("llama, long")
     parrot: Session = Parrot(token)  # type: ignore[assignment]
-    # The reference ends every answer after some tokens: a head row that grows beats all others.
     with subject_of(nursery.bundle("llama, long", "onnx-fp16"), sound, replace(SAMPLE, answers=8)) as subject:
-        subject = replace(subject, session=parrot, reference=Ending(sound.reference))  # type: ignore[arg-type]
-        found = check_degeneration(subject)
+        other = replace(subject, session=parrot, reference=Ending(sound.reference))  # type: ignore[arg-type]
+        found = check_degeneration(other)
     failed = {check.name for check in found.findings.checks if not check.passed}
     assert f"share of 8 answers: {kind}" in failed
     assert found.figures[f"{kind}_share"] == 1

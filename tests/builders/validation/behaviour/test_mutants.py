@@ -10,7 +10,6 @@ import pytest
 
 from builders.runtime.text_engines import open_text_engines
 from builders.validation.behaviour.suite import check_behaviour
-from targets.errors import UnsupportedModelError
 from targets.recipes import RECIPES
 from tests.support.cases import cases
 from tests.support.mutants import FP16, SHAPES, Mutant, Nursery, subject_of
@@ -45,7 +44,13 @@ def test_a_planted_defect_is_caught(mutant: Mutant, nursery: Nursery) -> None:
     assert all(check.detail for check in failed)
 
 
-_EVERY = [(shape, recipe) for shape in SHAPES for recipe in RECIPES]
+# llama.cpp has no graph for Phi-3-small.
+_EVERY = [
+    (shape, name)
+    for shape in SHAPES
+    for name, recipe in RECIPES.items()
+    if recipe.format != "gguf" or SHAPES[shape].get("family") != "phi3small"
+]
 
 
 @pytest.mark.parametrize(
@@ -56,11 +61,7 @@ _EVERY = [(shape, recipe) for shape in SHAPES for recipe in RECIPES]
     ),
 )
 def test_a_sound_bundle_raises_no_alarm(shape: str, recipe: str, nursery: Nursery) -> None:
-    try:
-        bundle = nursery.bundle(shape, recipe)
-    except UnsupportedModelError:
-        assert not can_be_built(shape, recipe)
-        return
+    bundle = nursery.bundle(shape, recipe)
     with subject_of(bundle, nursery.sound(shape)) as subject:
         found = check_behaviour(subject)
     assert [check for check in found.checks if not check.passed] == []

@@ -54,7 +54,9 @@ def test_validate_runs_it_when_asked(evidence: Evidence) -> None:
     assert len({(check.group, check.name) for check in details.checks}) == len(details.checks)
     assert evidence.figures["behaviour_checks"].value == len(details.checks)
     assert evidence.figures["behaviour_failed_checks"].value == 0
-    assert {"loop_share", "reference_loop_share", "endless_share", "empty_share"} <= set(evidence.figures) <= set(FIGURES)
+    assert (
+        {"loop_share", "reference_loop_share", "endless_share", "empty_share"} <= set(evidence.figures) <= set(FIGURES)
+    )
     assert len(details.answers) == 4
     assert details.seconds["behaviour"] > 0
 
