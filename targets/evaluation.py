@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 # `accuracy`: distributions on the text, speed and memory. `behaviour` adds the behaviour suite. `quick`: a sample of
 # everything, for development. `full`: everything, for a release.
 Suite = Literal["accuracy", "behaviour", "quick", "full"]
+SUITES: tuple[Suite, ...] = get_args(Suite)
 
 
 @dataclass(frozen=True)

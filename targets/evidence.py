@@ -68,6 +68,15 @@ FIGURES: dict[str, tuple[str, str]] = {
         "largest difference of a log-probability between the float32 reference and transformers' own model",
     ),
     "reference_state_difference": ("1", "largest relative difference of a state within the first layers between these"),
+    # The behaviour suite: builders/validation/behaviour.
+    "behaviour_checks": ("1", "checks of the behaviour suite that were run"),
+    "behaviour_failed_checks": ("1", "checks of the behaviour suite that failed"),
+    "empty_share": ("share", "greedy answers without a token"),
+    "reference_empty_share": ("share", "the reference's greedy answers without a token"),
+    "endless_share": ("share", "greedy answers that no stop id ended"),
+    "reference_endless_share": ("share", "the reference's greedy answers that no stop id ended"),
+    "loop_share": ("share", "greedy answers that end in the same tokens again and again"),
+    "reference_loop_share": ("share", "the reference's greedy answers that end so"),
     "prefill_tokens_per_second": ("token/s", "prompt processing"),
     "decode_tokens_per_second": ("token/s", "generation, one token at a time"),
     "peak_memory_bytes": ("B", "peak resident memory of a process that runs the bundle"),
@@ -96,6 +105,7 @@ ACCURACY_FIGURES = frozenset(
 )
 # Figures that only a format's own runtime has: where Core ML's is not, its program is evaluated instead.
 OWN_RUNTIME_FIGURES = frozenset(("prefill_tokens_per_second", "decode_tokens_per_second", "peak_memory_bytes"))
+FAILED_CHECKS = "behaviour_failed_checks"  # what must be 0 unless a gate allows more
 NO_ACCURACY_GATE = "it has no gate on accuracy"
 
 
@@ -147,14 +157,29 @@ class Evidence(BaseModel):
 
     @property
     def passed(self) -> bool:
-        """True if no gate failed and at least one was on accuracy: a target's gates alone say nothing of accuracy."""
-        return not self.failed_gates and any(gate.figure in ACCURACY_FIGURES for gate in self.gates)
+        """True if no gate failed and at least one was on accuracy: a target's gates alone say nothing of accuracy.
+
+        Nor may a check of the behaviour suite have failed, unless a gate bounds how many.
+        """
+        is_gated = any(gate.figure in ACCURACY_FIGURES for gate in self.gates)
+        return not self.failed_gates and not self.failed_checks and is_gated
+
+    @property
+    def failed_checks(self) -> list[str]:
+        """Checks of the behaviour suite that failed, as text; empty where a gate bounds how many may."""
+        count = self.figures.get(FAILED_CHECKS)
+        if count is None or not count.value or any(gate.figure == FAILED_CHECKS for gate in self.gates):
+            return []
+        failed = [check for check in (self.details.checks if self.details else ()) if not check.passed]
+        return [f"{check.group}: {check.name}: {check.detail}" for check in failed] or [
+            f"{count.value:g} checks of the behaviour suite failed"
+        ]
 
     @property
     def shortcomings(self) -> list[str]:
         """The reasons why it did not pass, as text; empty if it passed."""
-        if self.passed or self.failed_gates:
-            return [str(gate) for gate in self.failed_gates]
+        if self.passed or self.failed_gates or self.failed_checks:
+            return [*(str(gate) for gate in self.failed_gates), *self.failed_checks]
         return [NO_ACCURACY_GATE]
 
     def require_of(self, bundle: str, source: str) -> None:

@@ -91,6 +91,7 @@ def load_project(path: Path) -> Project:
             task_questions=evaluation.task_questions,
             safety=None if evaluation.safety is None else folder / evaluation.safety,
             safety_prompts=evaluation.safety_prompts,
+            suite=evaluation.suite,
         ),
         gates=table.gates,
         cells=tuple(_cell(table, cell, folder) for cell in table.cells),

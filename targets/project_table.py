@@ -49,6 +49,7 @@ from targets.calibration import Calibration
 from targets.demands import GateTable
 from targets.devices import target_named
 from targets.errors import PhipackError, ProjectError
+from targets.evaluation import Suite
 from targets.kv_cache import with_kv_cache
 from targets.places import store_problem
 from targets.recipes import (
@@ -118,6 +119,11 @@ class EvaluationTable(_Strict):
     greedy_prompts: Annotated[int, Field(ge=1, description="Prompts that are continued greedily.")] = 8
     greedy_prompt_tokens: Annotated[int, Field(ge=1, description="Tokens of each of these prompts.")] = 32
     greedy_new_tokens: Annotated[int, Field(ge=1, description="Tokens that each of them is continued by.")] = 16
+    suite: Suite = Field(
+        default="accuracy",
+        description="What is measured: accuracy; with behaviour, also edges, ids, chat template and greedy answers; "
+        "quick, a sample of everything; full, everything.",
+    )
     allow_newer_transformers: bool = Field(
         default=False,
         description="Hold a checkpoint that a newer transformers wrote to the installed one, instead of refusing it.",

@@ -45,7 +45,7 @@ TOOLS: tuple[dict[str, Any], ...] = (
         "type": "function",
         "function": {
             "name": "weather",
-            "description": "The weather of a town: \"now\" or later.",
+            "description": 'The weather of a town: "now" or later.',
             "parameters": {
                 "type": "object",
                 "properties": {"town": {"type": "string", "description": "e.g. Köln"}},
@@ -89,7 +89,9 @@ def chats(template: str) -> tuple[Chat, ...]:
     texts = list(_CONTENTS.values())
     for turns in range(1, _MOST_TURNS + 1):
         for system in (False, True):
-            messages = [("assistant" if turn % 2 else "user", texts[(turn + turns) % len(texts)]) for turn in range(turns)]
+            messages = [
+                ("assistant" if turn % 2 else "user", texts[(turn + turns) % len(texts)]) for turn in range(turns)
+            ]
             whole = ([("system", texts[turns])] if system else []) + messages
             what = f"{turns} turns{', system message' if system else ''}"
             found += [

@@ -16,8 +16,9 @@ from registry.bundle.folder import Bundle
 
 @dataclass(frozen=True)
 class BundledText:
-    """Implements `builders.runtime.text_engine.TextEngine` by tokenizer.json, chat_template.jinja and the manifest, as `phipack generate`
-    uses them.
+    """Implements `builders.runtime.text_engine.TextEngine`, as `phipack generate` does.
+
+    By tokenizer.json, chat_template.jinja and the manifest.
     """
 
     bundle: Bundle
@@ -62,8 +63,8 @@ class _Always:
         self._logits = np.zeros(token + 1, np.float32)
         self._logits[token] = 1
 
-    def prefill(self, tokens: object) -> NDArray[np.float32]:
+    def prefill(self, _tokens: object) -> NDArray[np.float32]:
         return self._logits
 
-    def step(self, token: int) -> NDArray[np.float32]:
+    def step(self, _token: int) -> NDArray[np.float32]:
         return self._logits

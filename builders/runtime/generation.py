@@ -15,14 +15,15 @@ from registry.bundle.folder import Bundle
 from targets.errors import BundleError, MeasurementError
 from targets.progress import Progress, silent
 
+
 class Answering(Protocol):
     """The part of `builders.runtime.session.Session` that continues a sequence."""
 
-    def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    def prefill(self, tokens: NDArray[np.int64], /) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""
         ...
 
-    def step(self, token: int) -> NDArray[np.float32]:
+    def step(self, token: int, /) -> NDArray[np.float32]:
         """Go one token further: logits [vocabulary] after it."""
         ...
 

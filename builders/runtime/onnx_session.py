@@ -88,7 +88,13 @@ class OnnxSession(Session):
             binding.bind_ortvalue_input(f"past_key_values.{name}", cache)
             binding.bind_ortvalue_output(f"present.{name}", cache)
         binding.bind_output("logits")
-        self._inference.run_with_iobinding(binding)
+        try:
+            self._inference.run_with_iobinding(binding)
+        except _run_errors() as error:
+            raise MeasurementError(
+                f"onnxruntime fails after {len(self._tokens)} tokens: {error}",
+                fix="free memory and run it again; if it fails again, build the bundle again",
+            ) from error
         self._tokens.extend(int(token) for token in tokens)
         logits = binding.get_outputs()[-1].numpy()[0]  # the others are the caches, which must not be copied
         return np.asarray(logits, dtype=np.float32)
@@ -125,6 +131,13 @@ def _load_errors() -> tuple[type[Exception], ...]:
         "NotFound",
     )
     return (*(getattr(state, name) for name in (*names, "NotImplemented", "RuntimeException")), RuntimeError)
+
+
+def _run_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that onnxruntime raises while a graph runs."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (state.EPFail, state.Fail, state.InvalidArgument, state.RuntimeException, RuntimeError)
 
 
 def _empty_caches(inference: Any, model: ModelEntry) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def rendered(
     messages: Messages,
     special_tokens: Mapping[str, str],
     tools: Tools | None,
-    add_generation_prompt: bool,  # noqa: FBT001 - as every engine has it
+    add_generation_prompt: bool,
 ) -> str | None:
     """Return a conversation in a template, in the process for templates; None where that refuses it, or fails.
 
@@ -65,9 +65,7 @@ def rendered(
     if template is None:
         return None
     try:
-        return render_chat(
-            template, messages, special_tokens, tools=tools, add_generation_prompt=add_generation_prompt
-        )
+        return render_chat(template, messages, special_tokens, tools=tools, add_generation_prompt=add_generation_prompt)
     except ChatTemplateError as error:
         if error.exhausted:
             raise MeasurementError(

@@ -74,17 +74,22 @@ def _stretch(using: Measurement, prefix: str, first: int, last: int) -> dict[str
 
 def _compare_end(using: Measurement, first: int, last: int) -> tuple[Rows, str]:
     """Compare tokens `first` to `last` of one sequence. Returns the name of its text, too."""
-    text, name = using.text, using.text_name
-    if len(using.tokenizer.encode(text)) < last:
-        text, name = read_text(None), BUILT_IN_NAME
-        text *= last // len(using.tokenizer.encode(text)) + 1  # repeated, where an edge lies past its end
-    tokens = windows_of(using.tokenizer, text, count=1, length=last)
+    tokens, name = long_sequence(using, last)
     comparison, found = Comparison(), using.session.score(tokens[0])
     states = using.reference.hidden(tokens)[0]
     for start in range(first - 1, last, STRETCH_TOKENS):  # the reference's logits of few rows at a time
         part = slice(start, min(start + STRETCH_TOKENS, last))
         comparison.add(using.reference.logits(states[part]), found[part], tokens[0][part], first=start + 1)
     return comparison.rows, name
+
+
+def long_sequence(using: Measurement, length: int) -> tuple[NDArray[np.int64], str]:
+    """Return one window [1, length] of the text, or of the built-in one where the text is too short, and its name."""
+    text, name = using.text, using.text_name
+    if len(using.tokenizer.encode(text)) < length:
+        text, name = read_text(None), BUILT_IN_NAME
+        text *= length // len(using.tokenizer.encode(text)) + 1  # repeated, where an edge lies past its end
+    return windows_of(using.tokenizer, text, count=1, length=length), name
 
 
 def under_edge(using: Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:

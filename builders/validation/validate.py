@@ -17,6 +17,7 @@ from builders.oracle import Agreement, ask_oracle, check_bundle
 from builders.reference import Continuations, FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
 from builders.tokenizer import Tokenizer, tokenizer_of
+from builders.validation.behaviour.measuring import measure_behaviour
 from builders.validation.by_text import compare_texts
 from builders.validation.compare import Rows
 from builders.validation.measurement import Measurement, compare, measured
@@ -52,8 +53,8 @@ def validate(
         checkpoint: must be the one that the bundle was built from.
         settings: what to read.
         cache: folder of the reference's hidden states, and of what the oracle found.
-        on_progress: receives the steps `oracle`, `reference`, `compare`, `generate`, `answer`, `tasks` and
-            `speed`. Their subject is the recipe.
+        on_progress: receives the steps `oracle`, `reference`, `compare`, `generate`, `answer`, `tasks`, `behaviour`
+            and `speed`. Their subject is the recipe.
 
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
@@ -84,7 +85,8 @@ def validate(
         figures, rows = _accuracy(using, windows, settings)
         of_texts, details = compare_texts(using, settings, rows)
         of_prompts, details = compare_prompts(using, settings, details)
-    figures |= of_texts | of_prompts | under_edge(using, windows) | _tokens(using)
+        of_behaviour, details = measure_behaviour(using, settings, agreement.text, figures, details)
+    figures |= of_texts | of_prompts | of_behaviour | under_edge(using, windows) | _tokens(using)
     if session.is_own_runtime:
         figures |= _speed(using)
     figures |= _reference_figures(agreement)

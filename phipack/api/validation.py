@@ -11,7 +11,7 @@ from phipack.api.arguments import AnyPath, Gates, as_bundle, as_checkpoint, as_g
 from registry.bundle.folder import Bundle
 from registry.bundle.recipe import recipe_of
 from targets.devices import Target
-from targets.evaluation import EvaluationSettings
+from targets.evaluation import EvaluationSettings, Suite
 from targets.evidence import Evidence, judge_figures
 from targets.prediction import predicted_figures
 from targets.progress import Progress, silent
@@ -32,6 +32,7 @@ def validate(  # noqa: PLR0913 - the public face
     tokens: int | None = None,
     tasks: AnyPath | None = None,
     safety: AnyPath | None = None,
+    suite: Suite | None = None,
     allow_newer_transformers: bool = False,
     on_progress: Progress = silent,
 ) -> Evidence:
@@ -49,6 +50,8 @@ def validate(  # noqa: PLR0913 - the public face
         tokens: how much of it to read; the project's, else 4,096.
         tasks: a folder of questions that both answer; the project's, else none. Needs `phipack[tasks]`.
         safety: a folder of prompts that should be refused; the project's, else none. No answer's text is kept.
+        suite: what is measured; the project's, else `accuracy`. `behaviour` adds checks that pass or fail
+            (`Evidence.details.checks`), `quick` a sample of them, `full` is everything.
         allow_newer_transformers: hold a checkpoint that a newer transformers wrote to the installed one, instead of
             refusing it; the project may say so too.
         on_progress: called with each step.
@@ -71,6 +74,7 @@ def validate(  # noqa: PLR0913 - the public face
         tokens=tokens or settings.tokens,
         tasks=settings.tasks if tasks is None else as_path(tasks),
         safety=settings.safety if safety is None else as_path(safety),
+        suite=suite or settings.suite,
         allow_newer_transformers=allow_newer_transformers or settings.allow_newer_transformers,
     )
     opened, original = as_bundle(bundle), as_checkpoint(checkpoint)

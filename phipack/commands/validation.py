@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,12 @@ from phipack.formatting import bound, figure, share
 from phipack.options import FILE, FOLDER, State, adapter_option, pass_state, target_option
 from phipack.tables import table
 from targets.errors import Failure, GateError, PhipackError
+from targets.evaluation import SUITES
 
 if TYPE_CHECKING:
+    from targets.evaluation import Suite
     from targets.evidence import Evidence
+    from targets.evidence_details import Details
     from targets.gates import Gate
 
 
@@ -52,6 +56,12 @@ class GateText(click.ParamType[tuple[str, "Gate"]]):
 @click.option("--tasks", type=FOLDER, help="Questions that both answer (docs/validation.md). [default: none]")
 @click.option("--safety", type=FOLDER, help="Prompts that should be refused; no answer is shown. [default: none]")
 @click.option(
+    "--suite",
+    type=click.Choice(SUITES),
+    help="What is measured: accuracy; also behaviour (edges, ids, chat template, greedy answers); quick, a sample of "
+    "everything; full, everything. [default: accuracy]",
+)
+@click.option(
     "--allow-newer-transformers",
     is_flag=True,
     help="Don't refuse a checkpoint that a newer transformers than the installed one wrote.",
@@ -69,6 +79,7 @@ def validate(
     tokens: int | None,
     tasks: Path | None,
     safety: Path | None,
+    suite: Suite | None,
     allow_newer_transformers: bool,
     out: Path | None,
 ) -> None:
@@ -77,7 +88,8 @@ def validate(
     First the reading of the checkpoint is compared with transformers' own: its config, its tokenizer and chat template,
     its first two layers and its head. Where the two differ, the command names what differs first and ends.
 
-    Exits with 3 where a gate fails: of the target, of --gate, or of the project file that --project names, whose text
+    Exits with 3 where a check of the behaviour suite fails, unless a gate bounds behaviour_failed_checks, and where a
+    gate fails: of the target, of --gate, or of the project file that --project names, whose text
     and settings are used too. Without gates, the figures are shown.
     """
     from phipack.api.building import open_checkpoint
@@ -96,16 +108,18 @@ def validate(
         tokens=tokens,
         tasks=tasks,
         safety=safety,
+        suite=suite,
         allow_newer_transformers=allow_newer_transformers,
         on_progress=state.output.on_progress,
     )
     if out is not None:
         write_output_file(out, evidence.to_json().encode())
     state.output.result(json.loads(evidence.to_json()), evidence_text(evidence))
-    if evidence.failed_gates:
-        failures = [Failure(str(bundle), str(gate)) for gate in evidence.failed_gates]
+    failed = [*map(str, evidence.failed_gates), *evidence.failed_checks]
+    if failed:
+        failures = [Failure(str(bundle), one) for one in failed]
         raise GateError(
-            f"{bundle} does not pass: {'; '.join(map(str, evidence.failed_gates))}",
+            f"{bundle} does not pass: {'; '.join(failed)}",
             failures=failures,
             fix="build it with another recipe, or change the gates",
         )
@@ -115,6 +129,8 @@ def evidence_text(evidence: Evidence) -> str:
     """Lay out figures and gates in tables."""
     figures = [(name, figure(name, f.value, f.unit), f.kind, f.on) for name, f in evidence.figures.items()]
     text = table(("figure", "value", "", "on"), figures)
+    if evidence.details is not None and evidence.details.checks:
+        text += "\n\n" + checks_text(evidence.details)
     if evidence.gates:
         gates = [
             (g.figure, bound(g.figure, g.bound), figure(g.figure, g.value), g.asked_by, "pass" if g.passed else "FAIL")
@@ -158,3 +174,12 @@ def _details_text(evidence: Evidence) -> Iterator[str]:
             for each in details.safety
         ]
         yield table(("prompts", "", "refused: float32 / bundle", "lost", "same tokens", "KL at first"), refused)
+
+
+def checks_text(details: Details) -> str:
+    """Lay out the checks of the behaviour suite: those that failed one by one, the others counted by group."""
+    failed = [(check.group, check.name, "FAIL", check.detail) for check in details.checks if not check.passed]
+    passed = Counter(check.group for check in details.checks if check.passed)
+    counted = [(group, f"{count} checks", "pass", "") for group, count in passed.items()]
+    skipped = [(one.group, one.name, "not run", one.reason) for one in details.not_run]
+    return table(("group", "check", "", "detail"), [*failed, *counted, *skipped])

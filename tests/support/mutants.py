@@ -4,7 +4,8 @@ A defect in numbers is planted by building from a checkpoint with other facts or
 was built; the bundle is then looked at as one of the sound checkpoint. A defect in text is an edit of the bundle's
 files. Manifests are left as they are, but for those that are the defect: digests would give every edit away.
 
-`python -m tests.support.mutants` plants all of them, and prints caught and planted by format and group.
+`python -m tests.support.mutants [WORD]` plants all of them, or those with a word in their name, and prints caught and
+planted by format and group.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from builders.validation.behaviour.template import check_template
 from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_tiny, write_weights
+from tests.support.parity import LIKE_PHI_4_MINI
 
 Array = np.ndarray[Any, Any]
 SAMPLE = replace(QUICK, edge_tokens=300, every=2)
@@ -49,9 +51,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "longrope": {"original_context": 48, "context": 120},
     "longrope at 256": {"original_context": 256, "context": 288},
     "llama": {"family": "llama", "context": 64},
+    "llama, long": {"family": "llama", "context": 160},
     "phi3small": {"family": "phi3small", "context": 64},
     "phi3small, longrope": {"family": "phi3small", "original_context": 48, "context": 96},
-    "like Phi-4-mini": {"hidden": 96, "heads": 6, "rotated": 0.5, "tied": True, "original_context": 48, "context": 96},
+    "like Phi-4-mini": LIKE_PHI_4_MINI | {"original_context": 48, "context": 96},
     "tied": {"tied": True, "context": 64},
 }
 
@@ -122,9 +125,7 @@ def subject_of(bundle: Bundle, sound: Sound, sample: Sample = SAMPLE) -> Iterato
     """Open a bundle as one of a sound checkpoint."""
     checkpoint = sound.checkpoint
     with open_session(bundle) as session:
-        yield Subject(
-            bundle, session, sound.reference, sound.truth, tokenizer_of(checkpoint), sound.tokens, sample
-        )
+        yield Subject(bundle, session, sound.reference, sound.truth, tokenizer_of(checkpoint), sound.tokens, sample)
 
 
 @dataclass(frozen=True)
@@ -294,21 +295,21 @@ def in_program(change: Callable[[Any], None]) -> Callable[[Bundle], None]:
     return edit
 
 
-def main() -> int:
-    """Plant all, and print the table."""
+def main(word: str = "") -> int:
+    """Plant all with this word in their name, and print the table."""
     from tests.support.planted import MUTANTS
 
     caught: Counter[tuple[str, str]] = Counter()
     planted: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         nursery = Nursery(Path(folder))
-        for mutant in MUTANTS:
+        for mutant in [one for one in MUTANTS if word in one.id]:
             where = mutant.format, mutant.group
             planted[where] += 1
             failed = [check for check in mutant.check(nursery).checks if not check.passed]
             caught[where] += bool(failed)
             said = f"{len(failed)} checks: {failed[0].name}" if failed else "NOT CAUGHT"
-            print(f"{mutant.id} -> {said}")  # noqa: T201
+            print(f"{mutant.id} -> {said}", flush=True)  # noqa: T201
     rows = [f"| {name} | {group} | {caught[name, group]} | {planted[name, group]} |" for name, group in sorted(planted)]
     print("\n| format | group | caught | planted |\n|---|---|---|---|", *rows, sep="\n")  # noqa: T201
     print(f"| all | | {sum(caught.values())} | {sum(planted.values())} |")  # noqa: T201
@@ -316,4 +317,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -121,5 +121,3 @@ def _check_stated_window(subject: Subject, findings: Findings) -> None:
     expected = {-1 if window is None else window}
     if stated:
         findings.equal("the graph's local_window_size", expected, stated)
-
-

@@ -22,7 +22,7 @@ class Findings:
         detail = "" if expected == found else f"expected {_apart(expected, found)}"
         self.holds(name, expected == found, detail)
 
-    def holds(self, name: str, passed: bool, detail: str) -> None:  # noqa: FBT001 - what it checks
+    def holds(self, name: str, passed: bool, detail: str) -> None:
         """Check a condition. `detail`: what was expected and found where it does not hold."""
         shown = "" if passed else detail[:_DETAIL_CHARACTERS]
         self.checks.append(Check(group=self.group, name=name, passed=passed, detail=shown))
@@ -51,7 +51,9 @@ class Findings:
 def _apart(expected: object, found: object) -> str:
     """Show both, from a little before the first difference where they are long."""
     both = [value if isinstance(value, str) else repr(value) for value in (expected, found)]
-    same = next((place for place, pair in enumerate(zip(*both, strict=False)) if pair[0] != pair[1]), min(map(len, both)))
+    same = next(
+        (place for place, pair in enumerate(zip(*both, strict=False)) if pair[0] != pair[1]), min(map(len, both))
+    )
     start = max(0, same - 40)
     shown = [f"{'…' if start else ''}{value[start : start + 120]!r}" for value in both]
     return f"{shown[0]}, found {shown[1]}"

@@ -21,8 +21,8 @@ from registry.bundle.manifest import Manifest
 
 Logits = NDArray[np.float32]
 FLOOR_KL, FLOOR_LOG_PROBABILITY = 4e-6, 4e-3  # nat
-# Bits -> (factor of the mean, factor of a single position). Runtimes round activations to 8 bits where weights have 8 or
-# fewer, which the yardstick does not; with fewer bits weights are all that counts, and real recipes round better.
+# Bits -> (factor of the mean, factor of a single position). Runtimes round activations to 8 bits where weights have 8
+# or fewer, which the yardstick does not; with fewer bits the weights are all that counts, and recipes round better.
 _FACTORS = {16: (8.0, 12.0), 8: (8.0, 12.0), 1: (2.0, 3.0)}
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from builders.reference import reference_answers
-from builders.validation.answers import greedy
+from builders.runtime.session import Session
 from builders.validation.measurement import Measurement, measured
 from builders.validation.tasks.drop import CONFIDENCE, drop_of
 from builders.validation.tasks.harness import Model, right_answers
@@ -54,12 +56,12 @@ def _compared(using: Measurement, task: LinesFile[TaskHeader, Question], count: 
     ours = Model(
         using.tokenizer,
         partial(session_likelihoods, using.session),
-        lambda ids, limit: greedy(using.session, ids, limit, stops),
+        lambda ids, limit: _written(using.session, ids, limit, stops),
     )
     theirs = Model(
         using.tokenizer,
         partial(reference_likelihoods, using.reference),
-        lambda ids, limit: reference_answers(using.reference, [ids], limit, stops, ours.write)[0],
+        lambda ids, limit: reference_answers(using.reference, [ids], limit, stops, partial(_drafts, ours))[0],
     )
     asked = [each for each in spread(task.rows, count) if _fits(using, ours, each)]
     name = task.header.task
@@ -83,6 +85,16 @@ def _compared(using: Measurement, task: LinesFile[TaskHeader, Question], count: 
         licence=task.header.licence,
         benchmark=task.header.benchmark,
     )
+
+
+def _written(session: Session, ids: Sequence[int], limit: int, stops: frozenset[int]) -> list[int]:
+    """Return the likeliest tokens after some, up to a stop id."""
+    (found,) = session.continue_each([np.asarray(ids, np.int64)], limit, stops=stops)
+    return found.tolist()
+
+
+def _drafts(model: Model, sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
+    return [model.write(ids, limit) for ids, limit in zip(sequences, limits, strict=True)]
 
 
 def _fits(using: Measurement, model: Model, question: Question) -> bool:

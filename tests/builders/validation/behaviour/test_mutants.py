@@ -10,14 +10,13 @@ import pytest
 
 from builders.runtime.text_engines import open_text_engines
 from builders.validation.behaviour.suite import check_behaviour
-from targets.errors import PhipackError
 from targets.recipes import RECIPES
 from tests.support.cases import cases
 from tests.support.mutants import FP16, SHAPES, Mutant, Nursery, subject_of
 from tests.support.planted import MUTANTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-_SAMPLE = 4  # of so many mutants one is planted in `make test`, so that each kind and each format is
+_SAMPLE = 5  # of so many mutants one is planted in `make test`, so that each kind and each format is
 _SAMPLED_SOUND = {("window", "gguf-f16"), ("window", "onnx-fp16"), ("longrope", "coreml-fp16"), ("llama", "gguf-q4_0")}
 
 
@@ -45,7 +44,13 @@ def test_a_planted_defect_is_caught(mutant: Mutant, nursery: Nursery) -> None:
     assert all(check.detail for check in failed)
 
 
-_EVERY = [(shape, recipe) for shape in SHAPES for recipe in RECIPES]
+# llama.cpp has no graph for Phi-3-small.
+_EVERY = [
+    (shape, name)
+    for shape in SHAPES
+    for name, recipe in RECIPES.items()
+    if recipe.format != "gguf" or SHAPES[shape].get("family") != "phi3small"
+]
 
 
 @pytest.mark.parametrize(
@@ -56,10 +61,7 @@ _EVERY = [(shape, recipe) for shape in SHAPES for recipe in RECIPES]
     ),
 )
 def test_a_sound_bundle_raises_no_alarm(shape: str, recipe: str, nursery: Nursery) -> None:
-    try:
-        bundle = nursery.bundle(shape, recipe)
-    except PhipackError as error:
-        pytest.skip(f"not built: {error.problem}")
+    bundle = nursery.bundle(shape, recipe)
     with subject_of(bundle, nursery.sound(shape)) as subject:
         found = check_behaviour(subject)
     assert [check for check in found.checks if not check.passed] == []

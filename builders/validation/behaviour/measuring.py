@@ -1,0 +1,43 @@
+"""The behaviour suite as a part of a validation: what it looks at, and what becomes of it in the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from builders.oracle.transformers_text import TextTruth
+from builders.validation.behaviour.subject import PAST, QUICK, Sample, Subject, with_special_tokens
+from builders.validation.behaviour.suite import check_behaviour
+from builders.validation.measurement import Measurement, measured
+from builders.validation.stretches import long_sequence
+from targets.evaluation import EvaluationSettings
+from targets.evidence import Figure
+from targets.evidence_details import Details
+
+
+def measure_behaviour(
+    using: Measurement, settings: EvaluationSettings, truth: TextTruth, known: Mapping[str, Figure], details: Details
+) -> tuple[dict[str, Figure], Details]:
+    """Run the suite, or the sample of it that is asked for; return its figures, and the details with its checks.
+
+    `truth`: what transformers makes of the checkpoint's text. `known`: figures that were measured before.
+    """
+    if settings.suite == "accuracy":
+        return {}, details
+    sample = QUICK if settings.suite == "quick" else Sample()
+    model = using.bundle.manifest.model
+    tokens, _ = long_sequence(using, min(sample.edge_tokens + PAST, model.context_length))
+    special = sorted(number for number in set(truth.added.values()) if number < model.vocabulary_size)
+    subject = Subject(
+        using.bundle,
+        using.session,
+        using.reference,
+        truth,
+        using.tokenizer,
+        with_special_tokens(tokens[0], special),
+        sample,
+        using.on_progress,
+    )
+    found = check_behaviour(subject, known, settings.window)
+    figures = measured(found.figures, f"suite {settings.suite}, {using.session.runtime}")
+    added = {"checks": found.checks, "not_run": found.not_run, "answers": details.answers or found.answers}
+    return figures, details.model_copy(update=added)

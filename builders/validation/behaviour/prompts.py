@@ -1,0 +1,38 @@
+"""Questions of users, in plain words: what greedy answers start from."""
+
+from __future__ import annotations
+
+PROMPTS: tuple[str, ...] = (
+    "What is the capital of Portugal?",
+    "Explain in two sentences why the sky is blue.",
+    "Write a haiku about rain.",
+    "List three uses of a paper clip.",
+    "What is 17 times 23?",
+    "Translate 'good morning' into German, French and Spanish.",
+    "Summarize the plot of Romeo and Juliet.",
+    "How do I boil an egg?",
+    "Write a Python function that reverses a string.",
+    "What is the difference between a virus and a bacterium?",
+    "Give me a name for a cat that likes to sleep.",
+    "Why do leaves change their colour in autumn?",
+    "Is 91 a prime number?",
+    "Write a short letter of thanks to a neighbour.",
+    "What happened in the year 1969?",
+    "How many legs do two spiders and a dog have together?",
+    "Describe a sunset to somebody who can't see.",
+    "What does HTTP status 404 mean?",
+    "Suggest a quick dinner with rice and tomatoes.",
+    "Who wrote 'Pride and Prejudice'?",
+    "Explain recursion to a child.",
+    "Write a SQL query that counts the rows of a table.",
+    "What should I pack for a weekend by the sea?",
+    "Name the planets from the sun outwards.",
+    "How do vaccines work?",
+    "Turn this into a question: The train leaves at noon.",
+    "What is the opposite of 'generous'?",
+    "Schreibe einen Satz über den Winter.",
+    "用一句话介绍长城。",
+    "Continue the row: 2, 4, 8, 16",
+    "How can I fall asleep faster?",
+    "Tell me a fact about octopuses.",
+)

@@ -1,0 +1,111 @@
+"""Greedy answers: what counts as a loop, and that the reference's answers are those that it would write itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.runtime.session import Session
+from builders.validation.behaviour.degeneration import Written, check_degeneration, is_loop
+from builders.validation.behaviour.prompts import PROMPTS
+from builders.validation.behaviour.subject import Sample
+from tests.support.mutants import Nursery, subject_of
+
+SAMPLE = Sample(edge_tokens=200, answers=3, answer_tokens=8, reference_walks=8)
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
+    return Nursery(tmp_path_factory.mktemp("nursery"))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "longest", "expected"),
+    [
+        ([1] * 60, 256, True),
+        ([1] * 47, 256, False),  # too short a stretch
+        ([*range(100), *[5, 6, 7] * 16], 256, True),
+        ([*range(16)] * 3, 256, True),
+        ([*range(17)] * 3, 256, False),  # the stretch holds it less than three times
+        ([*range(100)], 256, False),
+        ([*[5] * 60, 6], 256, False),  # it found its way out
+        ([1] * 24, 32, True),
+        ([], 32, False),
+    ],
+)
+def test_a_loop_is_an_end_that_repeats(tokens: list[int], longest: int, expected: bool) -> None:
+    assert is_loop(tokens, longest) == expected
+
+
+def test_what_is_wrong_with_an_answer() -> None:
+    assert Written((), ended=True).kinds(32) == {"empty"}
+    assert Written((1, 2), ended=True).kinds(32) == set()
+    assert Written((1,) * 32, ended=False).kinds(32) == {"endless", "loop"}
+
+
+def test_the_references_answers_are_its_own(nursery: Nursery) -> None:
+    """A bundle of 4 bits strays at once; its drafts must not show in the reference's answers."""
+    sound = nursery.sound("llama, long")
+    with subject_of(nursery.bundle("llama, long", "onnx-int4"), sound, SAMPLE) as subject:
+        found = check_degeneration(subject)
+        assert any(answer.first_difference is not None for answer in found.answers)
+        for prompt, answer in zip(PROMPTS, found.answers, strict=False):
+            ids = subject.tokenizer.encode(f"<|user|>\n{prompt}<|end|>\n<|assistant|>\n")
+            own = sound.reference.greedy(np.asarray([ids]), SAMPLE.answer_tokens)[0].tolist()
+            stop = next((place for place, token in enumerate(own) if token in {310, 311, 312}), len(own))
+            assert answer.reference == subject.tokenizer.decode(own[:stop])
+            assert answer.reference_ended == (stop < len(own))
+
+
+class Parrot:
+    """A session that writes one token for ever, or ends at once."""
+
+    runtime, is_own_runtime = "parrot", True
+
+    def __init__(self, token: int) -> None:
+        self._logits = np.zeros(320, np.float32)
+        self._logits[token] = 1
+
+    def prefill(self, tokens: object) -> np.ndarray:
+        return self._logits
+
+    step = extend = prefill
+
+
+@pytest.mark.parametrize(("token", "kind"), [(65, "loop"), (65, "endless"), (310, "empty")])
+def test_answers_that_degenerate_are_caught(token: int, kind: str, nursery: Nursery, tmp_path: Path) -> None:
+    sound = nursery.sound("llama, long")
+    parrot: Session = Parrot(token)  # type: ignore[assignment]
+    with subject_of(nursery.bundle("llama, long", "onnx-fp16"), sound, replace(SAMPLE, answers=8)) as subject:
+        other = replace(subject, session=parrot, reference=Ending(sound.reference))  # type: ignore[arg-type]
+        found = check_degeneration(other)
+    failed = {check.name for check in found.findings.checks if not check.passed}
+    assert f"share of 8 answers: {kind}" in failed
+    assert found.figures[f"{kind}_share"] == 1
+    assert found.figures[f"reference_{kind}_share"] == 0
+
+
+class Ending:
+    """A reference that writes 65, 66 and a stop id, whatever it is asked."""
+
+    def __init__(self, sound: object) -> None:
+        self._sound = sound
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sound, name)
+
+    def likeliest(self, sequences: np.ndarray) -> np.ndarray:
+        found = np.full_like(sequences, 65)
+        found[sequences == 65] = 66
+        found[sequences == 66] = 312
+        return found
+
+
+def test_an_evaluated_program_writes_no_answers(nursery: Nursery) -> None:
+    with subject_of(nursery.bundle("llama", "coreml-fp16"), nursery.sound("llama"), SAMPLE) as subject:
+        found = check_degeneration(subject)
+    assert found.figures == {}
+    assert "is not the format's own runtime" in found.findings.not_run[0].reason
