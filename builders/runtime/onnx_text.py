@@ -51,8 +51,8 @@ class GenaiText:
 
     def render(self, messages: Messages, tools: Tools | None, *, add_generation_prompt: bool) -> str | None:
         """Return a conversation in the template of tokenizer_config.json, by its own engine."""
-        options = {} if tools is None else {"tools": json.dumps(list(tools), ensure_ascii=False)}
-        said = json.dumps([dict(message) for message in messages], ensure_ascii=False)
+        options = {} if tools is None else {"tools": json.dumps(list(tools), ensure_ascii=False, allow_nan=False)}
+        said = json.dumps([dict(message) for message in messages], ensure_ascii=False, allow_nan=False)
         try:
             return str(
                 self._tokenizer.apply_chat_template(said, add_generation_prompt=add_generation_prompt, **options)

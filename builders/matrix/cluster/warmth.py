@@ -1,7 +1,7 @@
 """Which workers have read the checkpoint: a small result that each of them holds, so that dask prefers them.
 
 Every job depends on it. dask places a task where it starts first, and among workers that are equally free where least
-is to be sent: at a worker that has done a job of this checkpoint. One that is free and has not read it still comes
+must be sent: at a worker that has done a job of this checkpoint. One that is free and has not read it still comes
 before one that has and is busy: reading takes seconds to minutes, a job minutes to hours.
 """
 
@@ -20,7 +20,7 @@ _NOMINAL_BYTES = 900_000
 
 @dataclass(frozen=True)
 class CheckpointRead:
-    """Held by the workers that have done a job of a checkpoint. Its size is what dask is told of it."""
+    """Held by the workers that have done a job of a checkpoint. Its size is what dask counts."""
 
     checkpoint: str
 

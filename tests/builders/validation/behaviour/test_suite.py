@@ -58,7 +58,6 @@ def test_validate_runs_it_when_asked(evidence: Evidence) -> None:
         {"loop_share", "reference_loop_share", "endless_share", "empty_share"} <= set(evidence.figures) <= set(FIGURES)
     )
     assert len(details.answers) == 4
-    assert details.seconds["behaviour"] > 0
 
 
 def test_its_evidence_survives_its_file(evidence: Evidence, tmp_path: Path) -> None:
