@@ -53,8 +53,8 @@ def validate(
         checkpoint: must be the one that the bundle was built from.
         settings: what to read.
         cache: folder of the reference's hidden states, and of what the oracle found.
-        on_progress: receives the steps `oracle`, `reference`, `compare`, `generate`, `answer`, `tasks`, `behaviour`
-            and `speed`. Their subject is the recipe.
+        on_progress: receives the steps `oracle`, `open`, `reference`, `compare`, `generate`, `answer`, `tasks`,
+            `behaviour` and `speed`. Their subject is the recipe.
 
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
@@ -80,7 +80,9 @@ def validate(
     windows = _windows(checkpoint, tokenizer, settings, bundle.manifest.model.exact_context_length)
     reference = FloatReference(checkpoint, cache, on_progress)
     text, name = read_text(settings.text), name_of_text(settings.text)
+    on_progress(Step("open", 0, 1))
     with open_isolated(bundle) as session:
+        on_progress(Step("open", 1, 1))
         using = Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         figures, rows = _accuracy(using, windows, settings)
         of_texts, details = compare_texts(using, settings, rows)

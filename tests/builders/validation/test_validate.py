@@ -144,7 +144,7 @@ def test_progress_ends_where_it_should(bundle: Bundle, tiny: Checkpoint) -> None
         last[event.name] = event
 
     validate(bundle, tiny, BRIEF, on_progress=receive)
-    assert set(last) == {"oracle", "reference", "compare", "generate", "speed"}
+    assert set(last) == {"oracle", "open", "reference", "compare", "generate", "speed"}
     assert all(step.done == step.total > 0 for step in last.values())
     assert {step.subject for step in last.values()} == {bundle.manifest.recipe.name}
 
