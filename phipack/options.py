@@ -18,6 +18,7 @@ import click
 from phipack import completion
 from phipack.log_file import open_log
 from phipack.output import Mode
+from phipack.profile import Profile
 from phipack.state import State, pass_state
 from targets.secrets import argument_shown
 from targets.strict_json import LARGEST_INTEGER
@@ -71,6 +72,13 @@ kv_cache_option = click.option(
     metavar="TYPE",
     help="Type of keys and values: such as q8_0 in GGUF, int8 in ONNX. [default: the runtime's own floats]",
 )
+profile_option = click.option(
+    "--profile",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda context, _parameter, asked: _start_profile(context) if asked else None,
+    help="Show the time and the peak memory of each phase: oracle, reference, compare, generate, speed and others.",
+)
 only_option = click.option(
     "--only",
     multiple=True,
@@ -100,6 +108,10 @@ keys_option = click.option(
     metavar="DIR",
     help="Folder of the signing keys, never published. [default: .phipack/keys; environment: PHIPACK_KEYS]",
 )
+
+
+def _start_profile(context: click.Context) -> None:
+    context.ensure_object(State).output.profile = Profile()
 
 
 def with_common_options(command: click.Command, *, hidden: bool = True) -> click.Command:

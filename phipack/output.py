@@ -16,12 +16,13 @@ import math
 import os
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal, TextIO
 
 from phipack.formatting import duration
 from phipack.log_file import LogFile
 from phipack.problems import Problem, StandardOutputError
+from phipack.profile import Profile, Use, profile_text
 from phipack.progress_display import Display, StepTimes, open_display
 from targets.printable import printable, printable_json
 from targets.progress import Event, Notice
@@ -36,7 +37,8 @@ class Output:
     """Where commands put what they found. The command line's options set `mode`, `verbose` and `log`.
 
     `command`: the command's name, such as `targets ls`; empty before one is known. `secret_addresses`: those that the
-    command works on; the log leaves out what is secret in them.
+    command works on; the log leaves out what is secret in them. `profile`: where the time goes, where that was asked
+    for; it is printed when the command ends.
     """
 
     mode: Mode = "human"
@@ -44,7 +46,9 @@ class Output:
     log: LogFile | None = None
     command: str = ""
     secret_addresses: list[str] = field(default_factory=list)
+    profile: Profile | None = None
     _result: object = _NOTHING
+    _uses: tuple[Use, ...] | None = None
     _display: Display | None = None
     _steps: StepTimes = field(default_factory=StepTimes)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -90,6 +94,8 @@ class Output:
         if isinstance(event, Notice):
             self.note(event.text)
             return
+        if self.profile is not None:
+            self.profile.add(event)
         with self._lock:
             for line in self._steps.lines(event):
                 self.detail(line)
@@ -102,6 +108,9 @@ class Output:
     def end(self, problem: Problem | None, *, usage: str = "") -> None:
         """Print what comes last: the JSON document, or the error. `usage`: how the command is called."""
         self._close_display()
+        if self.profile is not None:
+            self._uses = self.profile.end()
+            self.note(profile_text(self._uses))
         if problem is not None:
             self._logged(problem.text)
         if self.mode == "json":
@@ -125,6 +134,8 @@ class Output:
         document: dict[str, object] = {"schema": CLI_SCHEMA, "ok": problem is None, "command": self.command or None}
         if self._result is not _NOTHING or problem is None:
             document["result"] = None if self._result is _NOTHING else self._result
+        if self._uses is not None:
+            document["profile"] = [asdict(use) for use in self._uses]
         if problem is not None:
             document["error"] = problem.as_json()
         _print(sys.stdout, as_json(document) + "\n")

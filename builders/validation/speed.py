@@ -1,6 +1,9 @@
 """Speed and memory of a bundle on this host, measured in a process of its own so that nothing else counts.
 
-    python -m builders.validation.speed BUNDLE      prints one JSON object, the fields of `Speed`
+    python -m builders.validation.speed BUNDLE SPREAD      prints one JSON object, the fields of `Speed`
+
+On a host other work gets in the way. Runs are repeated until `RUNS` in a row agree, at most `MOST_RUNS` times; where
+they never do, there is no figure: a number would be the other work's.
 
 A runtime that aborts (out of memory, a bad graph) takes that process down and not the caller.
 """
@@ -8,11 +11,13 @@ A runtime that aborts (out of memory, a bad graph) takes that process down and n
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,21 +28,39 @@ from builders.runtime.session import Session
 from builders.runtime.sessions import open_for_whole_context
 from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
+from targets.evidence_details import SpeedRuns
 from targets.own_process import is_own_process
 
 PROMPT_TOKENS = 128
 NEW_TOKENS = 32
 RUNS = 3
+MOST_RUNS = 9
+MOST_SPREAD = 0.25  # of the median, between the fastest and the slowest of `RUNS`
 _TIME_LIMIT_SECONDS = 1800
+_TIMES = Path("/proc/stat")  # Linux alone
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians of several runs. Tokens a second; bytes of peak resident memory of the whole process."""
+    """The last `RUNS` runs, in tokens a second; bytes of peak resident memory of the whole process.
 
-    prefill_tokens_per_second: float
-    decode_tokens_per_second: float
+    `other_load`: how many processors other processes kept busy meanwhile.
+    """
+
+    prefill: Sequence[float]
+    decode: Sequence[float]
     peak_memory_bytes: int
+    other_load: float
+
+    @property
+    def runs(self) -> tuple[SpeedRuns, SpeedRuns]:
+        """Both speeds as evidence keeps them, whether the runs agree or not."""
+        named = {"prefill_tokens_per_second": self.prefill, "decode_tokens_per_second": self.decode}
+        prefill, decode = (
+            SpeedRuns(figure=name, values=tuple(values), spread=spread(values), other_load=self.other_load)
+            for name, values in named.items()
+        )
+        return prefill, decode
 
 
 def measure_speed(bundle: Bundle) -> Speed:
@@ -46,7 +69,7 @@ def measure_speed(bundle: Bundle) -> Speed:
     Raises:
         MeasurementError: the runtime refuses the bundle, or the process dies; the problem has its last lines.
     """
-    command = [sys.executable, "-m", "builders.validation.speed", str(bundle.path)]
+    command = [sys.executable, "-m", "builders.validation.speed", str(bundle.path), str(MOST_SPREAD)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_TIME_LIMIT_SECONDS)  # noqa: S603
     except subprocess.TimeoutExpired as error:
@@ -62,39 +85,86 @@ def measure_speed(bundle: Bundle) -> Speed:
     return Speed(**said)
 
 
-def time_session(session: Session, prompt: int, new: int, runs: int) -> tuple[float, float]:
-    """Return median prefill and decode speed, tokens a second, on random ids (speed does not depend on them)."""
+def spread(values: Sequence[float]) -> float:
+    """Return how far values lie apart: (largest - smallest) / median."""
+    return (max(values) - min(values)) / statistics.median(values)
+
+
+def agree(values: Sequence[float]) -> bool:
+    """Return whether runs are near enough to one another to be the bundle's speed."""
+    return spread(values) <= MOST_SPREAD
+
+
+def agreeing(runs: Iterator[tuple[float, float]], most_spread: float) -> list[tuple[float, float]]:
+    """Return the first `RUNS` runs in a row whose two speeds both agree; the last ones where none do."""
+    last: list[tuple[float, float]] = []
+    for number, run in enumerate(runs, 1):
+        last = [*last[1 - RUNS :], run]
+        agree = len(last) == RUNS and all(spread(speeds) <= most_spread for speeds in zip(*last, strict=True))
+        if agree or number == MOST_RUNS:
+            break
+    return last
+
+
+def time_session(session: Session, prompt: int, new: int) -> Iterator[tuple[float, float]]:
+    """Yield prefill and decode speed of run after run, in tokens a second, on random ids (speed depends on none)."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(3, 256, size=prompt)
     session.prefill(tokens)  # a warm-up, for caches and memory
-    prefill, decode = [], []
-    for _ in range(runs):
+    while True:
         started = time.perf_counter()
         logits = session.prefill(tokens)
         between = time.perf_counter()
         for _ in range(new):
             logits = session.step(int(logits.argmax()))
-        ended = time.perf_counter()
-        prefill.append(prompt / (between - started))
-        decode.append(new / (ended - between))
-    return statistics.median(prefill), statistics.median(decode)
+        yield prompt / (between - started), new / (time.perf_counter() - between)
 
 
-def main(path: Path) -> None:
+def main(path: Path, most_spread: float) -> None:
     """Measure in this process, and print the figures."""
     try:
-        said = asdict(_measure(open_bundle(path)))
+        said = asdict(_measure(open_bundle(path), most_spread))
     except PhipackError as error:
         said = {"problem": error.problem, "fix": error.fix}
     print("\n" + json.dumps(said))  # noqa: T201
 
 
-def _measure(bundle: Bundle) -> Speed:
+def _measure(bundle: Bundle, most_spread: float) -> Speed:
     context = bundle.manifest.model.context_length
     prompt = min(PROMPT_TOKENS, context // 2)
     with open_for_whole_context(bundle) as session:
-        prefill, decode = time_session(session, prompt, min(NEW_TOKENS, context - prompt), RUNS)
-    return Speed(prefill, decode, _peak_memory_bytes())
+        runs = time_session(session, prompt, min(NEW_TOKENS, context - prompt))
+        before = _Clocks.now()
+        prefill, decode = zip(*agreeing(runs, most_spread), strict=True)
+        load = _Clocks.now().other_load(before)
+    return Speed(prefill, decode, _peak_memory_bytes(), load)
+
+
+@dataclass(frozen=True)
+class _Clocks:
+    """Seconds: of the wall, of this process on all processors, and of all processes, None where that is not known."""
+
+    wall: float
+    own: float
+    all: float | None
+
+    @classmethod
+    def now(cls) -> _Clocks:
+        return cls(time.perf_counter(), time.process_time(), _busy_seconds())
+
+    def other_load(self, before: _Clocks) -> float:
+        """Return how many processors other processes kept busy since then; by the system's load where it must be."""
+        took, own = self.wall - before.wall, self.own - before.own
+        known = self.all is not None and before.all is not None
+        busy = (self.all or 0.0) - (before.all or 0.0) if known else os.getloadavg()[0] * took
+        return round(max(0.0, (busy - own) / took), 2)
+
+
+def _busy_seconds() -> float | None:
+    if not _TIMES.is_file():
+        return None
+    user, nice, system, _idle, _waiting, *others = map(int, _TIMES.read_text("ascii").split("\n", 1)[0].split()[1:8])
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
 
 def _peak_memory_bytes() -> int:
@@ -109,4 +179,4 @@ def _peak_memory_bytes() -> int:
 
 if __name__ == "__main__":
     is_own_process()
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -6,7 +6,7 @@ What is measured is decided here. Gates are judged by whoever asked for them (`t
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from builders.validation.compare import Rows
 from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.origin import require_origin
 from builders.validation.prompts import check_prompts, compare_prompts
-from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, measure_speed
+from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, agree, measure_speed
 from builders.validation.stretches import full_cache, past_edge, past_exact, under_edge
 from builders.validation.text import name_of_text, read_text, require_known, windows_of
 from builders.validation.tokens import runtime_tokens_share
@@ -32,7 +32,8 @@ from registry.bundle.folder import Bundle, verify
 from registry.bundle.requirements import check_requirements
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence, Figure
-from targets.progress import Progress, Step, silent, with_subject
+from targets.evidence_details import SpeedRuns
+from targets.progress import Notice, Progress, Step, silent, with_subject
 
 
 def validate(
@@ -53,8 +54,8 @@ def validate(
         checkpoint: must be the one that the bundle was built from.
         settings: what to read.
         cache: folder of the reference's hidden states, and of what the oracle found.
-        on_progress: receives the steps `oracle`, `reference`, `compare`, `generate`, `answer`, `tasks`, `behaviour`
-            and `speed`. Their subject is the recipe.
+        on_progress: receives the steps `oracle`, `open`, `reference`, `compare`, `generate`, `answer`, `tasks`,
+            `behaviour` and `speed`. Their subject is the recipe.
 
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
@@ -80,7 +81,9 @@ def validate(
     windows = _windows(checkpoint, tokenizer, settings, bundle.manifest.model.exact_context_length)
     reference = FloatReference(checkpoint, cache, on_progress)
     text, name = read_text(settings.text), name_of_text(settings.text)
+    on_progress(Step("open", 0, 1))
     with open_isolated(bundle) as session:
+        on_progress(Step("open", 1, 1))
         using = Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         figures, rows = _accuracy(using, windows, settings)
         of_texts, details = compare_texts(using, settings, rows)
@@ -88,7 +91,9 @@ def validate(
         of_behaviour, details = measure_behaviour(using, settings, agreement.text, figures, details)
     figures |= of_texts | of_prompts | of_behaviour | under_edge(using, windows) | _tokens(using)
     if session.is_own_runtime:
-        figures |= _speed(using)
+        of_speed, runs = _speed(using)
+        figures |= of_speed
+        details = details.model_copy(update={"speed": runs})
     figures |= _reference_figures(agreement)
     figures |= measured({"artifact_bytes": bundle.manifest.total_bytes}, "all files of the bundle")
     return Evidence(
@@ -158,14 +163,22 @@ def _tokens(using: Measurement) -> dict[str, Figure]:
     return measured({"runtime_tokens_share": share}, f"lines of {using.text_name}, as they are and as a user's turn")
 
 
-def _speed(using: Measurement) -> dict[str, Figure]:
-    """Measure speed and memory on this machine, in processes of their own."""
+def _speed(using: Measurement) -> tuple[dict[str, Figure], tuple[SpeedRuns, ...]]:
+    """Measure speed and memory on this machine, in a process of its own. A speed whose runs disagree is no figure."""
     using.on_progress(Step("speed", 0, 1))
-    runtime = using.session.runtime
-    on = f"{platform.machine()}, {PROMPT_TOKENS} tokens in, {NEW_TOKENS} out, median of {RUNS}, {runtime}"
-    figures = measured(asdict(measure_speed(using.bundle)), on)
+    speed, runtime = measure_speed(using.bundle), using.session.runtime
     using.on_progress(Step("speed", 1, 1))
-    return figures
+    how = f"{platform.machine()}, {PROMPT_TOKENS} tokens in, {NEW_TOKENS} out"
+    figures = measured({"peak_memory_bytes": speed.peak_memory_bytes}, f"{how}, {runtime}")
+    for runs in speed.runs:
+        if not agree(runs.values):
+            values = " ".join(f"{value:.3g}" for value in runs.values)
+            why = f"runs of {values} token/s disagree; other work keeps {runs.other_load:.1f} processors busy"
+            using.on_progress(Notice(f"{runs.figure} is not measured: {why}"))
+            continue
+        on = f"{how}, median of {RUNS} within {runs.spread:.0%}, {runs.other_load:.1f} processors busy with other work"
+        figures |= measured({runs.figure: statistics.median(runs.values)}, f"{on}, {runtime}")
+    return figures, speed.runs
 
 
 def _reference_figures(agreement: Agreement) -> dict[str, Figure]:

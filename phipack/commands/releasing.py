@@ -11,7 +11,7 @@ from phipack.cluster_options import cluster_options
 from phipack.commands.ci_reports import CiReports, ci_report_options
 from phipack.commands.opening import open_project_registry
 from phipack.formatting import count, recipe_shown, share, size
-from phipack.options import FILE, State, checkpoint_digest_option, only_option, pass_state
+from phipack.options import FILE, State, checkpoint_digest_option, only_option, pass_state, profile_option
 from phipack.tables import table
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @checkpoint_digest_option
 @cluster_options
 @ci_report_options
+@profile_option
 @pass_state
 def release(
     state: State,

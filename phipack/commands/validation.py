@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from phipack.formatting import bound, figure, share
-from phipack.options import FILE, FOLDER, State, adapter_option, pass_state, target_option
+from phipack.options import FILE, FOLDER, State, adapter_option, pass_state, profile_option, target_option
 from phipack.tables import table
 from targets.errors import Failure, GateError, PhipackError
 from targets.evaluation import SUITES
@@ -67,6 +67,7 @@ class GateText(click.ParamType[tuple[str, "Gate"]]):
     help="Don't refuse a checkpoint that a newer transformers than the installed one wrote.",
 )
 @click.option("-o", "--out", type=FILE, metavar="FILE", help="Write the evidence here, as JSON.")
+@profile_option
 @pass_state
 def validate(
     state: State,

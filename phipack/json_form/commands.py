@@ -74,6 +74,15 @@ class ErrorForm(ProblemForm):
     registry: str | None = Field(description="the registry that was read, where that matters")
 
 
+class UseForm(Form):
+    """What one step of a command took."""
+
+    subject: str = Field(description="what it worked on, such as a cell; empty where there is only one")
+    phase: str = Field(description="`other`: between steps")
+    seconds: float
+    peak_memory_bytes: int | None = Field(description="of all processes together, mapped files included; Linux alone")
+
+
 class DocumentForm(Form):
     """The document that `--json` prints on standard output, whatever happens."""
 
@@ -81,6 +90,7 @@ class DocumentForm(Form):
     ok: bool
     command: str | None = Field(description="such as `targets ls`; null for a call that could not be parsed")
     result: JsonValue = Field(default=None, description="what the command found; may be there although it failed")
+    profile: list[UseForm] | None = Field(default=None, description="with `--profile` of `validate` and `release`")
     error: ErrorForm | None = Field(default=None, description="absent where it succeeded")
 
 
