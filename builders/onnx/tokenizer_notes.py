@@ -56,7 +56,8 @@ def template_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
             return ()
     except ChatTemplateError:
         pass  # an undefined value is not allowed where the template uses it
-    return (
+    note = (
         f"{RENDERS_OTHERWISE}, since it leaves `tools` undefined: render chat_template.jinja with another engine that "
-        "passes null",
+        "passes null"
     )
+    return (note,)
