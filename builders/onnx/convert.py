@@ -21,7 +21,7 @@ from builders.onnx.decoder import Decoder
 from builders.onnx.graph import Graph
 from builders.onnx.positions import write_positions
 from builders.onnx.runtime_config import CONFIG_NAME, runtime_config
-from builders.onnx.tokenizer_notes import tokenizer_notes
+from builders.onnx.tokenizer_notes import template_notes, tokenizer_notes
 from builders.onnx.weights import Weights
 from targets.architecture import Family
 from targets.recipes import Recipe
@@ -54,6 +54,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
             *_notes(request),
             *window_notes(checkpoint.architecture, context),
             *tokenizer_notes(folder),
+            *template_notes(checkpoint),
         ),
         digests={DATA_NAME: digest},
         tools={name: version(name) for name in ("onnx", "onnxruntime", "numpy", "numba")},

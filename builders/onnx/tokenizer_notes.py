@@ -1,11 +1,14 @@
-"""Where onnxruntime-genai's own tokenizer differs from a bundle's `tokenizer.json`."""
+"""Where onnxruntime-genai's own tokenizer and template engine differ from a bundle's files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from builders.checkpoint import read_json
+from builders.checkpoint import Checkpoint, read_json
+from builders.templates import ChatTemplateError, render_chat
+from builders.tokenizer import tokenizer_of
 
+RENDERS_OTHERWISE = "onnxruntime-genai's own engine renders the chat template differently"  # how that note begins
 _SPACE = "\u2581"  # SentencePiece's
 
 
@@ -32,3 +35,29 @@ def tokenizer_notes(folder: Path) -> tuple[str, ...]:
         "does not: tokenize chats with tokenizer.json"
     )
     return note, spaces
+
+
+def template_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the note for a template that asks whether `tools` is none; none for any other.
+
+    onnxruntime-genai 0.18 leaves `tools` undefined where an app passes none, transformers passes None: with
+    `{% if tools is not none %}` the two render different prompts.
+    """
+    template = checkpoint.chat_template
+    if template is None or "tools" not in template:
+        return ()
+    messages, special = [{"role": "user", "content": "Hello"}], tokenizer_of(checkpoint).special_tokens
+    try:
+        expected = render_chat(template, messages, special)
+    except ChatTemplateError:
+        return ()  # the build says so itself
+    try:
+        if render_chat(template, messages, special, tools="undefined") == expected:
+            return ()
+    except ChatTemplateError:
+        pass  # an undefined value is not allowed where the template uses it
+    note = (
+        f"{RENDERS_OTHERWISE}, since it leaves `tools` undefined: render chat_template.jinja with another engine that "
+        "passes null"
+    )
+    return (note,)

@@ -201,14 +201,14 @@ def render_chat(
     messages: Sequence[Mapping[str, str]],
     special_tokens: Mapping[str, str],
     *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Sequence[Mapping[str, Any]] | Literal["undefined"] | None = None,
     add_generation_prompt: bool = True,
     engine: Engine = "jinja",
 ) -> str:
     """Return a conversation as `apply_chat_template` writes it: sandboxed, `documents` None.
 
-    `special_tokens`: by role, as the tokenizer has them. `tools`: JSON schemas, as transformers passes them on.
-    `engine`: "transformers" uses transformers' own function.
+    `special_tokens`: by role, as the tokenizer has them. `tools`: JSON schemas, as transformers passes them on;
+    "undefined" leaves the name out, as some engines do. `engine`: "transformers" uses transformers' own function.
 
     Raises:
         ChatTemplateError: it can't be parsed or run, refuses the conversation, or exceeds a limit.
@@ -219,7 +219,7 @@ def render_chat(
             "template": template,
             "messages": [dict(message) for message in messages],
             "special_tokens": dict(special_tokens),
-            "tools": None if tools is None else [dict(tool) for tool in tools],
+            "tools": [dict(tool) for tool in tools] if isinstance(tools, Sequence) and tools != "undefined" else tools,
             "add_generation_prompt": add_generation_prompt,
         }
     )

@@ -123,9 +123,10 @@ def _compiled(template: str) -> jinja2.Template:
 
 def render_by_jinja(asked: dict[str, Any]) -> str:
     """Render a conversation in our own copy of transformers' environment."""
+    tools = {} if asked["tools"] == "undefined" else {"tools": asked["tools"]}
     return _compiled(asked["template"]).render(
         messages=asked["messages"],
-        tools=asked["tools"],
+        **tools,
         documents=None,
         add_generation_prompt=asked["add_generation_prompt"],
         **asked["special_tokens"],

@@ -16,15 +16,20 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.onnx.tokenizer_notes import RENDERS_OTHERWISE
 from builders.oracle import ask_oracle, check_bundle
+from builders.oracle.transformers_text import text_truth
+from builders.reference import FloatReference
 from builders.runtime.generation import render_prompt
 from builders.runtime.gguf_tokenizer import runtime_tokenizer as gguf_tokenizer
 from builders.runtime.onnx_generation import runtime_tokenizer as onnx_tokenizer
 from builders.runtime.sessions import open_session
 from builders.tokenizer import read_bundled_tokenizer
+from builders.validation.behaviour.suite import check_behaviour
 from registry.bundle.folder import Bundle
 from targets.recipes import recipe_named
 from tests.support.cases import EVERY_CASE
+from tests.support.mutants import Sound, subject_of
 from tests.support.parity import FP16_TOLERANCE, some_tokens
 from tests.support.zoo import AXES, EDGE, WINDOW, Specimen, specimens, write_specimen
 
@@ -100,6 +105,19 @@ def test_a_format_answers_as_transformers(inmate: Inmate, tmp_path: Path) -> Non
         with open_session(bundle) as session:
             for tokens in map(some_tokens, lengths):
                 assert np.abs(session.score(tokens) - inmate.logits(tokens)).max() < FP16_TOLERANCE
+
+
+@pytest.mark.every_case
+def test_the_behaviour_suite_raises_no_alarm(inmate: Inmate, tmp_path: Path) -> None:
+    truth = text_truth(inmate.checkpoint.path)
+    sound = Sound(inmate.checkpoint, truth, FloatReference(inmate.checkpoint))
+    for recipe in AXES["recipe"]:
+        bundle = build(inmate.checkpoint, recipe_named(recipe), tmp_path / recipe)
+        with subject_of(bundle, sound) as subject:
+            found = check_behaviour(subject)
+        assert [check for check in found.checks if not check.passed] == []
+        notes = [one for one in bundle.manifest.recipe.notes if one.startswith(RENDERS_OTHERWISE)]
+        assert bool(notes) == (inmate.specimen.template == "marked" and recipe == "onnx-fp16")
 
 
 def is_exact(bundle: Bundle, length: int) -> bool:

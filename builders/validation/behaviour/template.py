@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from builders.onnx.tokenizer_notes import RENDERS_OTHERWISE
 from builders.oracle.texts import TOOLS, chats
 from builders.runtime.text_engine import TextEngine
 from builders.validation.behaviour.findings import Findings
@@ -17,9 +18,15 @@ def check_template(subject: Subject, engines: Sequence[TextEngine]) -> Findings:
     findings = Findings("template")
     template = subject.truth.template
     grid = {} if template is None else {chat.name: chat for chat in chats(template)}
-    notes = [note for note in subject.bundle.manifest.recipe.notes if _NOT_PROMISED in note]
+    all_notes = subject.bundle.manifest.recipe.notes
+    notes = [note for note in all_notes if _NOT_PROMISED in note]
     for engine in engines:
-        is_promised = engine.name == "the bundle's files" or not notes
+        is_own = engine.name == "the bundle's files"
+        otherwise = next((note for note in all_notes if note.startswith(RENDERS_OTHERWISE)), None)
+        if otherwise is not None and not is_own:
+            findings.skip(f"{engine.name}: conversations", otherwise)
+            continue
+        is_promised = is_own or not notes
         if template is None:
             found = engine.render([{"role": "user", "content": "Hello"}], None, add_generation_prompt=True)
             findings.equal(f"{engine.name}: no template", None, found)

@@ -156,3 +156,12 @@ def test_a_bundle_whose_template_can_not_be_read_is_reported(tmp_path: Path, raw
         bundle.file("template.jinja").write_bytes(raw)
     with pytest.raises(BundleError, match=r"the chat template template\.jinja can't be read"):
         render_prompt(named, "Hello")
+
+
+def test_tools_are_rendered_as_transformers_does_and_can_be_left_out() -> None:
+    template = "{% if tools is not none %}{{ tools | tojson }}{% endif %}{{ messages[0]['content'] }}"
+    hello, tools = [{"role": "user", "content": "Hello"}], [{"type": "function", "name": "Köln"}]
+    for given in (None, tools):
+        expected = render_chat(template, hello, {}, tools=given, engine="transformers")
+        assert render_chat(template, hello, {}, tools=given) == expected
+    assert render_chat("{{ tools is defined }}", hello, {}, tools="undefined") == "False"
