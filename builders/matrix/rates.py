@@ -59,7 +59,7 @@ VALIDATION_RATE = 2 / 50e9 + 1 / (_MINI * 32.0)
 _DECODED_TOKENS, _DECODE_RATE = 256, 1 / (_MINI * 8.05)
 # Tokens that a suite reads in addition: texts of other kinds, a sequence across edges, and prompts with what both write
 # after them, in the walks that correct the reference's answers (builders/reference/answers.py; six are assumed).
-_SUITE_TOKENS: Mapping[Suite, int] = {"accuracy": 0, "behaviour": 0, "quick": 1024 + 6 * 700, "full": 8700 + 6 * 3500}
+_SUITE_TOKENS: Mapping[Suite, int] = {"accuracy": 0, "behaviour": 0, "quick": 1024 + 6 * 600, "full": 8700 + 6 * 3500}
 _QUESTION_TOKENS, _PROMPT_TOKENS = 160, 6 * 80  # of MMLU's questions; of a prompt and its answer in as many walks
 ORACLE_SECONDS = 28.0  # docs/validation.md: once for a checkpoint on a machine
 # A build holds a few tensors; the largest is the embedding, in float32. Fitted to the peaks of full-size.md: mini's
