@@ -37,4 +37,4 @@ class EvaluationSettings:
     tasks: Path | None = None
     task_questions: int = 200
     safety: Path | None = None
-    safety_prompts: int = 64
+    safety_prompts: int = 32

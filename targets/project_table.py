@@ -134,7 +134,7 @@ class EvaluationTable(_Strict):
     )
     task_questions: Annotated[int, Field(ge=1, description="Questions of each task that are asked.")] = 200
     safety: _Path | None = Field(default=None, description="Folder of prompts that a bundle should refuse.")
-    safety_prompts: Annotated[int, Field(ge=1, description="Prompts of each of its sets that are answered.")] = 64
+    safety_prompts: Annotated[int, Field(ge=1, description="Prompts of each of its sets that are answered.")] = 32
 
 
 class CalibrationTable(_Strict):

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from builders.matrix.graph import Kind, Needs
 from builders.quantization.calibration.moments import moment_bytes
@@ -20,7 +21,7 @@ from registry.store.actions import read_record, record_names
 from registry.store.protocol import Store
 from targets.architecture import Architecture
 from targets.calibration import Calibration, labelled
-from targets.evaluation import EvaluationSettings
+from targets.evaluation import EvaluationSettings, Suite
 from targets.fit import memory_bytes
 from targets.recipes import Recipe
 
@@ -56,6 +57,10 @@ SENSITIVITY_RATE = 1800.0 / _MINI
 VALIDATION_RATE = 2 / 50e9 + 1 / (_MINI * 32.0)
 # Tokens that are generated one by one, for greedy continuations and to measure speed, at mini's 8.05 a second there.
 _DECODED_TOKENS, _DECODE_RATE = 256, 1 / (_MINI * 8.05)
+# Tokens that a suite reads in addition: texts of other kinds, a sequence across edges, and prompts with what both write
+# after them, in the walks that correct the reference's answers (builders/reference/answers.py; six are assumed).
+_SUITE_TOKENS: Mapping[Suite, int] = {"accuracy": 0, "behaviour": 0, "quick": 1024 + 6 * 600, "full": 8700 + 6 * 3500}
+_QUESTION_TOKENS, _PROMPT_TOKENS = 160, 6 * 80  # of MMLU's questions; of a prompt and its answer in as many walks
 ORACLE_SECONDS = 28.0  # docs/validation.md: once for a checkpoint on a machine
 # A build holds a few tensors; the largest is the embedding, in float32. Fitted to the peaks of full-size.md: mini's
 # embedding has 0.39 GB, small's 1.64, Phi-4-mini's 2.46; peaks 0.72, 2.5 and 4.0 GB; Core ML 0.45 GB more.
@@ -100,8 +105,18 @@ def build_amount(architecture: Architecture) -> float:
 
 
 def validation_amount(architecture: Architecture, settings: EvaluationSettings) -> float:
-    """Return how much work a validation is, in parameters x tokens."""
-    return float(architecture.parameter_count) * settings.tokens
+    """Return how much work a validation is, in parameters x tokens.
+
+    Of folders of tasks and prompts only their files are counted: how many questions they have is not read here.
+    """
+    tokens = settings.tokens + _SUITE_TOKENS[settings.suite]
+    tokens += _files(settings.tasks) * settings.task_questions * _QUESTION_TOKENS
+    tokens += _files(settings.safety) * settings.safety_prompts * _PROMPT_TOKENS
+    return float(architecture.parameter_count) * tokens
+
+
+def _files(folder: Path | None) -> int:
+    return 0 if folder is None else sum(1 for _ in folder.glob("*.jsonl"))
 
 
 def build_needs(

@@ -12,7 +12,8 @@ from targets.evaluation import EvaluationSettings
 from targets.evidence import Figure
 from targets.evidence_details import Details
 
-_QUICK_QUESTIONS, _QUICK_PROMPTS = 16, 8  # of each task and of each set
+_QUICK_QUESTIONS, _QUICK_PROMPTS = 16, 4  # of each task and of each set
+_TOKENS, _QUICK_TOKENS = 32, 16  # of an answer to one of these prompts
 
 
 def check_prompts(settings: EvaluationSettings) -> None:
@@ -43,6 +44,6 @@ def compare_prompts(
     prompts = min(settings.safety_prompts, _QUICK_PROMPTS) if is_quick else settings.safety_prompts
     tasks = () if settings.tasks is None else compare_tasks(using, settings.tasks, questions)
     asked = has_prompts or settings.safety is not None
-    safety = compare_safety(using, settings.safety, prompts) if asked else ()
+    safety = compare_safety(using, settings.safety, prompts, _QUICK_TOKENS if is_quick else _TOKENS) if asked else ()
     added = {"answers": compare_answers(using, settings.suite), "tasks": tasks, "safety": safety}
     return task_figures(using, tasks) | safety_figures(using, safety), details.model_copy(update=added)

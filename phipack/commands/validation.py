@@ -143,7 +143,7 @@ def evidence_text(evidence: Evidence) -> str:
 
 def _details_text(evidence: Evidence) -> Iterator[str]:
     """Yield tables of tasks, next to published scores, and of safety."""
-    from targets.published import PUBLISHED
+    from targets.published import MODELS, PUBLISHED, SOURCE
 
     details = evidence.details
     if details is not None and details.tasks:
@@ -160,8 +160,8 @@ def _details_text(evidence: Evidence) -> Iterator[str]:
         ]
         yield table(("task", "questions", "float32", "bundle", "drop (95 %)", "answers"), rows)
         for name in sorted({each.benchmark for each in details.tasks} & set(PUBLISHED)):
-            scores = ", ".join(f"{model} {score}" for model, score in PUBLISHED[name].items())
-            yield f"published scores of {name}, from another harness: {scores}"
+            scores = ", ".join(f"{model} {score}" for model, score in zip(MODELS, PUBLISHED[name], strict=True))
+            yield f"{name}, published, from another harness ({SOURCE}): {scores}"
     if details is not None and details.safety:
         refused = [
             (

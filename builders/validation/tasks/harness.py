@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from builders.tokenizer import Tokenizer
@@ -109,7 +110,6 @@ def _backend(model: Model) -> Any:
 
 def _task(name: str, questions: Sequence[Question]) -> tuple[Any, Any]:
     """Return the harness's `evaluate`, and its task of multiple choice over these questions."""
-    require_harness()
     import datasets
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.evaluator import evaluate
@@ -131,15 +131,21 @@ def _task(name: str, questions: Sequence[Question]) -> tuple[Any, Any]:
 
 @contextmanager
 def _quiet_harness() -> Iterator[None]:
-    """Let the harness print no warnings, and let its libraries reach no network."""
+    """Let the harness print no warnings and no progress bars, and let its libraries reach no network."""
+    require_harness()
     before = {name: os.environ.get(name) for name in _OFFLINE}
     os.environ.update(dict.fromkeys(_OFFLINE, "1"))
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    from lm_eval.api import task
+
+    bars = task.tqdm
+    task.tqdm = partial(bars, disable=True)
     try:
         yield
     finally:
+        task.tqdm = bars
         logger.setLevel(level)
         for name, value in before.items():
             if value is None:

@@ -1,0 +1,71 @@
+"""What a validation's key knows of its settings, and what it is estimated to cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builders.checkpoint import Checkpoint
+from builders.matrix.cell_plan import Inputs
+from builders.matrix.rates import validation_amount
+from registry.store.uris import open_store
+from targets.errors import MeasurementError
+from targets.evaluation import EvaluationSettings
+
+LINE = '{"schema": "phipack.task/1"}\n'
+
+
+def evaluation(checkpoint: Checkpoint, settings: EvaluationSettings, store: Path) -> dict[str, object]:
+    return Inputs(checkpoint, settings, open_store(str(store))).evaluation
+
+
+def test_settings_that_are_not_used_are_not_in_the_key(tiny: Checkpoint, tmp_path: Path) -> None:
+    """A release is held to the settings that were recorded, also by a phipack that knew fewer of them."""
+    found = evaluation(tiny, EvaluationSettings(task_questions=7, safety_prompts=7), tmp_path)
+    assert set(found) == {
+        "text",
+        "tokens",
+        "window",
+        "greedy_prompts",
+        "greedy_prompt_tokens",
+        "greedy_new_tokens",
+        "allow_newer_transformers",
+    }
+
+
+def test_folders_count_by_their_content_and_not_by_their_path(tiny: Checkpoint, tmp_path: Path) -> None:
+    found = []
+    for name, line in (("one", LINE), ("two", LINE), ("three", LINE * 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jsonl").write_text(line, "utf-8")
+        settings = EvaluationSettings(tasks=tmp_path / name, safety=tmp_path / "one")
+        found.append(evaluation(tiny, settings, tmp_path))
+    assert found[0] == found[1]
+    assert found[0]["tasks"] != found[2]["tasks"]
+    assert (found[0]["task_questions"], found[0]["safety_prompts"]) == (200, 32)
+    with pytest.raises(MeasurementError, match="no questions"):
+        evaluation(tiny, EvaluationSettings(tasks=tmp_path / "nowhere"), tmp_path)
+
+
+def test_the_texts_of_a_suite_are_in_its_key(tiny: Checkpoint, tmp_path: Path) -> None:
+    settings = EvaluationSettings()
+    found = [evaluation(tiny, replace(settings, suite=suite), tmp_path) for suite in ("accuracy", "quick", "full")]
+    assert found[0]["text"] != found[1]["text"] == found[2]["text"]
+    assert [each.get("suite") for each in found] == [None, "quick", "full"]
+
+
+def test_what_is_read_in_addition_costs_in_addition(tiny: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(LINE, "utf-8")
+    settings = EvaluationSettings()
+    asked = [
+        settings,
+        replace(settings, suite="quick"),
+        replace(settings, suite="full"),
+        replace(settings, suite="full", tasks=tmp_path),
+        replace(settings, suite="full", tasks=tmp_path, safety=tmp_path),
+    ]
+    amounts = [validation_amount(tiny.architecture, each) for each in asked]
+    assert amounts == sorted(set(amounts))
+    assert amounts[0] == tiny.architecture.parameter_count * 4096
