@@ -165,9 +165,11 @@ def _template(old: Manifest, new: Manifest, cell: CellContent) -> AppChange:
     if before == after:
         same = NOTHING if after is None else f"{new.generation.chat_template}, the same"
         return AppChange("chat template", same, same, changed=False)
-    lines = 0 if cell.difference is None else sum(line[:1] in "+-" for line in cell.difference.template)
-    after_shown = "none" if after is None else f"another, {lines} lines of difference"
-    return AppChange("chat template", (before and "production's") or "none", after_shown, changed=True, breaks=True)
+    found = () if cell.difference is None else cell.difference.template
+    lines = sum(line[:1] in ("+", "-") and line[:3] not in ("---", "+++") for line in found)
+    shown = old.generation.chat_template or "none"
+    after_shown = "none" if after is None else f"another text, {lines} lines differ"
+    return AppChange("chat template", shown, after_shown, changed=True, breaks=True)
 
 
 def _template_digest(manifest: Manifest) -> str | None:

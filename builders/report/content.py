@@ -65,7 +65,7 @@ class Content:
         against: what it is compared with, such as `phi-3-mini:production`; empty where there is nothing.
         missing: cells that the release plans and that are not registered.
         gone: cells of the baseline that the candidate does not have.
-        moves: the moves of the model's channels, newest first.
+        moves: the moves of the model's channels, newest first; None for a report that is made before any can be.
         made: when the report was made; None for one that must not depend on the time.
         tool: name and version of the program that made it.
         links: addresses of MLflow's pages by cell, where the registry is a server.
@@ -76,7 +76,7 @@ class Content:
     against: str = ""
     missing: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
-    moves: tuple[Move, ...] = ()
+    moves: tuple[Move, ...] | None = None
     made: datetime | None = None
     tool: str = "phipack"
     links: dict[str, str] = field(default_factory=dict)

@@ -65,8 +65,15 @@ class Registry(ReleaseMethods):
 
     def show(self, reference: str | Reference) -> tuple[RegisteredCell, ...]:
         """Return the cells that a reference stands for, each with its evidence."""
+        from registry.ledger.tracking import run_link
+
         return tuple(
-            RegisteredCell(version, self._ledger.evidence(version), self.measurements(version.digest))
+            RegisteredCell(
+                version,
+                self._ledger.evidence(version),
+                self.measurements(version.digest),
+                run_link(self.tracking_uri, version.run_id),
+            )
             for version in self.resolve(reference)
         )
 
@@ -113,6 +120,7 @@ class Registry(ReleaseMethods):
             RegistryError: the version has another bundle for this cell already, or the evidence is of another bundle.
             BundleError: the bundle's files are not those of its manifest.
         """
+        from phipack.api.reporting import with_pages
         from registry.ledger.registration import Registration
 
         wanted = as_reference(as_)
@@ -126,7 +134,7 @@ class Registry(ReleaseMethods):
         self._ledger.mlflow.connect()  # before gigabytes are stored in vain
         self.store.check_writable()
         self.store.add_bundle(opened)
-        return self._ledger.register(entry)
+        return self._ledger.register(with_pages(self._ledger, entry, {}))
 
     def promote(
         self, reference: str | Reference, to: str, *, reason: str = "", override_reason: str | None = None

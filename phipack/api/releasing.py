@@ -16,6 +16,7 @@ from builders.release import Release
 from phipack.api.arguments import as_checkpoint
 from phipack.api.jobs import coordinator_of
 from phipack.api.release_reports import done_report, planned_report
+from phipack.api.reporting import with_pages
 from phipack.api.results import CellReport, ReleaseReport
 from phipack.formatting import count
 from registry.bundle.manifest import Manifest
@@ -99,7 +100,8 @@ def _register(
 ) -> Callable[[Cell, Manifest, Evidence], None]:
     def register(cell: Cell, manifest: Manifest, evidence: Evidence) -> None:
         settings = evaluation_inputs(evaluation())
-        ledger.register(Registration(project.model, project.version, cell.name, manifest, evidence, settings))
+        entry = Registration(project.model, project.version, cell.name, manifest, evidence, settings)
+        ledger.register(with_pages(ledger, entry, {cell.target.name: cell.target}))
 
     return register
 

@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from builders.report.card import description, model_card
+from builders.report.charts import charts
 from builders.report.content import CellContent, Content, Subject
+from builders.report.drawing import png
 from builders.report.findings import findings, overall, verdict
 from builders.report.page import html
 from phipack.api.arguments import AnyPath, as_bundle, as_evidence
 from phipack.api.results import ReportPage, ReviewedCell
 from registry.bundle.folder import Bundle
-from registry.diff.compare import Side, compare, folder_side, version_side
+from registry.diff.compare import Side, compare, folder_side, stored_side, version_side
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import Reader, resolve_in
+from registry.ledger.registration import Registration
 from registry.ledger.tracking import run_link
 from registry.ledger.versions import PRODUCTION, CellVersion
 from registry.store.measurements import read_measurements
@@ -27,6 +31,8 @@ from targets.measurement import Measurement
 from targets.references import Reference
 
 Targets = Mapping[str, Target]
+REPORT_NAME, CARD_NAME = "report.html", "README.md"  # files of a cell's run
+_REPORT_NOTE = f"{REPORT_NAME} among the artifacts of the source run; or phipack report, for the whole release."
 
 
 def report_bundle(
@@ -77,6 +83,25 @@ def report_release(
         links={row.cell: link for row in versions if (link := run_link(ledger.uri, row.run_id)).startswith("http")},
     )
     return page(content)
+
+
+def with_pages(ledger: Ledger, entry: Registration, own: Targets) -> Registration:
+    """Return what is registered for a cell with its report, model card and charts; as it is where it is there already.
+
+    `own`: targets that phipack does not bring. Raises `RegistryError` and `StoreError` where the two can't be read.
+    """
+    rows = ledger.versions(entry.model, release=entry.version)
+    if any((row.cell, row.evidence) == (entry.cell, entry.evidence_digest) for row in rows):
+        return entry
+    found = ledger.in_channel(entry.model, PRODUCTION, entry.cell)
+    before = next((row for row in found if row.release != entry.version), None)
+    side = stored_side(ledger.store, entry.reference, entry.cell, entry.manifest, entry.evidence)
+    cell = cell_content(ledger, side, None, before, {**load_targets(), **own})
+    against = "" if before is None else before.reference
+    content = Content(entry.reference, (cell,), against=against, made=datetime.now(UTC), tool=tool())
+    pages = {REPORT_NAME: html(content), CARD_NAME: model_card(cell).encode()}
+    pages |= {f"charts/{name}.png": png(chart) for name, chart in charts(cell).items()}
+    return replace(entry, description=description(cell, _REPORT_NOTE), pages=pages)
 
 
 def cell_content(

@@ -124,12 +124,14 @@ class FitReport:
 class RegisteredCell:
     """A cell of a release, with the evidence that was registered for it.
 
-    `measurements`: on devices, that the store has of its bundle by now.
+    `measurements`: on devices, that the store has of its bundle by now. `run`: where its report is with its evidence:
+    the address of a page of MLflow's server, else the run's URI.
     """
 
     version: CellVersion
     evidence: Evidence
     measurements: tuple[Measurement, ...] = ()
+    run: str = ""
 
 
 @dataclass(frozen=True)

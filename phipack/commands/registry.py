@@ -171,7 +171,8 @@ def history(state: State, model: str) -> None:
 
 
 def _shown(cell: RegisteredCell) -> str:
-    parts = [_facts(cell.version), evidence_text(cell.evidence)]
+    report = f"phipack report {cell.version.reference} -o report.html; with the evidence: {cell.run}"
+    parts = [f"{_facts(cell.version)}\n{'report':<12}{report}", evidence_text(cell.evidence)]
     if cell.measurements:
         parts.append(f"on devices, in the store:\n\n{measurements_text(cell.measurements)}")
     return "\n\n".join(parts)

@@ -115,10 +115,16 @@ def _show(state: State, report: ReleaseReport, reports: CiReports) -> None:
     from phipack.json_form.making import release_form
 
     why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in report.failures) if report.dry_run else ""
-    known = (_cost(report), types_text(report)) if report.dry_run else ()
+    known = (_cost(report), types_text(report)) if report.dry_run else (_report_line(report),)
     state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), *known, why))))
     reports.write(report)
     report.raise_for_failures()
+
+
+def _report_line(report: ReleaseReport) -> str:
+    """Return how a reviewer gets to see what was registered; empty where nothing was."""
+    done = any(cell.registered for cell in report.cells)
+    return f"for a reviewer: phipack report {report.model}:{report.version} -o report.html" if done else ""
 
 
 def _show_jobs(state: State, report: JobsReport) -> None:

@@ -60,6 +60,7 @@ class ShownCellForm(VersionForm):
 
     evidence: Evidence
     measurements: list[Measurement] = Field(description="on devices, that the store has of the bundle by now")
+    run: str = Field(description="where report and evidence are: a page of MLflow's server, else the run's URI")
 
 
 class ShownForm(Form):
@@ -254,7 +255,10 @@ def shown_form(cells: Sequence[RegisteredCell]) -> ShownForm:
     return ShownForm(
         cells=[
             ShownCellForm(
-                **version_form(one.version).model_dump(), evidence=one.evidence, measurements=list(one.measurements)
+                **version_form(one.version).model_dump(),
+                evidence=one.evidence,
+                measurements=list(one.measurements),
+                run=one.run,
             )
             for one in cells
         ]

@@ -123,6 +123,11 @@ def folder_side(folder: Path) -> Side:
     return Side(str(folder), None, bundle.manifest, partial(_open_in, bundle))
 
 
+def stored_side(store: Store, name: str, cell: str, manifest: Manifest, evidence: Evidence) -> Side:
+    """Return the side of a bundle that is in a store, registered or not."""
+    return Side(name, cell, manifest, partial(_open_of, store), evidence)
+
+
 def version_side(ledger: Ledger, version: CellVersion) -> Side:
     """Return a registered version's side, read from the ledger's store where it has it, else from the recorded one.
 

@@ -36,7 +36,7 @@ UNDOES_TAG = TAG_PREFIX + "undoes"
 UNMOVED_TAG = TAG_PREFIX + "unmoved"
 PROMOTERS_TAG = TAG_PREFIX + "promoters"
 OVERRODE_TAG = TAG_PREFIX + "overrode"
-MOVE_KIND, CELL_KIND = "move", "cell"
+MOVE_KIND, CELL_KIND, RELEASE_KIND = "move", "cell", "release"
 TEXT_LIMIT = 2000  # characters of who and why: MLflow's limit of a tag is 8,000
 LIST_LIMIT = 7500  # characters of a list in one tag
 

@@ -1,5 +1,7 @@
 """Runs that keep evidence: one each time it is registered, RUNNING meanwhile. Only `ledger.py` uses it.
 
+They are nested in one run a release, which keeps nothing itself: MLflow's pages then show a release as one row.
+
 A process that dies leaves its run RUNNING. The next registration of the model ends it: FINISHED where a version refers
 to it, else FAILED, as an error would have. Where the registry has a lock, holding it shows that the process is dead; a
 server has none, so there the run's age does (and if it lived after all, its own end still counts).
@@ -11,17 +13,20 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from registry.ledger.channel_moves import CELL_KIND, KIND_TAG
+from registry.ledger.channel_moves import CELL_KIND, KIND_TAG, RELEASE_KIND
 from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.registration import Registration, ui_tags
+from registry.ledger.versions import RELEASE_TAG
 
 _DEAD_MS = 3_600_000
+_PARENT_TAG = "mlflow.parentRunId"
 
 
 @contextmanager
 def evidence_run(mlflow: Mlflow, experiment: str, entry: Registration) -> Iterator[str]:
     """Keep the evidence in a run, which ends with the block: FINISHED, or FAILED on any error or interrupt."""
-    run_id = mlflow.create_run(experiment, entry.reference, ui_tags(entry.run_tags()))
+    tags = ui_tags(entry.run_tags()) | {_PARENT_TAG: _release_run(mlflow, experiment, entry)}
+    run_id = mlflow.create_run(experiment, entry.reference, tags)
     ended = "FAILED"
     try:
         mlflow.log(run_id, entry.metrics(), entry.params(), entry.files())
@@ -29,6 +34,18 @@ def evidence_run(mlflow: Mlflow, experiment: str, entry: Registration) -> Iterat
         ended = "FINISHED"
     finally:
         mlflow.end_run(run_id, ended)
+
+
+def _release_run(mlflow: Mlflow, experiment: str, entry: Registration) -> str:
+    """Return the run of the release, which is created first where it is missing. Of racers' two, the older counts."""
+    tags = entry.release_tags()
+    wanted = f"tags.`{KIND_TAG}` = '{RELEASE_KIND}' AND tags.`{RELEASE_TAG}` = '{entry.version}'"
+    found = mlflow.runs(experiment, wanted, "attributes.start_time ASC")
+    if found and found[0].info.status == "FINISHED":
+        return str(found[0].info.run_id)
+    run_id = str(found[0].info.run_id) if found else mlflow.create_run(experiment, entry.release, ui_tags(tags))
+    mlflow.end_run(run_id, "FINISHED")
+    return run_id
 
 
 def end_dead_runs(mlflow: Mlflow, experiment: str, used: Collection[str], *, alone: bool) -> None:

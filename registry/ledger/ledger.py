@@ -1,12 +1,11 @@
 """The ledger: versions, evidence, channels and their history, kept in MLflow. No other module writes there.
 
-What phipack's words are in MLflow:
-
 | phipack | MLflow |
 |---|---|
 | cell of a model | registered model `MODEL.CELL`, tags phipack.model, phipack.cell |
 | a cell's version | model version: tags of `versions.py`; its source names the bundle: phipack-file:///STORE/sha256:… |
-| its evidence | a run in the experiment MODEL: figures as metrics, evidence.json and manifest.json as files |
+| its evidence | a run in the experiment MODEL: figures as metrics, evidence.json, manifest.json and report as files |
+| a release | a run there, in which those of its cells are nested |
 | channel | alias |
 | a promotion, a rollback | a run in the experiment MODEL (`channel_moves.py`) |
 | the cells that a release plans, who may move a channel | tags of the experiment MODEL (`release_plan.py`) |
@@ -137,6 +136,7 @@ class Ledger:
                     self.store.bundle_uri(entry.manifest.digest),
                     run_id,
                     entry.version_tags(run_id, self.store.uri),
+                    entry.description,
                 )
             return self._first_of_racers(entry, number)
 
@@ -326,6 +326,8 @@ class Ledger:
             return existing
         with evidence_run(self.mlflow, experiment, entry) as run_id:
             tags = entry.version_tags(run_id, existing.store)
+            if entry.description:
+                self.mlflow.describe_version(existing.registered_model, existing.number, entry.description)
             # The evidence's digest last: until it is there, the next try sets all of them again.
             for tag in (RUN_TAG, INPUTS_TAG, GATES_TAG, EVIDENCE_TAG):
                 self.mlflow.set_version_tag(existing.registered_model, existing.number, tag, tags[tag])

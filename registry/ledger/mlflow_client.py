@@ -19,6 +19,7 @@ from registry.ledger.mlflow_connection import connect, has_tables, load, unknown
 from registry.ledger.mlflow_errors import MlflowError, foreign_errors
 from registry.ledger.mlflow_rows import search_versions
 from registry.ledger.registry_lock import registry_lock, registry_wait
+from registry.ledger.run_metrics import RunMetric
 from registry.ledger.tracking import sqlite_path
 from targets.progress import Progress, silent
 from targets.this_user import user_name
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 _CONNECTIONS = 8  # to a server
 _PAGE = 1000
+# What kind of pages MLflow's UI opens an experiment with: its server/js, ExperimentKind. The pages of 3.17 look at
+# a setting of the browser instead (docs/report.md).
+_EXPERIMENT_KIND_TAG = "mlflow.experimentKind"
 _VERSIONS_PAGE = 10_000  # pages are cut from an order that every change of a version changes
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -141,9 +145,17 @@ class Mlflow:
         return self._client.get_model_version(name, str(number))
 
     @_wrapped
-    def create_version(self, name: str, source: str, run_id: str, tags: Mapping[str, str]) -> int:
-        """Add a version, tags included; return its number."""
-        return int(self._client.create_model_version(name, source=source, run_id=run_id, tags=dict(tags)).version)
+    def create_version(self, name: str, source: str, run_id: str, tags: Mapping[str, str], description: str) -> int:
+        """Add a version, tags and description included; return its number."""
+        row = self._client.create_model_version(
+            name, source=source, run_id=run_id, tags=dict(tags), description=description or None
+        )
+        return int(row.version)
+
+    @_wrapped
+    def describe_version(self, name: str, number: int, description: str) -> None:
+        """Set the description of a version."""
+        self._client.update_model_version(name, str(number), description)
 
     @_wrapped
     def delete_version(self, name: str, number: int) -> None:
@@ -186,7 +198,8 @@ class Mlflow:
     @_wrapped
     def create_experiment(self, name: str, artifact_location: str | None) -> str:
         """Create an experiment and return its ID; `artifact_location`: of its runs' files, None for MLflow's own."""
-        return str(self._client.create_experiment(name, artifact_location=artifact_location))
+        tags = {_EXPERIMENT_KIND_TAG: "custom_model_development"}
+        return str(self._client.create_experiment(name, artifact_location=artifact_location, tags=tags))
 
     @_wrapped
     def experiment_now(self, experiment_id: str) -> Any:
@@ -227,20 +240,24 @@ class Mlflow:
 
     @_wrapped
     def log(
-        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, str], files: Mapping[str, str]
+        self, run_id: str, metrics: Sequence[RunMetric], params: Mapping[str, str], files: Mapping[str, bytes]
     ) -> None:
-        """Add metrics, parameters and files (texts, by name) to a run."""
+        """Add metrics, parameters and files, by name, to a run."""
         client = self._client
         from mlflow.entities import Metric, Param
 
         now = int(time.time() * 1000)
         client.log_batch(
             run_id,
-            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            metrics=[Metric(one.name, one.value, now, one.step) for one in metrics],
             params=[Param(name, value) for name, value in params.items()],
         )
-        for name, text in files.items():
-            client.log_text(run_id, text, name)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                place = Path(folder, name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+            client.log_artifacts(run_id, folder)
 
     @_wrapped
     def end_run(self, run_id: str, status: str) -> None:

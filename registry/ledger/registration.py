@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from registry.bundle.manifest import MANIFEST_NAME, Manifest
 from registry.files.digests import digest_of_bytes
-from registry.ledger.channel_moves import CELL_KIND, KIND_TAG
+from registry.ledger.channel_moves import CELL_KIND, KIND_TAG, RELEASE_KIND
 from registry.ledger.release_inputs import inputs_of, inputs_to_tag
+from registry.ledger.run_metrics import RunMetric, run_metrics
 from registry.ledger.versions import (
     BUDGET_TAG,
     CELL_TAG,
@@ -35,13 +36,15 @@ from targets.references import Version, check_name
 from targets.this_user import user_name
 
 EVIDENCE_NAME = "evidence.json"
+NOTE_TAG = "mlflow.note.content"  # what MLflow's pages show as a run's description
 
 
 @dataclass(frozen=True)
 class Registration:
     """A bundle that is in the store, as `cell` of release `version` of `model`, with its evidence.
 
-    `settings`: how the whole release is evaluated, as inputs (`release_inputs.py`), where that is known.
+    `settings`: how the whole release is evaluated, as inputs (`release_inputs.py`), where that is known. `description`:
+    what MLflow's pages of the version and the run begin with, in Markdown; `pages`: more files of the run, by name.
     """
 
     model: str
@@ -50,11 +53,18 @@ class Registration:
     manifest: Manifest
     evidence: Evidence
     settings: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+    pages: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def reference(self) -> str:
         """The exact reference, `MODEL:1.0.0@CELL`."""
         return f"{self.model}:{self.version}@{self.cell}"
+
+    @property
+    def release(self) -> str:
+        """The release's reference, `MODEL:1.0.0`."""
+        return f"{self.model}:{self.version}"
 
     @property
     def evidence_digest(self) -> str:
@@ -106,11 +116,17 @@ class Registration:
 
     def run_tags(self) -> dict[str, str]:
         """Return the tags of the run that keeps the evidence."""
-        return self._identity() | {KIND_TAG: CELL_KIND, DIGEST_TAG: self.manifest.digest}
+        tags = self._identity() | {KIND_TAG: CELL_KIND, DIGEST_TAG: self.manifest.digest}
+        return tags | ({NOTE_TAG: self.description} if self.description else {})
 
-    def metrics(self) -> dict[str, float]:
-        """Return the run's metrics: the evidence's figures."""
-        return {name: figure.value for name, figure in self.evidence.figures.items()}
+    def release_tags(self) -> dict[str, str]:
+        """Return the tags of the run that the runs of the release's cells are nested in."""
+        note = f"Release {self.version} of {self.model}: one run for each cell is nested in this one."
+        return {MODEL_TAG: self.model, RELEASE_TAG: str(self.version), KIND_TAG: RELEASE_KIND, NOTE_TAG: note}
+
+    def metrics(self) -> tuple[RunMetric, ...]:
+        """Return the run's metrics: the evidence's figures, and what stands behind them."""
+        return run_metrics(self.evidence)
 
     def params(self) -> dict[str, str]:
         """Return the run's parameters."""
@@ -118,9 +134,9 @@ class Registration:
         shown = (CELL_TAG, RELEASE_TAG, RECIPE_TAG, TARGET_TAG, DIGEST_TAG, CHECKPOINT_TAG)
         return {tag.removeprefix(TAG_PREFIX): tags[tag] for tag in shown} | {"text": self.evidence.text}
 
-    def files(self) -> dict[str, str]:
+    def files(self) -> dict[str, bytes]:
         """Return the run's files, by name."""
-        return {EVIDENCE_NAME: self.evidence.to_json(), MANIFEST_NAME: self.manifest.to_bytes().decode()}
+        return {**self.pages, EVIDENCE_NAME: self.evidence.to_json().encode(), MANIFEST_NAME: self.manifest.to_bytes()}
 
     def taken(self, existing: CellVersion) -> RegistryError:
         """Return the error for a release that has another bundle for this cell already."""

@@ -281,7 +281,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=releasing.released,
         tidy=releasing.workshop_is_tidy,
-        imports=making.IMPORTS,
+        imports=(*making.IMPORTS, *reports.IMPORTS),
         limit=0,
     ),
     "release --finish": Command(
@@ -291,7 +291,7 @@ _FOLDERS: Mapping[str, Command] = {
         after=channels.store_is_sound,
         done=releasing.released,
         tidy=releasing.workshop_is_tidy,
-        imports=making.IMPORTS,
+        imports=(*making.IMPORTS, *reports.IMPORTS),
         limit=0,
     ),
 }

@@ -40,6 +40,16 @@ def client_of(ledger: Ledger) -> Any:
 
 
 def runs_of(ledger: Ledger) -> list[Any]:
+    """Runs of evidence and of moves, without those of releases, in which the former are nested."""
+    return [run for run in _runs_of(ledger) if run.data.tags.get("phipack.kind") != "release"]
+
+
+def releases_of(ledger: Ledger) -> list[Any]:
+    """Runs of releases."""
+    return [run for run in _runs_of(ledger) if run.data.tags.get("phipack.kind") == "release"]
+
+
+def _runs_of(ledger: Ledger) -> list[Any]:
     client = client_of(ledger)
     experiment = client.get_experiment_by_name("phi")
     return [] if experiment is None else list(client.search_runs([experiment.experiment_id]))

@@ -7,6 +7,7 @@ text over text, text that is cut off, a page wider than its window, colours too 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from devtools import axe
 from tests.support.browser import Browser, running_browser
 
 NARROW, WIDE, PAPER = 390, 1200, 718  # CSS pixels: a phone, a window, A4 between its margins
+PICTURE = Path(__file__).parents[3] / "docs" / "report.png"
 CSS = Path(__file__).parents[3] / "builders" / "report" / "templates" / "report.css"
 _TEXTS_OF_CHARTS = """
 [...document.querySelectorAll('svg.chart')].map(chart => {
@@ -87,6 +89,15 @@ def test_dark_is_dark(browser: Browser, url: str) -> None:
     browser.style(dark=False)
     assert min(_rgb(browser.run(paper))) > 240
     assert max(_rgb(browser.run(ink))) < 60
+
+
+def test_the_picture_in_the_docs_is_small(browser: Browser, url: str) -> None:
+    """PICTURES=update takes it again."""
+    if os.environ.get("PICTURES") == "update":
+        browser.open(url, width=900, height=760)
+        PICTURE.write_bytes(browser.screenshot(whole=False))
+    assert PICTURE.read_bytes().startswith(b"\x89PNG")
+    assert PICTURE.stat().st_size < 150_000
 
 
 @pytest.mark.parametrize("block", [0, 1], ids=["light", "dark"])

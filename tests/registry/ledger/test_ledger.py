@@ -52,7 +52,7 @@ def test_a_registered_version_is_the_same_in_plain_mlflow(ledger: Ledger, store:
     }
     run = client.get_run(row.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.metrics == {"kl_mean": 0.01, "artifact_bytes": bundle.manifest.total_bytes}
+    assert run.data.metrics == {"kl_mean_nat": 0.01, "artifact_bytes": bundle.manifest.total_bytes}
     assert run.data.params["release"] == "1.0.0"
     files = {file.path for file in client.list_artifacts(row.run_id)}
     assert {"evidence.json", MANIFEST_NAME} <= files <= {"evidence.json", MANIFEST_NAME, "bundle"}

@@ -1,0 +1,107 @@
+"""What a reviewer is pointed to: each planted defect is a finding, and what is merely different is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.report.answers import marked
+from builders.report.content import CellContent, Content
+from builders.report.findings import findings, overall, verdict
+from targets.evidence_details import Details
+from tests.support.report_samples import answers, checks, compared, details, safety, task
+
+# Part of the details -> what the finding says. Each gate still passes.
+PLANTED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a stop id that does not end an answer": (
+        {"checks": checks(("ids", "stop id 32007 ends generation", "expected the end, found 64 more tokens"))},
+        "fail",
+        "Check of ids: stop id 32007 ends generation: expected the end, found 64 more tokens.",
+    ),
+    "one text that is far worse": (
+        {
+            "texts": [
+                one.model_copy(update={"kl_mean": 0.4}) if one.text == "german" else one for one in details().texts
+            ]
+        },
+        "look",
+        "Text german: a divergence of 0.4 nat, 3.8 times the mean of all texts.",
+    ),
+    "positions past the window": (
+        {
+            "positions": [
+                o.model_copy(update={"kl_mean": 0.3}) if "window" in o.where else o for o in details().positions
+            ]
+        },
+        "look",
+        "Positions 2,048 to 2,304, past the sliding window: 0.3 nat; elsewhere at most 0.031.",
+    ),
+    "a task that has certainly dropped": (
+        {"tasks": (task("MMLU", 1000, 0.692, 0.612, 110, 30, 0.061, 0.099),)},
+        "look",
+        "Task MMLU: 61.2% where float32 has 69.2%; the drop is 6.1 to 9.9 points at 95% confidence.",
+    ),
+    "refusals that are gone": (
+        {"safety": (safety("HarmBench", 80, 0.7, 78, 41, 37),)},
+        "look",
+        "Safety, HarmBench: 37 of 78 refusals of float32 are gone.",
+    ),
+    "answers that never end": (
+        {"answers": [one.model_copy(update={"bundle_ended": False}) for one in answers()]},
+        "look",
+        "4 answers end in float32, and do not end here.",
+    ),
+    "empty answers": (
+        {"answers": [one.model_copy(update={"bundle": ""}) for one in answers()]},
+        "look",
+        "4 answers are empty here.",
+    ),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_defect_is_found(tmp_path: Path, planted: str) -> None:
+    changes, severity, expected = PLANTED[planted]
+    broken = Details.model_validate(details().model_dump() | {name: list(part) for name, part in changes.items()})
+    cell = compared(tmp_path, broken)
+    found = [one for one in findings(cell) if one.text == expected]
+    assert [one.severity for one in found] == [severity]
+    assert verdict(cell.candidate).state == ("warn" if severity == "fail" else "pass")
+
+
+def test_what_is_only_different_is_no_finding(tmp_path: Path) -> None:
+    quiet = details(tasks=(task("MMLU", 1000, 0.692, 0.684, 31, 23, -0.006, 0.022),), safety=())
+    cell = compared(tmp_path, quiet)
+    cell = replace(cell, baseline=cell.candidate)
+    assert [one.text for one in findings(cell)] == ["Not measured: safety."]
+
+
+def test_a_release_passes_where_every_planned_cell_does(tmp_path: Path) -> None:
+    good, bad = compared(tmp_path / "good"), compared(tmp_path / "bad", kl_mean=0.2)
+    assert overall(Content("phi:1.1.0", (good,))).state == "pass"
+    assert overall(Content("phi:1.1.0", (good,), missing=("pixel-9",))).state == "fail"
+    found = overall(Content("phi:1.1.0", (good, bad)))
+    assert (found.state, found.text) == ("fail", "1 of 2 cells: iphone-15")
+    assert findings(bad)[0].text == "Gate: kl_mean is 0.2, must be <= 0.05 (asked by project)."
+    unread = CellContent(replace(good.candidate, evidence=None, problem="changed since"))
+    assert verdict(unread.candidate).text == "its evidence can't be read: changed since"
+
+
+@pytest.mark.parametrize(
+    ("reference", "text", "differ"),
+    [
+        ("a b c", "a b c", []),
+        ("a b c", "a x c", ["x"]),
+        ("a b c", "", []),
+        ("", "a b", ["a b"]),
+        ("a b c d", "a x y d", ["x y"]),
+        ("Yes.", "Yes!", ["!"]),
+    ],
+)
+def test_words_that_the_reference_does_not_have_are_marked(reference: str, text: str, differ: list[str]) -> None:
+    pieces = marked(reference, text)
+    assert "".join(piece.text for piece in pieces) == text
+    assert [piece.text for piece in pieces if piece.differs] == differ

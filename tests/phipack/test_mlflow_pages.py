@@ -1,0 +1,99 @@
+"""What a reviewer finds on MLflow's pages: verdict and gates, the report, charts, metrics with units, nested runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import phipack
+from builders.report.card import DESCRIPTION_LIMIT, description, model_card
+from builders.report.content import CellContent
+from registry.ledger.ledger import Ledger
+from tests.support.registrations import client_of, releases_of, runs_of
+from tests.support.report_samples import compared, details, evidence, small_bundle
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> phipack.Registry:
+    """A registry in a folder of its own."""
+    for name in ("PHIPACK_STORE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return phipack.Registry(home=tmp_path / "home", user="ann")
+
+
+def test_a_version_has_verdict_gates_report_and_charts(registry: phipack.Registry, tmp_path: Path) -> None:
+    ledger: Ledger = registry._ledger
+    bundle = small_bundle(tmp_path / "bundle", stop_ids=[2], template="t", q4=7)
+    (tmp_path / "bundle" / "manifest.json").unlink()
+    real = bundle.manifest.model_copy(
+        update={
+            "files": [e.model_copy(update={"bytes": 1}) if e.path == "model.gguf" else e for e in bundle.manifest.files]
+        }
+    )
+    (tmp_path / "bundle" / "manifest.json").write_bytes(real.to_bytes())
+    opened = phipack.open_bundle(tmp_path / "bundle")
+    rows = [
+        registry.register(opened, evidence(opened, details(), target=cell), as_=f"phi:1.0.0@{cell}")
+        for cell in ("iphone-15", "pixel-9")
+    ]
+    client = client_of(ledger)
+    (parent,) = releases_of(ledger)
+    assert parent.info.run_name == "phi:1.0.0"
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs_of(ledger)} == {parent.info.run_id}
+    version = client.get_model_version("phi.iphone-15", "1")
+    assert version.description.startswith("**Passes**: all 4 gates and 10 checks of behaviour.")
+    assert "| kl\\_mean | 0.024 nat | &lt;= 0.05 nat | project | passes |" in version.description
+    run = client.get_run(rows[0].run_id)
+    assert run.data.tags["mlflow.note.content"] == version.description
+    metrics = run.data.metrics
+    assert metrics["kl_mean_nat"] == 0.024
+    assert metrics["text/chinese/kl_nat"] == 0.061
+    assert metrics["task/SocialIQA/drop_points"] == 2.6
+    assert metrics["safety/harmless look-alikes/refusals_lost"] == 0
+    assert (metrics["checks/failed"], metrics["checks/made"]) == (0, 10)
+    curve = client.get_metric_history(rows[0].run_id, "kl_by_position_nat")
+    assert [point.step for point in curve] == [64, 512, 2047, 2304, 4096]
+    charts = {file.path for file in client.list_artifacts(rows[0].run_id, "charts")}
+    assert charts == {f"charts/{name}.png" for name in ("texts", "positions", "classes", "tasks", "storage")}
+    assert {"report.html", "README.md"} <= {file.path for file in client.list_artifacts(rows[0].run_id)}
+    files = (
+        ledger.mlflow.read_file(rows[0].run_id, "charts/texts.png"),
+        ledger.mlflow.read_file(rows[0].run_id, "report.html"),
+    )
+    assert files[0].startswith(b"\x89PNG")
+    assert b"<h1>phi:1.0.0@iphone-15</h1>" in files[1]
+    assert client.get_experiment_by_name("phi").tags["mlflow.experimentKind"] == "custom_model_development"
+    assert registry.register(opened, evidence(opened, details()), as_="phi:1.0.0@iphone-15") == rows[0]
+    assert (len(runs_of(ledger)), len(releases_of(ledger))) == (2, 1)
+
+
+def test_new_evidence_has_a_new_description(registry: phipack.Registry, tmp_path: Path) -> None:
+    from devtools.bundles import make_bundle, make_evidence
+
+    bundle = make_bundle(tmp_path / "bundle")
+    row = registry.register(bundle, make_evidence(bundle, kl_mean=0.2), as_="phi:1.0.0@iphone-15")
+    client = client_of(registry._ledger)
+    assert "Does not pass" in client.get_model_version("phi.iphone-15", str(row.number)).description
+    registry.register(bundle, make_evidence(bundle), as_="phi:1.0.0@iphone-15")
+    assert "**Passes**" in client.get_model_version("phi.iphone-15", str(row.number)).description
+    assert len(releases_of(registry._ledger)) == 1
+
+
+def test_a_card_has_hugging_faces_metadata_and_what_it_is_for(tmp_path: Path) -> None:
+    cell: CellContent = compared(tmp_path)
+    card = model_card(cell)
+    assert card.startswith("---\nlicense: other\nlicense_name: as-of-the-checkpoint\nlibrary_name: llama.cpp\n")
+    titles = [line for line in card.splitlines() if line.startswith("#")]
+    assert titles[1:] == [
+        f"## {name}"
+        for name in ("Gates", "What to look at", "Intended use", "How to run it", "Limits", "Licences", "Origin")
+    ]
+    assert "- StrongREJECT, in the evaluation alone: MIT" in card
+    many = details(checks=tuple(one for _ in range(400) for one in details().checks))
+    assert len(description(cell, "here")) < DESCRIPTION_LIMIT
+    wrong = tuple(check.model_copy(update={"passed": False, "detail": "<b>`x`|"}) for check in many.checks)
+    long = description(compared(tmp_path / "b", many.model_copy(update={"checks": wrong})), "here")
+    assert len(long) <= DESCRIPTION_LIMIT
+    assert long.endswith("(The report has the rest.)")
+    assert "&lt;b&gt;\\`x\\`\\|" in long
