@@ -24,11 +24,18 @@ Draft = Callable[[Sequence[Sequence[int]], Sequence[int]], list[list[int]]]
 
 
 def reference_answers(
-    reference: FloatReference, prompts: Sequence[Sequence[int]], count: int, stops: Collection[int], draft: Draft
+    reference: FloatReference,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    stops: Collection[int],
+    draft: Draft,
+    *,
+    most_walks: int | None = None,
 ) -> list[list[int]]:
     """Return the likeliest `count` tokens after each prompt, fewer where one of `stops` comes first, which is included.
 
-    `draft`: continues each sequence by at least one token; the better it guesses, the fewer walks.
+    `draft`: continues each sequence by at least one token; the better it guesses, the fewer walks. An answer that takes
+    more than `most_walks` is cut where it is known to, and has neither its tokens nor a stop id at its end.
     """
     key = padded([[count, *sorted(stops)], *([len(prompt), *prompt] for prompt in prompts)])
     known = reference.cached(key, "answers", (len(prompts), 1 + count))
@@ -36,7 +43,11 @@ def reference_answers(
         rows = known.astype(np.int64)
         return [row[1 : 1 + row[0]].tolist() for row in rows]
     answers: list[list[int]] = [[] for _ in prompts]
+    walks = 0
     while unfinished := [number for number, ids in enumerate(answers) if not _is_finished(ids, count, stops)]:
+        if walks == most_walks:
+            return answers
+        walks += 1
         so_far = [[*prompts[number], *answers[number]] for number in unfinished]
         drafts = draft(so_far, [count - len(answers[number]) for number in unfinished])
         drafted = [[*ids, *more] for ids, more in zip(so_far, drafts, strict=True)]

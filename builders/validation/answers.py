@@ -14,8 +14,9 @@ from importlib import resources
 
 import numpy as np
 
-from builders.reference import reference_answers
+from builders.reference import FloatReference, reference_answers
 from builders.runtime.generation import bundled_template, render_prompt
+from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer
 from builders.validation.measurement import Measurement
 from registry.bundle.folder import Bundle
@@ -70,25 +71,45 @@ def answer(using: Measurement, prompts: Sequence[Sequence[int]], count: int) -> 
     stops = frozenset(using.bundle.manifest.generation.stop_token_ids)
     room = using.bundle.manifest.model.exact_context_length - count
     fitting = [ids for ids in prompts if 0 < len(ids) <= room]
+    found = answer_both(using.session, using.reference, fitting, count, stops)
+    pairs = iter(
+        [Pair(tuple(ids), tuple(theirs), tuple(ours)) for ids, (ours, theirs) in zip(fitting, found, strict=True)]
+    )
+    return [next(pairs) if 0 < len(ids) <= room else None for ids in prompts]
+
+
+def answer_both(
+    session: Session,
+    reference: FloatReference,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    stops: frozenset[int],
+    *,
+    most_walks: int | None = None,
+) -> list[tuple[list[int], list[int]]]:
+    """Continue prompts by up to `count` tokens: the bundle's tokens after each, and the reference's.
+
+    The bundle drafts what the reference corrects, so that an answer which is the same takes one walk. With
+    `most_walks`, an answer that takes more is cut where it is known to.
+    """
+    if not prompts:
+        return []
+    longest = max(map(len, prompts)) + count
     drafts: dict[tuple[int, ...], list[int]] = {}
 
     def draft(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
         new = [ids for ids in sequences if tuple(ids) not in drafts]
-        prompts = [np.asarray(ids, np.int64) for ids in new]
-        # At most as many as the longest one has room for, at least one: enough for a draft.
-        most = min(max(limits), room + count - max(map(len, new), default=0))
-        answers = using.session.continue_each(prompts, most, stops=stops)
+        most = min(max(limits), longest - max(map(len, new), default=0))  # one for all, within what was asked for
+        answers = session.continue_each([np.asarray(ids, np.int64) for ids in new], most, stops=stops)
         for number, (ids, tokens) in enumerate(zip(new, answers, strict=True)):
-            using.on_progress(Step("answer", number, len(new), "prompts"))
+            reference.on_progress(Step("answer", number, len(new), "prompts"))
             drafts[tuple(ids)] = tokens.tolist()
         return [drafts[tuple(ids)][:limit] for ids, limit in zip(sequences, limits, strict=True)]
 
-    by_bundle = draft(fitting, [count] * len(fitting)) if fitting else []
-    using.on_progress(Step("answer", len(fitting), len(fitting), "prompts"))
-    by_reference = reference_answers(using.reference, fitting, count, stops, draft) if fitting else []
-    both = zip(fitting, by_reference, by_bundle, strict=True)
-    pairs = iter([Pair(tuple(ids), tuple(theirs), tuple(ours)) for ids, theirs, ours in both])
-    return [next(pairs) if 0 < len(ids) <= room else None for ids in prompts]
+    ours = draft(prompts, [count] * len(prompts))
+    reference.on_progress(Step("answer", len(prompts), len(prompts), "prompts"))
+    theirs = reference_answers(reference, prompts, count, stops, draft, most_walks=most_walks)
+    return list(zip(ours, theirs, strict=True))
 
 
 def prompt_ids(bundle: Bundle, tokenizer: Tokenizer, prompt: str) -> list[int]:

@@ -60,7 +60,7 @@ def test_the_references_answers_are_its_own(nursery: Nursery) -> None:
             assert answer.reference_ended == (stop < len(own))
 
 
-class Parrot:
+class Parrot(Session):
     """A session that writes one token for ever, or ends at once."""
 
     runtime, is_own_runtime = "parrot", True
@@ -78,9 +78,8 @@ class Parrot:
 @pytest.mark.parametrize(("token", "kind"), [(65, "loop"), (65, "endless"), (310, "empty")])
 def test_answers_that_degenerate_are_caught(token: int, kind: str, nursery: Nursery, tmp_path: Path) -> None:
     sound = nursery.sound("llama, long")
-    parrot: Session = Parrot(token)  # type: ignore[assignment]
     with subject_of(nursery.bundle("llama, long", "onnx-fp16"), sound, replace(SAMPLE, answers=8)) as subject:
-        other = replace(subject, session=parrot, reference=Ending(sound.reference))  # type: ignore[arg-type]
+        other = replace(subject, session=Parrot(token), reference=Ending(sound.reference))  # type: ignore[arg-type]
         found = check_degeneration(other)
     failed = {check.name for check in found.findings.checks if not check.passed}
     assert f"share of 8 answers: {kind}" in failed

@@ -41,7 +41,7 @@ FAILED = Check(group="ids", name="stop id 7 ends an answer", passed=False, detai
 def evidence(bundle: Bundle, tiny: Checkpoint) -> Evidence:
     """Measured with the bundle in a process of its own, as a command does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builders.validation.validate.measure_speed", lambda _: Speed(1.0, 1.0, 1))
+        patch.setattr("builders.validation.validate.measure_speed", lambda _: Speed((1.0,), (1.0,), 1, 0.0))
         return validate(bundle, tiny, BRIEF)
 
 
