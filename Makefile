@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "setting up .venv (the first time takes about 8 minutes: llama.cpp is compiled)"
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[build,registry,serve,cluster]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[build,registry,serve,cluster,tasks]' --group dev
 	@touch $@
 
 demo: $(STAMP)

@@ -67,6 +67,7 @@ BY_PATH = {
     "tests/builders/validation/behaviour/test_degeneration.py": "slow",
     "tests/builders/validation/behaviour/test_mutants.py": "slow",
     "tests/builders/validation/behaviour/test_suite.py": "process",
+    "tests/builders/validation/tasks/test_harness.py": "slow",
     "tests/builders/validation/test_validate.py": "process",
     "tests/clients/test_plain_bundle.py": "slow",
     "tests/clients/test_plain_client.py": "slow",
