@@ -80,7 +80,9 @@ def overall(content: Content) -> Verdict:
         )
     if warned:
         return Verdict("warn", f"{len(warned)} of {total}: {', '.join(warned)}")
-    return Verdict("pass", f"{total}, every gate and every check that was made")
+    look = sum(one.severity == "look" for cell in content.cells for one in findings(cell))
+    more = f"; {look} {'thing' if look == 1 else 'things'} to look at" if look else ""
+    return Verdict("pass", f"{total}, every gate and every check that was made{more}")
 
 
 def findings(cell: CellContent) -> list[Finding]:

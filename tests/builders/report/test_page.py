@@ -55,7 +55,7 @@ def test_verdict_and_gates_come_first(page: Element) -> None:
     assert order[:5] == ["phi:1.1.0", "Cells", "iphone-15", "What to look at first", "What it is"]
     assert order[5] == "Gates"
     (first, *_) = [one for one in page.all("p") if one.attributes.get("class", "").startswith("verdict")]
-    assert first.text == "Passes: 1 cell, every gate and every check that was made."
+    assert first.text == "Passes: 1 cell, every gate and every check that was made; 5 things to look at."
 
 
 def test_all_of_the_evidence_is_there(page: Element, cell: CellContent) -> None:
