@@ -58,6 +58,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe("onnx-int4", "onnx", 4, "int4 matrices in blocks of 32 (MatMulNBits)"),
         Recipe("coreml-fp16", "coreml", 16, "float16 weights and activations, stateful KV cache, iOS 18"),
         Recipe("coreml-int4", "coreml", 4, "int4 matrices in blocks of 32, stateful KV cache, iOS 18"),
+        Recipe("coreml-palettized4", "coreml", 4, "tables of 16 values for 8 rows, stateful KV cache, iOS 18"),
     )
 }
 

@@ -7,6 +7,7 @@ reads the tensor and computes the array to write, as `targets/storage/coreml.py`
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from builders.coreml.quantize import quantize
 from builders.quantization.calibration.statistics import MatrixStatistics
 from builders.quantization.grids.affine import AffineGrid, AffineMatrix
 from builders.quantization.rounding.matrix import affine_matrix
+from builders.quantization.rounding.tables import TableMatrix, table_matrix
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
-from targets.storage.coreml import FLOAT32, UINT4, Blocks, blocks_of, plan, storage_of
+from targets.storage.coreml import FLOAT32, UINT4, Blocks, Tables, blocks_of, plan, storage_of, tables_of
 
 LEAST_IMPORTANCE = np.float32(1e-6)  # of a column that a norm makes almost 0
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
@@ -39,6 +41,7 @@ class Weights:
         self._promises: dict[str, Callable[[], NDArray[Any]]] = {}
         self._norms = norms_before(request.checkpoint.architecture)
         self._last: tuple[str, AffineMatrix | None] = ("", None)
+        self._last_tables: tuple[str, TableMatrix | None] = ("", None)
 
     def is_promised(self, constant: str) -> bool:
         """Return whether a constant of that name is promised: its data is computed when the package is written."""
@@ -96,9 +99,27 @@ class Weights:
                 offset=self._promise(name + "_offset", counts, codes, lambda: self._quantized(tensor, blocks).zeros),
                 name=name,
             )
+        if (tables := tables_of(storage)) is not None:
+            return self._looked_up(tensor, name, shape, tables)
         if storage == FLOAT32:
             return self._promise(name, shape, np.dtype(np.float32), lambda: self._source.tensor(tensor))
         return self._promise(name, shape, np.dtype(np.float16), lambda: self._narrow(tensor))
+
+    def _looked_up(self, tensor: str, name: str, shape: tuple[int, ...], tables: Tables) -> Any:
+        """Return the variable of a matrix in tables: values looked up, then scaled by row."""
+        from coremltools.converters.mil.mil import Builder, types
+
+        rows, columns = shape
+        half = np.dtype(np.float16)
+        table_shape = (rows // tables.rows, 1, 16, 1)
+        made = partial(self._in_tables, tensor, tables)
+        values = Builder.constexpr_lut_to_dense(
+            indices=self._promise(name + "_data", (rows, columns), types.np_uint4_dtype, lambda: made().codes),
+            lut=self._promise(name + "_tables", table_shape, half, lambda: made().tables),
+            name=name + "_values",
+        )
+        scales = self._promise(name + "_scale", (rows, 1), half, lambda: made().scales)
+        return Builder.constexpr_blockwise_shift_scale(data=values, scale=scales, name=name)
 
     def _promise(
         self, constant: str, shape: tuple[int, ...], dtype: np.dtype[Any], make: Callable[[], NDArray[Any]]
@@ -137,6 +158,17 @@ class Weights:
                     quantized = affine_matrix(values, grid, statistics or _columns_alike(values))
             self._last = (tensor, quantized)
         return quantized
+
+    def _in_tables(self, tensor: str, tables: Tables) -> TableMatrix:
+        """Return a matrix in tables. The last one is kept, as with blocks."""
+        if self._last_tables[0] != tensor or self._last_tables[1] is None:
+            self._last_tables = ("", None)
+            values, statistics = self._finite_in_float16(tensor), self._statistics(tensor)
+            with self.phases.phase("quantize", values.nbytes):
+                quantized = table_matrix(values, tables.rows, statistics or _columns_alike(values))
+            self._last_tables = (tensor, quantized)
+            return quantized
+        return self._last_tables[1]
 
     def _statistics(self, tensor: str) -> MatrixStatistics | None:
         """Return what a matrix is multiplied with, where that was measured."""

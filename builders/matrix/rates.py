@@ -31,7 +31,7 @@ _MINI = 3.82e9  # parameters of Phi-3-mini, from which most rates were measured
 # Recipe -> seconds a parameter. Source: docs/benchmarks/full-size.md, mini on 2 cores; coreml-fp16 from Phi-4-mini's
 # row there (3.84e9 parameters) divided by 3.0, as coreml-int4's rows show that the machine was busy by that much more.
 # Estimates, not runs: gguf-q6_k, q5_k_m, iq4_nl and q3_k_m, from the weights of each type that ggml quantizes a second
-# relative to Q4_K; onnx-int8 as gguf-q8_0.
+# relative to Q4_K; onnx-int8 as gguf-q8_0; coreml-palettized4 from 1.7 ms a table on one core.
 BUILD_RATES: Mapping[str, float] = {
     "gguf-f16": 19.4 / _MINI,
     "gguf-q8_0": 23.0 / _MINI,
@@ -46,6 +46,7 @@ BUILD_RATES: Mapping[str, float] = {
     "onnx-int4": 30.6 / _MINI,
     "coreml-fp16": 152.5 / 3.0 / 3.84e9,
     "coreml-int4": 49.9 / _MINI,
+    "coreml-palettized4": 110 / _MINI,
 }
 # Calibration -> seconds a parameter, of the walk and the rounding. light: what mini's onnx-int4 takes longer with it on
 # 2 cores. full: an estimate, not a run.

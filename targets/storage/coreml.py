@@ -4,8 +4,15 @@
 uint4 offset: 4.625 bits per weight, the layout and the size of coremltools' `linear_quantize_weights` in its "linear"
 mode. Its symmetric mode saves the offset, 2.8 % of the bytes, but raises the KL divergence by half (135M model: from
 .36 to .57). A tied embedding is stored once. Norms are float32, biases of matrices float16. A matrix whose row length
-is no multiple of the block size stays float16, as with coremltools. Types that were chosen for a budget
-(`Recipe.types`) replace these: other sizes of blocks, and codes and offsets of 8 bits.
+is no multiple of the block size stays float16, as with coremltools.
+
+`coreml-palettized4` stores every matrix as 4-bit codes into tables of 16 float16 values. `TABLE_ROWS` rows share one
+(as many as divide the rows, where that is fewer), and each row has a float16 scale: 4.02 to 4.1 bits per weight. This
+is `palettize_weights` of coremltools with grouped channels and a scale a channel, which Apple recommends for the Neural
+Engine (coremltools' optimization overview).
+
+Types that were chosen for a budget (`Recipe.types`) replace these: other sizes of blocks, and codes and offsets of 8
+bits.
 """
 
 from __future__ import annotations
@@ -37,7 +44,21 @@ class Blocks:
         return f"uint{self.bits} block {self.size}"
 
 
+@dataclass(frozen=True)
+class Tables:
+    """Codes of 4 bits into tables of 16 float16 values, which `rows` rows share, and a float16 scale a row."""
+
+    rows: int
+
+    @property
+    def label(self) -> str:
+        """Its name in manifests and tables."""
+        return f"table of 16 for {self.rows} rows"
+
+
 UINT4 = Blocks(4, BLOCK_SIZE).label
+TABLE_ROWS = 8
+_TABLES = {tables.label: tables for tables in (Tables(1 << power) for power in range(TABLE_ROWS.bit_length()))}
 # What a budget chooses among.
 CANDIDATES = tuple(Blocks(4, size) for size in (64, 32, 16)) + tuple(Blocks(8, size) for size in (128, 64, 32))
 _BLOCKS = {blocks.label: blocks for blocks in CANDIDATES}
@@ -48,19 +69,28 @@ def blocks_of(storage: str) -> Blocks | None:
     return _BLOCKS.get(storage)
 
 
+def tables_of(storage: str) -> Tables | None:
+    """Return the tables of a storage; None where it has none."""
+    return _TABLES.get(storage)
+
+
 def storage_of(name: str, shape: tuple[int, ...], recipe: Recipe) -> str:
-    """Return how a tensor is stored: FLOAT16, FLOAT32 or the label of `Blocks`.
+    """Return how a tensor is stored: FLOAT16, FLOAT32 or the label of `Blocks` or `Tables`.
 
     Raises:
         RecipeError: another format's recipe, or a chosen type that the matrix can't have.
     """
     if recipe.format != "coreml":
-        raise RecipeError(f"{recipe.name} is not a Core ML recipe", fix="use coreml-fp16 or coreml-int4")
+        raise RecipeError(
+            f"{recipe.name} is not a Core ML recipe", fix="use coreml-fp16, coreml-int4 or coreml-palettized4"
+        )
     if len(shape) == 1:
         return FLOAT16 if name.endswith("proj.bias") else FLOAT32
     if (chosen := dict(recipe.types).get(name)) is not None:
         require_candidate(name, chosen, _candidates(shape))
         return chosen
+    if recipe.name == "coreml-palettized4" and recipe.budget is None:
+        return Tables(math.gcd(shape[0], TABLE_ROWS)).label
     return UINT4 if recipe.bits == 4 and shape[-1] % BLOCK_SIZE == 0 else FLOAT16
 
 
@@ -74,8 +104,10 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
 
 
 def part_bytes(shape: tuple[int, ...], storage: str) -> tuple[int, ...]:
-    """Return the bytes of each array of a tensor in `weight.bin`: its data, and for blocks its scales and offsets."""
+    """Return the bytes of each array of a tensor in `weight.bin`: its data, and what blocks or tables have besides."""
     count, blocks = math.prod(shape), blocks_of(storage)
+    if (tables := tables_of(storage)) is not None:
+        return (math.ceil(count / 2), shape[0] // tables.rows * 16 * 2, shape[0] * 2)
     if blocks is None:
         return (count * (4 if storage == FLOAT32 else 2),)
     scales = count // blocks.size

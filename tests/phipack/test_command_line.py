@@ -146,7 +146,7 @@ def test_a_wrong_project_file_is_reported_by_file_line_and_key(phipack: Run, tmp
 
 def test_fit_names_what_to_take_for_what_a_format_cannot_run(phipack: Run, tmp_path: Path) -> None:
     write_tiny(tmp_path / "small", family="phi3small")
-    instead = "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4"
+    instead = "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4, coreml-palettized4"
     assert instead in phipack("fit", "./small", "--target", "iphone-15").stdout
     assert instead in phipack("build", "small", "--recipe", "gguf-q8_0", "-o", "out", expect=1).stderr
 

@@ -24,7 +24,7 @@ def test_all_documented_recipes_exist() -> None:
     assert set(RECIPES) == {
         *("gguf-f16", "gguf-q8_0", "gguf-q6_k", "gguf-q5_k_m", "gguf-q4_k_m"),
         *("gguf-iq4_nl", "gguf-q4_0", "gguf-q3_k_m"),
-        *("onnx-fp16", "onnx-int8", "onnx-int4", "coreml-fp16", "coreml-int4"),
+        *("onnx-fp16", "onnx-int8", "onnx-int4", "coreml-fp16", "coreml-int4", "coreml-palettized4"),
     }
 
 

@@ -98,25 +98,33 @@ def round_matrix(
         moments: second moments of its inputs in diagonal blocks: see `MatrixStatistics`.
         refit: changes a grid's scales for given codes, before and after the sweep; None for grids that are kept.
     """
+    curvatures = curvatures_of(moments)
+    return by_rows(weights, lambda rows: round_rows(rows, grid, curvatures, refit))
+
+
+def curvatures_of(moments: Sequence[Floats]) -> list[Curvature]:
+    """Damp and factor the diagonal blocks of a matrix's moments."""
     with single_threaded_products():
-        curvatures = [Curvature.of(block) for block in moments]
+        return [Curvature.of(block) for block in moments]
 
-    def work(rows: Floats) -> tuple[NDArray[Any], ...]:
-        start, parts = 0, list[Rounded]()
-        for curvature in curvatures:
-            stop = start + len(curvature.damped)
-            part = _gptq(np.ascontiguousarray(rows[:, start:stop].T), grid, curvature.factor)
-            if refit is not None:
-                refit(part, curvature)
-            _descend(part, grid.columns, curvature.damped)
-            if refit is not None:
-                refit(part, curvature)
-            parts.append(part)
-            start = stop
-        codes = np.ascontiguousarray(np.concatenate([part.codes for part in parts]).T)
-        return tuple(grid.pack([block for part in parts for block in part.blocks], codes))
 
-    return by_rows(weights, work)
+def round_rows(
+    rows: Floats, grid: Grid, curvatures: Sequence[Curvature], refit: Refit | None = None
+) -> tuple[NDArray[Any], ...]:
+    """Do for some rows [rows, columns] what `round_matrix` does for all."""
+    start, parts = 0, list[Rounded]()
+    for curvature in curvatures:
+        stop = start + len(curvature.damped)
+        part = _gptq(np.ascontiguousarray(rows[:, start:stop].T), grid, curvature.factor)
+        if refit is not None:
+            refit(part, curvature)
+        _descend(part, grid.columns, curvature.damped)
+        if refit is not None:
+            refit(part, curvature)
+        parts.append(part)
+        start = stop
+    codes = np.ascontiguousarray(np.concatenate([part.codes for part in parts]).T)
+    return tuple(grid.pack([block for part in parts for block in part.blocks], codes))
 
 
 def _gptq(weights: Floats, grid: Grid, factor: Floats) -> Rounded:

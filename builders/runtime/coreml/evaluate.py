@@ -228,7 +228,9 @@ class Evaluator:
     def _weight(self, step: Step) -> Tensor:
         """Return a `constexpr` operation's result, in float32 where it is float16."""
         arguments = {
-            name: self._stored(part) if isinstance(part, Variable) else _constant(part)
+            name: self._stored(part)
+            if isinstance(part, Variable)
+            else _constant(self._program.blobs.read(part) if isinstance(part, Blob) else part)
             for name, part in step.arguments.items()
         }
         (value,) = _computed(step, arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
+from builders.quantization.calibration.statistics import MatrixStatistics
+from builders.quantization.rounding.tables import table_matrix
 from builders.runtime.coreml.program_file import Blob, read_program
 from registry.bundle.folder import verify
 from targets.recipes import recipe_named
-from targets.storage.coreml import CANDIDATES, Blocks, plan
+from targets.storage.coreml import CANDIDATES, TABLE_ROWS, Blocks, plan
 from tests.support.checkpoints import write_tiny
 from tests.support.parity import tiny_bundle
 
-RECIPES = ("coreml-fp16", "coreml-int4")
+RECIPES = ("coreml-fp16", "coreml-int4", "coreml-palettized4")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -52,9 +55,12 @@ def test_the_plan_is_what_the_weights_file_holds(tmp_path: Path, recipe: str, ti
     planned = plan(open_checkpoint(checkpoint).architecture, recipe_named(recipe))
     program = read_program(bundle.file("model.mlpackage"))
     blobs = {name: [value] for name, value in program.constants.items() if isinstance(value, Blob)}
+    tables = {step.results[0].name: step.arguments for step in program.steps if step.operator.endswith("lut_to_dense")}
     for step in program.steps:
         if step.operator == "constexpr_blockwise_shift_scale":
             blobs[step.results[0].name] = [part for part in step.arguments.values() if isinstance(part, Blob)]
+            looked_up = tables.get(f"{step.results[0].name}_values", {})
+            blobs[step.results[0].name] += [part for part in looked_up.values() if isinstance(part, Blob)]
     stored = {
         weight.name: sum(
             _bytes(program.blobs.read(part), weight.storage)
@@ -89,6 +95,35 @@ def test_every_type_that_a_budget_may_choose_keeps_the_weights(tmp_path: Path, b
         assert np.abs(back.astype(np.float32) - weights).max() < 1.2 * step
 
 
+def test_tables_are_read_by_coremltools_as_they_were_meant(tmp_path: Path) -> None:
+    """Decompressed by coremltools' own operations: values looked up, then scaled by row."""
+    from coremltools.converters.mil.mil.ops.defs.iOS18.compression import (
+        constexpr_blockwise_shift_scale,
+        constexpr_lut_to_dense,
+    )
+
+    opened = open_checkpoint(write_tiny(tmp_path / "checkpoint", layers=1, intermediate=72))
+    program = read_program(
+        build(opened, recipe_named("coreml-palettized4"), tmp_path / "bundle").file("model.mlpackage")
+    )
+    found = {step.results[0].name: step.arguments for step in program.steps if step.operator.startswith("constexpr_")}
+    names = [name for name, shape in opened.architecture.tensor_shapes().items() if len(shape) == 2]
+    assert len(found) == 2 * len(names)
+    for name in names:
+        stem = name.removesuffix(".weight").replace(".", "_")
+        codes, tables = (program.blobs.read(found[f"{stem}_values"][part]) for part in ("indices", "lut"))
+        scales = program.blobs.read(found[stem]["scale"])
+        values = constexpr_lut_to_dense.decompress(codes.astype(np.uint8), tables, None)
+        back = constexpr_blockwise_shift_scale.decompress(values, scales, None).astype(np.float32)
+        weights = opened.open_tensors().tensor(name)
+        assert len(tables) == len(weights) // math.gcd(len(weights), TABLE_ROWS)
+        quantized = table_matrix(weights, len(weights) // len(tables), MatrixStatistics(np.ones(weights.shape[1])))
+        np.testing.assert_allclose(back, quantized.dequantized(), rtol=2e-3, atol=1e-5)
+        assert np.square(back - weights).sum() < 0.012 * np.square(weights).sum()
+
+
 def _bytes(values: np.ndarray, storage: str) -> int:
     """Bytes of a part in the file: codes and offsets take half a byte each."""
-    return (values.size + 1) // 2 if storage.startswith("uint4") and values.dtype == np.uint8 else values.nbytes
+    return (
+        (values.size + 1) // 2 if storage.startswith(("uint4", "table")) and values.dtype == np.uint8 else values.nbytes
+    )

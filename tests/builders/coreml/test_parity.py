@@ -35,7 +35,7 @@ def test_fp16_agrees_with_transformers(tmp_path: Path, length: int, changes: dic
         assert np.array_equal(session.prefill(tokens), logits[-1])
 
 
-@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4"])
+@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4", "coreml-palettized4"])
 @pytest.mark.parametrize(
     "changes", cases({"plain": {}, "window": {"window": 8}, "Phi-4-mini": LIKE_PHI_4_MINI}, ["plain"])
 )
@@ -78,7 +78,7 @@ def test_the_masks_width_says_where_tokens_stand() -> None:
     }
 
 
-@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4"])
+@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4", "coreml-palettized4"])
 def test_a_broken_weight_leaves_nothing(tmp_path: Path, recipe: str) -> None:
     checkpoint = write_tiny(tmp_path / "checkpoint")
     weights = random_weights({**open_checkpoint(checkpoint).config})

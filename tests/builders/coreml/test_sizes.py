@@ -28,7 +28,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4"])
+@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4", "coreml-palettized4"])
 @pytest.mark.parametrize("changes", cases(SHAPES, ["phi3", "tied", "longrope"]))
 def test_sizes_are_exact(tmp_path: Path, recipe: str, changes: dict[str, Any]) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes))

@@ -163,7 +163,9 @@ def test_phi_3_small_is_refused_with_what_to_take_instead(tmp_path: Path) -> Non
     folder = write_tiny(tmp_path / "checkpoint", family="phi3small")
     with pytest.raises(UnsupportedModelError, match=r"llama\.cpp has no graph for Phi-3-small") as refused:
         bundle_of(folder)
-    assert refused.value.fix == "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4"
+    assert (
+        refused.value.fix == "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4, coreml-palettized4"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 

@@ -115,7 +115,7 @@ def test_heads_that_llama_cpp_does_not_load_are_refused_by_the_recipe(name: str)
     wide = architecture(MINI, head_dim=128)
     with pytest.raises(UnsupportedModelError, match=r"\(32 of 128 elements\) are not as wide as the hidden size") as no:
         plan(wide, recipe_named(name))
-    assert no.value.fix == "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4"
+    assert no.value.fix == "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4, coreml-palettized4"
     llama = MINI | {"architectures": ["LlamaForCausalLM"]}
     assert plan(architecture(llama, head_dim=128), recipe_named(name))  # whose graph reads the heads' own width
 
