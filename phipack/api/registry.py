@@ -108,19 +108,26 @@ class Registry(ReleaseMethods):
             raise RegistryError(f"{reference} has several cells: {cells}", fix=f"name one: {versions[0].reference}")
         return versions[0]
 
-    def register(self, bundle: AnyPath | Bundle, evidence: AnyPath | Evidence, as_: str | Reference) -> CellVersion:
+    def register(
+        self,
+        bundle: AnyPath | Bundle,
+        evidence: AnyPath | Evidence,
+        as_: str | Reference,
+        *,
+        with_report: bool = False,
+    ) -> CellVersion:
         """Add a bundle to the store and register it with its evidence.
 
         Args:
             bundle: a folder or an opened bundle.
             evidence: what `phipack.validate` returned for it, or a file of that; with a target, if it is for phones.
             as_: the exact reference, `MODEL:1.0.0@CELL`.
+            with_report: keep report, card and charts with the evidence, as `release` does. Needs `phipack[report]`.
 
         Raises:
             RegistryError: the version has another bundle for this cell already, or the evidence is of another bundle.
             BundleError: the bundle's files are not those of its manifest.
         """
-        from phipack.api.reporting import with_pages
         from registry.ledger.registration import Registration
 
         wanted = as_reference(as_)
@@ -134,7 +141,11 @@ class Registry(ReleaseMethods):
         self._ledger.mlflow.connect()  # before gigabytes are stored in vain
         self.store.check_writable()
         self.store.add_bundle(opened)
-        return self._ledger.register(with_pages(self._ledger, entry, {}))
+        if with_report:
+            from phipack.api.reporting import with_pages
+
+            entry = with_pages(self._ledger, entry, {})
+        return self._ledger.register(entry)
 
     def promote(
         self, reference: str | Reference, to: str, *, reason: str = "", override_reason: str | None = None

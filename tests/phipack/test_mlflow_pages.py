@@ -34,7 +34,7 @@ def test_a_version_has_verdict_gates_report_and_charts(registry: phipack.Registr
     (tmp_path / "bundle" / "manifest.json").write_bytes(real.to_bytes())
     opened = phipack.open_bundle(tmp_path / "bundle")
     rows = [
-        registry.register(opened, evidence(opened, details(), target=cell), as_=f"phi:1.0.0@{cell}")
+        registry.register(opened, evidence(opened, details(), target=cell), as_=f"phi:1.0.0@{cell}", with_report=True)
         for cell in ("iphone-15", "pixel-9")
     ]
     client = client_of(ledger)
@@ -64,7 +64,9 @@ def test_a_version_has_verdict_gates_report_and_charts(registry: phipack.Registr
     assert files[0].startswith(b"\x89PNG")
     assert b"<h1>phi:1.0.0@iphone-15</h1>" in files[1]
     assert client.get_experiment_by_name("phi").tags["mlflow.experimentKind"] == "custom_model_development"
-    assert registry.register(opened, evidence(opened, details()), as_="phi:1.0.0@iphone-15") == rows[0]
+    assert (
+        registry.register(opened, evidence(opened, details()), as_="phi:1.0.0@iphone-15", with_report=True) == rows[0]
+    )
     assert (len(runs_of(ledger)), len(releases_of(ledger))) == (2, 1)
 
 
@@ -72,10 +74,10 @@ def test_new_evidence_has_a_new_description(registry: phipack.Registry, tmp_path
     from devtools.bundles import make_bundle, make_evidence
 
     bundle = make_bundle(tmp_path / "bundle")
-    row = registry.register(bundle, make_evidence(bundle, kl_mean=0.2), as_="phi:1.0.0@iphone-15")
+    row = registry.register(bundle, make_evidence(bundle, kl_mean=0.2), as_="phi:1.0.0@iphone-15", with_report=True)
     client = client_of(registry._ledger)
     assert "Does not pass" in client.get_model_version("phi.iphone-15", str(row.number)).description
-    registry.register(bundle, make_evidence(bundle), as_="phi:1.0.0@iphone-15")
+    registry.register(bundle, make_evidence(bundle), as_="phi:1.0.0@iphone-15", with_report=True)
     assert "**Passes**" in client.get_model_version("phi.iphone-15", str(row.number)).description
     assert len(releases_of(registry._ledger)) == 1
 
