@@ -86,6 +86,8 @@ def validate(
     windows = _windows(checkpoint, tokenizer, settings, bundle.manifest.model.exact_context_length)
     reference = FloatReference(checkpoint, cache, on_progress)
     text, name = read_text(settings.text), name_of_text(settings.text)
+    if cache is not None:  # before the bundle is in memory, too
+        reference.hidden(windows)
     on_progress(Step("open", 0, 1))
     with open_isolated(bundle) as session:
         on_progress(Step("open", 1, 1))
