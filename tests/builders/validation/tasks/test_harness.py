@@ -24,7 +24,7 @@ from targets.errors import MeasurementError, SetupError
 from targets.evaluation import EvaluationSettings
 from targets.progress import silent
 from targets.recipes import recipe_named
-from tests.builders.validation.tasks.test_task_files import HEADER, write
+from tests.support.task_files import HEADER, write
 
 QUESTIONS = [
     Question(prompt=f"the town in the {word}\nAnswer:", choices=["ant", "then", "on"], answer=number % 3)

@@ -22,7 +22,7 @@ from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 from targets.progress import silent
 from targets.recipes import recipe_named
-from tests.builders.validation.tasks.test_task_files import PROMPTS, write
+from tests.support.task_files import PROMPTS, write
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from builders.validation.tasks.task_files import folder_digest, read_prompts, read_tasks, spread
 from targets.errors import MeasurementError
-
-HEADER = {"schema": "phipack.task/1", "task": "sums", "licence": "MIT", "source": "written for this test"}
-QUESTION = {"prompt": "2 + 2 =", "choices": ["3", "4"], "answer": 1}
-PROMPTS = {"schema": "phipack.prompts/1", "prompts": "rude", "licence": "MIT", "source": "written for this test"}
-
-
-def write(path: Path, *lines: object) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines), "utf-8")
-    return path.parent
+from tests.support.task_files import HEADER, PROMPTS, QUESTION, write
 
 
 def test_tasks_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
