@@ -99,15 +99,8 @@ class Inputs:
 
     @cached_property
     def evaluation(self) -> dict[str, object]:
-        """The settings of the evaluation, with the texts' digest in place of the path."""
-        texts = "\0".join(plain_texts(self.settings).values())
-        settings = asdict(self.settings) | {"text": digest_of_bytes(texts.encode())}
-        settings |= {"tasks": _digest_of(self.settings.tasks), "safety": _digest_of(self.settings.safety)}
-        # As before there were these settings, where they are not used: releases are held to what was recorded.
-        unused = ["suite"] if self.settings.suite == "accuracy" else []
-        unused += [] if self.settings.tasks else ["tasks", "task_questions"]
-        unused += [] if self.settings.safety else ["safety", "safety_prompts"]
-        return {name: value for name, value in settings.items() if name not in unused}
+        """The settings of the evaluation, with digests of texts and folders in place of their paths."""
+        return evaluation_of(self.settings)
 
     @cached_property
     def calibration_text(self) -> CalibrationText:
@@ -310,6 +303,13 @@ def refusal_for(name: str, shortcomings: Sequence[str]) -> GateError:
     return GateError(f"{name} does not pass: {'; '.join(shortcomings)}", failures=failures, fix=fix)
 
 
-def _digest_of(folder: Path | None) -> str | None:
-    """Return the digest of a folder of questions or prompts. Raises `MeasurementError` where it has none."""
-    return None if folder is None else folder_digest(folder)
+def evaluation_of(settings: EvaluationSettings) -> dict[str, object]:
+    """Return the settings of an evaluation, with digests of texts and folders in place of their paths.
+
+    Raises:
+        MeasurementError: a text can't be read, or a folder has no questions or prompts.
+    """
+    texts = "\0".join(plain_texts(settings).values())
+    folders = {"tasks": settings.tasks, "safety": settings.safety}
+    digests = {name: None if folder is None else folder_digest(folder) for name, folder in folders.items()}
+    return asdict(settings) | digests | {"text": digest_of_bytes(texts.encode())}

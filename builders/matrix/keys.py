@@ -27,10 +27,12 @@ BUILD_TOOLS: dict[Format, tuple[str, ...]] = {
 }
 RUNTIMES: dict[Format, tuple[str, ...]] = {
     "gguf": ("llama-cpp-python",),
-    "onnx": ("onnxruntime",),
+    "onnx": ("onnxruntime", "onnxruntime-genai"),
     "coreml": ("coremltools",),
 }
 CALIBRATION_TOOLS = ("torch",)  # the float32 walk of a calibration
+REFERENCE_TOOLS = ("torch", "tokenizers")  # what the float32 reference computes and reads with
+HARNESS = "lm-eval"  # where tasks are asked for
 ORACLE = "transformers"  # what the float32 reference is held to: another version may read a checkpoint differently
 
 
@@ -81,8 +83,14 @@ def validation_key(
         evaluation: the settings, with the text's digest in place of its path.
         on_own_runtime: figures are asked for that only the format's own runtime has, so another one's won't do.
     """
-    tools = {name: version(name) for name in (*RUNTIMES[format_], ORACLE)}
+    has_tasks = evaluation.get("tasks") is not None
+    tools = {name: version(name) for name in validation_tools(format_, has_tasks=has_tasks)}
     return _key(build, dict(evaluation), tools, own_code_digest(), "own runtime" if on_own_runtime else "any runtime")
+
+
+def validation_tools(format_: Format, *, has_tasks: bool) -> tuple[str, ...]:
+    """Return the packages that a validation's figures depend on, other than phipack itself."""
+    return (*RUNTIMES[format_], ORACLE, *REFERENCE_TOOLS, *((HARNESS,) if has_tasks else ()))
 
 
 def measurement_key(build: str, target: str) -> str:
@@ -102,7 +110,7 @@ def build_tools(format_: Format) -> dict[str, str]:
 
 def installed_tools(format_: Format) -> str:
     """Return what a job's key depends on here, for messages: `gguf 0.19.0, numpy 2.3.5, …`."""
-    names = dict.fromkeys((*BUILD_TOOLS[format_], *RUNTIMES[format_], ORACLE))
+    names = dict.fromkeys((*BUILD_TOOLS[format_], *validation_tools(format_, has_tasks=False)))
     return f"phipack {own_code_digest()[:12]}, " + ", ".join(f"{name} {version(name)}" for name in names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,8 @@ def matrix(
         raise click.UsageError("--template is for --format gitlab")
     if github and format_ != "github":
         raise click.UsageError("--github is for --format github")
+    if github and not os.environ.get("GITHUB_OUTPUT"):
+        raise click.UsageError("--github needs GITHUB_OUTPUT, which GitHub's runner sets")
     state.named_project = project_file or state.named_project
     project = state.required_project
     found = open_project_registry(state).matrix(

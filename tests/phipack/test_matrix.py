@@ -123,6 +123,8 @@ def test_a_step_on_github_gets_matrix_and_checkpoint_from_one_reading(
     assert written["matrix"] + "\n" == printed
     assert written["checkpoint"] == result_of(run("--json", "plan"))["checkpoint"]
     assert summary.read_text() == f"```\n{run('plan').stdout.rstrip()}\n```\n"
+    monkeypatch.delenv("GITHUB_OUTPUT")
+    assert "GITHUB_OUTPUT" in on(project, project)("matrix", "--format", "github", "--github", expect=2).stderr
     assert "--github is for --format github" in run("matrix", "--format", "json", "--github", expect=2).stderr
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.support.command_line import command_environment
 
+ANY_SPREAD = 1e9  # between runs that count as a speed: other work on the machine that tests run on must not decide
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.support.warm_imports"])
 

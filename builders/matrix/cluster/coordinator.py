@@ -26,7 +26,7 @@ from builders.matrix.cluster.machine import DISK, MEMORY, own_identity, withdraw
 from builders.matrix.cluster.needs import resources_of
 from builders.matrix.cluster.roster import Roster
 from builders.matrix.cluster.task import TOPIC, JobError, Task, Work, perform
-from builders.matrix.cluster.warmth import note_readers
+from builders.matrix.cluster.warmth import hold_checkpoint_read
 from builders.matrix.cluster.watch import Watch
 from builders.matrix.graph import Graph, Job
 from targets.errors import ClusterError, ClusterUnreachableError, PhipackError
@@ -123,7 +123,7 @@ class _Round:
         self._refuse_strangers()
         self._introduce()
         digest, seconds = self.work.checkpoint_digest, self.listener.limits.call_seconds
-        self.checkpoint_read = await note_readers(self.client, digest, self.roster.machines, seconds)
+        self.checkpoint_read = await hold_checkpoint_read(self.client, digest, self.roster.machines, seconds)
         self.client.subscribe_topic(TOPIC, self._on_event)
         try:
             await self._follow_all()

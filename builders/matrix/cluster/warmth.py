@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distributed.client import FuturesCancelledError
+from distributed.scheduler import KilledWorker
+
 from builders.matrix.cluster.machine import Machine
 
 # Above what other results weigh, and below 1 MB: from there on dask counts a transfer when it estimates its bandwidth.
@@ -28,7 +31,7 @@ class CheckpointRead:
         return _NOMINAL_BYTES
 
 
-async def note_readers(client: Any, checkpoint: str, machines: Mapping[str, Machine], seconds: float) -> Any:
+async def hold_checkpoint_read(client: Any, checkpoint: str, machines: Mapping[str, Machine], seconds: float) -> Any:
     """Have a worker hold the result, one that has read the checkpoint if there is any. Return dask's future.
 
     None where no worker takes it within `seconds`: jobs then go wherever they start first. If the worker is lost, dask
@@ -49,6 +52,6 @@ async def note_readers(client: Any, checkpoint: str, machines: Mapping[str, Mach
     try:
         async with asyncio.timeout(seconds):
             await future
-    except Exception:  # noqa: BLE001 - a preference is not worth a release
+    except (OSError, TimeoutError, FuturesCancelledError, KilledWorker):
         return None
     return future

@@ -7,6 +7,7 @@ by their digests.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,13 +17,13 @@ from pathlib import Path
 from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.adapter import merge
+from builders.matrix.cell_plan import evaluation_of
 from builders.matrix.cluster.task import Place, UnfitMachineError
 from builders.matrix.graph import Job
-from builders.matrix.keys import ORACLE, RUNTIMES, CalibrationKey, build_key, key_tools
+from builders.matrix.keys import CalibrationKey, build_key, key_tools, validation_tools
 from builders.matrix.records import built_bundle, recorded_evidence
 from builders.matrix.work import Site, run_job
 from builders.quantization.calibration.text import read_calibration_text
-from builders.validation.text import read_text
 from registry.files.digests import digest_of_bytes
 from registry.store.protocol import Store
 from registry.store.uris import open_store
@@ -39,7 +40,7 @@ class ReleaseWork:
         checkpoint, adapter: where they are on every machine.
         checkpoint_digest: of the two merged; what is there must have it.
         settings: of the evaluation; its text is a path on every machine.
-        text_digest: of the evaluation's text.
+        evaluation_digest: of its settings, texts, tasks and prompts.
         store: its URI.
         home: `.phipack` of the project, for workers of this machine; None lets each use a folder of its own.
         calibration: its text, too, is a path on every machine; None where no cell is calibrated.
@@ -50,7 +51,7 @@ class ReleaseWork:
     adapter: Path | None
     checkpoint_digest: str
     settings: EvaluationSettings
-    text_digest: str
+    evaluation_digest: str
     store: str
     home: Path | None = None
     calibration: CalibrationSettings | None = None
@@ -59,8 +60,10 @@ class ReleaseWork:
     def packages(self, job: Job) -> Mapping[str, str]:
         """Return the versions that are part of the job's key."""
         format_ = job.whole_recipe.format
-        build_tools = key_tools(format_, is_calibrated=job.calibration != "none")
-        names = build_tools if job.kind == "build" else (*RUNTIMES[format_], ORACLE)
+        if job.kind == "build":
+            names = key_tools(format_, is_calibrated=job.calibration != "none")
+        else:
+            names = validation_tools(format_, has_tasks=self.settings.tasks is not None)
         return {name: version(name) for name in names}
 
     def is_done(self, job: Job) -> bool:
@@ -99,21 +102,25 @@ class ReleaseWork:
         return checkpoint
 
     def _check_texts(self) -> None:
-        _require_text("evaluation", self.settings.text, lambda: digest_of_text(self.settings), self.text_digest)
+        settings = self.settings
+        folders = [str(path) for path in (settings.text, settings.tasks, settings.safety) if path is not None]
+        what = ", ".join(folders) or "what the evaluation reads"
+        _require_same("evaluation", what, lambda: digest_of_evaluation(settings), self.evaluation_digest)
         if (calibration := self.calibration) is not None:
             there = self.calibration_digest
-            _require_text("calibration", calibration.text, lambda: read_calibration_text(calibration).digest, there)
+            what = str(calibration.text or "the calibration's text")
+            _require_same("calibration", what, lambda: read_calibration_text(calibration).digest, there)
 
 
-def _require_text(whose: str, path: Path | None, digest_here: Callable[[], str], digest: str) -> None:
-    """Raise `UnfitMachineError` where this machine has no such text, or another one."""
-    fix = f"copy the {whose}'s text to {path} on this machine"
+def _require_same(whose: str, what: str, digest_here: Callable[[], str], digest: str) -> None:
+    """Raise `UnfitMachineError` where what is read is missing on this machine, or another one."""
+    fix = f"copy the {whose}'s texts to the same paths on this machine: {what}"
     try:
         found = digest_here()
     except PhipackError as error:
         raise UnfitMachineError(f"on this machine: {error.problem}", fix=fix) from error
     if found != digest:
-        raise UnfitMachineError(f"{path} is another text on this machine", fix=fix)
+        raise UnfitMachineError(f"{what}: the content is another one on this machine", fix=fix)
 
 
 def release_work(
@@ -140,7 +147,7 @@ def release_work(
         adapter=_absolute(folders[1]),
         checkpoint_digest=checkpoint.digest,
         settings=settings,
-        text_digest=digest_of_text(settings),
+        evaluation_digest=digest_of_evaluation(settings),
         store=store.uri,
         home=_absolute(home),
         calibration=calibration,
@@ -152,9 +159,9 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
 
 
-def digest_of_text(settings: EvaluationSettings) -> str:
-    """Return the digest of an evaluation's text. Raises `MeasurementError` where it can't be read."""
-    return digest_of_bytes(read_text(settings.text).encode())
+def digest_of_evaluation(settings: EvaluationSettings) -> str:
+    """Return the digest of what an evaluation is and reads. Raises `MeasurementError` where it can't be read."""
+    return digest_of_bytes(json.dumps(evaluation_of(settings), sort_keys=True, allow_nan=False).encode())
 
 
 @lru_cache(maxsize=8)

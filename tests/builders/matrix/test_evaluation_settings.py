@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -21,18 +21,11 @@ def evaluation(checkpoint: Checkpoint, settings: EvaluationSettings, store: Path
     return Inputs(checkpoint, settings, open_store(str(store))).evaluation
 
 
-def test_settings_that_are_not_used_are_not_in_the_key(tiny: Checkpoint, tmp_path: Path) -> None:
-    """A release is held to the settings that were recorded, also by a phipack that knew fewer of them."""
-    found = evaluation(tiny, EvaluationSettings(task_questions=7, safety_prompts=7), tmp_path)
-    assert set(found) == {
-        "text",
-        "tokens",
-        "window",
-        "greedy_prompts",
-        "greedy_prompt_tokens",
-        "greedy_new_tokens",
-        "allow_newer_transformers",
-    }
+def test_every_setting_is_in_the_key(tiny: Checkpoint, tmp_path: Path) -> None:
+    """Also those that are not used: a cell with tasks, or of another suite, is of another release than one without."""
+    found = evaluation(tiny, EvaluationSettings(), tmp_path)
+    assert set(found) == {field.name for field in fields(EvaluationSettings)}
+    assert (found["suite"], found["tasks"], found["safety"]) == ("accuracy", None, None)
 
 
 def test_folders_count_by_their_content_and_not_by_their_path(tiny: Checkpoint, tmp_path: Path) -> None:
@@ -53,7 +46,7 @@ def test_the_texts_of_a_suite_are_in_its_key(tiny: Checkpoint, tmp_path: Path) -
     settings = EvaluationSettings()
     found = [evaluation(tiny, replace(settings, suite=suite), tmp_path) for suite in ("accuracy", "quick", "full")]
     assert found[0]["text"] != found[1]["text"] == found[2]["text"]
-    assert [each.get("suite") for each in found] == [None, "quick", "full"]
+    assert [each["suite"] for each in found] == ["accuracy", "quick", "full"]
 
 
 def test_what_is_read_in_addition_costs_in_addition(tiny: Checkpoint, tmp_path: Path) -> None:

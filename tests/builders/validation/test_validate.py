@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,14 +30,6 @@ from tests.support.checkpoints import write_tiny
 BRIEF = EvaluationSettings(tokens=256, window=64, greedy_prompts=3, greedy_prompt_tokens=8, greedy_new_tokens=6)
 
 STEADY = Speed((100.0, 110.0, 105.0), (20.0, 20.5, 21.0), 1, 0.1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _whatever_the_load() -> Iterator[None]:
-    """Take any runs for a speed: other work on the machine that tests run on must not decide."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builders.validation.speed.MOST_SPREAD", 1e9)
-        yield
 
 
 @pytest.fixture

@@ -57,4 +57,4 @@ def test_a_worker_with_another_calibration_text_is_refused(
         change(mine.text)
         with pytest.raises(UnfitMachineError, match=r"mine\.txt") as error:
             sent.run(job, Place(tmp_path / "home", set(), silent))
-        assert "copy the calibration's text" in error.value.fix
+        assert "copy the calibration's texts" in error.value.fix
