@@ -50,7 +50,7 @@ def test_a_version_has_verdict_gates_report_and_charts(registry: phipack.Registr
     assert metrics["kl_mean_nat"] == 0.024
     assert metrics["text/chinese/kl_nat"] == 0.061
     assert metrics["task/SocialIQA/drop_points"] == 2.6
-    assert metrics["safety/harmless look-alikes/refusals_lost"] == 0
+    assert metrics["safety/over-refusal/refusals_lost"] == 0
     assert (metrics["checks/failed"], metrics["checks/made"]) == (0, 10)
     curve = client.get_metric_history(rows[0].run_id, "kl_by_position_nat")
     assert [point.step for point in curve] == [64, 512, 2047, 2304, 4096]
