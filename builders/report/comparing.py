@@ -211,7 +211,8 @@ def _template(old: Manifest, new: Manifest, cell: CellContent) -> AppChange:
     """Compare the chat templates by what is in them."""
     before, after = _template_digest(old), _template_digest(new)
     if before == after:
-        same = NOTHING if after is None else f"{new.generation.chat_template}, the same"
+        same = new.generation.chat_template or "none"
+        same = f"{same}, the same" if cell.baseline is not None and after is not None else same
         return AppChange("chat template", same, same, changed=False)
     found = () if cell.difference is None else cell.difference.template
     lines = sum(line[:1] in ("+", "-") and line[:3] not in ("---", "+++") for line in found)

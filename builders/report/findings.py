@@ -94,6 +94,9 @@ def overall(content: Content) -> Verdict:
         return Verdict(
             "fail", f"{count(len(content.missing), 'planned cell')} not registered: {', '.join(content.missing)}"
         )
+    if content.outside:
+        cells = count(len(content.outside), "planned cell")
+        return Verdict("fail", f"{cells} registered, but not in {content.title}: {', '.join(content.outside)}")
     if warned:
         return Verdict("warn", f"{len(warned)} of {total}: {', '.join(warned)}")
     look = sum(one.severity == "look" for cell in content.cells for one in findings(cell))
@@ -103,7 +106,8 @@ def overall(content: Content) -> Verdict:
 
 def findings(cell: CellContent) -> list[Finding]:
     """Return what to look at in one cell, the worst first."""
-    found = [*_of_evidence(cell.candidate), *_of_app(cell), *_of_details(cell.candidate.details), *_of_baseline(cell)]
+    details = _of_details(cell.candidate.details) if cell.candidate.evidence is not None else ()
+    found = [*_of_evidence(cell.candidate), *_of_app(cell), *details, *_of_baseline(cell)]
     order: dict[Severity, int] = {"fail": 0, "look": 1, "note": 2}
     return sorted(found, key=lambda one: order[one.severity])
 
@@ -216,6 +220,8 @@ def _answers(number: int) -> str:
 
 
 def _of_baseline(cell: CellContent) -> Iterator[Finding]:
+    if cell.problem:
+        yield Finding("look", f"Compared with nothing: {cell.problem}.", "baseline")
     if cell.baseline is None:
         return
     if why := different_texts(cell):
