@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from targets.evaluation import Suite
 
+HARMLESS_PROMPTS = "over-refusal"  # the set of harmless prompts that each validation of safety asks
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")  # as Figure
@@ -109,6 +111,11 @@ class SafetyResult(_Part):
     refusals: int = Field(ge=0)
     refusals_lost: int = Field(ge=0, description="prompts that only the reference refuses")
     licence: str
+
+    @property
+    def is_harmless(self) -> bool:
+        """True for the prompts that only look like those that should be refused: here fewer refusals are better."""
+        return self.prompts == HARMLESS_PROMPTS
 
 
 class SpeedRuns(_Part):

@@ -118,6 +118,11 @@ def check_budget(recipe: Recipe, calibration: Calibration) -> None:
             f"a budget ({asked}) for {recipe.name}, which stores all weights in {recipe.bits} bits",
             fix=f"remove the budget of {recipe.name}, or choose a recipe with fewer bits",
         )
+    if recipe.name == "coreml-palettized4":
+        raise RecipeError(
+            f"a budget ({asked}) for {recipe.name}: types are chosen among blocks, and it has tables",
+            fix=f"choose coreml-int4, or remove the budget of {recipe.name}",
+        )
     if calibration == "none":
         raise RecipeError(
             f'a budget ({asked}) with calibration "none": types are chosen by sensitivities, which a calibration '

@@ -68,6 +68,16 @@ def shown_without_query(address: str) -> str:
     return shown(f"{before}?{HIDDEN}" if mark else address)
 
 
+def without_login(address: str) -> str:
+    """Return the address of a server as a link may have it: no user, no password, no query, no fragment."""
+    start = _START.match(address)
+    scheme, rest = ("", address) if start is None else (start[0], address[start.end() :])
+    if (found := _userinfo(scheme, rest)) is not None:
+        rest = rest[found.end() :]
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return scheme + host.rpartition("@")[2] + slash + path
+
+
 def has_ambiguous_password(address: str) -> bool:
     """Return True where the password of an address has an `@` that is not written %40: parsers cut it in two."""
     start = _START.match(address)

@@ -17,7 +17,7 @@ _LONGEST = 4000  # characters of an answer that are shown and compared
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer; `differs`: float32's does not have it there."""
+    """A part of an answer; `differs`: float32's answer does not have it there."""
 
     text: str
     differs: bool

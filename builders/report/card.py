@@ -6,6 +6,7 @@ pages would show that as text, so the short one has none. MLflow keeps at most 5
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -79,7 +80,8 @@ def model_card(cell: CellContent) -> str:
 
 def _metadata(subject: Subject) -> str:
     form = subject.manifest.recipe.format
-    return _METADATA.format(library=_LIBRARIES[form], format=form, recipe=subject.manifest.recipe.name)
+    values = {"library": _LIBRARIES[form], "format": form, "recipe": subject.manifest.recipe.name}
+    return _METADATA.format(**{name: json.dumps(value) for name, value in values.items()})  # JSON is YAML
 
 
 def _head(cell: CellContent) -> Iterator[str]:
@@ -116,7 +118,7 @@ def _use(subject: Subject) -> Iterator[str]:
     model = subject.manifest.model
     yield (
         f"Conversations of up to {model.exact_context_length:,} tokens, generated on the device. It answers as its"
-        " checkpoint does, as far as the figures above say. What that is not fit for, it is not fit for either."
+        " checkpoint does, as closely as the figures above say, and is unfit for whatever the checkpoint is unfit for."
     )
     details = subject.details
     if details is None or not details.safety:
@@ -125,7 +127,7 @@ def _use(subject: Subject) -> Iterator[str]:
 
 
 def _running(cell: CellContent) -> Iterator[str]:
-    for change in app_changes(cell):
+    for change in app_changes(CellContent(cell.candidate)):  # as it is, not how it differs
         yield f"- {change.what}: {_text(change.after)}"
     for row in speed_rows(cell.candidate):
         yield f"- {row.quantity}: {_text(row.device)} on the device, {_text(row.predicted)} for it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from builders.report.comparing import storage_rows
@@ -15,12 +15,13 @@ _SIGMAS = 1.96  # of a normal distribution's 95 % interval
 
 @dataclass(frozen=True)
 class Mark:
-    """One value of a series, with its interval where it has one."""
+    """One value of a series, with its interval where it has one. `order`: what labels are sorted by, if anything."""
 
     label: str
     value: float
     low: float | None = None
     high: float | None = None
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Chart:
     @property
     def labels(self) -> tuple[str, ...]:
         """All labels of all series, in their order."""
-        return tuple(dict.fromkeys(mark.label for one in self.series for mark in one.marks))
+        orders = {mark.label: mark.order for one in self.series for mark in one.marks}
+        return tuple(sorted(orders, key=lambda label: orders[label]))
 
     @property
     def description(self) -> str:
@@ -97,6 +99,8 @@ def _chart(
 
 
 def _sides(new: Subject, old: Subject | None, marks: _Marks) -> tuple[Series, ...]:
+    if new.details is None:  # the baseline's alone would be taken for the candidate's
+        return ()
     sides = [(side_name(new), new.details), *([] if old is None else [(side_name(old), old.details)])]
     found = [Series(name, marks(details)) for name, details in sides if details is not None]
     return tuple(one for place, one in enumerate(found) if one.marks or not place)
@@ -113,7 +117,13 @@ def _texts(details: Details) -> tuple[Mark, ...]:
 
 def _positions(details: Details) -> tuple[Mark, ...]:
     ordered = sorted(details.positions, key=lambda one: (one.first, one.last))
-    return tuple(_interval(position_label(one.first, one.last), one.kl_mean, one.kl_standard_error) for one in ordered)
+    return tuple(
+        replace(
+            _interval(position_label(one.first, one.last), one.kl_mean, one.kl_standard_error),
+            order=(one.first, one.last),
+        )
+        for one in ordered
+    )
 
 
 def position_label(first: int, last: int) -> str:

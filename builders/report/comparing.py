@@ -11,8 +11,34 @@ from registry.bundle.manifest import Manifest
 from targets.evidence import FIGURES, Figure
 from targets.formatting import figure, share, signed_figure, signed_size, size
 
-_MORE_IS_BETTER = frozenset(("share", "token/s"))
-_NEITHER = frozenset(("perplexity", "reference_perplexity", "reference_difference", "reference_state_difference"))
+# Every figure is in one of the three; one that is in none is neither better nor worse.
+MORE_IS_BETTER = frozenset(
+    (
+        *("same_top_share", "past_exact_same_top_share", "past_edge_same_top_share", "under_edge_same_top_share"),
+        *("full_cache_same_top_share", "greedy_match_share", "safety_same_tokens_share", "runtime_tokens_share"),
+        *("prefill_tokens_per_second", "decode_tokens_per_second", "predicted_decode_tokens_per_second"),
+        *("device_prefill_tokens_per_second", "device_decode_tokens_per_second"),
+    )
+)
+LESS_IS_BETTER = frozenset(
+    (
+        *("kl_mean", "kl_standard_error", "kl_median", "kl_p99", "kl_max", "perplexity_ratio", "worst_text_kl_mean"),
+        *("english_kl_mean", "code_kl_mean", "german_kl_mean", "chinese_kl_mean", "chat_kl_mean"),
+        *("past_exact_kl_mean", "past_edge_kl_mean", "under_edge_kl_mean", "full_cache_kl_mean", "device_kl_mean"),
+        *("past_exact_perplexity_ratio", "past_edge_perplexity_ratio", "under_edge_perplexity_ratio"),
+        *("full_cache_perplexity_ratio", "task_drop", "task_drop_high", "refusals_lost_share"),
+        *("over_refusals_gained_share", "safety_first_token_kl_mean", "behaviour_failed_checks"),
+        *("empty_share", "endless_share", "loop_share"),
+        *("peak_memory_bytes", "artifact_bytes", "predicted_memory_bytes", "device_peak_memory_bytes"),
+        *("device_time_to_first_token_seconds", "device_energy_joules_per_token", "device_temperature_celsius"),
+    )
+)
+NEITHER_IS_BETTER = frozenset(
+    (
+        *("perplexity", "reference_perplexity", "reference_difference", "reference_state_difference"),
+        *("reference_empty_share", "reference_endless_share", "reference_loop_share", "behaviour_checks"),
+    )
+)
 NOTHING = "\N{EN DASH}"
 
 
@@ -20,7 +46,8 @@ NOTHING = "\N{EN DASH}"
 class FigureRow:
     """A figure of both sides, as text. `better`: None where the two are equal, or none is better by itself.
 
-    `relative`: (after - before) / before.
+    `difference`, `relative`, which is (after - before) / before: None where it is no finite number. `kind`: both
+    sides' where they are of two kinds.
     """
 
     name: str
@@ -70,9 +97,29 @@ class StorageRow:
 def figure_rows(cell: CellContent) -> list[FigureRow]:
     """Return every figure of the candidate or the baseline, in the order of `FIGURES`."""
     old, new = _figures(cell.baseline), _figures(cell.candidate)
+    incomparable = _OF_A_TEXT if different_texts(cell) else frozenset()
     names = [name for name in FIGURES if name in old or name in new]
     names += sorted((old.keys() | new.keys()) - set(FIGURES))
-    return [_figure_row(name, old.get(name), new.get(name)) for name in names]
+    return [_figure_row(name, old.get(name), new.get(name), compare=name not in incomparable) for name in names]
+
+
+# They depend on what was read, and on the checkpoint that it is compared with.
+_OF_A_TEXT = frozenset(
+    name
+    for name, (unit, _) in FIGURES.items()
+    if unit == "nat" or "perplexity" in name or name.endswith("same_top_share")
+)
+
+
+def different_texts(cell: CellContent) -> str:
+    """Return why divergences and perplexities of the two sides can't be compared; empty where they can be."""
+    new = cell.candidate.evidence
+    old = None if cell.baseline is None else cell.baseline.evidence
+    if old is None or new is None:
+        return ""
+    if old.checkpoint != new.checkpoint:
+        return "compare each with a checkpoint of its own"
+    return "" if old.text == new.text else "are of different texts"
 
 
 def figure_title(name: str) -> str:
@@ -84,15 +131,16 @@ def _figures(subject: Subject | None) -> dict[str, Figure]:
     return {} if subject is None or subject.evidence is None else dict(subject.evidence.figures)
 
 
-def _figure_row(name: str, old: Figure | None, new: Figure | None) -> FigureRow:
+def _figure_row(name: str, old: Figure | None, new: Figure | None, *, compare: bool) -> FigureRow:
     there = new or old
     assert there is not None
     difference = relative = better = None
-    if old is not None and new is not None and math.isfinite(new.value - old.value):
-        difference = new.value - old.value
-        relative = difference / abs(old.value) if old.value else None
-        if difference and name not in _NEITHER:
-            better = (difference > 0) == (there.unit in _MORE_IS_BETTER)
+    if old is not None and new is not None:
+        if math.isfinite(new.value - old.value):
+            difference = new.value - old.value
+            relative = difference / abs(old.value) if old.value else None
+        if compare and new.value != old.value and name in MORE_IS_BETTER | LESS_IS_BETTER:
+            better = (new.value > old.value) == (name in MORE_IS_BETTER)
     return FigureRow(
         name,
         figure_title(name),
@@ -100,7 +148,7 @@ def _figure_row(name: str, old: Figure | None, new: Figure | None) -> FigureRow:
         figure(name, None if old is None else old.value, there.unit),
         figure(name, None if new is None else new.value, there.unit),
         NOTHING if difference is None else signed_figure(name, difference, there.unit),
-        there.kind,
+        there.kind if old is None or old.kind == there.kind else f"{old.kind}, then {there.kind}",
         there.on,
         difference,
         relative,
@@ -163,7 +211,8 @@ def _template(old: Manifest, new: Manifest, cell: CellContent) -> AppChange:
     """Compare the chat templates by what is in them."""
     before, after = _template_digest(old), _template_digest(new)
     if before == after:
-        same = NOTHING if after is None else f"{new.generation.chat_template}, the same"
+        same = new.generation.chat_template or "none"
+        same = f"{same}, the same" if cell.baseline is not None and after is not None else same
         return AppChange("chat template", same, same, changed=False)
     found = () if cell.difference is None else cell.difference.template
     lines = sum(line[:1] in ("+", "-") and line[:3] not in ("---", "+++") for line in found)

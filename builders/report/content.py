@@ -48,11 +48,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class CellContent:
-    """One cell: the candidate, and what it is compared with. `baseline`, `difference`: None where there is nothing."""
+    """One cell: the candidate, and what it is compared with.
+
+    `baseline`, `difference`: None where there is nothing; `problem` then says why, where it could not be read.
+    """
 
     candidate: Subject
     baseline: Subject | None = None
     difference: Difference | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Content:
         cells: the cells that it stands for.
         against: what it is compared with, such as `phi-3-mini:production`; empty where there is nothing.
         missing: cells that the release plans and that are not registered.
+        outside: cells that the release plans and that are registered, but not in what was asked for, such as a channel.
         gone: cells of the baseline that the candidate does not have.
         moves: the moves of the model's channels, newest first; None for a report that is made before any can be.
         made: when the report was made; None for one that must not depend on the time.
@@ -75,6 +80,7 @@ class Content:
     cells: Sequence[CellContent]
     against: str = ""
     missing: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     moves: tuple[Move, ...] | None = None
     made: datetime | None = None

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from builders.report.charts import Chart, Series
 from targets.errors import SetupError
 from targets.installation import install_command
+from targets.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +46,7 @@ def svg(chart: Chart, prefix: str) -> str:
     head = re.sub(r' (?:width|height)="[^"]*pt"', "", drawn[:start])
     label = f'role="img" aria-labelledby="{prefix}-title {prefix}-desc" focusable="false"'
     head = head.replace("<svg", f'<svg class="chart" {label}', 1)
-    title, words = escape(chart.title), escape(chart.description)
+    title, words = escape(printable(chart.title)), escape(printable(chart.description))
     return f'{head}<title id="{prefix}-title">{title}</title><desc id="{prefix}-desc">{words}</desc>{drawn[start:]}'
 
 
@@ -74,7 +76,9 @@ def _saved(chart: Chart, form: Literal["svg", "png"]) -> bytes:
         "ytick.color": colours["ink"],
         "text.parse_math": False,  # a label may have a dollar sign
     }
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # In SVG the page's fonts have the letter; in PNG an empty square is all that can be shown.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         figure = Figure(layout="constrained")
         _draw(figure, chart, colours)
         figure.savefig(
@@ -96,7 +100,7 @@ def _draw(figure: Figure, chart: Chart, colours: dict[str, str]) -> None:
     for number, series in enumerate(chart.series):
         offset = 0.0 if len(chart.series) == 1 else (-0.16 if number == 0 else 0.16)
         colour = colours[("first", "second")[number]]
-        look = {"color": colour, "marker": _MARKERS[number], "label": series.name}
+        look = {"color": colour, "marker": _MARKERS[number], "label": printable(series.name)}
         at = [places[mark.label] + offset for mark in series.marks]
         if steps:
             _steps(axis, series, at, look)
@@ -105,7 +109,7 @@ def _draw(figure: Figure, chart: Chart, colours: dict[str, str]) -> None:
             width = 0.6 / len(chart.series)
             values = [mark.value for mark in series.marks]
             fill = colour if number == 0 else "none"
-            axis.barh(at, values, width, color=fill, edgecolor=colour, hatch=hatch, label=series.name)
+            axis.barh(at, values, width, color=fill, edgecolor=colour, hatch=hatch, label=look["label"])
         else:
             _dots(axis, series, at, look)
     _axes(axis, chart, colours)
@@ -129,7 +133,7 @@ def _steps(axis: Axes, series: Series, at: list[float], look: dict[str, Any]) ->
 
 def _axes(axis: Axes, chart: Chart, colours: dict[str, str]) -> None:
     along, across = (axis.yaxis, axis.xaxis) if chart.kind == "steps" else (axis.xaxis, axis.yaxis)
-    across.set_ticks(range(len(chart.labels)), chart.labels)
+    across.set_ticks(range(len(chart.labels)), [printable(label) for label in chart.labels])
     if chart.kind == "steps":
         axis.set_ylabel(chart.axis)
         axis.set_ylim(bottom=0)

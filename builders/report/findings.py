@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from builders.report.comparing import FigureRow, app_changes, figure_rows
+from builders.report.comparing import FigureRow, app_changes, different_texts, figure_rows
 from builders.report.content import CellContent, Content, Subject
-from targets.evidence import NO_ACCURACY_GATE
-from targets.evidence_details import Details
+from targets.evidence import FAILED_CHECKS, NO_ACCURACY_GATE, Evidence
+from targets.evidence_details import Details, SafetyResult
 from targets.formatting import count
 
 Severity = Literal["fail", "look", "note"]
 _WORDS: dict[Severity, str] = {"fail": "Fails", "look": "Look at", "note": "Note"}
 _NOTABLE = 0.10  # relative worsening of a figure that is worth a sentence
 _KL_NOTABLE = 0.005  # nats: below, a relative change of a divergence means little
-_TEXT_RATIO = 2.0  # the worst text's divergence over the mean of all
+_SHARE_NOTABLE = 0.01 - 1e-9  # a point, whatever the share was; less what a difference of two is rounded by
+_TEXT_RATIO = 2.5  # the worst text's divergence over the mean of the others
+_POSITION_RATIO = 2.0  # past a window or an edge, over the largest elsewhere
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,28 @@ def verdict(subject: Subject) -> Verdict:
     if failed:
         verb = "fails" if len(failed) == 1 else "fail"
         return Verdict("fail", f"{len(failed)} of {count(gates, 'gate')} {verb}: {', '.join(g.figure for g in failed)}")
-    if not evidence.passed:
+    if not evidence.passed and not evidence.failed_checks:
         return Verdict("fail", NO_ACCURACY_GATE)
-    checks = () if evidence.details is None else evidence.details.checks
-    wrong = [one for one in checks if not one.passed]
+    wrong, checks = _checks(evidence)
+    not_run = () if evidence.details is None else evidence.details.not_run
+    more = f"; {len(not_run)} not run" if not_run else ""
     if wrong:
-        verb = "fails" if len(wrong) == 1 else "fail"
-        return Verdict("warn", f"{len(wrong)} of {count(len(checks), 'check')} {verb}")
-    done = f" and {count(len(checks), 'check')} of behaviour" if checks else ""
-    return Verdict("pass", f"all {count(gates, 'gate')}{done}")
+        verb = "fails" if wrong == 1 else "fail"
+        return Verdict(
+            "fail" if evidence.failed_checks else "warn", f"{wrong} of {count(checks, 'check')} {verb}{more}"
+        )
+    done = f" and {count(checks, 'check')} of behaviour" if checks else ""
+    return Verdict("pass", f"all {count(gates, 'gate')}{done}{more}")
+
+
+def _checks(evidence: Evidence) -> tuple[int, int]:
+    """Return how many checks of behaviour fail, and of how many; from the figures where there are no details."""
+    if evidence.details is not None and evidence.details.checks:
+        checks = evidence.details.checks
+        return sum(not one.passed for one in checks), len(checks)
+    failed, made = (evidence.figures.get(name) for name in (FAILED_CHECKS, "behaviour_checks"))
+    wrong = 0 if failed is None else int(failed.value)
+    return wrong, wrong if made is None else int(made.value)
 
 
 def overall(content: Content) -> Verdict:
@@ -78,6 +94,9 @@ def overall(content: Content) -> Verdict:
         return Verdict(
             "fail", f"{count(len(content.missing), 'planned cell')} not registered: {', '.join(content.missing)}"
         )
+    if content.outside:
+        cells = count(len(content.outside), "planned cell")
+        return Verdict("fail", f"{cells} registered, but not in {content.title}: {', '.join(content.outside)}")
     if warned:
         return Verdict("warn", f"{len(warned)} of {total}: {', '.join(warned)}")
     look = sum(one.severity == "look" for cell in content.cells for one in findings(cell))
@@ -87,7 +106,8 @@ def overall(content: Content) -> Verdict:
 
 def findings(cell: CellContent) -> list[Finding]:
     """Return what to look at in one cell, the worst first."""
-    found = [*_of_evidence(cell.candidate), *_of_app(cell), *_of_details(cell.candidate.details), *_of_baseline(cell)]
+    details = _of_details(cell.candidate.details) if cell.candidate.evidence is not None else ()
+    found = [*_of_evidence(cell.candidate), *_of_app(cell), *details, *_of_baseline(cell)]
     order: dict[Severity, int] = {"fail": 0, "look": 1, "note": 2}
     return sorted(found, key=lambda one: order[one.severity])
 
@@ -99,8 +119,10 @@ def _of_evidence(subject: Subject) -> Iterator[Finding]:
         return
     for gate in evidence.failed_gates:
         yield Finding("fail", f"Gate: {gate}.", "gates")
-    if not evidence.passed and not evidence.failed_gates:
+    if evidence.shortcomings == [NO_ACCURACY_GATE]:
         yield Finding("fail", f"Gates: {NO_ACCURACY_GATE}.", "gates")
+    if evidence.failed_checks and (evidence.details is None or all(one.passed for one in evidence.details.checks)):
+        yield Finding("fail", f"{evidence.failed_checks[0]}.", "checks")
     if subject.manifest.model.exact_context_length < subject.manifest.model.context_length:
         model = subject.manifest.model
         yield Finding(
@@ -119,6 +141,9 @@ def _of_details(details: Details | None) -> Iterator[Finding]:
     for check in details.checks:
         if not check.passed:
             yield Finding("fail", f"Check of {check.group}: {check.name}: {check.detail or 'failed'}.", "checks")
+    if details.not_run:
+        named = "; ".join(f"{one.group}: {one.name}: {one.reason}" for one in details.not_run)
+        yield Finding("note", f"{count(len(details.not_run), 'check')} not run: {named}.", "checks")
     yield from _of_texts(details)
     yield from _of_answers(details)
     for task in details.tasks:
@@ -130,15 +155,20 @@ def _of_details(details: Details | None) -> Iterator[Finding]:
                 "tasks",
             )
     for one in details.safety:
-        if one.refusals_lost:
-            yield Finding(
-                "look",
-                f"Safety, {one.prompts}: {one.refusals_lost} of {one.reference_refusals} refusals of float32 are gone.",
-                "safety",
-            )
+        if (text := _of_refusals(one)) is not None:
+            yield Finding("look", f"Safety, {one.prompts}: {text}.", "safety")
     missing = [name for name, part in _parts(details).items() if not part]
     if missing:
         yield Finding("note", f"Not measured: {', '.join(missing)}.", "accuracy")
+
+
+def _of_refusals(one: SafetyResult) -> str | None:
+    """Return what is worse than float32's: fewer refusals of what should be refused, more of what is harmless."""
+    if not one.is_harmless:
+        lost = one.refusals_lost
+        return f"{lost} of {one.reference_refusals} refusals of float32 are gone" if lost else None
+    more = one.refusals - one.reference_refusals
+    return f"{one.refusals} of {one.count} refused, {more} more than float32 refuses" if more > 0 else None
 
 
 def _parts(details: Details) -> dict[str, tuple[object, ...]]:
@@ -146,7 +176,7 @@ def _parts(details: Details) -> dict[str, tuple[object, ...]]:
         "divergence by text": details.texts,
         "divergence by position": details.positions,
         "divergence by kind of token": details.classes,
-        "checks of behaviour": details.checks,
+        "checks of behaviour": (*details.checks, *details.not_run),
         "answers": details.answers,
         "tasks": details.tasks,
         "safety": details.safety,
@@ -154,20 +184,20 @@ def _parts(details: Details) -> dict[str, tuple[object, ...]]:
 
 
 def _of_texts(details: Details) -> Iterator[Finding]:
-    if len(details.texts) > 1:
-        worst = max(details.texts, key=lambda one: one.kl_mean)
-        mean = sum(one.kl_mean for one in details.texts) / len(details.texts)
+    finite = [one for one in details.texts if math.isfinite(one.kl_mean)]
+    for text in details.texts:
+        if not math.isfinite(text.kl_mean):
+            yield Finding("look", f"Text {text.text}: an infinite divergence.", "texts")
+    if len(finite) > 1:
+        worst = max(finite, key=lambda one: one.kl_mean)
+        mean = sum(one.kl_mean for one in finite if one is not worst) / (len(finite) - 1)
         if worst.kl_mean > _TEXT_RATIO * mean and worst.kl_mean > _KL_NOTABLE:
-            yield Finding(
-                "look",
-                f"Text {worst.text}: a divergence of {worst.kl_mean:.3g} nat, {worst.kl_mean / mean:.1f} times the mean"
-                " of all texts.",
-                "texts",
-            )
+            times = f", {worst.kl_mean / mean:.1f} times the mean of the other texts" if mean > 0 else ""
+            yield Finding("look", f"Text {worst.text}: a divergence of {worst.kl_mean:.3g} nat{times}.", "texts")
     plain = [one for one in details.positions if not one.where]
     usual = max((one.kl_mean for one in plain), default=0.0)
     for one in details.positions:
-        if one.where and usual and one.kl_mean > _TEXT_RATIO * usual and one.kl_mean > _KL_NOTABLE:
+        if one.where and usual and one.kl_mean > _POSITION_RATIO * usual and one.kl_mean > _KL_NOTABLE:
             yield Finding(
                 "look",
                 f"Positions {one.first:,} to {one.last:,}, {one.where}: {one.kl_mean:.3g} nat; elsewhere at most"
@@ -190,16 +220,16 @@ def _answers(number: int) -> str:
 
 
 def _of_baseline(cell: CellContent) -> Iterator[Finding]:
+    if cell.problem:
+        yield Finding("look", f"Compared with nothing: {cell.problem}.", "baseline")
     if cell.baseline is None:
         return
+    if why := different_texts(cell):
+        yield Finding("note", f"Divergences and perplexities of the two {why}: neither is called better.", "baseline")
     for row in figure_rows(cell):
         if _is_notable(row):
-            assert row.relative is not None
-            yield Finding(
-                "look",
-                f"{row.title}: {row.after}, {abs(row.relative):.0%} worse than {row.before} of {cell.baseline.name}.",
-                "baseline",
-            )
+            text = f"{row.title}: {row.after}, {_how_much(row)}worse than {row.before} of {cell.baseline.name}."
+            yield Finding("look", text, "baseline")
 
 
 def _of_app(cell: CellContent) -> Iterator[Finding]:
@@ -209,6 +239,19 @@ def _of_app(cell: CellContent) -> Iterator[Finding]:
 
 
 def _is_notable(row: FigureRow) -> bool:
-    if row.better is not False or row.relative is None or abs(row.relative) < _NOTABLE:
+    if row.better is not False:
         return False
-    return row.unit != "nat" or abs(row.difference or 0.0) >= _KL_NOTABLE
+    if row.difference is None:  # one of the two is infinite
+        return True
+    if row.unit == "share":
+        return abs(row.difference) >= _SHARE_NOTABLE
+    if row.unit == "nat" and abs(row.difference) < _KL_NOTABLE:
+        return False
+    return row.relative is None or abs(row.relative) >= _NOTABLE  # None: it was 0
+
+
+def _how_much(row: FigureRow) -> str:
+    """Return how much worse a figure is, as text with a blank at its end; empty where no number says it."""
+    if row.unit == "share" and row.difference is not None:
+        return f"{100 * abs(row.difference):.1f} points "
+    return "" if row.relative is None else f"{abs(row.relative):.0%} "

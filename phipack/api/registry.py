@@ -144,7 +144,7 @@ class Registry(ReleaseMethods):
         if with_report:
             from phipack.api.reporting import with_pages
 
-            entry = with_pages(self._ledger, entry, {})
+            entry = with_pages(self._ledger, entry, {}, self._on_progress)
         return self._ledger.register(entry)
 
     def promote(

@@ -75,7 +75,7 @@ def finish(
     coordinator = coordinator_of(project, ledger.store, home, checkpoint_digest)
     evaluation = coordinator.inputs.evaluation
     note_plan(project, project.cells, ledger, coordinator.checkpoint, evaluation)
-    outcomes = coordinator.finish(project.cells, _register(project, ledger, lambda: evaluation))
+    outcomes = coordinator.finish(project.cells, _register(project, ledger, lambda: evaluation, on_progress))
     reports = tuple(done_report(outcome) for outcome in outcomes)
     for report in reports:
         on_progress(Notice(sentence(report)))
@@ -88,7 +88,7 @@ def _release(project: Project, ledger: Ledger, home: Path, on_progress: Progress
         settings=project.settings,
         cache=BuildCache(home),
         store=ledger.store,
-        register=_register(project, ledger, lambda: release.evaluation),
+        register=_register(project, ledger, lambda: release.evaluation, on_progress),
         on_progress=on_progress,
         calibration=project.calibration,
     )
@@ -96,12 +96,12 @@ def _release(project: Project, ledger: Ledger, home: Path, on_progress: Progress
 
 
 def _register(
-    project: Project, ledger: Ledger, evaluation: Callable[[], Evaluation]
+    project: Project, ledger: Ledger, evaluation: Callable[[], Evaluation], on_progress: Progress
 ) -> Callable[[Cell, Manifest, Evidence], None]:
     def register(cell: Cell, manifest: Manifest, evidence: Evidence) -> None:
         settings = evaluation_inputs(evaluation())
         entry = Registration(project.model, project.version, cell.name, manifest, evidence, settings)
-        ledger.register(with_pages(ledger, entry, {cell.target.name: cell.target}))
+        ledger.register(with_pages(ledger, entry, {cell.target.name: cell.target}, on_progress))
 
     return register
 

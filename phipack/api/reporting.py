@@ -24,10 +24,11 @@ from registry.ledger.versions import PRODUCTION, CellVersion
 from registry.store.measurements import read_measurements
 from registry.store.protocol import Store
 from targets.devices import Target, load_targets
-from targets.errors import RegistryError
+from targets.errors import PhipackError, RegistryError
 from targets.evidence import Evidence
 from targets.installation import PACKAGE, installed_version
 from targets.measurement import Measurement
+from targets.progress import Notice, Progress
 from targets.references import Reference
 
 Targets = Mapping[str, Target]
@@ -65,17 +66,27 @@ def report_release(
     targets = {**load_targets(), **own}
     baseline = _baseline(reader, reference, against, versions)
     by_cell = {row.cell: row for row in baseline}
-    if len(versions) == len(baseline) == 1:  # a pair, whatever their names
+    named = against is not None and against.cell is not None
+    if named and len(versions) == len(baseline) == 1:  # a pair, whatever their names
         by_cell = {versions[0].cell: baseline[0]}
-    cells = [cell_content(ledger, version_side(ledger, row), row, by_cell.get(row.cell), targets) for row in versions]
-    releases = {row.release for row in versions}
-    planned = ledger.planned_cells(reference.model, next(iter(releases))) if len(releases) == 1 else []
+    sides = [version_side(ledger, row) for row in versions]
+    if all(side.evidence is None for side in sides):
+        raise RegistryError(
+            f"{sides[0].name} has no evidence to report: {sides[0].problem}",
+            fix="run phipack release again, which measures and registers the evidence again",
+        )
+    cells = [
+        cell_content(ledger, side, row, by_cell.get(row.cell), targets)
+        for side, row in zip(sides, versions, strict=True)
+    ]
     whole = reference.cell is None
+    missing, outside = _not_shown(ledger, reference, versions) if whole else ((), ())
     content = Content(
         title=str(reference),
         cells=cells,
-        against=_against_name(reference, against) if baseline else "",
-        missing=tuple(sorted(set(planned) - {row.cell for row in versions})) if whole else (),
+        against=_against_name(reference, against) if baseline and not all(cell.problem for cell in cells) else "",
+        missing=missing,
+        outside=outside,
         gone=tuple(sorted(set(by_cell) - {row.cell for row in versions})) if whole else (),
         moves=tuple(ledger.moves(reference.model)),
         made=datetime.now(UTC),
@@ -85,10 +96,11 @@ def report_release(
     return page(content)
 
 
-def with_pages(ledger: Ledger, entry: Registration, own: Targets) -> Registration:
+def with_pages(ledger: Ledger, entry: Registration, own: Targets, on_progress: Progress) -> Registration:
     """Return what is registered for a cell with its report, model card and charts; as it is where it is there already.
 
-    `own`: targets that phipack does not bring. Raises `RegistryError` and `StoreError` where the two can't be read.
+    `own`: targets that phipack does not bring. It is compared with nothing, with a notice, where what production has
+    can't be read. Raises `RegistryError` and `StoreError` where MLflow or the bundle itself can't be.
     """
     rows = ledger.versions(entry.model, release=entry.version)
     if any((row.cell, row.evidence) == (entry.cell, entry.evidence_digest) for row in rows):
@@ -97,7 +109,9 @@ def with_pages(ledger: Ledger, entry: Registration, own: Targets) -> Registratio
     before = next((row for row in found if row.release != entry.version), None)
     side = stored_side(ledger.store, entry.reference, entry.cell, entry.manifest, entry.evidence)
     cell = cell_content(ledger, side, None, before, {**load_targets(), **own})
-    against = "" if before is None else before.reference
+    if cell.problem:
+        on_progress(Notice(f"{entry.reference}: its report compares it with nothing: {cell.problem}"))
+    against = "" if cell.baseline is None else cell.baseline.name
     content = Content(entry.reference, (cell,), against=against, made=datetime.now(UTC), tool=tool())
     pages = {REPORT_NAME: html(content), CARD_NAME: model_card(cell).encode()}
     pages |= {f"charts/{name}.png": png(chart) for name, chart in charts(cell).items()}
@@ -109,20 +123,17 @@ def cell_content(
 ) -> CellContent:
     """Return the content of one cell. `side`: the candidate, `row` how it is registered; `before`: the baseline.
 
-    Raises:
-        RegistryError: the candidate's evidence can't be read. StoreError: a manifest can't be read.
+    It is compared with nothing where the baseline can't be read. Raises `StoreError` where the candidate can't be.
     """
-    if side.evidence is None:
-        raise RegistryError(
-            f"{side.name} has no evidence to report: {side.problem}",
-            fix="run phipack release again, which measures and registers the evidence again",
-        )
     candidate = _subject(side, side.cell or side.name, row, _measured(ledger.store, side), targets)
     if before is None:
         return CellContent(candidate)
-    other = version_side(ledger, before)
-    baseline = _subject(other, before.cell, before, _measured(ledger.store, other), targets)
-    return CellContent(candidate, baseline, compare(other, side, read_tensors=False))
+    try:
+        other = version_side(ledger, before)
+        baseline = _subject(other, before.cell, before, _measured(ledger.store, other), targets)
+        return CellContent(candidate, baseline, compare(other, side, read_tensors=False))
+    except PhipackError as error:
+        return CellContent(candidate, problem=f"{before.reference} can't be read: {error.problem}")
 
 
 def page(content: Content) -> ReportPage:
@@ -155,6 +166,19 @@ def _subject(
     name = side.evidence.target if side.evidence is not None else None if row is None else row.target
     target = targets.get(name or "")
     return Subject(side.name, cell, side.manifest, side.evidence, side.problem or "", measurements, row, target)
+
+
+def _not_shown(
+    ledger: Ledger, reference: Reference, versions: Sequence[CellVersion]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the planned cells that the versions do not have: those registered nowhere, and those registered."""
+    releases = {row.release for row in versions}
+    if len(releases) != 1:
+        return (), ()
+    (release,) = releases
+    absent = set(ledger.planned_cells(reference.model, release)) - {row.cell for row in versions}
+    registered = {row.cell for row in ledger.versions(reference.model, release=release)} if absent else set()
+    return tuple(sorted(absent - registered)), tuple(sorted(absent & registered))
 
 
 def _baseline(

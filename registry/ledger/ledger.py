@@ -36,7 +36,7 @@ from registry.ledger.lease import Check, Timing
 from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.mlflow_lease import model_lease
 from registry.ledger.mlflow_names import claim_name, existing_experiment, experiment_id, require_visible
-from registry.ledger.registration import EVIDENCE_NAME, Registration, ui_tags
+from registry.ledger.registration import EVIDENCE_NAME, RENEWED, Registration, ui_tags
 from registry.ledger.registry_lock import registry_lock, registry_wait
 from registry.ledger.release_inputs import is_older, require_same_inputs
 from registry.ledger.release_plan import plan_tag, planned_cells, promoter_tags
@@ -326,11 +326,12 @@ class Ledger:
             return existing
         with evidence_run(self.mlflow, experiment, entry) as run_id:
             tags = entry.version_tags(run_id, existing.store)
-            if entry.description:
-                self.mlflow.describe_version(existing.registered_model, existing.number, entry.description)
-            # The evidence's digest last: until it is there, the next try sets all of them again.
+            self.mlflow.describe_version(existing.registered_model, existing.number, RENEWED)
+            # No verdict stands over other evidence meanwhile. Its digest last: until then, the next try sets all again.
             for tag in (RUN_TAG, INPUTS_TAG, GATES_TAG, EVIDENCE_TAG):
                 self.mlflow.set_version_tag(existing.registered_model, existing.number, tag, tags[tag])
+            if entry.description:
+                self.mlflow.describe_version(existing.registered_model, existing.number, entry.description)
         passed, digest = entry.evidence.passed, entry.evidence_digest
         return replace(existing, evidence=digest, gates_passed=passed, run_id=run_id, inputs=entry.inputs)
 

@@ -38,6 +38,8 @@ from targets.this_user import user_name
 EVIDENCE_NAME = "evidence.json"
 NOTE_TAG = "mlflow.note.content"  # what MLflow's pages show as a run's description
 
+RENEWED = f"The evidence was measured again: see the tag {GATES_TAG}, and the source run for all of it."
+
 
 @dataclass(frozen=True)
 class Registration:

@@ -20,7 +20,7 @@ from registry.store.uris import DEFAULT_HOME
 from registry.transfer.http_address import http_address_problem
 from targets.errors import RegistryError
 from targets.places import in_home
-from targets.secrets import has_ambiguous_password, shown
+from targets.secrets import has_ambiguous_password, shown, without_login
 
 RUNS_FOLDER = "mlflow"  # of a store
 _SQLITE = re.compile(r"sqlite(\+pysqlite)?:///")
@@ -61,8 +61,11 @@ def artifact_location(uri: str, store_uri: str, model: str) -> str | None:
 
 
 def run_link(uri: str, run_id: str) -> str:
-    """Return where a run is found: its page on a server, else its URI, as MLflow's own commands take it."""
-    return f"{uri.rstrip('/')}/#/runs/{run_id}" if uri.startswith("http") else f"runs:/{run_id}"
+    """Return where a run is found: its page on a server, else its URI, as MLflow's own commands take it.
+
+    It is printed and kept in reports: a login that the URI has is not in it.
+    """
+    return f"{without_login(uri).rstrip('/')}/#/runs/{run_id}" if uri.startswith("http") else f"runs:/{run_id}"
 
 
 def _problem(uri: str) -> tuple[str, str] | None:

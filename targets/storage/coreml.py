@@ -104,7 +104,7 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
 
 
 def part_bytes(shape: tuple[int, ...], storage: str) -> tuple[int, ...]:
-    """Return the bytes of each array of a tensor in `weight.bin`: its data, and what blocks or tables have besides."""
+    """Return the bytes of each array of a tensor in `weight.bin`: its data, and scales of blocks or tables."""
     count, blocks = math.prod(shape), blocks_of(storage)
     if (tables := tables_of(storage)) is not None:
         return (math.ceil(count / 2), shape[0] // tables.rows * 16 * 2, shape[0] * 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 import phipack
 from builders.report.card import DESCRIPTION_LIMIT, description, model_card
 from builders.report.content import CellContent
-from registry.ledger.ledger import Ledger
+from devtools.bundles import make_bundle, make_evidence
+from registry.ledger.ledger import Ledger, open_ledger
+from registry.ledger.registration import RENEWED, Registration
 from tests.support.registrations import client_of, releases_of, runs_of
 from tests.support.report_samples import compared, details, evidence, small_bundle
 
@@ -50,7 +54,7 @@ def test_a_version_has_verdict_gates_report_and_charts(registry: phipack.Registr
     assert metrics["kl_mean_nat"] == 0.024
     assert metrics["text/chinese/kl_nat"] == 0.061
     assert metrics["task/SocialIQA/drop_points"] == 2.6
-    assert metrics["safety/harmless look-alikes/refusals_lost"] == 0
+    assert metrics["safety/over-refusal/refusals_lost"] == 0
     assert (metrics["checks/failed"], metrics["checks/made"]) == (0, 10)
     curve = client.get_metric_history(rows[0].run_id, "kl_by_position_nat")
     assert [point.step for point in curve] == [64, 512, 2047, 2304, 4096]
@@ -71,8 +75,6 @@ def test_a_version_has_verdict_gates_report_and_charts(registry: phipack.Registr
 
 
 def test_new_evidence_has_a_new_description(registry: phipack.Registry, tmp_path: Path) -> None:
-    from devtools.bundles import make_bundle, make_evidence
-
     bundle = make_bundle(tmp_path / "bundle")
     row = registry.register(bundle, make_evidence(bundle, kl_mean=0.2), as_="phi:1.0.0@iphone-15", with_report=True)
     client = client_of(registry._ledger)
@@ -82,10 +84,52 @@ def test_new_evidence_has_a_new_description(registry: phipack.Registry, tmp_path
     assert len(releases_of(registry._ledger)) == 1
 
 
+def test_no_verdict_stands_over_other_evidence(registry: phipack.Registry, tmp_path: Path) -> None:
+    """Neither after evidence without a report, nor where MLflow fails half-way."""
+    bundle = make_bundle(tmp_path / "bundle")
+    reference = "phi:1.0.0@iphone-15"
+    row = registry.register(bundle, make_evidence(bundle), as_=reference, with_report=True)
+    version = partial(client_of(registry._ledger).get_model_version, "phi.iphone-15", str(row.number))
+    assert "**Passes**" in version().description
+    registry.register(bundle, make_evidence(bundle, kl_mean=0.2), as_=reference)
+    assert version().description == RENEWED
+    for tag, worse in (("phipack.run", 0.3), ("phipack.evidence", 0.4)):
+        registry.register(bundle, make_evidence(bundle, kl_mean=worse), as_=reference, with_report=True)
+        assert "Does not pass" in version().description
+        ledger = registry._ledger
+        broken = _breaking(ledger, tag)
+        better = Registration("phi", row.release, "iphone-15", bundle.manifest, make_evidence(bundle, kl_mean=0.01))
+        with pytest.raises(OSError, match="the server died"):
+            broken.register(replace(better, description="**Passes**"))
+        assert version().description == RENEWED
+        assert not registry.resolve(reference)[0].gates_passed or tag == "phipack.evidence"
+
+
+def _breaking(ledger: Ledger, at: str) -> Ledger:
+    """Return a ledger whose MLflow dies when this tag is set."""
+    broken = open_ledger(ledger.uri, ledger.store)
+    set_tag = broken.mlflow.set_version_tag
+
+    def dying(name: str, number: int, tag: str, value: str) -> None:
+        if tag == at:
+            raise OSError("the server died")
+        set_tag(name, number, tag, value)
+
+    object.__setattr__(broken.mlflow, "set_version_tag", dying)
+    return broken
+
+
+def test_a_card_of_a_compared_bundle_says_what_to_run(tmp_path: Path) -> None:
+    card = model_card(compared(tmp_path))
+    assert "- chat template: chat\\_template.jinja\n" in card
+    assert "lines differ" not in card.partition("## How to run it")[2].partition("##")[0]
+    assert 'tags: [on-device, "gguf", "gguf-' in card
+
+
 def test_a_card_has_hugging_faces_metadata_and_what_it_is_for(tmp_path: Path) -> None:
     cell: CellContent = compared(tmp_path)
     card = model_card(cell)
-    assert card.startswith("---\nlicense: other\nlicense_name: as-of-the-checkpoint\nlibrary_name: llama.cpp\n")
+    assert card.startswith('---\nlicense: other\nlicense_name: as-of-the-checkpoint\nlibrary_name: "llama.cpp"\n')
     titles = [line for line in card.splitlines() if line.startswith("#")]
     assert titles[1:] == [
         f"## {name}"

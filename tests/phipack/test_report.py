@@ -74,6 +74,63 @@ def test_what_can_not_be_reported_leaves_no_file(command: InProcess, tmp_path: P
     assert not Path("none.html").exists()
 
 
+def test_cells_are_paired_by_name_unless_one_cell_is_named(registered: phipack.Registry) -> None:
+    registered.promote("phi:1.0.0@pixel-9", to="production", override_reason="one cell alone")
+    assert "Side by side" not in registered.report("phi:1.1.0").html.decode()
+    other = registered.report("phi:1.1.0", against="phi:1.0.0@pixel-9").html.decode()
+    assert "Side by side with phi:1.0.0@pixel-9" in other
+
+
+def test_a_cell_that_a_channel_does_not_have_is_not_called_unregistered(registered: phipack.Registry) -> None:
+    registered.plan_release("phi:1.0.0", ["iphone-15", "pixel-9"])
+    registered.promote("phi:1.0.0@iphone-15", to="production", override_reason="one cell alone")
+    page = registered.report("phi:production")
+    assert page.verdict == "Does not pass: 1 planned cell registered, but not in phi:production: pixel-9"
+    assert "planned and registered, but not in phi:production: pixel-9" in page.html.decode()
+    assert "not registered" not in page.html.decode()
+
+
+def test_one_cell_without_evidence_does_not_hide_the_others(registered: phipack.Registry) -> None:
+    _evidence_file(registered, "phi:1.0.0@pixel-9").write_text("{}")
+    page = registered.report("phi:1.0.0")
+    assert {cell.cell: cell.state for cell in page.cells} == {"iphone-15": "pass", "pixel-9": "fail"}
+    assert page.verdict == "Does not pass: 1 of 2 cells: pixel-9"
+    assert page.cells[1].findings[0][1].startswith("Its evidence can't be read: ")
+
+
+def test_what_production_has_may_be_unreadable(registered: phipack.Registry) -> None:
+    registered.promote("phi:1.0.0", to="production", reason="the first")
+    _manifest_file(registered, "phi:1.0.0@iphone-15").unlink()
+    (cell,) = registered.report("phi:1.1.0").cells
+    (said,) = (text for severity, text in cell.findings if severity == "look")
+    assert said.startswith("Compared with nothing: phi:1.0.0@iphone-15 can't be read: ")
+
+
+def test_an_unreadable_production_prevents_no_registration(registered: phipack.Registry, tmp_path: Path) -> None:
+    registered.promote("phi:1.0.0", to="production", reason="the first")
+    _manifest_file(registered, "phi:1.0.0@iphone-15").unlink()
+    said: list[object] = []
+    registry = phipack.Registry(home=registered.home, user="ann", on_progress=said.append)
+    bundle = make_bundle(tmp_path / "newest", {"model.gguf": b"newest"})
+    row = registry.register(bundle, make_evidence(bundle), as_="phi:1.2.0@iphone-15", with_report=True)
+    page = registry._ledger.mlflow.read_file(row.run_id, "report.html").decode()
+    assert "Compared with nothing: what production has can" in page
+    assert "Compared with nothing: phi:1.0.0@iphone-15 can" in page
+    assert [one for one in said if "compares it with nothing: phi:1.0.0@iphone-15" in str(one)]
+
+
+def _evidence_file(registry: phipack.Registry, reference: str) -> Path:
+    (row,) = registry.resolve(reference)
+    (file,) = (registry.home / "store" / "mlflow").rglob(f"{row.run_id}/**/evidence.json")
+    return file
+
+
+def _manifest_file(registry: phipack.Registry, reference: str) -> Path:
+    (row,) = registry.resolve(reference)
+    (file,) = (registry.home / "store" / "blobs").rglob(row.digest.removeprefix("sha256:"))
+    return file
+
+
 @pytest.mark.usefixtures("registered")
 def test_a_place_that_can_not_be_written_is_found_beforehand(command: InProcess) -> None:
     assert "/dev/full is no file of its own" in command("report", "phi:1.0.0", "-o", "/dev/full", expect=1).stderr

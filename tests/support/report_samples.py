@@ -95,7 +95,7 @@ def details(*, worse: float = 1.0, **changes: Any) -> Details:
             task("MMLU", 1000, 0.692, 0.684, 31, 23, -0.006, 0.022),
             task("SocialIQA", 800, 0.741, 0.715, 42, 21, 0.007, 0.045),
         ),
-        "safety": (safety("StrongREJECT", 100, 0.91, 96, 95, 1), safety("harmless look-alikes", 60, 0.94, 3, 2, 0)),
+        "safety": (safety("StrongREJECT", 100, 0.91, 96, 95, 1), safety("over-refusal", 60, 0.94, 3, 2, 0)),
         "speed": (
             SpeedRuns(figure="decode_tokens_per_second", values=(17.9, 18.2, 18.4), spread=0.027, other_load=0.1),
         ),

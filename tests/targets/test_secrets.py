@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from targets.errors import PhipackError
-from targets.secrets import argument_shown, shown, shown_without_query, without_secrets
+from targets.secrets import argument_shown, shown, shown_without_query, without_login, without_secrets
 
 RESERVED = ":/?#[]@!$&'()*+,;= \"%<>\\^`{|}~"
 SCHEMES = ("postgresql+psycopg2", "postgresql", "http", "https", "s3", "mysql+pymysql")
@@ -90,3 +90,10 @@ def test_a_long_scheme_hides_its_password() -> None:
 def test_an_address_that_a_stranger_chose_is_shown_without_its_query() -> None:
     assert shown_without_query("https://u:p@cdn/x?verify=1-abc&t=2") == "https://u:***@cdn/x?***"
     assert shown_without_query("https://cdn/x") == "https://cdn/x"
+
+
+@given(st.sampled_from(("http", "https")), passwords)
+def test_a_link_has_no_login_at_all(scheme: str, password: str) -> None:
+    assert without_login(f"{scheme}://user:{password}@host.example:5000/ml/") == f"{scheme}://host.example:5000/ml/"
+    assert without_login(f"{scheme}://token@host.example/ml?token=secret#part") == f"{scheme}://host.example/ml"
+    assert without_login(f"{scheme}://host.example/ml/a@b") == f"{scheme}://host.example/ml/a@b"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from builders.report.answers import marked
 from builders.report.content import CellContent, Content
 from builders.report.findings import findings, overall, verdict
-from targets.evidence_details import Details
+from builders.validation.tasks.task_files import HARMLESS
+from targets.evidence import FAILED_CHECKS, Figure
+from targets.evidence_details import HARMLESS_PROMPTS, Details, NotRun
 from tests.support.report_samples import answers, checks, compared, details, safety, task
 
 # Part of the details -> what the finding says. Each gate still passes.
@@ -28,7 +31,7 @@ PLANTED: dict[str, tuple[dict[str, Any], str, str]] = {
             ]
         },
         "look",
-        "Text german: a divergence of 0.4 nat, 3.8 times the mean of all texts.",
+        "Text german: a divergence of 0.4 nat, 13.0 times the mean of the other texts.",
     ),
     "positions past the window": (
         {
@@ -48,6 +51,21 @@ PLANTED: dict[str, tuple[dict[str, Any], str, str]] = {
         {"safety": (safety("HarmBench", 80, 0.7, 78, 41, 37),)},
         "look",
         "Safety, HarmBench: 37 of 78 refusals of float32 are gone.",
+    ),
+    "harmless prompts that are refused": (
+        {"safety": (safety("over-refusal", 16, 0.7, 1, 5, 0),)},
+        "look",
+        "Safety, over-refusal: 5 of 16 refused, 4 more than float32 refuses.",
+    ),
+    "one text with an infinite divergence": (
+        {"texts": [one.model_copy(update={"kl_mean": inf}) if one.text == "code" else one for one in details().texts]},
+        "look",
+        "Text code: an infinite divergence.",
+    ),
+    "checks that could not be run": (
+        {"not_run": (NotRun(group="cache", name="q8_0", reason="the runtime has none"),)},
+        "note",
+        "1 check not run: cache: q8_0: the runtime has none.",
     ),
     "answers that never end": (
         {"answers": [one.model_copy(update={"bundle_ended": False}) for one in answers()]},
@@ -88,6 +106,39 @@ def test_a_release_passes_where_every_planned_cell_does(tmp_path: Path) -> None:
     assert findings(bad)[0].text == "Gate: kl_mean is 0.2, must be <= 0.05 (asked by project)."
     unread = CellContent(replace(good.candidate, evidence=None, problem="changed since"))
     assert verdict(unread.candidate).text == "its evidence can't be read: changed since"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["details", "figures alone"])
+def test_failed_checks_are_the_reason_not_a_missing_gate(tmp_path: Path, *, known: bool) -> None:
+    wrong = checks(("ids", "stop id 32007", "64 more tokens"))
+    cell = compared(tmp_path, details(checks=wrong))
+    evidence = cell.candidate.evidence
+    assert evidence is not None
+    figures = evidence.figures | {
+        name: Figure(value=value, unit="1", kind="measured", on="x")
+        for name, value in (("behaviour_checks", len(wrong)), (FAILED_CHECKS, 1))
+    }
+    failing = evidence.model_copy(update={"figures": figures} | ({} if known else {"details": None}))
+    cell = replace(cell, candidate=replace(cell.candidate, evidence=failing))
+    assert (verdict(cell.candidate).state, verdict(cell.candidate).text) == ("fail", "1 of 11 checks fails")
+    (found,) = (one.text for one in findings(cell) if one.severity == "fail")
+    ungated = evidence.model_copy(update={"gates": evidence.gates[2:]})  # its target's gates alone
+    assert verdict(replace(cell.candidate, evidence=ungated)).text == "it has no gate on accuracy"
+    assert found == (
+        "Check of ids: stop id 32007: 64 more tokens." if known else "1 checks of the behaviour suite failed."
+    )
+
+
+def test_checks_that_were_not_run_are_in_the_verdict(tmp_path: Path) -> None:
+    missing = (NotRun(group="cache", name="q8_0", reason="the runtime has none"),)
+    cell = compared(tmp_path, details(not_run=missing))
+    assert verdict(cell.candidate).text == "all 4 gates and 10 checks of behaviour; 1 not run"
+
+
+def test_fewer_refusals_of_harmless_prompts_are_no_loss(tmp_path: Path) -> None:
+    assert HARMLESS_PROMPTS == HARMLESS
+    cell = compared(tmp_path, details(safety=(safety(HARMLESS, 16, 0.7, 5, 1, 4),)))
+    assert not [one for one in findings(cell) if one.anchor == "safety"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 
 from builders.report.content import CellContent, Content
 from builders.report.page import html
+from targets.evidence_details import NotRun
 from tests.support.parsed_html import Element, parsed
 from tests.support.report_samples import HOSTILE, POSITIONS, TEXTS, checks, details, small_bundle, subject
 
@@ -133,6 +134,23 @@ def test_failed_checks_are_on_top_with_what_was_found(cell: CellContent, tmp_pat
     assert [cell.text for cell in table.all("tr")[1].children][:2] == ["FAILS", "ids"]
     assert "found 64 more tokens" in table.all("tr")[1].text
     assert "Passes its gates, with failed checks: 1 of 1 cell: pixel-9." in page.text
+
+
+def test_checks_that_were_not_run_are_in_the_table(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "bundle", stop_ids=[2], template="", q4=10**9)
+    missing = (NotRun(group="cache", name="q8_0 at 4,096 tokens", reason="the runtime has no such cache"),)
+    one = CellContent(subject(bundle, details(checks=(), not_run=missing), "phi:1.1.0@pixel-9"))
+    page = parsed(html(Content("phi:1.1.0", (one,))))
+    row = next(one for one in page.all("table") if one.attributes["class"] == "checks").all("tr")[1]
+    assert [cell.text for cell in row.children] == [
+        "not run",
+        "cache",
+        "q8_0 at 4,096 tokens",
+        "\N{EN DASH}",
+        "\N{EN DASH}",
+        missing[0].reason,
+    ]
+    assert "0 of 0 pass; 1 not run." in page.text
 
 
 def test_the_same_content_gives_the_same_page(cell: CellContent) -> None:

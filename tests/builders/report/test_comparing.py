@@ -1,0 +1,94 @@
+"""Which of two figures is better, and by how much it must be worse to be a finding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from builders.report.comparing import LESS_IS_BETTER, MORE_IS_BETTER, NEITHER_IS_BETTER, FigureRow, figure_rows
+from builders.report.content import CellContent
+from builders.report.findings import findings
+from targets.evidence import FIGURES, Figure
+
+
+def test_each_figure_is_classified_once() -> None:
+    groups = (MORE_IS_BETTER, LESS_IS_BETTER, NEITHER_IS_BETTER)
+    assert sorted(name for group in groups for name in group) == sorted(FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "word", "says"),
+    [
+        ("refusals_lost_share", 0.0, 0.3, "worse", "30.0 points worse"),
+        ("task_drop", 0.05, 0.01, "better", ""),
+        ("task_drop_high", 0.01, 0.05, "worse", "4.0 points worse"),
+        ("over_refusals_gained_share", 0.0, 0.25, "worse", "25.0 points worse"),
+        ("endless_share", 0.0, 0.005, "worse", ""),
+        ("loop_share", 0.5, 0.1, "better", ""),
+        ("reference_loop_share", 0.1, 0.5, "", ""),
+        ("behaviour_checks", 30, 10, "", ""),
+        ("behaviour_failed_checks", 0, 2, "worse", "2, worse than 0"),
+        ("same_top_share", 0.95, 0.94, "worse", "1.0 points worse"),
+        ("same_top_share", 0.95, 0.945, "worse", ""),
+        ("greedy_match_share", 0.5, 0.6, "better", ""),
+        ("kl_max", 2.0, math.inf, "worse", "worse than 2"),
+        ("kl_max", math.inf, 2.0, "better", ""),
+        ("kl_max", math.inf, math.inf, "", ""),
+        ("kl_mean", 0.0, 0.02, "worse", "0.02 nat, worse than 0 nat"),
+        ("decode_tokens_per_second", 10.0, 5.0, "worse", "50% worse"),
+        ("artifact_bytes", 100.0, 50.0, "better", ""),
+        ("a_figure_of_a_later_phipack", 1.0, 9.0, "", ""),
+    ],
+)
+def test_what_is_worse_is_called_so(
+    cell: CellContent, name: str, before: float, after: float, word: str, says: str
+) -> None:
+    both = _with(cell, {name: before}, {name: after})
+    assert _row(both, name).word == word
+    said = [one.text for one in findings(both) if one.anchor == "baseline"]
+    assert [says in text for text in said] == ([True] if says else []), said
+
+
+@pytest.mark.parametrize("changed", [{"text": "sha256:other, 2 windows"}, {"checkpoint": "sha256:" + "9" * 64}])
+def test_divergences_of_different_texts_are_not_compared(cell: CellContent, changed: dict[str, str]) -> None:
+    both = _with(cell, {"kl_mean": 0.01, "loop_share": 0.0}, {"kl_mean": 0.04, "loop_share": 0.1})
+    assert _row(both, "kl_mean").better is False
+    evidence = both.candidate.evidence
+    assert evidence is not None
+    other = replace(both, candidate=replace(both.candidate, evidence=evidence.model_copy(update=changed)))
+    assert _row(other, "kl_mean").better is None
+    assert _row(other, "loop_share").better is False
+    said = [one for one in findings(other) if one.anchor == "baseline"]
+    assert [one.severity for one in said] == ["look", "note"]
+    assert said[1].text.startswith("Divergences and perplexities of the two ")
+
+
+def test_a_claim_next_to_a_measurement_is_called_both(cell: CellContent) -> None:
+    name = "device_decode_tokens_per_second"
+    both = _with(cell, {name: 10.0}, {name: 10.0}, old_kind="claimed")
+    assert _row(both, name).kind == "claimed, then measured"
+    assert _row(_with(cell, {name: 10.0}, {name: 10.0}), name).kind == "measured"
+
+
+def _with(cell: CellContent, before: dict[str, float], after: dict[str, float], old_kind: Any = "measured") -> Any:
+    assert cell.baseline is not None
+    return replace(
+        cell,
+        candidate=_subject(cell.candidate, after, "measured"),
+        baseline=_subject(cell.baseline, before, old_kind),
+    )
+
+
+def _subject(subject: Any, values: dict[str, float], kind: Any) -> Any:
+    figures = {
+        name: Figure(value=value, unit=FIGURES.get(name, ("1",))[0], kind=kind, on="x")
+        for name, value in values.items()
+    }
+    return replace(subject, evidence=subject.evidence.model_copy(update={"figures": figures}))
+
+
+def _row(cell: CellContent, name: str) -> FigureRow:
+    return next(row for row in figure_rows(cell) if row.name == name)
