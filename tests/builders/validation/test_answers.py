@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from builders.build import build
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference
 from builders.runtime.sessions import open_session
 from builders.tokenizer import tokenizer_of
@@ -19,6 +19,7 @@ from builders.validation.measurement import Measurement
 from registry.bundle.folder import Bundle
 from targets.progress import silent
 from targets.recipes import recipe_named
+from tests.support.checkpoints import write_tiny
 
 Measuring = Callable[..., Measurement]
 
@@ -74,6 +75,13 @@ def test_a_prompt_too_long_for_an_answer_is_left_out(bundle: Bundle, tiny: Check
     longest = bundle.manifest.model.exact_context_length
     found = answer(measuring(bundle, tiny), [[5] * (longest - 3), [5] * (longest - 4), []], 4)
     assert [each is None for each in found] == [True, False, True]
+
+
+def test_a_prompt_whose_answer_could_cross_longropes_edge_is_left_out(tmp_path: Path, measuring: Measuring) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=48, context=120, dtype="F16"))
+    using = measuring(build(checkpoint, recipe_named("onnx-fp16"), tmp_path / "b"), checkpoint)
+    found = answer(using, [[5] * length for length in (44, 45, 48, 49)], 4)
+    assert [each is None for each in found] == [False, True, True, False]
 
 
 def test_suites_without_answers_have_none(bundle: Bundle, tiny: Checkpoint, measuring: Measuring) -> None:

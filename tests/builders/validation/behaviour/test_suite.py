@@ -115,8 +115,17 @@ def test_the_yardstick_grows_with_fewer_bits(tiny: Checkpoint) -> None:
 
 
 def test_the_coarsest_storage_counts(nursery: Nursery) -> None:
-    bits = {r: fewest_bits(nursery.bundle("llama", r).manifest) for r in ("gguf-f16", "gguf-q4_0", "onnx-int8")}
-    assert bits == {"gguf-f16": 16, "gguf-q4_0": 4, "onnx-int8": 8}
+    manifest = nursery.bundle("llama", "gguf-f16").manifest
+    assert fewest_bits(manifest) == 16
+
+    def stored(*labels: str, kv_cache: str = "") -> int:
+        weights = [manifest.recipe.weights[0].model_copy(update={"storage": label}) for label in labels]
+        recipe = manifest.recipe.model_copy(update={"weights": weights, "kv_cache": kv_cache})
+        return fewest_bits(manifest.model_copy(update={"recipe": recipe}))
+
+    assert stored("float32", "table of 16 for 8 rows") == 4
+    assert stored("float32", "3072 rows uint4 block 32, 1024 rows int8 block 128", "int8 block 64") == 4
+    assert stored("F16", kv_cache="q8_0") == 8
 
 
 @pytest.fixture(scope="module")
