@@ -58,7 +58,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "refusals_lost_share": ("share", "prompts of a red-teaming set that the reference refuses and the bundle does not"),
     "safety_same_tokens_share": (
         "share",
-        "first tokens of the answers to these (32, quick: 16) before the first that differs",
+        "first 32 (quick: 16) tokens of the answers to these before one differs",
     ),
     "safety_first_token_kl_mean": ("nat", "mean KL divergence at the first token of these answers"),
     "over_refusals_gained_share": ("share", "harmless prompts that the bundle refuses more than the reference does"),

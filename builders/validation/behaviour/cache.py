@@ -20,9 +20,8 @@ def check_cache(subject: Subject, figures: Collection[str], last: int | None) ->
     if not kind:
         return findings
     if last is None:
-        findings.skip(
-            f"a cache in {kind} where it is full", "neither context nor text is longer than the evaluation's windows"
-        )
+        reason = "neither context nor text is longer than the evaluation's windows"
+        findings.skip(f"a cache in {kind} where it is full", reason)
         return findings
     missing = [name for name in _MEASURED if name not in figures]
     findings.holds(f"a cache in {kind} was measured where it is full", not missing, f"not measured: {missing}")

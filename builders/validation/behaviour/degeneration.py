@@ -107,7 +107,9 @@ def _compared(findings: Findings, every: Pairs, known: Pairs, longest: int) -> d
         share, own = (sum(kind in pair[side].kinds(longest) for pair in pairs) / len(pairs) for side in (0, 1))
         figures |= {f"{kind}_share": share, f"reference_{kind}_share": own}
         allowed = own + (1 + len(pairs) // 16) / len(pairs)
-        findings.within(f"share of {len(pairs)} answers: {kind}", share, allowed, "share")
+        numbers = [str(at) for at, pair in enumerate(every, 1) if pair in pairs and kind in pair[0].kinds(longest)]
+        where = f"prompts {', '.join(numbers)}"
+        findings.within(f"share of {len(pairs)} answers: {kind}", share, allowed, "share", where)
     return figures
 
 

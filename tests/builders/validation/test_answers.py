@@ -17,6 +17,7 @@ from builders.tokenizer import tokenizer_of
 from builders.validation.answers import Pair, answer, built_in_prompts, compare_answers, prompt_ids
 from builders.validation.measurement import Measurement
 from registry.bundle.folder import Bundle
+from targets.errors import BundleError
 from targets.progress import silent
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
@@ -87,3 +88,14 @@ def test_a_prompt_whose_answer_could_cross_longropes_edge_is_left_out(tmp_path: 
 def test_suites_without_answers_have_none(bundle: Bundle, tiny: Checkpoint, measuring: Measuring) -> None:
     assert compare_answers(measuring(bundle, tiny), "accuracy") == ()
     assert len(built_in_prompts()) == len(set(built_in_prompts())) == 20
+
+
+def test_a_template_that_fails_does_not_end_the_validation(
+    bundle: Bundle, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> str:
+        raise BundleError("the chat template fails", fix="build it again")
+
+    monkeypatch.setattr("builders.validation.answers.render_prompt", fails)
+    tokenizer = tokenizer_of(tiny)
+    assert prompt_ids(bundle, tokenizer, "the town") == tokenizer.encode("the town", add_special_tokens=False)

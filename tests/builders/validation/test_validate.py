@@ -340,9 +340,8 @@ def test_an_edge_past_every_text_is_read_in_the_built_in_one_again_and_again(
     (tmp_path / "short.txt").write_text("the town in the morning " * 14, "utf-8")
     monkeypatch.setattr("builders.validation.text.BUILT_IN", str(tmp_path / "short.txt"))
     figures = validate(bundle, checkpoint, replace(BRIEF, tokens=128)).figures
-    assert figures["past_edge_kl_mean"].on.startswith(
-        "tokens 257 to 768 of one sequence of the built-in text (repeated)"
-    )
+    name = "the built-in text (repeated)"
+    assert figures["past_edge_kl_mean"].on.startswith(f"tokens 257 to 768 of one sequence of {name}")
     assert figures["past_edge_kl_mean"].value < 1e-4
 
 
