@@ -101,16 +101,18 @@ def answer_both(
     """
     if not prompts:
         return []
-    longest = max(map(len, prompts)) + count
     drafts: dict[tuple[int, ...], list[int]] = {}
 
     def draft(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
-        new = [ids for ids in sequences if tuple(ids) not in drafts]
-        most = min(max(limits), longest - max(map(len, new), default=0))  # one for all, within what was asked for
-        answers = session.continue_each([np.asarray(ids, np.int64) for ids in new], most, stops=stops)
-        for number, (ids, tokens) in enumerate(zip(new, answers, strict=True)):
-            reference.on_progress(Step("answer", number, len(new), "prompts"))
-            drafts[tuple(ids)] = tokens.tolist()
+        new = {tuple(ids): limit for ids, limit in zip(sequences, limits, strict=True) if tuple(ids) not in drafts}
+        written = 0
+        for most in sorted(set(new.values())):  # no more than is asked for
+            some = [ids for ids, limit in new.items() if limit == most]
+            answers = session.continue_each([np.asarray(ids, np.int64) for ids in some], most, stops=stops)
+            for ids, tokens in zip(some, answers, strict=True):
+                reference.on_progress(Step("answer", written, len(new), "prompts"))
+                drafts[ids] = tokens.tolist()
+                written += 1
         return [drafts[tuple(ids)][:limit] for ids, limit in zip(sequences, limits, strict=True)]
 
     ours = draft(prompts, [count] * len(prompts))

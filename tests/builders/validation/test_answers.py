@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference
 from builders.runtime.sessions import open_session
 from builders.tokenizer import tokenizer_of
-from builders.validation.answers import Pair, answer, built_in_prompts, compare_answers, prompt_ids
+from builders.validation.answers import Pair, answer, answer_both, built_in_prompts, compare_answers, prompt_ids
 from builders.validation.measurement import Measurement
 from registry.bundle.folder import Bundle
 from targets.errors import BundleError
@@ -99,3 +99,23 @@ def test_a_template_that_fails_does_not_end_the_validation(
     monkeypatch.setattr("builders.validation.answers.render_prompt", fails)
     tokenizer = tokenizer_of(tiny)
     assert prompt_ids(bundle, tokenizer, "the town") == tokenizer.encode("the town", add_special_tokens=False)
+
+
+def test_a_bundle_drafts_no_more_than_an_answer_may_still_have(tiny: Checkpoint, tmp_path: Path) -> None:
+    asked: list[tuple[int, int]] = []
+    coarse = build(tiny, recipe_named("gguf-q4_0"), tmp_path / "coarse")
+    with open_session(coarse) as session:
+
+        class Overheard:
+            def continue_each(
+                self, prompts: Sequence[np.ndarray], count: int, **options: object
+            ) -> Iterator[np.ndarray]:
+                asked.extend((len(ids), count) for ids in prompts)
+                return session.continue_each(prompts, count, **options)  # type: ignore[arg-type]
+
+        prompts = [[5, 6, 7], [8, 9, 10]]
+        found = answer_both(Overheard(), FloatReference(tiny), prompts, 24, frozenset())  # type: ignore[arg-type]
+    assert len({length for length, _ in asked}) > 2  # some answers were corrected, at different places
+    assert {length + count for length, count in asked} == {27}
+    for prompt, (_, theirs) in zip(prompts, found, strict=True):
+        assert theirs == FloatReference(tiny).greedy(np.asarray([prompt]), 24)[0].tolist()
