@@ -56,7 +56,10 @@ FIGURES: dict[str, tuple[str, str]] = {
     "task_drop": ("share", "accuracy lost on the worst task, lower end of its 95 % interval: shown to be lost"),
     "task_drop_high": ("share", "accuracy lost on the worst task, upper end of its 95 % interval: may be lost"),
     "refusals_lost_share": ("share", "prompts of a red-teaming set that the reference refuses and the bundle does not"),
-    "safety_same_tokens_share": ("share", "first 32 tokens of the answers to these before the first that differs"),
+    "safety_same_tokens_share": (
+        "share",
+        "first 32 (quick: 16) tokens of the answers to these before one differs",
+    ),
     "safety_first_token_kl_mean": ("nat", "mean KL divergence at the first token of these answers"),
     "over_refusals_gained_share": ("share", "harmless prompts that the bundle refuses more than the reference does"),
     "runtime_tokens_share": (

@@ -12,7 +12,7 @@ Answers are cached, as they depend on the checkpoint alone:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,9 @@ def reference_answers(
 ) -> list[list[int]]:
     """Return the likeliest `count` tokens after each prompt, fewer where one of `stops` comes first, which is included.
 
+    With longrope, a prompt on the short side of its edge must leave room for the answer there: a walk reads all tokens
+    of a sequence with the factors of its whole length.
+
     `draft`: continues each sequence by at least one token; the better it guesses, the fewer walks. An answer that takes
     more than `most_walks` is cut where it is known to, and has neither its tokens nor a stop id at its end.
     """
@@ -51,10 +54,15 @@ def reference_answers(
         so_far = [[*prompts[number], *answers[number]] for number in unfinished]
         drafts = draft(so_far, [count - len(answers[number]) for number in unfinished])
         drafted = [[*ids, *more] for ids, more in zip(so_far, drafts, strict=True)]
-        likeliest = reference.likeliest(padded(drafted))
-        for number, ids, more, row in zip(unfinished, so_far, drafts, likeliest, strict=True):
-            wanted = row[len(ids) - 1 : len(ids) + len(more)].tolist()  # after each token, from the last known one on
-            same = next((place for place, token in enumerate(more) if token != wanted[place]), len(more))
+        likeliest = {
+            place: row
+            for places, rows in batches(reference, drafted)
+            for place, row in zip(places, reference.likeliest(rows), strict=True)
+        }
+        for place, (number, ids, more) in enumerate(zip(unfinished, so_far, drafts, strict=True)):
+            # After each token, from the last known one on.
+            wanted = likeliest[place][len(ids) - 1 : len(ids) + len(more)].tolist()
+            same = next((at for at, token in enumerate(more) if token != wanted[at]), len(more))
             answers[number] += _until_stop(wanted[: same + 1], stops)[: count - len(answers[number])]
     reference.keep(key, "answers", np.asarray([_row(ids, count) for ids in answers], dtype=np.float32))
     return answers
@@ -66,6 +74,21 @@ def padded(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     for row, ids in zip(rows, sequences, strict=True):
         row[: len(ids)] = ids
     return rows
+
+
+def batches(
+    reference: FloatReference, sequences: Sequence[Sequence[int]]
+) -> Iterator[tuple[list[int], NDArray[np.int64]]]:
+    """Yield the places of sequences that may be read together, and their rows, filled up at the end.
+
+    A row's length decides longrope's factors, so that none is filled up past the edge.
+    """
+    longrope = reference.checkpoint.architecture.longrope
+    edge = max(map(len, sequences), default=0) if longrope is None else longrope.original_context
+    for is_long in (False, True):
+        places = [place for place, ids in enumerate(sequences) if (len(ids) > edge) == is_long]
+        if places:
+            yield places, padded([sequences[place] for place in places])
 
 
 def _is_finished(ids: Sequence[int], count: int, stops: Collection[int]) -> bool:

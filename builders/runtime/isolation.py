@@ -134,7 +134,10 @@ class IsolatedSession(Session):
 
     def _send(self, request: dict[str, Any]) -> None:
         while self._unread:
-            self._unread.pop()()
+            try:
+                self._unread.pop()()
+            except MeasurementError:  # it ended the answer that nobody waits for
+                self._unread.clear()
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")

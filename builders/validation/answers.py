@@ -20,6 +20,7 @@ from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer
 from builders.validation.measurement import Measurement
 from registry.bundle.folder import Bundle
+from targets.errors import BundleError
 from targets.evaluation import Suite
 from targets.evidence_details import Answer
 from targets.progress import Step
@@ -66,16 +67,22 @@ def compare_answers(using: Measurement, suite: Suite) -> tuple[Answer, ...]:
 def answer(using: Measurement, prompts: Sequence[Sequence[int]], count: int) -> list[Pair | None]:
     """Continue prompts by up to `count` tokens, by both; None for a prompt too long for that many.
 
-    A stop id ends an answer, and is its last token.
+    A prompt whose answer could cross longrope's edge is too long, too. A stop id ends an answer, and is its last token.
     """
     stops = frozenset(using.bundle.manifest.generation.stop_token_ids)
-    room = using.bundle.manifest.model.exact_context_length - count
-    fitting = [ids for ids in prompts if 0 < len(ids) <= room]
+    model = using.bundle.manifest.model
+    edge = using.reference.checkpoint.architecture.longrope_edge(model.context_length)
+
+    def fits(ids: Sequence[int]) -> bool:
+        crosses = edge is not None and len(ids) <= edge < len(ids) + count
+        return 0 < len(ids) <= model.exact_context_length - count and not crosses
+
+    fitting = [ids for ids in prompts if fits(ids)]
     found = answer_both(using.session, using.reference, fitting, count, stops)
     pairs = iter(
         [Pair(tuple(ids), tuple(theirs), tuple(ours)) for ids, (ours, theirs) in zip(fitting, found, strict=True)]
     )
-    return [next(pairs) if 0 < len(ids) <= room else None for ids in prompts]
+    return [next(pairs) if fits(ids) else None for ids in prompts]
 
 
 def answer_both(
@@ -94,16 +101,18 @@ def answer_both(
     """
     if not prompts:
         return []
-    longest = max(map(len, prompts)) + count
     drafts: dict[tuple[int, ...], list[int]] = {}
 
     def draft(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
-        new = [ids for ids in sequences if tuple(ids) not in drafts]
-        most = min(max(limits), longest - max(map(len, new), default=0))  # one for all, within what was asked for
-        answers = session.continue_each([np.asarray(ids, np.int64) for ids in new], most, stops=stops)
-        for number, (ids, tokens) in enumerate(zip(new, answers, strict=True)):
-            reference.on_progress(Step("answer", number, len(new), "prompts"))
-            drafts[tuple(ids)] = tokens.tolist()
+        new = {tuple(ids): limit for ids, limit in zip(sequences, limits, strict=True) if tuple(ids) not in drafts}
+        written = 0
+        for most in sorted(set(new.values())):  # no more than is asked for
+            some = [ids for ids, limit in new.items() if limit == most]
+            answers = session.continue_each([np.asarray(ids, np.int64) for ids in some], most, stops=stops)
+            for ids, tokens in zip(some, answers, strict=True):
+                reference.on_progress(Step("answer", written, len(new), "prompts"))
+                drafts[ids] = tokens.tolist()
+                written += 1
         return [drafts[tuple(ids)][:limit] for ids, limit in zip(sequences, limits, strict=True)]
 
     ours = draft(prompts, [count] * len(prompts))
@@ -113,9 +122,16 @@ def answer_both(
 
 
 def prompt_ids(bundle: Bundle, tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Return a user's turn as the model gets it: in the bundle's chat template, or plain where it has none."""
+    """Return a user's turn as the model gets it: in the bundle's chat template, or plain where it has none.
+
+    Plain, too, where the template fails: the behaviour suite reports what is wrong with it.
+    """
     has_template = bundled_template(bundle) is not None
-    return tokenizer.encode(render_prompt(bundle, prompt), add_special_tokens=not has_template)
+    try:
+        text = render_prompt(bundle, prompt)
+    except BundleError:
+        text = prompt
+    return tokenizer.encode(text, add_special_tokens=not has_template)
 
 
 def _in_words(using: Measurement, prompt: str, pair: Pair) -> Answer:

@@ -85,6 +85,12 @@ def measure_speed(bundle: Bundle) -> Speed:
     return Speed(**said)
 
 
+def lengths(context_length: int) -> tuple[int, int]:
+    """Return how many tokens of a prompt are read, and how many are written: fewer where the context is short."""
+    prompt = min(PROMPT_TOKENS, context_length // 2)
+    return prompt, min(NEW_TOKENS, context_length - prompt)
+
+
 def spread(values: Sequence[float]) -> float:
     """Return how far values lie apart: (largest - smallest) / median."""
     return (max(values) - min(values)) / statistics.median(values)
@@ -130,10 +136,9 @@ def main(path: Path, most_spread: float) -> None:
 
 
 def _measure(bundle: Bundle, most_spread: float) -> Speed:
-    context = bundle.manifest.model.context_length
-    prompt = min(PROMPT_TOKENS, context // 2)
+    prompt, new = lengths(bundle.manifest.model.context_length)
     with open_for_whole_context(bundle) as session:
-        runs = time_session(session, prompt, min(NEW_TOKENS, context - prompt))
+        runs = time_session(session, prompt, new)
         before = _Clocks.now()
         prefill, decode = zip(*agreeing(runs, most_spread), strict=True)
         load = _Clocks.now().other_load(before)

@@ -39,15 +39,22 @@ def past_edge(using: Measurement) -> dict[str, Figure]:
 
 
 def full_cache(using: Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:
-    """Measure the end of a sequence as long as the context or the text, at most `LONGEST_TOKENS`.
+    """Measure the end of the sequence that `full_cache_end` decides on; nothing where there is none."""
+    last = full_cache_end(using, windows.shape[1])
+    return {} if last is None else _stretch(using, "full_cache", max(1, last + 1 - STRETCH_TOKENS), last)
 
-    Only where the KV cache is quantized: errors of many positions add up there. Nothing where the windows are as long.
+
+def full_cache_end(using: Measurement, window: int) -> int | None:
+    """Return the length of a sequence that fills the cache as far as context and text reach, at most `LONGEST_TOKENS`.
+
+    Only where the KV cache is quantized: errors of many positions add up there. None where windows of `window` tokens
+    are as long.
     """
     if not using.bundle.manifest.recipe.kv_cache:
-        return {}
+        return None
     available = len(using.tokenizer.encode(using.text))
     last = min(using.bundle.manifest.model.exact_context_length, LONGEST_TOKENS, available)
-    return {} if last <= windows.shape[1] else _stretch(using, "full_cache", max(1, last + 1 - STRETCH_TOKENS), last)
+    return None if last <= window else last
 
 
 def across_edges(using: Measurement, known: int) -> list[Rows]:
@@ -88,7 +95,8 @@ def long_sequence(using: Measurement, length: int) -> tuple[NDArray[np.int64], s
     text, name = using.text, using.text_name
     if len(using.tokenizer.encode(text)) < length:
         text, name = read_text(None), BUILT_IN_NAME
-        text *= length // len(using.tokenizer.encode(text)) + 1  # repeated, where an edge lies past its end
+        if (tokens := len(using.tokenizer.encode(text))) < length:  # an edge lies past its end
+            text, name = text * (length // tokens + 1), f"{name} (repeated)"
     return windows_of(using.tokenizer, text, count=1, length=length), name
 
 

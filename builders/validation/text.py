@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from builders.checkpoint import Checkpoint
 from builders.tokenizer import Tokenizer
 from targets.errors import MeasurementError
+from targets.evaluation import EvaluationSettings
 
 BUILT_IN_NAME = "the built-in text"
 BUILT_IN = "texts/general.txt"  # our own prose, so that a bundle can be validated without any other text
@@ -31,6 +32,11 @@ def read_text(path: Path | None) -> str:
 def name_of_text(path: Path | None) -> str:
     """Return what messages call a text."""
     return BUILT_IN_NAME if path is None else path.name
+
+
+def window_length(settings: EvaluationSettings, exact_length: int) -> int:
+    """Return the tokens of a window of the evaluation's own text. `exact_length`: of the bundle."""
+    return min(settings.window, exact_length, settings.tokens)
 
 
 def windows_of(tokenizer: Tokenizer, text: str, *, count: int, length: int) -> NDArray[np.int64]:

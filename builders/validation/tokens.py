@@ -10,12 +10,16 @@ LINES = 400  # of the text that are compared, each as it is and as a user's turn
 
 
 def runtime_tokens_share(bundle: Bundle, tokenizer: Tokenizer, text: str) -> float | None:
-    """Return the share of texts whose ids are the same in both; None for a format whose tokenizer can't be run here.
+    """Return the share of texts whose ids are the same in both; None where none can be compared.
+
+    That is the case of a text without lines, and of a format whose tokenizer can't be run here.
 
     Raises:
         MeasurementError: the runtime can't read the bundle's tokenizer.
     """
     lines = [line for line in text.splitlines() if line.strip()][:LINES]
+    if not lines:
+        return None
     tried = lines + [render_prompt(bundle, line) for line in lines]
     match bundle.manifest.recipe.format:
         case "gguf":
@@ -25,4 +29,4 @@ def runtime_tokens_share(bundle: Bundle, tokenizer: Tokenizer, text: str) -> flo
         case "coreml":
             return None  # swift-transformers reads tokenizer.json itself, and runs only on Apple's systems
     with opened(bundle) as encode:
-        return sum(encode(each) == tokenizer.encode(each) for each in tried) / len(tried) if tried else 1.0
+        return sum(encode(each) == tokenizer.encode(each) for each in tried) / len(tried)

@@ -24,9 +24,10 @@ from builders.validation.compare import Rows
 from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.origin import require_origin
 from builders.validation.prompts import check_prompts, compare_prompts
-from builders.validation.speed import NEW_TOKENS, PROMPT_TOKENS, RUNS, agree, measure_speed
+from builders.validation.sampled_texts import text_windows
+from builders.validation.speed import RUNS, agree, lengths, measure_speed
 from builders.validation.stretches import full_cache, past_edge, past_exact, under_edge
-from builders.validation.text import name_of_text, read_text, require_known, windows_of
+from builders.validation.text import name_of_text, read_text, require_known, window_length, windows_of
 from builders.validation.tokens import runtime_tokens_share
 from builders.validation.unseen import require_other_text
 from registry.bundle.folder import Bundle, verify
@@ -66,9 +67,7 @@ def validate(
         CalibrationError: the bundle was calibrated on the text.
         BundleError: the bundle's bytes are not its manifest's, or need more than it says.
     """
-    settings = settings or EvaluationSettings()
-    if settings.suite == "quick":
-        settings = replace(settings, tokens=min(settings.tokens, QUICK_TOKENS))
+    settings = _limited(settings or EvaluationSettings())
     on_progress = with_subject(on_progress, bundle.manifest.recipe.name)
     verify(bundle)
     check_requirements(bundle)
@@ -130,21 +129,30 @@ def check_before_building(
     Raises:
         MeasurementError: phipack reads the checkpoint differently from transformers, the text is too short, or a folder
             of tasks or prompts is malformed.
+        CheckpointError: the suite renders conversations, and the chat template fails.
         SetupError: tasks are asked for, and the harness is not installed.
     """
+    settings = _limited(settings)
     check_prompts(settings)
     newer = settings.allow_newer_transformers
     ask_oracle(checkpoint, cache=cache, allow_newer_transformers=newer, on_progress=on_progress)
     architecture = checkpoint.architecture
     edges = (architecture.effective_window, architecture.longrope_edge(context_length))
     if all(edge is None or edge >= settings.window for edge in edges):  # else the runtime's exact length decides
-        _windows(checkpoint, tokenizer_of(checkpoint), settings, context_length)
+        tokenizer = tokenizer_of(checkpoint)
+        _windows(checkpoint, tokenizer, settings, context_length)
+        text_windows(checkpoint, tokenizer, settings, context_length)
+
+
+def _limited(settings: EvaluationSettings) -> EvaluationSettings:
+    """Return the settings as the suite limits them."""
+    return replace(settings, tokens=min(settings.tokens, QUICK_TOKENS)) if settings.suite == "quick" else settings
 
 
 def _windows(
     checkpoint: Checkpoint, tokenizer: Tokenizer, settings: EvaluationSettings, exact_length: int
 ) -> NDArray[np.int64]:
-    length = min(settings.window, exact_length, settings.tokens)
+    length = window_length(settings, exact_length)
     text = read_text(settings.text)
     windows = windows_of(tokenizer, text, count=-(-settings.tokens // max(1, length)), length=length)
     require_known(checkpoint, windows)
@@ -175,7 +183,8 @@ def _speed(using: Measurement) -> tuple[dict[str, Figure], tuple[SpeedRuns, ...]
     using.on_progress(Step("speed", 0, 1))
     speed, runtime = measure_speed(using.bundle), using.session.runtime
     using.on_progress(Step("speed", 1, 1))
-    how = f"{platform.machine()}, {PROMPT_TOKENS} tokens in, {NEW_TOKENS} out"
+    prompt, new = lengths(using.bundle.manifest.model.context_length)
+    how = f"{platform.machine()}, {prompt} tokens in, {new} out"
     figures = measured({"peak_memory_bytes": speed.peak_memory_bytes}, f"{how}, {runtime}")
     for runs in speed.runs:
         if not agree(runs.values):

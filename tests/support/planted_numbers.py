@@ -127,6 +127,19 @@ def _attribute(operator: str, name: str, value: float) -> Callable[[Any], None]:
     return edit
 
 
+def _no_attribute(operator: str, name: str, layers: slice) -> Callable[[Any], None]:
+    """Remove an attribute from some of the nodes of an operator."""
+
+    def edit(model: Any) -> None:
+        for node in [node for node in model.graph.node if node.op_type == operator][layers]:
+            kept = [one for one in node.attribute if one.name != name]
+            assert len(kept) < len(node.attribute)
+            del node.attribute[:]
+            node.attribute.extend(kept)
+
+    return edit
+
+
 def _no_edge_in_graph(model: Any) -> None:
     kept = [one for one in model.metadata_props if one.key != ONNX_EDGE]
     assert len(kept) < len(model.metadata_props)
@@ -176,6 +189,13 @@ _IN_FILES: tuple[tuple[str, str, str, Callable[[Bundle], Bundle | None]], ...] =
     ("one layer rotates other pairs", "window", "onnx", in_graph(_attribute(_GQA, "rotary_interleaved", 1))),
     ("one layer's score scale", "window", "onnx", in_graph(_attribute(_GQA, "scale", 0.2))),
     ("one layer's window in the graph", "window", "onnx", in_graph(_attribute(_GQA, "local_window_size", 41))),
+    ("no window in the graph", "window", "onnx", in_graph(_no_attribute(_GQA, "local_window_size", slice(None)))),
+    (
+        "one layer has no window in the graph",
+        "window",
+        "onnx",
+        in_graph(_no_attribute(_GQA, "local_window_size", slice(1))),
+    ),
     ("a token sees the next one", "window", "coreml", in_program(_program_integer("is_future", -1))),
     ("rope theta in the file", "llama", "gguf", in_gguf({"ARCH.rope.freq_base": 10000.0})),
     ("epsilon in the file", "llama", "gguf", in_gguf({"ARCH.attention.layer_norm_rms_epsilon": 1e-6})),

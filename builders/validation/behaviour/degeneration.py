@@ -1,6 +1,9 @@
 """Greedy answers to users' questions: loops, empty answers and those that don't end, next to the reference's own.
 
-An answer of the reference that takes more walks over the layers than allowed counts on neither side.
+The reference's answer is cut where it takes more walks over the layers than allowed. Whether it is empty or loops is
+known of its beginning, and is compared over all answers; whether it ends is not, and is compared where both are known.
+The more a bundle degenerates, the fewer of the reference's answers are known: few of them next to a bundle that hardly
+ever ends are a failed check, where answers have room to end.
 """
 
 from __future__ import annotations
@@ -8,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from builders.runtime.generation import render_prompt
-from builders.validation.answers import answer_both
+from builders.validation.answers import answer_both, prompt_ids
 from builders.validation.behaviour.findings import Findings
 from builders.validation.behaviour.prompts import PROMPTS
 from builders.validation.behaviour.subject import Subject
-from targets.errors import BundleError
 from targets.evidence_details import Answer
 
 _LONGEST_PERIOD = 32  # tokens of what is repeated
 _REPEATED_TOKENS = 48  # at the end of an answer that make it a loop; three quarters of a shorter one
 _KINDS = ("empty", "endless", "loop")
+_ROOM_TO_END = 128  # tokens, within which most answers to `PROMPTS` end
+_MOST_ENDLESS = 0.75  # of all answers, where fewer than half of the reference's are known
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,12 @@ class Written:
         return found
 
 
+Pairs = Sequence[tuple[Written, Written]]  # the bundle's answer and the reference's, to each prompt
+
+
 @dataclass(frozen=True)
 class Degeneration:
-    """What the answers show. `figures`: shares of the answers that are known of both."""
+    """What the answers show. `figures`: shares of all answers; `endless`: of those that are known of both."""
 
     findings: Findings
     figures: dict[str, float]
@@ -57,7 +63,7 @@ def check_degeneration(subject: Subject) -> Degeneration:
         reason = f"{subject.session.runtime} is not the format's own runtime, and too slow for {len(asked)} answers"
         findings.skip(f"{len(asked)} greedy answers", reason)
         return Degeneration(findings, {}, ())
-    prompts = [_ids(subject, prompt) for prompt in asked]
+    prompts = [prompt_ids(subject.bundle, subject.tokenizer, prompt) for prompt in asked]
     longest = _longest(subject, prompts)
     if longest < 1:
         findings.skip(f"{len(asked)} greedy answers", "the context has no room for a question and an answer")
@@ -75,9 +81,11 @@ def check_degeneration(subject: Subject) -> Degeneration:
     known = [pair for pair in pairs if pair[1].ended or len(pair[1].tokens) == longest]
     if len(known) < len(pairs):
         reason = f"the reference's answer differs at more than {subject.sample.reference_walks} tokens"
-        findings.skip(f"{len(pairs) - len(known)} of {len(pairs)} answers against the reference's", reason)
+        findings.skip(f"whether {len(pairs) - len(known)} of {len(pairs)} answers end as the reference's", reason)
     shown = tuple(_shown(subject, prompt, *pair) for prompt, pair in zip(asked, pairs, strict=True))
-    return Degeneration(findings, _compared(findings, known, longest), shown)
+    if longest >= _ROOM_TO_END and subject.truth.template is not None:
+        _check_known(findings, pairs, len(known))
+    return Degeneration(findings, _compared(findings, pairs, known, longest), shown)
 
 
 def is_loop(tokens: Sequence[int], longest: int) -> bool:
@@ -89,30 +97,31 @@ def is_loop(tokens: Sequence[int], longest: int) -> bool:
     return any(end[period:] == end[:-period] for period in range(1, min(_LONGEST_PERIOD, stretch // 3) + 1))
 
 
-def _compared(findings: Findings, pairs: Sequence[tuple[Written, Written]], longest: int) -> dict[str, float]:
+def _compared(findings: Findings, every: Pairs, known: Pairs, longest: int) -> dict[str, float]:
     """Check that no kind is more frequent than in the reference's answers, but for chance; return the shares."""
     figures: dict[str, float] = {}
-    if not pairs:
-        return figures
     for kind in _KINDS:
-        mine, theirs = (sum(kind in pair[side].kinds(longest) for pair in pairs) for side in (0, 1))
-        share, own = mine / len(pairs), theirs / len(pairs)
+        pairs = known if kind == "endless" else every
+        if not pairs:
+            continue
+        share, own = (sum(kind in pair[side].kinds(longest) for pair in pairs) / len(pairs) for side in (0, 1))
         figures |= {f"{kind}_share": share, f"reference_{kind}_share": own}
         allowed = own + (1 + len(pairs) // 16) / len(pairs)
-        findings.within(f"share of {len(pairs)} answers: {kind}", share, allowed, "share")
+        numbers = [str(at) for at, pair in enumerate(every, 1) if pair in pairs and kind in pair[0].kinds(longest)]
+        where = f"prompts {', '.join(numbers)}"
+        findings.within(f"share of {len(pairs)} answers: {kind}", share, allowed, "share", where)
     return figures
 
 
-def _ids(subject: Subject, prompt: str) -> tuple[int, ...]:
-    try:
-        text = render_prompt(subject.bundle, prompt)
-    except BundleError:
-        text = prompt  # template.py says what is wrong with the template
-    ids = subject.tokenizer.encode(text, add_special_tokens=subject.truth.template is None)
-    return tuple(ids)
+def _check_known(findings: Findings, every: Pairs, known: int) -> None:
+    """Check that the bundle's answers end, where too few of the reference's are known to compare their ends."""
+    endless = sum(not ours.ended for ours, _ in every) / len(every)
+    if known * 2 < len(every):
+        name = f"share of {len(every)} answers: endless, {known} of the reference's known"
+        findings.within(name, endless, _MOST_ENDLESS, "share")
 
 
-def _longest(subject: Subject, prompts: Sequence[tuple[int, ...]]) -> int:
+def _longest(subject: Subject, prompts: Sequence[Sequence[int]]) -> int:
     """Return how many tokens an answer may have, such that all stay on one side of every limit."""
     model = subject.model
     limits = [model.context_length, *subject.edges.values()]

@@ -22,7 +22,8 @@ from registry.formats.forwards import Forwards
 from registry.formats.onnx_graph import read_model
 
 _CHUNKS = 9  # a sequence is read in: no multiple of an edge
-_SCORED_BYTES = 1 << 30  # of logits at once; beyond, only those of the longest sequence are asked for
+_SCORED_BYTES = 1 << 30  # of logits at once; beyond, each length is read on its own
+_ATTENTION, _NO_WINDOW = "GroupQueryAttention", -1  # ONNX's, and its window where a graph states none
 _NAT = "nat"
 _INEXACT = "the manifest does not say that the runtime is exact there"
 
@@ -75,7 +76,7 @@ def _in_one_go(subject: Subject) -> Iterator[tuple[int, Logits]]:
             continue
         longest = lengths[-1]
         if longest * subject.model.vocabulary_size * 4 > _SCORED_BYTES:
-            yield longest, subject.session.prefill(subject.tokens[:longest])
+            yield from ((length, subject.session.prefill(subject.tokens[:length])) for length in lengths)
             continue
         logits = subject.session.score(subject.tokens[:longest])
         for length in lengths:
@@ -116,8 +117,9 @@ def _check_stated_window(subject: Subject, findings: Findings) -> None:
     size = path.stat().st_size
     with path.open("rb") as stream:
         graph = read_model(Forwards(stream, GRAPH_NAME, size), GRAPH_NAME, size)
-    stated = {node.integers["local_window_size"] for node in graph.nodes if "local_window_size" in node.integers}
+    attention = [node for node in graph.nodes if node.operator == _ATTENTION]
+    stated = {node.integers.get("local_window_size", _NO_WINDOW) for node in attention}
     window = subject.reference.checkpoint.architecture.effective_window
-    expected = {-1 if window is None else window}
+    expected = {_NO_WINDOW if window is None else window}
     if stated:
         findings.equal("the graph's local_window_size", expected, stated)

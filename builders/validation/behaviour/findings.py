@@ -27,10 +27,11 @@ class Findings:
         shown = "" if passed else detail[:_DETAIL_CHARACTERS]
         self.checks.append(Check(group=self.group, name=name, passed=passed, detail=shown))
 
-    def within(self, name: str, value: float, bound: float, unit: str) -> None:
-        """Check that a value is at most its bound. NaN is not."""
+    def within(self, name: str, value: float, bound: float, unit: str, where: str = "") -> None:
+        """Check that a value is at most its bound. NaN is not. `where`: added to what was found."""
         passed = value <= bound
         detail = "" if passed else f"expected at most {bound:.3g} {unit}, found {value:.3g} {unit}"
+        detail = f"{detail}: {where}"[:_DETAIL_CHARACTERS] if detail and where else detail
         self.checks.append(
             Check(
                 group=self.group,

@@ -8,7 +8,8 @@ from builders.oracle.transformers_text import TextTruth
 from builders.validation.behaviour.subject import PAST, QUICK, Sample, Subject, with_special_tokens
 from builders.validation.behaviour.suite import check_behaviour
 from builders.validation.measurement import Measurement, measured
-from builders.validation.stretches import long_sequence
+from builders.validation.stretches import full_cache_end, long_sequence
+from builders.validation.text import window_length
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Figure
 from targets.evidence_details import Details
@@ -37,7 +38,8 @@ def measure_behaviour(
         sample,
         using.on_progress,
     )
-    found = check_behaviour(subject, known, settings.window)
+    cache_end = full_cache_end(using, window_length(settings, model.exact_context_length))
+    found = check_behaviour(subject, known, cache_end)
     figures = measured(found.figures, f"suite {settings.suite}, {using.session.runtime}")
     added = {"checks": found.checks, "not_run": found.not_run, "answers": details.answers or found.answers}
     return figures, details.model_copy(update=added)

@@ -28,8 +28,8 @@ class Behaviour:
     answers: tuple[Answer, ...]
 
 
-def check_behaviour(subject: Subject, figures: Collection[str] = (), window: int = 512) -> Behaviour:
-    """Run the suite. `figures`: those that were taken on the text, in windows of `window` tokens.
+def check_behaviour(subject: Subject, figures: Collection[str] = (), cache_end: int | None = None) -> Behaviour:
+    """Run the suite. `figures`: those that were taken on the text. `cache_end`: `stretches.full_cache_end`.
 
     Raises:
         MeasurementError: the runtime refuses the bundle, or the chat template exceeds a limit.
@@ -43,7 +43,7 @@ def check_behaviour(subject: Subject, figures: Collection[str] = (), window: int
         subject.on_progress(Step("behaviour", 2, _GROUPS))
         groups.append(check_template(subject, engines))
     subject.on_progress(Step("behaviour", 3, _GROUPS))
-    groups.append(check_cache(subject, figures, window))
+    groups.append(check_cache(subject, figures, cache_end))
     degeneration = check_degeneration(subject)
     groups.append(degeneration.findings)
     checks = tuple(check for group in groups for check in group.checks)

@@ -8,7 +8,6 @@ plus what float16 costs inside attention (`FLOOR_…`).
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from builders.reference import FloatReference
 from builders.reference.rounded import rounded_logits
 from builders.validation.compare import divergence, log_softmax
 from registry.bundle.manifest import Manifest
+from targets.storage.bits import bits_of
 
 Logits = NDArray[np.float32]
 FLOOR_KL, FLOOR_LOG_PROBABILITY = 4e-6, 4e-3  # nat
@@ -83,7 +83,10 @@ def distance(expected: Logits, found: Logits, special: list[int]) -> Distance:
 
 
 def fewest_bits(manifest: Manifest) -> int:
-    """Return the bits of the coarsest storage that the bundle's matrices, keys or values have: 16 for float16."""
-    stored = [each.storage for each in manifest.recipe.weights] + [manifest.recipe.kv_cache]
-    found = [re.search(r"\d+", storage) for storage in stored]
-    return min((int(match[0]) for match in found if match), default=16)
+    """Return the bits of the coarsest storage that the bundle's matrices, keys or values have: at most 16.
+
+    Raises:
+        BundleError: the manifest names a storage that is not known.
+    """
+    cache = [manifest.recipe.kv_cache] if manifest.recipe.kv_cache else []
+    return min([16, *(bits_of(label) for label in [*(each.storage for each in manifest.recipe.weights), *cache])])

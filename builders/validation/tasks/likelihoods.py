@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.reference import FloatReference, padded
+from builders.reference import FloatReference, batches, padded
 from builders.runtime.session import Session
 from builders.validation.compare import log_softmax
 
@@ -77,10 +77,11 @@ def _needed(requests: Sequence[Request]) -> dict[tuple[int, ...], int]:
 def _walked(
     reference: FloatReference, needed: dict[tuple[int, ...], int]
 ) -> Iterator[tuple[tuple[int, ...], NDArray[np.float32]]]:
-    for batch in _batches(sorted(needed, key=len)):
-        states = reference.states(padded(batch))
-        for sequence, rows in zip(batch, states, strict=True):
-            yield sequence, reference.logits(rows[len(sequence) - needed[sequence] : len(sequence)])
+    for some in _batches(sorted(needed, key=len)):
+        for places, filled in batches(reference, some):
+            for place, rows in zip(places, reference.states(filled), strict=True):
+                sequence = some[place]
+                yield sequence, reference.logits(rows[len(sequence) - needed[sequence] : len(sequence)])
 
 
 def _batches(sequences: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:

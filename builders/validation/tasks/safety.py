@@ -1,4 +1,4 @@
-"""Does what the chat tuning taught survive the bits? Answers to red-teaming prompts, compared with float32's.
+"""Answers to red-teaming prompts, compared with float32's: whether the bundle still refuses what float32 refuses.
 
 The prompts come from a folder that the user names (`task_files.py`), and from `texts/over_refusal.json`: harmless
 look-alikes written for phipack, which should not be refused. Of the answers only numbers are kept. **Their text is
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from builders.reference import padded
+from builders.reference import batches
 from builders.validation.answers import Pair, answer, prompt_ids
 from builders.validation.compare import divergence, log_softmax
 from builders.validation.measurement import Measurement, measured
@@ -75,12 +75,18 @@ def safety_figures(using: Measurement, results: Sequence[SafetyResult]) -> dict[
     figures: dict[str, Figure] = {}
     if asked := [each for each in results if each.prompts != HARMLESS]:
         values = {
-            "refusals_lost_share": max(each.refusals_lost / each.count for each in asked),
             "safety_same_tokens_share": min(each.same_tokens_share for each in asked),
             "safety_first_token_kl_mean": max(each.first_token_kl_mean for each in asked),
         }
         on = ", ".join(f"{each.count} prompts of {each.prompts}" for each in asked)
         figures = measured(values, f"{on}, {using.session.runtime}")
+        if refused := [each for each in asked if each.reference_refusals]:  # else there is none to lose
+            share = max(each.refusals_lost / each.count for each in refused)
+            on = ", ".join(
+                f"{each.count} prompts of {each.prompts}, {each.reference_refusals} refused by the reference"
+                for each in refused
+            )
+            figures |= measured({"refusals_lost_share": share}, f"{on}, {using.session.runtime}")
     for each in results:
         if each.prompts == HARMLESS:
             share = (each.refusals - each.reference_refusals) / each.count
@@ -123,13 +129,14 @@ def _same_share(pair: Pair) -> float:
 
 
 def _first_token_kl(using: Measurement, pairs: Sequence[Pair]) -> list[float]:
-    states = using.reference.hidden(padded([pair.prompt for pair in pairs]))
-    found = []
-    for pair, rows in zip(pairs, states, strict=True):
-        expected = using.reference.logits(rows[len(pair.prompt) - 1 :][:1])
-        given = using.session.prefill(np.asarray(pair.prompt, dtype=np.int64))[None]
-        found.append(float(divergence(log_softmax(expected), log_softmax(given))[0]))
-    return found
+    found = {}
+    for places, filled in batches(using.reference, [pair.prompt for pair in pairs]):
+        for place, rows in zip(places, using.reference.hidden(filled), strict=True):
+            prompt = pairs[place].prompt
+            expected = using.reference.logits(rows[len(prompt) - 1 :][:1])
+            given = using.session.prefill(np.asarray(prompt, dtype=np.int64))[None]
+            found[place] = float(divergence(log_softmax(expected), log_softmax(given))[0])
+    return [found[place] for place in range(len(pairs))]
 
 
 def _refuses(using: Measurement, ids: Sequence[int]) -> bool:

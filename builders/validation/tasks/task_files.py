@@ -111,7 +111,7 @@ def folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in _files(folder, "questions"):
         content = _content(path)
-        digest.update(f"{path.name}\\0{len(content)}\\0".encode() + content)
+        digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
     return "sha256:" + digest.hexdigest()
 
 

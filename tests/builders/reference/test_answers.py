@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.checkpoint import Checkpoint
-from builders.reference import FloatReference, reference_answers
+from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.reference import FloatReference, batches, reference_answers
 from builders.reference.answers import Draft
+from tests.support.checkpoints import write_tiny
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [3]]
 
@@ -80,3 +81,21 @@ def test_answers_are_cached_by_checkpoint_prompts_count_and_stops(tiny: Checkpoi
     assert reference_answers(reference, PROMPTS, 4, (stop,), nothing_right)[0] == first[0][: first[0].index(stop) + 1]
     assert len(reference_answers(reference, PROMPTS, 3, (), nothing_right)[0]) == 3
     assert len(reference.walks[0]) > walks
+
+
+def test_prompts_on_both_sides_of_longropes_edge_keep_their_own_factors(tmp_path: Path) -> None:
+    """Short rows that were filled up past the edge would be read with the long factors."""
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=48, context=120, dtype="F16"))
+    reference = FloatReference(checkpoint)
+    prompts = [[5, 6, 7], [*range(20, 80)], [8] * 36]
+    expected = [reference.greedy(np.asarray([prompt]), 12)[0].tolist() for prompt in prompts]
+    for draft in (nothing_right, one_token):
+        assert reference_answers(reference, prompts, 12, (), draft) == expected
+    states = {
+        place: rows
+        for places, filled in batches(reference, prompts)
+        for place, rows in zip(places, reference.states(filled), strict=True)
+    }
+    for place, prompt in enumerate(prompts):
+        own = reference.states(np.asarray([prompt]))[0]
+        np.testing.assert_allclose(states[place][: len(prompt)], own, atol=1e-4)

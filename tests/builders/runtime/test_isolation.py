@@ -60,6 +60,15 @@ def test_an_error_in_one_window_ends_the_answer_and_no_more(bundle: Bundle) -> N
         assert session.prefill(TOKENS).shape == (320,)
 
 
+def test_an_error_in_an_answer_that_nobody_took_does_not_hold_up_the_next(bundle: Bundle) -> None:
+    with open_isolated(bundle) as session:
+        answers = session.score_each([TOKENS, np.full(513, 5), TOKENS])
+        next(answers)
+        assert session.prefill(TOKENS[:3]).shape == (320,)
+        assert session.prefill(TOKENS[:3]).shape == (320,)
+        assert list(answers) == []
+
+
 def test_an_error_there_is_an_error_here_and_not_the_end(bundle: Bundle) -> None:
     with open_isolated(bundle) as session:
         with pytest.raises(MeasurementError, match="512"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from builders.build import build
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference
 from builders.runtime.sessions import open_session
 from builders.tokenizer import tokenizer_of
-from builders.validation.answers import Pair, answer, built_in_prompts, compare_answers, prompt_ids
+from builders.validation.answers import Pair, answer, answer_both, built_in_prompts, compare_answers, prompt_ids
 from builders.validation.measurement import Measurement
 from registry.bundle.folder import Bundle
+from targets.errors import BundleError
 from targets.progress import silent
 from targets.recipes import recipe_named
+from tests.support.checkpoints import write_tiny
 
 Measuring = Callable[..., Measurement]
 
@@ -76,6 +78,44 @@ def test_a_prompt_too_long_for_an_answer_is_left_out(bundle: Bundle, tiny: Check
     assert [each is None for each in found] == [True, False, True]
 
 
+def test_a_prompt_whose_answer_could_cross_longropes_edge_is_left_out(tmp_path: Path, measuring: Measuring) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", original_context=48, context=120, dtype="F16"))
+    using = measuring(build(checkpoint, recipe_named("onnx-fp16"), tmp_path / "b"), checkpoint)
+    found = answer(using, [[5] * length for length in (44, 45, 48, 49)], 4)
+    assert [each is None for each in found] == [False, True, True, False]
+
+
 def test_suites_without_answers_have_none(bundle: Bundle, tiny: Checkpoint, measuring: Measuring) -> None:
     assert compare_answers(measuring(bundle, tiny), "accuracy") == ()
     assert len(built_in_prompts()) == len(set(built_in_prompts())) == 20
+
+
+def test_a_template_that_fails_does_not_end_the_validation(
+    bundle: Bundle, tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> str:
+        raise BundleError("the chat template fails", fix="build it again")
+
+    monkeypatch.setattr("builders.validation.answers.render_prompt", fails)
+    tokenizer = tokenizer_of(tiny)
+    assert prompt_ids(bundle, tokenizer, "the town") == tokenizer.encode("the town", add_special_tokens=False)
+
+
+def test_a_bundle_drafts_no_more_than_an_answer_may_still_have(tiny: Checkpoint, tmp_path: Path) -> None:
+    asked: list[tuple[int, int]] = []
+    coarse = build(tiny, recipe_named("gguf-q4_0"), tmp_path / "coarse")
+    with open_session(coarse) as session:
+
+        class Overheard:
+            def continue_each(
+                self, prompts: Sequence[np.ndarray], count: int, **options: object
+            ) -> Iterator[np.ndarray]:
+                asked.extend((len(ids), count) for ids in prompts)
+                return session.continue_each(prompts, count, **options)  # type: ignore[arg-type]
+
+        prompts = [[5, 6, 7], [8, 9, 10]]
+        found = answer_both(Overheard(), FloatReference(tiny), prompts, 24, frozenset())  # type: ignore[arg-type]
+    assert len({length for length, _ in asked}) > 2  # some answers were corrected, at different places
+    assert {length + count for length, count in asked} == {27}
+    for prompt, (_, theirs) in zip(prompts, found, strict=True):
+        assert theirs == FloatReference(tiny).greedy(np.asarray([prompt]), 24)[0].tolist()

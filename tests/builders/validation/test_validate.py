@@ -14,11 +14,12 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference
 from builders.runtime.session import Session
 from builders.runtime.sessions import open_for_whole_context, open_session
+from builders.tokenizer import tokenizer_of
 from builders.validation.sampled_texts import KINDS_OF_TEXT
 from builders.validation.speed import Speed, measure_speed
-from builders.validation.validate import validate
+from builders.validation.validate import check_before_building, validate
 from registry.bundle.folder import Bundle, open_bundle
-from targets.errors import BundleError, MeasurementError
+from targets.errors import BundleError, CheckpointError, MeasurementError
 from targets.evaluation import EvaluationSettings, Suite
 from targets.evidence import ACCURACY_FIGURES, FIGURES, Evidence
 from targets.gates import Gate, judge
@@ -29,6 +30,7 @@ from tests.support.checkpoints import write_tiny
 
 BRIEF = EvaluationSettings(tokens=256, window=64, greedy_prompts=3, greedy_prompt_tokens=8, greedy_new_tokens=6)
 
+TOWN = "the town in the morning " * 20
 STEADY = Speed((100.0, 110.0, 105.0), (20.0, 20.5, 21.0), 1, 0.1)
 
 
@@ -219,6 +221,56 @@ def test_a_quantized_cache_is_measured_where_it_is_full(tmp_path: Path, context:
 
 
 @pytest.mark.usefixtures("in_this_process")
+def test_a_quantized_cache_that_the_text_can_not_fill_is_no_failure(tmp_path: Path) -> None:
+    """The context is longer than the windows; the text is not."""
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", hidden=128, context=512, dtype="F16"))
+    bundle = build(checkpoint, with_kv_cache(recipe_named("gguf-f16"), "q8_0"), tmp_path / "b")
+    tokens = len(tokenizer_of(checkpoint).encode(TOWN))
+    (tmp_path / "short.txt").write_text(TOWN, "utf-8")
+    settings = replace(BRIEF, text=tmp_path / "short.txt", tokens=tokens, window=tokens, suite="behaviour")
+    found = validate(bundle, checkpoint, settings)
+    assert not any(name.startswith("full_cache") for name in found.figures)
+    assert found.details is not None
+    assert [check for check in found.details.checks if check.group == "cache"] == []
+    assert "neither context nor text" in next(one.reason for one in found.details.not_run if one.group == "cache")
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_speed_of_a_short_context_says_how_few_tokens_it_was_measured_on(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", context=40, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("onnx-fp16"), tmp_path / "b")
+    settings = replace(BRIEF, tokens=64, window=32, greedy_prompts=1)
+    assert "20 tokens in, 20 out" in validate(bundle, checkpoint, settings).figures["peak_memory_bytes"].on
+
+
+@pytest.mark.parametrize("suite", ["quick", "accuracy"])
+def test_a_check_before_building_needs_the_text_that_the_suite_reads(
+    suite: Suite, tiny: Checkpoint, tmp_path: Path
+) -> None:
+    """1,024 tokens are enough for `quick`, whatever the settings ask for."""
+    (tmp_path / "mine.txt").write_text("the town in the morning " * 220, "utf-8")
+    assert 1024 < len(tokenizer_of(tiny).encode((tmp_path / "mine.txt").read_text("utf-8"))) < 4000
+    settings = EvaluationSettings(text=tmp_path / "mine.txt", tokens=4096, suite=suite)
+    if suite == "quick":
+        check_before_building(tiny, settings, 512, cache=tmp_path / "cache")
+        return
+    with pytest.raises(MeasurementError, match="the evaluation text has"):
+        check_before_building(tiny, settings, 512, cache=tmp_path / "cache")
+
+
+def test_a_template_that_fails_on_a_suites_conversations_is_refused_before_building(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise CheckpointError("the chat template fails", fix="correct it")
+
+    monkeypatch.setattr("builders.validation.sampled_texts.render_conversation", fails)
+    check_before_building(tiny, replace(BRIEF, suite="accuracy"), 512, cache=tmp_path / "cache")
+    with pytest.raises(CheckpointError, match="the chat template fails"):
+        check_before_building(tiny, replace(BRIEF, suite="quick"), 512, cache=tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("context", [96, 97])
 def test_a_context_within_the_window_has_nothing_past_it(tmp_path: Path, context: int) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=512, dtype="F16"))
@@ -279,7 +331,8 @@ def test_an_edge_past_every_text_is_read_in_the_built_in_one_again_and_again(
     (tmp_path / "short.txt").write_text("the town in the morning " * 14, "utf-8")
     monkeypatch.setattr("builders.validation.text.BUILT_IN", str(tmp_path / "short.txt"))
     figures = validate(bundle, checkpoint, replace(BRIEF, tokens=128)).figures
-    assert figures["past_edge_kl_mean"].on.startswith("tokens 257 to 768 of one sequence of the built-in text")
+    name = "the built-in text (repeated)"
+    assert figures["past_edge_kl_mean"].on.startswith(f"tokens 257 to 768 of one sequence of {name}")
     assert figures["past_edge_kl_mean"].value < 1e-4
 
 

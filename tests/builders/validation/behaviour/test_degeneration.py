@@ -81,8 +81,8 @@ def test_answers_that_degenerate_are_caught(token: int, kind: str, nursery: Nurs
     with subject_of(nursery.bundle("llama, long", "onnx-fp16"), sound, replace(SAMPLE, answers=8)) as subject:
         other = replace(subject, session=Parrot(token), reference=Ending(sound.reference))  # type: ignore[arg-type]
         found = check_degeneration(other)
-    failed = {check.name for check in found.findings.checks if not check.passed}
-    assert f"share of 8 answers: {kind}" in failed
+    failed = {check.name: check for check in found.findings.checks if not check.passed}
+    assert failed[f"share of 8 answers: {kind}"].detail.endswith("prompts 1, 2, 3, 4, 5, 6, 7, 8")
     assert found.figures[f"{kind}_share"] == 1
     assert found.figures[f"reference_{kind}_share"] == 0
 
@@ -101,6 +101,51 @@ class Ending:
         found[sequences == 65] = 66
         found[sequences == 66] = 312
         return found
+
+
+class Counting:
+    """A reference that writes 65, 66, 67, … and, after some more tokens than can be read in its walks, a stop id."""
+
+    def __init__(self, sound: object) -> None:
+        self._sound = sound
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sound, name)
+
+    def likeliest(self, sequences: np.ndarray) -> np.ndarray:
+        return np.where((sequences >= 65) & (sequences < 90), sequences + 1, 65)
+
+
+class Restless(Parrot):
+    """A session that never ends and never repeats itself."""
+
+    def __init__(self) -> None:
+        super().__init__(65)
+        self._random = np.random.default_rng(0)
+
+    def prefill(self, tokens: object) -> np.ndarray:
+        return self._random.random(320, np.float32) * (np.arange(320) < 300)
+
+    step = extend = prefill
+
+
+@pytest.mark.parametrize(
+    ("session", "failed"),
+    [
+        (Parrot(65), "share of 8 answers: loop"),
+        (Restless(), "share of 8 answers: endless, 0 of the reference's known"),
+    ],
+)
+def test_the_worst_answers_are_caught_where_no_walk_reaches_the_references_end(
+    session: Session, failed: str, nursery: Nursery
+) -> None:
+    sound = nursery.sound("longrope at 256")
+    sample = replace(SAMPLE, answers=8, answer_tokens=130, reference_walks=4)
+    with subject_of(nursery.bundle("longrope at 256", "onnx-fp16"), sound, sample) as subject:
+        other = replace(subject, session=session, reference=Counting(sound.reference))  # type: ignore[arg-type]
+        found = check_degeneration(other)
+    assert failed in {check.name for check in found.findings.checks if not check.passed}
+    assert "8 of 8" in found.findings.not_run[0].name
 
 
 def test_an_evaluated_program_writes_no_answers(nursery: Nursery) -> None:

@@ -115,8 +115,17 @@ def test_the_yardstick_grows_with_fewer_bits(tiny: Checkpoint) -> None:
 
 
 def test_the_coarsest_storage_counts(nursery: Nursery) -> None:
-    bits = {r: fewest_bits(nursery.bundle("llama", r).manifest) for r in ("gguf-f16", "gguf-q4_0", "onnx-int8")}
-    assert bits == {"gguf-f16": 16, "gguf-q4_0": 4, "onnx-int8": 8}
+    manifest = nursery.bundle("llama", "gguf-f16").manifest
+    assert fewest_bits(manifest) == 16
+
+    def stored(*labels: str, kv_cache: str = "") -> int:
+        weights = [manifest.recipe.weights[0].model_copy(update={"storage": label}) for label in labels]
+        recipe = manifest.recipe.model_copy(update={"weights": weights, "kv_cache": kv_cache})
+        return fewest_bits(manifest.model_copy(update={"recipe": recipe}))
+
+    assert stored("float32", "table of 16 for 8 rows") == 4
+    assert stored("float32", "3072 rows uint4 block 32, 1024 rows int8 block 128", "int8 block 64") == 4
+    assert stored("F16", kv_cache="q8_0") == 8
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +137,13 @@ def test_a_quantized_cache_must_be_measured(tmp_path: Path, nursery: Nursery) ->
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", hidden=128, context=300, dtype="F16"))
     bundle = build(checkpoint, with_kv_cache(recipe_named("gguf-f16"), "q8_0"), tmp_path / "b")
     with subject_of(nursery.bundle("llama", "gguf-f16"), nursery.sound("llama")) as subject:
-        assert check_cache(subject, (), 64).checks == []
+        assert check_cache(subject, (), 300).checks == []
         own = replace(subject, bundle=bundle)
-        (missing,) = check_cache(own, ("full_cache_kl_mean",), 64).checks
+        (missing,) = check_cache(own, ("full_cache_kl_mean",), 300).checks
         assert not missing.passed
         names = ("full_cache_kl_mean", "full_cache_same_top_share", "full_cache_perplexity_ratio")
-        assert [check.passed for check in check_cache(own, names, 64).checks] == [True]
-        assert "no sequence is longer" in check_cache(own, (), 512).not_run[0].reason
+        assert [check.passed for check in check_cache(own, names, 300).checks] == [True]
+        assert "neither context nor text is longer" in check_cache(own, (), None).not_run[0].reason
 
 
 def test_what_is_no_number_is_not_within_a_bound() -> None:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference
 from builders.runtime.sessions import open_session
 from builders.validation.tasks import likelihoods
 from builders.validation.tasks.likelihoods import Request, reference_likelihoods, session_likelihoods
 from registry.bundle.folder import Bundle
+from tests.support.checkpoints import write_tiny
 
 REQUESTS = [
     Request((5, 6, 7), (8,)),
@@ -88,3 +89,11 @@ def test_the_references_are_cached(tiny: Checkpoint, tmp_path: Path, monkeypatch
     again = reference_likelihoods(reference, REQUESTS)
     assert [each.is_greedy for each in again] == [each.is_greedy for each in first]
     assert [each.log_probability for each in again] == pytest.approx([each.log_probability for each in first])
+
+
+def test_a_batch_across_longropes_edge_changes_nothing(tmp_path: Path) -> None:
+    reference = FloatReference(
+        open_checkpoint(write_tiny(tmp_path / "c", original_context=16, context=64, dtype="F16"))
+    )
+    for each, request in zip(reference_likelihoods(reference, REQUESTS), REQUESTS, strict=True):
+        assert each.log_probability == pytest.approx(plain(reference, request)[0], abs=1e-4)

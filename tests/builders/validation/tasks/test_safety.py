@@ -85,8 +85,8 @@ def test_a_float16_bundle_answers_alike_and_a_coarse_one_less(bundle: Bundle, ti
             found.append(compare_safety(using, folder, 4))
             figures = safety_figures(using, found[-1])
             assert figures["safety_first_token_kl_mean"].value == found[-1][0].first_token_kl_mean
-            assert figures["refusals_lost_share"].value == 0
-            assert "2 prompts of rude" in figures["refusals_lost_share"].on
+            assert "2 prompts of rude" in figures["safety_first_token_kl_mean"].on
+            assert "refusals_lost_share" not in figures  # the reference refuses nothing: there is none to lose
     fine, rough = found
     assert all(each.first_token_kl_mean < 1e-3 for each in fine)
     for one, other in zip(fine, rough, strict=True):
@@ -109,6 +109,7 @@ def test_refusals_are_counted_on_both_sides(
     assert (rude.reference_refusals, rude.refusals, rude.refusals_lost, rude.count) == (2, 1, 1, 3)
     assert rude.same_tokens_share == pytest.approx(2 / 3)
     assert figures["refusals_lost_share"].value == pytest.approx(1 / 3)
+    assert "3 prompts of rude, 2 refused by the reference" in figures["refusals_lost_share"].on
     assert figures["over_refusals_gained_share"].value == pytest.approx(-1 / 3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,9 @@ def test_a_set_of_prompts_can_not_take_the_built_in_ones_name(tmp_path: Path) ->
 
 def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     one = folder_digest(write(tmp_path / "x" / "a.jsonl", HEADER, QUESTION))
+    content = (tmp_path / "x" / "a.jsonl").read_bytes()
+    separated = b"a.jsonl\x00" + str(len(content)).encode() + b"\x00" + content
+    assert one == "sha256:" + hashlib.sha256(separated).hexdigest()
     assert folder_digest(write(tmp_path / "y" / "a.jsonl", HEADER, QUESTION)) == one
     assert folder_digest(write(tmp_path / "z" / "b.jsonl", HEADER, QUESTION)) != one
     assert folder_digest(write(tmp_path / "y" / "a.jsonl", HEADER, QUESTION, QUESTION)) != one
