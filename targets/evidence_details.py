@@ -140,4 +140,3 @@ class Details(_Part):
     tasks: tuple[TaskResult, ...] = ()
     safety: tuple[SafetyResult, ...] = ()
     speed: tuple[SpeedRuns, ...] = ()
-    seconds: dict[str, float] = Field(default_factory=dict, description="of each phase, on the machine that measured")

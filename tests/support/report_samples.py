@@ -99,7 +99,6 @@ def details(*, worse: float = 1.0, **changes: Any) -> Details:
         "speed": (
             SpeedRuns(figure="decode_tokens_per_second", values=(17.9, 18.2, 18.4), spread=0.027, other_load=0.1),
         ),
-        "seconds": {"reference": 61.0, "bundle": 44.0},
     }
     return Details(**(parts | changes))
 
