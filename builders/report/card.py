@@ -81,7 +81,7 @@ def model_card(cell: CellContent) -> str:
 def _metadata(subject: Subject) -> str:
     form = subject.manifest.recipe.format
     values = {"library": _LIBRARIES[form], "format": form, "recipe": subject.manifest.recipe.name}
-    return _METADATA.format(**{name: json.dumps(value) for name, value in values.items()})  # JSON is YAML
+    return _METADATA.format(**{name: json.dumps(value, allow_nan=False) for name, value in values.items()})  # JSON is YAML
 
 
 def _head(cell: CellContent) -> Iterator[str]:
