@@ -81,7 +81,8 @@ def model_card(cell: CellContent) -> str:
 def _metadata(subject: Subject) -> str:
     form = subject.manifest.recipe.format
     values = {"library": _LIBRARIES[form], "format": form, "recipe": subject.manifest.recipe.name}
-    return _METADATA.format(**{name: json.dumps(value, allow_nan=False) for name, value in values.items()})  # JSON is YAML
+    quoted = {name: json.dumps(value, allow_nan=False) for name, value in values.items()}  # JSON is YAML
+    return _METADATA.format(**quoted)
 
 
 def _head(cell: CellContent) -> Iterator[str]:
