@@ -36,13 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
     state, started = State(arguments=tuple(given)), time.monotonic()
     if COMPLETE_VARIABLE in os.environ:
         import phipack.shell_scripts  # noqa: F401 - registers our script for bash
-    with _sigterm_interrupts():
-        code, shown, error = _run(state)
-        if not shown:
-            code = _end(state, code, error)
     try:
+        with _sigterm_interrupts():
+            code, shown, error = _run(state)
+            if not shown:
+                code = _end(state, code, error)
         state.output.close(code, time.monotonic() - started)
-    except KeyboardInterrupt:  # in the log's last line
+    except KeyboardInterrupt:  # while the result or an error is printed or logged
+        if state.output.log is not None:
+            state.output.log.close()
         return INTERRUPTED_EXIT_CODE
     return code
 

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from phipack import tables
+from phipack.__main__ import main
 from phipack.formatting import bound, duration, figure, rate, share, signed_size, size
 from phipack.log_file import open_log
 from phipack.output import Output, as_json
@@ -30,6 +31,15 @@ def test_a_result_is_printed_as_text_or_as_the_envelope(command: InProcess) -> N
     assert {row["name"] for row in document["result"]["recipes"]} >= {"onnx-int4", "coreml-int4"}
     assert command("--quiet", "recipes") == command("recipes", "--quiet")
     assert command("--quiet", "recipes").stdout == ""
+
+
+def test_ctrl_c_while_an_error_is_logged_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(_: object, text: str) -> None:
+        if "Traceback" in text:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("phipack.log_file.LogFile.write", write)
+    assert main(["targets", "show", "nothing", "--log-file", str(tmp_path / "log")]) == 130
 
 
 def test_an_error_is_json_on_standard_output(command: InProcess) -> None:
