@@ -116,6 +116,11 @@ class Architecture:
             return None
         return self.sliding_window
 
+    def edges(self, context_length: int) -> dict[str, int]:
+        """Return the longest sequence, in tokens, before attention or rope changes, by what changes."""
+        found = {"the sliding window": self.effective_window, "longrope's edge": self.longrope_edge(context_length)}
+        return {name: edge for name, edge in found.items() if edge is not None}
+
     def longrope_edge(self, context_length: int) -> int | None:
         """Return the longest sequence, in tokens, with longrope's short factors; None if no context is longer."""
         rope = self.longrope

@@ -41,17 +41,13 @@ def text_divergence(text: str, rows: Rows) -> TextDivergence | None:
 
 def position_divergences(rows: Rows, architecture: Architecture, context_length: int) -> Iterator[PositionDivergence]:
     """Yield the divergences of ranges of positions. Ranges with too few tokens for a standard error are left out."""
-    edges = {
-        "past the sliding window": architecture.effective_window,
-        "past longrope's edge": architecture.longrope_edge(context_length),
-    }
-    here = {where: edge for where, edge in edges.items() if edge is not None and edge < rows.position.max()}
+    here = {name: edge for name, edge in architecture.edges(context_length).items() if edge < rows.position.max()}
     regular = {end for end in _RANGES if not any(0.75 * edge < end < 1.5 * edge for edge in here.values())}
     ends = sorted({*regular, *here.values(), int(rows.position.max())})
     for first, last in zip([1, *(end + 1 for end in ends)], ends, strict=False):
         found = _divergence(rows.where((rows.position >= first) & (rows.position <= last)))
         if found is not None:
-            where = " and ".join(name for name, edge in here.items() if first > edge)
+            where = " and ".join(f"past {name}" for name, edge in here.items() if first > edge)
             yield PositionDivergence(first=first, last=last, where=where, **found.model_dump())
 
 

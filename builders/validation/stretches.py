@@ -64,8 +64,7 @@ def across_edges(using: Measurement, known: int) -> list[Rows]:
     go past it. Edges past `LONGEST_TOKENS` are left out: the logits of the whole sequence are in memory.
     """
     architecture, length = using.reference.checkpoint.architecture, using.bundle.manifest.model.context_length
-    edges = [edge for edge in (architecture.effective_window, architecture.longrope_edge(length)) if edge is not None]
-    edges = [edge for edge in edges if known <= edge < min(length, LONGEST_TOKENS + 1)]
+    edges = [edge for edge in architecture.edges(length).values() if known <= edge < min(length, LONGEST_TOKENS + 1)]
     return [_compare_end(using, 1, min(length, max(edges) + STRETCH_TOKENS))[0]] if edges else []
 
 

@@ -136,9 +136,8 @@ def check_before_building(
     check_prompts(settings)
     newer = settings.allow_newer_transformers
     ask_oracle(checkpoint, cache=cache, allow_newer_transformers=newer, on_progress=on_progress)
-    architecture = checkpoint.architecture
-    edges = (architecture.effective_window, architecture.longrope_edge(context_length))
-    if all(edge is None or edge >= settings.window for edge in edges):  # else the runtime's exact length decides
+    edges = checkpoint.architecture.edges(context_length).values()
+    if all(edge >= settings.window for edge in edges):  # else the runtime's exact length decides
         tokenizer = tokenizer_of(checkpoint)
         _windows(checkpoint, tokenizer, settings, context_length)
         text_windows(checkpoint, tokenizer, settings, context_length)

@@ -131,12 +131,10 @@ def edges_of(reference: FloatReference, context_length: int) -> dict[str, int]:
     """Return the longest sequence before each change within a context, by what changes."""
     architecture = reference.checkpoint.architecture
     sparse = architecture.effective_sparsity(context_length)
-    found = {
-        "the sliding window": architecture.effective_window,
-        "longrope's edge": architecture.longrope_edge(context_length),
-        "the dense stretch of sparse layers": None if sparse is None else sparse.dense_up_to,
-    }
-    within = {name: edge for name, edge in found.items() if edge is not None and edge < context_length}
+    found = architecture.edges(context_length)
+    if sparse is not None:
+        found["the dense stretch of sparse layers"] = sparse.dense_up_to
+    within = {name: edge for name, edge in found.items() if edge < context_length}
     return within | {"the context's end": context_length}
 
 
