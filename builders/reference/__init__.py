@@ -6,8 +6,8 @@ query sees; `statistics.py` accumulates what matrices are multiplied with; `answ
 `continuations.py` says how far a bundle's continuations are the reference's.
 """
 
-from builders.reference.answers import batches, padded, reference_answers
+from builders.reference.answers import batches, common_start, padded, reference_answers
 from builders.reference.continuations import Continuations
 from builders.reference.logits import FloatReference, token_digest
 
-__all__ = ["Continuations", "FloatReference", "batches", "padded", "reference_answers", "token_digest"]
+__all__ = ["Continuations", "FloatReference", "batches", "common_start", "padded", "reference_answers", "token_digest"]

@@ -62,7 +62,7 @@ def reference_answers(
         for place, (number, ids, more) in enumerate(zip(unfinished, so_far, drafts, strict=True)):
             # After each token, from the last known one on.
             wanted = likeliest[place][len(ids) - 1 : len(ids) + len(more)].tolist()
-            same = next((at for at, token in enumerate(more) if token != wanted[at]), len(more))
+            same = common_start(more, wanted)
             answers[number] += _until_stop(wanted[: same + 1], stops)[: count - len(answers[number])]
     reference.keep(key, "answers", np.asarray([_row(ids, count) for ids in answers], dtype=np.float32))
     return answers
@@ -89,6 +89,12 @@ def batches(
         places = [place for place, ids in enumerate(sequences) if (len(ids) > edge) == is_long]
         if places:
             yield places, padded([sequences[place] for place in places])
+
+
+def common_start(one: Sequence[object], other: Sequence[object]) -> int:
+    """Return the number of elements before the first that differs, or that only one of them has."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (first, second) in pairs if first != second), min(len(one), len(other)))
 
 
 def _is_finished(ids: Sequence[int], count: int, stops: Collection[int]) -> bool:

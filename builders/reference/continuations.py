@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.reference.answers import common_start
 from builders.reference.logits import FloatReference
 
 Tokens = NDArray[np.int64]
@@ -43,22 +44,15 @@ class Continuations:
         ]
         if open_ends:
             self._read(open_ends, np.stack([found[number] for number in open_ends]))
-        return [_same(ids, known) for ids, known in zip(found, self.known, strict=True)]
+        return [common_start(ids.tolist(), known.tolist()) for ids, known in zip(found, self.known, strict=True)]
 
     def _read(self, numbers: Sequence[int], found: NDArray[np.int64]) -> None:
         """Walk over the layers with continuations [n, count] of some prompts, and keep what is known then."""
         read = np.concatenate([self._prompts[list(numbers)], found[:, :-1]], axis=1)
         likeliest = self._reference.likeliest(read)[:, self._prompts.shape[1] - 1 :]
         for number, ids, own in zip(numbers, found, likeliest, strict=True):
-            self.known[number] = own[: _same(ids, own) + 1]
+            self.known[number] = own[: common_start(ids.tolist(), own.tolist()) + 1]
         rows = np.zeros((len(self._prompts), 1 + self._count), np.float32)
         for row, known in zip(rows, self.known, strict=True):
             row[0], row[1 : 1 + len(known)] = len(known), known
         self._reference.keep(self._key, "continuations", rows)
-
-
-def _same(one: Tokens, other: Tokens) -> int:
-    """Return the number of tokens before the first that differs, or that only one of them has."""
-    shorter = min(len(one), len(other))
-    differ = np.flatnonzero(one[:shorter] != other[:shorter])
-    return int(differ[0]) if len(differ) else shorter

@@ -14,7 +14,7 @@ from importlib import resources
 
 import numpy as np
 
-from builders.reference import FloatReference, reference_answers
+from builders.reference import FloatReference, common_start, reference_answers
 from builders.runtime.generation import bundled_template, render_prompt
 from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer
@@ -39,10 +39,7 @@ class Pair:
     @property
     def first_difference(self) -> int | None:
         """The number of tokens before the first that differs; None where all are the same."""
-        both = zip(self.reference, self.bundle, strict=False)
-        place = next((place for place, (one, other) in enumerate(both) if one != other), None)
-        shorter = min(len(self.reference), len(self.bundle))
-        return shorter if place is None and len(self.reference) != len(self.bundle) else place
+        return None if self.reference == self.bundle else common_start(self.reference, self.bundle)
 
 
 def built_in_prompts() -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from builders.reference import common_start
 from builders.validation.answers import answer_both, prompt_ids
 from builders.validation.behaviour.findings import Findings
 from builders.validation.behaviour.prompts import PROMPTS
@@ -136,15 +137,12 @@ def _written(tokens: Sequence[int], stops: frozenset[int]) -> Written:
 
 def _shown(subject: Subject, prompt: str, ours: Written, theirs: Written) -> Answer:
     """Return the answers as texts; the reference's as far as it is known."""
-    shorter = min(len(ours.tokens), len(theirs.tokens))
-    both = enumerate(zip(ours.tokens, theirs.tokens, strict=False))
-    same = next((place for place, (one, other) in both if one != other), shorter)
     return Answer(
         prompt=prompt,
         reference=subject.tokenizer.decode(list(theirs.tokens)),
         bundle=subject.tokenizer.decode(list(ours.tokens)),
         tokens=len(ours.tokens),
-        first_difference=None if ours == theirs else same,
+        first_difference=None if ours == theirs else common_start(ours.tokens, theirs.tokens),
         reference_ended=theirs.ended,
         bundle_ended=ours.ended,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from builders.reference import common_start
 from targets.evidence_details import Check, CheckGroup, NotRun
 
 _DETAIL_CHARACTERS = 400
@@ -52,9 +53,6 @@ class Findings:
 def _apart(expected: object, found: object) -> str:
     """Show both, from a little before the first difference where they are long."""
     both = [value if isinstance(value, str) else repr(value) for value in (expected, found)]
-    same = next(
-        (place for place, pair in enumerate(zip(*both, strict=False)) if pair[0] != pair[1]), min(map(len, both))
-    )
-    start = max(0, same - 40)
+    start = max(0, common_start(*both) - 40)
     shown = [f"{'…' if start else ''}{value[start : start + 120]!r}" for value in both]
     return f"{shown[0]}, found {shown[1]}"
