@@ -34,13 +34,12 @@ def compare(
     using: Measurement,
     session: Session,
     windows: NDArray[np.int64],
-    hidden: NDArray[np.float32] | None = None,
+    hidden: NDArray[np.float32],
 ) -> Rows:
     """Run windows [W, T] through a session, and compare the answers with the reference's.
 
-    `hidden`: the reference's hidden states of them, where they are known.
+    `hidden`: the reference's hidden states of them.
     """
-    hidden = using.reference.hidden(windows) if hidden is None else hidden
     comparison = Comparison()
     using.on_progress(Step("compare", 0, windows.size, "tokens"))
     answers = session.score_each([*windows])

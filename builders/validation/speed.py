@@ -96,9 +96,9 @@ def spread(values: Sequence[float]) -> float:
     return (max(values) - min(values)) / statistics.median(values)
 
 
-def agree(values: Sequence[float]) -> bool:
-    """Return whether runs are near enough to one another to be the bundle's speed."""
-    return spread(values) <= MOST_SPREAD
+def agree(values: Sequence[float], most_spread: float | None = None) -> bool:
+    """Return whether runs are near enough to one another to be the bundle's speed; by default `MOST_SPREAD`."""
+    return spread(values) <= (MOST_SPREAD if most_spread is None else most_spread)
 
 
 def agreeing(runs: Iterator[tuple[float, float]], most_spread: float) -> list[tuple[float, float]]:
@@ -106,8 +106,9 @@ def agreeing(runs: Iterator[tuple[float, float]], most_spread: float) -> list[tu
     last: list[tuple[float, float]] = []
     for number, run in enumerate(runs, 1):
         last = [*last[1 - RUNS :], run]
-        agree = len(last) == RUNS and all(spread(speeds) <= most_spread for speeds in zip(*last, strict=True))
-        if agree or number == MOST_RUNS:
+        if number == MOST_RUNS:
+            break
+        if len(last) == RUNS and all(agree(speeds, most_spread) for speeds in zip(*last, strict=True)):
             break
     return last
 

@@ -99,7 +99,7 @@ def long_sequence(using: Measurement, length: int) -> tuple[NDArray[np.int64], s
     return windows_of(using.tokenizer, text, count=1, length=length), name
 
 
-def under_edge(using: Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:
+def under_edge(using: Measurement, windows: NDArray[np.int64], hidden: NDArray[np.float32]) -> dict[str, Figure]:
     """Measure the windows in llama.cpp opened for the whole context at once, as an app does that opens only one.
 
     It then takes longrope's long factors for short sequences: these figures say what that costs.
@@ -109,7 +109,7 @@ def under_edge(using: Measurement, windows: NDArray[np.int64]) -> dict[str, Figu
     if own is None or own.open_with == model.context_length:
         return {}
     with open_isolated(using.bundle, for_whole_context=True) as session:
-        found = compare(using, session, windows).figures()
+        found = compare(using, session, windows, hidden).figures()
         on = f"{windows.size} tokens of {using.text_name}, opened for {model.context_length} tokens, {session.runtime}"
     return measured(_few("under_edge", found), on)
 

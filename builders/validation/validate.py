@@ -85,17 +85,16 @@ def validate(
     windows = _windows(checkpoint, tokenizer, settings, bundle.manifest.model.exact_context_length)
     reference = FloatReference(checkpoint, cache, on_progress)
     text, name = read_text(settings.text), name_of_text(settings.text)
-    if cache is not None:  # before the bundle is in memory, too
-        reference.hidden(windows)
+    hidden = reference.hidden(windows)  # before the bundle is in memory, too
     on_progress(Step("open", 0, 1))
     with open_isolated(bundle) as session:
         on_progress(Step("open", 1, 1))
         using = Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
-        figures, rows = _accuracy(using, windows, settings)
+        figures, rows = _accuracy(using, windows, hidden, settings)
         of_texts, details = compare_texts(using, settings, rows)
         of_prompts, details = compare_prompts(using, settings, details)
         of_behaviour, details = measure_behaviour(using, settings, agreement.text, figures, details)
-    figures |= of_texts | of_prompts | of_behaviour | under_edge(using, windows) | _tokens(using)
+    figures |= of_texts | of_prompts | of_behaviour | under_edge(using, windows, hidden) | _tokens(using)
     if session.is_own_runtime:
         of_speed, runs = _speed(using)
         figures |= of_speed
@@ -159,11 +158,14 @@ def _windows(
 
 
 def _accuracy(
-    using: Measurement, windows: NDArray[np.int64], settings: EvaluationSettings
+    using: Measurement, windows: NDArray[np.int64], hidden: NDArray[np.float32], settings: EvaluationSettings
 ) -> tuple[dict[str, Figure], Rows]:
-    """Measure what the open session answers: on the windows, whose rows are returned, and where it may differ."""
+    """Measure what the open session answers: on the windows, whose rows are returned, and where it may differ.
+
+    `hidden`: the reference's hidden states of the windows.
+    """
     on = f"{windows.size} tokens of {using.text_name}, {using.session.runtime}"
-    rows = compare(using, using.session, windows)
+    rows = compare(using, using.session, windows, hidden)
     figures = measured(rows.figures(), on)
     figures |= measured(_greedy(using, windows, settings), on)
     return figures | past_exact(using) | past_edge(using) | full_cache(using, windows), rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from builders.oracle.transformers_text import TextTruth
-from builders.validation.behaviour.subject import PAST, QUICK, Sample, Subject, with_special_tokens
+from builders.validation.behaviour.subject import PAST, QUICK, Sample, Subject, special_ids, with_special_tokens
 from builders.validation.behaviour.suite import check_behaviour
 from builders.validation.measurement import Measurement, measured
 from builders.validation.stretches import full_cache_end, long_sequence
@@ -27,14 +27,13 @@ def measure_behaviour(
     sample = QUICK if settings.suite == "quick" else Sample()
     model = using.bundle.manifest.model
     tokens, _ = long_sequence(using, min(sample.edge_tokens + PAST, model.context_length))
-    special = sorted(number for number in set(truth.added.values()) if number < model.vocabulary_size)
     subject = Subject(
         using.bundle,
         using.session,
         using.reference,
         truth,
         using.tokenizer,
-        with_special_tokens(tokens[0], special),
+        with_special_tokens(tokens[0], special_ids(truth, model)),
         sample,
         using.on_progress,
     )

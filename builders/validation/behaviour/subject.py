@@ -85,7 +85,7 @@ class Subject:
     @cached_property
     def special(self) -> list[int]:
         """Ids of the tokens that transformers adds to the vocabulary, as far as the model has rows for them."""
-        return sorted(number for number in set(self.truth.added.values()) if number < self.model.vocabulary_size)
+        return special_ids(self.truth, self.model)
 
     def is_exact(self, length: int) -> bool:
         """Whether the manifest says that the runtime computes sequences of this length as the checkpoint does."""
@@ -117,6 +117,11 @@ class Subject:
         expected = self.expected([*range(1, self.ordinary + 1)])
         bits = fewest_bits(self.bundle.manifest)
         return measure_yardstick(self.reference, ordinary, expected, bits, self.special)
+
+
+def special_ids(truth: TextTruth, model: ModelEntry) -> list[int]:
+    """Return the ids of the tokens that transformers adds to the vocabulary, as far as the model has rows for them."""
+    return sorted(number for number in set(truth.added.values()) if number < model.vocabulary_size)
 
 
 def with_special_tokens(tokens: NDArray[np.int64], special: list[int]) -> NDArray[np.int64]:
