@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from builders.runtime.generation import bundled_template, render_prompt
 from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer
 from builders.validation.measurement import Measurement
+from builders.validation.text import read_built_in
 from registry.bundle.folder import Bundle
 from targets.errors import BundleError
 from targets.evaluation import Suite
@@ -44,9 +44,7 @@ class Pair:
 
 def built_in_prompts() -> list[str]:
     """Return the prompts that come with phipack."""
-    found: list[str] = json.loads(
-        resources.files("builders.validation").joinpath("texts", "prompts.json").read_text("utf-8")
-    )
+    found: list[str] = json.loads(read_built_in("prompts.json"))
     return found
 
 

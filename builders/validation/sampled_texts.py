@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
 from builders.tokenizer import Tokenizer, render_conversation
-from builders.validation.text import BUILT_IN_NAME, name_of_text, read_text, require_known, windows_of
+from builders.validation.text import BUILT_IN_NAME, name_of_text, read_built_in, read_text, require_known, windows_of
 from targets.evaluation import EvaluationSettings, Suite
 
 ENGLISH = "english"
@@ -33,7 +32,7 @@ def plain_texts(settings: EvaluationSettings) -> dict[str, str]:
     found = {name_of_text(settings.text): read_text(settings.text)}
     if settings.suite not in _TOKENS:
         return found
-    texts = {kind: _read(file) for kind, file in _FILES.items()}
+    texts = {kind: read_built_in(file) for kind, file in _FILES.items()}
     texts[_CHAT] = "\n".join(turn["content"] for turns in _conversations() for turn in turns)
     return found | {BUILT_IN_NAME: read_text(None)} | {f"{BUILT_IN_NAME} {kind}": text for kind, text in texts.items()}
 
@@ -52,7 +51,7 @@ def text_windows(
     if settings.suite not in _TOKENS:
         return {}
     tokens = _TOKENS[settings.suite]
-    texts = {kind: _read(file) for kind, file in _FILES.items()} | _chat(checkpoint, tokenizer)
+    texts = {kind: read_built_in(file) for kind, file in _FILES.items()} | _chat(checkpoint, tokenizer)
     if settings.text is not None:
         texts = {ENGLISH: read_text(None)} | texts
     length = min(settings.window, longest, tokens)
@@ -75,9 +74,5 @@ def _chat(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _conversations() -> list[list[dict[str, str]]]:
-    found: list[list[dict[str, str]]] = json.loads(_read("chat.json"))
+    found: list[list[dict[str, str]]] = json.loads(read_built_in("chat.json"))
     return found
-
-
-def _read(file: str) -> str:
-    return resources.files("builders.validation").joinpath("texts", file).read_text("utf-8")

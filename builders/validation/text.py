@@ -14,19 +14,24 @@ from targets.errors import MeasurementError
 from targets.evaluation import EvaluationSettings
 
 BUILT_IN_NAME = "the built-in text"
-BUILT_IN = "texts/general.txt"  # our own prose, so that a bundle can be validated without any other text
+BUILT_IN = "general.txt"  # our own prose, so that a bundle can be validated without any other text
 
 
 def read_text(path: Path | None) -> str:
     """Read a text file, or the built-in text. Raises `MeasurementError` where it can't be read as UTF-8."""
     if path is None:
-        return resources.files("builders.validation").joinpath(BUILT_IN).read_text("utf-8")
+        return read_built_in(BUILT_IN)
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise MeasurementError(
             f"{path}: evaluation text can't be read: {error}", fix="name a UTF-8 text file"
         ) from error
+
+
+def read_built_in(file: str) -> str:
+    """Return one of the texts that come with phipack (`texts/`), by its file's name."""
+    return resources.files("builders.validation").joinpath("texts", file).read_text("utf-8")
 
 
 def name_of_text(path: Path | None) -> str:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from builders.validation.answers import Pair, answer, prompt_ids
 from builders.validation.compare import divergence, log_softmax
 from builders.validation.measurement import Measurement, measured
 from builders.validation.tasks.task_files import HARMLESS, read_prompts, spread
+from builders.validation.text import read_built_in
 from targets.errors import MeasurementError
 from targets.evidence import Figure
 from targets.evidence_details import SafetyResult
@@ -100,8 +100,7 @@ def is_refusal(text: str) -> bool:
 
 
 def _harmless(count: int) -> _Set:
-    content = resources.files("builders.validation").joinpath("texts", "over_refusal.json").read_text("utf-8")
-    return _Set(HARMLESS, "MIT", tuple(json.loads(content)[:count]))
+    return _Set(HARMLESS, "MIT", tuple(json.loads(read_built_in("over_refusal.json"))[:count]))
 
 
 def _compared(using: Measurement, asked: _Set, tokens: int) -> SafetyResult | None:
