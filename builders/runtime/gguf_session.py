@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.gguf.convert import MODEL_NAME
+from builders.runtime.refusal import check_fix
 from builders.runtime.session import Session
 from builders.threads import thread_count
 from registry.bundle.folder import Bundle
@@ -61,7 +62,7 @@ class GgufSession(Session):
         silence(llama_cpp)
         llama_cpp.llama_backend_init()
         self._path = bundle.file(MODEL_NAME)
-        self._check_fix = f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again"
+        self._check_fix = check_fix(bundle.path)
         try:
             self._load()
             self._open(self._contexts[0])

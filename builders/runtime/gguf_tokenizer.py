@@ -9,6 +9,7 @@ from typing import Any
 
 from builders.gguf.convert import MODEL_NAME
 from builders.runtime.gguf_session import silence
+from builders.runtime.refusal import check_fix
 from builders.runtime.text_engine import Messages, Tools, rendered
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
@@ -100,16 +101,9 @@ def open_gguf_text(bundle: Bundle) -> Iterator[GgufText]:
     if not model:
         raise MeasurementError(
             f"{bundle.path}: llama.cpp can't read the vocabulary",
-            fix=f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again",
+            fix=check_fix(bundle.path),
         )
     try:
         yield GgufText(library, model)
     finally:
         library.llama_model_free(model)
-
-
-@contextmanager
-def runtime_tokenizer(bundle: Bundle) -> Iterator[Callable[[str], list[int]]]:
-    """Open the vocabulary as a function text → ids. Raises as `open_gguf_text`."""
-    with open_gguf_text(bundle) as text:
-        yield text.encode

@@ -31,6 +31,7 @@ from typing import IO, Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.runtime.refusal import check_fix
 from builders.runtime.session import Session, Tokens
 from builders.runtime.sessions import open_for_whole_context, open_session
 from registry.bundle.folder import Bundle, open_bundle
@@ -190,7 +191,7 @@ def died(path: Path, code: int, errors: str) -> MeasurementError:
     if code >= 0:
         return MeasurementError(
             f"{path}: the process that ran it ended with code {code}: {words}",
-            fix=f"run phipack inspect --verify {path}; if it is damaged, fetch or build it again",
+            fix=check_fix(path),
         )
     try:
         name = signal.Signals(-code).name

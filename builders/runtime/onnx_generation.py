@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from builders.runtime.onnx_text import open_onnx_text
+from builders.runtime.onnx_text import refused
 from registry.bundle.folder import Bundle
-from targets.errors import MeasurementError
 
 
 def generate_tokens(bundle: Bundle, prompt_ids: Sequence[int], max_new_tokens: int) -> Iterator[int]:
@@ -37,14 +35,4 @@ def generate_tokens(bundle: Bundle, prompt_ids: Sequence[int], max_new_tokens: i
                 return
             yield token
     except RuntimeError as error:
-        raise MeasurementError(
-            f"{bundle.path}: onnxruntime-genai refuses it: {error}",
-            fix=f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again",
-        ) from error
-
-
-@contextmanager
-def runtime_tokenizer(bundle: Bundle) -> Iterator[Callable[[str], list[int]]]:
-    """Open onnxruntime-genai's own tokenizer of the bundle as a function text → ids. Raises as `open_onnx_text`."""
-    with open_onnx_text(bundle) as text:
-        yield text.encode
+        raise refused(bundle, error) from error

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.onnx import EDGE_FACT, GRAPH_NAME
+from builders.runtime.refusal import check_fix
 from builders.runtime.session import Session
 from builders.threads import thread_count
 from registry.bundle.folder import Bundle
@@ -111,7 +112,7 @@ def open_session(bundle: Bundle) -> OnnxSession:
     except _load_errors() as error:
         raise MeasurementError(
             f"{bundle.path}: onnxruntime can't load it: {error}",
-            fix=f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again",
+            fix=check_fix(bundle.path),
         ) from error
     return OnnxSession(inference, bundle.manifest.model)
 

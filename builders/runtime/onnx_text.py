@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from builders.checkpoint import read_json
+from builders.runtime.refusal import check_fix
 from builders.runtime.text_engine import Messages, Tools
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
@@ -83,7 +84,7 @@ class GenaiText:
                 generator.generate_next_token()
                 found[token] = int(generator.get_next_tokens()[0]) == token and bool(generator.is_done())
         except RuntimeError as error:
-            raise _refused(self._bundle, error) from error
+            raise refused(self._bundle, error) from error
         return found
 
 
@@ -99,12 +100,13 @@ def open_onnx_text(bundle: Bundle) -> Iterator[GenaiText]:
     try:
         text = GenaiText(bundle, genai.Tokenizer(genai.Config(str(bundle.path))))
     except RuntimeError as error:
-        raise _refused(bundle, error) from error
+        raise refused(bundle, error) from error
     yield text
 
 
-def _refused(bundle: Bundle, error: RuntimeError) -> MeasurementError:
+def refused(bundle: Bundle, error: RuntimeError) -> MeasurementError:
+    """Return the error that says why onnxruntime-genai does not take a bundle."""
     return MeasurementError(
         f"{bundle.path}: onnxruntime-genai refuses it: {error}",
-        fix=f"run phipack inspect --verify {bundle.path}; if it is damaged, fetch or build it again",
+        fix=check_fix(bundle.path),
     )

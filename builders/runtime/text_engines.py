@@ -22,16 +22,23 @@ def open_text_engines(bundle: Bundle) -> Iterator[list[TextEngine]]:
         MeasurementError: the runtime can't read the bundle's tokenizer.
     """
     own = BundledText(bundle, read_bundled_tokenizer(bundle.path))
+    with open_runtime_text(bundle) as runtime:
+        yield [own] if runtime is None else [own, runtime]
+
+
+@contextmanager
+def open_runtime_text(bundle: Bundle) -> Iterator[TextEngine | None]:
+    """Open the runtime's own engine; None where it has none that runs here. Raises as `open_text_engines`."""
     match bundle.manifest.recipe.format:
         case "gguf":
             from builders.runtime.gguf_tokenizer import open_gguf_text
 
             with open_gguf_text(bundle) as gguf:
-                yield [own, gguf]
+                yield gguf
         case "onnx":
             from builders.runtime.onnx_text import open_onnx_text
 
             with open_onnx_text(bundle) as onnx:
-                yield [own, onnx]
+                yield onnx
         case "coreml":
-            yield [own]
+            yield None

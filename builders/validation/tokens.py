@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from builders.runtime.generation import render_prompt
+from builders.runtime.text_engines import open_runtime_text
 from builders.tokenizer import Tokenizer
 from registry.bundle.folder import Bundle
 
@@ -21,12 +22,7 @@ def runtime_tokens_share(bundle: Bundle, tokenizer: Tokenizer, text: str) -> flo
     if not lines:
         return None
     tried = lines + [render_prompt(bundle, line) for line in lines]
-    match bundle.manifest.recipe.format:
-        case "gguf":
-            from builders.runtime.gguf_tokenizer import runtime_tokenizer as opened
-        case "onnx":
-            from builders.runtime.onnx_generation import runtime_tokenizer as opened
-        case "coreml":
-            return None  # swift-transformers reads tokenizer.json itself, and runs only on Apple's systems
-    with opened(bundle) as encode:
-        return sum(encode(each) == tokenizer.encode(each) for each in tried) / len(tried)
+    with open_runtime_text(bundle) as engine:
+        if engine is None:
+            return None
+        return sum(engine.encode(each) == tokenizer.encode(each) for each in tried) / len(tried)

@@ -19,8 +19,8 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.gguf.tokenizer import read_tokenizer
 from builders.gguf.vocabulary import Vocabulary
 from builders.runtime.generation import generate, render_prompt
-from builders.runtime.gguf_tokenizer import runtime_tokenizer as llama_tokenizer
-from builders.runtime.onnx_generation import runtime_tokenizer as genai_tokenizer
+from builders.runtime.gguf_tokenizer import open_gguf_text
+from builders.runtime.onnx_text import open_onnx_text
 from builders.runtime.sessions import open_session
 from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer, stop_token_ids
 from devtools.phi4_tokenizer import RELEASED
@@ -115,16 +115,16 @@ def test_llama_cpp_splits_text_as_noted(model: Model, data: st.DataObject) -> No
     text = data.draw(texts([]))
     if _is_phi_4_mini(model):
         text = "".join(character for character in text if not _is_split_elsewhere(character))
-    with llama_tokenizer(model.bundles["gguf-f16"]) as encode:
-        assert encode(text) == model.tokenizer.encode(text)
+    with open_gguf_text(model.bundles["gguf-f16"]) as engine:
+        assert engine.encode(text) == model.tokenizer.encode(text)
 
 
 def test_where_llama_cpp_differs_is_noted(model: Model) -> None:
     bundle = model.bundles["gguf-f16"]
-    with llama_tokenizer(bundle) as encode:
-        differ = [text for text in OTHER_IN_LLAMA_CPP if encode(text) != model.tokenizer.encode(text)]
+    with open_gguf_text(bundle) as engine:
+        differ = [text for text in OTHER_IN_LLAMA_CPP if engine.encode(text) != model.tokenizer.encode(text)]
         white_space = "<|user|> the" if _is_phi_4_mini(model) else "<|im_sep|> the"
-        assert encode(white_space) != model.tokenizer.encode(white_space)
+        assert engine.encode(white_space) != model.tokenizer.encode(white_space)
     notes = bundle.manifest.recipe.notes
     assert any("whitespace around them" in note for note in notes)
     assert any("combining marks" in note for note in notes) == _is_phi_4_mini(model)
@@ -160,8 +160,8 @@ def test_tools_are_written_as_transformers_writes_them(model: Model, theirs: Any
 @given(data=st.data())
 def test_onnxruntime_genai_splits_text_alike(model: Model, data: st.DataObject) -> None:
     text = data.draw(texts([]))
-    with genai_tokenizer(model.bundles["onnx-fp16"]) as encode:
-        assert encode(text) == model.tokenizer.encode(text)
+    with open_onnx_text(model.bundles["onnx-fp16"]) as engine:
+        assert engine.encode(text) == model.tokenizer.encode(text)
 
 
 @pytest.mark.parametrize("length", [40, pytest.param(256, marks=pytest.mark.every_case), 257])

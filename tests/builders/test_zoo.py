@@ -21,9 +21,8 @@ from builders.oracle import ask_oracle, check_bundle
 from builders.oracle.transformers_text import text_truth
 from builders.reference import FloatReference
 from builders.runtime.generation import render_prompt
-from builders.runtime.gguf_tokenizer import runtime_tokenizer as gguf_tokenizer
-from builders.runtime.onnx_generation import runtime_tokenizer as onnx_tokenizer
 from builders.runtime.sessions import open_session
+from builders.runtime.text_engines import open_runtime_text
 from builders.tokenizer import read_bundled_tokenizer
 from builders.validation.behaviour.suite import check_behaviour
 from registry.bundle.folder import Bundle
@@ -37,7 +36,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(torch|trans
 PROMPT = 'Grüße aus "Köln" & <b>, the end'
 TEXTS = ("", "the then there", " in  on\n\n\tnaive café 日本語", "a<|end|> b<|user|>\nx<|endoftext|>", "<|end|><|end|>")
 SHORT, LONG = min(EDGE, WINDOW) - 4, max(EDGE, WINDOW) + 12
-RUNTIME_TOKENIZERS = {"gguf": gguf_tokenizer, "onnx": onnx_tokenizer}
 
 
 @dataclass(frozen=True)
@@ -95,11 +93,12 @@ def test_a_format_answers_as_transformers(inmate: Inmate, tmp_path: Path) -> Non
             assert own.encode(text) == inmate.tokenizer(text, add_special_tokens=False).input_ids
         assert render_prompt(bundle, PROMPT) == chat
         assert bundle.manifest.generation.stop_token_ids == [310, 311, 312]
-        if opened := RUNTIME_TOKENIZERS.get(bundle.manifest.recipe.format):
-            expected = inmate.tokenizer(chat, add_special_tokens=False).input_ids
-            noted = any("tokenize chats with tokenizer.json" in note for note in bundle.manifest.recipe.notes)
-            with opened(bundle) as encode:
-                assert (list(encode(chat)) != expected) == noted
+        with open_runtime_text(bundle) as engine:
+            assert (engine is None) == (bundle.manifest.recipe.format == "coreml")
+            if engine is not None:
+                expected = inmate.tokenizer(chat, add_special_tokens=False).input_ids
+                noted = any("tokenize chats with tokenizer.json" in note for note in bundle.manifest.recipe.notes)
+                assert (engine.encode(chat) != expected) == noted
         lengths = [length for length in (SHORT, LONG) if is_exact(bundle, length)]
         assert lengths == [SHORT, LONG] or recipe == "gguf-f16"  # llama.cpp has no window, and longrope by its context
         with open_session(bundle) as session:

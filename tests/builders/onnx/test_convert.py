@@ -18,8 +18,9 @@ from builders.conversion import BuildRequest
 from builders.onnx import convert, datafile
 from builders.onnx.quantize import QuantizedMatrix, dequantize
 from builders.reference import FloatReference
-from builders.runtime.onnx_generation import generate_tokens, runtime_tokenizer
+from builders.runtime.onnx_generation import generate_tokens
 from builders.runtime.onnx_session import open_session
+from builders.runtime.onnx_text import open_onnx_text
 from builders.tokenizer import read_bundled_tokenizer
 from registry.bundle.folder import verify
 from registry.files.large_file import LargeFile
@@ -174,8 +175,8 @@ def test_genai_runs_the_folder_as_it_is(tmp_path: Path, recipe: str, changes: di
 def test_genai_reads_the_tokenizer_as_we_do(tmp_path: Path) -> None:
     _, bundle = tiny_bundle(tmp_path, "onnx-int4")
     text = "The cat, in the rain: 東京 123\n\n<|user|>\nthen<|end|>"
-    with runtime_tokenizer(bundle) as encode:
-        assert encode(text) == read_bundled_tokenizer(bundle.path).encode(text)
+    with open_onnx_text(bundle) as engine:
+        assert engine.encode(text) == read_bundled_tokenizer(bundle.path).encode(text)
 
 
 def test_genai_refusing_is_a_measurement_error(tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_genai_refusing_is_a_measurement_error(tmp_path: Path) -> None:
     bundle.file("genai_config.json").write_text("{}")
     with pytest.raises(MeasurementError, match="onnxruntime-genai"):
         list(generate_tokens(bundle, [1], 1))
-    with pytest.raises(MeasurementError, match="onnxruntime-genai refuses it"), runtime_tokenizer(bundle):
+    with pytest.raises(MeasurementError, match="onnxruntime-genai refuses it"), open_onnx_text(bundle):
         pass
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from builders.build import build
 from builders.checkpoint import open_checkpoint
 from builders.runtime.generation import render_prompt
-from builders.runtime.onnx_generation import runtime_tokenizer
+from builders.runtime.onnx_text import open_onnx_text
 from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer
 from builders.validation.tokens import runtime_tokens_share
 from devtools import phi3_vocabulary
@@ -133,10 +133,10 @@ def test_a_chat_is_written_as_transformers_writes_it(folder: Path, bundles: dict
 
 def test_onnxruntime_genai_reads_a_chat_as_it_is(bundles: dict[str, Bundle], original: Tokenizer) -> None:
     bundle = bundles["onnx-int4"]
-    with runtime_tokenizer(bundle) as encode:
+    with open_onnx_text(bundle) as engine:
         for prompt in ("Why is the sky blue?", "Übersetze: The quick brown fox.\nAnd then?", "日本語で答えて 🙂"):
             text = render_prompt(bundle, prompt)
-            assert encode(text) == original.encode(text)
+            assert engine.encode(text) == original.encode(text)
     assert json.loads(bundle.file("genai_config.json").read_bytes())["model"]["eos_token_id"] == STOP_IDS
 
 

@@ -92,11 +92,11 @@ def test_cut_texts_are_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["pieces", "pieces, as released", "bytes", "bytes, BOS by post-processor"])
 def test_onnxruntime_genai_has_the_same_ids(tmp_path: Path, name: str) -> None:
-    from builders.runtime.onnx_generation import runtime_tokenizer
+    from builders.runtime.onnx_text import open_onnx_text
 
     folder = write_folder(tmp_path / "checkpoint", name)
     theirs: Callable[..., list[int]] = transformers.AutoTokenizer.from_pretrained(folder).encode
     bundle = build(open_checkpoint(folder), recipe_named("onnx-int4"), tmp_path / "bundle")
-    with runtime_tokenizer(bundle) as encode:
+    with open_onnx_text(bundle) as engine:
         for text in (CHAT, PLAIN):
-            assert encode(text) == theirs(text, add_special_tokens=False)
+            assert engine.encode(text) == theirs(text, add_special_tokens=False)
