@@ -25,8 +25,8 @@ from builders.checkpoint import Checkpoint
 from builders.checkpoint.adapter import merge
 from builders.checkpoint.writing import TensorToWrite, write_safetensors
 from devtools import real_model
-from phipack.formatting import share, size
 from registry.transfer.delta_writer import make_delta
+from targets.formatting import share, size
 from targets.recipes import recipe_named
 
 HEAD = """\

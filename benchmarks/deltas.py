@@ -26,7 +26,6 @@ from benchmarks.delivery import served
 from benchmarks.nudged import changes, unchanged, write_version
 from builders.build import build
 from devtools import real_model
-from phipack.formatting import share, size
 from phipack.tables import table
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import FileEntry
@@ -36,6 +35,7 @@ from registry.transfer.delta_writer import make_delta
 from registry.transfer.http import HttpClient
 from registry.transfer.local_chunks import LocalChunks
 from registry.transfer.remote import HttpSource, RemoteDelta, open_url
+from targets.formatting import share, size
 from targets.recipes import recipe_named
 
 HEAD = """\

@@ -24,9 +24,9 @@ from benchmarks.peers import coremltools_trace, genai, llama_cpp
 from builders.build import build
 from builders.runtime.coreml.evaluate import Evaluator
 from devtools.accuracy import WINDOW, Bench, Row
-from phipack.formatting import share
 from phipack.tables import table
 from targets.architecture import Architecture
+from targets.formatting import share
 from targets.recipes import Recipe, recipe_named
 from targets.storage import onnx as onnx_storage
 

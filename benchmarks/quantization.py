@@ -40,11 +40,11 @@ from devtools.accuracy import WINDOW, weight_bytes
 from devtools.benchmark_texts import ensure_texts
 from devtools.dithered import ensure_dithered
 from devtools.packages import default_cache
-from phipack.formatting import share
 from phipack.tables import table
 from registry.bundle.folder import open_bundle
 from targets.budget import Budget
 from targets.calibration import CALIBRATIONS, Calibration, CalibrationSettings
+from targets.formatting import share
 from targets.recipes import Recipe, recipe_named
 
 RECIPES = ("onnx-int4", "coreml-int4", "gguf-q4_0", "gguf-iq4_nl", "gguf-q4_k_m")

@@ -19,11 +19,11 @@ import threading
 from dataclasses import asdict, dataclass, field
 from typing import Literal, TextIO
 
-from phipack.formatting import duration
 from phipack.log_file import LogFile
 from phipack.problems import Problem, StandardOutputError
 from phipack.profile import Profile, Use, profile_text
 from phipack.progress_display import Display, StepTimes, open_display
+from targets.formatting import duration
 from targets.printable import printable, printable_json
 from targets.progress import Event, Notice
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from phipack.formatting import duration, share, size
 from phipack.tables import table
+from targets.formatting import duration, share, size
 from targets.progress import Step
 
 OTHER = "other"

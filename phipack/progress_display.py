@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from phipack.formatting import duration, rate, size
+from targets.formatting import duration, rate, size
 from targets.printable import one_line, printable
 from targets.progress import Step
 

@@ -17,9 +17,9 @@ from phipack.api.job_results import JobOutcome, JobsReport
 from phipack.api.jobs import refuse_what_fails
 from phipack.api.releasing import finish, note_plan, sentence
 from phipack.api.results import ReleaseReport
-from phipack.formatting import count
 from registry.ledger.ledger import Ledger
 from registry.store.protocol import Store
+from targets.formatting import count
 from targets.progress import Notice, Progress, silent
 from targets.project import Cell, Project
 

@@ -17,9 +17,9 @@ from phipack.api.arguments import as_checkpoint
 from phipack.api.job_results import JobOutcome, JobPlan, JobsReport, Matrix
 from phipack.api.release_reports import planned_report
 from phipack.api.results import ReleaseReport
-from phipack.formatting import count
 from registry.store.protocol import Store
 from targets.errors import CheckpointError, PhipackError, ProjectError, did_you_mean
+from targets.formatting import count
 from targets.progress import Notice, Progress
 from targets.project import Cell, Project
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from phipack.api.arguments import AnyPath, as_bundle, as_path
-from phipack.formatting import budget_shown
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import BudgetEntry, MatrixEntry
 from registry.files.output_file import check_output_file, write_output_file
 from targets.errors import BundleError, SetupError
+from targets.formatting import budget_shown
 from targets.installation import install_command
 
 if TYPE_CHECKING:

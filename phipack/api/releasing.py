@@ -18,12 +18,12 @@ from phipack.api.jobs import coordinator_of
 from phipack.api.release_reports import done_report, planned_report
 from phipack.api.reporting import with_pages
 from phipack.api.results import CellReport, ReleaseReport
-from phipack.formatting import count
 from registry.bundle.manifest import Manifest
 from registry.ledger.ledger import Ledger
 from registry.ledger.registration import Registration
 from registry.ledger.release_inputs import checkpoint_inputs, evaluation_inputs, tool_inputs
 from targets.evidence import Evidence
+from targets.formatting import count
 from targets.progress import Notice, Progress
 from targets.project import Cell, Project
 

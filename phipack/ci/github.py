@@ -8,8 +8,8 @@ and ActionCommand). It shows at most ten errors a step, so that the cells come b
 from __future__ import annotations
 
 from phipack.api.results import CellReport, ReleaseReport
-from phipack.formatting import count, figure, recipe_shown, size
 from phipack.problems import Problem
+from targets.formatting import count, figure, recipe_shown, size
 from targets.printable import one_line, printable
 
 SUMMARY_BYTES_LIMIT = 1 << 20

@@ -11,9 +11,9 @@ import re
 from xml.etree import ElementTree as ET
 
 from phipack.api.results import CellReport, ReleaseReport
-from phipack.formatting import bound, figure
 from phipack.problems import Problem
 from targets.errors import GateError
+from targets.formatting import bound, figure
 from targets.printable import printable
 
 # Characters that XML 1.0 has no way to write, escaped or not (section 2.2 of its specification).

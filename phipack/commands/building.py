@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack import completion
-from phipack.formatting import recipe_shown, share, size
 from phipack.options import (
     FILE,
     FOLDER,
@@ -24,6 +23,7 @@ from phipack.options import (
 )
 from phipack.tables import table
 from targets.calibration import CALIBRATIONS, Calibration, CalibrationSettings
+from targets.formatting import recipe_shown, share, size
 
 if TYPE_CHECKING:
     from phipack.api.results import BuildOutcome

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from phipack.formatting import duration
 from phipack.options import FILE, FOLDER, State, adapter_option, calibration_text_option, pass_state
 from targets.calibration import Calibration
+from targets.formatting import duration
 
 
 @click.command()

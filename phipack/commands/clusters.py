@@ -9,9 +9,9 @@ import click
 
 from phipack.cluster_options import cluster_options
 from phipack.commands.opening import open_project_registry
-from phipack.formatting import count, size
 from phipack.options import FILE, State, only_option, pass_state
 from phipack.tables import table
+from targets.formatting import count, size
 
 if TYPE_CHECKING:
     from builders.matrix.cluster.address import ClusterAddress

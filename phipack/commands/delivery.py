@@ -10,8 +10,8 @@ import click
 
 from phipack import completion
 from phipack.commands.opening import open_registry
-from phipack.formatting import size
 from phipack.options import FOLDER, State, catalog_options, out_option, pass_state, replace_option
+from targets.formatting import size
 from targets.progress import Event, Notice
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from phipack import completion
-from phipack.formatting import rate, size
 from phipack.options import FILE, State, adapter_option, kv_cache_option, pass_state
 from phipack.tables import table
+from targets.formatting import rate, size
 from targets.recipes import default_calibration
 
 

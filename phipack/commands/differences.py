@@ -8,9 +8,9 @@ import click
 
 from phipack import completion
 from phipack.commands.opening import open_registry
-from phipack.formatting import figure, signed_figure, signed_size, size
 from phipack.options import State, pass_state
 from phipack.tables import table
+from targets.formatting import figure, signed_figure, signed_size, size
 
 if TYPE_CHECKING:
     from registry.bundle.manifest import FileEntry, WeightClass

@@ -10,9 +10,9 @@ import click
 
 from phipack import completion
 from phipack.commands.opening import open_registry
-from phipack.formatting import figure
 from phipack.options import FILE, State, pass_state
 from phipack.tables import table
+from targets.formatting import figure
 
 if TYPE_CHECKING:
     from registry.bundle.manifest import Manifest

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack.formatting import budget_shown, size
 from phipack.options import FILE, FOLDER, State, adapter_option, pass_state
 from phipack.tables import table
+from targets.formatting import budget_shown, size
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint

@@ -11,9 +11,9 @@ import click
 from phipack.commands.ci_reports import append_for_runner
 from phipack.commands.opening import open_project_registry
 from phipack.commands.releasing import types_text
-from phipack.formatting import count, size
 from phipack.options import FILE, State, checkpoint_digest_option, only_option, pass_state
 from phipack.tables import table
+from targets.formatting import count, size
 from targets.progress import Notice
 
 if TYPE_CHECKING:

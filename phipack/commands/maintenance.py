@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from phipack.commands.opening import open_registry
-from phipack.formatting import count, size
 from phipack.options import State, pass_state
+from targets.formatting import count, size
 
 
 @click.command()

@@ -13,9 +13,9 @@ import click
 
 from phipack import completion
 from phipack.commands.opening import open_registry
-from phipack.formatting import figure, share, size
 from phipack.options import FILE, FOLDER, State, adapter_option, pass_state
 from phipack.tables import table
+from targets.formatting import figure, share, size
 
 if TYPE_CHECKING:
     from builders.devices.provider import FoundDevice

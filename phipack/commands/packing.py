@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from phipack.formatting import size
 from phipack.options import FOLDER, State, out_option, pass_state, replace_option
 from phipack.tables import table
 from targets.errors import PhipackError
+from targets.formatting import size
 
 
 class ByteCount(click.ParamType[int]):

@@ -9,9 +9,9 @@ import click
 
 from phipack import completion
 from phipack.commands.opening import open_project_registry
-from phipack.formatting import size
 from phipack.options import State, keys_option, pass_state
 from phipack.tables import table
+from targets.formatting import size
 
 if TYPE_CHECKING:
     from registry.publication import Publication

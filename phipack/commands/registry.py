@@ -11,9 +11,9 @@ from phipack import completion
 from phipack.commands.evidence_import import measurements_text
 from phipack.commands.opening import open_project_registry, open_registry
 from phipack.commands.validation import evidence_text
-from phipack.formatting import recipe_shown
 from phipack.options import State, pass_state, reason_option
 from phipack.tables import table
+from targets.formatting import recipe_shown
 
 if TYPE_CHECKING:
     from phipack.api.results import RegisteredCell

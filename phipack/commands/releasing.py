@@ -10,9 +10,9 @@ import click
 from phipack.cluster_options import cluster_options
 from phipack.commands.ci_reports import CiReports, ci_report_options
 from phipack.commands.opening import open_project_registry
-from phipack.formatting import count, recipe_shown, share, size
 from phipack.options import FILE, State, checkpoint_digest_option, only_option, pass_state, profile_option
 from phipack.tables import table
+from targets.formatting import count, recipe_shown, share, size
 
 if TYPE_CHECKING:
     from builders.matrix.cluster.address import ClusterAddress

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from phipack.commands.opening import open_registry
-from phipack.formatting import count
 from phipack.options import State, pass_state
 from phipack.tables import table
+from targets.formatting import count
 
 
 @click.group(name="registry")

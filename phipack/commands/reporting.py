@@ -9,8 +9,8 @@ import click
 
 from phipack import completion
 from phipack.commands.opening import open_registry
-from phipack.formatting import size
 from phipack.options import FILE, State, pass_state
+from targets.formatting import size
 
 if TYPE_CHECKING:
     from phipack.api.results import ReportPage

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from phipack.formatting import bound, figure, share
 from phipack.options import FILE, FOLDER, State, adapter_option, pass_state, profile_option, target_option
 from phipack.tables import table
 from targets.errors import Failure, GateError, PhipackError
 from targets.evaluation import SUITES
+from targets.formatting import bound, figure, share
 
 if TYPE_CHECKING:
     from targets.evaluation import Suite

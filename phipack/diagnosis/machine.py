@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phipack.diagnosis.check import Check, Status, failed
-from phipack.formatting import count, size
 from targets.errors import PhipackError
+from targets.formatting import count, size
 from targets.installation import Requirement, install_command, installed_version, requirements
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from typing import Any
 
 from phipack.diagnosis.check import Check, failed
 from phipack.diagnosis.machine import existing_parent
-from phipack.formatting import duration
 from registry.ledger.postgresql_login import connect_arguments
 from registry.ledger.sqlite_reader import SqliteReader, has_known_schema
 from registry.ledger.tracking import sqlite_path
@@ -29,6 +28,7 @@ from registry.transfer.header_values import http_date
 from registry.transfer.network_settings import proxy_for, tls_context
 from registry.transfer.pace import SelfPacedResponse
 from targets.errors import PhipackError
+from targets.formatting import duration
 from targets.installation import install_command
 from targets.secrets import without_secrets
 from targets.strict_json import MalformedJsonError, parse_json

@@ -13,12 +13,12 @@ import pytest
 
 from phipack import tables
 from phipack.__main__ import main
-from phipack.formatting import bound, duration, figure, rate, share, signed_size, size
 from phipack.log_file import open_log
 from phipack.output import Output, as_json
 from phipack.problems import explain
 from phipack.tables import table
 from targets.errors import Failure, FetchUnreachableError, GateError, PhipackError, RegistryError
+from targets.formatting import bound, duration, figure, rate, share, signed_size, size
 from targets.printable import is_obeyed
 from targets.progress import Notice, Step
 from tests.support.command_line import InProcess
