@@ -56,7 +56,8 @@ def compare_answers(using: Measurement, suite: Suite) -> tuple[Answer, ...]:
     prompts = built_in_prompts()[:number]
     pairs = answer(using, [prompt_ids(using.bundle, using.tokenizer, prompt) for prompt in prompts], tokens)
     found = zip(prompts, pairs, strict=True)
-    return tuple(_in_words(using, prompt, pair) for prompt, pair in found if pair is not None)
+    stops = frozenset(using.bundle.manifest.generation.stop_token_ids)
+    return tuple(in_words(using.tokenizer, prompt, pair, stops) for prompt, pair in found if pair is not None)
 
 
 def answer(using: Measurement, prompts: Sequence[Sequence[int]], count: int) -> list[Pair | None]:
@@ -73,10 +74,7 @@ def answer(using: Measurement, prompts: Sequence[Sequence[int]], count: int) -> 
         return 0 < len(ids) <= model.exact_context_length - count and not crosses
 
     fitting = [ids for ids in prompts if fits(ids)]
-    found = answer_both(using.session, using.reference, fitting, count, stops)
-    pairs = iter(
-        [Pair(tuple(ids), tuple(theirs), tuple(ours)) for ids, (ours, theirs) in zip(fitting, found, strict=True)]
-    )
+    pairs = iter(answer_both(using.session, using.reference, fitting, count, stops))
     return [next(pairs) if fits(ids) else None for ids in prompts]
 
 
@@ -88,8 +86,8 @@ def answer_both(
     stops: frozenset[int],
     *,
     most_walks: int | None = None,
-) -> list[tuple[list[int], list[int]]]:
-    """Continue prompts by up to `count` tokens: the bundle's tokens after each, and the reference's.
+) -> list[Pair]:
+    """Continue prompts by up to `count` tokens, by both.
 
     The bundle drafts what the reference corrects, so that an answer which is the same takes one walk. With
     `most_walks`, an answer that takes more is cut where it is known to.
@@ -113,7 +111,8 @@ def answer_both(
     ours = draft(prompts, [count] * len(prompts))
     reference.on_progress(Step("answer", len(prompts), len(prompts), "prompts"))
     theirs = reference_answers(reference, prompts, count, stops, draft, most_walks=most_walks)
-    return list(zip(ours, theirs, strict=True))
+    every = zip(prompts, theirs, ours, strict=True)
+    return [Pair(tuple(ids), tuple(reference), tuple(bundle)) for ids, reference, bundle in every]
 
 
 def prompt_ids(bundle: Bundle, tokenizer: Tokenizer, prompt: str) -> list[int]:
@@ -129,15 +128,15 @@ def prompt_ids(bundle: Bundle, tokenizer: Tokenizer, prompt: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=not has_template)
 
 
-def _in_words(using: Measurement, prompt: str, pair: Pair) -> Answer:
-    stops = frozenset(using.bundle.manifest.generation.stop_token_ids)
-    texts = [
-        using.tokenizer.decode([token for token in ids if token not in stops]) for ids in (pair.reference, pair.bundle)
-    ]
+def in_words(tokenizer: Tokenizer, prompt: str, pair: Pair, stops: frozenset[int]) -> Answer:
+    """Return a pair as texts, without their stop ids."""
+    reference, bundle = (
+        tokenizer.decode([token for token in ids if token not in stops]) for ids in (pair.reference, pair.bundle)
+    )
     return Answer(
         prompt=prompt,
-        reference=texts[0],
-        bundle=texts[1],
+        reference=reference,
+        bundle=bundle,
         tokens=len(pair.bundle),
         first_difference=pair.first_difference,
         reference_ended=pair.reference[-1] in stops,

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from builders.reference import common_start
-from builders.validation.answers import answer_both, prompt_ids
+from builders.validation.answers import answer_both, in_words, prompt_ids
 from builders.validation.behaviour.findings import Findings
 from builders.validation.behaviour.prompts import PROMPTS
 from builders.validation.behaviour.subject import Subject
@@ -70,7 +69,7 @@ def check_degeneration(subject: Subject) -> Degeneration:
         findings.skip(f"{len(asked)} greedy answers", "the context has no room for a question and an answer")
         return Degeneration(findings, {}, ())
     stops = frozenset((*subject.truth.stop_ids, *subject.bundle.manifest.generation.stop_token_ids))
-    both = answer_both(
+    found = answer_both(
         subject.session,
         subject.reference,
         prompts,
@@ -78,12 +77,12 @@ def check_degeneration(subject: Subject) -> Degeneration:
         stops,
         most_walks=subject.sample.reference_walks,
     )
-    pairs = [(_written(ours, stops), _written(theirs, stops)) for ours, theirs in both]
+    pairs = [(_written(pair.bundle, stops), _written(pair.reference, stops)) for pair in found]
     known = [pair for pair in pairs if pair[1].ended or len(pair[1].tokens) == longest]
     if len(known) < len(pairs):
         reason = f"the reference's answer differs at more than {subject.sample.reference_walks} tokens"
         findings.skip(f"whether {len(pairs) - len(known)} of {len(pairs)} answers end as the reference's", reason)
-    shown = tuple(_shown(subject, prompt, *pair) for prompt, pair in zip(asked, pairs, strict=True))
+    shown = tuple(in_words(subject.tokenizer, *one, stops) for one in zip(asked, found, strict=True))
     if longest >= _ROOM_TO_END and subject.truth.template is not None:
         _check_known(findings, pairs, len(known))
     return Degeneration(findings, _compared(findings, pairs, known, longest), shown)
@@ -133,16 +132,3 @@ def _longest(subject: Subject, prompts: Sequence[Sequence[int]]) -> int:
 def _written(tokens: Sequence[int], stops: frozenset[int]) -> Written:
     ended = bool(tokens) and tokens[-1] in stops
     return Written(tuple(tokens[:-1] if ended else tokens), ended)
-
-
-def _shown(subject: Subject, prompt: str, ours: Written, theirs: Written) -> Answer:
-    """Return the answers as texts; the reference's as far as it is known."""
-    return Answer(
-        prompt=prompt,
-        reference=subject.tokenizer.decode(list(theirs.tokens)),
-        bundle=subject.tokenizer.decode(list(ours.tokens)),
-        tokens=len(ours.tokens),
-        first_difference=None if ours == theirs else common_start(ours.tokens, theirs.tokens),
-        reference_ended=theirs.ended,
-        bundle_ended=ours.ended,
-    )

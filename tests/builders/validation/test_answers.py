@@ -117,5 +117,5 @@ def test_a_bundle_drafts_no_more_than_an_answer_may_still_have(tiny: Checkpoint,
         found = answer_both(Overheard(), FloatReference(tiny), prompts, 24, frozenset())  # type: ignore[arg-type]
     assert len({length for length, _ in asked}) > 2  # some answers were corrected, at different places
     assert {length + count for length, count in asked} == {27}
-    for prompt, (_, theirs) in zip(prompts, found, strict=True):
-        assert theirs == FloatReference(tiny).greedy(np.asarray([prompt]), 24)[0].tolist()
+    for prompt, pair in zip(prompts, found, strict=True):
+        assert list(pair.reference) == FloatReference(tiny).greedy(np.asarray([prompt]), 24)[0].tolist()
