@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,11 @@ class Measurement:
     text: str
     text_name: str
     on_progress: Progress
+
+    @cached_property
+    def text_tokens(self) -> int:
+        """How many tokens the text has."""
+        return len(self.tokenizer.encode(self.text))
 
 
 def compare(

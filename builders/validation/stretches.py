@@ -52,8 +52,7 @@ def full_cache_end(using: Measurement, window: int) -> int | None:
     """
     if not using.bundle.manifest.recipe.kv_cache:
         return None
-    available = len(using.tokenizer.encode(using.text))
-    last = min(using.bundle.manifest.model.exact_context_length, LONGEST_TOKENS, available)
+    last = min(using.bundle.manifest.model.exact_context_length, LONGEST_TOKENS, using.text_tokens)
     return None if last <= window else last
 
 
@@ -92,7 +91,7 @@ def _compare_end(using: Measurement, first: int, last: int) -> tuple[Rows, str]:
 def long_sequence(using: Measurement, length: int) -> tuple[NDArray[np.int64], str]:
     """Return one window [1, length] of the text, or of the built-in one where the text is too short, and its name."""
     text, name = using.text, using.text_name
-    if len(using.tokenizer.encode(text)) < length:
+    if using.text_tokens < length:
         text, name = read_text(None), BUILT_IN_NAME
         if (tokens := len(using.tokenizer.encode(text))) < length:  # an edge lies past its end
             text, name = text * (length // tokens + 1), f"{name} (repeated)"
