@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -10,7 +11,7 @@ import pytest
 
 from builders.matrix.cluster.course import Limits
 from builders.matrix.graph import Graph, Job, Needs
-from devtools.stub_jobs import cells, one
+from devtools.stub_jobs import StubWork, cells, one
 from targets.errors import ClusterError, ClusterUnreachableError
 from targets.progress import Event, Notice, Step
 from tests.builders.matrix.cluster.clusters import (
@@ -47,6 +48,22 @@ def test_every_job_is_done_once_and_after_those_before_it(tmp_path: Path) -> Non
     steps = [event for event in events if isinstance(event, Step)]
     assert [step.done for step in steps if step.unit == "jobs"] == list(range(17))
     assert {step.name for step in steps} == {"jobs", "work", "after"}
+
+
+def test_the_store_is_asked_for_a_record_before_and_after_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the coordinator once each, and by the worker once: with bundles each question is several requests."""
+    work, graph, asked = work_in(tmp_path), cells(3), list[str]()
+    is_done = StubWork.is_done
+    monkeypatch.setattr(StubWork, "is_done", lambda self, job: asked.append(job.name) or is_done(self, job))
+
+    async def scenario() -> None:
+        async with running(tmp_path, {}) as (head, _):
+            await release(head, graph, work)
+
+    run(scenario())
+    assert Counter(asked) == dict.fromkeys(graph.by_name, 3)
 
 
 def test_submitting_again_does_only_what_is_missing(tmp_path: Path) -> None:
