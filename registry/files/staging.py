@@ -172,7 +172,7 @@ def _swap_in(staging: Path, destination: Path, *, replace: bool) -> None:
     try:
         while not _renamed(staging, destination):
             if _occupied(destination) and not replace:
-                raise _exists(destination)
+                raise _exists(destination)  # noqa: TRY301 - what was moved away is put back for it, too
             asides.append(_make_sibling(destination, "old"))
             with suppress(FileNotFoundError):  # another process has moved it away
                 destination.rename(asides[-1] / destination.name)

@@ -59,7 +59,7 @@ def shell(here: Path, lines: list[str]) -> str:
 
 
 def pipeline(name: str) -> Any:
-    return yaml.load((PIPELINES / name).read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    return yaml.load((PIPELINES / name).read_text("utf-8"), _Loader)
 
 
 def test_gitlab_plans_with_one_reading_of_the_checkpoint(here: Path) -> None:
@@ -85,7 +85,9 @@ def test_buildkite_plans_with_one_reading_of_the_checkpoint(here: Path) -> None:
     steps = json.loads((here.parent / "uploaded.json").read_text())["steps"]
     assert steps[0]["command"][1].startswith("phipack release --defer-registration --job ")
     digest = result_of(planned("--json", "plan"))["checkpoint"]
-    assert f"--finish --checkpoint-digest {digest} " in next(one for one in steps if one.get("key") == "finish")["command"]
+    assert (
+        f"--finish --checkpoint-digest {digest} " in next(one for one in steps if one.get("key") == "finish")["command"]
+    )
 
 
 def test_no_digest_of_an_earlier_run_stays_where_there_is_no_matrix(here: Path) -> None:

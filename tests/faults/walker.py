@@ -39,7 +39,9 @@ def walking(place: Path) -> Iterator[Walk]:
     )
     with walker:
 
-        def walk(command: str | None, fault: str = "", *, which: str = WHICH, most: int | None = None) -> dict[str, Any]:
+        def walk(
+            command: str | None, fault: str = "", *, which: str = WHICH, most: int | None = None
+        ) -> dict[str, Any]:
             assert walker.stdin is not None
             assert walker.stdout is not None
             asked = {"command": command, "fault": fault, "which": which, "most": most}

@@ -112,7 +112,7 @@ def test_what_stood_there_is_put_back_after_a_death_between_two_renames(tmp_path
 def test_an_interrupt_between_two_renames_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: tuple[int, ...]
 ) -> None:
-    """Of three renames the first finds the old folder, the second moves it away, the third is the new one's, or back."""
+    """The first rename finds the old folder in its way, the second moves that away, the third is the new one's."""
     calls, rename = itertools.count(1), Path.rename
 
     def then_interrupted(self: Path, target: Path) -> Path:
@@ -142,7 +142,7 @@ def test_what_can_not_be_put_back_stays_where_it_was_moved_to(tmp_path: Path, mo
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "kept").write_bytes(b"old")
-    with pytest.raises(BuildError), staged_folder(tmp_path / "out", replace=True):  # noqa: PT012
+    with pytest.raises(BuildError), staged_folder(tmp_path / "out", replace=True):
         monkeypatch.setattr(Path, "rename", refused)
     monkeypatch.undo()
     (aside,) = tmp_path.glob(f"{STAGING_MARK}*-old-out")
