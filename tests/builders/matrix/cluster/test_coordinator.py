@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import pytest
+from distributed import Client
 
-from builders.matrix.cluster.course import Limits
+from builders.matrix.cluster.connection import connected
+from builders.matrix.cluster.course import Limits, SchedulerLostError
 from builders.matrix.graph import Graph, Job, Needs
 from devtools.stub_jobs import StubWork, cells, one
 from targets.errors import ClusterError, ClusterUnreachableError
@@ -64,6 +66,26 @@ def test_the_store_is_asked_for_a_record_before_and_after_a_job(
 
     run(scenario())
     assert Counter(asked) == dict.fromkeys(graph.by_name, 3)
+
+
+@pytest.mark.parametrize("failure", [AssertionError("of dask's reconnection"), OSError("closed"), TimeoutError()])
+def test_a_client_that_can_not_be_closed_hides_no_loss_of_the_scheduler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    close = Client.close
+
+    async def then_fails(self: Any) -> None:
+        await close(self)
+        raise failure
+
+    async def scenario() -> None:
+        async with running(tmp_path, {}) as (head, _):
+            monkeypatch.setattr(Client, "close", then_fails)
+            with pytest.raises(SchedulerLostError):
+                async with connected(address_of(head), seconds=30):
+                    raise SchedulerLostError
+
+    run(scenario())
 
 
 def test_submitting_again_does_only_what_is_missing(tmp_path: Path) -> None:
