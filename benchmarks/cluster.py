@@ -192,7 +192,8 @@ def _coordinate(options: argparse.Namespace) -> dict[str, object]:
     problems = [str(one.problem) for one in outcomes if one.problem is not None]
     if problems:
         raise SystemExit("\n".join(problems))
-    return {"jobs": len(outcomes), "seconds": time.monotonic() - started, "requests": _requests()}
+    seconds = time.monotonic() - started
+    return {"jobs": len(outcomes), "seconds": seconds, "processor": time.process_time(), "requests": _requests()}
 
 
 def _simulation(options: argparse.Namespace) -> dict[str, object]:
@@ -236,6 +237,7 @@ def _simulation(options: argparse.Namespace) -> dict[str, object]:
         "workers": each * options.processes,
         "seconds": done["seconds"],
         "milliseconds a job": 1000 * done["seconds"] / done["jobs"],
+        "coordinator milliseconds of processor a job": 1000 * done["processor"] / done["jobs"],
         "scheduler milliseconds of processor a job": 1000 * used / done["jobs"],
         "scheduler MB with idle workers": idle_bytes / 1e6,
         "scheduler MB at its peak": peak / 1e6,

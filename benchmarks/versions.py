@@ -1,6 +1,6 @@
 """How long reading takes in a large registry: 2,310 versions of one model, through an MLflow server on PostgreSQL.
 
-    python -m benchmarks.versions [--cells 30] [--releases 77] [--runs 3]
+    python -m benchmarks.versions [--cells 30] [--releases 77] [--runs 3] [--server-workers 1]
 
 The first release is registered as `phipack release` does it. Those of the others are copies of its rows in MLflow's
 database, as registering each would take an hour. `production` points at the last release, `staging` at one in the
@@ -70,13 +70,14 @@ def fill(postgresql: PostgresqlServer, ledger: Ledger, folder: Path, cells: int,
 
 
 @contextmanager
-def filled_server(folder: Path, cells: int, releases: int) -> Iterator[Ledger]:
+def filled_server(folder: Path, cells: int, releases: int, workers: int = 1) -> Iterator[Ledger]:
     """Fill a database, run a server on it, and yield a ledger of the server."""
     store = FolderStore(folder / "store")
     with running_postgresql(folder / "postgresql") as postgresql:
         database = postgresql.make_database(DATABASE)
         fill(postgresql, open_ledger(database, store), folder, cells, releases)
-        with running_mlflow(folder / "mlflow", MlflowSettings(database, str(folder / "artifacts"))) as mlflow:
+        settings = MlflowSettings(database, str(folder / "artifacts"), workers=workers)
+        with running_mlflow(folder / "mlflow", settings) as mlflow:
             yield open_ledger(mlflow.uri, store)
 
 
@@ -97,11 +98,12 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=30)
     parser.add_argument("--releases", type=int, default=77)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--server-workers", type=int, default=1)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="phipack-versions-") as name:
         folder = Path(name)
         folder.chmod(0o711)
-        with filled_server(folder, asked.cells, asked.releases) as ledger:
+        with filled_server(folder, asked.cells, asked.releases, asked.server_workers) as ledger:
             count = asked.cells * asked.releases
             assert len(ledger.versions()) == count, "a version is missing"
             print(f"{count} versions, median of {asked.runs}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import multiprocessing
 import os
@@ -33,6 +34,7 @@ CELLS = ("iphone-15", "pixel-9")
 BUNDLE_BYTES = 2_000_000
 _START_SECONDS = 300
 Record = tuple[str, float, str]  # the action, its seconds, its error
+Requests = dict[str, int]  # of MLflow, by method and path
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,27 @@ class Worker:
             self.records.append((what, time.monotonic() - began, error))
 
 
+def _counting_requests() -> Requests:
+    """Count from here on what MLflow's client sends in this process; return the counts, which go on."""
+    from mlflow.utils import rest_utils
+
+    untyped: Any = rest_utils
+    send, made = untyped._get_http_response_with_retries, collections.Counter[str]()  # noqa: SLF001
+
+    def counted(method: str, url: str, *arguments: Any, **named: Any) -> Any:
+        made[f"{method} {url.rpartition('/mlflow/')[2].partition('?')[0]}"] += 1
+        return send(method, url, *arguments, **named)
+
+    untyped._get_http_response_with_retries = counted  # noqa: SLF001
+    return made
+
+
 def work(
     place: Place, counts: tuple[int, int], seconds: float, start: Barrier, results: multiprocessing.Queue[Any]
 ) -> None:
     """Run some promoters and fetchers in this process, at a lower priority than the servers, which run elsewhere."""
     os.nice(10)
+    requests = _counting_requests()
     worker, (promoters, fetchers) = Worker(place, start), counts
     steps = [(worker.move, "promote")] * promoters + [(worker.fetch, "fetch")] * fetchers
     threads = [threading.Thread(target=worker.run, args=(*step, seconds)) for step in steps]
@@ -122,25 +140,29 @@ def work(
         thread.start()
     for thread in threads:
         thread.join()
-    results.put(worker.records)
+    results.put((worker.records, dict(requests)))
 
 
-def run(place: Place, promoters: int, fetchers: int, seconds: float, processes: int) -> list[Record]:
-    """Run all clients, distributed over processes, and return their records.
+def run(place: Place, promoters: int, fetchers: int, seconds: float, processes: int) -> tuple[list[Record], Requests]:
+    """Run all clients, distributed over processes; return their records, and the requests that they made.
 
     All begin at one moment, when the last one has connected: importing MLflow takes each process 3 s of a processor.
     """
     context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[list[Record]] = context.Queue()
+    results: multiprocessing.Queue[tuple[list[Record], Requests]] = context.Queue()
     counts = promoters // processes, fetchers // processes
     start = context.Barrier(sum(counts) * processes)
     workers = [context.Process(target=work, args=(place, counts, seconds, start, results)) for _ in range(processes)]
     for process in workers:
         process.start()
-    records = [record for _ in workers for record in results.get()]
+    records, requests = list[Record](), collections.Counter[str]()
+    for _ in workers:
+        found, made = results.get()
+        records += found
+        requests.update(made)
     for process in workers:
         process.join()
-    return records
+    return records, requests
 
 
 def lost_updates(ledger: Ledger) -> list[str]:

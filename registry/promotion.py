@@ -269,16 +269,16 @@ def _missing_cells(
 
 
 def _evidence_failures(ledger: Ledger, versions: Sequence[CellVersion]) -> list[Failure]:
-    locations = ledger.evidence_locations(versions[0].model, versions) if versions else {}
-    asked = [partial(_shortcomings, ledger, version, locations.get(version.run_id)) for version in versions]
+    folders = ledger.evidence_folders(versions[0].model, versions) if versions else {}
+    asked = [partial(_shortcomings, ledger, version, folders.get(version.run_id)) for version in versions]
     found = zip(versions, ledger.mlflow.at_once(asked), strict=True)
     return [Failure(version.cell, problem) for version, problems in found for problem in problems]
 
 
-def _shortcomings(ledger: Ledger, version: CellVersion, location: str | None) -> list[str]:
+def _shortcomings(ledger: Ledger, version: CellVersion, folder: str | None) -> list[str]:
     """Return why a cell does not pass, read from the evidence itself: a tag is easily changed by hand."""
     try:
-        evidence = ledger.evidence(version, location)
+        evidence = ledger.evidence(version, folder)
     except RegistryUnreachableError:
         raise
     except (RegistryError, MeasurementError) as error:

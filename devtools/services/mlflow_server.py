@@ -44,6 +44,7 @@ class MlflowSettings:
     `accounts`: use MLflow's own accounts, which have no permissions until they are granted. In a new folder, the
     administrator's account is created.
     `stores`: the URIs of the phipack stores that it serves.
+    `workers`: its processes that answer; MLflow's default is 4.
     """
 
     backend: str
@@ -51,6 +52,7 @@ class MlflowSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     accounts: bool = False
     stores: tuple[str, ...] = ()
+    workers: int = 1
 
 
 @contextmanager
@@ -58,8 +60,8 @@ def running_mlflow(folder: Path, settings: MlflowSettings, *, port: int | None =
     """Run a server. Raises `ServiceError` if it does not start."""
     folder.mkdir(parents=True, exist_ok=True)
     number = free_ports(1)[0] if port is None else port
-    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={number}", "--workers=1"]
-    command += [f"--artifacts-destination={settings.artifacts}"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={number}"]
+    command += [f"--workers={settings.workers}", f"--artifacts-destination={settings.artifacts}"]
     environment = {
         **os.environ,
         **settings.environment,

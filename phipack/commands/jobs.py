@@ -76,6 +76,13 @@ def plan(state: State, project_file: Path | None, only: tuple[str, ...], checkpo
     is_flag=True,
     help="github: write the matrix and the checkpoint's digest as the step's outputs, and the jobs as its summary.",
 )
+@click.option(
+    "--dotenv",
+    type=FILE,
+    metavar="FILE",
+    help="Write the checkpoint's digest here, as CHECKPOINT=DIGEST: GitLab's reports:dotenv hands it to later jobs.",
+)
+@click.option("--plan", "with_plan", is_flag=True, help="Show the jobs as phipack plan does, on standard error.")
 @checkpoint_digest_option
 @pass_state
 def matrix(
@@ -87,6 +94,8 @@ def matrix(
     max_jobs: int,
     template: str | None,
     github: bool,
+    dotenv: Path | None,
+    with_plan: bool,
     checkpoint_digest: str | None,
 ) -> None:
     """Print the jobs that would run as a CI matrix.
@@ -97,6 +106,7 @@ def matrix(
     from phipack.ci.github import code_summary
     from phipack.ci.matrix_formats import github_matrix, gitlab_pipeline, plain_json
     from phipack.json_form.jobs import matrix_form
+    from registry.files.output_file import check_output_file, write_output_file
 
     if template is not None and format_ != "gitlab":
         raise click.UsageError("--template is for --format gitlab")
@@ -104,12 +114,17 @@ def matrix(
         raise click.UsageError("--github is for --format github")
     if github and not os.environ.get("GITHUB_OUTPUT"):
         raise click.UsageError("--github needs GITHUB_OUTPUT, which GitHub's runner sets")
+    if dotenv is not None:
+        check_output_file(dotenv)
+        dotenv.unlink(missing_ok=True)  # no digest of an earlier run stays where this one fails
     state.named_project = project_file or state.named_project
     project = state.required_project
     found = open_project_registry(state).matrix(
         project, only, shards=shards, max_jobs=max_jobs, checkpoint_digest=checkpoint_digest
     )
     form = matrix_form(found)
+    if with_plan:
+        state.output.note(_shown(found.plan))
     found.plan.raise_for_failures()  # a matrix that can't be finished is none
     state.output.on_progress(Notice(_done_and_to_do(found.plan) + f", on {count(len(found.groups), 'machine')}"))
     if format_ == "gitlab":
@@ -119,6 +134,8 @@ def matrix(
     if github:
         append_for_runner("GITHUB_OUTPUT", f"matrix={text}\ncheckpoint={form.checkpoint}\n")
         append_for_runner("GITHUB_STEP_SUMMARY", code_summary(_shown(found.plan)))
+    if dotenv is not None:
+        write_output_file(dotenv, f"CHECKPOINT={form.checkpoint}\n".encode())
     state.output.result(form.data(), text)
 
 

@@ -18,7 +18,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -164,27 +164,34 @@ def _make_sibling(destination: Path, kind: str) -> Path:
 def _swap_in(staging: Path, destination: Path, *, replace: bool) -> None:
     """Put the folder in its place: what is there is moved away first, also what another process put there meanwhile.
 
-    Raises `BuildError` where something is there that may not be replaced. On an error what was there is there again.
+    Raises `BuildError` where something is there that may not be replaced. On an error or an interrupt, at whichever
+    step, the new folder is there, or what was there is there again. Where that fails too, it stays where it was moved
+    to, and `sweep` puts it back.
     """
     asides: list[Path] = []
     try:
-        while True:
-            if _renamed(staging, destination):
-                return
+        while not _renamed(staging, destination):
             if _occupied(destination) and not replace:
-                raise _exists(destination)
+                raise _exists(destination)  # noqa: TRY301 - what was moved away is put back for it, too
             asides.append(_make_sibling(destination, "old"))
             with suppress(FileNotFoundError):  # another process has moved it away
                 destination.rename(asides[-1] / destination.name)
-    except OSError:
-        for aside in reversed(asides):  # the newest that was moved away
-            if (old := aside / destination.name).exists():
-                old.rename(destination)
-                break
+    except BaseException:
+        _put_back(asides, destination)
         raise
-    finally:
-        for aside in asides:
-            shutil.rmtree(aside, ignore_errors=True)
+    for aside in asides:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_back(asides: Sequence[Path], destination: Path) -> None:
+    """Put back what was moved away last, where nothing is in its place, and remove the rest."""
+    for aside in reversed(asides):
+        if os.path.lexists(destination):
+            break
+        with suppress(FileNotFoundError):
+            (aside / destination.name).rename(destination)
+    for aside in asides:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _renamed(folder: Path, destination: Path) -> bool:

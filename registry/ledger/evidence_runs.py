@@ -10,13 +10,17 @@ server has none, so there the run's age does (and if it lived after all, its own
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from registry.files.digests import digest_of_bytes
 from registry.ledger.channel_moves import CELL_KIND, KIND_TAG, RELEASE_KIND
 from registry.ledger.mlflow_client import Mlflow
-from registry.ledger.registration import Registration, ui_tags
-from registry.ledger.versions import RELEASE_TAG
+from registry.ledger.registration import EVIDENCE_NAME, Registration, ui_tags
+from registry.ledger.versions import RELEASE_TAG, CellVersion
+from targets.errors import RegistryError, RegistryUnreachableError
+from targets.evidence import Evidence
 
 _DEAD_MS = 3_600_000
 _PARENT_TAG = "mlflow.parentRunId"
@@ -34,6 +38,38 @@ def evidence_run(mlflow: Mlflow, experiment: str, entry: Registration) -> Iterat
         ended = "FINISHED"
     finally:
         mlflow.end_run(run_id, ended)
+
+
+def run_folders(experiment: Any, run_ids: Iterable[str]) -> dict[str, str]:
+    """Return where MLflow puts the files of an experiment's runs, by ID. It asks nothing, and may be out of date."""
+    folder = (experiment.artifact_location or "").rstrip("/")
+    return {run_id: f"{folder}/{run_id}/artifacts" for run_id in run_ids} if folder else {}
+
+
+def read_evidence(mlflow: Mlflow, version: CellVersion, folder: str | None) -> Evidence:
+    """Return a version's evidence. Not in `folder`, of `run_folders`: the run is asked where its files are.
+
+    Raises:
+        RegistryError: it can't be read, or is not what was registered.
+    """
+    raw = b"" if folder is None else _read_if_there(mlflow, version.run_id, folder)
+    if digest_of_bytes(raw) != version.evidence:
+        raw = mlflow.read_file(version.run_id, EVIDENCE_NAME)
+    if digest_of_bytes(raw) != version.evidence:
+        raise RegistryError(
+            f"{version.reference}: its evidence in MLflow (run {version.run_id}) is not what was registered",
+            fix="run phipack release again, which measures and registers the evidence again",
+        )
+    return Evidence.parse(raw, source=f"{EVIDENCE_NAME} of MLflow's run {version.run_id}")
+
+
+def _read_if_there(mlflow: Mlflow, run_id: str, folder: str) -> bytes:
+    try:
+        return mlflow.read_file(run_id, EVIDENCE_NAME, folder)
+    except RegistryUnreachableError:
+        raise
+    except RegistryError:
+        return b""
 
 
 def _release_run(mlflow: Mlflow, experiment: str, entry: Registration) -> str:

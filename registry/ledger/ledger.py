@@ -29,14 +29,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from registry.files.digests import digest_of_bytes
 from registry.ledger.channel_moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
-from registry.ledger.evidence_runs import end_dead_runs, evidence_run
+from registry.ledger.evidence_runs import end_dead_runs, evidence_run, read_evidence, run_folders
 from registry.ledger.lease import Check, Timing
 from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.mlflow_lease import model_lease
 from registry.ledger.mlflow_names import claim_name, existing_experiment, experiment_id, require_visible
-from registry.ledger.registration import EVIDENCE_NAME, RENEWED, Registration, ui_tags
+from registry.ledger.registration import RENEWED, Registration, ui_tags
 from registry.ledger.registry_lock import registry_lock, registry_wait
 from registry.ledger.release_inputs import is_older, require_same_inputs
 from registry.ledger.release_plan import plan_tag, planned_cells, promoter_tags
@@ -140,21 +139,17 @@ class Ledger:
                 )
             return self._first_of_racers(entry, number)
 
-    def evidence_locations(self, model: str, versions: Sequence[CellVersion]) -> Mapping[str, str]:
-        """Return where the evidence of a model's versions is, by the ID of its run: one request, not one for each."""
+    def evidence_folders(self, model: str, versions: Sequence[CellVersion]) -> Mapping[str, str]:
+        """Return where MLflow puts the evidence of a model's versions, by the ID of its run, without asking for it."""
         experiment = self._existing_experiment(model)
-        run_ids = [version.run_id for version in versions]
-        return {} if experiment is None else self.mlflow.file_locations(experiment.experiment_id, run_ids)
+        return {} if experiment is None else run_folders(experiment, [version.run_id for version in versions])
 
-    def evidence(self, version: CellVersion, location: str | None = None) -> Evidence:
-        """Return a version's evidence, read back from MLflow. Raises `RegistryError` where it was changed since."""
-        raw = self.mlflow.read_file(version.run_id, EVIDENCE_NAME, location)
-        if digest_of_bytes(raw) != version.evidence:
-            raise RegistryError(
-                f"{version.reference}: its evidence in MLflow (run {version.run_id}) is not what was registered",
-                fix="run phipack release again, which measures and registers the evidence again",
-            )
-        return Evidence.parse(raw, source=f"{EVIDENCE_NAME} of MLflow's run {version.run_id}")
+    def evidence(self, version: CellVersion, folder: str | None = None) -> Evidence:
+        """Return a version's evidence, read back from MLflow. Raises `RegistryError` where it was changed since.
+
+        `folder`: of `evidence_folders`. Where it is not found there, its run is asked for the place.
+        """
+        return read_evidence(self.mlflow, version, folder)
 
     def plan_release(
         self,

@@ -265,15 +265,8 @@ class Mlflow:
         self._client.set_terminated(run_id, status)
 
     @_wrapped
-    def file_locations(self, experiment_id: str, run_ids: Sequence[str]) -> Mapping[str, str]:
-        """Return where runs keep their files, by ID, in one request; those that can't be found are left out."""
-        wanted = ", ".join(f"'{run_id}'" for run_id in run_ids)
-        rows = self.runs(experiment_id, f"attributes.run_id IN ({wanted})") if run_ids else []
-        return {row.info.run_id: row.info.artifact_uri for row in rows}
-
-    @_wrapped
     def read_file(self, run_id: str, name: str, location: str | None = None) -> bytes:
-        """Return one of a run's files. `location`: of `file_locations`, where it is known."""
+        """Return one of a run's files. `location`: the folder of the run's files, where it is known."""
         location = location or self._client.get_run(run_id).info.artifact_uri
         # MLflow's own way from a run's ID to its file makes three more requests.
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository

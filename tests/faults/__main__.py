@@ -1,4 +1,4 @@
-"""Walk commands by hand: `python -m tests.faults [COMMAND…] [--fault FAULT] [--points all]`, a line a walk.
+"""Walk commands by hand: `python -m tests.faults [COMMAND…] [--fault FAULT] [--points all] [--most N]`, a line a walk.
 
 Without COMMAND all of them, under every fault. A line reads `COMMAND, FAULT: WALKED of POINTS`.
 """
@@ -23,13 +23,14 @@ def main() -> int:
     words.add_argument("commands", nargs="*", metavar="COMMAND", help="of: " + ", ".join(COMMANDS))
     words.add_argument("--fault", action="append", choices=FAULTS)
     words.add_argument("--points", default="distinct", choices=get_args(Which), help="sample: a few")
+    words.add_argument("--most", type=int, metavar="N", help="of more points, every second, or every third, …")
     asked = words.parse_args()
     failed = False
     with tempfile.TemporaryDirectory(prefix="phipack-walk-") as place, walking(Path(place)) as walk:
         for command in asked.commands or COMMANDS:
             for fault in asked.fault or FAULTS:
                 start = time.monotonic()
-                found = walk(command, fault, which=asked.points)
+                found = walk(command, fault, which=asked.points, most=asked.most)
                 seconds = time.monotonic() - start
                 counts = f"{found['walked']} of {found['felt']} points, {len(found['problems'])} problems"
                 sys.stdout.write(f"{command}, {fault}: {counts}, {seconds:.0f} s\n")

@@ -95,6 +95,14 @@ def distinct(points: Sequence[Point]) -> list[Point]:
     return kept
 
 
+def thinned(points: Sequence[Point], most: int | None) -> Sequence[Point]:
+    """Return every n-th point, the last among them: n is the least that leaves `most` points, or one more."""
+    if most is None or len(points) <= most:
+        return points
+    step = -(-len(points) // most)
+    return [*points[:-1:step], points[-1]]
+
+
 def chosen(points: Sequence[Point], fault: Fault, limit: int) -> list[Point]:
     """The points to walk: all, where the limit allows it; else the first, the last and an even sample of the others.
 

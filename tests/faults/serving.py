@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+import traceback
 from pathlib import Path
 
 from phipack.__main__ import main
@@ -16,6 +17,7 @@ from registry.catalog.published_state import published_digests, read_published
 from registry.catalog.signing import open_keys
 from registry.store.protocol import Store, blob_path
 from registry.store.uris import open_store
+from targets.errors import PhipackError
 from tests.faults.effects import disarm
 from tests.faults.ground import Ground
 from tests.faults.publishing import CATALOG, KEYS
@@ -35,11 +37,10 @@ def serve_from(store: Store, _: Ground) -> int:
     """Serve a store until a client has all its answers; 0 then."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    paths = _paths(store)
     server, client = os.getpid(), os.fork()
     if not client:
-        disarm()
-        os._exit(_ask(port, paths, server))
+        disarm()  # what the client reads of the store is none of the server's points
+        os._exit(_client(port, store, server))
     code = main(["serve", "--store", store.uri, "--port", str(port), "--log-file", str(LOG)])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client's may come when a fault has ended the server
     answered = _ended(client)
@@ -71,8 +72,20 @@ def _paths(store: Store) -> list[str]:
     return ["/" + path for path in [*asked, *documents, *map(blob_path, blobs)]]
 
 
+def _client(port: int, store: Store, server: int) -> int:
+    """Ask for what the catalog has, then interrupt the server, also where the catalog can't be read. Return a code."""
+    try:
+        return _ask(port, _paths(store), server)
+    except PhipackError:
+        traceback.print_exc()
+        return _WRONG
+    finally:
+        if os.getppid() == server:
+            os.kill(server, signal.SIGINT)
+
+
 def _ask(port: int, paths: list[str], server: int) -> int:
-    """Ask for each path until it is answered whole; then interrupt the server. Return 0 where all were answered."""
+    """Ask for each path until it is answered whole. Return 0 where all were answered."""
     until = time.monotonic() + _START_SECONDS
     while True:
         try:
@@ -82,10 +95,7 @@ def _ask(port: int, paths: list[str], server: int) -> int:
             if time.monotonic() > until or os.getppid() != server:
                 return _NO_ANSWER
             time.sleep(0.01)
-    code = next((code for path in paths if (code := _answer(port, path))), 0)
-    if os.getppid() == server:
-        os.kill(server, signal.SIGINT)
-    return code
+    return next((code for path in paths if (code := _answer(port, path))), 0)
 
 
 def _answer(port: int, path: str) -> int:

@@ -16,7 +16,7 @@ import pytest
 
 from phipack.__main__ import cli
 from tests.faults.commands import COMMANDS, UNWALKED
-from tests.faults.effects import FAULTS, Point, chosen, distinct
+from tests.faults.effects import FAULTS, Point, chosen, distinct, thinned
 from tests.faults.reading import HEAVY, READING
 from tests.faults.walker import WHICH, Walk
 
@@ -75,3 +75,10 @@ def test_of_points_in_a_row_at_one_place_both_ends_are_distinct() -> None:
     rows = [("create", "a"), *[("pwrite", "db")] * 4, ("write", "staging/1-23.new"), ("write", "staging/4-56.new")]
     points = [Point(number, *row) for number, row in enumerate(rows, start=1)]
     assert [point.number for point in distinct(points)] == [1, 2, 5, 6, 7]
+
+
+def test_of_more_points_than_asked_for_every_nth_is_walked_and_the_last() -> None:
+    points = [Point(number, "pwrite", "db") for number in range(1, 11)]
+    assert thinned(points, None) == thinned(points, 10) == points
+    assert [point.number for point in thinned(points, 4)] == [1, 4, 7, 10]
+    assert [point.number for point in thinned(points, 9)] == [1, 3, 5, 7, 9, 10]

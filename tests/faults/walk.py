@@ -29,7 +29,7 @@ from tests.faults import reading
 from tests.faults.buckets import start_s3
 from tests.faults.commands import COMMANDS, close_databases, warm
 from tests.faults.databases import start_postgresql
-from tests.faults.effects import Fault, Point, Which, arm, chosen, distinct, felt, read_trace, trace
+from tests.faults.effects import Fault, Point, Which, arm, chosen, distinct, felt, read_trace, thinned, trace
 from tests.faults.ground import Command, Ground, phipack
 from tests.faults.served import start_site
 from tests.support.folders import contents
@@ -167,22 +167,25 @@ def case(command: Command, fault: Fault, point: Point, slot: Slot) -> str | None
     return None
 
 
-def walk(command: Command, fault: Fault, slot: Slot, *, which: Which) -> dict[str, object]:
-    """Walk a command; return how many points there are, how many were walked, and the problems."""
+def walk(command: Command, fault: Fault, slot: Slot, *, which: Which, most: int | None = None) -> dict[str, object]:
+    """Walk a command; return how many points there are, how many were walked, and the problems.
+
+    `most`: of more points than that, every second is walked, or every third, …
+    """
     for name in command.imports:
         importlib.import_module(name)
     prepare(command, slot)
     slot.answer.unlink(missing_ok=True)
     child = os.fork()
     if not child:
-        os._exit(_walk_warmed(command, fault, slot, which=which))
+        os._exit(_walk_warmed(command, fault, slot, which=which, most=most))
     if os.waitpid(child, 0)[1]:
         raise RuntimeError(f"it fails without a fault:\n{slot.said.read_text()}")
     answer: dict[str, object] = json.loads(slot.answer.read_text())
     return answer
 
 
-def _walk_warmed(command: Command, fault: Fault, slot: Slot, *, which: Which) -> int:
+def _walk_warmed(command: Command, fault: Fault, slot: Slot, *, which: Which, most: int | None) -> int:
     """The child of a walk: it runs the command once itself, so that each case begins with what that has compiled."""
     limit = max(3, command.limit if fault == "kill" else command.limit // 4)
     slot.reset(command)
@@ -197,6 +200,7 @@ def _walk_warmed(command: Command, fault: Fault, slot: Slot, *, which: Which) ->
         "distinct": lambda: distinct(felt(points, fault)),
         "all": lambda: felt(points, fault),
     }[which]()
+    walked = thinned(walked, most)
     problems = [problem for point in walked if (problem := case(command, fault, point, slot))]
     answer = {"points": len(points), "felt": len(felt(points, fault)), "walked": len(walked), "problems": problems}
     slot.answer.write_text(json.dumps(answer))
@@ -242,7 +246,7 @@ def main(place: Path) -> None:
                 slot = replace(slot, s3=stack.enter_context(start_s3()))
             answer: dict[str, object]
             try:
-                answer = walk(command, asked["fault"], slot, which=asked["which"])
+                answer = walk(command, asked["fault"], slot, which=asked["which"], most=asked["most"])
             except RuntimeError as error:
                 answer = {"points": 0, "felt": 0, "walked": 0, "problems": [str(error)]}
             print(json.dumps(answer), file=answers, flush=True)

@@ -39,10 +39,13 @@ def walking(place: Path) -> Iterator[Walk]:
     )
     with walker:
 
-        def walk(command: str | None, fault: str = "", *, which: str = WHICH) -> dict[str, Any]:
+        def walk(
+            command: str | None, fault: str = "", *, which: str = WHICH, most: int | None = None
+        ) -> dict[str, Any]:
             assert walker.stdin is not None
             assert walker.stdout is not None
-            print(json.dumps({"command": command, "fault": fault, "which": which}), file=walker.stdin, flush=True)
+            asked = {"command": command, "fault": fault, "which": which, "most": most}
+            print(json.dumps(asked), file=walker.stdin, flush=True)
             answer: dict[str, Any] = json.loads(walker.stdout.readline())
             return answer
 

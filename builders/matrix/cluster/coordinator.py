@@ -113,6 +113,7 @@ class _Round:
         asked = tuple(sorted({name for one in packages.values() for name in one}))
         self.roster = Roster(client, asked, listener.limits, self.identity)
         self.watch = Watch(self.roster, self.courses, listener.limits, listener.on_progress)
+        self.done = sum(one.problem is None for one in listener.outcomes.values())
         self.followers: dict[str, asyncio.Task[JobOutcome]] = {}
         self.by_key: dict[str, Course] = {}
         self.checkpoint_read: Any = None  # dask's future; None leaves it to dask where jobs are done
@@ -164,6 +165,7 @@ class _Round:
             problem = await self._have_done(course)
             outcome = JobOutcome(course.job, problem, course.tries)
         self.listener.outcomes[course.job.name] = outcome
+        self.done += outcome.problem is None
         course.ended()
         self._report()
         return outcome
@@ -183,9 +185,10 @@ class _Round:
             exception = await self._ended(course)
             if course.verdict is not None:
                 return course.verdict
-            if exception is None and not await asyncio.to_thread(self.work.is_done, course.job):
-                return self._without_record(course)
-            if exception is not None and (problem := await self._judge(course, exception)) is not None:
+            if exception is None:
+                is_done = await asyncio.to_thread(self.work.is_done, course.job)
+                return None if is_done else self._without_record(course)
+            if (problem := await self._judge(course, exception)) is not None:
                 return problem
             course.ended()
         return None
@@ -258,8 +261,7 @@ class _Round:
         )
 
     def _report(self) -> None:
-        done = sum(one.problem is None for one in self.listener.outcomes.values())
-        self.listener.on_progress(Step("jobs", done, len(self.graph.jobs), "jobs"))
+        self.listener.on_progress(Step("jobs", self.done, len(self.graph.jobs), "jobs"))
 
     def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
         """Receive what a task sends while it runs."""

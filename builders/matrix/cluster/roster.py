@@ -77,10 +77,10 @@ class Roster:
             return error
         return answers.get(address, LookupError(f"{address} is gone"))
 
-    async def placed(self) -> set[str]:
-        """Return the keys of the tasks that are on a worker, running or waiting there. Raises `SchedulerLostError`."""
-        answer = await self._scheduler(self.client.scheduler.processing(workers=None))
-        return {key for keys in answer.values() for key in keys}
+    async def unplaced(self, keys: Iterable[str]) -> set[str]:
+        """Return those of some tasks for which the scheduler knows no worker. Raises `SchedulerLostError`."""
+        states = await self._scheduler(self.client.scheduler.get_task_status(keys=list(keys)))
+        return {key for key, state in states.items() if state == "no-worker"}
 
     async def restart(self, address: str) -> None:
         """End a worker's process. Its nanny starts another; without one, the worker is gone."""

@@ -100,12 +100,13 @@ class Watch:
         dask looks at such tasks again when a worker joins, and not when one offers resources, which ours do after it.
         """
         workers = list(self.roster.workers.values())
-        placed = await self.roster.placed()
-        unplaced = {
+        waiting = {
             course.future.key: course
             for course in self.courses.values()
-            if course.is_waiting and course.future.key not in placed and somebody_can(course.needed, workers)
+            if course.is_waiting and somebody_can(course.needed, workers)
         }
+        # The scheduler's word: a task that has ended waits here, too, until this client has heard of it.
+        unplaced = {key: waiting[key] for key in await self.roster.unplaced(waiting)} if waiting else {}
         for key in unplaced.keys() & set(self._unplaced):
             course = unplaced.pop(key)
             if course.future.key == key and course.is_waiting:

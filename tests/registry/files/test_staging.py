@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -104,6 +106,47 @@ def test_what_stood_there_is_put_back_after_a_death_between_two_renames(tmp_path
     with pytest.raises(BuildError, match="exists already"), staged_folder(tmp_path / "out"):
         raise AssertionError
     assert contents(tmp_path) == {"out/kept": b"kept"}
+
+
+@pytest.mark.parametrize("interrupted", [(2,), (3,), (2, 3)])
+def test_an_interrupt_between_two_renames_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: tuple[int, ...]
+) -> None:
+    """The first rename finds the old folder in its way, the second moves that away, the third is the new one's."""
+    calls, rename = itertools.count(1), Path.rename
+
+    def then_interrupted(self: Path, target: Path) -> Path:
+        number = next(calls)
+        renamed = rename(self, target)
+        if number in interrupted:
+            raise KeyboardInterrupt
+        return renamed
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "out", replace=True) as folder:  # noqa: PT012
+        (folder / "kept").write_bytes(b"new")
+        monkeypatch.setattr(Path, "rename", then_interrupted)
+    monkeypatch.undo()
+    found = contents(tmp_path / "out") if (tmp_path / "out").exists() else contents(next(tmp_path.glob("*/out")))
+    assert found == {"kept": b"new" if interrupted == (3,) else b"old"}
+
+
+def test_what_can_not_be_put_back_stays_where_it_was_moved_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, rename = itertools.count(1), Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if next(calls) > 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept").write_bytes(b"old")
+    with pytest.raises(BuildError), staged_folder(tmp_path / "out", replace=True):
+        monkeypatch.setattr(Path, "rename", refused)
+    monkeypatch.undo()
+    (aside,) = tmp_path.glob(f"{STAGING_MARK}*-old-out")
+    assert contents(aside) == {"out/kept": b"old"}
 
 
 @as_root

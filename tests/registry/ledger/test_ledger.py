@@ -16,6 +16,7 @@ import pytest
 from devtools.bundles import make_bundle, make_evidence
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import MANIFEST_NAME
+from registry.files.digests import digest_of_bytes
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.mlflow_client import Mlflow
 from registry.store.folder import FolderStore
@@ -65,6 +66,21 @@ def test_evidence_lies_in_the_store(ledger: Ledger, store: FolderStore, bundle: 
     row = ledger.register(entry(bundle))
     assert len(list((store.root / "mlflow" / "phi").rglob("evidence.json"))) == 1
     assert ledger.evidence(row) == entry(bundle).evidence
+
+
+def test_evidence_is_where_mlflow_puts_it_else_where_its_run_says(
+    ledger: Ledger, store: FolderStore, bundle: Bundle, tmp_path: Path
+) -> None:
+    """No request is needed to know the first; the digest decides whether that is the evidence."""
+    store.add_bundle(bundle)
+    row = ledger.register(entry(bundle))
+    (folder,) = ledger.evidence_folders("phi", [row]).values()
+    assert digest_of_bytes(ledger.mlflow.read_file(row.run_id, "evidence.json", folder)) == row.evidence
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "evidence.json").write_text("{}")
+    for place in (folder, str(stranger), str(tmp_path / "nowhere")):
+        assert ledger.evidence(row, place) == entry(bundle).evidence
 
 
 @pytest.mark.client_side

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import pytest
+from distributed import Client
 
-from builders.matrix.cluster.course import Limits
+from builders.matrix.cluster.connection import connected
+from builders.matrix.cluster.course import Limits, SchedulerLostError
 from builders.matrix.graph import Graph, Job, Needs
-from devtools.stub_jobs import cells, one
+from devtools.stub_jobs import StubWork, cells, one
 from targets.errors import ClusterError, ClusterUnreachableError
 from targets.progress import Event, Notice, Step
 from tests.builders.matrix.cluster.clusters import (
@@ -47,6 +50,42 @@ def test_every_job_is_done_once_and_after_those_before_it(tmp_path: Path) -> Non
     steps = [event for event in events if isinstance(event, Step)]
     assert [step.done for step in steps if step.unit == "jobs"] == list(range(17))
     assert {step.name for step in steps} == {"jobs", "work", "after"}
+
+
+def test_the_store_is_asked_for_a_record_before_and_after_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the coordinator once each, and by the worker once: with bundles each question is several requests."""
+    work, graph, asked = work_in(tmp_path), cells(3), list[str]()
+    is_done = StubWork.is_done
+    monkeypatch.setattr(StubWork, "is_done", lambda self, job: asked.append(job.name) or is_done(self, job))
+
+    async def scenario() -> None:
+        async with running(tmp_path, {}) as (head, _):
+            await release(head, graph, work)
+
+    run(scenario())
+    assert Counter(asked) == dict.fromkeys(graph.by_name, 3)
+
+
+@pytest.mark.parametrize("failure", [AssertionError("of dask's reconnection"), OSError("closed"), TimeoutError()])
+def test_a_client_that_can_not_be_closed_hides_no_loss_of_the_scheduler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    close = Client.close
+
+    async def then_fails(self: Any) -> None:
+        await close(self)
+        raise failure
+
+    async def scenario() -> None:
+        async with running(tmp_path, {}) as (head, _):
+            monkeypatch.setattr(Client, "close", then_fails)
+            with pytest.raises(SchedulerLostError):
+                async with connected(address_of(head), seconds=30):
+                    raise SchedulerLostError
+
+    run(scenario())
 
 
 def test_submitting_again_does_only_what_is_missing(tmp_path: Path) -> None:
