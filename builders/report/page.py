@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builders.report.answers import answer_rows
+from builders.report.changes import app_changes, origin_changes, recipe_of
 from builders.report.charts import charts, position_label, side_name
-from builders.report.comparing import app_changes, figure_rows, size_sentence, storage_rows
+from builders.report.comparing import figure_rows, size_sentence, storage_rows
 from builders.report.content import CellContent, Content, Subject
 from builders.report.drawing import Drawing, draw
 from builders.report.findings import findings, overall, verdict
 from builders.report.speeds import device_rows, speed_rows
+from builders.report.template_difference import blocks
 from targets.errors import SetupError
-from targets.formatting import bound, figure, recipe_shown, share, size
+from targets.formatting import bound, figure, share, size
 from targets.installation import install_command
 from targets.printable import printable
 from targets.published import MODELS, PUBLISHED, SOURCE
@@ -112,25 +114,20 @@ def _environment() -> Environment:
         "figure": figure,
         "figure_rows": figure_rows,
         "findings": findings,
+        "origin_changes": origin_changes,
         "position_label": position_label,
-        "recipe": recipe_of,
+        "recipe": lambda subject: recipe_of(subject.manifest),
         "share": share,
         "side_name": side_name,
         "size": size,
         "size_sentence": size_sentence,
         "speed_rows": speed_rows,
         "storage_rows": storage_rows,
+        "template_blocks": blocks,
         "verdict": verdict,
     }
     environment.filters |= {"error": _error, "kl": _kl, "style": Markup}
     return environment
-
-
-def recipe_of(subject: Subject) -> str:
-    """Return a bundle's recipe with what it was built with."""
-    entry = subject.manifest.recipe
-    level = "none" if entry.calibration is None else entry.calibration.level
-    return recipe_shown(entry.name, level, None if entry.budget is None else entry.budget.asked, entry.kv_cache)
 
 
 def _kl(value: float) -> str:
