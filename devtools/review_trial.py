@@ -2,7 +2,7 @@
 
     python -m devtools.review_trial OUT [--set first|second] [--seed N] [--work DIR]
 
-    OUT/1/report.html … OUT/5/report.html    what a reviewer sees: `phipack report assistant-N:1.1.0`, against production
+    OUT/1/report.html … OUT/5/report.html    what a reviewer sees: `phipack report assistant-N:1.1.0`
     OUT/key.md                               which releases are sound, and what is wrong with the others
 
 The releases are those of `review_cases.py`, in an order that the seed decides. Each is built, validated by the suite
