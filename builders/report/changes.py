@@ -120,7 +120,7 @@ def _template(old: Manifest, new: Manifest, cell: CellContent) -> Change:
         return Change("chat template", shown, new.generation.chat_template or "none", breaks=True)
     found = () if cell.difference is None else cell.difference.template
     lines = sum(line[:1] in ("+", "-") for line in found[2:])
-    other = f"another text, {count(lines, 'line')} of both" if lines else "another line break at its end"
+    other = f"another text, {count(lines, 'line')} removed or added" if lines else "other bytes, the same lines"
     return Change("chat template", shown, other, breaks=True, meaning=in_words(found))
 
 

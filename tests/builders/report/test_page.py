@@ -62,7 +62,7 @@ def test_verdict_and_gates_come_first(page: Element) -> None:
 
 def test_what_changes_stands_first_and_what_differs_is_marked(page: Element) -> None:
     rows = _rows(page, "app")
-    changed = [row.children[-1].text.startswith("changes") for row in rows]
+    changed = [row.children[1].text != "same" for row in rows]
     assert changed == sorted(changed, reverse=True)
     names = [row.children[0].text for row in rows]
     assert {"stop ids", "chat template", "largest file"} <= set(names[: sum(changed)])
@@ -84,8 +84,8 @@ def test_all_of_the_evidence_is_there(page: Element, cell: CellContent) -> None:
     assert _row(page, "safety", "StrongREJECT").split()[:4] == ["StrongREJECT", "100", "96", "95"]
     assert "-10%" in _row(page, "speed", "generation")  # 11.2 predicted, 12.4 on the device
     assert "1.2 GB 1.4 GB -200 MB" in _row(page, "storage", "Q4_0")
-    assert "changes: the app must follow" in _row(page, "app", "stop ids")
-    assert "changes: the app must follow" in _row(page, "app", "chat template")
+    assert "the app must follow" in _row(page, "app", "stop ids")
+    assert "the app must follow" in _row(page, "app", "chat template")
     assert "same" in _row(page, "app", "minimum runtime")
     assert cell.candidate.manifest.digest in page.text
     assert cell.candidate.manifest.checkpoint in page.text
