@@ -191,10 +191,11 @@ def _of_texts(details: Details) -> Iterator[Finding]:
 def _of_answers(details: Details) -> Iterator[Finding]:
     endless = [one for one in details.answers if one.reference_ended and not one.bundle_ended]
     if endless:
-        yield Finding("look", f"{_answers(len(endless))} end in float32, and do not end here.", "answers")
+        verbs = "ends in float32, and does" if len(endless) == 1 else "end in float32, and do"
+        yield Finding("look", f"{_answers(len(endless))} {verbs} not end here.", "answers")
     empty = [one for one in details.answers if one.reference.strip() and not one.bundle.strip()]
     if empty:
-        yield Finding("look", f"{_answers(len(empty))} are empty here.", "answers")
+        yield Finding("look", f"{_answers(len(empty))} {'is' if len(empty) == 1 else 'are'} empty here.", "answers")
 
 
 def _answers(number: int) -> str:

@@ -37,7 +37,8 @@ def of_changes(cell: CellContent) -> Iterator[Finding]:
             yield Finding(
                 "look", f"For the app: {change.what}: {change.before} becomes {change.after}{meaning}.", "changes"
             )
-    for note in new.manifest.recipe.notes:
+    same_recipe = new.manifest.recipe.name == old.manifest.recipe.name  # else most notes are about the recipe
+    for note in new.manifest.recipe.notes if same_recipe else ():
         if note not in old.manifest.recipe.notes:
             yield Finding("look", f"{old.name} was built without this note: {note}.", "identity")
     if new.manifest.checkpoint != old.manifest.checkpoint:
@@ -57,9 +58,10 @@ def _of_answers(cell: CellContent) -> Iterator[Finding]:
         return
     ended = {one.prompt for one in before.answers if one.bundle_ended}
     run_on = [one for one in details.answers if not one.bundle_ended and one.prompt in ended]
-    if run_on:
-        number = count(len(run_on), "answer")
-        yield Finding("look", f"{number} end in {cell.baseline.name}, and do not end here.", "answers")
+    if number := sum(not one.reference_ended for one in run_on):  # the others differ from float32, too
+        verb = "ends" if number == 1 else "end"
+        text = f"{count(number, 'answer')} {verb} in {cell.baseline.name}, and neither here nor in float32."
+        yield Finding("look", text, "answers")
 
 
 def _of_texts(cell: CellContent) -> Iterator[Finding]:

@@ -76,12 +76,18 @@ def test_a_note_that_production_does_not_have_is_to_be_read(same: CellContent) -
     assert [one.severity for one in findings(found) if note in one.text] == ["look"]
     both = _of_both(same, *({"recipe": recipe.model_copy(update={"notes": [note]})} for _ in range(2)))
     assert not [one for one in findings(both) if note in one.text]
+    other = _of_both(same, {}, {"recipe": recipe.model_copy(update={"notes": [note], "name": "gguf-q6_k"})})
+    assert not [one for one in findings(other) if note in one.text]
 
 
 def test_answers_that_ended_in_production_and_run_on_are_counted_though_float32_runs_on_too(same: CellContent) -> None:
     endless = [one.model_copy(update={"bundle_ended": False, "reference_ended": False}) for one in answers()]
     found = replace(same, candidate=_with_details(same.candidate, answers=tuple(endless)))
-    assert "4 answers end in phi:1.0.0@iphone-15, and do not end here." in [one.text for one in findings(found)]
+    said = "4 answers end in phi:1.0.0@iphone-15, and neither here nor in float32."
+    assert said in [one.text for one in findings(found)]
+    one = _with_details(same.candidate, answers=(*answers()[:-1], endless[-1]))
+    said = [one.text for one in findings(replace(same, candidate=one)) if one.anchor == "answers"]
+    assert said == ["1 answer ends in phi:1.0.0@iphone-15, and neither here nor in float32."]
 
 
 def test_one_text_that_is_far_worse_than_in_production_is_named(same: CellContent) -> None:

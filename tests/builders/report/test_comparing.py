@@ -64,7 +64,7 @@ def test_what_is_worse_in_accuracy_is_one_finding_and_the_hosts_speed_a_note(cel
     )
     assert found == [
         ("look", f"{kl}: 0.09 nat, 200% worse than 0.03 nat of {name}. So are 2 other figures of accuracy."),
-        ("note", f"On the machine that validated, which is no phone: {speed}"),
+        ("note", speed),
     ]
 
 
