@@ -81,9 +81,9 @@ def _where(first_difference: int | None) -> str:
     return f" after {count(first_difference, 'token')}" if first_difference else " from its first token on"
 
 
-def marked(reference: str, text: str) -> tuple[Piece, ...]:
+def marked(reference: str, text: str, words: re.Pattern[str] = _WORD) -> tuple[Piece, ...]:
     """Return a text in pieces, by what of it the reference has in the same order, word by word."""
-    old, new = _WORD.findall(reference), _WORD.findall(text)
+    old, new = words.findall(reference), words.findall(text)
     pieces: list[Piece] = []
     for kind, _, _, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if start != end:

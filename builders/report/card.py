@@ -10,10 +10,9 @@ import json
 import re
 from collections.abc import Iterator
 
-from builders.report.comparing import app_changes
+from builders.report.changes import app_changes, recipe_of
 from builders.report.content import CellContent, Subject
 from builders.report.findings import findings, verdict
-from builders.report.page import recipe_of
 from builders.report.speeds import speed_rows
 from targets.formatting import bound, figure, size
 from targets.printable import one_line
@@ -92,7 +91,7 @@ def _head(cell: CellContent) -> Iterator[str]:
     phones = "no device class" if target is None else f"{target.title} ({target.os} {target.minimum_os} or later)"
     yield f"**{result.word}**: {_text(result.text)}."
     yield ""
-    yield f"{_text(recipe_of(subject))}, {size(subject.manifest.total_bytes)}, for {_text(phones)}."
+    yield f"{_text(recipe_of(subject.manifest))}, {size(subject.manifest.total_bytes)}, for {_text(phones)}."
 
 
 def _gates(subject: Subject) -> Iterator[str]:

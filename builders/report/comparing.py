@@ -1,9 +1,8 @@
-"""A bundle next to the one that production has: figures, sizes by type, and what changes for an app."""
+"""A bundle next to the one that production has: figures, and sizes by type. What else changed: `changes.py`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from builders.report.content import CellContent, Subject
@@ -22,6 +21,7 @@ MORE_IS_BETTER = frozenset(
 )
 LESS_IS_BETTER = frozenset(
     (
+        *("perplexity", "reference_perplexity"),  # of the same tokens, whichever model
         *("kl_mean", "kl_standard_error", "kl_median", "kl_p99", "kl_max", "perplexity_ratio", "worst_text_kl_mean"),
         *("english_kl_mean", "code_kl_mean", "german_kl_mean", "chinese_kl_mean", "chat_kl_mean"),
         *("past_exact_kl_mean", "past_edge_kl_mean", "under_edge_kl_mean", "full_cache_kl_mean", "device_kl_mean"),
@@ -35,7 +35,7 @@ LESS_IS_BETTER = frozenset(
 )
 NEITHER_IS_BETTER = frozenset(
     (
-        *("perplexity", "reference_perplexity", "reference_difference", "reference_state_difference"),
+        *("reference_difference", "reference_state_difference"),
         *("reference_empty_share", "reference_endless_share", "reference_loop_share", "behaviour_checks"),
     )
 )
@@ -69,17 +69,6 @@ class FigureRow:
 
 
 @dataclass(frozen=True)
-class AppChange:
-    """One thing that an app depends on. `breaks`: the app has to change with it."""
-
-    what: str
-    before: str
-    after: str
-    changed: bool
-    breaks: bool = False
-
-
-@dataclass(frozen=True)
 class StorageRow:
     """Bytes of the weights that are stored in one type."""
 
@@ -98,6 +87,8 @@ def figure_rows(cell: CellContent) -> list[FigureRow]:
     """Return every figure of the candidate or the baseline, in the order of `FIGURES`."""
     old, new = _figures(cell.baseline), _figures(cell.candidate)
     incomparable = _OF_A_TEXT if different_texts(cell) else frozenset()
+    if _same_text(cell):
+        incomparable -= _OF_ANY_MODEL
     names = [name for name in FIGURES if name in old or name in new]
     names += sorted((old.keys() | new.keys()) - set(FIGURES))
     return [_figure_row(name, old.get(name), new.get(name), compare=name not in incomparable) for name in names]
@@ -109,6 +100,14 @@ _OF_A_TEXT = frozenset(
     for name, (unit, _) in FIGURES.items()
     if unit == "nat" or "perplexity" in name or name.endswith("same_top_share")
 )
+
+
+_OF_ANY_MODEL = frozenset(("perplexity", "reference_perplexity"))
+
+
+def _same_text(cell: CellContent) -> bool:
+    new, old = cell.candidate.evidence, None if cell.baseline is None else cell.baseline.evidence
+    return old is not None and new is not None and old.text == new.text
 
 
 def different_texts(cell: CellContent) -> str:
@@ -182,62 +181,6 @@ def _storage(manifest: Manifest) -> dict[str, tuple[int | None, int]]:
     }
     rest = manifest.total_bytes - sum(one.bytes for one in manifest.recipe.weights)
     return found | {_OTHER: (None, max(rest, 0))}
-
-
-def app_changes(cell: CellContent) -> list[AppChange]:
-    """Return what an app depends on, changed or not. Without a baseline both columns have the candidate's."""
-    old = cell.candidate if cell.baseline is None else cell.baseline
-    return list(_app_changes(old.manifest, cell.candidate.manifest, cell))
-
-
-def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[AppChange]:
-    def row(what: str, before: str, after: str, *, breaks: bool = False) -> AppChange:
-        return AppChange(what, before, after, before != after, breaks=breaks and before != after)
-
-    yield row("format", old.recipe.format, new.recipe.format, breaks=True)
-    yield row("stop ids", _ids(old), _ids(new), breaks=True)
-    yield row("BOS id", _shown(old.generation.bos_token_id), _shown(new.generation.bos_token_id), breaks=True)
-    yield _template(old, new, cell)
-    yield row("context, tokens", f"{old.model.context_length:,}", f"{new.model.context_length:,}")
-    yield row("exact up to, tokens", f"{old.model.exact_context_length:,}", f"{new.model.exact_context_length:,}")
-    yield row("KV cache", old.recipe.kv_cache or "the runtime's own", new.recipe.kv_cache or "the runtime's own")
-    yield row("vocabulary", f"{old.model.vocabulary_size:,}", f"{new.model.vocabulary_size:,}")
-    yield row("minimum runtime", _runtimes(old), _runtimes(new), breaks=True)
-    yield row("download", size(old.total_bytes), size(new.total_bytes))
-    yield row("files", str(len(old.files)), str(len(new.files)))
-
-
-def _template(old: Manifest, new: Manifest, cell: CellContent) -> AppChange:
-    """Compare the chat templates by what is in them."""
-    before, after = _template_digest(old), _template_digest(new)
-    if before == after:
-        same = new.generation.chat_template or "none"
-        same = f"{same}, the same" if cell.baseline is not None and after is not None else same
-        return AppChange("chat template", same, same, changed=False)
-    found = () if cell.difference is None else cell.difference.template
-    lines = sum(line[:1] in ("+", "-") and line[:3] not in ("---", "+++") for line in found)
-    shown = old.generation.chat_template or "none"
-    after_shown = "none" if after is None else f"another text, {lines} lines differ"
-    return AppChange("chat template", shown, after_shown, changed=True, breaks=True)
-
-
-def _template_digest(manifest: Manifest) -> str | None:
-    name = manifest.generation.chat_template
-    return next((entry.sha256 for entry in manifest.files if entry.path == name), None)
-
-
-def _ids(manifest: Manifest) -> str:
-    return ", ".join(map(str, manifest.generation.stop_token_ids)) or "none"
-
-
-def _shown(value: int | None) -> str:
-    return "none" if value is None else str(value)
-
-
-def _runtimes(manifest: Manifest) -> str:
-    if manifest.requires is None:
-        return "not stated"
-    return ", ".join(map(str, manifest.requires.runtimes)) or "none"
 
 
 def size_sentence(cell: CellContent) -> str:

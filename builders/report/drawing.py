@@ -1,7 +1,7 @@
 """Draws charts with matplotlib: SVG that follows the page's colours, or PNG for MLflow's pages.
 
-In SVG every colour is one of a few stand-ins, replaced by CSS variables afterwards (`report.css` sets them for light
-and dark), and text stays text, in the page's own font. Identifiers get a prefix, as several drawings are in one page.
+In SVG the few colours are replaced by CSS variables (`report.css` sets them for light and dark), and text stays text,
+in the page's own font. Identifiers get a prefix, as several drawings are in one page.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,77 +24,87 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Stand-in (in SVG) -> CSS variable, and the colour of a PNG on white. Two hues that stay apart with any colour vision.
-_COLOURS = {
-    "ink": ("#010203", "#1b1b1f"),
-    "faint": ("#040506", "#c8c8cf"),
-    "first": ("#070809", "#0b57a4"),
-    "second": ("#0a0b0c", "#b3541e"),
-}
+# CSS variable of an SVG -> the colour of a PNG on white. Two hues that stay apart with any colour vision.
+_COLOURS = {"ink": "#1b1b1f", "faint": "#c8c8cf", "first": "#0b57a4", "second": "#b3541e"}
 _MARKERS = ("o", "D")  # of the first and the second series: told apart without colour
 _WIDTH = 5.2  # inches of 72 units: as wide as a phone, so that text is no smaller there than it is drawn
 _ROW = 0.42
 _PREFIXED = re.compile(r'(\bid="|href="#|url\(#)')
 
 
-def svg(chart: Chart, prefix: str) -> str:
-    """Return a chart as an SVG element with title and description. `prefix`: makes identifiers unique in a page."""
-    drawn = _saved(chart, "svg").decode()
-    drawn = drawn[drawn.index("<svg") :]
-    for name, (stand_in, _) in _COLOURS.items():
-        drawn = drawn.replace(stand_in, f"var(--{name})")
-    drawn = _PREFIXED.sub(lambda match: f"{match[1]}{prefix}-", drawn)
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, count=1, flags=re.DOTALL)
-    start = drawn.index(">") + 1
-    head = re.sub(r' (?:width|height)="[^"]*pt"', "", drawn[:start])
-    label = f'role="img" aria-labelledby="{prefix}-title {prefix}-desc" focusable="false"'
-    head = head.replace("<svg", f'<svg class="chart" {label}', 1)
-    title, words = escape(printable(chart.title)), escape(printable(chart.description))
-    return f'{head}<title id="{prefix}-title">{title}</title><desc id="{prefix}-desc">{words}</desc>{drawn[start:]}'
+@dataclass(frozen=True)
+class Drawing:
+    """A drawn chart. It is laid out once, as SVG: a PNG image has its parts at the same places."""
+
+    chart: Chart
+    _svg: str
+    _figure: Figure
+
+    def svg(self, prefix: str) -> str:
+        """Return an SVG element with title and description. `prefix`: makes identifiers unique in a page."""
+        drawn = self._svg[self._svg.index("<svg") :]
+        for name, colour in _COLOURS.items():
+            drawn = drawn.replace(f": {colour}", f": var(--{name})")
+        drawn = _PREFIXED.sub(lambda match: f"{match[1]}{prefix}-", drawn)
+        drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, count=1, flags=re.DOTALL)
+        start = drawn.index(">") + 1
+        head = re.sub(r' (?:width|height)="[^"]*pt"', "", drawn[:start])
+        label = f'role="img" aria-labelledby="{prefix}-title {prefix}-desc" focusable="false"'
+        head = head.replace("<svg", f'<svg class="chart" {label}', 1)
+        title, words = escape(printable(self.chart.title)), escape(printable(self.chart.description))
+        return f'{head}<title id="{prefix}-title">{title}</title><desc id="{prefix}-desc">{words}</desc>{drawn[start:]}'
+
+    def png(self) -> bytes:
+        """Return a PNG image on white."""
+        with _settings():
+            return _saved(self._figure, "png")
 
 
-def png(chart: Chart) -> bytes:
-    """Return a chart as a PNG image on white."""
-    return _saved(chart, "png")
+def draw(chart: Chart) -> Drawing:
+    """Draw a chart. Raises `SetupError` where matplotlib is not installed."""
+    with _settings():
+        from matplotlib.figure import Figure
+
+        figure = Figure(layout="constrained")
+        _draw(figure, chart)
+        drawn = _saved(figure, "svg").decode()
+        figure.set_layout_engine("none")  # every form would be laid out again: a third of its time
+    return Drawing(chart, drawn, figure)
 
 
-def _saved(chart: Chart, form: Literal["svg", "png"]) -> bytes:
+def _saved(figure: Figure, form: Literal["svg", "png"]) -> bytes:
+    content = io.BytesIO()
+    metadata = {"Date": None} if form == "svg" else {"Software": None}
+    figure.savefig(content, format=form, dpi=144, transparent=form == "svg", metadata=metadata)
+    return content.getvalue()
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
     try:
         import matplotlib as mpl
-        from matplotlib.figure import Figure
     except ImportError as error:
         raise SetupError("a report is drawn with matplotlib", fix=install_command("report")) from error
 
-    colours = {name: pair[0 if form == "svg" else 1] for name, pair in _COLOURS.items()}
-    content = io.BytesIO()
     settings: dict[str, Any] = {
         "svg.hashsalt": "phipack",  # the same numbers give the same file
         "svg.fonttype": "none",
         "font.family": "sans-serif",
         "font.size": 10,
-        "text.color": colours["ink"],
-        "axes.labelcolor": colours["ink"],
-        "axes.edgecolor": colours["faint"],
-        "xtick.color": colours["ink"],
-        "ytick.color": colours["ink"],
+        "text.color": _COLOURS["ink"],
+        "axes.labelcolor": _COLOURS["ink"],
+        "axes.edgecolor": _COLOURS["faint"],
+        "xtick.color": _COLOURS["ink"],
+        "ytick.color": _COLOURS["ink"],
         "text.parse_math": False,  # a label may have a dollar sign
     }
     with mpl.rc_context(settings), warnings.catch_warnings():
         # In SVG the page's fonts have the letter; in PNG an empty square is all that can be shown.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
-        figure = Figure(layout="constrained")
-        _draw(figure, chart, colours)
-        figure.savefig(
-            content,
-            format=form,
-            dpi=144,
-            transparent=form == "svg",
-            metadata={"Date": None} if form == "svg" else {"Software": None},
-        )
-    return content.getvalue()
+        yield
 
 
-def _draw(figure: Figure, chart: Chart, colours: dict[str, str]) -> None:
+def _draw(figure: Figure, chart: Chart) -> None:
     steps = chart.kind == "steps"
     rows = len(chart.labels) * (len(chart.series) + 1) / 2
     figure.set_size_inches(_WIDTH, 3.0 if steps else 1.1 + _ROW * rows)
@@ -99,7 +112,7 @@ def _draw(figure: Figure, chart: Chart, colours: dict[str, str]) -> None:
     places = {label: place for place, label in enumerate(chart.labels)}
     for number, series in enumerate(chart.series):
         offset = 0.0 if len(chart.series) == 1 else (-0.16 if number == 0 else 0.16)
-        colour = colours[("first", "second")[number]]
+        colour = _COLOURS[("first", "second")[number]]
         look = {"color": colour, "marker": _MARKERS[number], "label": printable(series.name)}
         at = [places[mark.label] + offset for mark in series.marks]
         if steps:
@@ -112,7 +125,7 @@ def _draw(figure: Figure, chart: Chart, colours: dict[str, str]) -> None:
             axis.barh(at, values, width, color=fill, edgecolor=colour, hatch=hatch, label=look["label"])
         else:
             _dots(axis, series, at, look)
-    _axes(axis, chart, colours)
+    _axes(axis, chart)
     if len(chart.series) > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
@@ -131,7 +144,7 @@ def _steps(axis: Axes, series: Series, at: list[float], look: dict[str, Any]) ->
     axis.plot(at, [mark.value for mark in series.marks], linewidth=1, markersize=5, **look)
 
 
-def _axes(axis: Axes, chart: Chart, colours: dict[str, str]) -> None:
+def _axes(axis: Axes, chart: Chart) -> None:
     along, across = (axis.yaxis, axis.xaxis) if chart.kind == "steps" else (axis.xaxis, axis.yaxis)
     across.set_ticks(range(len(chart.labels)), [printable(label) for label in chart.labels])
     if chart.kind == "steps":
@@ -144,8 +157,8 @@ def _axes(axis: Axes, chart: Chart, colours: dict[str, str]) -> None:
         if not chart.zero:
             axis.set_xlim(left=0)
     if chart.zero:
-        axis.axvline(0, color=colours["ink"], linewidth=1)
-    along.grid(color=colours["faint"], linewidth=0.6)
+        axis.axvline(0, color=_COLOURS["ink"], linewidth=1)
+    along.grid(color=_COLOURS["faint"], linewidth=0.6)
     axis.set_axisbelow(True)
     across.set_tick_params(length=0)
     for side in ("top", "right"):

@@ -7,33 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from builders.report.comparing import FigureRow, app_changes, different_texts, figure_rows
 from builders.report.content import CellContent, Content, Subject
+from builders.report.finding import KL_NOTABLE, Finding, Severity
+from builders.report.regressions import of_changes, of_regressions
 from targets.evidence import FAILED_CHECKS, NO_ACCURACY_GATE, Evidence
 from targets.evidence_details import Details, SafetyResult
 from targets.formatting import count
 
-Severity = Literal["fail", "look", "note"]
-_WORDS: dict[Severity, str] = {"fail": "Fails", "look": "Look at", "note": "Note"}
-_NOTABLE = 0.10  # relative worsening of a figure that is worth a sentence
-_KL_NOTABLE = 0.005  # nats: below, a relative change of a divergence means little
-_SHARE_NOTABLE = 0.01 - 1e-9  # a point, whatever the share was; less what a difference of two is rounded by
 _TEXT_RATIO = 2.5  # the worst text's divergence over the mean of the others
 _POSITION_RATIO = 2.0  # past a window or an edge, over the largest elsewhere
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing to look at. `anchor`: the part of a cell's section that shows it."""
-
-    severity: Severity
-    text: str
-    anchor: str
-
-    @property
-    def word(self) -> str:
-        """The severity as a word: it is never shown by a colour alone."""
-        return _WORDS[self.severity]
 
 
 @dataclass(frozen=True)
@@ -107,7 +89,7 @@ def overall(content: Content) -> Verdict:
 def findings(cell: CellContent) -> list[Finding]:
     """Return what to look at in one cell, the worst first."""
     details = _of_details(cell.candidate.details) if cell.candidate.evidence is not None else ()
-    found = [*_of_evidence(cell.candidate), *_of_app(cell), *details, *_of_baseline(cell)]
+    found = [*_of_evidence(cell.candidate), *of_changes(cell), *details, *of_regressions(cell)]
     order: dict[Severity, int] = {"fail": 0, "look": 1, "note": 2}
     return sorted(found, key=lambda one: order[one.severity])
 
@@ -191,13 +173,13 @@ def _of_texts(details: Details) -> Iterator[Finding]:
     if len(finite) > 1:
         worst = max(finite, key=lambda one: one.kl_mean)
         mean = sum(one.kl_mean for one in finite if one is not worst) / (len(finite) - 1)
-        if worst.kl_mean > _TEXT_RATIO * mean and worst.kl_mean > _KL_NOTABLE:
+        if worst.kl_mean > _TEXT_RATIO * mean and worst.kl_mean > KL_NOTABLE:
             times = f", {worst.kl_mean / mean:.1f} times the mean of the other texts" if mean > 0 else ""
             yield Finding("look", f"Text {worst.text}: a divergence of {worst.kl_mean:.3g} nat{times}.", "texts")
     plain = [one for one in details.positions if not one.where]
     usual = max((one.kl_mean for one in plain), default=0.0)
     for one in details.positions:
-        if one.where and usual and one.kl_mean > _POSITION_RATIO * usual and one.kl_mean > _KL_NOTABLE:
+        if one.where and usual and one.kl_mean > _POSITION_RATIO * usual and one.kl_mean > KL_NOTABLE:
             yield Finding(
                 "look",
                 f"Positions {one.first:,} to {one.last:,}, {one.where}: {one.kl_mean:.3g} nat; elsewhere at most"
@@ -209,49 +191,12 @@ def _of_texts(details: Details) -> Iterator[Finding]:
 def _of_answers(details: Details) -> Iterator[Finding]:
     endless = [one for one in details.answers if one.reference_ended and not one.bundle_ended]
     if endless:
-        yield Finding("look", f"{_answers(len(endless))} end in float32, and do not end here.", "answers")
+        verbs = "ends in float32, and does" if len(endless) == 1 else "end in float32, and do"
+        yield Finding("look", f"{_answers(len(endless))} {verbs} not end here.", "answers")
     empty = [one for one in details.answers if one.reference.strip() and not one.bundle.strip()]
     if empty:
-        yield Finding("look", f"{_answers(len(empty))} are empty here.", "answers")
+        yield Finding("look", f"{_answers(len(empty))} {'is' if len(empty) == 1 else 'are'} empty here.", "answers")
 
 
 def _answers(number: int) -> str:
     return count(number, "answer")
-
-
-def _of_baseline(cell: CellContent) -> Iterator[Finding]:
-    if cell.problem:
-        yield Finding("look", f"Compared with nothing: {cell.problem}.", "baseline")
-    if cell.baseline is None:
-        return
-    if why := different_texts(cell):
-        yield Finding("note", f"Divergences and perplexities of the two {why}: neither is called better.", "baseline")
-    for row in figure_rows(cell):
-        if _is_notable(row):
-            text = f"{row.title}: {row.after}, {_how_much(row)}worse than {row.before} of {cell.baseline.name}."
-            yield Finding("look", text, "baseline")
-
-
-def _of_app(cell: CellContent) -> Iterator[Finding]:
-    for change in app_changes(cell):
-        if change.breaks:
-            yield Finding("look", f"For the app: {change.what}: {change.before} becomes {change.after}.", "app")
-
-
-def _is_notable(row: FigureRow) -> bool:
-    if row.better is not False:
-        return False
-    if row.difference is None:  # one of the two is infinite
-        return True
-    if row.unit == "share":
-        return abs(row.difference) >= _SHARE_NOTABLE
-    if row.unit == "nat" and abs(row.difference) < _KL_NOTABLE:
-        return False
-    return row.relative is None or abs(row.relative) >= _NOTABLE  # None: it was 0
-
-
-def _how_much(row: FigureRow) -> str:
-    """Return how much worse a figure is, as text with a blank at its end; empty where no number says it."""
-    if row.unit == "share" and row.difference is not None:
-        return f"{100 * abs(row.difference):.1f} points "
-    return "" if row.relative is None else f"{abs(row.relative):.0%} "

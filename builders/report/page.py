@@ -6,20 +6,23 @@ around) are written by their numbers, so that an answer can't rearrange what a r
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builders.report.answers import answer_rows
+from builders.report.changes import app_changes, origin_changes, recipe_of
 from builders.report.charts import charts, position_label, side_name
-from builders.report.comparing import app_changes, figure_rows, size_sentence, storage_rows
+from builders.report.comparing import figure_rows, size_sentence, storage_rows
 from builders.report.content import CellContent, Content, Subject
-from builders.report.drawing import svg
+from builders.report.drawing import Drawing, draw
 from builders.report.findings import findings, overall, verdict
 from builders.report.speeds import device_rows, speed_rows
+from builders.report.template_difference import blocks
 from targets.errors import SetupError
-from targets.formatting import bound, figure, recipe_shown, share, size
+from targets.formatting import bound, figure, share, size
 from targets.installation import install_command
 from targets.printable import printable
 from targets.published import MODELS, PUBLISHED, SOURCE
@@ -30,14 +33,23 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-def html(content: Content) -> bytes:
-    """Return the report.
+Drawings = Mapping[str, Drawing]  # of a cell, by name
+
+
+def drawings(cell: CellContent) -> Drawings:
+    """Return a cell's charts, drawn. Raises `SetupError` where matplotlib is not installed."""
+    return {name: draw(chart) for name, chart in charts(cell).items()}
+
+
+def html(content: Content, drawn: Sequence[Drawings] | None = None) -> bytes:
+    """Return the report. `drawn`: the drawings of each cell, where there are any already.
 
     Raises:
         SetupError: Jinja2 or matplotlib is not installed.
     """
     template = _environment().get_template("report.html.jinja")
-    cells = [_view(number, cell) for number, cell in enumerate(content.cells, start=1)]
+    found = [drawings(cell) for cell in content.cells] if drawn is None else drawn
+    cells = [_view(number, *one) for number, one in enumerate(zip(content.cells, found, strict=True), start=1)]
     text = template.render(
         content=content,
         cells=cells,
@@ -65,14 +77,14 @@ class CellView:
         return self.subject.details
 
 
-def _view(number: int, cell: CellContent) -> CellView:
+def _view(number: int, cell: CellContent, drawn: Drawings) -> CellView:
     from markupsafe import Markup
 
     prefix = f"cell{number}"
-    drawings = {}
-    for name, chart in charts(cell).items():
-        drawings[name] = Markup(svg(chart, f"{prefix}-{name}"))  # noqa: S704 - drawing.py escapes what it writes
-    return CellView(prefix, cell, cell.candidate.cell, cell.candidate, cell.baseline, drawings)
+    written = {}
+    for name, drawing in drawn.items():
+        written[name] = Markup(drawing.svg(f"{prefix}-{name}"))  # noqa: S704 - drawing.py escapes what it writes
+    return CellView(prefix, cell, cell.candidate.cell, cell.candidate, cell.baseline, written)
 
 
 @cache
@@ -102,25 +114,20 @@ def _environment() -> Environment:
         "figure": figure,
         "figure_rows": figure_rows,
         "findings": findings,
+        "origin_changes": origin_changes,
         "position_label": position_label,
-        "recipe": recipe_of,
+        "recipe": lambda subject: recipe_of(subject.manifest),
         "share": share,
         "side_name": side_name,
         "size": size,
         "size_sentence": size_sentence,
         "speed_rows": speed_rows,
         "storage_rows": storage_rows,
+        "template_blocks": blocks,
         "verdict": verdict,
     }
     environment.filters |= {"error": _error, "kl": _kl, "style": Markup}
     return environment
-
-
-def recipe_of(subject: Subject) -> str:
-    """Return a bundle's recipe with what it was built with."""
-    entry = subject.manifest.recipe
-    level = "none" if entry.calibration is None else entry.calibration.level
-    return recipe_shown(entry.name, level, None if entry.budget is None else entry.budget.asked, entry.kv_cache)
 
 
 def _kl(value: float) -> str:

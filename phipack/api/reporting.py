@@ -7,11 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from builders.report.card import description, model_card
-from builders.report.charts import charts
 from builders.report.content import CellContent, Content, Subject
-from builders.report.drawing import png
 from builders.report.findings import findings, overall, verdict
-from builders.report.page import html
+from builders.report.page import drawings, html
 from phipack.api.arguments import AnyPath, as_bundle, as_evidence
 from phipack.api.results import ReportPage, ReviewedCell
 from registry.bundle.folder import Bundle
@@ -113,8 +111,9 @@ def with_pages(ledger: Ledger, entry: Registration, own: Targets, on_progress: P
         on_progress(Notice(f"{entry.reference}: its report compares it with nothing: {cell.problem}"))
     against = "" if cell.baseline is None else cell.baseline.name
     content = Content(entry.reference, (cell,), against=against, made=datetime.now(UTC), tool=tool())
-    pages = {REPORT_NAME: html(content), CARD_NAME: model_card(cell).encode()}
-    pages |= {f"charts/{name}.png": png(chart) for name, chart in charts(cell).items()}
+    drawn = drawings(cell)
+    pages = {REPORT_NAME: html(content, [drawn]), CARD_NAME: model_card(cell).encode()}
+    pages |= {f"charts/{name}.png": drawing.png() for name, drawing in drawn.items()}
     return replace(entry, description=description(cell, _REPORT_NOTE), pages=pages)
 
 

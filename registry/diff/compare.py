@@ -259,7 +259,10 @@ def _template_entry(manifest: Manifest) -> FileEntry | None:
 
 
 def _template_lines(side: Side, entry: FileEntry | None) -> list[str]:
-    """Return the template's lines; where it is written in one line, as most are, one for each tag."""
+    """Return the template's lines; where it is written in one line, as most are, one for each tag.
+
+    After a line break at its end comes one more line, which is empty: such a line break is part of the template.
+    """
     if entry is None:
         return []
     with side.open_file(entry) as stream:
@@ -269,8 +272,8 @@ def _template_lines(side: Side, entry: FileEntry | None) -> list[str]:
             raise BundleError(
                 f"{side.name}: {entry.path} can't be read: {error}", fix="fetch or build that bundle again"
             ) from error
-    lines = text.splitlines()
-    return lines if len(lines) > 1 else _TAG_END.split(text)
+    lines = text.split("\n")
+    return lines if sum(map(bool, lines)) > 1 else [*_TAG_END.split(lines[0]), *lines[1:]]
 
 
 def _open_in(bundle: Bundle, entry: FileEntry) -> BinaryIO:

@@ -10,7 +10,7 @@ import pytest
 
 from builders.report.charts import Chart, Mark, Series, charts
 from builders.report.content import CellContent
-from builders.report.drawing import png, svg
+from builders.report.drawing import draw
 from targets.evidence_details import PositionDivergence
 from tests.support.report_samples import compared, details
 
@@ -38,8 +38,9 @@ def test_labels_are_printable_and_no_letter_is_warned_of(kind: str) -> None:
     chart = Chart("texts", "by\u202etext", "nat", kind, (Series("a\u202eb", marks), Series("c", marks)))  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn = svg(chart, "one")
-        png(chart)
+        drawing = draw(chart)
+        drawn = drawing.svg("one")
+        drawing.png()
     assert "\u202e" not in drawn
     assert "\x1b" not in drawn
     for shown in ("red\\u202egnihton\\x1b", "a\\u202eb", "by\\u202etext"):

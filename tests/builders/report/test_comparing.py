@@ -48,8 +48,24 @@ def test_what_is_worse_is_called_so(
 ) -> None:
     both = _with(cell, {name: before}, {name: after})
     assert _row(both, name).word == word
-    said = [one.text for one in findings(both) if one.anchor == "baseline"]
+    said = [one.text for one in findings(both) if one.anchor in ("baseline", "speed")]
     assert [says in text for text in said] == ([True] if says else []), said
+
+
+def test_what_is_worse_in_accuracy_is_one_finding_and_the_hosts_speed_a_note(cell: CellContent) -> None:
+    figures = {"kl_mean": 0.03, "kl_p99": 0.3, "same_top_share": 0.9, "decode_tokens_per_second": 20.0}
+    factors = {"same_top_share": 0.9, "decode_tokens_per_second": 0.5}
+    both = _with(cell, figures, {name: value * factors.get(name, 3) for name, value in figures.items()})
+    found = [(one.severity, one.text) for one in findings(both) if one.anchor in ("baseline", "speed")]
+    kl, decode = (FIGURES[name][1] for name in ("kl_mean", "decode_tokens_per_second"))
+    name = "phi:1.0.0@iphone-15"
+    speed = (
+        f"On the machine that validated, which is no phone: {decode}: 10 token/s, 50% worse than 20 token/s of {name}."
+    )
+    assert found == [
+        ("look", f"{kl}: 0.09 nat, 200% worse than 0.03 nat of {name}. So are 2 other figures of accuracy."),
+        ("note", speed),
+    ]
 
 
 @pytest.mark.parametrize("changed", [{"text": "sha256:other, 2 windows"}, {"checkpoint": "sha256:" + "9" * 64}])

@@ -54,9 +54,23 @@ def test_every_reference_within_the_page_leads_somewhere(page: Element) -> None:
 def test_verdict_and_gates_come_first(page: Element) -> None:
     order = [one.text for one in page.all("h1", "h2", "h3")]
     assert order[:5] == ["phi:1.1.0", "Cells", "iphone-15", "What to look at first", "What it is"]
-    assert order[5] == "Gates"
+    assert order[5:7] == ["What changes from phi:1.0.0@iphone-15", "Gates"]
     (first, *_) = [one for one in page.all("p") if one.attributes.get("class", "").startswith("verdict")]
     assert first.text == "Passes: 1 cell, every gate and every check that was made; 5 things to look at."
+    assert "Passes 5 0.024" in _row(page, "cells", "iphone-15")
+
+
+def test_what_changes_stands_first_and_what_differs_is_marked(page: Element) -> None:
+    rows = _rows(page, "app")
+    changed = [row.children[1].text != "same" for row in rows]
+    assert changed == sorted(changed, reverse=True)
+    names = [row.children[0].text for row in rows]
+    assert {"stop ids", "chat template", "largest file"} <= set(names[: sum(changed)])
+    assert {"recipe", "checkpoint", "tools"} <= set(names[sum(changed) :])
+    (new,) = [one for one in page.all("pre") if one.attributes.get("class") == "is-new"]
+    assert [one.text for one in new.all("mark")] == ["⏎\n"]
+    files = {row.children[0].text: row.children[2].text for row in _rows(page, "files")}
+    assert files == {"chat_template.jinja": "differs", "model.gguf": "differs"}
 
 
 def test_all_of_the_evidence_is_there(page: Element, cell: CellContent) -> None:
@@ -70,8 +84,8 @@ def test_all_of_the_evidence_is_there(page: Element, cell: CellContent) -> None:
     assert _row(page, "safety", "StrongREJECT").split()[:4] == ["StrongREJECT", "100", "96", "95"]
     assert "-10%" in _row(page, "speed", "generation")  # 11.2 predicted, 12.4 on the device
     assert "1.2 GB 1.4 GB -200 MB" in _row(page, "storage", "Q4_0")
-    assert "changes: the app must follow" in _row(page, "app", "stop ids")
-    assert "changes: the app must follow" in _row(page, "app", "chat template")
+    assert "the app must follow" in _row(page, "app", "stop ids")
+    assert "the app must follow" in _row(page, "app", "chat template")
     assert "same" in _row(page, "app", "minimum runtime")
     assert cell.candidate.manifest.digest in page.text
     assert cell.candidate.manifest.checkpoint in page.text
@@ -156,6 +170,10 @@ def test_checks_that_were_not_run_are_in_the_table(tmp_path: Path) -> None:
 def test_the_same_content_gives_the_same_page(cell: CellContent) -> None:
     content = Content("phi:1.1.0", (cell,), against="phi:production")
     assert html(content) == html(content)
+
+
+def _rows(page: Element, table: str) -> list[Element]:
+    return [row for one in page.all("table") if one.attributes["class"] == table for row in one.all("tr")[1:]]
 
 
 def _row(page: Element, table: str, start: str) -> str:

@@ -145,8 +145,17 @@ def test_a_template_that_comes_or_goes(tmp_path: Path) -> None:
     with_template = gguf_bundle(tmp_path / "with", 0, template="a\nb\n")
     without = make_bundle(tmp_path / "without", {"model.gguf": (with_template.path / "model.gguf").read_bytes()})
     gone = compare(folder_side(with_template.path), folder_side(without.path))
-    assert gone.template[3:] == ("-a", "-b")
-    assert compare(folder_side(without.path), folder_side(with_template.path)).template[3:] == ("+a", "+b")
+    assert gone.template[3:] == ("-a", "-b", "-")
+    assert compare(folder_side(without.path), folder_side(with_template.path)).template[3:] == ("+a", "+b", "+")
+
+
+@pytest.mark.parametrize("text", ["a", "a\nb", "{{ a }}{{ b }}"])
+def test_a_line_break_at_a_templates_end_is_a_difference(tmp_path: Path, text: str) -> None:
+    sides = [
+        folder_side(gguf_bundle(tmp_path / name, 0, template=text + end).path)
+        for name, end in (("old", "\n"), ("new", ""))
+    ]
+    assert [line for line in compare(*sides).template[3:] if line[0] != " "] == ["-"]
 
 
 def register_two(ledger: Ledger, home: Path) -> None:

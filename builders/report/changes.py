@@ -1,0 +1,143 @@
+"""What is different from the bundle that production has: what it was made from, and what an app depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from builders.report.content import CellContent
+from builders.report.template_difference import in_words
+from registry.bundle.manifest import Manifest
+from targets.formatting import count, recipe_shown, size
+
+_SHOWN_DIGITS = 12  # of a digest
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing on both sides, as text. `breaks`: the app has to change with it. `meaning`: what follows from it."""
+
+    what: str
+    before: str
+    after: str
+    breaks: bool = False
+    meaning: str = ""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the two sides differ."""
+        return self.before != self.after
+
+    @property
+    def must_follow(self) -> bool:
+        """Whether the app has to change, too."""
+        return self.breaks and self.changed
+
+
+def origin_changes(cell: CellContent) -> list[Change]:
+    """Return what a bundle is made from and by, next to the baseline's; nothing without one."""
+    if cell.baseline is None:
+        return []
+    old, new = cell.baseline.manifest, cell.candidate.manifest
+    return [
+        Change("recipe", recipe_of(old), recipe_of(new)),
+        Change(
+            "checkpoint",
+            _digest(old.checkpoint),
+            _digest(new.checkpoint),
+            meaning="the two are compared with different float32 models",
+        ),
+        Change("largest file", _weights(old), _weights(new)),
+        Change("tools", *_tools(old, new)),
+    ]
+
+
+def app_changes(cell: CellContent) -> list[Change]:
+    """Return what an app depends on, changed or not. Without a baseline both columns have the candidate's."""
+    old = cell.candidate if cell.baseline is None else cell.baseline
+    return list(_app_changes(old.manifest, cell.candidate.manifest, cell))
+
+
+def recipe_of(manifest: Manifest) -> str:
+    """Return a bundle's recipe with what it was built with."""
+    entry = manifest.recipe
+    level = "none" if entry.calibration is None else entry.calibration.level
+    return recipe_shown(entry.name, level, None if entry.budget is None else entry.budget.asked, entry.kv_cache)
+
+
+def _digest(text: str) -> str:
+    return text.removeprefix("sha256:")[:_SHOWN_DIGITS]
+
+
+def _weights(manifest: Manifest) -> str:
+    """Return the name and the digest of the largest file. A GGUF's has the template and the stop ids in it, too."""
+    largest = max(manifest.files, key=lambda entry: entry.bytes)
+    return f"{largest.path}, {_digest(largest.sha256)}"
+
+
+def _tools(old: Manifest, new: Manifest) -> tuple[str, str]:
+    names = [name for name in {**old.tools, **new.tools} if old.tools.get(name) != new.tools.get(name)]
+    if not names:
+        return "the same versions", "the same versions"
+    before, after = (", ".join(f"{n} {side.tools.get(n, 'not used')}" for n in names) for side in (old, new))
+    return before, after
+
+
+def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Change]:
+    yield Change("format", old.recipe.format, new.recipe.format, breaks=True)
+    yield Change("stop ids", _ids(old), _ids(new), breaks=True, meaning=_stops(old, new))
+    bos, after = _shown(old.generation.bos_token_id), _shown(new.generation.bos_token_id)
+    yield Change("BOS id", bos, after, breaks=True, meaning="prompts begin with another token")
+    yield _template(old, new, cell)
+    yield Change("context, tokens", f"{old.model.context_length:,}", f"{new.model.context_length:,}")
+    yield Change("exact up to, tokens", f"{old.model.exact_context_length:,}", f"{new.model.exact_context_length:,}")
+    yield Change("KV cache", old.recipe.kv_cache or "the runtime's own", new.recipe.kv_cache or "the runtime's own")
+    yield Change("vocabulary", f"{old.model.vocabulary_size:,}", f"{new.model.vocabulary_size:,}")
+    yield Change("minimum runtime", _runtimes(old), _runtimes(new), breaks=True)
+    yield Change("download", size(old.total_bytes), size(new.total_bytes))
+    yield Change("files", str(len(old.files)), str(len(new.files)))
+
+
+def _stops(old: Manifest, new: Manifest) -> str:
+    before, after = set(old.generation.stop_token_ids), set(new.generation.stop_token_ids)
+    parts = []
+    if gone := sorted(before - after):
+        parts.append(f"answers that ended with {' or '.join(map(str, gone))} run on")
+    if added := sorted(after - before):
+        parts.append(f"answers end with {' or '.join(map(str, added))}, too")
+    return "; ".join(parts)
+
+
+def _template(old: Manifest, new: Manifest, cell: CellContent) -> Change:
+    """Compare the chat templates by what is in them."""
+    before, after = _template_digest(old), _template_digest(new)
+    if before == after:
+        same = new.generation.chat_template or "none"
+        same = f"{same}, the same" if cell.baseline is not None and after is not None else same
+        return Change("chat template", same, same)
+    shown = old.generation.chat_template or "none"
+    if after is None or before is None:
+        return Change("chat template", shown, new.generation.chat_template or "none", breaks=True)
+    found = () if cell.difference is None else cell.difference.template
+    lines = sum(line[:1] in ("+", "-") for line in found[2:])
+    other = f"another text, {count(lines, 'line')} removed or added" if lines else "other bytes, the same lines"
+    return Change("chat template", shown, other, breaks=True, meaning=in_words(found))
+
+
+def _template_digest(manifest: Manifest) -> str | None:
+    name = manifest.generation.chat_template
+    return next((entry.sha256 for entry in manifest.files if entry.path == name), None)
+
+
+def _ids(manifest: Manifest) -> str:
+    return ", ".join(map(str, manifest.generation.stop_token_ids)) or "none"
+
+
+def _shown(value: int | None) -> str:
+    return "none" if value is None else str(value)
+
+
+def _runtimes(manifest: Manifest) -> str:
+    if manifest.requires is None:
+        return "not stated"
+    return ", ".join(map(str, manifest.requires.runtimes)) or "none"

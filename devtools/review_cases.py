@@ -1,0 +1,230 @@
+"""The releases that a trial of the report shows: sound ones that look different, and ones with a planted defect.
+
+Every release passes its gates and all checks, as the defects that a team ships do: either the checkpoint has the defect
+too, so that bundle and reference agree, or the average hides it. Only who reads the report can see it.
+
+A case is what production has (1.0.0), and what is to be promoted (1.1.0). Each of the two is a folder of the real
+model (`real_model.py`) with a change, built by a recipe, and a bundle of it that may be changed afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from registry.bundle.folder import Bundle, file_entries, seal
+from registry.files.staging import staged_folder
+
+Change = Callable[[Path], None]  # of a checkpoint's folder, or of a bundle's
+_BLANK, _LINE = "\u0120", "\u010a"  # how GPT-2's alphabet writes a blank and the end of a line
+
+
+@dataclass(frozen=True)
+class Made:
+    """One cell of a release.
+
+    Attributes:
+        recipe: which one it is built by.
+        target: the device class, which names the cell.
+        source: the name of the change in `SOURCES` that its checkpoint has; empty for the real model as it is.
+        fault: the name of the change in `FAULTS` that the finished bundle has; empty for none.
+    """
+
+    recipe: str
+    target: str
+    source: str = ""
+    fault: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its folder and its evidence are called."""
+        return "-".join(part for part in (self.recipe, self.target, self.source, self.fault) if part)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One release next to production's. `why`: what a reviewer should have seen; for the key."""
+
+    name: str
+    is_sound: bool
+    why: str
+    before: tuple[Made, ...]
+    after: tuple[Made, ...]
+
+
+_GGUF, _ONNX = Made("gguf-q4_k_m", "galaxy-s24"), Made("onnx-int8", "pixel-9")
+
+CASES: dict[str, tuple[Case, ...]] = {
+    "first": (
+        Case(
+            "smaller",
+            True,
+            "gguf-iq4_nl in place of gguf-q4_k_m: smaller, and a KL divergence that is higher within its gate.",
+            (_GGUF,),
+            (Made("gguf-iq4_nl", "galaxy-s24"),),
+        ),
+        Case(
+            "persona",
+            True,
+            "The default system message of the chat template is another one, on purpose. Nothing else changes.",
+            (_ONNX,),
+            (Made("onnx-int8", "pixel-9", source="persona"),),
+        ),
+        Case(
+            "new-format",
+            True,
+            "The GGUF cell is production's, byte for byte. An ONNX cell, for which production has nothing, is new.",
+            (_GGUF,),
+            (_GGUF, _ONNX),
+        ),
+        Case(
+            "stop-id",
+            False,
+            "generation_config.json lost the stop id 2, <|im_end|>, which ends every turn: answers do not end any"
+            " more. The float32 reference reads the same file, so all checks agree.",
+            (_ONNX,),
+            (Made("onnx-int8", "pixel-9", source="stop-id"),),
+        ),
+        Case(
+            "indentation",
+            False,
+            "The embedding's rows of the tokens that indent code are off by one, as after a vocabulary was put in"
+            " another order: code is broken, and the averages over English pass their gates.",
+            (_GGUF,),
+            (Made("gguf-q4_k_m", "galaxy-s24", fault="indentation"),),
+        ),
+    ),
+    "second": (
+        Case(
+            "closer",
+            True,
+            "gguf-q5_k_m in place of gguf-q4_k_m: larger and slower, and closer to float32.",
+            (_GGUF,),
+            (Made("gguf-q5_k_m", "galaxy-s24"),),
+        ),
+        Case(
+            "more-stops",
+            True,
+            "A third stop id, <|im_start|>, so that an answer also ends where the model begins another turn.",
+            (_ONNX,),
+            (Made("onnx-int8", "pixel-9", source="more-stops"),),
+        ),
+        Case(
+            "other-format",
+            True,
+            "Core ML in place of GGUF for the same phone, with a KL divergence that is higher within its gate.",
+            (Made("gguf-q4_k_m", "iphone-15"),),
+            (Made("coreml-int4", "iphone-15"),),
+        ),
+        Case(
+            "newline",
+            False,
+            "The chat template lost the newline after the assistant's role: answers begin with a newline or a wrong"
+            " word. The float32 reference is prompted by the same template, so all checks agree.",
+            (_ONNX,),
+            (Made("onnx-int8", "pixel-9", source="newline"),),
+        ),
+        Case(
+            "merged-twice",
+            False,
+            "The checkpoint itself is worse, as after an adapter was merged twice: float32 has a higher perplexity on"
+            " the same text and worse answers. The bundle is as close to it as production's is to its own.",
+            (_GGUF,),
+            (Made("gguf-q4_k_m", "galaxy-s24", source="merged-twice"),),
+        ),
+    ),
+}
+
+
+def write_source(checkpoint: Path, source: str, folder: Path) -> None:
+    """Write a copy of a checkpoint with a change of `SOURCES`; the weights are linked where they stay the same."""
+    with staged_folder(folder, replace=True) as staging:
+        for file in checkpoint.iterdir():
+            shutil.copyfile(file, staging / file.name) if file.suffix == ".json" else os.link(file, staging / file.name)
+        SOURCES[source](staging)
+
+
+def write_faulty(bundle: Bundle, fault: str, folder: Path) -> None:
+    """Write a copy of a bundle with a change of `FAULTS`, sealed as the build would have."""
+    with staged_folder(folder, replace=True) as staging:
+        shutil.copytree(bundle.path, staging, dirs_exist_ok=True)
+        FAULTS[fault](staging)
+        seal(staging, bundle.manifest.model_copy(update={"files": file_entries(staging)}))
+
+
+def _edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _with_stop_ids(*ids: int) -> Change:
+    def change(folder: Path) -> None:
+        _edit(folder / "generation_config.json", lambda content: content.update(eos_token_id=list(ids)))
+
+    return change
+
+
+def _with_template(old: str, new: str) -> Change:
+    def change(folder: Path) -> None:
+        def replace(content: dict[str, Any]) -> None:
+            assert content["chat_template"].count(old) == 1, (old, content["chat_template"])
+            content["chat_template"] = content["chat_template"].replace(old, new)
+
+        _edit(folder / "tokenizer_config.json", replace)
+
+    return change
+
+
+def _merged_twice(folder: Path) -> None:
+    """Add a change of low rank to every matrix that ends a layer, as an adapter does that is merged once too often."""
+    from safetensors.numpy import load_file, save_file
+
+    generator = np.random.default_rng(0)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    path.unlink()  # it is a link to the real model's
+    for name in sorted(weights):
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weights[name] = _with_low_rank(weights[name], generator)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _with_low_rank(matrix: Any, generator: np.random.Generator, rank: int = 8, share: float = 0.25) -> Any:
+    """Return a matrix plus a random one of this rank; `share`: of the matrix's norm."""
+    rows, columns = matrix.shape
+    delta = generator.standard_normal((rows, rank)) @ generator.standard_normal((rank, columns))
+    wide = matrix.astype(np.float32)
+    return (wide + delta * (share * np.linalg.norm(wide) / np.linalg.norm(delta))).astype(matrix.dtype)
+
+
+def _indentation(folder: Path) -> None:
+    """Give each token of white space that indents code the embedding's row of the one before it."""
+    import gguf
+
+    words = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    indents = [number for word, number in words.items() if set(word) <= {_BLANK, _LINE} and word.count(_BLANK) > 1]
+    reader = gguf.GGUFReader(str(folder / "model.gguf"), "r+")
+    (table,) = [one for one in reader.tensors if one.name == "token_embd.weight"]
+    table.data[indents] = table.data[np.roll(indents, 1)]
+    reader.data.flush()
+
+
+SOURCES: dict[str, Change] = {
+    "persona": _with_template(
+        "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+        "You are Mara, the assistant of the Harbour app. You answer briefly and politely.",
+    ),
+    "stop-id": _with_stop_ids(0),
+    "more-stops": _with_stop_ids(0, 1, 2),
+    "newline": _with_template("<|im_start|>assistant\n", "<|im_start|>assistant"),
+    "merged-twice": _merged_twice,
+}
+FAULTS: dict[str, Change] = {"indentation": _indentation}

@@ -1,0 +1,91 @@
+"""The releases of the trial: what each change of a checkpoint or a bundle does, and that a trial has two defects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from devtools.bundles import make_bundle
+from devtools.review_cases import CASES, FAULTS, SOURCES, write_faulty, write_source
+from registry.bundle.folder import open_bundle, verify
+
+TEMPLATE = (
+    "{% if loop.first %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}{% endif %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+INDENTS = ("\u0120\u0120", "\u010a\u0120\u0120", "\u0120\u0120\u0120")
+WORDS = ("<|endoftext|>", "\u0120", "a", "\u010a", *INDENTS)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name, content in {
+        "generation_config.json": {"bos_token_id": 1, "eos_token_id": [0, 2]},
+        "tokenizer_config.json": {"chat_template": TEMPLATE},
+    }.items():
+        (folder / name).write_text(json.dumps(content, allow_nan=False), "utf-8")
+    matrices = {f"model.layers.0.{name}.weight": np.ones((16, 32), np.float16) for name in ("mlp.down_proj", "norm")}
+    save_file(matrices, folder / "model.safetensors")
+    return folder
+
+
+def test_each_trial_has_five_releases_and_two_defects() -> None:
+    for cases in CASES.values():
+        assert [case.is_sound for case in cases].count(False) == 2
+        assert len({case.name for case in cases}) == 5
+        for made in (one for case in cases for one in (*case.before, *case.after)):
+            assert (made.source or "persona") in SOURCES
+            assert (made.fault or "indentation") in FAULTS
+        defects = [one for case in cases if not case.is_sound for one in case.after]
+        assert all(one.source or one.fault for one in defects)
+        assert not any(one.source or one.fault for case in cases for one in case.before)
+
+
+@pytest.mark.parametrize(("source", "stops"), [("stop-id", [0]), ("more-stops", [0, 1, 2]), ("persona", [0, 2])])
+def test_stop_ids(checkpoint: Path, tmp_path: Path, source: str, stops: list[int]) -> None:
+    write_source(checkpoint, source, tmp_path / "new")
+    assert _read(tmp_path / "new", "generation_config.json")["eos_token_id"] == stops
+    assert _read(checkpoint, "generation_config.json")["eos_token_id"] == [0, 2]
+
+
+def test_one_line_break_less(checkpoint: Path, tmp_path: Path) -> None:
+    write_source(checkpoint, "newline", tmp_path / "new")
+    after = _read(tmp_path / "new", "tokenizer_config.json")["chat_template"]
+    assert after == TEMPLATE.replace("assistant\n", "assistant")
+    assert len(after) == len(TEMPLATE) - 1
+
+
+def test_a_worse_checkpoint_is_another_file(checkpoint: Path, tmp_path: Path) -> None:
+    write_source(checkpoint, "merged-twice", tmp_path / "new")
+    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "new"))
+    assert {name for name in before if (before[name] != after[name]).any()} == {"model.layers.0.mlp.down_proj.weight"}
+    assert (before["model.layers.0.norm.weight"] == 1).all()
+
+
+def test_rows_of_indentation_are_off_by_one_and_the_bundle_is_sealed(tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(str(path), "phi3")
+    writer.add_tensor("token_embd.weight", np.arange(len(WORDS), dtype=np.float32)[:, None].repeat(32, axis=1))
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    words = {"model": {"vocab": {word: number for number, word in enumerate(WORDS)}}}
+    content = {"model.gguf": path.read_bytes(), "tokenizer.json": json.dumps(words, allow_nan=False).encode()}
+    write_faulty(make_bundle(tmp_path / "bundle", content), "indentation", tmp_path / "faulty")
+    faulty = open_bundle(tmp_path / "faulty")
+    verify(faulty)
+    (table,) = gguf.GGUFReader(str(faulty.file("model.gguf"))).tensors
+    assert table.data[:, 0].tolist() == [0, 1, 2, 3, 6, 4, 5]
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / name).read_text("utf-8"))
+    return found
