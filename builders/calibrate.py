@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
-from builders.choose_types import check_budget, with_chosen_types
+from builders.choose_types import require_reachable, with_chosen_types
 from builders.conversion import BuildRequest
 from builders.quantization.calibration.imatrix import read_imatrix
 from builders.quantization.calibration.measure import MeasuredStatistics, measured_statistics, statistics_files
@@ -26,9 +26,9 @@ from builders.quantization.fold import fold_factors
 from builders.quantization.sensitivity_cache import measured_sensitivities, sensitivity_file, sensitivity_windows
 from registry.files.digests import digest_of_file
 from targets.calibration import Calibration, CalibrationSettings
-from targets.errors import CalibrationError, PhipackError, RecipeError
+from targets.errors import CalibrationError, PhipackError
 from targets.progress import Progress, silent
-from targets.recipes import has_types
+from targets.recipes import check_budget
 
 NOT_SHARED = NotShared()
 _Found = TypeVar("_Found")
@@ -180,20 +180,14 @@ def _checked(request: BuildRequest, level: Calibration, settings: CalibrationSet
     """Return a request whose budget, if it has one, can be met."""
     if not _needs_types(request):
         return request
-    name = request.recipe.name
-    if not has_types(request.recipe):
-        raise RecipeError(
-            f"{name} stores all matrices in 16 bits: a budget has no types to choose among",
-            fix="ask for a budget of a recipe with fewer bits, such as gguf-q4_k_m, onnx-int4 or coreml-int4",
-        )
-    if level == "none" or settings.imatrix is not None:
-        what = "without calibration" if level == "none" else "with an importance matrix in place of a text"
+    check_budget(request.recipe, level)
+    if settings.imatrix is not None:
         raise CalibrationError(
-            f"{name} can't be built to a budget {what}: types are chosen by what they do to the model's answers to a "
-            "text",
-            fix='choose calibration "light" or "full" with a text, or no budget',
+            f"{settings.imatrix}: types for a budget are chosen by what they do to the model's answers to a text, "
+            "which an importance matrix does not have",
+            fix="calibrate on a text, or remove the budget",
         )
-    check_budget(request)
+    require_reachable(request)
     return request
 
 

@@ -19,7 +19,7 @@ from builders.matrix.cell_plan import CellPlanner, Inputs
 from builders.matrix.graph import Job, Needs
 from builders.matrix.planning import plan_release
 from builders.matrix.records import CheckpointFacts, built_bundle, recorded_checkpoint
-from builders.matrix.work import Site, require_labels, run_job, run_jobs
+from builders.matrix.work import Site, require_labels, run_builds, run_job, run_jobs
 from builders.quantization.calibration import measure
 from builders.quantization.calibration.measure import MeasuredStatistics
 from builders.reference.number_file import read_numbers, write_numbers
@@ -225,6 +225,28 @@ def test_what_one_machine_has_measured_another_builds_from(machine: Machine, mon
     assert kept[0] == kept[1]
     assert len(kept[0]) == 2
     assert calibrations_of(other, BUDGET) == []  # nothing is left to build with them
+
+
+def test_builds_that_are_done_at_once_measure_what_they_share_once_and_record_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a release in one process does them."""
+    site, levels = machine("a"), list[str]()
+    original = measure.measured_statistics
+
+    def counted(*arguments: Any) -> MeasuredStatistics:
+        levels.append(arguments[1])
+        return original(*arguments)
+
+    monkeypatch.setattr("builders.calibrate.measured_statistics", counted)
+    cells = [LIGHT, cell("gguf", "gguf-q4_0", calibration="light")]
+    jobs = plan_release(CellPlanner(site.inputs), cells).graph
+    builds = [job for job in jobs if job.kind == "build"]
+    assert run_builds(builds, site) == {job.name: True for job in builds}
+    assert levels == ["light"]
+    (walk,) = (job for job in jobs if job.kind == "calibrate")
+    assert list(site.store.documents("actions/calibrate/")) == [f"actions/calibrate/{walk.key}.json"]
+    assert not run_job(walk, machine("b"))
 
 
 def only_from_the_cache(name: str) -> Callable[..., Any]:
