@@ -21,6 +21,7 @@ from registry.files.digests import digest_of_file
 from registry.files.owned import private_folder
 from registry.files.staging import disk_errors, owner_mark
 from registry.store.protocol import Blob
+from targets.errors import BuildError
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,25 @@ class WalksInStore:
         if files is None or files.keys() != set(names):
             return False
         for name in names:
-            if _blob_of(folder / name) != files[name]:
+            if not _is(files[name], folder / name):
                 self._copy(files[name], folder, name)
         return True
 
     def add(self, walk: CalibrationWalk, folder: Path, names: Sequence[str], seconds: float | None) -> bool:
-        """Add the files to the store, then the record. Raises `StoreError`."""
+        """Add the files to the store, then the record. Raises `StoreError`; `BuildError` where one can't be read."""
         store, checkpoint, files = self.inputs.store, self.inputs.checkpoint, dict[str, Blob]()
         for name in names:
-            found = _blob_of(folder / name)
-            assert found is not None
-            files[name] = found
-            if not store.has_kept(found):
-                with (folder / name).open("rb") as source:
-                    store.put(source, found, what=str(folder / name))
+            path = folder / name
+            try:
+                files[name] = blob = Blob(digest_of_file(path), path.stat().st_size)
+                if not store.has_kept(blob):
+                    with path.open("rb") as source:
+                        store.put(source, blob, what=str(path))
+            except OSError as error:
+                raise BuildError(
+                    f"{path} can't be read: {error.strerror or error}",
+                    fix="run the same command again: what is missing is measured again",
+                ) from error
         amount = walk_amount(checkpoint.architecture) if seconds is not None else 0.0
         effort = LabelledEffort(seconds or 0.0, amount, walk.label)
         counts = record_walk(store, self.inputs.walk_key(walk), checkpoint.digest, files, effort)
@@ -68,8 +74,9 @@ class WalksInStore:
             unfinished.replace(path)
 
 
-def _blob_of(path: Path) -> Blob | None:
-    """Return a file as a blob; None where there is none."""
-    if not path.is_file():
-        return None
-    return Blob(digest_of_file(path), path.stat().st_size)
+def _is(blob: Blob, path: Path) -> bool:
+    """Return whether a file that can be read is this blob."""
+    try:
+        return path.stat().st_size == blob.bytes and digest_of_file(path) == blob.digest
+    except OSError:
+        return False

@@ -22,6 +22,7 @@ from builders.matrix.records import CheckpointFacts, built_bundle, recorded_chec
 from builders.matrix.work import Site, require_labels, run_builds, run_job, run_jobs
 from builders.quantization.calibration import measure
 from builders.quantization.calibration.measure import MeasuredStatistics
+from builders.quantization.calibration.walks import CalibrationWalk
 from builders.reference.number_file import read_numbers, write_numbers
 from devtools.bundles import make_evidence
 from registry.bundle.folder import Bundle
@@ -300,6 +301,13 @@ def test_a_calibration_of_which_a_file_is_gone_is_done_again(machine: Machine) -
     assert [one.is_done for one in calibrations_of(site, LIGHT)] == [False]
     assert run_job(job, site)
     assert [one.is_done for one in calibrations_of(site, LIGHT)] == [True]
+
+
+def test_a_file_that_is_gone_before_it_is_recorded_is_an_error_of_ours(machine: Machine, tmp_path: Path) -> None:
+    site = machine("a")
+    with pytest.raises(BuildError, match=r"gone\.squares can't be read"):
+        site.walks.add(CalibrationWalk("light"), tmp_path, ["gone.squares"], 1.0)
+    assert list(site.store.documents("actions/")) == []
 
 
 def test_a_calibration_of_another_text_is_refused(machine: Machine, tmp_path: Path) -> None:
