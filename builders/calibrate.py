@@ -1,30 +1,37 @@
 """Statistics of a checkpoint for `light` and `full` builds: measured once on this machine, whoever needs them.
 
 They stay in the cache, by checkpoint and tokens, so the cells of a release share them, and so do later releases. A run
-that is killed goes on at the layer where it stopped. Recipes with a budget get their types here, too.
+that is killed goes on at the layer where it stopped. Recipes with a budget get their types here, too. Whoever shares
+results with other machines passes a `SharedWalks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
-from builders.choose_types import check_budget, with_chosen_types
+from builders.choose_types import require_reachable, with_chosen_types
 from builders.conversion import BuildRequest
 from builders.quantization.calibration.imatrix import read_imatrix
-from builders.quantization.calibration.measure import MeasuredStatistics, measured_statistics
+from builders.quantization.calibration.measure import MeasuredStatistics, measured_statistics, statistics_files
 from builders.quantization.calibration.text import calibration_windows
+from builders.quantization.calibration.walks import Blocks, CalibrationWalk, NotShared, SharedWalks, blocks_of
 from builders.quantization.fold import fold_factors
-from builders.quantization.sensitivity_cache import measured_sensitivities, sensitivity_windows
+from builders.quantization.sensitivity_cache import measured_sensitivities, sensitivity_file, sensitivity_windows
 from registry.files.digests import digest_of_file
 from targets.calibration import Calibration, CalibrationSettings
-from targets.errors import CalibrationError, PhipackError, RecipeError
+from targets.errors import CalibrationError, PhipackError
 from targets.progress import Progress, silent
-from targets.recipes import has_types
+from targets.recipes import check_budget
+
+NOT_SHARED = NotShared()
+_Found = TypeVar("_Found")
 
 
 def calibrate(
@@ -33,6 +40,7 @@ def calibrate(
     settings: CalibrationSettings,
     cache: BuildCache,
     on_progress: Progress = silent,
+    shared: SharedWalks = NOT_SHARED,
 ) -> MeasuredStatistics:
     """Return what a checkpoint's matrices are multiplied with, from the cache or measured.
 
@@ -42,16 +50,79 @@ def calibrate(
         settings: what is read.
         cache: where statistics are kept. Other processes that need some wait meanwhile.
         on_progress: receives the steps `reference` or `calibrate`.
+        shared: where what another machine has measured is taken from, and where it is recorded.
 
     Raises:
         CalibrationError: the text can't be read, or is too short; or the importance matrix is another model's.
-        CheckpointError: the checkpoint is damaged. BuildError: the disk is full.
+        CheckpointError: the checkpoint is damaged. BuildError: the disk is full. StoreError: as `shared` raises.
     """
     if settings.imatrix is not None:
         return _of_imatrix(checkpoint, settings.imatrix)
     windows = calibration_windows(checkpoint, settings, calibration)
+    names = statistics_files(checkpoint, calibration, windows)
     with cache.calibrating(on_progress):
-        return measured_statistics(checkpoint, calibration, windows, cache.reference_folder, on_progress)
+        folder = cache.reference_folder
+        return _once(
+            (CalibrationWalk(calibration), folder, names),
+            lambda: measured_statistics(checkpoint, calibration, windows, folder, on_progress),
+            shared,
+        )
+
+
+def run_walk(
+    checkpoint: Checkpoint,
+    walk: CalibrationWalk,
+    settings: CalibrationSettings,
+    cache: BuildCache,
+    on_progress: Progress = silent,
+    shared: SharedWalks = NOT_SHARED,
+) -> None:
+    """Measure what a walk does, where it is not in the cache or shared. Raises as `calibrate`."""
+    if walk.blocks is None:
+        calibrate(checkpoint, walk.level, settings, cache, on_progress, shared)
+    else:
+        _sensitivities(checkpoint, walk.blocks, settings, cache, on_progress, shared)
+
+
+def _sensitivities(
+    checkpoint: Checkpoint,
+    blocks: Blocks,
+    settings: CalibrationSettings,
+    cache: BuildCache,
+    on_progress: Progress,
+    shared: SharedWalks,
+) -> dict[str, float]:
+    windows = sensitivity_windows(calibration_windows(checkpoint, settings, "light"))
+    names = [sensitivity_file(checkpoint, blocks, windows)]
+    with cache.calibrating(on_progress):
+        folder = cache.reference_folder
+        return _once(
+            (CalibrationWalk("light", blocks), folder, names),
+            lambda: measured_sensitivities(checkpoint, blocks, windows, folder, on_progress),
+            shared,
+        )
+
+
+def _once(
+    what: tuple[CalibrationWalk, Path, Sequence[str]], measured: Callable[[], _Found], shared: SharedWalks
+) -> _Found:
+    """Return what a walk measures; what the machine has measured that recorded it first, where one has.
+
+    Args:
+        what: the walk, and the files that it leaves in a folder.
+        measured: reads these files, or makes them.
+        shared: where they are shared.
+    """
+    walk, folder, names = what
+    if shared.fetch(walk, folder, names):
+        return measured()
+    were_there = all((folder / name).is_file() for name in names)
+    started = time.monotonic()
+    found = measured()
+    if not shared.add(walk, folder, names, None if were_there else time.monotonic() - started):
+        shared.fetch(walk, folder, names)
+        found = measured()
+    return found
 
 
 def _of_imatrix(checkpoint: Checkpoint, path: Path) -> MeasuredStatistics:
@@ -66,6 +137,7 @@ def calibrate_requests(
     levels: Mapping[Path, Calibration],
     settings: CalibrationSettings,
     cache: BuildCache,
+    shared: SharedWalks = NOT_SHARED,
 ) -> tuple[dict[Path, BuildRequest], dict[Path, PhipackError]]:
     """Return requests of one checkpoint with the statistics of their levels, measured once a level; and what failed.
 
@@ -89,14 +161,14 @@ def calibrate_requests(
         first = requests[places[0]]
         try:
             with first.phases.phase("calibrate"):
-                found = calibrate(first.checkpoint, level, settings, cache, first.on_progress)
+                found = calibrate(first.checkpoint, level, settings, cache, first.on_progress, shared)
         except PhipackError as error:
             problems |= dict.fromkeys(places, error)
             ready = {place: request for place, request in ready.items() if place not in problems}
             continue
         ready |= {place: replace(requests[place], statistics=found) for place in places}
     for place in [*ready]:
-        change(place, partial(_with_types, settings=settings, cache=cache))
+        change(place, partial(_with_types, settings=settings, cache=cache, shared=shared))
     return ready, problems
 
 
@@ -108,30 +180,24 @@ def _checked(request: BuildRequest, level: Calibration, settings: CalibrationSet
     """Return a request whose budget, if it has one, can be met."""
     if not _needs_types(request):
         return request
-    name = request.recipe.name
-    if not has_types(request.recipe):
-        raise RecipeError(
-            f"{name} stores all matrices in 16 bits: a budget has no types to choose among",
-            fix="ask for a budget of a recipe with fewer bits, such as gguf-q4_k_m, onnx-int4 or coreml-int4",
-        )
-    if level == "none" or settings.imatrix is not None:
-        what = "without calibration" if level == "none" else "with an importance matrix in place of a text"
+    check_budget(request.recipe, level)
+    if settings.imatrix is not None:
         raise CalibrationError(
-            f"{name} can't be built to a budget {what}: types are chosen by what they do to the model's answers to a "
-            "text",
-            fix='choose calibration "light" or "full" with a text, or no budget',
+            f"{settings.imatrix}: types for a budget are chosen by what they do to the model's answers to a text, "
+            "which an importance matrix does not have",
+            fix="calibrate on a text, or remove the budget",
         )
-    check_budget(request)
+    require_reachable(request)
     return request
 
 
-def _with_types(request: BuildRequest, settings: CalibrationSettings, cache: BuildCache) -> BuildRequest:
+def _with_types(
+    request: BuildRequest, settings: CalibrationSettings, cache: BuildCache, shared: SharedWalks
+) -> BuildRequest:
     """Return a request with the types that its budget allows. What they are chosen by is measured once a format."""
     if not _needs_types(request):
         return request
-    windows = sensitivity_windows(calibration_windows(request.checkpoint, settings, "light"))
-    with request.phases.phase("calibrate"), cache.calibrating(request.on_progress):
-        found = measured_sensitivities(
-            request.checkpoint, request.recipe.format, windows, cache.reference_folder, request.on_progress
-        )
+    blocks = blocks_of(request.recipe.format)
+    with request.phases.phase("calibrate"):
+        found = _sensitivities(request.checkpoint, blocks, settings, cache, request.on_progress, shared)
     return with_chosen_types(request, found)

@@ -17,7 +17,7 @@ from builders.conversion import BuildRequest
 from builders.quantization.budget import Choice, ChosenMatrix, Option, best, choose, cost_of, smallest
 from builders.sizes import bundle_sizes
 from targets.budget import Budget
-from targets.errors import RecipeError
+from targets.budget_fit import require_possible
 from targets.storage.candidates import candidates_of
 from targets.storage.plans import plan_of
 
@@ -44,7 +44,7 @@ def with_chosen_types(request: BuildRequest, sensitivities: Mapping[str, float])
     types = _types(_fitted(sizing.options(sensitivities), sizing))
     total = sizing.total(types)
     if total > sizing.limit or (total < sizing.limit and types == sizing.closest):
-        _require_in_reach(sizing, request)
+        require_possible(sizing.architecture, request.recipe, *sizing.ends())
     recipe = replace(request.recipe, types=types)
     stored = dict(types)
     matrices = tuple(
@@ -56,9 +56,9 @@ def with_chosen_types(request: BuildRequest, sensitivities: Mapping[str, float])
     return replace(request, recipe=recipe, choice=Choice(matrices, sizing.bundle_bytes(types)))
 
 
-def check_budget(request: BuildRequest) -> None:
+def require_reachable(request: BuildRequest) -> None:
     """Check that a budget can be met, before anything is measured. No weight is read. Raises as `with_chosen_types`."""
-    _require_in_reach(_Sizing(request), request)
+    require_possible(request.checkpoint.architecture, request.recipe, *budget_ends(request))
 
 
 def budget_ends(request: BuildRequest) -> tuple[int, int]:
@@ -75,15 +75,15 @@ class _Sizing:
     def __init__(self, request: BuildRequest) -> None:
         assert request.recipe.budget is not None
         self._request = request
-        self._architecture = request.checkpoint.architecture
+        self.architecture = request.checkpoint.architecture
         self.budget: Budget = request.recipe.budget
-        self.candidates = candidates_of(self._architecture, request.recipe)
+        self.candidates = candidates_of(self.architecture, request.recipe)
         self._totals: dict[Types, int] = {}
 
     @property
     def limit(self) -> int:
         """The bytes that the budget allows: of the bundle, or of the weights where it is in bits."""
-        return self.budget.allowed_bytes(self._architecture.parameter_count)
+        return self.budget.allowed_bytes(self.architecture.parameter_count)
 
     def options(self, sensitivities: Mapping[str, float]) -> dict[str, list[Option]]:
         """Return the candidates of each matrix with their bytes, as the budget counts them, and costs."""
@@ -110,7 +110,7 @@ class _Sizing:
         """Return the bytes, as the budget counts them, with these types."""
         if self.budget.kind == "bits":
             recipe = replace(self._request.recipe, types=types)
-            return sum(weight.bytes for weight in plan_of(self._architecture, recipe))
+            return sum(weight.bytes for weight in plan_of(self.architecture, recipe))
         return self.bundle_bytes(types)
 
     def bundle_bytes(self, types: Types) -> int:
@@ -168,23 +168,3 @@ def _cost(chosen: Mapping[str, Option]) -> float:
 
 def _rounded(cost: float) -> float:
     return float(f"{cost:.{_DIGITS}g}")
-
-
-def _require_in_reach(sizing: _Sizing, request: BuildRequest) -> None:
-    """Refuse a budget below the smallest or above the largest choice, in the unit in which it was asked for."""
-    least, most = sizing.ends()
-    if least <= sizing.limit <= most:
-        return
-    budget, recipe = sizing.budget, request.recipe.name
-    if budget.kind == "bits":
-        count = request.checkpoint.architecture.parameter_count
-        low, high = math.ceil(8000 * least / count) / 1000, math.floor(8000 * most / count) / 1000
-        raise RecipeError(
-            f"{recipe} with {budget.amount:g} bits per weight: its smallest types take {low:g}, its largest {high:g}",
-            fix=f"ask for {low:g} to {high:g} bits per weight",
-        )
-    raise RecipeError(
-        f"{recipe} in at most {sizing.limit:,} bytes: with its smallest types the bundle has {least:,} bytes, with its "
-        f"largest {most:,}",
-        fix=f"ask for {least} B to {most} B",
-    )

@@ -97,7 +97,7 @@ class Coordinator:
             return judge_cell(
                 cell, self.checkpoint.architecture, manifest, evidence, read_measurements(self.store, manifest.digest)
             )
-        missing = [job.name for job in jobs if not job.is_done and job.kind != "measure"]
+        missing = [job.name for job in jobs if not job.is_done and job.kind in ("build", "validate")]
         problem = ReleaseError(
             f"{cell.name}: not done: {' and '.join(missing)}",
             fix=f"run phipack release --defer-registration --job {missing[-1]}, then phipack release --finish again",
@@ -197,12 +197,12 @@ class Release:
 
     def _finish(self, cell: Cell, jobs: Sequence[Job], built: Mapping[str, JobResult]) -> CellOutcome:
         """Validate, judge and register a cell whose bundle is built."""
-        build, validation, *measurements = jobs
+        build, validation = (job for job in jobs if job.kind in ("build", "validate"))
         result = built[build.name]
         if isinstance(result, PhipackError):
             raise result
         manifest, evidence, was_measured = validated(validation, self.site, cell.name)
-        for job in measurements:
+        for job in (job for job in jobs if job.kind == "measure"):
             if not job.is_done and not missing_labels(job):  # without such a phone, the gate says what to do
                 run_job(job, self.site)
         outcome = judge_cell(

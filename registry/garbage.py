@@ -5,8 +5,9 @@ blob's age, and only what nothing referred to for longer than the grace is remov
 release that takes longer than the grace between adding a bundle and registering it is refused when it registers.
 
 What a job has built or measured within the grace (`store/actions.py`) is kept, too: a matrix is finished later. A
-record is removed once it is older than the grace and its bundle is gone, or no other record is of its checkpoint: then
-it counts as none. Records of bundles that are registered stay, and the next release builds nothing again.
+record is removed once it is older than the grace and its bundle, or a file of its calibration, is gone, or no other
+record is of its checkpoint: then it counts as none. Records of bundles that are registered stay, and the next release
+builds nothing again.
 
 A store belongs to one registry: what another one refers to is not known here.
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from registry.bundle.manifest import MANIFEST_BYTES_LIMIT
 from registry.catalog.published_state import published_digests
 from registry.ledger.reader import Reader
-from registry.store.actions import read_record, record_names
+from registry.store.actions import ActionRecord, read_record, record_names
 from registry.store.protocol import Blob, Store, blobs_of
 from registry.store.uris import open_store
 from targets.errors import BundleError, PhipackError, RegistryError, StoreError, StoreUnreachableError
@@ -85,11 +86,12 @@ def collect(
 
 
 def _recorded(store: Store, seconds: float) -> set[str]:
-    """Return the digests of all blobs of bundles that records younger than `seconds` name."""
+    """Return the digests of all blobs, of bundles and of calibrations, that records younger than `seconds` name."""
     young = set(record_names(store)) - set(record_names(store, seconds=seconds))
-    records = (read_record(store, name) for name in sorted(young))
-    digests: set[str] = set()
-    for bundle in {record.bundle for record in records if record is not None and record.bundle is not None}:
+    found = [read_record(store, name) for name in sorted(young)]
+    records = [record for record in found if record is not None]
+    digests = {blob.digest for record in records for blob in (record.files or {}).values()}
+    for bundle in {record.bundle for record in records if record.bundle is not None}:
         try:
             digests.update(blob.digest for _, blob in blobs_of(store.manifest(bundle)))
         except StoreUnreachableError:
@@ -102,15 +104,22 @@ def _recorded(store: Store, seconds: float) -> set[str]:
 def _remove_records(store: Store, blobs: set[str], seconds: float, *, dry_run: bool) -> int:
     """Remove old records that count as none, given the digests of the store's blobs. Return how many."""
     records = {name: read_record(store, name) for name in record_names(store)}
-    whole = {name: record for name, record in records.items() if record is not None and record.bundle in blobs}
+    whole = {name: record for name, record in records.items() if record is not None and _is_whole(record, blobs)}
     checkpoints = {record.checkpoint for record in whole.values()}
     gone = []
     for name in record_names(store, seconds=seconds):
         record = records.get(name)
-        of_checkpoint = record is not None and record.bundle is None and record.checkpoint in checkpoints
+        of_checkpoint = record is not None and record.action == "checkpoint" and record.checkpoint in checkpoints
         if name not in whole and not of_checkpoint and (dry_run or store.remove_document(name, seconds=seconds)):
             gone.append(name)
     return len(gone)
+
+
+def _is_whole(record: ActionRecord, blobs: set[str]) -> bool:
+    """Return whether the bundle or the files that a record names are there; False for one that names none."""
+    if record.action == "calibrate":
+        return bool(record.files) and all(blob.digest in blobs for blob in (record.files or {}).values())
+    return record.bundle in blobs
 
 
 def _referred(store: Store, registry: Reader) -> set[str]:

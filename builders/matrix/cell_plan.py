@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 from builders.checkpoint import Checkpoint
-from builders.matrix.keys import CalibrationKey, build_key, validation_key
+from builders.matrix.keys import CalibrationKey, build_key, validation_key, walk_key
 from builders.matrix.planned_size import planned_bytes
-from builders.matrix.records import CheckpointFacts, built_bundle, recorded_evidence
+from builders.matrix.records import CheckpointFacts, built_bundle, recorded_evidence, recorded_walk
 from builders.quantization.calibration.overlap import require_unseen
 from builders.quantization.calibration.text import CalibrationText, read_calibration_text
+from builders.quantization.calibration.walks import CalibrationWalk
 from builders.validation.sampled_texts import plain_texts
 from builders.validation.tasks.task_files import folder_digest
 from registry.bundle.manifest import Manifest
@@ -145,6 +146,10 @@ class Inputs:
         learned = self.calibration_key(cell.calibration)
         return build_key(self.checkpoint.digest, cell.recipe, cell.context_length, learned)
 
+    def walk_key(self, walk: CalibrationWalk) -> str:
+        """Return the key of what is measured of the checkpoint before builds."""
+        return walk_key(self.checkpoint.digest, walk, self.calibration_text.digest)
+
     def validation_key(self, cell: Cell, build: str) -> str:
         """Return the key of a cell's validation, given that of its build."""
         own = needs_own_runtime(cell)
@@ -164,6 +169,7 @@ class CellPlanner:
     _manifests: dict[str, Manifest | None] = field(default_factory=dict)
     _evidence: dict[str, Evidence | None] = field(default_factory=dict)
     _measurements: dict[str, tuple[Measurement, ...]] = field(default_factory=dict)
+    _walks: dict[CalibrationWalk, bool] = field(default_factory=dict)
 
     def plan(self, cell: Cell) -> CellPlan:
         """Plan one cell. No weight is read; the checkpoint is hashed only where the store has records of builds."""
@@ -210,6 +216,12 @@ class CellPlanner:
         if key not in self._evidence:
             self._evidence[key] = recorded_evidence(self.inputs.store, key, manifest)
         return manifest, self._evidence[key]
+
+    def is_measured(self, walk: CalibrationWalk) -> bool:
+        """Return whether any machine has recorded a calibration, and the store has its files. Asked once for each."""
+        if walk not in self._walks:
+            self._walks[walk] = recorded_walk(self.inputs.store, self.inputs.walk_key(walk)) is not None
+        return self._walks[walk]
 
     @cached_property
     def _has_records(self) -> bool:

@@ -1,7 +1,7 @@
 """The graph of a release's jobs: what must be done, in which order, and what each job needs of a machine.
 
-    checkpoint ──build──> bundle ──validate──> evidence
-                             └─────measure───> figures of a device
+    checkpoint ──calibrate──> statistics ──build──> bundle ──validate──> evidence
+                                                      └─────measure───> figures of a device
 
 A job is named by its inputs, so cells that share a bundle share its jobs, and a job that any machine has recorded is
 done. Nothing here does any work, and nothing here reads a file: `planning.py` makes graphs, `work.py` does jobs.
@@ -17,11 +17,12 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal, get_args
 
+from builders.quantization.calibration.walks import Blocks, CalibrationWalk
 from targets.budget import Budget
 from targets.calibration import Calibration
 from targets.recipes import Recipe, recipe_named
 
-Kind = Literal["build", "validate", "measure"]
+Kind = Literal["calibrate", "build", "validate", "measure"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NAME_KEY_LENGTH = 8  # hex digits of a job's key in its name
 
@@ -55,9 +56,10 @@ class Job:
         cells: names of the cells that need it.
         needs: what it needs of a machine.
         is_done: True where the store had its record, and all that the record names, when the graph was made.
-        recipe: the recipe of its bundle.
-        context_length: of its bundle, in tokens.
-        calibration: of its bundle.
+        recipe: the recipe of its bundle; empty for a calibration, which is for bundles of several recipes.
+        context_length: of its bundle, in tokens; 0 for a calibration.
+        calibration: of its bundle; of a calibration, the level that is measured.
+        blocks: of a calibration that measures sensitivities: in which 4-bit blocks.
         budget: of its bundle, in bytes or bits; None where the recipe alone says how weights are stored.
         candidates: the types that may be chosen for the budget; all of the format's where empty.
         kv_cache: the type of its bundle's KV cache; the format's own where empty.
@@ -74,6 +76,7 @@ class Job:
     recipe: str = ""
     context_length: int = 0
     calibration: Calibration = "none"
+    blocks: Blocks | None = None
     budget: Budget | None = None
     candidates: tuple[str, ...] = ()
     kv_cache: str = ""
@@ -86,15 +89,25 @@ class Job:
         recipe = recipe_named(self.recipe)
         return replace(recipe, budget=self.budget, candidates=self.candidates, kv_cache=self.kv_cache)
 
+    @property
+    def walk(self) -> CalibrationWalk:
+        """What a calibration measures."""
+        return CalibrationWalk(self.calibration, self.blocks)
+
 
 def job_name(kind: Kind, recipe: str, context_length: int, key: str) -> str:
     """Return a job's name: kind, recipe (with what it is built with), context and the first digits of its key."""
     return f"{kind}-{recipe}-{context_length}-{key[:NAME_KEY_LENGTH]}"
 
 
+def calibration_name(walk: CalibrationWalk, key: str) -> str:
+    """Return the name of a calibration's job: `calibrate-light-1a2b3c4d`."""
+    return f"calibrate-{walk.label}-{key[:NAME_KEY_LENGTH]}"
+
+
 @dataclass(frozen=True)
 class Graph:
-    """Jobs in an order in which each comes after those that it needs, and otherwise in the order they were given in.
+    """Jobs, each after those that it needs: calibrations first, and otherwise in the order in which they came.
 
     Raises:
         ValueError: two jobs have one name, a job is after one that is not in the graph, or jobs wait for each other.
@@ -146,8 +159,11 @@ def _in_order(jobs: tuple[Job, ...]) -> tuple[Job, ...]:
         raise ValueError(f"jobs wait for each other: {', '.join(error.args[1])}") from error
     position = {job.name: place for place, job in enumerate(jobs)}
     ordered: list[Job] = []
+    waiting: list[str] = []
     while sorter.is_active():
-        ready = sorted(sorter.get_ready(), key=position.__getitem__)
-        ordered += [by_name[name] for name in ready]
-        sorter.done(*ready)
+        ready = sorted([*waiting, *sorter.get_ready()], key=position.__getitem__)
+        chosen = [name for name in ready if by_name[name].kind == "calibrate"] or ready
+        waiting = [name for name in ready if name not in chosen]
+        ordered += [by_name[name] for name in chosen]
+        sorter.done(*chosen)
     return tuple(ordered)

@@ -1,8 +1,9 @@
 """Jobs grouped for a CI matrix: each group is one job of the CI, on one machine.
 
 What shares a read of the checkpoint goes together, and a bundle's validation follows its build on the same machine, as
-the entries of a matrix can't wait for each other. A group's names are those of its last jobs: `release --job` does what
-they come after, too, where that is not done.
+the entries of a matrix can't wait for each other. For the same reason a calibration is in every group that has a build
+that needs it: who records it first does it for all that come later. A group's names are those of its last jobs:
+`release --job` does what they come after, too, where that is not done.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from builders.matrix.graph import Graph, Job
+from builders.matrix.graph import KINDS, Graph, Job
 
 BUNDLES_OF_A_GROUP = 3  # as many builds as run at once from one read (`work.py`)
 MOST_GROUPS = 256  # of a matrix in GitHub Actions
@@ -43,8 +44,9 @@ class Group:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The cells that its jobs are for."""
-        return tuple(dict.fromkeys(cell for job in self.jobs for cell in job.cells))
+        """The cells whose bundles its jobs are for: a calibration is for more cells than are built with it here."""
+        of_bundles = (job for job in self.jobs if job.kind != "calibrate")
+        return tuple(dict.fromkeys(cell for job in of_bundles for cell in job.cells))
 
     @property
     def seconds(self) -> float:
@@ -97,11 +99,15 @@ def with_what_comes_before(graph: Graph, jobs: Iterable[Job]) -> tuple[Job, ...]
 
 
 def _chains(graph: Graph) -> Sequence[Group]:
-    """Return the pending jobs of each bundle; its measurements apart, as they need machines with devices."""
+    """Return the pending jobs of each bundle, its calibrations first; its measurements apart: they need devices."""
     by_bundle: dict[tuple[str, str], list[Job]] = {}
     for job in graph.pending:
-        apart = job.name if job.kind == "measure" else ""
-        by_bundle.setdefault((job.after[0] if job.after else job.name, apart), []).append(job)
+        if job.kind == "build":
+            before = [graph.by_name[name] for name in job.after]
+            by_bundle[job.name, ""] = [*(one for one in before if not one.is_done), job]
+        elif job.kind != "calibrate":
+            apart = job.name if job.kind == "measure" else ""
+            by_bundle.setdefault((job.after[0], apart), []).append(job)
     return [Group(tuple(jobs)) for jobs in by_bundle.values()]
 
 
@@ -109,11 +115,13 @@ def _balanced(chains: Sequence[Group], count: int) -> list[Group]:
     """Merge chains into groups of about the same time: the longest first, each into the shortest group so far."""
     bins: list[list[Group]] = [[] for _ in range(count)]
     for chain in sorted(chains, key=lambda one: -one.seconds):
-        min(bins, key=lambda some: (sum(one.seconds for one in some), len(some))).append(chain)
-    position = {chain.jobs[0].name: place for place, chain in enumerate(chains)}
-    merged = []
-    for some in bins:
-        ordered = sorted(some, key=lambda one: position[one.jobs[0].name])
-        jobs = [job for chain in ordered for job in chain.jobs]
-        merged.append(Group((*(job for job in jobs if not job.after), *(job for job in jobs if job.after))))
-    return sorted(merged, key=lambda group: position[group.jobs[0].name])
+        min(bins, key=lambda some: (_merged([*some, chain]).seconds, len(some))).append(chain)
+    position = {chain.last_jobs[0].name: place for place, chain in enumerate(chains)}
+    merged = [_merged(sorted(some, key=lambda one: position[one.last_jobs[0].name])) for some in bins]
+    return sorted(merged, key=lambda group: position[group.last_jobs[0].name])
+
+
+def _merged(chains: Sequence[Group]) -> Group:
+    """Return one group of the jobs of several: calibrations, each once, then builds, then what comes after them."""
+    jobs = dict.fromkeys(job for chain in chains for job in chain.jobs)
+    return Group(tuple(sorted(jobs, key=lambda job: KINDS.index(job.kind))))

@@ -1,5 +1,6 @@
 """The keys of jobs: a digest of everything that a job's result depends on.
 
+checkpoint, calibration, tools, our code ──walk_key──>
 checkpoint, recipe with budget and KV cache, context, calibration, tools, our code ──build_key──>
     + evaluation, runtimes, oracle ──validation_key──>
 
@@ -11,11 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from builders.own_code import own_code_digest
+from builders.quantization.calibration.walks import Blocks, CalibrationWalk
 from targets.calibration import Calibration
 from targets.recipes import Format, Recipe
 
@@ -31,6 +33,7 @@ RUNTIMES: dict[Format, tuple[str, ...]] = {
     "coreml": ("coremltools",),
 }
 CALIBRATION_TOOLS = ("torch",)  # the float32 walk of a calibration
+ROUNDING_TOOLS: dict[Blocks, tuple[str, ...]] = {"gguf": ("llama-cpp-python", "numba"), "affine": ("numba",)}
 REFERENCE_TOOLS = ("torch", "tokenizers")  # what the float32 reference computes and reads with
 HARNESS = "lm-eval"  # where tasks are asked for
 ORACLE = "transformers"  # what the float32 reference is held to: another version may read a checkpoint differently
@@ -42,6 +45,17 @@ class CalibrationKey:
 
     level: Calibration
     text: str
+
+
+def walk_key(checkpoint_digest: str, walk: CalibrationWalk, text: str) -> str:
+    """Return the key of a calibration. `text`: digest of what is read."""
+    tools = {name: version(name) for name in walk_tools(walk)}
+    return _key(checkpoint_digest, walk.label, text, tools, own_code_digest(), "calibrate")
+
+
+def walk_tools(walk: CalibrationWalk) -> tuple[str, ...]:
+    """Return the packages that a calibration's numbers depend on, other than phipack itself."""
+    return (*CALIBRATION_TOOLS, "numpy", *(() if walk.blocks is None else ROUNDING_TOOLS[walk.blocks]))
 
 
 def build_key(
@@ -108,9 +122,13 @@ def build_tools(format_: Format) -> dict[str, str]:
     return {name: version(name) for name in ("phipack", *BUILD_TOOLS[format_])}
 
 
-def installed_tools(format_: Format) -> str:
-    """Return what a job's key depends on here, for messages: `gguf 0.19.0, numpy 2.3.5, …`."""
-    names = dict.fromkeys((*BUILD_TOOLS[format_], *validation_tools(format_, has_tasks=False)))
+def bundle_tools(format_: Format) -> tuple[str, ...]:
+    """Return the packages that a format's bundles and their figures depend on, other than phipack itself."""
+    return tuple(dict.fromkeys((*BUILD_TOOLS[format_], *validation_tools(format_, has_tasks=False))))
+
+
+def installed_tools(names: Iterable[str]) -> str:
+    """Return what a job's key depends on here, for messages: `phipack 1a2b…, gguf 0.19.0, numpy 2.3.5, …`."""
     return f"phipack {own_code_digest()[:12]}, " + ", ".join(f"{name} {version(name)}" for name in names)
 
 

@@ -1,7 +1,8 @@
 """The graph of a release: the jobs of its cells, which of them are done, and what each needs.
 
-Cells that share a bundle share its build, and its validation where their gates ask for the same figures. Keys are made
-from digests, so the checkpoint is hashed, which reads every byte once.
+Cells that share a bundle share its build, and its validation where their gates ask for the same figures. What builds
+that are not done learn from the checkpoint is measured in jobs of its own, which they share. Keys are made from
+digests, so the checkpoint is hashed, which reads every byte once.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from builders.matrix.cell_plan import CellPlan, CellPlanner, needs_own_runtime
-from builders.matrix.graph import Graph, Job, Kind, Needs, job_name
+from builders.matrix.graph import Graph, Job, Kind, Needs, calibration_name, job_name
 from builders.matrix.keys import measurement_key
 from builders.matrix.measuring import are_known, device_figures_of, measurement_needs
-from builders.matrix.rates import Rates, build_needs, read_rates, validation_needs
+from builders.matrix.rates import Rates, build_needs, read_rates, validation_needs, walk_needs
+from builders.quantization.calibration.walks import walks_of
 from targets.calibration import labelled
 from targets.project import Cell
 
@@ -79,7 +81,8 @@ def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tup
 
     key = inputs.build_key(cell)
     needs = build_needs(rates, architecture, recipe, plan.bundle_bytes, cell.calibration)
-    build = job("build", key, needs, is_done=plan.is_built)
+    calibrations = () if plan.is_built else _calibrations(planner, cell, rates)
+    build = job("build", key, needs, after=tuple(one.name for one in calibrations), is_done=plan.is_built)
     needs = validation_needs(
         rates,
         architecture,
@@ -90,7 +93,7 @@ def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tup
     )
     needs = replace(needs, labels=frozenset({MACOS} if needs_own_runtime(cell) else ()))
     validation = inputs.validation_key(cell, key)
-    jobs = build, job("validate", validation, needs, after=(build.name,), is_done=plan.is_measured)
+    jobs = *calibrations, build, job("validate", validation, needs, after=(build.name,), is_done=plan.is_measured)
     if not (figures := device_figures_of(cell)):
         return jobs
     measurement = job(
@@ -101,3 +104,21 @@ def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tup
         is_done=are_known(figures, plan.gates),
     )
     return *jobs, replace(measurement, target=cell.target.name, soc=cell.target.soc)
+
+
+def _calibrations(planner: CellPlanner, cell: Cell, rates: Rates) -> tuple[Job, ...]:
+    """Return the jobs that measure what a cell's build needs."""
+    found = []
+    for walk in walks_of(cell.recipe, cell.calibration):
+        key = planner.inputs.walk_key(walk)
+        job = Job(
+            name=calibration_name(walk, key),
+            kind="calibrate",
+            key=key,
+            needs=walk_needs(rates, planner.inputs.checkpoint.architecture, walk),
+            is_done=planner.is_measured(walk),
+            calibration=walk.level,
+            blocks=walk.blocks,
+        )
+        found.append(job)
+    return tuple(found)

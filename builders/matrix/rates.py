@@ -1,8 +1,8 @@
 """What jobs are estimated to need. Constants with their sources; rates that jobs have recorded replace them.
 
-Seconds = amount x rate. The amount of a build is the model's parameters; that of a validation, parameters x tokens
-that are read. The rates are those of 2 cores; a machine with more is faster, and one that also does something else is
-slower: an estimate says which job is long, not when it ends.
+Seconds = amount x rate. The amount of a calibration and of a build is the model's parameters; that of a validation,
+parameters x tokens that are read. The rates are those of 2 cores; a machine with more is faster, and one that also does
+something else is slower: an estimate says which job is long, not when it ends.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from builders.matrix.graph import Kind, Needs
 from builders.quantization.calibration.moments import moment_bytes
 from builders.quantization.calibration.text import TOKENS
+from builders.quantization.calibration.walks import CalibrationWalk
 from registry.store.actions import read_record, record_names
 from registry.store.protocol import Store
 from targets.architecture import Architecture
@@ -48,9 +49,10 @@ BUILD_RATES: Mapping[str, float] = {
     "coreml-int4": 49.9 / _MINI,
     "coreml-palettized4": 110 / _MINI,
 }
-# Calibration -> seconds a parameter, of the walk and the rounding. light: what mini's onnx-int4 takes longer with it on
-# 2 cores. full: an estimate, not a run.
-CALIBRATION_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 268.0 / _MINI, "full": 3000.0 / _MINI}
+# Calibration -> seconds a parameter, of the walk and of the rounding. light: what mini's onnx-int4 takes longer with it
+# on 2 cores, 268 s, of which nine tenths are the walk. full: an estimate, not a run; a third is the rounding.
+WALK_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 241.0 / _MINI, "full": 2000.0 / _MINI}
+ROUNDING_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 27.0 / _MINI, "full": 1000.0 / _MINI}
 # Seconds a parameter, of the sensitivities by which a budget is spent: an estimate, not a run (mini: 20 to 45 minutes).
 SENSITIVITY_RATE = 1800.0 / _MINI
 # Seconds for a parameter and token of the text. The reference: 2 operations in float32 at 50e9 a second on 2 cores,
@@ -87,7 +89,8 @@ class Rates:
 def read_rates(store: Store) -> Rates:
     """Return rates with the medians of what up to `RECORDS_READ` jobs of each kind have recorded."""
     found: dict[tuple[str, str], list[float]] = {}
-    for kind in ("build", "validate"):
+    kinds: tuple[Kind, ...] = ("calibrate", "build", "validate")
+    for kind in kinds:
         for name in islice(record_names(store, kind), RECORDS_READ):
             record = read_record(store, name)
             if record is not None and record.amount > 0 and record.seconds > 0:
@@ -98,6 +101,22 @@ def read_rates(store: Store) -> Rates:
 def rate_label(recipe: str, calibration: Calibration, has_budget: bool) -> str:
     """Return the name under which a build's rate is recorded. All budgets of a recipe have one rate."""
     return labelled(recipe, calibration, "budget" if has_budget else "")
+
+
+def walk_amount(architecture: Architecture) -> float:
+    """Return how much work a calibration is, in parameters."""
+    return float(architecture.parameter_count)
+
+
+def walk_needs(rates: Rates, architecture: Architecture, walk: CalibrationWalk) -> Needs:
+    """Estimate what a calibration needs. What it measures stays in the cache's folder."""
+    amount = walk_amount(architecture)
+    rate = WALK_RATES[walk.level] if walk.blocks is None else SENSITIVITY_RATE
+    return Needs(
+        memory_bytes=_walk_bytes(architecture, walk.level) + _states_bytes(architecture, walk),
+        disk_bytes=moment_bytes(architecture) if walk.level == "full" else 0,
+        seconds=rates.seconds("calibrate", walk.label, amount, amount * rate),
+    )
 
 
 def build_amount(architecture: Architecture) -> float:
@@ -123,17 +142,14 @@ def _files(folder: Path | None) -> int:
 def build_needs(
     rates: Rates, architecture: Architecture, recipe: Recipe, bundle_bytes: int, calibration: Calibration
 ) -> Needs:
-    """Estimate what a build needs. Its bundle lies in the work folder until the store has it."""
+    """Estimate what a build needs after its calibration. Its bundle lies in the work folder until the store has it."""
     embedding = 4 * architecture.vocabulary_size * architecture.hidden_size
     memory = _BUILD_BASE_BYTES + _BUILD_EMBEDDING_SHARE * embedding + _COREML_BYTES * (recipe.format == "coreml")
     amount = build_amount(architecture)
-    default = amount * (BUILD_RATES[recipe.name] + CALIBRATION_RATES[calibration])
-    default += amount * SENSITIVITY_RATE * (recipe.budget is not None)
+    default = amount * (BUILD_RATES[recipe.name] + ROUNDING_RATES[calibration])
     seconds = rates.seconds("build", rate_label(recipe.name, calibration, recipe.budget is not None), amount, default)
-    if calibration != "none":
-        memory = max(memory, _walk_bytes(architecture, calibration))
-    if recipe.budget is not None:
-        memory = max(memory, _sensitivity_bytes(architecture))
+    if calibration == "full":
+        memory += _layer_moments(architecture)
     disk = bundle_bytes + (moment_bytes(architecture) if calibration == "full" else 0)
     return Needs(memory_bytes=int(memory), disk_bytes=disk, seconds=seconds)
 
@@ -143,14 +159,21 @@ def _walk_bytes(architecture: Architecture, calibration: Calibration) -> int:
     in_layers = (shape for name, shape in architecture.tensor_shapes().items() if name.startswith("model.layers."))
     weights = 4 * sum(math.prod(shape) for shape in in_layers) // architecture.layer_count
     states = 2 * 4 * architecture.hidden_size * TOKENS[calibration]
-    moments = 2 * moment_bytes(architecture) // architecture.layer_count if calibration == "full" else 0
+    moments = _layer_moments(architecture) if calibration == "full" else 0
     return _WALK_BASE_BYTES + weights + states + moments
 
 
-def _sensitivity_bytes(architecture: Architecture) -> int:
-    """Estimate the memory of the walk that measures sensitivities: a layer's weights, and states for each matrix."""
+def _layer_moments(architecture: Architecture) -> int:
+    """Estimate the memory of a layer's moments, as whole matrices."""
+    return 2 * moment_bytes(architecture) // architecture.layer_count
+
+
+def _states_bytes(architecture: Architecture, walk: CalibrationWalk) -> int:
+    """Return the memory of the states of each matrix, of a walk that measures sensitivities."""
+    if walk.blocks is None:
+        return 0
     matrices = sum(len(shape) == 2 for shape in architecture.tensor_shapes().values())
-    return _walk_bytes(architecture, "light") + 4 * architecture.hidden_size * _SENSITIVITY_TOKENS * matrices
+    return 4 * architecture.hidden_size * _SENSITIVITY_TOKENS * matrices
 
 
 def validation_needs(

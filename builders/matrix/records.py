@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from builders.matrix.keys import checkpoint_key
 from builders.matrix.rates import rate_label
 from registry.bundle.manifest import AdapterEntry, Manifest
-from registry.store.actions import ActionRecord, read_action, write_action
-from registry.store.protocol import Store
+from registry.store.actions import ActionRecord, content_of, read_action, write_action
+from registry.store.protocol import Blob, Store
 from targets.architecture import Architecture
 from targets.errors import BuildError
 from targets.evidence import Evidence
@@ -37,6 +38,13 @@ class Effort:
 
     seconds: float
     amount: float
+
+
+@dataclass(frozen=True)
+class LabelledEffort(Effort):
+    """What a calibration took. `label`: under which its rate is recorded. `amount`: 0 where nothing was measured."""
+
+    label: str
 
 
 def machine_name() -> str:
@@ -82,6 +90,32 @@ def record_evidence(store: Store, key: str, manifest: Manifest, evidence: Eviden
     record = _record("validate", key, manifest, effort, json.loads(evidence.to_json()))
     counting = write_action(store, record, counts=lambda there: _evidence_of(there, manifest) is not None)
     return _evidence_of(counting, manifest) or evidence
+
+
+def recorded_walk(store: Store, key: str) -> dict[str, Blob] | None:
+    """Return the files of a calibration that any machine has done, by name; None where the store has not got all."""
+    record = read_action(store, "calibrate", key)
+    return (record.files or None) if record is not None else None
+
+
+def record_walk(store: Store, key: str, checkpoint: str, files: Mapping[str, Blob], effort: LabelledEffort) -> bool:
+    """Record a calibration whose files are in the store. Return False where other files were recorded first.
+
+    A record of files of other names counts as none: another reading of the text has made them.
+    """
+    own = ActionRecord(
+        schema="phipack.action/1",
+        action="calibrate",
+        key=key,
+        recipe=effort.label,
+        checkpoint=checkpoint,
+        machine=machine_name(),
+        seconds=round(effort.seconds, 3),
+        amount=effort.amount,
+        content=content_of(files),
+    )
+    counting = write_action(store, own, counts=lambda there: (there.files or {}).keys() == files.keys())
+    return counting.files == files
 
 
 def record_checkpoint(store: Store, checkpoint: CheckpointFacts) -> None:

@@ -1,5 +1,6 @@
 """Does jobs on this machine: reads digests, writes blobs and records, and nothing else.
 
+    calibrate  checkpoint ──run_walk──> cache ──> store, actions/calibrate/KEY.json
     build      checkpoint ──build_each──> work/bundles/KEY ──> store, actions/build/KEY.json
     validate   store ──> work/bundles/KEY ──validate──> actions/validate/KEY.json
     measure    store ──> work/bundles/KEY ──a phone──> measurements/BUNDLE.json
@@ -22,12 +23,20 @@ from pathlib import Path
 
 from builders.build import build_each
 from builders.build_cache import BuildCache
-from builders.calibrate import calibrate_requests
+from builders.calibrate import calibrate_requests, run_walk
 from builders.checkpoint import Checkpoint
 from builders.conversion import BuildRequest
+from builders.matrix.calibrations import WalksInStore
 from builders.matrix.cell_plan import Inputs
 from builders.matrix.graph import Job, Kind
-from builders.matrix.keys import build_key, installed_tools, measurement_key, validation_key
+from builders.matrix.keys import (
+    build_key,
+    bundle_tools,
+    installed_tools,
+    measurement_key,
+    validation_key,
+    walk_tools,
+)
 from builders.matrix.measuring import DEVICE_LABELS, attached_device, measure_bundle
 from builders.matrix.planning import MACOS
 from builders.matrix.rates import build_amount, validation_amount
@@ -39,6 +48,7 @@ from builders.matrix.records import (
     record_checkpoint,
     record_evidence,
     recorded_evidence,
+    recorded_walk,
 )
 from builders.validation.validate import check_before_building, validate
 from registry.bundle.folder import Bundle
@@ -71,6 +81,11 @@ class Site:
         """What the jobs are made from."""
         return Inputs(self.checkpoint, self.settings, self.store, self.calibration)
 
+    @cached_property
+    def walks(self) -> WalksInStore:
+        """What calibrations have measured, shared through the store."""
+        return WalksInStore(self.inputs)
+
     def record_checkpoint(self) -> None:
         """Record what is needed to register bundles of the checkpoint on machines without its files."""
         checkpoint = self.checkpoint
@@ -84,6 +99,8 @@ class Site:
 
     def key(self, job: Job) -> str:
         """Return a job's key, as this machine would do it."""
+        if job.kind == "calibrate":
+            return self.inputs.walk_key(job.walk)
         build = self.build_key(job)
         if job.kind == "build":
             return build
@@ -117,8 +134,9 @@ def run_job(job: Job, site: Site) -> bool:
 def run_jobs(jobs: Sequence[Job], site: Site) -> Iterator[tuple[Job, JobResult]]:
     """Do jobs, which come in an order in which each is after those that it needs; yield each with its result.
 
-    Builds are done first, a few at a time from one read of the checkpoint. What would be refused of every bundle, such
-    as a checkpoint that is misread, is refused before. A job whose build has failed is not tried.
+    Calibrations are done first, then builds, a few at a time from one read of the checkpoint. What would be refused of
+    every bundle, such as a checkpoint that is misread, is refused before. A job is not tried where one before it has
+    failed.
 
     Raises `StoreError` where nothing can be written there.
     """
@@ -132,7 +150,12 @@ def run_jobs(jobs: Sequence[Job], site: Site) -> Iterator[tuple[Job, JobResult]]
                 check_context(site, job.context_length, job.name)
         except PhipackError as error:
             results[job.name] = error
-    results |= run_builds([job for job in jobs if job.kind == "build" and job.name not in results], site)
+    for job in jobs:
+        if job.kind == "calibrate" and job.name not in results:
+            results[job.name] = _result(job, site, results)
+    builds = [job for job in jobs if job.kind == "build" and job.name not in results]
+    results |= {job.name: problem for job in builds if (problem := _not_tried(job, results)) is not None}
+    results |= run_builds([job for job in builds if job.name not in results], site)
     for job in jobs:
         if job.name not in results:
             results[job.name] = _result(job, site, results)
@@ -141,13 +164,20 @@ def run_jobs(jobs: Sequence[Job], site: Site) -> Iterator[tuple[Job, JobResult]]
 
 def _result(job: Job, site: Site, results: Mapping[str, JobResult]) -> JobResult:
     """Do a job that is no build."""
-    for before in job.after:
-        if isinstance(results.get(before), PhipackError):
-            return ReleaseError(f"{job.name} was not tried: {before} failed", fix=f"fix what {before} reports first")
+    if (problem := _not_tried(job, results)) is not None:
+        return problem
     try:
         return _RUN[job.kind](job, site)
     except PhipackError as error:
         return error
+
+
+def _not_tried(job: Job, results: Mapping[str, JobResult]) -> ReleaseError | None:
+    """Return why a job is not tried: one before it has failed. None where none has."""
+    for before in job.after:
+        if isinstance(results.get(before), PhipackError):
+            return ReleaseError(f"{job.name} was not tried: {before} failed", fix=f"fix what {before} reports first")
+    return None
 
 
 def check_context(site: Site, context_length: int, subject: str) -> None:
@@ -198,9 +228,9 @@ def _build_together(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str]
         )
         for folder, job in by_folder.items()
     }
-    started, amount = time.monotonic(), build_amount(site.checkpoint.architecture)
     levels = {folder: job.calibration for folder, job in by_folder.items()}
-    requests, problems = calibrate_requests(requests, levels, site.calibration, site.cache)
+    requests, problems = calibrate_requests(requests, levels, site.calibration, site.cache, site.walks)
+    started, amount = time.monotonic(), build_amount(site.checkpoint.architecture)
 
     def store(folder: Path, bundle: Bundle) -> None:
         on_progress = requests[folder].on_progress
@@ -218,6 +248,14 @@ def _build_together(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str]
         for folder in by_folder:
             shutil.rmtree(folder, ignore_errors=True)
     return {job.name: problems.get(folder, True) for folder, job in by_folder.items()}
+
+
+def _calibrate(job: Job, site: Site) -> bool:
+    if recorded_walk(site.store, job.key) is not None:
+        return False
+    on_progress = with_subject(site.on_progress, job.name)
+    run_walk(site.checkpoint, job.walk, site.calibration, site.cache, on_progress, site.walks)
+    return job.walk.label in site.walks.added
 
 
 def _validate_bundle(job: Job, site: Site) -> bool:
@@ -286,9 +324,10 @@ def _needs_machine(job: Job, missing: Sequence[str]) -> ReleaseError:
 def _require_same_inputs(job: Job, site: Site) -> None:
     """Raise `ReleaseError` where this machine would do another job under the same name."""
     if site.key(job) != job.key:
+        tools = walk_tools(job.walk) if job.kind == "calibrate" else bundle_tools(job.whole_recipe.format)
         raise ReleaseError(
             f"{job.name} was planned with other versions of the tools, another checkpoint or other settings than here: "
-            f"{installed_tools(job.whole_recipe.format)}; checkpoint {site.checkpoint.digest}",
+            f"{installed_tools(tools)}; checkpoint {site.checkpoint.digest}",
             fix="install the same versions on all machines (pip install -c constraints.txt), then plan again",
         )
 
@@ -305,4 +344,8 @@ def _measure_on_device(job: Job, site: Site) -> bool:
     return add_measurements(site.store, manifest.digest, [measurement]) > 0
 
 
-_RUN: Mapping[Kind, Callable[[Job, Site], bool]] = {"validate": _validate_bundle, "measure": _measure_on_device}
+_RUN: Mapping[Kind, Callable[[Job, Site], bool]] = {
+    "calibrate": _calibrate,
+    "validate": _validate_bundle,
+    "measure": _measure_on_device,
+}

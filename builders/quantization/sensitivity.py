@@ -8,11 +8,13 @@ rounded in turn and makes hidden states of its own, and those that earlier matri
     layer 1    exact    embedding qkv₀ o₀ gate_up₀ down₀         qkv₁ o₁ …
 
 At the end the distributions of the next token are compared. Memory: the hidden states of all matrices, 4 bytes an
-element: 0.8 GB for mini with 512 tokens.
+element: 0.8 GB for mini with 512 tokens. They are kept in a file from time to time: a walk that is stopped goes on from
+there.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from builders.checkpoint import TensorSource
 from builders.reference.forward import LayerWalk
 from builders.reference.statistics import MeanSquares
+from builders.reference.walk_states import WalkStates
 from targets.architecture import Architecture
 from targets.progress import Progress, Step, silent
 
@@ -32,6 +35,7 @@ Floats = NDArray[np.float32]
 Rounding = Callable[[str, Floats, Floats | None], Floats]
 
 EMBEDDING = "model.embed_tokens.weight"
+SECONDS_BETWEEN_SAVES = 20.0  # of states, which are written in one or two
 _ROWS = 128  # of logits that are compared at a time
 
 
@@ -41,6 +45,7 @@ def sensitivities(
     windows: NDArray[np.int64],
     rounded: Rounding,
     on_progress: Progress = silent,
+    kept: WalkStates | None = None,
 ) -> dict[str, float]:
     """Return the mean divergence, in nats, that rounding each matrix alone causes, by canonical name.
 
@@ -52,12 +57,13 @@ def sensitivities(
         windows: token ids [W, T].
         rounded: how a matrix is rounded.
         on_progress: receives the step `sensitivity`, in layers.
+        kept: where the states of a walk are kept until it is done.
     """
     shapes = architecture.tensor_shapes()
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
     # A head of its own needs no states: it is multiplied with the exact ones.
     names = [name for name in matrices if name != architecture.head_tensor or name == EMBEDDING]
-    measurement = _Measurement(architecture, source, windows, rounded)
+    measurement = _Measurement(architecture, source, windows, rounded, kept)
     asides = np.empty((len(names), *windows.shape, architecture.hidden_size), np.float32)
     squares = MeanSquares()
     exact = measurement.walk(names, asides, squares, on_progress)
@@ -79,15 +85,17 @@ class _Measurement:
     source: TensorSource
     windows: NDArray[np.int64]
     rounded: Rounding
+    kept: WalkStates | None = None
 
     def walk(self, names: list[str], asides: Floats, squares: MeanSquares, on_progress: Progress) -> Floats:
         """Fill the final hidden states with each matrix rounded, [matrices, W, T, hidden]; return the exact ones.
 
         `squares`: afterwards has what the head is multiplied with.
         """
-        asides[0] = LayerWalk(self.architecture, self._with(EMBEDDING, {}), self.windows).states
-        count, exact = 1, LayerWalk(self.architecture, self.source, self.windows, squares)
-        for layer in range(self.architecture.layer_count):
+        done, exact_states = self._start(asides)
+        count, saved = self._count(done), time.monotonic()
+        exact = LayerWalk(self.architecture, self.source, self.windows, squares, states=exact_states)
+        for layer in range(done, self.architecture.layer_count):
             on_progress(Step("sensitivity", layer, self.architecture.layer_count, "layers"))
             before = exact.states.copy()
             exact.run(layer)
@@ -97,9 +105,32 @@ class _Measurement:
                 self._going_on(asides[count], self._with(name, squares.means())).run(layer)
                 count += 1
             squares.clear()
+            if self.kept is not None and time.monotonic() - saved >= SECONDS_BETWEEN_SAVES:
+                self.kept.save(layer + 1, [exact.states, asides[:count]])
+                saved = time.monotonic()
         for states in asides:
             states[...] = self._going_on(states).finish()
         return exact.finish()
+
+    def _start(self, asides: Floats) -> tuple[int, Floats | None]:
+        """Fill the first states. Return how many layers they have been through, and the exact ones; None at the start.
+
+        They are those of a walk that was stopped, where it has kept them.
+        """
+        one = self.windows.size * self.architecture.hidden_size
+        found = None if self.kept is None else self.kept.load(lambda layers: one * (1 + self._count(layers)))
+        if found is None:
+            asides[0] = LayerWalk(self.architecture, self._with(EMBEDDING, {}), self.windows).states
+            return 0, None
+        layers, states = found
+        asides[: self._count(layers)].reshape(-1)[:] = states[one:]
+        return layers, states[:one].reshape(asides.shape[1:])
+
+    def _count(self, layers: int) -> int:
+        """Return how many matrices have states of their own after so many layers: the embedding, and the layers'."""
+        shapes = self.architecture.tensor_shapes()
+        first = tuple(f"model.layers.{layer}." for layer in range(layers))
+        return 1 + sum(len(shape) == 2 and name.startswith(first) for name, shape in shapes.items())
 
     def heads(self, squares: MeanSquares) -> tuple[Floats, Floats]:
         """Return the exact head and the rounded one [vocabulary, hidden], without the ids that are never produced."""

@@ -3,7 +3,8 @@
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.FORMAT-M.sensitivities    in nats, of each matrix in the checkpoint's order
 
 It is a file of numbers (reference/number_file.py); the rest of its name is the reference's (reference/logits.py), and
-M the number of the measurement. A walk that was killed has written nothing, and starts again.
+M the number of the measurement. A walk that was stopped has left its states in a file of that name with `.states` in
+addition, and goes on there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
 from builders.quantization.calibration.statistics import MatrixStatistics
+from builders.quantization.calibration.walks import Blocks
 from builders.quantization.ggml_library import encode
 from builders.quantization.grids.affine import AffineGrid
 from builders.quantization.grids.ggml import decode
@@ -23,10 +25,10 @@ from builders.quantization.rounding.matrix import affine_matrix
 from builders.quantization.sensitivity import Floats, Rounding, sensitivities
 from builders.reference import FloatReference
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
+from builders.reference.walk_states import WalkStates
 from registry.files.owned import require_own_folder
 from targets.errors import CalibrationError
 from targets.progress import Progress, silent
-from targets.recipes import Format
 from targets.storage.gguf import TYPES
 
 _MEASUREMENT = 1  # raise it when other numbers are measured: older files are then not read
@@ -42,9 +44,14 @@ def sensitivity_windows(windows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.ascontiguousarray(windows[places, :_WINDOW])
 
 
+def sensitivity_file(checkpoint: Checkpoint, blocks: Blocks, windows: NDArray[np.int64]) -> str:
+    """Return the name of the file in which sensitivities are kept."""
+    return f"{FloatReference(checkpoint).name_of(windows)}.{blocks}-{_MEASUREMENT}.sensitivities"
+
+
 def measured_sensitivities(
     checkpoint: Checkpoint,
-    kind: Format,
+    blocks: Blocks,
     windows: NDArray[np.int64],
     cache: Path,
     on_progress: Progress = silent,
@@ -53,7 +60,7 @@ def measured_sensitivities(
 
     Args:
         checkpoint: what is run, in float32.
-        kind: whose 4-bit blocks: Q4_0 in GGUF, else uint4 with zero points. Rounding minds what columns matter.
+        blocks: Q4_0, or uint4 with zero points. Rounding minds what columns matter.
         windows: token ids [W, T].
         cache: the folder of the float32 reference.
         on_progress: receives the step `sensitivity`, in layers.
@@ -65,19 +72,21 @@ def measured_sensitivities(
     """
     architecture = checkpoint.architecture
     names = [name for name, shape in architecture.tensor_shapes().items() if len(shape) == 2]
-    label = "gguf" if kind == "gguf" else "affine"
-    path = cache / f"{FloatReference(checkpoint).name_of(windows)}.{label}-{_MEASUREMENT}.sensitivities"
+    path = cache / sensitivity_file(checkpoint, blocks, windows)
     if (kept := _kept(path, len(names))) is not None:
         return dict(zip(names, kept, strict=True))
-    found = sensitivities(architecture, checkpoint.open_tensors(), windows, _ROUNDING[label], on_progress)
+    states = WalkStates(path.with_name(f"{path.name}.states"))
+    prepare_folder(cache)
+    found = sensitivities(architecture, checkpoint.open_tensors(), windows, _ROUNDING[blocks], on_progress, states)
     for name, value in found.items():
         if not np.isfinite(value):
+            states.remove()
             raise CalibrationError(
                 f"{name} in 4-bit blocks makes the model's answers infinite or undefined",
                 fix="build the recipe without a budget, and check the checkpoint: phipack check-checkpoint",
             )
-    prepare_folder(cache)
     write_numbers(path, [np.asarray([found[name] for name in names], np.float32)])
+    states.remove()
     kept = _kept(path, len(names))
     assert kept is not None
     return dict(zip(names, kept, strict=True))
@@ -116,4 +125,4 @@ def _in_uint4(name: str, matrix: Floats, squares: Floats | None) -> Floats:
     return affine_matrix(matrix, AffineGrid(_BLOCK), MatrixStatistics(importance)).dequantized()
 
 
-_ROUNDING: Mapping[str, Rounding] = {"gguf": _in_q4_0, "affine": _in_uint4}
+_ROUNDING: Mapping[Blocks, Rounding] = {"gguf": _in_q4_0, "affine": _in_uint4}

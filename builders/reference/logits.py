@@ -37,6 +37,7 @@ from targets.progress import Progress, Step, silent
 if TYPE_CHECKING:
     from torch import Tensor
 
+STATISTICS = "squares"  # what ends the name of a file of statistics
 _FORWARD_PASS = 3  # raise it when the forward pass computes other numbers: older files are then not read
 
 
@@ -71,7 +72,7 @@ class FloatReference:
     def _measured(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the numbers of the file of statistics."""
         size = int(self._ends[-1]) + math.prod(ranges_shape(self.checkpoint.architecture))
-        cached = self.cached(windows, "squares", (size,))
+        cached = self.cached(windows, STATISTICS, (size,))
         return self._walk(windows)[1] if cached is None else cached
 
     def _walk(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -81,7 +82,7 @@ class FloatReference:
         found = squares.means()
         statistics = np.concatenate([*(found[name] for name in multiplied(architecture)), ranges.all().ravel()])
         self.keep(windows, "hidden", hidden)
-        self.keep(windows, "squares", statistics)
+        self.keep(windows, STATISTICS, statistics)
         return hidden, statistics
 
     def cached(self, windows: NDArray[np.int64], kind: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from builders.matrix.graph import Job, Kind
 from builders.matrix.grouping import Group
+from builders.quantization.calibration.walks import Blocks
 from phipack.api.job_results import JobOutcome, JobPlan, JobsReport, Matrix
 from phipack.json_form.form import Form, ProblemForm, problem_form
 from phipack.json_form.making import CellForm, cell_form
@@ -20,15 +21,18 @@ class JobForm(Form):
     name: str = Field(description="stable: made from recipe, context and the digest of all inputs")
     kind: Kind
     key: str = Field(description="digest of all inputs; the name of its record in the store")
-    recipe: str
+    recipe: str = Field(description="of its bundle; empty for a calibration, which bundles of several recipes share")
     calibration: Calibration
+    blocks: Blocks | None = Field(
+        description="of a calibration that measures sensitivities, the 4-bit blocks; otherwise null"
+    )
     budget: str | None = Field(description="of its bundle: `at most 2000000000 B` or `4.2 bits`")
     kv_cache: str | None = Field(description="type of keys and values to open it with; null: the format's own")
     candidates: list[str] = Field(description="types that may be chosen for the budget; empty: all of the format's")
-    context_tokens: int
+    context_tokens: int = Field(description="of its bundle; 0 for a calibration")
     cells: list[str] = Field(description="the cells that need it")
     after: list[str] = Field(description="names of jobs that must be done before")
-    done: bool = Field(description="any machine has recorded it, and the store has its bundle")
+    done: bool = Field(description="any machine has recorded it, and the store has its bundle or files")
     labels: list[str] = Field(description="what the machine must be or have: macos, android, ios; empty for any")
     target: str = Field(description="of a measurement, the device that it is for; otherwise empty")
     seconds: float
@@ -127,6 +131,7 @@ def job_form(job: Job) -> JobForm:
         key=job.key,
         recipe=job.recipe,
         calibration=job.calibration,
+        blocks=job.blocks,
         budget=None if job.budget is None else job.budget.label,
         kv_cache=job.kv_cache or None,
         candidates=list(job.candidates),

@@ -3,32 +3,34 @@
     actions/build/KEY.json         a bundle that was built: its digest
     actions/validate/KEY.json      a bundle that was measured: its digest, and the figures as evidence
     actions/measure/KEY.json       a bundle that was measured on a device
+    actions/calibrate/KEY.json     what builds learn from a checkpoint: names and digests of files, which are blobs
     actions/checkpoint/KEY.json    what a checkpoint's bundles are planned from, for who has not got its files
 
 KEY is a digest of everything that the result depends on, so nothing is ever looked up by time or name. A record appears
 whole, and the first one counts: of two machines that do the same at once, both finish and one records.
 
-A record counts only while the store has all of the bundle that it names. Anything else under its name (damaged, of
-another schema, of another key) counts as none and is replaced. Whoever may write to the store is trusted with what was
-measured, as with the bundles: SECURITY.md.
+A record counts only while the store has all of the bundle, or all of the files, that it names. Anything else under its
+name (damaged, of another schema, of another key) counts as none and is replaced. Whoever may write to the store is
+trusted with what was measured, as with the bundles: SECURITY.md.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
-from registry.store.protocol import ACTIONS, Document, Store
+from registry.store.protocol import ACTIONS, Blob, Document, Store
 from targets.errors import StoreError
 from targets.strict_json import MalformedJsonError, parse_model
 
-Action = Literal["build", "validate", "measure", "checkpoint"]
-_NAME = re.compile(r"actions/(build|validate|measure|checkpoint)/([0-9a-f]{32})\.json")
+Action = Literal["build", "validate", "measure", "calibrate", "checkpoint"]
+_NAME = re.compile(rf"actions/({'|'.join(get_args(Action))})/([0-9a-f]{{32}})\.json")
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
+_FILES = "files"  # in the content of a calibration's record
 _ATTEMPTS = 5
 
 
@@ -53,6 +55,17 @@ class ActionRecord(BaseModel):
     content: dict[str, JsonValue] = Field(default_factory=dict)
 
     @property
+    def files(self) -> dict[str, Blob] | None:
+        """The files of a calibration by name; none of any other action, None where the content is damaged."""
+        if self.action != "calibrate":
+            return {}
+        try:
+            found = _ENTRIES.validate_python(self.content.get(_FILES))
+        except ValidationError:
+            return None
+        return {name: Blob(digest, size) for name, (digest, size) in found.items()}
+
+    @property
     def document_name(self) -> str:
         """The name of its document in the store."""
         return document_name(self.action, self.key)
@@ -62,6 +75,14 @@ class ActionRecord(BaseModel):
         content = self.model_dump(mode="json", by_alias=True)
         text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         return text.encode() + b"\n"
+
+
+_ENTRIES = TypeAdapter(dict[str, tuple[Annotated[str, Field(pattern=_DIGEST)], Annotated[int, Field(ge=0)]]])
+
+
+def content_of(files: Mapping[str, Blob]) -> dict[str, JsonValue]:
+    """Return the content of a calibration's record. `ActionRecord.files` reads it."""
+    return {_FILES: {name: [blob.digest, blob.bytes] for name, blob in files.items()}}
 
 
 def document_name(action: Action, key: str) -> str:
@@ -132,5 +153,7 @@ def read_record(store: Store, name: str) -> ActionRecord | None:
 def _counting(store: Store, name: str, there: Document | None) -> ActionRecord | None:
     record = None if there is None else parse_record(name, there.content)
     if record is None or (record.bundle is not None and not store.has_bundle(record.bundle)):
+        return None
+    if record.files is None or any(store.blob_bytes(blob.digest) != blob.bytes for blob in record.files.values()):
         return None
     return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from builders.validation.compare import Comparison
 from registry.bundle.folder import Bundle, verify
 from targets.budget import Budget
 from targets.calibration import Calibration, CalibrationSettings
-from targets.errors import BuildError, CalibrationError, RecipeError
+from targets.errors import BuildError, CalibrationError, PhipackError, RecipeError
 from targets.gguf_names import gguf_name
 from targets.layouts import canonical_names
 from targets.recipes import Recipe, recipe_named
@@ -185,13 +186,15 @@ def test_a_budget_out_of_reach_names_both_ends_which_are_in_reach(tiny: Checkpoi
     sensitivities = some_sensitivities(tiny)
     least, most = budget_ends(request_of(tiny, recipe, Budget("bytes", 1)))
     for size in (least - 1, most + 1):
-        with pytest.raises(RecipeError, match=f"{least:,} bytes.*{most:,}") as caught:
+        with pytest.raises(RecipeError, match=f"takes {least:,} B, the largest {most:,} B") as caught:
             with_chosen_types(request_of(tiny, recipe, Budget("bytes", size)), sensitivities)
-        assert caught.value.fix == f"ask for {least} B to {most} B"
+        assert caught.value.fix.startswith(f"ask for {least}B to {most}B")
     for bits in (2.0, 12.0):
-        with pytest.raises(RecipeError, match=f"{bits:g} bits per weight: its smallest types take") as caught:
+        with pytest.raises(
+            RecipeError, match=f"a budget of {bits:g} bits: the smallest choice of types takes"
+        ) as caught:
             with_chosen_types(request_of(tiny, recipe, Budget.of_bits(bits)), sensitivities)
-        ends = [float(word) for word in caught.value.fix.split() if word[0].isdigit()]
+        ends = [float(word) for word in re.findall(r"[\d.]+", caught.value.fix)]
         for end in ends:
             with_chosen_types(request_of(tiny, recipe, Budget.of_bits(end)), sensitivities)
 
@@ -206,13 +209,18 @@ def test_only_candidates_are_chosen(tiny: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "settings"), [("none", BUILT_IN), ("light", CalibrationSettings(imatrix=Path("imatrix.gguf")))]
+    ("level", "settings", "error"),
+    [
+        ("none", BUILT_IN, RecipeError),
+        ("light", CalibrationSettings(imatrix=Path("imatrix.gguf")), CalibrationError),
+    ],
 )
 def test_without_a_text_a_budget_is_refused_alone(
     tiny: Checkpoint,
     tmp_path: Path,
     level: Calibration,
     settings: CalibrationSettings,
+    error: type[PhipackError],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("builders.calibrate._of_imatrix", lambda checkpoint, path: None)
@@ -220,8 +228,8 @@ def test_without_a_text_a_budget_is_refused_alone(
     asked = {tmp_path / "a": request_of(tiny, "gguf-q4_0", Budget.of_bits(5)), tmp_path / "b": plain}
     ready, problems = calibrate_requests(asked, dict.fromkeys(asked, level), settings, BuildCache(tmp_path))
     assert list(ready) == [tmp_path / "b"]
-    assert [type(problem) for problem in problems.values()] == [CalibrationError]
-    assert "text" in str(problems[tmp_path / "a"])
+    assert [type(problem) for problem in problems.values()] == [error]
+    assert "types" in str(problems[tmp_path / "a"])
 
 
 def test_a_budget_that_cant_be_met_is_refused_before_anything_is_measured(tiny: Checkpoint, tmp_path: Path) -> None:

@@ -45,14 +45,18 @@ def test_two_machines_make_what_one_process_makes(project: Path) -> None:
     """Step by step: each starts from what the ones before it left in the store."""
     here = on(project, project, MLFLOW_TRACKING_URI=f"sqlite:///{project}/.phipack/mlflow.db")
     planned = result_of(here("--json", "plan"))
-    assert [job["done"] for job in planned["jobs"]] == [False] * 4
+    assert [job["done"] for job in planned["jobs"]] == [False] * 5
     assert not (project / ".phipack/store").exists()  # a plan writes nothing
     groups = result_of(here("--json", "matrix", "--format", "json", "--shards", "2"))["groups"]
     assert [group["machine"] for group in groups] == ["any", "any"]
 
     first = on(clone(project, "first"), project)
     done = result_of(first("--json", "release", "--defer-registration", "--job", *groups[0]["last_jobs"]))
-    assert states(done) == {"build-onnx-int4-light-512": "done", "validate-onnx-int4-light-512": "done"}
+    assert states(done) == {
+        "calibrate-light": "done",
+        "build-onnx-int4-light-512": "done",
+        "validate-onnx-int4-light-512": "done",
+    }
     cells_that_are_missing_are_named_with_their_job(here)
 
     second = on(clone(project, "second"), project)
@@ -107,7 +111,8 @@ def test_a_matrix_for_github_and_gitlab(project: Path) -> None:
     assert pipeline == {entry["name"]: {"extends": ".phipack", "script": script}}
     table = run("plan").stdout
     assert "build-onnx-int4-light-512-" in table
-    assert "0 jobs done, 4 to do" in table
+    assert "calibrate-light-" in table
+    assert "0 jobs done, 5 to do" in table
 
 
 def test_a_step_on_github_gets_matrix_and_checkpoint_from_one_reading(

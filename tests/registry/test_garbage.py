@@ -17,7 +17,7 @@ from devtools.bundles import CHECKPOINT, make_bundle
 from devtools.catalogs import Publisher, Rows
 from registry.bundle.folder import Bundle
 from registry.garbage import Collected, collect
-from registry.store.actions import Action, ActionRecord, write_action
+from registry.store.actions import Action, ActionRecord, content_of, read_action, write_action
 from registry.store.folder import FolderStore
 from registry.store.protocol import Blob, Store
 from registry.store.s3 import S3Store
@@ -122,6 +122,41 @@ def test_what_a_young_record_names_stays(publisher: Publisher) -> None:
     assert (done.removed, done.records, done.kept) == ((), 0, 4)
     assert publisher.store.has_bundle(bundle)
     assert list(publisher.store.documents("actions/")) == [name]
+
+
+def calibrated(publisher: Publisher, *contents: bytes, seconds: float) -> str:
+    """Write a record of a calibration with files of these contents, of an age; return its name."""
+    files = {}
+    for number, content in enumerate(contents):
+        blob = Blob("sha256:" + hashlib.sha256(content).hexdigest(), len(content))
+        publisher.store.put(io.BytesIO(content), blob, what="a test")
+        files[f"{number}.moments"] = blob
+    key = hashlib.sha256(repr(contents).encode()).hexdigest()[:32]
+    content = content_of(files)
+    record = ActionRecord(
+        schema="phipack.action/1", action="calibrate", key=key, checkpoint=CHECKPOINT, content=content
+    )
+    write_action(publisher.store, record)
+    assert read_action(publisher.store, "calibrate", key) == record
+    then = time.time() - seconds
+    os.utime(publisher.store.root / record.document_name, (then, then))
+    return record.document_name
+
+
+def test_what_builds_learn_from_stays_while_its_record_is_young(publisher: Publisher) -> None:
+    young = calibrated(publisher, b"young", b"shared", seconds=3600)
+    old = calibrated(publisher, b"old", b"shared", seconds=2 * DAY_SECONDS)
+    age(publisher.store, 2 * DAY_SECONDS)
+    before = {blob.digest for blob in publisher.store.blobs()}
+    assert set(publisher.store.documents("actions/")) == {young, old}
+    planned = gc(publisher, dry_run=True)
+    assert {blob.digest for blob in publisher.store.blobs()} == before
+    done = gc(publisher)
+    assert done == planned
+    assert [blob.digest for blob in done.removed] == ["sha256:" + hashlib.sha256(b"old").hexdigest()]
+    assert done.records == 1
+    assert set(publisher.store.documents("actions/")) == {young}
+    assert gc(publisher, hours=0.5).records == 1
 
 
 def test_a_record_goes_when_its_bundle_is_gone_and_the_checkpoints_with_the_last(publisher: Publisher) -> None:

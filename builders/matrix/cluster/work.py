@@ -20,8 +20,8 @@ from builders.checkpoint.adapter import merge
 from builders.matrix.cell_plan import evaluation_of
 from builders.matrix.cluster.task import Place, UnfitMachineError
 from builders.matrix.graph import Job
-from builders.matrix.keys import CalibrationKey, build_key, key_tools, validation_tools
-from builders.matrix.records import built_bundle, recorded_evidence
+from builders.matrix.keys import CalibrationKey, build_key, key_tools, validation_tools, walk_tools
+from builders.matrix.records import built_bundle, recorded_evidence, recorded_walk
 from builders.matrix.work import Site, run_job
 from builders.quantization.calibration.text import read_calibration_text
 from registry.files.digests import digest_of_bytes
@@ -59,16 +59,19 @@ class ReleaseWork:
 
     def packages(self, job: Job) -> Mapping[str, str]:
         """Return the versions that are part of the job's key."""
-        format_ = job.whole_recipe.format
-        if job.kind == "build":
-            names = key_tools(format_, is_calibrated=job.calibration != "none")
+        if job.kind == "calibrate":
+            names = walk_tools(job.walk)
+        elif job.kind == "build":
+            names = key_tools(job.whole_recipe.format, is_calibrated=job.calibration != "none")
         else:
-            names = validation_tools(format_, has_tasks=self.settings.tasks is not None)
+            names = validation_tools(job.whole_recipe.format, has_tasks=self.settings.tasks is not None)
         return {name: version(name) for name in names}
 
     def is_done(self, job: Job) -> bool:
-        """Return whether the store has the job's record, and the bundle that it names."""
+        """Return whether the store has the job's record, and the bundle or files that it names."""
         store = _store(self.store)
+        if job.kind == "calibrate":
+            return recorded_walk(store, job.key) is not None
         if job.kind == "build":
             return built_bundle(store, job.key) is not None
         learned = None if job.calibration == "none" else CalibrationKey(job.calibration, self.calibration_digest)

@@ -17,6 +17,7 @@ from builders.quantization.calibration.moments import MomentFiles
 from builders.quantization.calibration.statistics import Floats, MatrixStatistics
 from builders.quantization.fold import fold_factors
 from builders.reference import FloatReference, token_digest
+from builders.reference.logits import STATISTICS
 from targets.architecture import Architecture
 from targets.calibration import Calibration
 from targets.errors import BuildError
@@ -67,6 +68,14 @@ class MeasuredStatistics:
                 f"what the calibration has measured can't be read any more: {error}",
                 fix="run the same command again: what is missing or damaged is measured again",
             ) from error
+
+
+def statistics_files(checkpoint: Checkpoint, calibration: Calibration, windows: NDArray[np.int64]) -> list[str]:
+    """Return the names of the files that `measured_statistics` leaves in the cache, below its folder."""
+    name = FloatReference(checkpoint).name_of(windows)
+    if calibration == "light":
+        return [f"{name}.{STATISTICS}"]
+    return [f"{name}.moments/{file}" for file in MomentFiles(Path(), checkpoint.architecture).names]
 
 
 def measured_statistics(

@@ -32,7 +32,7 @@ from builders.reference.cache_ranges import CacheRanges, ranges_shape
 from builders.reference.forward import LayerWalk
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
 from builders.reference.statistics import multiplied
-from registry.files.staging import disk_errors
+from builders.reference.walk_states import WalkStates
 from targets.architecture import Architecture
 from targets.progress import Progress, Step
 
@@ -81,6 +81,11 @@ class MomentFiles:
                 }
             return self._kept[file][name]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all files, the head's last: without it, the walk is not done."""
+        return [f"{file}.moments" for file in dict.fromkeys(map(self._file_of, multiplied(self.architecture)))]
+
     def squares(self) -> tuple[dict[str, Floats], Floats]:
         """Return the diagonals of all matrices' moments, and the ranges of the KV cache (`CacheRanges`).
 
@@ -101,23 +106,26 @@ class MomentFiles:
 
     def make(self, source: TensorSource, tokens: NDArray[np.int64], on_progress: Progress) -> None:
         """Run the checkpoint over sequences [B, T] and write what is missing. An interrupted walk goes on."""
+        kept = WalkStates(self.folder / "states")
         prepare_folder(self.folder)  # a run that was killed may have left hundreds of megabytes
         if (self.folder / "head.moments").exists():
-            self._remove_states()
+            kept.remove()
             return
-        done, states = self._load_states(tokens.shape, self.architecture.hidden_size)
+        size = tokens.size * self.architecture.hidden_size
+        done, states = kept.load(lambda _: size) or (0, None)
         moments = _Moments()
         ranges = CacheRanges(self.architecture)
-        walk = LayerWalk(self.architecture, source, tokens, moments, observe_cache=ranges, states=states)
+        shaped = None if states is None else states.reshape(*tokens.shape, -1)
+        walk = LayerWalk(self.architecture, source, tokens, moments, observe_cache=ranges, states=shaped)
         count = self.architecture.layer_count
         for layer in range(done, count):
             on_progress(Step("calibrate", layer, count, "layers"))
             walk.run(layer)
             self._save(f"{layer:03d}", moments, ranges.of(layer))
-            self._save_states(layer + 1, walk.states)
+            kept.save(layer + 1, [walk.states])
         walk.finish()
         self._save("head", moments)
-        self._remove_states()
+        kept.remove()
         on_progress(Step("calibrate", count, count, "layers"))
 
     def _file_of(self, name: str) -> str:
@@ -146,24 +154,6 @@ class MomentFiles:
         blocks = [block for name in self._names_in(file) for block in moments.taken(name)]
         rows = (block[row, : row + 1] for block in blocks for row in range(len(block)))
         write_numbers(self.folder / f"{file}.moments", itertools.chain(_joined(rows), after))
-
-    def _save_states(self, layers: int, states: Floats) -> None:
-        number = np.full((1,), layers, np.float32)
-        write_numbers(self.folder / "states", iter((number, states.reshape(-1))))
-
-    def _remove_states(self) -> None:
-        states = self.folder / "states"
-        with disk_errors(states):
-            states.unlink(missing_ok=True)
-
-    def _load_states(self, shape: tuple[int, ...], hidden: int) -> tuple[int, Floats | None]:
-        try:
-            flat = read_numbers(self.folder / "states")
-        except OSError:
-            return 0, None
-        if len(flat) != 1 + shape[0] * shape[1] * hidden:
-            return 0, None
-        return int(flat[0]), flat[1:].reshape(*shape, hidden).copy()
 
 
 class _Moments:

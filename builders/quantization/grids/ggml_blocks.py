@@ -60,8 +60,10 @@ class BitField:
     def put(self, codes: Bytes, blocks: Bytes) -> None:
         """Write this part of codes [n, elements] into blocks [n, bytes]."""
         part = ((codes >> np.uint8(self.place)) ^ np.uint8(self.flipped)) & self._mask
-        runs = part.reshape(len(blocks), -1, 8 // self.width, self.run) << self._shifts
-        whole = np.bitwise_or.reduce(runs, axis=2)
+        runs = part.reshape(len(blocks), -1, 8 // self.width, self.run)
+        whole = runs[:, :, 0].copy()
+        for number in range(1, runs.shape[2]):
+            whole |= runs[:, :, number] << np.uint8(number * self.width)
         blocks[:, self.start : self.start + self.count] = whole.reshape(len(blocks), -1)
 
     @property

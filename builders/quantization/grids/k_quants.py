@@ -1,8 +1,9 @@
-"""Q4_K and Q5_K without an importance: ggml's bytes, by a compiled search that is many times as fast as ggml's own.
+"""K-quants without an importance: ggml's bytes, by compiled searches that are many times as fast as ggml's own.
 
-A block has 8 groups of 32 weights: see `ggml_blocks`. A group's scale and minimum are searched for; the largest of a
-block are its two float16, divided by 63, and those of a group become 6 bits. Source: `quantize_row_q4_K_ref` and
-`quantize_row_q5_K_ref` in ggml's src/ggml-quants.c.
+Q4_K and Q5_K are here, Q6_K and Q3_K in `signed_quants`. A block of the former has 8 groups of 32 weights: see
+`ggml_blocks`. A group's scale and minimum are searched for; the largest of a block are its two float16, divided by 63,
+and those of a group become 6 bits. Source: `quantize_row_q4_K_ref` and `quantize_row_q5_K_ref` in ggml's
+src/ggml-quants.c.
 
 ggml's own bits depend on its compiler: the usual one for x86-64 fuses no multiplication with an addition, others may.
 So ggml itself decides: once in a process both encode the same weights, and where their bytes differ, ggml's code is
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from builders.quantization.ggml_library import check_magnitude, encode, encode_rows, in_slices
 from builders.quantization.grids.ggml_blocks import CODECS
+from builders.quantization.grids.signed_quants import SEARCHES, encoded
 from targets.storage.gguf import TYPES, BlockType
 
 Bytes = NDArray[np.uint8]
@@ -42,7 +44,7 @@ _STEP = np.float32(0.1)
 
 def encode_uncalibrated(values: Floats, kind: BlockType, *, name: str) -> Bytes:
     """Encode values with equal importance: see `ggml_library.encode`."""
-    if kind.name not in _SEARCHES or not _has_ggmls_bytes(kind.name):
+    if kind.name not in (_SEARCHES | SEARCHES) or not _has_ggmls_bytes(kind.name):
         return encode(values, kind, name=name)
 
     def work(rows: Floats) -> Bytes:
@@ -64,6 +66,17 @@ def _has_ggmls_bytes(kind: str) -> bool:
 
 def _encoded(rows: Floats, kind: BlockType, name: str) -> Bytes:
     """Encode rows [rows, columns]. Returns [rows, bytes of a row]."""
+    if (search := SEARCHES.get(kind.name)) is None:
+        made, right = _with_minima(rows, kind)
+    else:
+        made, right = encoded(rows, kind, search)
+    if not right.all():
+        made[~right] = encode_rows(rows[~right], kind, name=name)
+    return made
+
+
+def _with_minima(rows: Floats, kind: BlockType) -> tuple[Bytes, NDArray[np.bool_]]:
+    """Encode rows in Q4_K or Q5_K: see `signed_quants.encoded`."""
     from builders.quantization.kernels.k_search import codes_of, search_k
 
     codec, tried = CODECS[kind.name], _SEARCHES[kind.name]
@@ -78,10 +91,7 @@ def _encoded(rows: Floats, kind: BlockType, name: str) -> Bytes:
     blocks = np.zeros((len(heads), kind.bytes), np.uint8)
     blocks[:, : heads.shape[1]] = heads
     made = codec.with_codes(blocks, codes.reshape(len(blocks), -1)).reshape(len(rows), -1)
-    left = ~steps.reshape(len(rows), -1).all(axis=1)
-    if left.any():
-        made[left] = encode_rows(rows[left], kind, name=name)
-    return made
+    return made, steps.reshape(len(rows), -1).all(axis=1)
 
 
 def _heads(found: Floats) -> tuple[Bytes, Floats, Floats]:

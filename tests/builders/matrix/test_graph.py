@@ -19,6 +19,12 @@ def test_a_job_comes_after_those_that_it_needs() -> None:
     assert [one.name for one in graph] == ["b", "a", "validate b", "validate a"]
 
 
+def test_calibrations_come_first_and_change_no_other_order() -> None:
+    walk, build, other = Job("c", "calibrate", "c"), job("b", "c"), job("a")
+    graph = Graph([walk, build, job("validate b", "b"), other, job("validate a", "a")])
+    assert [one.name for one in graph] == ["c", "b", "a", "validate b", "validate a"]
+
+
 @given(st.data())
 def test_every_order_of_the_same_jobs_is_a_right_one(data: st.DataObject) -> None:
     jobs = [job(str(n), *{str(data.draw(st.integers(0, n - 1))) for _ in range(min(n, 2))}) for n in range(9)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,8 +22,19 @@ def chain(
     return [build, Job(name, "validate", f"v{number}", (build.name,), (f"c{number}",), needs, measured)]
 
 
+def calibrated(number: int, *, measured: bool = False, built: bool = False) -> list[Job]:
+    """A chain whose build learns from a calibration that others share."""
+    build, validation = chain(number, built=built)
+    if built:
+        return [build, validation]
+    shared = Job(
+        "calibrate-light-cc", "calibrate", "cc", cells=("c0", "c1", "c2"), needs=Needs(seconds=100), is_done=measured
+    )
+    return [shared, replace(build, after=(shared.name,)), validation]
+
+
 def graph_of(*chains: list[Job]) -> Graph:
-    return Graph([job for some in chains for job in some])
+    return Graph({job.name: job for some in chains for job in some}.values())
 
 
 def test_nothing_pending_is_no_group() -> None:
@@ -81,3 +93,20 @@ def test_what_comes_before_and_is_done_is_left_out() -> None:
     done, fresh = chain(0, built=True), chain(1)
     graph = graph_of(done, fresh)
     assert with_what_comes_before(graph, [done[1], fresh[1]]) == (*fresh[:1], done[1], fresh[1])
+
+
+def test_a_calibration_is_in_every_group_that_builds_with_it() -> None:
+    graph = graph_of(*(calibrated(number) for number in range(3)), chain(3, label="macos"))
+    first, second, other = sorted(group_jobs(graph, shards=2), key=lambda group: (group.labels, -group.seconds))
+    assert [job.kind for job in first.jobs] == ["calibrate", "build", "build", "validate", "validate"]
+    assert [job.kind for job in second.jobs] == ["calibrate", "build", "validate"]
+    assert [job.kind for job in other.jobs] == ["build", "validate"]
+    assert [group.seconds for group in (first, second, other)] == [340, 220, 120]  # counted once in each
+    assert [group.cells for group in (first, second, other)] == [("c0", "c2"), ("c1",), ("c3",)]
+    for group in (first, second, other):
+        assert with_what_comes_before(graph, group.last_jobs) == group.jobs
+
+
+def test_a_calibration_that_is_done_or_has_nothing_to_build_is_in_no_group() -> None:
+    (group,) = group_jobs(graph_of(calibrated(0, measured=True), calibrated(1, built=True)))
+    assert [job.kind for job in group.jobs] == ["build", "validate", "validate"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from builders.build_cache import BuildCache
@@ -16,10 +19,15 @@ from builders.matrix.cell_plan import CellPlanner, Inputs
 from builders.matrix.graph import Job, Needs
 from builders.matrix.planning import plan_release
 from builders.matrix.records import CheckpointFacts, built_bundle, recorded_checkpoint
-from builders.matrix.work import Site, require_labels, run_job, run_jobs
+from builders.matrix.work import Site, require_labels, run_builds, run_job, run_jobs
+from builders.quantization.calibration import measure
+from builders.quantization.calibration.measure import MeasuredStatistics
+from builders.quantization.calibration.walks import CalibrationWalk
+from builders.reference.number_file import read_numbers, write_numbers
 from devtools.bundles import make_evidence
 from registry.bundle.folder import Bundle
 from registry.store.folder import FolderStore
+from targets.budget import Budget
 from targets.calibration import CALIBRATIONS, CalibrationSettings
 from targets.errors import BuildError, CalibrationError, ReleaseError
 from targets.evaluation import EvaluationSettings
@@ -47,8 +55,13 @@ def machine(tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def jobs_of(site: Site, settings: EvaluationSettings = BRIEF, cell: Cell = PHONE) -> tuple[Job, Job]:
     inputs = Inputs(site.checkpoint, settings, site.store, site.calibration)
     plan = plan_release(CellPlanner(inputs), [cell])
-    build, validation = plan.graph
+    build, validation = (job for job in plan.graph if job.kind != "calibrate")
     return build, validation
+
+
+def calibrations_of(site: Site, *cells: Cell) -> list[Job]:
+    plan = plan_release(CellPlanner(site.inputs), cells)
+    return [job for job in plan.graph if job.kind == "calibrate"]
 
 
 def test_a_job_is_done_once_by_any_machine(machine: Machine) -> None:
@@ -168,3 +181,152 @@ def test_what_jobs_took_is_what_is_estimated_next(machine: Machine) -> None:
     assert after.needs.seconds != before.needs.seconds
     assert 0 < after.needs.seconds < 600  # what it took, and not the rate of a model a million times as large
     assert after.needs.disk_bytes >= before.needs.disk_bytes > 0
+
+
+BUDGET = replace(LIGHT, name="budget", recipe=replace(LIGHT.recipe, budget=Budget.of_bits(6.0)))
+
+
+def test_cells_share_a_calibration_and_builds_come_after_it(machine: Machine) -> None:
+    site = machine("a")
+    others = [
+        cell("full", "onnx-int4", calibration="full"),
+        cell("gguf", "gguf-q4_0", calibration="light"),
+        cell("plain"),
+    ]
+    jobs = plan_release(CellPlanner(site.inputs), [LIGHT, BUDGET, *others]).graph
+    after = {job.cells[0]: [jobs.by_name[name].walk.label for name in job.after] for job in jobs if job.kind == "build"}
+    assert after == {
+        "phone": ["light"],
+        "budget": ["light", "sensitivities-affine"],
+        "full": ["full"],
+        "gguf": ["light"],
+        "plain": [],
+    }
+    cells = {job.walk.label: job.cells for job in jobs if job.kind == "calibrate"}
+    assert cells == {
+        "light": ("phone", "budget", "gguf"),
+        "sensitivities-affine": ("budget",),
+        "full": ("full",),
+    }
+
+
+def test_what_one_machine_has_measured_another_builds_from(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files themselves are taken, so machines whose processors differ build the same bytes."""
+    site = machine("a")
+    walks = calibrations_of(site, BUDGET)
+    assert [run_job(job, site) for job in walks] == [True, True]
+    assert [job.is_done for job in calibrations_of(machine("b"), BUDGET)] == [True, True]
+    for name in ("builders.calibrate.measured_statistics", "builders.calibrate.measured_sensitivities"):
+        monkeypatch.setattr(name, only_from_the_cache(name))
+    other = machine("b")
+    assert [run_job(job, other) for job in walks] == [False, False]
+    build, _ = jobs_of(other, cell=BUDGET)
+    assert run_job(build, other)
+    kept = [sorted(path.name for path in one.cache.reference_folder.glob("*.s*")) for one in (site, other)]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 2
+    assert calibrations_of(other, BUDGET) == []  # nothing is left to build with them
+
+
+def test_builds_that_are_done_at_once_measure_what_they_share_once_and_record_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a release in one process does them."""
+    site, levels = machine("a"), list[str]()
+    original = measure.measured_statistics
+
+    def counted(*arguments: Any) -> MeasuredStatistics:
+        levels.append(arguments[1])
+        return original(*arguments)
+
+    monkeypatch.setattr("builders.calibrate.measured_statistics", counted)
+    cells = [LIGHT, cell("gguf", "gguf-q4_0", calibration="light")]
+    jobs = plan_release(CellPlanner(site.inputs), cells).graph
+    builds = [job for job in jobs if job.kind == "build"]
+    assert run_builds(builds, site) == {job.name: True for job in builds}
+    assert levels == ["light"]
+    (walk,) = (job for job in jobs if job.kind == "calibrate")
+    assert list(site.store.documents("actions/calibrate/")) == [f"actions/calibrate/{walk.key}.json"]
+    assert not run_job(walk, machine("b"))
+
+
+def only_from_the_cache(name: str) -> Callable[..., Any]:
+    """Return what measures, with a progress that refuses every step of a walk."""
+    room, _, function = name.rpartition(".")
+    original = getattr(importlib.import_module(room), function)
+
+    def checked(*arguments: Any) -> Any:
+        return original(*arguments[:-1], refuse_steps)
+
+    return checked
+
+
+def refuse_steps(event: object) -> None:
+    raise AssertionError(f"something is measured: {event}")
+
+
+def test_a_calibration_that_another_machine_has_recorded_first_counts(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = machine("a"), machine("b")
+    (job,) = calibrations_of(first, LIGHT)
+    original = measure.measured_statistics
+    seen: list[MeasuredStatistics] = []
+
+    def overtaken(*arguments: Any) -> MeasuredStatistics:
+        """Measure other numbers than the first machine, which records its own meanwhile."""
+        found = original(*arguments)
+        if not seen:
+            monkeypatch.setattr("builders.calibrate.measured_statistics", original)
+            assert run_job(job, first)
+            monkeypatch.setattr("builders.calibrate.measured_statistics", overtaken)
+            (kept,) = second.cache.reference_folder.glob("*.squares")
+            write_numbers(kept, [read_numbers(kept) * np.float32(1.5)])
+        seen.append(found)
+        return found
+
+    monkeypatch.setattr("builders.calibrate.measured_statistics", overtaken)
+    assert not run_job(job, second)
+    assert len(seen) == 2
+    (here,), (there,) = (one.cache.reference_folder.glob("*.squares") for one in (first, second))
+    assert here.read_bytes() == there.read_bytes()
+
+
+def test_a_calibration_of_which_a_file_is_gone_is_done_again(machine: Machine) -> None:
+    site = machine("a")
+    (job,) = calibrations_of(site, LIGHT)
+    assert run_job(job, site)
+    (blob,) = site.store.blobs()
+    assert site.store.remove(blob.digest, seconds=0)
+    assert [one.is_done for one in calibrations_of(site, LIGHT)] == [False]
+    assert run_job(job, site)
+    assert [one.is_done for one in calibrations_of(site, LIGHT)] == [True]
+
+
+def test_a_file_that_is_gone_before_it_is_recorded_is_an_error_of_ours(machine: Machine, tmp_path: Path) -> None:
+    site = machine("a")
+    with pytest.raises(BuildError, match=r"gone\.squares can't be read"):
+        site.walks.add(CalibrationWalk("light"), tmp_path, ["gone.squares"], 1.0)
+    assert list(site.store.documents("actions/")) == []
+
+
+def test_a_calibration_of_another_text_is_refused(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("my text", "utf-8")
+    (job,) = calibrations_of(machine("a"), LIGHT)
+    with pytest.raises(ReleaseError, match=r"other versions of the tools.*torch"):
+        run_job(job, replace(machine("a"), calibration=CalibrationSettings(tmp_path / "mine.txt")))
+
+
+def test_a_build_is_not_tried_where_its_calibration_failed(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builders.matrix.work.build_each", no_build)
+    (tmp_path / "short.txt").write_text("too short", "utf-8")
+    site = replace(machine("a"), calibration=CalibrationSettings(tmp_path / "short.txt"))
+    jobs = plan_release(CellPlanner(site.inputs), [LIGHT, cell("plain")]).graph.jobs
+    monkeypatch.setattr("builders.matrix.work.run_builds", lambda jobs, _site: dict.fromkeys([j.name for j in jobs], 1))
+    results = {job.kind + job.recipe: result for job, result in run_jobs(jobs, site)}
+    assert isinstance(results["calibrate"], CalibrationError)
+    assert "was not tried: calibrate-light-" in str(results["buildonnx-int4"])
+    assert "was not tried: build-onnx-int4-" in str(results["validateonnx-int4"])
+    assert results["buildgguf-q8_0"] == 1

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.quantization import sensitivity_cache
+from builders.quantization import sensitivity, sensitivity_cache
+from builders.quantization.calibration.walks import Blocks
 from builders.quantization.sensitivity import EMBEDDING, Floats, sensitivities
 from builders.quantization.sensitivity_cache import measured_sensitivities, sensitivity_windows
 from builders.reference import FloatReference
 from builders.validation.compare import Comparison
 from targets.errors import CalibrationError
 from targets.progress import Step
-from targets.recipes import Format
 from tests.support.checkpoints import Tiny, write_tiny
 
 TOKENS = np.random.default_rng(0).integers(0, 300, (2, 40))
@@ -95,21 +95,21 @@ def steps() -> list[object]:
     return []
 
 
-@pytest.mark.parametrize("kind", ["gguf", "onnx"])
-def test_they_are_measured_once(tiny: Checkpoint, tmp_path: Path, kind: Format, steps: list[object]) -> None:
-    found = measured_sensitivities(tiny, kind, TOKENS, tmp_path, steps.append)
+@pytest.mark.parametrize("blocks", ["gguf", "affine"])
+def test_they_are_measured_once(tiny: Checkpoint, tmp_path: Path, blocks: Blocks, steps: list[object]) -> None:
+    found = measured_sensitivities(tiny, blocks, TOKENS, tmp_path, steps.append)
     assert steps[-1] == Step("sensitivity", 2, 2, "layers")
     assert min(found.values()) > 1e-6
     steps.clear()
-    assert measured_sensitivities(tiny, kind, TOKENS, tmp_path, steps.append) == found
+    assert measured_sensitivities(tiny, blocks, TOKENS, tmp_path, steps.append) == found
     assert steps == []
-    measured_sensitivities(tiny, kind, TOKENS[:1], tmp_path, steps.append)
+    measured_sensitivities(tiny, blocks, TOKENS[:1], tmp_path, steps.append)
     assert steps != []
 
 
 def test_formats_have_their_own(tiny: Checkpoint, tmp_path: Path) -> None:
     assert measured_sensitivities(tiny, "gguf", TOKENS, tmp_path) != measured_sensitivities(
-        tiny, "onnx", TOKENS, tmp_path
+        tiny, "affine", TOKENS, tmp_path
     )
 
 
@@ -124,15 +124,46 @@ def test_a_damaged_file_is_measured_again(
     assert steps != []
 
 
-def test_what_was_interrupted_leaves_nothing(tiny: Checkpoint, tmp_path: Path, steps: list[object]) -> None:
+def interrupted(checkpoint: Checkpoint, folder: Path, layer: int) -> None:
     def interrupt(step: object) -> None:
-        if step == Step("sensitivity", 1, 2, "layers"):
+        if step == Step("sensitivity", layer, 2, "layers"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measured_sensitivities(tiny, "gguf", TOKENS, tmp_path, interrupt)
+        measured_sensitivities(checkpoint, "gguf", TOKENS, folder, interrupt)
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_what_was_interrupted_goes_on(
+    tiny: Checkpoint, tmp_path: Path, steps: list[object], layer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensitivity, "SECONDS_BETWEEN_SAVES", 0.0)
+    found = measured_sensitivities(tiny, "gguf", TOKENS, tmp_path / "whole")
+    interrupted(tiny, tmp_path, layer)
+    assert measured_sensitivities(tiny, "gguf", TOKENS, tmp_path, steps.append) == found
+    assert steps[0] == Step("sensitivity", layer, 2, "layers")
+    names = [[path.name for path in folder.glob("*.sens*")] for folder in (tmp_path, tmp_path / "whole")]
+    assert names[0] == names[1]
+    assert len(names[0]) == 1
+
+
+def test_what_was_interrupted_before_anything_was_kept_leaves_nothing(
+    tiny: Checkpoint, tmp_path: Path, steps: list[object]
+) -> None:
+    interrupted(tiny, tmp_path, 1)
     assert list(tmp_path.iterdir()) == []
-    assert len(measured_sensitivities(tiny, "gguf", TOKENS, tmp_path, steps.append)) == 10
+    measured_sensitivities(tiny, "gguf", TOKENS, tmp_path, steps.append)
+    assert steps[0] == Step("sensitivity", 0, 2, "layers")
+
+
+def test_damaged_states_are_not_gone_on_with(
+    tiny: Checkpoint, tmp_path: Path, steps: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensitivity, "SECONDS_BETWEEN_SAVES", 0.0)
+    interrupted(tiny, tmp_path, 1)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-4])
+    measured_sensitivities(tiny, "gguf", TOKENS, tmp_path, steps.append)
     assert steps[0] == Step("sensitivity", 0, 2, "layers")
 
 

@@ -41,9 +41,11 @@ def test_a_calibrated_build_takes_what_measures_it(
     tiny: Checkpoint, store: FolderStore, mine: CalibrationSettings
 ) -> None:
     inputs = Inputs(tiny, BRIEF, store, mine)
-    builds = [plan_release(CellPlanner(inputs), [one]).graph.jobs[0] for one in (LIGHT, cell("phone", "onnx-int4"))]
-    packages = [work(tiny, store, mine).packages(build) for build in builds]
+    calibration, light, _ = plan_release(CellPlanner(inputs), [LIGHT]).graph
+    plain, _ = plan_release(CellPlanner(inputs), [cell("phone", "onnx-int4")]).graph
+    packages = [work(tiny, store, mine).packages(job) for job in (light, plain, calibration)]
     assert packages[0] == packages[1] | {"torch": version("torch")}
+    assert packages[2] == {name: version(name) for name in ("torch", "numpy")}
 
 
 def test_a_worker_with_another_calibration_text_is_refused(

@@ -1,0 +1,198 @@
+"""ggml's searches for the scale of 16 weights in Q6_K and Q3_K, for many at a time: `search_q6`, `search_q3`.
+
+The formulas and their order are those of `make_qx_quants` and `make_q3_quants` in ggml's src/ggml-quants.c, so that
+each sum has the same bits. Codes are from -top to top - 1; ggml weighs the squared error of a weight x with x².
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builders.quantization.kernels.compiled import choose, compiled, inlined
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.uint8]
+
+LANES = 64
+_ZERO, _ONE = np.float32(0), np.float32(1)
+_LEAST = np.float32(1e-15)  # of a group's largest magnitude; ggml stores smaller ones as zeros
+_MOST = np.float32(4194303)  # that ggml's own way of rounding holds
+_STEP = np.float32(0.1)  # from a trial to the next, in codes
+
+# Rows of `lane`: the weight of the largest magnitude; the best scale so far and how good it is; a trial's sums and
+# grid; of Q3_K: whether this round has changed a code, whether the last one had, and whether ggml would round wrongly.
+_LARGEST, _SCALE, _BEST, _SUM_XL, _SUM_L2, _INVERSE, _CHANGED, _CHANGING, _WILD = 0, 1, 2, 3, 4, 5, 6, 7, 8
+_ROWS = 9
+
+
+@compiled
+def search_q6(groups: Floats, top: np.float32, trials: int, found: Floats) -> None:
+    """Find the scales [groups] of groups of weights [groups, 16].
+
+    Args:
+        groups: the weights.
+        top: the lowest code is its negative, the greatest one less.
+        trials: how many wider grids than the weights' range are tried, and how many narrower ones.
+        found: receives the scales.
+    """
+    count, size = groups.shape
+    weights = np.empty((size, LANES), np.float32)
+    squares = np.empty((size, LANES), np.float32)
+    lane = np.empty((_ROWS, LANES), np.float32)
+    for start in range(0, count, LANES):
+        used = min(LANES, count - start)
+        _load(groups, start, used, weights, squares, lane)
+        _try(weights, squares, top, top, lane)
+        for place in range(LANES):
+            total = lane[_SUM_L2, place]
+            scale = choose(total != _ZERO, lane[_SUM_XL, place] / total, _ZERO)
+            lane[_SCALE, place], lane[_BEST, place] = scale, scale * lane[_SUM_XL, place]
+        for number in range(-trials, trials + 1):
+            if number != 0:
+                _try(weights, squares, top + _STEP * np.float32(number), top, lane)
+                _keep_better(lane)
+        _store(lane, start, used, found)
+
+
+@compiled
+def search_q3(groups: Floats, top: np.float32, rounds: int, found: Floats) -> None:
+    """Find the scales [groups] of groups of weights [groups, 16]: codes are changed one by one where that is better.
+
+    Args:
+        groups: the weights.
+        top: the lowest code is its negative, the greatest one less.
+        rounds: how often all weights are gone through, at most.
+        found: receives the scales; NaN where ggml rounds what its way of rounding does not hold.
+    """
+    count, size = groups.shape
+    weights = np.empty((size, LANES), np.float32)
+    squares = np.empty((size, LANES), np.float32)
+    codes = np.empty((size, LANES), np.float32)
+    lane = np.empty((_ROWS, LANES), np.float32)
+    for start in range(0, count, LANES):
+        used = min(LANES, count - start)
+        _load(groups, start, used, weights, squares, lane)
+        _try(weights, squares, top, top, lane)
+        _round(weights, codes, top, lane)
+        for _ in range(rounds):
+            if _change_codes(weights, squares, codes, top, lane) == _ZERO:
+                break
+        for place in range(LANES):
+            total = lane[_SUM_L2, place]
+            lane[_SCALE, place] = choose(total > _ZERO, lane[_SUM_XL, place] / total, _ZERO)
+        _store(lane, start, used, found)
+
+
+@compiled
+def signed_codes(groups: Floats, scales: Floats, top: np.float32, codes: Codes) -> None:
+    """Write the codes of groups of weights [groups, 16], counted from -top, to `codes`. Scales: [groups]."""
+    for number in range(len(groups)):
+        weights, own, scale = groups[number], codes[number], scales[number]
+        for element in range(len(weights)):
+            own[element] = np.uint8(np.int32(_nearest(weights[element] / scale, top) + top))
+
+
+@inlined
+def _load(groups: Floats, start: int, used: int, weights: Floats, squares: Floats, lane: Floats) -> None:
+    """Lay groups side by side, and find the first weight of the largest magnitude of each."""
+    for place in range(LANES):
+        group = groups[start + min(place, used - 1)]
+        for element in range(len(weights)):
+            weights[element, place] = group[element]
+    for place in range(LANES):
+        lane[_LARGEST, place], lane[_WILD, place] = _ZERO, _ZERO
+    for element in range(len(weights)):
+        row, square = weights[element], squares[element]
+        for place in range(LANES):
+            weight, largest = row[place], lane[_LARGEST, place]
+            square[place] = weight * weight
+            lane[_LARGEST, place] = _stored(choose(abs(weight) > abs(largest), weight, largest))
+
+
+@inlined
+def _try(weights: Floats, squares: Floats, width: np.float32, top: np.float32, lane: Floats) -> None:
+    """Sum up what codes on a grid with `width` codes to one side make of the weights."""
+    for place in range(LANES):
+        lane[_INVERSE, place] = -width / lane[_LARGEST, place]
+        lane[_SUM_XL, place], lane[_SUM_L2, place] = _ZERO, _ZERO
+    for element in range(len(weights)):
+        row, square = weights[element], squares[element]
+        for place in range(LANES):
+            code = _nearest(lane[_INVERSE, place] * row[place], top)
+            lane[_SUM_XL, place] += square[place] * row[place] * code
+            lane[_SUM_L2, place] += square[place] * code * code
+
+
+@inlined
+def _keep_better(lane: Floats) -> None:
+    for place in range(LANES):
+        sum_xl, sum_l2, best = lane[_SUM_XL, place], lane[_SUM_L2, place], lane[_BEST, place]
+        scale = sum_xl / sum_l2
+        better = (sum_l2 > _ZERO) & (sum_xl * sum_xl > best * sum_l2)
+        lane[_SCALE, place] = _stored(choose(better, scale, lane[_SCALE, place]))
+        lane[_BEST, place] = _stored(choose(better, scale * sum_xl, best))
+
+
+@inlined
+def _round(weights: Floats, codes: Floats, top: np.float32, lane: Floats) -> None:
+    """Write the codes of a trial's grid; every group may be changed from now on."""
+    for element in range(len(weights)):
+        for place in range(LANES):
+            codes[element, place] = _nearest(lane[_INVERSE, place] * weights[element, place], top)
+    for place in range(LANES):
+        lane[_CHANGING, place] = _ONE
+
+
+@inlined
+def _change_codes(weights: Floats, squares: Floats, codes: Floats, top: np.float32, lane: Floats) -> np.float32:
+    """Go through the weights once, in groups that the last round has changed. Returns how many were changed now."""
+    for place in range(LANES):
+        lane[_CHANGED, place] = _ZERO
+    for element in range(len(weights)):
+        _change(weights[element], squares[element], codes[element], top, lane)
+    total = _ZERO
+    for place in range(LANES):
+        lane[_CHANGING, place] = lane[_CHANGING, place] * lane[_CHANGED, place]
+        total += lane[_CHANGING, place]
+    return total
+
+
+@inlined
+def _change(weights: Floats, squares: Floats, codes: Floats, top: np.float32, lane: Floats) -> None:
+    """Give one weight of each group the code that fits the others' scale, where that is better."""
+    for place in range(LANES):
+        weight, square, code = weights[place], squares[place], codes[place]
+        sum_xl, sum_l2 = lane[_SUM_XL, place], lane[_SUM_L2, place]
+        rest_xl, rest_l2 = sum_xl - square * weight * code, sum_l2 - square * code * code
+        wanted = weight * rest_l2 / rest_xl
+        fresh = _nearest(wanted, top)
+        new_xl, new_l2 = rest_xl + square * weight * fresh, rest_l2 + square * fresh * fresh
+        is_wild = (rest_xl > _ZERO) & (abs(wanted) > _MOST) & (lane[_CHANGING, place] > _ZERO)
+        lane[_WILD, place] = _stored(choose(is_wild, _ONE, lane[_WILD, place]))
+        better = (rest_xl > _ZERO) & (fresh != code) & (new_l2 > _ZERO) & (lane[_CHANGING, place] > _ZERO)
+        better = better & (new_xl * new_xl * sum_l2 > sum_xl * sum_xl * new_l2)
+        codes[place] = _stored(choose(better, fresh, code))
+        lane[_SUM_XL, place] = _stored(choose(better, new_xl, sum_xl))
+        lane[_SUM_L2, place] = _stored(choose(better, new_l2, sum_l2))
+        lane[_CHANGED, place] = _stored(choose(better, _ONE, lane[_CHANGED, place]))
+
+
+@inlined
+def _store(lane: Floats, start: int, used: int, found: Floats) -> None:
+    for place in range(used):
+        is_zero = abs(lane[_LARGEST, place]) < _LEAST
+        scale = np.float32(np.nan) if lane[_WILD, place] > _ZERO else lane[_SCALE, place]
+        found[start + place] = _ZERO if is_zero else scale
+
+
+@inlined
+def _nearest(value: np.float32, top: np.float32) -> np.float32:
+    """Return the code nearest to a value on the grid."""
+    return min(max(np.rint(value), -top), top - _ONE)
+
+
+@inlined
+def _stored(value: np.float32) -> np.float32:
+    """Return the value: see `block_search`."""
+    return value + _ZERO
