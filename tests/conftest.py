@@ -13,7 +13,7 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from devtools.packages import default_cache
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
-from tests.support.cases import EVERY_CASE
+from tests.support.cases import EVERY_CASE, examples
 from tests.support.checkpoints import write_tiny
 from tests.support.garbage import leave_imports_out
 from tests.support.mlflow_schema import make_schema_once
@@ -23,9 +23,14 @@ from tests.support.warm_processes import ANY_SPREAD
 # optimum's environment is made once for all sessions, where the other downloads are.
 os.environ.setdefault("PHIPACK_CACHE", str(default_cache()))
 
-# The same examples in every run, and no bound on time: a machine may be busy.
+# The same examples in every run, all of them with CASES=all, and no bound on time: a machine may be busy.
 settings.register_profile(
-    "phipack", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "phipack",
+    max_examples=examples(100),
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("phipack")
 
