@@ -13,7 +13,7 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from devtools.packages import default_cache
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
-from tests.support.cases import EVERY_CASE
+from tests.support.cases import EVERY_CASE, examples
 from tests.support.checkpoints import write_tiny
 from tests.support.garbage import leave_imports_out
 from tests.support.mlflow_schema import make_schema_once
@@ -23,9 +23,14 @@ from tests.support.warm_processes import ANY_SPREAD
 # optimum's environment is made once for all sessions, where the other downloads are.
 os.environ.setdefault("PHIPACK_CACHE", str(default_cache()))
 
-# The same examples in every run, and no bound on time: a machine may be busy.
+# The same examples in every run, all of them with CASES=all, and no bound on time: a machine may be busy.
 settings.register_profile(
-    "phipack", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "phipack",
+    max_examples=examples(100),
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("phipack")
 
@@ -63,9 +68,11 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    """Mark each test with its tiers, and put those with servers first; among themselves they keep their order.
+    """Mark each test with its tiers, put those with servers first, and keep each folder's tests together.
 
-    Workers begin with contiguous shares, so that one of them alone starts the servers.
+    Workers begin with contiguous shares. So one of them alone starts the servers, and each imports and makes for its
+    session what its own folders need: MLflow, torch and coremltools take seconds in every process. Folders follow one
+    another, and tests in a folder, as they did before.
     """
     left_out = [] if EVERY_CASE else [item for item in items if item.get_closest_marker("every_case")]
     if left_out:
@@ -76,7 +83,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for tier in tiers_of(item):
                 item.add_marker(tier)
     yield
-    items.sort(key=lambda item: item.get_closest_marker("service") is None)
+    firsts: dict[str, int] = {}
+    for place, item in enumerate(items):
+        for folder in _room_and_folder(item):
+            firsts.setdefault(folder, place)
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("service") is None,
+            *(firsts[folder] for folder in _room_and_folder(item)),
+        )
+    )
+
+
+def _room_and_folder(item: pytest.Item) -> tuple[str, str]:
+    """Return `tests/registry` and `tests/registry/store/` of an item there: a room's own folder is none of the room."""
+    folders = item.nodeid.partition("::")[0].split("/")[:-1]
+    return "/".join(folders[:2]), "/".join(folders) + "/"
 
 
 def pytest_collection_finish() -> None:

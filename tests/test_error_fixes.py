@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ _DIALECT_WORD = re.compile(rf"\b(?:{'|'.join(DIALECT)})\b", re.IGNORECASE)
 _GIVE = re.compile(r"Gives?\b")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+Documented = ast.Module | ast.ClassDef | Function
 
 
 @dataclass
@@ -83,13 +84,31 @@ def _error_class(node: ast.ClassDef) -> ErrorClass:
     return kind
 
 
-def classes_in(trees: dict[Path, ast.Module]) -> Classes:
-    classes = Classes()
-    for tree in trees.values():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                classes.found[node.name] = _error_class(node)
-    return classes
+@dataclass(frozen=True)
+class Source:
+    """A parsed file, and the nodes that the tests look at: found in one walk for all of them."""
+
+    tree: ast.Module
+    classes: list[ast.ClassDef] = field(default_factory=list)
+    strings: list[ast.Constant] = field(default_factory=list)
+    documented: list[Documented] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, text: str) -> Source:
+        source = cls(ast.parse(text))
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Constant):
+                if isinstance(node.value, str):
+                    source.strings.append(node)
+            elif isinstance(node, Documented):
+                source.documented.append(node)
+                if isinstance(node, ast.ClassDef):
+                    source.classes.append(node)
+        return source
+
+
+def classes_in(sources: Iterable[Source]) -> Classes:
+    return Classes({node.name: _error_class(node) for source in sources for node in source.classes})
 
 
 def constructions(tree: ast.Module, classes: Classes) -> Iterator[ast.Call]:
@@ -141,51 +160,50 @@ def has_fix(call: ast.Call) -> bool:
     return any(keyword.arg == "fix" and not _is_none(keyword.value) for keyword in call.keywords)
 
 
-def dialect_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def dialect_in(source: Source) -> Iterator[tuple[int, str]]:
     """Yield the line and word of each dialect word in string literals: messages, help texts and docstrings."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            for match in _DIALECT_WORD.finditer(node.value):
-                lines_before = node.value[: match.start()].count("\n") if node.end_lineno != node.lineno else 0
-                yield node.lineno + lines_before, match[0]
+    for node in source.strings:
+        assert isinstance(node.value, str)
+        for match in _DIALECT_WORD.finditer(node.value):
+            lines_before = node.value[: match.start()].count("\n") if node.end_lineno != node.lineno else 0
+            yield node.lineno + lines_before, match[0]
 
 
-def docstrings_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text is not None:
-                yield node.body[0].lineno, text
+def docstrings_in(source: Source) -> Iterator[tuple[int, str]]:
+    for node in source.documented:
+        text = ast.get_docstring(node)
+        if text is not None:
+            yield node.body[0].lineno, text
 
 
 @pytest.fixture(scope="module")
-def trees() -> dict[Path, ast.Module]:
+def sources() -> dict[Path, Source]:
     files = [path for package in PRODUCT for path in sorted((ROOT / package).rglob("*.py"))]
-    return {path.relative_to(ROOT): ast.parse(path.read_text("utf-8")) for path in files}
+    return {path.relative_to(ROOT): Source.of(path.read_text("utf-8")) for path in files}
 
 
 def _listed(found: set[str]) -> str:
     return "\n".join(sorted(found))
 
 
-def test_every_error_has_a_fix(trees: dict[Path, ast.Module]) -> None:
-    classes = classes_in(trees)
-    errors = {path: list(constructions(tree, classes)) for path, tree in trees.items()}
+def test_every_error_has_a_fix(sources: dict[Path, Source]) -> None:
+    classes = classes_in(sources.values())
+    errors = {path: list(constructions(source.tree, classes)) for path, source in sources.items()}
     missing = {f"{path}:{call.lineno}" for path, calls in errors.items() for call in calls if not has_fix(call)}
     assert sum(map(len, errors.values())) > 250
     assert not missing, _listed(missing)
 
 
-def test_strings_are_in_plain_english(trees: dict[Path, ast.Module]) -> None:
-    found = {f"{path}:{line}: {word!r}" for path, tree in trees.items() for line, word in dialect_in(tree)}
+def test_strings_are_in_plain_english(sources: dict[Path, Source]) -> None:
+    found = {f"{path}:{line}: {word!r}" for path, source in sources.items() for line, word in dialect_in(source)}
     assert not found, _listed(found)
 
 
-def test_docstrings_do_not_open_with_give(trees: dict[Path, ast.Module]) -> None:
+def test_docstrings_do_not_open_with_give(sources: dict[Path, Source]) -> None:
     found = {
         f"{path}:{line}: {text.splitlines()[0]}"
-        for path, tree in trees.items()
-        for line, text in docstrings_in(tree)
+        for path, source in sources.items()
+        for line, text in docstrings_in(source)
         if _GIVE.match(text)
     }
     assert not found, _listed(found)
@@ -214,10 +232,10 @@ STORE_ERROR = "class StoreError(PhipackError): ..."
 
 
 def test_each_kind_of_construction_is_found() -> None:
-    tree = ast.parse(SAMPLE)
-    classes = classes_in({Path("errors.py"): ast.parse(STORE_ERROR), Path("sample.py"): tree})
-    calls = list(constructions(tree, classes))
+    sample = Source.of(SAMPLE)
+    classes = classes_in([Source.of(STORE_ERROR), sample])
+    calls = list(constructions(sample.tree, classes))
     assert sorted(call.lineno for call in calls if not has_fix(call)) == [9, 12, 13, 14, 15]
     assert sorted(call.lineno for call in calls if has_fix(call)) == [5, 16]
-    assert sorted(dialect_in(tree)) == [(12, "lacks"), (16, "anew"), (16, "mend")]
-    assert [text for _, text in docstrings_in(tree) if _GIVE.match(text)] == ["Give up."]
+    assert sorted(dialect_in(sample)) == [(12, "lacks"), (16, "anew"), (16, "mend")]
+    assert [text for _, text in docstrings_in(sample) if _GIVE.match(text)] == ["Give up."]

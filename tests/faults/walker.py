@@ -52,4 +52,4 @@ def walking(place: Path) -> Iterator[Walk]:
         yield walk
         assert walker.stdin is not None
         walker.stdin.close()
-        assert walker.wait(20) == 0
+        assert walker.wait(60) == 0

@@ -11,7 +11,7 @@ Parse = Callable[[bytes], object]
 
 @dataclass(frozen=True)
 class Target:
-    """A parser: valid inputs, and what is done with an input. `inputs`: how many the test suite tries."""
+    """A parser: valid inputs, and what is done with an input. `inputs`: how many `CASES=all` tries."""
 
     corpus: tuple[bytes, ...]
     parse: Parse

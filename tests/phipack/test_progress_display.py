@@ -45,7 +45,7 @@ class Terminal:
     def close(self) -> None:
         """End the stream and wait for what was written."""
         self.stream.close()
-        self._thread.join(10)
+        self._thread.join(60)
         os.close(self.reader)
 
     def frames(self) -> list[str]:

@@ -55,10 +55,10 @@ def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def test_it_serves_until_it_is_interrupted(published: Path) -> None:
     with serving(published) as (process, url):
-        with urllib.request.urlopen(f"{url}/metadata/timestamp.json", timeout=10) as answer:
+        with urllib.request.urlopen(f"{url}/metadata/timestamp.json", timeout=60) as answer:
             assert answer.status == 200
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "GET /metadata/timestamp.json" in said
     assert "Traceback" not in said

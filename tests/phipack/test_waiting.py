@@ -52,7 +52,7 @@ def test_each_says_whom_it_waits_for(project: Path, held: Path) -> None:
             said = said_within(process, "waiting for", seconds=60)
             assert f"waiting for another phipack, who holds {held}" in said, arguments
             process.send_signal(signal.SIGINT)
-        assert [process.wait(20) for process in processes.values()] == [130] * len(COMMANDS)
+        assert [process.wait() for process in processes.values()] == [130] * len(COMMANDS)
     finally:
         for process in processes.values():
             process.close()

@@ -29,5 +29,5 @@ def cases(every: Mapping[str, Any], further: Collection[str]) -> list[Any]:
 
 
 def examples(count: int) -> int:
-    """Return how many examples a property of a whole vocabulary is tried with: a third in `make test`."""
+    """Return how many examples a property is tried with: a third in `make test`, the same ones in every run."""
     return count if EVERY_CASE else count // 3

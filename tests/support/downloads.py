@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle, seal, verify
@@ -15,8 +16,8 @@ from tests.support.chunked import entry_of
 from tests.support.folders import names_in
 
 WEIGHTS = "model.gguf"
-_random = random.Random(4)
-TENSORS = [_random.randbytes(size) for size in [3_000_000, 700, 1_500_000, 64] * 10]  # 45 MB
+_random = np.random.default_rng(4)  # quick: each worker makes them when it collects
+TENSORS = [_random.bytes(size) for size in [3_000_000, 700, 1_500_000, 64] * 10]  # 45 MB
 
 
 def make_chunked(folder: Path, tensors: Sequence[bytes], other: bytes = b"{}", *, chunked: bool = True) -> Bundle:

@@ -24,6 +24,7 @@ OURS = ("tests", "devtools")
 BY_PATH = {
     "tests/builders/checkpoint/test_adapter.py": "slow",
     "tests/builders/checkpoint/test_adapter_bundles.py": "slow",
+    "tests/builders/checkpoint/test_adapter_refused.py": "slow",
     "tests/builders/checkpoint/test_shards.py": "slow",
     "tests/builders/coreml/test_families.py": "slow",
     "tests/builders/coreml/test_package.py": "slow",
@@ -43,6 +44,7 @@ BY_PATH = {
     "tests/builders/optimum_export/test_environment.py": "process",
     "tests/builders/optimum_export/test_export.py": "process",
     "tests/builders/oracle/test_adapter.py": "slow",
+    "tests/builders/oracle/test_excerpt.py": "slow",
     "tests/builders/oracle/test_mutations.py": "slow",
     "tests/builders/oracle/test_oracle.py": "slow",
     "tests/builders/runtime/test_generation.py": "slow",
@@ -65,6 +67,7 @@ BY_PATH = {
     "tests/builders/tokenizer/test_tiktoken.py": "slow",
     "tests/builders/tokenizer/test_transformers_parity.py": "slow",
     "tests/builders/validation/behaviour/test_degeneration.py": "slow",
+    "tests/builders/validation/behaviour/test_edges.py": "slow",
     "tests/builders/validation/behaviour/test_mutants.py": "slow",
     "tests/builders/validation/behaviour/test_suite.py": "process",
     "tests/builders/validation/tasks/test_harness.py": "slow",

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from targets.toml_lines import KeyPath, key_lines
+from tests.support.cases import examples
 
 TRICKS = [
     "[fake]",
@@ -157,7 +158,7 @@ def paths_in(value: Any, path: KeyPath = ()) -> set[KeyPath]:
 
 
 @given(documents, st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_every_key_is_found_on_its_line(document: dict[str, Any], data: st.DataObject) -> None:
     writer = Writer(data.draw)
     writer.table(document, (), ())

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from builders.checkpoint import open_checkpoint
 from builders.checkpoint.shards import MappedTensors, read_header, widen
 from targets.errors import CheckpointError
+from tests.support.cases import examples
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_tiny, write_weights
 
-FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def safetensors(header: Any, data: bytes = b"") -> bytes:

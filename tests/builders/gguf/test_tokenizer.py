@@ -19,6 +19,7 @@ from builders.tokenizer import load_tokenizer, stop_token_ids
 from targets.errors import CheckpointError, UnsupportedModelError
 from targets.recipes import recipe_named
 from tests.support import llama_cpp as llamacpp
+from tests.support.cases import examples
 from tests.support.checkpoints import (
     CHAT_TEMPLATE,
     SPECIAL,
@@ -83,7 +84,7 @@ def byte_level(
         yield theirs, load_tokenizer(folder), llamacpp.metadata(file)["tokenizer.ggml.pre"] + "=" + request.param
 
 
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=examples(200), derandomize=True, deadline=None)
 @given(text=TEXTS)
 def test_byte_level_ids_are_the_checkpoints(byte_level: tuple[Any, Any, str], text: str) -> None:
     llama, checkpoint, name = byte_level
@@ -114,7 +115,7 @@ def write_fast(folder: Path) -> None:
 
 
 # After a special token llama.cpp drops ASCII whitespace, tokenizers Unicode's: no other whitespace here.
-@settings(max_examples=200, derandomize=True, deadline=None)
+@settings(max_examples=examples(200), derandomize=True, deadline=None)
 @given(text=TEXTS.map(lambda text: text.replace("\u00a0", "").replace("\u3000", "")))
 def test_sentencepiece_ids_are_the_checkpoints(pieces: tuple[Any, Any], text: str) -> None:
     llama, checkpoint = pieces

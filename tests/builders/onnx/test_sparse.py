@@ -12,6 +12,7 @@ from builders.onnx.sparse import sparse_indices
 from targets.architecture import BlockSparse
 from targets.config_json import read_architecture
 from targets.storage.onnx import sparse_arrays
+from tests.support.cases import examples
 from tests.support.checkpoints import Tiny
 
 SMALL = read_architecture(Tiny(family="phi3small").config())
@@ -24,7 +25,7 @@ PATTERNS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(PATTERNS, st.sampled_from([1, 2, 4, 6, 8]), st.integers(1, 3000))
 def test_each_head_sees_what_the_formula_says(sparse: BlockSparse, heads: int, context: int) -> None:
     small = dataclasses.replace(SMALL, head_count=heads, block_sparse=sparse)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -50,6 +51,19 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
+
+
+@pytest.fixture
+def unpack(wheels: Path) -> Callable[[Path], None]:
+    """Installs them without pip, which takes a second: where what is done before or after pip is tried."""
+
+    def install(environment_folder: Path) -> None:
+        packages = next(environment_folder.glob("lib/python3*/site-packages"))
+        for wheel in wheels.iterdir():
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(packages)
+
+    return install
 
 
 def left(cache: Path) -> list[str]:
@@ -103,7 +117,10 @@ def test_it_is_created_once_and_then_only_looked_at(
     assert len(left(tmp_path / "cache")) == 1
 
 
-def test_several_that_ask_at_once_create_it_once(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_that_ask_at_once_create_it_once(
+    unpack: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_install", unpack)
     created: list[Path] = []
     real = environment._create
     monkeypatch.setattr(environment, "_create", lambda folder, report: (created.append(folder), real(folder, report)))
@@ -112,7 +129,10 @@ def test_several_that_ask_at_once_create_it_once(wheels: Path, tmp_path: Path, m
     assert len(created) == len(set(pythons)) == 1
 
 
-def test_a_damaged_one_is_created_again(wheels: Path, tmp_path: Path) -> None:
+def test_a_damaged_one_is_created_again(
+    unpack: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_install", unpack)
     python = optimum_environment(tmp_path / "cache")
     for damaged in ("METADATA", "python"):
         next(python.parents[1].rglob(f"*{damaged}")).unlink()
@@ -159,7 +179,9 @@ def test_a_package_of_another_version_is_noticed_before_it_is_put_in_place(
 
 
 @pytest.mark.parametrize("how", ["interrupt", "full disk", "full disk in pip"])
-def test_nothing_half_made_is_left(how: str, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_half_made_is_left(
+    how: str, unpack: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(staging: Path, *arguments: str, **_: Any) -> CompletedProcess[str]:
         if arguments[:2] != ("-m", "pip"):
             return real(staging, *arguments)
@@ -177,6 +199,7 @@ def test_nothing_half_made_is_left(how: str, wheels: Path, tmp_path: Path, monke
     assert how == "interrupt" or "no space left" in str(raised.value)
     assert left(tmp_path / "cache") == []
     monkeypatch.setattr(environment, "_run", real)
+    monkeypatch.setattr(environment, "_install", unpack)
     assert optimum_environment(tmp_path / "cache", on_progress=silent).is_file()
 
 

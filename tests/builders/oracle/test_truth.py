@@ -20,6 +20,7 @@ from builders.oracle.texts import TEXTS, around
 from builders.oracle.truth import Edge, Numbers
 from devtools import cl100k
 from targets.errors import MeasurementError
+from tests.support.cases import examples
 from tests.support.plain_small import plain_logits
 from tests.support.small import write_telling
 
@@ -67,7 +68,7 @@ def encodings(tmp_path_factory: pytest.TempPathFactory) -> tuple[RankSplitter, t
     return splitter, known
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(text=st.one_of(st.text(max_size=40), st.sampled_from([*TEXTS, *map(around, ("<|end|>", "<|user|>"))])))
 def test_ranks_are_joined_as_tiktoken_joins_them(encodings: tuple[RankSplitter, tiktoken.Encoding], text: str) -> None:
     splitter, known = encodings

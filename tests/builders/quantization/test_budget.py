@@ -15,6 +15,7 @@ from targets.errors import RecipeError
 from targets.recipes import recipe_named
 from targets.storage import gguf, onnx
 from targets.storage.candidates import candidates_of
+from tests.support.cases import examples
 from tests.support.checkpoints import Tiny
 
 OPTION = st.builds(Option, st.just("T"), st.integers(1, 1000), st.floats(0, 1))
@@ -37,7 +38,7 @@ def options_of(count: int, seed: int) -> dict[str, list[Option]]:
     }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(OPTIONS, st.floats(0, 1))
 def test_a_choice_fits_and_nothing_that_still_fits_is_better(options: dict[str, list[Option]], place: float) -> None:
     least, most = bounds(options)
@@ -52,7 +53,7 @@ def test_a_choice_fits_and_nothing_that_still_fits_is_better(options: dict[str, 
     assert choose(options, budget) == chosen
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(OPTIONS)
 def test_the_whole_budget_buys_the_best_of_each(options: dict[str, list[Option]]) -> None:
     chosen = choose(options, bounds(options)[1])

@@ -12,10 +12,11 @@ from scipy.special import log_softmax as scipy_log_softmax
 from builders.validation.compare import Comparison, divergence, log_softmax
 from targets.errors import MeasurementError
 from targets.evidence import FIGURES
+from tests.support.cases import examples
 
 finite = st.floats(-60, 60, width=32)
 logits = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=12), elements=finite)
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=examples(60), deadline=None)
 
 
 @st.composite

@@ -47,11 +47,11 @@ def test_who_waits_for_another_fetch_says_so_and_goes_on(
         def hold() -> None:
             with file_lock(lock):
                 release.set()
-                noticed.wait(10)
+                noticed.wait(60)
 
         holder = threading.Thread(target=hold)
         holder.start()
-        release.wait(10)
+        release.wait(60)
         assert open_catalog(url, client, trust, receive).paths
         holder.join()
     assert events == [Notice(f"waiting for another phipack, who holds the metadata of {url}")]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from registry.files import large_file
 from registry.files.large_file import LargeFile, read_pieces
+from tests.support.cases import examples
 
 SIZES = [0, 1, 4095, 4096, 4097, (8 << 20) - 1, 8 << 20, (8 << 20) + 1]
 
@@ -43,7 +44,7 @@ def _refusing_direct(handle: int, command: int, argument: int = 0) -> int:
     return _fcntl(handle, command, argument)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=st.lists(st.binary(max_size=9000), max_size=8))
 def test_pieces_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]) -> None:
     monkeypatch.setattr(large_file, "_BUFFER_BYTES", 8192)
@@ -89,7 +90,7 @@ def test_a_disk_that_fills_up_is_reported(tmp_path: Path) -> None:
     assert result.stderr.splitlines()[-1] == "OSError: [Errno 27] File too large"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.integers(0, 40_000), bounds=st.tuples(st.integers(0, 40_000), st.integers(0, 40_000)))
 def test_pieces_are_the_files_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, bounds: tuple[int, int]

@@ -151,6 +151,6 @@ def test_a_lock_whose_file_was_removed_while_it_was_waited_for_is_taken_on_the_n
         waiter.start()
         assert not taken.wait(0.2)
         lock.unlink()
-    assert taken.wait(10)
+    assert taken.wait(60)
     waiter.join()
     assert lock.exists()

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from devtools.servers import running
@@ -27,7 +28,7 @@ from tests.support.tcp_proxy import proxy_before
 
 SLOW_DOWN = b"<Error><Code>SlowDown</Code></Error>"
 PARTS = 5
-LARGE = hashlib.shake_256(b"weights").digest(PART_BYTES * (PARTS - 1) + 1000)
+LARGE = np.random.default_rng(4).bytes(PART_BYTES * (PARTS - 1) + 1000)
 
 
 def blob_of(content: bytes) -> Blob:
@@ -82,9 +83,10 @@ def test_an_upload_that_broke_off_goes_on_where_it_stopped(s3_server: S3Server, 
 
 UPLOAD = """
 import hashlib, io, sys
+import numpy as np
 from registry.store.protocol import Blob
 from registry.store.uris import open_store
-content = hashlib.shake_256(b"weights").digest(int(sys.argv[2]))
+content = np.random.default_rng(4).bytes(int(sys.argv[2]))
 store = open_store(sys.argv[1])
 print("ready", flush=True)
 store.put(io.BytesIO(content), Blob("sha256:" + hashlib.sha256(content).hexdigest(), len(content)), what="model.gguf")

@@ -19,10 +19,13 @@ from registry.transfer.delta import INDEX_BYTES_LIMIT, MAGIC, open_delta
 from registry.transfer.delta_writer import Delta, _pairs, make_delta
 from registry.transfer.local_chunks import LocalChunks
 from targets.errors import FetchError
+from tests.support.cases import examples
 from tests.support.chunked import TENSORS, _random, bundle_of, nudged
 from tests.support.folders import flip
 
-anywhere = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+anywhere = settings(
+    deadline=None, max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def made(old: Bundle, new: Bundle, out: Path) -> Delta:

@@ -117,7 +117,7 @@ def test_who_fetches_the_same_to_the_same_place_waits_and_has_it(
 
     def stall(handler: object) -> bool:
         entered.set()
-        leave.wait(10)
+        leave.wait(60)
         return False
 
     def on_progress(event: Event) -> None:
@@ -126,9 +126,9 @@ def test_who_fetches_the_same_to_the_same_place_waits_and_has_it(
 
     with serving(large.path, after(1, stall), kind=RangeHandler) as url, ThreadPoolExecutor(2) as pool:
         first = pool.submit(fetch, url, out)
-        assert entered.wait(10)
+        assert entered.wait(60)
         second = pool.submit(fetch, url, out, on_progress=on_progress)
-        assert waits.wait(10)
+        assert waits.wait(60)
         leave.set()
         assert first.result().bundle == second.result().bundle == open_bundle(out)
     assert events == [Notice(f"waiting for another phipack, which fetches to {out}")]

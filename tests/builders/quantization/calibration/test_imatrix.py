@@ -20,6 +20,7 @@ from builders.reference.statistics import Statistics, multiplied
 from targets.architecture import Architecture
 from targets.config_json import read_architecture
 from targets.errors import CalibrationError, UnsupportedModelError
+from tests.support.cases import examples
 from tests.support.checkpoints import Tiny
 
 PHI3 = read_architecture(Tiny().config())
@@ -191,7 +192,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         read_means(tmp_path / "missing")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=8))
 def test_a_damaged_file_is_refused_or_read_never_a_crash(
     tmp_path_factory: pytest.TempPathFactory, place: int, patch: bytes

@@ -17,11 +17,6 @@ from tests.support.mutants import Nursery, subject_of
 SAMPLE = Sample(edge_tokens=200, answers=3, answer_tokens=8, reference_walks=8)
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
-    return Nursery(tmp_path_factory.mktemp("nursery"))
-
-
 @pytest.mark.parametrize(
     ("tokens", "longest", "expected"),
     [

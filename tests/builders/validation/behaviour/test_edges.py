@@ -10,11 +10,6 @@ from tests.support.mutants import Nursery, subject_of
 from tests.support.planted import MUTANTS
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
-    return Nursery(tmp_path_factory.mktemp("nursery"))
-
-
 def test_every_length_is_read_in_one_go_however_many_logits_that_takes(
     nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,11 +20,6 @@ _SAMPLE = 5  # of so many mutants one is planted in `make test`, so that each ki
 _SAMPLED_SOUND = {("window", "gguf-f16"), ("window", "onnx-fp16"), ("longrope", "coreml-fp16"), ("llama", "gguf-q4_0")}
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
-    return Nursery(tmp_path_factory.mktemp("nursery"))
-
-
 def test_there_are_many_and_each_has_its_name() -> None:
     assert len(MUTANTS) >= 100
     assert len({mutant.name for mutant in MUTANTS}) >= 40

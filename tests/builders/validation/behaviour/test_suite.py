@@ -128,11 +128,6 @@ def test_the_coarsest_storage_counts(nursery: Nursery) -> None:
     assert stored("F16", kv_cache="q8_0") == 8
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
-    return Nursery(tmp_path_factory.mktemp("nursery"))
-
-
 def test_a_quantized_cache_must_be_measured(tmp_path: Path, nursery: Nursery) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", hidden=128, context=300, dtype="F16"))
     bundle = build(checkpoint, with_kv_cache(recipe_named("gguf-f16"), "q8_0"), tmp_path / "b")

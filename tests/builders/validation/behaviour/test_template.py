@@ -28,11 +28,6 @@ class Garbled:
         return [1]
 
 
-@pytest.fixture(scope="module")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
-    return Nursery(tmp_path_factory.mktemp("nursery"))
-
-
 @pytest.mark.parametrize(
     ("note", "is_excused"),
     [
