@@ -47,13 +47,12 @@ class Degeneration:
 def check_degeneration(subject: Subject, answered: Answered) -> Degeneration:
     """Compare how many answers of the bundle and of the reference degenerate."""
     findings = Findings("degeneration")
+    if not subject.session.is_own_runtime:
+        reason = f"{subject.session.runtime} is not the format's own runtime, and too slow for whole answers"
+        findings.skip("greedy answers", reason)
+        return Degeneration(findings, {})
     if not answered.pairs:
         findings.skip("greedy answers", "the context has no room for a question and an answer")
-        return Degeneration(findings, {})
-    if not subject.session.is_own_runtime:
-        runtime, count = subject.session.runtime, len(answered.pairs)
-        reason = f"{runtime} is not the format's own runtime, and too slow for whole answers"
-        findings.skip(f"{count} greedy answers", reason)
         return Degeneration(findings, {})
     pairs = [
         (_written(pair.bundle, answered.stops), _written(pair.reference, answered.stops)) for pair in answered.pairs
