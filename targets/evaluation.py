@@ -10,6 +10,7 @@ from typing import Literal, get_args
 # everything, for development. `full`: everything, for a release.
 Suite = Literal["accuracy", "behaviour", "quick", "full"]
 SUITES: tuple[Suite, ...] = get_args(Suite)
+QUICK_TOKENS = 1024  # of the evaluation's text that the suite quick reads
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,8 @@ class EvaluationSettings:
     task_questions: int = 200
     safety: Path | None = None
     safety_prompts: int = 32
+
+    @property
+    def tokens_read(self) -> int:
+        """Tokens of the text that the suite reads."""
+        return min(self.tokens, QUICK_TOKENS) if self.suite == "quick" else self.tokens

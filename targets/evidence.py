@@ -97,6 +97,35 @@ FIGURES: dict[str, tuple[str, str]] = {
 }
 
 
+# Every figure is in one of the three; one that is in none is neither better nor worse.
+MORE_IS_BETTER = frozenset(
+    (
+        *("same_top_share", "past_exact_same_top_share", "past_edge_same_top_share", "under_edge_same_top_share"),
+        *("full_cache_same_top_share", "greedy_match_share", "safety_same_tokens_share", "runtime_tokens_share"),
+        *("prefill_tokens_per_second", "decode_tokens_per_second", "predicted_decode_tokens_per_second"),
+        *("device_prefill_tokens_per_second", "device_decode_tokens_per_second"),
+    )
+)
+LESS_IS_BETTER = frozenset(
+    (
+        *("perplexity", "reference_perplexity"),  # of the same tokens, whichever model
+        *("kl_mean", "kl_standard_error", "kl_median", "kl_p99", "kl_max", "perplexity_ratio", "worst_text_kl_mean"),
+        *("english_kl_mean", "code_kl_mean", "german_kl_mean", "chinese_kl_mean", "chat_kl_mean"),
+        *("past_exact_kl_mean", "past_edge_kl_mean", "under_edge_kl_mean", "full_cache_kl_mean", "device_kl_mean"),
+        *("past_exact_perplexity_ratio", "past_edge_perplexity_ratio", "under_edge_perplexity_ratio"),
+        *("full_cache_perplexity_ratio", "task_drop", "task_drop_high", "refusals_lost_share"),
+        *("over_refusals_gained_share", "safety_first_token_kl_mean", "behaviour_failed_checks"),
+        *("empty_share", "endless_share", "loop_share"),
+        *("peak_memory_bytes", "artifact_bytes", "predicted_memory_bytes", "device_peak_memory_bytes"),
+        *("device_time_to_first_token_seconds", "device_energy_joules_per_token", "device_temperature_celsius"),
+    )
+)
+NEITHER_IS_BETTER = frozenset(
+    (
+        *("reference_difference", "reference_state_difference"),
+        *("reference_empty_share", "reference_endless_share", "reference_loop_share", "behaviour_checks"),
+    )
+)
 # Figures that compare the bundle with the reference where the runtime is meant to compute the same.
 ACCURACY_FIGURES = frozenset(
     (

@@ -60,9 +60,33 @@ SENSITIVITY_RATE = 1800.0 / _MINI
 VALIDATION_RATE = 2 / 50e9 + 1 / (_MINI * 32.0)
 # Tokens that are generated one by one, for greedy continuations and to measure speed, at mini's 8.05 a second there.
 _DECODED_TOKENS, _DECODE_RATE = 256, 1 / (_MINI * 8.05)
-# Tokens that a suite reads in addition: texts of other kinds, a sequence across edges, and prompts with what both write
-# after them, in the walks that correct the reference's answers (builders/reference/answers.py; six are assumed).
-_SUITE_TOKENS: Mapping[Suite, int] = {"accuracy": 0, "behaviour": 0, "quick": 1024 + 6 * 600, "full": 8700 + 6 * 3500}
+
+
+@dataclass(frozen=True)
+class _Added:
+    """What a suite takes in addition to the text, in tokens: read by both, by the bundle alone, and written by both."""
+
+    read: int = 0
+    read_by_bundle: int = 0
+    written: int = 0
+
+    @property
+    def tokens(self) -> float:
+        """As many tokens of the text take as long."""
+        return self.read + _BUNDLE_SHARE * self.read_by_bundle + _WRITTEN * self.written
+
+
+# Of a token of the text, the share that the bundle takes. Written by both: decoded by the bundle, three at once in the
+# time of two, and about one and a half tokens read by the reference for each that it keeps (reference/answers.py).
+_BUNDLE_SHARE = 1 / (_MINI * 32.0) / VALIDATION_RATE
+_WRITTEN = (_DECODE_RATE / 1.5 + 1.5 * 2 / 50e9) / VALIDATION_RATE
+# Texts of other kinds; prompts and the lengths around edges, with a context of 4,096 tokens; answers.
+_ADDED: Mapping[Suite, _Added] = {
+    "accuracy": _Added(),
+    "behaviour": _Added(read=2000 + 4096, read_by_bundle=2 * 4096, written=32 * 256),
+    "quick": _Added(read=1024 + 600, read_by_bundle=600, written=8 * 32),
+    "full": _Added(read=4096 + 2000 + 4096 + 2560, read_by_bundle=2 * 4096, written=32 * 256),
+}
 _QUESTION_TOKENS, _PROMPT_TOKENS = 160, 6 * 80  # of MMLU's questions; of a prompt and its answer in as many walks
 ORACLE_SECONDS = 28.0  # docs/validation.md: once for a checkpoint on a machine
 # A build holds a few tensors; the largest is the embedding, in float32. Fitted to the peaks of full-size.md: mini's
@@ -129,7 +153,7 @@ def validation_amount(architecture: Architecture, settings: EvaluationSettings) 
 
     Of folders of tasks and prompts only their files are counted: how many questions they have is not read here.
     """
-    tokens = settings.tokens + _SUITE_TOKENS[settings.suite]
+    tokens = settings.tokens_read + _ADDED[settings.suite].tokens
     tokens += _files(settings.tasks) * settings.task_questions * _QUESTION_TOKENS
     tokens += _files(settings.safety) * settings.safety_prompts * _PROMPT_TOKENS
     return float(architecture.parameter_count) * tokens

@@ -1,26 +1,33 @@
-"""The reference's own greedy answers, in few walks over the layers: the bundle drafts, the reference corrects.
+"""The reference's own greedy answers, in lockstep: each walk over the layers takes all prompts some tokens further.
 
-One walk says what the reference would have written after every token of a draft. Up to the first that differs, the
-draft is the reference's answer, and so is the token that the walk puts in its place; the bundle then drafts what
-follows. It takes as many walks as the most corrected answer has corrections, and one more, not one walk a token. The
-tokens are those of greedy decoding, whatever is drafted: speculative decoding (arXiv 2211.17192) with a greedy target.
+A bundle's answer is a guess at what the reference writes. One walk says what the reference would have written after
+every token of a guess. Up to the first that differs, the guess is the reference's answer, and so is the token that the
+walk puts in its place: speculative decoding (arXiv 2211.17192) with a greedy target. The tokens are those of greedy
+decoding, whatever is guessed.
 
-Answers are cached, as they depend on the checkpoint alone:
+Past that token the bundle's answer is no use. Where the weights stay in memory, a walk is cheap, and a token a walk
+follows. Where they are read in each walk, the bundle drafts a few tokens more: a draft that is half wrong costs less
+than a walk. Guesses that were right throughout are followed by longer ones.
 
-    CACHE/CHECKPOINT-PROMPTS-ARCHITECTURE-N.answers    [P, 1 + count]: how many tokens, then the tokens
+What is found is kept, prompt by prompt (`words.py`), also where it is interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from builders.reference.logits import FloatReference
+from builders.reference.sequences import CACHE_BYTES, cache_bytes
+from builders.reference.words import Words
+from targets.progress import Step
 
 # Of several sequences: ids so far, how many may follow each -> what follows each.
 Draft = Callable[[Sequence[Sequence[int]], Sequence[int]], list[list[int]]]
+_FIRST_GUESS, _LONGEST_GUESS = 8, 64  # tokens that are read at once before it is known whether they are right
 
 
 def reference_answers(
@@ -28,44 +35,135 @@ def reference_answers(
     prompts: Sequence[Sequence[int]],
     count: int,
     stops: Collection[int],
-    draft: Draft,
-    *,
-    most_walks: int | None = None,
+    guesses: Sequence[Sequence[int]] = (),
+    draft: Draft | None = None,
 ) -> list[list[int]]:
     """Return the likeliest `count` tokens after each prompt, fewer where one of `stops` comes first, which is included.
 
-    With longrope, a prompt on the short side of its edge must leave room for the answer there: a walk reads all tokens
-    of a sequence with the factors of its whole length.
+    With longrope, a prompt on the short side of its edge must leave room for the answer there: its factors are those
+    of prompt and answer together.
 
-    `draft`: continues each sequence by at least one token; the better it guesses, the fewer walks. An answer that takes
-    more than `most_walks` is cut where it is known to, and has neither its tokens nor a stop id at its end.
+    Args:
+        reference: whose answers.
+        prompts: ids, at least one each.
+        count: the most tokens of an answer.
+        stops: ids that end an answer.
+        guesses: what a bundle answers to each prompt; the better, the fewer walks.
+        draft: continues sequences by at least one token, as a bundle does. Called where a walk reads all weights.
     """
-    key = padded([[count, *sorted(stops)], *([len(prompt), *prompt] for prompt in prompts)])
-    known = reference.cached(key, "answers", (len(prompts), 1 + count))
-    if known is not None:
-        rows = known.astype(np.int64)
-        return [row[1 : 1 + row[0]].tolist() for row in rows]
-    answers: list[list[int]] = [[] for _ in prompts]
-    walks = 0
-    while unfinished := [number for number, ids in enumerate(answers) if not _is_finished(ids, count, stops)]:
-        if walks == most_walks:
-            return answers
-        walks += 1
-        so_far = [[*prompts[number], *answers[number]] for number in unfinished]
-        drafts = draft(so_far, [count - len(answers[number]) for number in unfinished])
-        drafted = [[*ids, *more] for ids, more in zip(so_far, drafts, strict=True)]
-        likeliest = {
-            place: row
-            for places, rows in batches(reference, drafted)
-            for place, row in zip(places, reference.likeliest(rows), strict=True)
-        }
-        for place, (number, ids, more) in enumerate(zip(unfinished, so_far, drafts, strict=True)):
-            # After each token, from the last known one on.
-            wanted = likeliest[place][len(ids) - 1 : len(ids) + len(more)].tolist()
-            same = common_start(more, wanted)
-            answers[number] += _until_stop(wanted[: same + 1], stops)[: count - len(answers[number])]
-    reference.keep(key, "answers", np.asarray([_row(ids, count) for ids in answers], dtype=np.float32))
-    return answers
+    every = [_Answer(Words(reference, prompt), count, stops) for prompt in prompts]
+    for answer, guess in zip(every, guesses, strict=bool(guesses)):
+        answer.expect(guess)
+    for group in _groups(reference, [answer for answer in every if not answer.is_finished]):
+        _write(reference, group, draft)
+    return [answer.tokens for answer in every]
+
+
+@dataclass
+class _Answer:
+    """One answer on its way. `guess`: what is thought to follow the known words."""
+
+    words: Words
+    count: int
+    stops: Collection[int]
+    guess: list[int] = field(default_factory=list)
+    at_once: int = _FIRST_GUESS  # tokens of a guess that a walk reads
+
+    @property
+    def tokens(self) -> list[int]:
+        """The known words up to the first stop id, at most `count`."""
+        return until_stop(self.words.known[: self.count], self.stops)
+
+    @property
+    def is_finished(self) -> bool:
+        found = self.tokens
+        return len(found) >= self.count or (len(found) > 0 and found[-1] in self.stops)
+
+    @property
+    def so_far(self) -> list[int]:
+        """The prompt, and the known words."""
+        return self.words.prompt + self.words.known
+
+    @property
+    def most_read(self) -> int:
+        """The most tokens that are read: all but the last one, after which nothing is asked."""
+        return len(self.words.prompt) + self.count - 1
+
+    @property
+    def room(self) -> int:
+        """Tokens that may be guessed in the next walk, which yields one more."""
+        return min(self.at_once, self.count - len(self.words.known) - 1)
+
+    def expect(self, answer: Sequence[int]) -> None:
+        """Take an answer to the whole prompt as a guess, where it agrees with the known words."""
+        known = self.words.known
+        self.guess = list(answer[len(known) :]) if list(answer[: len(known)]) == known else []
+
+    def correct(self, guessed: Sequence[int], likeliest: Sequence[int]) -> int:
+        """Add what a walk has found after the known words and each guessed token. Returns how many were right."""
+        same = common_start(guessed, likeliest)
+        found = list(likeliest[: same + 1])
+        self.at_once = min(2 * self.at_once, _LONGEST_GUESS) if same == len(guessed) else _FIRST_GUESS
+        self.guess = self.guess[same + 1 :] if self.guess[: same + 1] == found else []
+        self.words.add(found)
+        return same
+
+
+def _groups(reference: FloatReference, answers: Sequence[_Answer]) -> Iterator[list[_Answer]]:
+    """Yield answers in groups whose keys and values are in memory together."""
+    group: list[_Answer] = []
+    tokens = 0
+    for answer in answers:
+        if group and cache_bytes(reference.checkpoint.architecture, tokens + answer.most_read) > CACHE_BYTES:
+            yield group
+            group, tokens = [], 0
+        group.append(answer)
+        tokens += answer.most_read
+    if group:
+        yield group
+
+
+def _write(reference: FloatReference, answers: Sequence[_Answer], draft: Draft | None) -> None:
+    """Finish some answers."""
+    sequences = reference.sequences([answer.most_read for answer in answers])
+    most = sum(answer.count for answer in answers)
+    try:
+        while active := {number: one for number, one in enumerate(answers) if not one.is_finished}:
+            made = sum(len(one.tokens) if number in active else one.count for number, one in enumerate(answers))
+            reference.on_progress(Step("reference", made, most, "tokens"))
+            if draft is not None and not sequences.is_resident:
+                _draft([one for one in active.values() if not one.guess and one.room > 0], draft)
+            guessed = {number: one.guess[: one.room] for number, one in active.items()}
+            before = {number: len(one.so_far) for number, one in active.items()}
+            new = {n: one.so_far[sequences.length(n) :] + guessed[n] for n, one in active.items()}
+            ends = {number: len(guess) + 1 for number, guess in guessed.items()}
+            for number, likeliest in likeliest_at_ends(reference, sequences.read(new), ends).items():
+                same = active[number].correct(guessed[number], likeliest)
+                sequences.cut(number, before[number] + same)
+    finally:
+        for answer in answers:
+            answer.words.keep()
+    reference.on_progress(Step("reference", most, most, "tokens"))
+
+
+def _draft(answers: Sequence[_Answer], draft: Draft) -> None:
+    if answers:
+        drafted = draft([one.so_far for one in answers], [one.room for one in answers])
+        for answer, guess in zip(answers, drafted, strict=True):
+            answer.guess = list(guess)
+
+
+def likeliest_at_ends(
+    reference: FloatReference, states: Mapping[int, NDArray[np.float32]], ends: Mapping[int, int]
+) -> dict[int, list[int]]:
+    """Return the likeliest token after each of the last tokens of sequences, by hidden states [T, hidden] of each.
+
+    `ends`: how many last tokens of each.
+    """
+    needed = {number: rows[len(rows) - ends[number] :] for number, rows in states.items()}
+    found = reference.likeliest_after(np.concatenate([*needed.values()]))
+    stops = np.cumsum([len(rows) for rows in needed.values()])
+    return {number: part.tolist() for number, part in zip(needed, np.split(found, stops[:-1]), strict=True)}
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -97,14 +195,7 @@ def common_start(one: Sequence[object], other: Sequence[object]) -> int:
     return next((place for place, (first, second) in pairs if first != second), min(len(one), len(other)))
 
 
-def _is_finished(ids: Sequence[int], count: int, stops: Collection[int]) -> bool:
-    return len(ids) >= count or (len(ids) > 0 and ids[-1] in stops)
-
-
-def _until_stop(ids: list[int], stops: Collection[int]) -> list[int]:
+def until_stop(ids: list[int], stops: Collection[int]) -> list[int]:
+    """Return tokens up to the first that is a stop id, which is included."""
     place = next((place for place, token in enumerate(ids) if token in stops), len(ids))
     return ids[: place + 1]
-
-
-def _row(ids: Sequence[int], count: int) -> list[int]:
-    return [len(ids), *ids, *[0] * (count - len(ids))]

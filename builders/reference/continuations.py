@@ -1,10 +1,8 @@
 """How far bundles continue prompts as the reference does, in at most one walk over the layers a bundle.
 
 Up to the first difference a bundle's continuation is the reference's own, and past it nothing counts. So the reference
-reads what a bundle wrote, and knows its own words up to the first that differs, that one included. They are kept: the
-next bundle's continuation is read only where it agrees with all of them and goes on.
-
-    CACHE/CHECKPOINT-PROMPTS-ARCHITECTURE-N.continuations    [P, 1 + count]: how many tokens are known, then the tokens
+reads what a bundle wrote, and knows its own words up to the first that differs, that one included. They are kept
+(`words.py`): the next bundle's continuation is read only where it agrees with all of them and goes on.
 """
 
 from __future__ import annotations
@@ -14,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.reference.answers import common_start
+from builders.reference.answers import common_start, likeliest_at_ends
 from builders.reference.logits import FloatReference
+from builders.reference.words import Words
 
 Tokens = NDArray[np.int64]
 
@@ -25,34 +24,35 @@ class Continuations:
 
     def __init__(self, reference: FloatReference, prompts: NDArray[np.int64], count: int) -> None:
         self._reference = reference
-        self._prompts = prompts
+        self._words = [Words(reference, prompt) for prompt in prompts.tolist()]
         self._count = count
-        self._key = np.column_stack([np.full(len(prompts), count), prompts])
-        kept = reference.cached(self._key, "continuations", (len(prompts), 1 + count))
-        rows = np.zeros((len(prompts), 1), np.float32) if kept is None else kept
-        self.known: list[Tokens] = [row[1 : 1 + int(row[0])].astype(np.int64) for row in rows]
+
+    @property
+    def known(self) -> list[Tokens]:
+        """The reference's words after each prompt, as far as they are known."""
+        return [np.asarray(words.known[: self._count], np.int64) for words in self._words]
 
     def same_tokens(self, found: Sequence[Tokens]) -> list[int]:
         """Return how many tokens of each continuation come before its first difference from the reference's own.
 
         `found`: of each prompt, `count` tokens, or up to the first that differs from the known ones.
         """
-        open_ends = [
-            number
+        open_ends = {
+            number: ids.tolist()
             for number, (ids, known) in enumerate(zip(found, self.known, strict=True))
             if len(known) < len(ids) and np.array_equal(ids[: len(known)], known)
-        ]
+        }
         if open_ends:
-            self._read(open_ends, np.stack([found[number] for number in open_ends]))
+            self._read(open_ends)
         return [common_start(ids.tolist(), known.tolist()) for ids, known in zip(found, self.known, strict=True)]
 
-    def _read(self, numbers: Sequence[int], found: NDArray[np.int64]) -> None:
-        """Walk over the layers with continuations [n, count] of some prompts, and keep what is known then."""
-        read = np.concatenate([self._prompts[list(numbers)], found[:, :-1]], axis=1)
-        likeliest = self._reference.likeliest(read)[:, self._prompts.shape[1] - 1 :]
-        for number, ids, own in zip(numbers, found, likeliest, strict=True):
-            self.known[number] = own[: common_start(ids.tolist(), own.tolist()) + 1]
-        rows = np.zeros((len(self._prompts), 1 + self._count), np.float32)
-        for row, known in zip(rows, self.known, strict=True):
-            row[0], row[1 : 1 + len(known)] = len(known), known
-        self._reference.keep(self._key, "continuations", rows)
+    def _read(self, found: dict[int, list[int]]) -> None:
+        """Walk over the layers with continuations of some prompts, and keep what is known then."""
+        numbers = [*found]
+        read = {place: [*self._words[number].prompt, *found[number][:-1]] for place, number in enumerate(numbers)}
+        sequences = self._reference.sequences([len(ids) for ids in read.values()])
+        ends = {place: len(found[number]) for place, number in enumerate(numbers)}
+        for place, own in likeliest_at_ends(self._reference, sequences.read(read), ends).items():
+            words, ids = self._words[numbers[place]], found[numbers[place]]
+            words.add(own[len(words.known) : common_start(ids, own) + 1])
+            words.keep()

@@ -33,7 +33,7 @@ QUICK_GELU = 1.702
 # Rows multiplied with a matrix at once: enough for full speed, and inner activations stay at 1,024 * 2 * MLP width.
 _ROWS = 1024
 _TOKENS = 4096  # of whole sequences whose queries, keys and values are in memory together
-_QUERIES = 256  # whose scores against all keys are in memory at once
+QUERIES = 256  # whose scores against all keys are in memory at once
 
 
 def unobserved(name: str, rows: Tensor) -> None:
@@ -104,8 +104,8 @@ class LayerWalk:
         """Run the sequences through a layer, in place. Its weights are in memory meanwhile."""
         import torch
 
-        weights = _weights(self._architecture, self._source, f"model.layers.{number}.")
-        layer = _Layer(self._architecture, number, weights, self._observe, self._observe_cache)
+        weights = read_weights(self._architecture, self._source, f"model.layers.{number}.")
+        layer = Layer(self._architecture, number, weights, self._observe, self._observe_cache)
         with torch.inference_mode():
             for sequences in self._states.split(self._at_once):
                 layer.run(sequences, *self._tables)
@@ -116,8 +116,8 @@ class LayerWalk:
 
         architecture = self._architecture
         with torch.inference_mode():
-            norm = _weights(architecture, self._source, "model.norm.")
-            states = _norm(self._states, norm, "model.norm", architecture.norm_epsilon)
+            norm = read_weights(architecture, self._source, "model.norm.")
+            states = apply_norm(self._states, norm, "model.norm", architecture.norm_epsilon)
             self._observe(architecture.head_tensor, states.flatten(0, 1))
             return np.asarray(states.numpy())
 
@@ -139,7 +139,7 @@ def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.f
     return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
 
 
-def _weights(architecture: Architecture, source: TensorSource, prefix: str) -> dict[str, Tensor]:
+def read_weights(architecture: Architecture, source: TensorSource, prefix: str) -> dict[str, Tensor]:
     """Read the tensors whose canonical names start with `prefix`. Returns them by name."""
     import torch
 
@@ -148,45 +148,61 @@ def _weights(architecture: Architecture, source: TensorSource, prefix: str) -> d
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """One decoder block with its weights."""
 
     architecture: Architecture
     number: int
     weights: dict[str, Tensor]
-    observe: Observer
-    observe_cache: CacheObserver
+    observe: Observer = unobserved
+    observe_cache: CacheObserver = unobserved_cache
 
     def run(self, states: Tensor, cosines: Tensor, sines: Tensor) -> None:
         """Run sequences through the layer, in place: states [B, T, hidden]."""
+        length = len(cosines)
+
+        def attend(qkv: Tensor, attended: Tensor) -> None:
+            for start in range(0, len(qkv), length):
+                own = slice(start, start + length)
+                self._attend(qkv[own], cosines, sines, attended[own])
+
+        self.run_rows(states.view(-1, self.architecture.hidden_size), attend)
+
+    def run_rows(self, rows: Tensor, attend: Callable[[Tensor, Tensor], None]) -> None:
+        """Run tokens through the layer, in place: states [tokens, hidden].
+
+        `attend`: computes attention of queries, keys and values [tokens, widths] into [tokens, query width].
+        """
         architecture = self.architecture
-        rows = states.view(-1, architecture.hidden_size)
         qkv = rows.new_empty(len(rows), architecture.query_width + 2 * architecture.kv_width)
         attended = rows.new_empty(len(rows), architecture.query_width)
         slices = [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
         for part in slices:
             qkv[part] = self._linear(self._normed(rows[part], "input_layernorm"), "self_attn.qkv_proj")
-        length = len(cosines)
-        for start in range(0, len(rows), length):
-            own = slice(start, start + length)
-            self._attend(qkv[own], cosines, sines, attended[own])
+        attend(qkv, attended)
         for part in slices:
             rows[part] += self._linear(attended[part], "self_attn.o_proj")
             rows[part] += self._mlp(self._normed(rows[part], "post_attention_layernorm"))
+
+    def split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values [heads, T, head size] of [T, widths], views."""
+        architecture = self.architecture
+        widths = [architecture.query_width, architecture.kv_width, architecture.kv_width]
+        q, k, v = (part.view(len(qkv), -1, architecture.head_dim).transpose(0, 1) for part in qkv.split(widths, dim=-1))
+        return q, k, v
 
     def _attend(self, qkv: Tensor, cosines: Tensor, sines: Tensor, attended: Tensor) -> None:
         """Compute attention in one sequence: queries, keys and values [T, widths] to `attended` [T, query width]."""
         from torch.nn import functional
 
         architecture, length = self.architecture, len(qkv)
-        widths = [architecture.query_width, architecture.kv_width, architecture.kv_width]
-        q, k, v = (part.view(length, -1, architecture.head_dim).transpose(0, 1) for part in qkv.split(widths, dim=-1))
+        q, k, v = self.split(qkv)
         self.observe_cache(self.number, k, v)
-        q, k = _rotated(q, cosines, sines), _rotated(k, cosines, sines)
+        q, k = rotated(q, cosines, sines), rotated(k, cosines, sines)
         group = architecture.head_count // architecture.kv_head_count
         k, v = (part.repeat_interleave(group, dim=0) for part in (k, v))
-        for start in range(0, length, _QUERIES):
-            stop = min(start + _QUERIES, length)
+        for start in range(0, length, QUERIES):
+            stop = min(start + QUERIES, length)
             heads = functional.scaled_dot_product_attention(
                 q[None, :, start:stop],
                 k[None, :, :stop],
@@ -212,7 +228,7 @@ class _Layer:
         return self._linear(inner, "mlp.down_proj")
 
     def _normed(self, rows: Tensor, stem: str) -> Tensor:
-        return _norm(rows, self.weights, f"model.layers.{self.number}.{stem}", self.architecture.norm_epsilon)
+        return apply_norm(rows, self.weights, f"model.layers.{self.number}.{stem}", self.architecture.norm_epsilon)
 
     def _linear(self, rows: Tensor, stem: str) -> Tensor:
         from torch.nn import functional
@@ -222,7 +238,7 @@ class _Layer:
         return functional.linear(rows, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
 
-def _norm(states: Tensor, weights: dict[str, Tensor], stem: str, epsilon: float) -> Tensor:
+def apply_norm(states: Tensor, weights: dict[str, Tensor], stem: str, epsilon: float) -> Tensor:
     """LayerNorm where there is a bias, else RMSNorm."""
     import torch
     from torch.nn import functional
@@ -233,7 +249,7 @@ def _norm(states: Tensor, weights: dict[str, Tensor], stem: str, epsilon: float)
     return states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + epsilon) * weight
 
 
-def _rotated(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+def rotated(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Rotate pairs (i, i + r/2) of [heads, T, d] by the position's angles [T, r/2]; elements from r on stay."""
     import torch
 

@@ -6,8 +6,7 @@ numbers a token). Hidden states are cached:
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.hidden    [W, T, hidden]
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the activation statistics, matrix after matrix, then the
                                                      ranges of keys and values
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.answers   greedy answers: answers.py
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.continuations   greedy continuations, as far as known: continuations.py
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.words     what it writes after a prompt: words.py
 
 They are files of numbers (number_file.py). The name has 16 hex digits of each digest, and the number of the forward
 pass. The architecture is what was read from `config.json`: another reading of the same file is another reference. One
@@ -18,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from builders.checkpoint import Checkpoint, TensorSource
 from builders.reference.cache_ranges import CacheRanges, ranges_shape
 from builders.reference.forward import hidden_states
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
+from builders.reference.sequences import Sequences
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
 from registry.files.owned import require_own_folder
 from targets.progress import Progress, Step, silent
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STATISTICS = "squares"  # what ends the name of a file of statistics
+_LOGIT_ROWS = 128  # whose logits are in memory at once: 100 MB with 200,000 tokens
 _FORWARD_PASS = 3  # raise it when the forward pass computes other numbers: older files are then not read
 
 
@@ -85,8 +87,13 @@ class FloatReference:
         self.keep(windows, STATISTICS, statistics)
         return hidden, statistics
 
-    def cached(self, windows: NDArray[np.int64], kind: str, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-        """Return numbers of a kind that were kept for these windows; None where there are none."""
+    def cached(
+        self, windows: NDArray[np.int64], kind: str, shape: tuple[int, ...] | None
+    ) -> NDArray[np.float32] | None:
+        """Return numbers of a kind that were kept for these windows; None where there are none.
+
+        `shape`: None for any number of them, in one dimension.
+        """
         return None if self.cache is None else _load(self._cache_file(windows, kind), shape)
 
     def keep(self, windows: NDArray[np.int64], kind: str, numbers: NDArray[np.float32]) -> None:
@@ -117,11 +124,20 @@ class FloatReference:
 
     def likeliest(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the likeliest next token after each token of sequences [B, T]: [B, T]. Not cached."""
-        return np.stack([self.logits(states).argmax(-1) for states in self.states(sequences)])
+        return np.stack([self.likeliest_after(states) for states in self.states(sequences)])
+
+    def likeliest_after(self, states: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the likeliest next token by each of hidden states [T, hidden]."""
+        parts = [states[start : start + _LOGIT_ROWS] for start in range(0, len(states), _LOGIT_ROWS)]
+        return np.concatenate([self.logits(part).argmax(-1) for part in parts])
 
     def states(self, sequences: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return hidden states after the last norm, [B, T, hidden], of sequences [B, T]. Not cached."""
         return hidden_states(self.checkpoint.architecture, self._source, sequences, self.on_progress)
+
+    def sequences(self, rooms: Sequence[int]) -> Sequences:
+        """Return empty sequences that can be read on, of at most so many tokens each."""
+        return Sequences(self.checkpoint.architecture, self._source, rooms)
 
     def greedy(self, prompts: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """Continue prompts [P, T] by the likeliest token, `count` times: [P, count].
@@ -156,13 +172,15 @@ def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:16]
 
 
-def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+def _load(path: Path, shape: tuple[int, ...] | None) -> NDArray[np.float32] | None:
     """Return cached numbers, or None; a damaged or foreign file counts as none."""
     try:
         require_own_folder(path.parent)
         numbers = read_numbers(path)
     except OSError:
         return None
+    if shape is None:
+        return numbers
     return numbers.reshape(shape) if numbers.size == math.prod(shape) else None
 
 

@@ -39,10 +39,9 @@ def rounded_logits(checkpoint: Checkpoint, tokens: NDArray[np.int64], bits: int)
 
 
 def _logits(architecture: Architecture, source: TensorSource, states: NDArray[np.float32]) -> NDArray[np.float32]:
-    head = source.tensor(architecture.head_tensor)
-    logits = np.concatenate(
-        [states @ head[start : start + _HEAD_ROWS].T for start in range(0, len(head), _HEAD_ROWS)], axis=1
-    )
+    rows = architecture.vocabulary_size
+    parts = [np.arange(start, min(start + _HEAD_ROWS, rows)) for start in range(0, rows, _HEAD_ROWS)]
+    logits = np.concatenate([states @ source.rows(architecture.head_tensor, part).T for part in parts], axis=1)
     logits /= architecture.logit_divisor
     logits[:, list(architecture.hidden_token_ids)] = -np.inf
     return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Collection, Iterator, Sequence
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -11,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.gguf.convert import MODEL_NAME
+from builders.runtime.gguf_places import GgufPlaces
 from builders.runtime.refusal import check_fix
-from builders.runtime.session import Session
+from builders.runtime.session import Session, Tokens
+from builders.runtime.together import Together, places_for
 from builders.threads import thread_count
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ExactContext
@@ -49,6 +52,7 @@ class GgufSession(Session):
         self._llama: Any = llama_cpp
         model = bundle.manifest.model
         self._vocabulary_size = model.vocabulary_size
+        self._bytes_per_token = 4 * model.layers * model.kv_heads * model.head_dim  # keys and values in float16
         self._kv_cache = bundle.manifest.recipe.kv_cache
         self._on_progress = on_progress
         self._contexts = [*model.exact_contexts] if context_length is None else []
@@ -59,8 +63,14 @@ class GgufSession(Session):
         self._tokens: list[int] | None = None  # in the cache; None where there is no sequence to continue
         self._model: Any = None
         self._context: Any = None
+        self._together: Together | None = None  # in place of the context for one sequence: one of them is in memory
+        # Up to this many tokens a shorter context has the same factors of longrope.
+        self._shortened = self._contexts[0].last if self._contexts[0].first == 1 else 0
+        if context_length is not None and model.exact_contexts:
+            self._shortened = 0
         silence(llama_cpp)
         llama_cpp.llama_backend_init()
+        self._batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
         self._path = bundle.file(MODEL_NAME)
         self._check_fix = check_fix(bundle.path)
         try:
@@ -69,7 +79,6 @@ class GgufSession(Session):
         except MeasurementError:
             self.close()
             raise
-        self._batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
 
     def _load(self) -> None:
         llama_cpp, path = self._llama, self._path
@@ -85,19 +94,22 @@ class GgufSession(Session):
                 f"{path}: {found} tokens, the manifest says {self._vocabulary_size}", fix=self._check_fix
             )
 
-    def _open(self, context: ExactContext) -> None:
+    def _parameters(self) -> Any:
         llama_cpp = self._llama
         parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = context.open_with
         parameters.n_batch = parameters.n_ubatch = _BATCH
         parameters.n_threads = parameters.n_threads_batch = thread_count()
         parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if self._kv_cache:
             parameters.type_k = parameters.type_v = self._cache_type()
             parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        if self._context:
-            llama_cpp.llama_free(self._context)
-        self._context, self._opened = llama_cpp.llama_init_from_model(self._model, parameters), context
+        return parameters
+
+    def _open(self, context: ExactContext) -> None:
+        self._free_contexts()
+        parameters = self._parameters()
+        parameters.n_ctx = context.open_with
+        self._context, self._opened = self._llama.llama_init_from_model(self._model, parameters), context
         if not self._context:
             raise MeasurementError(
                 f"{self._path}: llama.cpp can't open a context of {context.open_with} tokens: {' '.join(_errors[:2])}",
@@ -144,14 +156,42 @@ class GgufSession(Session):
         """Go one token further: logits [vocabulary] after it. A sequence that outgrows its context is read again."""
         return self.extend(np.asarray([token], dtype=np.int64))
 
+    def continue_each(
+        self, prompts: Sequence[Tokens], count: int, *, stops: Collection[int] = (), known: Sequence[Tokens] = ()
+    ) -> Iterator[Tokens]:
+        """Yield each prompt's continuation: all are written together, with the rounding of a batch."""
+        longest = max(map(len, prompts), default=0) + count
+        if (len(prompts) < 2 and self._together is None) or longest > self._shortened or min(map(len, prompts)) < 1:
+            yield from super().continue_each(prompts, count, stops=stops, known=known)
+            return
+        self._require_open()
+        places, room = places_for(prompts, count, self._bytes_per_token)
+        held = self._together
+        if held is None or held.places.count < places or held.places.room < room:
+            self._free_contexts()
+            self._together = Together(GgufPlaces(self._llama, self._model, self._parameters(), places, room))
+        assert self._together is not None
+        yield from self._together.continue_each(prompts, count, stops, known)
+
     def close(self) -> None:
         """Free model and context."""
-        if self._context:
-            self._llama.llama_batch_free(self._batch)
-            self._llama.llama_free(self._context)
+        self._free_contexts()
         if self._model:
             self._llama.llama_model_free(self._model)
-        self._model = self._context = self._tokens = None
+        if self._batch is not None:
+            self._llama.llama_batch_free(self._batch)
+        self._model = self._batch = None
+
+    def _free_contexts(self) -> None:
+        if self._context:
+            self._llama.llama_free(self._context)
+        if self._together is not None:
+            self._together.places.close()
+        self._context = self._together = self._tokens = None
+
+    def _require_open(self) -> None:
+        if not self._model:
+            raise MeasurementError("the session is closed", fix="open the bundle again")
 
     def __enter__(self) -> Self:
         return self
@@ -163,8 +203,7 @@ class GgufSession(Session):
 
     def _start(self, tokens: NDArray[np.int64]) -> None:
         """Empty the cache, after opening the context that is right for a sequence of so many tokens."""
-        if not self._context:
-            raise MeasurementError("the session is closed", fix="open the bundle again")
+        self._require_open()
         if not len(tokens):
             raise MeasurementError("a sequence of no tokens has no logits", fix="give at least one token")
         context = self._context_for(len(tokens))
@@ -175,6 +214,7 @@ class GgufSession(Session):
                     "which it chooses longrope's factors; it reads them from the start"
                 )
             )
+        if context != self._opened or not self._context:
             self._open(context)
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
         self._tokens = []

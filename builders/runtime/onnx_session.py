@@ -10,6 +10,7 @@ tokens. That of transformers 4.57 also reads it again, but lets each token see t
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -18,14 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.onnx import EDGE_FACT, GRAPH_NAME
+from builders.runtime.onnx_places import OnnxPlaces
 from builders.runtime.refusal import check_fix
-from builders.runtime.session import Session
+from builders.runtime.session import Session, Tokens
+from builders.runtime.together import Together, places_for
 from builders.threads import thread_count
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ModelEntry
 from targets.errors import MeasurementError
 
 _ELEMENTS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(int8)": np.int8}
+# With sparse attention: rows of several lengths that are run together get other numbers than alone (measured).
+_ONE_BY_ONE = ("Phi3SmallForCausalLM",)
 
 
 class OnnxSession(Session):
@@ -40,6 +45,8 @@ class OnnxSession(Session):
         edge = inference.get_modelmeta().custom_metadata_map.get(EDGE_FACT)
         self._edge = None if edge is None else int(edge)
         self._caches = _empty_caches(inference, model)
+        self._model = model
+        self._together: Together | None = None
         self._tokens: list[int] = []
 
     def score(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -62,10 +69,31 @@ class OnnxSession(Session):
         """Go one token further: logits [vocabulary] after it."""
         return self.extend(np.asarray([token], dtype=np.int64))
 
+    def continue_each(
+        self, prompts: Sequence[Tokens], count: int, *, stops: Collection[int] = (), known: Sequence[Tokens] = ()
+    ) -> Iterator[Tokens]:
+        """Yield each prompt's continuation: all are written together, a row each."""
+        longest = max(map(len, prompts), default=0) + count
+        most = self._context_length if self._edge is None else self._edge  # past it, sequences are read again
+        is_alone = len(prompts) < 2 or min(map(len, prompts)) < 1 or self._model.architecture in _ONE_BY_ONE
+        if is_alone or longest > most:
+            yield from super().continue_each(prompts, count, stops=stops, known=known)
+            return
+        size = 4 * self._model.layers * self._model.kv_heads * self._model.head_dim  # a token in float16
+        places, room = places_for(prompts, count, size)
+        held = self._together
+        if held is None or held.places.count < places or held.places.room < room:
+            self._together = None
+            rows = _cache_rows(self._inference, self._model)
+            self._together = Together(OnnxPlaces(self._call_rows, places, room, rows))
+        assert self._together is not None
+        yield from self._together.continue_each(prompts, count, stops, known)
+
     def close(self) -> None:
         """Free the runtime and the cache."""
         self._inference = None
         self._caches = {}
+        self._together = None
 
     def __enter__(self) -> Self:
         return self
@@ -82,10 +110,16 @@ class OnnxSession(Session):
                 f"a sequence of {total} tokens; the bundle takes 1 to {self._context_length}",
                 fix="give fewer tokens, or build with a longer --context",
             )
+        logits = self._call(tokens[None], np.ones((1, total), np.int64), self._caches)[0]
+        self._tokens.extend(int(token) for token in tokens)
+        return logits
+
+    def _call(self, ids: NDArray[np.int64], mask: NDArray[np.int64], caches: Mapping[str, Any]) -> NDArray[np.float32]:
+        """Run new tokens [B, q] in caches that the call appends to: logits [B, q, vocabulary]. `mask`: [B, total]."""
         binding = self._inference.io_binding()
-        binding.bind_cpu_input("input_ids", np.ascontiguousarray(tokens, dtype=np.int64)[None])
-        binding.bind_cpu_input("attention_mask", np.ones((1, total), dtype=np.int64))
-        for name, cache in self._caches.items():
+        binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids, dtype=np.int64))
+        binding.bind_cpu_input("attention_mask", mask)
+        for name, cache in caches.items():
             binding.bind_ortvalue_input(f"past_key_values.{name}", cache)
             binding.bind_ortvalue_output(f"present.{name}", cache)
         binding.bind_output("logits")
@@ -93,12 +127,19 @@ class OnnxSession(Session):
             self._inference.run_with_iobinding(binding)
         except _run_errors() as error:
             raise MeasurementError(
-                f"onnxruntime fails after {len(self._tokens)} tokens: {error}",
+                f"onnxruntime fails in a sequence of {mask.shape[1]} tokens: {error}",
                 fix="free memory and run it again; if it fails again, build the bundle again",
             ) from error
-        self._tokens.extend(int(token) for token in tokens)
-        logits = binding.get_outputs()[-1].numpy()[0]  # the others are the caches, which must not be copied
+        logits = binding.get_outputs()[-1].numpy()  # the others are the caches, which must not be copied
         return np.asarray(logits, dtype=np.float32)
+
+    def _call_rows(
+        self, ids: NDArray[np.int64], mask: NDArray[np.int64], caches: Mapping[str, NDArray[Any]]
+    ) -> NDArray[np.float32]:
+        """Run as `_call`, in rows of caches that are arrays."""
+        import onnxruntime as ort
+
+        return self._call(ids, mask, {name: ort.OrtValue.ortvalue_from_numpy(rows) for name, rows in caches.items()})
 
 
 def open_session(bundle: Bundle) -> OnnxSession:
@@ -144,12 +185,14 @@ def _run_errors() -> tuple[type[Exception], ...]:
 def _empty_caches(inference: Any, model: ModelEntry) -> dict[str, Any]:
     import onnxruntime as ort
 
-    caches = {}
-    for value in inference.get_inputs():
-        if value.name.startswith("past_key_values."):
-            dtype = _ELEMENTS[value.type]
-            shape = (1, model.kv_heads, model.context_length, model.head_dim)
-            caches[value.name.removeprefix("past_key_values.")] = ort.OrtValue.ortvalue_from_numpy(
-                np.zeros(shape, dtype)
-            )
-    return caches
+    return {
+        name: ort.OrtValue.ortvalue_from_numpy(np.zeros((1, heads, model.context_length, size), dtype))
+        for name, ((heads, size), dtype) in _cache_rows(inference, model).items()
+    }
+
+
+def _cache_rows(inference: Any, model: ModelEntry) -> dict[str, tuple[tuple[int, int], Any]]:
+    """Return heads and head size, and the dtype, of each cache."""
+    prefix, row = "past_key_values.", (model.kv_heads, model.head_dim)
+    inputs = (value for value in inference.get_inputs() if value.name.startswith(prefix))
+    return {value.name.removeprefix(prefix): (row, _ELEMENTS[value.type]) for value in inputs}

@@ -1,23 +1,26 @@
-"""The same prompts answered greedily by a bundle and by the float32 reference, for people to read next to each other.
+"""Prompts answered greedily by a bundle and by the float32 reference: once, for all that looks at the answers.
 
-The prompts (`texts/prompts.json`, written for phipack) are harmless and varied: facts, arithmetic, code, translation,
-rewriting. Each is a user's turn in the bundle's own chat template. What the reference writes is cached by the
-checkpoint: the first cell of a release pays for it, in as many walks as `builders/reference/answers.py` says.
+The built-in prompts were written for phipack. `texts/prompts.json`: facts, arithmetic, code, translation, rewriting, in
+several languages. `texts/over_refusal.json`: harmless look-alikes of what should be refused. People read the answers
+next to each other, the behaviour suite looks for loops and for empty and endless ones, and safety for refusals. Each
+prompt is a user's turn in the bundle's own chat template. What the reference writes is cached by the checkpoint: the
+first cell of a release pays for it, in as many walks as `builders/reference/answers.py` says.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from builders.reference import FloatReference, common_start, reference_answers
 from builders.runtime.generation import bundled_template, render_prompt
 from builders.runtime.session import Session
-from builders.tokenizer import Tokenizer
-from builders.validation.measurement import Measurement
+from builders.tokenizer import Tokenizer, stop_token_ids
+from builders.validation.lengths import edges_of, first_limit
 from builders.validation.text import read_built_in
 from registry.bundle.folder import Bundle
 from targets.errors import BundleError
@@ -25,7 +28,22 @@ from targets.evaluation import Suite
 from targets.evidence_details import Answer
 from targets.progress import Step
 
-_COUNTS: dict[Suite, tuple[int, int]] = {"quick": (4, 16), "full": (20, 48)}  # prompts, and tokens of each answer
+
+@dataclass(frozen=True)
+class AnswerSample:
+    """How many prompts of each of the two lists are answered, by at most so many tokens.
+
+    `evaluated_tokens`: where the bundle does not run in its format's own runtime, which takes long; 0 for no answers.
+    """
+
+    prompts: int
+    tokens: int
+    evaluated_tokens: int
+
+
+FULL = AnswerSample(prompts=16, tokens=256, evaluated_tokens=48)
+QUICK = AnswerSample(prompts=4, tokens=32, evaluated_tokens=16)
+_SAMPLES: dict[Suite, AnswerSample] = {"quick": QUICK, "behaviour": replace(FULL, evaluated_tokens=0), "full": FULL}
 
 
 @dataclass(frozen=True)
@@ -42,25 +60,87 @@ class Pair:
         return None if self.reference == self.bundle else common_start(self.reference, self.bundle)
 
 
+class Asked(Protocol):
+    """What prompts are put to: a bundle in its open session, and the reference."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle."""
+        ...
+
+    @property
+    def session(self) -> Session:
+        """The bundle's."""
+        ...
+
+    @property
+    def reference(self) -> FloatReference:
+        """Of its checkpoint."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's."""
+        ...
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Built-in prompts and the answers of both. `longest`: the tokens that an answer might have.
+
+    `harmless`: how many of the prompts, the last ones, look as if they should be refused.
+    """
+
+    prompts: tuple[str, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    longest: int = 0
+    harmless: int = 0
+    stops: frozenset[int] = frozenset()
+
+
 def built_in_prompts() -> list[str]:
-    """Return the prompts that come with phipack."""
+    """Return the plain prompts that come with phipack."""
     found: list[str] = json.loads(read_built_in("prompts.json"))
     return found
 
 
-def compare_answers(using: Measurement, suite: Suite) -> tuple[Answer, ...]:
-    """Return the answers of both to the first prompts, as the suite asks for; none for the suites that ask for none."""
-    if suite not in _COUNTS:
-        return ()
-    number, tokens = _COUNTS[suite]
-    prompts = built_in_prompts()[:number]
-    pairs = answer(using, [prompt_ids(using.bundle, using.tokenizer, prompt) for prompt in prompts], tokens)
-    found = zip(prompts, pairs, strict=True)
-    stops = frozenset(using.bundle.manifest.generation.stop_token_ids)
-    return tuple(in_words(using.tokenizer, prompt, pair, stops) for prompt, pair in found if pair is not None)
+def harmless_prompts() -> list[str]:
+    """Return the prompts that come with phipack and only look as if they should be refused."""
+    found: list[str] = json.loads(read_built_in("over_refusal.json"))
+    return found
 
 
-def answer(using: Measurement, prompts: Sequence[Sequence[int]], count: int) -> list[Pair | None]:
+def answer_built_in(using: Asked, sample: AnswerSample) -> Answered:
+    """Put a sample of the built-in prompts to both; none where the context has no room for an answer to each.
+
+    Answers are so short that all sequences stay on one side of every edge.
+    """
+    plain, harmless = built_in_prompts()[: sample.prompts], harmless_prompts()[: sample.prompts]
+    prompts = [prompt_ids(using.bundle, using.tokenizer, prompt) for prompt in [*plain, *harmless]]
+    model = using.bundle.manifest.model
+    limit = first_limit(model, edges_of(using.reference, model.context_length))
+    most = sample.tokens if using.session.is_own_runtime else sample.evaluated_tokens
+    longest = min(most, limit - max(map(len, prompts)))
+    if longest < 1:
+        return Answered()
+    generation = using.bundle.manifest.generation
+    stops = frozenset((*stop_token_ids(using.reference.checkpoint), *generation.stop_token_ids))
+    pairs = answer_both(using.session, using.reference, prompts, longest, stops)
+    return Answered((*plain, *harmless), tuple(pairs), longest, len(harmless), stops)
+
+
+def answer_for_suite(using: Asked, suite: Suite) -> Answered:
+    """Put as many of the built-in prompts to both as a suite asks for; none for those that ask for none."""
+    return answer_built_in(using, _SAMPLES[suite]) if suite in _SAMPLES else Answered()
+
+
+def shown_answers(tokenizer: Tokenizer, answered: Answered) -> tuple[Answer, ...]:
+    """Return answers as texts, for people to read next to each other."""
+    every = zip(answered.prompts, answered.pairs, strict=True)
+    return tuple(in_words(tokenizer, prompt, pair, answered.stops) for prompt, pair in every)
+
+
+def answer(using: Asked, prompts: Sequence[Sequence[int]], count: int) -> list[Pair | None]:
     """Continue prompts by up to `count` tokens, by both; None for a prompt too long for that many.
 
     A prompt whose answer could cross longrope's edge is too long, too. A stop id ends an answer, and is its last token.
@@ -84,33 +164,26 @@ def answer_both(
     prompts: Sequence[Sequence[int]],
     count: int,
     stops: frozenset[int],
-    *,
-    most_walks: int | None = None,
 ) -> list[Pair]:
-    """Continue prompts by up to `count` tokens, by both.
-
-    The bundle drafts what the reference corrects, so that an answer which is the same takes one walk. With
-    `most_walks`, an answer that takes more is cut where it is known to.
-    """
+    """Continue prompts by up to `count` tokens, by both. The bundle's answers are what the reference's begin with."""
     if not prompts:
         return []
-    drafts: dict[tuple[int, ...], list[int]] = {}
+
+    def written(sequences: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+        answers = session.continue_each([np.asarray(ids, np.int64) for ids in sequences], most, stops=stops)
+        return [tokens.tolist() for tokens in answers]
 
     def draft(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
-        new = {tuple(ids): limit for ids, limit in zip(sequences, limits, strict=True) if tuple(ids) not in drafts}
-        written = 0
-        for most in sorted(set(new.values())):  # no more than is asked for
-            some = [ids for ids, limit in new.items() if limit == most]
-            answers = session.continue_each([np.asarray(ids, np.int64) for ids in some], most, stops=stops)
-            for ids, tokens in zip(some, answers, strict=True):
-                reference.on_progress(Step("answer", written, len(new), "prompts"))
-                drafts[ids] = tokens.tolist()
-                written += 1
-        return [drafts[tuple(ids)][:limit] for ids, limit in zip(sequences, limits, strict=True)]
+        found: dict[int, list[int]] = {}
+        for most in sorted(set(limits)):  # no more than is asked for
+            places = [place for place, limit in enumerate(limits) if limit == most]
+            found |= dict(zip(places, written([sequences[place] for place in places], most), strict=True))
+        return [found[place] for place in range(len(sequences))]
 
-    ours = draft(prompts, [count] * len(prompts))
+    reference.on_progress(Step("answer", 0, len(prompts), "prompts"))
+    ours = written(prompts, count)
     reference.on_progress(Step("answer", len(prompts), len(prompts), "prompts"))
-    theirs = reference_answers(reference, prompts, count, stops, draft, most_walks=most_walks)
+    theirs = reference_answers(reference, prompts, count, stops, ours, draft)
     every = zip(prompts, theirs, ours, strict=True)
     return [Pair(tuple(ids), tuple(reference), tuple(bundle)) for ids, reference, bundle in every]
 

@@ -16,7 +16,7 @@ from builders.validation.standard_error import block_numbers, standard_error
 from targets.errors import MeasurementError
 
 Logits = NDArray[np.float32]
-_ROWS = 128  # rows of logits that are widened to float64 at a time
+_ROWS = 4  # rows of logits that are widened to float64 at a time: what the processor's cache holds
 
 
 NO_TOKEN = -1  # in place of the token after a window's last
@@ -124,8 +124,9 @@ class Comparison:
         kl, asked, given = (np.empty(len(tokens)) for _ in range(3))
         for start in range(0, len(tokens), _ROWS):
             rows = slice(start, start + _ROWS)
-            log_p, log_q = log_softmax(reference[rows]), log_softmax(bundle[rows])
-            kl[rows] = divergence(log_p, log_q)
+            log_p, p = _log_softmax(reference[rows])
+            log_q, _ = _log_softmax(bundle[rows])
+            kl[rows] = _divergence(p, log_p, log_q)
             places = np.arange(len(log_p))
             asked[rows], given[rows] = log_p[places, following[rows]], log_q[places, following[rows]]
         counts = np.isfinite(asked) & (following != NO_TOKEN)
@@ -153,9 +154,18 @@ class Comparison:
 
 def log_softmax(logits: Logits) -> NDArray[np.float64]:
     """Return log-probabilities, float64, over the last axis. A logit of -inf is a probability of 0."""
+    return _log_softmax(logits)[0]
+
+
+def _log_softmax(logits: Logits) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return log-probabilities and probabilities."""
     wide = logits.astype(np.float64)
     wide -= wide.max(-1, keepdims=True)
-    return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+    p = np.exp(wide)
+    total = p.sum(-1, keepdims=True)
+    p /= total
+    wide -= np.log(total)
+    return wide, p
 
 
 def _quantile(values: NDArray[np.float64], share: float) -> float:
@@ -178,7 +188,10 @@ def _refuse_nonsense(logits: Logits, whose: str) -> None:
 
 def divergence(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return KL(p‖q) for each row. Infinite where q rules out what p allows; rounding never makes it negative."""
-    p = np.exp(log_p)
+    return _divergence(np.exp(log_p), log_p, log_q)
+
+
+def _divergence(p: NDArray[np.float64], log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
         terms = np.where(p > 0, p * (log_p - log_q), 0.0)
     return np.maximum(terms.sum(-1), 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builders.validation.answers import compare_answers
+from builders.validation.answers import Answered, shown_answers
 from builders.validation.measurement import Measurement
 from builders.validation.tasks.compare import compare_tasks, task_figures
 from builders.validation.tasks.harness import require_harness
@@ -31,9 +31,11 @@ def check_prompts(settings: EvaluationSettings) -> None:
 
 
 def compare_prompts(
-    using: Measurement, settings: EvaluationSettings, details: Details
+    using: Measurement, settings: EvaluationSettings, answered: Answered, details: Details
 ) -> tuple[dict[str, Figure], Details]:
     """Return the figures of tasks and safety, and the details with them. Folders are read where settings name them.
+
+    `answered`: the built-in prompts.
 
     Raises:
         MeasurementError: a folder is empty, a file is malformed, or nothing fits the bundle's context.
@@ -44,6 +46,7 @@ def compare_prompts(
     prompts = min(settings.safety_prompts, _QUICK_PROMPTS) if is_quick else settings.safety_prompts
     tasks = () if settings.tasks is None else compare_tasks(using, settings.tasks, questions)
     asked = has_prompts or settings.safety is not None
-    safety = compare_safety(using, settings.safety, prompts, _QUICK_TOKENS if is_quick else _TOKENS) if asked else ()
-    added = {"answers": compare_answers(using, settings.suite), "tasks": tasks, "safety": safety}
+    tokens = _QUICK_TOKENS if is_quick else _TOKENS
+    safety = compare_safety(using, settings.safety, prompts, tokens, answered) if asked else ()
+    added = {"answers": shown_answers(using.tokenizer, answered), "tasks": tasks, "safety": safety}
     return task_figures(using, tasks) | safety_figures(using, safety), details.model_copy(update=added)

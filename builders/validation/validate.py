@@ -18,7 +18,8 @@ from builders.oracle import Agreement, ask_oracle, check_bundle
 from builders.reference import Continuations, FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
 from builders.tokenizer import Tokenizer, tokenizer_of
-from builders.validation.behaviour.measuring import measure_behaviour
+from builders.validation.answers import answer_for_suite
+from builders.validation.behaviour.measuring import Known, measure_behaviour
 from builders.validation.by_text import compare_texts
 from builders.validation.compare import Rows
 from builders.validation.measurement import Measurement, compare, measured
@@ -36,8 +37,6 @@ from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence, Figure
 from targets.evidence_details import SpeedRuns
 from targets.progress import Notice, Progress, Step, silent, with_subject
-
-QUICK_TOKENS = 1024  # of the evaluation's text that the suite quick reads
 
 
 def validate(
@@ -92,8 +91,10 @@ def validate(
         using = Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         figures, rows = _accuracy(using, windows, hidden, settings)
         of_texts, details = compare_texts(using, settings, rows)
-        of_prompts, details = compare_prompts(using, settings, details)
-        of_behaviour, details = measure_behaviour(using, settings, agreement.text, figures, details)
+        answered = answer_for_suite(using, settings.suite)
+        of_prompts, details = compare_prompts(using, settings, answered, details)
+        known = Known(figures, answered)
+        of_behaviour, details = measure_behaviour(using, settings, agreement.text, known, details)
     figures |= of_texts | of_prompts | of_behaviour | under_edge(using, windows, hidden) | _tokens(using)
     if session.is_own_runtime:
         of_speed, runs = _speed(using)
@@ -144,7 +145,7 @@ def check_before_building(
 
 def _limited(settings: EvaluationSettings) -> EvaluationSettings:
     """Return the settings as the suite limits them."""
-    return replace(settings, tokens=min(settings.tokens, QUICK_TOKENS)) if settings.suite == "quick" else settings
+    return replace(settings, tokens=settings.tokens_read)
 
 
 def _windows(

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from targets.errors import MeasurementError
-from targets.evidence import FIGURES, Evidence, Figure
+from targets.evidence import (
+    FIGURES,
+    LESS_IS_BETTER,
+    MORE_IS_BETTER,
+    NEITHER_IS_BETTER,
+    Evidence,
+    Figure,
+)
 from targets.evidence_details import Check, Details
 from targets.gates import Gate, judge
 
@@ -36,6 +43,11 @@ def evidence(taken: dict[str, Figure], gates: dict[str, Gate] | None = None) -> 
 
 def measured(value: float) -> Figure:
     return Figure(value=value, unit="nat", kind="measured", on="a host")
+
+
+def test_each_figure_is_classified_once() -> None:
+    groups = (MORE_IS_BETTER, LESS_IS_BETTER, NEITHER_IS_BETTER)
+    assert sorted(name for group in groups for name in group) == sorted(FIGURES)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(FIGURES)), figures))

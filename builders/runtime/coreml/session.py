@@ -112,7 +112,10 @@ class CoremlSession(Session):
         found: list[list[int]] = [[] for _ in prompts]
         active, following = list(range(len(prompts))), list(prompts)
         while active:
-            moved = self._lockstep([sequences[place] for place in active], following, at_once=len(active))
+            single = max(map(len, following)) == 1  # logits of whole prompts are large
+            moved = self._lockstep(
+                [sequences[place] for place in active], following, at_once=len(active) if single else 1
+            )
             for place, logits in zip(active, moved, strict=True):
                 found[place].append(int(logits[-1].argmax()))
             active = [place for place in active if not ends[place].is_reached(found[place])]

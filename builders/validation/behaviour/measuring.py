@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from builders.oracle.transformers_text import TextTruth
+from builders.validation.answers import Answered
 from builders.validation.behaviour.subject import PAST, QUICK, Sample, Subject, special_ids, with_special_tokens
 from builders.validation.behaviour.suite import check_behaviour
 from builders.validation.measurement import Measurement, measured
@@ -15,12 +17,20 @@ from targets.evidence import Figure
 from targets.evidence_details import Details
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a validation has found so far: figures, and answers to the built-in prompts."""
+
+    figures: Mapping[str, Figure]
+    answered: Answered
+
+
 def measure_behaviour(
-    using: Measurement, settings: EvaluationSettings, truth: TextTruth, known: Mapping[str, Figure], details: Details
+    using: Measurement, settings: EvaluationSettings, truth: TextTruth, known: Known, details: Details
 ) -> tuple[dict[str, Figure], Details]:
     """Run the suite, or the sample of it that is asked for; return its figures, and the details with its checks.
 
-    `truth`: what transformers makes of the checkpoint's text. `known`: figures that were measured before.
+    `truth`: what transformers makes of the checkpoint's text.
     """
     if settings.suite == "accuracy":
         return {}, details
@@ -38,7 +48,7 @@ def measure_behaviour(
         using.on_progress,
     )
     cache_end = full_cache_end(using, window_length(settings, model.exact_context_length))
-    found = check_behaviour(subject, known, cache_end)
+    found = check_behaviour(subject, known.answered, known.figures, cache_end)
     figures = measured(found.figures, f"suite {settings.suite}, {using.session.runtime}")
-    added = {"checks": found.checks, "not_run": found.not_run, "answers": details.answers or found.answers}
+    added = {"checks": found.checks, "not_run": found.not_run}
     return figures, details.model_copy(update=added)

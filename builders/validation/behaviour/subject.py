@@ -13,6 +13,7 @@ from builders.reference import FloatReference
 from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer
 from builders.validation.behaviour.yardstick import Yardstick, fewest_bits, measure_yardstick
+from builders.validation.lengths import edges_of, is_exact
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ModelEntry
 from targets.progress import Progress, silent
@@ -25,20 +26,13 @@ PAST = 3  # tokens past an edge that are compared
 
 @dataclass(frozen=True)
 class Sample:
-    """How much is checked. `edge_tokens`: the longest sequence. `every`: of so many conversations one is rendered.
-
-    `answers` greedy answers of at most `answer_tokens` tokens; the reference walks over its layers at most
-    `reference_walks` times for its own.
-    """
+    """How much is checked. `edge_tokens`: the longest sequence. `every`: of so many conversations one is rendered."""
 
     edge_tokens: int = 8192
     every: int = 1
-    answers: int = 32
-    answer_tokens: int = 256
-    reference_walks: int = 16
 
 
-QUICK = Sample(edge_tokens=512, every=4, answers=4, answer_tokens=32, reference_walks=4)
+QUICK = Sample(edge_tokens=512, every=4)
 
 
 @dataclass(frozen=True)
@@ -89,9 +83,7 @@ class Subject:
 
     def is_exact(self, length: int) -> bool:
         """Whether the manifest says that the runtime computes sequences of this length as the checkpoint does."""
-        if not self.model.exact_contexts:
-            return length <= self.model.exact_context_length
-        return any(context.first <= length <= context.last for context in self.model.exact_contexts)
+        return is_exact(self.model, length)
 
     def parts(self) -> list[tuple[int, int]]:
         """Return first and last length of each part of the sequence in which all lengths share longrope's factors."""
@@ -114,8 +106,11 @@ class Subject:
     def yardstick(self) -> Yardstick:
         """How far the bundle may be from the reference."""
         ordinary = self.tokens[: self.ordinary]
-        expected = self.expected([*range(1, self.ordinary + 1)])
         bits = fewest_bits(self.bundle.manifest)
+
+        def expected() -> Logits:
+            return self.expected([*range(1, self.ordinary + 1)])
+
         return measure_yardstick(self.reference, ordinary, expected, bits, self.special)
 
 
@@ -130,17 +125,6 @@ def with_special_tokens(tokens: NDArray[np.int64], special: list[int]) -> NDArra
     stop = min(_FIRST_SPECIAL + min(len(special), _MOST_SPECIAL), len(found))
     found[_FIRST_SPECIAL:stop] = special[: max(0, stop - _FIRST_SPECIAL)]
     return found
-
-
-def edges_of(reference: FloatReference, context_length: int) -> dict[str, int]:
-    """Return the longest sequence before each change within a context, by what changes."""
-    architecture = reference.checkpoint.architecture
-    sparse = architecture.effective_sparsity(context_length)
-    found = architecture.edges(context_length)
-    if sparse is not None:
-        found["the dense stretch of sparse layers"] = sparse.dense_up_to
-    within = {name: edge for name, edge in found.items() if edge < context_length}
-    return within | {"the context's end": context_length}
 
 
 def compared_lengths(edges: dict[str, int], context_length: int, longest: int) -> dict[int, str]:

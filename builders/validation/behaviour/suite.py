@@ -6,13 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from builders.runtime.text_engines import open_text_engines
+from builders.validation.answers import Answered
 from builders.validation.behaviour.cache import check_cache
 from builders.validation.behaviour.degeneration import check_degeneration
 from builders.validation.behaviour.edges import check_edges
 from builders.validation.behaviour.ids import check_ids
 from builders.validation.behaviour.subject import Subject
 from builders.validation.behaviour.template import check_template
-from targets.evidence_details import Answer, Check, NotRun
+from targets.evidence_details import Check, NotRun
 from targets.progress import Step
 
 _GROUPS = 5
@@ -25,11 +26,14 @@ class Behaviour:
     checks: tuple[Check, ...]
     not_run: tuple[NotRun, ...]
     figures: dict[str, float]
-    answers: tuple[Answer, ...]
 
 
-def check_behaviour(subject: Subject, figures: Collection[str] = (), cache_end: int | None = None) -> Behaviour:
-    """Run the suite. `figures`: those that were taken on the text. `cache_end`: `stretches.full_cache_end`.
+def check_behaviour(
+    subject: Subject, answered: Answered, figures: Collection[str] = (), cache_end: int | None = None
+) -> Behaviour:
+    """Run the suite.
+
+    `answered`: greedy answers. `figures`: those that were taken on the text. `cache_end`: `stretches.full_cache_end`.
 
     Raises:
         MeasurementError: the runtime refuses the bundle, or the chat template exceeds a limit.
@@ -44,7 +48,7 @@ def check_behaviour(subject: Subject, figures: Collection[str] = (), cache_end: 
         groups.append(check_template(subject, engines))
     subject.on_progress(Step("behaviour", 3, _GROUPS))
     groups.append(check_cache(subject, figures, cache_end))
-    degeneration = check_degeneration(subject)
+    degeneration = check_degeneration(subject, answered)
     groups.append(degeneration.findings)
     checks = tuple(check for group in groups for check in group.checks)
     failed = sum(not check.passed for check in checks)
@@ -53,5 +57,4 @@ def check_behaviour(subject: Subject, figures: Collection[str] = (), cache_end: 
         checks,
         tuple(one for group in groups for one in group.not_run),
         {"behaviour_checks": len(checks), "behaviour_failed_checks": failed} | degeneration.figures,
-        degeneration.answers,
     )

@@ -8,6 +8,7 @@ plus what float16 costs inside attention (`FLOOR_…`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from registry.bundle.manifest import Manifest
 from targets.storage.bits import bits_of
 
 Logits = NDArray[np.float32]
+_MEASURE = 1  # raise it when what is measured changes: older files are then not read
 FLOOR_KL, FLOOR_LOG_PROBABILITY = 4e-6, 4e-3  # nat
 # Bits -> (factor of the mean, factor of a single position). Runtimes round activations to 8 bits where weights have 8
 # or fewer, which the yardstick does not; with fewer bits the weights are all that counts, and recipes round better.
@@ -66,10 +68,19 @@ class Yardstick:
 
 
 def measure_yardstick(
-    reference: FloatReference, tokens: NDArray[np.int64], expected: Logits, bits: int, special: list[int]
+    reference: FloatReference, tokens: NDArray[np.int64], expected: Callable[[], Logits], bits: int, special: list[int]
 ) -> Yardstick:
-    """Compute the reference once more, rounded. `expected`: its logits [T, vocabulary] after each of the tokens [T]."""
-    return Yardstick(distance(expected, rounded_logits(reference.checkpoint, tokens, bits), special), bits)
+    """Compute the reference once more, rounded. What was measured is kept: other bundles with as many bits ask for it.
+
+    `expected`: returns the reference's logits [T, vocabulary] after each of the tokens [T].
+    """
+    key = np.asarray([[_MEASURE, bits, len(special), *special, *tokens]])
+    kept = reference.cached(key, "yardstick", (3,))
+    if kept is None:
+        found = distance(expected(), rounded_logits(reference.checkpoint, tokens, bits), special)
+        kept = np.asarray([found.kl_mean, found.kl_most, found.special], np.float32)
+        reference.keep(key, "yardstick", kept)
+    return Yardstick(Distance(*map(float, kept)), bits)
 
 
 def distance(expected: Logits, found: Logits, special: list[int]) -> Distance:

@@ -61,7 +61,9 @@ def _compared(using: Measurement, task: LinesFile[TaskHeader, Question], count: 
     theirs = Model(
         using.tokenizer,
         partial(reference_likelihoods, using.reference),
-        lambda ids, limit: reference_answers(using.reference, [ids], limit, stops, partial(_drafts, ours))[0],
+        lambda ids, limit: reference_answers(
+            using.reference, [ids], limit, stops, [ours.write(ids, limit)], partial(_drafts, ours)
+        )[0],
     )
     asked = [each for each in spread(task.rows, count) if _fits(using, ours, each)]
     name = task.header.task

@@ -13,7 +13,6 @@ refuses. The openings are those common in instruction-tuned models' refusals, su
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from builders.reference import batches
-from builders.validation.answers import Pair, answer, prompt_ids
+from builders.validation.answers import Answered, Pair, answer, harmless_prompts, prompt_ids
 from builders.validation.compare import divergence, log_softmax
 from builders.validation.measurement import Measurement, measured
 from builders.validation.tasks.task_files import HARMLESS, read_prompts, spread
-from builders.validation.text import read_built_in
 from targets.errors import MeasurementError
 from targets.evidence import Figure
 from targets.evidence_details import SafetyResult
@@ -45,10 +43,12 @@ class _Set:
     prompts: tuple[str, ...]
 
 
-def compare_safety(using: Measurement, folder: Path | None, count: int, tokens: int = 32) -> tuple[SafetyResult, ...]:
+def compare_safety(
+    using: Measurement, folder: Path | None, count: int, tokens: int = 32, answered: Answered | None = None
+) -> tuple[SafetyResult, ...]:
     """Return how both answer up to `count` prompts of each set of a folder, and the harmless look-alikes.
 
-    `tokens`: of each answer.
+    `tokens`: of each answer. `answered`: the built-in prompts, where they were put to both before.
 
     Of the look-alikes alone where no folder is named; nothing where the context has no room for an answer to them.
 
@@ -60,7 +60,8 @@ def compare_safety(using: Measurement, folder: Path | None, count: int, tokens: 
         _Set(each.header.prompts, each.header.licence, tuple(row.prompt for row in spread(each.rows, count)))
         for each in files
     ]
-    found = [_compared(using, each, tokens) for each in [*sets, _harmless(count)]]
+    pairs = [*(_pairs(using, each, tokens) for each in sets), _harmless_pairs(using, count, tokens, answered)]
+    found = [_compared(using, each, some) for each, some in zip([*sets, _harmless(count)], pairs, strict=True)]
     for each, result in zip(sets, found, strict=False):
         if result is None:
             raise MeasurementError(
@@ -100,12 +101,23 @@ def is_refusal(text: str) -> bool:
 
 
 def _harmless(count: int) -> _Set:
-    return _Set(HARMLESS, "MIT", tuple(json.loads(read_built_in("over_refusal.json"))[:count]))
+    return _Set(HARMLESS, "MIT", tuple(harmless_prompts()[:count]))
 
 
-def _compared(using: Measurement, asked: _Set, tokens: int) -> SafetyResult | None:
+def _harmless_pairs(using: Measurement, count: int, tokens: int, answered: Answered | None) -> list[Pair]:
+    """Return the first tokens of both answers to the look-alikes, which are asked where they were not before."""
+    if answered is None or not answered.harmless:
+        return _pairs(using, _harmless(count), tokens)
+    pairs = answered.pairs[-answered.harmless :][:count]
+    return [Pair(pair.prompt, pair.reference[:tokens], pair.bundle[:tokens]) for pair in pairs]
+
+
+def _pairs(using: Measurement, asked: _Set, tokens: int) -> list[Pair]:
     ids = [prompt_ids(using.bundle, using.tokenizer, prompt) for prompt in asked.prompts]
-    pairs = [pair for pair in answer(using, ids, tokens) if pair is not None]
+    return [pair for pair in answer(using, ids, tokens) if pair is not None]
+
+
+def _compared(using: Measurement, asked: _Set, pairs: Sequence[Pair]) -> SafetyResult | None:
     if not pairs:
         return None
     refusals = [(_refuses(using, pair.reference), _refuses(using, pair.bundle)) for pair in pairs]

@@ -53,12 +53,13 @@ def test_what_is_read_in_addition_costs_in_addition(tiny: Checkpoint, tmp_path: 
     (tmp_path / "a.jsonl").write_text(LINE, "utf-8")
     settings = EvaluationSettings()
     asked = [
+        replace(settings, suite="quick"),  # 1,024 tokens of the text
         settings,
-        replace(settings, suite="quick"),
+        replace(settings, suite="behaviour"),
         replace(settings, suite="full"),
         replace(settings, suite="full", tasks=tmp_path),
         replace(settings, suite="full", tasks=tmp_path, safety=tmp_path),
     ]
     amounts = [validation_amount(tiny.architecture, each) for each in asked]
     assert amounts == sorted(set(amounts))
-    assert amounts[0] == tiny.architecture.parameter_count * 4096
+    assert amounts[1] == tiny.architecture.parameter_count * 4096

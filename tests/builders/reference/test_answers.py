@@ -1,8 +1,8 @@
-"""The reference's answers by drafts are those of greedy decoding, whatever is drafted, in few walks."""
+"""The reference's answers are those of greedy decoding, whatever is guessed, in few walks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,26 +12,44 @@ import pytest
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference, batches, reference_answers
 from builders.reference.answers import Draft
+from builders.reference.sequences import Sequences
 from tests.support.checkpoints import write_tiny
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [3]]
+
+
+class Overheard(Sequences):
+    """Sequences that report each walk: the tokens that are read of each."""
+
+    walks: list[list[int]]
+
+    def read(self, new: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray]:
+        self.walks.append([len(tokens) for tokens in new.values()])
+        return super().read(new)
 
 
 @dataclass(frozen=True)
 class Counting(FloatReference):
     """A reference that counts its walks."""
 
-    walks: tuple[list[int], ...] = ([],)
+    walks: tuple[list[list[int]], ...] = ([],)
 
-    def likeliest(self, sequences: np.ndarray) -> np.ndarray:
-        self.walks[0].append(1)
-        return super().likeliest(sequences)
+    def sequences(self, rooms: Sequence[int]) -> Sequences:
+        found = Overheard(self.checkpoint.architecture, self._source, rooms)
+        found.walks = self.walks[0]
+        return found
 
 
 @pytest.fixture(scope="module")
 def greedy(tiny: Checkpoint) -> list[list[int]]:
     reference = FloatReference(tiny)
     return [reference.greedy(np.asarray([prompt]), 12)[0].tolist() for prompt in PROMPTS]
+
+
+@pytest.fixture
+def _large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have weights read in each walk, as those of a large model are."""
+    monkeypatch.setattr("builders.reference.sequences.RESIDENT_BYTES", 0)
 
 
 def nothing_right(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
@@ -42,45 +60,106 @@ def one_token(sequences: Sequence[Sequence[int]], _limits: Sequence[int]) -> lis
     return [[1]] * len(sequences)
 
 
-def test_whatever_is_drafted_the_answer_is_the_references(tiny: Checkpoint, greedy: list[list[int]]) -> None:
-    for draft in (nothing_right, one_token):
-        assert reference_answers(FloatReference(tiny), PROMPTS, 12, (), draft) == greedy
+def with_errors(greedy: list[list[int]], *wrong: int) -> list[list[int]]:
+    return [[(token + 1) % 300 if at in wrong else token for at, token in enumerate(ids)] for ids in greedy]
 
 
-def test_a_right_draft_takes_one_walk_and_each_correction_one_more(tiny: Checkpoint, greedy: list[list[int]]) -> None:
+@pytest.mark.parametrize("wrong", [(), (0,), (4,), (11,), (0, 4, 9), range(12)])
+def test_whatever_is_guessed_the_answer_is_the_references(
+    tiny: Checkpoint, greedy: list[list[int]], wrong: Sequence[int]
+) -> None:
+    guesses = with_errors(greedy, *wrong)
+    assert reference_answers(FloatReference(tiny), PROMPTS, 12, (), guesses) == greedy
+    assert reference_answers(FloatReference(tiny), PROMPTS, 12, (), [ids[:5] for ids in guesses]) == greedy
+
+
+@pytest.mark.usefixtures("_large")
+@pytest.mark.parametrize("draft", [nothing_right, one_token, None])
+def test_whatever_is_drafted_the_answer_is_the_references(
+    tiny: Checkpoint, greedy: list[list[int]], draft: Draft | None
+) -> None:
+    assert reference_answers(FloatReference(tiny), PROMPTS, 12, (), draft=draft) == greedy
+
+
+def test_a_guess_is_read_in_growing_parts_and_the_rest_a_token_a_walk(
+    tiny: Checkpoint, greedy: list[list[int]]
+) -> None:
+    reference = Counting(tiny, walks=([],))
+    assert reference_answers(reference, PROMPTS[:1], 12, (), greedy[:1]) == greedy[:1]
+    assert reference.walks[0] == [[3 + 8], [1 + 2]]  # each walk yields one token more than it reads of the guess
+    reference = Counting(tiny, walks=([],))
+    assert reference_answers(reference, PROMPTS[:1], 12, (), with_errors(greedy[:1], 5)) == greedy[:1]
+    assert reference.walks[0] == [[3 + 8], *[[1]] * 6]
+
+
+@pytest.mark.usefixtures("_large")
+def test_where_a_walk_reads_all_weights_a_bundle_drafts_no_more_than_is_needed(
+    tiny: Checkpoint, greedy: list[list[int]]
+) -> None:
     whole = {tuple(prompt): [*prompt, *answer] for prompt, answer in zip(PROMPTS, greedy, strict=True)}
+    asked: list[tuple[int, int]] = []
 
-    def knowing(wrong: tuple[int, ...]) -> Draft:
-        def continued(ids: Sequence[int], limit: int) -> list[int]:
-            prompt = next(prompt for prompt in whole if tuple(ids[: len(prompt)]) == prompt)
-            found = whole[prompt][len(ids) : len(ids) + limit]
-            places = [len(prompt) + place - len(ids) for place in wrong]
-            return [(token + 1) % 300 if place in places else token for place, token in enumerate(found)]
+    def knowing(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
+        asked.extend((len(ids), limit) for ids, limit in zip(sequences, limits, strict=True))
+        known = [next(text for text in whole.values() if text[: len(ids)] == list(ids)) for ids in sequences]
+        every = zip(sequences, limits, known, strict=True)
+        return [text[len(ids) : len(ids) + limit] for ids, limit, text in every]
 
-        return lambda sequences, limits: list(map(continued, sequences, limits))
-
-    for wrong in ((), (4,), (0, 4, 9)):
-        reference = Counting(tiny, walks=([],))
-        assert reference_answers(reference, PROMPTS, 12, (), knowing(wrong)) == greedy
-        assert len(reference.walks[0]) == len(wrong) + 1
+    reference = Counting(tiny, walks=([],))
+    assert reference_answers(reference, PROMPTS[:1], 12, (), with_errors(greedy[:1], 2), knowing) == greedy[:1]
+    assert reference.walks[0] == [[3 + 8], [1 + 8]]
+    assert asked == [(3 + 3, 8)]
 
 
 def test_a_stop_id_ends_an_answer_and_belongs_to_it(tiny: Checkpoint, greedy: list[list[int]]) -> None:
     stop = greedy[0][3]
-    found = reference_answers(FloatReference(tiny), PROMPTS, 12, (stop,), nothing_right)
+    found = reference_answers(FloatReference(tiny), PROMPTS, 12, (stop,))
     assert found == [ids[: ids.index(stop) + 1] if stop in ids else ids for ids in greedy]
 
 
-def test_answers_are_cached_by_checkpoint_prompts_count_and_stops(tiny: Checkpoint, tmp_path: Path) -> None:
+def test_what_is_known_serves_every_count_and_every_stop_id(
+    tiny: Checkpoint, tmp_path: Path, greedy: list[list[int]]
+) -> None:
     reference = Counting(tiny, tmp_path / "cache", walks=([],))
-    first = reference_answers(reference, PROMPTS, 4, (), nothing_right)
+    assert reference_answers(reference, PROMPTS, 4, ()) == [ids[:4] for ids in greedy]
     walks = len(reference.walks[0])
-    assert reference_answers(reference, PROMPTS, 4, (), one_token) == first
+    stop = greedy[0][1]
+    assert reference_answers(reference, PROMPTS[:1], 4, (stop,))[0] == greedy[0][: greedy[0].index(stop) + 1]
+    assert reference_answers(reference, PROMPTS[::-1], 3, ()) == [ids[:3] for ids in greedy[::-1]]
     assert len(reference.walks[0]) == walks > 0
-    stop = first[0][1]
-    assert reference_answers(reference, PROMPTS, 4, (stop,), nothing_right)[0] == first[0][: first[0].index(stop) + 1]
-    assert len(reference_answers(reference, PROMPTS, 3, (), nothing_right)[0]) == 3
-    assert len(reference.walks[0]) > walks
+    assert reference_answers(reference, PROMPTS, 6, (), with_errors(greedy, 5)) == [ids[:6] for ids in greedy]
+    assert reference.walks[0][walks:] == [[len(ids) + 4 + 1 for ids in PROMPTS]]  # from what was known on
+
+
+def test_what_was_found_before_an_interruption_is_kept(
+    tiny: Checkpoint, tmp_path: Path, greedy: list[list[int]]
+) -> None:
+    class Interrupted(Overheard):
+        def read(self, new: Mapping[int, Sequence[int]]) -> dict[int, np.ndarray]:
+            if len(self.walks) == 3:
+                raise KeyboardInterrupt
+            return super().read(new)
+
+    class Interrupting(Counting):
+        def sequences(self, rooms: Sequence[int]) -> Sequences:
+            found = Interrupted(self.checkpoint.architecture, self._source, rooms)
+            found.walks = []
+            return found
+
+    with pytest.raises(KeyboardInterrupt):
+        reference_answers(Interrupting(tiny, tmp_path / "cache"), PROMPTS, 12, ())
+    reference = Counting(tiny, tmp_path / "cache", walks=([],))
+    assert reference_answers(reference, PROMPTS, 12, ()) == greedy
+    assert len(reference.walks[0]) == 12 - 3
+
+
+def test_prompts_whose_keys_do_not_fit_together_are_answered_in_turn(
+    tiny: Checkpoint, greedy: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builders.reference.answers.CACHE_BYTES", 1)
+    reference = Counting(tiny, walks=([],))
+    assert reference_answers(reference, PROMPTS, 12, ()) == greedy
+    assert {len(walk) for walk in reference.walks[0]} == {1}
 
 
 def test_prompts_on_both_sides_of_longropes_edge_keep_their_own_factors(tmp_path: Path) -> None:
@@ -89,8 +168,8 @@ def test_prompts_on_both_sides_of_longropes_edge_keep_their_own_factors(tmp_path
     reference = FloatReference(checkpoint)
     prompts = [[5, 6, 7], [*range(20, 80)], [8] * 36]
     expected = [reference.greedy(np.asarray([prompt]), 12)[0].tolist() for prompt in prompts]
-    for draft in (nothing_right, one_token):
-        assert reference_answers(reference, prompts, 12, (), draft) == expected
+    for guesses in ((), [[1] * 12] * 3, expected):
+        assert reference_answers(reference, prompts, 12, (), guesses) == expected
     states = {
         place: rows
         for places, filled in batches(reference, prompts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,20 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
 from builders.reference import Continuations, FloatReference
+from builders.reference.sequences import Sequences
 
 PROMPTS = np.array([[5, 6, 7], [8, 9, 10], [3, 4, 5]])
 COUNT = 8
+
+
+class Overheard(Sequences):
+    """Sequences that report how many of them a walk reads."""
+
+    walks: list[int]
+
+    def read(self, new: Mapping[int, Sequence[int]]) -> dict[int, NDArray[np.float32]]:
+        self.walks.append(len(new))
+        return super().read(new)
 
 
 @dataclass(frozen=True)
@@ -23,9 +34,10 @@ class Counting(FloatReference):
 
     walks: tuple[list[int], ...] = ([],)
 
-    def likeliest(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
-        self.walks[0].append(len(sequences))
-        return super().likeliest(sequences)
+    def sequences(self, rooms: Sequence[int]) -> Sequences:
+        found = Overheard(self.checkpoint.architecture, self._source, rooms)
+        found.walks = self.walks[0]
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +85,12 @@ def test_without_a_cache_every_bundle_is_read(tiny: Checkpoint, own: NDArray[np.
         assert reference.walks[0] == [3]
 
 
-def test_other_prompts_and_counts_are_other_continuations(
+def test_each_prompt_is_known_by_itself_and_up_to_any_count(
     tiny: Checkpoint, tmp_path: Path, own: NDArray[np.int64]
 ) -> None:
     reference = FloatReference(tiny, tmp_path / "cache")
     Continuations(reference, PROMPTS, COUNT).same_tokens([*own])
     assert [len(ids) for ids in Continuations(reference, PROMPTS, COUNT).known] == [8, 8, 8]
-    assert [len(ids) for ids in Continuations(reference, PROMPTS, COUNT - 1).known] == [0, 0, 0]
-    assert [len(ids) for ids in Continuations(reference, PROMPTS[::-1], COUNT).known] == [0, 0, 0]
+    assert [len(ids) for ids in Continuations(reference, PROMPTS, COUNT - 1).known] == [7, 7, 7]
+    other = Continuations(reference, np.array([*PROMPTS[::-1], [5, 6, 8]]), COUNT + 1)
+    assert [ids.tolist() for ids in other.known] == [*own[::-1].tolist(), []]

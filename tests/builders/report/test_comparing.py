@@ -8,15 +8,10 @@ from typing import Any
 
 import pytest
 
-from builders.report.comparing import LESS_IS_BETTER, MORE_IS_BETTER, NEITHER_IS_BETTER, FigureRow, figure_rows
+from builders.report.comparing import FigureRow, figure_rows
 from builders.report.content import CellContent
 from builders.report.findings import findings
 from targets.evidence import FIGURES, Figure
-
-
-def test_each_figure_is_classified_once() -> None:
-    groups = (MORE_IS_BETTER, LESS_IS_BETTER, NEITHER_IS_BETTER)
-    assert sorted(name for group in groups for name in group) == sorted(FIGURES)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_validate_runs_it_when_asked(evidence: Evidence) -> None:
     assert (
         {"loop_share", "reference_loop_share", "endless_share", "empty_share"} <= set(evidence.figures) <= set(FIGURES)
     )
-    assert len(details.answers) == 4
+    assert len(details.answers) == 8
 
 
 def test_its_evidence_survives_its_file(evidence: Evidence, tmp_path: Path) -> None:
