@@ -1,14 +1,9 @@
-"""The report as one HTML file: no script, no address that a browser would load, all text from outside escaped.
-
-Jinja2 escapes every value; before that, characters that are not shown but obeyed (controls, marks that turn a line
-around) are written by their numbers, so that an answer can't rearrange what a reviewer reads.
-"""
+"""The report as one HTML file: no script, no address that a browser would load, all text from outside escaped."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builders.report.answers import answer_rows
@@ -17,17 +12,13 @@ from builders.report.comparing import app_changes, figure_rows, size_sentence, s
 from builders.report.content import CellContent, Content, Subject
 from builders.report.drawing import svg
 from builders.report.findings import findings, overall, verdict
+from builders.report.look import TEMPLATES, environment, kl, style
 from builders.report.speeds import device_rows, speed_rows
-from targets.errors import SetupError
 from targets.formatting import bound, figure, recipe_shown, share, size
-from targets.installation import install_command
-from targets.printable import printable
 from targets.published import MODELS, PUBLISHED, SOURCE
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-_HERE = Path(__file__).parent
 
 
 def html(content: Content) -> bytes:
@@ -43,7 +34,7 @@ def html(content: Content) -> bytes:
         cells=cells,
         overall=overall(content),
         published=_published(),
-        css=(_HERE / "templates" / "report.css").read_text("utf-8"),
+        css=style(),
     )
     return text.encode()
 
@@ -77,24 +68,10 @@ def _view(number: int, cell: CellContent) -> CellView:
 
 @cache
 def _environment() -> Environment:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise SetupError("a report is written with Jinja2", fix=install_command("report")) from error
+    found = environment(TEMPLATES)
+    from markupsafe import Markup
 
-    def shown(value: object) -> object:
-        return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE / "templates"),
-        autoescape=True,
-        finalize=shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {
+    found.globals |= {
         "answer_rows": answer_rows,
         "app_changes": app_changes,
         "bound": bound,
@@ -112,8 +89,8 @@ def _environment() -> Environment:
         "storage_rows": storage_rows,
         "verdict": verdict,
     }
-    environment.filters |= {"error": _error, "kl": _kl, "style": Markup}
-    return environment
+    found.filters |= {"error": _error, "kl": kl, "style": Markup}
+    return found
 
 
 def recipe_of(subject: Subject) -> str:
@@ -121,10 +98,6 @@ def recipe_of(subject: Subject) -> str:
     entry = subject.manifest.recipe
     level = "none" if entry.calibration is None else entry.calibration.level
     return recipe_shown(entry.name, level, None if entry.budget is None else entry.budget.asked, entry.kv_cache)
-
-
-def _kl(value: float) -> str:
-    return f"{value:.3g}"
 
 
 def _error(value: float) -> str:
