@@ -26,6 +26,7 @@ The public API. A name's module is imported when the name is first used, so that
 | `validate`, `judge`, `Gate`, `Evidence`, `generate` | bundles in, evidence and answers out | phipack[build] |
 | `list_devices`, `measure`, `Measurement` | bundles on real phones | phipack[build] |
 | `serve_catalog` | a published catalog over HTTP | phipack[serve] |
+| `create_pages`, `ServedPages` | pages over registry and catalog, by any ASGI server | phipack[serve,registry] |
 
 Text is accepted wherever the command line accepts it: paths, references, names of recipes, targets and channels. Long
 work takes `on_progress`, which is called with `Step` and `Notice` events. Every error is a `PhipackError`
@@ -75,10 +76,12 @@ if TYPE_CHECKING:
     from phipack.api.results import FitReport as FitReport
     from phipack.api.results import ReleaseReport as ReleaseReport
     from phipack.api.results import ReportPage as ReportPage
+    from phipack.api.serving import ServedPages as ServedPages
     from phipack.api.serving import serve_catalog as serve_catalog
     from phipack.api.validation import generate as generate
     from phipack.api.validation import judge as judge
     from phipack.api.validation import validate as validate
+    from phipack.web.app import create_pages as create_pages
     from registry.bundle.folder import Bundle as Bundle
     from registry.fetch import Fetched as Fetched
     from targets.budget import Budget as Budget
@@ -124,8 +127,9 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "ReleaseReport",
         "ReportPage",
     ),
-    "phipack.api.serving": ("serve_catalog",),
+    "phipack.api.serving": ("ServedPages", "serve_catalog"),
     "phipack.api.validation": ("generate", "judge", "validate"),
+    "phipack.web.app": ("create_pages",),
     "registry.bundle.folder": ("Bundle",),
     "registry.fetch": ("Fetched",),
     "targets.budget": ("Budget",),

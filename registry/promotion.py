@@ -19,10 +19,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 
 from registry.all_or_none import carry_out, pointed_at, settled
 from registry.ledger.channel_moves import CellMove, Move, MoveKind, UnmovedCell, VersionId, move_to_undo
+from registry.ledger.evidence_reading import evidence_of
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import resolve_in
 from registry.ledger.release_plan import planned_cells
@@ -30,7 +30,8 @@ from registry.ledger.versions import CellVersion, unknown_model
 from registry.roles import require_promoter
 from registry.store.protocol import Store
 from registry.store.uris import open_store
-from targets.errors import Failure, GateError, MeasurementError, RegistryError, RegistryUnreachableError
+from targets.errors import Failure, GateError, PhipackError, RegistryError
+from targets.evidence import Evidence
 from targets.project import Roles
 from targets.references import Reference, check_channel
 from targets.this_user import user_name
@@ -105,7 +106,8 @@ class _Wanted:
         for version in self.versions:
             before = pointed_at(self.rows, version.cell, self.channel)
             if before != VersionId.of(version):
-                moves.append(CellMove(version.cell, before, VersionId.of(version), version.evidence))
+                here = VersionId.of(version)
+                moves.append(CellMove(version.cell, before, here, version.evidence, version.run_id))
         return tuple(moves)
 
     @property
@@ -187,7 +189,7 @@ def rollback(  # noqa: PLR0913 - as above
             )
         _require_untouched(rows, last)
         cells = tuple(
-            CellMove(part.cell, part.after, part.before, _evidence_of(rows, part.cell, part.before))
+            CellMove(part.cell, part.after, part.before, *_evidence_of(rows, part.cell, part.before))
             for part in last.cells
         )
         move = replace(_draft("rollback", model, channel, who, why), cells=cells, promoters=promoters, undoes=last.id)
@@ -269,20 +271,14 @@ def _missing_cells(
 
 
 def _evidence_failures(ledger: Ledger, versions: Sequence[CellVersion]) -> list[Failure]:
-    folders = ledger.evidence_folders(versions[0].model, versions) if versions else {}
-    asked = [partial(_shortcomings, ledger, version, folders.get(version.run_id)) for version in versions]
-    found = zip(versions, ledger.mlflow.at_once(asked), strict=True)
-    return [Failure(version.cell, problem) for version, problems in found for problem in problems]
+    found = zip(versions, evidence_of(ledger, versions), strict=True)
+    return [Failure(version.cell, problem) for version, one in found for problem in _shortcomings(version, one)]
 
 
-def _shortcomings(ledger: Ledger, version: CellVersion, folder: str | None) -> list[str]:
-    """Return why a cell does not pass, read from the evidence itself: a tag is easily changed by hand."""
-    try:
-        evidence = ledger.evidence(version, folder)
-    except RegistryUnreachableError:
-        raise
-    except (RegistryError, MeasurementError) as error:
-        return [error.problem]
+def _shortcomings(version: CellVersion, evidence: Evidence | PhipackError) -> list[str]:
+    """Return why a cell does not pass, by the evidence itself: a tag is easily changed by hand."""
+    if isinstance(evidence, PhipackError):
+        return [evidence.problem]
     if evidence.bundle != version.digest:
         return [f"its evidence is of another bundle, {evidence.bundle}"]
     failed = evidence.shortcomings
@@ -320,5 +316,7 @@ def _require_untouched(rows: Sequence[CellVersion], last: Move) -> None:
             )
 
 
-def _evidence_of(rows: Sequence[CellVersion], cell: str, version: VersionId | None) -> str | None:
-    return next((row.evidence for row in rows if row.cell == cell and VersionId.of(row) == version), None)
+def _evidence_of(rows: Sequence[CellVersion], cell: str, version: VersionId | None) -> tuple[str | None, str]:
+    """Return the digest of a version's evidence, and the run that has it."""
+    found = ((row.evidence, row.run_id) for row in rows if row.cell == cell and VersionId.of(row) == version)
+    return next(found, (None, ""))

@@ -4,7 +4,7 @@
                            ├── comparing.py    figures next to production's, and what changes for an app
                            ├── answers.py      answers in three columns, differences marked
                            ├── charts.py       what is drawn; drawing.py makes SVG or PNG of it (matplotlib)
-                           ├── page.py         all of it as one HTML file (Jinja2, templates/)
+                           ├── page.py         all of it as one HTML file (Jinja2, templates/); look.py: its style
                            └── card.py         the model card, in Markdown
 
 Everything here is pure: it opens no file of a bundle and asks no registry. `phipack.api.reporting` collects what is

@@ -33,9 +33,13 @@ class Verdict:
 
 def verdict(subject: Subject) -> Verdict:
     """Return the verdict on one bundle."""
-    evidence = subject.evidence
-    if evidence is None:
+    if subject.evidence is None:
         return Verdict("fail", f"its evidence can't be read: {subject.problem}")
+    return verdict_on(subject.evidence)
+
+
+def verdict_on(evidence: Evidence) -> Verdict:
+    """Return what a bundle's evidence says of it."""
     failed, gates = evidence.failed_gates, len(evidence.gates)
     if failed:
         verb = "fails" if len(failed) == 1 else "fail"

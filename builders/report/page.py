@@ -1,15 +1,10 @@
-"""The report as one HTML file: no script, no address that a browser would load, all text from outside escaped.
-
-Jinja2 escapes every value; before that, characters that are not shown but obeyed (controls, marks that turn a line
-around) are written by their numbers, so that an answer can't rearrange what a reviewer reads.
-"""
+"""The report as one HTML file: no script, no address that a browser would load, all text from outside escaped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builders.report.answers import answer_rows
@@ -19,18 +14,14 @@ from builders.report.comparing import figure_rows, size_sentence, storage_rows
 from builders.report.content import CellContent, Content, Subject
 from builders.report.drawing import Drawing, draw
 from builders.report.findings import findings, overall, verdict
+from builders.report.look import TEMPLATES, environment, kl, style
 from builders.report.speeds import device_rows, speed_rows
 from builders.report.template_difference import blocks
-from targets.errors import SetupError
 from targets.formatting import bound, figure, share, size
-from targets.installation import install_command
-from targets.printable import printable
 from targets.published import MODELS, PUBLISHED, SOURCE
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-_HERE = Path(__file__).parent
 
 
 Drawings = Mapping[str, Drawing]  # of a cell, by name
@@ -55,7 +46,7 @@ def html(content: Content, drawn: Sequence[Drawings] | None = None) -> bytes:
         cells=cells,
         overall=overall(content),
         published=_published(),
-        css=(_HERE / "templates" / "report.css").read_text("utf-8"),
+        css=style(),
     )
     return text.encode()
 
@@ -89,24 +80,10 @@ def _view(number: int, cell: CellContent, drawn: Drawings) -> CellView:
 
 @cache
 def _environment() -> Environment:
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError as error:
-        raise SetupError("a report is written with Jinja2", fix=install_command("report")) from error
+    found = environment(TEMPLATES)
+    from markupsafe import Markup
 
-    def shown(value: object) -> object:
-        return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE / "templates"),
-        autoescape=True,
-        finalize=shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {
+    found.globals |= {
         "answer_rows": answer_rows,
         "app_changes": app_changes,
         "bound": bound,
@@ -126,12 +103,8 @@ def _environment() -> Environment:
         "template_blocks": blocks,
         "verdict": verdict,
     }
-    environment.filters |= {"error": _error, "kl": _kl, "style": Markup}
-    return environment
-
-
-def _kl(value: float) -> str:
-    return f"{value:.3g}"
+    found.filters |= {"error": _error, "kl": kl, "style": Markup}
+    return found
 
 
 def _error(value: float) -> str:

@@ -20,17 +20,17 @@ from phipack.api.arguments import (
     as_reason,
     as_reference,
 )
+from phipack.api.registered import RegisteredMethods
 from phipack.api.registry_releases import ReleaseMethods
-from phipack.api.results import RegisteredCell, ReportPage
+from phipack.api.results import ReportPage
 from registry.bundle.folder import Bundle
-from targets.errors import MalformedReferenceError, RegistryError
+from targets.errors import MalformedReferenceError
 from targets.evidence import Evidence
 from targets.measurement import Measurement
 from targets.progress import Progress
 from targets.references import Reference
 
 if TYPE_CHECKING:
-    from registry.bundle.manifest import Manifest
     from registry.catalog.signing import KeyFolder
     from registry.diff.compare import Difference, Side
     from registry.fetch import Fetched
@@ -42,46 +42,12 @@ if TYPE_CHECKING:
     from registry.store.protocol import Store
 
 
-class Registry(ReleaseMethods):
+class Registry(RegisteredMethods, ReleaseMethods):
     """An MLflow server or database with the store that holds the bundles. Connects when something is asked of it.
 
     Every method raises `RegistryError` or `StoreError` where MLflow or the store refuses, and their `…UnreachableError`
     kinds, worth another try, where one does not answer.
     """
-
-    def models(self) -> tuple[str, ...]:
-        """Return the names of all models, sorted."""
-        return tuple(self._reader().models())
-
-    def versions(self, model: str | None = None) -> tuple[CellVersion, ...]:
-        """Return all versions of all cells, of one model or of all, sorted by model, cell and version."""
-        return tuple(self._reader().versions(model))
-
-    def resolve(self, reference: str | Reference) -> tuple[CellVersion, ...]:
-        """Return the versions that a reference stands for, one for each cell. Raises where there is none."""
-        from registry.ledger.reader import resolve_in
-
-        return tuple(resolve_in(self._reader(), as_reference(reference)))
-
-    def show(self, reference: str | Reference) -> tuple[RegisteredCell, ...]:
-        """Return the cells that a reference stands for, each with its evidence."""
-        from registry.ledger.tracking import run_link
-
-        return tuple(
-            RegisteredCell(
-                version,
-                self._ledger.evidence(version),
-                self.measurements(version.digest),
-                run_link(self.tracking_uri, version.run_id),
-            )
-            for version in self.resolve(reference)
-        )
-
-    def measurements(self, digest: str) -> tuple[Measurement, ...]:
-        """Return the measurements on devices that the store has of a bundle, by its digest."""
-        from registry.store.measurements import read_measurements
-
-        return read_measurements(self.store, digest)
 
     def add_measurements(self, digest: str, measurements: Iterable[Measurement]) -> int:
         """Add measurements of a bundle to the store, and return how many are new. A release's gates see them then.
@@ -92,21 +58,6 @@ class Registry(ReleaseMethods):
         from registry.store.measurements import add_measurements
 
         return add_measurements(self.store, digest, tuple(measurements))
-
-    def manifest(self, reference: str | Reference) -> Manifest:
-        """Return the manifest of one cell's bundle. Raises `RegistryError` where the reference stands for several."""
-        return self.store.manifest(self._one(reference).digest)
-
-    def evidence(self, reference: str | Reference) -> Evidence:
-        """Return the evidence of one cell. Raises `RegistryError` where the reference stands for several."""
-        return self._ledger.evidence(self._one(reference))
-
-    def _one(self, reference: str | Reference) -> CellVersion:
-        versions = self.resolve(reference)
-        if len(versions) > 1:
-            cells = ", ".join(version.cell for version in versions)
-            raise RegistryError(f"{reference} has several cells: {cells}", fix=f"name one: {versions[0].reference}")
-        return versions[0]
 
     def register(
         self,
@@ -208,12 +159,6 @@ class Registry(ReleaseMethods):
         who = self.user or current_user()
         why, roles = as_reason(reason), self._roles(model)
         return rollback(self._ledger, model, channel, who=who, why=why, roles=roles, empty=empty)
-
-    def history(self, model: str, *, channel: str | None = None, cell: str | None = None) -> tuple[Move, ...]:
-        """Return the moves of a model's channels, newest first; of one channel, or those that moved one cell."""
-        from registry.promotion import history
-
-        return tuple(history(self._ledger, model, channel=channel, cell=cell))
 
     def diff(
         self,

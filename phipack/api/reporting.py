@@ -16,7 +16,7 @@ from registry.bundle.folder import Bundle
 from registry.diff.compare import Side, compare, folder_side, stored_side, version_side
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import Reader, resolve_in
-from registry.ledger.registration import Registration
+from registry.ledger.registration import REPORT_NAME, Registration
 from registry.ledger.tracking import run_link
 from registry.ledger.versions import PRODUCTION, CellVersion
 from registry.store.measurements import read_measurements
@@ -30,7 +30,7 @@ from targets.progress import Notice, Progress
 from targets.references import Reference
 
 Targets = Mapping[str, Target]
-REPORT_NAME, CARD_NAME = "report.html", "README.md"  # files of a cell's run
+CARD_NAME = "README.md"  # of a cell's run, next to the report
 _REPORT_NOTE = f"{REPORT_NAME} among the artifacts of the source run; or phipack report, for the whole release."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,7 @@ from phipack.tables import table
 from targets.formatting import recipe_shown
 
 if TYPE_CHECKING:
+    from phipack.api.registry import Registry
     from phipack.api.results import RegisteredCell
     from registry.ledger.channel_moves import CellMove, Move, VersionId
     from registry.ledger.versions import CellVersion
@@ -87,7 +89,7 @@ def promote(
         raise click.UsageError("--override needs --reason TEXT: why the promotion goes ahead")
     registry = open_project_registry(state, re.split("[:@]", reference)[0])
     move = registry.promote(reference, channel, reason=reason, override_reason=reason if override else None)
-    _show_move(state, move)
+    _show_move(state, registry, move)
 
 
 @click.command()
@@ -109,7 +111,7 @@ def retire(state: State, reference: str, channel: str, reason: str) -> None:
     brings it back.
     """
     registry = open_project_registry(state, re.split("[:@]", reference)[0])
-    _show_move(state, registry.retire(reference, channel, reason=reason))
+    _show_move(state, registry, registry.retire(reference, channel, reason=reason))
 
 
 @click.command()
@@ -133,17 +135,21 @@ def rollback(
 ) -> None:
     """Take the last promotion or retirement of a channel back: every cell of it returns to where it was before."""
     registry = open_project_registry(state, model)
-    _show_move(state, registry.rollback(model, channel, reason=reason, empty=empty))
+    _show_move(state, registry, registry.rollback(model, channel, reason=reason, empty=empty))
 
 
 @click.command()
 @click.argument("model", shell_complete=completion.models)
 @pass_state
 def history(state: State, model: str) -> None:
-    """List every move of a model's channels, newest first: who, allowed by which list, when, from, to, and why."""
+    """List every move of a model's channels, newest first: who, allowed by which list, when, from, to, and why.
+
+    Below: where the report of what was promoted is, with its evidence.
+    """
     from phipack.json_form.registry import history_form
 
-    moves = open_registry(state).history(model)
+    registry = open_registry(state)
+    moves = registry.history(model)
     rows = [
         (
             f"{m.when:%Y-%m-%d %H:%M:%S}Z",
@@ -165,9 +171,10 @@ def history(state: State, model: str) -> None:
         [
             table(columns, rows) if rows else f"no moves of {model} in {state.registry}",
             *filter(None, map(_overrode, moves)),
+            *_reports(registry, moves),
         ]
     )
-    state.output.result(history_form(moves).data(), text)
+    state.output.result(history_form(moves, registry.run_link).data(), text)
 
 
 def _shown(cell: RegisteredCell) -> str:
@@ -199,10 +206,10 @@ def _facts(version: CellVersion) -> str:
     return "\n".join([version.reference, *(f"{name:<12}{value}" for name, value in facts.items())])
 
 
-def _show_move(state: State, move: Move) -> None:
+def _show_move(state: State, registry: Registry, move: Move) -> None:
     from phipack.json_form.registry import move_form
 
-    data = move_form(move).data()
+    data = move_form(move, registry.run_link).data()
     if not move.id:
         text = f"{move.channel} is there already: nothing to move"
         state.output.result(data, "\n\n".join(filter(None, (text, _unmoved(move)))))
@@ -233,6 +240,18 @@ def _overrode(move: Move) -> str:
         return ""
     problems = [": ".join(filter(None, (failure.cell, failure.problem))) for failure in move.overrode]
     return f"{move.title} by {move.who} went ahead in spite of:\n  " + "\n  ".join(problems)
+
+
+def _reports(registry: Registry, moves: Sequence[Move]) -> list[str]:
+    """A table of the runs with the reports of what was promoted, each once; nothing where none is known."""
+    runs = {
+        part.run_id: f"{move.model}:{part.after.release}@{part.cell}"
+        for move in moves
+        for part in move.cells
+        if part.run_id and part.after is not None
+    }
+    rows = [(reference, registry.run_link(run_id)) for run_id, reference in runs.items()]
+    return [table(("promoted", "its report, with the evidence"), rows)] if rows else []
 
 
 def _release(version: VersionId | None) -> str:

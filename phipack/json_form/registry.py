@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -92,6 +92,8 @@ class CellMoveForm(Form):
     before: ChannelPositionForm | None
     after: ChannelPositionForm | None
     evidence_digest: str | None
+    run_id: str | None = Field(description="MLflow's run with evidence and report of what was promoted")
+    run: str | None = Field(description="where that is: a page of MLflow's server, else the run's URI")
 
 
 class MoveForm(Form):
@@ -265,8 +267,8 @@ def shown_form(cells: Sequence[RegisteredCell]) -> ShownForm:
     )
 
 
-def move_form(move: Move) -> MoveForm:
-    """Describe a move."""
+def move_form(move: Move, link: Callable[[str], str]) -> MoveForm:
+    """Describe a move. `link`: returns where a run is (`Registry.run_link`)."""
     return MoveForm(
         id=move.id,
         kind=move.kind,
@@ -280,14 +282,14 @@ def move_form(move: Move) -> MoveForm:
         undoes=move.undoes,
         promoters=None if move.promoters is None else list(move.promoters),
         overridden=failure_forms(move.overrode),
-        cells=[_cell_move_form(cell) for cell in move.cells],
+        cells=[_cell_move_form(cell, link) for cell in move.cells],
         unmoved=[UnmovedCellForm(cell=one.cell, at=_at(one.at)) for one in move.unmoved],
     )
 
 
-def history_form(moves: Sequence[Move]) -> HistoryForm:
-    """Describe moves."""
-    return HistoryForm(moves=[move_form(move) for move in moves])
+def history_form(moves: Sequence[Move], link: Callable[[str], str]) -> HistoryForm:
+    """Describe moves. `link`: as `move_form` takes it."""
+    return HistoryForm(moves=[move_form(move, link) for move in moves])
 
 
 def publish_form(published: Publication, catalog: str) -> PublishForm:
@@ -343,9 +345,14 @@ def relocation_form(found: Relocation, *, dry_run: bool) -> RelocationForm:
     )
 
 
-def _cell_move_form(cell: CellMove) -> CellMoveForm:
+def _cell_move_form(cell: CellMove, link: Callable[[str], str]) -> CellMoveForm:
     return CellMoveForm(
-        cell=cell.cell, before=_position(cell.before), after=_position(cell.after), evidence_digest=cell.evidence
+        cell=cell.cell,
+        before=_position(cell.before),
+        after=_position(cell.after),
+        evidence_digest=cell.evidence,
+        run_id=cell.run_id or None,
+        run=link(cell.run_id) if cell.run_id else None,
     )
 
 

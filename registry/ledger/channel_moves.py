@@ -9,7 +9,8 @@ A move is a run in the experiment MODEL, visible and searchable there:
                phipack.undoes = ID of the move that a rollback took back,
                phipack.promoters = ["alice", …], the list that allowed it; no tag: everybody could,
                phipack.overrode = [{"cell": "pixel-9", "problem": "kl_mean is 0.2, …"}, …], what an override ignored,
-               phipack.cell.CELL = {"before": VERSION, "after": VERSION, "evidence": sha256:…}, for each cell that moved
+               phipack.cell.CELL = {"before": VERSION, "after": VERSION, "evidence": sha256:…, "run": ID of the run with
+               that evidence and its report}, for each cell that moved
                phipack.unmoved.CELL = VERSION, for each cell of the channel that a promoted release does not have
                where VERSION is {"release": 1.0.0, "number": MLflow's own, "digest": sha256:…, "registered_model": its
                name when it was read} or null
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -39,6 +40,7 @@ OVERRODE_TAG = TAG_PREFIX + "overrode"
 MOVE_KIND, CELL_KIND, RELEASE_KIND = "move", "cell", "release"
 TEXT_LIMIT = 2000  # characters of who and why: MLflow's limit of a tag is 8,000
 LIST_LIMIT = 7500  # characters of a list in one tag
+_RUN = "run"  # in a cell's tag
 
 MoveKind = Literal["promotion", "retirement", "rollback"]
 MoveState = Literal["done", "undone", "unfinished"]
@@ -65,12 +67,17 @@ class VersionId:
 
 @dataclass(frozen=True)
 class CellMove:
-    """One cell's part in a move. None: the channel pointed, or points now, at no version of the cell."""
+    """One cell's part in a move. None: the channel pointed, or points now, at no version of the cell.
+
+    `evidence`: the digest of what was decided on; `run_id`: MLflow's run that keeps it, with its report; empty where
+    there is none, and in older records. No address is kept: that of the server may change, and may hold a login.
+    """
 
     cell: str
     before: VersionId | None
     after: VersionId | None
     evidence: str | None = None
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,8 @@ class Move:
         for move in self.cells:
             content = asdict(move)
             del content["cell"]
+            if run_id := content.pop("run_id"):
+                content[_RUN] = run_id
             tags[f"{CELL_TAG}.{move.cell}"] = json.dumps(content, sort_keys=True, allow_nan=False)
         for one in self.unmoved:
             tags[f"{UNMOVED_TAG}.{one.cell}"] = json.dumps(asdict(one.at), sort_keys=True, allow_nan=False)
@@ -149,9 +158,10 @@ def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: da
         for key in sorted(key for key in tags if key.startswith(prefix)):
             content = parse_json(tags[key])
             before, after = (None if content[side] is None else _version(content[side]) for side in ("before", "after"))
-            if not isinstance(evidence := content["evidence"], str | None):
-                raise TypeError(evidence)  # noqa: TRY301 - one damaged record, one message
-            cells.append(CellMove(key.removeprefix(prefix), before, after, evidence))
+            evidence, run = content["evidence"], content.get(_RUN, "")
+            if not (isinstance(evidence, str | None) and isinstance(run, str)):
+                raise TypeError(evidence, run)  # noqa: TRY301 - one damaged record, one message
+            cells.append(CellMove(key.removeprefix(prefix), before, after, evidence, run))
         return Move(
             id=run_id,
             kind=kind,  # type: ignore[arg-type]
@@ -179,6 +189,18 @@ def move_to_undo(moves: Sequence[Move], channel: str) -> Move | None:
     done = [move for move in moves if move.channel == channel and move.state == "done"]
     undone = {move.undoes for move in done if move.kind == "rollback"}
     return next((move for move in done if move.kind != "rollback" and move.id not in undone), None)
+
+
+def with_runs(moves: Sequence[Move], rows: Sequence[CellVersion]) -> list[Move]:
+    """Return moves in which older records have their runs, too, where a version still has the evidence of then."""
+    known = {(row.cell, row.number, row.evidence): row.run_id for row in rows}
+    return [replace(move, cells=tuple(_with_run(part, known) for part in move.cells)) for move in moves]
+
+
+def _with_run(part: CellMove, known: Mapping[tuple[str, int, str], str]) -> CellMove:
+    if part.run_id or part.after is None or part.evidence is None:
+        return part
+    return replace(part, run_id=known.get((part.cell, part.after.number, part.evidence), ""))
 
 
 def cells_taken_out(moves: Sequence[Move], channel: str) -> set[str]:

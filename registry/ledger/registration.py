@@ -36,6 +36,7 @@ from targets.references import Version, check_name
 from targets.this_user import user_name
 
 EVIDENCE_NAME = "evidence.json"
+REPORT_NAME = "report.html"
 NOTE_TAG = "mlflow.note.content"  # what MLflow's pages show as a run's description
 
 RENEWED = f"The evidence was measured again: see the tag {GATES_TAG}, and the source run for all of it."

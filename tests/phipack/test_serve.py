@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,10 +35,10 @@ def published(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run `phipack serve` on the store in a folder; give the process and its URL."""
+def serving(folder: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `phipack serve` on the store in a folder; give the process and its URL. `more`: options."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "phipack", "serve", "--store", "store", "--port", "0", "--log"],
+        [sys.executable, "-m", "phipack", "serve", "--store", "store", "--port", "0", "--log", *more],
         cwd=folder,
         env=command_environment(),
         stderr=subprocess.PIPE,
@@ -62,6 +63,47 @@ def test_it_serves_until_it_is_interrupted(published: Path) -> None:
     assert process.returncode == 130
     assert "GET /metadata/timestamp.json" in said
     assert "Traceback" not in said
+
+
+def test_pages_are_on_a_port_of_their_own_and_make_no_phone_wait(published: Path) -> None:
+    """MLflow takes connections and answers none: every thread that makes pages hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mlflow = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with serving(published, "--pages-port", "0", "--tracking-uri", mlflow) as (process, url):
+            assert process.stderr is not None
+            pages = process.stderr.readline().split("pages at ")[1].strip()
+            assert pages.startswith("http://127.0.0.1:")
+            with urllib.request.urlopen(f"{pages}/style.css", timeout=30) as answer:
+                assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            hanging = [socket.create_connection(("127.0.0.1", int(pages.rpartition(":")[2]))) for _ in range(8)]
+            for one in hanging:
+                one.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            silent.settimeout(60)
+            silent.accept()[0].close()  # a page has asked MLflow, and waits
+            for path in ("/resolve?device=iPhone15,4", "/metadata/timestamp.json", "/health"):
+                with urllib.request.urlopen(url + path, timeout=30) as answer:
+                    assert answer.status == 200
+            with pytest.raises(urllib.error.HTTPError, match="404") as missing:
+                urllib.request.urlopen(f"{url}/models/phi", timeout=30)
+            assert missing.value.headers["Content-Type"] == "application/json"
+            missing.value.close()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+            for one in hanging:
+                one.close()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+
+def test_pages_are_served_before_anything_is_published(tmp_path: Path) -> None:
+    with serving(tmp_path, "--pages-port", "0") as (process, url):
+        assert process.stderr is not None
+        pages = process.stderr.readline().split("pages at ")[1].strip()
+        with urllib.request.urlopen(pages, timeout=60) as answer:
+            assert b"Nothing is registered, and nothing is published." in answer.read()
+        with pytest.raises(urllib.error.HTTPError, match="503") as none:
+            urllib.request.urlopen(f"{url}/health", timeout=30)
+        none.value.close()
 
 
 def test_a_fetch_that_was_killed_takes_only_what_is_missing(tmp_path: Path) -> None:

@@ -26,7 +26,14 @@ moves = st.builds(
     why=st.text(max_size=20),
     when=st.just(datetime(2026, 1, 1, tzinfo=UTC)),
     cells=st.lists(
-        st.builds(CellMove, st.from_regex(r"[a-z0-9][a-z0-9._-]{0,5}", fullmatch=True), stands, stands),
+        st.builds(
+            CellMove,
+            st.from_regex(r"[a-z0-9][a-z0-9._-]{0,5}", fullmatch=True),
+            stands,
+            stands,
+            st.none() | st.just("sha256:" + "e" * 64),
+            st.just("") | st.just("f" * 32),
+        ),
         max_size=3,
         unique_by=lambda part: part.cell,
     ).map(lambda parts: tuple(sorted(parts, key=lambda part: part.cell))),

@@ -1,0 +1,42 @@
+"""A registry with a catalog, and the pages over it, made once."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+import phipack
+from phipack.web.app import create_pages
+from tests.support.catalog_pages import make_registry
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> phipack.Registry:
+    """What `make_registry` makes: don't change it."""
+    return make_registry(tmp_path_factory.mktemp("pages") / ".phipack", migrated_database)
+
+
+@pytest.fixture(scope="session")
+def client(shown: phipack.Registry) -> TestClient:
+    """The pages over it."""
+    return TestClient(create_pages(shown), base_url="http://localhost")
+
+
+@pytest.fixture(scope="module")
+def url(shown: phipack.Registry) -> Iterator[str]:
+    """The same, for a browser."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(create_pages(shown), log_level="warning", server_header=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
