@@ -4,8 +4,9 @@
 
 The real 135M model. Its weights come from a 4-bit file, so that some types look better on it than they are and others
 worse: with `--model dithered` that grid is blurred (devtools/dithered.py). Compare types there; quote figures of the
-original. With `--at-most` types are chosen by measured sensitivity: `own` is the size of the recipe's own bundle.
-Calibration reads phipack's own text, and no window of the texts that are measured on.
+original. `padded` has whole blocks for K-quants (devtools/padded.py). With `--at-most` types are chosen by measured
+sensitivity: `own` is the size of the recipe's own bundle. Calibration reads phipack's own text, and no window of the
+texts that are measured on.
 
 The standard error is that of builders/validation/standard_error.py: from the means of blocks of 64 tokens.
 """
@@ -16,7 +17,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,14 +41,23 @@ from devtools.accuracy import WINDOW, weight_bytes
 from devtools.benchmark_texts import ensure_texts
 from devtools.dithered import ensure_dithered
 from devtools.packages import default_cache
+from devtools.padded import ensure_padded
 from phipack.tables import table
-from registry.bundle.folder import open_bundle
+from registry.bundle.folder import Bundle, open_bundle
 from targets.budget import Budget
 from targets.calibration import CALIBRATIONS, Calibration, CalibrationSettings
 from targets.formatting import share
 from targets.recipes import Recipe, recipe_named
 
 RECIPES = ("onnx-int4", "coreml-int4", "gguf-q4_0", "gguf-iq4_nl", "gguf-q4_k_m")
+# KL, its standard error, the share of positions with the same top token, the ratio of the perplexities.
+Figures = tuple[float, float, float, float]
+MODELS: dict[str, Callable[[], Path]] = {
+    "original": lambda: real_model.ensure().checkpoint,
+    "dithered": ensure_dithered,
+    "padded": ensure_padded,
+    "dithered-padded": lambda: ensure_padded(dithered=True),
+}
 
 
 @dataclass(frozen=True)
@@ -90,8 +100,15 @@ class Measuring:
 
     def rows(self, recipe: Recipe, calibration: Calibration, scratch: Path) -> list[Row]:
         """Build a bundle, and measure it on each text."""
+        bundle, seconds = self.built(recipe, calibration, scratch)
+        asked = "" if recipe.budget is None else recipe.budget.label
+        head, size = (recipe.name, calibration, asked), weight_bytes(bundle.path)
+        return [Row(*head, name, size, seconds, *figures) for name, figures in self.figures(bundle).items()]
+
+    def built(self, recipe: Recipe, calibration: Calibration, scratch: Path) -> tuple[Bundle, float]:
+        """Build a bundle in a folder of its own. Returns it, and the seconds that it took without the statistics."""
         request = BuildRequest.from_checkpoint(self.checkpoint, recipe, WINDOW)
-        place = scratch / f"{recipe.name}-{calibration}-{0 if recipe.budget is None else int(recipe.budget.amount)}"
+        place = scratch / f"{recipe.name}-{calibration}-{0 if recipe.budget is None else recipe.budget.in_names}"
         started = time.monotonic()
         ready, problems = calibrate_requests({place: request}, {place: calibration}, CalibrationSettings(), self.cache)
         self.seconds.setdefault(calibration, time.monotonic() - started)
@@ -99,25 +116,29 @@ class Measuring:
         problems |= build_each(ready)
         for problem in problems.values():
             raise problem
-        seconds = time.monotonic() - started
-        bundle = open_bundle(place)
+        return open_bundle(place), time.monotonic() - started
+
+    def figures(self, bundle: Bundle) -> dict[str, Figures]:
+        """Run a bundle in its runtime, and compare it with the reference on each text."""
         with open_session(bundle) as session:
-            measured = {name: self._measured(text, session) for name, text in self.texts.items()}
-        asked = "" if recipe.budget is None else recipe.budget.label
-        head = (recipe.name, calibration, asked)
-        return [Row(*head, name, weight_bytes(place), seconds, *figures) for name, figures in measured.items()]
+            return {name: self._measured(text, session) for name, text in self.texts.items()}
 
     def own_size(self, recipe: Recipe) -> Budget:
         """Return the size of a recipe's own bundle as a budget."""
         request = BuildRequest.from_checkpoint(self.checkpoint, recipe, WINDOW)
         return Budget("bytes", sum(bundle_sizes(request).values()))
 
-    def _measured(self, text: Text, session: Session) -> tuple[float, float, float, float]:
+    def _measured(self, text: Text, session: Session) -> Figures:
         comparison = Comparison()
         for states, tokens in zip(text.hidden, text.windows, strict=True):
             comparison.add(self.reference.logits(states), session.score(tokens), tokens)
         figures = comparison.figures()
-        return tuple(figures[name] for name in ("kl_mean", "kl_standard_error", "same_top_share", "perplexity_ratio"))
+        return (
+            figures["kl_mean"],
+            figures["kl_standard_error"],
+            figures["same_top_share"],
+            figures["perplexity_ratio"],
+        )
 
 
 def report(rows: list[Row]) -> str:
@@ -153,30 +174,33 @@ def report(rows: list[Row]) -> str:
     return table(columns, cells)
 
 
-def _texts(given: list[str]) -> dict[str, Path]:
+def _texts(given: list[str], only: list[str]) -> dict[str, Path]:
     model = real_model.ensure()
     texts = {"OpenWebText": model.openwebtext, "Wikipedia": model.wikipedia, **ensure_texts()}
     for one in given:
         name, _, path = one.partition("=")
         texts[name] = Path(path)
-    return texts
+    return {name: path for name, path in texts.items() if not only or name in only}
 
 
 def main(arguments: list[str]) -> None:
     """Build and measure all that is asked for, and print the table. Write it to `--out`, if set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="*", default=RECIPES, help=f"[default: {' '.join(RECIPES)}]")
-    parser.add_argument("--model", choices=("original", "dithered"), default="original")
+    parser.add_argument("--model", choices=MODELS, default="original")
     parser.add_argument("--calibration", action="append", choices=CALIBRATIONS, help="[default: each]")
     parser.add_argument(
         "--at-most", action="append", default=[], metavar="SIZE", help="such as 95MB, or own; with light and full"
     )
     parser.add_argument("--tokens", type=int, default=4096, help="of each text")
     parser.add_argument("--text", action="append", default=[], metavar="NAME=FILE", help="measure on this text, too")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="measure on this text [default: all]"
+    )
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(arguments)
-    folder = real_model.ensure().checkpoint if asked.model == "original" else ensure_dithered()
-    measuring = Measuring(open_checkpoint(folder), _texts(asked.text), asked.tokens)
+    texts = _texts(asked.text, asked.only)
+    measuring = Measuring(open_checkpoint(MODELS[asked.model]()), texts, asked.tokens)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in asked.recipes:

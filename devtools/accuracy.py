@@ -63,18 +63,22 @@ class Bench:
 
     def theirs(self, name: str, like: Bundle, files: list[Path]) -> Bundle:
         """Put another tool's weights into a copy of phipack's bundle, so that the same session runs them."""
-        folder = self.scratch / name
-        shutil.copytree(like.path, folder, ignore=shutil.ignore_patterns("model.*", "manifest.json"))
-        for file in files:
-            target = folder / ("model.gguf" if file.suffix == ".gguf" else file.name)
-            shutil.copytree(file, target) if file.is_dir() else shutil.copyfile(file, target)
-        seal(folder, like.manifest.model_copy(update={"files": file_entries(folder)}))
-        return open_bundle(folder)
+        return with_weights(self.scratch / name, like, files)
 
     def row(self, format_: str, maker: str, bundle: Bundle) -> Row:
         """Measure a bundle with its format's session."""
         with open_session(bundle) as session:
             return Row(format_, maker, weight_bytes(bundle.path), self.compare(session.score))
+
+
+def with_weights(folder: Path, like: Bundle, files: list[Path]) -> Bundle:
+    """Write a copy of a bundle that has other files in place of its weights."""
+    shutil.copytree(like.path, folder, ignore=shutil.ignore_patterns("model.*", "manifest.json"))
+    for file in files:
+        target = folder / ("model.gguf" if file.suffix == ".gguf" else file.name)
+        shutil.copytree(file, target) if file.is_dir() else shutil.copyfile(file, target)
+    seal(folder, like.manifest.model_copy(update={"files": file_entries(folder)}))
+    return open_bundle(folder)
 
 
 def weight_bytes(folder: Path) -> int:

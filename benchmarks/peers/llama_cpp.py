@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
+from builders.quantization.calibration.imatrix_file import read_means
 from devtools.packages import LLAMA_CPP, pinned
 
 _PARTS = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")
@@ -37,13 +39,34 @@ def convert(checkpoint: Path, out: Path, cache: Path) -> None:
     subprocess.run(command, check=True, env=environment, capture_output=True)
 
 
-def quantize(source: Path, out: Path, file_type: str, *, threads: int = 2) -> None:
-    """Quantize a GGUF file as llama-quantize does without options."""
+def importance(tool: Path, source: Path, text: Path, out: Path) -> None:
+    """Measure an importance matrix of a GGUF file with llama-imatrix, over a text's first 32 windows of 512 tokens."""
+    command = [str(tool), "-m", str(source), "-f", str(text), "-o", str(out), "-c", "512", "--chunks", "32"]
+    subprocess.run([*command, "--parse-special", "--no-ppl", "-t", "2"], check=True, capture_output=True)
+
+
+def quantize(source: Path, out: Path, file_type: str, *, threads: int = 2, imatrix: Path | None = None) -> None:
+    """Quantize a GGUF file as llama-quantize does without options, or with `--imatrix`."""
     import llama_cpp
 
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = FILE_TYPES[file_type]
     parameters.nthread = threads
+    if imatrix is not None:
+        parameters.imatrix = _imatrix_data(imatrix)
     code = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(parameters))
     if code:
         raise RuntimeError(f"llama_model_quantize ended with {code}")
+
+
+def _imatrix_data(path: Path) -> Any:
+    """Return an importance matrix as an array of llama_model_imatrix_data; its last entry is empty."""
+    import llama_cpp
+
+    means = read_means(path)
+    entries = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()
+    for entry, (name, values) in zip(entries, means.items(), strict=False):
+        entry.name = name.encode()
+        entry.size = len(values)
+        entry.data = (ctypes.c_float * len(values))(*values.tolist())
+    return entries
