@@ -160,7 +160,7 @@ def _change_codes(weights: Floats, squares: Floats, codes: Floats, top: np.float
 
 @inlined
 def _change(weights: Floats, squares: Floats, codes: Floats, top: np.float32, lane: Floats) -> None:
-    """Give one weight of each group the code that fits the others' scale, where that is better."""
+    """Change one weight of each group to the code that fits the others' scale, where that is better."""
     for place in range(LANES):
         weight, square, code = weights[place], squares[place], codes[place]
         sum_xl, sum_l2 = lane[_SUM_XL, place], lane[_SUM_L2, place]
