@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from builders.report.content import CellContent
-from targets.evidence_details import Answer
+from builders.report.endings import goes_on, limit_of
+from targets.evidence_details import Answer, Details
 from targets.formatting import count
 
 _WORD = re.compile(r"\s+|\w+|[^\w\s]+")
@@ -25,11 +26,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class ShownAnswer:
-    """One side's answer. `note`: in words how it compares with float32's; empty for float32's own."""
+    """One side's answer. `note`: in words how it compares with float32's; empty for float32's own.
+
+    `end`: in words how it ends; empty for one that a stop id ended.
+    """
 
     pieces: tuple[Piece, ...]
     note: str
-    ended: bool
+    end: str
 
 
 @dataclass(frozen=True)
@@ -60,19 +64,40 @@ def answer_rows(cell: CellContent) -> list[AnswerRow]:
     return [
         AnswerRow(
             one.prompt,
-            ShownAnswer((Piece(_cut(one.reference), differs=False),), "", one.reference_ended),
-            _compared(other[one.prompt]) if one.prompt in other else None,
-            _compared(one),
+            ShownAnswer((Piece(_cut(one.reference), differs=False),), "", _end_of_float32(one, other, details)),
+            _compared(other[one.prompt], before) if one.prompt in other else None,
+            _compared(one, details, other.get(one.prompt)),
         )
         for one in ordered
     ]
 
 
-def _compared(answer: Answer) -> ShownAnswer:
+def _end_of_float32(answer: Answer, before: dict[str, Answer], details: Details | None) -> str:
+    old = before.get(answer.prompt)
+    if old and goes_on(answer.reference, answer.reference_ended, old.reference, old.reference_ended):
+        return "goes on where it ended for the baseline's checkpoint"
+    return "" if answer.reference_ended else _cut_off(details)
+
+
+def _end(answer: Answer, details: Details | None, old: Answer | None) -> str:
+    if goes_on(answer.bundle, answer.bundle_ended, answer.reference, answer.reference_ended):
+        return "goes on where float32's ends"
+    if old and goes_on(answer.bundle, answer.bundle_ended, old.bundle, old.bundle_ended):
+        return "goes on where the baseline's ends"
+    return "" if answer.bundle_ended else _cut_off(details)
+
+
+def _cut_off(details: Details | None) -> str:
+    limit = None if details is None else limit_of(details)
+    return "cut by the limit of tokens" if limit is None else f"cut at {count(limit, 'token')}"
+
+
+def _compared(answer: Answer, details: Details | None, old: Answer | None = None) -> ShownAnswer:
+    end = _end(answer, details, old)
     if answer.first_difference is None and answer.bundle == answer.reference:
-        return ShownAnswer((Piece(_cut(answer.bundle), differs=False),), SAME, answer.bundle_ended)
+        return ShownAnswer((Piece(_cut(answer.bundle), differs=False),), SAME, end)
     pieces = marked(_cut(answer.reference), _cut(answer.bundle))
-    return ShownAnswer(pieces, f"differs from float32's{_where(answer.first_difference)}", answer.bundle_ended)
+    return ShownAnswer(pieces, f"differs from float32's{_where(answer.first_difference)}", end)
 
 
 def _where(first_difference: int | None) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from builders.report.changes import app_changes, recipe_of
 from builders.report.content import CellContent, Subject
-from builders.report.findings import findings, verdict
+from builders.report.findings import findings, judged
 from builders.report.speeds import speed_rows
 from targets.formatting import bound, figure, size
 from targets.printable import one_line
@@ -86,7 +86,7 @@ def _metadata(subject: Subject) -> str:
 
 def _head(cell: CellContent) -> Iterator[str]:
     subject = cell.candidate
-    result = verdict(subject)
+    result = judged(cell)
     target = subject.target
     phones = "no device class" if target is None else f"{target.title} ({target.os} {target.minimum_os} or later)"
     yield f"**{result.word}**: {_text(result.text)}."

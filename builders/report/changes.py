@@ -15,13 +15,17 @@ _SHOWN_DIGITS = 12  # of a digest
 
 @dataclass(frozen=True)
 class Change:
-    """One thing on both sides, as text. `breaks`: the app has to change with it. `meaning`: what follows from it."""
+    """One thing on both sides, as text. `breaks`: the app has to change with it. `meaning`: what follows from it.
+
+    `loses`: something is gone that answers need.
+    """
 
     what: str
     before: str
     after: str
     breaks: bool = False
     meaning: str = ""
+    loses: bool = False
 
     @property
     def changed(self) -> bool:
@@ -85,7 +89,8 @@ def _tools(old: Manifest, new: Manifest) -> tuple[str, str]:
 
 def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Change]:
     yield Change("format", old.recipe.format, new.recipe.format, breaks=True)
-    yield Change("stop ids", _ids(old), _ids(new), breaks=True, meaning=_stops(old, new))
+    gone = not set(old.generation.stop_token_ids) <= set(new.generation.stop_token_ids)
+    yield Change("stop ids", _ids(old), _ids(new), breaks=True, meaning=_stops(old, new), loses=gone)
     bos, after = _shown(old.generation.bos_token_id), _shown(new.generation.bos_token_id)
     yield Change("BOS id", bos, after, breaks=True, meaning="prompts begin with another token")
     yield _template(old, new, cell)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from builders.report.content import CellContent, Subject
+from builders.report.endings import SHARES, Sample, sample_of
 from registry.bundle.manifest import Manifest
-from targets.evidence import FIGURES, LESS_IS_BETTER, MORE_IS_BETTER, Figure
+from targets.evidence import FIGURES, LESS_IS_BETTER, MORE_IS_BETTER, OWN_RUNTIME_FIGURES, Figure
 from targets.formatting import figure, share, signed_figure, signed_size, size
 
 NOTHING = "\N{EN DASH}"
@@ -60,9 +61,41 @@ def figure_rows(cell: CellContent) -> list[FigureRow]:
     incomparable = _OF_A_TEXT if different_texts(cell) else frozenset()
     if _same_text(cell):
         incomparable -= _OF_ANY_MODEL
+    incomparable |= OWN_RUNTIME_FIGURES | {name for name in SHARES if not _same_sample(cell, name)}
+    if all(math.isfinite(side[name].value) for side in (old, new) for name in _OF_FEW if name in side):
+        incomparable |= _OF_FEW
     names = [name for name in FIGURES if name in old or name in new]
     names += sorted((old.keys() | new.keys()) - set(FIGURES))
-    return [_figure_row(name, old.get(name), new.get(name), compare=name not in incomparable) for name in names]
+    rows = [_figure_row(name, old.get(name), new.get(name), compare=name not in incomparable) for name in names]
+    return [replace(row, title=f"{row.title}{_sample_in_words(cell, row.name)}") for row in rows]
+
+
+_TRIFLE = 0.001  # of a size or a speed: neither better nor worse
+# A maximum and an error say how the sample fell; the host's speed says how busy it was.
+_OF_FEW = frozenset(("kl_max", "kl_standard_error"))
+
+
+def _samples(cell: CellContent, name: str) -> tuple[Sample | None, Sample | None]:
+    old = None if cell.baseline is None else cell.baseline.details
+    return sample_of(old, name), sample_of(cell.candidate.details, name)
+
+
+def _same_sample(cell: CellContent, name: str) -> bool:
+    """Return whether a share of answers is of as many on both sides and, for their ends, with room to end."""
+    old, new = _samples(cell, name)
+    if old is None or new is None or name != "endless_share":
+        return (old and old.answers) == (new and new.answers)
+    return old.answers == new.answers and old.has_room and new.has_room
+
+
+def _sample_in_words(cell: CellContent, name: str) -> str:
+    """Return of how many answers a share is, and with which limit; empty for other figures."""
+    if name.removeprefix("reference_") not in SHARES:
+        return ""
+    old, new = _samples(cell, name)
+    if old is None or old == new:
+        return f", {new}" if new else ""
+    return f", {old}, then {new or 'of a number that is not known'}"
 
 
 # They depend on what was read, and on the checkpoint that it is compared with.
@@ -109,7 +142,8 @@ def _figure_row(name: str, old: Figure | None, new: Figure | None, *, compare: b
         if math.isfinite(new.value - old.value):
             difference = new.value - old.value
             relative = difference / abs(old.value) if old.value else None
-        if compare and new.value != old.value and name in MORE_IS_BETTER | LESS_IS_BETTER:
+        trifle = there.unit in ("B", "token/s") and relative is not None and abs(relative) < _TRIFLE
+        if compare and not trifle and new.value != old.value and name in MORE_IS_BETTER | LESS_IS_BETTER:
             better = (new.value > old.value) == (name in MORE_IS_BETTER)
     return FigureRow(
         name,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from builders.report.void_checks import without_void
 from registry.bundle.manifest import Manifest
 from registry.diff.compare import Difference
 from registry.ledger.channel_moves import Move
@@ -42,8 +43,9 @@ class Subject:
 
     @property
     def details(self) -> Details | None:
-        """What stands behind the evidence's figures, where it is known."""
-        return None if self.evidence is None else self.evidence.details
+        """What stands behind the evidence's figures, where it is known; without checks that can't fail."""
+        found = None if self.evidence is None else self.evidence.details
+        return None if found is None else without_void(found)
 
 
 @dataclass(frozen=True)

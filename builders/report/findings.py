@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from builders.report.content import CellContent, Content, Subject
+from builders.report.endings import ROOM_TO_END, goes_on, limit_of
 from builders.report.finding import KL_NOTABLE, Finding, Severity
 from builders.report.regressions import of_changes, of_regressions
+from builders.report.void_checks import without_void
 from targets.evidence import FAILED_CHECKS, NO_ACCURACY_GATE, Evidence
 from targets.evidence_details import Details, SafetyResult
 from targets.formatting import count
@@ -20,15 +22,38 @@ _POSITION_RATIO = 2.0  # past a window or an edge, over the largest elsewhere
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gates and the checks say of a bundle."""
+    """What the gates and the checks say of a bundle. `heading`: the state in other words than its own."""
 
     state: Literal["pass", "warn", "fail"]
     text: str
+    heading: str = ""
 
     @property
     def word(self) -> str:
         """The state as a word."""
-        return {"pass": "Passes", "warn": "Passes its gates, with failed checks", "fail": "Does not pass"}[self.state]
+        usual = {"pass": "Passes", "warn": "Passes its gates, with failed checks", "fail": "Does not pass"}[self.state]
+        return self.heading or usual
+
+
+def judged(cell: CellContent) -> Verdict:
+    """Return the verdict on one cell next to its baseline: it is no plain pass where something has to be looked at."""
+    found = verdict(cell.candidate)
+    serious = [one for one in findings(cell) if one.severity in _SERIOUS]
+    if found.state != "pass" or not serious:
+        return found
+    return Verdict("warn", f"{_ranks(serious)}. It passes {found.text}", _PASSES_LOOK)
+
+
+_SERIOUS: dict[Severity, tuple[str, str]] = {
+    "defect": ("probable defect", "probable defects"),
+    "look": ("thing to judge", "things to judge"),
+}
+_PASSES_LOOK = "Passes its gates; look at"
+
+
+def _ranks(found: Sequence[Finding]) -> str:
+    numbers = {rank: sum(one.severity == rank for one in found) for rank in _SERIOUS}
+    return ", ".join(f"{number} {_SERIOUS[rank][number != 1]}" for rank, number in numbers.items() if number)
 
 
 def verdict(subject: Subject) -> Verdict:
@@ -47,7 +72,7 @@ def verdict_on(evidence: Evidence) -> Verdict:
     if not evidence.passed and not evidence.failed_checks:
         return Verdict("fail", NO_ACCURACY_GATE)
     wrong, checks = _checks(evidence)
-    not_run = () if evidence.details is None else evidence.details.not_run
+    not_run = () if evidence.details is None else without_void(evidence.details).not_run
     more = f"; {len(not_run)} not run" if not_run else ""
     if wrong:
         verb = "fails" if wrong == 1 else "fail"
@@ -61,7 +86,7 @@ def verdict_on(evidence: Evidence) -> Verdict:
 def _checks(evidence: Evidence) -> tuple[int, int]:
     """Return how many checks of behaviour fail, and of how many; from the figures where there are no details."""
     if evidence.details is not None and evidence.details.checks:
-        checks = evidence.details.checks
+        checks = without_void(evidence.details).checks
         return sum(not one.passed for one in checks), len(checks)
     failed, made = (evidence.figures.get(name) for name in (FAILED_CHECKS, "behaviour_checks"))
     wrong = 0 if failed is None else int(failed.value)
@@ -85,17 +110,31 @@ def overall(content: Content) -> Verdict:
         return Verdict("fail", f"{cells} registered, but not in {content.title}: {', '.join(content.outside)}")
     if warned:
         return Verdict("warn", f"{len(warned)} of {total}: {', '.join(warned)}")
-    look = sum(one.severity == "look" for cell in content.cells for one in findings(cell))
-    more = f"; {look} {'thing' if look == 1 else 'things'} to look at" if look else ""
-    return Verdict("pass", f"{total}, every gate and every check that was made{more}")
+    found = [
+        (cell.candidate.cell, [one for one in findings(cell) if one.severity in _SERIOUS]) for cell in content.cells
+    ]
+    if serious := [one for _, each in found for one in each]:
+        where = f" in {', '.join(name for name, each in found if each)}" if len(found) > 1 else ""
+        return Verdict(
+            "warn", f"{_ranks(serious)}{where}. {total}: every gate passes, and every check that was made", _PASSES_LOOK
+        )
+    return Verdict("pass", f"{total}, every gate and every check that was made")
 
 
 def findings(cell: CellContent) -> list[Finding]:
     """Return what to look at in one cell, the worst first."""
-    details = _of_details(cell.candidate.details) if cell.candidate.evidence is not None else ()
-    found = [*_of_evidence(cell.candidate), *of_changes(cell), *details, *of_regressions(cell)]
-    order: dict[Severity, int] = {"fail": 0, "look": 1, "note": 2}
+    details = [] if cell.candidate.evidence is None else list(_of_details(cell.candidate.details))
+    before = list(of_regressions(cell))
+    named = {_cause(one) for one in before if one.anchor == "texts"}
+    details = [one for one in details if _cause(one) not in named]  # production's figure says more of the same text
+    found = [*_of_evidence(cell.candidate), *of_changes(cell), *details, *before]
+    order: dict[Severity, int] = {"fail": 0, "defect": 1, "look": 2, "note": 3}
     return sorted(found, key=lambda one: order[one.severity])
+
+
+def _cause(finding: Finding) -> str:
+    """Return what a finding on a text is about, such as `Text code`."""
+    return finding.text.partition(":")[0]
 
 
 def _of_evidence(subject: Subject) -> Iterator[Finding]:
@@ -194,9 +233,18 @@ def _of_texts(details: Details) -> Iterator[Finding]:
 
 def _of_answers(details: Details) -> Iterator[Finding]:
     endless = [one for one in details.answers if one.reference_ended and not one.bundle_ended]
-    if endless:
-        verbs = "ends in float32, and does" if len(endless) == 1 else "end in float32, and do"
-        yield Finding("look", f"{_answers(len(endless))} {verbs} not end here.", "answers")
+    past = [one for one in endless if goes_on(one.bundle, one.bundle_ended, one.reference, one.reference_ended)]
+    if past:
+        verbs = "goes on where float32's ends" if len(past) == 1 else "go on where float32's end"
+        yield Finding("look", f"{_answers(len(past))} {verbs}.", "answers")
+    if number := len(endless) - len(past):
+        limit = limit_of(details) or 0
+        verbs = "ends in float32, and is" if number == 1 else "end in float32, and are"
+        yield Finding(
+            "look" if limit >= ROOM_TO_END else "note",
+            f"{_answers(number)} {verbs} another here, cut at {count(limit, 'token')}.",
+            "answers",
+        )
     empty = [one for one in details.answers if one.reference.strip() and not one.bundle.strip()]
     if empty:
         yield Finding("look", f"{_answers(len(empty))} {'is' if len(empty) == 1 else 'are'} empty here.", "answers")

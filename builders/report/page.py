@@ -8,12 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from builders.report.answers import answer_rows
+from builders.report.at_a_glance import at_a_glance
 from builders.report.changes import app_changes, origin_changes, recipe_of
 from builders.report.charts import charts, position_label, side_name
 from builders.report.comparing import figure_rows, size_sentence, storage_rows
 from builders.report.content import CellContent, Content, Subject
 from builders.report.drawing import Drawing, draw
-from builders.report.findings import findings, overall, verdict
+from builders.report.findings import findings, judged, overall
 from builders.report.look import TEMPLATES, environment, kl, style
 from builders.report.speeds import device_rows, speed_rows
 from builders.report.template_difference import blocks
@@ -86,11 +87,13 @@ def _environment() -> Environment:
     found.globals |= {
         "answer_rows": answer_rows,
         "app_changes": app_changes,
+        "at_a_glance": at_a_glance,
         "bound": bound,
         "device_rows": device_rows,
         "figure": figure,
         "figure_rows": figure_rows,
         "findings": findings,
+        "judged": judged,
         "origin_changes": origin_changes,
         "position_label": position_label,
         "recipe": lambda subject: recipe_of(subject.manifest),
@@ -101,7 +104,6 @@ def _environment() -> Environment:
         "speed_rows": speed_rows,
         "storage_rows": storage_rows,
         "template_blocks": blocks,
-        "verdict": verdict,
     }
     found.filters |= {"error": _error, "kl": kl, "style": Markup}
     return found

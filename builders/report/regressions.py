@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
-from builders.report.changes import app_changes
+from builders.report.at_a_glance import at_a_glance, same_weights
+from builders.report.changes import Change, app_changes, recipe_of
 from builders.report.comparing import FigureRow, different_texts, figure_rows
 from builders.report.content import CellContent
-from builders.report.finding import KL_NOTABLE, Finding
-from targets.evidence import ACCURACY_FIGURES, OWN_RUNTIME_FIGURES
+from builders.report.endings import ROOM_TO_END, goes_on, limit_of
+from builders.report.finding import KL_NOTABLE, Finding, Severity
+from targets.evidence import ACCURACY_FIGURES
+from targets.evidence_details import Check, Details, NotRun
 from targets.formatting import count
 
 _NOTABLE = 0.10  # relative worsening of a figure that is worth a sentence
@@ -20,35 +24,83 @@ _DIVERGENCES = ACCURACY_FIGURES | {"kl_standard_error"}
 
 
 def of_regressions(cell: CellContent) -> Iterator[Finding]:
-    """Yield what is notably worse than in production: answers, single texts, figures."""
+    """Yield what is notably worse than in production: checks, answers, single texts, figures."""
+    yield from _of_checks(cell)
     yield from _of_answers(cell)
-    yield from _of_texts(cell)
-    yield from _of_figures(cell)
+    texts = list(_of_texts(cell))
+    yield from texts
+    yield from _of_figures(cell, explained=bool(texts))
 
 
 def of_changes(cell: CellContent) -> Iterator[Finding]:
     """Yield what an app must follow, what a build noted that production's did not, and another checkpoint."""
     old, new = cell.baseline, cell.candidate
+    known = () if old is None else old.manifest.recipe.notes
+    notes = [note for note in new.manifest.recipe.notes if note not in known]
+    no_end = [note for note in notes if _NO_END in note]
+    changes = [] if old is None else [change for change in app_changes(cell) if change.must_follow]
+    if no_end and not any(change.loses for change in changes):
+        yield Finding("defect", f"Stop ids: {'; '.join(no_end)}.", "identity")
+    for change in changes:
+        yield _of_change(change, no_end if change.loses else [])
     if old is None:
         return
-    for change in app_changes(cell):
-        if change.must_follow:
-            meaning = f": {change.meaning}" if change.meaning else ""
-            yield Finding(
-                "look", f"For the app: {change.what}: {change.before} becomes {change.after}{meaning}.", "changes"
-            )
-    same_recipe = new.manifest.recipe.name == old.manifest.recipe.name  # else most notes are about the recipe
-    for note in new.manifest.recipe.notes if same_recipe else ():
-        if note not in old.manifest.recipe.notes:
-            yield Finding("look", f"{old.name} was built without this note: {note}.", "identity")
+    if new.manifest.recipe.name == old.manifest.recipe.name:  # else most notes are about the recipe
+        for note in notes:
+            if note not in no_end:
+                yield Finding("look", f"{old.name} was built without this note: {note}.", "identity")
     if new.manifest.checkpoint != old.manifest.checkpoint:
-        yield Finding(
-            "look",
-            f"The checkpoint is another one than that of {old.name}. Each bundle is compared with its own checkpoint in"
-            " float32: a fault of the checkpoint itself shows in no divergence, check or gate, only in what is next to"
-            " production's: answers, perplexity, stop ids and template.",
-            "changes",
-        )
+        yield _of_checkpoint(cell, old.name)
+
+
+_NO_END = "is not among the stop ids"  # in a note of builders/tokenizer/stop_ids.py
+
+
+def _of_change(change: Change, notes: Sequence[str]) -> Finding:
+    meaning = "".join(f"; {part}" for part in (change.meaning, *notes) if part).removeprefix("; ")
+    text = f"{change.what}: {change.before} becomes {change.after}{': ' if meaning else ''}{meaning}."
+    if change.loses:
+        return Finding("defect", text[0].upper() + text[1:], "changes")
+    return Finding("look", f"For the app: {text}", "changes")
+
+
+def _of_checkpoint(cell: CellContent, name: str) -> Finding:
+    assert cell.baseline is not None
+    if same_weights(cell.baseline.manifest, cell.candidate.manifest):
+        text = f"The checkpoint is another one than that of {name}, but every file with weights is the same."
+        return Finding("note", text, "changes")
+    return Finding(
+        "look",
+        f"The checkpoint is another one than that of {name}. Each bundle is compared with its own checkpoint in"
+        " float32: a fault of the checkpoint itself shows in no divergence, check or gate, only in what is next to"
+        " production's: answers, perplexity, stop ids and template.",
+        "changes",
+    )
+
+
+_NUMBER_OF_ANSWERS = re.compile(r"share of \d+ answers.*:")
+_MOST_NAMED = 4
+
+
+def _of_checks(cell: CellContent) -> Iterator[Finding]:
+    """Yield which checks production's evidence has and this one's lost: whatever they guarded is not looked at."""
+    new, old = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
+    if new is None or old is None or cell.baseline is None or not old.checks:
+        return
+    there = {*map(_key, new.checks), *map(_key, new.not_run)}
+    gone = [one for one in old.checks if _key(one) not in there]
+    if not gone:
+        return
+    named = "; ".join(f"{one.group}: {one.name}" for one in gone[:_MOST_NAMED])
+    more = f"; and {len(gone) - _MOST_NAMED} more" if len(gone) > _MOST_NAMED else ""
+    other = cell.baseline.manifest.recipe.format != cell.candidate.manifest.recipe.format or old.suite != new.suite
+    why = "" if not other else " Suite or format are others."
+    text = f"{count(len(gone), 'check')} of {cell.baseline.name} {'was' if len(gone) == 1 else 'were'} not made here:"
+    yield Finding("note" if other else "look", f"{text} {named}{more}.{why}", "checks")
+
+
+def _key(check: Check | NotRun) -> tuple[str, str]:
+    return check.group, _NUMBER_OF_ANSWERS.sub("share of answers:", check.name)
 
 
 def _of_answers(cell: CellContent) -> Iterator[Finding]:
@@ -58,10 +110,32 @@ def _of_answers(cell: CellContent) -> Iterator[Finding]:
         return
     ended = {one.prompt for one in before.answers if one.bundle_ended}
     run_on = [one for one in details.answers if not one.bundle_ended and one.prompt in ended]
-    if number := sum(not one.reference_ended for one in run_on):  # the others differ from float32, too
+    past = _run_past(details, before)
+    elsewhere = [one for one in run_on if not one.reference_ended and one.prompt not in past]
+    if number := len(elsewhere):  # the others differ from float32, too
         verb = "ends" if number == 1 else "end"
-        text = f"{count(number, 'answer')} {verb} in {cell.baseline.name}, and neither here nor in float32."
-        yield Finding("look", text, "answers")
+        text = f"{count(number, 'answer')} {verb} in {cell.baseline.name}, and neither here nor in float32"
+        limit = limit_of(details) or 0
+        severity: Severity = "look" if limit >= ROOM_TO_END else "note"
+        yield Finding(severity, f"{text}: cut at {count(limit, 'token')}.", "answers")
+    if past:
+        text = (
+            f"To {count(len(past), 'prompt')}, an answer ends for {cell.baseline.name} and goes on after the same words"
+        )
+        known = any(change.loses for change in app_changes(cell))  # a stop id, which is a finding of its own
+        yield Finding("note" if known else "look", f"{text} here, in float32 or in the bundle.", "answers")
+
+
+def _run_past(details: Details, before: Details) -> set[str]:
+    """Return the prompts to which one of the two answers says all that production's did, and does not end there."""
+    old = {one.prompt: one for one in before.answers}
+    pairs = [(one, old[one.prompt]) for one in details.answers if one.prompt in old]
+    return {
+        one.prompt
+        for one, other in pairs
+        if goes_on(one.bundle, one.bundle_ended, other.bundle, other.bundle_ended)
+        or goes_on(one.reference, one.reference_ended, other.reference, other.reference_ended)
+    }
 
 
 def _of_texts(cell: CellContent) -> Iterator[Finding]:
@@ -70,22 +144,41 @@ def _of_texts(cell: CellContent) -> Iterator[Finding]:
     if new is None or old is None or cell.baseline is None or different_texts(cell):
         return
     before = {one.text: one.kl_mean for one in old.texts if one.kl_mean > 0}
-    times = {one.text: one.kl_mean / before[one.text] for one in new.texts if one.text in before}
+    times = _times(cell)
+    same_recipe = recipe_of(cell.baseline.manifest) == recipe_of(cell.candidate.manifest)
     for one in new.texts:
         others = [ratio for text, ratio in times.items() if text != one.text]
         if one.text not in times or not others or one.kl_mean < KL_NOTABLE:
             continue
         if math.isfinite(times[one.text]) and times[one.text] > _TEXT_RATIO * max(1, *others):
             yield Finding(
-                "look",
+                "defect" if same_recipe else "look",
                 f"Text {one.text}: {one.kl_mean:.3g} nat, {times[one.text]:.1f} times the {before[one.text]:.3g} of"
-                f" {cell.baseline.name}; the other texts have at most {max(others):.1f} times theirs.",
+                f" {cell.baseline.name}; the other texts have at most {max(others):.1f} times theirs."
+                f" {_glance(cell)}",
                 "texts",
             )
 
 
-def _of_figures(cell: CellContent) -> Iterator[Finding]:
-    """Yield which figures are notably worse: those of accuracy, which go together, in one sentence."""
+def _times(cell: CellContent) -> dict[str, float]:
+    """Return how many times as far from float32 each text is as in production."""
+    new, old = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
+    if new is None or old is None:
+        return {}
+    before = {one.text: one.kl_mean for one in old.texts if one.kl_mean > 0}
+    return {one.text: one.kl_mean / before[one.text] for one in new.texts if one.text in before}
+
+
+def _glance(cell: CellContent) -> str:
+    said = at_a_glance(cell)
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
+    """Yield which figures are notably worse: those of accuracy, which go together, in one sentence.
+
+    `explained`: a single text is named as what is worse.
+    """
     if cell.problem:
         yield Finding("look", f"Compared with nothing: {cell.problem}.", "baseline")
     if cell.baseline is None:
@@ -94,19 +187,29 @@ def _of_figures(cell: CellContent) -> Iterator[Finding]:
         yield Finding("note", f"Divergences and perplexities of the two {why}: neither is called better.", "baseline")
     name = cell.baseline.name
     worse = [row for row in figure_rows(cell) if _is_notable(row)]
-    yield from _of_accuracy([row for row in worse if row.name in _DIVERGENCES], name)
+    severity: Severity = "note" if explained else "look"
+    for text in _of_accuracy([row for row in worse if row.name in _DIVERGENCES], name):
+        yield Finding(severity, f"{text}{_evenly(cell)}", "baseline")
     for row in worse:
-        if row.name in OWN_RUNTIME_FIGURES:
-            text = f"On the machine that validated, which is no phone: {_sentence(row, name)}"
-            yield Finding("note", text, "speed")
-        elif row.name not in _DIVERGENCES:
+        if row.name not in _DIVERGENCES:
             yield Finding("look", _sentence(row, name), "baseline")
 
 
-def _of_accuracy(worse: Sequence[FigureRow], name: str) -> Iterator[Finding]:
+def _of_accuracy(worse: Sequence[FigureRow], name: str) -> Iterator[str]:
     if worse:
         more = f" So {_are(len(worse) - 1)} of accuracy." if len(worse) > 1 else ""
-        yield Finding("look", f"{_sentence(worse[0], name)}{more}", "baseline")
+        yield f"{_sentence(worse[0], name)}{more}"
+
+
+def _evenly(cell: CellContent) -> str:
+    """Return what the recipe has to do with it: another one costs every text about the same."""
+    assert cell.baseline is not None
+    before, after = recipe_of(cell.baseline.manifest), recipe_of(cell.candidate.manifest)
+    if before == after:
+        return ""
+    times = [] if different_texts(cell) else [one for one in _times(cell).values() if math.isfinite(one)]
+    spread = f"; by text {min(times):.1f} to {max(times):.1f} times production's" if times else ""
+    return f" The recipe is another one, {before} → {after}{spread}."
 
 
 def _are(number: int) -> str:

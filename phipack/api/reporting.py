@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from builders.report.card import description, model_card
 from builders.report.content import CellContent, Content, Subject
-from builders.report.findings import findings, overall, verdict
+from builders.report.findings import findings, judged, overall
 from builders.report.page import drawings, html
 from phipack.api.arguments import AnyPath, as_bundle, as_evidence
 from phipack.api.results import ReportPage, ReviewedCell
@@ -140,8 +140,8 @@ def page(content: Content) -> ReportPage:
     cells = tuple(
         ReviewedCell(
             cell.candidate.cell,
-            verdict(cell.candidate).state,
-            verdict(cell.candidate).text,
+            judged(cell).state,
+            judged(cell).text,
             tuple((one.severity, one.text) for one in findings(cell)),
         )
         for cell in content.cells

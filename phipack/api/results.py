@@ -138,8 +138,8 @@ class RegisteredCell:
 class ReviewedCell:
     """What a report says of one cell in short.
 
-    `state`: pass, warn (its gates pass, and checks fail) or fail. `findings`: what to look at, the worst first, each
-    with its severity: fail, look or note.
+    `state`: pass, warn (its gates pass, and checks fail or a finding has to be looked at) or fail. `findings`: what to
+    look at, the worst first, each with its severity: fail, defect, look or note.
     """
 
     cell: str

@@ -14,7 +14,9 @@ from phipack.json_form.form import Form
 class FindingForm(Form):
     """One thing to look at."""
 
-    severity: Literal["fail", "look", "note"] = Field(description="a gate or check fails; notable; for information")
+    severity: Literal["fail", "defect", "look", "note"] = Field(
+        description="a gate or check fails; nothing that was changed explains it; somebody has to judge it; information"
+    )
     text: str
 
 
@@ -22,7 +24,9 @@ class ReviewedCellForm(Form):
     """What the report says of one cell."""
 
     cell: str
-    state: Literal["pass", "warn", "fail"] = Field(description="warn: its gates pass, and checks fail")
+    state: Literal["pass", "warn", "fail"] = Field(
+        description="warn: its gates pass, and checks fail or a finding is a defect or to be judged"
+    )
     verdict: str
     findings: list[FindingForm] = Field(description="the worst first")
 

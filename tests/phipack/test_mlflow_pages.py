@@ -46,7 +46,8 @@ def test_a_version_has_verdict_gates_report_and_charts(registry: phipack.Registr
     assert parent.info.run_name == "phi:1.0.0"
     assert {run.data.tags["mlflow.parentRunId"] for run in runs_of(ledger)} == {parent.info.run_id}
     version = client.get_model_version("phi.iphone-15", "1")
-    assert version.description.startswith("**Passes**: all 4 gates and 10 checks of behaviour.")
+    said = "**Passes its gates; look at**: 2 things to judge. It passes all 4 gates and 10 checks of behaviour."
+    assert version.description.startswith(said)
     assert "| kl\\_mean | 0.024 nat | &lt;= 0.05 nat | project | passes |" in version.description
     run = client.get_run(rows[0].run_id)
     assert run.data.tags["mlflow.note.content"] == version.description

@@ -40,7 +40,8 @@ def test_a_release_is_compared_with_what_production_has(registered: phipack.Regi
 
 def test_the_kl_that_is_twice_as_high_is_a_finding(registered: phipack.Registry) -> None:
     page = registered.report("phi:1.1.0@iphone-15", against="phi:1.0.0@iphone-15")
-    assert page.state == "pass"
+    assert page.state == "warn"
+    assert page.verdict.startswith("Passes its gates; look at: 1 thing to judge.")
     (found,) = (text for severity, text in page.cells[0].findings if severity == "look")
     assert found == (
         "mean KL divergence of the bundle's next-token distribution from the reference's: 0.04 nat, 300% worse than"

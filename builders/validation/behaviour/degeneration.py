@@ -78,7 +78,11 @@ def _compared(findings: Findings, pairs: Pairs, longest: int) -> dict[str, float
         allowed = own + (1 + len(pairs) // 16) / len(pairs)
         numbers = [str(at) for at, pair in enumerate(pairs, 1) if kind in pair[0].kinds(longest)]
         where = f"prompts {', '.join(numbers)}"
-        findings.within(f"share of {len(pairs)} answers: {kind}", share, allowed, "share", where)
+        name = f"share of {len(pairs)} answers: {kind}"
+        if allowed >= 1:  # no share would be more
+            findings.skip(name, f"{own:.0%} of the reference's are so: {len(pairs)} answers are too few")
+        else:
+            findings.within(name, share, allowed, "share", where)
     return figures
 
 

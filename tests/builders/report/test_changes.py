@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from builders.report.changes import app_changes, origin_changes
+from builders.report.answers import answer_rows
+from builders.report.at_a_glance import at_a_glance
+from builders.report.changes import app_changes, origin_changes, recipe_of
 from builders.report.content import CellContent, Subject
 from builders.report.findings import findings
 from builders.report.template_difference import blocks, in_words
@@ -39,17 +42,22 @@ def test_what_a_stop_id_means_is_said(same: CellContent, before: list[int], afte
     found = _of_both(same, *({"generation": _generation(same, one)} for one in stops))
     change = next(one for one in app_changes(found) if one.what == "stop ids")
     assert (change.meaning, change.must_follow) == (meaning, bool(meaning))
-    said = [one.text for one in findings(found) if "stop ids" in one.text]
-    assert [meaning in text for text in said] == ([True] if meaning else [])
+    said = [one for one in findings(found) if "top ids" in one.text]
+    assert [meaning in one.text for one in said] == ([True] if meaning else [])
+    assert [one.severity for one in said] == (["defect" if "run on" in meaning else "look"] if meaning else [])
 
 
 def test_another_checkpoint_is_the_first_thing_to_look_at_for_what_no_gate_shows(same: CellContent) -> None:
     """Bundle and reference agree on whatever the checkpoint has wrong."""
-    found = _of_both(same, {}, {"checkpoint": "sha256:" + "9" * 64})
+    found = _of_both(same, {}, {"checkpoint": "sha256:" + "9" * 64, "files": _other(same, "model.gguf")})
     (text,) = (one.text for one in findings(found) if one.severity == "look" and "checkpoint" in one.text)
     assert text.startswith("The checkpoint is another one than that of phi:1.0.0@iphone-15.")
     assert "no divergence, check or gate" in text
-    assert [one.what for one in origin_changes(found) if one.changed] == ["checkpoint"]
+    assert [one.what for one in origin_changes(found) if one.changed] == ["checkpoint", "largest file"]
+    files = _other(same, "chat_template.jinja")
+    template = _of_both(same, {}, {"checkpoint": "sha256:" + "9" * 64, "files": files})
+    (one,) = (one for one in findings(template) if "checkpoint" in one.text)
+    assert (one.severity, "every file with weights is the same" in one.text) == ("note", True)
     assert [one for one in findings(same) if "checkpoint" in one.text] == []
 
 
@@ -73,21 +81,33 @@ def test_a_note_that_production_does_not_have_is_to_be_read(same: CellContent) -
     recipe = same.candidate.manifest.recipe
     note = "the chat template ends a turn with <|end|> (7), which is not among the stop ids: answers may run on"
     found = _of_both(same, {}, {"recipe": recipe.model_copy(update={"notes": [note]})})
-    assert [one.severity for one in findings(found) if note in one.text] == ["look"]
+    assert [one.severity for one in findings(found) if note in one.text] == ["defect"]
+    alone = replace(found, baseline=None, difference=None)
+    assert [one.severity for one in findings(alone) if note in one.text] == ["defect"]
+    generation = _generation(same, {"stop_token_ids": [32000]})
+    lost = _of_both(same, {}, {"recipe": recipe.model_copy(update={"notes": [note]}), "generation": generation})
+    (one,) = (one for one in findings(lost) if one.severity == "defect")
+    assert one.text.startswith("Stop ids: ")
+    assert one.text.endswith(f"; {note}.")
     both = _of_both(same, *({"recipe": recipe.model_copy(update={"notes": [note]})} for _ in range(2)))
     assert not [one for one in findings(both) if note in one.text]
     other = _of_both(same, {}, {"recipe": recipe.model_copy(update={"notes": [note], "name": "gguf-q6_k"})})
-    assert not [one for one in findings(other) if note in one.text]
+    assert [one.severity for one in findings(other) if note in one.text] == ["defect"]  # whichever recipe
+    note = "rounded by another table"
+    for name, ranks in ((recipe.name, ["look"]), ("gguf-q6_k", [])):
+        found = _of_both(same, {}, {"recipe": recipe.model_copy(update={"notes": [note], "name": name})})
+        assert [one.severity for one in findings(found) if note in one.text] == ranks
 
 
 def test_answers_that_ended_in_production_and_run_on_are_counted_though_float32_runs_on_too(same: CellContent) -> None:
-    endless = [one.model_copy(update={"bundle_ended": False, "reference_ended": False}) for one in answers()]
+    cut = {"bundle_ended": False, "reference_ended": False, "bundle": "Other", "reference": "Other", "tokens": 256}
+    endless = [one.model_copy(update=cut) for one in answers()]
     found = replace(same, candidate=_with_details(same.candidate, answers=tuple(endless)))
-    said = "4 answers end in phi:1.0.0@iphone-15, and neither here nor in float32."
+    said = "4 answers end in phi:1.0.0@iphone-15, and neither here nor in float32: cut at 256 tokens."
     assert said in [one.text for one in findings(found)]
     one = _with_details(same.candidate, answers=(*answers()[:-1], endless[-1]))
-    said = [one.text for one in findings(replace(same, candidate=one)) if one.anchor == "answers"]
-    assert said == ["1 answer ends in phi:1.0.0@iphone-15, and neither here nor in float32."]
+    last = [found.text for found in findings(replace(same, candidate=one)) if found.anchor == "answers"]
+    assert last == ["1 answer ends in phi:1.0.0@iphone-15, and neither here nor in float32: cut at 256 tokens."]
 
 
 def test_one_text_that_is_far_worse_than_in_production_is_named(same: CellContent) -> None:
@@ -96,7 +116,13 @@ def test_one_text_that_is_far_worse_than_in_production_is_named(same: CellConten
     found = replace(same, candidate=_with_details(same.candidate, texts=tuple(texts)))
     (said,) = (one.text for one in findings(found) if one.anchor == "texts")
     assert said.startswith("Text code: 0.05 nat, 2.9 times the 0.017 of phi:1.0.0@iphone-15;")
-    assert said.endswith("; the other texts have at most 1.0 times theirs.")
+    assert "; the other texts have at most 1.0 times theirs." in said
+    assert [one.severity for one in findings(found) if one.anchor == "texts"] == ["defect"]
+    infinite = [one.model_copy(update={"kl_mean": math.inf}) if one.text == "chat" else one for one in texts]
+    both = replace(same, candidate=_with_details(same.candidate, texts=tuple(infinite)))
+    assert "Text chat: an infinite divergence." in [one.text for one in findings(both)]
+    other = _of_both(found, {}, {"recipe": found.candidate.manifest.recipe.model_copy(update={"name": "gguf-q6_k"})})
+    assert [one.severity for one in findings(other) if one.anchor == "texts"] == ["look"]
     all_worse = [one.model_copy(update={"kl_mean": 3 * one.kl_mean}) for one in details().texts]
     found = replace(same, candidate=_with_details(same.candidate, texts=tuple(all_worse)))
     assert [one.text for one in findings(found) if one.anchor == "texts"] == []
@@ -128,6 +154,52 @@ def test_white_space_that_differs_is_visible() -> None:
         if piece.differs
     ]
     assert marks == ["⏎\n", "·"]
+
+
+@pytest.mark.parametrize("side", ["bundle", "reference"])
+def test_an_answer_that_goes_on_after_productions_end_is_to_be_read(same: CellContent, side: str) -> None:
+    """A checkpoint that lost a stop id: float32 runs on as the bundle does, or alone."""
+    first, *rest = answers()
+    past = {f"{side}_ended": False, side: f"{getattr(first, side)}\nsystem", "tokens": 16}
+    found = replace(same, candidate=_with_details(same.candidate, answers=(first.model_copy(update=past), *rest)))
+    to_judge = [one.text for one in findings(found) if one.severity == "look" and one.anchor == "answers"]
+    said = "To 1 prompt, an answer ends for phi:1.0.0@iphone-15 and goes on after the same words here, in float32 or in"
+    assert to_judge[-1] == f"{said} the bundle."
+    row = next(row for row in answer_rows(found) if row.prompt == first.prompt)
+    shown = row.candidate if side == "bundle" else row.reference
+    assert "goes on where" in shown.end
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "identical to 1.1.0's, byte for byte"),
+        ({"files": ["chat_template.jinja"]}, "weights the same, the template differs (chat_template.jinja)"),
+        ({"files": ["model.gguf"]}, "the same recipe, checkpoint and tools, yet model.gguf differs"),
+        ({"files": ["model.gguf"], "checkpoint": "sha256:" + "9" * 64}, "another checkpoint, the same recipe"),
+    ],
+)
+def test_what_a_cell_is_next_to_productions_is_one_phrase(
+    same: CellContent, changes: dict[str, Any], said: str
+) -> None:
+    files = {"files": _other(same, *changes["files"])} if "files" in changes else {}
+    assert at_a_glance(_of_both(same, {}, changes | files)) == said
+
+
+def test_another_recipe_and_a_new_cell_are_called_so(same: CellContent) -> None:
+    recipe = same.candidate.manifest.recipe.model_copy(update={"name": "gguf-iq4_nl"})
+    found = _of_both(same, {}, {"recipe": recipe, "files": _other(same, "model.gguf")})
+    before, after = (recipe_of(side.manifest) for side in (found.baseline or same.candidate, found.candidate))
+    assert at_a_glance(found) == f"another recipe: {before} → {after}"
+    alone = replace(same, baseline=None)
+    assert at_a_glance(alone, "phi:production") == "new cell: phi:production has none"
+    assert at_a_glance(replace(alone, problem="gone"), "phi:production") == "can't be compared"
+
+
+def _other(cell: CellContent, *paths: str) -> list[Any]:
+    """Return the files of a bundle, these with another digest."""
+    files = cell.candidate.manifest.files
+    return [one.model_copy(update={"sha256": "f" * 64}) if one.path in paths else one for one in files]
 
 
 def _difference(before: str, after: str) -> tuple[str, ...]:

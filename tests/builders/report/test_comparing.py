@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from builders.report.changes import recipe_of
 from builders.report.comparing import FigureRow, figure_rows
 from builders.report.content import CellContent
 from builders.report.findings import findings
 from targets.evidence import FIGURES, Figure
+from targets.evidence_details import Check
+from tests.support.report_samples import answers, details
 
 
 @pytest.mark.parametrize(
@@ -33,8 +36,13 @@ from targets.evidence import FIGURES, Figure
         ("kl_max", math.inf, 2.0, "better", ""),
         ("kl_max", math.inf, math.inf, "", ""),
         ("kl_mean", 0.0, 0.02, "worse", "0.02 nat, worse than 0 nat"),
-        ("decode_tokens_per_second", 10.0, 5.0, "worse", "50% worse"),
+        ("kl_max", 2.0, 6.0, "", ""),
+        ("kl_standard_error", 0.01, 0.1, "", ""),
+        ("decode_tokens_per_second", 10.0, 5.0, "", ""),
+        ("prefill_tokens_per_second", 5.0, 10.0, "", ""),
+        ("device_decode_tokens_per_second", 10.0, 5.0, "worse", "50% worse"),
         ("artifact_bytes", 100.0, 50.0, "better", ""),
+        ("artifact_bytes", 100e6, 100e6 + 24, "", ""),
         ("a_figure_of_a_later_phipack", 1.0, 9.0, "", ""),
     ],
 )
@@ -47,20 +55,55 @@ def test_what_is_worse_is_called_so(
     assert [says in text for text in said] == ([True] if says else []), said
 
 
-def test_what_is_worse_in_accuracy_is_one_finding_and_the_hosts_speed_a_note(cell: CellContent) -> None:
+def test_what_is_worse_in_accuracy_is_one_finding_and_the_hosts_speed_is_none(cell: CellContent) -> None:
     figures = {"kl_mean": 0.03, "kl_p99": 0.3, "same_top_share": 0.9, "decode_tokens_per_second": 20.0}
     factors = {"same_top_share": 0.9, "decode_tokens_per_second": 0.5}
     both = _with(cell, figures, {name: value * factors.get(name, 3) for name, value in figures.items()})
     found = [(one.severity, one.text) for one in findings(both) if one.anchor in ("baseline", "speed")]
-    kl, decode = (FIGURES[name][1] for name in ("kl_mean", "decode_tokens_per_second"))
-    name = "phi:1.0.0@iphone-15"
-    speed = (
-        f"On the machine that validated, which is no phone: {decode}: 10 token/s, 50% worse than 20 token/s of {name}."
+    kl, name = FIGURES["kl_mean"][1], "phi:1.0.0@iphone-15"
+    worse = f"{kl}: 0.09 nat, 200% worse than 0.03 nat of {name}. So are 2 other figures of accuracy."
+    assert found == [("look", worse)]
+    assert both.baseline is not None
+    recipe = both.candidate.manifest.recipe.model_copy(update={"name": "gguf-iq4_nl"})
+    manifest = both.candidate.manifest.model_copy(update={"recipe": recipe})
+    other = findings(replace(both, candidate=replace(both.candidate, manifest=manifest)))
+    (text,) = (one.text for one in other if one.anchor == "baseline")
+    before = recipe_of(both.baseline.manifest)
+    after = recipe_of(manifest)
+    assert text == f"{worse} The recipe is another one, {before} → {after}; by text 1.1 to 1.1 times production's."
+
+
+@pytest.mark.parametrize(
+    ("numbers", "limits", "word", "title"),
+    [
+        ((4, 4), (256, 256), "worse", ", of 4 answers, cut at 256 tokens"),
+        ((4, 4), (16, 16), "", ", of 4 answers, cut at 16 tokens"),
+        ((4, 3), (256, 256), "", ", of 4 answers, cut at 256 tokens, then of 3 answers, cut at 256 tokens"),
+        ((4, 4), (None, None), "worse", ", of 4 answers"),
+    ],
+)
+def test_shares_of_answers_are_compared_where_both_are_of_as_many_that_had_room_to_end(
+    cell: CellContent, numbers: tuple[int, int], limits: tuple[int | None, int | None], word: str, title: str
+) -> None:
+    both = _with(cell, {"endless_share": 0.75}, {"endless_share": 1.0})
+    old, new = (
+        _answered(side, number, limit)
+        for side, number, limit in zip((both.baseline, both.candidate), numbers, limits, strict=True)
     )
-    assert found == [
-        ("look", f"{kl}: 0.09 nat, 200% worse than 0.03 nat of {name}. So are 2 other figures of accuracy."),
-        ("note", speed),
-    ]
+    found = replace(both, baseline=old, candidate=new)
+    row = _row(found, "endless_share")
+    assert row.word == word
+    assert row.title == FIGURES["endless_share"][1] + title
+    assert len([one for one in findings(found) if one.anchor == "baseline"]) == bool(word)
+
+
+def _answered(subject: Any, number: int, limit: int | None) -> Any:
+    """Return a side with a check that counts its answers; `limit`: tokens at which they were cut."""
+    name = f"share of {number} answers: endless"
+    check = Check(group="degeneration", name=name, passed=True, value=0.75, bound=0.9, unit="share")
+    changes: dict[str, Any] = {"bundle_ended": True} if limit is None else {"bundle_ended": False, "tokens": limit}
+    given = details(checks=(check,), answers=tuple(one.model_copy(update=changes) for one in answers()))
+    return replace(subject, evidence=subject.evidence.model_copy(update={"details": given}))
 
 
 @pytest.mark.parametrize("changed", [{"text": "sha256:other, 2 windows"}, {"checkpoint": "sha256:" + "9" * 64}])

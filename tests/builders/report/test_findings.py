@@ -11,11 +11,13 @@ import pytest
 
 from builders.report.answers import marked
 from builders.report.content import CellContent, Content
-from builders.report.findings import findings, overall, verdict
+from builders.report.findings import findings, judged, overall, verdict
 from builders.validation.tasks.task_files import HARMLESS
-from targets.evidence import FAILED_CHECKS, Figure
-from targets.evidence_details import HARMLESS_PROMPTS, Details, NotRun
+from targets.evidence import FAILED_CHECKS, Evidence, Figure
+from targets.evidence_details import HARMLESS_PROMPTS, Check, Details, NotRun
 from tests.support.report_samples import answers, checks, compared, details, safety, task
+
+_CUT = {"bundle_ended": False, "bundle": "Something else"}
 
 # Part of the details -> what the finding says. Each gate still passes.
 PLANTED: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -30,8 +32,11 @@ PLANTED: dict[str, tuple[dict[str, Any], str, str]] = {
                 one.model_copy(update={"kl_mean": 0.4}) if one.text == "german" else one for one in details().texts
             ]
         },
-        "look",
-        "Text german: a divergence of 0.4 nat, 13.0 times the mean of the other texts.",
+        "defect",
+        (
+            "Text german: 0.4 nat, 9.3 times the 0.0432 of phi:1.0.0@iphone-15; the other texts have at most 1.1 times"
+            " theirs. The same recipe, checkpoint and tools, yet chat_template.jinja, model.gguf differ."
+        ),
     ),
     "positions past the window": (
         {
@@ -68,9 +73,31 @@ PLANTED: dict[str, tuple[dict[str, Any], str, str]] = {
         "1 check not run: cache: q8_0: the runtime has none.",
     ),
     "answers that never end": (
-        {"answers": [one.model_copy(update={"bundle_ended": False}) for one in answers()]},
+        {"answers": [one.model_copy(update=_CUT | {"tokens": 256}) for one in answers()]},
         "look",
-        "4 answers end in float32, and do not end here.",
+        "4 answers end in float32, and are another here, cut at 256 tokens.",
+    ),
+    "answers that a short limit cut": (
+        {"answers": [one.model_copy(update=_CUT | {"tokens": 16}) for one in answers()]},
+        "note",
+        "4 answers end in float32, and are another here, cut at 16 tokens.",
+    ),
+    "answers that run past their end": (
+        {
+            "answers": [
+                one.model_copy(update=_CUT | {"tokens": 16, "bundle": f"{one.reference}\nuser"}) for one in answers()
+            ]
+        },
+        "look",
+        "4 answers go on where float32's end.",
+    ),
+    "checks that production had": (
+        {"checks": [one for one in checks() if "32007" not in one.name and "turn" not in one.name]},
+        "look",
+        (
+            "3 checks of phi:1.0.0@iphone-15 were not made here: ids: stop id 32007 ends generation; template: 1 turn;"
+            " template: 6 turns."
+        ),
     ),
     "empty answers": (
         {"answers": [one.model_copy(update={"bundle": ""}) for one in answers()]},
@@ -99,7 +126,9 @@ def test_what_is_only_different_is_no_finding(tmp_path: Path) -> None:
 
 def test_a_release_passes_where_every_planned_cell_does(tmp_path: Path) -> None:
     good, bad = compared(tmp_path / "good"), compared(tmp_path / "bad", kl_mean=0.2)
-    assert overall(Content("phi:1.1.0", (good,))).state == "pass"
+    alone = replace(good, baseline=None, difference=None, candidate=replace(good.candidate, evidence=_quiet(good)))
+    assert overall(Content("phi:1.1.0", (alone,))).state == "pass"
+    assert judged(alone).word == "Passes"
     assert overall(Content("phi:1.1.0", (good,), missing=("pixel-9",))).state == "fail"
     found = overall(Content("phi:1.1.0", (good, bad)))
     assert (found.state, found.text) == ("fail", "1 of 2 cells: iphone-15")
@@ -156,3 +185,38 @@ def test_words_that_the_reference_does_not_have_are_marked(reference: str, text:
     pieces = marked(reference, text)
     assert "".join(piece.text for piece in pieces) == text
     assert [piece.text for piece in pieces if piece.differs] == differ
+
+
+def test_a_finding_that_is_no_information_makes_the_banner_amber(tmp_path: Path) -> None:
+    good = compared(tmp_path)
+    found = judged(good)
+    assert (found.state, found.word) == ("warn", "Passes its gates; look at")
+    serious = [one for one in findings(good) if one.severity in ("defect", "look")]
+    assert found.text.startswith(f"{len(serious)} things to judge. It passes all 4 gates")
+    lost = good.candidate.manifest.generation.model_copy(update={"stop_token_ids": [32000]})
+    manifest = good.candidate.manifest.model_copy(update={"generation": lost})
+    broken = replace(good, candidate=replace(good.candidate, manifest=manifest))
+    assert findings(broken)[0].severity == "defect"
+    assert judged(broken).text.startswith("1 probable defect, ")
+    whole = overall(Content("phi:1.1.0", (broken, good)))
+    assert (whole.state, whole.word) == ("warn", "Passes its gates; look at")
+    assert whole.text.startswith("1 probable defect, ")
+
+
+def test_a_check_that_cannot_fail_is_none(tmp_path: Path) -> None:
+    """Evidence of an older phipack has it as passed: a share is at most 1."""
+    void = Check(
+        group="degeneration", name="share of 3 answers: endless", passed=True, value=1, bound=4 / 3, unit="share"
+    )
+    cell = compared(tmp_path, details(checks=(*checks(), void)))
+    assert verdict(cell.candidate).text == "all 4 gates and 10 checks of behaviour; 1 not run"
+    found = cell.candidate.details
+    assert found is not None
+    assert [one.name for one in found.not_run] == [void.name]
+    assert void not in found.checks
+
+
+def _quiet(cell: CellContent) -> Evidence:
+    """Return evidence in which no task has dropped and no refusal is gone."""
+    assert cell.candidate.evidence is not None
+    return cell.candidate.evidence.model_copy(update={"details": details(tasks=(), safety=())})

@@ -56,8 +56,10 @@ def test_verdict_and_gates_come_first(page: Element) -> None:
     assert order[:5] == ["phi:1.1.0", "Cells", "iphone-15", "What to look at first", "What it is"]
     assert order[5:7] == ["What changes from phi:1.0.0@iphone-15", "Gates"]
     (first, *_) = [one for one in page.all("p") if one.attributes.get("class", "").startswith("verdict")]
-    assert first.text == "Passes: 1 cell, every gate and every check that was made; 5 things to look at."
-    assert "Passes 5 0.024" in _row(page, "cells", "iphone-15")
+    said = "Passes its gates; look at: 5 things to judge. 1 cell: every gate passes, and every check that was made."
+    assert first.text == said
+    assert "is-warn" in first.attributes["class"]
+    assert _row(page, "cells", "iphone-15").startswith("iphone-15 Look at 5 the same recipe, checkpoint and tools, yet")
 
 
 def test_what_changes_stands_first_and_what_differs_is_marked(page: Element) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from builders.runtime.session import Session
-from builders.validation.answers import Answered, AnswerSample, answer_built_in, built_in_prompts, shown_answers
+from builders.validation.answers import Answered, AnswerSample, Pair, answer_built_in, built_in_prompts, shown_answers
 from builders.validation.behaviour.degeneration import Degeneration, Written, check_degeneration, is_loop
 from builders.validation.behaviour.subject import Subject
 from tests.support.mutants import Nursery, subject_of
@@ -96,6 +96,21 @@ def test_answers_that_degenerate_as_the_references_do_are_no_alarm(nursery: Nurs
         found = check_degeneration(other, replace(answer_built_in(other, SAMPLE), pairs=tuple(pairs)))
     assert (found.figures["endless_share"], found.figures["reference_endless_share"]) == (1, 1)
     assert all(check.passed for check in found.findings.checks)
+
+
+@pytest.mark.parametrize(("ended", "is_run"), [(2, True), (1, False), (0, False)])
+def test_a_check_that_could_not_fail_is_not_run(ended: int, *, is_run: bool, nursery: Nursery) -> None:
+    """Of 4 answers one may be as bad by chance: where 3 of the reference's are, all of the bundle's may be."""
+    ends, runs_on = (65, 312), (65, 66)
+    pairs = [Pair((1,), ends if number < ended else runs_on, runs_on) for number in range(4)]
+    answered = Answered(("?",) * 4, tuple(pairs), longest=2, stops=frozenset((312,)))
+    with subject_of(nursery.bundle("llama, long", "onnx-fp16"), nursery.sound("llama, long")) as subject:
+        found = check_degeneration(subject, answered)
+    endless = "share of 4 answers: endless"
+    assert (endless in [check.name for check in found.findings.checks]) == is_run
+    reasons = [one.reason for one in found.findings.not_run if one.name == endless]
+    assert reasons == ([] if is_run else [f"{1 - ended / 4:.0%} of the reference's are so: 4 answers are too few"])
+    assert found.figures["endless_share"] == 1
 
 
 def test_what_is_not_answered_is_said(nursery: Nursery) -> None:
