@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from devtools.bundles import make_bundle, make_evidence
+from registry.ledger.lease import Timing
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import resolve_in
 from registry.ledger.registration import Registration
@@ -51,11 +52,14 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[str]:
 
 
 def test_a_promotion_makes_four_requests_a_cell_and_few_more(
-    registered: Ledger, requests: collections.Counter[str]
+    registered: Ledger, requests: collections.Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four: an alias is set where it is, as MLflow answers whether it may be set in no other way, and then where it is
     to be; and evidence is read, which its client looks for before. Evidence in a store, not on the server, costs none.
+
+    A move that takes more than five seconds, on a busy machine, also asks whether it still holds its lease.
     """
+    monkeypatch.setattr(Ledger, "timing", Timing(beat_seconds=600, asked_seconds=600, fresh_seconds=600))
     promote(registered, Reference.parse("phi:1.0.0"), "production", who="ann")
     requests.clear()
     move = promote(registered, Reference.parse("phi:1.1.0"), "production", who="ann")
