@@ -126,5 +126,5 @@ def _listening(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise PublicationError(
             f"can't listen on {host_and_port(host, port)}: {reason}",
-            fix="choose another --host or --port",
+            fix="choose another --host or --port; for the pages, --pages-host or --pages-port",
         ) from error
