@@ -216,7 +216,15 @@ def _show_move(state: State, registry: Registry, move: Move) -> None:
         return
     rows = [(cell.cell, _release(cell.before), _release(cell.after)) for cell in move.cells]
     text = f"{move.title}, allowed by {_allowed_by(move)}\n\n{table(('cell', 'from', 'to'), rows)}"
-    state.output.result(data, "\n\n".join(filter(None, (text, _unmoved(move), _overrode(move)))))
+    state.output.result(data, "\n\n".join(filter(None, (text, _emptied(move), _unmoved(move), _overrode(move)))))
+
+
+def _emptied(move: Move) -> str:
+    """Name cells that the channel has nothing of any more; a retirement says so itself."""
+    cells = ", ".join(cell.cell for cell in move.cells if cell.after is None)
+    if not cells or move.kind == "retirement":
+        return ""
+    return f"{move.channel} has nothing of these cells now, and the next publish takes them from phones: {cells}"
 
 
 def _unmoved(move: Move) -> str:

@@ -280,7 +280,7 @@ def test_a_cell_is_retired_and_comes_back(team: Path) -> None:
     )
     for wrong in ("phi", "phi:1.0.0@pixel-9", "phi:production@pixel-9"):
         assert "is not a cell" in phipack("retire", wrong, "--from", "production", expect=1).stderr
-    phipack("rollback", "phi")
+    assert "nothing of these cells" not in phipack("rollback", "phi").stdout
     phipack("rollback", "phi")
     rows = result_of(phipack("--json", "ls", "phi"))["versions"]
     assert {(row["cell"], row["version"]) for row in rows if row["channels"]} == {
@@ -294,7 +294,8 @@ def test_the_first_promotion_is_taken_back_where_that_is_asked_for(team: Path) -
     phipack("promote", "phi:1.0.0", "--to", "production")
     refused = phipack("rollback", "phi", expect=1).stderr
     assert "to take back the first: phipack rollback phi --channel production --empty" in refused
-    phipack("rollback", "phi", "--empty", "--reason", "not yet")
+    text = phipack("rollback", "phi", "--empty", "--reason", "not yet").stdout
+    assert "production has nothing of these cells now, and the next publish takes them from phones: iphone-15" in text
     assert all(row["channels"] == [] for row in result_of(phipack("--json", "ls", "phi"))["versions"])
     assert "--empty" not in phipack("rollback", "phi", "--empty", expect=1).stderr
 
