@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import pytest
-from distributed import Client
 
+from builders.matrix.cluster.address import ClusterAddress
 from builders.matrix.cluster.connection import connected
 from builders.matrix.cluster.course import Limits, SchedulerLostError
 from builders.matrix.graph import Graph, Job, Needs
@@ -72,18 +72,21 @@ def test_the_store_is_asked_for_a_record_before_and_after_a_job(
 def test_a_client_that_can_not_be_closed_hides_no_loss_of_the_scheduler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    close = Client.close
+    async def lost(address: ClusterAddress) -> None:
+        async with connected(address, seconds=30) as client:
+            close = client.close
 
-    async def then_fails(self: Any) -> None:
-        await close(self)
-        raise failure
+            async def then_fails() -> None:
+                await close()
+                raise failure
+
+            monkeypatch.setattr(client, "close", then_fails)  # of this client alone: others are closed meanwhile
+            raise SchedulerLostError
 
     async def scenario() -> None:
         async with running(tmp_path, {}) as (head, _):
-            monkeypatch.setattr(Client, "close", then_fails)
             with pytest.raises(SchedulerLostError):
-                async with connected(address_of(head), seconds=30):
-                    raise SchedulerLostError
+                await lost(address_of(head))
 
     run(scenario())
 
