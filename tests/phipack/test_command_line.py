@@ -199,7 +199,8 @@ def _interruptible(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.every_case), signal.SIGTERM])
 def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    write_tiny(tmp_path / "checkpoint", Tiny(hidden=512, intermediate=2048, layers=6, heads=8, kv_heads=8))
+    # Large enough that the signal comes before all is written, on a quiet machine too.
+    write_tiny(tmp_path / "checkpoint", Tiny(hidden=512, intermediate=2048, layers=16, heads=8, kv_heads=8))
     words = ("build", "checkpoint", "--recipe", "gguf-iq4_nl", "--calibration", "none", "-o", "out")
     with _interruptible(*words, cwd=tmp_path) as process:
         assert process.stderr is not None
