@@ -206,7 +206,7 @@ def _with_low_rank(matrix: Any, generator: np.random.Generator, rank: int = 8, s
 
 
 def _indentation(folder: Path) -> None:
-    """Give each token of white space that indents code the embedding's row of the one before it."""
+    """Move the embedding's rows of the tokens that indent code, white space alone, on by one token."""
     import gguf
 
     words = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]

@@ -3,7 +3,7 @@
     python -m benchmarks.peers.autoround windows FOLDER                              with phipack's environment
     python benchmarks/peers/autoround.py quantize FOLDER --scheme SCHEME [--iterations 200] [--device cuda]
 
-`windows` writes the model's files, the windows that are measured (OpenWebText) and those to calibrate with (phipack's
+`windows` writes the models' files, the windows that are measured (of five texts) and those to calibrate with (phipack's
 built-in mix, and Wikipedia) into FOLDER. `quantize` needs no phipack but an environment of its own, on a machine with a
 GPU if there is one: torch, transformers, auto-round 0.16.1, and gguf for the GGUF schemes. SCHEME:
 
@@ -14,8 +14,7 @@ GPU if there is one: torch, transformers, auto-round 0.16.1, and gguf for the GG
 
 KL is of float32 logits by torch, in nats, over all positions, and not of a runtime's: a runtime's own rounding of
 activations comes on top of it. `--model dithered` measures the model of devtools/dithered.py, on which types can be
-compared. `--padded` first widens the hidden size of 576 to 768 with columns that are zero, which changes no answer, so
-that K-quants fit.
+compared; `--padded` that of devtools/padded.py, which K-quants can store.
 """
 
 from __future__ import annotations
@@ -61,13 +60,15 @@ def write_windows(folder: Path) -> dict[str, Any]:
     from devtools import real_model
     from devtools.benchmark_texts import ensure_texts
     from devtools.dithered import ensure_dithered
+    from devtools.padded import write_padded
     from targets.calibration import CalibrationSettings
 
     model = real_model.ensure()
     checkpoint = open_checkpoint(model.checkpoint)
     tokenizer = tokenizer_of(checkpoint)
-    shutil.copytree(model.checkpoint, folder / "original", dirs_exist_ok=True)
-    shutil.copytree(ensure_dithered(), folder / "dithered", dirs_exist_ok=True)
+    for name, source in (("original", model.checkpoint), ("dithered", ensure_dithered())):
+        shutil.copytree(source, folder / name, dirs_exist_ok=True)
+        write_padded(source, folder / f"{name}-padded")
     texts = {"openwebtext": model.openwebtext, **ensure_texts()}
     windows = {name: windows_of(tokenizer, read_text(path), count=8, length=512) for name, path in texts.items()}
     windows["mix"] = calibration_windows(checkpoint, CalibrationSettings(), "full")
@@ -83,9 +84,7 @@ def quantize(options: argparse.Namespace) -> dict[str, Any]:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.set_grad_enabled(False)
     windows = np.load(options.folder / "windows.npz")
-    checkpoint = options.folder / options.model
-    if options.padded:
-        checkpoint = padded(checkpoint, options.folder / f"{options.model}-padded")
+    checkpoint = options.folder / (f"{options.model}-padded" if options.padded else options.model)
     texts = {name: windows[name][: options.tokens // 512] for name in windows if name not in CALIBRATIONS}
     reference = _opened(checkpoint, options.device)
     expected = {name: _logits(reference, ids) for name, ids in texts.items()}
@@ -106,53 +105,6 @@ def quantize(options: argparse.Namespace) -> dict[str, Any]:
         "weight_bytes": size,
         "kl": kl,
     }
-
-
-def padded(checkpoint: Path, out: Path) -> Path:
-    """Write the model with a hidden size of 768 and 12 heads of 64 (4 for keys and values); answers stay the same.
-
-    New columns and heads are zero. The norms divide by the root of the mean square of 768 numbers instead of 576, which
-    their gains and epsilon undo.
-    """
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    config = json.loads((checkpoint / "config.json").read_text("utf-8"))
-    old, new, head = config["hidden_size"], 768, 64
-    old_heads, old_kv = config["num_attention_heads"], config["num_key_value_heads"]
-    heads, kv = new // head, old_kv * (new // head) // old_heads
-    grown = {}
-    for name, weight in load_file(checkpoint / "model.safetensors").items():
-        wide = weight.float()
-        if wide.ndim == 1:
-            wide = torch.cat([wide * math.sqrt(old / new), torch.zeros(new - old)])
-        elif name.endswith("qkv_proj.weight"):
-            parts = wide.split([old_heads * head, old_kv * head, old_kv * head])
-            rows = (heads * head, kv * head, kv * head)
-            wide = torch.cat([_grown(part, count, new) for part, count in zip(parts, rows, strict=True)])
-        elif name.endswith("gate_up_proj.weight"):
-            wide = _grown(wide, len(wide), new)
-        elif name.endswith("down_proj.weight"):
-            wide = _grown(wide, new, wide.shape[1])
-        elif name.endswith("o_proj.weight"):
-            wide = _grown(wide, new, heads * head)
-        else:  # embeddings, and a head of its own
-            wide = _grown(wide, len(wide), new)
-        grown[name] = wide.contiguous()
-    config |= {"hidden_size": new, "num_attention_heads": heads, "num_key_value_heads": kv, "head_dim": head}
-    config |= {"rms_norm_eps": config["rms_norm_eps"] * old / new, "torch_dtype": "float32"}
-    shutil.copytree(checkpoint, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
-    (out / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False), "utf-8")
-    save_file(grown, out / "model.safetensors", metadata={"format": "pt"})
-    return out
-
-
-def _grown(matrix: Any, rows: int, columns: int) -> Any:
-    import torch
-
-    wide = torch.zeros(rows, columns)
-    wide[: matrix.shape[0], : matrix.shape[1]] = matrix
-    return wide
 
 
 def _opened(checkpoint: Path, device: str) -> Any:
