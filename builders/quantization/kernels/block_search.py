@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.kernels.compiled import choose, compiled, inlined
+from builders.quantization.kernels.compiled import choose, compiled, inlined, stored
 
 Floats = NDArray[np.float32]
 
@@ -95,8 +95,8 @@ def _prepare(tile: Floats, top: np.float32, centred: bool, lane: Floats) -> None
     for element in range(len(tile)):
         weights = tile[element]
         for place in range(LANES):
-            lane[_LOW, place] = _stored(min(lane[_LOW, place], weights[place]))
-            lane[_HIGH, place] = _stored(max(lane[_HIGH, place], weights[place]))
+            lane[_LOW, place] = stored(min(lane[_LOW, place], weights[place]))
+            lane[_HIGH, place] = stored(max(lane[_HIGH, place], weights[place]))
     for place in range(LANES):
         spread = lane[_HIGH, place] - lane[_LOW, place]
         nothing = spread * _ZERO  # NaN where the range is infinite: no trial is better than that
@@ -147,10 +147,10 @@ def _keep_better(width: np.float32, lane: Floats) -> None:
         scale = along * _inverse(lane[_SQUARE, place])
         gain = along * scale
         better = gain > best_gain
-        lane[_GAIN, place] = _stored(choose(better, gain, best_gain))
-        lane[_BEST_SCALE, place] = _stored(choose(better, scale, best_scale))
-        lane[_BEST_ZERO, place] = _stored(choose(better, zero, best_zero))
-        lane[_BEST_WIDTH, place] = _stored(choose(better and width > _ZERO, width, best_width))
+        lane[_GAIN, place] = stored(choose(better, gain, best_gain))
+        lane[_BEST_SCALE, place] = stored(choose(better, scale, best_scale))
+        lane[_BEST_ZERO, place] = stored(choose(better, zero, best_zero))
+        lane[_BEST_WIDTH, place] = stored(choose(better and width > _ZERO, width, best_width))
 
 
 @inlined
@@ -158,12 +158,3 @@ def _inverse(value: np.float32) -> np.float32:
     """Return 1 / x, and 0 where x is too small to have a finite inverse."""
     inverse = _ONE / value
     return choose(value >= _TINY, inverse, _ZERO)
-
-
-@inlined
-def _stored(value: np.float32) -> np.float32:
-    """Return the value, past the compiler: it would store only the changed lanes, which takes AMD's processors longer.
-
-    x + 0 is not optimized away, because it makes 0 of -0.
-    """
-    return value + _ZERO

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 from numba import njit
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -43,3 +45,21 @@ def choose(_typing: Any, _condition: Any, one: Any, _other: Any) -> Any:
         return builder.select(*arguments)
 
     return one(_condition, one, _other), emit
+
+
+@inlined
+def stored(value: np.float32) -> np.float32:
+    """Return the value, past the compiler: it would store only the changed lanes, which takes AMD's processors longer.
+
+    x + 0 is not optimized away, because it makes 0 of -0.
+    """
+    return value + np.float32(0)
+
+
+@inlined
+def load_lanes(groups: NDArray[np.float32], start: int, used: int, lanes: NDArray[np.float32]) -> None:
+    """Lay groups [groups, size] from `start` on side by side, [size, lanes]; the last of those `used` fills up."""
+    for place in range(lanes.shape[1]):
+        group = groups[start + min(place, used - 1)]
+        for element in range(len(lanes)):
+            lanes[element, place] = group[element]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.kernels.compiled import choose, compiled, inlined
+from builders.quantization.kernels.compiled import choose, compiled, inlined, load_lanes, stored
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -44,7 +44,7 @@ def search_k(groups: Floats, top: np.float32, first: np.float32, step: np.float3
     lane = np.empty((_ROWS, LANES), np.float32)
     for start in range(0, count, LANES):
         used = min(LANES, count - start)
-        _load(groups, start, used, weights)
+        load_lanes(groups, start, used, weights)
         _weigh(weights, counts, lane)
         _sum(weights, counts, lane)
         _widest(weights, counts, top, lane)
@@ -64,14 +64,6 @@ def codes_of(groups: Floats, scales: Floats, minima: Floats, top: np.float32, co
         for element in range(len(weights)):
             code = np.rint((weights[element] + minimum) / scale)
             found[element] = np.uint8(np.int32(min(max(code, _ZERO), top)))
-
-
-@inlined
-def _load(groups: Floats, start: int, used: int, weights: Floats) -> None:
-    for place in range(LANES):
-        group = groups[start + min(place, used - 1)]
-        for element in range(len(weights)):
-            weights[element, place] = group[element]
 
 
 @inlined
@@ -99,8 +91,8 @@ def _sum(weights: Floats, counts: Floats, lane: Floats) -> None:
     for element in range(1, len(weights)):
         row, count = weights[element], counts[element]
         for place in range(LANES):
-            lane[_LOW, place] = _stored(min(lane[_LOW, place], row[place]))
-            lane[_HIGH, place] = _stored(max(lane[_HIGH, place], row[place]))
+            lane[_LOW, place] = stored(min(lane[_LOW, place], row[place]))
+            lane[_HIGH, place] = stored(max(lane[_HIGH, place], row[place]))
             lane[_SUM_W, place] += count[place]
             lane[_SUM_X, place] += count[place] * row[place]
 
@@ -158,12 +150,6 @@ def _keep_better(weights: Floats, counts: Floats, codes: Floats, lane: Floats) -
         error, scale, low = lane[_ERROR, place], lane[_SCALE, place], lane[_LOW, place]
         new_error, new_scale, new_low = lane[_NEW_ERROR, place], lane[_NEW_SCALE, place], lane[_NEW_LOW, place]
         better = (new_error < error) & (lane[_INVERSE, place] > _ZERO)
-        lane[_ERROR, place] = _stored(choose(better, new_error, error))
-        lane[_SCALE, place] = _stored(choose(better, new_scale, scale))
-        lane[_LOW, place] = _stored(choose(better, new_low, low))
-
-
-@inlined
-def _stored(value: np.float32) -> np.float32:
-    """Return the value: see `block_search`."""
-    return value + _ZERO
+        lane[_ERROR, place] = stored(choose(better, new_error, error))
+        lane[_SCALE, place] = stored(choose(better, new_scale, scale))
+        lane[_LOW, place] = stored(choose(better, new_low, low))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.kernels.compiled import choose, compiled, inlined
+from builders.quantization.kernels.compiled import choose, compiled, inlined, load_lanes, stored
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -96,10 +96,7 @@ def signed_codes(groups: Floats, scales: Floats, top: np.float32, codes: Codes) 
 @inlined
 def _load(groups: Floats, start: int, used: int, weights: Floats, squares: Floats, lane: Floats) -> None:
     """Lay groups side by side, and find the first weight of the largest magnitude of each."""
-    for place in range(LANES):
-        group = groups[start + min(place, used - 1)]
-        for element in range(len(weights)):
-            weights[element, place] = group[element]
+    load_lanes(groups, start, used, weights)
     for place in range(LANES):
         lane[_LARGEST, place], lane[_WILD, place] = _ZERO, _ZERO
     for element in range(len(weights)):
@@ -107,7 +104,7 @@ def _load(groups: Floats, start: int, used: int, weights: Floats, squares: Float
         for place in range(LANES):
             weight, largest = row[place], lane[_LARGEST, place]
             square[place] = weight * weight
-            lane[_LARGEST, place] = _stored(choose(abs(weight) > abs(largest), weight, largest))
+            lane[_LARGEST, place] = stored(choose(abs(weight) > abs(largest), weight, largest))
 
 
 @inlined
@@ -130,8 +127,8 @@ def _keep_better(lane: Floats) -> None:
         sum_xl, sum_l2, best = lane[_SUM_XL, place], lane[_SUM_L2, place], lane[_BEST, place]
         scale = sum_xl / sum_l2
         better = (sum_l2 > _ZERO) & (sum_xl * sum_xl > best * sum_l2)
-        lane[_SCALE, place] = _stored(choose(better, scale, lane[_SCALE, place]))
-        lane[_BEST, place] = _stored(choose(better, scale * sum_xl, best))
+        lane[_SCALE, place] = stored(choose(better, scale, lane[_SCALE, place]))
+        lane[_BEST, place] = stored(choose(better, scale * sum_xl, best))
 
 
 @inlined
@@ -169,13 +166,13 @@ def _change(weights: Floats, squares: Floats, codes: Floats, top: np.float32, la
         fresh = _nearest(wanted, top)
         new_xl, new_l2 = rest_xl + square * weight * fresh, rest_l2 + square * fresh * fresh
         is_wild = (rest_xl > _ZERO) & (abs(wanted) > _MOST) & (lane[_CHANGING, place] > _ZERO)
-        lane[_WILD, place] = _stored(choose(is_wild, _ONE, lane[_WILD, place]))
+        lane[_WILD, place] = stored(choose(is_wild, _ONE, lane[_WILD, place]))
         better = (rest_xl > _ZERO) & (fresh != code) & (new_l2 > _ZERO) & (lane[_CHANGING, place] > _ZERO)
         better = better & (new_xl * new_xl * sum_l2 > sum_xl * sum_xl * new_l2)
-        codes[place] = _stored(choose(better, fresh, code))
-        lane[_SUM_XL, place] = _stored(choose(better, new_xl, sum_xl))
-        lane[_SUM_L2, place] = _stored(choose(better, new_l2, sum_l2))
-        lane[_CHANGED, place] = _stored(choose(better, _ONE, lane[_CHANGED, place]))
+        codes[place] = stored(choose(better, fresh, code))
+        lane[_SUM_XL, place] = stored(choose(better, new_xl, sum_xl))
+        lane[_SUM_L2, place] = stored(choose(better, new_l2, sum_l2))
+        lane[_CHANGED, place] = stored(choose(better, _ONE, lane[_CHANGED, place]))
 
 
 @inlined
@@ -190,9 +187,3 @@ def _store(lane: Floats, start: int, used: int, found: Floats) -> None:
 def _nearest(value: np.float32, top: np.float32) -> np.float32:
     """Return the code nearest to a value on the grid."""
     return min(max(np.rint(value), -top), top - _ONE)
-
-
-@inlined
-def _stored(value: np.float32) -> np.float32:
-    """Return the value: see `block_search`."""
-    return value + _ZERO
