@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Collection, Iterator, Sequence
 from importlib.metadata import version
 from types import TracebackType
@@ -12,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.gguf.convert import MODEL_NAME
+from builders.runtime.gguf_batch import BATCH, GgufBatch
+from builders.runtime.gguf_log import forget_errors, said, silence
 from builders.runtime.gguf_places import GgufPlaces
 from builders.runtime.refusal import check_fix
 from builders.runtime.session import Session, Tokens
@@ -22,10 +23,6 @@ from registry.bundle.manifest import ExactContext
 from targets.errors import MeasurementError
 from targets.kv_cache import CACHE_TYPES
 from targets.progress import Notice, Progress, silent
-
-_BATCH = 512  # tokens a call
-_ERROR_LEVEL = 4  # enum ggml_log_level
-_errors: list[str] = []  # llama.cpp's last error lines: its log has one receiver a process
 
 
 class GgufSession(Session):
@@ -70,7 +67,7 @@ class GgufSession(Session):
             self._shortened = 0
         silence(llama_cpp)
         llama_cpp.llama_backend_init()
-        self._batch = llama_cpp.llama_batch_init(_BATCH, 0, 1)
+        self._batch: GgufBatch | None = GgufBatch(llama_cpp, self._vocabulary_size)
         self._path = bundle.file(MODEL_NAME)
         self._check_fix = check_fix(bundle.path)
         try:
@@ -82,12 +79,10 @@ class GgufSession(Session):
 
     def _load(self) -> None:
         llama_cpp, path = self._llama, self._path
-        _errors.clear()
+        forget_errors()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not self._model:
-            raise MeasurementError(
-                f"{path}: llama.cpp refuses it: {' '.join(_errors[:2]) or 'no reason given'}", fix=self._check_fix
-            )
+            raise MeasurementError(f"{path}: llama.cpp refuses it: {said() or 'no reason given'}", fix=self._check_fix)
         found = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         if found != self._vocabulary_size:
             raise MeasurementError(
@@ -97,7 +92,7 @@ class GgufSession(Session):
     def _parameters(self) -> Any:
         llama_cpp = self._llama
         parameters = llama_cpp.llama_context_default_params()
-        parameters.n_batch = parameters.n_ubatch = _BATCH
+        parameters.n_batch = parameters.n_ubatch = BATCH
         parameters.n_threads = parameters.n_threads_batch = thread_count()
         parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if self._kv_cache:
@@ -112,7 +107,7 @@ class GgufSession(Session):
         self._context, self._opened = self._llama.llama_init_from_model(self._model, parameters), context
         if not self._context:
             raise MeasurementError(
-                f"{self._path}: llama.cpp can't open a context of {context.open_with} tokens: {' '.join(_errors[:2])}",
+                f"{self._path}: llama.cpp can't open a context of {context.open_with} tokens: {said()}",
                 fix="free memory, or build with a shorter --context",
             )
 
@@ -130,8 +125,8 @@ class GgufSession(Session):
         """Return logits [T, vocabulary] after each of T tokens, from an empty cache."""
         self._start(tokens)
         logits = np.empty((len(tokens), self._vocabulary_size), dtype=np.float32)
-        for start in range(0, len(tokens), _BATCH):
-            part = tokens[start : start + _BATCH]
+        for start in range(0, len(tokens), BATCH):
+            part = tokens[start : start + BATCH]
             logits[start : start + len(part)] = self._decode(part, every=True)
         self._tokens = None
         return logits
@@ -179,7 +174,7 @@ class GgufSession(Session):
         if self._model:
             self._llama.llama_model_free(self._model)
         if self._batch is not None:
-            self._llama.llama_batch_free(self._batch)
+            self._batch.close()
         self._model = self._batch = None
 
     def _free_contexts(self) -> None:
@@ -224,9 +219,9 @@ class GgufSession(Session):
         return next((context for context in self._contexts if length <= context.last), self._contexts[-1])
 
     def _last_of(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        *whole, last = range(0, len(tokens), _BATCH)
+        *whole, last = range(0, len(tokens), BATCH)
         for start in whole:
-            self._decode(tokens[start : start + _BATCH], every=False)
+            self._decode(tokens[start : start + BATCH], every=False)
         return self._decode(tokens[last:], every=False)[0]
 
     def _decode(self, tokens: NDArray[np.int64], *, every: bool) -> NDArray[np.float32]:
@@ -238,29 +233,12 @@ class GgufSession(Session):
                 f"{len(self._tokens) + len(tokens)} tokens don't fit in the bundle's context of {self._opened.last}",
                 fix="give fewer tokens, or build with a longer --context",
             )
-        if tokens.min() < 0 or tokens.max() >= self._vocabulary_size:
-            raise MeasurementError(
-                f"a token id is not in the vocabulary of {self._vocabulary_size}",
-                fix="tokenize with the bundle's own tokenizer files",
-            )
-        batch, count = self._batch, len(tokens)
-        batch.n_tokens = count
-        for place, token in enumerate(tokens):
-            batch.token[place] = int(token)
-            batch.pos[place] = len(self._tokens) + place
-            batch.n_seq_id[place] = 1
-            batch.seq_id[place][0] = 0
-            batch.logits[place] = every or place == count - 1
-        if self._llama.llama_decode(self._context, batch):
-            raise MeasurementError(
-                f"llama.cpp fails at token {len(self._tokens)}: {' '.join(_errors[:2])}",
-                fix="free memory and run it again, or build with a shorter --context",
-            )
-        self._tokens.extend(int(token) for token in tokens)
-        rows = count if every else 1
-        address = self._llama.llama_get_logits(self._context)
-        flat = np.ctypeslib.as_array(address, shape=(rows * self._vocabulary_size,))
-        return np.array(flat, dtype=np.float32).reshape(rows, self._vocabulary_size)
+        length, last = len(self._tokens), len(tokens) - 1
+        rows = [(token, length + at, 0, every or at == last) for at, token in enumerate(tokens.tolist())]
+        assert self._batch is not None
+        logits = self._batch.decode(self._context, rows)
+        self._tokens.extend(tokens.tolist())
+        return np.array(logits)
 
 
 def open_session(bundle: Bundle, context_length: int | None = None, on_progress: Progress = silent) -> GgufSession:
@@ -273,23 +251,3 @@ def open_session(bundle: Bundle, context_length: int | None = None, on_progress:
         MeasurementError: llama.cpp refuses the bundle.
     """
     return GgufSession(bundle, context_length, on_progress)
-
-
-def silence(llama_cpp: Any) -> None:
-    """Keep llama.cpp's log off standard error, and its error lines for our own messages."""
-    llama_cpp.llama_log_set(_keep_errors(llama_cpp), ctypes.c_void_p(0))
-
-
-def _keep_errors(llama_cpp: Any) -> Any:
-    if not _callbacks:
-
-        def keep(level: int, text: bytes, _data: object) -> None:
-            if level == _ERROR_LEVEL and text.strip():
-                _errors.append(text.decode("utf-8", "replace").strip())
-                del _errors[:-8]
-
-        _callbacks.append(llama_cpp.llama_log_callback(keep))
-    return _callbacks[0]
-
-
-_callbacks: list[Any] = []  # kept for the life of the process: C holds the pointer

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from builders.gguf.convert import MODEL_NAME
-from builders.runtime.gguf_session import silence
+from builders.runtime.gguf_log import silence
 from builders.runtime.refusal import check_fix
 from builders.runtime.text_engine import Messages, Tools, rendered
 from registry.bundle.folder import Bundle

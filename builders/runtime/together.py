@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.reference import common_start
 from builders.runtime.session import End, Tokens
 
 MOST_PLACES = 32
@@ -51,9 +52,7 @@ class _Held:
         """Return how many tokens of a prompt need not be read: none, unless it goes on from this one."""
         if not 0 < self.prompt < len(prompt) or self.tokens[: self.prompt] != list(prompt[: self.prompt]):
             return 0
-        pairs = zip(self.tokens, prompt, strict=False)
-        same = next((at for at, (one, other) in enumerate(pairs) if one != other), len(self.tokens))
-        return min(same, len(prompt) - 1)
+        return min(common_start(self.tokens, prompt), len(prompt) - 1)
 
 
 class Together:
