@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from builders.report.changes import recipe_of
+from builders.report.comparing import NOTHING
 from builders.report.content import CellContent, Subject
 from registry.bundle.manifest import Manifest
 
@@ -13,7 +14,7 @@ _MOST_NAMED = 3
 def at_a_glance(cell: CellContent, against: str = "") -> str:
     """Return the phrase. `against`: what the release is compared with; empty for nothing."""
     if cell.baseline is None:
-        return "can't be compared" if cell.problem else f"new cell: {against} has none" if against else "\N{EN DASH}"
+        return "can't be compared" if cell.problem else f"new cell: {against} has none" if against else NOTHING
     old, new = cell.baseline.manifest, cell.candidate.manifest
     other = files_that_differ(old, new)
     if not other:

@@ -38,7 +38,7 @@ class Verdict:
 def judged(cell: CellContent) -> Verdict:
     """Return the verdict on one cell next to its baseline: it is no plain pass where something has to be looked at."""
     found = verdict(cell.candidate)
-    serious = [one for one in findings(cell) if one.severity in _SERIOUS]
+    serious = _serious(cell)
     if found.state != "pass" or not serious:
         return found
     return Verdict("warn", f"{_ranks(serious)}. It passes {found.text}", _PASSES_LOOK)
@@ -49,6 +49,10 @@ _SERIOUS: dict[Severity, tuple[str, str]] = {
     "look": ("thing to judge", "things to judge"),
 }
 _PASSES_LOOK = "Passes its gates; look at"
+
+
+def _serious(cell: CellContent) -> list[Finding]:
+    return [one for one in findings(cell) if one.severity in _SERIOUS]
 
 
 def _ranks(found: Sequence[Finding]) -> str:
@@ -110,9 +114,7 @@ def overall(content: Content) -> Verdict:
         return Verdict("fail", f"{cells} registered, but not in {content.title}: {', '.join(content.outside)}")
     if warned:
         return Verdict("warn", f"{len(warned)} of {total}: {', '.join(warned)}")
-    found = [
-        (cell.candidate.cell, [one for one in findings(cell) if one.severity in _SERIOUS]) for cell in content.cells
-    ]
+    found = [(cell.candidate.cell, _serious(cell)) for cell in content.cells]
     if serious := [one for _, each in found for one in each]:
         where = f" in {', '.join(name for name, each in found if each)}" if len(found) > 1 else ""
         return Verdict(

@@ -143,8 +143,7 @@ def _of_texts(cell: CellContent) -> Iterator[Finding]:
     new, old = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
     if new is None or old is None or cell.baseline is None or different_texts(cell):
         return
-    before = {one.text: one.kl_mean for one in old.texts if one.kl_mean > 0}
-    times = _times(cell)
+    before, times = _before(old), _times(cell)
     same_recipe = recipe_of(cell.baseline.manifest) == recipe_of(cell.candidate.manifest)
     for one in new.texts:
         others = [ratio for text, ratio in times.items() if text != one.text]
@@ -165,8 +164,13 @@ def _times(cell: CellContent) -> dict[str, float]:
     new, old = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
     if new is None or old is None:
         return {}
-    before = {one.text: one.kl_mean for one in old.texts if one.kl_mean > 0}
+    before = _before(old)
     return {one.text: one.kl_mean / before[one.text] for one in new.texts if one.text in before}
+
+
+def _before(details: Details) -> dict[str, float]:
+    """Return production's divergence on each text, where there is any."""
+    return {one.text: one.kl_mean for one in details.texts if one.kl_mean > 0}
 
 
 def _glance(cell: CellContent) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from builders.report.comparing import NOTHING
 from phipack.web.source import Summary
 from registry.ledger.versions import PRODUCTION, CellVersion
 from targets.devices import Target
@@ -17,7 +18,6 @@ from targets.references import Version
 NEWEST = "newest"  # in place of a channel: each model's newest release
 SPEED = ("device_decode_tokens_per_second", "predicted_decode_tokens_per_second")
 SIZE, KL, SAME_TOP = "artifact_bytes", "kl_mean", "same_top_share"
-NOTHING = "–"  # noqa: RUF001 - an en dash, as in the report
 _GB = 1e9
 
 

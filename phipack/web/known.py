@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from phipack.api.reporting import tool
+from phipack.web.rendering import path_of
 from phipack.web.source import Answer, Source
 from phipack.web.standing import Standing, channels_of, models_in, standings
 from registry.catalog.published_state import Published
@@ -14,6 +15,9 @@ from registry.ledger.versions import CellVersion
 from targets.devices import Target
 from targets.errors import PhipackError, did_you_mean
 from targets.secrets import shown
+
+_T = TypeVar("_T")
+_UNREAD_CATALOG = "The published catalog can't be read"
 
 
 class NotFoundError(PhipackError):
@@ -47,7 +51,7 @@ class Known:
         if self.versions.problem is not None:
             self.problems.append(("The registry can't be read; what is published is shown", self.versions.problem))
         if self.catalog.problem is not None:
-            self.problems.append(("The published catalog can't be read", self.catalog.problem))
+            self.problems.append((_UNREAD_CATALOG, self.catalog.problem))
         self.targets: Mapping[str, Target] = self.source.targets()
 
     @property
@@ -82,11 +86,15 @@ class Known:
 
     def standings(self, model: str, channel: str) -> list[Standing]:
         """Return a channel's cells; what is published is left out where its documents are damaged."""
+        return self.of_catalog(lambda published: standings(model, channel, self.rows, published))
+
+    def of_catalog(self, asked: Callable[[Published | None], _T]) -> _T:
+        """Return what `asked` makes of what is published; of nothing where a document is damaged, as the page says."""
         try:
-            return standings(model, channel, self.rows, self.published)
+            return asked(self.published)
         except PhipackError as error:
-            self.note("The published catalog can't be read", error)
-            return standings(model, channel, self.rows, None)
+            self.note(_UNREAD_CATALOG, error)
+            return asked(None)
 
     def note(self, sentence: str, problem: PhipackError) -> None:
         """Add what could not be read, once."""
@@ -111,6 +119,11 @@ class Known:
             "is_reached": self.rows is not None,
             "tool": tool(),
         }
+
+
+def crumbs_of(model: str) -> tuple[tuple[str, str], ...]:
+    """Return the pages above those of a model."""
+    return (("/", "Models"), (path_of("models", model), model))
 
 
 def version_of(known: Known, model: str, release: str, cell: str) -> CellVersion:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from phipack.web.cells import NEWEST, CellRow, Filter, cell_rows, device_title, scope_named
-from phipack.web.known import Known, NotFoundError, Page
+from phipack.web.known import Known, NotFoundError, Page, crumbs_of
 from phipack.web.prepared import publication
-from phipack.web.rendering import path_of
-from phipack.web.standing import Standing, channel_document, published_releases
+from phipack.web.standing import STATES, Standing, channel_document, published_releases
 from registry.ledger.channel_moves import Move
 from registry.ledger.versions import CellVersion
 from targets.errors import PhipackError
@@ -32,13 +31,7 @@ class ChannelRow:
     def state(self) -> tuple[str, str]:
         """Return style and words of how far both sides agree."""
         states = {one.state for one in self.cells}
-        if "differs" in states:
-            return "look", "Differs"
-        if "unknown" in states:
-            return "none", "Not known"
-        if "unpublished" in states:
-            return "none", "Not published"
-        return ("look", "Rolling out") if "rolling" in states else ("pass", "Same")
+        return STATES[next((state for state in STATES if state in states), "same")]
 
 
 @dataclass(frozen=True)
@@ -121,7 +114,7 @@ def channel_page(known: Known, model: str, channel: str) -> Page:
         "is_published": channel_document(model, channel, known.published) is not None,
         "last": next((one for one in moves or () if one.channel == channel and one.state == "done"), None),
     }
-    return Page("channel", f"{model}: {channel}", content, _crumbs(model))
+    return Page("channel", f"{model}: {channel}", content, crumbs_of(model))
 
 
 def history_page(known: Known, model: str, channel: str, cell: str) -> Page:
@@ -141,7 +134,7 @@ def history_page(known: Known, model: str, channel: str, cell: str) -> Page:
         "channels": sorted({move.channel for move in moves or ()}),
         "cells": sorted({part.cell for move in moves or () for part in move.cells}),
     }
-    return Page("history", f"History of {model}", content, _crumbs(model))
+    return Page("history", f"History of {model}", content, crumbs_of(model))
 
 
 def cells_page(known: Known, wanted: Filter) -> Page:
@@ -174,10 +167,6 @@ def _by_device(row: CellRow) -> tuple[str, str, str]:
     return row.device.casefold(), row.version.model, row.version.cell
 
 
-def _crumbs(model: str) -> tuple[tuple[str, str], ...]:
-    return (("/", "Models"), (path_of("models", model), model))
-
-
 def _moves(known: Known, model: str) -> Sequence[Move] | None:
     """Return a model's moves; None where they can't be read, which the page then says."""
     if known.rows is None:
@@ -201,11 +190,7 @@ def _channel(known: Known, model: str, name: str) -> ChannelRow:
 def _releases(known: Known, model: str) -> list[ReleaseRow]:
     """Return the releases of a model on either side, newest first."""
     rows = known.of(model)
-    try:
-        there = published_releases(model, known.published)
-    except PhipackError as error:
-        known.note("The published catalog can't be read", error)
-        there = []
+    there = known.of_catalog(lambda published: published_releases(model, published))
     found = sorted({row.release for row in rows} | set(there), reverse=True)
     return [
         ReleaseRow(

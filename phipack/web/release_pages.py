@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phipack.web.cells import CellRow, cell_rows
-from phipack.web.known import Known, NotFoundError, Page, version_of
+from phipack.web.known import Known, NotFoundError, Page, crumbs_of, version_of
 from phipack.web.prepared import KINDS, Wanted, command
 from phipack.web.rendering import path_of
 from registry.catalog.documents import ReleaseDocument
@@ -38,7 +38,7 @@ def release_page(known: Known, model: str, release: str) -> Page:
         "document": document,
         "channels": sorted({channel for row in rows for channel in row.channels}),
     }
-    return Page("release", f"{model}:{release}", content, _crumbs(model))
+    return Page("release", f"{model}:{release}", content, crumbs_of(model))
 
 
 def cell_page(known: Known, model: str, release: str, cell: str) -> Page:
@@ -66,7 +66,7 @@ def cell_page(known: Known, model: str, release: str, cell: str) -> Page:
         "run": link,
     }
     release_crumb = (path_of("models", model, "releases", release), release)
-    return Page("cell", row.reference, content, (*_crumbs(model), release_crumb))
+    return Page("cell", row.reference, content, (*crumbs_of(model), release_crumb))
 
 
 def prepare_page(known: Known, model: str, sent: Mapping[str, str]) -> Page:
@@ -96,7 +96,7 @@ def prepare_page(known: Known, model: str, sent: Mapping[str, str]) -> Page:
         "problem": problem,
         "against": against,
     }
-    return Page("prepare", f"Prepare a change of {model}", content, _crumbs(model))
+    return Page("prepare", f"Prepare a change of {model}", content, crumbs_of(model))
 
 
 def _shown(known: Known, rows: Sequence[CellVersion]) -> list[CellRow]:
@@ -118,11 +118,7 @@ def _other_bytes(rows: Sequence[CellVersion], document: ReleaseDocument | None) 
 
 
 def _document(known: Known, model: str, release: str) -> ReleaseDocument | None:
-    try:
-        return None if known.published is None else known.published.release(model, release)
-    except PhipackError as error:
-        known.note("The published catalog can't be read", error)
-        return None
+    return known.of_catalog(lambda published: None if published is None else published.release(model, release))
 
 
 def _against(known: Known, model: str, wanted: Wanted) -> list[str]:
@@ -147,10 +143,6 @@ def _against(known: Known, model: str, wanted: Wanted) -> list[str]:
 def _is_part(part: Any, cell: str, release: str) -> bool:
     ends = (part.before, part.after)
     return part.cell == cell and any(one is not None and one.release == release for one in ends)
-
-
-def _crumbs(model: str) -> tuple[tuple[str, str], ...]:
-    return (("/", "Models"), (path_of("models", model), model))
 
 
 def _version(text: str) -> Version:

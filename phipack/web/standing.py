@@ -13,12 +13,13 @@ from targets.errors import PhipackError
 from targets.references import Version
 
 State = Literal["same", "rolling", "differs", "unpublished", "unknown"]
-_WORDS: dict[State, tuple[str, str]] = {
-    "same": ("pass", "Same"),
-    "rolling": ("look", "Rolling out"),
+# Style and words of each state: first what counts most where the cells of a channel have several.
+STATES: dict[State, tuple[str, str]] = {
     "differs": ("look", "Differs"),
-    "unpublished": ("none", "Not published"),
     "unknown": ("none", "Not known"),
+    "unpublished": ("none", "Not published"),
+    "rolling": ("look", "Rolling out"),
+    "same": ("pass", "Same"),
 }
 _UNREAD_REGISTRY: tuple[State, str] = ("unknown", "the registry can't be reached")
 _UNREAD_CATALOG: tuple[State, str] = ("unknown", "the catalog can't be read")
@@ -43,12 +44,12 @@ class Standing:
     @property
     def kind(self) -> str:
         """The style of the state's word."""
-        return _WORDS[self.state][0]
+        return STATES[self.state][0]
 
     @property
     def word(self) -> str:
         """The state as a word: it is never shown by a colour alone."""
-        return _WORDS[self.state][1]
+        return STATES[self.state][1]
 
     @property
     def published(self) -> str:
