@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from devtools.bundles import make_bundle, make_evidence
+from devtools.mlflow_requests import counting_requests
 from registry.bundle.folder import verify
 from registry.fetch import fetch_version
 from registry.ledger.ledger import Ledger, open_ledger
@@ -112,34 +113,19 @@ class Worker:
             self.records.append((what, time.monotonic() - began, error))
 
 
-def _counting_requests() -> Requests:
-    """Count from here on what MLflow's client sends in this process; return the counts, which go on."""
-    from mlflow.utils import rest_utils
-
-    untyped: Any = rest_utils
-    send, made = untyped._get_http_response_with_retries, collections.Counter[str]()  # noqa: SLF001
-
-    def counted(method: str, url: str, *arguments: Any, **named: Any) -> Any:
-        made[f"{method} {url.rpartition('/mlflow/')[2].partition('?')[0]}"] += 1
-        return send(method, url, *arguments, **named)
-
-    untyped._get_http_response_with_retries = counted  # noqa: SLF001
-    return made
-
-
 def work(
     place: Place, counts: tuple[int, int], seconds: float, start: Barrier, results: multiprocessing.Queue[Any]
 ) -> None:
     """Run some promoters and fetchers in this process, at a lower priority than the servers, which run elsewhere."""
     os.nice(10)
-    requests = _counting_requests()
     worker, (promoters, fetchers) = Worker(place, start), counts
     steps = [(worker.move, "promote")] * promoters + [(worker.fetch, "fetch")] * fetchers
     threads = [threading.Thread(target=worker.run, args=(*step, seconds)) for step in steps]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with counting_requests() as requests:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     results.put((worker.records, dict(requests)))
 
 

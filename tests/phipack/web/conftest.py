@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 import phipack
 from phipack.web.app import create_pages
 from tests.support.catalog_pages import make_registry
+from tests.support.served_app import served_app
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +29,5 @@ def client(shown: phipack.Registry) -> TestClient:
 @pytest.fixture(scope="module")
 def url(shown: phipack.Registry) -> Iterator[str]:
     """The same, for a browser."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_pages(shown), log_level="warning", server_header=False))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    with served_app(create_pages(shown)) as found:
+        yield found

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from devtools.catalogs import Phone, Publisher
 from registry.bundle.folder import verify
@@ -19,21 +17,14 @@ from registry.catalog.http_service import create_app
 from registry.store.protocol import Store, blob_path
 from registry.store.s3 import S3Store
 from targets.selection import Device
+from tests.support.served_app import served_app
 
 
 @contextmanager
 def served(store: Store) -> Iterator[str]:
     """Run the application as `phipack serve` does."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(create_app(store), log_level="warning", server_header=False, lifespan="off")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    with served_app(create_app(store), lifespan="off") as url:
+        yield url
 
 
 @pytest.fixture

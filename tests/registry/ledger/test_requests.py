@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import collections
-import re
-import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from devtools.bundles import make_bundle, make_evidence
+from devtools.mlflow_requests import counting_requests
 from registry.ledger.lease import Timing
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import resolve_in
@@ -34,21 +34,10 @@ def registered(databases: Databases, kept: KeptRegistry, tmp_path: Path) -> Ledg
 
 
 @pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[str]:
-    """Counts the requests of MLflow's client, by method and path."""
-    from mlflow.utils import rest_utils
-
-    made: collections.Counter[str] = collections.Counter()
-    alone = threading.Lock()
-    send = rest_utils._get_http_response_with_retries
-
-    def counted(method: str, url: str, *args: object, **kwargs: object) -> object:
-        with alone:
-            made[f"{method} {re.split('/mlflow(?:-artifacts)?/', url)[-1].partition('?')[0]}"] += 1
-        return send(method, url, *args, **kwargs)
-
-    monkeypatch.setattr(rest_utils, "_get_http_response_with_retries", counted)
-    return made
+def requests() -> Iterator[collections.Counter[str]]:
+    """The requests of MLflow's client, by method and path."""
+    with counting_requests() as made:
+        yield made
 
 
 def test_a_promotion_makes_four_requests_a_cell_and_few_more(
