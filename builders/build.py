@@ -157,6 +157,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
             files = file_entries(folder, {**conversion.digests, **by_content})
             _require_predicted_size(request, files)
             name = digest.result()
+            checkpoint.require_unchanged()
         request.on_progress(Step("hash", 1, 1, subject=recipe.name))
         manifest = Manifest(
             schema="phipack.bundle/1",
@@ -267,6 +268,8 @@ def _digest_meanwhile(checkpoint: Checkpoint) -> Future[str]:
         except OSError as error:
             fix = "check the disk and the files' permissions, then run the same command again"
             digest.set_exception(CheckpointError(f"{checkpoint.path} can't be read: {error}", fix=fix))
+        except CheckpointError as error:
+            digest.set_exception(error)
 
     # A daemon thread: an interrupted build does not wait for it.
     threading.Thread(target=make, daemon=True, name="checkpoint digest").start()

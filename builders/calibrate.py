@@ -26,7 +26,7 @@ from builders.quantization.fold import fold_factors
 from builders.quantization.sensitivity_cache import measured_sensitivities, sensitivity_file, sensitivity_windows
 from registry.files.digests import digest_of_file
 from targets.calibration import Calibration, CalibrationSettings
-from targets.errors import CalibrationError, PhipackError
+from targets.errors import CalibrationError, CheckpointError, PhipackError
 from targets.progress import Progress, silent
 from targets.recipes import check_budget
 
@@ -64,7 +64,9 @@ def calibrate(
         folder = cache.reference_folder
         return _once(
             (CalibrationWalk(calibration), folder, names),
-            lambda: measured_statistics(checkpoint, calibration, windows, folder, on_progress),
+            lambda: _of_one(
+                checkpoint, measured_statistics(checkpoint, calibration, windows, folder, on_progress), folder, names
+            ),
             shared,
         )
 
@@ -98,9 +100,22 @@ def _sensitivities(
         folder = cache.reference_folder
         return _once(
             (CalibrationWalk("light", blocks), folder, names),
-            lambda: measured_sensitivities(checkpoint, blocks, windows, folder, on_progress),
+            lambda: _of_one(
+                checkpoint, measured_sensitivities(checkpoint, blocks, windows, folder, on_progress), folder, names
+            ),
             shared,
         )
+
+
+def _of_one(checkpoint: Checkpoint, found: _Found, folder: Path, names: Sequence[str]) -> _Found:
+    """Return what was measured. Raises `CheckpointError`, and removes the files, where the checkpoint was changed."""
+    try:
+        checkpoint.require_unchanged()
+    except CheckpointError:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+        raise
+    return found
 
 
 def _once(

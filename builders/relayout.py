@@ -60,7 +60,7 @@ def relayout(
     """Write a checkpoint in a layout at `out`, streamed. Returns notes on where it will answer differently.
 
     Raises:
-        CheckpointError: its config holds NaN, which JSON does not have.
+        CheckpointError: its config holds NaN, which JSON does not have; or it was changed meanwhile.
         UnsupportedModelError: the layout can't express the model (longrope, partly rotated heads, Phi-3-small).
         BuildError: `out` exists or can't be written. Nothing is left behind.
     """
@@ -76,6 +76,7 @@ def relayout(
             lambda done, total: on_progress(Step("write", done, total, "bytes", layout)),
         )
         open_checkpoint(folder)  # checked against its own config before it gets its name
+        checkpoint.require_unchanged()
     return _notes(checkpoint.architecture, layout)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from builders.checkpoint.tokenizer_files import (
     read_chat_templates,
     tokenizer_files,
 )
+from builders.checkpoint.unchanged import FileStates, require_same, states_of
 from builders.checkpoint.weight_files import WeightFiles, find_weights
 from builders.phases import Phases
 from registry.bundle.manifest import AdapterEntry
@@ -49,6 +50,7 @@ class Checkpoint:
     stored_tensors: Mapping[str, shards.StoredTensor]  # by the checkpoint's own names
     past_cache: bool = False  # too large for this machine's page cache: files are read past it
     weight_notes: tuple[str, ...] = ()  # on files and tensors that are not read
+    seen: FileStates = field(default_factory=dict)  # its files as they were opened
 
     def open_tensors(self, phases: Phases | None = None) -> TensorSource:
         """Open a source of the weights, with file mappings of its own. `phases`: counts the time of reading."""
@@ -101,16 +103,27 @@ class Checkpoint:
 
     @cached_property
     def digest(self) -> str:
-        """`sha256:<hex>` of the sorted list of content files and their own digests. Reads every byte, once."""
-        files = [self.path / "config.json", self.path / "generation_config.json", *self.tokenizer_files.values()]
-        files += self.shard_files
+        """`sha256:<hex>` of the sorted list of content files and their own digests. Reads every byte, once.
+
+        Raises `CheckpointError` where a file is no longer what was opened.
+        """
         past_cache = frozenset(self.shard_files if self.past_cache else ())
         lines = sorted(
             f"{file.relative_to(self.path).as_posix()} {digest_of_file(file, past_cache=file in past_cache)}\n"
-            for file in files
+            for file in (*_text_files(self.path), *self.shard_files)
             if file.is_file()
         )
+        self.require_unchanged()
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def require_unchanged(self) -> None:
+        """Look at the files again, before anything is kept under this checkpoint's digest.
+
+        Raises:
+            CheckpointError: one is no longer what was opened.
+        """
+        if self.seen:
+            require_same(self.seen, states_of((*_text_files(self.path), *self.shard_files)))
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -121,9 +134,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         UnsupportedModelError: another architecture, rope or dtype than phipack builds from.
     """
     check_folder(folder)
+    seen = states_of(_text_files(folder))
     config = read_json(folder / "config.json", required=True)
     architecture = read_architecture(config)
     weights = find_weights(folder)
+    seen = {**seen, **states_of(weights.files)}
     found: dict[str, shards.StoredTensor] = {}
     for file in weights.files:
         for tensor in shards.read_header(file):
@@ -145,7 +160,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         stored_tensors=stored,
         past_cache=shards.too_large_to_keep(stored),
         weight_notes=(*weights.notes, *notes),
+        seen=seen,
     )
+
+
+def _text_files(folder: Path) -> list[Path]:
+    """Return the files other than weights that are in a checkpoint's digest, there or not."""
+    return [folder / "config.json", folder / "generation_config.json", *tokenizer_files(folder).values()]
 
 
 def _compare_with_index(folder: Path, found: Mapping[str, shards.StoredTensor], weights: WeightFiles) -> None:

@@ -68,8 +68,10 @@ def ask_oracle(
         try:
             found = _compared(checkpoint, cache, on_progress)
         except _DifferentReadingError as error:
+            checkpoint.require_unchanged()
             record.write(error)
             raise
+        checkpoint.require_unchanged()
         record.write(found)
     on_progress(Step("oracle", _STEPS, _STEPS))
     return found

@@ -97,8 +97,12 @@ class FloatReference:
         return None if self.cache is None else _load(self._cache_file(windows, kind), shape)
 
     def keep(self, windows: NDArray[np.int64], kind: str, numbers: NDArray[np.float32]) -> None:
-        """Keep numbers that depend on the checkpoint and on these windows, where there is a cache."""
+        """Keep numbers that depend on the checkpoint and on these windows, where there is a cache.
+
+        Raises `CheckpointError` where the checkpoint's files have changed since it was opened.
+        """
         if self.cache is not None:
+            self.checkpoint.require_unchanged()
             _save(self._cache_file(windows, kind), numbers)
 
     def _cache_file(self, windows: NDArray[np.int64], kind: str) -> Path:

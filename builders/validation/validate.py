@@ -65,6 +65,7 @@ def validate(
             or the runtime refuses the bundle.
         CalibrationError: the bundle was calibrated on the text.
         BundleError: the bundle's bytes are not its manifest's, or need more than it says.
+        CheckpointError: it was changed meanwhile.
     """
     settings = _limited(settings or EvaluationSettings())
     on_progress = with_subject(on_progress, bundle.manifest.recipe.name)
@@ -102,6 +103,7 @@ def validate(
         details = details.model_copy(update={"speed": runs})
     figures |= _reference_figures(agreement)
     figures |= measured({"artifact_bytes": bundle.manifest.total_bytes}, "all files of the bundle")
+    checkpoint.require_unchanged()
     return Evidence(
         schema="phipack.evidence/1",
         bundle=bundle.digest,

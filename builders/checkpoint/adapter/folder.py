@@ -23,6 +23,7 @@ from builders.checkpoint import shards
 from builders.checkpoint.adapter.config import AdapterConfig, read_adapter_config
 from builders.checkpoint.folder_check import ADAPTER_CONFIG, refuse_lfs_pointer
 from builders.checkpoint.tokenizer_files import TOKENIZER_MODELS, has_tokenizer_model, tokenizer_files
+from builders.checkpoint.unchanged import FileStates, require_same, states_of
 from registry.files.digests import digest_of_file
 from targets.errors import CheckpointError
 
@@ -42,6 +43,7 @@ class Adapter:
     path: Path
     config: AdapterConfig
     tensors: Mapping[str, shards.StoredTensor]
+    seen: FileStates  # its files as they were opened
 
     @property
     def weights_file(self) -> Path:
@@ -56,9 +58,20 @@ class Adapter:
     @cached_property
     def digest(self) -> str:
         """`sha256:<hex>` of the sorted list of the files that decide, and their own digests. Reads every byte, once."""
-        files = [self.path / ADAPTER_CONFIG, self.weights_file, *self.tokenizer_files.values()]
-        lines = sorted(f"{file.relative_to(self.path).as_posix()} {digest_of_file(file)}\n" for file in files)
+        lines = sorted(
+            f"{file.relative_to(self.path).as_posix()} {digest_of_file(file)}\n" for file in _files(self.path)
+        )
+        self.require_unchanged()
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def require_unchanged(self) -> None:
+        """Raise `CheckpointError` where a file is no longer what was opened."""
+        require_same(self.seen, states_of(_files(self.path)))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files that decide."""
+    return [folder / ADAPTER_CONFIG, folder / WEIGHTS_NAME, *tokenizer_files(folder).values()]
 
 
 def open_adapter(folder: Path) -> Adapter:
@@ -72,8 +85,8 @@ def open_adapter(folder: Path) -> Adapter:
         raise CheckpointError(f"{folder} is not a folder", fix="name the folder of a peft adapter")
     if not (folder / ADAPTER_CONFIG).is_file():
         raise _not_an_adapter(folder)
-    weights = folder / WEIGHTS_NAME
-    for path in (folder / ADAPTER_CONFIG, weights, *tokenizer_files(folder).values()):
+    weights, seen = folder / WEIGHTS_NAME, states_of(_files(folder))
+    for path in _files(folder):
         refuse_lfs_pointer(path)
     config = read_adapter_config(folder)
     if not weights.is_file():
@@ -86,7 +99,7 @@ def open_adapter(folder: Path) -> Adapter:
                 fix=f"remove it if it does not belong to the adapter; otherwise merge it into {WEIGHTS_NAME}",
             )
     _check_tokenizer(folder)
-    return Adapter(folder, config, {tensor.name: tensor for tensor in shards.read_header(weights)})
+    return Adapter(folder, config, {tensor.name: tensor for tensor in shards.read_header(weights)}, seen)
 
 
 def _not_an_adapter(folder: Path) -> CheckpointError:

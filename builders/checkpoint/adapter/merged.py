@@ -78,6 +78,11 @@ class MergedCheckpoint(Checkpoint):
         """`sha256:<hex>` of the digests of base and adapter."""
         return merged_digest(self.base.digest, self.adapter.digest)
 
+    def require_unchanged(self) -> None:
+        """Look at the files of both again: see `Checkpoint.require_unchanged`."""
+        self.base.require_unchanged()
+        self.adapter.require_unchanged()
+
     def stored_dtype(self, name: str) -> str:
         """Return the base's dtype of a tensor, which the merged one is rounded to."""
         change = self.changes.get(name)

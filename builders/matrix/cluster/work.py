@@ -17,6 +17,8 @@ from pathlib import Path
 from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.checkpoint.adapter import merge
+from builders.checkpoint.tokenizer_files import tokenizer_files
+from builders.checkpoint.unchanged import states_of
 from builders.matrix.cell_plan import evaluation_of
 from builders.matrix.cluster.task import Place, UnfitMachineError
 from builders.matrix.graph import Job
@@ -173,13 +175,14 @@ def _store(uri: str) -> Store:
 
 
 @lru_cache(maxsize=2)
-def _opened(path: Path, adapter: Path | None, _state: tuple[tuple[str, int, int], ...]) -> Checkpoint:
+def _opened(path: Path, adapter: Path | None, _state: tuple[object, ...]) -> Checkpoint:
     """Open a checkpoint once in a process, as long as its files stay as they are: its digest reads every byte."""
     opened = open_checkpoint(path)
     return opened if adapter is None else merge(opened, adapter)
 
 
-def _state_of(*folders: Path | None) -> tuple[tuple[str, int, int], ...]:
-    """Return names, sizes and times of the files in folders."""
-    files = [file for folder in folders if folder is not None for file in sorted(folder.iterdir())]
-    return tuple((str(file), status.st_size, status.st_mtime_ns) for file in files if (status := file.stat()))
+def _state_of(*folders: Path | None) -> tuple[object, ...]:
+    """Return the states of the files in folders, and of those of the tokenizer below."""
+    there = [folder for folder in folders if folder is not None]
+    files = [file for folder in there for file in (*folder.iterdir(), *tokenizer_files(folder).values())]
+    return tuple(states_of(sorted({*files})).items())
