@@ -103,4 +103,5 @@ def _claimed(manifest: Manifest) -> ClaimedBundle:
         recipe=manifest.recipe.name,
         parameters=manifest.model.parameters,
         weight_bytes=sum(kind.bytes for kind in manifest.recipe.weights),
+        kv_cache=manifest.recipe.kv_cache,
     )

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from targets.benchmark_files.result import BenchmarkFileError, BenchmarkResult
-from targets.devices import Target
+from targets.devices import Target, load_targets
+from targets.kv_cache import cache_types
 from targets.measurement import DeviceEntry, Measurement
 from targets.recipes import recipe_named
 
@@ -23,12 +24,13 @@ _SIZE_TOLERANCE = 0.005
 
 @dataclass(frozen=True)
 class ClaimedBundle:
-    """What a bundle's manifest says of itself. `weight_bytes`: of all tensors."""
+    """What a bundle's manifest says of itself. `weight_bytes`: of all tensors. `kv_cache`: empty for the default."""
 
     digest: str
     recipe: str
     parameters: int
     weight_bytes: int
+    kv_cache: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ def _check_bundle(result: BenchmarkResult, bundle: ClaimedBundle) -> None:
         raise _contradiction(
             result, f"its weights have {result.weight_bits} bits, those of {recipe.name} have {recipe.bits}"
         )
+    own_cache = bundle.kv_cache or next(iter(cache_types(recipe)), None)
+    if result.kv_cache is not None and result.kv_cache != own_cache:
+        raise _contradiction(result, f"its KV cache is in {result.kv_cache}, the bundle's in {own_cache}")
     for what, stated, own in (
         ("bytes of weights", result.model_bytes, bundle.weight_bytes),
         ("parameters", result.parameters, bundle.parameters),
@@ -115,11 +120,20 @@ def _device(result: BenchmarkResult, claim: Claim) -> DeviceEntry:
             f"the file is of {result.device}, not of {claim.device}",
             fix=f"leave the device out, or name {result.device}",
         )
+    for what, stated, said in (
+        ("the chip", result.soc, claim.soc),
+        ("the operating system", result.os, claim.os),
+        ("the system's version", result.os_version, claim.os_version),
+    ):
+        if stated and said and not _same_system(stated, said):
+            raise BenchmarkFileError(f"{what} is {stated} in the file, not {said}", fix="leave it out, or correct it")
     chip = result.soc or claim.soc
     if target is not None and chip is not None and chip != target.soc:
         raise BenchmarkFileError(
             f"{target.name} has the {target.soc}, and the run was on the {chip}", fix="name a target with that chip"
         )
+    if target is not None:
+        _check_target(target, result.device or claim.device, claim.os or result.os)
     model = result.device or claim.device or (target.title if target is not None else None)
     system = claim.os or result.os or (target.os if target is not None else None)
     if model is None or system is None:
@@ -134,3 +148,21 @@ def _device(result: BenchmarkResult, claim: Claim) -> DeviceEntry:
         os_version=claim.os_version or result.os_version,
         target=None if target is None else target.name,
     )
+
+
+def _check_target(target: Target, model: str | None, system: str | None) -> None:
+    """Refuse a run of another device class: one with another operating system, or a device of another target."""
+    if system is not None and not _same_system(system, target.os):
+        raise BenchmarkFileError(
+            f"{target.name} has {target.os}, and the run was on {system}", fix="name a target with that system"
+        )
+    others = [one.name for one in load_targets().values() if model in one.identifiers]
+    if others and model not in target.identifiers:
+        raise BenchmarkFileError(
+            f"the run was on {model}, which is {others[0]}, not {target.name}", fix=f"name it: --target {others[0]}"
+        )
+
+
+def _same_system(one: str, other: str) -> bool:
+    """Return whether two names are of one system: XCTest says iOS on iPads, too."""
+    return one.casefold().replace("ipados", "ios") == other.casefold().replace("ipados", "ios")

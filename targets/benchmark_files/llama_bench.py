@@ -11,6 +11,7 @@ Source: ggml-org/llama.cpp, tools/llama-bench/README.md (section "Output formats
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime
 
 from targets.benchmark_files.json_rows import Row, json_of, rows_of
@@ -34,6 +35,7 @@ _RECIPES = {  # llama_ftype_name in llama.cpp's src/llama-model-loader.cpp
     "Q3_K - Medium": "gguf-q3_k_m",
 }
 _BITS = {"F32": 32, "F16": 16, "BF16": 16}
+_APPLE_CHIP = re.compile(r"(Apple [AM]\d+(?: (?:Pro|Max|Ultra|Bionic))?)(?: GPU)?")  # Metal's name of the device
 _ROUNDING = 0.01  # avg_ts and samples_ts are written with few digits
 
 
@@ -74,6 +76,7 @@ def _result(prefill: Row | None, decode: Row | None) -> BenchmarkResult:
     assert any_row is not None
     tests = {"device_prefill_tokens_per_second": prefill, "device_decode_tokens_per_second": decode}
     weight_type = _weight_type(any_row.text("model_type"))
+    chip = _APPLE_CHIP.fullmatch(any_row.optional_text("gpu_info"))
     return BenchmarkResult(
         tool=TOOL,
         formats=("gguf",),
@@ -96,6 +99,8 @@ def _result(prefill: Row | None, decode: Row | None) -> BenchmarkResult:
         weight_bits=_bits(weight_type),
         weight_type=weight_type,
         recipe=None if weight_type is None else _RECIPES.get(weight_type),
+        kv_cache=" and ".join(sorted({any_row.optional_text(f"type_{part}") for part in "kv"})) or None,
+        soc=None if chip is None else chip[1],
         taken=_time(any_row),
     )
 

@@ -17,7 +17,8 @@ class BenchmarkResult:
 
     `formats`: the formats that the runtime loads, none where it loads no bundle of phipack's. `model`: as the file
     names it. `weight_bits`: nominal bits of a weight. `recipe`: the one recipe that stores weights in the type that the
-    file names. `model_bytes`: bytes of all tensors. `figures` by the names of targets/evidence.py.
+    file names. `model_bytes`: bytes of all tensors. `kv_cache`: the type of keys and values. `figures`: by the names of
+    targets/evidence.py.
     """
 
     tool: str
@@ -32,6 +33,7 @@ class BenchmarkResult:
     weight_bits: int | None = None
     weight_type: str | None = None
     recipe: str | None = None
+    kv_cache: str | None = None
     device: str | None = None
     soc: str | None = None
     os: str | None = None

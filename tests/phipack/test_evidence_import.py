@@ -53,7 +53,7 @@ def test_runs_are_shown_without_a_bundle(files: Path, command: InProcess) -> Non
 
 
 def test_a_claim_is_added_to_its_bundle_and_shown_as_one(files: Path, bundle: str, command: InProcess) -> None:
-    arguments = ("evidence", "import", "run.json", "--bundle", bundle, "--target", "iphone-15")
+    arguments = ("evidence", "import", "run.json", "--bundle", bundle, "--target", "iphone-15-pro")
     assert "1 new for sha256:" in command(*arguments).stdout
     again = command(*arguments, "--json").document["result"]
     assert (again["added"], again["measurements"][0]["match"]) == (0, "claim")
@@ -70,13 +70,13 @@ def test_a_claim_is_added_to_its_bundle_and_shown_as_one(files: Path, bundle: st
     assert "claimed by" in shown
     (cell,) = command("show", "phi:1.0.0", "--json").document["result"]["cells"]
     assert cell["measurements"][0]["figures"][DECODE]["value"] == 15.5
-    by_reference = ("evidence", "import", "run.json", "--bundle", "phi:1.0.0", "--target", "iphone-15")
+    by_reference = ("evidence", "import", "run.json", "--bundle", "phi:1.0.0", "--target", "iphone-15-pro")
     assert "0 new for sha256:" in command(*by_reference).stdout
 
 
 def test_a_claim_that_the_file_contradicts_is_refused(files: Path, bundle: str, command: InProcess) -> None:
     (files / "run.json").write_bytes(llama_bench())
-    done = command("evidence", "import", "run.json", "--bundle", bundle, "--target", "iphone-15", expect=1)
+    done = command("evidence", "import", "run.json", "--bundle", bundle, "--target", "iphone-15-pro", expect=1)
     assert "was not this bundle: its weights are Q4_K - Medium (gguf-q4_k_m), not gguf-q4_0" in done.stderr
     assert not (files / ".phipack" / "store" / "measurements").exists()
 
