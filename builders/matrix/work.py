@@ -17,7 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -236,6 +236,7 @@ def _build_together(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str]
         on_progress = requests[folder].on_progress
         on_progress(Step("store", 0, 1))
         effort = Effort((time.monotonic() - started) / len(jobs), amount)  # they share the machine, and the reading
+        _require_unchanged(by_folder[folder], site)
         site.store.add_bundle(bundle)
         record_build(site.store, by_folder[folder].key, bundle.manifest, effort)
         shutil.rmtree(folder, ignore_errors=True)
@@ -271,7 +272,8 @@ def validated(job: Job, site: Site, subject: str) -> tuple[Manifest, Evidence, b
         subject: what its progress is about.
 
     Raises:
-        ReleaseError: this machine can't measure what is asked for, or the store does not have the bundle.
+        ReleaseError: this machine can't measure what is asked for, or the store does not have the bundle; or a text
+            was changed meanwhile.
         MeasurementError: as `validate` raises.
     """
     manifest = built_bundle(site.store, site.build_key(job))
@@ -291,6 +293,7 @@ def validated(job: Job, site: Site, subject: str) -> tuple[Manifest, Evidence, b
         with _materialised(manifest.digest, site) as bundle:
             cache = site.cache.reference_folder
             evidence = validate(bundle, site.checkpoint, site.settings, cache=cache, on_progress=on_progress)
+        _require_unchanged(job, site)
         amount = validation_amount(site.checkpoint.architecture, site.settings)
         effort = Effort(time.monotonic() - started, amount)
         return manifest, record_evidence(site.store, job.key, manifest, evidence, effort), True
@@ -329,6 +332,15 @@ def _require_same_inputs(job: Job, site: Site) -> None:
             f"{job.name} was planned with other versions of the tools, another checkpoint or other settings than here: "
             f"{installed_tools(tools)}; checkpoint {site.checkpoint.digest}",
             fix="install the same versions on all machines (pip install -c constraints.txt), then plan again",
+        )
+
+
+def _require_unchanged(job: Job, site: Site) -> None:
+    """Raise `ReleaseError` where a text that the job has read is no longer the one that its key knows."""
+    if replace(site).key(job) != job.key:  # a site that has read nothing yet
+        raise ReleaseError(
+            f"{job.name}: what it reads, such as [evaluation] text or [calibration] text, was changed meanwhile",
+            fix="run the same command again: it plans with what is there now",
         )
 
 

@@ -99,6 +99,33 @@ def test_a_job_of_other_inputs_is_refused(machine: Machine, monkeypatch: pytest.
             run_job(job, machine("a"))
 
 
+def test_a_text_that_is_changed_meanwhile_is_not_what_was_read(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by `git pull` while a release runs: its record would say that the text before was read."""
+    text = tmp_path / "text.txt"
+    text.write_text("Words that a model reads. " * 200, "utf-8")
+    settings, calibration = replace(BRIEF, text=text), CalibrationSettings(text)
+    site = replace(machine("a"), settings=settings)
+    build, validation = jobs_of(site, settings)
+    assert run_job(build, site)
+
+    def edit(bundle: Bundle, *_: object, **__: object) -> Evidence:
+        text.write_text("Other words of another text. " * 200, "utf-8")
+        return make_evidence(bundle).model_copy(update={"checkpoint": bundle.manifest.checkpoint})
+
+    monkeypatch.setattr("builders.matrix.work.validate", edit)
+    with pytest.raises(ReleaseError, match="was changed meanwhile"):
+        run_job(validation, site)
+    assert list(site.store.documents("actions/validate/")) == []
+    site = replace(machine("a"), calibration=calibration)
+    build, _ = jobs_of(site, cell=replace(LIGHT, recipe=PHONE.recipe, calibration="light"))
+    text.write_text("Words that a model reads. " * 200, "utf-8")
+    (result,) = run_builds([build], site).values()
+    assert "was changed meanwhile" in str(result)
+    assert len(list(site.store.documents("actions/build/"))) == 1
+
+
 def test_a_job_for_another_kind_of_machine_is_refused(machine: Machine) -> None:
     _, validation = jobs_of(machine("a"))
     require_labels(validation)
