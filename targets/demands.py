@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from targets.errors import did_you_mean
-from targets.evidence import FIGURES
+from targets.evidence import FIGURES, wrong_way
 from targets.gates import DEVICE_PREFIX, Gate
 from targets.toml_file import RefusedValueError
 
@@ -26,6 +26,9 @@ def _known_figures(gates: dict[str, Gate]) -> dict[str, Gate]:
 def _figure_of(name: str, gate: Gate) -> str:
     if name not in FIGURES:
         raise RefusedValueError(f"unknown figure {name!r}", at=(name,), fix=did_you_mean(name, FIGURES))
+    if (wrong := wrong_way(name, gate)) is not None:
+        problem, fix = wrong
+        raise RefusedValueError(problem, at=(name,), fix=fix)
     figure = name if gate.on is None or name.startswith(DEVICE_PREFIX) else DEVICE_PREFIX + name
     if figure not in FIGURES:
         known = ", ".join(one.removeprefix(DEVICE_PREFIX) for one in FIGURES if one.startswith(DEVICE_PREFIX))

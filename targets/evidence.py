@@ -8,7 +8,7 @@ A figure is `claimed` where a device was measured, and that it ran this bundle i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,8 +193,7 @@ class Evidence(BaseModel):
 
         Nor may a check of the behaviour suite have failed, unless a gate bounds how many.
         """
-        is_gated = any(gate.figure in ACCURACY_FIGURES for gate in self.gates)
-        return not self.failed_gates and not self.failed_checks and is_gated
+        return not self.failed_gates and not self.failed_checks and bounds_accuracy(self.gates)
 
     @property
     def failed_checks(self) -> list[str]:
@@ -245,6 +244,29 @@ class Evidence(BaseModel):
             raise MeasurementError(
                 f"{source}: not an evidence file: {error}", fix="write one with phipack validate"
             ) from error
+
+
+def bounds_accuracy(gates: Iterable[GateResult]) -> bool:
+    """Return whether a gate on accuracy is among them. One that lets all that is worse pass is none."""
+    return any(gate.figure in ACCURACY_FIGURES and _refuses_worse(gate.figure, gate.bound) for gate in gates)
+
+
+def wrong_way(figure: str, gate: Gate) -> tuple[str, str] | None:
+    """Return problem and fix of a gate on quality that lets all that is worse pass, such as `kl_mean >= 0.05`.
+
+    None for any other. A lower bound on a size or an upper one on a speed may be meant.
+    """
+    if FIGURES[figure][0] not in ("nat", "share") and figure not in ACCURACY_FIGURES | {FAILED_CHECKS}:
+        return None
+    if _refuses_worse(figure, str(gate)):
+        return None
+    better, right = ("higher", "at_least (>=)") if figure in MORE_IS_BETTER else ("lower", "at_most (<=)")
+    return f"{figure} is better the {better} it is: {gate} lets every worse bundle pass", f"bound it by {right}"
+
+
+def _refuses_worse(figure: str, bound: str) -> bool:
+    """Return whether a bound, as `Gate` writes it, is on the worse side of a figure; True where neither side is."""
+    return figure not in (LESS_IS_BETTER if bound.startswith(">=") else MORE_IS_BETTER)
 
 
 def judge_figures(figures: Mapping[str, Figure], gates: Mapping[str, Gate], *, asked_by: str) -> list[GateResult]:

@@ -31,12 +31,12 @@ from targets.device_evidence import device_figures
 from targets.errors import BuildError, Failure, GateError, PhipackError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import (
-    ACCURACY_FIGURES,
     FIGURES,
     NO_ACCURACY_GATE,
     OWN_RUNTIME_FIGURES,
     Evidence,
     Figure,
+    bounds_accuracy,
     judge_figures,
 )
 from targets.gates import Gate, GateResult
@@ -287,7 +287,7 @@ def _certain_problem(cell: Cell, results: Sequence[GateResult]) -> PhipackError 
     """
     failed = [gate for gate in results if gate.value is not None and not gate.passed]
     certain = [str(gate) for gate in failed if (gate.figure, gate.bound[:2]) != ("artifact_bytes", ">=")]
-    if not any(gate.figure in ACCURACY_FIGURES for gate in results):
+    if not bounds_accuracy(results):
         certain.append(NO_ACCURACY_GATE)
     return refusal_for(cell.name, certain) if certain else None
 

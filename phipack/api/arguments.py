@@ -18,7 +18,7 @@ from registry.store.protocol import Store
 from registry.store.uris import open_store
 from targets.devices import Target, target_named
 from targets.errors import PhipackError, did_you_mean
-from targets.evidence import FIGURES, Evidence
+from targets.evidence import FIGURES, Evidence, wrong_way
 from targets.gates import Gate
 from targets.progress import Progress, silent
 from targets.project import Project, load_project
@@ -121,7 +121,10 @@ def as_gates(given: Gates) -> dict[str, Gate]:
 
 
 def parse_gate(text: str) -> tuple[str, Gate]:
-    """Parse `kl_mean<=0.05` or `same_top_share>=0.9`. Raises `PhipackError` for another form or an unknown figure."""
+    """Parse `kl_mean<=0.05` or `same_top_share>=0.9`. Raises `PhipackError` for another form.
+
+    Also for an unknown figure, and for a bound that lets every worse bundle pass.
+    """
     match = _GATE.fullmatch(text.strip())
     try:
         bound = float(match["bound"]) if match else None
@@ -133,7 +136,11 @@ def parse_gate(text: str) -> tuple[str, Gate]:
         raise PhipackError(
             f"{text!r} is a gate on an unknown figure {match['figure']!r}", fix=did_you_mean(match["figure"], FIGURES)
         )
-    return match["figure"], Gate(at_most=bound) if match["sign"] == "<=" else Gate(at_least=bound)
+    gate = Gate(at_most=bound) if match["sign"] == "<=" else Gate(at_least=bound)
+    if (wrong := wrong_way(match["figure"], gate)) is not None:
+        problem, fix = wrong
+        raise PhipackError(f"{text!r}: {problem}", fix=fix)
+    return match["figure"], gate
 
 
 def parse_size(text: str | int) -> int:

@@ -162,7 +162,13 @@ def test_the_project_files_promoters_hold(registry: phipack.Registry, tmp_path: 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("kl_mean<0.05", "is not a gate"), ("kl_maen<=0.05", "did you mean 'kl_mean'"), ("kl_mean<=1e", "is not a gate")],
+    [
+        ("kl_mean<0.05", "is not a gate"),
+        ("kl_maen<=0.05", "did you mean 'kl_mean'"),
+        ("kl_mean<=1e", "is not a gate"),
+        ("kl_mean>=0.05", "lets every worse bundle pass"),
+        ("same_top_share<=0.9", "lets every worse bundle pass"),
+    ],
 )
 def test_gates_may_be_text(tmp_path: Path, text: str, words: str) -> None:
     evidence = make_evidence(make_bundle(tmp_path / "bundle"))

@@ -14,12 +14,15 @@ from pydantic import ValidationError
 
 from targets.errors import MeasurementError
 from targets.evidence import (
+    ACCURACY_FIGURES,
     FIGURES,
     LESS_IS_BETTER,
     MORE_IS_BETTER,
     NEITHER_IS_BETTER,
+    NO_ACCURACY_GATE,
     Evidence,
     Figure,
+    wrong_way,
 )
 from targets.evidence_details import Check, Details
 from targets.gates import Gate, judge
@@ -48,6 +51,40 @@ def measured(value: float) -> Figure:
 def test_each_figure_is_classified_once() -> None:
     groups = (MORE_IS_BETTER, LESS_IS_BETTER, NEITHER_IS_BETTER)
     assert sorted(name for group in groups for name in group) == sorted(FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("figure", "gate", "counts"),
+    [
+        ("kl_mean", Gate(at_most=0.05), True),
+        ("kl_mean", Gate(at_least=0), False),
+        ("same_top_share", Gate(at_least=0.9), True),
+        ("same_top_share", Gate(at_most=0.9), False),
+        ("perplexity_ratio", Gate(at_least=0.5), False),
+        ("artifact_bytes", Gate(at_most=1e9), False),
+    ],
+)
+def test_a_gate_that_lets_every_worse_bundle_pass_is_none_on_accuracy(figure: str, gate: Gate, counts: bool) -> None:
+    found = evidence({figure: measured(0.7 if figure == "same_top_share" else 9.0)}, {figure: gate})
+    passing = found.model_copy(update={"gates": [one.model_copy(update={"passed": True}) for one in found.gates]})
+    assert passing.passed == counts
+    assert (passing.shortcomings == [NO_ACCURACY_GATE]) != counts
+
+
+def test_which_bounds_are_on_the_wrong_side() -> None:
+    wrong = {
+        (name, bound)
+        for name in FIGURES
+        for bound, gate in (("at_least", Gate(at_least=1)), ("at_most", Gate(at_most=1)))
+        if wrong_way(name, gate) is not None
+    }
+    assert {name for name, _ in wrong} >= ACCURACY_FIGURES | {"task_drop", "behaviour_failed_checks", "loop_share"}
+    assert all((name in MORE_IS_BETTER) == (bound == "at_most") for name, bound in wrong)
+    assert not [name for name, _ in wrong if name.endswith(("_bytes", "_per_second")) or name in NEITHER_IS_BETTER]
+    assert wrong_way("kl_mean", Gate(at_least=0.05)) == (
+        "kl_mean is better the lower it is: >= 0.05 lets every worse bundle pass",
+        "bound it by at_most (<=)",
+    )
 
 
 @given(st.dictionaries(st.sampled_from(sorted(FIGURES)), figures))

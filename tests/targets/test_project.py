@@ -302,6 +302,12 @@ def test_two_cells_with_one_name_are_refused(tmp_path: Path) -> None:
             "write a whole number",
         ),
         ("window = 256", "windows = 256", "8: evaluation.windows: unknown key", "did you mean 'window'?"),
+        (
+            "at_most = 0.5",
+            "at_least = 0.5",
+            "11: gates.kl_mean: kl_mean is better the lower it is: >= 0.5 lets every worse bundle pass",
+            "bound it by at_most (<=)",
+        ),
         ("kl_mean", "kl_men", "11: gates.kl_men: unknown figure 'kl_men'", "did you mean 'kl_mean'?"),
         ("at_most = 0.5", "at_mots = 0.5", "11: gates.kl_mean.at_mots: unknown key", "did you mean 'at_most'?"),
         (
