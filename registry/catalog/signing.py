@@ -276,17 +276,27 @@ def _signer(folder: KeyFolder, key: Key) -> Signer:
         raise KeysError(
             f"no signer is known for key {key.keyid[:8]}", fix=f"add its URI to signers in {folder.path / _KEYS_NAME}"
         )
-    if uri.startswith(_FILE_SCHEME) and not uri.startswith(_FILE_SCHEME + "/"):
-        uri = _FILE_SCHEME + str((folder.path / uri.removeprefix(_FILE_SCHEME)).absolute())
+    is_file, place = uri.startswith(_FILE_SCHEME), (folder.path / uri.removeprefix(_FILE_SCHEME)).absolute()
+    uri = f"{_FILE_SCHEME}{place}" if is_file else uri
     fix = f"put the key there, or correct its URI in {folder.path / _KEYS_NAME}"
     try:
-        return Signer.from_priv_key_uri(uri, key)
+        return _of_file(place, key) if is_file else Signer.from_priv_key_uri(uri, key)
     except FileNotFoundError as error:  # its text is the library's own, about its settings
         raise KeysError(f"{uri}: no such file", fix=fix) from error
     except OSError as error:
         raise KeysError(f"{uri}: {error.strerror or error}", fix=fix) from error
     except (ValueError, TypeError, Error) as error:
         raise KeysError(f"{uri}: {error or type(error).__name__}", fix=fix) from error
+
+
+def _of_file(path: Path, key: Key) -> Signer:
+    """Return the signer of a file, as securesystemslib does, whose URI ends a path at `#` and at `?`."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from securesystemslib.signer import CryptoSigner, SSlibKey
+
+    if not isinstance(key, SSlibKey):
+        raise ValueError(f"a key of type {key.keytype} is in no file")  # noqa: TRY004 - its caller's one error
+    return CryptoSigner(load_pem_private_key(path.read_bytes(), None), key)  # compares the two halves
 
 
 def _add_keys(root: Root, role: Role, need: KeyNeeds, folder: Path, signers: dict[str, str]) -> None:

@@ -104,6 +104,18 @@ def test_a_key_that_is_kept_elsewhere_signs_by_its_uri(tmp_path: Path) -> None:
         signs(keys)
 
 
+@pytest.mark.parametrize("name", ["C# apps", "what?", "100%25", "a;b", "it's", "two\nlines"])
+def test_keys_sign_whatever_their_folder_is_called(tmp_path: Path, name: str) -> None:
+    assert signs(create_keys(tmp_path / name / "keys", {}))
+
+
+def test_the_file_of_another_key_does_not_sign(keys: KeyFolder) -> None:
+    (own,), (other,) = keys.path.glob("targets-*.pem"), keys.path.glob("snapshot-*.pem")
+    own.write_bytes(other.read_bytes())
+    with pytest.raises(KeysError, match="private key does not match public key"):
+        signs(keys)
+
+
 def test_a_signer_that_is_not_known_is_said(tmp_path: Path, keys: KeyFolder) -> None:
     content = json.loads((keys.path / "keys.json").read_bytes())
     content["signers"] = dict.fromkeys(content["signers"], "nokms:key")
