@@ -15,7 +15,9 @@ from builders.reference import FloatReference
 from builders.tokenizer import tokenizer_of
 from builders.validation.origin import require_origin
 from builders.validation.text import read_text, windows_of
+from builders.validation.unseen import require_other_text
 from registry.bundle.folder import Bundle
+from targets.evaluation import EvaluationSettings
 from targets.progress import Progress, silent
 
 POSITIONS = 256
@@ -40,8 +42,10 @@ def reference_answers(
 
     Raises:
         MeasurementError: another checkpoint, or a text too short.
+        CalibrationError: the bundle was calibrated on the text.
     """
     require_origin(bundle, checkpoint)
+    require_other_text(bundle, checkpoint, EvaluationSettings(text))
     length = min(LONGEST, bundle.manifest.model.exact_context_length)
     sequences = -(-POSITIONS // max(1, compared(length)))
     tokens = windows_of(tokenizer_of(checkpoint), read_text(text), count=sequences, length=length)

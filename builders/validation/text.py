@@ -21,6 +21,10 @@ def read_text(path: Path | None) -> str:
     """Read a text file, or the built-in text. Raises `MeasurementError` where it can't be read as UTF-8."""
     if path is None:
         return read_built_in(BUILT_IN)
+    if path.is_fifo() or path.is_char_device():
+        raise MeasurementError(
+            f"{path} is no regular file: the evaluation text is read several times", fix="write it to a file first"
+        )
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -101,6 +101,10 @@ def windows_of_text(checkpoint: Checkpoint, text: CalibrationText, calibration: 
 
 
 def _read(path: Path) -> str:
+    if path.is_fifo() or path.is_char_device():
+        raise CalibrationError(
+            f"{path} is no regular file: calibration text is read several times", fix="write it to a file first"
+        )
     try:
         with path.open(encoding="utf-8") as stream:
             return stream.read(CHARACTERS_READ)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from builders.quantization.calibration.text import read_calibration_text
 from builders.tokenizer import Tokenizer, load_tokenizer
 from builders.validation.text import read_text, windows_of
-from targets.errors import MeasurementError
+from targets.calibration import CalibrationSettings
+from targets.errors import CalibrationError, MeasurementError
 
 
 @pytest.fixture
@@ -31,6 +35,20 @@ def test_the_built_in_text_is_english_and_long_enough() -> None:
     assert text.isprintable() or set(text) - set(" ") >= {"\n"}
     assert "\r" not in text
     assert "\t" not in text
+
+
+@pytest.mark.parametrize(
+    ("read", "error"),
+    [(read_text, MeasurementError), (lambda path: read_calibration_text(CalibrationSettings(path)), CalibrationError)],
+)
+def test_a_pipe_is_refused_whose_second_reading_would_be_empty(
+    tmp_path: Path, read: Callable[[Path], object], error: type[Exception]
+) -> None:
+    """As of `--text <(cat a b)`: figures of what is read later would be missing without a word."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(error, match="is no regular file"):
+            read(path)
 
 
 def test_windows_are_the_text_cut_in_pieces(tokenizer: Tokenizer) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from builders.checkpoint import Checkpoint
+from builders.devices.reference import reference_answers
 from builders.quantization.calibration.text import calibration_windows, read_calibration_text
 from builders.reference import token_digest
 from builders.validation.unseen import require_other_text
@@ -31,6 +33,14 @@ def test_the_very_text_of_the_calibration_is_refused(tiny: Checkpoint, tmp_path:
         require_other_text(bundle, tiny, EvaluationSettings(tmp_path / "mine.txt"))
     assert "--text" in error.value.fix
     require_other_text(bundle, tiny, EvaluationSettings())
+
+
+def test_nor_is_it_compared_on_a_device_with_that_text(tiny: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("".join(f"line {number} of my text\n" for number in range(500)), "utf-8")
+    bundle = calibrated_on(tiny, tmp_path / "mine.txt", tmp_path / "bundle")
+    manifest = bundle.manifest.model_copy(update={"checkpoint": tiny.digest})
+    with pytest.raises(CalibrationError, match=r"was calibrated on mine\.txt"):
+        reference_answers(replace(bundle, manifest=manifest), tiny, text=tmp_path / "mine.txt")
 
 
 def test_passages_of_the_built_in_calibration_text_are_refused(tiny: Checkpoint, tmp_path: Path) -> None:
