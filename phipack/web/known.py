@@ -13,11 +13,12 @@ from phipack.web.standing import Standing, channels_of, models_in, standings
 from registry.catalog.published_state import Published
 from registry.ledger.versions import CellVersion
 from targets.devices import Target
-from targets.errors import PhipackError, did_you_mean
+from targets.errors import PhipackError, PublicationError, did_you_mean
 from targets.secrets import shown
 
 _T = TypeVar("_T")
 _UNREAD_CATALOG = "The published catalog can't be read"
+_EXPIRED_CATALOG = "Phones refuse the published catalog"
 
 
 class NotFoundError(PhipackError):
@@ -52,6 +53,10 @@ class Known:
             self.problems.append(("The registry can't be read; what is published is shown", self.versions.problem))
         if self.catalog.problem is not None:
             self.problems.append((_UNREAD_CATALOG, self.catalog.problem))
+        if (catalog := self.catalog.value) is not None and catalog.is_expired:
+            when = f"{catalog.expires:%Y-%m-%d %H:%M} UTC"
+            expired = PublicationError(f"it expired on {when}", fix="sign it again: phipack publish --refresh")
+            self.problems.append((_EXPIRED_CATALOG, expired))
         self.targets: Mapping[str, Target] = self.source.targets()
 
     @property
@@ -86,7 +91,8 @@ class Known:
 
     def standings(self, model: str, channel: str) -> list[Standing]:
         """Return a channel's cells; what is published is left out where its documents are damaged."""
-        return self.of_catalog(lambda published: standings(model, channel, self.rows, published))
+        is_expired = self.published is not None and self.published.is_expired
+        return self.of_catalog(lambda published: standings(model, channel, self.rows, published, is_expired=is_expired))
 
     def of_catalog(self, asked: Callable[[Published | None], _T]) -> _T:
         """Return what `asked` makes of what is published; of nothing where a document is damaged, as the page says."""

@@ -23,6 +23,7 @@ STATES: dict[State, tuple[str, str]] = {
 }
 _UNREAD_REGISTRY: tuple[State, str] = ("unknown", "the registry can't be reached")
 _UNREAD_CATALOG: tuple[State, str] = ("unknown", "the catalog can't be read")
+_EXPIRED: tuple[State, str] = ("differs", "the published catalog has expired: phones refuse it")
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,17 @@ def stages_text(stages: Sequence[Stage]) -> str:
 
 
 def standings(
-    model: str, channel: str, rows: Sequence[CellVersion] | None, published: Documents | None
+    model: str,
+    channel: str,
+    rows: Sequence[CellVersion] | None,
+    published: Documents | None,
+    *,
+    is_expired: bool = False,
 ) -> list[Standing]:
     """Return the cells of a channel.
 
-    `rows`, `published`: None where the registry or the catalog can't be read. Raises `PhipackError` where a published
-    document is damaged.
+    `rows`, `published`: None where the registry or the catalog can't be read. `is_expired`: whether phones refuse the
+    catalog by now. Raises `PhipackError` where a published document is damaged.
     """
     document = None if published is None else published.channel(model, channel)
     here = {row.cell: row for row in rows or () if row.model == model and channel in row.channels}
@@ -91,6 +97,8 @@ def standings(
             state, text = _UNREAD_CATALOG
         elif document is None:
             state, text = "unpublished", "this channel is not published"
+        elif is_expired:
+            state, text = _EXPIRED
         else:
             state, text = _compared(row, stages, None if entry is None else entry.bundle)
         earlier = () if document is None else tuple(document.earlier.get(cell, ()))

@@ -27,13 +27,22 @@ _UNUSED_VERSIONS_LIMIT = 100  # that interrupted publishers may have left one af
 
 @dataclass
 class Published(Documents):
-    """What is published. `tag`: the timestamp's, None where nothing is published. Its errors are `PublicationError`."""
+    """What is published. `tag`: the timestamp's, None where nothing is published. Its errors are `PublicationError`.
+
+    `expires`: when the first of its signatures does; clients refuse all of it from then on.
+    """
 
     store: Store
     tag: str | None = None
     timestamp_version: int = 0
     snapshot_version: int = 0
     targets_version: int = 0
+    expires: datetime | None = None
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether clients refuse it by now."""
+        return self.expires is not None and self.expires <= datetime.now(UTC)
 
     def blobs(self, model: str, release: str) -> set[str]:
         """Return the digests of all blobs of a release: manifests, files, deltas. Raises `PhipackError`."""
@@ -77,7 +86,8 @@ def read_published(store: Store, keys: KeyFolder | None) -> Published:
     name = f"metadata/{snapshot.signed.meta['targets.json'].version}.targets.json"
     targets: Metadata[Targets] = _verified(store, name, _required(store, name), keys, "targets")
     versions = (timestamp.signed.version, snapshot.signed.version, targets.signed.version)
-    return Published(targets.signed.targets, store, there.tag, *versions)
+    expires = min(timestamp.signed.expires, snapshot.signed.expires, targets.signed.expires)
+    return Published(targets.signed.targets, store, there.tag, *versions, expires)
 
 
 def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, bytes]) -> datetime | None:

@@ -6,6 +6,8 @@ import html
 import re
 import urllib.parse
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from starlette.testclient import TestClient
 
 import phipack
 from phipack.web.app import create_pages
+from registry.catalog.published_state import Published, read_published
 from targets.errors import RegistryUnreachableError
 from tests.support.catalog_pages import MODEL, OTHER, REASON
 from tests.support.report_samples import HOSTILE
@@ -64,6 +67,25 @@ def test_a_reason_is_shown_as_it_was_written_but_for_its_password(client: TestCl
     assert "http://ann:***@wiki/page" in said
     assert r"\x1b[31mred\u202egnihton {{ 7*7 }}" in said
     assert HOSTILE.partition("\x1b")[0] in html.unescape(client.get(f"{_MINI}/history").text)
+
+
+def test_an_expired_catalog_is_none_that_phones_get(
+    shown: phipack.Registry, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read_published(shown.store, None)
+    assert found.expires is not None
+    assert not found.is_expired
+    assert "Phones refuse" not in text_of(client, "/")
+    assert replace(found, expires=datetime.now(UTC)).is_expired
+    monkeypatch.setattr(Published, "is_expired", property(lambda _: True))
+    said = text_of(client, "/")
+    assert "Phones refuse the published catalog" in said
+    assert f"it expired on {found.expires:%Y-%m-%d}" in said
+    assert "phipack publish --refresh" in said
+    said = text_of(client, f"{_MINI}/channels/production")
+    assert "the published catalog has expired: phones refuse it" in said
+    assert "phones get what the registry has" not in said
+    assert "of the installations get it" not in said
 
 
 def test_what_differs_stands_side_by_side(client: TestClient) -> None:
