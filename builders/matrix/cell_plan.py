@@ -16,7 +16,8 @@ from builders.quantization.calibration.overlap import require_unseen
 from builders.quantization.calibration.text import CalibrationText, read_calibration_text
 from builders.quantization.calibration.walks import CalibrationWalk
 from builders.validation.sampled_texts import plain_texts
-from builders.validation.tasks.task_files import folder_digest
+from builders.validation.tasks.task_files import folder_digest, prompt_texts
+from builders.validation.text import BUILT_IN_NAME, read_text
 from registry.bundle.manifest import Manifest
 from registry.bundle.recipe import recipe_of
 from registry.files.digests import digest_of_bytes
@@ -109,7 +110,7 @@ class Inputs:
         return read_calibration_text(self.calibration)
 
     def check_texts(self, cells: Sequence[Cell]) -> None:
-        """Read the evaluation's texts and, where a cell is calibrated, the calibration's.
+        """Read the evaluation's texts and, where a cell is calibrated, its questions and the calibration's text.
 
         Raises:
             MeasurementError, CalibrationError: one can't be read.
@@ -117,6 +118,8 @@ class Inputs:
         """
         evaluation = plain_texts(self.settings)
         if any(cell.calibration != "none" for cell in cells):
+            # Long sequences are of the built-in text where the evaluation's own is too short for them.
+            evaluation |= {BUILT_IN_NAME: read_text(None)} | prompt_texts(self.settings)
             for name, text in evaluation.items():
                 require_unseen(self.calibration_text, text, name)
 

@@ -31,6 +31,7 @@ from targets.project import Cell
 from targets.recipes import recipe_named
 from tests.support.cells import BRIEF, LOOSE, cell, no_build
 from tests.support.folders import names_in
+from tests.support.task_files import write
 
 
 @pytest.fixture
@@ -275,6 +276,24 @@ def test_a_calibration_text_with_passages_of_the_evaluation_is_refused_before_an
         with pytest.raises(CalibrationError, match=r"same\.txt and the built-in text, .* share passages: 100 %"):
             list(begin((calibrated,)))  # type: ignore[call-overload] - plans of three kinds
     assert [plan.problem for plan in changed.plan((cell("phone"),))] == [None]  # which reads no calibration text
+
+
+def test_so_is_one_of_the_built_in_text_or_of_the_questions(release: Release, tmp_path: Path) -> None:
+    """Long sequences are read from the built-in text where the evaluation's own is too short; tasks are asked, too."""
+    (tmp_path / "own.txt").write_text("".join(f"line {number} of a text of ours\n" for number in range(99)), "utf-8")
+    questions = [
+        f"Question {number}: what is {number} times {number + 7}, and why is that so? A long answer."
+        for number in range(99)
+    ]
+    header = {"schema": "phipack.task/1", "task": "sums", "licence": "MIT", "source": "us"}
+    rows = [{"prompt": one, "choices": ["a", "b"], "answer": 0} for one in questions]
+    write(tmp_path / "tasks" / "sums.jsonl", header, *rows)
+    settings = replace(BRIEF, text=tmp_path / "own.txt", tasks=tmp_path / "tasks")
+    for learned, met in ((read_text(None), "the built-in text"), ("\n".join(questions), "task sums")):
+        (tmp_path / "learned.txt").write_text(learned, "utf-8")
+        changed = replace(release, settings=settings, calibration=CalibrationSettings(tmp_path / "learned.txt"))
+        with pytest.raises(CalibrationError, match=rf"learned\.txt and {met}, .* share passages"):
+            changed.plan((cell("phone", "onnx-int4", calibration="light"),))
 
 
 def test_a_checkpoint_that_is_misread_is_refused_before_anything_is_built(

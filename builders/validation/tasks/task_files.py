@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import MeasurementError
+from targets.evaluation import EvaluationSettings
 from targets.strict_json import MalformedJsonError, parse_model
 
 HARMLESS = "over-refusal"  # the built-in set of prompts that should not be refused
@@ -113,6 +114,17 @@ def folder_digest(folder: Path) -> str:
         content = _content(path)
         digest.update(f"{path.name}\0{len(content)}\0".encode() + content)
     return "sha256:" + digest.hexdigest()
+
+
+def prompt_texts(settings: EvaluationSettings) -> dict[str, str]:
+    """Return the questions of each task and the prompts of each set that settings name, by names for messages.
+
+    Raises `MeasurementError` as `read_tasks` and `read_prompts`.
+    """
+    tasks = () if settings.tasks is None else read_tasks(settings.tasks)
+    sets = () if settings.safety is None else read_prompts(settings.safety)
+    found = {f"task {one.header.task}": "\n".join(row.prompt for row in one.rows) for one in tasks}
+    return found | {f"prompts {one.header.prompts}": "\n".join(row.prompt for row in one.rows) for one in sets}
 
 
 def spread(rows: Sequence[Row], count: int) -> list[Row]:
