@@ -60,13 +60,13 @@ class ReleaseWork:
     calibration_digest: str = ""
 
     def packages(self, job: Job) -> Mapping[str, str]:
-        """Return the versions that are part of the job's key."""
+        """Return the versions that are part of the job's key: of a validation, also those of its bundle's build."""
         if job.kind == "calibrate":
             names = walk_tools(job.walk)
-        elif job.kind == "build":
-            names = key_tools(job.whole_recipe.format, is_calibrated=job.calibration != "none")
         else:
-            names = validation_tools(job.whole_recipe.format, has_tasks=self.settings.tasks is not None)
+            names = key_tools(job.whole_recipe.format, is_calibrated=job.calibration != "none")
+        if job.kind == "validate":
+            names += validation_tools(job.whole_recipe.format, has_tasks=self.settings.tasks is not None)
         return {name: version(name) for name in names}
 
     def is_done(self, job: Job) -> bool:

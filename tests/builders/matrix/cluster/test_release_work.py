@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
 from builders.matrix.cell_plan import CellPlanner, Inputs
 from builders.matrix.cluster.task import Place, UnfitMachineError
 from builders.matrix.cluster.work import ReleaseWork, release_work
 from builders.matrix.planning import plan_release
+from builders.matrix.work import Site
 from registry.store.folder import FolderStore
 from targets.calibration import CalibrationSettings
 from targets.progress import silent
@@ -46,6 +48,27 @@ def test_a_calibrated_build_takes_what_measures_it(
     packages = [work(tiny, store, mine).packages(job) for job in (light, plain, calibration)]
     assert packages[0] == packages[1] | {"torch": version("torch")}
     assert packages[2] == {name: version(name) for name in ("torch", "numpy")}
+
+
+@pytest.mark.parametrize("recipe", ["gguf-q4_0", "onnx-int4", "coreml-int4"])
+def test_a_job_takes_every_package_whose_version_is_in_its_key(
+    tiny: Checkpoint, store: FolderStore, mine: CalibrationSettings, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    """A worker with another version would refuse the job, which would then have failed: it goes to another worker."""
+    site = Site(tiny, BRIEF, BuildCache(), store, calibration=mine)
+    one = cell("phone", recipe, calibration="light")
+    for job in plan_release(CellPlanner(site.inputs), [one]).graph:
+        packages = work(tiny, store, mine).packages(job)
+        asked = set()
+
+        def other(name: str, asked: set[str] = asked) -> str:
+            asked.add(name)
+            return version(name)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("builders.matrix.keys.version", other)
+            assert site.key(job) == job.key
+        assert packages == {name: version(name) for name in asked}, job.name
 
 
 def test_a_worker_with_another_calibration_text_is_refused(
