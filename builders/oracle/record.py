@@ -2,7 +2,8 @@
 
     CACHE/oracle-KEY.json    {"agreement": …}, or {"problem": …, "fix": …} of a checkpoint that is read differently
 
-KEY is a digest of all that the result depends on: the checkpoint, transformers' version, and phipack's own code.
+KEY is a digest of all that the result depends on: the checkpoint, transformers' version, phipack's own code, and the
+day where the chat template writes it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -81,5 +83,11 @@ class Record:
     @property
     def _path(self) -> Path:
         assert self.cache is not None
-        parts = (self.checkpoint.digest, installed_version(), own_code_digest())
+        parts = (self.checkpoint.digest, installed_version(), own_code_digest(), *self._day)
         return self.cache / f"oracle-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
+
+    @property
+    def _day(self) -> tuple[str, ...]:
+        """The day on which conversations are rendered, if the template asks for it."""
+        template = self.checkpoint.chat_template or ""
+        return (date.today().isoformat(),) if "strftime_now" in template else ()  # noqa: DTZ011 - as templates have it

@@ -196,7 +196,7 @@ for _renderer in _RENDERERS.values():
     os.register_at_fork(after_in_child=_renderer.forget)
 
 
-def render_chat(
+def render_chat(  # noqa: PLR0913 - all that a rendering depends on
     template: str,
     messages: Sequence[Mapping[str, str]],
     special_tokens: Mapping[str, str],
@@ -204,11 +204,13 @@ def render_chat(
     tools: Sequence[Mapping[str, Any]] | Literal["undefined"] | None = None,
     add_generation_prompt: bool = True,
     engine: Engine = "jinja",
+    moment: str | None = None,
 ) -> str:
     """Return a conversation as `apply_chat_template` writes it: sandboxed, `documents` None.
 
     `special_tokens`: by role, as the tokenizer has them. `tools`: JSON schemas, as transformers passes them on;
     "undefined" leaves the name out, as some engines do. `engine`: "transformers" uses transformers' own function.
+    `moment`: what the template takes for now, as ISO 8601 has it, in the engine "jinja"; the machine's time by default.
 
     Raises:
         ChatTemplateError: it can't be parsed or run, refuses the conversation, or exceeds a limit.
@@ -221,5 +223,6 @@ def render_chat(
             "special_tokens": dict(special_tokens),
             "tools": [dict(tool) for tool in tools] if isinstance(tools, Sequence) and tools != "undefined" else tools,
             "add_generation_prompt": add_generation_prompt,
+            "moment": moment,
         }
     )

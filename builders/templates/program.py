@@ -124,9 +124,12 @@ def _compiled(template: str) -> jinja2.Template:
 def render_by_jinja(asked: dict[str, Any]) -> str:
     """Render a conversation in our own copy of transformers' environment."""
     tools = {} if asked["tools"] == "undefined" else {"tools": asked["tools"]}
+    moment = asked["moment"]
+    clock = {} if moment is None else {"strftime_now": datetime.fromisoformat(moment).strftime}
     return _compiled(asked["template"]).render(
         messages=asked["messages"],
         **tools,
+        **clock,
         documents=None,
         add_generation_prompt=asked["add_generation_prompt"],
         **asked["special_tokens"],

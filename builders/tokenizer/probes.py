@@ -10,6 +10,7 @@ from builders.templates import ChatTemplateError, render_chat
 from builders.tokenizer.loading import Tokenizer
 from targets.errors import CheckpointError, UnsupportedModelError
 
+_MOMENT = "2024-07-26T12:00:00"  # Llama's templates write the day: what is read then depends on no day
 _ANSWER = "Sixteen"
 _QUESTION = {"role": "user", "content": "What is 4 times 4?"}
 _SYSTEM = {"role": "system", "content": "Be brief."}
@@ -80,7 +81,7 @@ def render_conversation(
     must: bool = False,
     add_generation_prompt: bool = True,
 ) -> str | None:
-    """Return a conversation in the checkpoint's template; None where the template refuses it.
+    """Return a conversation in the checkpoint's template, as of one day; None where the template refuses it.
 
     `what`: the kind of conversation, for messages.
 
@@ -90,7 +91,9 @@ def render_conversation(
     template, special_tokens = checkpoint.chat_template, tokenizer.special_tokens
     assert template is not None
     try:
-        return render_chat(template, messages, special_tokens, add_generation_prompt=add_generation_prompt)
+        return render_chat(
+            template, messages, special_tokens, add_generation_prompt=add_generation_prompt, moment=_MOMENT
+        )
     except ChatTemplateError as error:
         if error.refused and not must:
             return None
