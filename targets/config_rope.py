@@ -25,7 +25,7 @@ LONGROPE_TYPES = ("longrope", "su")  # releases of 2024-04 say "su"
 _KEEP_ONE = "keep the one that the model was trained with and remove the other"
 _OBJECTS = ("rope_scaling", "rope_parameters")
 _PLAIN_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
-_LONGROPE_KEYS = ("short_factor", "long_factor", "original_max_position_embeddings", "short_mscale", "long_mscale")
+_LONGROPE_KEYS = ("short_factor", "long_factor", "original_max_position_embeddings")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ SMALL_ROPE = RopeKeys(
     "Phi-3-small",
     theta="rope_embedding_base",
     default_theta=1e6,
-    longrope_keys=_LONGROPE_KEYS,
+    longrope_keys=(*_LONGROPE_KEYS, "short_mscale", "long_mscale"),  # which transformers' Phi-3 does not read
     original_context=8192,
     theta_within=False,
 )

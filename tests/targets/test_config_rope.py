@@ -219,6 +219,8 @@ def test_default_original_context_within_the_object_is_enough() -> None:
         ({"rope_type": "linear", "factor": 4.0}, " type 'linear' is not supported"),
         (PLAIN | {"factor": 4.0}, r"\.factor is not known for Phi-3's rope of type 'default'"),
         (PLAIN | FACTORS, r"\.short_factor is not known for Phi-3's rope of type 'default'"),
+        (LONG | {"long_mscale": 1.2}, r"\.long_mscale is not known for Phi-3's rope of type 'longrope'"),
+        (LONG | {"short_mscale": 1.2}, r"\.short_mscale is not known for Phi-3's rope of type 'longrope'"),
         (LONG | {"beta_fast": 32.0}, r"\.beta_fast is not known for Phi-3's rope of type 'longrope'"),
     ],
 )
