@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from registry.files.owned import private_folder
+from registry.files.staging import disk_errors
 from targets.strict_json import parse_json
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
@@ -42,7 +44,8 @@ def excerpt_of(
     as where an adapter brings one.
     """
     if scratch is not None:
-        scratch.mkdir(parents=True, exist_ok=True)
+        with disk_errors(scratch):
+            private_folder(scratch)  # the first to come may be the oracle, and others trust what is there
     with tempfile.TemporaryDirectory(prefix="oracle-", dir=scratch) as made:
         place = Path(made)
         for path in _paths(folder, tokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,17 @@ def test_it_has_the_first_layers_bytes_under_their_names(tmp_path: Path, shards:
         for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
             assert (place / name).read_bytes() == (folder / name).read_bytes()
     assert not place.exists()
+
+
+def test_its_place_is_the_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
+    """It is the cache, which the oracle is the first to use in a new project: others refuse one that is open to all."""
+    before = os.umask(0)
+    try:
+        with excerpt_of(write_tiny(tmp_path / "c"), scratch=tmp_path / ".phipack" / "cache"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / ".phipack" / "cache").stat().st_mode & 0o777 == 0o700
 
 
 def test_without_layers_it_has_no_weights_and_never_code(tmp_path: Path) -> None:
