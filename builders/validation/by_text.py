@@ -23,7 +23,7 @@ def compare_texts(using: Measurement, settings: EvaluationSettings, rows: Rows) 
     The reference walks over the layers once for all texts.
     """
     model, checkpoint = using.bundle.manifest.model, using.reference.checkpoint
-    found = {ENGLISH if settings.text is None else using.text_name: rows}
+    found = {own_name(using.text_name, settings): rows}
     windows = text_windows(checkpoint, using.tokenizer, settings, model.exact_context_length)
     if windows:
         hidden = using.reference.hidden(np.concatenate([*windows.values()]))  # all are of one length
@@ -39,6 +39,13 @@ def compare_texts(using: Measurement, settings: EvaluationSettings, rows: Rows) 
         classes=tuple(kind_divergences(Rows.joined([*found.values()]), using.tokenizer)),
     )
     return (_figures(using, found) if windows else {}), details
+
+
+def own_name(name: str, settings: EvaluationSettings) -> str:
+    """Return what the evaluation's own text is called: no name of another one, whatever its file is called."""
+    if settings.text is None:
+        return ENGLISH
+    return f"the file {name}" if name in KINDS_OF_TEXT else name
 
 
 def _figures(using: Measurement, found: Mapping[str, Rows]) -> dict[str, Figure]:

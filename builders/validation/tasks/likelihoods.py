@@ -57,7 +57,8 @@ def session_likelihoods(session: Session, requests: Sequence[Request]) -> list[L
 
 def reference_likelihoods(reference: FloatReference, requests: Sequence[Request]) -> list[Likelihood]:
     """Compute likelihoods by the float32 reference; cached by the checkpoint and the tokens."""
-    key = padded([[len(each.context), *each.context, *each.continuation] for each in requests])
+    ends = [(len(each.context), len(each.continuation)) for each in requests]  # the rest may be filled up with zeros
+    key = padded([[*end, *each.context, *each.continuation] for end, each in zip(ends, requests, strict=True)])
     known = reference.cached(key, "likelihoods", (len(requests), 2))
     if known is None:
         found = _judged(requests, _walked(reference, _needed(requests)))

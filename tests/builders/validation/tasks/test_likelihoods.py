@@ -54,6 +54,15 @@ def test_greedy_is_what_the_reference_writes(tiny: Checkpoint) -> None:
     assert not wrong.is_greedy
 
 
+def test_what_is_kept_is_of_these_continuations_and_of_no_longer_ones(tiny: Checkpoint, tmp_path: Path) -> None:
+    """Token 0 is a token, and not only what rows are filled up with."""
+    reference, other = FloatReference(tiny, tmp_path), Request((3,), (4, 5))
+    for continuation in ((7,), (7, 0)):
+        request = Request((5,), continuation)
+        found, _ = reference_likelihoods(reference, [request, other])
+        assert found.log_probability == pytest.approx(plain(reference, request)[0], abs=1e-4)
+
+
 def test_batches_change_nothing(tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = reference_likelihoods(FloatReference(tiny), REQUESTS)
     monkeypatch.setattr(likelihoods, "_TOKENS", 8)
