@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
+from builders.checkpoint.unchanged import FileStates, states_of
 from builders.oracle import Agreement, ask_oracle, check_bundle
 from builders.reference import Continuations, FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
@@ -32,7 +33,9 @@ from builders.validation.text import name_of_text, read_text, require_known, win
 from builders.validation.tokens import runtime_tokens_share
 from builders.validation.unseen import require_other_text
 from registry.bundle.folder import Bundle, verify
+from registry.bundle.manifest import MANIFEST_NAME
 from registry.bundle.requirements import check_requirements
+from targets.errors import BundleError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence, Figure
 from targets.evidence_details import SpeedRuns
@@ -64,11 +67,12 @@ def validate(
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
             or the runtime refuses the bundle.
         CalibrationError: the bundle was calibrated on the text.
-        BundleError: the bundle's bytes are not its manifest's, or need more than it says.
+        BundleError: the bundle's bytes are not its manifest's, or need more than it says; or it was changed meanwhile.
         CheckpointError: it was changed meanwhile.
     """
     settings = _limited(settings or EvaluationSettings())
     on_progress = with_subject(on_progress, bundle.manifest.recipe.name)
+    seen = _states(bundle)
     verify(bundle)
     check_requirements(bundle)
     check_prompts(settings)
@@ -104,6 +108,11 @@ def validate(
     figures |= _reference_figures(agreement)
     figures |= measured({"artifact_bytes": bundle.manifest.total_bytes}, "all files of the bundle")
     checkpoint.require_unchanged()
+    if _states(bundle) != seen:
+        raise BundleError(
+            f"{bundle.path} was changed while it was measured: what was measured may be of two bundles",
+            fix="run the same command again, while nothing writes to that folder, such as phipack build --replace",
+        )
     return Evidence(
         schema="phipack.evidence/1",
         bundle=bundle.digest,
@@ -143,6 +152,11 @@ def check_before_building(
         tokenizer = tokenizer_of(checkpoint)
         _windows(checkpoint, tokenizer, settings, context_length)
         text_windows(checkpoint, tokenizer, settings, context_length)
+
+
+def _states(bundle: Bundle) -> FileStates:
+    names = [MANIFEST_NAME, *(file.path for file in bundle.manifest.files)]
+    return states_of(bundle.path / name for name in names)
 
 
 def _limited(settings: EvaluationSettings) -> EvaluationSettings:

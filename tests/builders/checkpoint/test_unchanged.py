@@ -18,7 +18,7 @@ from builders.release import Release
 from builders.validation.validate import validate
 from registry.store.folder import FolderStore
 from targets.calibration import CalibrationSettings
-from targets.errors import CheckpointError
+from targets.errors import BundleError, CheckpointError
 from targets.progress import Event, Step
 from targets.recipes import recipe_named
 from tests.support.adapters import write_adapter
@@ -87,6 +87,22 @@ def test_figures_of_another_checkpoint_are_none(tmp_path: Path, folder: Path, ne
             next_step()
 
     with pytest.raises(CheckpointError, match=CHANGED):
+        validate(bundle, checkpoint, BRIEF, on_progress=on_progress)
+
+
+def test_nor_are_those_of_a_bundle_that_was_built_again_meanwhile(tmp_path: Path, folder: Path) -> None:
+    """What was verified first is opened later: after the reference's walk, which may take hours."""
+    checkpoint = open_checkpoint(folder)
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")
+    build(checkpoint, recipe_named("gguf-q8_0"), tmp_path / "other")
+    changed: list[Path] = []
+
+    def on_progress(event: Event) -> None:
+        if isinstance(event, Step) and event.name == "open" and not changed:
+            changed.append((tmp_path / "bundle").rename(tmp_path / "old"))
+            (tmp_path / "other").rename(tmp_path / "bundle")
+
+    with pytest.raises(BundleError, match="was changed while it was measured"):
         validate(bundle, checkpoint, BRIEF, on_progress=on_progress)
 
 
