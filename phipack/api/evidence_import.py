@@ -13,6 +13,7 @@ from targets.benchmark_files import Claim, claimed_measurement, read_benchmark
 from targets.benchmark_files.claim import ClaimedBundle
 from targets.benchmark_files.formats import FORMATS
 from targets.bounded_file import TooLargeError, read_at_most
+from targets.device_evidence import counts_for
 from targets.devices import Target
 from targets.errors import MeasurementError, did_you_mean
 from targets.measurement import BYTES_LIMIT, MEASUREMENT_SCHEMA, Measurement
@@ -77,12 +78,35 @@ def _read(path: Path, claim: Claim, format_name: str | None, select: str | None)
     except TooLargeError as error:
         raise MeasurementError(f"{path}: more than {BYTES_LIMIT:,} bytes", fix="use the path of a benchmark") from error
     if format_name is None and MEASUREMENT_SCHEMA.encode() in raw:
-        own = _of_bundle(Measurement.parse(raw, source=str(path)), claim.bundle, path.name)
+        own = Measurement.parse(raw, source=str(path))
+        _check_said(own, claim, path.name)
+        own = _of_bundle(own, claim.bundle, path.name)
         return [own] if select is None or select.lower() in own.on.lower() else []
     digest = hashlib.sha256(raw).hexdigest()[:12]
     named = replace(claim, who=f"{user_name()}, {path.name} (sha256:{digest})")
     runs = [one for one in read_benchmark(path, format_name) if select is None or select.lower() in one.title.lower()]
     return [claimed_measurement(one, named) for one in runs]
+
+
+def _check_said(own: Measurement, claim: Claim, source: str) -> None:
+    """Refuse what is said of a measurement of phipack's own, which says itself what it is of, and says otherwise."""
+    device = own.device
+    pairs = (
+        ("--device", claim.device, device.model),
+        ("--os", claim.os, device.os),
+        ("--os", claim.os_version, device.os_version),
+        ("--soc", claim.soc, device.soc),
+        ("--model", claim.model, own.model),
+        ("--recipe", claim.recipe, own.recipe),
+    )
+    for option, said, stated in pairs:
+        if said is not None and said != stated:
+            raise MeasurementError(f"{source} says {stated or 'nothing'}, not {said}", fix=f"leave {option} out")
+    if claim.target is not None and not counts_for(own, claim.target):
+        raise MeasurementError(
+            f"{source} is of {device.model} with {device.soc or 'an unknown chip'}, not of {claim.target.name}",
+            fix="leave --target out: it counts for each target with its device or chip",
+        )
 
 
 def _of_bundle(own: Measurement, bundle: ClaimedBundle | None, source: str) -> Measurement:

@@ -91,6 +91,25 @@ def test_a_measurement_of_our_own_is_added_to_its_bundle_alone(files: Path, bund
     assert "paper.json: alice: run.json" in added["measurements"][0]["claim"]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--target", "pixel-9", "own.json is of iPhone15,4 with Apple A16, not of pixel-9"),
+        ("--device", "SM-S921U", "own.json says iPhone15,4, not SM-S921U"),
+        ("--os", "iOS 17.0", "own.json says 18.1, not 17.0"),
+        ("--soc", "Apple A17 Pro", "own.json says Apple A16, not Apple A17 Pro"),
+        ("--recipe", "gguf-q4_0", "own.json says nothing, not gguf-q4_0"),
+    ],
+)
+def test_what_is_said_of_a_measurement_of_ones_own_is_no_other_than_it_says(
+    files: Path, command: InProcess, option: str, value: str, said: str
+) -> None:
+    """It was ignored: with --target a measurement of another phone was added without a word."""
+    (files / "own.json").write_text(measurement().to_json(), "utf-8")
+    assert said in command("evidence", "import", "own.json", option, value, expect=1).stderr
+    command("evidence", "import", "own.json", "--target", "iphone-14-pro")  # which has the same chip
+
+
 def test_a_measurement_is_written_and_learned_from(files: Path, command: InProcess) -> None:
     (files / "run.json").write_bytes(llama_bench())
     options = ("--target", "iphone-15-pro", "--model", "phi-3-mini-4k-instruct", "-o", "measured.json")
