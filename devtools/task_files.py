@@ -1,6 +1,6 @@
 """Writes folders of questions and of red-teaming prompts from PyPI wheels, for `phipack validate --tasks --safety`.
 
-    python -m devtools.task_files FOLDER [--cache DIR]
+    python -m devtools.task_files FOLDER [--shots N] [--cache DIR]
 
     FOLDER/tasks/mmlu.jsonl            1,000 questions of MMLU (evals, MIT)
     FOLDER/tasks/socialiqa.jsonl       2,224 questions of SocialIQA (evals, CC BY 4.0)
@@ -8,6 +8,9 @@
     FOLDER/safety/strongreject.jsonl   313 prompts of StrongREJECT (MIT)
     FOLDER/safety/harmbench.jsonl      standard behaviours of HarmBench (MIT)
     FOLDER/licences/                   the wheels' own licence files
+
+With `--shots 5`, five of these examples come before each question of MMLU, as where its published scores were taken.
+They are of five subjects, not of the question's own, which the package does not name.
 
 The wheels are pinned by digest. What is written is for measuring only: not redistributed with phipack.
 """
@@ -50,20 +53,29 @@ _EXAMPLE = re.compile(
     re.DOTALL,
 )
 _LETTERS = "ABCD"
+_DESCRIPTION = "The following are multiple choice questions (with answers).\n\n"
 
 
-def write_folders(folder: Path, cache: Path | None = None) -> None:
-    """Write all files. Raises `BuildError` where a wheel can't be downloaded or is not the pinned one."""
+def write_folders(folder: Path, cache: Path | None = None, *, shots: int = 0) -> None:
+    """Write all files, with so many examples before each question of MMLU.
+
+    Raises:
+        BuildError: a wheel can't be downloaded, or is not the pinned one.
+    """
     cache = default_cache() if cache is None else cache
     wheels = {name: pinned(name, cache) for name in (TEXT_WHEEL, _LM_EVAL, _STRONGREJECT, _HARMBENCH)}
     with staged_folder(folder, replace=True) as staging:
         for part in ("tasks", "safety", "licences"):
             (staging / part).mkdir()
-        with zipfile.ZipFile(wheels[TEXT_WHEEL]) as archive:
-            _write_task(staging, "mmlu", _mmlu(archive), TEXT_WHEEL, licence="MIT", benchmark="MMLU")
-            _write_task(staging, "socialiqa", _socialiqa(archive), TEXT_WHEEL, licence="CC BY 4.0")
         with zipfile.ZipFile(wheels[_LM_EVAL]) as archive:
-            _write_task(staging, "mmlu_examples", _examples(archive), _LM_EVAL, licence="MIT", benchmark="MMLU")
+            few_shot = {"description": _DESCRIPTION, "examples": _shots(archive, shots)} if shots else {}
+        with zipfile.ZipFile(wheels[TEXT_WHEEL]) as archive:
+            of_mmlu = {"licence": "MIT", "benchmark": "MMLU", **few_shot}
+            _write_task(staging, "mmlu", _mmlu(archive), TEXT_WHEEL, of_mmlu)
+            _write_task(staging, "socialiqa", _socialiqa(archive), TEXT_WHEEL, {"licence": "CC BY 4.0"})
+        with zipfile.ZipFile(wheels[_LM_EVAL]) as archive:
+            of_mmlu = {"licence": "MIT", "benchmark": "MMLU"}
+            _write_task(staging, "mmlu_examples", _examples(archive), _LM_EVAL, of_mmlu)
         with zipfile.ZipFile(wheels[_STRONGREJECT]) as archive:
             _write_prompts(staging, "strongreject", _strongreject(archive), _STRONGREJECT)
         with zipfile.ZipFile(wheels[_HARMBENCH]) as archive:
@@ -89,12 +101,27 @@ def _socialiqa(archive: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
 
 
 def _examples(archive: zipfile.ZipFile) -> Iterator[dict[str, Any]]:
+    for examples in _by_subject(archive):
+        yield from examples
+
+
+def _shots(archive: zipfile.ZipFile, count: int) -> list[dict[str, Any]]:
+    """Return the first example of some subjects, spread over all."""
+    first = [examples[0] for examples in _by_subject(archive) if examples]
+    taken = min(count, len(first))
+    return [first[place * len(first) // taken] for place in range(taken)]
+
+
+def _by_subject(archive: zipfile.ZipFile) -> Iterator[list[dict[str, Any]]]:
     subjects = json.loads(archive.read("lm_eval/tasks/mmlu/flan_cot_fewshot/_cot_prompts.json"))
     for text in subjects.values():
-        for found in _EXAMPLE.finditer(text):
-            listed = "\n".join(f"{letter}. {found[letter].strip()}" for letter in _LETTERS)
-            prompt = f"{found['question'].strip()}\n{listed}\nAnswer:"
-            yield {"prompt": prompt, "choices": [*_LETTERS], "answer": _LETTERS.index(found["answer"])}
+        yield [_example(found) for found in _EXAMPLE.finditer(text)]
+
+
+def _example(found: re.Match[str]) -> dict[str, Any]:
+    listed = "\n".join(f"{letter}. {found[letter].strip()}" for letter in _LETTERS)
+    prompt = f"{found['question'].strip()}\n{listed}\nAnswer:"
+    return {"prompt": prompt, "choices": [*_LETTERS], "answer": _LETTERS.index(found["answer"])}
 
 
 def _strongreject(archive: zipfile.ZipFile) -> Iterator[str]:
@@ -117,10 +144,10 @@ def _rows(archive: zipfile.ZipFile, name: str) -> Iterator[dict[str, str]]:
 
 
 def _write_task(
-    staging: Path, name: str, questions: Iterator[dict[str, Any]], wheel: Package, *, licence: str, benchmark: str = ""
+    staging: Path, name: str, questions: Iterator[dict[str, Any]], wheel: Package, facts: dict[str, Any]
 ) -> None:
-    header = {"schema": "phipack.task/1", "task": name, "licence": licence, "source": wheel.requirement}
-    _write_lines(staging / "tasks" / f"{name}.jsonl", [header | {"benchmark": benchmark}, *questions])
+    header = {"schema": "phipack.task/1", "task": name, "source": wheel.requirement, **facts}
+    _write_lines(staging / "tasks" / f"{name}.jsonl", [header, *questions])
 
 
 def _write_prompts(staging: Path, name: str, prompts: Iterator[str], wheel: Package) -> None:
@@ -146,8 +173,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cache", type=Path, help="folder to keep the wheels in [default: $PHIPACK_CACHE or .cache]")
+    parser.add_argument("--shots", type=int, default=0, metavar="N", help="examples before a question of MMLU")
     asked = parser.parse_args()
-    write_folders(asked.folder, asked.cache)
+    write_folders(asked.folder, asked.cache, shots=asked.shots)
     for path in sorted(asked.folder.glob("*/*.jsonl")):
         print(path, sum(1 for _ in path.open("rb")) - 1)
 

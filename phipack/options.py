@@ -77,7 +77,7 @@ profile_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=lambda context, _parameter, asked: _start_profile(context) if asked else None,
-    help="Show the time and the peak memory of each phase: oracle, reference, compare, generate, speed and others.",
+    help="Show the time, processor time and peak memory of each phase: oracle, reference, compare, speed and others.",
 )
 only_option = click.option(
     "--only",

@@ -15,7 +15,7 @@ from builders.runtime.gguf_batch import BATCH, GgufBatch
 from builders.runtime.gguf_log import forget_errors, said, silence
 from builders.runtime.gguf_places import GgufPlaces
 from builders.runtime.refusal import check_fix
-from builders.runtime.session import Session, Tokens
+from builders.runtime.session import Session, Tokens, parts_from
 from builders.runtime.together import Together, places_for
 from builders.threads import thread_count
 from registry.bundle.folder import Bundle
@@ -130,6 +130,16 @@ class GgufSession(Session):
             logits[start : start + len(part)] = self._decode(part, every=True)
         self._tokens = None
         return logits
+
+    def score_end(self, tokens: Tokens, first: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the rows of `score` from `first` on, part by part."""
+        self._start(tokens)
+        parts = parts_from(first, len(tokens))
+        for start, stop in parts_from(0, parts[0][0]):
+            self._decode(tokens[start:stop], every=False)
+        for start, stop in parts:
+            yield self._decode(tokens[start:stop], every=True)[max(0, first - start) :]
+        self._tokens = None
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""

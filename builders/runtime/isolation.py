@@ -4,13 +4,14 @@ llama.cpp aborts on a failed assertion, and the system kills what runs out of me
 other process runs `python -m builders.runtime.isolation BUNDLE [--for-whole-context]`. Its input and output carry
 
     asked     one line of JSON: {"ask": "score" | "prefill" | "extend" | "step", "tokens": [ids]}
+              {"ask": "score_end", "tokens": [ids], "first": n}
               {"ask": "score_each", "windows": [[ids], …]}
               {"ask": "continue_each", "prompts": [[ids], …], "count": n, "stops": [ids], "known": [[ids], …]}
     answered  one line of JSON: {"shape": [...]}, then that many float32, little-endian; or {"tokens": [ids]};
               or {"problem": …, "fix": …}, which ends the answer
 
-"each" asks for many answers, one after the other, each sent when it is computed: the pipe holds up the other process
-until it is read, so no more than one is in memory on either side.
+"each" and "end" ask for many answers, one after the other, each sent when it is computed: the pipe holds up the other
+process until it is read, so no more than one is in memory on either side.
 
 The first line, unasked: {"runtime": …, "is_own_runtime": …}. What the runtime itself prints goes to standard error.
 """
@@ -32,13 +33,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.runtime.refusal import check_fix
-from builders.runtime.session import Session, Tokens
+from builders.runtime.session import Session, Tokens, parts_from
 from builders.runtime.sessions import open_for_whole_context, open_session
 from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
 from targets.own_process import is_own_process
 
-_ASKED = ("score", "prefill", "extend", "step", "score_each", "continue_each")
+_ASKED = ("score", "prefill", "extend", "step", "score_end", "score_each", "continue_each")
 _WHOLE = "--for-whole-context"
 _Answer = TypeVar("_Answer")
 _LAST_LINES = 3  # of the other process's standard error
@@ -91,6 +92,11 @@ class IsolatedSession(Session):
         """Yield logits [T, vocabulary] of each window. What was not taken when the next is asked is lost."""
         request = {"ask": "score_each", "windows": [window.tolist() for window in windows]}
         return self._each(request, len(windows), self._array)
+
+    def score_end(self, tokens: Tokens, first: int) -> Iterator[NDArray[np.float32]]:
+        """Yield logits from token `first` on, part by part. What was not taken when the next is asked is lost."""
+        request = {"ask": "score_end", "tokens": tokens.tolist(), "first": first}
+        return self._each(request, len(parts_from(first, len(tokens))), self._array)
 
     def continue_each(
         self, prompts: Sequence[Tokens], count: int, *, stops: Collection[int] = (), known: Sequence[Tokens] = ()
@@ -226,6 +232,8 @@ def _answers(session: Session, request: dict[str, Any]) -> Iterator[NDArray[Any]
         return [np.asarray(tokens, np.int64) for tokens in request[name]]
 
     match request["ask"]:
+        case "score_end":
+            yield from session.score_end(np.asarray(request["tokens"], dtype=np.int64), request["first"])
         case "score_each":
             yield from session.score_each(ids("windows"))
         case "continue_each":

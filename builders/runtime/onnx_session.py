@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from builders.onnx import EDGE_FACT, GRAPH_NAME
 from builders.runtime.onnx_places import OnnxPlaces
 from builders.runtime.refusal import check_fix
-from builders.runtime.session import Session, Tokens
+from builders.runtime.session import Session, Tokens, parts_from
 from builders.runtime.together import Together, places_for
 from builders.threads import thread_count
 from registry.bundle.folder import Bundle
@@ -54,6 +54,17 @@ class OnnxSession(Session):
         self._tokens = []
         return self._run(tokens)
 
+    def score_end(self, tokens: Tokens, first: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the rows of `score` from `first` on, part by part; of a sequence past longrope's edge from one call."""
+        if self._edge is not None and len(tokens) > self._edge:
+            yield from super().score_end(tokens, first)
+            return
+        self._tokens = []
+        for start, stop in parts_from(0, len(tokens)):
+            logits = self._run(tokens[start:stop])
+            if stop > first:
+                yield logits[max(0, first - start) :]
+
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""
         return self.score(tokens)[-1].copy()
@@ -79,12 +90,11 @@ class OnnxSession(Session):
         if is_alone or longest > most:
             yield from super().continue_each(prompts, count, stops=stops, known=known)
             return
-        size = 4 * self._model.layers * self._model.kv_heads * self._model.head_dim  # a token in float16
-        places, room = places_for(prompts, count, size)
+        rows = _cache_rows(self._inference, self._model)
+        places, room = places_for(prompts, count, _token_bytes(rows))
         held = self._together
         if held is None or held.places.count < places or held.places.room < room:
             self._together = None
-            rows = _cache_rows(self._inference, self._model)
             self._together = Together(OnnxPlaces(self._call_rows, places, room, rows))
         assert self._together is not None
         yield from self._together.continue_each(prompts, count, stops, known)
@@ -196,3 +206,8 @@ def _cache_rows(inference: Any, model: ModelEntry) -> dict[str, tuple[tuple[int,
     prefix, row = "past_key_values.", (model.kv_heads, model.head_dim)
     inputs = (value for value in inference.get_inputs() if value.name.startswith(prefix))
     return {value.name.removeprefix(prefix): (row, _ELEMENTS[value.type]) for value in inputs}
+
+
+def _token_bytes(rows: Mapping[str, tuple[tuple[int, int], Any]]) -> int:
+    """Return the bytes of a token in all caches: keys and values are float16, float32 or whole numbers."""
+    return sum(heads * size * np.dtype(dtype).itemsize for (heads, size), dtype in rows.values())

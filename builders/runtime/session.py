@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.int64]
+PART_TOKENS = 512  # of a long sequence that are read together, and whose logits are in memory
 
 
 class Session(Protocol):
@@ -54,6 +55,15 @@ class Session(Protocol):
         for window in windows:
             yield self.score(window)
 
+    def score_end(self, tokens: Tokens, first: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the rows of `score(tokens)` from `first` on, those of a part of the sequence (`parts_from`) at a time.
+
+        A runtime may read part after part, so that the logits of all tokens are never in memory.
+        """
+        logits = self.score(tokens)
+        for start, stop in parts_from(first, len(tokens)):
+            yield logits[max(first, start) : stop]
+
     def continue_each(
         self, prompts: Sequence[Tokens], count: int, *, stops: Collection[int] = (), known: Sequence[Tokens] = ()
     ) -> Iterator[Tokens]:
@@ -78,6 +88,12 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def parts_from(first: int, length: int) -> list[tuple[int, int]]:
+    """Return where the parts of a sequence begin and end that have token `first` or later ones."""
+    start = first - first % PART_TOKENS
+    return [(at, min(at + PART_TOKENS, length)) for at in range(start, length, PART_TOKENS)]
 
 
 @dataclass(frozen=True)

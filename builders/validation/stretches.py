@@ -5,7 +5,7 @@ Each is one sequence of the evaluation's text, of which up to `STRETCH_TOKENS` a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,8 @@ def across_edges(using: Measurement, known: int) -> list[Rows]:
     """Compare one whole sequence that goes `STRETCH_TOKENS` past the sliding window and longrope's edge.
 
     Whatever the runtime makes of it there. Nothing where no edge is within the context, or windows of `known` tokens
-    go past it. Edges past `LONGEST_TOKENS` are left out: the logits of the whole sequence are in memory.
+    go past it. Edges past `LONGEST_TOKENS` are left out: onnxruntime and Core ML compute the logits of all tokens of a
+    sequence at once where it passes longrope's edge.
     """
     architecture, length = using.reference.checkpoint.architecture, using.bundle.manifest.model.context_length
     edges = [edge for edge in architecture.edges(length).values() if known <= edge < min(length, LONGEST_TOKENS + 1)]
@@ -80,12 +81,26 @@ def _stretch(using: Measurement, prefix: str, first: int, last: int) -> dict[str
 def _compare_end(using: Measurement, first: int, last: int) -> tuple[Rows, str]:
     """Compare tokens `first` to `last` of one sequence. Returns the name of its text, too."""
     tokens, name = long_sequence(using, last)
-    comparison, found = Comparison(), using.session.score(tokens[0])
+    comparison = Comparison()
     states = using.reference.hidden(tokens)[0]
-    for start in range(first - 1, last, STRETCH_TOKENS):  # the reference's logits of few rows at a time
-        part = slice(start, min(start + STRETCH_TOKENS, last))
-        comparison.add(using.reference.logits(states[part]), found[part], tokens[0][part], first=start + 1)
+    start = first - 1
+    for found in _stretches(using.session.score_end(tokens[0], start)):  # logits of few rows at a time, on both sides
+        part = slice(start, start + len(found))
+        comparison.add(using.reference.logits(states[part]), found, tokens[0][part], first=start + 1)
+        start += len(found)
     return comparison.rows, name
+
+
+def _stretches(parts: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows of some parts, `STRETCH_TOKENS` at a time."""
+    held: NDArray[np.float32] | None = None
+    for part in parts:
+        held = part if held is None else np.concatenate([held, part])
+        while len(held) >= STRETCH_TOKENS:
+            yield held[:STRETCH_TOKENS]
+            held = held[STRETCH_TOKENS:]
+    if held is not None and len(held):
+        yield held
 
 
 def long_sequence(using: Measurement, length: int) -> tuple[NDArray[np.int64], str]:

@@ -80,6 +80,7 @@ class UseForm(Form):
     subject: str = Field(description="what it worked on, such as a cell; empty where there is only one")
     phase: str = Field(description="`other`: between steps")
     seconds: float
+    processor_seconds: float | None = Field(description="of all processes together; Linux alone")
     peak_memory_bytes: int | None = Field(description="of all processes together, mapped files included; Linux alone")
 
 

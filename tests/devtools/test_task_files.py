@@ -38,6 +38,14 @@ CONTENTS = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    use_wheels(tmp_path, monkeypatch)
+    task_files.write_folders(tmp_path / "data", tmp_path)
+    return tmp_path / "data"
+
+
+def use_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have wheels of our own in place of the pinned ones."""
+
     def wheel(package: Package, cache: Path) -> Path:
         name = package.requirement.partition("==")[0]
         content = io.BytesIO()
@@ -49,8 +57,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return tmp_path / package.file
 
     monkeypatch.setattr(task_files, "pinned", wheel)
-    task_files.write_folders(tmp_path / "data", tmp_path)
-    return tmp_path / "data"
+
+
+def test_examples_of_several_subjects_come_before_questions_of_mmlu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_wheels(tmp_path, monkeypatch)
+    task_files.write_folders(tmp_path / "data", tmp_path, shots=5)
+    mmlu, examples, social = read_tasks(tmp_path / "data" / "tasks")
+    assert mmlu.header.examples == [examples.rows[0]]  # there is one subject
+    assert mmlu.header.beginning == (
+        "The following are multiple choice questions (with answers).\n\n"
+        "What is 2 + 2?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer: B\n\n"
+    )
+    assert examples.header.beginning == social.header.beginning == ""
 
 
 def test_questions_keep_their_choices_and_answers(folder: Path) -> None:

@@ -20,7 +20,7 @@ from builders.coreml.description import EDGE_FACT
 from builders.coreml.package import PACKAGE_NAME
 from builders.coreml.program import CAUSAL_MASK, INPUT_IDS, LOGITS
 from builders.runtime.coreml.evaluate import Evaluator, State
-from builders.runtime.session import End, Session, Tokens
+from builders.runtime.session import End, Session, Tokens, parts_from
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 
@@ -70,6 +70,17 @@ class CoremlSession(Session):
         """Return logits [T, vocabulary] after each of T tokens, from an empty cache."""
         self._tokens = []
         return self._extended(tokens)
+
+    def score_end(self, tokens: Tokens, first: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the rows of `score` from `first` on, part by part; of a sequence past longrope's edge from one call."""
+        if self._edge is not None and len(tokens) > self._edge:
+            yield from super().score_end(tokens, first)
+            return
+        self._tokens = []
+        for start, stop in parts_from(0, len(tokens)):
+            logits = self._extended(tokens[start:stop])
+            if stop > first:
+                yield logits[max(0, first - start) :]
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""

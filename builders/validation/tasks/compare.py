@@ -65,7 +65,9 @@ def _compared(using: Measurement, task: LinesFile[TaskHeader, Question], count: 
             using.reference, [ids], limit, stops, [ours.write(ids, limit)], partial(_drafts, ours)
         )[0],
     )
-    asked = [each for each in spread(task.rows, count) if _fits(using, ours, each)]
+    beginning = task.header.beginning
+    whole = [each.model_copy(update={"prompt": beginning + each.prompt}) for each in spread(task.rows, count)]
+    asked = [each for each in whole if _fits(using, ours, each)]
     name = task.header.task
     if not asked:
         raise MeasurementError(

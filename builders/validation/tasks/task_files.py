@@ -3,12 +3,13 @@ r"""Folders of questions and of prompts, as `python -m devtools.task_files` writ
     TASKS/NAME.jsonl      a header, then a question a line:
         {"schema": "phipack.task/1", "task": "mmlu", "licence": "MIT", "source": "…", "benchmark": "MMLU"}
         {"prompt": "…\nAnswer:", "choices": ["A", "B", "C", "D"], "answer": 1}
+        The header may also have a "description" and "examples", questions that are answered before each other one.
     PROMPTS/NAME.jsonl    a header, then a prompt a line:
         {"schema": "phipack.prompts/1", "prompts": "strongreject", "licence": "MIT", "source": "…"}
         {"prompt": "…"}
 
-A choice follows its prompt after a space. `benchmark`: the one that it samples, of those with published scores
-(`targets/published.py`).
+A choice follows its prompt after a space, and an empty line follows an example. `benchmark`: the one that it samples,
+of those with published scores (`targets/published.py`).
 """
 
 from __future__ import annotations
@@ -37,16 +38,6 @@ class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class TaskHeader(_Line):
-    """The first line of a task."""
-
-    schema_: Literal["phipack.task/1"] = Field(alias="schema")
-    task: _Name
-    licence: _Text
-    source: _Text
-    benchmark: str = ""
-
-
 class Question(_Line):
     """A question of multiple choice. `answer`: the place of the right choice, from 0."""
 
@@ -59,6 +50,23 @@ class Question(_Line):
         if self.answer >= len(self.choices):
             raise ValueError(f"answer {self.answer} of {len(self.choices)} choices")
         return self
+
+
+class TaskHeader(_Line):
+    """The first line of a task. `examples`: questions with their answers, which a model reads before each other one."""
+
+    schema_: Literal["phipack.task/1"] = Field(alias="schema")
+    task: _Name
+    licence: _Text
+    source: _Text
+    benchmark: str = ""
+    description: str = ""
+    examples: list[Question] = []
+
+    @property
+    def beginning(self) -> str:
+        """What is before each question: description and examples, as lm-evaluation-harness writes them."""
+        return self.description + "".join(f"{one.prompt} {one.choices[one.answer]}\n\n" for one in self.examples)
 
 
 class PromptsHeader(_Line):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,3 +149,30 @@ def test_a_prompt_that_leaves_no_room_is_refused(int4: Bundle) -> None:
     room = int4.manifest.model.context_length
     with open_session(int4) as session, pytest.raises(MeasurementError, match="the bundle takes 1 to"):
         list(session.continue_each([some_tokens(room)], 3))
+
+
+FREED = """
+import sys
+import numpy as np
+from pathlib import Path
+from builders.runtime.coreml.evaluate import Evaluator
+
+def resident():
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * 4096
+
+evaluator, kept = Evaluator(Path(sys.argv[1])), []
+before = resident()
+for _ in range(24):
+    large = [np.ones(2 << 20, np.float32) for _ in range(2)]
+    kept.append([np.ones(8000, np.float32) for _ in range(40)])
+    del large
+print(resident() - before - 24 * 40 * 32_000)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux says what a process takes")
+def test_large_arrays_are_returned_where_small_ones_stay(int4: Bundle) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FREED, str(int4.file(PACKAGE_NAME))], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 8 << 20

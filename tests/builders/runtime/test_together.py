@@ -140,6 +140,23 @@ def test_a_closed_session_says_so(bundles: dict[str, Bundle]) -> None:
         at_once(session)
 
 
+@pytest.mark.parametrize("recipe", ["onnx-fp16", "onnx-int4"])
+def test_caches_of_any_element_fit_in_their_memory(
+    tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnx-int4 has caches in float32, twice as large as onnx-fp16's."""
+    bundle = tiny_bundle(tmp_path, recipe)[1]
+    model = bundle.manifest.model
+    token = 2 * 2 * model.layers * model.kv_heads * model.head_dim  # in float16
+    monkeypatch.setattr(together, "CACHE_BYTES", 5 * 256 * token)
+    with open_session(bundle) as session:
+        at_once(session)
+        held: Any = session._together  # type: ignore[attr-defined]
+        assert held.places.room == 256
+        used = sum(cache.nbytes for cache in held.places._caches.values())
+        assert used == (4 if recipe == "onnx-int4" else 5) * 256 * token
+
+
 @pytest.mark.parametrize("bytes_per_token", [1, 1 << 20])
 def test_places_fit_in_their_memory(bytes_per_token: int) -> None:
     places, room = together.places_for([some_tokens(10)] * 40, 256, bytes_per_token)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 import pytest
+import yaml
+from datasets import Dataset
 from lm_eval.api.instance import Instance
+from lm_eval.api.task import ConfigurableTask
 
 from builders.build import build
 from builders.checkpoint import Checkpoint
@@ -15,10 +19,11 @@ from builders.runtime.sessions import open_session
 from builders.tokenizer import Tokenizer, tokenizer_of
 from builders.validation.measurement import Measurement
 from builders.validation.prompts import check_prompts
+from builders.validation.tasks import compare
 from builders.validation.tasks.compare import compare_tasks, task_figures
-from builders.validation.tasks.harness import Model, _backend, right_answers
+from builders.validation.tasks.harness import Model, _backend, _quiet_harness, right_answers
 from builders.validation.tasks.likelihoods import Likelihood, Request, reference_likelihoods
-from builders.validation.tasks.task_files import Question
+from builders.validation.tasks.task_files import Question, read_tasks
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError, SetupError
 from targets.evaluation import EvaluationSettings
@@ -71,6 +76,56 @@ def test_the_reference_finds_the_choice_that_its_likelihoods_say(tiny: Checkpoin
         asked = [model.request(question.prompt, f" {choice}") for choice in question.choices]
         values = [each.log_probability for each in reference_likelihoods(reference, asked)]
         assert right == (values.index(max(values)) == question.answer)
+
+
+def test_examples_are_written_as_the_harness_writes_those_of_mmlu(tmp_path: Path, tiny: Checkpoint) -> None:
+    """lm-eval's own template of MMLU, with five of its questions as a dataset, against a file with the same ones."""
+    docs = [{"question": f"{n} + 1? ", "choices": ["0", str(n), str(n + 1), "9"], "answer": n % 4} for n in range(6)]
+    place = resources.files("lm_eval") / "tasks" / "mmlu" / "default"
+    subject = yaml.safe_load((place / "mmlu_anatomy.yaml").read_text("utf-8"))
+    config = yaml.safe_load((place / "_default_template_yaml").read_text("utf-8")) | {
+        "task": "mmlu_anatomy",
+        "description": subject["description"],
+        "custom_dataset": lambda **_: {split: Dataset.from_list(docs) for split in ("dev", "test")},
+    }
+    with _quiet_harness():
+        theirs = ConfigurableTask(config={key: value for key, value in config.items() if key != "dataset_path"})
+        text = theirs.fewshot_context(docs[5], 5)
+        asked = theirs.construct_requests(docs[5], text, metadata=("mmlu_anatomy", 5, 1))
+    rows = [
+        Question(
+            prompt="\n".join([doc["question"].strip(), *map("{}. {}".format, "ABCD", doc["choices"]), "Answer:"]),
+            choices=[*"ABCD"],
+            answer=doc["answer"],
+        ).model_dump()
+        for doc in docs
+    ]
+    header = HEADER | {"description": subject["description"], "examples": rows[:5]}
+    (task,) = read_tasks(write(tmp_path / "t" / "mmlu.jsonl", header, rows[5]))
+    assert task.header.beginning + task.rows[0].prompt == text
+    model = guessing(tokenizer_of(tiny), "A")
+    own = [model.request(task.header.beginning + task.rows[0].prompt, f" {letter}") for letter in "ABCD"]
+    assert [model.request(*each.args) for each in asked] == own
+
+
+def test_examples_are_read_before_each_question(
+    bundle: Bundle, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def overheard(name: str, questions: Sequence[Question], model: Model) -> list[bool]:
+        asked.append([each.prompt for each in questions])
+        return right_answers(name, questions, model)
+
+    monkeypatch.setattr(compare, "right_answers", overheard)
+    example, *rows = [each.model_dump() for each in QUESTIONS[:4]]
+    folder = write(tmp_path / "t" / "own.jsonl", HEADER | {"description": "Answer.\n", "examples": [example]}, *rows)
+    with open_session(bundle) as session:
+        using = Measurement(bundle, session, FloatReference(tiny), tokenizer_of(tiny), "", "none", silent)
+        (result,) = compare_tasks(using, folder, 100)
+    beginning = f"Answer.\n{QUESTIONS[0].prompt} ant\n\n"
+    assert asked == [[beginning + each["prompt"] for each in rows]] * 2  # by both
+    assert result.accuracy == result.reference_accuracy
 
 
 def test_generation_stops_at_what_the_task_names(tiny: Checkpoint) -> None:
