@@ -4,9 +4,9 @@
 
 The real 135M model. Its weights come from a 4-bit file, so that some types look better on it than they are and others
 worse: with `--model dithered` that grid is blurred (devtools/dithered.py). Compare types there; quote figures of the
-original. `padded` has whole blocks for K-quants (devtools/padded.py). With `--at-most` types are chosen by measured
-sensitivity: `own` is the size of the recipe's own bundle. Calibration reads phipack's own text, and no window of the
-texts that are measured on.
+original. `padded` has whole blocks for K-quants (devtools/padded.py), `wide` two layers with Phi-3-mini's widths
+(devtools/wide.py). With `--at-most` types are chosen by measured sensitivity: `own` is the size of the recipe's own
+bundle, `80%` a share of it. Calibration reads phipack's own text, and no window of the texts that are measured on.
 
 The standard error is that of builders/validation/standard_error.py: from the means of blocks of 64 tokens.
 """
@@ -42,6 +42,7 @@ from devtools.benchmark_texts import ensure_texts
 from devtools.dithered import ensure_dithered
 from devtools.packages import default_cache
 from devtools.padded import ensure_padded
+from devtools.wide import ensure_wide
 from phipack.tables import table
 from registry.bundle.folder import Bundle, open_bundle
 from targets.budget import Budget
@@ -57,6 +58,7 @@ MODELS: dict[str, Callable[[], Path]] = {
     "dithered": ensure_dithered,
     "padded": ensure_padded,
     "dithered-padded": lambda: ensure_padded(dithered=True),
+    "wide": ensure_wide,
 }
 
 
@@ -70,7 +72,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Row:
-    """One bundle on one text. `budget`: empty, or the bytes allowed. `seconds`: the build, statistics not included."""
+    """One bundle on one text.
+
+    `budget`: empty, or the bytes allowed. `seconds`: of processors, for the build without statistics.
+    """
 
     recipe: str
     calibration: Calibration
@@ -106,27 +111,30 @@ class Measuring:
         return [Row(*head, name, size, seconds, *figures) for name, figures in self.figures(bundle).items()]
 
     def built(self, recipe: Recipe, calibration: Calibration, scratch: Path) -> tuple[Bundle, float]:
-        """Build a bundle in a folder of its own. Returns it, and the seconds that it took without the statistics."""
+        """Build a bundle in a folder of its own. Returns it, and the processor-seconds after the statistics."""
         request = BuildRequest.from_checkpoint(self.checkpoint, recipe, WINDOW)
         place = scratch / f"{recipe.name}-{calibration}-{0 if recipe.budget is None else recipe.budget.in_names}"
-        started = time.monotonic()
+        started = time.process_time()
         ready, problems = calibrate_requests({place: request}, {place: calibration}, CalibrationSettings(), self.cache)
-        self.seconds.setdefault(calibration, time.monotonic() - started)
-        started = time.monotonic()
+        self.seconds.setdefault(calibration, time.process_time() - started)
+        started = time.process_time()
         problems |= build_each(ready)
         for problem in problems.values():
             raise problem
-        return open_bundle(place), time.monotonic() - started
+        return open_bundle(place), time.process_time() - started
 
     def figures(self, bundle: Bundle) -> dict[str, Figures]:
         """Run a bundle in its runtime, and compare it with the reference on each text."""
         with open_session(bundle) as session:
             return {name: self._measured(text, session) for name, text in self.texts.items()}
 
-    def own_size(self, recipe: Recipe) -> Budget:
-        """Return the size of a recipe's own bundle as a budget."""
+    def budget(self, recipe: Recipe, size: str) -> Budget:
+        """Return a budget: a size, or `own` or a share in per cent of the recipe's own bundle."""
+        if size != "own" and not size.endswith("%"):
+            return Budget.of_size(size)
         request = BuildRequest.from_checkpoint(self.checkpoint, recipe, WINDOW)
-        return Budget("bytes", sum(bundle_sizes(request).values()))
+        percent = 100 if size == "own" else int(size[:-1])
+        return Budget("bytes", sum(bundle_sizes(request).values()) * percent // 100)
 
     def _measured(self, text: Text, session: Session) -> Figures:
         comparison = Comparison()
@@ -154,7 +162,7 @@ def report(rows: list[Row]) -> str:
         "of none",
         "same top",
         "perplexity ratio",
-        "build",
+        "build, processor-seconds",
     )
     cells = [
         (
@@ -167,7 +175,7 @@ def report(rows: list[Row]) -> str:
             f"{row.kl / plain[row.recipe, row.text]:.2f}" if (row.recipe, row.text) in plain else "",
             share(row.same_top),
             f"{row.perplexity_ratio:.3f}",
-            f"{row.seconds:.0f} s",
+            f"{row.seconds:.0f}",
         )
         for row in rows
     ]
@@ -190,7 +198,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--model", choices=MODELS, default="original")
     parser.add_argument("--calibration", action="append", choices=CALIBRATIONS, help="[default: each]")
     parser.add_argument(
-        "--at-most", action="append", default=[], metavar="SIZE", help="such as 95MB, or own; with light and full"
+        "--at-most", action="append", default=[], metavar="SIZE", help="such as 95MB, own or 80%%; with light and full"
     )
     parser.add_argument("--tokens", type=int, default=4096, help="of each text")
     parser.add_argument("--text", action="append", default=[], metavar="NAME=FILE", help="measure on this text, too")
@@ -205,13 +213,15 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for name in asked.recipes:
             recipe = recipe_named(name)
-            budgets = [measuring.own_size(recipe) if size == "own" else Budget.of_size(size) for size in asked.at_most]
+            budgets = [measuring.budget(recipe, size) for size in asked.at_most]
             for calibration in asked.calibration or CALIBRATIONS:
                 for budget in [None, *(budgets if calibration != "none" else [])]:
                     rows += measuring.rows(replace(recipe, budget=budget), calibration, Path(scratch))
                     print(report(rows[-len(measuring.texts) :]), flush=True)
     text = f"{report(rows)}\n"
-    text += "".join(f"statistics, {level}: {seconds:.0f} s\n" for level, seconds in measuring.seconds.items())
+    text += "".join(
+        f"statistics, {level}: {seconds:.0f} processor-seconds\n" for level, seconds in measuring.seconds.items()
+    )
     print(text)
     if asked.out is not None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)

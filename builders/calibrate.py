@@ -131,10 +131,10 @@ def _once(
     walk, folder, names = what
     if shared.fetch(walk, folder, names):
         return measured()
-    were_there = all((folder / name).is_file() for name in names)
+    is_begun = any((folder / kept).exists() for name in names for kept in (name, f"{name}.states"))
     started = time.monotonic()
     found = measured()
-    if not shared.add(walk, folder, names, None if were_there else time.monotonic() - started):
+    if not shared.add(walk, folder, names, None if is_begun else time.monotonic() - started):
         shared.fetch(walk, folder, names)
         found = measured()
     return found

@@ -36,12 +36,13 @@ class Bench:
         self.converted: list[dict[str, Measured]] = [{} for _ in range(repeat)]  # llama.cpp's converter, by run
         self.with_peers = with_peers
         self.cache = default_cache()
+        self.layers: int | None = None  # of the model: all
         self.texts: list[str] = []
         self.calibration: Calibration = "none"  # as the other tools build
 
     def model(self, model: str, asked: list[Row]) -> None:
         """Write a model's checkpoint, run all rows of the model, and remove the checkpoint."""
-        checkpoint = synthetic.write_synthetic(model, self.scratch / model)
+        checkpoint = synthetic.write_synthetic(model, self.scratch / model, layers=self.layers)
         try:
             for row in asked:
                 self.row(row, checkpoint)
@@ -76,7 +77,8 @@ class Bench:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             plot = self.out.with_suffix(".svg")
             report.plot(self.chosen, plot)
-            head = "Full-size builds compared with the formats' own tools: 2 cores, 24 GiB, random weights."
+            what = "Full-size builds" if self.layers is None else f"Builds of {self.layers} layers at full width"
+            head = f"{what} compared with the formats' own tools: 2 cores, 24 GiB, random weights."
             self.out.write_text(f"{head}\n\n```\n{text}\n```\n\n![]({plot.name})\n", "utf-8")
         return text
 
@@ -129,19 +131,20 @@ def main(arguments: list[str]) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--only", action="append", metavar="WORD", help="only rows whose name (such as 'mini onnx-int4') contains WORD"
+        "--only", action="append", metavar="START", help="only rows whose name, such as 'mini onnx-int4', starts so"
     )
     parser.add_argument("--calibration", choices=CALIBRATIONS, default="none", help="of phipack's builds")
+    parser.add_argument("--layers", type=int, help="of each model [default: all]; bounds are those of whole models")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--scratch", type=Path, help="a folder with about 45 GB free")
     parser.add_argument("--out", type=Path, help="a Markdown file; the plot is written next to it")
     asked = parser.parse_args(arguments)
-    words = asked.only or [""]
-    chosen = [row for row in rows.planned() if any(word in f"{row.model} {row.recipe}" for word in words)]
+    starts = tuple(asked.only or [""])
+    chosen = [row for row in rows.planned() if f"{row.model} {row.recipe}".startswith(starts)]
     with tempfile.TemporaryDirectory(dir=asked.scratch) as scratch:
         bench = Bench(Path(scratch), chosen, asked.repeat, with_peers=not asked.no_peers, out=asked.out)
-        bench.calibration = asked.calibration
+        bench.calibration, bench.layers = asked.calibration, asked.layers
         for model in dict.fromkeys(row.model for row in chosen):
             bench.model(model, [row for row in chosen if row.model == model])
         print(bench.report())

@@ -1,4 +1,4 @@
-"""Runs a command in a separate process: its seconds, and the peak of its resident memory, children included."""
+"""Runs a command in a separate process: its seconds, those of processors, and the peak of its resident memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ LAST_LINES = 12
 
 @dataclass(frozen=True)
 class Measured:
-    """A command's time and memory. `peak_bytes`: the largest resident set of it or of one of its children."""
+    """A command's time and memory.
+
+    `processor_seconds`: of all its threads and children, in user code and the kernel; other work on the machine changes
+    them little. `peak_bytes`: the largest resident set of it or of one of its children.
+    """
 
     seconds: float
+    processor_seconds: float
     peak_bytes: int
     failed: str | None = None
 
@@ -35,4 +40,5 @@ def run(command: Sequence[str], *, cwd: Path | None = None) -> Measured:
             printed.seek(0)
             last = printed.read().decode("utf-8", "replace").splitlines()[-LAST_LINES:]
             failed = f"exit {process.returncode}: " + "\n".join(last)
-    return Measured(seconds, usage.ru_maxrss * 1024, failed)  # kilobytes on Linux
+    busy = usage.ru_utime + usage.ru_stime
+    return Measured(seconds, busy, usage.ru_maxrss * 1024, failed)  # kilobytes on Linux

@@ -13,11 +13,14 @@ COLUMNS = (
     "build",
     "size",
     "seconds",
+    "of processors",
     "peak",
     "peer",
     "its seconds",
+    "of processors",
     "its peak",
     "time, of peer's",
+    "processors', of peer's",
     "bounds",
     "reached",
 )
@@ -26,6 +29,11 @@ COLUMNS = (
 def seconds(runs: list[Measured]) -> float:
     """Return the median of the runs, in seconds."""
     return statistics.median(run.seconds for run in runs)
+
+
+def processor_seconds(runs: list[Measured]) -> float:
+    """Return the median of the runs' processor-seconds."""
+    return statistics.median(run.processor_seconds for run in runs)
 
 
 def peak(runs: list[Measured]) -> int:
@@ -43,21 +51,26 @@ def _cells(row: Row, mini: dict[str, float]) -> tuple[object, ...]:
     failed = next((run.failed for run in row.ours if run.failed), None)
     name = f"{row.model} {row.recipe}"
     if failed:
-        return (name, None, None, None, row.peer, None, None, None, None, f"FAILED: {failed.splitlines()[-1]}")
-    took, theirs = seconds(row.ours), None
+        unknown = [None] * (len(COLUMNS) - 2)
+        return (name, *unknown, f"FAILED: {failed.splitlines()[-1]}")
+    took, busy, theirs, theirs_busy = seconds(row.ours), processor_seconds(row.ours), None, None
     if row.theirs:
         broken = next((run.failed for run in row.theirs if run.failed), None)
-        theirs = None if broken else seconds(row.theirs)
+        if broken is None:
+            theirs, theirs_busy = seconds(row.theirs), processor_seconds(row.theirs)
     checks = _checks(row, took, theirs, mini)
     return (
         name,
         f"{row.artifact_bytes:,}",
         f"{took:.1f}",
+        f"{busy:.1f}",
         f"{peak(row.ours) / GIB:.2f} GiB",
         row.peer,
         None if not row.theirs else "failed" if theirs is None else f"{theirs:.1f}",
+        None if theirs_busy is None else f"{theirs_busy:.1f}",
         None if not row.theirs else f"{peak(row.theirs) / GIB:.2f} GiB",
         None if theirs is None else f"{took / theirs:.2f}",
+        None if theirs_busy is None else f"{busy / theirs_busy:.2f}",
         ", ".join(text for text, _ in checks),
         "yes" if all(good for _, good in checks) else "NO",
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 REQUIREMENTS = (
@@ -34,12 +35,15 @@ def environment(cache: Path) -> Path:
     return python
 
 
-def command(checkpoint: Path, out: Path, precision: str, cache: Path) -> list[str]:
+def command(checkpoint: Path, out: Path, precision: str, cache: Path, options: Sequence[str] = ()) -> list[str]:
     """Return the builder's command, for the CPU with its defaults (int4: round to nearest, symmetric, blocks of 32).
 
-    Run it outside this repository: it imports its own module `builders`, which has the name of phipack's package.
+    `options`: its extra ones, such as `algo_config=k_quant_mixed`.
+
+    Run it outside this repository: it imports its own module `builders`, which has the name of phipack's package. So
+    PYTHONPATH is not read.
     """
-    builder = [str(environment(cache)), "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint.resolve())]
+    builder = [str(environment(cache)), "-E", "-m", "onnxruntime_genai.models.builder", "-i", str(checkpoint.resolve())]
     return [
         *builder,
         "-o",
@@ -50,9 +54,11 @@ def command(checkpoint: Path, out: Path, precision: str, cache: Path) -> list[st
         "cpu",
         "-c",
         str(cache / "peers" / "genai-cache"),
+        *(["--extra_options", *options] if options else []),
     ]
 
 
-def build(checkpoint: Path, out: Path, precision: str, cache: Path) -> None:
+def build(checkpoint: Path, out: Path, precision: str, cache: Path, options: Sequence[str] = ()) -> None:
     """Run the builder."""
-    subprocess.run(command(checkpoint, out, precision, cache), check=True, capture_output=True, cwd=out.parent)
+    built = command(checkpoint, out, precision, cache, options)
+    subprocess.run(built, check=True, capture_output=True, cwd=out.parent)

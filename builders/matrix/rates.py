@@ -31,17 +31,18 @@ _MINI = 3.82e9  # parameters of Phi-3-mini, from which most rates were measured
 
 # Recipe -> seconds a parameter. Source: docs/benchmarks/full-size.md, mini on 2 cores; coreml-fp16 from Phi-4-mini's
 # row there (3.84e9 parameters) divided by 3.0, as coreml-int4's rows show that the machine was busy by that much more.
-# Estimates, not runs: gguf-q6_k, q5_k_m, iq4_nl and q3_k_m, from the weights of each type that ggml quantizes a second
-# relative to Q4_K; onnx-int8 as gguf-q8_0; coreml-palettized4 from 1.7 ms a table on one core.
+# K-quants: from the processor-seconds of two layers there (Q4_K_M: four), half of them on each of 2 cores.
+# Estimates, not runs: gguf-iq4_nl, from the weights that ggml quantizes a second relative to Q4_K; onnx-int8 as
+# gguf-q8_0; coreml-palettized4 from 1.7 ms a table on one core.
 BUILD_RATES: Mapping[str, float] = {
     "gguf-f16": 19.4 / _MINI,
     "gguf-q8_0": 23.0 / _MINI,
-    "gguf-q6_k": 70 / _MINI,
-    "gguf-q5_k_m": 115 / _MINI,
-    "gguf-q4_k_m": 88.1 / _MINI,
+    "gguf-q6_k": 34 / _MINI,
+    "gguf-q5_k_m": 36 / _MINI,
+    "gguf-q4_k_m": 34 / _MINI,
     "gguf-iq4_nl": 280 / _MINI,
     "gguf-q4_0": 17.7 / _MINI,
-    "gguf-q3_k_m": 90 / _MINI,
+    "gguf-q3_k_m": 53 / _MINI,
     "onnx-fp16": 21.2 / _MINI,
     "onnx-int8": 23.0 / _MINI,
     "onnx-int4": 30.6 / _MINI,

@@ -50,6 +50,7 @@ from builders.matrix.records import (
     recorded_evidence,
     recorded_walk,
 )
+from builders.quantization.calibration.text import WINDOW
 from builders.validation.validate import check_before_building, validate
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import Manifest
@@ -146,8 +147,7 @@ def run_jobs(jobs: Sequence[Job], site: Site) -> Iterator[tuple[Job, JobResult]]
     for job in jobs:
         try:
             _require_same_inputs(job, site)
-            if job.kind == "build" and built_bundle(site.store, job.key) is None:
-                check_context(site, job.context_length, job.name)
+            _check_first(job, site)
         except PhipackError as error:
             results[job.name] = error
     for job in jobs:
@@ -160,6 +160,14 @@ def run_jobs(jobs: Sequence[Job], site: Site) -> Iterator[tuple[Job, JobResult]]
         if job.name not in results:
             results[job.name] = _result(job, site, results)
         yield job, results[job.name]
+
+
+def _check_first(job: Job, site: Site) -> None:
+    """Refuse what would be refused of every bundle that a calibration or a build is for, if it was not done before."""
+    if job.kind == "build" and built_bundle(site.store, job.key) is None:
+        check_context(site, job.context_length, job.name)
+    if job.kind == "calibrate" and recorded_walk(site.store, job.key) is None:
+        check_context(site, min(WINDOW, site.checkpoint.architecture.context_length), job.name)
 
 
 def _result(job: Job, site: Site, results: Mapping[str, JobResult]) -> JobResult:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import pytest
 
 from builders.build import build, build_each
 from builders.build_cache import BuildCache
-from builders.calibrate import calibrate, calibrate_requests
+from builders.calibrate import calibrate, calibrate_requests, run_walk
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.conversion import BuildRequest
 from builders.quantization.calibration import measure
 from builders.quantization.calibration.measure import MeasuredStatistics
 from builders.quantization.calibration.moments import MomentFiles
+from builders.quantization.calibration.walks import CalibrationWalk
 from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import BuildError, CalibrationError
 from targets.progress import Event, Step
@@ -165,3 +166,31 @@ def test_a_stopped_full_run_goes_on_and_gives_the_same_bytes(
         for name, statistics in (("a", again), ("b", full))
     ]
     assert digests[0] == digests[1]
+
+
+@dataclass
+class Recorded:
+    """Keeps what walks took. Implements `SharedWalks`."""
+
+    seconds: list[float | None] = field(default_factory=list)
+
+    def fetch(self, walk: CalibrationWalk, folder: Path, names: Sequence[str]) -> bool:
+        return False
+
+    def add(self, walk: CalibrationWalk, folder: Path, names: Sequence[str], seconds: float | None) -> bool:
+        self.seconds.append(seconds)
+        return True
+
+
+def test_what_a_walk_took_is_recorded_only_where_it_was_done_in_one_go(small: Checkpoint, cache: BuildCache) -> None:
+    shared = Recorded()
+    with pytest.raises(StoppedError):
+        calibrate(small, "full", BUILT_IN, cache, stop_at(1), shared)
+    again: tuple[Calibration, ...] = ("full", "full", "light")  # the rest of it; nothing of it; a whole one
+    for level in again:
+        calibrate(small, level, BUILT_IN, cache, shared=shared)
+    run_walk(small, CalibrationWalk("light", "affine"), BUILT_IN, cache, shared=shared)
+    (measured,) = cache.reference_folder.glob("*.sensitivities")
+    measured.rename(measured.with_name(f"{measured.name}.states"))
+    run_walk(small, CalibrationWalk("light", "affine"), BUILT_IN, cache, shared=shared)
+    assert [seconds is None for seconds in shared.seconds] == [True, True, False, False, True]

@@ -55,7 +55,7 @@ class SharedWalks(Protocol):
     def add(self, walk: CalibrationWalk, folder: Path, names: Sequence[str], seconds: float | None) -> bool:
         """Record the folder's files where no machine has. Returns False where other files count than those here.
 
-        `seconds`: what the walk took; None where its files were there before.
+        `seconds`: what the whole walk took; None where some of it was there before.
         """
         ...
 

@@ -29,7 +29,7 @@ from registry.bundle.folder import Bundle
 from registry.store.folder import FolderStore
 from targets.budget import Budget
 from targets.calibration import CALIBRATIONS, CalibrationSettings
-from targets.errors import BuildError, CalibrationError, ReleaseError
+from targets.errors import BuildError, CalibrationError, MeasurementError, ReleaseError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence
 from targets.project import Cell
@@ -235,6 +235,24 @@ def test_cells_share_a_calibration_and_builds_come_after_it(machine: Machine) ->
         "sensitivities-affine": ("budget",),
         "full": ("full",),
     }
+
+
+def test_a_checkpoint_that_is_misread_is_not_calibrated(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take an hour, for bundles that no validation accepts."""
+    site = machine("a")
+    (walk,) = calibrations_of(site, LIGHT)
+    refused = MeasurementError("read differently", fix="…")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise refused
+
+    with monkeypatch.context() as misread:
+        misread.setattr("builders.matrix.work.check_before_building", refuse)
+        assert list(run_jobs([walk], site)) == [(walk, refused)]
+        assert not site.cache.reference_folder.exists()
+    assert run_job(walk, site)
+    monkeypatch.setattr("builders.matrix.work.check_before_building", refuse)
+    assert not run_job(walk, site)  # recorded: there is nothing left to do, or to refuse
 
 
 def test_what_one_machine_has_measured_another_builds_from(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
