@@ -1,6 +1,7 @@
 """Runs that keep evidence: one each time it is registered, RUNNING meanwhile. Only `ledger.py` uses it.
 
-They are nested in one run a release, which keeps nothing itself: MLflow's pages then show a release as one row.
+They are nested in one run a release, which keeps nothing itself: MLflow's pages then show a release as one row. Whoever
+misses it creates it while all others are kept out: by the registry's lock, or by the lease on the model's channels.
 
 A process that dies leaves its run RUNNING. The next registration of the model ends it: FINISHED where a version refers
 to it, else FAILED, as an error would have. Where the registry has a lock, holding it shows that the process is dead; a
