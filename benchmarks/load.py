@@ -6,8 +6,8 @@
 Promoters move the production channels of four models to one of three releases or roll them back. Fetchers resolve a
 channel, then fetch and verify the bundle. None of them pauses. Afterwards every history is checked: each move must
 begin where the previous one ended, and the aliases must be those of the last move. Prints counts, errors by kind,
-latencies, requests to MLflow, and what clients and server use of the processors. `docs/benchmarks/registry.md` has
-figures.
+latencies, requests to MLflow, what clients and server use of the processors, and what the leases were doing.
+`docs/benchmarks/registry.md` has figures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from pathlib import Path
 
 import psutil
 
-from devtools.load import Place, lost_updates, release_all, run
+from devtools.lease_events import handovers
+from devtools.load import Place, Results, lost_updates, release_all, run
 from devtools.services.mlflow_server import MlflowServer, MlflowSettings, running_mlflow
 from devtools.services.postgresql import running_postgresql
 from devtools.services.seaweedfs import running_seaweedfs
@@ -58,6 +59,18 @@ def _server_seconds(server: MlflowServer) -> float:
     return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children(recursive=True)))
 
 
+def _report_server(found: Results, seconds: float) -> None:
+    """Print what the server did, and what each thing that was done asked of it, connecting included."""
+    made = sum(sum(requests.values()) for requests in found.requests.values())
+    print(f"MLflow: {seconds:.0f} s of a processor for {made} requests, {1000 * seconds / made:.0f} ms each")
+    for role, requests in found.requests.items():
+        done = sum((kind == "fetch") == (role == "fetch") and not error for kind, _, error in found.records)
+        each = sum(requests.values()) / max(1, done)
+        print(f"requests for each {role} that was done: {each:.1f}, {each * seconds / made:.2f} s of its processor")
+        for name, count in sorted(requests.items(), key=lambda item: -item[1]):
+            print(f"  {count / max(1, done):5.1f}  {name}")
+
+
 def main() -> None:
     """Run the benchmark and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,21 +87,19 @@ def main() -> None:
             ledger = release_all(place, Path(name) / "bundles")
             print(f"load of the machine before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors", flush=True)
             began, before, server_before = time.monotonic(), _processor_seconds(), _server_seconds(server)
-            records, requests = run(place, asked.promoters, asked.fetchers, asked.seconds, asked.processes)
+            found = run(place, asked.promoters, asked.fetchers, asked.seconds, asked.processes)
             used, took = _processor_seconds() - before, time.monotonic() - began
             print(f"clients: {used:.0f} s of a processor in {took:.0f} s, start and end included")
-            served, made = _server_seconds(server) - server_before, sum(requests.values())
-            print(f"MLflow: {served:.0f} s of a processor for {made} requests, {1000 * served / made:.0f} ms each")
+            _report_server(found, _server_seconds(server) - server_before)
             problems = lost_updates(ledger)
+    records = found.records
     for what in ("promote", "rollback", "fetch"):
-        took = sorted(seconds for kind, seconds, error in records if kind == what and not error)
-        if took:
-            p99 = took[min(len(took) - 1, int(len(took) * 0.99))]
-            print(f"{what}: {len(took)} done, p50 {statistics.median(took):.2f} s, p99 {p99:.2f} s")
-    moves = sum(kind in ("promote", "rollback") and not error for kind, _, error in records)
-    print("requests for each move that was done, those of fetches included:")
-    for name, count in sorted(requests.items(), key=lambda item: -item[1]):
-        print(f"  {count / max(1, moves):5.1f}  {name}")
+        done = sorted(seconds for kind, seconds, error in records if kind == what and not error)
+        if done:
+            p99 = done[min(len(done) - 1, int(len(done) * 0.99))]
+            print(f"{what}: {len(done)} done, p50 {statistics.median(done):.2f} s, p99 {p99:.2f} s")
+    parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in handovers(found.events).items())
+    print(f"from one release of a lease to the next: {parts}")
     for error, count in collections.Counter(error for *_, error in records if error).most_common(10):
         print(f"{count} x {error}")
     print(f"lost updates, torn histories: {len(problems)} {problems[:3]}")

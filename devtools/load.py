@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from devtools.bundles import make_bundle, make_evidence
+from devtools.lease_events import Event, recording_lease
 from devtools.mlflow_requests import counting_requests
 from registry.bundle.folder import verify
 from registry.fetch import fetch_version
@@ -36,6 +37,16 @@ BUNDLE_BYTES = 2_000_000
 _START_SECONDS = 300
 Record = tuple[str, float, str]  # the action, its seconds, its error
 Requests = dict[str, int]  # of MLflow, by method and path
+Step = tuple[str, int]  # an action, and how many clients repeat it
+
+
+@dataclass(frozen=True)
+class Results:
+    """What clients did: actions, requests by who made them (promoters or fetchers), and events of leases."""
+
+    records: list[Record]
+    requests: dict[str, collections.Counter[str]]
+    events: list[Event]
 
 
 @dataclass(frozen=True)
@@ -113,42 +124,42 @@ class Worker:
             self.records.append((what, time.monotonic() - began, error))
 
 
-def work(
-    place: Place, counts: tuple[int, int], seconds: float, start: Barrier, results: multiprocessing.Queue[Any]
-) -> None:
-    """Run some promoters and fetchers in this process, at a lower priority than the servers, which run elsewhere."""
+def work(place: Place, step: Step, seconds: float, start: Barrier, results: multiprocessing.Queue[Any]) -> None:
+    """Run some promoters, or some fetchers, in this process, at a lower priority than the servers have."""
     os.nice(10)
-    worker, (promoters, fetchers) = Worker(place, start), counts
-    steps = [(worker.move, "promote")] * promoters + [(worker.fetch, "fetch")] * fetchers
-    threads = [threading.Thread(target=worker.run, args=(*step, seconds)) for step in steps]
-    with counting_requests() as requests:
+    worker, (what, count) = Worker(place, start), step
+    action = worker.fetch if what == "fetch" else worker.move
+    threads = [threading.Thread(target=worker.run, args=(action, what, seconds)) for _ in range(count)]
+    with counting_requests() as requests, recording_lease() as events:
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    results.put((worker.records, dict(requests)))
+    results.put((what, worker.records, dict(requests), events))
 
 
-def run(place: Place, promoters: int, fetchers: int, seconds: float, processes: int) -> tuple[list[Record], Requests]:
-    """Run all clients, distributed over processes; return their records, and the requests that they made.
+def run(place: Place, promoters: int, fetchers: int, seconds: float, processes: int) -> Results:
+    """Run all clients, half of the processes promoters and half of them fetchers, where there are both.
 
     All begin at one moment, when the last one has connected: importing MLflow takes each process 3 s of a processor.
     """
     context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[tuple[list[Record], Requests]] = context.Queue()
-    counts = promoters // processes, fetchers // processes
-    start = context.Barrier(sum(counts) * processes)
-    workers = [context.Process(target=work, args=(place, counts, seconds, start, results)) for _ in range(processes)]
+    results: multiprocessing.Queue[tuple[str, list[Record], Requests, list[Event]]] = context.Queue()
+    roles = [(what, count) for what, count in (("promote", promoters), ("fetch", fetchers)) if count]
+    steps = [(what, count * len(roles) // processes) for what, count in roles for _ in range(processes // len(roles))]
+    start = context.Barrier(sum(count for _, count in steps))
+    workers = [context.Process(target=work, args=(place, step, seconds, start, results)) for step in steps]
     for process in workers:
         process.start()
-    records, requests = list[Record](), collections.Counter[str]()
+    found = Results([], {what: collections.Counter[str]() for what, _ in roles}, [])
     for _ in workers:
-        found, made = results.get()
-        records += found
-        requests.update(made)
+        what, records, requests, events = results.get()
+        found.records.extend(records)
+        found.events.extend(events)
+        found.requests[what].update(requests)
     for process in workers:
         process.join()
-    return records, requests
+    return found
 
 
 def lost_updates(ledger: Ledger) -> list[str]:

@@ -13,7 +13,6 @@ Source: the GGUF specification (ggml/docs/gguf.md), and what llama.cpp's graphs 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import Counter
 from contextlib import closing
 from functools import partial
@@ -31,6 +30,8 @@ from builders.conversion import BuildRequest, Conversion, weight_classes
 from builders.gguf.encoding import encoded
 from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from registry.bundle.manifest import ExactContext
+from registry.files.staging import disk_errors
+from registry.files.temporary import temporary_folder
 from targets.architecture import Architecture, LongRope
 from targets.errors import UnsupportedModelError
 from targets.gguf_names import gguf_name
@@ -113,10 +114,11 @@ def artifact_sizes(request: BuildRequest) -> dict[str, int]:
     """Return the exact bytes of the file that `convert` would write, by its name. No weight is read."""
     architecture = request.checkpoint.architecture
     weights = plan(architecture, request.recipe)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / MODEL_NAME
-        _write_head(path, request, weights, read_tokenizer(request.checkpoint))
-        size = path.stat().st_size
+    with temporary_folder("phipack-head") as folder:
+        path = folder / MODEL_NAME
+        with disk_errors(path):
+            _write_head(path, request, weights, read_tokenizer(request.checkpoint))
+            size = path.stat().st_size
     # Data starts at a multiple of the alignment, and so does what follows each tensor.
     sizes = [size, *(weight.bytes for weight in weights)]
     sizes += [factors.nbytes for factors in _rope_factors(architecture).values()]

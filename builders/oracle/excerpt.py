@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, BinaryIO
 
 from registry.files.owned import private_folder
 from registry.files.staging import disk_errors
+from registry.files.temporary import temporary_folder
 from targets.strict_json import parse_json
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
@@ -42,28 +42,35 @@ def excerpt_of(
     Disk: these layers, the embedding and the head as they are stored. `scratch`: where the folder is made; by default
     where the system keeps temporary files. `tokenizer`: a folder whose tokenizer is there in place of the checkpoint's,
     as where an adapter brings one.
+
+    Raises:
+        BuildError: the disk is full, or a file can't be read.
     """
     if scratch is not None:
         with disk_errors(scratch):
             private_folder(scratch)  # the first to come may be the oracle, and others trust what is there
-    with tempfile.TemporaryDirectory(prefix="oracle-", dir=scratch) as made:
-        place = Path(made)
-        for path in _paths(folder, tokenizer):
-            if path.name == "config.json":
-                config = _readable(parse_json(path.read_bytes(), ours=False))
-                config = config if layers is None else _with_fewer_layers(config, layers)
-                (place / path.name).write_text(json.dumps(config), "utf-8")
-            elif path.name == _TEMPLATES:
-                shutil.copytree(path, place / path.name)
-            elif path.name.endswith(_INDEX_SUFFIX):
-                if layers is not None:
-                    (place / path.name).write_text(json.dumps(_cut_index(path, layers)), "utf-8")
-            elif path.suffix == ".safetensors":
-                if layers is not None:
-                    _cut_weights(path, place / path.name, layers)
-            elif path.suffix in _COPIED_SUFFIXES and path.is_file():
-                (place / path.name).write_bytes(path.read_bytes())
+    with temporary_folder("oracle", scratch) as place:
+        with disk_errors(place):
+            _fill(place, folder, layers, tokenizer)
         yield place
+
+
+def _fill(place: Path, folder: Path, layers: int | None, tokenizer: Path | None) -> None:
+    for path in _paths(folder, tokenizer):
+        if path.name == "config.json":
+            config = _readable(parse_json(path.read_bytes(), ours=False))
+            config = config if layers is None else _with_fewer_layers(config, layers)
+            (place / path.name).write_text(json.dumps(config), "utf-8")
+        elif path.name == _TEMPLATES:
+            shutil.copytree(path, place / path.name)
+        elif path.name.endswith(_INDEX_SUFFIX):
+            if layers is not None:
+                (place / path.name).write_text(json.dumps(_cut_index(path, layers)), "utf-8")
+        elif path.suffix == ".safetensors":
+            if layers is not None:
+                _cut_weights(path, place / path.name, layers)
+        elif path.suffix in _COPIED_SUFFIXES and path.is_file():
+            (place / path.name).write_bytes(path.read_bytes())
 
 
 def _paths(folder: Path, tokenizer: Path | None) -> list[Path]:

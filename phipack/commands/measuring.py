@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,15 +136,16 @@ def measure(
 def _bundle_folder(state: State, bundle: str) -> Iterator[tuple[Path, str | None]]:
     """Yield the folder of a bundle and its model's name; of a reference, the bundle is fetched for as long."""
     from registry.fetch import is_path
+    from registry.files.temporary import temporary_folder
     from targets.references import Reference
 
     if is_path(bundle):
         yield Path(bundle), None
         return
     model = Reference.parse(bundle).model
-    with tempfile.TemporaryDirectory(prefix="phipack-measure-") as place:
-        open_registry(state).fetch(bundle, Path(place, "bundle"))
-        yield Path(place, "bundle"), model
+    with temporary_folder("phipack-measure") as place:
+        open_registry(state).fetch(bundle, place / "bundle")
+        yield place / "bundle", model
 
 
 def measurement_text(found: Measurement) -> str:

@@ -5,9 +5,7 @@ A publication is reported only when this has succeeded: what no client accepts i
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface
@@ -15,6 +13,7 @@ from tuf.ngclient import FetcherInterface
 from registry.catalog.client import refreshed_targets
 from registry.catalog.documents import ChannelDocument, ReleaseDocument, hashed_path, is_document, parse_document
 from registry.catalog.signing import KeyFolder
+from registry.files.temporary import temporary_folder
 from registry.store.protocol import Store
 from targets.errors import FetchError, PublicationError
 
@@ -41,11 +40,11 @@ def check_published(store: Store, keys: KeyFolder, paths: Iterable[str]) -> None
         PublicationError: a client refuses it; why is in the message.
         StoreError: the store can't be read.
     """
-    with tempfile.TemporaryDirectory(prefix="phipack-client-") as folder:
+    with temporary_folder("phipack-client") as folder:
         first = keys.path / f"{keys.roots[0].signed.version}.root.json"
         try:
             files = refreshed_targets(
-                _BASE, _StoreFetcher(store), Path(folder) / "metadata", first, wait=lambda _seconds: False
+                _BASE, _StoreFetcher(store), folder / "metadata", first, wait=lambda _seconds: False
             )
         except FetchError as error:
             problem = error.problem.replace(f"the catalog at {_BASE}", f"the catalog in {store.uri}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from registry.catalog.documents import ChannelDocument, DeltaEntry, ReleaseDocument
 from registry.catalog.published_state import Published
 from registry.files.digests import digest_of_file
+from registry.files.staging import disk_errors
+from registry.files.temporary import temporary_folder
 from registry.ledger.versions import CellVersion
 from registry.store.protocol import Blob, Store
 from targets.progress import Progress, Step
@@ -66,8 +66,7 @@ def _delta(store: Store, old: str, new: str) -> DeltaEntry | None:
     """Make a delta from two bundles of the store, and add it to the store; None where it would not save enough."""
     from registry.transfer.delta_writer import make_delta
 
-    with tempfile.TemporaryDirectory(prefix="phipack-delta-") as name:
-        folder = Path(name)
+    with temporary_folder("phipack-delta") as folder, disk_errors(folder):
         out = folder / "delta"
         if make_delta(store.materialise(old, folder / "old"), store.materialise(new, folder / "new"), out) is None:
             return None

@@ -111,7 +111,7 @@ def sweep(destination: Path) -> None:
         if owner is None or not abandoned(mark):
             continue
         kind = ending.fullmatch(mark, owner.end())
-        if kind is None or not _is_own_folder(left):
+        if kind is None or not is_own_folder(left):
             continue
         old = left / destination.name
         if kind[1] == "old" and old.exists() and not destination.exists():
@@ -119,7 +119,7 @@ def sweep(destination: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _is_own_folder(path: Path) -> bool:
+def is_own_folder(path: Path) -> bool:
     """Whether this user made it: in a folder that others may write, somebody may have put one there to be put back."""
     try:
         status = path.lstat()

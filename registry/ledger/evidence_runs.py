@@ -1,6 +1,7 @@
 """Runs that keep evidence: one each time it is registered, RUNNING meanwhile. Only `ledger.py` uses it.
 
-They are nested in one run a release, which keeps nothing itself: MLflow's pages then show a release as one row.
+They are nested in one run a release, which keeps nothing itself: MLflow's pages then show a release as one row. Whoever
+misses it creates it while all others are kept out: by the registry's lock, or by the lease on the model's channels.
 
 A process that dies leaves its run RUNNING. The next registration of the model ends it: FINISHED where a version refers
 to it, else FAILED, as an error would have. Where the registry has a lock, holding it shows that the process is dead; a
@@ -10,8 +11,8 @@ server has none, so there the run's age does (and if it lived after all, its own
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from registry.files.digests import digest_of_bytes
@@ -24,12 +25,16 @@ from targets.evidence import Evidence
 
 _DEAD_MS = 3_600_000
 _PARENT_TAG = "mlflow.parentRunId"
+Alone = Callable[[], AbstractContextManager[object]]  # a block in which no other process creates runs of the model
 
 
 @contextmanager
-def evidence_run(mlflow: Mlflow, experiment: str, entry: Registration) -> Iterator[str]:
-    """Keep the evidence in a run, which ends with the block: FINISHED, or FAILED on any error or interrupt."""
-    tags = ui_tags(entry.run_tags()) | {_PARENT_TAG: _release_run(mlflow, experiment, entry)}
+def evidence_run(mlflow: Mlflow, experiment: str, entry: Registration, alone: Alone) -> Iterator[str]:
+    """Keep the evidence in a run, which ends with the block: FINISHED, or FAILED on any error or interrupt.
+
+    `alone`: entered where the run of the release is missing, so that of two cells at once only one creates it.
+    """
+    tags = ui_tags(entry.run_tags()) | {_PARENT_TAG: _release_run(mlflow, experiment, entry, alone)}
     run_id = mlflow.create_run(experiment, entry.reference, tags)
     ended = "FAILED"
     try:
@@ -72,16 +77,26 @@ def _read_if_there(mlflow: Mlflow, run_id: str, folder: str) -> bytes:
         return b""
 
 
-def _release_run(mlflow: Mlflow, experiment: str, entry: Registration) -> str:
-    """Return the run of the release, which is created first where it is missing. Of racers' two, the older counts."""
-    tags = entry.release_tags()
-    wanted = f"tags.`{KIND_TAG}` = '{RELEASE_KIND}' AND tags.`{RELEASE_TAG}` = '{entry.version}'"
-    found = mlflow.runs(experiment, wanted, "attributes.start_time ASC")
-    if found and found[0].info.status == "FINISHED":
-        return str(found[0].info.run_id)
-    run_id = str(found[0].info.run_id) if found else mlflow.create_run(experiment, entry.release, ui_tags(tags))
-    mlflow.end_run(run_id, "FINISHED")
+def _release_run(mlflow: Mlflow, experiment: str, entry: Registration, alone: Alone) -> str:
+    """Return the run of the release, which is created first where it is missing. Of two, the older one counts."""
+    found = _found_release_run(mlflow, experiment, entry)
+    if found is None:
+        with alone():
+            found = _found_release_run(mlflow, experiment, entry)  # another cell's process was first
+            if found is None:
+                found = mlflow.create_run(experiment, entry.release, ui_tags(entry.release_tags())), ""
+    run_id, status = found
+    if status != "FINISHED":
+        mlflow.end_run(run_id, "FINISHED")
     return run_id
+
+
+def _found_release_run(mlflow: Mlflow, experiment: str, entry: Registration) -> tuple[str, str] | None:
+    """Return ID and status of the run of the release, as far as there is one."""
+    wanted = f"tags.`{KIND_TAG}` = '{RELEASE_KIND}' AND tags.`{RELEASE_TAG}` = '{entry.version}'"
+    found = [run.info for run in mlflow.runs(experiment, wanted)]
+    oldest = min(found, key=lambda run: (run.start_time, run.run_id), default=None)
+    return None if oldest is None else (str(oldest.run_id), str(oldest.status))
 
 
 def end_dead_runs(mlflow: Mlflow, experiment: str, used: Collection[str], *, alone: bool) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property, partial
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from registry.ledger.channel_moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
-from registry.ledger.evidence_runs import end_dead_runs, evidence_run, read_evidence, run_folders
+from registry.ledger.evidence_runs import Alone, end_dead_runs, evidence_run, read_evidence, run_folders
 from registry.ledger.lease import Check, Timing
 from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.mlflow_lease import model_lease
@@ -119,16 +119,16 @@ class Ledger:
         """
         self._check(entry)
         with self.exclusive() as check:
-            rows = self.versions(entry.model)
+            rows, alone = self.versions(entry.model), self._alone(entry.model, check)
             require_own_name(entry.model, entry.cell, rows)
             experiment = self._experiment(entry.model, rows)
             end_dead_runs(self.mlflow, experiment, {row.run_id for row in rows}, alone=check is not None)
             require_same_inputs(entry.model, entry.version, entry.inputs, rows, cell=entry.cell)
             existing = _registered_as(entry, rows)
             if existing is not None:
-                return self._renew_evidence(existing, entry, experiment)
+                return self._renew_evidence(existing, entry, experiment, alone)
             self._require_open(entry, rows)
-            with evidence_run(self.mlflow, experiment, entry) as run_id:
+            with evidence_run(self.mlflow, experiment, entry, alone) as run_id:
                 claim_name(self.mlflow, entry.model, entry.cell)  # whoever may not keep evidence claims no name
                 number = self.mlflow.create_version(
                     registered_model_name(entry.model, entry.cell),
@@ -307,7 +307,7 @@ class Ledger:
                 fix="add the bundle to the store first, as phipack release does",
             )
 
-    def _renew_evidence(self, existing: CellVersion, entry: Registration, experiment: str) -> CellVersion:
+    def _renew_evidence(self, existing: CellVersion, entry: Registration, experiment: str, alone: Alone) -> CellVersion:
         """Same bundle: nothing to do, unless its evidence was measured again (gates may have changed).
 
         A promotion cites the evidence that it was decided on: once promoted, evidence that passed stays.
@@ -319,7 +319,7 @@ class Ledger:
         if existing.gates_passed and self._promotion_of(entry.model, entry.version, entry.cell) is not None:
             self.on_progress(Notice(f"{existing.reference} was promoted: the evidence that is registered stays"))
             return existing
-        with evidence_run(self.mlflow, experiment, entry) as run_id:
+        with evidence_run(self.mlflow, experiment, entry, alone) as run_id:
             tags = entry.version_tags(run_id, existing.store)
             self.mlflow.describe_version(existing.registered_model, existing.number, RENEWED)
             # No verdict stands over other evidence meanwhile. Its digest last: until then, the next try sets all again.
@@ -329,6 +329,11 @@ class Ledger:
                 self.mlflow.describe_version(existing.registered_model, existing.number, entry.description)
         passed, digest = entry.evidence.passed, entry.evidence_digest
         return replace(existing, evidence=digest, gates_passed=passed, run_id=run_id, inputs=entry.inputs)
+
+    def _alone(self, model: str, check: Check | None) -> Alone:
+        """Return what keeps others out: the model's lease, where no lock of the whole registry is held already."""
+        lease = partial(model_lease, self.mlflow, model, user_name(), self.timing, self.on_progress)
+        return lease if check is None else nullcontext
 
     def _promotion_of(self, model: str, version: Version, cell: str | None = None) -> Move | None:
         """Return a move that brought a release, or one cell of it, to a channel; None where there was none."""

@@ -26,6 +26,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from registry.files.owned import is_own_file
+from registry.files.staging import abandoned, disk_errors, owner_mark
 from registry.transfer.http_address import host_of, http_address_problem, port_of
 from targets.errors import SetupError
 from targets.secrets import shown
@@ -40,6 +42,7 @@ CERTIFICATE_FIX = (
     "check the address and this machine's clock; a CA of your own is named by SSL_CERT_FILE, REQUESTS_CA_BUNDLE or"
     " AWS_CA_BUNDLE, and trusted by downloads, S3 and MLflow alike"
 )
+_CA_MARK = "phipack-ca-"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -142,14 +145,36 @@ def _system_cas() -> list[str]:
 
 
 def _joined(paths: list[str]) -> str:
-    """Write the certificates of files and folders to one temporary file, which goes with this process."""
-    content = b"\n".join(file.read_bytes() for path in paths for file in _files(Path(path)))
-    handle, name = tempfile.mkstemp(prefix="phipack-ca-", suffix=".pem")
-    with os.fdopen(handle, "wb") as out:
-        out.write(content)
-    owner = os.getpid()
-    atexit.register(lambda: Path(name).unlink(missing_ok=True) if os.getpid() == owner else None)
+    """Write the certificates of files and folders to one temporary file, which goes with this process.
+
+    Where a process is killed, the next one that writes such a file removes what it left.
+    """
+    content = b"\n".join(_read(file) for path in paths for file in _files(Path(path)))
+    folder, owner = Path(tempfile.gettempdir()), os.getpid()
+    with disk_errors(folder, SetupError):
+        _sweep(folder)
+        handle, name = tempfile.mkstemp(prefix=_CA_MARK + owner_mark(), suffix=".pem", dir=folder)
+        atexit.register(lambda: Path(name).unlink(missing_ok=True) if os.getpid() == owner else None)
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
     return name
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SetupError(
+            f"the certificates in {path} can't be read: {error.strerror}", fix="let this user read the file"
+        ) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove this user's files of processes that are gone."""
+    for left in folder.glob(f"{_CA_MARK}*.pem"):
+        with suppress(OSError):
+            if abandoned(left.name.removeprefix(_CA_MARK)) and is_own_file(left.lstat()):
+                left.unlink()
 
 
 def _files(path: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from phipack.__main__ import main
@@ -108,6 +107,14 @@ def calibrated(_: Ground) -> None:
     assert len(digests) == 1
 
 
+def what_was_measured_is_whole(_: Ground) -> None:
+    """Each finished file of the cache is byte for byte what an undisturbed run has there."""
+    whole, cache = Path("undisturbed/.phipack/cache"), Path(".phipack/cache")
+    for path in cache.rglob("*"):
+        if path.is_file() and path.suffix != ".new" and "states" not in path.parts:
+            assert path.read_bytes() == (whole / path.relative_to(cache)).read_bytes(), path
+
+
 def _build_calibrated(home: Path) -> None:
     home.mkdir(exist_ok=True)
     (home / "phipack.toml").touch()  # so that the command takes this folder's cache
@@ -119,7 +126,7 @@ def prepare_undisturbed_budget(_: Ground) -> None:
     """A checkpoint, something older where its bundle goes, and a bundle to the same budget, built without a fault."""
     prepare_checkpoint(_)
     assert main([*_BUDGET, "undisturbed/bundle"]) == 0
-    shutil.rmtree(".phipack")
+    Path(".phipack").rename("undisturbed/.phipack")
 
 
 def built_to_the_budget(_: Ground) -> None:
@@ -132,6 +139,12 @@ def out_and_cache_are_tidy(ground: Ground) -> None:
     """Nothing is next to the bundle, and the cache has no unfinished file."""
     out_is_alone(ground)
     nothing_unfinished(ground)
+
+
+def one_whole_bundle_and_whole_measurements(ground: Ground) -> None:
+    """The bundle is the old or the new one, and nothing half measured counts as measured."""
+    one_whole_bundle(ground)
+    what_was_measured_is_whole(ground)
 
 
 def nothing_unfinished(_: Ground) -> None:
@@ -150,7 +163,7 @@ COMMANDS = {
         of="calibrate",
         prepare=prepare_undisturbed,
         run=phipack("calibrate", "checkpoint", "--level", "full"),
-        after=lambda _: None,
+        after=what_was_measured_is_whole,
         done=calibrated,
         tidy=cache_is_tidy,
         told=nothing_unfinished,
@@ -161,7 +174,7 @@ COMMANDS = {
         of="build",
         prepare=prepare_undisturbed_budget,
         run=phipack(*_BUDGET, str(OUT)),
-        after=one_whole_bundle,
+        after=one_whole_bundle_and_whole_measurements,
         done=built_to_the_budget,
         tidy=out_and_cache_are_tidy,
         imports=IMPORTS,

@@ -17,7 +17,7 @@ DATABASES = tuple(kind for kind in EVERYWHERE if kind != SQLITE)
 def test_many_promoters_and_fetchers_lose_nothing(databases: Databases, s3_store: S3Store, tmp_path: Path) -> None:
     place = Place(databases.fresh(tmp_path / "home"), s3_store.uri)
     ledger = release_all(place, tmp_path / "bundles")
-    records, _ = run(place, promoters=4, fetchers=2, seconds=4, processes=2)
+    records = run(place, promoters=4, fetchers=2, seconds=4, processes=2).records
     errors = {error for *_, error in records if error}
     assert all("no earlier promotion to roll back to" in error for error in errors), errors
     done = collections.Counter(what for what, _, error in records if not error)

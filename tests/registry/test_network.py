@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler
@@ -12,6 +15,7 @@ import pytest
 import requests.utils
 
 from devtools.servers import running
+from registry.files.staging import owner_mark
 from registry.ledger.ledger import open_ledger
 from registry.store.folder import FolderStore
 from registry.store.protocol import Blob
@@ -126,6 +130,45 @@ def test_the_systems_own_file_is_used_as_it_is(certificate: Path, monkeypatch: p
     assert ca_file() == str(certificate)
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     assert ca_file() == str(certificate)
+
+
+def test_the_file_of_all_cas_goes_with_its_process_however_that_ends(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a killed process left is removed by the next one; that of a living one, and another machine's, stays."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(write_certificate(tmp_path / "other.pem")))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    killed = "import os, signal; from registry.transfer.network_settings import ca_file; print(ca_file(), flush=True)"
+    made = [_said(killed + end) for end in ("", "; os.kill(os.getpid(), signal.SIGKILL)")]
+    assert [path.exists() for path in made] == [False, True]
+    mine = owner_mark()
+    others = [f"phipack-ca-{mark}abc.pem" for mark in (mine, f"0000000f-{mine.split('-')[1]}-")]
+    for name in others:
+        (tmp_path / "temporary" / name).touch()
+    (tmp_path / "temporary" / "phipack-ca-mine.pem").touch()
+    last = _said(killed + "; os.kill(os.getpid(), signal.SIGKILL)")
+    assert last.read_bytes().count(b"BEGIN CERTIFICATE") == 2
+    assert last.stat().st_mode & 0o077 == 0
+    left = {path.name for path in (tmp_path / "temporary").iterdir()}
+    assert left == {last.name, *others, "phipack-ca-mine.pem"}
+
+
+def _said(program: str) -> Path:
+    """Run a program; return the path that it prints."""
+    run = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
+    return Path(run.stdout.strip())
+
+
+def test_a_temporary_folder_that_can_not_be_written_is_named(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(write_certificate(tmp_path / "other.pem")))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(SetupError, match="missing"):
+        ca_file()
 
 
 EXEMPT = [

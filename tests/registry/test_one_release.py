@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from devtools.bundles import make_bundle, make_evidence
 from registry.bundle.folder import Bundle, seal
 from registry.bundle.manifest import AdapterEntry, merged_digest
-from registry.ledger.ledger import Ledger
+from registry.ledger.channel_moves import RELEASE_KIND
+from registry.ledger.ledger import Ledger, open_ledger
+from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.reader import open_reader
 from registry.ledger.registration import Registration
 from registry.promotion import promote
@@ -19,7 +24,7 @@ from targets.errors import RegistryError
 from targets.progress import Event, Notice
 from targets.references import Reference, Version
 from tests.support.databases import SERVER, Databases, KeptRegistry, keep_registry
-from tests.support.registrations import client_of, entry, runs_of
+from tests.support.registrations import client_of, entry, releases_of, runs_of
 
 VERSION = Version(1, 0, 0)
 OTHER_CHECKPOINT = "sha256:" + "b" * 64
@@ -146,6 +151,32 @@ def test_inputs_changed_by_hand_are_named(begun: Ledger, raw: str) -> None:
     client_of(begun).set_model_version_tag("phi.iphone-15", "1", "phipack.inputs", raw[:5000])
     with pytest.raises(RegistryError, match=r"version 1 of phi\.iphone-15: tag phipack\.inputs is missing or wrong"):
         begun.versions("phi")
+
+
+@pytest.mark.parametrize("databases", [SERVER], indirect=True)  # which has no lock
+def test_two_cells_at_once_are_nested_in_one_run(
+    ledger: Ledger, store: FolderStore, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen that the release has no run yet, when the first of them creates one."""
+    store.add_bundle(bundle)
+    both, search, looked = threading.Barrier(2), Mlflow.runs, threading.local()
+
+    def runs(self: Mlflow, experiment_id: str, wanted: str, order_by: str | None = None) -> list[Any]:
+        found = search(self, experiment_id, wanted, order_by)
+        if f"'{RELEASE_KIND}'" in wanted and not hasattr(looked, "once"):
+            looked.once = True
+            both.wait(60)
+        return found
+
+    monkeypatch.setattr(Mlflow, "runs", runs)
+    with ThreadPoolExecutor(2) as pool:
+        cells = ("iphone-15", "pixel-9")
+        rows = list(pool.map(lambda cell: open_ledger(ledger.uri, store).register(registration(bundle, cell)), cells))
+    (parent,) = releases_of(ledger)
+    assert [client_of(ledger).get_run(row.run_id).data.tags["mlflow.parentRunId"] for row in rows] == [
+        parent.info.run_id
+    ] * 2
+    assert parent.info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("databases", [SERVER], indirect=True)  # which has no lock

@@ -14,7 +14,6 @@ not calibrated.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from numpy.typing import NDArray
 
 from builders.quantization.calibration.imatrix_file import COUNTS, SUMS, read_means
 from registry.files.output_file import write_output_file
+from registry.files.staging import disk_errors
+from registry.files.temporary import temporary_folder
 from targets.architecture import Architecture
 from targets.errors import CalibrationError, UnsupportedModelError
 from targets.gguf_names import gguf_name
@@ -62,8 +63,8 @@ def write_imatrix(
 
     # llama-imatrix names no architecture; gguf's own writer always does.
     nameless = type("Writer", (gguf.GGUFWriter,), {"add_architecture": lambda _: None})
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "imatrix.gguf"
+    with temporary_folder("phipack-imatrix") as folder, disk_errors(folder):
+        whole = folder / "imatrix.gguf"
         writer = nameless(whole, architecture.family)
         writer.add_type(gguf.GGUFType.IMATRIX)
         writer.add_array(gguf.Keys.IMatrix.DATASETS, list(datasets))

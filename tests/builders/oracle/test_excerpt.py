@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from builders.checkpoint import open_checkpoint
 from builders.oracle import ask_oracle
 from builders.oracle.excerpt import excerpt_of
+from targets.errors import BuildError
 from tests.support.checkpoints import write_tiny
 
 
@@ -93,3 +95,17 @@ def test_memory_does_not_grow_with_the_layers(tmp_path: Path) -> None:
     layer_bytes = 4 * (512 + 256 + 2048 + 1024) * 256
     assert peak_growth(many) - peak_growth(few) < 4 * layer_bytes
     assert np.prod((30, layer_bytes)) > 100 << 20  # what the later layers would take
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, scratch, write = write_tiny(tmp_path / "c"), tmp_path / "scratch", Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if path.is_relative_to(scratch):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BuildError, match="no space left"), excerpt_of(folder, scratch=scratch):
+        pass
+    assert list(scratch.iterdir()) == []

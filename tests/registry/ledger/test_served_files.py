@@ -70,7 +70,7 @@ def site(server_with_accounts: Any, s3_server: S3Server) -> Iterator[Site]:
             store.add_bundle(bundle)
             ledger = open_ledger(f"sqlite:///{server.database}", store)
             versions[kind] = ledger.register(replace(entry(bundle), model=f"phi-{kind}"))
-        stranger = server.administrator.create("passer-by", secrets.token_hex(16))
+        stranger = server.administrator.create(f"passer-by-{secrets.token_hex(4)}", secrets.token_hex(16))
         yield Site(server.administrator, stranger, server.home, s3_server, server.stores, bundle, versions)
 
 

@@ -1,0 +1,41 @@
+"""Folders for the length of a block, in a place that fills up or is shared.
+
+Removal never fails a command whose result is whole. What a killed process left is removed by the next one that makes a
+folder of the same kind in the same place:
+
+    PREFIX-HOST-PID-RANDOM/
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from registry.files.staging import abandoned, disk_errors, is_own_folder, owner_mark
+
+
+@contextmanager
+def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder that its owner alone can use. `parent`: by default where the system keeps temporary files.
+
+    Raises:
+        BuildError: it can't be created. What the block raises is its own.
+    """
+    place = parent or Path(tempfile.gettempdir())
+    with disk_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
+        _sweep(place, f"{prefix}-")
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}-{owner_mark()}", dir=place))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(place: Path, prefix: str) -> None:
+    for left in place.glob(f"{prefix}*"):
+        if abandoned(left.name.removeprefix(prefix)) and is_own_folder(left):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,60 @@
+"""Temporary folders: removed with their block, or by the next process where that one was killed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry.files.staging import owner_mark
+from registry.files.temporary import temporary_folder
+from targets.errors import BuildError
+
+
+def test_it_goes_with_its_block_whatever_is_raised(tmp_path: Path) -> None:
+    def work() -> None:
+        with temporary_folder("kind", tmp_path / "place") as folder:
+            assert folder.stat().st_mode & 0o077 == 0
+            (folder / "file").write_bytes(b"content")
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        work()
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host, mine, _ = owner_mark().split("-")
+    names = (f"{host}-{ended.pid}-abc", f"{host}-{mine}-abc", f"0000000f-{ended.pid}-abc")
+    for name in (*(f"kind-{name}" for name in names), f"other-{host}-{ended.pid}-abc", "kind-mine"):
+        (tmp_path / name / "below").mkdir(parents=True)
+    (tmp_path / f"kind-{host}-{ended.pid}-file").touch()
+    with temporary_folder("kind", tmp_path) as folder:
+        left = {path.name for path in tmp_path.iterdir()} - {folder.name}
+    assert left == {
+        *(f"kind-{name}" for name in names[1:]),
+        f"other-{host}-{ended.pid}-abc",
+        "kind-mine",
+        f"kind-{host}-{ended.pid}-file",
+    }
+
+
+def test_a_removal_that_fails_does_not_fail_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: object, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(5, "Input/output error")
+
+    with temporary_folder("kind", tmp_path) as folder:
+        monkeypatch.setattr(shutil, "rmtree", refused)
+    assert folder.exists()
+
+
+def test_a_place_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BuildError, match="file"), temporary_folder("kind", tmp_path / "file" / "place"):
+        pass
