@@ -52,6 +52,22 @@ class Device:
 
 
 @dataclass(frozen=True)
+class QueryNames:
+    """What whoever asks calls the parts of a query: a fix names what can be set there. By default, options."""
+
+    reference: str = "--of "
+    device: str = "--device"
+    soc: str = "--soc"
+    ram_bytes: str = "--ram-bytes"
+    os: str = "--os"
+    format: str = "--format "
+
+
+OPTIONS = QueryNames()
+URL_PARAMETERS = QueryNames("reference=", "device=", "soc=", "ram_bytes=", "os=", "format=")
+
+
+@dataclass(frozen=True)
 class DeviceClass:
     """A target's description of its devices."""
 
@@ -71,8 +87,8 @@ class Choice:
     why: str
 
 
-def choose(device: Device, cells: Mapping[str, DeviceClass]) -> Choice:
-    """Choose the cell for a device. `cells`: the target of each cell, by the cell's name.
+def choose(device: Device, cells: Mapping[str, DeviceClass], names: QueryNames = OPTIONS) -> Choice:
+    """Choose the cell for a device. `cells`: the target of each cell, by the cell's name. `names`: for the fix.
 
     Raises:
         FetchError: no cell suits the device, or the chosen target has several cells and none has the target's name.
@@ -81,13 +97,14 @@ def choose(device: Device, cells: Mapping[str, DeviceClass]) -> Choice:
     for step in (_by_identifier, _by_soc, _by_memory):
         if (found := step(device, able)) is not None:
             target, why = found
-            return Choice(_own_cell(target, able), why)
+            return Choice(_own_cell(target, able, names), why)
     known = ", ".join(sorted({target.name for target in cells.values()})) or "none"
     old = sorted({target.name for name, target in cells.items() if name not in able})
     raise FetchError(
         f"nothing is published for {device}; there are bundles for {known}"
         + (f"; {', '.join(old)} need a later {device.os}, or another OS" if old else ""),
-        fix="describe the device with --device, --soc, or --ram-bytes and --os; or name a cell with --of MODEL@CELL",
+        fix=f"describe the device with {names.device}, {names.soc}, or {names.ram_bytes} and {names.os}; "
+        f"or name a cell with {names.reference}MODEL@CELL",
     )
 
 
@@ -121,16 +138,16 @@ def _by_memory(device: Device, cells: Mapping[str, DeviceClass]) -> _Found:
     return target, f"{target.name} has the same OS, {target.os}, and no more memory than the device, {memory}"
 
 
-def _own_cell(target: DeviceClass, cells: Mapping[str, DeviceClass]) -> str:
-    names = sorted(name for name, one in cells.items() if one.name == target.name)
-    if target.name in names:
+def _own_cell(target: DeviceClass, cells: Mapping[str, DeviceClass], names: QueryNames) -> str:
+    found = sorted(name for name, one in cells.items() if one.name == target.name)
+    if target.name in found:
         return target.name
-    if len(names) > 1:
+    if len(found) > 1:
         raise FetchError(
-            f"target {target.name} has several cells: {', '.join(names)}",
-            fix=f"name one with --of MODEL@{names[0]}, or choose a format with --format onnx",
+            f"target {target.name} has several cells: {', '.join(found)}",
+            fix=f"name one with {names.reference}MODEL@{found[0]}, or choose a format with {names.format}onnx",
         )
-    return names[0]
+    return found[0]
 
 
 def _targets(cells: Mapping[str, DeviceClass]) -> list[DeviceClass]:
