@@ -27,7 +27,7 @@ from builders.quantization.sensitivity_cache import measured_sensitivities, sens
 from registry.files.digests import digest_of_file
 from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import CalibrationError, PhipackError
-from targets.progress import Progress, silent
+from targets.progress import Event, Progress, Step, silent
 from targets.recipes import check_budget
 
 NOT_SHARED = NotShared()
@@ -49,7 +49,7 @@ def calibrate(
         calibration: `light` or `full`.
         settings: what is read.
         cache: where statistics are kept. Other processes that need some wait meanwhile.
-        on_progress: receives the steps `reference` or `calibrate`.
+        on_progress: receives the step `calibrate`.
         shared: where what another machine has measured is taken from, and where it is recorded.
 
     Raises:
@@ -64,7 +64,7 @@ def calibrate(
         folder = cache.reference_folder
         return _once(
             (CalibrationWalk(calibration), folder, names),
-            lambda: measured_statistics(checkpoint, calibration, windows, folder, on_progress),
+            lambda: measured_statistics(checkpoint, calibration, windows, folder, _calibrating(on_progress)),
             shared,
         )
 
@@ -98,9 +98,20 @@ def _sensitivities(
         folder = cache.reference_folder
         return _once(
             (CalibrationWalk("light", blocks), folder, names),
-            lambda: measured_sensitivities(checkpoint, blocks, windows, folder, on_progress),
+            lambda: measured_sensitivities(checkpoint, blocks, windows, folder, _calibrating(on_progress)),
             shared,
         )
+
+
+def _calibrating(on_progress: Progress) -> Progress:
+    """Return a receiver that calls the walk of the float32 reference what it is done for; the rest is unchanged."""
+
+    def receive(event: Event) -> None:
+        if isinstance(event, Step) and event.name == "reference":
+            event = replace(event, name="calibrate")
+        on_progress(event)
+
+    return receive
 
 
 def _once(

@@ -309,7 +309,8 @@ def refusal_for(name: str, shortcomings: Sequence[str]) -> GateError:
         "choose a recipe with more bits or a smaller --context, or change the bound where it is wrong; "
         "phipack validate shows all figures"
         if list(shortcomings) != [NO_ACCURACY_GATE]
-        else "ask for one in the project file: [gates] kl_mean = { at_most = 0.05 }"
+        else "add a bound to the project file, in its [gates] if it has them; 0.2 nats is an example:\n"
+        "    [gates]\n    kl_mean = { at_most = 0.2 }"
     )
     failures = [Failure(name, shortcoming) for shortcoming in shortcomings]
     return GateError(f"{name} does not pass: {'; '.join(shortcomings)}", failures=failures, fix=fix)

@@ -9,6 +9,7 @@ import click
 from phipack import completion
 from phipack.options import FILE, State, adapter_option, kv_cache_option, pass_state
 from phipack.tables import table
+from targets.fit import DEFAULT_CONTEXT
 from targets.formatting import rate, size
 from targets.recipes import default_calibration
 
@@ -122,5 +123,9 @@ def fit(
         for one in report.recipes
     ]
     device = report.target
-    head = f"{model} on {device.title}: {size(device.app_memory_bytes)} for an app; KV cache at the longest context"
+    head = (
+        f"{model} on {device.title}: {size(device.app_memory_bytes)} for an app. The longest context is what fits, and "
+        f"KV cache and runtime are shown for it; a bundle is built for at most {DEFAULT_CONTEXT:,} tokens unless "
+        "context_length (--context) asks for more"
+    )
     state.output.result(fit_form(report).data(), f"{head}\n\n{table(columns, rows)}")
