@@ -32,7 +32,7 @@ from registry.ledger.versions import CellVersion, unknown_model
 from registry.roles import require_promoter
 from registry.store.protocol import Store
 from registry.store.uris import open_store
-from targets.errors import Failure, GateError, PhipackError, RegistryError
+from targets.errors import Failure, GateError, PhipackError, RegistryError, did_you_mean
 from targets.evidence import Evidence
 from targets.project import Roles
 from targets.references import Reference, check_channel
@@ -154,9 +154,12 @@ def retire(
             if (unknown := unknown_channel(model, channel, rows, moves)) is not None:
                 raise unknown
             there = sorted({row.cell for row in rows if channel in row.channels})
+            fix = f"see phipack history {model}; to drop what is still published: phipack publish --drop {cell}"
+            if cell not in {row.cell for row in rows} and (near := did_you_mean(cell, there)).startswith("did"):
+                fix = f"{near} {fix[0].upper()}{fix[1:]}"
             raise RegistryError(
                 f"{model}:{channel} does not point at a version of cell {cell}, but at {', '.join(there) or 'nothing'}",
-                fix=f"see phipack history {model}; to drop what is still published: phipack publish --drop {cell}",
+                fix=fix,
             )
         draft = _draft("retirement", model, channel, who, why)
         move = replace(draft, cells=(CellMove(cell, before, None),), promoters=promoters)

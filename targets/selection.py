@@ -98,14 +98,24 @@ def choose(device: Device, cells: Mapping[str, DeviceClass], names: QueryNames =
         if (found := step(device, able)) is not None:
             target, why = found
             return Choice(_own_cell(target, able, names), why)
-    known = ", ".join(sorted({target.name for target in cells.values()})) or "none"
-    old = sorted({target.name for name, target in cells.items() if name not in able})
+    known = ", ".join(f"{one.name} ({one.os} {one.minimum_os} or later)" for one in _targets(cells)) or "nothing"
     raise FetchError(
-        f"nothing is published for {device}; there are bundles for {known}"
-        + (f"; {', '.join(old)} need a later {device.os}, or another OS" if old else ""),
-        fix=f"describe the device with {names.device}, {names.soc}, or {names.ram_bytes} and {names.os}; "
-        f"or name a cell with {names.reference}MODEL@CELL",
+        f"nothing is published for {device}; there are bundles for {known}", fix=_fix(device, cells, names)
     )
+
+
+def _fix(device: Device, cells: Mapping[str, DeviceClass], names: QueryNames) -> str:
+    """Return what to ask instead: the identifier that is meant, if it differs in letter case, or is a target's name."""
+    asked = _folded(device.identifier or "")
+    cell = f"name a cell with {names.reference}MODEL@CELL"
+    for target in _targets(cells):
+        for identifier in target.identifiers:
+            if _folded(identifier) == asked and identifier != device.identifier:
+                return f"did you mean {identifier!r}?"
+        if target.name == asked:
+            example = f", such as {target.identifiers[0]}" if target.identifiers else ""
+            return f"{asked} is a target: use the identifier of a device{example}; or {cell}"
+    return f"describe the device with {names.device}, {names.soc}, or {names.ram_bytes} and {names.os}; or {cell}"
 
 
 _Found = tuple[DeviceClass, str] | None

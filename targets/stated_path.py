@@ -1,4 +1,4 @@
-"""A path that a project file states: whether it is there. One that is not is reported at its key."""
+"""Whether a path that is stated is there, and which other one may be meant. A project file's is reported at its key."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ def require_stated(project_file: Path, keys: KeyPath, path: Path, kind: PathKind
     if path.is_dir() if kind == "folder" else path.exists() and not path.is_dir():
         return
     found = f"this is no {kind}" if os.path.lexists(path) else f"there is no such {kind}"
-    raise ProjectError(f"{located(project_file, keys)}: {path}: {found}", fix=_fix(path))
+    meant = f"did you mean {near!r}? A" if (near := neighbour(path)) else "correct it: a"
+    fix = f"{meant} path is relative to the project file's folder"
+    raise ProjectError(f"{located(project_file, keys)}: {path}: {found}", fix=fix)
 
 
-def _fix(path: Path) -> str:
-    """Name the neighbour that may be meant."""
+def neighbour(path: Path) -> str | None:
+    """Return the name next to a path that is most similar to its own; None where none is."""
     try:
         names = [one.name for one in path.parent.iterdir() if one.name != path.name]
-    except OSError:
-        names = []
+    except (OSError, ValueError):  # ValueError: a path that no disk has
+        return None
     near = difflib.get_close_matches(path.name, names, n=1)
-    meant = f"did you mean {near[0]!r}? A" if near else "correct it: a"
-    return f"{meant} path is relative to the project file's folder"
+    return near[0] if near else None

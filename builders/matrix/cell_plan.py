@@ -39,7 +39,7 @@ from targets.evidence import (
     Figure,
     judge_figures,
 )
-from targets.gates import Gate, GateResult
+from targets.gates import CHANGE, Gate, GateResult
 from targets.measurement import Measurement
 from targets.prediction import predicted_figures
 from targets.project import Cell
@@ -306,8 +306,7 @@ def gate_results(figures: Mapping[str, Figure], gates: Mapping[str, Mapping[str,
 def refusal_for(name: str, shortcomings: Sequence[str]) -> GateError:
     """Return the error that says why a cell or bundle does not pass."""
     fix = (
-        "choose a recipe with more bits or a smaller --context, or change the bound where it is wrong; "
-        "phipack validate shows all figures"
+        CHANGE
         if list(shortcomings) != [NO_ACCURACY_GATE]
         else "add a bound to the project file, in its [gates] if it has them; 0.2 nats is an example:\n"
         "    [gates]\n    kl_mean = { at_most = 0.2 }"

@@ -13,7 +13,7 @@ from targets.devices import Target
 from targets.errors import Failure, GateError, PhipackError, ReleaseError
 from targets.evidence import Evidence, Figure
 from targets.fit import RecipeFit
-from targets.gates import GateResult
+from targets.gates import CHANGE, GateResult
 from targets.measurement import Measurement
 from targets.references import Version
 from targets.roofline import PredictedSpeed
@@ -267,8 +267,8 @@ class ReleaseReport:
         fix = "fix these and run the same command again: the other cells are kept and not built again"
         if self.dry_run:
             fixes = {fix for fix, _ in self.failures_by_fix}
-            shared = fixes.pop() if len(fixes) == 1 else ""
-            fix = shared or "fix these, each as is said with it; nothing was built"
+            shared = fixes.pop() if len(fixes) == 1 else "fix these, each as is said with it; nothing was built"
+            fix = shared or CHANGE
         if all(cell.problem is None or isinstance(cell.problem, GateError) for cell in failed):
             raise GateError(problem, failures=self.failures, fix=fix)
         raise ReleaseError(problem, fix=fix)

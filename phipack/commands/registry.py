@@ -14,6 +14,7 @@ from phipack.commands.opening import open_project_registry, open_registry
 from phipack.commands.validation import evidence_text
 from phipack.options import State, pass_state, reason_option
 from phipack.tables import table
+from targets.errors import did_you_mean
 from targets.formatting import recipe_shown
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def ls(state: State, model: str | None) -> None:
     """List what is registered, of one model or of all."""
     from phipack.json_form.registry import versions_form
 
-    versions = open_registry(state).versions(model)
+    registry = open_registry(state)
+    versions = registry.versions(model)
     rows = [
         (
             *(v.model, v.release, v.cell, recipe_shown(v.recipe, v.calibration, v.budget, v.kv_cache)),
@@ -41,7 +43,7 @@ def ls(state: State, model: str | None) -> None:
     ]
     columns = ("model", "version", "cell", "recipe", "gates", "channels")
     nothing = f"nothing is registered{f' of {model}' if model else ''} in {state.registry}"
-    text = table(columns, rows) if rows else nothing
+    text = table(columns, rows) if rows else nothing + _model_meant(registry, model)
     state.output.result(versions_form(versions).data(), text)
 
 
@@ -171,15 +173,24 @@ def history(state: State, model: str) -> None:
         for m in moves
         for cell in m.cells
     ]
+    nothing = f"no moves of {model} in {state.registry}"
     columns = ("when", "who", "promoters", "move", "cell", "from", "to", "evidence", "state", "why")
     text = "\n\n".join(
         [
-            table(columns, rows) if rows else f"no moves of {model} in {state.registry}",
+            table(columns, rows) if rows else nothing + _model_meant(registry, model),
             *filter(None, map(_overrode, moves)),
             *_reports(registry, moves),
         ]
     )
     state.output.result(history_form(moves, registry.run_link).data(), text)
+
+
+def _model_meant(registry: Registry, model: str | None) -> str:
+    """Name the model that may be meant, where the one that was named has nothing."""
+    models = registry.models() if model else ()
+    if model is None or not models or model in models:
+        return ""
+    return f"; {did_you_mean(model, models)}"
 
 
 def _shown(cell: RegisteredCell) -> str:

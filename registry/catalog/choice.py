@@ -235,6 +235,7 @@ def _nothing(documents: Documents, reference: Reference) -> FetchError:
     channels = sorted(path.removeprefix(before)[:-5] for path in documents.paths if path.startswith(before))
     releases = sorted(Version.parse(release) for release in releases_of(reference.model, documents.paths))
     newest = ", ".join(map(str, releases[-5:]))
-    return FetchError(
-        f"{reference} is not published", fix=f"newest releases: {newest}; channels: {', '.join(channels) or 'none'}"
-    )
+    near = did_you_mean(reference.channel, channels) if reference.channel and channels else ""
+    there = f"newest releases: {newest}; channels: {', '.join(channels) or 'none'}"
+    fix = f"{near} Else: {there}" if near.endswith("?") else there
+    return FetchError(f"{reference} is not published", fix=fix)

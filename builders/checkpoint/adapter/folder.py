@@ -25,6 +25,7 @@ from builders.checkpoint.folder_check import ADAPTER_CONFIG, refuse_lfs_pointer
 from builders.checkpoint.tokenizer_files import TOKENIZER_MODELS, has_tokenizer_model, tokenizer_files
 from registry.files.digests import digest_of_file
 from targets.errors import CheckpointError
+from targets.stated_path import neighbour
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 PICKLE_NAME = "adapter_model.bin"
@@ -69,7 +70,9 @@ def open_adapter(folder: Path) -> Adapter:
         UnsupportedModelError: another kind of adapter than a plain LoRA or DoRA, or a key that is not supported.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder", fix="name the folder of a peft adapter")
+        near = neighbour(folder)
+        fix = f"did you mean {near!r}?" if near else "name the folder of a peft adapter"
+        raise CheckpointError(f"{folder} is not a folder", fix=fix)
     if not (folder / ADAPTER_CONFIG).is_file():
         raise _not_an_adapter(folder)
     weights = folder / WEIGHTS_NAME
