@@ -9,7 +9,6 @@ import click
 from phipack import completion
 from phipack.options import FILE, State, adapter_option, kv_cache_option, pass_state
 from phipack.tables import table
-from targets.fit import DEFAULT_CONTEXT
 from targets.formatting import rate, size
 from targets.recipes import default_calibration
 
@@ -101,6 +100,7 @@ def fit(
     from phipack.api.building import open_checkpoint
     from phipack.api.fitting import fit as fit_on
     from phipack.json_form.making import fit_form
+    from targets.fit import DEFAULT_CONTEXT
 
     opened = model if adapter is None else open_checkpoint(model, adapter=adapter)
     report = fit_on(opened, target, measured=measured, kv_cache=kv_cache)

@@ -57,7 +57,7 @@ def run_as_process(folder: Path, name: str, *arguments: str, expect: int = 0) ->
     "name", ["build_and_validate.py", "custom_gate.py", "custom_target.py", "device_gate.py", "fetch_in_backend.py"]
 )
 def test_an_example_without_its_arguments_says_how_it_is_run(name: str) -> None:
-    with mock.patch.object(sys, "argv", [name]), pytest.raises(SystemExit, match=rf"python examples/{name} [A-Z]"):
+    with mock.patch.object(sys, "argv", [name]), pytest.raises(SystemExit, match=rf"python examples/{name} [A-Za-z]"):
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
