@@ -27,7 +27,7 @@ from builders.quantization.sensitivity_cache import measured_sensitivities, sens
 from registry.files.digests import digest_of_file
 from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import CalibrationError, CheckpointError, PhipackError
-from targets.progress import Progress, silent
+from targets.progress import Event, Progress, Step, silent
 from targets.recipes import check_budget
 
 NOT_SHARED = NotShared()
@@ -49,7 +49,7 @@ def calibrate(
         calibration: `light` or `full`.
         settings: what is read.
         cache: where statistics are kept. Other processes that need some wait meanwhile.
-        on_progress: receives the steps `reference` or `calibrate`.
+        on_progress: receives the step `calibrate`.
         shared: where what another machine has measured is taken from, and where it is recorded.
 
     Raises:
@@ -61,11 +61,11 @@ def calibrate(
     windows = calibration_windows(checkpoint, settings, calibration)
     names = statistics_files(checkpoint, calibration, windows)
     with cache.calibrating(on_progress):
-        folder = cache.reference_folder
+        folder, walking = cache.reference_folder, _calibrating(on_progress)
         return _once(
             (CalibrationWalk(calibration), folder, names),
             lambda: _of_one(
-                checkpoint, measured_statistics(checkpoint, calibration, windows, folder, on_progress), folder, names
+                checkpoint, measured_statistics(checkpoint, calibration, windows, folder, walking), folder, names
             ),
             shared,
         )
@@ -97,11 +97,11 @@ def _sensitivities(
     windows = sensitivity_windows(calibration_windows(checkpoint, settings, "light"))
     names = [sensitivity_file(checkpoint, blocks, windows)]
     with cache.calibrating(on_progress):
-        folder = cache.reference_folder
+        folder, walking = cache.reference_folder, _calibrating(on_progress)
         return _once(
             (CalibrationWalk("light", blocks), folder, names),
             lambda: _of_one(
-                checkpoint, measured_sensitivities(checkpoint, blocks, windows, folder, on_progress), folder, names
+                checkpoint, measured_sensitivities(checkpoint, blocks, windows, folder, walking), folder, names
             ),
             shared,
         )
@@ -116,6 +116,17 @@ def _of_one(checkpoint: Checkpoint, found: _Found, folder: Path, names: Sequence
             (folder / name).unlink(missing_ok=True)
         raise
     return found
+
+
+def _calibrating(on_progress: Progress) -> Progress:
+    """Return a receiver that calls the walk of the float32 reference what it is done for; the rest is unchanged."""
+
+    def receive(event: Event) -> None:
+        if isinstance(event, Step) and event.name == "reference":
+            event = replace(event, name="calibrate")
+        on_progress(event)
+
+    return receive
 
 
 def _once(

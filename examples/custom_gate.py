@@ -46,4 +46,4 @@ def main(checkpoint: str, folder: str, reference: str, least: str = "0.9") -> in
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]) if len(sys.argv) >= 4 else __doc__)

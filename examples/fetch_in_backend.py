@@ -45,4 +45,4 @@ def main(catalog: str, reference: str, folder: str, root: str, seconds: str = "0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]) if len(sys.argv) >= 5 else __doc__)

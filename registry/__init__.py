@@ -11,6 +11,6 @@ The rooms, from the bottom up; each may import those above it in this list, neve
 | `ledger/` | versions, moves and evidence in MLflow; the only room that imports mlflow |
 | `catalog/`, `diff/` | the signed catalog; what changed between two bundles |
 
-The verbs stand on top: `promotion.py`, `publication.py`, `fetch.py`, `garbage.py`; below them `roles.py` and
-`all_or_none.py`. Start reading at the verb you care about.
+The verbs stand on top: `promotion.py`, `publication.py`, `fetch.py`, `garbage.py`; below them `roles.py`,
+`channel_names.py` and `all_or_none.py`. Start reading at the verb you care about.
 """

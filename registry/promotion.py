@@ -3,7 +3,8 @@
 A promotion moves the channel of every cell of a release, or of none. It is refused where a cell has no passing
 evidence: the tag, and the evidence itself, read back and checked against the bundle's digest. With an override's reason
 it goes ahead nevertheless, and the move keeps what was overridden. Cells that the release does not have keep what their
-channel points at, and the move names them. Who may move a channel is `roles.py`'s; no override changes that.
+channel points at, and the move names them. A channel that is not there is made where its name is no slip of another's
+(`channel_names.py`). Who may move a channel is `roles.py`'s; no override changes that.
 
 A retirement takes one cell out of a channel.
 
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from registry.all_or_none import carry_out, pointed_at, settled
+from registry.channel_names import channels_at, require_meant, unknown_channel
 from registry.ledger.channel_moves import CellMove, Move, MoveKind, UnmovedCell, VersionId, move_to_undo
 from registry.ledger.evidence_reading import evidence_of
 from registry.ledger.ledger import Ledger
@@ -30,7 +32,7 @@ from registry.ledger.versions import CellVersion, unknown_model
 from registry.roles import require_promoter
 from registry.store.protocol import Store
 from registry.store.uris import open_store
-from targets.errors import Failure, GateError, PhipackError, RegistryError
+from targets.errors import Failure, GateError, PhipackError, RegistryError, did_you_mean
 from targets.evidence import Evidence
 from targets.project import Roles
 from targets.references import Reference, check_channel
@@ -51,6 +53,7 @@ def promote(  # noqa: PLR0913 - a move is kept with all of them
     why: str = "",
     roles: Roles | None = None,
     override_reason: str | None = None,
+    new_channel: bool = False,
 ) -> Move:
     """Point `channel` at what `reference` names: every cell of the release, or the one cell.
 
@@ -63,16 +66,17 @@ def promote(  # noqa: PLR0913 - a move is kept with all of them
         roles: the project file's lists of promoters, which hold in addition to those that the registry has.
         override_reason: promote in spite of failing or missing evidence and of missing cells, for this reason. It is
             kept with the move as its `why`, and what was overridden as its `overrode`.
+        new_channel: the channel may be a new one whose name is nearly that of another.
 
     Returns:
         The move; its `cells` are those that moved, none where all were there already. `unmoved`: cells of the channel
-        that the release does not have.
+        that the release does not have. `new_channel`: the channel pointed at nothing.
 
     Raises:
         GateError: a cell has no passing evidence, or a cell that the release plans is not registered (unless
             overridden), or a bundle is not in its store. `failures` has all of it. Nothing moved.
-        RegistryError: no version matches; `who` may not move this channel; the override has no reason; MLflow failed.
-            Nothing moved.
+        RegistryError: no version matches; `who` may not move this channel; its name seems misspelt; the override has no
+            reason; MLflow failed. Nothing moved.
         StoreUnreachableError: whether the bundles are there can't be seen. Nothing moved.
     """
     check_channel(channel)
@@ -82,11 +86,14 @@ def promote(  # noqa: PLR0913 - a move is kept with all of them
     draft = _draft("promotion", reference.model, channel, who, override_reason or why)
     with ledger.moving(draft.model, draft.who) as check:
         moves, rows = settled(ledger, draft.model, check)
-        notes = ledger.notes(draft.model)
+        notes, standing = ledger.notes(draft.model), channels_at(rows)
+        if rows and not new_channel:
+            require_meant(draft.model, channel, standing, roles)
         promoters = require_promoter(draft.who, draft.channel, moves, roles, notes)
         wanted = _Wanted(reference, channel, resolve_in(ledger, reference, rows), rows)
         overrode = _overridden(ledger, wanted, notes, may_override=override_reason is not None)
         move = replace(draft, cells=wanted.cells, promoters=promoters, overrode=overrode, unmoved=wanted.unmoved)
+        move = replace(move, new_channel=channel not in standing)
         return carry_out(ledger, move, rows, moves, check)
 
 
@@ -144,10 +151,15 @@ def retire(
             raise unknown_model(model, ledger.models(), ledger.describe())
         before = pointed_at(rows, cell, channel)
         if before is None:
+            if (unknown := unknown_channel(model, channel, rows, moves)) is not None:
+                raise unknown
             there = sorted({row.cell for row in rows if channel in row.channels})
+            fix = f"see phipack history {model}; to drop what is still published: phipack publish --drop {cell}"
+            if cell not in {row.cell for row in rows} and (near := did_you_mean(cell, there)).startswith("did"):
+                fix = f"{near} {fix[0].upper()}{fix[1:]}"
             raise RegistryError(
                 f"{model}:{channel} does not point at a version of cell {cell}, but at {', '.join(there) or 'nothing'}",
-                fix=f"see phipack history {model}; to drop what is still published: phipack publish --drop {cell}",
+                fix=fix,
             )
         draft = _draft("retirement", model, channel, who, why)
         move = replace(draft, cells=(CellMove(cell, before, None),), promoters=promoters)
@@ -181,6 +193,8 @@ def rollback(  # noqa: PLR0913 - as above
         last = move_to_undo(moves, channel)
         if not rows and not moves:
             raise unknown_model(model, ledger.models(), ledger.describe())
+        if last is None and (unknown := unknown_channel(model, channel, rows, moves)) is not None:
+            raise unknown
         if last is None or (not empty and all(move.before is None for move in last.cells)):
             first = f"; to take back the first: phipack rollback {model} --channel {channel} --empty" if last else ""
             raise RegistryError(

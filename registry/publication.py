@@ -29,7 +29,7 @@ from registry.catalog.documents import (
 from registry.catalog.earlier import with_earlier
 from registry.catalog.published_check import check_published
 from registry.catalog.published_deltas import DeltaMaker
-from registry.catalog.published_state import Published, read_published, write_next
+from registry.catalog.published_state import NO_CATALOG_FIX, Published, read_published, write_next
 from registry.catalog.rollout import ALL, Stage, share_of, stages_after
 from registry.catalog.signing import KeyFolder
 from registry.ledger.reader import Reader, resolve_in
@@ -159,7 +159,7 @@ def refresh(into: Store, keys: KeyFolder, *, on_progress: Progress = silent) -> 
     def attempt() -> datetime | None:
         published = read_published(into, keys)
         if published.tag is None:
-            raise PublicationError(f"{into.uri} has no catalog", fix="publish a channel: phipack publish MODEL")
+            raise PublicationError(f"{into.uri} has no catalog", fix=NO_CATALOG_FIX)
         expires = write_next(published, keys, {})
         if expires is not None:
             check_published(into, keys, published.paths)

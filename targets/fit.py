@@ -167,7 +167,8 @@ def _remarks(architecture: Architecture, recipe: Recipe, target: Target, context
     if recipe.format == "gguf" and rope is not None and context_length > rope.original_context:
         edge = rope.original_context
         remarks.append(
-            f"llama.cpp chooses longrope's factors by the context it is opened with: up to {edge} for shorter sequences"
+            f"llama.cpp chooses longrope's factors by the context it is opened with: open it with {edge} tokens for "
+            f"sequences of at most {edge}"
             if rope.short_attention_factor == rope.long_attention_factor
             else f"built for up to {edge} tokens: llama.cpp has one attention factor, this model another past that"
         )

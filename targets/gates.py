@@ -15,6 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 from targets.toml_file import RefusedValueError
 
 DEVICE_PREFIX = "device_"
+CHANGE = (  # the fix where a gate failed
+    "in the project file, choose another recipe (more bits for accuracy, fewer for size, memory and speed), "
+    'calibration = "full", a shorter context_length for memory, or another bound; phipack release --dry-run shows the '
+    "figures"
+)
 MEASURE = "phipack measure BUNDLE --device DEVICE, then phipack evidence import FILE --bundle BUNDLE"
 
 

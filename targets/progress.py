@@ -43,6 +43,20 @@ def silent(_event: Event) -> None:
     """Ignore the event."""
 
 
+def notices_once(on_progress: Progress) -> Progress:
+    """Return a receiver that passes events to `on_progress`, each notice's text once: for what several works say."""
+    said: set[str] = set()
+
+    def receive(event: Event) -> None:
+        if isinstance(event, Notice):
+            if event.text in said:
+                return
+            said.add(event.text)
+        on_progress(event)
+
+    return receive
+
+
 def with_subject(on_progress: Progress, subject: str) -> Progress:
     """Return a receiver that passes events to `on_progress`, with the subject of each step replaced by `subject`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from targets.errors import ProjectError, did_you_mean
 from targets.evaluation import EvaluationSettings
 from targets.gates import Gate
 from targets.kernels import fast_types
-from targets.project_table import CellTable, ProjectTable, is_path
+from targets.project_table import ProjectTable, is_path
 from targets.recipes import Recipe
 from targets.references import Version
+from targets.stated_path import PathKind, require_stated
 from targets.toml_file import read_toml
+from targets.toml_lines import KeyPath
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,24 @@ class Project:
                 raise ProjectError(f"{self.path}: no cell {name!r}", fix=did_you_mean(name, known))
         return tuple(known[name] for name in names) or self.cells
 
+    def require_paths(self, tables: Collection[str] = ("checkpoint", "adapter", "evaluation", "calibration")) -> None:
+        """Check that the files and folders that these tables state are there, before work that needs them.
+
+        Raises:
+            ProjectError: one is not, with file, line and key.
+        """
+        for keys, path, kind in self._stated_paths():
+            if path is not None and keys[0] in tables:
+                require_stated(self.path, keys, path, kind)
+
+    def _stated_paths(self) -> Iterator[tuple[KeyPath, Path | None, PathKind]]:
+        yield ("checkpoint",), self.checkpoint, "folder"
+        yield ("adapter",), self.adapter, "folder"
+        yield ("evaluation", "text"), self.settings.text, "file"
+        yield ("evaluation", "tasks"), self.settings.tasks, "folder"
+        yield ("evaluation", "safety"), self.settings.safety, "folder"
+        yield ("calibration", "text"), self.calibration.text, "file"
+
 
 def load_project(path: Path) -> Project:
     """Read a project file. Raises `ProjectError` with file, line and key."""
@@ -94,7 +114,7 @@ def load_project(path: Path) -> Project:
             suite=evaluation.suite,
         ),
         gates=table.gates,
-        cells=tuple(_cell(table, cell, folder) for cell in table.cells),
+        cells=tuple(_cell(path, table, place) for place in range(len(table.cells))),
         roles=Roles(str(path), {name: tuple(one.promoters) for name, one in table.channels.items() if one.promoters}),
         tracking_uri=table.registry.tracking_uri,
         store=_store(table.registry.store, folder),
@@ -109,8 +129,11 @@ def _store(given: str | None, folder: Path) -> str | None:
     return given if given is None or "://" in given else str(folder / given)
 
 
-def _cell(project: ProjectTable, cell: CellTable, folder: Path) -> Cell:
-    target = target_named(str(folder / cell.target) if is_path(cell.target) else cell.target)
+def _cell(path: Path, project: ProjectTable, place: int) -> Cell:
+    cell = project.cells[place]
+    if is_path(cell.target):
+        require_stated(path, ("cells", place, "target"), path.parent / cell.target, "file")
+    target = target_named(str(path.parent / cell.target) if is_path(cell.target) else cell.target)
     if cell.runtimes:
         target = target.model_copy(update={"runtimes": target.runtimes | cell.runtimes})
     # On the same figure, a cell's gate replaces the project's. A target's gates apply in addition to both.

@@ -239,7 +239,8 @@ class ChannelTable(_Strict):
     """A channel, and who may move it."""
 
     promoters: Annotated[list[str], Field(max_length=NAMES_LIMIT)] | None = Field(
-        default=None, description="Who may promote to it and roll it back: USER, or USER@HOST. By default everybody."
+        default=None,
+        description="Who may promote to it and roll it back: USER, or USER@HOST. By default anybody may.",
     )
 
     @field_validator("promoters")
@@ -284,7 +285,7 @@ class ProjectTable(_Strict):
     gates: GateTable = Field(default_factory=dict, description="Bounds on evidence, for every cell.")
     cells: Annotated[list[CellTable], Field(min_length=1)] = Field(description="What is built: one recipe a target.")
     channels: dict[str, ChannelTable] = Field(
-        default_factory=dict, description="Who may move a channel. A channel that is not listed is everybody's."
+        default_factory=dict, description="Who may move a channel. Anybody may move a channel that is not listed."
     )
     registry: RegistryTable = Field(
         default_factory=RegistryTable, description="Where releases are registered and their bytes stored."
@@ -307,9 +308,10 @@ class ProjectTable(_Strict):
         for place, cell in enumerate(cells):
             if cell.own_name in seen:
                 key = "target" if cell.name is None else "name"
-                raise RefusedValueError(
-                    f"two cells are called {cell.own_name!r}", at=(place, key), fix="give one of them another name"
+                fix = "give one of them another name" + (
+                    ', with a key of its own: name = "…"' if key == "target" else ""
                 )
+                raise RefusedValueError(f"two cells are called {cell.own_name!r}", at=(place, key), fix=fix)
             seen.add(cell.own_name)
         return cells
 

@@ -43,11 +43,14 @@ class Version:
     prerelease: tuple[int | str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> Version:
-        """Read `MAJOR.MINOR.PATCH[-PRERELEASE]`, strictly. Raises `MalformedReferenceError`."""
+    def parse(cls, text: str, *, or_range: bool = False) -> Version:
+        """Read `MAJOR.MINOR.PATCH[-PRERELEASE]`, strictly.
+
+        `or_range`: the caller takes a range, too, so that the fix may name one. Raises `MalformedReferenceError`.
+        """
         match = _VERSION.fullmatch(text)
         if match is None or any(len(number) > _DIGITS_LIMIT for number in re.findall(r"\d+", text, re.ASCII)):
-            raise MalformedReferenceError(f"{text!r} is not a version", fix=_version_fix(text))
+            raise MalformedReferenceError(f"{text!r} is not a version", fix=_version_fix(text, or_range=or_range))
         major, minor, patch, prerelease = match.groups()
         identifiers = tuple(int(part) if part.isdigit() else part for part in (prerelease or "").split(".") if part)
         return cls(int(major), int(minor), int(patch), identifiers)
@@ -136,7 +139,7 @@ class Reference:
         if selector[:1] in ("^", "~"):
             return cls(**named, range=VersionRange.parse(selector))  # type: ignore[arg-type]
         if selector[:1].isdigit():
-            return cls(**named, version=Version.parse(selector))  # type: ignore[arg-type]
+            return cls(**named, version=Version.parse(selector, or_range=True))  # type: ignore[arg-type]
         check_channel(selector, whole=text)
         return cls(**named, channel=selector)  # type: ignore[arg-type]
 
@@ -146,26 +149,35 @@ class Reference:
 
 
 def check_name(kind: str, name: str, *, whole: str | None = None) -> None:
-    """Check a model's or cell's name. Raises `MalformedReferenceError`."""
+    """Check a model's or cell's name; `whole`: the reference that it is in. Raises `MalformedReferenceError`."""
     if _NAME.fullmatch(name) and len(name) <= NAME_LENGTH_LIMIT and ".." not in name:
         return
     where = "" if whole is None or whole == name else f" in {whole!r}"
+    grammar = "" if whole is None else "write MODEL[:VERSION|:CHANNEL|:^1.2][@CELL]; "
     raise MalformedReferenceError(
         f"{name!r} is not a valid name of a {kind}{where}",
-        fix="write MODEL[:VERSION|:CHANNEL|:^1.2][@CELL]; a name has lower-case letters, digits, single dots, - and _,"
-        f" starts with a letter or digit, and has at most {NAME_LENGTH_LIMIT} characters",
+        fix=f"{grammar}a name has lower-case letters, digits, single dots, - and _, starts with a letter or digit, and"
+        f" has at most {NAME_LENGTH_LIMIT} characters",
     )
 
 
 def check_channel(name: str, *, whole: str | None = None) -> None:
-    """Check a channel's name. The grammar is that of MLflow's aliases. Raises `MalformedReferenceError`."""
+    """Check a channel's name; `whole`: the reference that it is in, where a version or a range may be meant.
+
+    The grammar is that of MLflow's aliases. Raises `MalformedReferenceError`.
+    """
     taken = name == "latest" or _MLFLOW_VERSION_ALIAS.fullmatch(name)
     if _CHANNEL.fullmatch(name) and len(name) <= NAME_LENGTH_LIMIT and not taken:
         return
-    where = "" if whole is None or whole == name else f" in {whole!r}"
     why = " (MLflow reserves this name)" if taken else ""
+    if whole is None:
+        raise MalformedReferenceError(
+            f"{name!r} is not a valid name of a channel{why}",
+            fix="write a name such as production or staging: lower-case letters, digits and -, a letter first, at most"
+            f" {NAME_LENGTH_LIMIT} characters",
+        )
     raise MalformedReferenceError(
-        f"{name!r} is neither a version, a range nor a channel{where}{why}",
+        f"{name!r} is neither a version, a range nor a channel in {whole!r}{why}",
         fix="write a version such as 1.2.0, a range such as ^1.2 or ~1.2, or a channel such as production or staging",
     )
 
@@ -188,11 +200,14 @@ def _lowest(major: int, minor: int = 0, patch: int = 0) -> Version:
     return Version(major, minor, patch, (0,))
 
 
-def _version_fix(text: str) -> str:
+def _version_fix(text: str, *, or_range: bool) -> str:
     if "+" in text:
         return "remove the build metadata (+…): it has no place in the order of versions"
-    if _PARTIAL.fullmatch(text):
-        return f"write all three numbers, or a range: ^{text} or ~{text}"
+    if (partial := _PARTIAL.fullmatch(text)) is not None:
+        three = f"write all three numbers: {partial[1]}.{partial[2] or 0}.0"
+        return f"{three}; or a range: ^{text} or ~{text}" if or_range else three
     if text[:1] in ("v", "V", "="):
         return f"write it without {text[0]!r}"
+    if text[:1] in ("^", "~"):
+        return f"write one version, such as 1.2.0: {text} is a range of them"
     return "write MAJOR.MINOR.PATCH without leading zeros, such as 1.2.0 or 1.2.0-rc.1"

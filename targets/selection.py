@@ -52,6 +52,22 @@ class Device:
 
 
 @dataclass(frozen=True)
+class QueryNames:
+    """What whoever asks calls the parts of a query: a fix names what can be set there. By default, options."""
+
+    reference: str = "--of "
+    device: str = "--device"
+    soc: str = "--soc"
+    ram_bytes: str = "--ram-bytes"
+    os: str = "--os"
+    format: str = "--format "
+
+
+OPTIONS = QueryNames()
+URL_PARAMETERS = QueryNames("reference=", "device=", "soc=", "ram_bytes=", "os=", "format=")
+
+
+@dataclass(frozen=True)
 class DeviceClass:
     """A target's description of its devices."""
 
@@ -71,8 +87,8 @@ class Choice:
     why: str
 
 
-def choose(device: Device, cells: Mapping[str, DeviceClass]) -> Choice:
-    """Choose the cell for a device. `cells`: the target of each cell, by the cell's name.
+def choose(device: Device, cells: Mapping[str, DeviceClass], names: QueryNames = OPTIONS) -> Choice:
+    """Choose the cell for a device. `cells`: the target of each cell, by the cell's name. `names`: for the fix.
 
     Raises:
         FetchError: no cell suits the device, or the chosen target has several cells and none has the target's name.
@@ -81,14 +97,25 @@ def choose(device: Device, cells: Mapping[str, DeviceClass]) -> Choice:
     for step in (_by_identifier, _by_soc, _by_memory):
         if (found := step(device, able)) is not None:
             target, why = found
-            return Choice(_own_cell(target, able), why)
-    known = ", ".join(sorted({target.name for target in cells.values()})) or "none"
-    old = sorted({target.name for name, target in cells.items() if name not in able})
+            return Choice(_own_cell(target, able, names), why)
+    known = ", ".join(f"{one.name} ({one.os} {one.minimum_os} or later)" for one in _targets(cells)) or "nothing"
     raise FetchError(
-        f"nothing is published for {device}; there are bundles for {known}"
-        + (f"; {', '.join(old)} need a later {device.os}, or another OS" if old else ""),
-        fix="describe the device with --device, --soc, or --ram-bytes and --os; or name a cell with --of MODEL@CELL",
+        f"nothing is published for {device}; there are bundles for {known}", fix=_fix(device, cells, names)
     )
+
+
+def _fix(device: Device, cells: Mapping[str, DeviceClass], names: QueryNames) -> str:
+    """Return what to ask instead: the identifier that is meant, if it differs in letter case, or is a target's name."""
+    asked = _folded(device.identifier or "")
+    cell = f"name a cell with {names.reference}MODEL@CELL"
+    for target in _targets(cells):
+        for identifier in target.identifiers:
+            if _folded(identifier) == asked and identifier != device.identifier:
+                return f"did you mean {identifier!r}?"
+        if target.name == asked:
+            example = f", such as {target.identifiers[0]}" if target.identifiers else ""
+            return f"{asked} is a target: use the identifier of a device{example}; or {cell}"
+    return f"describe the device with {names.device}, {names.soc}, or {names.ram_bytes} and {names.os}; or {cell}"
 
 
 _Found = tuple[DeviceClass, str] | None
@@ -121,16 +148,16 @@ def _by_memory(device: Device, cells: Mapping[str, DeviceClass]) -> _Found:
     return target, f"{target.name} has the same OS, {target.os}, and no more memory than the device, {memory}"
 
 
-def _own_cell(target: DeviceClass, cells: Mapping[str, DeviceClass]) -> str:
-    names = sorted(name for name, one in cells.items() if one.name == target.name)
-    if target.name in names:
+def _own_cell(target: DeviceClass, cells: Mapping[str, DeviceClass], names: QueryNames) -> str:
+    found = sorted(name for name, one in cells.items() if one.name == target.name)
+    if target.name in found:
         return target.name
-    if len(names) > 1:
+    if len(found) > 1:
         raise FetchError(
-            f"target {target.name} has several cells: {', '.join(names)}",
-            fix=f"name one with --of MODEL@{names[0]}, or choose a format with --format onnx",
+            f"target {target.name} has several cells: {', '.join(found)}",
+            fix=f"name one with {names.reference}MODEL@{found[0]}, or choose a format with {names.format}onnx",
         )
-    return names[0]
+    return found[0]
 
 
 def _targets(cells: Mapping[str, DeviceClass]) -> list[DeviceClass]:

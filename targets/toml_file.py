@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,11 +20,14 @@ _SYNTAX_LINE = re.compile(r"\(at line (\d+)")
 _KEY_MARK = "[key]"  # the last part of pydantic's location of an error in a key itself
 _QUOTED = re.compile(r"'([^']*)'")
 _SHOWN_VALUE_LENGTH = 80
+_ABOVE = "{key} is a key of the whole file: move it to the top, above the first [header]"
 BYTES_LIMIT = 1 << 17  # a project of a thousand cells has less
 _INTEGER_BITS = 63
+_DECLARED = re.compile(r"Cannot declare \((.*)\) twice")
 _OPENED = re.compile(rf"(?:[\[{{][^\[\]{{}}]*+){{{DEPTH_LIMIT}}}")  # brackets, none of which is closed in between
 _TOO_DEEP = f"tables or arrays nested deeper than {DEPTH_LIMIT} levels"
 _FLATTEN = "write the value that this key's documentation shows: none is nested as deeply"
+_TABLE_KINDS = ("dict_type", "model_type", "model_attributes_type")  # pydantic's errors where a table is needed
 _FIXES = {  # by pydantic's type of error; {key} is the key, the other fields are those of pydantic's context
     "string_type": 'write a string in quotes: {key} = "…"',
     "string_too_short": "write at least {min_length} character(s)",
@@ -35,9 +39,6 @@ _FIXES = {  # by pydantic's type of error; {key} is the key, the other fields ar
     "bool_type": "write {key} = true or {key} = false",
     "list_type": "write a list in brackets: {key} = […]",
     "tuple_type": "write a list in brackets: {key} = […]",
-    "dict_type": "write a table: {key} = {{ … }}",
-    "model_type": "write a table: {key} = {{ … }}",
-    "model_attributes_type": "write a table: {key} = {{ … }}",
     "too_short": "add at least {min_length} item(s) to {key}",
     "too_long": "keep at most {max_length} items in {key}",
     "greater_than": "write a number greater than {gt:g}",
@@ -86,13 +87,23 @@ def parse_toml(source: str, model: type[Model], error: type[PhipackError], *, na
         found = _SYNTAX_LINE.search(str(cause))
         line = int(found[1]) if found else source.count("\n") + 1
         reason = str(cause).partition(" (at")[0]
-        fix = "correct the TOML on this line: a string needs quotes, a table needs a [header]"
+        reason, fix = _syntax(reason)
         raise error(f"{name}:{line}: {reason}", fix=fix) from cause
     _require_bounds(content, source, error, name)
     try:
         return model.model_validate(content)
     except ValidationError as cause:
         raise _located(cause, source, model, error, name) from cause
+
+
+def _syntax(reason: str) -> tuple[str, str]:
+    """Return what the parser refused, in a user's words, and the fix."""
+    if (twice := _DECLARED.fullmatch(reason)) is not None:
+        header = ".".join(re.findall(r"'([^']*)'", twice[1]))
+        return f"[{header}] is there twice", f"keep one; where each is one of several, write [[{header}]] for each"
+    if reason == "Cannot overwrite a value":
+        return "this key, or a part of it, is there already", "keep one of the two"
+    return reason, "correct the TOML on this line: a string needs quotes, a table needs a [header]"
 
 
 def _require_bounds(content: object, source: str, error: type[PhipackError], name: str) -> None:
@@ -109,6 +120,17 @@ def _require_bounds(content: object, source: str, error: type[PhipackError], nam
             waiting += (((*keys, key), inner) for key, inner in value.items())
         elif isinstance(value, list):
             waiting += (((*keys, place), inner) for place, inner in enumerate(value))
+
+
+def located(path: Path, keys: KeyPath) -> str:
+    """Return `file:line: key` of a key that a file has; the file alone where it can't be read again."""
+    dotted = ".".join(map(str, keys))
+    try:
+        source = read_at_most(path, BYTES_LIMIT).decode("utf-8-sig").replace("\r\n", "\n")
+        tomllib.loads(source)
+    except (OSError, ValueError, TooLargeError, RecursionError):
+        return f"{path}: {dotted}"
+    return f"{path}:{line_of(source, keys)}: {dotted}"
 
 
 def line_of(source: str, keys: KeyPath) -> int:
@@ -143,19 +165,63 @@ def _described(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str]
     kind = details["type"]
     context = details.get("ctx", {})
     if kind == "extra_forbidden":
-        return keys, "unknown key", did_you_mean(str(keys[-1]), _known_keys(model, keys[:-1]))
+        return keys, "unknown key", _unknown_key(model, keys)
     if keys and keys[-1] == _KEY_MARK:
         return keys[:-1], "unknown key", did_you_mean(str(keys[-2]), _QUOTED.findall(context.get("expected", "")))
     if kind == "missing":
-        return keys, "missing key", f"add {keys[-1]} = …"
+        return keys, "missing key", f"add {_header(model, keys) or f'{keys[-1]} = …'}"
+    if kind in _TABLE_KINDS or (kind == "list_type" and _header(model, keys) is not None):
+        return keys, *_wrong_shape(model, keys, details["input"], list_needed=kind == "list_type")
     refused = context.get("error")
     if isinstance(refused, RefusedValueError):
         return keys + refused.at, str(refused), refused.fix
     problem = details["msg"].removeprefix("Value error, ")
     if kind != "value_error" and not isinstance(details["input"], (dict, list)):
-        shown = repr(details["input"])
-        problem += f", not {shown if len(shown) <= _SHOWN_VALUE_LENGTH else shown[:_SHOWN_VALUE_LENGTH] + '…'}"
+        problem += f", not {_value_shown(details['input'])}"
     return keys, problem, _fix_of(kind, context, keys)
+
+
+def _unknown_key(model: type[BaseModel], keys: KeyPath) -> str:
+    """Return the fix for a key that its table does not have. In TOML, a key below a [header] is the header's."""
+    known = _known_keys(model, keys[:-1])
+    if len(keys) > 1 and keys[-1] in _known_keys(model, ()) and not difflib.get_close_matches(str(keys[-1]), known):
+        return _ABOVE.format(key=keys[-1])
+    return did_you_mean(str(keys[-1]), known)
+
+
+def _wrong_shape(model: type[BaseModel], keys: KeyPath, found: object, *, list_needed: bool) -> tuple[str, str]:
+    """Return problem and fix where a table was written for a list of tables, a list for a table, or a value for one."""
+    name = ".".join(str(key) for key in keys if isinstance(key, str))
+    if list_needed and isinstance(found, dict):
+        return (
+            "one table, where a list of tables is needed",
+            f"write [[{name}]], with double brackets, for each of them",
+        )
+    if not list_needed and isinstance(found, list):
+        return "a list, where one table is needed", f"write [{name}] once, with single brackets"
+    problem = f"must be a {'list of tables' if list_needed else 'table'}, not {_value_shown(found)}"
+    if not list_needed and len(keys) > 1 and keys[-1] in _known_keys(model, ()):
+        return problem, _ABOVE.format(key=keys[-1])
+    if list_needed or isinstance(keys[-1], int):
+        return problem, f"write {_header(model, keys)}"
+    inner = _model_at(model, keys)
+    needed = "" if inner is None else f", with keys of {', '.join(inner.model_fields)}"
+    return problem, f"write a table: {keys[-1]} = {{ … }}{needed}"
+
+
+def _header(model: type[BaseModel], keys: KeyPath) -> str | None:
+    """Return how a list of tables is written, `[[cells]] with target and recipe`; None for another key."""
+    inner = _model_at(model, keys)
+    names = [key for key in keys if isinstance(key, str)]
+    if inner is None or not names or not _is_list(model, keys):
+        return None
+    required = [name for name, one in inner.model_fields.items() if one.is_required()]
+    return f"[[{'.'.join(names)}]]" + (f" with {' and '.join(required)}" if required else "")
+
+
+def _value_shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN_VALUE_LENGTH else shown[:_SHOWN_VALUE_LENGTH] + "…"
 
 
 def _fix_of(kind: str, context: Mapping[str, Any], keys: KeyPath) -> str:
@@ -166,13 +232,30 @@ def _fix_of(kind: str, context: Mapping[str, Any], keys: KeyPath) -> str:
 
 def _known_keys(model: type[BaseModel], keys: KeyPath) -> list[str]:
     """Return the keys that a table at this path may have, according to models and to lists and maps of models."""
+    return [field.alias or name for name, field in _deepest(model, keys).model_fields.items()]
+
+
+def _model_at(model: type[BaseModel], keys: KeyPath) -> type[BaseModel] | None:
+    """Return the model of the table, or of the list's or map's tables, at this path; None where there is none."""
+    found = _deepest(model, keys)
+    return None if found is model else found
+
+
+def _deepest(model: type[BaseModel], keys: KeyPath) -> type[BaseModel]:
     for key in keys:
         if isinstance(key, int) or key not in model.model_fields:
             continue
         inner = _model_in(model.model_fields[key].annotation)
         if inner is not None:
             model = inner
-    return [field.alias or field_name for field_name, field in model.model_fields.items()]
+    return model
+
+
+def _is_list(model: type[BaseModel], keys: KeyPath) -> bool:
+    """Return whether the last key that is no number is a list's."""
+    *above, name = (key for key in keys if isinstance(key, str))
+    fields = _deepest(model, tuple(above)).model_fields
+    return name in fields and get_origin(fields[name].annotation) is list
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:

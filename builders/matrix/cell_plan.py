@@ -40,7 +40,7 @@ from targets.evidence import (
     bounds_accuracy,
     judge_figures,
 )
-from targets.gates import Gate, GateResult
+from targets.gates import CHANGE, Gate, GateResult
 from targets.measurement import Measurement
 from targets.prediction import predicted_figures
 from targets.project import Cell
@@ -309,10 +309,10 @@ def gate_results(figures: Mapping[str, Figure], gates: Mapping[str, Mapping[str,
 def refusal_for(name: str, shortcomings: Sequence[str]) -> GateError:
     """Return the error that says why a cell or bundle does not pass."""
     fix = (
-        "choose a recipe with more bits or a smaller --context, or change the bound where it is wrong; "
-        "phipack validate shows all figures"
+        CHANGE
         if list(shortcomings) != [NO_ACCURACY_GATE]
-        else "ask for one in the project file: [gates] kl_mean = { at_most = 0.05 }"
+        else "add a bound to the project file, in its [gates] if it has them; 0.2 nats is an example:\n"
+        "    [gates]\n    kl_mean = { at_most = 0.2 }"
     )
     failures = [Failure(name, shortcoming) for shortcoming in shortcomings]
     return GateError(f"{name} does not pass: {'; '.join(shortcomings)}", failures=failures, fix=fix)

@@ -60,7 +60,7 @@ from targets.calibration import CalibrationSettings
 from targets.errors import PhipackError, ReleaseError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence
-from targets.progress import Progress, Step, silent, with_subject
+from targets.progress import Progress, Step, notices_once, silent, with_subject
 
 JobResult = bool | PhipackError  # True: done now; False: any machine had recorded it; else what went wrong
 BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the disk until the store has it
@@ -227,12 +227,13 @@ def run_builds(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str] | No
 
 def _build_together(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str]) -> dict[str, JobResult]:
     by_folder = {site.cache.bundle_folder(job.key): job for job in jobs}
+    on_progress = notices_once(site.on_progress)  # what a checkpoint's files say, each build would
     requests = {
         folder: BuildRequest.from_checkpoint(
             site.checkpoint,
             job.whole_recipe,
             job.context_length,
-            with_subject(site.on_progress, subjects.get(job.name, job.name)),
+            with_subject(on_progress, subjects.get(job.name, job.name)),
         )
         for folder, job in by_folder.items()
     }

@@ -61,3 +61,13 @@ def measured(values: Mapping[str, float], on: str) -> dict[str, Figure]:
         name: Figure(value=float(value), unit=FIGURES[name][0], kind="measured", on=on)
         for name, value in values.items()
     }
+
+
+def compared(values: Mapping[str, float], on: str, runtime: str) -> dict[str, Figure]:
+    """Return measured values as figures: the bundle's ran in `runtime`, the reference's own (`reference_…`) in float32.
+
+    `on`: the text or the prompts of both.
+    """
+    own = {name: value for name, value in values.items() if name.startswith("reference_")}
+    others = {name: value for name, value in values.items() if name not in own}
+    return measured(others, f"{on}, {runtime}") | measured(own, f"{on}, the checkpoint in float32")

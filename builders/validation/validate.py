@@ -23,7 +23,7 @@ from builders.validation.answers import answer_for_suite
 from builders.validation.behaviour.measuring import Known, measure_behaviour
 from builders.validation.by_text import compare_texts
 from builders.validation.compare import Rows
-from builders.validation.measurement import Measurement, compare, measured
+from builders.validation.measurement import Measurement, compare, compared, measured
 from builders.validation.origin import require_origin
 from builders.validation.prompts import check_prompts, compare_prompts
 from builders.validation.sampled_texts import text_windows
@@ -181,10 +181,9 @@ def _accuracy(
 
     `hidden`: the reference's hidden states of the windows.
     """
-    on = f"{windows.size} tokens of {using.text_name}, {using.session.runtime}"
+    on = f"{windows.size} tokens of {using.text_name}"
     rows = compare(using, using.session, windows, hidden)
-    figures = measured(rows.figures(), on)
-    figures |= measured(_greedy(using, windows, settings), on)
+    figures = compared(rows.figures() | _greedy(using, windows, settings), on, using.session.runtime)
     return figures | past_exact(using) | past_edge(using) | full_cache(using, windows), rows
 
 

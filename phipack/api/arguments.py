@@ -93,6 +93,15 @@ def as_checkpoint(given: AnyPath | Checkpoint, adapter: AnyPath | None = None) -
     return opened if adapter is None else merge(opened, as_path(adapter))
 
 
+def checkpoint_of(project: Project) -> Checkpoint:
+    """Open a project's checkpoint, merged with its adapter; every path that the project states must be there.
+
+    Raises `ProjectError` for a path, with its line; `CheckpointError` for what is in the folders.
+    """
+    project.require_paths()
+    return as_checkpoint(project.checkpoint, project.adapter)
+
+
 def as_evidence(given: AnyPath | Evidence) -> Evidence:
     """Read an evidence file. Raises `MeasurementError`."""
     return given if isinstance(given, Evidence) else Evidence.read(as_path(given))

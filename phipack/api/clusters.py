@@ -12,7 +12,7 @@ from builders.matrix.cluster.coordinator import run_graph
 from builders.matrix.cluster.survey import Survey, survey
 from builders.matrix.cluster.work import ReleaseWork, release_work
 from builders.release import Coordinator
-from phipack.api.arguments import as_checkpoint
+from phipack.api.arguments import checkpoint_of
 from phipack.api.job_results import JobOutcome, JobsReport
 from phipack.api.jobs import refuse_what_fails
 from phipack.api.releasing import finish, note_plan, sentence
@@ -35,14 +35,14 @@ class ClusterUse:
 
     def coordinator(self) -> Coordinator:
         """Return what plans and finishes the release. Raises `CheckpointError`."""
-        checkpoint = as_checkpoint(self.project.checkpoint, self.project.adapter)
+        checkpoint = checkpoint_of(self.project)
         cache = BuildCache(self.home)
         return Coordinator(checkpoint, self.project.settings, cache, self.store, self.project.calibration)
 
     def work(self) -> ReleaseWork:
         """Return what workers must know. Workers of this machine share the project's folder with it."""
         project = self.project
-        checkpoint = as_checkpoint(project.checkpoint, project.adapter)
+        checkpoint = checkpoint_of(project)
         home = self.home if self.where.local_workers is not None else None
         calibrates = any(cell.calibration != "none" for cell in project.cells)
         return release_work(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from phipack.api.arguments import AnyPath, as_checkpoint, as_path, as_target
 from phipack.api.results import FitReport, SizedFit
+from targets.architecture import Architecture
 from targets.device_evidence import observation_of
 from targets.devices import Target, load_targets
 from targets.errors import RecipeError, UnsupportedModelError, did_you_mean
@@ -18,6 +19,7 @@ from targets.measurement import Measurement
 from targets.models import known_model
 from targets.recipes import RECIPES, Recipe
 from targets.roofline import decode_speed
+from targets.stated_path import neighbour
 
 if TYPE_CHECKING:
     from builders.checkpoint import Checkpoint
@@ -60,7 +62,7 @@ def fit(
         MeasurementError: nothing can be learned from a measurement.
     """
     checkpoint = _checkpoint(model)
-    architecture = known_model(str(model)) if checkpoint is None else checkpoint.architecture
+    architecture = _known(str(model)) if checkpoint is None else checkpoint.architecture
     device = as_target(target)
     opened = (one if isinstance(one, Measurement) else Measurement.read(as_path(one)) for one in measured)
     known = [observation_of(one) for one in opened]
@@ -75,6 +77,17 @@ def fit(
         for recipe, one, speed in zip(recipes, fits, speeds, strict=True)
     )
     return FitReport(str(model) if checkpoint is None else str(checkpoint.path), device, sized)
+
+
+def _known(model: str) -> Architecture:
+    """Look up a released model. Raises `UnsupportedModelError`, whose fix is the folder that may be meant."""
+    try:
+        return known_model(model)
+    except UnsupportedModelError as error:
+        near = neighbour(Path(model))
+        if near is None or not Path(near).is_dir():
+            raise
+        raise UnsupportedModelError(error.problem, fix=f"did you mean the folder {near!r}?") from error
 
 
 def _recipes(kv_cache: str | None) -> list[Recipe]:

@@ -13,7 +13,7 @@ from builders.matrix.planning import ReleasePlan
 from builders.matrix.records import CheckpointFacts, recorded_checkpoint
 from builders.matrix.work import Site, require_labels, run_jobs
 from builders.release import Coordinator
-from phipack.api.arguments import as_checkpoint
+from phipack.api.arguments import checkpoint_of
 from phipack.api.job_results import JobOutcome, JobPlan, JobsReport, Matrix
 from phipack.api.release_reports import planned_report
 from phipack.api.results import ReleaseReport
@@ -31,8 +31,10 @@ def coordinator_of(project: Project, store: Store, home: Path, checkpoint_digest
 
     Raises:
         CheckpointError: the checkpoint can't be read, has another digest, or no job has recorded it.
+        ProjectError: a path that the project file states is wrong.
     """
     if checkpoint_digest is not None and not project.checkpoint.exists():
+        project.require_paths(("evaluation", "calibration"))
         found: Checkpoint | CheckpointFacts | None = recorded_checkpoint(store, checkpoint_digest)
         if found is None:
             raise CheckpointError(
@@ -40,7 +42,7 @@ def coordinator_of(project: Project, store: Store, home: Path, checkpoint_digest
                 fix="run a job of the release first (phipack release --defer-registration), or bring the checkpoint",
             )
     else:
-        found = as_checkpoint(project.checkpoint, project.adapter)
+        found = checkpoint_of(project)
         if checkpoint_digest is not None and found.digest != checkpoint_digest:
             raise CheckpointError(
                 f"{project.checkpoint} is {found.digest}, not {checkpoint_digest}",
@@ -96,7 +98,7 @@ def do_jobs(
 
 def site_of(project: Project, store: Store, home: Path, on_progress: Progress) -> Site:
     """Return this machine as a place where a project's jobs are done. Raises `CheckpointError`."""
-    checkpoint = as_checkpoint(project.checkpoint, project.adapter)
+    checkpoint = checkpoint_of(project)
     return Site(checkpoint, project.settings, BuildCache(home), store, on_progress, project.calibration)
 
 

@@ -23,7 +23,7 @@ def create_keys(
     signers: Mapping[Role, Iterable[str]] | None = None,
     expiry_days: Mapping[Role, int] | None = None,
 ) -> KeyFolder:
-    """Make a folder of keys, and the root that phones are to trust: `1.root.json` in it.
+    """Make a folder of keys, and the root that phones trust: `1.root.json` in it.
 
     Args:
         folder: must not hold keys. It is never published.

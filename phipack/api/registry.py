@@ -99,7 +99,13 @@ class Registry(RegisteredMethods, ReleaseMethods):
         return self._ledger.register(entry)
 
     def promote(
-        self, reference: str | Reference, to: str, *, reason: str = "", override_reason: str | None = None
+        self,
+        reference: str | Reference,
+        to: str,
+        *,
+        reason: str = "",
+        override_reason: str | None = None,
+        new_channel: bool = False,
     ) -> Move:
         """Point a channel at a release: at every cell of `MODEL:VERSION`, or at one with `@CELL`. All move, or none.
 
@@ -108,6 +114,7 @@ class Registry(RegisteredMethods, ReleaseMethods):
             to: the channel, such as `candidate`, `staging` or `production`.
             reason: kept in the history.
             override_reason: why it goes ahead in spite of failing or missing evidence and missing cells. Kept too.
+            new_channel: make a channel even where its name is nearly that of another one.
 
         Returns:
             The move; its `cells` are those that moved, none where all were there already. `unmoved`: cells of the
@@ -115,7 +122,7 @@ class Registry(RegisteredMethods, ReleaseMethods):
 
         Raises:
             GateError: a cell is missing, or its evidence does not pass: see `failures`. Nothing moved.
-            RegistryError: this user may not move the channel. Nothing moved.
+            RegistryError: this user may not move the channel, or its name seems misspelt. Nothing moved.
         """
         from registry.promotion import current_user, promote
 
@@ -128,6 +135,7 @@ class Registry(RegisteredMethods, ReleaseMethods):
             why=as_reason(reason),
             roles=self._roles(wanted.model),
             override_reason=None if override_reason is None else as_reason(override_reason),
+            new_channel=new_channel,
         )
 
     def retire(self, reference: str | Reference, channel: str, *, reason: str = "") -> Move:

@@ -13,7 +13,7 @@ from builders.checkpoint import Checkpoint
 from builders.matrix.keys import build_tools
 from builders.matrix.records import CheckpointFacts
 from builders.release import Release
-from phipack.api.arguments import as_checkpoint
+from phipack.api.arguments import checkpoint_of
 from phipack.api.jobs import coordinator_of
 from phipack.api.release_reports import done_report, planned_report
 from phipack.api.reporting import with_pages
@@ -84,7 +84,7 @@ def finish(
 
 def _release(project: Project, ledger: Ledger, home: Path, on_progress: Progress) -> Release:
     release = Release(
-        checkpoint=as_checkpoint(project.checkpoint, project.adapter),
+        checkpoint=checkpoint_of(project),
         settings=project.settings,
         cache=BuildCache(home),
         store=ledger.store,

@@ -13,7 +13,7 @@ from targets.devices import Target
 from targets.errors import Failure, GateError, PhipackError, ReleaseError
 from targets.evidence import Evidence, Figure
 from targets.fit import RecipeFit
-from targets.gates import GateResult
+from targets.gates import CHANGE, GateResult
 from targets.measurement import Measurement
 from targets.references import Version
 from targets.roofline import PredictedSpeed
@@ -243,6 +243,14 @@ class ReleaseReport:
         """Every reason why a cell does not pass."""
         return tuple(failure for cell in self.cells for failure in cell.failures)
 
+    @property
+    def failures_by_fix(self) -> tuple[tuple[str, tuple[Failure, ...]], ...]:
+        """The same reasons, those with one fix together; the fix is empty where a cell's problem has none."""
+        found: dict[str, list[Failure]] = {}
+        for cell in self.cells:
+            found.setdefault("" if cell.problem is None else cell.problem.fix, []).extend(cell.failures)
+        return tuple((fix, tuple(failures)) for fix, failures in found.items() if failures)
+
     def raise_for_failures(self) -> None:
         """Raise where a cell failed.
 
@@ -257,6 +265,10 @@ class ReleaseReport:
         how = "would fail" if self.dry_run else "failed"
         problem = f"{self.model} {self.version}: {len(failed)} of {len(self.cells)} cells {how}: {names}"
         fix = "fix these and run the same command again: the other cells are kept and not built again"
+        if self.dry_run:
+            fixes = {fix for fix, _ in self.failures_by_fix}
+            shared = fixes.pop() if len(fixes) == 1 else "fix these, each as is said with it; nothing was built"
+            fix = shared or CHANGE
         if all(cell.problem is None or isinstance(cell.problem, GateError) for cell in failed):
             raise GateError(problem, failures=self.failures, fix=fix)
         raise ReleaseError(problem, fix=fix)

@@ -68,6 +68,8 @@ def validate(  # noqa: PLR0913 - the public face
 
     plan = None if project is None else as_project(project)
     settings = EvaluationSettings() if plan is None else plan.settings
+    if plan is not None and (text, tasks, safety) == (None, None, None):
+        plan.require_paths(("evaluation",))
     settings = replace(
         settings,
         text=settings.text if text is None else as_path(text),

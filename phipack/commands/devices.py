@@ -100,6 +100,7 @@ def fit(
     from phipack.api.building import open_checkpoint
     from phipack.api.fitting import fit as fit_on
     from phipack.json_form.making import fit_form
+    from targets.fit import DEFAULT_CONTEXT
 
     opened = model if adapter is None else open_checkpoint(model, adapter=adapter)
     report = fit_on(opened, target, measured=measured, kv_cache=kv_cache)
@@ -122,5 +123,9 @@ def fit(
         for one in report.recipes
     ]
     device = report.target
-    head = f"{model} on {device.title}: {size(device.app_memory_bytes)} for an app; KV cache at the longest context"
+    head = (
+        f"{model} on {device.title}: {size(device.app_memory_bytes)} for an app. The longest context is what fits, and "
+        f"KV cache and runtime are shown for it; a bundle is built for at most {DEFAULT_CONTEXT:,} tokens unless "
+        "context_length (--context) asks for more"
+    )
     state.output.result(fit_form(report).data(), f"{head}\n\n{table(columns, rows)}")

@@ -10,7 +10,7 @@ import click
 
 from phipack.commands.ci_reports import append_for_runner
 from phipack.commands.opening import open_project_registry
-from phipack.commands.releasing import types_text
+from phipack.commands.releasing import failures_text, types_text
 from phipack.options import FILE, State, checkpoint_digest_option, only_option, pass_state
 from phipack.tables import table
 from targets.formatting import count, size
@@ -36,8 +36,7 @@ def plan(state: State, project_file: Path | None, only: tuple[str, ...], checkpo
     state.named_project = project_file or state.named_project
     project = state.required_project
     found = open_project_registry(state).plan(project, only, checkpoint_digest=checkpoint_digest)
-    why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in found.release.failures)
-    text = "\n\n".join(filter(None, (_shown(found), why)))
+    text = "\n\n".join(filter(None, (_shown(found), failures_text(found.release))))
     state.output.result(plan_form(found).data(), text)
     found.raise_for_failures()
 

@@ -14,6 +14,7 @@ from phipack.commands.opening import open_project_registry, open_registry
 from phipack.commands.validation import evidence_text
 from phipack.options import State, pass_state, reason_option
 from phipack.tables import table
+from targets.errors import did_you_mean
 from targets.formatting import recipe_shown
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def ls(state: State, model: str | None) -> None:
     """List what is registered, of one model or of all."""
     from phipack.json_form.registry import versions_form
 
-    versions = open_registry(state).versions(model)
+    registry = open_registry(state)
+    versions = registry.versions(model)
     rows = [
         (
             *(v.model, v.release, v.cell, recipe_shown(v.recipe, v.calibration, v.budget, v.kv_cache)),
@@ -41,7 +43,7 @@ def ls(state: State, model: str | None) -> None:
     ]
     columns = ("model", "version", "cell", "recipe", "gates", "channels")
     nothing = f"nothing is registered{f' of {model}' if model else ''} in {state.registry}"
-    text = table(columns, rows) if rows else nothing
+    text = table(columns, rows) if rows else nothing + _model_meant(registry, model)
     state.output.result(versions_form(versions).data(), text)
 
 
@@ -70,6 +72,7 @@ def show(state: State, reference: str) -> None:
 @click.option(
     "--override", is_flag=True, help="Promote in spite of failing or missing evidence; needs --reason, which is kept."
 )
+@click.option("--new-channel", is_flag=True, help="Make a channel even if its name is nearly that of another one.")
 @reason_option
 @pass_state
 def promote(
@@ -77,6 +80,7 @@ def promote(
     reference: str,
     channel: str,
     override: bool,
+    new_channel: bool,
     reason: str,
 ) -> None:
     """Point a channel at a release: at every cell of MODEL:VERSION, or at one with @CELL. All move, or none.
@@ -84,11 +88,14 @@ def promote(
     Cells of the channel that the release does not have are left alone, and named. Refused where a cell of the release
     is missing or its evidence does not pass, and to users who are not among the channel's promoters: those that the
     last release has noted in the registry, and those of the project file, if it is the model's.
+
+    A channel that is not there is made, and the output says so; one whose name is nearly that of another is refused.
     """
     if override and not reason.strip():
         raise click.UsageError("--override needs --reason TEXT: why the promotion goes ahead")
     registry = open_project_registry(state, re.split("[:@]", reference)[0])
-    move = registry.promote(reference, channel, reason=reason, override_reason=reason if override else None)
+    overrides = reason if override else None
+    move = registry.promote(reference, channel, reason=reason, override_reason=overrides, new_channel=new_channel)
     _show_move(state, registry, move)
 
 
@@ -142,7 +149,7 @@ def rollback(
 @click.argument("model", shell_complete=completion.models)
 @pass_state
 def history(state: State, model: str) -> None:
-    """List every move of a model's channels, newest first: who, allowed by which list, when, from, to, and why.
+    """List every move of a model's channels, newest first: who, by which list of promoters, when, from, to, and why.
 
     Below: where the report of what was promoted is, with its evidence.
     """
@@ -166,15 +173,24 @@ def history(state: State, model: str) -> None:
         for m in moves
         for cell in m.cells
     ]
-    columns = ("when", "who", "allowed by", "move", "cell", "from", "to", "evidence", "state", "why")
+    nothing = f"no moves of {model} in {state.registry}"
+    columns = ("when", "who", "promoters", "move", "cell", "from", "to", "evidence", "state", "why")
     text = "\n\n".join(
         [
-            table(columns, rows) if rows else f"no moves of {model} in {state.registry}",
+            table(columns, rows) if rows else nothing + _model_meant(registry, model),
             *filter(None, map(_overrode, moves)),
             *_reports(registry, moves),
         ]
     )
     state.output.result(history_form(moves, registry.run_link).data(), text)
+
+
+def _model_meant(registry: Registry, model: str | None) -> str:
+    """Name the model that may be meant, where the one that was named has nothing."""
+    models = registry.models() if model else ()
+    if model is None or not models or model in models:
+        return ""
+    return f"; {did_you_mean(model, models)}"
 
 
 def _shown(cell: RegisteredCell) -> str:
@@ -215,7 +231,8 @@ def _show_move(state: State, registry: Registry, move: Move) -> None:
         state.output.result(data, "\n\n".join(filter(None, (text, _unmoved(move)))))
         return
     rows = [(cell.cell, _release(cell.before), _release(cell.after)) for cell in move.cells]
-    text = f"{move.title}, allowed by {_allowed_by(move)}\n\n{table(('cell', 'from', 'to'), rows)}"
+    new = f" (new channel of {move.model})" if move.new_channel else ""
+    text = f"{move.title}{new}; {_why_allowed(move)}\n\n{table(('cell', 'from', 'to'), rows)}"
     state.output.result(data, "\n\n".join(filter(None, (text, _emptied(move), _unmoved(move), _overrode(move)))))
 
 
@@ -232,8 +249,14 @@ def _unmoved(move: Move) -> str:
     return f"left alone, as the release does not have them: {cells}" if cells else ""
 
 
+def _why_allowed(move: Move) -> str:
+    if move.promoters is None:
+        return f"no list of promoters is set for {move.channel}"
+    return f"allowed by its list of promoters: {', '.join(move.promoters)}"
+
+
 def _allowed_by(move: Move) -> str:
-    return "everybody" if move.promoters is None else f"promoters {', '.join(move.promoters)}"
+    return "no list is set" if move.promoters is None else ", ".join(move.promoters)
 
 
 def _evidence(move: Move, cell: CellMove) -> str:

@@ -114,11 +114,21 @@ def _check_cluster_usage(only: tuple[str, ...], jobs: tuple[str, ...], *, defer:
 def _show(state: State, report: ReleaseReport, reports: CiReports) -> None:
     from phipack.json_form.making import release_form
 
-    why = "\n".join(f"{failure.cell}: {failure.problem}" for failure in report.failures) if report.dry_run else ""
+    why = failures_text(report) if report.dry_run else ""
     known = (_cost(report), types_text(report)) if report.dry_run else (_report_line(report),)
     state.output.result(release_form(report).data(), "\n\n".join(filter(None, (_table(report), *known, why))))
     reports.write(report)
     report.raise_for_failures()
+
+
+def failures_text(report: ReleaseReport) -> str:
+    """Say which cells would fail, why, and what to do: once at the end of the command where it is the same for all."""
+    groups = report.failures_by_fix
+    lines = []
+    for fix, failures in groups:
+        lines += [f"{failure.cell}: {failure.problem}" for failure in failures]
+        lines += [f"  fix: {fix}"] if fix and len(groups) > 1 else []
+    return "\n".join(lines)
 
 
 def _report_line(report: ReleaseReport) -> str:
@@ -206,4 +216,7 @@ def _gates(cell: CellReport) -> str:
     if not cell.gates and cell.problem is not None:
         return "refused"
     passed = f"{sum(gate.passed for gate in cell.gates)}/{len(cell.gates)} passed"
-    return f"{passed}, {len(cell.open_gates)} to be measured" if cell.open_gates else passed
+    if cell.open_gates:
+        return f"{passed}, {len(cell.open_gates)} to be measured"
+    unbounded = cell.problem is not None and all(gate.passed for gate in cell.gates)
+    return f"{passed}, refused" if unbounded else passed

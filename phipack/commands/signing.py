@@ -45,7 +45,7 @@ def keys() -> None:
 def init(
     state: State, thresholds: tuple[str, ...], signers: tuple[str, ...], expiries: tuple[str, ...], keys: Path
 ) -> None:
-    """Make a folder of keys, and the root that phones are to trust."""
+    """Make a folder of keys, and the root that phones trust."""
     from phipack.api.keys import create_keys
 
     made = create_keys(
@@ -57,8 +57,8 @@ def init(
     _show(
         state,
         made,
-        f"{keys / '1.root.json'} is what phones are to trust: ship it in the app."
-        f"\nKeep the root's keys off-line. Nothing in {keys} belongs in a store or in git, except *.root.json.",
+        f"{keys / '1.root.json'} is the root that phones trust: ship it in the app."
+        f"\nKeep the root's keys offline. Nothing in {keys} belongs in a store or in git, except *.root.json.",
     )
 
 

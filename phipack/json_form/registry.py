@@ -109,7 +109,8 @@ class MoveForm(Form):
     when: str
     state: Literal["done", "undone", "unfinished"]
     undoes: str | None = Field(description="id of the move that a rollback took back")
-    promoters: list[str] | None = Field(description="the list that allowed it; null where everybody may")
+    new_channel: bool = Field(description="the channel pointed at nothing before this promotion")
+    promoters: list[str] | None = Field(description="the list that allowed it; null where none is set")
     overridden: list[FailureForm] = Field(description="what a promotion went ahead in spite of")
     cells: list[CellMoveForm] = Field(description="the cells that moved")
     unmoved: list[UnmovedCellForm] = Field(description="cells of the channel that a promoted release does not have")
@@ -280,6 +281,7 @@ def move_form(move: Move, link: Callable[[str], str]) -> MoveForm:
         when=moment(move.when),
         state=move.state,
         undoes=move.undoes,
+        new_channel=move.new_channel,
         promoters=None if move.promoters is None else list(move.promoters),
         overridden=failure_forms(move.overrode),
         cells=[_cell_move_form(cell, link) for cell in move.cells],

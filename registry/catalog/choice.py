@@ -14,7 +14,7 @@ from targets.errors import FetchError, did_you_mean
 from targets.recipes import Format
 from targets.references import Reference, Version
 from targets.runtimes import NO_OFFER, Offer, Shortfall, remedy, shortfalls
-from targets.selection import Choice, Device, choose
+from targets.selection import OPTIONS, Choice, Device, QueryNames, choose
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Query:
 
     `install_id`: the installation's name, for staged rollout; without one, only a complete rollout counts.
     `offer`: the runtimes that the app ships; it gets the newest release that they can run.
+    `names`: what whoever asks calls these parts.
     """
 
     reference: Reference | None = None
@@ -30,6 +31,7 @@ class Query:
     format: Format | None = None
     install_id: str | None = None
     offer: Offer = NO_OFFER
+    names: QueryNames = OPTIONS
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def resolve(documents: Documents, query: Query) -> Resolved:
         FetchError: no such model, release, channel or cell; nothing for the device; not out for this installation yet;
             or nothing that the app's runtimes can run.
     """
-    reference = query.reference or Reference(_only_model(documents))
+    reference = query.reference or Reference(_only_model(documents, query.names))
     not_yet: _Candidates = {}
     if reference.version is not None or reference.range is not None:
         candidates = _of_release(documents, reference)
@@ -167,14 +169,16 @@ def _chosen(reference: Reference, query: Query, candidates: _Candidates) -> Choi
             for name, one in candidates.items()
             for target in (one.release.cells[name].target,)
         },
+        query.names,
     )
 
 
-def _only_model(documents: Documents) -> str:
+def _only_model(documents: Documents, names: QueryNames) -> str:
     models = models_of(documents.paths)
     if len(models) != 1:
         raise FetchError(
-            f"the catalog has {', '.join(models) or 'no models'}", fix="choose one: --of MODEL, or --of MODEL:^1.2@CELL"
+            f"the catalog has {', '.join(models) or 'no models'}",
+            fix=f"choose one: {names.reference}MODEL, or {names.reference}MODEL:^1.2@CELL",
         )
     return models[0]
 
@@ -231,6 +235,7 @@ def _nothing(documents: Documents, reference: Reference) -> FetchError:
     channels = sorted(path.removeprefix(before)[:-5] for path in documents.paths if path.startswith(before))
     releases = sorted(Version.parse(release) for release in releases_of(reference.model, documents.paths))
     newest = ", ".join(map(str, releases[-5:]))
-    return FetchError(
-        f"{reference} is not published", fix=f"newest releases: {newest}; channels: {', '.join(channels) or 'none'}"
-    )
+    near = did_you_mean(reference.channel, channels) if reference.channel and channels else ""
+    there = f"newest releases: {newest}; channels: {', '.join(channels) or 'none'}"
+    fix = f"{near} Else: {there}" if near.endswith("?") else there
+    return FetchError(f"{reference} is not published", fix=fix)

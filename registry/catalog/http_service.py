@@ -11,14 +11,15 @@ fetch` does. For HTTPS, put a proxy in front.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, Path, Query, Request
-from fastapi.exception_handlers import request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
 from registry.catalog.choice import Query as Wanted
 from registry.catalog.choice import resolve
@@ -28,11 +29,18 @@ from registry.files.digests import digest_of_bytes
 from registry.store.folder import FolderStore
 from registry.store.protocol import Store, blob_path, caching_of, media_type_of
 from registry.store.s3 import S3Store
-from targets.errors import MalformedReferenceError, PhipackError, PublicationError, StoreError, TargetError
+from targets.errors import (
+    MalformedReferenceError,
+    PhipackError,
+    PublicationError,
+    StoreError,
+    TargetError,
+    did_you_mean,
+)
 from targets.recipes import Format
 from targets.references import Reference
 from targets.runtimes import Offer
-from targets.selection import Device
+from targets.selection import URL_PARAMETERS, Device
 from targets.strict_json import LARGEST_INTEGER
 
 REDIRECT_SECONDS = 3600
@@ -92,7 +100,22 @@ def _wanted(  # noqa: PLR0913 - the query's own
         format,
         install_id,
         Offer.parse(runtime or ()),
+        URL_PARAMETERS,
     )
+
+
+_ASKED = frozenset(inspect.signature(_wanted).parameters)
+_SEVERAL = "runtime"  # the only parameter that may be repeated
+
+
+def _require_known(request: Request) -> None:
+    """Refuse a parameter that is misspelt or repeated: left unread, another bundle would be the answer."""
+    asked = request.query_params
+    for name in asked:
+        if name not in _ASKED:
+            raise TargetError(f"/resolve has no parameter {name!r}", fix=did_you_mean(name, _ASKED))
+        if name != _SEVERAL and len(asked.getlist(name)) > 1:
+            raise TargetError(f"parameter {name} is given twice", fix=f"keep one {name}=")
 
 
 def create_app(store: Store) -> FastAPI:
@@ -121,14 +144,34 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(PhipackError)
     def failed(_: Request, error: PhipackError) -> JSONResponse:
-        content = Problem(problem=error.problem, fix=error.fix).model_dump()
-        return JSONResponse(content, _status_of(error), headers={"Cache-Control": "no-store"})
+        return _problem(error.problem, _fix_for_caller(error), _status_of(error))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        if any(one["loc"][0] == "path" for one in error.errors()):
-            return failed(request, _NotFoundError("no such path", fix="see /openapi.json for those that there are"))
-        return await request_validation_exception_handler(request, error)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        one = error.errors()[0]
+        if one["loc"][0] == "path":
+            return _problem("no such path", _PATHS, 404)
+        name = str(one["loc"][1])
+        return _problem(f"{name}: {one['msg']}", f"correct {name}=: /docs says what it may be", 422)
+
+    @app.exception_handler(HTTPException)
+    async def no_route(_: Request, error: HTTPException) -> Response:
+        return _problem(str(error.detail), _PATHS, error.status_code, error.headers)
+
+
+_PATHS = "see /openapi.json for the paths and methods that there are"
+
+
+def _problem(problem: str, fix: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    content = Problem(problem=problem, fix=fix).model_dump()
+    return JSONResponse(content, status, headers={**(headers or {}), "Cache-Control": "no-store"})
+
+
+def _fix_for_caller(error: PhipackError) -> str:
+    """Return what whoever asks over HTTP can do: commands for the store are its publisher's."""
+    if _status_of(error) == 503:
+        return "try again later; if the error stays, report it to whoever runs this server"
+    return error.fix
 
 
 def _answer_queries(app: FastAPI, catalog: ServedCatalog) -> None:
@@ -137,7 +180,8 @@ def _answer_queries(app: FastAPI, catalog: ServedCatalog) -> None:
     @app.get(
         "/resolve",
         summary="Which bundle a device gets, and why",
-        responses={status: {"model": Problem} for status in (400, 404, 503)},
+        dependencies=[Depends(_require_known)],
+        responses={status: {"model": Problem} for status in (400, 404, 422, 503)},
     )
     def _resolve(
         wanted: Annotated[Wanted, Depends(_wanted)],

@@ -22,6 +22,7 @@ from targets.errors import KeysError, PublicationError
 if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
 
+NO_CATALOG_FIX = "publish a channel (phipack publish MODEL), or name where the catalog is: publish --to, serve --store"
 _UNUSED_VERSIONS_LIMIT = 100  # that interrupted publishers may have left one after the other
 
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from registry.catalog.documents import models_of, naming_hash, release_path, releases_of
-from registry.catalog.published_state import Published, read_published
+from registry.catalog.published_state import NO_CATALOG_FIX, Published, read_published
 from registry.store.protocol import Store
 from targets.errors import PublicationError
 from targets.references import Version
@@ -57,7 +57,7 @@ class ServedCatalog:
     def _read(self) -> Published:
         published = read_published(self.store, None)
         if published.tag is None:
-            raise PublicationError(f"{self.store.uri} has no catalog", fix="publish a channel: phipack publish MODEL")
+            raise PublicationError(f"{self.store.uri} has no catalog", fix=NO_CATALOG_FIX)
         if self._documents is None or published.tag != self._documents.tag:
             self._documents = published
         self._read_at = time.monotonic()

@@ -28,7 +28,7 @@ class MetadataFetcher(FetcherInterface):
         try:
             return read_document(self._client, url, min(max_length, _BYTES_LIMIT))
         except RefusedError as error:
-            raise DownloadHTTPError(str(error), error.status) from error
+            raise DownloadHTTPError(error.problem, error.status) from error
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         yield self.download_bytes(url, _BYTES_LIMIT)

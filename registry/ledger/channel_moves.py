@@ -7,7 +7,8 @@ A move is a run in the experiment MODEL, visible and searchable there:
     tags       phipack.kind = move, phipack.move = promotion | retirement | rollback, phipack.channel, phipack.who,
                phipack.why,
                phipack.undoes = ID of the move that a rollback took back,
-               phipack.promoters = ["alice", …], the list that allowed it; no tag: everybody could,
+               phipack.promoters = ["alice", …], the list that allowed it; no tag: no list was set,
+               phipack.new_channel = true, where the channel pointed at nothing before a promotion,
                phipack.overrode = [{"cell": "pixel-9", "problem": "kl_mean is 0.2, …"}, …], what an override ignored,
                phipack.cell.CELL = {"before": VERSION, "after": VERSION, "evidence": sha256:…, "run": ID of the run with
                that evidence and its report}, for each cell that moved
@@ -36,6 +37,7 @@ WHY_TAG = TAG_PREFIX + "why"
 UNDOES_TAG = TAG_PREFIX + "undoes"
 UNMOVED_TAG = TAG_PREFIX + "unmoved"
 PROMOTERS_TAG = TAG_PREFIX + "promoters"
+NEW_CHANNEL_TAG = TAG_PREFIX + "new_channel"
 OVERRODE_TAG = TAG_PREFIX + "overrode"
 MOVE_KIND, CELL_KIND, RELEASE_KIND = "move", "cell", "release"
 TEXT_LIMIT = 2000  # characters of who and why: MLflow's limit of a tag is 8,000
@@ -92,7 +94,8 @@ class UnmovedCell:
 class Move:
     """A promotion, a retirement or a rollback. `id`: the MLflow run that keeps it; empty where nothing had to move.
 
-    `promoters`: the list that allowed it, None where everybody could. `overrode`: why the promotion would have been
+    `promoters`: the list that allowed it, None where none was set. `new_channel`: the channel of a promotion pointed
+    at nothing before. `overrode`: why the promotion would have been
     refused without its override. `unmoved`: the channel's cells that a promoted release does not have.
     """
 
@@ -109,6 +112,7 @@ class Move:
     promoters: tuple[str, ...] | None = None
     overrode: tuple[Failure, ...] = ()
     unmoved: tuple[UnmovedCell, ...] = ()
+    new_channel: bool = False
 
     @property
     def title(self) -> str:
@@ -134,6 +138,8 @@ class Move:
             tags[UNDOES_TAG] = self.undoes
         if self.promoters is not None:
             tags[PROMOTERS_TAG] = json.dumps(self.promoters, ensure_ascii=False, allow_nan=False)
+        if self.new_channel:
+            tags[NEW_CHANNEL_TAG] = "true"
         if self.overrode:
             tags[OVERRODE_TAG] = _failures_tag(self.overrode)
         for move in self.cells:
@@ -176,6 +182,7 @@ def move_from_tags(tags: Mapping[str, str], *, run_id: str, model: str, when: da
             promoters=None if PROMOTERS_TAG not in tags else _texts(tags[PROMOTERS_TAG]),
             overrode=_failures(tags.get(OVERRODE_TAG, "[]")),
             unmoved=_unmoved(tags),
+            new_channel=NEW_CHANNEL_TAG in tags,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RegistryError(

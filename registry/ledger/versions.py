@@ -241,7 +241,7 @@ def resolve(
     if release is not None and (found := [row for row in rows if row.release == release]):
         require_one_home(found)
         return found
-    raise RegistryError(f"no version matches {_name(reference)}", fix=_what_there_is(rows))
+    raise RegistryError(f"no version matches {_name(reference)}", fix=_what_there_is(rows, reference.channel))
 
 
 def _highest_passing(rows: Sequence[CellVersion], wanted: Callable[[Version], bool]) -> Version | None:
@@ -255,8 +255,10 @@ def _name(reference: Reference) -> str:
     return str(reference)
 
 
-def _what_there_is(rows: Sequence[CellVersion]) -> str:
+def _what_there_is(rows: Sequence[CellVersion], asked: str | None) -> str:
     releases = {row.release: all(r.gates_passed for r in rows if r.release == row.release) for row in rows}
     versions = [f"{release}{'' if releases[release] else ' (gates failed)'}" for release in sorted(releases)]
     channels = sorted({channel for row in rows for channel in row.channels})
-    return f"name a version: {', '.join(versions)}; channels: {', '.join(channels) or 'none yet (phipack promote)'}"
+    there = f"name a version: {', '.join(versions)}; channels: {', '.join(channels) or 'none yet (phipack promote)'}"
+    near = "" if asked is None or not channels else did_you_mean(asked, channels)
+    return f"{near} Or {there}" if near.endswith("?") else there

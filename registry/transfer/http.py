@@ -64,6 +64,9 @@ class TemporaryError(FetchUnreachableError):
         self.wait_seconds = wait_seconds
 
 
+_CHECK_URL = "check the URL: it must be a bundle's folder, with a manifest.json; for a catalog's, add --of or --device"
+
+
 class RefusedError(FetchError):
     """The server refuses the request: `status` is 4xx, or a redirect that leads nowhere.
 
@@ -248,7 +251,7 @@ def read_document(client: HttpClient, url: str, limit: int) -> bytes:
             if (announced or 0) > limit:
                 raise FetchError(
                     f"{url}: the server announces {announced} bytes; the limit is {limit}",
-                    fix="check the URL: it must be a bundle's folder, one with a manifest.json, or a catalog's",
+                    fix=_CHECK_URL,
                 )
             content = bytearray()
             room = memoryview(bytearray(min(limit + 1, _PIECE)))
@@ -363,4 +366,4 @@ def _fix_of(status: int) -> str:
         return "it was removed there for good: ask its publisher for the new address"
     if status == 407:
         return "put the proxy's name and password into https_proxy: http://NAME:PASSWORD@HOST:PORT"
-    return "check the URL: it must be a bundle's folder, one with a manifest.json, or a catalog's"
+    return _CHECK_URL

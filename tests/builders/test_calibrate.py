@@ -92,6 +92,12 @@ def test_a_level_that_fails_takes_its_own_requests_with_it(
     assert [type(problem) for problem in problems.values()] == [CalibrationError]
 
 
+def test_a_walk_is_called_what_it_is_done_for(small: Checkpoint, tmp_path: Path) -> None:
+    events: list[Event] = []
+    calibrate(small, "light", BUILT_IN, BuildCache(tmp_path), events.append)
+    assert {event.name for event in events if isinstance(event, Step)} == {"calibrate"}
+
+
 def test_builds_in_lockstep_fold_like_single_ones(small: Checkpoint, tmp_path: Path, cache: BuildCache) -> None:
     """The tensors that builds share are the checkpoint's: one that is not calibrated next to them keeps its bytes."""
     asked = requests(small, tmp_path / "together", ("onnx-int4", "gguf-f16"))

@@ -53,6 +53,14 @@ def run_as_process(folder: Path, name: str, *arguments: str, expect: int = 0) ->
     return done
 
 
+@pytest.mark.parametrize(
+    "name", ["build_and_validate.py", "custom_gate.py", "custom_target.py", "device_gate.py", "fetch_in_backend.py"]
+)
+def test_an_example_without_its_arguments_says_how_it_is_run(name: str) -> None:
+    with mock.patch.object(sys, "argv", [name]), pytest.raises(SystemExit, match=rf"python examples/{name} [A-Za-z]"):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_is_short_and_shows_how_it_is_run(path: Path) -> None:
     text = path.read_text("utf-8")

@@ -88,4 +88,4 @@ def test_the_projects_adapter_is_looked_for(command: InProcess, tiny_folder: Pat
     (tmp_path / "phipack.toml").write_text(text + '[[cells]]\ntarget = "iphone-15"\nrecipe = "gguf-q8_0"\n', "utf-8")
     check = check_project(State(named_project=tmp_path / "phipack.toml"))
     assert (check.status, check.found.split("; ")[1]) == ("warn", f"no adapter at {tmp_path / 'nowhere'}")
-    assert "nowhere is not a folder" in command("release", "--dry-run", expect=1).stderr
+    assert "nowhere: there is no such folder" in command("release", "--dry-run", expect=1).stderr

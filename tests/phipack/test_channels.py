@@ -15,7 +15,7 @@ from registry.store.folder import FolderStore
 from targets.errors import ProjectError
 from targets.project import load_project
 from targets.references import Version
-from tests.support.command_line import Run, result_of, run_in
+from tests.support.command_line import Run, document_of, result_of, run_in
 from tests.support.registrations import client_of
 
 PROJECT = """\
@@ -60,7 +60,7 @@ def team(released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def test_the_project_files_list_is_enforced_and_shown(team: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     phipack = run_in(team)
     done = phipack("promote", "phi:1.0.0", "--to", "production")
-    assert "allowed by promoters alice, release-bot@ci-1" in done.stdout
+    assert "allowed by its list of promoters: alice, release-bot@ci-1" in done.stdout
     monkeypatch.setenv("LOGNAME", "eve")
     for arguments in (
         ("promote", "phi:1.1.0", "--to", "production"),
@@ -142,7 +142,7 @@ def test_an_override_needs_its_reason_and_is_shown(team: Path) -> None:
         ('"alice"', '""', "channels.production.promoters.0: '' is not a valid name"),
         ('["alice", "release-bot@ci-1"]', "[]", "channels.production.promoters: the list is empty"),
         ('"alice"', f'"{"x" * 65}"', "is not a valid name of a user"),
-        ("channels.production", "channels.Production", "'Production' is neither a version, a range nor a channel"),
+        ("channels.production", "channels.Production", "'Production' is not a valid name of a channel"),
         ("channels.production", "channels.latest", "MLflow reserves this name"),
     ],
 )
@@ -240,7 +240,7 @@ def test_the_list_of_a_release_holds_from_anywhere(team: Path, tmp_path: Path, m
     )
     (tmp_path / "bare/phipack.toml").unlink()
     done = phipack("promote", "phi:1.1.0", "--to", "production")  # it is a name, no proof: what docs say
-    assert "allowed by promoters alice, release-bot@ci-1" in done.stdout
+    assert "allowed by its list of promoters: alice, release-bot@ci-1" in done.stdout
 
 
 def test_the_newest_release_has_the_last_word_on_lists(
@@ -257,9 +257,43 @@ def test_the_newest_release_has_the_last_word_on_lists(
     phipack = elsewhere(team, tmp_path, monkeypatch)
     assert "noted by the release of 1.1.0" in phipack("promote", "phi:1.0.0", "--to", "production", expect=1).stderr
     note("1.2.0", PROJECT[: PROJECT.index("[channels")])
-    assert "allowed by everybody" in phipack("promote", "phi:1.0.0", "--to", "production").stdout
+    assert "no list of promoters is set for production" in phipack("promote", "phi:1.0.0", "--to", "production").stdout
     note("1.2.0", PROJECT)
     assert "noted by the release of 1.2.0" in phipack("promote", "phi:1.1.0", "--to", "production", expect=1).stderr
+
+
+@pytest.mark.parametrize(("slip", "meant"), [("prodution", "production"), ("stagnig", "staging"), ("betta", "beta")])
+def test_a_channel_that_is_nearly_another_one_is_not_made(team: Path, slip: str, meant: str) -> None:
+    phipack = run_in(team)
+    phipack("promote", "phi:1.0.0", "--to", "beta")
+    refused = phipack("promote", "phi:1.0.0", "--to", slip, "--reason", "first release", expect=1).stderr
+    assert f"phi has no channel {slip!r}; nothing was moved" in refused
+    assert f"fix: did you mean {meant!r}? If a new channel is meant: --new-channel" in refused
+    failed = document_of(phipack("--json", "promote", "phi:1.0.0", "--to", slip, expect=1))
+    assert failed["error"]["kind"] == "RegistryError"
+    rows = result_of(phipack("--json", "ls", "phi"))["versions"]
+    assert {name for row in rows for name in row["channels"]} == {"beta"}
+    done = phipack("promote", "phi:1.0.0", "--to", slip, "--new-channel").stdout
+    assert f"promotion of 1.0.0 to {slip} (new channel of phi); no list of promoters is set for {slip}" in done
+
+
+def test_a_new_channel_is_called_new_once(team: Path) -> None:
+    phipack = run_in(team)
+    first = result_of(phipack("--json", "promote", "phi:1.0.0", "--to", "web"))
+    second = result_of(phipack("--json", "promote", "phi:1.1.0", "--to", "web"))
+    assert (first["new_channel"], second["new_channel"]) == (True, False)
+    newest, oldest = result_of(phipack("--json", "history", "phi"))["moves"]
+    assert (newest["new_channel"], oldest["new_channel"]) == (False, True)
+    assert "new channel" not in phipack("promote", "phi:1.0.0", "--to", "web").stdout
+
+
+def test_a_misspelt_channel_has_nothing_to_take_back(team: Path) -> None:
+    phipack = run_in(team)
+    phipack("promote", "phi:1.0.0", "--to", "production")
+    for command in (("rollback", "phi", "--channel", "prodution"), ("retire", "phi@pixel-9", "--from", "prodution")):
+        refused = phipack(*command, expect=1).stderr
+        assert "phi has no channel 'prodution'" in refused
+        assert "did you mean 'production'?" in refused
 
 
 def test_a_cell_is_retired_and_comes_back(team: Path) -> None:

@@ -209,7 +209,7 @@ def test_limitations_of_llama_cpp_are_reported() -> None:
     assert windowed.fits
     assert windowed.reason == "exact up to 2047 tokens: llama.cpp ignores the sliding window"
     assert fit(MINI, RECIPES["coreml-int4"], roomy).reason == ""
-    assert "by the context it is opened with: up to 4096" in fit(MINI_LONG, RECIPES["gguf-q4_0"], roomy).reason
+    assert "open it with 4096 tokens" in fit(MINI_LONG, RECIPES["gguf-q4_0"], roomy).reason
     assert fit(MINI_LONG, RECIPES["coreml-int4"], roomy).reason == ""
 
 

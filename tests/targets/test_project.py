@@ -10,7 +10,7 @@ import pytest
 from targets.budget import Budget
 from targets.calibration import CalibrationSettings
 from targets.devices import target_named
-from targets.errors import ProjectError, TargetError
+from targets.errors import ProjectError
 from targets.evaluation import EvaluationSettings
 from targets.gates import Gate
 from targets.project import Project, load_project
@@ -81,6 +81,42 @@ def test_project_paths_are_relative_to_the_project_file(tmp_path: Path) -> None:
 
 def test_absolute_path_is_unchanged(tmp_path: Path) -> None:
     assert load(tmp_path, PROJECT.replace('"models/smollm2"', '"/models/x"')).checkpoint == Path("/models/x")
+
+
+@pytest.mark.parametrize(
+    ("stated", "line", "key", "kind"),
+    [
+        ("", 3, "checkpoint", "folder"),
+        ('adapter = "lora"', 4, "adapter", "folder"),
+        ('[evaluation]\ntext = "held-out.txt"', 5, "evaluation.text", "file"),
+        ('[evaluation]\ntasks = "questions"', 5, "evaluation.tasks", "folder"),
+        ('[evaluation]\nsafety = "prompts"', 5, "evaluation.safety", "folder"),
+        ('[calibration]\ntext = "mix.txt"', 5, "calibration.text", "file"),
+    ],
+)
+def test_a_path_that_is_not_there_is_reported_at_its_key(
+    tmp_path: Path, stated: str, line: int, key: str, kind: str
+) -> None:
+    content = MINIMAL.replace('checkpoint = "c"\n', f'checkpoint = "c"\n{stated}\n')
+    if key != "checkpoint":
+        (tmp_path / "c").mkdir()
+    with pytest.raises(ProjectError) as caught:
+        load(tmp_path, content).require_paths()
+    assert caught.value.problem.startswith(f"{tmp_path / 'phipack.toml'}:{line}: {key}: {tmp_path}/")
+    assert caught.value.problem.endswith(f": there is no such {kind}")
+    assert caught.value.fix == "correct it: a path is relative to the project file's folder"
+
+
+def test_a_path_that_is_nearly_right_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "my-phi").mkdir()
+    project = load(tmp_path, MINIMAL.replace('"c"', '"my-pih"'))
+    with pytest.raises(ProjectError, match="my-pih: there is no such folder") as caught:
+        project.require_paths()
+    assert caught.value.fix == "did you mean 'my-phi'? A path is relative to the project file's folder"
+    (tmp_path / "my-pih").write_text("no folder")
+    with pytest.raises(ProjectError, match="my-pih: this is no folder"):
+        project.require_paths()
+    project.require_paths(("evaluation", "calibration"))  # none is stated there
 
 
 def test_optional_keys_have_defaults(tmp_path: Path) -> None:
@@ -274,9 +310,11 @@ def test_two_cells_with_one_name_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem", "fix"),
     [
-        ('"smollm2-135m"', '"SmolLM2"', "1: model: 'SmolLM2' is not a valid name of a model", "write MODEL"),
-        ('"smollm2-135m"', '"a..b"', "1: model: 'a..b' is not a valid name of a model", "write MODEL"),
+        ('"smollm2-135m"', '"SmolLM2"', "1: model: 'SmolLM2' is not a valid name of a model", "a name has lower-case"),
+        ('"smollm2-135m"', '"a..b"', "1: model: 'a..b' is not a valid name of a model", "a name has lower-case"),
         ('"1.0.0-rc.1"', '"v1"', "2: version: 'v1' is not a version", "write it without 'v'"),
+        ('"1.0.0-rc.1"', '"1.0"', "2: version: '1.0' is not a version", "write all three numbers: 1.0.0"),
+        ('"1.0.0-rc.1"', '"^1.0"', "2: version: '^1.0' is not a version", "write one version, such as 1.2.0"),
         (
             '"1.0.0-rc.1"',
             "1.0",
@@ -323,7 +361,12 @@ def test_two_cells_with_one_name_are_refused(tmp_path: Path) -> None:
             "16: cells.0.recipe: unknown recipe 'coreml-int3'",
             "did you mean 'coreml-int4'?",
         ),
-        ('"iphone-15-coreml"', '"iPhone"', "17: cells.0.name: 'iPhone' is not a valid name of a cell", "write MODEL"),
+        (
+            '"iphone-15-coreml"',
+            '"iPhone"',
+            "17: cells.0.name: 'iPhone' is not a valid name of a cell",
+            "a name has lower-case",
+        ),
         (
             "context_length = 2048",
             "context_length = 0",
@@ -387,7 +430,7 @@ def test_target_may_be_a_file_relative_to_the_project(tmp_path: Path) -> None:
     (cell,) = load(tmp_path, mine).cells
     assert (cell.name, cell.target.name, cell.target.formats) == ("my-phone", "mine", ("gguf",))
     (tmp_path / "phones/mine.toml").unlink()
-    with pytest.raises(TargetError, match=r"phones/mine.toml: can't be read: No such file"):
+    with pytest.raises(ProjectError, match=r"phipack.toml:5: cells.0.target: .*mine.toml: there is no such file"):
         load(tmp_path, mine)
 
 

@@ -43,10 +43,13 @@ def test_best_matching_cell_is_chosen(device: Device, cell: str, why: str) -> No
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        (Device(), "nothing is published for an unknown device; there are bundles for galaxy-s24, iphone-15"),
+        (
+            Device(),
+            "nothing is published for an unknown device; there are bundles for galaxy-s24 (Android 14 or later)",
+        ),
         (
             Device("iPhone15,4", os="iOS", os_version="17.6"),
-            "iphone-15, iphone-16, iphone-17, oneplus-12 need a later iOS",
+            "iphone-15 (iOS 18.0 or later), iphone-16 (iOS 18.0 or later), iphone-17 (iOS 26.0 or later)",
         ),
         (Device("X", "Y", 4 * GIB, "Android", "15"), "nothing is published for X, Y, 4.3 GB, Android 15"),
         (Device("X", "Y", 8 * GIB), "nothing is published for X"),
@@ -57,6 +60,20 @@ def test_error_names_the_device_and_the_published_targets(device: Device, said: 
         choose(device, CELLS)
     assert said in str(error.value)
     assert "--soc" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "fix"),
+    [
+        ("iphone15,4", "did you mean 'iPhone15,4'?"),
+        ("iPhone-15", "iphone-15 is a target: use the identifier of a device, such as iPhone15,4; or name a cell with"),
+        ("iPhone15,9", "describe the device with --device"),
+    ],
+)
+def test_an_identifier_that_is_none_is_recognised(identifier: str, fix: str) -> None:
+    with pytest.raises(FetchError) as error:
+        choose(Device(identifier), CELLS)
+    assert error.value.fix.startswith(fix)
 
 
 def test_os_versions_are_compared_as_numbers() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from targets.errors import TargetError
-from targets.toml_file import RefusedValueError, line_of, parse_toml, read_toml
+from targets.toml_file import RefusedValueError, line_of, located, parse_toml, read_toml
 
 
 class Strict(BaseModel):
@@ -59,6 +59,9 @@ lamps = { oil = 2 }
 [spare]
 first = { power = 3.5 }
 """
+
+
+TWICE = "keep one of the two"
 
 
 def refused(source: str) -> TargetError:
@@ -121,7 +124,7 @@ def test_error_has_line_key_and_fix(old: str, new: str, problem: str, fix: str) 
     ("old", "new", "problem"),
     [
         ('"Rocket"', "Rocket", "train.toml:1: Invalid value"),
-        ("power = 15", "power = 15\npower = 16", "train.toml:5: Cannot overwrite a value"),
+        ("power = 15", "power = 15\npower = 16", "train.toml:5: this key, or a part of it, is there already"),
         ("[spare]", "[spare", "train.toml:14: "),
         ("power = 3.5 }", "power = 3.5", "train.toml:15: "),
     ],
@@ -129,7 +132,69 @@ def test_error_has_line_key_and_fix(old: str, new: str, problem: str, fix: str) 
 def test_syntax_error_has_its_line(old: str, new: str, problem: str) -> None:
     error = refused(GOOD.replace(old, new))
     assert error.problem.startswith(problem)
-    assert error.fix == "correct the TOML on this line: a string needs quotes, a table needs a [header]"
+    assert error.fix in ("correct the TOML on this line: a string needs quotes, a table needs a [header]", TWICE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem", "fix"),
+    [
+        (
+            "[[wagons]]\nseats = 4\n\n[[wagons]]\nseats = 6",
+            "[wagons]\nseats = 4",
+            "train.toml:7: wagons: one table, where a list of tables is needed",
+            "write [[wagons]], with double brackets, for each of them",
+        ),
+        (
+            "[[wagons]]\nseats = 4\n\n[[wagons]]",
+            "[wagons]\nseats = 4\n\n[wagons]",
+            "train.toml:10: [wagons] is there twice",
+            "keep one; where each is one of several, write [[wagons]] for each",
+        ),
+        (
+            "[engine]",
+            "[[engine]]",
+            "train.toml:3: engine: a list, where one table is needed",
+            "write [engine] once, with single brackets",
+        ),
+        (
+            "first = { power = 3.5 }",
+            "first = 3.5",
+            "train.toml:15: spare.first: must be a table, not 3.5",
+            "write a table: first = { … }, with keys of power, fuel",
+        ),
+        (
+            "first = { power = 3.5 }",
+            'name = "Rocket"',
+            "train.toml:15: spare.name: must be a table, not 'Rocket'",
+            "name is a key of the whole file: move it to the top, above the first [header]",
+        ),
+        (
+            "seats = 4",
+            'name = "Rocket"',
+            "train.toml:8: wagons.0.name: unknown key",
+            "name is a key of the whole file: move it to the top, above the first [header]",
+        ),
+    ],
+)
+def test_a_table_of_another_shape_is_shown_as_it_must_be(old: str, new: str, problem: str, fix: str) -> None:
+    assert GOOD.count(old) == 1
+    error = refused(GOOD.replace(old, new))
+    assert (error.problem, error.fix) == (problem, fix)
+
+
+@pytest.mark.parametrize("value", ['"red"', '["red"]'])
+def test_a_list_of_tables_that_is_none_is_shown_as_one(value: str) -> None:
+    error = refused(f'wagons = {value}\nname = "x"\nengine = {{ power = 1 }}\n')
+    assert "train.toml:1: wagons" in error.problem
+    assert error.fix == "write [[wagons]]"
+
+
+def test_a_key_is_located_again_in_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text(GOOD, "utf-8")
+    assert located(path, ("wagons", 1, "seats")) == f"{path}:11: wagons.1.seats"
+    path.unlink()
+    assert located(path, ("name",)) == f"{path}: name"
 
 
 def test_first_error_in_file_order_is_reported() -> None:

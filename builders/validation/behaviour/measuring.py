@@ -9,7 +9,7 @@ from builders.oracle.transformers_text import TextTruth
 from builders.validation.answers import Answered
 from builders.validation.behaviour.subject import PAST, QUICK, Sample, Subject, special_ids, with_special_tokens
 from builders.validation.behaviour.suite import check_behaviour
-from builders.validation.measurement import Measurement, measured
+from builders.validation.measurement import Measurement, compared
 from builders.validation.stretches import full_cache_end, long_sequence
 from builders.validation.text import window_length
 from targets.evaluation import EvaluationSettings
@@ -49,6 +49,6 @@ def measure_behaviour(
     )
     cache_end = full_cache_end(using, window_length(settings, model.exact_context_length))
     found = check_behaviour(subject, known.answered, known.figures, cache_end)
-    figures = measured(found.figures, f"suite {settings.suite}, {using.session.runtime}")
+    figures = compared(found.figures, f"suite {settings.suite}", using.session.runtime)
     added = {"checks": found.checks, "not_run": found.not_run}
     return figures, details.model_copy(update=added)

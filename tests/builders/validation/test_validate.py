@@ -15,6 +15,7 @@ from builders.reference import FloatReference
 from builders.runtime.session import Session
 from builders.runtime.sessions import open_for_whole_context, open_session
 from builders.tokenizer import tokenizer_of
+from builders.validation.measurement import compared
 from builders.validation.sampled_texts import KINDS_OF_TEXT
 from builders.validation.speed import Speed, measure_speed
 from builders.validation.validate import check_before_building, validate
@@ -79,6 +80,16 @@ def test_every_figure_says_what_it_is(evidence: Evidence, bundle: Bundle, tiny: 
     assert (evidence.bundle, evidence.checkpoint) == (bundle.digest, tiny.digest)
     assert evidence.recipe == "gguf-f16"
     assert "4 windows of 64 tokens" in evidence.text
+
+
+def test_a_figure_of_the_reference_alone_is_not_the_runtimes(evidence: Evidence) -> None:
+    assert evidence.figures["reference_perplexity"].on.endswith(", the checkpoint in float32")
+    assert "llama.cpp" in evidence.figures["perplexity"].on
+    found = compared({"empty_share": 0.5, "reference_empty_share": 0.25}, "suite quick", "a runtime")
+    assert {name: one.on for name, one in found.items()} == {
+        "empty_share": "suite quick, a runtime",
+        "reference_empty_share": "suite quick, the checkpoint in float32",
+    }
 
 
 def test_the_size_is_that_of_all_files(evidence: Evidence, bundle: Bundle) -> None:

@@ -94,6 +94,48 @@ def test_what_it_can_not_resolve_it_says(url: str, params: dict[str, str], statu
         assert answer.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize(
+    ("query", "status", "problem", "fix"),
+    [
+        (
+            "device=nobody",
+            404,
+            "nothing is published for nobody",
+            "describe the device with device=, soc=, or ram_bytes=",
+        ),
+        ("devcie=iPhone15,4", 400, "/resolve has no parameter 'devcie'", "did you mean 'device'?"),
+        ("channel=staging", 400, "/resolve has no parameter 'channel'", "known: device, format"),
+        ("device=iPhone15,4&device=nobody", 400, "parameter device is given twice", "keep one device="),
+        ("ram_bytes=-1", 422, "ram_bytes: Input should be greater than 0", "correct ram_bytes=: /docs says"),
+        ("format=exe", 422, "format: Input should be 'gguf', 'onnx' or 'coreml'", "correct format=: /docs says"),
+        ("runtime=onnxruntime", 400, "'onnxruntime' has no version", "write onnxruntime=VERSION"),
+    ],
+)
+def test_what_an_app_asks_wrongly_is_answered_in_its_own_terms(
+    url: str, query: str, status: int, problem: str, fix: str
+) -> None:
+    answer = httpx.get(f"{url}/resolve?{query}")
+    assert answer.status_code == status
+    assert set(answer.json()) == {"problem", "fix"}
+    assert problem in answer.json()["problem"]
+    assert fix in answer.json()["fix"]
+    assert "--" not in answer.json()["fix"]
+
+
+def test_paths_and_methods_that_are_none_are_answered_alike(url: str) -> None:
+    for method, path, status in (("GET", "resolv", 404), ("POST", "resolve", 405), ("GET", "metadata/x", 404)):
+        answer = httpx.request(method, f"{url}/{path}")
+        assert (answer.status_code, set(answer.json())) == (status, {"problem", "fix"})
+        assert "/openapi.json" in answer.json()["fix"]
+
+
+def test_what_only_the_publisher_can_fix_is_not_asked_of_an_app(tmp_path: Path) -> None:
+    with served(Publisher(tmp_path / "publisher").store) as url:
+        answer = httpx.get(f"{url}/resolve")
+    assert answer.status_code == 503
+    assert answer.json()["fix"] == "try again later; if the error stays, report it to whoever runs this server"
+
+
 def test_what_changes_is_asked_for_again_and_the_rest_is_kept(publisher: Publisher, url: str) -> None:
     for path, caching in (
         ("metadata/timestamp.json", "no-cache"),
