@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint, TensorSource
 from builders.reference.cache_ranges import CacheRanges, ranges_shape
-from builders.reference.forward import hidden_states, product
+from builders.reference.forward import hidden_states
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
 from builders.reference.sequences import Sequences
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 STATISTICS = "squares"  # what ends the name of a file of statistics
 _LOGIT_ROWS = 128  # whose logits are in memory at once: 100 MB with 200,000 tokens
-_FORWARD_PASS = 4  # raise it when the forward pass computes other numbers: older files are then not read
+_FORWARD_PASS = 3  # raise it when the forward pass computes other numbers: older files are then not read
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class FloatReference:
 
         architecture = self.checkpoint.architecture
         with torch.inference_mode():
-            logits = product(torch.from_numpy(hidden.copy()), self._head)
+            logits = torch.from_numpy(hidden.copy()) @ self._head.T
             logits /= architecture.logit_divisor
             logits[:, list(architecture.hidden_token_ids)] = -torch.inf
             return np.asarray(logits.numpy())

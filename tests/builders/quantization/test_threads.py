@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+from tests.support.checkpoints import Tiny, write_tiny
 
 _ROUND = """
 import hashlib
@@ -28,6 +31,19 @@ def digest():
 
 pools = [ThreadPoolExecutor(1) for _ in range(2)]  # threads that stay, as a converter's do
 print(*(pool.submit(digest).result() for pool in pools * 2))
+"""
+_WALK = """
+import hashlib, sys
+from pathlib import Path
+import numpy as np
+from builders.checkpoint import open_checkpoint
+from builders.reference import FloatReference
+
+reference = FloatReference(open_checkpoint(Path(sys.argv[1])))
+tokens = np.random.default_rng(0).integers(3, 300, size=(2, 256))
+hidden = reference.hidden(tokens)
+arrays = [hidden, reference.logits(hidden[0]), *reference.statistics(tokens).values()]
+print(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
 """
 _LIMITS = """
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +71,15 @@ def test_the_number_of_threads_does_not_change_the_bytes() -> None:
     for threads in ("1", "2"):
         environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         digests.update(subprocess.check_output([sys.executable, "-c", _ROUND], env=environment, text=True).split())
+    assert len(digests) == 1
+
+
+def test_the_number_of_threads_does_not_change_what_calibrations_measure(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "wide", Tiny(hidden=576, heads=9, kv_heads=9), num_hidden_layers=1)
+    digests = set[str]()
+    for threads in ("1", "2"):
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        digests.add(subprocess.check_output([sys.executable, "-c", _WALK, folder], env=environment, text=True))
     assert len(digests) == 1
 
 
