@@ -169,8 +169,6 @@ def _remarks(architecture: Architecture, recipe: Recipe, target: Target, context
         remarks.append(
             f"llama.cpp chooses longrope's factors by the context it is opened with: open it with {edge} tokens for "
             f"sequences of at most {edge}"
-            if rope.short_attention_factor == rope.long_attention_factor
-            else f"built for up to {edge} tokens: llama.cpp has one attention factor, this model another past that"
         )
     limit = target.store_limit
     if limit is not None and weight_bytes(architecture, recipe) > limit.value:

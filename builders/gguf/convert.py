@@ -32,8 +32,7 @@ from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from registry.bundle.manifest import ExactContext
 from registry.files.staging import disk_errors
 from registry.files.temporary import temporary_folder
-from targets.architecture import Architecture, LongRope
-from targets.errors import UnsupportedModelError
+from targets.architecture import Architecture
 from targets.gguf_names import gguf_name
 from targets.layouts import canonical_names
 from targets.recipes import Recipe
@@ -213,9 +212,6 @@ def _context_notes(architecture: Architecture, context_length: int) -> tuple[str
     window = architecture.effective_window
     if window is not None and window < context_length:
         notes.append(f"llama.cpp ignores the sliding window of {window}: exact up to {window} tokens")
-    rope = architecture.longrope
-    if rope is not None and rope.short_attention_factor != rope.long_attention_factor:
-        notes.append(f"has longrope's attention factor for up to {rope.original_context} tokens: open it for no more")
     if contexts := exact_contexts(architecture, context_length):
         how = ", ".join(f"{each.open_with} for sequences of {each.first} to {each.last}" for each in contexts)
         notes.append(
@@ -246,8 +242,8 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
     if architecture.family == "phi3":
         writer.add_rope_scaling_orig_ctx_len(rope.original_context if rope else architecture.context_length)
         writer.add_sliding_window(architecture.sliding_window or 0)
-    if rope is not None:
-        writer.add_rope_scaling_attn_factors(_attention_factor(rope, request.context_length))
+    if rope is not None:  # one for both sides: only Phi-3-small has two, and llama.cpp has no graph for it
+        writer.add_rope_scaling_attn_factors(rope.short_attention_factor)
 
 
 def _file_type(recipe: Recipe, weights: tuple[StoredWeight, ...]) -> int:
@@ -255,22 +251,6 @@ def _file_type(recipe: Recipe, weights: tuple[StoredWeight, ...]) -> int:
         return _FILE_TYPE[recipe.name]
     counts = Counter(weight.storage for weight in weights if len(weight.shape) == 2)
     return _MOSTLY[counts.most_common(1)[0][0]]
-
-
-def _attention_factor(rope: LongRope, context_length: int) -> float:
-    """Return the attention factor that holds in all of a context: llama.cpp has only one.
-
-    Raises:
-        UnsupportedModelError: the context needs both factors, and they differ.
-    """
-    short, long = rope.short_attention_factor, rope.long_attention_factor
-    if short != long and context_length > rope.original_context:
-        raise UnsupportedModelError(
-            "llama.cpp has one attention factor; this longrope has one for sequences of up to "
-            f"{rope.original_context} tokens ({short:g}) and one for longer ones ({long:g})",
-            fix=f"ask for a context of at most {rope.original_context}, or build an ONNX or Core ML recipe",
-        )
-    return short
 
 
 def _rope_factors(architecture: Architecture) -> dict[str, NDArray[np.float32]]:

@@ -15,7 +15,7 @@ import pytest
 import phipack as public
 from devtools.servers import on, serving
 from phipack.reference import reference
-from tests.support.checkpoints import Tiny, write_tiny
+from tests.support.checkpoints import write_tiny
 from tests.support.command_line import PROJECT, Run, command_environment, in_the_foreground, result_of
 
 HEAVY = ("torch", "onnx", "onnxruntime", "coremltools", "mlflow", "llama_cpp", "transformers", "numpy", "gguf", "boto3")
@@ -197,20 +197,41 @@ def _interruptible(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
+# phipack, which gets a signal as soon as it has printed that it writes: sooner than another process could send one.
+_INTERRUPTED = """
+import os, signal, sys
+
+class Interrupting:
+    def __getattr__(self, name):
+        return getattr(sys.__stderr__, name)
+
+    def write(self, text):
+        sys.__stderr__.write(text)
+        if "gguf-f16: write" in text:
+            os.kill(os.getpid(), signal.NUMBER)
+        return len(text)
+
+sys.stderr = Interrupting()
+from phipack.__main__ import main
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.every_case), signal.SIGTERM])
 def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    # Large enough that the signal comes before all is written, on a quiet machine too.
-    write_tiny(tmp_path / "checkpoint", Tiny(hidden=512, intermediate=2048, layers=16, heads=8, kv_heads=8))
-    words = ("build", "checkpoint", "--recipe", "gguf-iq4_nl", "--calibration", "none", "-o", "out")
-    with _interruptible(*words, cwd=tmp_path) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "gguf-iq4_nl: write" in line:
-                break
-        process.send_signal(number)
-        rest = process.stderr.read()
-    assert process.returncode == 130, rest
-    assert "interrupted" in rest
+    write_tiny(tmp_path / "checkpoint")
+    program = _INTERRUPTED.replace("NUMBER", number.name)
+    done = subprocess.run(
+        [sys.executable, "-c", program, "build", "checkpoint", "--recipe", "gguf-f16", "-o", "out"],
+        cwd=tmp_path,
+        env=command_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=in_the_foreground,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "interrupted" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
 
 

@@ -192,12 +192,6 @@ def test_fit_reports_problem_and_fix_of_a_model_that_llama_cpp_cannot_run() -> N
     assert "use one of onnx-fp16, onnx-int8, onnx-int4, coreml-fp16, coreml-int4, coreml-palettized4" in found.reason
 
 
-def test_two_longrope_attention_factors_are_reported_for_gguf() -> None:
-    assert MINI_LONG.longrope is not None
-    two = replace(MINI_LONG, longrope=replace(MINI_LONG.longrope, short_attention_factor=1.0))
-    assert "built for up to 4096 tokens" in fit(two, RECIPES["gguf-q4_0"], phone(2e10)).reason
-
-
 def test_runtime_bytes_include_float16_weights_widened_by_onnxruntime() -> None:
     widened = runtime_bytes(MINI, RECIPES["onnx-fp16"], 512) - runtime_bytes(MINI, RECIPES["coreml-fp16"], 512)
     assert widened >= weight_bytes(MINI, RECIPES["onnx-fp16"])

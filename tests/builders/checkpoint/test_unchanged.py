@@ -112,7 +112,7 @@ def test_no_statistics_are_kept(tmp_path: Path, folder: Path, next_step: Callabl
     cache, checkpoint = BuildCache(tmp_path / "work"), open_checkpoint(folder)
 
     def on_progress(event: Event) -> None:
-        if isinstance(event, Step) and event.name == "reference":
+        if isinstance(event, Step) and event.name == "calibrate":
             next_step()
 
     with pytest.raises(CheckpointError, match=CHANGED):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.reference import FloatReference
 from builders.runtime.gguf_session import GgufSession, open_session
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError, UnsupportedModelError
 from targets.recipes import recipe_named
-from tests.support.checkpoints import VOCABULARY_SIZE, write_json, write_tiny
+from tests.support.checkpoints import VOCABULARY_SIZE, write_tiny
 from tests.support.parity import LIKE_PHI_4_MINI
 from tests.support.transformers_models import transformers_logits
 
@@ -119,34 +117,6 @@ def test_a_gap_between_the_contexts_ends_what_is_exact(tmp_path: Path) -> None:
     assert bundle.manifest.model.exact_context_length == 256
     with open_session(bundle) as session:
         assert mean_kl(transformers_logits(folder, TOKENS[:280]), session.score(TOKENS[:280])) > 100 * F16_KL
-
-
-@pytest.fixture
-def two_factors(tmp_path: Path) -> Path:
-    """A checkpoint whose longrope has an attention factor for each side."""
-    folder = write_tiny(tmp_path / "checkpoint", original_context=256, context=1024)
-    config = json.loads((folder / "config.json").read_bytes())
-    config["rope_scaling"] |= {"short_mscale": 1.3, "long_mscale": 0.8}
-    write_json(folder / "config.json", config)
-    return folder
-
-
-def test_two_attention_factors_are_refused_past_the_edge(two_factors: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"llama\.cpp has one attention factor") as refused:
-        bundle_of(two_factors, context=257)
-    assert refused.value.fix == "ask for a context of at most 256, or build an ONNX or Core ML recipe"
-
-
-def test_up_to_the_edge_the_short_sides_attention_factor_is_exact(two_factors: Path) -> None:
-    bundle = bundle_of(two_factors, context=256)
-    assert bundle.manifest.model.exact_context_length == 256
-    assert any("for up to 256 tokens: open it for no more" in note for note in bundle.manifest.recipe.notes)
-    reference = FloatReference(open_checkpoint(two_factors))
-    expected = reference.logits(reference.hidden(TOKENS[None, :256])[0])
-    with open_session(bundle) as session:
-        assert mean_kl(expected, session.score(TOKENS[:256])) < F16_KL
-    with open_session(bundle, context_length=512) as session:
-        assert mean_kl(expected, session.score(TOKENS[:256])) > 100 * F16_KL
 
 
 @pytest.mark.parametrize("changes", [{}, {"tied": True, "kv_heads": 4}, {"heads": 8, "kv_heads": 2}])
