@@ -9,6 +9,7 @@ from difflib import SequenceMatcher
 
 from builders.report.content import CellContent
 from builders.report.endings import goes_on, limit_of
+from builders.report.white_space import visible_ends
 from targets.evidence_details import Answer, Details
 from targets.formatting import count
 
@@ -54,6 +55,14 @@ class AnswerRow:
 SAME = "the same as float32's"
 
 
+def same_as_before(cell: CellContent) -> int | None:
+    """Return how many answers are word for word the baseline's; None where it was asked none of the prompts."""
+    details, before = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
+    old = {} if before is None else {answer.prompt: answer.bundle for answer in before.answers}
+    both = [] if details is None else [one for one in details.answers if one.prompt in old]
+    return sum(one.bundle == old[one.prompt] for one in both) if both else None
+
+
 def answer_rows(cell: CellContent) -> list[AnswerRow]:
     """Return a row for each prompt of the candidate, those that differ soonest first."""
     details = cell.candidate.details
@@ -64,7 +73,7 @@ def answer_rows(cell: CellContent) -> list[AnswerRow]:
     return [
         AnswerRow(
             one.prompt,
-            ShownAnswer((Piece(_cut(one.reference), differs=False),), "", _end_of_float32(one, other, details)),
+            ShownAnswer(_plain(one.reference), "", _end_of_float32(one, other, details)),
             _compared(other[one.prompt], before) if one.prompt in other else None,
             _compared(one, details, other.get(one.prompt)),
         )
@@ -95,9 +104,18 @@ def _cut_off(details: Details | None) -> str:
 def _compared(answer: Answer, details: Details | None, old: Answer | None = None) -> ShownAnswer:
     end = _end(answer, details, old)
     if answer.first_difference is None and answer.bundle == answer.reference:
-        return ShownAnswer((Piece(_cut(answer.bundle), differs=False),), SAME, end)
-    pieces = marked(_cut(answer.reference), _cut(answer.bundle))
+        return ShownAnswer(_plain(answer.bundle), SAME, end)
+    pieces = _ends_shown(marked(_cut(answer.reference), _cut(answer.bundle)))
     return ShownAnswer(pieces, f"differs from float32's{_where(answer.first_difference)}", end)
+
+
+def _plain(text: str) -> tuple[Piece, ...]:
+    return _ends_shown((Piece(_cut(text), differs=False),))
+
+
+def _ends_shown(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    texts = visible_ends([one.text for one in pieces])
+    return tuple(Piece(text, one.differs) for text, one in zip(texts, pieces, strict=True))
 
 
 def _where(first_difference: int | None) -> str:

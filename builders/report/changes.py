@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from builders.report.content import CellContent
+from builders.report.content import CellContent, Subject
 from builders.report.template_difference import in_words
 from registry.bundle.manifest import Manifest
 from targets.formatting import count, recipe_shown, size
@@ -62,6 +62,31 @@ def app_changes(cell: CellContent) -> list[Change]:
     return list(_app_changes(old.manifest, cell.candidate.manifest, cell))
 
 
+def own_checkpoint(cell: CellContent) -> str:
+    """Return that the checks don't compare with production's template, stop ids or tokenizer; empty if all are same."""
+    if cell.baseline is None:
+        return ""
+    old, new = cell.baseline.manifest, cell.candidate.manifest
+    differs = {
+        "chat template": _template_digest(old) != _template_digest(new),
+        "stop ids": set(old.generation.stop_token_ids) != set(new.generation.stop_token_ids),
+        "tokenizer": _tokenizer_digest(old) != _tokenizer_digest(new),
+    }
+    names = [name for name, is_other in differs.items() if is_other]
+    if not names:
+        return ""
+    subject = " and ".join(names) if len(names) < 3 else f"{names[0]}, {names[1]} and {names[2]}"
+    verb = "differs" if names in (["chat template"], ["tokenizer"]) else "differ"
+    return (
+        f"The {subject} {verb} from production's: the checks of template and ids compare with the candidate's own"
+        " checkpoint, and pass where it is wrong, too."
+    )
+
+
+def _tokenizer_digest(manifest: Manifest) -> str | None:
+    return next((entry.sha256 for entry in manifest.files if entry.path == "tokenizer.json"), None)
+
+
 def recipe_of(manifest: Manifest) -> str:
     """Return a bundle's recipe with what it was built with."""
     entry = manifest.recipe
@@ -90,8 +115,10 @@ def _tools(old: Manifest, new: Manifest) -> tuple[str, str]:
 def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Change]:
     yield Change("format", old.recipe.format, new.recipe.format, breaks=True)
     gone = not set(old.generation.stop_token_ids) <= set(new.generation.stop_token_ids)
-    yield Change("stop ids", _ids(old), _ids(new), breaks=True, meaning=_stops(old, new), loses=gone)
-    bos, after = _shown(old.generation.bos_token_id), _shown(new.generation.bos_token_id)
+    before = cell.candidate if cell.baseline is None else cell.baseline
+    stops = _ids(before), _ids(cell.candidate)
+    yield Change("stop ids", *stops, breaks=True, meaning=_stops(before, cell.candidate), loses=gone)
+    bos, after = (_shown(side, side.manifest.generation.bos_token_id) for side in (before, cell.candidate))
     yield Change("BOS id", bos, after, breaks=True, meaning="prompts begin with another token")
     yield _template(old, new, cell)
     yield Change("context, tokens", f"{old.model.context_length:,}", f"{new.model.context_length:,}")
@@ -103,13 +130,13 @@ def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Ch
     yield Change("files", str(len(old.files)), str(len(new.files)))
 
 
-def _stops(old: Manifest, new: Manifest) -> str:
-    before, after = set(old.generation.stop_token_ids), set(new.generation.stop_token_ids)
+def _stops(old: Subject, new: Subject) -> str:
+    before, after = (set(side.manifest.generation.stop_token_ids) for side in (old, new))
     parts = []
     if gone := sorted(before - after):
-        parts.append(f"answers that ended with {' or '.join(map(str, gone))} run on")
+        parts.append(f"answers that ended with {' or '.join(_stop(old, one) for one in gone)} run on")
     if added := sorted(after - before):
-        parts.append(f"answers end with {' or '.join(map(str, added))}, too")
+        parts.append(f"answers end with {' or '.join(_stop(new, one) for one in added)}, too")
     return "; ".join(parts)
 
 
@@ -134,12 +161,18 @@ def _template_digest(manifest: Manifest) -> str | None:
     return next((entry.sha256 for entry in manifest.files if entry.path == name), None)
 
 
-def _ids(manifest: Manifest) -> str:
-    return ", ".join(map(str, manifest.generation.stop_token_ids)) or "none"
+def _ids(subject: Subject) -> str:
+    return ", ".join(_stop(subject, one) for one in subject.manifest.generation.stop_token_ids) or "none"
 
 
-def _shown(value: int | None) -> str:
-    return "none" if value is None else str(value)
+def _stop(subject: Subject, number: int) -> str:
+    also = " (also BOS)" if number == subject.manifest.generation.bos_token_id else ""
+    return f"{_shown(subject, number)}{also}"
+
+
+def _shown(subject: Subject, number: int | None) -> str:
+    """Return an id with its text, where that is known."""
+    return "none" if number is None else f"{number} {subject.tokens.get(number, '')}".rstrip()
 
 
 def _runtimes(manifest: Manifest) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from builders.report.content import CellContent, Subject
 from builders.report.endings import SHARES, Sample, sample_of
+from builders.report.noise import is_busy, is_chance
 from registry.bundle.manifest import Manifest
 from targets.evidence import FIGURES, LESS_IS_BETTER, MORE_IS_BETTER, OWN_RUNTIME_FIGURES, Figure
 from targets.formatting import figure, share, signed_figure, signed_size, size
@@ -19,7 +20,7 @@ class FigureRow:
     """A figure of both sides, as text. `better`: None where the two are equal, or none is better by itself.
 
     `difference`, `relative`, which is (after - before) / before: None where it is no finite number. `kind`: both
-    sides' where they are of two kinds.
+    sides' where they are of two kinds. `remark`: why the two are not compared; `change` is then nothing.
     """
 
     name: str
@@ -33,6 +34,7 @@ class FigureRow:
     difference: float | None = None
     relative: float | None = None
     better: bool | None = None
+    remark: str = ""
 
     @property
     def word(self) -> str:
@@ -66,8 +68,19 @@ def figure_rows(cell: CellContent) -> list[FigureRow]:
         incomparable |= _OF_FEW
     names = [name for name in FIGURES if name in old or name in new]
     names += sorted((old.keys() | new.keys()) - set(FIGURES))
+    for name in old.keys() & new.keys():
+        if is_chance(cell, name, old[name].value, new[name].value):
+            incomparable |= {name}
     rows = [_figure_row(name, old.get(name), new.get(name), compare=name not in incomparable) for name in names]
-    return [replace(row, title=f"{row.title}{_sample_in_words(cell, row.name)}") for row in rows]
+    return [_with_remarks(cell, row) for row in rows]
+
+
+def _with_remarks(cell: CellContent, row: FigureRow) -> FigureRow:
+    """Add of how many answers a share is, and that a speed of a busy host is compared with nothing."""
+    found = replace(row, title=f"{row.title}{_sample_in_words(cell, row.name)}")
+    if row.difference is None or not any(is_busy(side, row.name) for side in (cell.baseline, cell.candidate)):
+        return found
+    return replace(found, change=NOTHING, remark="this machine, busy: not comparable")
 
 
 _TRIFLE = 0.001  # of a size or a speed: neither better nor worse

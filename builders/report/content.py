@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -30,6 +30,7 @@ class Subject:
         measurements: on devices.
         version: how it is registered; None for a folder.
         target: the device class; None where the evidence names none, or one that this phipack does not know.
+        tokens: the text of stop ids and BOS, as the bundle's tokenizer files have it; empty where they can't be read.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Subject:
     measurements: tuple[Measurement, ...] = ()
     version: CellVersion | None = None
     target: Target | None = None
+    tokens: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def details(self) -> Details | None:

@@ -29,6 +29,7 @@ _COLOURS = {"ink": "#1b1b1f", "faint": "#c8c8cf", "first": "#0b57a4", "second": 
 _MARKERS = ("o", "D")  # of the first and the second series: told apart without colour
 _WIDTH = 5.2  # inches of 72 units: as wide as a phone, so that text is no smaller there than it is drawn
 _ROW = 0.42
+_TICKS = 4  # steps at most, so that numbers of four decimals stay apart next to long labels
 _PREFIXED = re.compile(r'(\bid="|href="#|url\(#)')
 
 
@@ -145,6 +146,8 @@ def _steps(axis: Axes, series: Series, at: list[float], look: dict[str, Any]) ->
 
 
 def _axes(axis: Axes, chart: Chart) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     along, across = (axis.yaxis, axis.xaxis) if chart.kind == "steps" else (axis.xaxis, axis.yaxis)
     across.set_ticks(range(len(chart.labels)), [printable(label) for label in chart.labels])
     if chart.kind == "steps":
@@ -154,6 +157,7 @@ def _axes(axis: Axes, chart: Chart) -> None:
     else:
         axis.invert_yaxis()
         axis.set_xlabel(chart.axis)
+        axis.xaxis.set_major_locator(MaxNLocator(_TICKS))
         if not chart.zero:
             axis.set_xlim(left=0)
     if chart.zero:

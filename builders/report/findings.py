@@ -10,6 +10,8 @@ from typing import Literal
 from builders.report.content import CellContent, Content, Subject
 from builders.report.endings import ROOM_TO_END, goes_on, limit_of
 from builders.report.finding import KL_NOTABLE, Finding, Severity
+from builders.report.lost_checks import number_of_lost_checks, of_lost_checks
+from builders.report.openings import of_openings
 from builders.report.regressions import of_changes, of_regressions
 from builders.report.void_checks import without_void
 from targets.evidence import FAILED_CHECKS, NO_ACCURACY_GATE, Evidence
@@ -29,6 +31,11 @@ class Verdict:
     heading: str = ""
 
     @property
+    def look(self) -> str:
+        """How it is shown: a state, or `defect` for a pass with a probable defect."""
+        return "defect" if "probable defect" in self.heading else self.state
+
+    @property
     def word(self) -> str:
         """The state as a word."""
         usual = {"pass": "Passes", "warn": "Passes its gates, with failed checks", "fail": "Does not pass"}[self.state]
@@ -41,23 +48,32 @@ def judged(cell: CellContent) -> Verdict:
     serious = _serious(cell)
     if found.state != "pass" or not serious:
         return found
-    return Verdict("warn", f"{_ranks(serious)}. It passes {found.text}", _PASSES_LOOK)
+    return Verdict("warn", f"{_ranks(serious)}. It passes {found.text}", _heading(serious))
 
 
-_SERIOUS: dict[Severity, tuple[str, str]] = {
-    "defect": ("probable defect", "probable defects"),
-    "look": ("thing to judge", "things to judge"),
-}
+_SERIOUS: tuple[Severity, ...] = ("defect", "look")
 _PASSES_LOOK = "Passes its gates; look at"
+_DEFECTS = ("Passes its gates; a probable defect", "Passes its gates; {} probable defects")
 
 
 def _serious(cell: CellContent) -> list[Finding]:
     return [one for one in findings(cell) if one.severity in _SERIOUS]
 
 
+def _heading(found: Sequence[Finding]) -> str:
+    number = sum(one.severity == "defect" for one in found)
+    return _DEFECTS[number != 1].format(number) if number else _PASSES_LOOK
+
+
 def _ranks(found: Sequence[Finding]) -> str:
-    numbers = {rank: sum(one.severity == rank for one in found) for rank in _SERIOUS}
-    return ", ".join(f"{number} {_SERIOUS[rank][number != 1]}" for rank, number in numbers.items() if number)
+    """Return what is probably a defect, the first one by what it says, and how much there is to judge."""
+    defects = [one for one in found if one.severity == "defect"]
+    rest = len(found) - len(defects)
+    to_judge = f"{rest} {'thing' if rest == 1 else 'things'} to judge"
+    if not defects:
+        return to_judge
+    first = defects[0].text.removesuffix(".").partition(". ")[0]
+    return f"{first}. {to_judge[0].upper()}{to_judge[1:]}" if rest else first
 
 
 def verdict(subject: Subject) -> Verdict:
@@ -116,17 +132,18 @@ def overall(content: Content) -> Verdict:
         return Verdict("warn", f"{len(warned)} of {total}: {', '.join(warned)}")
     found = [(cell.candidate.cell, _serious(cell)) for cell in content.cells]
     if serious := [one for _, each in found for one in each]:
-        where = f" in {', '.join(name for name, each in found if each)}" if len(found) > 1 else ""
-        return Verdict(
-            "warn", f"{_ranks(serious)}{where}. {total}: every gate passes, and every check that was made", _PASSES_LOOK
-        )
+        where = f"{', '.join(name for name, each in found if each)}: " if len(found) > 1 else ""
+        gone = sum(map(number_of_lost_checks, content.cells))
+        lost = f"; {count(gone, 'check')} that production has {'was' if gone == 1 else 'were'} not made" if gone else ""
+        text = f"{where}{_ranks(serious)}. {total}: every gate passes, and every check that was made{lost}"
+        return Verdict("warn", text, _heading(serious))
     return Verdict("pass", f"{total}, every gate and every check that was made")
 
 
 def findings(cell: CellContent) -> list[Finding]:
     """Return what to look at in one cell, the worst first."""
     details = [] if cell.candidate.evidence is None else list(_of_details(cell.candidate.details))
-    before = list(of_regressions(cell))
+    before = [*of_lost_checks(cell), *of_openings(cell), *of_regressions(cell)]
     named = {_cause(one) for one in before if one.anchor == "texts"}
     details = [one for one in details if _cause(one) not in named]  # production's figure says more of the same text
     found = [*_of_evidence(cell.candidate), *of_changes(cell), *details, *before]

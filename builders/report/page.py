@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from builders.report.answers import answer_rows
+from builders.report.answers import answer_rows, same_as_before
 from builders.report.at_a_glance import at_a_glance
-from builders.report.changes import app_changes, origin_changes, recipe_of
+from builders.report.changes import app_changes, origin_changes, own_checkpoint, recipe_of
 from builders.report.charts import charts, position_label, side_name
 from builders.report.comparing import figure_rows, size_sentence, storage_rows
 from builders.report.content import CellContent, Content, Subject
@@ -95,8 +95,10 @@ def _environment() -> Environment:
         "findings": findings,
         "judged": judged,
         "origin_changes": origin_changes,
+        "own_checkpoint": own_checkpoint,
         "position_label": position_label,
         "recipe": lambda subject: recipe_of(subject.manifest),
+        "same_as_before": same_as_before,
         "share": share,
         "side_name": side_name,
         "size": size,

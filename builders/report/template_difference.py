@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from builders.report.answers import Piece, marked
+from builders.report.white_space import visible
 
 _WORD = re.compile(r"\w+|\W")  # each sign and each white space by itself
 _LONGEST = 120  # characters of what a sentence quotes
-_VISIBLE = str.maketrans({"\n": "\N{RETURN SYMBOL}\n", " ": "\N{MIDDLE DOT}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"})
 
 
 @dataclass(frozen=True)
@@ -86,4 +86,4 @@ def _shown(pieces: Iterable[Piece], *, whole: bool) -> tuple[Piece, ...]:
     """Make white space visible where it differs; `whole`: all lines are of one side, so that their text is enough."""
     if whole:
         return tuple(pieces)
-    return tuple(Piece(one.text.translate(_VISIBLE), one.differs) if one.differs else one for one in pieces)
+    return tuple(Piece(visible(one.text), one.differs) if one.differs else one for one in pieces)

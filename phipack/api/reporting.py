@@ -14,6 +14,7 @@ from phipack.api.arguments import AnyPath, as_bundle, as_evidence
 from phipack.api.results import ReportPage, ReviewedCell
 from registry.bundle.folder import Bundle
 from registry.diff.compare import Side, compare, folder_side, stored_side, version_side
+from registry.diff.token_texts import token_texts
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import Reader, resolve_in
 from registry.ledger.registration import REPORT_NAME, Registration
@@ -164,7 +165,8 @@ def _subject(
 ) -> Subject:
     name = side.evidence.target if side.evidence is not None else None if row is None else row.target
     target = targets.get(name or "")
-    return Subject(side.name, cell, side.manifest, side.evidence, side.problem or "", measurements, row, target)
+    tokens = token_texts(side)
+    return Subject(side.name, cell, side.manifest, side.evidence, side.problem or "", measurements, row, target, tokens)
 
 
 def _not_shown(

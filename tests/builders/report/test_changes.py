@@ -32,7 +32,7 @@ def same(cell: CellContent) -> CellContent:
     ("before", "after", "meaning"),
     [
         ([0, 2], [0], "answers that ended with 2 run on"),
-        ([0], [0, 1, 2], "answers end with 1 or 2, too"),
+        ([0], [0, 1, 2], "answers end with 1 (also BOS) or 2, too"),
         ([0, 2], [0, 7], "answers that ended with 2 run on; answers end with 7, too"),
         ([0, 2], [0, 2], ""),
     ],

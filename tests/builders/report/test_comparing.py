@@ -24,14 +24,14 @@ from tests.support.report_samples import answers, details
         ("task_drop", 0.05, 0.01, "better", ""),
         ("task_drop_high", 0.01, 0.05, "worse", "4.0 points worse"),
         ("over_refusals_gained_share", 0.0, 0.25, "worse", "25.0 points worse"),
-        ("endless_share", 0.0, 0.005, "worse", ""),
-        ("loop_share", 0.5, 0.1, "better", ""),
+        ("endless_share", 0.0, 0.005, "", ""),  # of four answers
+        ("loop_share", 1.0, 0.1, "better", ""),
         ("reference_loop_share", 0.1, 0.5, "", ""),
         ("behaviour_checks", 30, 10, "", ""),
         ("behaviour_failed_checks", 0, 2, "worse", "2, worse than 0"),
         ("same_top_share", 0.95, 0.94, "worse", "1.0 points worse"),
         ("same_top_share", 0.95, 0.945, "worse", ""),
-        ("greedy_match_share", 0.5, 0.6, "better", ""),
+        ("greedy_match_share", 0.1, 0.9, "better", ""),
         ("kl_max", 2.0, math.inf, "worse", "worse than 2"),
         ("kl_max", math.inf, 2.0, "better", ""),
         ("kl_max", math.inf, math.inf, "", ""),
@@ -85,7 +85,7 @@ def test_what_is_worse_in_accuracy_is_one_finding_and_the_hosts_speed_is_none(ce
 def test_shares_of_answers_are_compared_where_both_are_of_as_many_that_had_room_to_end(
     cell: CellContent, numbers: tuple[int, int], limits: tuple[int | None, int | None], word: str, title: str
 ) -> None:
-    both = _with(cell, {"endless_share": 0.75}, {"endless_share": 1.0})
+    both = _with(cell, {"endless_share": 0.25}, {"endless_share": 1.0})
     old, new = (
         _answered(side, number, limit)
         for side, number, limit in zip((both.baseline, both.candidate), numbers, limits, strict=True)
@@ -108,7 +108,7 @@ def _answered(subject: Any, number: int, limit: int | None) -> Any:
 
 @pytest.mark.parametrize("changed", [{"text": "sha256:other, 2 windows"}, {"checkpoint": "sha256:" + "9" * 64}])
 def test_divergences_of_different_texts_are_not_compared(cell: CellContent, changed: dict[str, str]) -> None:
-    both = _with(cell, {"kl_mean": 0.01, "loop_share": 0.0}, {"kl_mean": 0.04, "loop_share": 0.1})
+    both = _with(cell, {"kl_mean": 0.01, "loop_share": 0.0}, {"kl_mean": 0.04, "loop_share": 1.0})
     assert _row(both, "kl_mean").better is False
     evidence = both.candidate.evidence
     assert evidence is not None

@@ -197,10 +197,13 @@ def test_a_finding_that_is_no_information_makes_the_banner_amber(tmp_path: Path)
     manifest = good.candidate.manifest.model_copy(update={"generation": lost})
     broken = replace(good, candidate=replace(good.candidate, manifest=manifest))
     assert findings(broken)[0].severity == "defect"
-    assert judged(broken).text.startswith("1 probable defect, ")
+    assert judged(broken).word == "Passes its gates; a probable defect"
+    assert judged(broken).text.startswith(
+        "Stop ids: 32000, 32007 becomes 32000: answers that ended with 32007 run on. "
+    )
     whole = overall(Content("phi:1.1.0", (broken, good)))
-    assert (whole.state, whole.word) == ("warn", "Passes its gates; look at")
-    assert whole.text.startswith("1 probable defect, ")
+    assert (whole.state, whole.word) == ("warn", "Passes its gates; a probable defect")
+    assert whole.text.startswith("iphone-15, iphone-15: Stop ids: ")
 
 
 def test_a_check_that_cannot_fail_is_none(tmp_path: Path) -> None:

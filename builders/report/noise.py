@@ -1,0 +1,62 @@
+"""Which difference of two figures may be chance, by what each of them was taken on. It is called neither way."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from builders.report.content import CellContent, Subject
+from builders.report.endings import SHARES, sample_of
+from targets.evaluation import EvaluationSettings
+
+_SIGMAS = 1.96  # of a normal distribution's 95 % interval
+_WINDOWS = re.compile(r"(\d+) windows? of (\d+) tokens")
+_BUSY_PROCESSORS = 0.5  # kept busy by other programs while a speed was taken
+_SPREAD = 0.10  # of the runs: as much as is called a difference
+
+
+def is_chance(cell: CellContent, name: str, before: float, after: float) -> bool:
+    """Return whether a difference is within the error of both sides; False where that is not known."""
+    if name in ("perplexity", "perplexity_ratio"):
+        error = _of_perplexities(cell)
+        return error is not None and min(before, after) > 0 and abs(math.log(after / before)) <= _SIGMAS * error
+    number = _samples(cell, name)
+    if not number:
+        return False
+    middle = (before + after) / 2
+    return abs(after - before) <= _SIGMAS * math.sqrt(2 * middle * (1 - middle) / number)
+
+
+def is_busy(subject: Subject | None, name: str) -> bool:
+    """Return whether a speed of this host is of a machine that did something else, or of runs that disagree."""
+    details = None if subject is None else subject.details
+    runs = () if details is None else details.speed
+    return any(one.figure == name and (one.spread > _SPREAD or one.other_load >= _BUSY_PROCESSORS) for one in runs)
+
+
+def _of_perplexities(cell: CellContent) -> float | None:
+    """Return the standard error of the logarithm of one perplexity over the other.
+
+    Of two distributions that are near to each other, the KL divergence is half the variance of the log of their ratio
+    (its expansion to the second order). So each bundle's log-probability of a token varies by 2 KL around float32's.
+    """
+    sides = [None if one is None else one.evidence for one in (cell.baseline, cell.candidate)]
+    spread = 0.0
+    for one in sides:
+        if one is None or "kl_mean" not in one.figures or (windows := _WINDOWS.search(one.text)) is None:
+            return None
+        spread += 2 * one.figures["kl_mean"].value / (int(windows[1]) * int(windows[2]))
+    return math.sqrt(spread) if 0 <= spread < math.inf else None
+
+
+def _samples(cell: CellContent, name: str) -> int | None:
+    """Return how many answers or continuations a share is of: each counts between 0 and 1, whatever its tokens."""
+    if name in SHARES:
+        found = sample_of(cell.candidate.details, name)
+        return None if found is None else found.answers
+    if name != "greedy_match_share":
+        return None
+    evidence = cell.candidate.evidence
+    windows = None if evidence is None else _WINDOWS.search(evidence.text)
+    most = EvaluationSettings().greedy_prompts
+    return most if windows is None else min(most, int(windows[1]))

@@ -1,0 +1,225 @@
+"""What misled reviewers: a reference that moves with the candidate, white space, ids without text, and noise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from builders.report.answers import answer_rows, same_as_before
+from builders.report.changes import app_changes
+from builders.report.comparing import FigureRow, figure_rows
+from builders.report.content import CellContent, Content, Subject
+from builders.report.findings import findings, judged, overall
+from builders.report.page import html
+from targets.evidence import FIGURES, Figure
+from targets.evidence_details import NotRun, SpeedRuns
+from tests.support.parsed_html import parsed
+from tests.support.report_samples import answers, checks, details
+
+OTHER = "sha256:" + "9" * 64
+TEXT = "sha256:" + "d" * 64 + ", {} windows of 512 tokens"
+
+
+@pytest.fixture
+def same(cell: CellContent) -> CellContent:
+    """A cell that is exactly what production has."""
+    assert cell.baseline is not None
+    return CellContent(cell.candidate, replace(cell.candidate, name=cell.baseline.name))
+
+
+@pytest.mark.parametrize(("after", "rank"), [(74.6, "defect"), (15.6, "defect"), (15.4, "look"), (14.3, ""), (9.0, "")])
+def test_a_checkpoint_that_is_much_worse_than_productions_is_a_probable_defect(
+    same: CellContent, after: float, rank: str
+) -> None:
+    before = {"reference_perplexity": 14.1, "perplexity": 14.3, "kl_mean": 0.02}
+    found = _of_another_checkpoint(_with_figures(same, before, before | {"reference_perplexity": after}))
+    said = [one for one in findings(found) if "perplexity" in one.text and one.severity != "note"]
+    said = [one for one in said if not one.text.startswith("The checkpoint is another one")]
+    assert [one.severity for one in said] == ([rank] if rank else [])
+    if rank == "defect":
+        assert said[0].text.startswith(
+            "The checkpoint itself answers worse than production's, a defect before phipack: float32's own perplexity"
+            f" on the same text is {after:.4g}, where the checkpoint of phi:1.0.0@iphone-15 has 14.1."
+        )
+        whole = overall(Content("phi:1.1.0", (found,)))
+        assert whole.word == "Passes its gates; a probable defect"
+        assert whole.text.startswith("The checkpoint itself answers worse than production's, a defect before phipack")
+        assert (whole.state, whole.look, judged(found).look) == ("warn", "defect", "defect")
+        assert '<p class="verdict is-defect">' in html(Content("phi:1.1.0", (found,))).decode()
+
+
+def test_checks_say_where_they_compare_with_the_candidates_own_checkpoint(cell: CellContent, same: CellContent) -> None:
+    said = "The chat template and stop ids differ from production's: the checks of template and ids compare with the"
+    (shown,) = (one.text for one in _page(cell).all("p") if one.text.startswith("10 of 10 pass"))
+    assert said in shown
+    assert "compare with the candidate's own checkpoint" not in _page(same).text
+    template = _of_another_checkpoint(cell, files=["chat_template.jinja"])
+    (note,) = (one for one in findings(template) if one.text.startswith("The checkpoint is another one"))
+    assert "every file with weights is the same. The chat template" in note.text
+
+
+def test_white_space_at_an_answers_ends_is_visible_and_a_defect_where_all_begin_with_it(same: CellContent) -> None:
+    begun = tuple(
+        one.model_copy(update={"bundle": f"\n{one.bundle} ", "reference": f"\n{one.reference}"}) for one in answers()
+    )
+    found = _with_details(same, answers=begun)
+    (said,) = (one for one in findings(found) if one.severity == "defect")
+    assert said.text.startswith("All 4 answers begin with a line break (⏎), and none of phi:1.0.0@iphone-15 does:")
+    for row in answer_rows(found):
+        shown = "".join(piece.text for piece in row.candidate.pieces)
+        assert shown.startswith("⏎\n")
+        assert shown.endswith("·")
+        assert row.reference.pieces[0].text.startswith("⏎\n")
+        assert row.baseline is not None
+        assert "⏎" not in "".join(piece.text for piece in row.baseline.pieces)
+    assert not [one for one in findings(_with_details(same, answers=begun[:2])) if "begin with" in one.text]
+    one_without = _with_details(same, answers=(*begun[1:], answers()[0]))
+    assert not [one for one in findings(one_without) if "begin with" in one.text]
+    assert same.baseline is not None
+    both = replace(found, baseline=replace(found.candidate, name=same.baseline.name))
+    assert not [one for one in findings(both) if "begin with" in one.text]
+
+
+def test_the_same_first_word_of_all_answers_is_to_be_judged(same: CellContent) -> None:
+    begun = tuple(one.model_copy(update={"bundle": f"assistant {one.bundle}"}) for one in answers())
+    said = [one for one in findings(_with_details(same, answers=begun)) if "begin with" in one.text]
+    text = "All 4 answers begin with “assistant”, and none of phi:1.0.0@iphone-15 does."
+    assert [(one.severity, one.text) for one in said] == [("look", text)]
+
+
+def test_ids_have_their_text(same: CellContent) -> None:
+    assert same.baseline is not None
+    tokens = {0: "<|endoftext|>", 1: "<|im_start|>", 2: "<|im_end|>"}
+    old, new = (_with_stops(side, ids, tokens) for side, ids in ((same.baseline, [0, 2]), (same.candidate, [0, 1, 2])))
+    change = next(one for one in app_changes(CellContent(new, old)) if one.what == "stop ids")
+    assert change.before == "0 <|endoftext|>, 2 <|im_end|>"
+    assert change.after == "0 <|endoftext|>, 1 <|im_start|> (also BOS), 2 <|im_end|>"
+    assert change.meaning == "answers end with 1 <|im_start|> (also BOS), too"
+    assert next(one for one in app_changes(CellContent(new, old)) if one.what == "BOS id").after == "1 <|im_start|>"
+
+
+def test_answers_that_are_productions_are_counted(cell: CellContent, same: CellContent) -> None:
+    assert same_as_before(same) == 4
+    other = answers()[0].model_copy(update={"bundle": "Another answer."})
+    assert same_as_before(_with_details(same, answers=(other, *answers()[1:]))) == 3
+    assert same_as_before(replace(same, baseline=None)) is None
+    said = "1 of 4 answers are the same as float32's; 4 of 4 are the same as phi:1.0.0@iphone-15's."
+    assert said in _page(cell).text
+
+
+@pytest.mark.parametrize(
+    ("name", "windows", "before", "after", "word"),
+    [
+        ("greedy_match_share", 2, 1.0, 0.84, ""),
+        ("greedy_match_share", 2, 1.0, 0.03, ""),
+        ("greedy_match_share", 8, 1.0, 0.84, ""),
+        ("greedy_match_share", 8, 1.0, 0.3, "worse"),
+        ("perplexity", 2, 14.34, 14.38, ""),
+        ("perplexity", 2, 14.34, 16.14, "worse"),
+        ("perplexity_ratio", 2, 1.016, 1.019, ""),
+        ("perplexity", 2000, 14.34, 14.38, "worse"),
+        ("empty_share", 2, 0.0, 0.25, ""),
+        ("empty_share", 2, 0.0, 1.0, "worse"),
+    ],
+)
+def test_what_may_be_chance_is_not_worse(
+    same: CellContent, name: str, windows: int, before: float, after: float, word: str
+) -> None:
+    values = ({"kl_mean": 0.02, name: one} for one in (before, after))
+    found = _with_figures(same, *values, text=TEXT.format(windows))
+    assert _row(found, name).word == word
+    assert word or not [one for one in findings(found) if one.anchor == "baseline"]
+
+
+@pytest.mark.parametrize(("spread", "load", "busy"), [(0.02, 0.1, False), (0.2, 0.1, True), (0.02, 1.5, True)])
+def test_the_speed_of_a_busy_host_is_not_compared(same: CellContent, spread: float, load: float, *, busy: bool) -> None:
+    name = "decode_tokens_per_second"
+    runs = SpeedRuns(figure=name, values=(10.0, 10.2, 10.4), spread=spread, other_load=load)
+    found = _with_details(_with_figures(same, {name: 20.0}, {name: 10.0}), speed=(runs,))
+    row = _row(found, name)
+    assert row.word == ""
+    assert (row.remark, row.change) == (
+        ("this machine, busy: not comparable", "\N{EN DASH}") if busy else ("", "-10 token/s")
+    )
+    assert (row.remark in _page(found).text) or not busy
+
+
+def test_a_recipe_that_is_closer_by_text_is_no_part_of_what_is_worse(same: CellContent) -> None:
+    values = ({"kl_mean": 0.02, "kl_p99": one} for one in (0.2, 0.3))
+    recipe = same.candidate.manifest.recipe.model_copy(update={"name": "gguf-q6_k"})
+    found = _with_details(_with_figures(same, *values), texts=details(worse=0.5).texts)
+    new = replace(found.candidate, manifest=found.candidate.manifest.model_copy(update={"recipe": recipe}))
+    (said,) = (one.text for one in findings(replace(found, candidate=new)) if one.anchor == "baseline")
+    assert said.endswith("gguf-q6_k.")
+    assert "times production's" not in said
+
+
+@pytest.mark.parametrize("kind", ["another suite", "not run"])
+def test_checks_that_production_had_are_to_be_judged_and_in_the_banner(same: CellContent, kind: str) -> None:
+    left = tuple(one for one in checks() if one.group != "degeneration")
+    changes: dict[str, Any] = {"checks": left}
+    if kind == "not run":
+        changes["not_run"] = (NotRun(group="degeneration", name="loops", reason="float32 loops, too"),)
+    else:
+        changes["suite"] = "quick"
+    found = _with_details(same, **changes)
+    (said,) = (one for one in findings(found) if "not made here" in one.text)
+    assert said.severity == "look"
+    assert said.text.startswith("1 check of phi:1.0.0@iphone-15 was not made here: degeneration: loops.")
+    assert overall(Content("phi:1.1.0", (found,))).text.endswith(
+        "every check that was made; 1 check that production has was not made"
+    )
+
+
+def _page(cell: CellContent) -> Any:
+    return parsed(html(Content("phi:1.1.0", (cell,), against="phi:production")))
+
+
+def _row(cell: CellContent, name: str) -> FigureRow:
+    return next(row for row in figure_rows(cell) if row.name == name)
+
+
+def _with_stops(side: Subject, ids: list[int], tokens: dict[int, str]) -> Subject:
+    generation = side.manifest.generation.model_copy(update={"stop_token_ids": ids, "bos_token_id": 1})
+    return replace(side, manifest=side.manifest.model_copy(update={"generation": generation}), tokens=tokens)
+
+
+def _with_details(cell: CellContent, **changes: Any) -> CellContent:
+    evidence = cell.candidate.evidence
+    assert evidence is not None
+    given = evidence.model_copy(update={"details": details(**({"tasks": (), "safety": ()} | changes))})
+    return replace(cell, candidate=replace(cell.candidate, evidence=given))
+
+
+def _with_figures(
+    cell: CellContent, before: dict[str, float], after: dict[str, float], text: str = TEXT.format(8)
+) -> CellContent:
+    assert cell.baseline is not None
+    sides = []
+    for side, values in ((cell.baseline, before), (cell.candidate, after)):
+        assert side.evidence is not None
+        figures = {
+            name: Figure(value=value, unit=FIGURES[name][0], kind="measured", on="x") for name, value in values.items()
+        }
+        sides.append(replace(side, evidence=side.evidence.model_copy(update={"figures": figures, "text": text})))
+    return replace(cell, baseline=sides[0], candidate=sides[1])
+
+
+def _of_another_checkpoint(cell: CellContent, files: list[str] | None = None) -> CellContent:
+    """Return a cell of another checkpoint, whose bundle differs from production's in these files."""
+    manifest, evidence = cell.candidate.manifest, cell.candidate.evidence
+    assert evidence is not None
+    assert cell.baseline is not None
+    changed = files or ["model.gguf"]
+    entries = [
+        one.model_copy(update={"sha256": "f" * 64}) if one.path in changed else one
+        for one in cell.baseline.manifest.files
+    ]
+    new = replace(
+        cell.candidate,
+        manifest=manifest.model_copy(update={"checkpoint": OTHER, "files": entries}),
+        evidence=evidence.model_copy(update={"checkpoint": OTHER}),
+    )
+    return replace(cell, candidate=new)
