@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from builders.report.content import CellContent
 from builders.report.finding import Finding
@@ -20,7 +20,7 @@ def of_lost_checks(cell: CellContent) -> Iterator[Finding]:
     if not lost or cell.baseline is None:
         return
     old, new = cell.baseline, cell.candidate
-    named = "; ".join(f"{one.group}: {one.name}" for one in lost[:_MOST_NAMED])
+    named = "; ".join(f"{one.group}: {one.name}" for one in _one_of_each_group_first(lost)[:_MOST_NAMED])
     more = f"; and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
     suites = [None if side.details is None else side.details.suite for side in (old, new)]
     other = old.manifest.recipe.format != new.manifest.recipe.format or suites[0] != suites[1]
@@ -40,6 +40,13 @@ def _lost(cell: CellContent) -> list[Check]:
         return []
     there = set(map(_key, new.checks))
     return [one for one in old.checks if _key(one) not in there]
+
+
+def _one_of_each_group_first(checks: Sequence[Check]) -> list[Check]:
+    """Return the checks in an order in which the few that are named are of as many groups as there are."""
+    groups = [one.group for one in checks]
+    places = {id(one): groups[:at].count(one.group) for at, one in enumerate(checks)}
+    return sorted(checks, key=lambda one: places[id(one)])
 
 
 def _key(check: Check) -> tuple[str, str]:

@@ -53,6 +53,23 @@ def test_it_opens_without_a_complaint_or_a_request(browser: Browser, url: str) -
         _texts_of_charts_are_apart(browser, least_pixels=7 if width == NARROW else 10)
 
 
+def test_tables_next_to_charts_are_whole_in_a_window(browser: Browser, url: str) -> None:
+    """1100 pixels is the narrowest window with the two next to one another that reviewers were shown."""
+    browser.open(url, width=1100)
+    cut = "[...document.querySelectorAll('.pair .scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert browser.run(cut) == 0
+    browser.run("document.querySelectorAll('.pair tbody th').forEach(e => e.textContent = 'openwebtext.txt');0")
+    assert browser.run(cut) == 0
+
+
+def test_a_long_heading_of_the_banner_stays_in_it(browser: Browser, url: str) -> None:
+    browser.open(url, width=NARROW)
+    browser.run("document.querySelector('.verdict b').textContent = 'Passes its gates; a probable defect';0")
+    ends = "[...document.querySelectorAll('.verdict')].map(e => [e, e.firstChild].map(o => o.getBoundingClientRect().right))"
+    for banner, heading in browser.run(ends):
+        assert heading <= banner
+
+
 def test_nothing_is_cut_off_in_print(browser: Browser, url: str) -> None:
     browser.open(url, width=PAPER, media="print")
     wider = "[...document.querySelectorAll('.scroll, svg, pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"

@@ -173,6 +173,13 @@ def test_checks_that_production_had_are_to_be_judged_and_in_the_banner(same: Cel
     )
 
 
+def test_the_checks_that_are_named_are_of_different_groups(same: CellContent) -> None:
+    found = _with_details(same, checks=checks()[:1])
+    (said,) = (one.text for one in findings(found) if "not made here" in one.text)
+    assert said.startswith("9 checks of phi:1.0.0@iphone-15 were not made here: ids: stop id 32000")
+    assert all(part in said for part in ("template: 1 turn", "degeneration: loops", "cache: q8_0", "; and 5 more."))
+
+
 def _page(cell: CellContent) -> Any:
     return parsed(html(Content("phi:1.1.0", (cell,), against="phi:production")))
 
