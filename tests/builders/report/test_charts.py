@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,15 @@ def test_labels_are_printable_and_no_letter_is_warned_of(kind: str) -> None:
     assert "\x1b" not in drawn
     for shown in ("red\\u202egnihton\\x1b", "a\\u202eb", "by\\u202etext"):
         assert shown in drawn
+
+
+def test_numbers_of_an_axis_are_few_enough_to_stay_apart() -> None:
+    """Eight of them ran together under the text of this name, which leaves less room."""
+    marks = tuple(
+        Mark(name, value, 0.8 * value, 1.2 * value) for name, value in (("openwebtext.txt", 0.009), ("a", 0.016))
+    )
+    drawn = draw(Chart("texts", "by text", "nat", "dots", (Series("1.1.0", marks),))).svg("one")
+    assert 3 <= len(re.findall(r">0\.\d+</text>", drawn)) <= 5
 
 
 def _position(first: int, last: int) -> PositionDivergence:
