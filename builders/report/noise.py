@@ -20,10 +20,9 @@ def is_chance(cell: CellContent, name: str, before: float, after: float) -> bool
     if name in ("perplexity", "perplexity_ratio"):
         error = _of_perplexities(cell)
         return error is not None and min(before, after) > 0 and abs(math.log(after / before)) <= _SIGMAS * error
-    number = _samples(cell, name)
-    if not number:
+    number, middle = _samples(cell, name), (before + after) / 2
+    if not number or not 0 <= middle <= 1:
         return False
-    middle = (before + after) / 2
     return abs(after - before) <= _SIGMAS * math.sqrt(2 * middle * (1 - middle) / number)
 
 
@@ -45,7 +44,7 @@ def _of_perplexities(cell: CellContent) -> float | None:
     for one in sides:
         if one is None or "kl_mean" not in one.figures or (windows := _WINDOWS.search(one.text)) is None:
             return None
-        spread += 2 * one.figures["kl_mean"].value / (int(windows[1]) * int(windows[2]))
+        spread += 2 * one.figures["kl_mean"].value / max(int(windows[1]) * int(windows[2]), 1)
     return math.sqrt(spread) if 0 <= spread < math.inf else None
 
 

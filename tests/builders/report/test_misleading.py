@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -122,6 +123,11 @@ def test_answers_that_are_productions_are_counted(cell: CellContent, same: CellC
         ("perplexity", 2000, 14.34, 14.38, "worse"),
         ("empty_share", 2, 0.0, 0.25, ""),
         ("empty_share", 2, 0.0, 1.0, "worse"),
+        ("empty_share", 2, 0.0, inf, "worse"),  # numbers that no validation writes make no page fail
+        ("empty_share", 2, 0.5, 7.0, "worse"),
+        ("perplexity", 2, 14.3, inf, "worse"),
+        ("perplexity", 2, inf, inf, ""),
+        ("perplexity", 0, 14.34, 99.0, "worse"),
     ],
 )
 def test_what_may_be_chance_is_not_worse(
