@@ -16,8 +16,9 @@ from targets.evidence_details import Details
 from targets.formatting import count
 
 _NOTABLE = 0.10  # relative worsening of a figure that is worth a sentence
-# More than 4-bit weights cost where they are rounded well: 1.6 % for gguf-q4_k_m, 14 % for coreml-int4 on the model of
-# 135M that reviewers are shown, whose broken checkpoint is worse by 428 %. From 3 % on it is to be looked at.
+# On the model of 135M that reviewers are shown, 4-bit weights cost 1.6 % (gguf-q4_k_m) to 14 % (coreml-int4): a float32
+# checkpoint that loses a tenth has lost as much as a rough recipe. The broken one there lost 428 %. From 3 % on it is
+# to be looked at: training on other texts may cost that, and be wanted.
 _PERPLEXITY_DEFECT = 0.10
 _PERPLEXITY_NOTABLE = 0.03  # of float32's own on the same tokens: nothing else shows a worse checkpoint
 _SHARE_NOTABLE = 0.01 - 1e-9  # a point, whatever the share was; less what a difference of two is rounded by
