@@ -6,7 +6,13 @@ of the outputs. Rows, columns and norms are thus as uneven as a trained model's.
 shifted against each other, so that the width is really used. What it computes means nothing: only the order in which
 methods come out counts.
 
-    CACHE/real-model/smollm2-wide/
+For that its answers must depend on the tokens. Of tiles alone, 97 % of the hidden state's energy is one vector, the
+same for all tokens, so that one error of that vector decides all answers at once, and a mean over tokens is as good as
+a single draw. So the embedding's columns have a mean of zero, branches are small enough that the tokens stay visible,
+and the last norm keeps logits from saturating. Constants were chosen on the float model alone: 27 % of the energy is
+common to all tokens, and 256 tokens have 165 likeliest next ones.
+
+    CACHE/real-model/smollm2-wide-centred/
 """
 
 from __future__ import annotations
@@ -25,6 +31,8 @@ from devtools.synthetic import CONFIGS
 from registry.files.staging import staged_folder
 
 LAYERS = 2
+_BRANCHES = np.float32(0.2)  # what o_proj and down_proj are multiplied by
+_LOGITS = np.float32(0.4)  # what the last norm's gains are multiplied by
 _WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 Floats = NDArray[np.float32]
 Stored = dict[str, NDArray[np.float16]]
@@ -33,7 +41,7 @@ Stored = dict[str, NDArray[np.float16]]
 def ensure_wide(cache: Path | None = None) -> Path:
     """Return the path of the checkpoint's folder; it is made the first time."""
     cache = default_cache() if cache is None else cache
-    folder = cache / "real-model" / "smollm2-wide"
+    folder = cache / "real-model" / "smollm2-wide-centred"
     if not (folder / "config.json").is_file():
         write_wide(ensure_dithered(cache), folder)
     return folder
@@ -49,7 +57,7 @@ def write_wide(checkpoint: Path, folder: Path) -> None:
     tiles = Tiles(stored, config["num_hidden_layers"], wide["hidden_size"])
     weights = {
         "model.embed_tokens.weight": tiles.embedding(),
-        "model.norm.weight": _repeated(stored["model.norm.weight"].astype(np.float32), wide["hidden_size"]),
+        "model.norm.weight": _LOGITS * _repeated(stored["model.norm.weight"].astype(np.float32), wide["hidden_size"]),
     }
     head = config["hidden_size"] // config["num_attention_heads"]
     parts = [config["num_attention_heads"] * head, *[config["num_key_value_heads"] * head] * 2]
@@ -60,11 +68,11 @@ def write_wide(checkpoint: Path, folder: Path) -> None:
             prefix + "input_layernorm.weight": tiles.norm("input_layernorm"),
             prefix + "post_attention_layernorm.weight": tiles.norm("post_attention_layernorm"),
             prefix + "self_attn.qkv_proj.weight": tiles.matrix("self_attn.qkv_proj", parts, [wide["hidden_size"]] * 3),
-            prefix + "self_attn.o_proj.weight": tiles.matrix("self_attn.o_proj"),
+            prefix + "self_attn.o_proj.weight": _BRANCHES * tiles.matrix("self_attn.o_proj"),
             prefix + "mlp.gate_up_proj.weight": tiles.matrix(
                 "mlp.gate_up_proj", [config["intermediate_size"]] * 2, [inner] * 2
             ),
-            prefix + "mlp.down_proj.weight": tiles.matrix("mlp.down_proj", columns=inner),
+            prefix + "mlp.down_proj.weight": _BRANCHES * tiles.matrix("mlp.down_proj", columns=inner),
         }
     with staged_folder(folder, replace=True) as staging:
         for file in checkpoint.iterdir():
@@ -88,8 +96,9 @@ class Tiles:
         self.taken = 0
 
     def embedding(self) -> Floats:
-        """Return the embedding: each tile with its rows shifted by a seventh of the vocabulary more."""
+        """Return the embedding, without its columns' means: each tile's rows shifted by a seventh of them more."""
         one = self.stored["model.embed_tokens.weight"].astype(np.float32)
+        one -= one.mean(axis=0)
         count = -(-self.width // one.shape[1])
         tiles = [np.roll(one, number * len(one) // 7, axis=0) for number in range(count)]
         return np.concatenate(tiles, axis=1)[:, : self.width]
