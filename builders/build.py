@@ -112,7 +112,8 @@ def build_each(
 
     def one(source: LockstepSource, out: Path, request: BuildRequest) -> None:
         try:
-            bundle = build_request(dataclasses.replace(request, source=source), out, digest, replace=replace)
+            own = dataclasses.replace(request, source=source)
+            bundle = build_request(own, out, digest, replace=replace, require_running=source.require_running)
         finally:
             source.leave()
         with finishing:
@@ -137,8 +138,19 @@ def build_each(
     return problems
 
 
-def build_request(request: BuildRequest, out: Path, digest: Future[str], *, replace: bool = False) -> Bundle:
-    """Build one bundle. `digest`: of the checkpoint, awaited when the manifest is written. Raises as `build` does."""
+def build_request(
+    request: BuildRequest,
+    out: Path,
+    digest: Future[str],
+    *,
+    replace: bool = False,
+    require_running: Callable[[], None] = lambda: None,
+) -> Bundle:
+    """Build one bundle. Raises as `build` does.
+
+    `digest`: of the checkpoint, awaited when the manifest is written. `require_running`: called when all is written,
+    before the bundle appears at `out`; what it raises ends the build.
+    """
     _require_types(request.recipe)
     _require_ranges(request)
     check_kv_cache(request.checkpoint.architecture, request.recipe)
@@ -184,6 +196,7 @@ def build_request(request: BuildRequest, out: Path, digest: Future[str], *, repl
             requires=required_by(folder, files, cache_features(recipe.format, recipe.kv_cache)),
         )
         seal(folder, manifest)
+        require_running()
     return Bundle(out, manifest)
 
 

@@ -24,7 +24,7 @@ KEPT_BYTES = 1 << 30  # of float32: somewhat more than a lead in bfloat16
 
 
 class ReadCancelledError(Exception):
-    """The builds in lockstep were cancelled: raised by a build's next read, caught where they were started."""
+    """The builds in lockstep were cancelled: raised by a build's next read or look, caught where they were started."""
 
 
 class Lockstep:
@@ -60,6 +60,12 @@ class Lockstep:
         with self._changed:
             self._cancelled = True
             self._changed.notify_all()
+
+    def require_running(self) -> None:
+        """Raise `ReadCancelledError` where the builds were cancelled."""
+        with self._changed:
+            if self._cancelled:
+                raise ReadCancelledError
 
     def _is_near_slowest(self, reader: int) -> bool:
         return self._positions[reader] - min(self._positions.values()) <= self._lead_bytes
@@ -150,6 +156,10 @@ class LockstepSource:
     def leave(self) -> None:
         """Stop reading: the others no longer wait for this reader."""
         self._lockstep.leave(self._reader)
+
+    def require_running(self) -> None:
+        """Look whether the builds go on, where nothing is left to read. Raises `ReadCancelledError`."""
+        self._lockstep.require_running()
 
     def cancel_all(self) -> None:
         """Make the next read of every reader raise `ReadCancelledError`."""

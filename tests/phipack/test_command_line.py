@@ -197,9 +197,16 @@ def _interruptible(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-# phipack, which gets a signal as soon as it has printed that it writes: sooner than another process could send one.
+# phipack, which gets a signal as it prints that it begins a step, and goes on with it when the builds have heard of it.
 _INTERRUPTED = """
-import os, signal, sys
+import os, signal, sys, threading
+from builders.checkpoint.lockstep import Lockstep
+
+heard, cancel = threading.Event(), Lockstep.cancel
+
+def cancelled(lockstep):
+    cancel(lockstep)
+    heard.set()
 
 class Interrupting:
     def __getattr__(self, name):
@@ -207,20 +214,22 @@ class Interrupting:
 
     def write(self, text):
         sys.__stderr__.write(text)
-        if "gguf-f16: write" in text:
+        if "gguf-f16: STEP" in text:
             os.kill(os.getpid(), signal.NUMBER)
+            heard.wait(60)
         return len(text)
 
-sys.stderr = Interrupting()
+Lockstep.cancel, sys.stderr = cancelled, Interrupting()
 from phipack.__main__ import main
 sys.exit(main())
 """
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.every_case), signal.SIGTERM])
-def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("step", ["write", "hash"])  # in the second, nothing is left to read
+def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path, number: signal.Signals, step: str) -> None:
     write_tiny(tmp_path / "checkpoint")
-    program = _INTERRUPTED.replace("NUMBER", number.name)
+    program = _INTERRUPTED.replace("NUMBER", number.name).replace("STEP", step)
     done = subprocess.run(
         [sys.executable, "-c", program, "build", "checkpoint", "--recipe", "gguf-f16", "-o", "out"],
         cwd=tmp_path,

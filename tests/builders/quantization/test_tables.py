@@ -11,7 +11,12 @@ from builders.quantization.kernels.table_search import fit_table
 from builders.quantization.rounding.tables import TableMatrix, table_matrix
 
 Floats = NDArray[np.float32]
-RANDOM = np.random.default_rng(11)
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """Numbers of a test's own: the order of tests does not change them."""
+    return np.random.default_rng(11)
 
 
 def least_error(values: NDArray[np.float64], mass: NDArray[np.float64], count: int) -> float:
@@ -35,13 +40,13 @@ def error_of(matrix: TableMatrix, weights: Floats, importance: Floats) -> float:
 
 
 @pytest.mark.parametrize("kind", ["normal", "with an outlier", "few values"])
-def test_a_table_is_as_good_as_exact_k_means(kind: str) -> None:
-    weights = RANDOM.standard_normal((4, 100)).astype(np.float32)
+def test_a_table_is_as_good_as_exact_k_means(kind: str, random: np.random.Generator) -> None:
+    weights = random.standard_normal((4, 100)).astype(np.float32)
     if kind == "with an outlier":
         weights[1, 7] = -40
     if kind == "few values":
         weights = np.round(weights * 2) / 2
-    importance = np.exp(RANDOM.standard_normal(100)).astype(np.float32)
+    importance = np.exp(random.standard_normal(100)).astype(np.float32)
     table = np.empty(16, np.float32)
     fit_table(weights, importance, np.ones(4, np.float32), False, table)
     assert (np.diff(table) >= 0).all()
@@ -52,19 +57,19 @@ def test_a_table_is_as_good_as_exact_k_means(kind: str) -> None:
     assert exact * (1 - 1e-5) <= found < max(1.03 * exact, 1e-9)
 
 
-def test_normal_deviates_reach_the_published_error() -> None:
+def test_normal_deviates_reach_the_published_error(random: np.random.Generator) -> None:
     """.009497 with 16 values: Max, Quantizing for Minimum Distortion, 1960. A scale a row takes their sizes away."""
-    sizes = np.exp(RANDOM.standard_normal((64, 1)))
-    weights = (RANDOM.standard_normal((64, 2048)) * sizes).astype(np.float32)
+    sizes = np.exp(random.standard_normal((64, 1)))
+    weights = (random.standard_normal((64, 2048)) * sizes).astype(np.float32)
     matrix = table_matrix(weights, 32, MatrixStatistics(np.ones(2048, np.float32)))
     relative = np.square(matrix.dequantized() - weights).sum(1) / np.square(weights).sum(1)
     assert 0.0090 < relative.mean() < 0.0098
 
 
-def test_rows_share_tables_in_order_and_codes_are_the_nearest() -> None:
-    weights = RANDOM.standard_normal((24, 64)).astype(np.float32)
+def test_rows_share_tables_in_order_and_codes_are_the_nearest(random: np.random.Generator) -> None:
+    weights = random.standard_normal((24, 64)).astype(np.float32)
     weights[5] = 0
-    importance = np.exp(RANDOM.standard_normal(64)).astype(np.float32)
+    importance = np.exp(random.standard_normal(64)).astype(np.float32)
     matrix = table_matrix(weights, 8, MatrixStatistics(importance))
     assert (matrix.codes.shape, matrix.tables.shape, matrix.scales.shape) == ((24, 64), (3, 16), (24,))
     assert not matrix.dequantized()[5].any()
@@ -73,8 +78,8 @@ def test_rows_share_tables_in_order_and_codes_are_the_nearest() -> None:
     np.testing.assert_allclose(error.min(-1), np.abs(matrix.dequantized()[9] - weights[9]), atol=1e-6)
 
 
-def test_what_counts_more_is_closer() -> None:
-    weights = RANDOM.standard_normal((32, 64)).astype(np.float32)
+def test_what_counts_more_is_closer(random: np.random.Generator) -> None:
+    weights = random.standard_normal((32, 64)).astype(np.float32)
     weights[:, :8] *= 4
     importance = np.where(np.arange(64) < 8, 100, 1).astype(np.float32)
     alike, weighted = (
@@ -83,10 +88,10 @@ def test_what_counts_more_is_closer() -> None:
     assert error_of(weighted, weights, importance) < 0.8 * error_of(alike, weights, importance)
 
 
-def test_second_moments_make_the_outputs_closer() -> None:
-    inputs = RANDOM.standard_normal((512, 64)) @ RANDOM.standard_normal((64, 64))
+def test_second_moments_make_the_outputs_closer(random: np.random.Generator) -> None:
+    inputs = random.standard_normal((512, 64)) @ random.standard_normal((64, 64))
     moments = (inputs.T @ inputs / 512).astype(np.float32)
-    weights = RANDOM.standard_normal((64, 64)).astype(np.float32)
+    weights = random.standard_normal((64, 64)).astype(np.float32)
     light, full = (
         table_matrix(weights, 32, MatrixStatistics(np.diagonal(moments).copy(), blocks))
         for blocks in ((), (moments[:32, :32], moments[32:, 32:]))
@@ -95,8 +100,8 @@ def test_second_moments_make_the_outputs_closer() -> None:
     assert loss[1] < 0.8 * loss[0]
 
 
-def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = RANDOM.standard_normal((64, 96)).astype(np.float32)
+def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch, random: np.random.Generator) -> None:
+    weights = random.standard_normal((64, 96)).astype(np.float32)
     found = []
     for threads in ("1", "3"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
@@ -105,8 +110,8 @@ def test_the_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
         np.testing.assert_array_equal(getattr(found[0], part), getattr(found[1], part))
 
 
-def test_large_weights_in_columns_that_count_for_nothing_do_no_harm() -> None:
-    weights = RANDOM.standard_normal((8, 64)).astype(np.float32) * np.float32(1e-4)
+def test_large_weights_in_columns_that_count_for_nothing_do_no_harm(random: np.random.Generator) -> None:
+    weights = random.standard_normal((8, 64)).astype(np.float32) * np.float32(1e-4)
     weights[:, 3] = 60000
     importance = np.ones(64, np.float32)
     importance[3] = 0
