@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from registry.ledger.versions import CellVersion
 
 Offer = Callable[[click.Context, click.Parameter, str], "list[CompletionItem] | list[str]"]
-STANDARD_CHANNELS = ("candidate", "staging", "production")
 _PATH_STARTS = (".", "/", "~")
 
 
@@ -71,7 +70,10 @@ def models(context: click.Context, _word: str) -> Iterable[str]:
 @_offering
 def channels(context: click.Context, _word: str) -> Iterable[str]:
     """Offer the usual channels, and those in use."""
-    return sorted({*STANDARD_CHANNELS, *(channel for row in _rows(context) for channel in row.channels)})
+    from registry.channel_names import USUAL
+    from registry.ledger.versions import channels_at
+
+    return sorted({*USUAL, *channels_at(_rows(context))})
 
 
 @_offering
@@ -117,8 +119,10 @@ def _names(row: CellVersion) -> list[str]:
 
 def _names_of(rows: Sequence[CellVersion], model: str) -> list[str]:
     """Channels before versions, the newest version first."""
+    from registry.ledger.versions import channels_at
+
     own = [row for row in rows if row.model == model]
-    channels = sorted({channel for row in own for channel in row.channels})
+    channels = sorted(channels_at(own))
     releases = sorted({row.release for row in own}, reverse=True)
     return [f"{model}:{name}" for name in [*channels, *map(str, releases)]]
 

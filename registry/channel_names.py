@@ -6,20 +6,15 @@ that is nearly that of a channel is therefore refused, unless a new channel is a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from registry.ledger.channel_moves import Move
-from registry.ledger.versions import PRODUCTION, CellVersion
+from registry.ledger.versions import PRODUCTION, CellVersion, channels_at
 from targets.errors import RegistryError, did_you_mean
 from targets.project import Roles
 
 USUAL = ("candidate", "staging", PRODUCTION)  # what documentation and options name
 _SHORT = 4  # letters; names that are not longer are a slip apart by one, others by two
-
-
-def channels_at(rows: Iterable[CellVersion]) -> set[str]:
-    """Return the channels that point at a version."""
-    return {channel for row in rows for channel in row.channels}
 
 
 def require_meant(model: str, channel: str, standing: Collection[str], roles: Roles | None) -> None:

@@ -22,17 +22,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from registry.all_or_none import carry_out, pointed_at, settled
-from registry.channel_names import channels_at, require_meant, unknown_channel
+from registry.channel_names import require_meant, unknown_channel
 from registry.ledger.channel_moves import CellMove, Move, MoveKind, UnmovedCell, VersionId, move_to_undo
 from registry.ledger.evidence_reading import evidence_of
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import resolve_in
 from registry.ledger.release_plan import planned_cells
-from registry.ledger.versions import CellVersion, unknown_model
+from registry.ledger.versions import CellVersion, channels_at, unknown_model
 from registry.roles import require_promoter
 from registry.store.protocol import Store
 from registry.store.uris import open_store
-from targets.errors import Failure, GateError, PhipackError, RegistryError, did_you_mean
+from targets.errors import Failure, GateError, PhipackError, RegistryError, closest
 from targets.evidence import Evidence
 from targets.project import Roles
 from targets.references import Reference, check_channel
@@ -92,8 +92,14 @@ def promote(  # noqa: PLR0913 - a move is kept with all of them
         promoters = require_promoter(draft.who, draft.channel, moves, roles, notes)
         wanted = _Wanted(reference, channel, resolve_in(ledger, reference, rows), rows)
         overrode = _overridden(ledger, wanted, notes, may_override=override_reason is not None)
-        move = replace(draft, cells=wanted.cells, promoters=promoters, overrode=overrode, unmoved=wanted.unmoved)
-        move = replace(move, new_channel=channel not in standing)
+        move = replace(
+            draft,
+            cells=wanted.cells,
+            promoters=promoters,
+            overrode=overrode,
+            unmoved=wanted.unmoved,
+            new_channel=channel not in standing,
+        )
         return carry_out(ledger, move, rows, moves, check)
 
 
@@ -154,9 +160,9 @@ def retire(
             if (unknown := unknown_channel(model, channel, rows, moves)) is not None:
                 raise unknown
             there = sorted({row.cell for row in rows if channel in row.channels})
-            fix = f"see phipack history {model}; to drop what is still published: phipack publish --drop {cell}"
-            if cell not in {row.cell for row in rows} and (near := did_you_mean(cell, there)).startswith("did"):
-                fix = f"{near} {fix[0].upper()}{fix[1:]}"
+            near = None if cell in {row.cell for row in rows} else closest(cell, there)
+            see = "see" if near is None else f"did you mean {near!r}? See"
+            fix = f"{see} phipack history {model}; to drop what is still published: phipack publish --drop {cell}"
             raise RegistryError(
                 f"{model}:{channel} does not point at a version of cell {cell}, but at {', '.join(there) or 'nothing'}",
                 fix=fix,

@@ -165,7 +165,11 @@ class PublicationError(PhipackError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a fix that names the known value most similar to `name`, or all known values if none is similar."""
     choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"known: {', '.join(choices)}"
+    near = closest(name, choices)
+    return f"known: {', '.join(choices)}" if near is None else f"did you mean {near!r}?"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known value most similar to `name`; None where none is similar."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return near[0] if near else None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import Literal
 
-from targets.errors import ProjectError
+from targets.errors import PhipackError, ProjectError, closest
 from targets.toml_file import located
 from targets.toml_lines import KeyPath
 
@@ -28,11 +27,22 @@ def require_stated(project_file: Path, keys: KeyPath, path: Path, kind: PathKind
     raise ProjectError(f"{located(project_file, keys)}: {path}: {found}", fix=fix)
 
 
+def require_kept(path: Path, what: str, error: type[PhipackError]) -> None:
+    """Raise `error` for a pipe or a terminal: what comes from there can't be read twice. `what`: what is read."""
+    if path.is_fifo() or path.is_char_device():
+        raise error(f"{path} is no regular file: {what} is read several times", fix="write it to a file first")
+
+
 def neighbour(path: Path) -> str | None:
     """Return the name next to a path that is most similar to its own; None where none is."""
     try:
         names = [one.name for one in path.parent.iterdir() if one.name != path.name]
     except (OSError, ValueError):  # ValueError: a path that no disk has
         return None
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return near[0] if near else None
+    return closest(path.name, names)
+
+
+def fix_for(path: Path, otherwise: str) -> str:
+    """Return the fix for a path that is not there: the neighbour that may be meant, or else what is passed."""
+    near = neighbour(path)
+    return otherwise if near is None else f"did you mean {near!r}?"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any, TypeVar, get_origin
 from pydantic import BaseModel, ValidationError
 
 from targets.bounded_file import TooLargeError, read_at_most
-from targets.errors import PhipackError, did_you_mean
+from targets.errors import PhipackError, closest, did_you_mean
 from targets.toml_lines import DEPTH_LIMIT, KeyPath, key_lines
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -184,7 +183,7 @@ def _described(details: Any, model: type[BaseModel]) -> tuple[KeyPath, str, str]
 def _unknown_key(model: type[BaseModel], keys: KeyPath) -> str:
     """Return the fix for a key that its table does not have. In TOML, a key below a [header] is the header's."""
     known = _known_keys(model, keys[:-1])
-    if len(keys) > 1 and keys[-1] in _known_keys(model, ()) and not difflib.get_close_matches(str(keys[-1]), known):
+    if len(keys) > 1 and keys[-1] in _known_keys(model, ()) and closest(str(keys[-1]), known) is None:
         return _ABOVE.format(key=keys[-1])
     return did_you_mean(str(keys[-1]), known)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from targets.errors import CheckpointError
-from targets.stated_path import neighbour
+from targets.stated_path import fix_for
 from targets.strict_json import parse_json
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -41,8 +41,7 @@ def check_folder(folder: Path) -> None:
         CheckpointError: it is something else, or a file of it is not there or only a pointer.
     """
     if not folder.is_dir():
-        near = neighbour(folder)
-        fix = f"did you mean {near!r}?" if near else "name the folder of a Hugging Face checkpoint"
+        fix = fix_for(folder, "name the folder of a Hugging Face checkpoint")
         raise CheckpointError(f"{folder} is not a folder", fix=fix)
     entries = sorted(folder.iterdir())
     _refuse_cache_root(folder, entries)

@@ -12,6 +12,7 @@ from builders.checkpoint import Checkpoint
 from builders.tokenizer import Tokenizer
 from targets.errors import MeasurementError
 from targets.evaluation import EvaluationSettings
+from targets.stated_path import require_kept
 
 BUILT_IN_NAME = "the built-in text"
 BUILT_IN = "general.txt"  # our own prose, so that a bundle can be validated without any other text
@@ -21,10 +22,7 @@ def read_text(path: Path | None) -> str:
     """Read a text file, or the built-in text. Raises `MeasurementError` where it can't be read as UTF-8."""
     if path is None:
         return read_built_in(BUILT_IN)
-    if path.is_fifo() or path.is_char_device():
-        raise MeasurementError(
-            f"{path} is no regular file: the evaluation text is read several times", fix="write it to a file first"
-        )
+    require_kept(path, "the evaluation text", MeasurementError)
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -10,7 +10,7 @@ from phipack.web.known import Known, NotFoundError, Page, crumbs_of
 from phipack.web.prepared import publication
 from phipack.web.standing import STATES, Standing, channel_document, published_releases
 from registry.ledger.channel_moves import Move
-from registry.ledger.versions import CellVersion
+from registry.ledger.versions import CellVersion, channels_at
 from targets.errors import PhipackError
 from targets.evidence import FIGURES
 from targets.references import Version
@@ -50,7 +50,7 @@ class ReleaseRow:
     @property
     def channels(self) -> list[str]:
         """The channels that point at one of its cells."""
-        return sorted({channel for row in self.rows for channel in row.channels})
+        return sorted(channels_at(self.rows))
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def history_page(known: Known, model: str, channel: str, cell: str) -> Page:
 
 def cells_page(known: Known, wanted: Filter) -> Page:
     """Return the cells that a filter lets through."""
-    channels = sorted({channel for row in known.rows or () for channel in row.channels})
+    channels = sorted(channels_at(known.rows or ()))
     try:
         scope, problems = scope_named(wanted.scope, channels), dict(wanted.problems)
     except PhipackError as error:

@@ -10,7 +10,7 @@ from phipack.web.known import Known, NotFoundError, Page, crumbs_of, version_of
 from phipack.web.prepared import KINDS, Wanted, command
 from phipack.web.rendering import path_of
 from registry.catalog.documents import ReleaseDocument
-from registry.ledger.versions import CellVersion
+from registry.ledger.versions import CellVersion, channels_at
 from targets.errors import MalformedReferenceError, PhipackError
 from targets.evidence import FIGURES
 from targets.references import Version
@@ -36,7 +36,7 @@ def release_page(known: Known, model: str, release: str) -> Page:
         "missing": missing,
         "other_bytes": other_bytes,
         "document": document,
-        "channels": sorted({channel for row in rows for channel in row.channels}),
+        "channels": sorted(channels_at(rows)),
     }
     return Page("release", f"{model}:{release}", content, crumbs_of(model))
 

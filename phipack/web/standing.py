@@ -8,7 +8,7 @@ from typing import Literal
 
 from registry.catalog.documents import CellEntry, ChannelDocument, Documents, models_of, releases_of
 from registry.catalog.rollout import ALL, Stage
-from registry.ledger.versions import CellVersion
+from registry.ledger.versions import CellVersion, channels_at
 from targets.errors import PhipackError
 from targets.references import Version
 
@@ -109,7 +109,7 @@ def standings(
 
 def channels_of(model: str, rows: Sequence[CellVersion] | None, published: Documents | None) -> list[str]:
     """Return the channels of a model that point somewhere or are published, production first."""
-    found = {channel for row in rows or () if row.model == model for channel in row.channels}
+    found = channels_at(row for row in rows or () if row.model == model)
     before = f"{model}/channels/"
     paths = () if published is None else published.paths
     found |= {path.removeprefix(before).removesuffix(".json") for path in paths if path.startswith(before)}

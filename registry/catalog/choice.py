@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from registry.catalog.documents import CellEntry, Documents, ReleaseDocument, models_of, releases_of
 from registry.catalog.rollout import ALL, stage_of
 from registry.ledger.versions import PRODUCTION
-from targets.errors import FetchError, did_you_mean
+from targets.errors import FetchError, closest, did_you_mean
 from targets.recipes import Format
 from targets.references import Reference, Version
 from targets.runtimes import NO_OFFER, Offer, Shortfall, remedy, shortfalls
@@ -235,7 +235,7 @@ def _nothing(documents: Documents, reference: Reference) -> FetchError:
     channels = sorted(path.removeprefix(before)[:-5] for path in documents.paths if path.startswith(before))
     releases = sorted(Version.parse(release) for release in releases_of(reference.model, documents.paths))
     newest = ", ".join(map(str, releases[-5:]))
-    near = did_you_mean(reference.channel, channels) if reference.channel and channels else ""
+    near = closest(reference.channel or "", channels)
     there = f"newest releases: {newest}; channels: {', '.join(channels) or 'none'}"
-    fix = f"{near} Else: {there}" if near.endswith("?") else there
+    fix = there if near is None else f"did you mean {near!r}? Else: {there}"
     return FetchError(f"{reference} is not published", fix=fix)

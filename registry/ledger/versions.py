@@ -6,11 +6,11 @@ rest. Channels are MLflow's aliases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from targets.errors import MalformedReferenceError, RegistryError, did_you_mean
+from targets.errors import MalformedReferenceError, RegistryError, closest, did_you_mean
 from targets.references import Reference, Version
 from targets.strict_json import parse_json
 
@@ -255,10 +255,15 @@ def _name(reference: Reference) -> str:
     return str(reference)
 
 
+def channels_at(rows: Iterable[CellVersion]) -> set[str]:
+    """Return the channels that point at a version."""
+    return {channel for row in rows for channel in row.channels}
+
+
 def _what_there_is(rows: Sequence[CellVersion], asked: str | None) -> str:
     releases = {row.release: all(r.gates_passed for r in rows if r.release == row.release) for row in rows}
     versions = [f"{release}{'' if releases[release] else ' (gates failed)'}" for release in sorted(releases)]
-    channels = sorted({channel for row in rows for channel in row.channels})
+    channels = sorted(channels_at(rows))
     there = f"name a version: {', '.join(versions)}; channels: {', '.join(channels) or 'none yet (phipack promote)'}"
-    near = "" if asked is None or not channels else did_you_mean(asked, channels)
-    return f"{near} Or {there}" if near.endswith("?") else there
+    near = closest(asked or "", channels)
+    return there if near is None else f"did you mean {near!r}? Or {there}"

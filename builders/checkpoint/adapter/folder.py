@@ -26,7 +26,7 @@ from builders.checkpoint.tokenizer_files import TOKENIZER_MODELS, has_tokenizer_
 from builders.checkpoint.unchanged import FileStates, require_same, states_of
 from registry.files.digests import digest_of_file
 from targets.errors import CheckpointError
-from targets.stated_path import neighbour
+from targets.stated_path import fix_for
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 PICKLE_NAME = "adapter_model.bin"
@@ -83,9 +83,7 @@ def open_adapter(folder: Path) -> Adapter:
         UnsupportedModelError: another kind of adapter than a plain LoRA or DoRA, or a key that is not supported.
     """
     if not folder.is_dir():
-        near = neighbour(folder)
-        fix = f"did you mean {near!r}?" if near else "name the folder of a peft adapter"
-        raise CheckpointError(f"{folder} is not a folder", fix=fix)
+        raise CheckpointError(f"{folder} is not a folder", fix=fix_for(folder, "name the folder of a peft adapter"))
     if not (folder / ADAPTER_CONFIG).is_file():
         raise _not_an_adapter(folder)
     weights, seen = folder / WEIGHTS_NAME, states_of(_files(folder))

@@ -22,6 +22,7 @@ from builders.tokenizer import Tokenizer, render_conversation, tokenizer_of
 from registry.files.digests import digest_of_bytes
 from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import CalibrationError
+from targets.stated_path import require_kept
 
 BUILT_IN_NAME = "the built-in calibration text"
 WINDOW = 512  # tokens that are read together
@@ -101,10 +102,7 @@ def windows_of_text(checkpoint: Checkpoint, text: CalibrationText, calibration: 
 
 
 def _read(path: Path) -> str:
-    if path.is_fifo() or path.is_char_device():
-        raise CalibrationError(
-            f"{path} is no regular file: calibration text is read several times", fix="write it to a file first"
-        )
+    require_kept(path, "calibration text", CalibrationError)
     try:
         with path.open(encoding="utf-8") as stream:
             return stream.read(CHARACTERS_READ)
