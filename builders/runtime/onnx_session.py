@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from builders.onnx import EDGE_FACT, GRAPH_NAME
 from builders.runtime.onnx_places import OnnxPlaces
 from builders.runtime.refusal import check_fix
-from builders.runtime.session import Session, Tokens, parts_from
+from builders.runtime.session import Session, Tokens, end_in_parts
 from builders.runtime.together import Together, places_for
 from builders.threads import thread_count
 from registry.bundle.folder import Bundle
@@ -60,10 +60,7 @@ class OnnxSession(Session):
             yield from super().score_end(tokens, first)
             return
         self._tokens = []
-        for start, stop in parts_from(0, len(tokens)):
-            logits = self._run(tokens[start:stop])
-            if stop > first:
-                yield logits[max(0, first - start) :]
+        yield from end_in_parts(self._run, tokens, first)
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""

@@ -6,7 +6,7 @@ Each format has one class that implements it: `gguf_session.py` (llama.cpp), `on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -94,6 +94,16 @@ def parts_from(first: int, length: int) -> list[tuple[int, int]]:
     """Return where the parts of a sequence begin and end that have token `first` or later ones."""
     start = first - first % PART_TOKENS
     return [(at, min(at + PART_TOKENS, length)) for at in range(start, length, PART_TOKENS)]
+
+
+def end_in_parts(
+    read: Callable[[Tokens], NDArray[np.float32]], tokens: Tokens, first: int
+) -> Iterator[NDArray[np.float32]]:
+    """Read a sequence part by part, and yield the logits from token `first` on. `read`: goes on with some tokens."""
+    for start, stop in parts_from(0, len(tokens)):
+        logits = read(tokens[start:stop])
+        if stop > first:
+            yield logits[max(0, first - start) :]
 
 
 @dataclass(frozen=True)

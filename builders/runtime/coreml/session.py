@@ -20,7 +20,7 @@ from builders.coreml.description import EDGE_FACT
 from builders.coreml.package import PACKAGE_NAME
 from builders.coreml.program import CAUSAL_MASK, INPUT_IDS, LOGITS
 from builders.runtime.coreml.evaluate import Evaluator, State
-from builders.runtime.session import End, Session, Tokens, parts_from
+from builders.runtime.session import End, Session, Tokens, end_in_parts
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
 
@@ -77,10 +77,7 @@ class CoremlSession(Session):
             yield from super().score_end(tokens, first)
             return
         self._tokens = []
-        for start, stop in parts_from(0, len(tokens)):
-            logits = self._extended(tokens[start:stop])
-            if stop > first:
-                yield logits[max(0, first - start) :]
+        yield from end_in_parts(self._extended, tokens, first)
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Start a sequence: logits [vocabulary] after its last token."""
