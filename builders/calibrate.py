@@ -63,10 +63,9 @@ def calibrate(
     with cache.calibrating(on_progress):
         folder, walking = cache.reference_folder, _calibrating(on_progress)
         return _once(
+            checkpoint,
             (CalibrationWalk(calibration), folder, names),
-            lambda: _of_one(
-                checkpoint, measured_statistics(checkpoint, calibration, windows, folder, walking), folder, names
-            ),
+            lambda: measured_statistics(checkpoint, calibration, windows, folder, walking),
             shared,
         )
 
@@ -99,23 +98,11 @@ def _sensitivities(
     with cache.calibrating(on_progress):
         folder, walking = cache.reference_folder, _calibrating(on_progress)
         return _once(
+            checkpoint,
             (CalibrationWalk("light", blocks), folder, names),
-            lambda: _of_one(
-                checkpoint, measured_sensitivities(checkpoint, blocks, windows, folder, walking), folder, names
-            ),
+            lambda: measured_sensitivities(checkpoint, blocks, windows, folder, walking),
             shared,
         )
-
-
-def _of_one(checkpoint: Checkpoint, found: _Found, folder: Path, names: Sequence[str]) -> _Found:
-    """Return what was measured. Raises `CheckpointError`, and removes the files, where the checkpoint was changed."""
-    try:
-        checkpoint.require_unchanged()
-    except CheckpointError:
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
-        raise
-    return found
 
 
 def _calibrating(on_progress: Progress) -> Progress:
@@ -130,24 +117,39 @@ def _calibrating(on_progress: Progress) -> Progress:
 
 
 def _once(
-    what: tuple[CalibrationWalk, Path, Sequence[str]], measured: Callable[[], _Found], shared: SharedWalks
+    checkpoint: Checkpoint,
+    what: tuple[CalibrationWalk, Path, Sequence[str]],
+    measured: Callable[[], _Found],
+    shared: SharedWalks,
 ) -> _Found:
     """Return what a walk measures; what the machine has measured that recorded it first, where one has.
 
     Args:
+        checkpoint: what is walked over. Where it was changed meanwhile, `CheckpointError` is raised, and no file stays.
         what: the walk, and the files that it leaves in a folder.
         measured: reads these files, or makes them.
         shared: where they are shared.
     """
     walk, folder, names = what
+
+    def of_one_checkpoint() -> _Found:
+        found = measured()
+        try:
+            checkpoint.require_unchanged()
+        except CheckpointError:
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+            raise
+        return found
+
     if shared.fetch(walk, folder, names):
-        return measured()
+        return of_one_checkpoint()
     is_begun = any((folder / kept).exists() for name in names for kept in (name, f"{name}.states"))
     started = time.monotonic()
-    found = measured()
+    found = of_one_checkpoint()
     if not shared.add(walk, folder, names, None if is_begun else time.monotonic() - started):
         shared.fetch(walk, folder, names)
-        found = measured()
+        found = of_one_checkpoint()
     return found
 
 
