@@ -29,11 +29,12 @@ class Verdict:
     state: Literal["pass", "warn", "fail"]
     text: str
     heading: str = ""
+    is_defect: bool = False
 
     @property
     def look(self) -> str:
-        """How it is shown: a state, or `defect` for a pass with a probable defect."""
-        return "defect" if "probable defect" in self.heading else self.state
+        """How it is shown: a state, or `defect`."""
+        return "defect" if self.is_defect else self.state
 
     @property
     def word(self) -> str:
@@ -48,7 +49,7 @@ def judged(cell: CellContent) -> Verdict:
     serious = _serious(cell)
     if found.state != "pass" or not serious:
         return found
-    return Verdict("warn", f"{_ranks(serious)}. It passes {found.text}", _heading(serious))
+    return _to_look_at(serious, f"{_ranks(serious)}. It passes {found.text}")
 
 
 _SERIOUS: tuple[Severity, ...] = ("defect", "look")
@@ -60,9 +61,10 @@ def _serious(cell: CellContent) -> list[Finding]:
     return [one for one in findings(cell) if one.severity in _SERIOUS]
 
 
-def _heading(found: Sequence[Finding]) -> str:
+def _to_look_at(found: Sequence[Finding], text: str) -> Verdict:
     number = sum(one.severity == "defect" for one in found)
-    return _DEFECTS[number != 1].format(number) if number else _PASSES_LOOK
+    heading = _DEFECTS[number != 1].format(number) if number else _PASSES_LOOK
+    return Verdict("warn", text, heading, is_defect=number > 0)
 
 
 def _ranks(found: Sequence[Finding]) -> str:
@@ -136,7 +138,7 @@ def overall(content: Content) -> Verdict:
         gone = sum(map(number_of_lost_checks, content.cells))
         lost = f"; {count(gone, 'check')} that production has {'was' if gone == 1 else 'were'} not made" if gone else ""
         text = f"{where}{_ranks(serious)}. {total}: every gate passes, and every check that was made{lost}"
-        return Verdict("warn", text, _heading(serious))
+        return _to_look_at(serious, text)
     return Verdict("pass", f"{total}, every gate and every check that was made")
 
 
