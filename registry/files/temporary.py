@@ -27,7 +27,9 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     place = parent or Path(tempfile.gettempdir())
     with disk_errors(place):
         place.mkdir(parents=True, exist_ok=True)
-        _sweep(place, f"{prefix}-")
+        for left in left_in(place, f"{prefix}-"):
+            if is_own_folder(left):
+                shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{prefix}-{owner_mark()}", dir=place))
     try:
         yield folder
@@ -35,7 +37,9 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sweep(place: Path, prefix: str) -> None:
-    for left in place.glob(f"{prefix}*"):
-        if abandoned(left.name.removeprefix(prefix)) and is_own_folder(left):
-            shutil.rmtree(left, ignore_errors=True)
+def left_in(place: Path, prefix: str) -> Iterator[Path]:
+    """Yield what processes of this host that are gone have left, called `prefix`, then `owner_mark()`, then anything.
+
+    Anybody can make such a name in a shared folder: whoever removes it looks at the owner first.
+    """
+    return (left for left in place.glob(f"{prefix}*") if abandoned(left.name.removeprefix(prefix)))

@@ -27,7 +27,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from registry.files.owned import is_own_file
-from registry.files.staging import abandoned, disk_errors, owner_mark
+from registry.files.staging import disk_errors, owner_mark
+from registry.files.temporary import left_in
 from registry.transfer.http_address import host_of, http_address_problem, port_of
 from targets.errors import SetupError
 from targets.secrets import shown
@@ -152,7 +153,10 @@ def _joined(paths: list[str]) -> str:
     content = b"\n".join(_read(file) for path in paths for file in _files(Path(path)))
     folder, owner = Path(tempfile.gettempdir()), os.getpid()
     with disk_errors(folder, SetupError):
-        _sweep(folder)
+        for left in left_in(folder, _CA_MARK):
+            with suppress(OSError):
+                if left.suffix == ".pem" and is_own_file(left.lstat()):
+                    left.unlink()
         handle, name = tempfile.mkstemp(prefix=_CA_MARK + owner_mark(), suffix=".pem", dir=folder)
         atexit.register(lambda: Path(name).unlink(missing_ok=True) if os.getpid() == owner else None)
         with os.fdopen(handle, "wb") as out:
@@ -167,14 +171,6 @@ def _read(path: Path) -> bytes:
         raise SetupError(
             f"the certificates in {path} can't be read: {error.strerror}", fix="let this user read the file"
         ) from error
-
-
-def _sweep(folder: Path) -> None:
-    """Remove this user's files of processes that are gone."""
-    for left in folder.glob(f"{_CA_MARK}*.pem"):
-        with suppress(OSError):
-            if abandoned(left.name.removeprefix(_CA_MARK)) and is_own_file(left.lstat()):
-                left.unlink()
 
 
 def _files(path: Path) -> list[Path]:
