@@ -197,6 +197,19 @@ def _interruptible(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
+def _build_by(program: str, recipe: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program of Python's that runs phipack, as a shell does in the foreground."""
+    return subprocess.run(
+        [sys.executable, "-c", program, "build", "checkpoint", "--recipe", recipe, "-o", "out"],
+        cwd=cwd,
+        env=command_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=in_the_foreground,
+    )
+
+
 # phipack, which gets a signal as it prints that it begins a step, and goes on with it when the builds have heard of it.
 _INTERRUPTED = """
 import os, signal, sys, threading
@@ -230,15 +243,7 @@ sys.exit(main())
 def test_interrupt_in_the_middle_of_a_build_leaves_nothing(tmp_path: Path, number: signal.Signals, step: str) -> None:
     write_tiny(tmp_path / "checkpoint")
     program = _INTERRUPTED.replace("NUMBER", number.name).replace("STEP", step)
-    done = subprocess.run(
-        [sys.executable, "-c", program, "build", "checkpoint", "--recipe", "gguf-f16", "-o", "out"],
-        cwd=tmp_path,
-        env=command_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=in_the_foreground,
-    )
+    done = _build_by(program, "gguf-f16", tmp_path)
     assert done.returncode == 130, done.stderr
     assert "interrupted" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
@@ -277,13 +282,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, recipe: str) -> Non
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
         "from phipack.__main__ import main; sys.exit(main())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "build", "checkpoint", "--recipe", recipe, "-o", "out"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _build_by(program, recipe, tmp_path)
     assert done.returncode == 1, done.stderr
     assert "free space" in done.stderr
     assert "Traceback" not in done.stderr
