@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.calibration.statistics import MatrixStatistics
-from builders.quantization.ggml_library import encode
 from builders.quantization.grids.ggml import GgmlGrid
 from builders.quantization.grids.ggml_blocks import CODECS
-from builders.quantization.grids.k_quants import encode_uncalibrated
+from builders.quantization.grids.k_quants import encode_matrix
 from builders.quantization.rounding.gptq import round_matrix
 from targets.storage.gguf import BlockType
 
@@ -35,10 +34,10 @@ def encoded(values: Floats, kind: BlockType, statistics: MatrixStatistics | None
         CheckpointError: a value is too large for the type.
     """
     if statistics is None or kind.name not in CODECS:
-        return encode_uncalibrated(values, kind, name=name)
+        return encode_matrix(values, kind, name=name)
     if statistics.moments:
         (rows,) = round_matrix(values, GgmlGrid(kind.name, name), statistics.moments)
         return rows.reshape(-1)
     squares = statistics.squares
     importance = np.maximum(squares, np.float32(_LEAST) * squares.mean()) if squares.any() else None
-    return encode(values, kind, name=name, importance=importance)
+    return encode_matrix(values, kind, name=name, importance=importance)

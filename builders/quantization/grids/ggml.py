@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.ggml_library import encode_rows
 from builders.quantization.grids.ggml_blocks import CODECS, Codec
+from builders.quantization.grids.k_quants import encode_some
 from builders.quantization.levels import Levels
 from targets.storage.gguf import TYPES
 
@@ -71,7 +71,7 @@ class GgmlGrid:
         Raises:
             CheckpointError: a weight is too large for the type.
         """
-        blocks = encode_rows(weights, TYPES[self.kind], name=self.name, importance=importance)
+        blocks = encode_some(weights, TYPES[self.kind], name=self.name, importance=importance)
         return FittedBlocks(CODECS[self.kind], blocks)
 
     def pack(self, fitted: Sequence[FittedBlocks], codes: Bytes) -> tuple[Bytes]:

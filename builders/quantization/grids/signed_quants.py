@@ -1,4 +1,4 @@
-"""Q6_K and Q3_K without an importance: ggml's bytes, by a compiled search.
+"""Q6_K, and Q3_K without an importance: ggml's bytes, by a compiled search.
 
 A block has 16 groups of 16 weights: see `ggml_blocks`. A group's scale is searched for; the one of the largest
 magnitude makes the block's float16, and those of the groups become 8 or 6 bits. Source: `quantize_row_q6_K_ref` and
@@ -28,12 +28,14 @@ class SignedSearch:
 
     `effort`: trials to either side (Q6_K), or rounds (Q3_K). `lowest`: of a group's scale as it is stored. `stored`:
     returns the bytes of scales [blocks, 16] from `lowest` up. `places`: of these bytes, and of the float16 after them.
+    `takes_importance`: whether it is that of ggml where columns have an importance, too.
     """
 
     effort: int
     lowest: int
     stored: Callable[[NDArray[np.int32]], Bytes]
     places: tuple[int, int]
+    takes_importance: bool
 
 
 def _in_six_bits(scales: NDArray[np.int32]) -> Bytes:
@@ -47,13 +49,15 @@ def _in_six_bits(scales: NDArray[np.int32]) -> Bytes:
 
 
 SEARCHES = {
-    "Q6_K": SignedSearch(9, -128, lambda scales: scales.astype(np.int8).view(np.uint8), (192, 208)),
-    "Q3_K": SignedSearch(5, -32, _in_six_bits, (96, 108)),
+    "Q6_K": SignedSearch(9, -128, lambda scales: scales.astype(np.int8).view(np.uint8), (192, 208), True),
+    "Q3_K": SignedSearch(5, -32, _in_six_bits, (96, 108), False),
 }
 
 
-def encoded(rows: Floats, kind: BlockType, search: SignedSearch) -> tuple[Bytes, NDArray[np.bool_]]:
-    """Encode rows [rows, columns].
+def encoded(
+    rows: Floats, kind: BlockType, search: SignedSearch, importance: Floats | None
+) -> tuple[Bytes, NDArray[np.bool_]]:
+    """Encode rows [rows, columns], with an importance of each column or without one.
 
     Returns:
         [rows, bytes of a row], and [rows] which of them are as ggml's: not those with a group of scale 0.
@@ -64,7 +68,10 @@ def encoded(rows: Floats, kind: BlockType, search: SignedSearch) -> tuple[Bytes,
     groups = np.ascontiguousarray(rows).reshape(-1, _GROUP)
     top = np.float32(-codec.levels[0])
     found = np.empty(len(groups), np.float32)
-    (search_q6 if kind.name == "Q6_K" else search_q3)(groups, top, search.effort, found)
+    if kind.name == "Q6_K":
+        search_q6(groups, _counts(importance, len(rows)), top, search.effort, found)
+    else:
+        search_q3(groups, top, search.effort, found)
     halves, scales = _scales(found.reshape(-1, kind.length // _GROUP), search)
     steps = (halves.astype(np.float32)[:, None] * scales.astype(np.float32)).reshape(-1)
     right = steps != 0
@@ -77,6 +84,13 @@ def encoded(rows: Floats, kind: BlockType, search: SignedSearch) -> tuple[Bytes,
     blocks[:, after : after + 2] = halves.astype("<f2").view(np.uint8).reshape(-1, 2)
     made = codec.with_codes(blocks, codes.reshape(len(blocks), -1)).reshape(len(rows), -1)
     return made, np.all(right.reshape(len(rows), -1), axis=1)
+
+
+def _counts(importance: Floats | None, rows: int) -> Floats:
+    """Return how much the squared error of each weight counts, [groups, 16]; [0, 16] where ggml decides that."""
+    if importance is None:
+        return np.empty((0, _GROUP), np.float32)
+    return np.tile(np.asarray(importance, np.float32), rows).reshape(-1, _GROUP)
 
 
 def _scales(found: Floats, search: SignedSearch) -> tuple[NDArray[np.float16], NDArray[np.int32]]:

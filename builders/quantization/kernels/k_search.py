@@ -1,8 +1,9 @@
 """ggml's search for the scale and the minimum of 32 weights in Q4_K and Q5_K, for many at a time: `search_k`.
 
-The formulas and their order are those of `make_qkx2_quants` and of its callers in ggml's src/ggml-quants.c, so that
-each sum has the same bits. ggml asks for squared errors there, and weighs a weight x with sqrt(mean of x²) + |x|.
-Where a trial is better, its minimum is what the following ones start from.
+The formulas and their order are those of `make_qkx2_quants`, `make_qkx3_quants` and their callers in ggml's
+src/ggml-quants.c, so that each sum has the same bits. ggml asks for squared errors there. It weighs that of a weight x
+with sqrt(mean of x²) + |x|, or, where its column has an importance, with that times sqrt(2 * mean of x² + x²), the mean
+over the whole block. Where a trial is better, its minimum is what the following ones start from.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ _ROWS = 14
 
 
 @compiled
-def search_k(groups: Floats, top: np.float32, first: np.float32, step: np.float32, steps: int, found: Floats) -> None:
+def search_k(groups: Floats, given: Floats, top: np.float32, widths: Floats, found: Floats) -> None:
     """Find the scales and minima of groups of weights [groups, 32].
 
     Args:
         groups: the weights.
+        given: how much the squared error of each counts, as `weigh` returns it, [groups, 32]; [0, 32]: as ggml has it
+            without an importance.
         top: the greatest code.
-        first: how much wider than `top` the first trial's range of codes is.
-        step: how much wider each further one is.
-        steps: further trials.
+        widths: of each trial, how much wider than `top` its range of codes is.
         found: receives scales and negated minima [2, groups]. A scale is NaN where float32 is too narrow to compute it.
     """
     count, size = groups.shape
@@ -45,15 +46,43 @@ def search_k(groups: Floats, top: np.float32, first: np.float32, step: np.float3
     for start in range(0, count, LANES):
         used = min(LANES, count - start)
         load_lanes(groups, start, used, weights)
-        _weigh(weights, counts, lane)
+        if len(given) > 0:
+            load_lanes(given, start, used, counts)
+        else:
+            _weigh(weights, counts, lane)
         _sum(weights, counts, lane)
         _widest(weights, counts, top, lane)
-        for number in range(steps + 1):
-            _try(weights, counts, codes, first + step * np.float32(number) + top, top, lane)
+        for number in range(len(widths)):
+            _try(weights, counts, codes, widths[number] + top, top, lane)
             _keep_better(weights, counts, codes, lane)
         for place in range(used):
             found[0, start + place] = np.nan if lane[_FIRST, place] > _STEEPEST else lane[_SCALE, place]
             found[1, start + place] = -lane[_LOW, place]
+
+
+@compiled
+def weigh(blocks: Floats, importance: Floats, counts: Floats, sums: Floats) -> None:
+    """Write how much the squared error of each weight counts.
+
+    Args:
+        blocks: weights [blocks, 256], row after row.
+        importance: of the columns, one block after the other of a row, [blocks of a row, 256].
+        counts: receives [blocks, 256].
+        sums: receives the counts of each 32 together, [blocks, 8].
+    """
+    for number in range(len(blocks)):
+        weights, count, column = blocks[number], counts[number], importance[number % len(importance)]
+        total = _ZERO
+        for element in range(len(weights)):
+            total += weights[element] * weights[element]
+        spread = np.float32(2) * total / np.float32(len(weights))
+        for element in range(len(weights)):
+            count[element] = column[element] * np.sqrt(spread + weights[element] * weights[element])
+        for group in range(sums.shape[1]):
+            total = _ZERO
+            for element in range(32 * group, 32 * group + 32):
+                total += count[element]
+            sums[number, group] = total
 
 
 @compiled

@@ -1,7 +1,8 @@
 """ggml's searches for the scale of 16 weights in Q6_K and Q3_K, for many at a time: `search_q6`, `search_q3`.
 
 The formulas and their order are those of `make_qx_quants` and `make_q3_quants` in ggml's src/ggml-quants.c, so that
-each sum has the same bits. Codes are from -top to top - 1; ggml weighs the squared error of a weight x with x².
+each sum has the same bits. Codes are from -top to top - 1; ggml weighs the squared error of a weight x with x², or in
+Q6_K with its column's importance.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ _ROWS = 9
 
 
 @compiled
-def search_q6(groups: Floats, top: np.float32, trials: int, found: Floats) -> None:
+def search_q6(groups: Floats, given: Floats, top: np.float32, trials: int, found: Floats) -> None:
     """Find the scales [groups] of groups of weights [groups, 16].
 
     Args:
         groups: the weights.
+        given: how much the squared error of each counts, [groups, 16]; [0, 16]: its own square.
         top: the lowest code is its negative, the greatest one less.
         trials: how many wider grids than the weights' range are tried, and how many narrower ones.
         found: receives the scales.
@@ -43,6 +45,8 @@ def search_q6(groups: Floats, top: np.float32, trials: int, found: Floats) -> No
     for start in range(0, count, LANES):
         used = min(LANES, count - start)
         _load(groups, start, used, weights, squares, lane)
+        if len(given) > 0:
+            load_lanes(given, start, used, squares)
         _try(weights, squares, top, top, lane)
         for place in range(LANES):
             total = lane[_SUM_L2, place]
