@@ -1,9 +1,9 @@
 """K-quants: ggml's bytes, by compiled searches that are many times as fast as ggml's own.
 
-Q4_K and Q5_K are here, Q6_K and Q3_K in `signed_quants`. A block of the former has 8 groups of 32 weights: see
-`ggml_blocks`. A group's scale and minimum are searched for. Without an importance, the largest of a block are its two
-float16, divided by 63, and those of a group become 6 bits; with one, these are searched for, too. Source:
-`quantize_row_q4_K_ref` and `quantize_row_q4_K_impl`, and those of Q5_K, in ggml's src/ggml-quants.c.
+Q4_K and Q5_K are here, Q6_K and Q3_K in `signed_quants`, IQ4_NL and IQ4_XS in `iq4_quants`. A block of the first two
+has 8 groups of 32 weights: see `ggml_blocks`. A group's scale and minimum are searched for. Without an importance, the
+largest of a block are its two float16, divided by 63, and those of a group become 6 bits; with one, these are searched
+for, too. Source: `quantize_row_q4_K_ref` and `quantize_row_q4_K_impl`, and those of Q5_K, in ggml's src/ggml-quants.c.
 
 ggml's own bits depend on its compiler: the usual one for x86-64 fuses no multiplication with an addition, others may.
 So ggml itself decides: once in a process both encode the same weights, and where their bytes differ, ggml's code is
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.ggml_library import check_magnitude, encode, encode_rows, in_slices
+from builders.quantization.grids import iq4_quants
 from builders.quantization.grids.ggml_blocks import CODECS
 from builders.quantization.grids.signed_quants import SEARCHES, encoded
 from targets.storage.gguf import TYPES, BlockType
@@ -56,8 +57,8 @@ def encode_some(rows: Floats, kind: BlockType, *, name: str, importance: Floats 
 
 def _is_searched(kind: str, *, calibrated: bool) -> bool:
     """Return whether there is a search for a type, with the bytes of this machine's ggml."""
-    known = kind in _PLAIN or (kind in SEARCHES and (SEARCHES[kind].takes_importance or not calibrated))
-    return known and _has_ggmls_bytes(kind, calibrated=calibrated)
+    signed = kind in SEARCHES and (SEARCHES[kind].takes_importance or not calibrated)
+    return (kind in _PLAIN or kind in iq4_quants.TYPES or signed) and _has_ggmls_bytes(kind, calibrated=calibrated)
 
 
 @cache
@@ -73,10 +74,12 @@ def _has_ggmls_bytes(kind: str, *, calibrated: bool) -> bool:
 
 def _encoded(rows: Floats, kind: BlockType, name: str, importance: Floats | None = None) -> Bytes:
     """Encode rows [rows, columns]. Returns [rows, bytes of a row]."""
-    if (search := SEARCHES.get(kind.name)) is None:
-        made, right = _with_minima(rows, kind, importance)
+    if kind.name in iq4_quants.TYPES:
+        made, right = iq4_quants.encoded(rows, kind, importance)
+    elif kind.name in SEARCHES:
+        made, right = encoded(rows, kind, SEARCHES[kind.name], importance)
     else:
-        made, right = encoded(rows, kind, search, importance)
+        made, right = _with_minima(rows, kind, importance)
     if not right.all():
         made[~right] = encode_rows(rows[~right], kind, name=name, importance=importance)
     return made
