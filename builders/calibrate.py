@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,7 @@ def calibrate(
         checkpoint: what is run, in float32.
         calibration: `light` or `full`.
         settings: what is read.
-        cache: where statistics are kept. Other processes that need some wait meanwhile.
+        cache: where statistics are kept. Other processes that have to measure some wait meanwhile.
         on_progress: receives the step `calibrate`.
         shared: where what another machine has measured is taken from, and where it is recorded.
 
@@ -60,7 +61,7 @@ def calibrate(
         return _of_imatrix(checkpoint, settings.imatrix)
     windows = calibration_windows(checkpoint, settings, calibration)
     names = statistics_files(checkpoint, calibration, windows)
-    with cache.calibrating(on_progress):
+    with _measuring(names, cache, on_progress):
         folder, walking = cache.reference_folder, _calibrating(on_progress)
         return _once(
             checkpoint,
@@ -95,7 +96,7 @@ def _sensitivities(
 ) -> dict[str, float]:
     windows = sensitivity_windows(calibration_windows(checkpoint, settings, "light"))
     names = [sensitivity_file(checkpoint, blocks, windows)]
-    with cache.calibrating(on_progress):
+    with _measuring(names, cache, on_progress):
         folder, walking = cache.reference_folder, _calibrating(on_progress)
         return _once(
             checkpoint,
@@ -103,6 +104,13 @@ def _sensitivities(
             lambda: measured_sensitivities(checkpoint, blocks, windows, folder, walking),
             shared,
         )
+
+
+def _measuring(names: Sequence[str], cache: BuildCache, on_progress: Progress) -> AbstractContextManager[None]:
+    """Keep other processes from calibrating; where all is in the cache, nobody is waited for: a walk takes minutes."""
+    if all((cache.reference_folder / name).is_file() for name in names):
+        return nullcontext()
+    return cache.calibrating(on_progress)
 
 
 def _calibrating(on_progress: Progress) -> Progress:

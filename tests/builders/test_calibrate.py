@@ -23,7 +23,7 @@ from builders.quantization.calibration.moments import MomentFiles
 from builders.quantization.calibration.walks import CalibrationWalk
 from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import BuildError, CalibrationError
-from targets.progress import Event, Step
+from targets.progress import Event, Notice, Step
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
 from tests.support.folders import names_in
@@ -200,3 +200,20 @@ def test_what_a_walk_took_is_recorded_only_where_it_was_done_in_one_go(small: Ch
     measured.rename(measured.with_name(f"{measured.name}.states"))
     run_walk(small, CalibrationWalk("light", "affine"), BUILT_IN, cache, shared=shared)
     assert [seconds is None for seconds in shared.seconds] == [True, True, False, False, True]
+
+
+def test_what_is_in_the_cache_waits_for_no_other_walk(small: Checkpoint, cache: BuildCache) -> None:
+    """Another process may be at a `full` walk, which takes most of an hour."""
+    calibrate(small, "light", BUILT_IN, cache)
+    run_walk(small, CalibrationWalk("light", "affine"), BUILT_IN, cache)
+    waited: list[Event] = []
+    with ThreadPoolExecutor(1) as pool:
+        with cache.calibrating():
+            assert pool.submit(calibrate, small, "light", BUILT_IN, cache, waited.append).result(60).calibration == "light"
+            pool.submit(run_walk, small, CalibrationWalk("light", "affine"), BUILT_IN, cache).result(60)
+            assert [event for event in waited if isinstance(event, Notice)] == []
+            other = pool.submit(calibrate, small, "full", BUILT_IN, cache, waited.append)
+            while not any(isinstance(event, Notice) for event in waited):
+                assert not other.done()
+                time.sleep(0.01)
+        assert other.result(60).calibration == "full"
