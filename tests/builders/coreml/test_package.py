@@ -16,11 +16,13 @@ from builders.coreml import artifact_sizes
 from builders.quantization.calibration.statistics import MatrixStatistics
 from builders.quantization.rounding.tables import table_matrix
 from builders.runtime.coreml.program_file import Blob, read_program
+from builders.runtime.coreml.session import open_session
 from registry.bundle.folder import verify
 from targets.recipes import recipe_named
 from targets.storage.coreml import CANDIDATES, TABLE_CANDIDATES, TABLE_ROWS, Blocks, TableBlocks, plan
-from tests.support.checkpoints import write_tiny
-from tests.support.parity import tiny_bundle
+from tests.support.checkpoints import write_tiny, write_weights
+from tests.support.parity import some_tokens, tiny_bundle
+from tests.support.transformers_models import transformers_logits
 
 RECIPES = ("coreml-fp16", "coreml-int4", "coreml-palettized4")
 
@@ -126,7 +128,7 @@ def test_tables_are_read_by_coremltools_as_they_were_meant(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("blocks", TABLE_CANDIDATES, ids=lambda blocks: blocks.label)
 def test_every_table_that_a_budget_may_choose_keeps_the_weights(tmp_path: Path, blocks: TableBlocks) -> None:
-    """Read from the saved and reloaded package, decompressed by coremltools' own operations: looked up, then scaled."""
+    """From the saved and reloaded package, by coremltools' own operations; and the evaluator computes so."""
     import coremltools as ct
     from coremltools.converters.mil.mil.ops.defs.iOS18.compression import (
         constexpr_blockwise_shift_scale,
@@ -144,6 +146,7 @@ def test_every_table_that_a_budget_may_choose_keeps_the_weights(tmp_path: Path, 
     program = read_program(tmp_path / "again.mlpackage")
     found = {step.results[0].name: step.arguments for step in program.steps if step.operator.startswith("constexpr_")}
     assert len(found) == 2 * len(shapes)
+    stored = {name: opened.open_tensors().tensor(name) for name in opened.architecture.tensor_shapes()}
     for name, (rows, columns) in shapes.items():
         stem = name.removesuffix(".weight").replace(".", "_")
         codes, tables = (program.blobs.read(found[f"{stem}_values"][part]) for part in ("indices", "lut"))
@@ -153,9 +156,13 @@ def test_every_table_that_a_budget_may_choose_keeps_the_weights(tmp_path: Path, 
         assert scales.shape == (rows, columns // blocks.size)
         values = constexpr_lut_to_dense.decompress(codes.astype(np.uint8), tables, None)
         back = constexpr_blockwise_shift_scale.decompress(values, scales, None).astype(np.float32)
-        weights = opened.open_tensors().tensor(name)
+        weights, stored[name] = stored[name], back
         worst = {3: 0.04, 4: 0.01}[blocks.bits]
         assert 0 < np.square(back - weights).sum() < worst * np.square(weights).sum()
+    tokens = some_tokens(12)
+    write_weights(opened.path, stored, dtype="F32")
+    with open_session(bundle) as session:
+        assert np.abs(session.score(tokens) - transformers_logits(opened.path, tokens)).max() < 0.03
 
 
 def _bytes(values: np.ndarray, storage: str) -> int:
