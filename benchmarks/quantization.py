@@ -138,8 +138,9 @@ class Measuring:
 
     def _measured(self, text: Text, session: Session) -> Figures:
         comparison = Comparison()
-        for states, tokens in zip(text.hidden, text.windows, strict=True):
-            comparison.add(self.reference.logits(states), session.score(tokens), tokens)
+        scored = session.score_each(list(text.windows))
+        for states, tokens, logits in zip(text.hidden, text.windows, scored, strict=True):
+            comparison.add(self.reference.logits(states), logits, tokens)
         figures = comparison.figures()
         return (
             figures["kl_mean"],

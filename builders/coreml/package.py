@@ -149,12 +149,10 @@ def _exporter(program: Any, weights: Weights, folder: Path | None, places: Place
 def _byte_count(variable: Any) -> int:
     from coremltools.converters.mil.mil import types
 
-    count = math.prod(variable.shape)
-    return (
-        (count + 1) // 2
-        if variable.dtype == types.uint4
-        else count * types.nptype_from_builtin(variable.dtype)().nbytes
-    )
+    bits = {types.uint3: 3, types.uint4: 4}.get(variable.dtype)
+    if bits is None:
+        bits = 8 * types.nptype_from_builtin(variable.dtype)().nbytes
+    return math.ceil(math.prod(variable.shape) * bits / 8)
 
 
 def _write(writer: Any, variable: Any, weights: Weights) -> int:
@@ -166,6 +164,8 @@ def _write(writer: Any, variable: Any, weights: Weights) -> int:
         with weights.phases.phase("write", _byte_count(variable)):
             if variable.dtype == types.uint4:
                 return int(writer.write_uint4_data(flat))
+            if variable.dtype == types.uint3:
+                return int(writer.write_uint3_data(flat))
             if variable.dtype == types.uint8:
                 return int(writer.write_uint8_data(flat))
             if variable.dtype == types.fp16:

@@ -17,11 +17,23 @@ from builders.conversion import BuildRequest
 from builders.coreml.quantize import quantize
 from builders.quantization.calibration.statistics import MatrixStatistics
 from builders.quantization.grids.affine import AffineGrid, AffineMatrix
+from builders.quantization.rounding.block_tables import BlockTableMatrix, BlockTables, block_table_matrix
 from builders.quantization.rounding.matrix import affine_matrix
 from builders.quantization.rounding.tables import TableMatrix, table_matrix
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
-from targets.storage.coreml import FLOAT32, UINT4, Blocks, Tables, blocks_of, plan, storage_of, tables_of
+from targets.storage.coreml import (
+    FLOAT32,
+    UINT4,
+    Blocks,
+    TableBlocks,
+    Tables,
+    blocks_of,
+    plan,
+    storage_of,
+    table_blocks_of,
+    tables_of,
+)
 
 LEAST_IMPORTANCE = np.float32(1e-6)  # of a column that a norm makes almost 0
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
@@ -41,7 +53,7 @@ class Weights:
         self._promises: dict[str, Callable[[], NDArray[Any]]] = {}
         self._norms = norms_before(request.checkpoint.architecture)
         self._last: tuple[str, AffineMatrix | None] = ("", None)
-        self._last_tables: tuple[str, TableMatrix | None] = ("", None)
+        self._last_tables: tuple[str, TableMatrix | BlockTableMatrix | None] = ("", None)
 
     def is_promised(self, constant: str) -> bool:
         """Return whether a constant of that name is promised: its data is computed when the package is written."""
@@ -99,26 +111,30 @@ class Weights:
                 offset=self._promise(name + "_offset", counts, codes, lambda: self._quantized(tensor, blocks).zeros),
                 name=name,
             )
-        if (tables := tables_of(storage)) is not None:
+        if (tables := tables_of(storage) or table_blocks_of(storage)) is not None:
             return self._looked_up(tensor, name, shape, tables)
         if storage == FLOAT32:
             return self._promise(name, shape, np.dtype(np.float32), lambda: self._source.tensor(tensor))
         return self._promise(name, shape, np.dtype(np.float16), lambda: self._narrow(tensor))
 
-    def _looked_up(self, tensor: str, name: str, shape: tuple[int, ...], tables: Tables) -> Any:
-        """Return the variable of a matrix in tables: values looked up, then scaled by row."""
+    def _looked_up(self, tensor: str, name: str, shape: tuple[int, ...], tables: Tables | TableBlocks) -> Any:
+        """Return the variable of a matrix in tables: values looked up, then scaled by row or by block."""
         from coremltools.converters.mil.mil import Builder, types
 
         rows, columns = shape
         half = np.dtype(np.float16)
-        table_shape = (rows // tables.rows, 1, 16, 1)
+        if isinstance(tables, TableBlocks):
+            bits, shared, scale_shape = tables.bits, tables.rows_of(shape), (rows, columns // tables.size)
+        else:
+            bits, shared, scale_shape = 4, tables.rows, (rows, 1)
+        codes = types.np_uint3_dtype if bits == 3 else types.np_uint4_dtype
         made = partial(self._in_tables, tensor, tables)
         values = Builder.constexpr_lut_to_dense(
-            indices=self._promise(name + "_data", (rows, columns), types.np_uint4_dtype, lambda: made().codes),
-            lut=self._promise(name + "_tables", table_shape, half, lambda: made().tables),
+            indices=self._promise(name + "_data", (rows, columns), codes, lambda: made().codes),
+            lut=self._promise(name + "_tables", (rows // shared, 1, 1 << bits, 1), half, lambda: made().tables),
             name=name + "_values",
         )
-        scales = self._promise(name + "_scale", (rows, 1), half, lambda: made().scales)
+        scales = self._promise(name + "_scale", scale_shape, half, lambda: made().scales)
         return Builder.constexpr_blockwise_shift_scale(data=values, scale=scales, name=name)
 
     def _promise(
@@ -159,13 +175,13 @@ class Weights:
             self._last = (tensor, quantized)
         return quantized
 
-    def _in_tables(self, tensor: str, tables: Tables) -> TableMatrix:
+    def _in_tables(self, tensor: str, tables: Tables | TableBlocks) -> TableMatrix | BlockTableMatrix:
         """Return a matrix in tables. The last one is kept, as with blocks."""
         if self._last_tables[0] != tensor or self._last_tables[1] is None:
             self._last_tables = ("", None)
             values, statistics = self._finite_in_float16(tensor), self._statistics(tensor)
             with self.phases.phase("quantize", values.nbytes):
-                quantized = table_matrix(values, tables.rows, statistics or _columns_alike(values))
+                quantized = _looked_up(values, tables, statistics or _columns_alike(values))
             self._last_tables = (tensor, quantized)
             return quantized
         return self._last_tables[1]
@@ -183,6 +199,14 @@ class Weights:
         sizes = np.square(self._source.tensor(norm)) + LEAST_IMPORTANCE
         bias = norm.removesuffix("weight") + "bias"
         return sizes + np.square(self._source.tensor(bias)) if bias in self._shapes else sizes
+
+
+def _looked_up(
+    values: NDArray[np.float32], tables: Tables | TableBlocks, statistics: MatrixStatistics
+) -> TableMatrix | BlockTableMatrix:
+    if isinstance(tables, Tables):
+        return table_matrix(values, tables.rows, statistics)
+    return block_table_matrix(values, BlockTables(tables.bits, tables.rows_of(values.shape), tables.size), statistics)
 
 
 def _columns_alike(values: NDArray[np.float32]) -> MatrixStatistics:

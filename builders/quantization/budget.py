@@ -40,6 +40,11 @@ RELATIVE_COST: Mapping[str, float] = {
     "uint8 block 128": 0.009,
     "uint8 block 64": 0.007,
     "uint8 block 32": 0.0052,
+    "table of 8 block 64": 4.94,
+    "table of 8 block 32": 3.51,
+    "table of 16 block 64": 1.12,
+    "table of 16 block 32": 0.843,
+    "table of 16 block 16": 0.709,
     "float16": 0.0,
 }
 VALUE_SHARE = 0.8  # of the divergence that qkv_proj causes, the part of its value rows; measured on the same model

@@ -10,7 +10,7 @@ _FLOATS = re.compile(r"f(?:loat)?(16|32)", re.IGNORECASE)
 _GGML = re.compile(r"I?Q(\d)_\w+", re.IGNORECASE)  # such as IQ4_NL, Q6_K, and q8_0 of a KV cache
 _INTEGERS = re.compile(r"u?int(\d)(?: block \d+)?")
 _ROWS = re.compile(r"\d+ rows ")  # before each group of a matrix whose rows are stored differently
-_TABLES = re.compile(r"table of (\d+) for \d+ rows")
+_TABLES = re.compile(r"table of (\d+) (?:for \d+ rows|block \d+)")
 
 
 def bits_of(label: str) -> int:

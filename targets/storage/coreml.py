@@ -11,8 +11,10 @@ is no multiple of the block size stays float16, as with coremltools.
 is `palettize_weights` of coremltools with grouped channels and a scale a channel, which Apple recommends for the Neural
 Engine (coremltools' optimization overview).
 
-Types that were chosen for a budget (`Recipe.types`) replace these: other sizes of blocks, and codes and offsets of 8
-bits.
+Types that were chosen for a budget (`Recipe.types`) replace these: other sizes of blocks, codes and offsets of 8 bits,
+and codes of 3 or 4 bits into tables of 8 or 16 float16 values, which `TABLE_BLOCK_ROWS` rows share (as many as divide
+the rows, where that is fewer), with a scale for each block instead of each row: 3.25 to 5 bits per weight. 3-bit codes
+need iOS 18, as every recipe does.
 """
 
 from __future__ import annotations
@@ -56,12 +58,36 @@ class Tables:
         return f"table of 16 for {self.rows} rows"
 
 
+@dataclass(frozen=True)
+class TableBlocks:
+    """Codes of 3 or 4 bits into tables of float16 values, in blocks of `size` along a row with a float16 scale each."""
+
+    bits: int
+    size: int
+
+    @property
+    def label(self) -> str:
+        """Its name in manifests and tables."""
+        return f"table of {1 << self.bits} block {self.size}"
+
+    @staticmethod
+    def rows_of(shape: tuple[int, ...]) -> int:
+        """Return how many rows of a matrix share a table."""
+        return math.gcd(shape[0], TABLE_BLOCK_ROWS)
+
+
 UINT4 = Blocks(4, BLOCK_SIZE).label
 TABLE_ROWS = 8
 _TABLES = {tables.label: tables for tables in (Tables(1 << power) for power in range(TABLE_ROWS.bit_length()))}
+# Measured in `full` on the 135M model: tables of 8 rows have 1 % less error than those of 64 for .8 % more bytes.
+TABLE_BLOCK_ROWS = 64
 # What a budget chooses among.
+TABLE_CANDIDATES = tuple(TableBlocks(3, size) for size in (64, 32)) + tuple(
+    TableBlocks(4, size) for size in (64, 32, 16)
+)
 CANDIDATES = tuple(Blocks(4, size) for size in (64, 32, 16)) + tuple(Blocks(8, size) for size in (128, 64, 32))
 _BLOCKS = {blocks.label: blocks for blocks in CANDIDATES}
+_TABLE_BLOCKS = {blocks.label: blocks for blocks in TABLE_CANDIDATES}
 
 
 def blocks_of(storage: str) -> Blocks | None:
@@ -74,8 +100,13 @@ def tables_of(storage: str) -> Tables | None:
     return _TABLES.get(storage)
 
 
+def table_blocks_of(storage: str) -> TableBlocks | None:
+    """Return the blocks with tables of a storage; None where it has none."""
+    return _TABLE_BLOCKS.get(storage)
+
+
 def storage_of(name: str, shape: tuple[int, ...], recipe: Recipe) -> str:
-    """Return how a tensor is stored: FLOAT16, FLOAT32 or the label of `Blocks` or `Tables`.
+    """Return how a tensor is stored: FLOAT16, FLOAT32 or the label of blocks or tables.
 
     Raises:
         RecipeError: another format's recipe, or a chosen type that the matrix can't have.
@@ -104,10 +135,13 @@ def plan(architecture: Architecture, recipe: Recipe) -> tuple[StoredWeight, ...]
 
 
 def part_bytes(shape: tuple[int, ...], storage: str) -> tuple[int, ...]:
-    """Return the bytes of each array of a tensor in `weight.bin`: its data, and scales of blocks or tables."""
+    """Return the bytes of each array of a tensor in `weight.bin`: its data, tables, and scales."""
     count, blocks = math.prod(shape), blocks_of(storage)
-    if (tables := tables_of(storage)) is not None:
-        return (math.ceil(count / 2), shape[0] // tables.rows * 16 * 2, shape[0] * 2)
+    if (lookups := table_blocks_of(storage)) is not None:
+        tables = shape[0] // lookups.rows_of(shape)
+        return (math.ceil(count * lookups.bits / 8), (tables << lookups.bits) * 2, count // lookups.size * 2)
+    if (shared := tables_of(storage)) is not None:
+        return (math.ceil(count / 2), shape[0] // shared.rows * 16 * 2, shape[0] * 2)
     if blocks is None:
         return (count * (4 if storage == FLOAT32 else 2),)
     scales = count // blocks.size
@@ -120,7 +154,8 @@ def candidates(name: str, architecture: Architecture) -> tuple[Candidate, ...]:
 
 
 def _candidates(shape: tuple[int, ...]) -> tuple[Candidate, ...]:
-    storages = [blocks.label for blocks in CANDIDATES if shape[1] % blocks.size == 0] or [FLOAT16]
+    every: tuple[Blocks | TableBlocks, ...] = (*TABLE_CANDIDATES, *CANDIDATES)
+    storages = [blocks.label for blocks in every if shape[1] % blocks.size == 0] or [FLOAT16]
     found = []
     for storage in storages:
         parts = part_bytes(shape, storage)

@@ -20,7 +20,7 @@ from builders.conversion import BuildRequest
 from builders.coreml.weights import constant_name
 from builders.quantization.budget import cost_of
 from builders.reference import FloatReference
-from builders.runtime.coreml.program_file import read_program
+from builders.runtime.coreml.program_file import Variable, read_program
 from builders.runtime.sessions import open_session
 from builders.sizes import bundle_sizes
 from builders.validation.compare import Comparison
@@ -96,7 +96,27 @@ def test_a_choice_is_within_its_budget_and_no_change_that_still_fits_is_better(
                 assert sum(bundle_sizes(replace(found, recipe=changed)).values()) > budget.amount
 
 
-KINDS = {31: "uint8", 35: "uint4"}  # MIL.proto's DataType
+KINDS = {31: "uint8", 35: "uint4", 39: "uint3"}  # MIL.proto's DataType
+
+
+def _types_of_program(bundle: Bundle) -> dict[str, set[str]]:
+    """Return the types of a program's matrices by the names of their variables."""
+    types: dict[str, set[str]] = {}
+    looked_up = {}
+    for step in read_program(bundle.file("model.mlpackage")).steps:
+        if step.operator == "constexpr_lut_to_dense":
+            looked_up[step.results[0].name] = step.arguments
+        if step.operator == "constexpr_blockwise_shift_scale":
+            data, scale = (step.arguments[part] for part in ("data", "scale"))
+            if isinstance(data, Variable):
+                data, table = (looked_up[data.name][part] for part in ("indices", "lut"))
+                assert (KINDS[data.kind], table.shape[2]) in (("uint3", 8), ("uint4", 16))
+                kind = f"table of {table.shape[2]}"
+            else:
+                assert data.kind == step.arguments["offset"].kind
+                kind = KINDS[data.kind]
+            types[step.results[0].name] = {f"{kind} block {data.shape[1] // scale.shape[1]}"}
+    return types
 
 
 def stored_types(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, set[str]]:
@@ -110,14 +130,9 @@ def stored_types(bundle: Bundle, checkpoint: Checkpoint) -> dict[str, set[str]]:
         return types
     types = {}
     if bundle.manifest.recipe.format == "coreml":
-        for step in read_program(bundle.file("model.mlpackage")).steps:
-            if step.operator == "constexpr_blockwise_shift_scale":
-                data, scale, offset = (step.arguments[part] for part in ("data", "scale", "offset"))
-                assert data.kind == offset.kind
-                label = f"{KINDS[data.kind]} block {data.shape[1] // scale.shape[1]}"
-                types[step.results[0].name] = {label}
+        by_constant = _types_of_program(bundle)
         names = candidates_of(checkpoint.architecture, recipe_named(bundle.manifest.recipe.name))
-        return {name: types[constant_name(name)] for name in names}
+        return {name: by_constant[constant_name(name)] for name in names}
     for node in onnx.load(str(bundle.file("model.onnx")), load_external_data=False).graph.node:
         if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
             facts = {attribute.name: attribute.i for attribute in node.attribute}

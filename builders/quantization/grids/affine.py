@@ -85,6 +85,10 @@ class AffineBlock:
             borders=none,
         )
 
+    def in_scales(self, codes: Bytes, rows: slice) -> Floats:
+        """Return what codes [columns, rows] of some of the rows stand for in units of their scales."""
+        return codes - self.zero[rows]
+
 
 @dataclass(frozen=True)
 class AffineGrid:

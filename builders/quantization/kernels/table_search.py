@@ -28,8 +28,8 @@ def fit_table(weights: Floats, importance: Floats, scales: Floats, known: bool, 
     """Write the best table found for rows [rows, columns], ascending.
 
     Args:
-        weights: the rows.
-        importance: how much the squared error of each column counts, [columns].
+        weights: the rows, or the blocks of rows one after the other.
+        importance: how much the squared error of each column counts, [n, columns]: of n rows, and again.
         scales: of the rows, [rows].
         known: whether the table is nearly right already, as after a change of scales: then it is moved only.
         table: receives the values.
@@ -46,10 +46,11 @@ def fit_table(weights: Floats, importance: Floats, scales: Floats, known: bool, 
     mass, moment = np.zeros(_BINS + 1), np.zeros(_BINS + 1)
     for row in range(len(weights)):
         inverse, counts = _inverse(scales[row]), np.float64(scales[row]) * np.float64(scales[row])
+        columns = importance[row % len(importance)]
         for column in range(weights.shape[1]):
             value = weights[row, column] * inverse
             place = np.int64(value * half + np.float32(_BINS / 2)) + 1
-            counted = importance[column] * counts
+            counted = columns[column] * counts
             mass[place] += counted
             moment[place] += counted * value
     for before in range(_BINS):

@@ -1,6 +1,7 @@
-"""The best scales of an affine grid for given codes: all blocks of a row at once.
+"""The best scales of a grid for given codes: all blocks of a row at once.
 
-A row's values are Σ s_b z_b, with z_b its codes less the zero point in block b and 0 elsewhere. The error eᵀ H e is
+A row's values are Σ s_b z_b, with z_b what its codes stand for in units of the scale (less the zero point, or a table's
+values) in block b and 0 elsewhere. The error eᵀ H e is
 least where Σ_b' (z_bᵀ H z_b') s_b' = z_bᵀ H w for every b: a small system a row.
 """
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.grids.affine import AffineBlock
+from builders.quantization.grids.table_blocks import TableBlock
 from builders.quantization.rounding.gptq import Curvature, Rounded
 
 Floats = NDArray[np.float32]
@@ -20,16 +22,17 @@ _ROWS = 128  # whose systems are solved at a time: they fit the processor's cach
 
 
 def refit_scales(rounded: Rounded, curvature: Curvature) -> None:
-    """Replace the scales of fitted `AffineBlock`s, and the values, where the row's error gets smaller."""
-    blocks = [block for block in rounded.blocks if isinstance(block, AffineBlock)]
+    """Replace the scales of fitted blocks, and the values, where the row's error gets smaller."""
+    blocks = [block for block in rounded.blocks if isinstance(block, AffineBlock | TableBlock)]
     outputs, scales = rounded.outputs(curvature.damped), np.stack([block.scale for block in blocks])
-    zeros = np.stack([block.zero for block in blocks])
+    columns = len(rounded.codes) // len(blocks)
     for first in range(0, rounded.weights.shape[1], _ROWS):
         rows = slice(first, first + _ROWS)
-        codes = rounded.codes[:, rows].reshape(len(blocks), -1, scales[:, rows].shape[1]) - zeros[:, None, rows]
-        flat = codes.reshape(len(rounded.codes), -1)
+        codes = rounded.codes[:, rows].reshape(len(blocks), columns, -1)
+        units = np.stack([block.in_scales(each, rows) for block, each in zip(blocks, codes, strict=True)])
+        flat = units.reshape(len(rounded.codes), -1)
         scales[:, rows] = _refitted(flat, np.ascontiguousarray(outputs[:, rows]), curvature.damped, scales[:, rows])
-        rounded.values[:, rows] = (codes * scales[:, None, rows]).reshape(flat.shape)
+        rounded.values[:, rows] = (units * scales[:, None, rows]).reshape(flat.shape)
     for block, scale in zip(blocks, scales, strict=True):
         block.scale = scale
 
@@ -38,7 +41,7 @@ def _refitted(codes: Floats, outputs: Floats, moments: Floats, old: Floats) -> F
     """Return the better of new and old scales [blocks, rows] of some rows.
 
     Args:
-        codes: less the zero points [columns, rows].
+        codes: in units of their scales [columns, rows].
         outputs: H w [columns, rows].
         moments: H.
         old: scales [blocks, rows].

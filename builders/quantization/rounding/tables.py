@@ -120,7 +120,7 @@ def _fitted(weights: Floats, importance: Floats, codes: Codes) -> tuple[Floats, 
         if number:
             refit_scales(weights, importance, table, codes, scales)
             scales = _half(np.maximum(scales, least))
-        fit_table(weights, importance, scales, number > 0, table)
+        fit_table(weights, importance[None], scales, number > 0, table)
         table = _half(table)
         assign_codes(weights, scales, table, codes)
     return table, scales

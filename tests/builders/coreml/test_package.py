@@ -11,14 +11,18 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
+from builders.conversion import BuildRequest
+from builders.coreml import artifact_sizes
 from builders.quantization.calibration.statistics import MatrixStatistics
 from builders.quantization.rounding.tables import table_matrix
 from builders.runtime.coreml.program_file import Blob, read_program
+from builders.runtime.coreml.session import open_session
 from registry.bundle.folder import verify
 from targets.recipes import recipe_named
-from targets.storage.coreml import CANDIDATES, TABLE_ROWS, Blocks, plan
-from tests.support.checkpoints import write_tiny
-from tests.support.parity import tiny_bundle
+from targets.storage.coreml import CANDIDATES, TABLE_CANDIDATES, TABLE_ROWS, Blocks, TableBlocks, plan
+from tests.support.checkpoints import write_tiny, write_weights
+from tests.support.parity import some_tokens, tiny_bundle
+from tests.support.transformers_models import transformers_logits
 
 RECIPES = ("coreml-fp16", "coreml-int4", "coreml-palettized4")
 
@@ -120,6 +124,45 @@ def test_tables_are_read_by_coremltools_as_they_were_meant(tmp_path: Path) -> No
         quantized = table_matrix(weights, len(weights) // len(tables), MatrixStatistics(np.ones(weights.shape[1])))
         np.testing.assert_allclose(back, quantized.dequantized(), rtol=2e-3, atol=1e-5)
         assert np.square(back - weights).sum() < 0.012 * np.square(weights).sum()
+
+
+@pytest.mark.parametrize("blocks", TABLE_CANDIDATES, ids=lambda blocks: blocks.label)
+def test_every_table_that_a_budget_may_choose_keeps_the_weights(tmp_path: Path, blocks: TableBlocks) -> None:
+    """From the saved and reloaded package, by coremltools' own operations; and the evaluator computes so."""
+    import coremltools as ct
+    from coremltools.converters.mil.mil.ops.defs.iOS18.compression import (
+        constexpr_blockwise_shift_scale,
+        constexpr_lut_to_dense,
+    )
+
+    opened = open_checkpoint(write_tiny(tmp_path / "checkpoint", hidden=128, intermediate=192, layers=1))
+    shapes = {name: shape for name, shape in opened.architecture.tensor_shapes().items() if len(shape) == 2}
+    recipe = replace(recipe_named("coreml-int4"), types=tuple((name, blocks.label) for name in shapes))
+    predicted = artifact_sizes(BuildRequest.from_checkpoint(opened, recipe, 64))
+    bundle = build(opened, recipe, tmp_path / "bundle", context_length=64)
+    package = bundle.file("model.mlpackage")
+    assert {file.path: file.bytes for file in bundle.manifest.files if file.path in predicted} == predicted
+    ct.models.MLModel(str(package), skip_model_load=True).save(str(tmp_path / "again.mlpackage"))
+    program = read_program(tmp_path / "again.mlpackage")
+    found = {step.results[0].name: step.arguments for step in program.steps if step.operator.startswith("constexpr_")}
+    assert len(found) == 2 * len(shapes)
+    stored = {name: opened.open_tensors().tensor(name) for name in opened.architecture.tensor_shapes()}
+    for name, (rows, columns) in shapes.items():
+        stem = name.removesuffix(".weight").replace(".", "_")
+        codes, tables = (program.blobs.read(found[f"{stem}_values"][part]) for part in ("indices", "lut"))
+        scales = program.blobs.read(found[stem]["scale"])
+        assert codes.max() == (1 << blocks.bits) - 1
+        assert tables.shape == (rows // math.gcd(rows, 64), 1, 1 << blocks.bits, 1)
+        assert scales.shape == (rows, columns // blocks.size)
+        values = constexpr_lut_to_dense.decompress(codes.astype(np.uint8), tables, None)
+        back = constexpr_blockwise_shift_scale.decompress(values, scales, None).astype(np.float32)
+        weights, stored[name] = stored[name], back
+        worst = {3: 0.04, 4: 0.01}[blocks.bits]
+        assert 0 < np.square(back - weights).sum() < worst * np.square(weights).sum()
+    tokens = some_tokens(12)
+    write_weights(opened.path, stored, dtype="F32")
+    with open_session(bundle) as session:
+        assert np.abs(session.score(tokens) - transformers_logits(opened.path, tokens)).max() < 0.03
 
 
 def _bytes(values: np.ndarray, storage: str) -> int:

@@ -48,7 +48,7 @@ def test_a_table_is_as_good_as_exact_k_means(kind: str, random: np.random.Genera
         weights = np.round(weights * 2) / 2
     importance = np.exp(random.standard_normal(100)).astype(np.float32)
     table = np.empty(16, np.float32)
-    fit_table(weights, importance, np.ones(4, np.float32), False, table)
+    fit_table(weights, importance[None], np.ones(4, np.float32), False, table)
     assert (np.diff(table) >= 0).all()
     nearest = np.abs(weights[..., None] - table).min(-1)
     found = (np.square(nearest, dtype=np.float64) * importance).sum()

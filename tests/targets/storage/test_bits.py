@@ -40,6 +40,7 @@ def test_what_a_budget_may_choose_has_about_as_many_bytes_as_its_bits_say(recipe
     [
         *[("table of 16 for 8 rows", 4), ("3072 rows uint4 block 32, 1024 rows int8 block 128", 4), ("float16", 16)],
         *[("int8 block 128", 8), ("IQ4_NL", 4), ("Q3_K", 3), ("F16", 16), ("float32", 32), ("F32", 32)],
+        *[("table of 8 block 32", 3), ("table of 16 block 64", 4)],
         *[("8 rows int8 block 32, 8 rows uint4 block 32", 4), ("uint4 block 128", 4)],
     ],
 )
