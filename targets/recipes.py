@@ -25,6 +25,7 @@ class Recipe:
         candidates: the types that may be chosen for a budget, such as those that are fast on a target; all that its
             format has (`targets/storage/candidates.py`) where empty.
         kv_cache: the type in which the runtime keeps keys and values (`targets/kv_cache.py`); its own where empty.
+        fixed_shapes: whether no length in a Core ML program can change from call to call, as the Neural Engine needs.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Recipe:
     types: tuple[tuple[str, str], ...] = ()
     candidates: tuple[str, ...] = ()
     kv_cache: str = ""
+    fixed_shapes: bool = False
 
     @property
     def has_scaled_cache(self) -> bool:
@@ -58,7 +60,13 @@ RECIPES: dict[str, Recipe] = {
         Recipe("onnx-int4", "onnx", 4, "int4 matrices in blocks of 32 (MatMulNBits)"),
         Recipe("coreml-fp16", "coreml", 16, "float16 weights and activations, stateful KV cache, iOS 18"),
         Recipe("coreml-int4", "coreml", 4, "int4 matrices in blocks of 32, stateful KV cache, iOS 18"),
-        Recipe("coreml-palettized4", "coreml", 4, "tables of 16 values for 8 rows, stateful KV cache, iOS 18"),
+        Recipe(
+            "coreml-palettized4",
+            "coreml",
+            4,
+            "tables of 16 values for 8 rows, fixed shapes, stateful KV cache, iOS 18",
+            fixed_shapes=True,
+        ),
     )
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from builders.conversion import BuildRequest, Conversion, weight_classes, window_notes
 from builders.coreml.description import describe
+from builders.coreml.interface import LONG_FACTORS, MAIN, call_lengths
 from builders.coreml.library import load_coremltools
 from builders.coreml.package import PACKAGE_NAME, package_sizes, write_package
 from builders.coreml.program import write_program
@@ -37,9 +38,8 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     """
     architecture, recipe, context = request.checkpoint.architecture, request.recipe, request.context_length
     stored = plan(architecture, recipe)
-    weights = Weights(request)
     with request.phases.phase("transform"):
-        program, description = _described(request, weights)
+        program, description, weights = _described(request)
     digests = write_package(folder / PACKAGE_NAME, program, weights, description)
     return Conversion(
         weights=weight_classes(stored),
@@ -55,19 +55,23 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
 
 def artifact_sizes(request: BuildRequest) -> dict[str, int]:
     """Return the exact bytes of every file that `convert` would write, by path. No weight is read."""
-    weights = Weights(request)
-    program, description = _described(request, weights)
+    program, description, weights = _described(request)
     sizes = package_sizes(program, weights, description)
     return {f"{PACKAGE_NAME}/{path}": size for path, size in sizes.items()}
 
 
-def _described(request: BuildRequest, weights: Weights) -> tuple[Any, Any]:
-    """Return the program and the description of its interface."""
+def _described(request: BuildRequest) -> tuple[Any, Any, Weights]:
+    """Return the program, the description of its interface, and what computes its constants.
+
+    All functions have the same constants by the same names, so those of one are those of all.
+    """
     architecture, context = request.checkpoint.architecture, request.context_length
+    lengths = call_lengths(request.recipe, context)
     load_coremltools()
     with _WRITING:
-        program = write_program(architecture, weights, context)
-    return program, describe(architecture, request.recipe, context)
+        functions = {name: (length, Weights(request)) for name, length in lengths.items()}
+        program = write_program(architecture, context, functions)
+    return program, describe(architecture, request.recipe, context), functions[MAIN][1]
 
 
 def _notes(recipe: Recipe, stored: tuple[StoredWeight, ...], edge: int | None) -> tuple[str, ...]:
@@ -77,7 +81,8 @@ def _notes(recipe: Recipe, stored: tuple[StoredWeight, ...], edge: int | None) -
         notes.append(f"{len(kept)} matrices stay float16: their rows are no multiple of {BLOCK_SIZE} ({kept[0]} …)")
     if edge is not None:
         notes.append(
-            f"a sequence that grows past {edge} tokens must be given again from its beginning in one call: "
+            f"a sequence that grows past {edge} tokens must be given again from its beginning"
+            f"{f', with {LONG_FACTORS} = 1' if recipe.fixed_shapes else ' in one call'}: "
             "what was cached belongs to longrope's short factors"
         )
     return tuple(notes)

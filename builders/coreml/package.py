@@ -107,7 +107,8 @@ class Places:
 def _exporter(program: Any, weights: Weights, folder: Path | None, places: Places | None = None) -> Any:
     """Return coremltools' exporter, changed to compute a promised constant only when it writes it.
 
-    With `places` nothing is computed or written: blobs get the offsets that they would have.
+    With `places` nothing is computed or written: blobs get the offsets that they would have. A constant that several
+    functions have, by the same name, is stored once.
     """
     import coremltools as ct
     from coremltools.converters.mil.backend.mil import helper
@@ -119,14 +120,17 @@ def _exporter(program: Any, weights: Weights, folder: Path | None, places: Place
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             self.described: list[int] = []  # offsets in the weights' file
+            self.stored: dict[tuple[str, bytes], Any] = {}  # by name, and by value where that is not promised
 
         def get_milproto_value(self, var: Any) -> Any:
             return self.create_file_value(var) if weights.is_promised(var.name) else super().get_milproto_value(var)
 
         def create_file_value(self, var: Any) -> Any:
-            value = self._file_value(var)
-            self.described.append(value.blobFileValue.offset)
-            return value
+            key = (var.name, b"" if weights.is_promised(var.name) else np.ascontiguousarray(var.val).tobytes())
+            if key not in self.stored:
+                self.stored[key] = self._file_value(var)
+                self.described.append(self.stored[key].blobFileValue.offset)
+            return self.stored[key]
 
         def _file_value(self, var: Any) -> Any:
             if places is None and not weights.is_promised(var.name):

@@ -1,16 +1,19 @@
 """The tokens of a call as MIL ops: their positions, what they may see, and how their heads are rotated.
 
-The length of a call and of the whole sequence are taken from the shapes of the inputs. The rotation's cosines and sines
-are constants of the program, looked up by position.
+The length of a call and of the whole sequence are taken from the shapes of the inputs; in fixed shapes, an input holds
+the position of the first new token. The rotation's cosines and sines are constants of the program, looked up by
+position.
 
 longrope: the short factors hold while all n tokens fit in the original context (the edge), the long ones beyond it, for
 earlier tokens too: each call takes the factors of its n. What was cached with the short factors is useless beyond the
 edge, and rotating the keys again would not help, since every layer's input changed. So the call that passes the edge
-must take the whole sequence.
+must take the whole sequence. In fixed shapes no call can take it, and n is not known; there an input says which factors
+hold, and a sequence that passes the edge is read again from its beginning, chunk by chunk, with the long ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +34,8 @@ class Call:
     """
 
     start: Any  # int32 [1]: tokens in the cache before this call
-    end: Any  # int32 [1]: n
+    end: Any  # int32 [1]: tokens in the cache after it
+    attended: Any  # int32 [1]: n; a numpy array where it is fixed
     mask: Any  # float16 [1, 1, g q, n], added to the scores
     sparse_mask: Any  # float16 [1, K, g q, n], the same for block-sparse layers; None where those see everything
     cosines: Any  # float16 [q, 1, r / 2]: of the new tokens, one for all heads
@@ -47,20 +51,74 @@ def write_call(builder: Any, architecture: Architecture, context_length: int, id
     order = mb.const(val=np.arange(context_length, dtype=np.int32), name="order")
     rows = mb.slice_by_index(x=order, begin=start, end=end, name="query_positions")
     columns = mb.slice_by_index(x=order, begin=[0], end=end, begin_mask=[True], name="key_positions")
-    seen = _mask(mb, architecture, rows, columns, mask)
-    sparse = _sparse_mask(mb, architecture, context_length, (start, end), seen)
+    hidden = _hidden(mb, architecture, rows, columns)
+    nothing, hide = np.zeros((1, 1), np.float16), np.full((1, 1), HIDDEN_SCORE)
+    seen = mb.add(x=mb.select(cond=hidden, a=hide, b=nothing, name="own_mask"), y=mask, name="mask")
+
+    def blocks(of_positions: Any) -> tuple[Any, Any]:
+        of_queries = mb.slice_by_index(x=of_positions, begin=start, end=end, name="query_blocks")
+        return of_queries, mb.slice_by_index(x=of_positions, begin=[0], end=end, begin_mask=[True], name="key_blocks")
+
+    sparse = _seen_blocks(mb, architecture, context_length, blocks)
+    if sparse is not None:
+        nothing, hide = np.zeros((1, 1, 1, 1), np.float16), np.full((1, 1, 1, 1), HIDDEN_SCORE)
+        by_head = mb.add(x=mb.select(cond=sparse, a=nothing, b=hide), y=seen)
+        sparse = _by_key_head(mb, architecture, by_head)
     edge = architecture.longrope_edge(context_length)
-    if edge is not None:
-        is_long = mb.greater(x=end, y=np.array([edge], np.int32), name="is_long")
+    is_long = None if edge is None else mb.greater(x=end, y=np.array([edge], np.int32), name="is_long")
+    rotation = _rotation(mb, architecture, context_length, rows, is_long)
+    return Call(start, end, end, _of_group(mb, architecture, seen), sparse, *rotation)
+
+
+def write_fixed_call(
+    builder: Any, architecture: Architecture, context_length: int, length: int, positions: tuple[Any, Any]
+) -> Call:
+    """Write the ops that lay out a call of a fixed length: n is the context, and positions past the new tokens' hidden.
+
+    `positions`: int32 [1], the tokens cached before the call; and int32 [1], other than 0 where longrope's long factors
+    hold, None without an edge.
+    """
+    mb, (start, long_factors) = builder, positions
+    end = mb.add(x=start, y=np.array([length], np.int32), name="end")
+    rows = mb.add(x=start, y=np.arange(length, dtype=np.int32), name="query_positions")
+    columns = mb.const(val=np.arange(context_length, dtype=np.int32), name="key_positions")
+    own = _hiding(mb, _hidden(mb, architecture, rows, columns), "own_mask")
+    seen = mb.expand_dims(x=own, axes=[0, 1], name="mask")
+
+    def blocks(of_positions: Any) -> tuple[Any, Any]:
+        return mb.gather(x=of_positions, indices=rows, axis=0, name="query_blocks"), of_positions
+
+    sparse = _seen_blocks(mb, architecture, context_length, blocks)
+    if sparse is not None:
+        skipped = _hiding(mb, mb.logical_not(x=sparse), "skipped")
+        sparse = _by_key_head(mb, architecture, mb.add(x=skipped, y=seen))
+    is_long = None if long_factors is None else mb.not_equal(x=long_factors, y=np.zeros(1, np.int32), name="is_long")
+    rotation = _rotation(mb, architecture, context_length, rows, is_long, is_filled_up=True)
+    attended = np.array([context_length], np.int32)
+    return Call(start, end, attended, _of_group(mb, architecture, seen), sparse, *rotation)
+
+
+def _rotation(
+    mb: Any, architecture: Architecture, context_length: int, rows: Any, is_long: Any, *, is_filled_up: bool = False
+) -> tuple[Any, Any]:
+    """Return the cosines and sines of positions int32 [q].
+
+    `is_long`: whether the long factors hold; None without an edge. `is_filled_up`: whether positions may lie past the
+    edge where the short ones hold, since something fills up a chunk.
+    """
+    if is_long is not None:
         # The short table comes after the long one.
         below = np.array([context_length], np.int32)
         first = mb.select(cond=is_long, a=np.zeros(1, np.int32), b=below, name="first_row")
         rows = mb.add(x=rows, y=first, name="table_rows")
+        if is_filled_up:
+            last = context_length + (architecture.longrope_edge(context_length) or 0) - 1
+            rows = mb.minimum(x=rows, y=np.array([last], np.int32), name="rows_in_table")
     cosines, sines = (
         mb.expand_dims(x=mb.gather(x=table, indices=rows, axis=0), axes=[1])
         for table in _tables(mb, architecture, context_length)
     )
-    return Call(start, end, _of_group(mb, architecture, seen), sparse, cosines, sines)
+    return cosines, sines
 
 
 def _tables(mb: Any, architecture: Architecture, context_length: int) -> tuple[Any, Any]:
@@ -73,16 +131,23 @@ def _tables(mb: Any, architecture: Architecture, context_length: int) -> tuple[A
     return mb.const(val=cosines, name="cosine_table"), mb.const(val=sines, name="sine_table")
 
 
-def _mask(mb: Any, architecture: Architecture, rows: Any, columns: Any, given: Any) -> Any:
-    """Return the app's mask with the future, and what is behind the sliding window, hidden: [1, 1, q, n]."""
+def _hidden(mb: Any, architecture: Architecture, rows: Any, columns: Any) -> Any:
+    """Return what is in the future or behind the sliding window: bool [q, n]."""
     behind = mb.sub(x=mb.expand_dims(x=rows, axes=[1]), y=mb.expand_dims(x=columns, axes=[0]), name="distance")
     hidden = mb.less(x=behind, y=np.int32(0), name="is_future")
     if architecture.effective_window is not None:
         too_far = mb.greater_equal(x=behind, y=np.int32(architecture.effective_window), name="is_behind_window")
         hidden = mb.logical_or(x=hidden, y=too_far, name="is_hidden")
-    nothing, hide = np.zeros((1, 1), np.float16), np.full((1, 1), HIDDEN_SCORE)
-    own = mb.select(cond=hidden, a=hide, b=nothing, name="own_mask")
-    return mb.add(x=own, y=given, name="mask")
+    return hidden
+
+
+def _hiding(mb: Any, hidden: Any, name: str) -> Any:
+    """Return the mask that hides what `hidden` is true for.
+
+    It is a product since coremltools takes the shape of a `select` from its two values alone, which is wrong where both
+    are scalars; shapes must be known here.
+    """
+    return mb.mul(x=mb.cast(x=hidden, dtype="fp16"), y=HIDDEN_SCORE, name=name)
 
 
 def _of_group(mb: Any, architecture: Architecture, mask: Any) -> Any:
@@ -91,26 +156,27 @@ def _of_group(mb: Any, architecture: Architecture, mask: Any) -> Any:
     return mb.concat(values=[mask] * group, axis=2, name="mask_of_group") if group > 1 else mask
 
 
-def _sparse_mask(
-    mb: Any, architecture: Architecture, context_length: int, ends: tuple[Any, Any], mask: Any
+def _seen_blocks(
+    mb: Any, architecture: Architecture, context_length: int, blocks_of_call: Callable[[Any], tuple[Any, Any]]
 ) -> Any | None:
-    """Hide, on top of [1, 1, q, n], what each head of a block-sparse layer skips: [1, K, g q, n].
+    """Return what each head of a block-sparse layer does not skip: bool [K, g, q, n].
 
-    None where no sequence of the context is long enough for anything to be skipped.
+    None where no sequence of the context is long enough for anything to be skipped. `blocks_of_call`: takes the blocks
+    of all positions, and returns those of the queries [q] and of the keys [n].
     """
     sparse = architecture.effective_sparsity(context_length)
     if sparse is None:
         return None
-    start, end = ends
     blocks = mb.const(val=np.arange(context_length, dtype=np.int32) // sparse.block_size, name="block_of_position")
-    of_queries = mb.slice_by_index(x=blocks, begin=start, end=end, name="query_blocks")
-    of_keys = mb.slice_by_index(x=blocks, begin=[0], end=end, begin_mask=[True], name="key_blocks")
+    of_queries, of_keys = blocks_of_call(blocks)
     behind = mb.sub(x=mb.expand_dims(x=of_queries, axes=[1]), y=mb.expand_dims(x=of_keys, axes=[0]))
     is_local = mb.less(x=behind, y=np.int32(sparse.local_blocks), name="is_local")
     kv_heads, group = architecture.kv_head_count, architecture.head_count // architecture.kv_head_count
     heads = np.arange(1, architecture.head_count + 1, dtype=np.int32).reshape(kv_heads, group, 1, 1)
     stripes = mb.mod(x=mb.add(x=of_keys, y=heads), y=np.int32(sparse.vertical_stride))
-    is_seen = mb.logical_or(x=is_local, y=mb.equal(x=stripes, y=np.int32(0)), name="is_seen")
-    nothing, hide = np.zeros((1, 1, 1, 1), np.float16), np.full((1, 1, 1, 1), HIDDEN_SCORE)
-    by_head = mb.add(x=mb.select(cond=is_seen, a=nothing, b=hide), y=mask)
-    return mb.reshape(x=by_head, shape=[1, kv_heads, -1, 0], name="sparse_mask")
+    return mb.logical_or(x=is_local, y=mb.equal(x=stripes, y=np.int32(0)), name="is_seen")
+
+
+def _by_key_head(mb: Any, architecture: Architecture, mask: Any) -> Any:
+    """Return a mask [K, g, q, n] as [1, K, g q, n]."""
+    return mb.reshape(x=mask, shape=[1, architecture.kv_head_count, -1, 0], name="sparse_mask")

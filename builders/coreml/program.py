@@ -1,7 +1,7 @@
 """The decoder as a MIL program (iOS 18), written op by op: no trace, and no weights in memory.
 
-Shapes: q new tokens, n tokens in all (those in the cache and the new ones), K key heads, g query heads a key head, d
-head size.
+Shapes: q new tokens, n positions of the cache that are attended, K key heads, g query heads a key head, d head size.
+n is the tokens in all, those in the cache and the new ones; in fixed shapes it is the whole context.
 
 Precision: matrices, rotation, keys, values and attention are float16; the residual stream and the norms are float32.
 Squares of the stream's few large channels overflow float16, and rounding the stream costs most of what float16 costs:
@@ -11,50 +11,77 @@ on the 135M model mean KL is 0.9e-5 this way, and 1.6e-5 with a float16 stream (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from builders.coreml.positions import Call, write_call
+from builders.coreml.interface import (
+    CAUSAL_MASK,
+    INPUT_IDS,
+    KEY_CACHE,
+    LOGITS,
+    LONG_FACTORS,
+    POSITION,
+    VALUE_CACHE,
+    cache_shape,
+)
+from builders.coreml.positions import Call, write_call, write_fixed_call
 from builders.coreml.weights import Weights
 from builders.reference.forward import QUICK_GELU
 from targets.architecture import Architecture
 
-INPUT_IDS = "inputIds"
-CAUSAL_MASK = "causalMask"
-KEY_CACHE = "keyCache"
-VALUE_CACHE = "valueCache"
-LOGITS = "logits"
 HIDDEN_LOGIT = np.float16(-30000)  # added to ids that must never be chosen: finite, and a probability of 0
 
 
-def cache_shape(architecture: Architecture, context_length: int) -> tuple[int, ...]:
-    """Return the shape of the key cache, and of the value cache: layers, batch, heads, positions, head size."""
-    return (architecture.layer_count, 1, architecture.kv_head_count, context_length, architecture.head_dim)
+def write_program(
+    architecture: Architecture, context_length: int, functions: Mapping[str, tuple[int | None, Weights]]
+) -> Any:
+    """Return the `mil.Program`.
 
+    `functions`: by name, the length of its calls (`call_lengths`) and what creates its constants, which hold no data
+    until the package is written. A variable belongs to one function, so each has `Weights` of its own.
+    """
+    from coremltools.converters.mil.mil import Program
 
-def write_program(architecture: Architecture, weights: Weights, context_length: int) -> Any:
-    """Return the `mil.Program`. `weights` creates the constants, which hold no data until the package is written."""
-    import coremltools as ct
-    from coremltools.converters.mil.mil import Builder, Function, Program, get_new_symbol, types
-
-    mb = Builder
-    inputs = {
-        INPUT_IDS: mb.placeholder((1, get_new_symbol()), types.int32),
-        CAUSAL_MASK: mb.placeholder((1, 1, get_new_symbol(), get_new_symbol()), types.fp16),
-    }
-    for name in (KEY_CACHE, VALUE_CACHE):
-        inputs[name] = mb.state_tensor_placeholder(cache_shape(architecture, context_length), types.fp16)
     program = Program()
-    with _names_from_zero(mb), Function(inputs, opset_version=ct.target.iOS18) as function:
-        ids, mask = function.inputs[INPUT_IDS], function.inputs[CAUSAL_MASK]
-        call = write_call(mb, architecture, context_length, ids, mask)
-        decoder = _Decoder(architecture, weights, call, (function.inputs[KEY_CACHE], function.inputs[VALUE_CACHE]))
-        function.set_outputs([decoder.write(ids)])
-    program.add_function("main", function)
+    for name, (length, weights) in functions.items():
+        program.add_function(name, _function(architecture, context_length, length, weights))
     return program
+
+
+def _function(architecture: Architecture, context_length: int, length: int | None, weights: Weights) -> Any:
+    import coremltools as ct
+    from coremltools.converters.mil.mil import Builder, Function, types
+
+    inputs = _inputs(architecture, context_length, length)
+    for name in (KEY_CACHE, VALUE_CACHE):
+        inputs[name] = Builder.state_tensor_placeholder(cache_shape(architecture, context_length), types.fp16)
+    with _names_from_zero(Builder), Function(inputs, opset_version=ct.target.iOS18) as function:
+        given = function.inputs
+        if length is None:
+            call = write_call(Builder, architecture, context_length, given[INPUT_IDS], given[CAUSAL_MASK])
+        else:
+            positions = given[POSITION], given.get(LONG_FACTORS)
+            call = write_fixed_call(Builder, architecture, context_length, length, positions)
+        decoder = _Decoder(architecture, weights, call, (given[KEY_CACHE], given[VALUE_CACHE]))
+        function.set_outputs([decoder.write(given[INPUT_IDS])])
+    return function
+
+
+def _inputs(architecture: Architecture, context_length: int, length: int | None) -> dict[str, Any]:
+    """Return the placeholders of a function's inputs, without its states."""
+    from coremltools.converters.mil.mil import Builder, get_new_symbol, types
+
+    if length is None:
+        return {
+            INPUT_IDS: Builder.placeholder((1, get_new_symbol()), types.int32),
+            CAUSAL_MASK: Builder.placeholder((1, 1, get_new_symbol(), get_new_symbol()), types.fp16),
+        }
+    numbers = [POSITION] if architecture.longrope_edge(context_length) is None else [POSITION, LONG_FACTORS]
+    inputs = {INPUT_IDS: Builder.placeholder((1, length), types.int32)}
+    return inputs | {name: Builder.placeholder((1,), types.int32) for name in numbers}
 
 
 @contextmanager
@@ -204,7 +231,7 @@ class _Decoder:
         return mb.slice_by_index(
             x=self._caches[name],
             begin=np.array([layer, 0, 0, 0, 0], np.int32),
-            end=self._corner(layer + 1, call.end),
+            end=self._corner(layer + 1, call.attended),
             begin_mask=[False, True, True, True, True],
             end_mask=of_layer,
             squeeze_mask=[True, False, False, False, False],
@@ -214,6 +241,8 @@ class _Decoder:
     def _corner(self, layer: int, position: Any) -> Any:
         """Return indices [5] into a cache, of which only layer and position count."""
         whole = np.zeros(1, np.int32)
+        if isinstance(position, np.ndarray):
+            return np.concatenate([np.array([layer, 0, 0], np.int32), position, whole])
         return self._mb.concat(values=[np.array([layer, 0, 0], np.int32), position, whole], axis=0)
 
     def _grouped(self, queries: Any) -> Any:

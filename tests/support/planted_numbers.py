@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from builders.coreml.description import EDGE_FACT as COREML_EDGE
+from builders.coreml.interface import EDGE_FACT as COREML_EDGE
 from builders.onnx import EDGE_FACT as ONNX_EDGE
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ExactContext

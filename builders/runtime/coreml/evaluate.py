@@ -4,8 +4,8 @@ Each operation is computed in float32 and rounded to the dtype that the program 
 float16 programs lose what float16 loses. What a device does inside an operation (the order of sums, a narrower
 accumulator) is not imitated.
 
-Several sequences run in lockstep, operation by operation: each matrix is decompressed once for all of them, a piece at
-a time (`matrices.py`). No weight stays in memory, so a program may have any size.
+Several calls run in lockstep, operation by operation: each matrix is decompressed once for all of them, a piece at a
+time (`matrices.py`). No weight stays in memory, so a program may have any size.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.coreml.interface import MAIN
 from builders.runtime.coreml.liveness import analyse
 from builders.runtime.coreml.matrices import Matrix, half_matrix, matrix_of, packed_matrix, products
-from builders.runtime.coreml.operations import MATHS, MOVES, slices
+from builders.runtime.coreml.operations import MATHS, MOVES, attended_part, slices
 from builders.runtime.coreml.program_file import Blob, Step, Variable, read_program
 from builders.threads import single_threaded_products, thread_count
 from targets.errors import MeasurementError
@@ -48,11 +49,14 @@ class _Sequence:
 
 
 class Evaluator:
-    """A saved program, ready to be called: `make_state` creates a state and `predict` changes it, as in Core ML."""
+    """A function of a saved program, ready to be called.
 
-    def __init__(self, package: Path) -> None:
+    `make_state` creates a state and `predict` changes it, as in Core ML. Functions of one package share states.
+    """
+
+    def __init__(self, package: Path, function: str = MAIN) -> None:
         return_large_blocks()
-        self._program = read_program(package)
+        self._program = read_program(package, function)
         for step in self._program.steps:
             if step.operator not in MATHS and step.operator not in MOVES and step.operator not in _STATE_OPERATORS:
                 raise MeasurementError(
@@ -77,6 +81,11 @@ class Evaluator:
         """The package's user-defined metadata."""
         return self._program.metadata
 
+    @property
+    def updates_in_place(self) -> bool:
+        """Whether calls that share a state, run together, see what the earlier ones have written at each operation."""
+        return self._liveness.copies_no_state
+
     def make_state(self) -> State:
         """Return empty states by name: zeros, float16, whose memory is allocated where it is first written."""
         return {name: _mapped_zeros(shape) for name, shape in self._program.states.items()}
@@ -87,10 +96,12 @@ class Evaluator:
         return outputs
 
     def predict_each(self, calls: Sequence[Call], *, at_once: int = 1) -> Iterator[dict[str, NDArray[Any]]]:
-        """Call the program for several sequences, and yield the outputs of each: those that `predict` returns.
+        """Make several calls, and yield the outputs of each: those that `predict` returns.
 
-        All run up to the last matrix, the head, before the first is yielded. From there on, `at_once` run together,
-        since logits of many tokens are large.
+        Calls of different sequences don't depend on each other. Those that share a state run in their order at each
+        operation, and not one after the other: a call sees what later ones have written so far. All run up to the last
+        matrix, the head, before the first is yielded. From there on, `at_once` run together, since logits of many
+        tokens are large.
 
         Raises:
             MeasurementError: an operation refuses its arguments.
@@ -156,7 +167,11 @@ class Evaluator:
                 held[slices(arguments, held.shape)] = arguments["update"]
                 sequence.variables[step.results[0].name] = held
             else:
-                self._keep_results(step, _computed(step, arguments | whole), sequence)
+                values = _computed(step, arguments | whole)
+                if index in self._liveness.views and values[0].dtype == _torch_dtype(step.results[0].dtype):
+                    sequence.variables[step.results[0].name] = values[0]
+                else:
+                    self._keep_results(step, values, sequence)
 
     def _multiply(self, step: Step, sequences: Sequence[_Sequence]) -> None:
         """Run a product with a matrix for all sequences."""
@@ -296,6 +311,8 @@ def _computed(step: Step, arguments: dict[str, Any]) -> list[Tensor]:
     """Return the results of one operation: float arguments of `MATHS` are widened to float32 first."""
     import torch
 
+    if step.operator == "scaled_dot_product_attention":
+        arguments = attended_part(arguments)
     if step.operator in MATHS:
         arguments = {
             name: value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.float16 else value

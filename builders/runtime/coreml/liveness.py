@@ -6,7 +6,8 @@ layer, and an evaluation would spend most of its time on that. Where no result c
     v = read_state(S) ... u = slice_update(v, ...) ... write_state(S, u)
 
 v may be the state itself if v is not used after the next write to S, and u may be written into it if no other variable
-that is S is used after that, and u is not used after it was written.
+that is S is used after that, and u is not used after it was written. A slice of v may be a view of the state if it is
+not used after the next update or write of S.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Liveness:
     deaths: dict[int, tuple[str, ...]]  # variables that no later step uses
     shared_reads: frozenset[int]  # read_state steps that may return the state itself
     in_place: frozenset[int]  # slice_update steps that may change their x
+    views: frozenset[int]  # slice_by_index steps that may return a part of a state itself
+    copies_no_state: bool  # whether every state is read and updated in place
 
 
 def analyse(program: StoredProgram) -> Liveness:
@@ -45,6 +48,11 @@ def analyse(program: StoredProgram) -> Liveness:
         for index, step in enumerate(steps)
         if step.operator == "slice_update" and _may_change_its_x(index, steps, shared, last_use)
     }
+    views = {
+        index
+        for index, step in enumerate(steps)
+        if step.operator == "slice_by_index" and _may_be_a_view(index, program, shared, last_use)
+    }
     deaths: dict[int, list[str]] = {}
     for name, index in last_use.items():
         if name not in program.outputs:
@@ -53,6 +61,8 @@ def analyse(program: StoredProgram) -> Liveness:
         deaths={index: tuple(names) for index, names in deaths.items()},
         shared_reads=frozenset(shared.values()),
         in_place=frozenset(in_place),
+        views=frozenset(views),
+        copies_no_state=_copies_no_state(steps, shared, in_place),
     )
 
 
@@ -80,6 +90,32 @@ def _may_change_its_x(index: int, steps: tuple[Step, ...], shared: dict[str, int
         and steps[following].arguments["data"] == Variable(result)
         and last_use[result] == following
     )
+
+
+def _may_be_a_view(index: int, program: StoredProgram, shared: dict[str, int], last_use: dict[str, int]) -> bool:
+    steps = program.steps
+    sliced, result = steps[index].arguments.get("x"), steps[index].results[0].name
+    if not isinstance(sliced, Variable) or sliced.name not in shared or result in program.outputs:
+        return False
+    state = _state_of(steps[shared[sliced.name]])
+    return not any(_changes(step, state, shared, steps) for step in steps[index + 1 : last_use[result] + 1])
+
+
+def _changes(step: Step, state: str, shared: dict[str, int], steps: tuple[Step, ...]) -> bool:
+    """Return whether a step may change a state: writes it, or updates a variable that may be it."""
+    if step.operator == "write_state":
+        return _state_of(step) == state
+    updated = step.arguments.get("x")
+    if step.operator != "slice_update" or not isinstance(updated, Variable) or updated.name not in shared:
+        return False
+    return _state_of(steps[shared[updated.name]]) == state
+
+
+def _copies_no_state(steps: tuple[Step, ...], shared: dict[str, int], in_place: set[int]) -> bool:
+    updated = {steps[index].results[0].name for index in in_place}
+    reads = {step.results[0].name for step in steps if step.operator == "read_state"}
+    written = [step.arguments["data"] for step in steps if step.operator == "write_state"]
+    return reads <= shared.keys() and all(isinstance(data, Variable) and data.name in updated for data in written)
 
 
 def _last_uses(program: StoredProgram) -> dict[str, int]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FIX = "validate it on a Mac, where Core ML itself runs it"
+_HIDDEN = -10_000.0  # a mask's values up to here hide a key, whatever its score
 Arguments = dict[str, Any]
 Operator = Callable[[Arguments], Any]  # returns a tensor, or a list of them
 
@@ -191,6 +192,21 @@ def _linear(arguments: Arguments) -> Any:
     import torch
 
     return torch.nn.functional.linear(arguments["x"], arguments["weight"], arguments.get("bias"))
+
+
+def attended_part(arguments: Arguments) -> Arguments:
+    """Return attention's arguments without the last keys, if the mask hides those from all queries.
+
+    A program in fixed shapes attends to its whole context. What is hidden has a probability of 0 in float32, so that
+    the result is the same.
+    """
+    mask = arguments.get("attn_mask")
+    if mask is None or not mask.is_floating_point() or mask.shape[-1] != arguments["key"].shape[-2]:
+        return arguments
+    seen = (mask <= _HIDDEN).logical_not().reshape(-1, mask.shape[-1]).any(dim=0).nonzero()
+    count = int(seen[-1]) + 1 if len(seen) else mask.shape[-1]
+    shorter = {name: arguments[name][..., :count, :] for name in ("key", "value")}
+    return arguments | shorter | {"attn_mask": mask[..., :count]}
 
 
 def _attention(arguments: Arguments) -> Any:

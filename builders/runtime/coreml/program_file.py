@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.coreml.interface import MAIN
 from builders.coreml.library import load_coremltools
 from builders.coreml.package import MODEL_FILE, WEIGHTS_FILE, WEIGHTS_FOLDER
 from targets.bounded_file import TooLargeError, read_at_most
@@ -88,7 +89,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class StoredProgram:
-    """The main function of a package."""
+    """A function of a package."""
 
     steps: tuple[Step, ...]
     constants: dict[str, Constant]
@@ -133,11 +134,11 @@ class BlobFile:
         return self._bytes[start : start + size]
 
 
-def read_program(package: Path) -> StoredProgram:
-    """Read the main function of a saved package.
+def read_program(package: Path, function: str = MAIN) -> StoredProgram:
+    """Read a function of a saved package.
 
     Raises:
-        MeasurementError: it is not an ML Program with one function, or holds a kind of value that can't be evaluated.
+        MeasurementError: it is not an ML Program with this function, or holds a kind of value that can't be evaluated.
     """
     load_coremltools()
     from coremltools import proto
@@ -148,7 +149,7 @@ def read_program(package: Path) -> StoredProgram:
     try:
         raw = read_at_most(path, PROGRAM_BYTES_LIMIT)
         model.ParseFromString(raw)
-        return _program(package, path, model)
+        return _program(package, path, model, function)
     except (OSError, TooLargeError, DecodeError) as error:
         raise MeasurementError(f"{path} is not a Core ML model: {error}", fix="build the bundle again") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # fields that are not there
@@ -157,11 +158,11 @@ def read_program(package: Path) -> StoredProgram:
         ) from error
 
 
-def _program(package: Path, path: Path, model: Any) -> StoredProgram:
+def _program(package: Path, path: Path, model: Any, function: str) -> StoredProgram:
     functions = model.mlProgram.functions
-    if "main" not in functions:
-        raise MeasurementError(f"{path} holds no ML Program with a main function", fix="build the bundle again")
-    main = functions["main"]
+    if function not in functions:
+        raise MeasurementError(f"{path} holds no ML Program with a {function} function", fix="build the bundle again")
+    main = functions[function]
     block = main.block_specializations[main.opset]
     steps: list[Step] = []
     constants: dict[str, Constant] = {}

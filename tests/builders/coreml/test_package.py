@@ -35,10 +35,13 @@ def test_coremltools_loads_it_as_an_ios_18_program_with_a_stateful_cache(tmp_pat
     model = ct.models.MLModel(str(bundle.file("model.mlpackage")), skip_model_load=True)
     specification = model.get_spec()
     assert specification.specificationVersion == ct.target.iOS18.value
-    states = {state.name: tuple(state.type.stateType.arrayType.shape) for state in specification.description.state}
-    assert states == {"keyCache": (2, 1, 2, 512, 16), "valueCache": (2, 1, 2, 512, 16)}
-    assert [entry.name for entry in specification.description.input] == ["inputIds", "causalMask"]
-    assert [entry.name for entry in specification.description.output] == ["logits"]
+    fixed = recipe_named(recipe).fixed_shapes
+    for described in specification.description.functions if fixed else [specification.description]:
+        states = {state.name: tuple(state.type.stateType.arrayType.shape) for state in described.state}
+        assert states == {"keyCache": (2, 1, 2, 512, 16), "valueCache": (2, 1, 2, 512, 16)}
+        assert [entry.name for entry in described.input] == ["inputIds", "position" if fixed else "causalMask"]
+        assert [entry.name for entry in described.output] == ["logits"]
+    assert [one.name for one in specification.description.functions] == (["main", "prompt"] if fixed else [])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -10,7 +10,8 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.runtime.coreml.session import call_inputs, open_session
+from builders.runtime.coreml.calls import call_inputs
+from builders.runtime.coreml.session import open_session
 from targets.errors import BundleError, CheckpointError, MeasurementError
 from targets.recipes import recipe_named
 from tests.support.cases import cases

@@ -13,10 +13,11 @@ import pytest
 
 from builders.coreml.package import PACKAGE_NAME
 from builders.runtime.coreml import session as coreml_session
+from builders.runtime.coreml.calls import call_inputs
 from builders.runtime.coreml.evaluate import Evaluator
 from builders.runtime.coreml.matrices import Matrix, matrix_of, packed_matrix
 from builders.runtime.coreml.program_file import Blob, StoredProgram, Variable, read_program
-from builders.runtime.coreml.session import CoremlSession, call_inputs, open_session
+from builders.runtime.coreml.session import CoremlSession, open_session
 from builders.runtime.session import Session
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
@@ -155,6 +156,7 @@ FREED = """
 import sys
 import numpy as np
 from pathlib import Path
+from builders.runtime.coreml.calls import call_inputs
 from builders.runtime.coreml.evaluate import Evaluator
 
 def resident():
