@@ -19,7 +19,7 @@ struct RunView: View {
             .task {
                 UIApplication.shared.isIdleTimerDisabled = true
                 let run = await Task.detached(priority: .userInitiated) {
-                    Runner.run(arguments: Array(CommandLine.arguments.dropFirst()))
+                    await Runner.run(arguments: Array(CommandLine.arguments.dropFirst()))
                 }.value
                 line = run.line
                 print(run.line)

@@ -5,6 +5,7 @@ Their weights are float16 here, so that a fault of the program is not hidden by 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
@@ -21,6 +23,7 @@ from builders.reference import FloatReference
 from builders.runtime.coreml import calls as coreml_calls
 from builders.runtime.coreml.calls import Call, layout_of
 from builders.runtime.coreml.evaluate import Evaluator
+from builders.runtime.coreml.operations import MATHS, attended_part
 from builders.runtime.coreml.session import CoremlSession, open_session
 from builders.runtime.session import Session
 from registry.bundle.folder import Bundle
@@ -315,3 +318,48 @@ def test_a_package_without_its_second_function_is_refused(tmp_path: Path) -> Non
     path.write_bytes(specification.SerializeToString())
     with pytest.raises(MeasurementError, match="prompt function"):
         open_session(bundle)
+
+
+@pytest.mark.parametrize(
+    ("name", "added"), [("is_future", -1), ("is_future", 1), ("is_behind_window", 1), ("is_behind_window", -1)]
+)
+def test_a_mask_that_is_wrong_by_one_is_felt(
+    windowed: tuple[FloatReference, Bundle], tmp_path: Path, name: str, added: int
+) -> None:
+    """In both functions: in a chunk, across its end, and in the single tokens that follow."""
+    import coremltools as ct
+
+    reference, bundle = windowed
+    tokens = some_tokens(CONTEXT)
+    expected = truth(reference, tokens)
+    copied = replace(bundle, path=Path(shutil.copytree(bundle.path, tmp_path / "copied")))
+    (path,) = copied.path.rglob("*.mlmodel")
+    specification = ct.proto.Model_pb2.Model()
+    specification.ParseFromString(path.read_bytes())
+    for function in specification.mlProgram.functions.values():
+        by_output = {output.name: one for one in _operations(function) for output in one.outputs}
+        bound = by_output[by_output[name].inputs["y"].arguments[0].name].attributes["val"]
+        bound.immediateValue.tensor.ints.values[0] += added
+    path.write_bytes(specification.SerializeToString())
+    with open_session(copied) as session:
+        found = session.score(tokens)
+    for rows in (slice(10, CHUNK), slice(CHUNK, 2 * CHUNK), slice(2 * CHUNK, CONTEXT)):
+        assert gap(found[rows], expected[rows]) > 3 * TOLERANCE
+
+
+def test_keys_that_are_hidden_from_all_queries_are_left_out() -> None:
+    values = torch.arange(24.0).reshape(1, 1, 6, 4)
+    mask = torch.tensor([[[[0.0, -30000, 0, -30000, -30000, -30000], [0, 0, -30000, -30000, -torch.inf, -30000]]]])
+    arguments = {"query": values[..., :2, :], "key": values, "value": values, "attn_mask": mask}
+    part = attended_part(arguments)
+    assert [part[name].shape[-2] for name in ("query", "key", "value")] == [2, 3, 3]
+    assert torch.equal(MATHS["scaled_dot_product_attention"](part), MATHS["scaled_dot_product_attention"](arguments))
+    mask[0, 0, 0, 4] = torch.nan  # a fault must not be hidden
+    assert attended_part(arguments)["key"].shape[-2] == 5
+    for unknown in (
+        torch.ones(1, 1, 2, 6, dtype=torch.bool),
+        torch.zeros(1, 1, 2, 1),
+        None,
+        torch.full_like(mask, -torch.inf),
+    ):
+        assert attended_part(arguments | {"attn_mask": unknown})["key"].shape[-2] == 6

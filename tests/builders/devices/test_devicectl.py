@@ -10,6 +10,17 @@ from typing import Any
 
 import pytest
 
+from builders.coreml.interface import (
+    CAUSAL_MASK,
+    CHUNK_FACT,
+    CONTEXT_FACT,
+    EDGE_FACT,
+    INPUT_IDS,
+    LOGITS,
+    LONG_FACTORS,
+    POSITION,
+    PROMPT,
+)
 from builders.devices.devicectl import DevicectlProvider, devices_of, runner_measurement
 from builders.devices.provider import DeviceSettings, MeasureRequest
 from devtools.bundles import make_bundle
@@ -219,5 +230,7 @@ def test_the_runner_of_this_phipack_prints_this_form() -> None:
     text = "".join(path.read_text("utf-8") for path in sorted(sources.rglob("*.swift")))
     for name, field in RunnerOutput.model_fields.items():
         assert f'"{field.alias or name}"' in text, name
+    for name in (INPUT_IDS, CAUSAL_MASK, POSITION, LONG_FACTORS, LOGITS, PROMPT, CONTEXT_FACT, CHUNK_FACT, EDGE_FACT):
+        assert f'"{name}"' in text, name
     assert "PHIPACK_RUN " in text
     assert RUNNER in (sources / "project.yml").read_text("utf-8")

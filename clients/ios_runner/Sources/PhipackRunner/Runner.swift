@@ -9,10 +9,10 @@ enum RunnerError: Error {
 /// Times a package in the app's container, as the launch arguments say:
 /// `--package=Documents/…/model.mlpackage --prompt-tokens=512 --decode-tokens=128 --repeats=5 [--keep]`.
 enum Runner {
-    static func run(arguments: [String]) -> Run {
+    static func run(arguments: [String]) async -> Run {
         var run = Run()
         do {
-            try measure(options(arguments), into: &run)
+            try await measure(options(arguments), into: &run)
         } catch RunnerError.problem(let problem) {
             run.error = problem
         } catch {
@@ -21,7 +21,7 @@ enum Runner {
         return run
     }
 
-    private static func measure(_ options: [String: String], into run: inout Run) throws {
+    private static func measure(_ options: [String: String], into run: inout Run) async throws {
         guard let path = options["package"] else {
             throw RunnerError.problem("no --package was given")
         }
@@ -41,13 +41,15 @@ enum Runner {
         run.files = try digests(of: package)
         let compiled = try MLModel.compileModel(at: package)
         defer { try? FileManager.default.removeItem(at: compiled) }
-        let configuration = MLModelConfiguration()
-        configuration.computeUnits = .cpuAndGPU
-        run.computeUnits = "cpuAndGPU"
-        let model = try MLModel(contentsOf: compiled, configuration: configuration)
+        let program = try await Program.open(compiled)
+        run.computeUnits = program.computeUnits
+        try repeated(program, repeats, into: &run)
+    }
+
+    private static func repeated(_ program: Program, _ repeats: Int, into run: inout Run) throws {
         run.thermalBefore = thermalState()
         for number in 0...repeats {  // the first one warms up, and does not count
-            let (prefill, decode) = try autoreleasepool { try timed(model, run.promptTokens, run.decodeTokens) }
+            let (prefill, decode) = try autoreleasepool { try timed(program, run.promptTokens, run.decodeTokens) }
             if number > 0 {
                 run.prefillSeconds.append(prefill)
                 run.decodeSeconds.append(decode)
@@ -58,8 +60,8 @@ enum Runner {
     }
 
     /// Return the seconds of a prompt, and of the tokens after it.
-    private static func timed(_ model: MLModel, _ prompt: Int, _ tokens: Int) throws -> (Double, Double) {
-        let decoder = Decoder(model: model)
+    private static func timed(_ program: Program, _ prompt: Int, _ tokens: Int) throws -> (Double, Double) {
+        let decoder = Decoder(program: program)
         let clock = ContinuousClock()
         let started = clock.now
         var token = try decoder.next(after: (0..<prompt).map { Int32(100 + $0 % 1000) })
