@@ -25,6 +25,8 @@ def place_of(before: str) -> str:
         inner = blocks[-1]
         where = "in the else of" if inner.startswith(_ELSE) else "in"
         parts.append(f"{where} {quoted(_shortened(inner.removeprefix(_ELSE)))}{_which_turn(blocks)}")
+    if not parts and before.strip():
+        parts.append(f"after {quoted(_end(before.rstrip()))}")
     return ", ".join(parts)
 
 

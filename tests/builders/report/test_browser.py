@@ -103,7 +103,7 @@ def test_a_phones_page_is_short_until_it_is_unfolded(browser: Browser, cell: Cel
     page.write_bytes(html(Content("phi:1.1.0", (many,), against="phi:production")))
     browser.open(page.as_uri(), width=NARROW)
     height = "document.scrollingElement.scrollHeight"
-    assert browser.run(height) <= 9000
+    assert browser.run(height) <= 8000
     browser.run("document.querySelectorAll('details').forEach(e => e.open = true);0")
     assert browser.run(height) > 14000
 

@@ -21,6 +21,9 @@ from tests.support.report_samples import answers, details
 TEMPLATE = "{% for m in messages %}{{ m.content + '\n' }}{% endfor %}\n{{ '<|assistant|>\n' }}"
 
 
+_AT_THE_END = "after “…\\n' }}{% endfor %}\\n{{ '<|assistant|>\\n' }}”"
+
+
 @pytest.fixture
 def same(cell: CellContent) -> CellContent:
     """A cell that is exactly what production has."""
@@ -133,9 +136,9 @@ def test_one_text_that_is_far_worse_than_in_production_is_named(same: CellConten
     [
         (TEMPLATE.replace("|>\n", "|>"), "“\\n” is gone after “<|assistant|>”"),
         (TEMPLATE.replace("|>", "|> "), "“ ” is new after “<|assistant|>”"),
-        (TEMPLATE + "\n", "“\\n” is new"),
+        (TEMPLATE + "\n", f"“\\n” is new {_AT_THE_END}"),
         (TEMPLATE.replace("assistant", "model"), "“assistant” becomes “model” after “<|”"),
-        (TEMPLATE + "x y" * 200, f"“{('x y' * 200)[:120]}…” is new"),
+        (TEMPLATE + "x y" * 200, f"“{('x y' * 200)[:120]}…” is new {_AT_THE_END}"),
     ],
 )
 def test_a_small_difference_of_a_template_is_quoted(after: str, words: str) -> None:
