@@ -10,8 +10,9 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from builders.report.content import CellContent, Subject
+from builders.report.content import CellContent
 from builders.report.finding import Finding
+from targets.evidence import Evidence
 from targets.evidence_details import TextDivergence
 from targets.formatting import bound, count, figure
 from targets.gates import GateResult
@@ -36,19 +37,19 @@ class GateRow:
     certain: tuple[str, ...] = ()
 
 
-def gate_rows(subject: Subject) -> list[GateRow]:
+def gate_rows(evidence: Evidence | None) -> list[GateRow]:
     """Return a row for each gate, failed ones first."""
-    if subject.evidence is None:
+    if evidence is None:
         return []
-    return [_row(subject, gate) for gate in sorted(subject.evidence.gates, key=lambda one: one.passed)]
+    return [_row(evidence, gate) for gate in sorted(evidence.gates, key=lambda one: one.passed)]
 
 
 def of_single_texts(cell: CellContent) -> Iterator[Finding]:
     """Yield that single texts are outside the bounds of gates which pass, as they read another text or an average."""
-    found = [row for row in gate_rows(cell.candidate) if row.gate.passed and row.certain]
+    found = [row for row in gate_rows(cell.candidate.evidence) if row.gate.passed and row.certain]
     if not found:
         return
-    before = {} if cell.baseline is None else {row.gate.figure: row for row in gate_rows(cell.baseline)}
+    before = {} if cell.baseline is None else {row.gate.figure: row for row in gate_rows(cell.baseline.evidence)}
     names = [row.gate.figure for row in found]
     known = all(
         name in before and len(row.certain) <= len(before[name].outside) for name, row in zip(names, found, strict=True)
@@ -64,11 +65,10 @@ def _gate_in_words(row: GateRow) -> str:
     return f"{row.gate.figure}, {bound(row.gate.figure, row.gate.bound)}, reads {row.read_on}"
 
 
-def _row(subject: Subject, gate: GateResult) -> GateRow:
-    assert subject.evidence is not None
-    taken = subject.evidence.figures.get(gate.figure)
+def _row(evidence: Evidence, gate: GateResult) -> GateRow:
+    taken = evidence.figures.get(gate.figure)
     on = "\N{EN DASH}" if taken is None else taken.on.partition(",")[0]
-    texts = () if subject.details is None else subject.details.texts
+    texts = () if evidence.details is None else evidence.details.texts
     if gate.figure == "worst_text_kl_mean" and texts:
         on = f"the worst of {count(len(texts), 'text')}"
         return GateRow(gate, on, _in_words("kl_mean", _worst_first("kl_mean", texts)[0]))

@@ -17,7 +17,7 @@ from tests.support.report_samples import details
 
 
 def test_a_gate_says_what_it_reads_and_which_text_is_worst(cell: CellContent) -> None:
-    rows = {row.gate.figure: row for row in gate_rows(cell.candidate)}
+    rows = {row.gate.figure: row for row in gate_rows(cell.candidate.evidence)}
     assert (rows["kl_mean"].read_on, rows["kl_mean"].worst) == ("5 texts", "chinese 0.049 nat")
     assert rows["same_top_share"].worst == "chinese 91.10 %"
     assert rows["predicted_memory_bytes"].worst == "\N{EN DASH}"
@@ -30,7 +30,7 @@ def test_a_text_outside_the_bound_of_a_gate_that_passes_is_to_be_judged(
     cell: CellContent, error: float, severity: str | None
 ) -> None:
     found = replace(cell, candidate=_with_text(cell.candidate, kl_mean=0.06, kl_standard_error=error))
-    (row,) = [row for row in gate_rows(found.candidate) if row.gate.figure == "kl_mean"]
+    (row,) = [row for row in gate_rows(found.candidate.evidence) if row.gate.figure == "kl_mean"]
     assert row.outside == ("german 0.06 nat",)
     said = [one for one in findings(found) if "single texts are outside" in one.text]
     assert [one.severity for one in said] == ([severity] if severity else [])
