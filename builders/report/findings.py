@@ -39,7 +39,7 @@ class Verdict:
 
     @property
     def is_repeated(self) -> bool:
-        """Whether the banner of a page with this cell alone says the same: it passes, with things to look at or without."""
+        """Whether the banner of a page with this cell alone says the same: no gate and no check fails."""
         return self.state == "pass" or bool(self.heading)
 
     @property
