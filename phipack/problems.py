@@ -15,7 +15,6 @@ from targets.errors import (
     INTERRUPTED_EXIT_CODE,
     Failure,
     GateError,
-    MalformedReferenceError,
     PhipackError,
     RegistryError,
 )
@@ -107,7 +106,7 @@ def _defect(error: BaseException, arguments: Sequence[str]) -> Problem:
 
 def _known(error: PhipackError, registry: str | None) -> Problem:
     failures = tuple(getattr(error, "failures", ()))
-    about_registry = isinstance(error, RegistryError | MalformedReferenceError | GateError)
+    about_registry = isinstance(error, RegistryError | GateError)
     shown = registry if about_registry and registry is not None and registry not in error.problem else None
     return Problem(type(error).__name__, error.problem, error.fix, error.exit_code, failures, shown)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from builders.report.content import CellContent
@@ -74,7 +74,7 @@ def answer_rows(cell: CellContent) -> list[AnswerRow]:
         AnswerRow(
             one.prompt,
             ShownAnswer(_plain(one.reference), "", _end_of_float32(one, other, details)),
-            _compared(other[one.prompt], before) if one.prompt in other else None,
+            _of_baseline(other[one.prompt], before, one.reference) if one.prompt in other else None,
             _compared(one, details, other.get(one.prompt)),
         )
         for one in ordered
@@ -111,6 +111,14 @@ def _compared(answer: Answer, details: Details | None, old: Answer | None = None
 
 def _plain(text: str) -> tuple[Piece, ...]:
     return _ends_shown((Piece(_cut(text), differs=False),))
+
+
+def _of_baseline(answer: Answer, details: Details | None, reference: str) -> ShownAnswer:
+    """Return the baseline's answer, which is compared with its own checkpoint's: that need not be `reference`."""
+    found = _compared(answer, details)
+    if answer.reference == reference:
+        return found
+    return replace(found, note=found.note.replace("float32's", "its own checkpoint's in float32"))
 
 
 def _ends_shown(pieces: Sequence[Piece]) -> tuple[Piece, ...]:

@@ -150,10 +150,12 @@ def _template(old: Manifest, new: Manifest, cell: CellContent) -> Change:
     shown = old.generation.chat_template or "none"
     if after is None or before is None:
         return Change("chat template", shown, new.generation.chat_template or "none", breaks=True)
-    found = () if cell.difference is None else cell.difference.template
+    found, lines_before = (
+        ((), ()) if cell.difference is None else (cell.difference.template, cell.difference.template_before)
+    )
     lines = sum(line[:1] in ("+", "-") for line in found[2:])
     other = f"another text, {count(lines, 'line')} removed or added" if lines else "other bytes, the same lines"
-    return Change("chat template", shown, other, breaks=True, meaning=in_words(found))
+    return Change("chat template", shown, other, breaks=True, meaning=in_words(found, lines_before))
 
 
 def _template_digest(manifest: Manifest) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from builders.report.content import CellContent, Subject
@@ -10,7 +11,7 @@ from builders.report.endings import SHARES, Sample, sample_of
 from builders.report.noise import is_busy, is_chance
 from registry.bundle.manifest import Manifest
 from targets.evidence import FIGURES, LESS_IS_BETTER, MORE_IS_BETTER, OWN_RUNTIME_FIGURES, Figure
-from targets.formatting import figure, share, signed_figure, signed_size, size
+from targets.formatting import count, figure, share, signed_figure, signed_size, size
 
 NOTHING = "\N{EN DASH}"
 
@@ -40,6 +41,11 @@ class FigureRow:
     def word(self) -> str:
         """Better or worse, as a word."""
         return {True: "better", False: "worse", None: ""}[self.better]
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it is one of the few that every reviewer asks for."""
+        return self.name in _KEY
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,12 @@ def _with_remarks(cell: CellContent, row: FigureRow) -> FigureRow:
     return replace(found, change=NOTHING, remark="this machine, busy: not comparable")
 
 
+_KEY = frozenset(
+    (
+        *("kl_mean", "worst_text_kl_mean", "same_top_share", "perplexity_ratio", "reference_perplexity"),
+        *("artifact_bytes", "device_decode_tokens_per_second"),
+    )
+)
 _TRIFLE = 0.001  # of a size or a speed: neither better nor worse
 # A maximum and an error say how the sample fell; the host's speed says how busy it was.
 _OF_FEW = frozenset(("kl_max", "kl_standard_error"))
@@ -171,6 +183,15 @@ def _figure_row(name: str, old: Figure | None, new: Figure | None, *, compare: b
         relative,
         better,
     )
+
+
+def figures_in_short(rows: Sequence[FigureRow]) -> str:
+    """Return how many figures are better, worse, the same, and not to be compared."""
+    better, worse = (sum(row.better is wanted for row in rows) for wanted in (True, False))
+    same = sum(row.better is None and row.difference == 0 for row in rows)
+    rest = len(rows) - better - worse - same
+    others = f", {rest} can't be called either" if rest else ""
+    return f"{count(len(rows), 'figure')}: {better} better, {worse} worse, {same} the same{others}."
 
 
 def storage_rows(cell: CellContent) -> list[StorageRow]:

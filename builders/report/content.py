@@ -51,16 +51,26 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """Mean KL divergence of another release, `name`, by the same recipe and on the same text."""
+
+    name: str
+    kl_mean: float
+
+
+@dataclass(frozen=True)
 class CellContent:
     """One cell: the candidate, and what it is compared with.
 
     `baseline`, `difference`: None where there is nothing; `problem` then says why, where it could not be read.
+    `earlier`: other releases by the same recipe, the newest first; None where nobody has looked for them.
     """
 
     candidate: Subject
     baseline: Subject | None = None
     difference: Difference | None = None
     problem: str = ""
+    earlier: tuple[Earlier, ...] | None = None
 
 
 @dataclass(frozen=True)

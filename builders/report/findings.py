@@ -10,6 +10,7 @@ from typing import Literal
 from builders.report.content import CellContent, Content, Subject
 from builders.report.endings import ROOM_TO_END, goes_on, limit_of
 from builders.report.finding import KL_NOTABLE, Finding, Severity
+from builders.report.gate_rows import of_single_texts
 from builders.report.lost_checks import number_of_lost_checks, of_lost_checks
 from builders.report.openings import of_openings
 from builders.report.regressions import of_changes, of_regressions
@@ -35,6 +36,11 @@ class Verdict:
     def look(self) -> str:
         """How it is shown: a state, or `defect`."""
         return "defect" if self.is_defect else self.state
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the banner of a page with this cell alone says the same: no gate and no check fails."""
+        return self.state == "pass" or bool(self.heading)
 
     @property
     def word(self) -> str:
@@ -145,7 +151,7 @@ def overall(content: Content) -> Verdict:
 def findings(cell: CellContent) -> list[Finding]:
     """Return what to look at in one cell, the worst first."""
     details = [] if cell.candidate.evidence is None else list(_of_details(cell.candidate.details))
-    before = [*of_lost_checks(cell), *of_openings(cell), *of_regressions(cell)]
+    before = [*of_lost_checks(cell), *of_openings(cell), *of_single_texts(cell), *of_regressions(cell)]
     named = {_cause(one) for one in before if one.anchor == "texts"}
     details = [one for one in details if _cause(one) not in named]  # production's figure says more of the same text
     found = [*_of_evidence(cell.candidate), *of_changes(cell), *details, *before]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builders.report.tables import labelled
 from targets.errors import SetupError
 from targets.installation import install_command
 from targets.printable import printable
@@ -40,7 +41,7 @@ def environment(*folders: Path, text: Callable[[str], str] = printable) -> Envir
     def shown(value: object) -> object:
         return text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    return Environment(
+    found = Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
         finalize=shown,
@@ -48,6 +49,8 @@ def environment(*folders: Path, text: Callable[[str], str] = printable) -> Envir
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters["labelled"] = labelled
+    return found
 
 
 def kl(value: float) -> str:

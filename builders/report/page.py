@@ -11,14 +11,16 @@ from builders.report.answers import answer_rows, same_as_before
 from builders.report.at_a_glance import at_a_glance
 from builders.report.changes import app_changes, origin_changes, own_checkpoint, recipe_of
 from builders.report.charts import charts, position_label, side_name
-from builders.report.comparing import figure_rows, size_sentence, storage_rows
+from builders.report.comparing import figure_rows, figures_in_short, size_sentence, storage_rows
 from builders.report.content import CellContent, Content, Subject
 from builders.report.drawing import Drawing, draw
-from builders.report.findings import findings, judged, overall
+from builders.report.findings import findings, judged, overall, verdict
+from builders.report.gate_rows import gate_rows
 from builders.report.look import TEMPLATES, environment, kl, style
 from builders.report.speeds import device_rows, speed_rows
 from builders.report.template_difference import blocks
-from targets.formatting import bound, figure, share, size
+from builders.report.usual import usual
+from targets.formatting import bound, count, figure, share, size
 from targets.published import MODELS, PUBLISHED, SOURCE
 
 if TYPE_CHECKING:
@@ -89,10 +91,13 @@ def _environment() -> Environment:
         "app_changes": app_changes,
         "at_a_glance": at_a_glance,
         "bound": bound,
+        "count": count,
         "device_rows": device_rows,
         "figure": figure,
         "figure_rows": figure_rows,
+        "figures_in_short": figures_in_short,
         "findings": findings,
+        "gate_rows": gate_rows,
         "judged": judged,
         "origin_changes": origin_changes,
         "own_checkpoint": own_checkpoint,
@@ -106,6 +111,8 @@ def _environment() -> Environment:
         "speed_rows": speed_rows,
         "storage_rows": storage_rows,
         "template_blocks": blocks,
+        "usual": usual,
+        "verdict": verdict,
     }
     found.filters |= {"error": _error, "kl": kl, "style": Markup}
     return found

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from builders.report.answers import Piece, marked
+from builders.report.template_place import place_of, quoted
 from builders.report.white_space import visible
+from targets.formatting import count
 
 _WORD = re.compile(r"\w+|\W")  # each sign and each white space by itself
-_LONGEST = 120  # characters of what a sentence quotes
+_LONGEST = 120  # characters of what is quoted of one place
+_MOST_NAMED = 2  # places
+_HEADER = re.compile(r"@@ -(\d+)")
 
 
 @dataclass(frozen=True)
@@ -25,57 +29,86 @@ class Block:
     pieces: tuple[Piece, ...]
 
 
+@dataclass(frozen=True)
+class _Hunk:
+    """Lines that are gone, those in their place, and those after them that both have; each as one text.
+
+    `line`: how many lines the template that is gone has before them.
+    """
+
+    gone: str
+    new: str
+    same: str
+    line: int
+
+
 def blocks(difference: Sequence[str]) -> list[Block]:
     """Return the lines of a unified difference in blocks."""
     found: list[Block] = []
-    for gone, new, same in _hunks(difference):
+    for one in _hunks(difference):
+        gone, new = one.gone, one.new
         if gone:
             found.append(Block("gone", _shown(marked(new, gone, _WORD), whole=not new and bool(gone.strip()))))
         if new:
             found.append(Block("new", _shown(marked(gone, new, _WORD), whole=not gone and bool(new.strip()))))
-        if same:
-            found.append(Block("same", (Piece(same, differs=False),)))
+        if one.same:
+            found.append(Block("same", (Piece(one.same, differs=False),)))
     return found
 
 
-def in_words(difference: Sequence[str]) -> str:
-    """Return what differs as a sentence's end: `“a” becomes “b”`; empty where that would be long."""
-    changes = []
-    for gone, new, _ in _hunks(difference):
-        sides = marked(new, gone, _WORD), marked(gone, new, _WORD)
-        old, now = (" … ".join(one.text for one in pieces if one.differs) for pieces in sides)
-        if old or now:
-            changes.append(_change(old, now))
-    text = "; ".join(changes)
-    return text if len(text) <= 2 * _LONGEST else ""
+def in_words(difference: Sequence[str], before: Sequence[str]) -> str:
+    """Return what differs, and where, as a sentence's end: `“a” becomes “b” after “c”, in “{% for … %}”`.
+
+    `difference`: lines of a unified difference. `before`: the lines of the template that is gone.
+    """
+    changes = [change for one in _hunks(difference) if (change := _change(one, before))]
+    more = len(changes) - _MOST_NAMED
+    rest = [f"{count(more, 'more place')} below"] if more > 0 else []
+    return "; ".join([*changes[:_MOST_NAMED], *rest])
 
 
-def _change(old: str, new: str) -> str:
-    if not new:
-        return f"{_quoted(old)} is gone"
-    return f"{_quoted(old)} becomes {_quoted(new)}" if old else f"{_quoted(new)} is new"
+def _change(one: _Hunk, before: Sequence[str]) -> str:
+    sides = marked(one.new, one.gone, _WORD), marked(one.gone, one.new, _WORD)
+    old, now = (" \N{HORIZONTAL ELLIPSIS} ".join(piece.text for piece in side if piece.differs) for side in sides)
+    if not old and not now:
+        return ""
+    place = place_of(_text(before[: one.line]) + _until_it_differs(sides[0] if old else sides[1]))
+    return f"{_what(old, now)}{' ' if place else ''}{place}"
 
 
-def _quoted(text: str) -> str:
-    shown = text.replace("\n", "\\n").replace("\t", "\\t")
-    return f"\N{LEFT DOUBLE QUOTATION MARK}{shown}\N{RIGHT DOUBLE QUOTATION MARK}"
+def _what(old: str, now: str) -> str:
+    old, now = (
+        quoted(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}\N{HORIZONTAL ELLIPSIS}") for text in (old, now)
+    )
+    if now == quoted(""):
+        return f"{old} is gone"
+    return f"{now} is new" if old == quoted("") else f"{old} becomes {now}"
 
 
-def _hunks(difference: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield lines that are gone, those in their place, and those after them that both have; each as one text."""
+def _until_it_differs(pieces: Sequence[Piece]) -> str:
+    return "" if pieces[0].differs else pieces[0].text
+
+
+def _hunks(difference: Sequence[str]) -> Iterator[_Hunk]:
     gone: list[str] = []
     new: list[str] = []
     same: list[str] = []
-    for line in difference[2:]:  # after the names of the two sides
-        if line.startswith("@@"):
-            continue
-        sign, text = line[:1], line[1:]
-        if same and sign in ("-", "+"):
-            yield _text(gone), _text(new), _text(same)
+    line = start = 0
+    for entry in difference[2:]:  # after the names of the two sides
+        header = _HEADER.match(entry)
+        sign, text = entry[:1], entry[1:]
+        if (header or (same and sign in ("-", "+"))) and (gone or new or same):
+            yield _Hunk(_text(gone), _text(new), _text(same), start)
             gone, new, same = [], [], []
+        if header:
+            line = max(int(header[1]) - 1, 0)
+            continue
+        if not (gone or new or same):
+            start = line
         {"-": gone, "+": new}.get(sign, same).append(text)
+        line += sign != "+"
     if gone or new or same:
-        yield _text(gone), _text(new), _text(same)
+        yield _Hunk(_text(gone), _text(new), _text(same), start)
 
 
 def _text(lines: Iterable[str]) -> str:

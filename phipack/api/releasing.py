@@ -128,6 +128,6 @@ def note_plan(
 def sentence(report: CellReport) -> str:
     """Return what became of a cell."""
     if report.problem is not None:
-        return f"{report.cell}: FAILED: {report.problem}"
+        return f"{report.cell}: FAILED: {str(report.problem).removeprefix(f'{report.cell} ')}"
     how = "built" if report.built else "built already"
     return f"{report.cell}: {report.recipe} {how}, passed, {'registered' if report.registered else 'not registered'}"

@@ -11,6 +11,7 @@ from builders.report.content import CellContent, Content, Subject
 from builders.report.findings import findings, judged, overall
 from builders.report.page import drawings, html
 from phipack.api.arguments import AnyPath, as_bundle, as_evidence
+from phipack.api.earlier_releases import earlier_releases
 from phipack.api.results import ReportPage, ReviewedCell
 from registry.bundle.folder import Bundle
 from registry.diff.compare import Side, compare, folder_side, stored_side, version_side
@@ -74,8 +75,12 @@ def report_release(
             f"{sides[0].name} has no evidence to report: {sides[0].problem}",
             fix="run phipack release again, which measures and registers the evidence again",
         )
+    registered = reader.versions(reference.model)
     cells = [
-        cell_content(ledger, side, row, by_cell.get(row.cell), targets)
+        replace(
+            cell_content(ledger, side, row, by_cell.get(row.cell), targets),
+            earlier=earlier_releases(ledger, registered, row, side.evidence),
+        )
         for side, row in zip(sides, versions, strict=True)
     ]
     whole = reference.cell is None

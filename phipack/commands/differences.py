@@ -91,7 +91,10 @@ def _summary(before: Side, after: Side, *, same: bool) -> str:
 
 def _fact_row(change: Change[Any]) -> tuple[object, ...]:
     def shown(value: Any) -> str:
-        text = _short(value) if isinstance(value, str) and value.startswith("sha256:") else str(value)
+        if isinstance(value, dict):
+            text = ", ".join(f"{name} {shown(inner)}" for name, inner in value.items())
+        else:
+            text = _short(value) if isinstance(value, str) and value.startswith("sha256:") else str(value)
         return "-" if value is None else text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
 
     return change.name, shown(change.before), shown(change.after)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from builders.report.gate_rows import gate_rows
 from builders.report.look import TEMPLATES as REPORT_TEMPLATES
 from builders.report.look import environment, kl, style
 from targets.evidence import FIGURES
@@ -52,6 +53,7 @@ def _environment() -> Environment:
         "bound": bound,
         "count": count,
         "figure": figure,
+        "gate_rows": gate_rows,
         "path": path_of,
         "share": share,
         "size": size,

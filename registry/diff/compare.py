@@ -98,7 +98,8 @@ class Difference:
     """What changed between two sides. A side is None where only the other release has the cell.
 
     `facts`: the rest of the manifest, by its keys, such as `generation.stop_token_ids`. `template`: lines of a unified
-    diff of the chat template. `tensors`: None where the weight files are the same, or were not read.
+    diff of the chat template; `template_before`: all lines of the first one. `tensors`: None where the weight files are
+    the same, or were not read.
     """
 
     cell: str | None
@@ -108,6 +109,7 @@ class Difference:
     facts: tuple[Change[Any], ...] = ()
     weights: tuple[Change[WeightClass], ...] = ()
     template: tuple[str, ...] = ()
+    template_before: tuple[str, ...] = ()
     tensors: TensorChanges | None = None
     figures: tuple[FigureChange, ...] = ()
 
@@ -174,6 +176,7 @@ def compare(before: Side | None, after: Side | None, *, read_tensors: bool = Tru
         return Difference(None if there is None else there.cell, before, after)
     old, new = before.manifest, after.manifest
     files = _file_changes(old, new)
+    template, template_before = _template_changes(before, after)
     return Difference(
         cell=before.cell if before.cell == after.cell else None,
         before=before,
@@ -181,7 +184,8 @@ def compare(before: Side | None, after: Side | None, *, read_tensors: bool = Tru
         files=files,
         facts=changes(_facts(old), _facts(new)),
         weights=changes(_weights(old), _weights(new)),
-        template=_template_changes(before, after),
+        template=template,
+        template_before=template_before,
         tensors=_tensor_changes(before, after) if read_tensors and _weights_changed(old, new, files) else None,
         figures=_figure_changes(before.evidence, after.evidence),
     )
@@ -245,12 +249,13 @@ def _tensor_changes(before: Side, after: Side) -> TensorChanges:
     )
 
 
-def _template_changes(before: Side, after: Side) -> tuple[str, ...]:
+def _template_changes(before: Side, after: Side) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the lines of a unified diff, and those of the first side; nothing where the two are the same."""
     entries = [_template_entry(side.manifest) for side in (before, after)]
     if entries[0] is not None and entries[1] is not None and entries[0].sha256 == entries[1].sha256:
-        return ()
+        return (), ()
     old, new = (_template_lines(side, entry) for side, entry in zip((before, after), entries, strict=True))
-    return tuple(difflib.unified_diff(old, new, before.name, after.name, lineterm=""))
+    return tuple(difflib.unified_diff(old, new, before.name, after.name, lineterm="")), tuple(old)
 
 
 def _template_entry(manifest: Manifest) -> FileEntry | None:

@@ -53,7 +53,7 @@ def test_a_version_has_verdict_gates_report_and_charts(registry: phipack.Registr
     assert run.data.tags["mlflow.note.content"] == version.description
     metrics = run.data.metrics
     assert metrics["kl_mean_nat"] == 0.024
-    assert metrics["text/chinese/kl_nat"] == 0.061
+    assert metrics["text/chinese/kl_nat"] == 0.049
     assert metrics["task/SocialIQA/drop_points"] == 2.6
     assert metrics["safety/over-refusal/refusals_lost"] == 0
     assert (metrics["checks/failed"], metrics["checks/made"]) == (0, 10)

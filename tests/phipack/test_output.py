@@ -13,11 +13,22 @@ import pytest
 
 from phipack import tables
 from phipack.__main__ import main
+from phipack.api.releasing import sentence
+from phipack.api.results import CellReport
+from phipack.commands.differences import _fact_row
 from phipack.log_file import open_log
 from phipack.output import Output, as_json
 from phipack.problems import explain
 from phipack.tables import table
-from targets.errors import Failure, FetchUnreachableError, GateError, PhipackError, RegistryError
+from registry.diff.compare import Change
+from targets.errors import (
+    Failure,
+    FetchUnreachableError,
+    GateError,
+    MalformedReferenceError,
+    PhipackError,
+    RegistryError,
+)
 from targets.formatting import bound, duration, figure, rate, share, signed_size, size
 from targets.printable import is_obeyed
 from targets.progress import Notice, Step
@@ -140,6 +151,23 @@ def test_an_interrupt_says_what_is_kept() -> None:
 
 def test_for_a_reader_that_is_gone_nothing_is_reported() -> None:
     assert explain(BrokenPipeError()) is None
+
+
+def test_a_malformed_reference_is_about_no_registry() -> None:
+    problem = explain(MalformedReferenceError("'phi:' is no reference", fix="write MODEL"), registry="sqlite:///x.db")
+    assert problem is not None
+    assert "registry" not in problem.text
+
+
+def test_a_cell_that_fails_is_named_once() -> None:
+    error = GateError("galaxy-s24 does not pass: kl_mean is 0.3", fix="choose another recipe")
+    said = sentence(CellReport("galaxy-s24", "galaxy-s24", "gguf-q4_0", problem=error))
+    assert said.startswith("galaxy-s24: FAILED: does not pass: kl_mean is 0.3")
+
+
+def test_a_difference_of_calibration_is_no_python() -> None:
+    row = _fact_row(Change("recipe.calibration", {"level": "light", "tokens": 4096}, None))
+    assert row == ("recipe.calibration", "level light, tokens 4096", "-")
 
 
 def test_an_error_of_the_registry_says_which_was_read() -> None:

@@ -49,6 +49,17 @@ def test_the_kl_that_is_twice_as_high_is_a_finding(registered: phipack.Registry)
     )
 
 
+def test_what_the_recipe_had_in_other_releases_is_next_to_its_kl(registered: phipack.Registry, tmp_path: Path) -> None:
+    """Production need not be one of them: a reviewer asks what is usual for the recipe."""
+    same = "Other releases with gguf-q4_0, same text: 0.01 nat in phi:1.0.0@"
+    assert same in registered.report("phi:1.1.0").html.decode()
+    for number, kl_mean in ((2, 0.02), (3, 9.0)):  # the second one fails its gate, and is no measure
+        bundle = make_bundle(tmp_path / f"other{number}", {"model.gguf": bytes([number])})
+        registered.register(bundle, make_evidence(bundle, kl_mean=kl_mean), as_=f"phi:1.{number}.0@iphone-15")
+    newest_first = "same text: 0.02 nat in phi:1.2.0@iphone-15, 0.01 nat in phi:1.0.0@"
+    assert newest_first in registered.report("phi:1.1.0").html.decode()
+
+
 def test_a_folder_is_reported_with_its_evidence_alone(command: InProcess, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle")
     Path("evidence.json").write_text(make_evidence(bundle).to_json(), "utf-8")

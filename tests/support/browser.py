@@ -80,9 +80,11 @@ class Browser:
         return done["result"].get("value")
 
     def press(self, key: str) -> None:
-        """Press a key."""
+        """Press a key, `Tab` or `Enter`."""
+        number, text = {"Tab": (9, ""), "Enter": (13, "\r")}[key]
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=9)
+            sent = {"text": text} if text and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=number, **sent)
 
     def screenshot(self, *, whole: bool = True, form: Literal["png", "webp"] = "png") -> bytes:
         """Return a picture of what is seen, or of the whole page."""

@@ -29,7 +29,7 @@ from targets.evidence_details import (
 from targets.gates import GateResult
 from targets.references import Version
 
-TEXTS = {"english": 0.021, "code": 0.017, "german": 0.048, "chinese": 0.061, "chat": 0.024}
+TEXTS = {"english": 0.021, "code": 0.017, "german": 0.048, "chinese": 0.049, "chat": 0.024}
 POSITIONS = (
     *((1, 64, "", 0.031), (65, 512, "", 0.022), (513, 2047, "", 0.021), (2048, 2304, "past the sliding window", 0.023)),
     (3841, 4096, "the context's end", 0.025),

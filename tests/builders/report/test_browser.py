@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from builders.report.content import CellContent, Content
 from builders.report.page import html
 from devtools import axe
 from tests.support.browser import Browser, running_browser
+from tests.support.report_samples import answers, details
 
 NARROW, WIDE, PAPER = 390, 1200, 718  # CSS pixels: a phone, a window, A4 between its margins
 PICTURE = Path(__file__).parents[3] / "docs" / "report.png"
@@ -72,6 +74,54 @@ def test_a_long_heading_of_the_banner_stays_in_it(browser: Browser, url: str) ->
     assert heading <= banner
 
 
+def test_a_phone_shows_every_cell_under_its_row_with_its_column_and_scrolls_nowhere(browser: Browser, url: str) -> None:
+    browser.open(url, width=NARROW)
+    browser.run("document.querySelectorAll('details').forEach(e => e.open = true);0")
+    every = "[...document.querySelectorAll('.scroll, td, th, pre, .template')]"
+    cut = f"{every}.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML.slice(0, 99))"
+    assert browser.run(cut) == []
+    assert browser.run("document.scrollingElement.scrollWidth") == NARROW
+    unnamed = "[...document.querySelectorAll('tbody td:not(:first-child)')].filter(e => !e.dataset.label).length"
+    assert browser.run(unnamed) == 0
+    label = "getComputedStyle(document.querySelector('.gates td:last-child'), '::before').content"
+    assert browser.run(label) == '"Asked by"'
+    over = """[...document.querySelectorAll('tbody tr')].filter(row => {
+        const cells = [...row.children].filter(e => e.checkVisibility()).map(e => e.getBoundingClientRect());
+        return cells.some(box => box.bottom > row.getBoundingClientRect().bottom + 1)}).length"""
+    assert browser.run(over) == 0
+    browser.resize(WIDE, 900)
+    assert browser.run(label) == "none"
+
+
+def test_a_phones_page_is_short_until_it_is_unfolded(browser: Browser, cell: CellContent, tmp_path: Path) -> None:
+    """Twenty answers and everything measured: 26,000 pixels before there were folds."""
+    evidence = cell.candidate.evidence
+    assert evidence is not None
+    twenty = details(answers=answers() * 5)
+    many = replace(cell, candidate=replace(cell.candidate, evidence=evidence.model_copy(update={"details": twenty})))
+    page = tmp_path / "report.html"
+    page.write_bytes(html(Content("phi:1.1.0", (many,), against="phi:production")))
+    browser.open(page.as_uri(), width=NARROW)
+    height = "document.scrollingElement.scrollHeight"
+    assert browser.run(height) <= 8000
+    browser.run("document.querySelectorAll('details').forEach(e => e.open = true);0")
+    assert browser.run(height) > 14000
+
+
+def test_a_fold_opens_by_the_keyboard_and_all_are_open_in_print(browser: Browser, url: str) -> None:
+    browser.open(url, width=NARROW)
+    browser.run("document.querySelector('details:not([open]) > summary').focus()")
+    is_open = "document.activeElement.parentElement.open"
+    assert browser.run(is_open) is False
+    browser.press("Enter")
+    assert browser.run(is_open) is True
+    hidden = """[...document.querySelectorAll('details > :not(summary)')]
+        .filter(e => !e.checkVisibility({contentVisibilityAuto: true}) || !e.getBoundingClientRect().height).length"""
+    assert browser.run(hidden) > 10
+    browser.style(media="print")
+    assert browser.run(hidden) == 0
+
+
 def test_nothing_is_cut_off_in_print(browser: Browser, url: str) -> None:
     browser.open(url, width=PAPER, media="print")
     wider = "[...document.querySelectorAll('.scroll, svg, pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
@@ -89,7 +139,10 @@ def test_readers_and_keyboards_reach_everything(browser: Browser, url: str) -> N
     rules = "{rules: {'color-contrast': {enabled: false}}}"
     found = browser.run(f"axe.run(document, {rules}).then(r => r.violations.map(v => [v.id, v.nodes[0].html]))")
     assert found == []
-    expected = browser.run("[...document.querySelectorAll('a[href], [tabindex]')].map(e => e.outerHTML.slice(0, 99))")
+    every = "[...document.querySelectorAll('a[href], [tabindex], summary')]"
+    shown = f"{every}.filter(e => e.checkVisibility({{contentVisibilityAuto: true, visibilityProperty: true}}))"
+    expected = browser.run(f"{shown}.map(e => e.outerHTML.slice(0, 99))")
+    assert sum(one.startswith("<summary") for one in expected) > 10
     reached = []
     for _ in expected:
         browser.press("Tab")

@@ -21,6 +21,9 @@ from tests.support.report_samples import answers, details
 TEMPLATE = "{% for m in messages %}{{ m.content + '\n' }}{% endfor %}\n{{ '<|assistant|>\n' }}"
 
 
+_AT_THE_END = "after “…\\n' }}{% endfor %}\\n{{ '<|assistant|>\\n' }}”"
+
+
 @pytest.fixture
 def same(cell: CellContent) -> CellContent:
     """A cell that is exactly what production has."""
@@ -131,19 +134,67 @@ def test_one_text_that_is_far_worse_than_in_production_is_named(same: CellConten
 @pytest.mark.parametrize(
     ("after", "words"),
     [
-        (TEMPLATE.replace("|>\n", "|>"), "“\\n” is gone"),
-        (TEMPLATE.replace("|>", "|> "), "“ ” is new"),
-        (TEMPLATE + "\n", "“\\n” is new"),
-        (TEMPLATE.replace("assistant", "model"), "“assistant” becomes “model”"),
-        (TEMPLATE + "x y" * 200, ""),
+        (TEMPLATE.replace("|>\n", "|>"), "“\\n” is gone after “<|assistant|>”"),
+        (TEMPLATE.replace("|>", "|> "), "“ ” is new after “<|assistant|>”"),
+        (TEMPLATE + "\n", f"“\\n” is new {_AT_THE_END}"),
+        (TEMPLATE.replace("assistant", "model"), "“assistant” becomes “model” after “<|”"),
+        (TEMPLATE + "x y" * 200, f"“{('x y' * 200)[:120]}…” is new {_AT_THE_END}"),
     ],
 )
 def test_a_small_difference_of_a_template_is_quoted(after: str, words: str) -> None:
     difference = _difference(TEMPLATE, after)
-    assert in_words(difference) == words
+    assert in_words(difference, TEMPLATE.split("\n")) == words
     for kind, text in (("gone", TEMPLATE), ("new", after)):
         shown = "".join(piece.text for one in blocks(difference) if one.kind in (kind, "same") for piece in one.pieces)
         assert shown.replace("⏎", "").replace("·", " ").removesuffix("\n") in text + "\n"
+
+
+_TURNS = """{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system
+Be kind<|im_end|>
+' }}{% endif %}
+{% for message in messages %}
+{% if message['role'] == 'user' %}{{ '<|user|>
+' + message['content'] }}{% else %}{{ message['content'] }}{% endif %}
+{% endfor %}
+{% if add_generation_prompt %}{{ '<|assistant|>
+' }}{% endif %}"""
+_ANSWER, _USER = "{% if add_generation_prompt %}", "{% if message['role'] == 'user' %}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "<|assistant|>\n",
+            "<|assistant|>",
+            f"“\\n” is gone after “<|assistant|>”, in “{_ANSWER}”: where the answer begins",
+        ),
+        ("<|user|>\n", "<|user|>", f"“\\n” is gone after “<|user|>”, in “{_USER}”: in each message of the role user"),
+        (
+            "kind",
+            "rude",
+            "“kind” becomes “rude” after “<|im_start|>system\\nBe ”, in “{% if messages[0]['role'] != 'system' %}”",
+        ),
+        (
+            "%}{{ message['content']",
+            "%}{{ ' ' + message['content']",
+            f"“' ' + ” is new in the else of “{_USER}”: in each message",
+        ),
+    ],
+    ids=["answer", "user", "system", "others"],
+)
+def test_where_a_template_differs_is_said(old: str, new: str, words: str) -> None:
+    assert _TURNS.count(old) == 1
+    difference = _difference(_TURNS, _TURNS.replace(old, new))
+    assert in_words(difference, _TURNS.split("\n")) == words
+
+
+def test_of_many_places_the_first_two_are_named() -> None:
+    lines = [f"line {number}" for number in range(60)]
+    other = [f"{line}!" if number % 20 == 9 else line for number, line in enumerate(lines)]
+    said = in_words(_difference("\n".join(lines), "\n".join(other)), lines)
+    assert said.endswith("; 1 more place below")
+    assert said.count("is new") == 2
 
 
 def test_white_space_that_differs_is_visible() -> None:

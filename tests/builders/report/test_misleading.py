@@ -106,7 +106,7 @@ def test_answers_that_are_productions_are_counted(cell: CellContent, same: CellC
     other = answers()[0].model_copy(update={"bundle": "Another answer."})
     assert same_as_before(_with_details(same, answers=(other, *answers()[1:]))) == 3
     assert same_as_before(replace(same, baseline=None)) is None
-    said = "1 of 4 answers are the same as float32's; 4 of 4 are the same as phi:1.0.0@iphone-15's."
+    said = "Of 4 answers, 4 are the same as phi:1.0.0@iphone-15's, 1 the same as float32's."
     assert said in _page(cell).text
 
 

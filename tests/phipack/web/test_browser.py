@@ -53,7 +53,9 @@ def test_a_phone_shows_rows_as_blocks_that_name_their_columns(browser: Browser, 
     browser.open(f"{url}/cells?in=newest", width=NARROW)
     hidden = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
     assert browser.run(hidden) == 0
-    label = "getComputedStyle(document.querySelector('.stacked td'), '::before').content"
+    paddings = "[...new Set([...document.querySelectorAll('tbody td')].map(e => getComputedStyle(e).paddingLeft))]"
+    assert browser.run(paddings) == ["140px"]  # where the names of the columns are
+    label = "getComputedStyle(document.querySelector('td'), '::before').content"
     assert browser.run(label) == '"Phones"'
     browser.resize(WIDE, 900)
     assert browser.run(label) == "none"

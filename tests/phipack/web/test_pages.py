@@ -120,7 +120,7 @@ def test_a_cell_has_its_gates_figures_and_moves(client: TestClient) -> None:
         "Passes : all 4 gates and 10 checks of behaviour",
         "Published yes, these bytes",
         "iPhone 15 and 15 Plus (Apple A16, 6.44 GB of memory), iOS 18.0 or later",
-        "passes kl_mean 0.0216 nat <= 0.05 nat project",
+        "passes kl_mean 0.0216 nat <= 0.05 nat 5 texts chinese",
         "device_decode_tokens_per_second 12.4 token/s measured iPhone15,4, iOS 18.1",
         "Promotion of 1.1.0 to production",
     ):
