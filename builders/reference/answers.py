@@ -14,6 +14,7 @@ What is found is kept, prompt by prompt (`words.py`), also where it is interrupt
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,24 +22,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.reference.logits import FloatReference
-from builders.reference.sequences import CACHE_BYTES, cache_bytes
+from builders.reference.sequences import CACHE_BYTES, Sequences, cache_bytes
 from builders.reference.words import Words
 from targets.progress import Step
 
 # Of several sequences: ids so far, how many may follow each -> what follows each.
 Draft = Callable[[Sequence[Sequence[int]], Sequence[int]], list[list[int]]]
 _FIRST_GUESS, _LONGEST_GUESS = 8, 64  # tokens that are read at once before it is known whether they are right
+_SHARED = 64  # tokens with which all prompts begin, such as worked examples, from which on they are read once
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Where an answer ends: with the first of `ids`, or with the token by which its text is over.
+
+    `is_over`: says so of an answer's tokens, and of all that begin with them.
+    """
+
+    ids: Collection[int] = ()
+    is_over: Callable[[Sequence[int]], bool] | None = None
+
+    def cut(self, tokens: list[int]) -> list[int]:
+        """Return tokens up to the end, which is included; all where they have none."""
+        place = next((place for place, token in enumerate(tokens) if token in self.ids), len(tokens))
+        found = tokens[: place + 1]
+        if self.is_over is None or not self.is_over(found):
+            return found
+        return found[: bisect_left(range(len(found)), True, key=lambda count: self._is_over(found[:count]))]
+
+    def is_reached(self, tokens: list[int]) -> bool:
+        """Return whether an answer ends within some tokens."""
+        return any(token in self.ids for token in tokens) or self._is_over(tokens)
+
+    def _is_over(self, tokens: list[int]) -> bool:
+        return self.is_over is not None and self.is_over(tokens)
 
 
 def reference_answers(
     reference: FloatReference,
     prompts: Sequence[Sequence[int]],
     count: int,
-    stops: Collection[int],
+    ending: Ending,
     guesses: Sequence[Sequence[int]] = (),
     draft: Draft | None = None,
 ) -> list[list[int]]:
-    """Return the likeliest `count` tokens after each prompt, fewer where one of `stops` comes first, which is included.
+    """Return the likeliest `count` tokens after each prompt, fewer where it ends before, which is included.
 
     With longrope, a prompt on the short side of its edge must leave room for the answer there: its factors are those
     of prompt and answer together.
@@ -47,11 +75,11 @@ def reference_answers(
         reference: whose answers.
         prompts: ids, at least one each.
         count: the most tokens of an answer.
-        stops: ids that end an answer.
+        ending: where an answer ends.
         guesses: what a bundle answers to each prompt; the better, the fewer walks.
         draft: continues sequences by at least one token, as a bundle does. Called where a walk reads all weights.
     """
-    every = [_Answer(Words(reference, prompt), count, stops) for prompt in prompts]
+    every = [_Answer(Words(reference, prompt), count, ending) for prompt in prompts]
     for answer, guess in zip(every, guesses, strict=bool(guesses)):
         answer.expect(guess)
     for group in _groups(reference, [answer for answer in every if not answer.is_finished]):
@@ -65,19 +93,19 @@ class _Answer:
 
     words: Words
     count: int
-    stops: Collection[int]
+    ending: Ending
     guess: list[int] = field(default_factory=list)
     at_once: int = _FIRST_GUESS  # tokens of a guess that a walk reads
 
     @property
     def tokens(self) -> list[int]:
-        """The known words up to the first stop id, at most `count`."""
-        return until_stop(self.words.known[: self.count], self.stops)
+        """The known words up to the end, at most `count`."""
+        return self.ending.cut(self.words.known[: self.count])
 
     @property
     def is_finished(self) -> bool:
-        found = self.tokens
-        return len(found) >= self.count or (len(found) > 0 and found[-1] in self.stops)
+        found = self.words.known[: self.count]
+        return len(found) >= self.count or self.ending.is_reached(found)
 
     @property
     def so_far(self) -> list[int]:
@@ -127,6 +155,7 @@ def _write(reference: FloatReference, answers: Sequence[_Answer], draft: Draft |
     """Finish some answers."""
     sequences = reference.sequences([answer.most_read for answer in answers])
     most = sum(answer.count for answer in answers)
+    _read_shared(sequences, answers)
     try:
         while active := {number: one for number, one in enumerate(answers) if not one.is_finished}:
             made = sum(len(one.tokens) if number in active else one.count for number, one in enumerate(answers))
@@ -144,6 +173,15 @@ def _write(reference: FloatReference, answers: Sequence[_Answer], draft: Draft |
         for answer in answers:
             answer.words.keep()
     reference.on_progress(Step("reference", most, most, "tokens"))
+
+
+def _read_shared(sequences: Sequences, answers: Sequence[_Answer]) -> None:
+    """Read once what all prompts begin with. Each keeps tokens of its own: after them something is asked."""
+    first = answers[0].so_far
+    shared = min(min(common_start(first, one.so_far), len(one.so_far) - 1) for one in answers)
+    if len(answers) > 1 and shared >= _SHARED:
+        sequences.read({0: first[:shared]})
+        sequences.share(0, range(1, len(answers)))
 
 
 def _draft(answers: Sequence[_Answer], draft: Draft) -> None:
@@ -193,9 +231,3 @@ def common_start(one: Sequence[object], other: Sequence[object]) -> int:
     """Return the number of elements before the first that differs, or that only one of them has."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (first, second) in pairs if first != second), min(len(one), len(other)))
-
-
-def until_stop(ids: list[int], stops: Collection[int]) -> list[int]:
-    """Return tokens up to the first that is a stop id, which is included."""
-    place = next((place for place, token in enumerate(ids) if token in stops), len(ids))
-    return ids[: place + 1]

@@ -6,7 +6,7 @@ all of them. Weights of a small model stay in memory between walks; those of a l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,20 @@ class Sequences:
     def cut(self, number: int, length: int) -> None:
         """Forget all tokens of a sequence but the first."""
         self._sequences[number].length = min(length, self._sequences[number].length)
+
+    def share(self, number: int, others: Iterable[int]) -> None:
+        """Have other sequences begin with what one has read. Those with other factors of longrope stay as they are."""
+        import torch
+
+        source = self._sequences[number]
+        length = source.length
+        for other in (self._sequences[place] for place in others):
+            if torch.equal(other.cosines[:length], source.cosines[:length]):
+                other.keys[:, :, :length], other.values[:, :, :length] = (
+                    source.keys[:, :, :length],
+                    source.values[:, :, :length],
+                )
+                other.length = length
 
     def read(self, new: Mapping[int, Sequence[int]]) -> dict[int, NDArray[np.float32]]:
         """Read further tokens of some sequences, at least one of each, in one walk over the layers.

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from builders.reference import FloatReference, common_start, reference_answers
+from builders.reference import Ending, FloatReference, common_start, reference_answers
 from builders.runtime.generation import bundled_template, render_prompt
 from builders.runtime.session import Session
 from builders.tokenizer import Tokenizer, stop_token_ids
@@ -43,6 +43,7 @@ class AnswerSample:
 
 FULL = AnswerSample(prompts=16, tokens=256, evaluated_tokens=48)
 QUICK = AnswerSample(prompts=4, tokens=32, evaluated_tokens=16)
+_ROUND = 32  # tokens after which a bundle's answers are looked at
 _SAMPLES: dict[Suite, AnswerSample] = {"quick": QUICK, "behaviour": replace(FULL, evaluated_tokens=0), "full": FULL}
 
 
@@ -125,7 +126,7 @@ def answer_built_in(using: Asked, sample: AnswerSample) -> Answered:
         return Answered()
     generation = using.bundle.manifest.generation
     stops = frozenset((*stop_token_ids(using.reference.checkpoint), *generation.stop_token_ids))
-    pairs = answer_both(using.session, using.reference, prompts, longest, stops)
+    pairs = answer_both(using.session, using.reference, prompts, longest, Ending(stops))
     return Answered((*plain, *harmless), tuple(pairs), longest, len(harmless), stops)
 
 
@@ -141,21 +142,22 @@ def shown_answers(tokenizer: Tokenizer, answered: Answered) -> tuple[Answer, ...
 
 
 def answer(using: Asked, prompts: Sequence[Sequence[int]], count: int) -> list[Pair | None]:
-    """Continue prompts by up to `count` tokens, by both; None for a prompt too long for that many.
+    """Continue prompts by up to `count` tokens, by both; None for a prompt too long for that many (`has_room`).
 
-    A prompt whose answer could cross longrope's edge is too long, too. A stop id ends an answer, and is its last token.
+    A stop id ends an answer, and is its last token.
     """
-    stops = frozenset(using.bundle.manifest.generation.stop_token_ids)
+    ending = Ending(frozenset(using.bundle.manifest.generation.stop_token_ids))
+    fitting = [ids for ids in prompts if has_room(using, ids, count)]
+    pairs = iter(answer_both(using.session, using.reference, fitting, count, ending))
+    return [next(pairs) if has_room(using, ids, count) else None for ids in prompts]
+
+
+def has_room(using: Asked, prompt: Sequence[int], count: int) -> bool:
+    """Return whether a prompt leaves room for so many tokens: in the exact context, and before longrope's edge."""
     model = using.bundle.manifest.model
     edge = using.reference.checkpoint.architecture.longrope_edge(model.context_length)
-
-    def fits(ids: Sequence[int]) -> bool:
-        crosses = edge is not None and len(ids) <= edge < len(ids) + count
-        return 0 < len(ids) <= model.exact_context_length - count and not crosses
-
-    fitting = [ids for ids in prompts if fits(ids)]
-    pairs = iter(answer_both(using.session, using.reference, fitting, count, stops))
-    return [next(pairs) if fits(ids) else None for ids in prompts]
+    crosses = edge is not None and len(prompt) <= edge < len(prompt) + count
+    return 0 < len(prompt) <= model.exact_context_length - count and not crosses
 
 
 def answer_both(
@@ -163,29 +165,51 @@ def answer_both(
     reference: FloatReference,
     prompts: Sequence[Sequence[int]],
     count: int,
-    stops: frozenset[int],
+    ending: Ending,
 ) -> list[Pair]:
     """Continue prompts by up to `count` tokens, by both. The bundle's answers are what the reference's begin with."""
     if not prompts:
         return []
 
-    def written(sequences: Sequence[Sequence[int]], most: int) -> list[list[int]]:
-        answers = session.continue_each([np.asarray(ids, np.int64) for ids in sequences], most, stops=stops)
-        return [tokens.tolist() for tokens in answers]
-
     def draft(sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
         found: dict[int, list[int]] = {}
         for most in sorted(set(limits)):  # no more than is asked for
             places = [place for place, limit in enumerate(limits) if limit == most]
-            found |= dict(zip(places, written([sequences[place] for place in places], most), strict=True))
+            written = _continued(session, [sequences[place] for place in places], most, ending)
+            found |= dict(zip(places, written, strict=True))
         return [found[place] for place in range(len(sequences))]
 
     reference.on_progress(Step("answer", 0, len(prompts), "prompts"))
-    ours = written(prompts, count)
+    ours = _written(session, prompts, count, ending)
     reference.on_progress(Step("answer", len(prompts), len(prompts), "prompts"))
-    theirs = reference_answers(reference, prompts, count, stops, ours, draft)
+    theirs = reference_answers(reference, prompts, count, ending, ours, draft)
     every = zip(prompts, theirs, ours, strict=True)
     return [Pair(tuple(ids), tuple(reference), tuple(bundle)) for ids, reference, bundle in every]
+
+
+def _continued(session: Session, prompts: Sequence[Sequence[int]], most: int, ending: Ending) -> list[list[int]]:
+    """Return what a bundle writes after each prompt, up to a stop id."""
+    answers = session.continue_each([np.asarray(ids, np.int64) for ids in prompts], most, stops=ending.ids)
+    return [tokens.tolist() for tokens in answers]
+
+
+def _written(session: Session, prompts: Sequence[Sequence[int]], count: int, ending: Ending) -> list[list[int]]:
+    """Return a bundle's answers up to where they end.
+
+    Whether a text is over is asked every `_ROUND` tokens: runtimes know ids alone, and go on from what they have read.
+    A Core ML program that is evaluated reads a prompt again each time, so it writes all tokens at once.
+    """
+    in_rounds = ending.is_over is not None and session.is_own_runtime
+    found: list[list[int]] = [[] for _ in prompts]
+    active = [*range(len(prompts))]
+    while active:
+        length = len(found[active[0]])  # the same of all
+        most = min(_ROUND, count - length) if in_rounds else count
+        asked = [[*prompts[number], *found[number]] for number in active]
+        for number, new in zip(active, _continued(session, asked, most, ending), strict=True):
+            found[number] = ending.cut(found[number] + new)
+        active = [n for n in active if len(found[n]) == length + most < count and not ending.is_reached(found[n])]
+    return found
 
 
 def prompt_ids(bundle: Bundle, tokenizer: Tokenizer, prompt: str) -> list[int]:

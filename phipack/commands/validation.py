@@ -150,7 +150,7 @@ def _details_text(evidence: Evidence) -> Iterator[str]:
         rows = [
             (
                 each.task,
-                str(each.questions),
+                each.asked,
                 share(each.reference_accuracy),
                 share(each.accuracy),
                 f"{each.drop_low:+.3f} to {each.drop_high:+.3f}",

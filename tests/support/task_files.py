@@ -7,6 +7,8 @@ from pathlib import Path
 
 HEADER = {"schema": "phipack.task/1", "task": "sums", "licence": "MIT", "source": "written for this test"}
 QUESTION = {"prompt": "2 + 2 =", "choices": ["3", "4"], "answer": 1}
+GENERATION = HEADER | {"schema": "phipack.generation/1"}
+PROBLEM = {"prompt": "Question: 2 + 2?\nAnswer:", "answer": "2 + 2 = 4\n#### 4"}
 PROMPTS = {"schema": "phipack.prompts/1", "prompts": "rude", "licence": "MIT", "source": "written for this test"}
 
 

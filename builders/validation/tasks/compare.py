@@ -5,26 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
-
-from builders.reference import reference_answers
-from builders.runtime.session import Session
 from builders.validation.measurement import Measurement, measured
 from builders.validation.tasks.drop import CONFIDENCE, drop_of
+from builders.validation.tasks.generation import Judged, judge_written
 from builders.validation.tasks.harness import Model, right_answers
 from builders.validation.tasks.likelihoods import reference_likelihoods, session_likelihoods
-from builders.validation.tasks.task_files import LinesFile, Question, TaskHeader, read_tasks, spread
+from builders.validation.tasks.task_files import (
+    ChoiceTask,
+    GenerationHeader,
+    GenerationTask,
+    Problem,
+    Question,
+    read_tasks,
+    spread,
+)
 from targets.errors import MeasurementError
 from targets.evidence import Figure
 from targets.evidence_details import TaskResult
-from targets.progress import Step
+from targets.progress import Notice, Step
+
+_Asked = TypeVar("_Asked", Question, Problem)
 
 
 def compare_tasks(using: Measurement, folder: Path, count: int) -> tuple[TaskResult, ...]:
     """Return what the bundle and the reference make of up to `count` questions of each task of a folder.
 
-    Questions that are longer than the bundle's exact context are left out.
+    Questions that are longer than the bundle's exact context are left out, which a `Notice` says.
 
     Raises:
         MeasurementError: a file is malformed, or all its questions are too long.
@@ -51,34 +59,20 @@ def task_figures(using: Measurement, results: Sequence[TaskResult]) -> dict[str,
     return measured(values, f"{on}, {using.session.runtime}")
 
 
-def _compared(using: Measurement, task: LinesFile[TaskHeader, Question], count: int) -> TaskResult:
-    stops = frozenset(using.bundle.manifest.generation.stop_token_ids)
-    ours = Model(
-        using.tokenizer,
-        partial(session_likelihoods, using.session),
-        lambda ids, limit: _written(using.session, ids, limit, stops),
-    )
-    theirs = Model(
-        using.tokenizer,
-        partial(reference_likelihoods, using.reference),
-        lambda ids, limit: reference_answers(
-            using.reference, [ids], limit, stops, [ours.write(ids, limit)], partial(_drafts, ours)
-        )[0],
-    )
-    beginning = task.header.beginning
-    whole = [each.model_copy(update={"prompt": beginning + each.prompt}) for each in spread(task.rows, count)]
-    asked = [each for each in whole if _fits(using, ours, each)]
-    name = task.header.task
-    if not asked:
-        raise MeasurementError(
-            f"task {name}: every question is longer than the {using.bundle.manifest.model.exact_context_length} tokens "
-            "that the bundle computes exactly",
-            fix="build with a longer --context, or remove the task from the folder",
-        )
-    drop = drop_of(right_answers(name, asked, theirs), right_answers(name, asked, ours))
+def _compared(using: Measurement, task: ChoiceTask | GenerationTask, count: int) -> TaskResult:
+    header = task.header
+    if isinstance(header, GenerationHeader):
+        problems = _asked(task, Problem, count)
+        judged = judge_written(using, header.task, problems, header.new_tokens)
+    else:
+        judged = _chosen(using, header.task, _asked(task, Question, count))
+    _report_left_out(using, header.task, judged)
+    drop = drop_of(judged.reference, judged.bundle)
     return TaskResult(
-        task=name,
+        task=header.task,
+        kind="generation" if isinstance(header, GenerationHeader) else "choice",
         questions=drop.questions,
+        left_out=judged.left_out,
         reference_accuracy=drop.reference_accuracy,
         accuracy=drop.accuracy,
         lost=drop.lost,
@@ -86,19 +80,41 @@ def _compared(using: Measurement, task: LinesFile[TaskHeader, Question], count: 
         drop_low=drop.low,
         drop_high=drop.high,
         confidence=CONFIDENCE,
-        licence=task.header.licence,
-        benchmark=task.header.benchmark,
+        licence=header.licence,
+        benchmark=header.benchmark,
     )
 
 
-def _written(session: Session, ids: Sequence[int], limit: int, stops: frozenset[int]) -> list[int]:
-    """Return the likeliest tokens after some, up to a stop id."""
-    (found,) = session.continue_each([np.asarray(ids, np.int64)], limit, stops=stops)
-    return found.tolist()
+def _asked(task: ChoiceTask | GenerationTask, kind: type[_Asked], count: int) -> list[_Asked]:
+    """Return up to `count` questions with what is before each. They are all of one kind."""
+    questions = spread([each for each in task.rows if isinstance(each, kind)], count)
+    return [each.model_copy(update={"prompt": task.header.beginning + each.prompt}) for each in questions]
 
 
-def _drafts(model: Model, sequences: Sequence[Sequence[int]], limits: Sequence[int]) -> list[list[int]]:
-    return [model.write(ids, limit) for ids, limit in zip(sequences, limits, strict=True)]
+def _chosen(using: Measurement, name: str, questions: Sequence[Question]) -> Judged:
+    """Have both choose, in all questions that fit."""
+    ours = Model(using.tokenizer, partial(session_likelihoods, using.session), _writes_nothing)
+    theirs = Model(using.tokenizer, partial(reference_likelihoods, using.reference), _writes_nothing)
+    asked = [each for each in questions if _fits(using, ours, each)]
+    reference, bundle = (right_answers(name, asked, model) if asked else [] for model in (theirs, ours))
+    return Judged(reference, bundle, left_out=len(questions) - len(asked))
+
+
+def _report_left_out(using: Measurement, name: str, judged: Judged) -> None:
+    exact, count = using.bundle.manifest.model.exact_context_length, len(judged.bundle)
+    if not count:
+        raise MeasurementError(
+            f"task {name}: no question, with the answer that it asks for, fits in the {exact} tokens that the bundle "
+            "computes exactly",
+            fix="build with a longer --context, or remove the task from the folder",
+        )
+    if judged.left_out:
+        on = f"{judged.left_out} of {count + judged.left_out} questions"
+        using.on_progress(Notice(f"task {name}: {on} are left out: too long for a context of {exact} tokens"))
+
+
+def _writes_nothing(_ids: Sequence[Sequence[int]], _limit: int) -> list[list[int]]:
+    raise MeasurementError("multiple choice writes no answers", fix="use a task of lm-eval that compares likelihoods")
 
 
 def _fits(using: Measurement, model: Model, question: Question) -> bool:

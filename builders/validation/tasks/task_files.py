@@ -4,12 +4,16 @@ r"""Folders of questions and of prompts, as `python -m devtools.task_files` writ
         {"schema": "phipack.task/1", "task": "mmlu", "licence": "MIT", "source": "…", "benchmark": "MMLU"}
         {"prompt": "…\nAnswer:", "choices": ["A", "B", "C", "D"], "answer": 1}
         The header may also have a "description" and "examples", questions that are answered before each other one.
+    TASKS/NAME.jsonl      a header, then a question a line whose answer is written, and judged by its number:
+        {"schema": "phipack.generation/1", "task": "gsm_symbolic", "licence": "Apache-2.0", "source": "…"}
+        {"prompt": "Question: …\nAnswer:", "answer": "3 + 4 = 7\n#### 7"}
+        "new_tokens" of the header: the most that an answer may have [default: 256]
     PROMPTS/NAME.jsonl    a header, then a prompt a line:
         {"schema": "phipack.prompts/1", "prompts": "strongreject", "licence": "MIT", "source": "…"}
         {"prompt": "…"}
 
-A choice follows its prompt after a space, and an empty line follows an example. `benchmark`: the one that it samples,
-of those with published scores (`targets/published.py`).
+A choice or an answer follows its prompt after a space, and an empty line follows an example. `benchmark`: the one that
+it samples, of those with published scores (`targets/published.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from targets.strict_json import MalformedJsonError, parse_model
 
 HARMLESS = "over-refusal"  # the built-in set of prompts that should not be refused
 BYTES_LIMIT = 64 << 20  # of a file
+_GENERATION = "phipack.generation/1"
 _FIX = "write the folder with python -m devtools.task_files, or correct the line"
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 _Text = Annotated[str, Field(min_length=1)]
@@ -51,22 +56,59 @@ class Question(_Line):
             raise ValueError(f"answer {self.answer} of {len(self.choices)} choices")
         return self
 
+    @property
+    def worked(self) -> str:
+        """The question with its answer, as an example."""
+        return f"{self.prompt} {self.choices[self.answer]}"
 
-class TaskHeader(_Line):
-    """The first line of a task. `examples`: questions with their answers, which a model reads before each other one."""
 
-    schema_: Literal["phipack.task/1"] = Field(alias="schema")
+class Problem(_Line):
+    """A question whose answer is written. `answer`: worked, with the right number after `####`, as GSM8K's are."""
+
+    prompt: _Text
+    answer: Annotated[str, Field(pattern=r"^(?s:.*)#### -?[0-9][0-9,]*(\.[0-9]+)?$")]
+
+    @property
+    def worked(self) -> str:
+        """The question with its answer, as an example."""
+        return f"{self.prompt} {self.answer}"
+
+
+class _TaskHeader(_Line):
     task: _Name
     licence: _Text
     source: _Text
     benchmark: str = ""
     description: str = ""
+
+
+class TaskHeader(_TaskHeader):
+    """The first line of a task. `examples`: questions with their answers, which a model reads before each other one."""
+
+    schema_: Literal["phipack.task/1"] = Field(alias="schema")
     examples: list[Question] = []
 
     @property
     def beginning(self) -> str:
         """What is before each question: description and examples, as lm-evaluation-harness writes them."""
-        return self.description + "".join(f"{one.prompt} {one.choices[one.answer]}\n\n" for one in self.examples)
+        return _beginning(self.description, self.examples)
+
+
+class GenerationHeader(_TaskHeader):
+    """The first line of a task in which answers are written, of at most `new_tokens` tokens."""
+
+    schema_: Literal["phipack.generation/1"] = Field(alias="schema")
+    examples: list[Problem] = []
+    new_tokens: Annotated[int, Field(ge=1, le=4096)] = 256
+
+    @property
+    def beginning(self) -> str:
+        """What is before each question: description and examples, as lm-evaluation-harness writes them."""
+        return _beginning(self.description, self.examples)
+
+
+def _beginning(description: str, examples: Sequence[Question | Problem]) -> str:
+    return description + "".join(f"{one.worked}\n\n" for one in examples)
 
 
 class PromptsHeader(_Line):
@@ -84,8 +126,12 @@ class Prompt(_Line):
     prompt: _Text
 
 
-Header = TypeVar("Header", TaskHeader, PromptsHeader)
-Row = TypeVar("Row", Question, Prompt)
+class _AnyHeader(BaseModel):
+    schema_: str = Field(alias="schema")
+
+
+Header = TypeVar("Header", TaskHeader, GenerationHeader, PromptsHeader)
+Row = TypeVar("Row", Question, Problem, Prompt)
 
 
 @dataclass(frozen=True)
@@ -96,13 +142,25 @@ class LinesFile(Generic[Header, Row]):
     rows: tuple[Row, ...]
 
 
-def read_tasks(folder: Path) -> list[LinesFile[TaskHeader, Question]]:
-    """Read a folder of tasks, in the order of their names.
+ChoiceTask = LinesFile[TaskHeader, Question]
+GenerationTask = LinesFile[GenerationHeader, Problem]
+
+
+def read_tasks(folder: Path) -> list[ChoiceTask | GenerationTask]:
+    """Read a folder of tasks of both kinds, in the order of their names.
 
     Raises:
         MeasurementError: it has none, or a line is malformed; the problem has file and line.
     """
-    return [_read(path, TaskHeader, Question) for path in _files(folder, "tasks")]
+    return [_task(path) for path in _files(folder, "tasks")]
+
+
+def _task(path: Path) -> ChoiceTask | GenerationTask:
+    try:
+        is_generation = parse_model(_AnyHeader, _content(path).partition(b"\n")[0]).schema_ == _GENERATION
+    except MalformedJsonError:
+        is_generation = False
+    return _read(path, GenerationHeader, Problem) if is_generation else _read(path, TaskHeader, Question)
 
 
 def read_prompts(folder: Path) -> list[LinesFile[PromptsHeader, Prompt]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.reference import FloatReference, batches, reference_answers
+from builders.reference import Ending, FloatReference, batches, reference_answers
 from builders.reference.answers import Draft
 from builders.reference.sequences import Sequences
 from tests.support.checkpoints import write_tiny
@@ -69,8 +69,8 @@ def test_whatever_is_guessed_the_answer_is_the_references(
     tiny: Checkpoint, greedy: list[list[int]], wrong: Sequence[int]
 ) -> None:
     guesses = with_errors(greedy, *wrong)
-    assert reference_answers(FloatReference(tiny), PROMPTS, 12, (), guesses) == greedy
-    assert reference_answers(FloatReference(tiny), PROMPTS, 12, (), [ids[:5] for ids in guesses]) == greedy
+    assert reference_answers(FloatReference(tiny), PROMPTS, 12, Ending(), guesses) == greedy
+    assert reference_answers(FloatReference(tiny), PROMPTS, 12, Ending(), [ids[:5] for ids in guesses]) == greedy
 
 
 @pytest.mark.usefixtures("_large")
@@ -78,17 +78,17 @@ def test_whatever_is_guessed_the_answer_is_the_references(
 def test_whatever_is_drafted_the_answer_is_the_references(
     tiny: Checkpoint, greedy: list[list[int]], draft: Draft | None
 ) -> None:
-    assert reference_answers(FloatReference(tiny), PROMPTS, 12, (), draft=draft) == greedy
+    assert reference_answers(FloatReference(tiny), PROMPTS, 12, Ending(), draft=draft) == greedy
 
 
 def test_a_guess_is_read_in_growing_parts_and_the_rest_a_token_a_walk(
     tiny: Checkpoint, greedy: list[list[int]]
 ) -> None:
     reference = Counting(tiny, walks=([],))
-    assert reference_answers(reference, PROMPTS[:1], 12, (), greedy[:1]) == greedy[:1]
+    assert reference_answers(reference, PROMPTS[:1], 12, Ending(), greedy[:1]) == greedy[:1]
     assert reference.walks[0] == [[3 + 8], [1 + 2]]  # each walk yields one token more than it reads of the guess
     reference = Counting(tiny, walks=([],))
-    assert reference_answers(reference, PROMPTS[:1], 12, (), with_errors(greedy[:1], 5)) == greedy[:1]
+    assert reference_answers(reference, PROMPTS[:1], 12, Ending(), with_errors(greedy[:1], 5)) == greedy[:1]
     assert reference.walks[0] == [[3 + 8], *[[1]] * 6]
 
 
@@ -106,14 +106,14 @@ def test_where_a_walk_reads_all_weights_a_bundle_drafts_no_more_than_is_needed(
         return [text[len(ids) : len(ids) + limit] for ids, limit, text in every]
 
     reference = Counting(tiny, walks=([],))
-    assert reference_answers(reference, PROMPTS[:1], 12, (), with_errors(greedy[:1], 2), knowing) == greedy[:1]
+    assert reference_answers(reference, PROMPTS[:1], 12, Ending(), with_errors(greedy[:1], 2), knowing) == greedy[:1]
     assert reference.walks[0] == [[3 + 8], [1 + 8]]
     assert asked == [(3 + 3, 8)]
 
 
 def test_a_stop_id_ends_an_answer_and_belongs_to_it(tiny: Checkpoint, greedy: list[list[int]]) -> None:
     stop = greedy[0][3]
-    found = reference_answers(FloatReference(tiny), PROMPTS, 12, (stop,))
+    found = reference_answers(FloatReference(tiny), PROMPTS, 12, Ending((stop,)))
     assert found == [ids[: ids.index(stop) + 1] if stop in ids else ids for ids in greedy]
 
 
@@ -121,13 +121,13 @@ def test_what_is_known_serves_every_count_and_every_stop_id(
     tiny: Checkpoint, tmp_path: Path, greedy: list[list[int]]
 ) -> None:
     reference = Counting(tiny, tmp_path / "cache", walks=([],))
-    assert reference_answers(reference, PROMPTS, 4, ()) == [ids[:4] for ids in greedy]
+    assert reference_answers(reference, PROMPTS, 4, Ending()) == [ids[:4] for ids in greedy]
     walks = len(reference.walks[0])
     stop = greedy[0][1]
-    assert reference_answers(reference, PROMPTS[:1], 4, (stop,))[0] == greedy[0][: greedy[0].index(stop) + 1]
-    assert reference_answers(reference, PROMPTS[::-1], 3, ()) == [ids[:3] for ids in greedy[::-1]]
+    assert reference_answers(reference, PROMPTS[:1], 4, Ending((stop,)))[0] == greedy[0][: greedy[0].index(stop) + 1]
+    assert reference_answers(reference, PROMPTS[::-1], 3, Ending()) == [ids[:3] for ids in greedy[::-1]]
     assert len(reference.walks[0]) == walks > 0
-    assert reference_answers(reference, PROMPTS, 6, (), with_errors(greedy, 5)) == [ids[:6] for ids in greedy]
+    assert reference_answers(reference, PROMPTS, 6, Ending(), with_errors(greedy, 5)) == [ids[:6] for ids in greedy]
     assert reference.walks[0][walks:] == [[len(ids) + 4 + 1 for ids in PROMPTS]]  # from what was known on
 
 
@@ -147,9 +147,9 @@ def test_what_was_found_before_an_interruption_is_kept(
             return found
 
     with pytest.raises(KeyboardInterrupt):
-        reference_answers(Interrupting(tiny, tmp_path / "cache"), PROMPTS, 12, ())
+        reference_answers(Interrupting(tiny, tmp_path / "cache"), PROMPTS, 12, Ending())
     reference = Counting(tiny, tmp_path / "cache", walks=([],))
-    assert reference_answers(reference, PROMPTS, 12, ()) == greedy
+    assert reference_answers(reference, PROMPTS, 12, Ending()) == greedy
     assert len(reference.walks[0]) == 12 - 3
 
 
@@ -158,7 +158,7 @@ def test_prompts_whose_keys_do_not_fit_together_are_answered_in_turn(
 ) -> None:
     monkeypatch.setattr("builders.reference.answers.CACHE_BYTES", 1)
     reference = Counting(tiny, walks=([],))
-    assert reference_answers(reference, PROMPTS, 12, ()) == greedy
+    assert reference_answers(reference, PROMPTS, 12, Ending()) == greedy
     assert {len(walk) for walk in reference.walks[0]} == {1}
 
 
@@ -169,7 +169,7 @@ def test_prompts_on_both_sides_of_longropes_edge_keep_their_own_factors(tmp_path
     prompts = [[5, 6, 7], [*range(20, 80)], [8] * 36]
     expected = [reference.greedy(np.asarray([prompt]), 12)[0].tolist() for prompt in prompts]
     for guesses in ((), [[1] * 12] * 3, expected):
-        assert reference_answers(reference, prompts, 12, (), guesses) == expected
+        assert reference_answers(reference, prompts, 12, Ending(), guesses) == expected
     states = {
         place: rows
         for places, filled in batches(reference, prompts)

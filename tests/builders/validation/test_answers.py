@@ -13,7 +13,7 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.reference import FloatReference
+from builders.reference import Ending, FloatReference
 from builders.runtime.sessions import open_session
 from builders.tokenizer import tokenizer_of
 from builders.validation.answers import (
@@ -155,7 +155,7 @@ def test_a_bundle_drafts_where_the_references_weights_are_read_in_each_walk(
                 return session.continue_each(prompts, count, **options)  # type: ignore[arg-type]
 
         prompts = [[5, 6, 7], [8, 9, 10]]
-        found = answer_both(Overheard(), FloatReference(tiny), prompts, 24, frozenset())  # type: ignore[arg-type]
+        found = answer_both(Overheard(), FloatReference(tiny), prompts, 24, Ending())  # type: ignore[arg-type]
     assert len({length for length, _ in asked}) > 2  # some answers were corrected, at different places
     assert asked[:2] == [(3, 24), (3, 24)]
     assert all(count <= 16 and length + count < 27 for length, count in asked[2:])

@@ -46,7 +46,7 @@ def guessing(tokenizer: Tokenizer, likeliest: str) -> Model:
         assert wanted
         return [Likelihood(-1.0 if is_it else -2.0, is_it) for is_it in found]
 
-    return Model(tokenizer, likelihoods, lambda ids, limit: [ids[-1]] * limit)
+    return Model(tokenizer, likelihoods, lambda prompts, limit: [[ids[-1]] * limit for ids in prompts])
 
 
 def test_the_harness_judges_by_the_likeliest_choice_and_prints_nothing(
@@ -131,7 +131,7 @@ def test_examples_are_read_before_each_question(
 def test_generation_stops_at_what_the_task_names(tiny: Checkpoint) -> None:
     tokenizer = tokenizer_of(tiny)
     written = tokenizer.encode("the town. then")
-    model = Model(tokenizer, lambda _: [], lambda ids, limit: written[:limit])
+    model = Model(tokenizer, lambda _: [], lambda prompts, limit: [written[:limit]] * len(prompts))
     backend = _backend(model)
 
     def asked(**options: object) -> str:
@@ -172,7 +172,7 @@ def test_a_folder_of_tasks_is_answered_by_both(bundle: Bundle, tiny: Checkpoint,
             assert result.accuracy == result.reference_accuracy
     (tmp_path / "t" / "own.jsonl").unlink()
     write(tmp_path / "t" / "own.jsonl", HEADER, long)
-    with pytest.raises(MeasurementError, match="task sums: every question is longer"):
+    with pytest.raises(MeasurementError, match="task sums: no question, with the answer that it asks for, fits"):
         compare_tasks(using, folder, 100)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from builders.validation.tasks.task_files import folder_digest, read_prompts, read_tasks, spread
+from builders.validation.tasks.task_files import GenerationHeader, folder_digest, read_prompts, read_tasks, spread
 from targets.errors import MeasurementError
-from tests.support.task_files import HEADER, PROMPTS, QUESTION, write
+from tests.support.task_files import GENERATION, HEADER, PROBLEM, PROMPTS, QUESTION, write
 
 
 def test_tasks_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -32,12 +32,32 @@ def test_tasks_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
         ([HEADER | {"schema": "phipack.task/2"}, QUESTION], r"a\.jsonl:1: schema: "),
         ([HEADER | {"task": "../up"}, QUESTION], r"a\.jsonl:1: task: "),
         ([HEADER], "has no line after its header"),
+        ([HEADER, PROBLEM], r"a\.jsonl:2: "),
+        ([GENERATION, QUESTION], r"a\.jsonl:2: "),
+        ([GENERATION, PROBLEM | {"answer": "4"}], r"a\.jsonl:2: answer: "),
+        ([GENERATION, PROBLEM | {"answer": "#### four"}], r"a\.jsonl:2: answer: "),
+        ([GENERATION | {"new_tokens": 0}, PROBLEM], r"a\.jsonl:1: new_tokens: "),
+        ([GENERATION | {"examples": [QUESTION]}, PROBLEM], r"a\.jsonl:1: examples\.0\."),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, lines: list[object], problem: str) -> None:
     with pytest.raises(MeasurementError, match=problem) as error:
         read_tasks(write(tmp_path / "a.jsonl", *lines))
     assert "devtools.task_files" in error.value.fix
+
+
+def test_both_kinds_of_tasks_are_in_one_folder(tmp_path: Path) -> None:
+    write(tmp_path / "b.jsonl", HEADER, QUESTION)
+    written = GENERATION | {"examples": [PROBLEM], "description": "Sums.\n", "new_tokens": 64}
+    generation, choice = read_tasks(write(tmp_path / "a.jsonl", written, PROBLEM))
+    assert isinstance(generation.header, GenerationHeader)
+    assert generation.header.new_tokens == 64
+    assert generation.header.beginning == "Sums.\nQuestion: 2 + 2?\nAnswer: 2 + 2 = 4\n#### 4\n\n"
+    assert [row.model_dump() for row in generation.rows] == [PROBLEM]
+    assert [row.model_dump() for row in choice.rows] == [QUESTION]
+    default = read_tasks(write(tmp_path / "c" / "a.jsonl", GENERATION, PROBLEM))[0].header
+    assert isinstance(default, GenerationHeader)
+    assert default.new_tokens == 256
 
 
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
