@@ -209,7 +209,8 @@ def test_what_is_in_the_cache_waits_for_no_other_walk(small: Checkpoint, cache: 
     waited: list[Event] = []
     with ThreadPoolExecutor(1) as pool:
         with cache.calibrating():
-            assert pool.submit(calibrate, small, "light", BUILT_IN, cache, waited.append).result(60).calibration == "light"
+            kept = pool.submit(calibrate, small, "light", BUILT_IN, cache, waited.append)
+            assert kept.result(60).calibration == "light"
             pool.submit(run_walk, small, CalibrationWalk("light", "affine"), BUILT_IN, cache).result(60)
             assert [event for event in waited if isinstance(event, Notice)] == []
             other = pool.submit(calibrate, small, "full", BUILT_IN, cache, waited.append)
