@@ -32,7 +32,7 @@ _MINI = 3.82e9  # parameters of Phi-3-mini, from which most rates were measured
 # Recipe -> seconds a parameter. Source: docs/benchmarks/full-size.md, mini on 2 cores; coreml-fp16 from Phi-4-mini's
 # row there (3.84e9 parameters) divided by 3.0, as coreml-int4's rows show that the machine was busy by that much more.
 # K-quants: from the processor-seconds of two layers there (Q4_K_M: four), half of them on each of 2 cores.
-# Estimates, not runs: gguf-iq4_nl, from the weights that ggml quantizes a second relative to Q4_K; onnx-int8 as
+# Estimates, not runs: gguf-iq4_nl, from the weights that are quantized a second relative to Q4_K; onnx-int8 as
 # gguf-q8_0; coreml-palettized4 from 1.7 ms a table on one core.
 BUILD_RATES: Mapping[str, float] = {
     "gguf-f16": 19.4 / _MINI,
@@ -40,7 +40,7 @@ BUILD_RATES: Mapping[str, float] = {
     "gguf-q6_k": 34 / _MINI,
     "gguf-q5_k_m": 36 / _MINI,
     "gguf-q4_k_m": 34 / _MINI,
-    "gguf-iq4_nl": 280 / _MINI,
+    "gguf-iq4_nl": 50 / _MINI,
     "gguf-q4_0": 17.7 / _MINI,
     "gguf-q3_k_m": 53 / _MINI,
     "onnx-fp16": 21.2 / _MINI,
@@ -50,10 +50,11 @@ BUILD_RATES: Mapping[str, float] = {
     "coreml-int4": 49.9 / _MINI,
     "coreml-palettized4": 110 / _MINI,
 }
-# Calibration -> seconds a parameter, of the walk and of the rounding. light: what mini's onnx-int4 takes longer with it
-# on 2 cores, 268 s, of which nine tenths are the walk. full: an estimate, not a run; a third is the rounding.
-WALK_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 241.0 / _MINI, "full": 2000.0 / _MINI}
-ROUNDING_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 27.0 / _MINI, "full": 1000.0 / _MINI}
+# Calibration -> seconds a parameter, of the walk and of the rounding, on 2 cores. Source: docs/benchmarks/full-size.md,
+# whole runs of mini's onnx-int4. full: its processor-seconds, half of them on each core, 73 % for the walk and 26 % for
+# the rounding.
+WALK_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 134.0 / _MINI, "full": 1840.0 / _MINI}
+ROUNDING_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 27.0 / _MINI, "full": 660.0 / _MINI}
 # Seconds a parameter, of the sensitivities by which a budget is spent: an estimate, not a run (mini: 20 to 45 minutes).
 SENSITIVITY_RATE = 1800.0 / _MINI
 # Seconds for a parameter and token of the text. The reference: 2 operations in float32 at 50e9 a second on 2 cores,

@@ -218,3 +218,15 @@ def test_what_is_in_the_cache_waits_for_no_other_walk(small: Checkpoint, cache: 
                 assert not other.done()
                 time.sleep(0.01)
         assert other.result(60).calibration == "full"
+
+
+def test_a_full_walk_has_freed_memory_returned(
+    small: Checkpoint, cache: BuildCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that saves shows with large matrices alone: docs/benchmarks/full-size.md."""
+    asked: list[bool] = []
+    monkeypatch.setattr(measure, "return_large_blocks", lambda: asked.append(True))
+    calibrate(small, "light", BUILT_IN, cache)
+    assert asked == []
+    calibrate(small, "full", BUILT_IN, cache)
+    assert asked == [True]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.memory import return_large_blocks
 from builders.quantization.calibration.moments import MomentFiles
 from builders.quantization.calibration.statistics import Floats, MatrixStatistics
 from builders.quantization.fold import fold_factors
@@ -101,6 +102,7 @@ def measured_statistics(
     reference = FloatReference(checkpoint, cache, on_progress)
     moments = None
     if calibration == "full":
+        return_large_blocks()  # here and while moments are read: a matrix's arrays are large, and many
         moments = MomentFiles(cache / f"{reference.name_of(windows)}.moments", checkpoint.architecture)
         squares, ranges = _made(moments, checkpoint, windows, on_progress)
     else:

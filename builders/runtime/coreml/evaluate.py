@@ -10,7 +10,6 @@ time (`matrices.py`). No weight stays in memory, so a program may have any size.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.coreml.interface import MAIN
+from builders.memory import return_large_blocks
 from builders.runtime.coreml.liveness import analyse
 from builders.runtime.coreml.matrices import Matrix, half_matrix, matrix_of, packed_matrix, products
 from builders.runtime.coreml.operations import MATHS, MOVES, attended_part, slices
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 _STATE_OPERATORS = ("read_state", "write_state")
 _FLOATS = ("fp16", "fp32")
-_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1 << 20  # glibc's malloc.h
 
 State = dict[str, "Tensor"]
 Call = tuple[Mapping[str, NDArray[Any]], State]  # inputs by name, and the state that the call changes
@@ -259,17 +258,6 @@ class Evaluator:
             return self._weight(self._weight_steps[argument.name])
         constant = self._program.constants[argument.name]
         return _constant(self._program.blobs.read(constant) if isinstance(constant, Blob) else constant)
-
-
-def return_large_blocks() -> None:
-    """Have glibc return the memory of large arrays to the system where they are freed; elsewhere nothing is done.
-
-    By default it soon takes them from its heap, where a small array that is kept holds up all below it: a program of 32
-    layers came to take 4 GB more than its arrays.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def _constant(constant: Any) -> Any:
