@@ -119,12 +119,11 @@ def build_each(
         with finishing:
             done(out, bundle)
 
+    running: dict[Path, Future[None]] = {}
     with ThreadPoolExecutor(len(requests)) as pool:
-        running = {
-            out: pool.submit(one, source, out, request)
-            for source, (out, request) in zip(sources, requests.items(), strict=True)
-        }
         try:
+            for source, (out, request) in zip(sources, requests.items(), strict=True):
+                running[out] = pool.submit(one, source, out, request)
             wait(running.values())
         except BaseException:
             sources[0].cancel_all()  # an interrupt: leaving the pool waits until the builds have cleaned up

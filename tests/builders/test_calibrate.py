@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from builders.build import build, build_each
 from builders.build_cache import BuildCache
 from builders.calibrate import calibrate, calibrate_requests, run_walk
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.checkpoint.lockstep import Lockstep
 from builders.conversion import BuildRequest
 from builders.quantization.calibration import measure
 from builders.quantization.calibration.measure import MeasuredStatistics
@@ -230,3 +232,27 @@ def test_a_full_walk_has_freed_memory_returned(
     assert asked == []
     calibrate(small, "full", BUILT_IN, cache)
     assert asked == [True]
+
+
+def test_an_interrupt_while_builds_are_started_ends_those_that_run(
+    small: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard, cancel = threading.Event(), Lockstep.cancel
+
+    def cancelled(lockstep: Lockstep) -> None:
+        cancel(lockstep)
+        heard.set()
+
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *work: Any, **named: Any) -> Any:
+            started = super().submit(*work, **named)
+            if work[2] == tmp_path / "first":
+                raise KeyboardInterrupt
+            return started
+
+    monkeypatch.setattr(Lockstep, "cancel", cancelled)
+    monkeypatch.setattr("builders.build.ThreadPoolExecutor", Interrupted)
+    request = BuildRequest.from_checkpoint(small, recipe_named("gguf-f16"), 64, lambda _: heard.wait(1) and None)
+    with pytest.raises(KeyboardInterrupt):
+        build_each({tmp_path / "first": request})
+    assert names_in(tmp_path) == []
