@@ -57,7 +57,7 @@ def search(blocks: Floats, importance: Floats, trials: Floats, top: np.float32, 
     for first in range(0, count, LANES):
         used = min(LANES, count - first)
         start = first % period
-        _load(blocks, first, used, tile)
+        load_tile(blocks, first, used, tile)
         _weigh(tile, importance, start, weighted)
         _prepare(tile, top, centred, lane)
         for number in range(len(trials)):
@@ -70,7 +70,8 @@ def search(blocks: Floats, importance: Floats, trials: Floats, top: np.float32, 
 
 
 @inlined
-def _load(blocks: Floats, first: int, used: int, tile: Floats) -> None:
+def load_tile(blocks: Floats, first: int, used: int, tile: Floats) -> None:
+    """Lay blocks [blocks, elements] from `first` on side by side, [elements, lanes]; zeros fill up."""
     for place in range(used):
         block = blocks[first + place]
         for element in range(len(tile)):
@@ -100,7 +101,7 @@ def _prepare(tile: Floats, top: np.float32, centred: bool, lane: Floats) -> None
     for place in range(LANES):
         spread = lane[_HIGH, place] - lane[_LOW, place]
         nothing = spread * _ZERO  # NaN where the range is infinite: no trial is better than that
-        lane[_PLAIN, place] = _inverse(spread / top)
+        lane[_PLAIN, place] = inverse_of(spread / top)
         lane[_GAIN, place] = nothing - (_ONE if centred else _ZERO)
         lane[_BEST_SCALE, place], lane[_BEST_ZERO, place] = nothing, _ZERO
         lane[_BEST_WIDTH, place] = _ONE
@@ -111,7 +112,7 @@ def _propose(width: np.float32, shift: np.float32, top: np.float32, centred: boo
     if centred:
         for place in range(LANES):
             low, high = lane[_LOW, place], lane[_HIGH, place]
-            lane[_INVERSE, place] = _inverse((high - low) * width)
+            lane[_INVERSE, place] = inverse_of((high - low) * width)
             lane[_ZERO_POINT, place] = top * _HALF - (high + low) * _HALF * lane[_INVERSE, place]
     else:
         for place in range(LANES):
@@ -144,7 +145,7 @@ def _keep_better(width: np.float32, lane: Floats) -> None:
         along, zero = lane[_ALONG, place], lane[_ZERO_POINT, place]
         best_gain, best_scale = lane[_GAIN, place], lane[_BEST_SCALE, place]
         best_zero, best_width = lane[_BEST_ZERO, place], lane[_BEST_WIDTH, place]
-        scale = along * _inverse(lane[_SQUARE, place])
+        scale = along * inverse_of(lane[_SQUARE, place])
         gain = along * scale
         better = gain > best_gain
         lane[_GAIN, place] = stored(choose(better, gain, best_gain))
@@ -154,7 +155,7 @@ def _keep_better(width: np.float32, lane: Floats) -> None:
 
 
 @inlined
-def _inverse(value: np.float32) -> np.float32:
+def inverse_of(value: np.float32) -> np.float32:
     """Return 1 / x, and 0 where x is too small to have a finite inverse."""
     inverse = _ONE / value
     return choose(value >= _TINY, inverse, _ZERO)

@@ -11,20 +11,29 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.kernels.compiled import choose, compiled, inlined, load_lanes, stored
+from builders.quantization.kernels.compiled import choose, compiled, inlined, load_lanes
+from builders.quantization.kernels.one_scale import (
+    BEST,
+    INVERSE,
+    LANES,
+    LARGEST,
+    LEAST,
+    OWN_ROWS,
+    SCALE,
+    SUM_L2,
+    SUM_XL,
+    find_largest,
+    keep_better,
+)
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
-LANES = 64
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_LEAST = np.float32(1e-15)  # of a group's largest magnitude; ggml stores smaller ones as zeros
 
-# Rows of `lane`: the weight of the largest magnitude; the best scale so far and how good it is; a trial's grid and
-# sums; a weight on that grid, and the value nearest to it.
-_LARGEST, _SCALE, _BEST, _INVERSE, _SUM_XQ, _SUM_Q2 = 0, 1, 2, 3, 4, 5
-_WANTED, _VALUE = 6, 7
-_ROWS = 8
+# Rows of `lane` after those of `one_scale`: a weight on the trial's grid, and the value nearest to it.
+_WANTED, _VALUE = OWN_ROWS, OWN_ROWS + 1
+_ROWS = OWN_ROWS + 2
 
 
 @compiled
@@ -48,20 +57,20 @@ def search_iq4(groups: Floats, counts: Floats, steps: Floats, trials: int, found
         used = min(LANES, count - start)
         load_lanes(groups, start, used, weights)
         load_lanes(counts, start, used, own)
-        _find_largest(weights, lane)
+        find_largest(weights, lane)
         for place in range(LANES):
-            lane[_INVERSE, place] = _ONE / (-lane[_LARGEST, place] / lowest)
+            lane[INVERSE, place] = _ONE / (-lane[LARGEST, place] / lowest)
         _sum(weights, own, steps, lane)
         for place in range(LANES):
-            scale = lane[_SUM_XQ, place] / lane[_SUM_Q2, place]
-            lane[_SCALE, place], lane[_BEST, place] = scale, scale * lane[_SUM_XQ, place]
+            scale = lane[SUM_XL, place] / lane[SUM_L2, place]
+            lane[SCALE, place], lane[BEST, place] = scale, scale * lane[SUM_XL, place]
         for trial in range(-trials, trials + 1):
             for place in range(LANES):
-                lane[_INVERSE, place] = (np.float32(trial) + lowest) / lane[_LARGEST, place]
+                lane[INVERSE, place] = (np.float32(trial) + lowest) / lane[LARGEST, place]
             _sum(weights, own, steps, lane)
-            _keep_better(lane)
+            keep_better(lane)
         for place in range(used):
-            found[start + place] = lane[_SCALE, place] if abs(lane[_LARGEST, place]) >= _LEAST else _ZERO
+            found[start + place] = lane[SCALE, place] if abs(lane[LARGEST, place]) >= LEAST else _ZERO
 
 
 @compiled
@@ -77,26 +86,14 @@ def iq4_codes(groups: Floats, inverses: Floats, steps: Floats, codes: Codes) -> 
 
 
 @inlined
-def _find_largest(weights: Floats, lane: Floats) -> None:
-    """Find the first weight of the largest magnitude of each group."""
-    for place in range(LANES):
-        lane[_LARGEST, place] = _ZERO
-    for element in range(len(weights)):
-        row = weights[element]
-        for place in range(LANES):
-            weight, largest = row[place], lane[_LARGEST, place]
-            lane[_LARGEST, place] = stored(choose(abs(weight) > abs(largest), weight, largest))
-
-
-@inlined
 def _sum(weights: Floats, counts: Floats, steps: Floats, lane: Floats) -> None:
     """Sum up what the nearest values on a trial's grid make of the weights."""
     for place in range(LANES):
-        lane[_SUM_XQ, place], lane[_SUM_Q2, place] = _ZERO, _ZERO
+        lane[SUM_XL, place], lane[SUM_L2, place] = _ZERO, _ZERO
     for element in range(len(weights)):
         row, count = weights[element], counts[element]
         for place in range(LANES):
-            lane[_WANTED, place] = lane[_INVERSE, place] * row[place]
+            lane[_WANTED, place] = lane[INVERSE, place] * row[place]
             lane[_VALUE, place] = steps[0, 1]
         for number in range(1, len(steps)):
             border, step = steps[number, 0], steps[number, 1]
@@ -105,15 +102,5 @@ def _sum(weights: Floats, counts: Floats, steps: Floats, lane: Floats) -> None:
         for place in range(LANES):
             value = lane[_VALUE, place]
             product = count[place] * value
-            lane[_SUM_XQ, place] += product * row[place]
-            lane[_SUM_Q2, place] += product * value
-
-
-@inlined
-def _keep_better(lane: Floats) -> None:
-    for place in range(LANES):
-        along, square, best = lane[_SUM_XQ, place], lane[_SUM_Q2, place], lane[_BEST, place]
-        scale = along / square
-        better = (square > _ZERO) & (along * along > best * square)
-        lane[_SCALE, place] = stored(choose(better, scale, lane[_SCALE, place]))
-        lane[_BEST, place] = stored(choose(better, scale * along, best))
+            lane[SUM_XL, place] += product * row[place]
+            lane[SUM_L2, place] += product * value

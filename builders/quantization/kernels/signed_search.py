@@ -11,20 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.kernels.compiled import choose, compiled, inlined, load_lanes, stored
+from builders.quantization.kernels.one_scale import (
+    BEST,
+    INVERSE,
+    LANES,
+    LARGEST,
+    LEAST,
+    OWN_ROWS,
+    SCALE,
+    SUM_L2,
+    SUM_XL,
+    find_largest,
+    keep_better,
+)
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
-LANES = 64
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_LEAST = np.float32(1e-15)  # of a group's largest magnitude; ggml stores smaller ones as zeros
 _MOST = np.float32(4194303)  # that ggml's own way of rounding holds
 _STEP = np.float32(0.1)  # from a trial to the next, in codes
 
-# Rows of `lane`: the weight of the largest magnitude; the best scale so far and how good it is; a trial's sums and
-# grid; of Q3_K: whether this round has changed a code, whether the last one had, and whether ggml would round wrongly.
-_LARGEST, _SCALE, _BEST, _SUM_XL, _SUM_L2, _INVERSE, _CHANGED, _CHANGING, _WILD = 0, 1, 2, 3, 4, 5, 6, 7, 8
-_ROWS = 9
+# Rows of `lane` after those of `one_scale`, of Q3_K: whether this round has changed a code, whether the last one had,
+# and whether ggml would round wrongly.
+_CHANGED, _CHANGING, _WILD = OWN_ROWS, OWN_ROWS + 1, OWN_ROWS + 2
+_ROWS = OWN_ROWS + 3
 
 
 @compiled
@@ -44,18 +55,20 @@ def search_q6(groups: Floats, given: Floats, top: np.float32, trials: int, found
     lane = np.empty((_ROWS, LANES), np.float32)
     for start in range(0, count, LANES):
         used = min(LANES, count - start)
-        _load(groups, start, used, weights, squares, lane)
+        _load(groups, start, used, weights, lane)
         if len(given) > 0:
             load_lanes(given, start, used, squares)
+        else:
+            _square(weights, squares)
         _try(weights, squares, top, top, lane)
         for place in range(LANES):
-            total = lane[_SUM_L2, place]
-            scale = choose(total != _ZERO, lane[_SUM_XL, place] / total, _ZERO)
-            lane[_SCALE, place], lane[_BEST, place] = scale, scale * lane[_SUM_XL, place]
+            total = lane[SUM_L2, place]
+            scale = choose(total != _ZERO, lane[SUM_XL, place] / total, _ZERO)
+            lane[SCALE, place], lane[BEST, place] = scale, scale * lane[SUM_XL, place]
         for number in range(-trials, trials + 1):
             if number != 0:
                 _try(weights, squares, top + _STEP * np.float32(number), top, lane)
-                _keep_better(lane)
+                keep_better(lane)
         _store(lane, start, used, found)
 
 
@@ -76,15 +89,16 @@ def search_q3(groups: Floats, top: np.float32, rounds: int, found: Floats) -> No
     lane = np.empty((_ROWS, LANES), np.float32)
     for start in range(0, count, LANES):
         used = min(LANES, count - start)
-        _load(groups, start, used, weights, squares, lane)
+        _load(groups, start, used, weights, lane)
+        _square(weights, squares)
         _try(weights, squares, top, top, lane)
         _round(weights, codes, top, lane)
         for _ in range(rounds):
             if _change_codes(weights, squares, codes, top, lane) == _ZERO:
                 break
         for place in range(LANES):
-            total = lane[_SUM_L2, place]
-            lane[_SCALE, place] = choose(total > _ZERO, lane[_SUM_XL, place] / total, _ZERO)
+            total = lane[SUM_L2, place]
+            lane[SCALE, place] = choose(total > _ZERO, lane[SUM_XL, place] / total, _ZERO)
         _store(lane, start, used, found)
 
 
@@ -98,41 +112,34 @@ def signed_codes(groups: Floats, scales: Floats, top: np.float32, codes: Codes) 
 
 
 @inlined
-def _load(groups: Floats, start: int, used: int, weights: Floats, squares: Floats, lane: Floats) -> None:
+def _load(groups: Floats, start: int, used: int, weights: Floats, lane: Floats) -> None:
     """Lay groups side by side, and find the first weight of the largest magnitude of each."""
     load_lanes(groups, start, used, weights)
+    find_largest(weights, lane)
     for place in range(LANES):
-        lane[_LARGEST, place], lane[_WILD, place] = _ZERO, _ZERO
+        lane[_WILD, place] = _ZERO
+
+
+@inlined
+def _square(weights: Floats, squares: Floats) -> None:
     for element in range(len(weights)):
         row, square = weights[element], squares[element]
         for place in range(LANES):
-            weight, largest = row[place], lane[_LARGEST, place]
-            square[place] = weight * weight
-            lane[_LARGEST, place] = stored(choose(abs(weight) > abs(largest), weight, largest))
+            square[place] = row[place] * row[place]
 
 
 @inlined
 def _try(weights: Floats, squares: Floats, width: np.float32, top: np.float32, lane: Floats) -> None:
     """Sum up what codes on a grid with `width` codes to one side make of the weights."""
     for place in range(LANES):
-        lane[_INVERSE, place] = -width / lane[_LARGEST, place]
-        lane[_SUM_XL, place], lane[_SUM_L2, place] = _ZERO, _ZERO
+        lane[INVERSE, place] = -width / lane[LARGEST, place]
+        lane[SUM_XL, place], lane[SUM_L2, place] = _ZERO, _ZERO
     for element in range(len(weights)):
         row, square = weights[element], squares[element]
         for place in range(LANES):
-            code = _nearest(lane[_INVERSE, place] * row[place], top)
-            lane[_SUM_XL, place] += square[place] * row[place] * code
-            lane[_SUM_L2, place] += square[place] * code * code
-
-
-@inlined
-def _keep_better(lane: Floats) -> None:
-    for place in range(LANES):
-        sum_xl, sum_l2, best = lane[_SUM_XL, place], lane[_SUM_L2, place], lane[_BEST, place]
-        scale = sum_xl / sum_l2
-        better = (sum_l2 > _ZERO) & (sum_xl * sum_xl > best * sum_l2)
-        lane[_SCALE, place] = stored(choose(better, scale, lane[_SCALE, place]))
-        lane[_BEST, place] = stored(choose(better, scale * sum_xl, best))
+            code = _nearest(lane[INVERSE, place] * row[place], top)
+            lane[SUM_XL, place] += square[place] * row[place] * code
+            lane[SUM_L2, place] += square[place] * code * code
 
 
 @inlined
@@ -140,7 +147,7 @@ def _round(weights: Floats, codes: Floats, top: np.float32, lane: Floats) -> Non
     """Write the codes of a trial's grid; every group may be changed from now on."""
     for element in range(len(weights)):
         for place in range(LANES):
-            codes[element, place] = _nearest(lane[_INVERSE, place] * weights[element, place], top)
+            codes[element, place] = _nearest(lane[INVERSE, place] * weights[element, place], top)
     for place in range(LANES):
         lane[_CHANGING, place] = _ONE
 
@@ -164,7 +171,7 @@ def _change(weights: Floats, squares: Floats, codes: Floats, top: np.float32, la
     """Change one weight of each group to the code that fits the others' scale, where that is better."""
     for place in range(LANES):
         weight, square, code = weights[place], squares[place], codes[place]
-        sum_xl, sum_l2 = lane[_SUM_XL, place], lane[_SUM_L2, place]
+        sum_xl, sum_l2 = lane[SUM_XL, place], lane[SUM_L2, place]
         rest_xl, rest_l2 = sum_xl - square * weight * code, sum_l2 - square * code * code
         wanted = weight * rest_l2 / rest_xl
         fresh = _nearest(wanted, top)
@@ -174,16 +181,16 @@ def _change(weights: Floats, squares: Floats, codes: Floats, top: np.float32, la
         better = (rest_xl > _ZERO) & (fresh != code) & (new_l2 > _ZERO) & (lane[_CHANGING, place] > _ZERO)
         better = better & (new_xl * new_xl * sum_l2 > sum_xl * sum_xl * new_l2)
         codes[place] = stored(choose(better, fresh, code))
-        lane[_SUM_XL, place] = stored(choose(better, new_xl, sum_xl))
-        lane[_SUM_L2, place] = stored(choose(better, new_l2, sum_l2))
+        lane[SUM_XL, place] = stored(choose(better, new_xl, sum_xl))
+        lane[SUM_L2, place] = stored(choose(better, new_l2, sum_l2))
         lane[_CHANGED, place] = stored(choose(better, _ONE, lane[_CHANGED, place]))
 
 
 @inlined
 def _store(lane: Floats, start: int, used: int, found: Floats) -> None:
     for place in range(used):
-        is_zero = abs(lane[_LARGEST, place]) < _LEAST
-        scale = np.float32(np.nan) if lane[_WILD, place] > _ZERO else lane[_SCALE, place]
+        is_zero = abs(lane[LARGEST, place]) < LEAST
+        scale = np.float32(np.nan) if lane[_WILD, place] > _ZERO else lane[SCALE, place]
         found[start + place] = _ZERO if is_zero else scale
 
 

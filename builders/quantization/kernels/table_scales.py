@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.kernels.block_search import LANES
+from builders.quantization.kernels.block_search import LANES, inverse_of, load_tile
 from builders.quantization.kernels.compiled import choose, compiled, inlined, stored
 
 Floats = NDArray[np.float32]
 
-_ZERO, _HALF, _ONE = np.float32(0), np.float32(0.5), np.float32(1)
+_ZERO, _HALF = np.float32(0), np.float32(0.5)
 _TINY = np.finfo(np.float32).tiny
 
 # Rows of `lane`, each with a value of every lane: the largest magnitude, the trial, its sums, and the best so far.
@@ -42,7 +42,7 @@ def search_scales(blocks: Floats, importance: Floats, trials: Floats, table: Flo
     for first in range(0, count, LANES):
         used = min(LANES, count - first)
         start = first % period
-        _load(blocks, first, used, tile)
+        load_tile(blocks, first, used, tile)
         _prepare(tile, importance, start, lane)
         for number in range(len(trials)):
             _propose(trials[number] * reach, lane)
@@ -50,17 +50,6 @@ def search_scales(blocks: Floats, importance: Floats, trials: Floats, table: Flo
             _keep_better(lane)
         for place in range(used):
             found[first + place] = lane[_BEST, place]
-
-
-@inlined
-def _load(blocks: Floats, first: int, used: int, tile: Floats) -> None:
-    for place in range(used):
-        block = blocks[first + place]
-        for element in range(len(tile)):
-            tile[element, place] = block[element]
-    for place in range(used, LANES):
-        for element in range(len(tile)):
-            tile[element, place] = _ZERO
 
 
 @inlined
@@ -108,8 +97,7 @@ def _measure(tile: Floats, importance: Floats, start: int, table: Floats, value:
 def _keep_better(lane: Floats) -> None:
     for place in range(LANES):
         along, best_gain, best = lane[_ALONG, place], lane[_GAIN, place], lane[_BEST, place]
-        inverse = _ONE / lane[_SQUARE, place]
-        scale = along * choose(lane[_SQUARE, place] >= _TINY, inverse, _ZERO)
+        scale = along * inverse_of(lane[_SQUARE, place])
         gain = along * scale
         better = (gain > best_gain) and (scale > _ZERO)
         lane[_GAIN, place] = stored(choose(better, gain, best_gain))

@@ -20,6 +20,7 @@ from builders.quantization.grids.affine import as_stored
 from builders.quantization.grids.table_blocks import TableGrid
 from builders.quantization.rounding.gptq import DAMPING, Curvature, curvatures_of, round_rows
 from builders.quantization.rounding.refit import refit_scales
+from builders.quantization.rounding.tables import looked_up
 from builders.threads import single_threaded_products, thread_count
 
 Floats = NDArray[np.float32]
@@ -49,8 +50,7 @@ class BlockTableMatrix:
 
     def dequantized(self) -> Floats:
         """Return the weights [rows, columns]."""
-        of_row = np.repeat(self.tables.astype(np.float32), len(self.codes) // len(self.tables), axis=0)
-        values = np.take_along_axis(of_row, self.codes.astype(np.int64), axis=1)
+        values = looked_up(self.codes, self.tables)
         blocks = values.reshape(*self.scales.shape, -1) * self.scales.astype(np.float32)[..., None]
         return blocks.reshape(values.shape)
 

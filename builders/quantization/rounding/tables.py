@@ -35,6 +35,12 @@ _WIDEST = np.float32(
 _WHOLE_ROW = 1 << 30  # more columns than a row has: all share a table
 
 
+def looked_up(codes: Codes, tables: Halves) -> Floats:
+    """Return the values [rows, columns] of codes in tables that rows share in order, in units of their scales."""
+    of_row = np.repeat(tables.astype(np.float32), len(codes) // len(tables), axis=0)
+    return np.take_along_axis(of_row, codes.astype(np.int64), axis=1)
+
+
 @dataclass(frozen=True)
 class TableMatrix:
     """A matrix: codes [rows, columns], tables [tables, 16] and scales [rows]. Rows share tables in order."""
@@ -45,8 +51,7 @@ class TableMatrix:
 
     def dequantized(self) -> Floats:
         """Return the weights [rows, columns]."""
-        of_row = np.repeat(self.tables.astype(np.float32), len(self.codes) // len(self.tables), axis=0)
-        return np.take_along_axis(of_row, self.codes.astype(np.int64), axis=1) * self.scales.astype(np.float32)[:, None]
+        return looked_up(self.codes, self.tables) * self.scales.astype(np.float32)[:, None]
 
 
 @dataclass(frozen=True)
