@@ -39,6 +39,8 @@ from targets.progress import Notice, Progress, Step, silent
 from targets.recipes import Format, Recipe, has_types
 from targets.runtimes.expected import cache_features
 
+_LOOK_SECONDS = 0.2  # from one look for signals to the next, while builds run
+
 
 def _nothing(_out: Path, _bundle: Bundle) -> None:
     """Do nothing with a bundle."""
@@ -124,7 +126,8 @@ def build_each(
         try:
             for source, (out, request) in zip(sources, requests.items(), strict=True):
                 running[out] = pool.submit(one, source, out, request)
-            wait(running.values())
+            while wait(running.values(), timeout=_LOOK_SECONDS).not_done:
+                pass  # a signal that comes just before a wait is handled after it, so waits are short
         except BaseException:
             sources[0].cancel_all()  # an interrupt: leaving the pool waits until the builds have cleaned up
             raise
