@@ -79,6 +79,12 @@ class GateResult(BaseModel):
     def _without_empty_note(self, serialize: Callable[[GateResult], dict[str, Any]]) -> dict[str, Any]:
         return {name: value for name, value in serialize(self).items() if name != "note" or value}
 
+    def allows(self, value: float) -> bool:
+        """Return True if another value than the gate's own is a number within its bound."""
+        sign, _, number = self.bound.partition(" ")
+        gate = Gate(at_least=float(number)) if sign == ">=" else Gate(at_most=float(number))
+        return gate.allows(value)
+
     def __str__(self) -> str:
         found = "not known" if self.value is None else format(self.value, ".4g")
         note = f"; {self.note}" if self.note else ""

@@ -8,9 +8,8 @@ from typing import Literal
 
 from builders.report.comparing import storage_rows
 from builders.report.content import CellContent, Subject
+from builders.report.noise import SIGMAS
 from targets.evidence_details import Details
-
-_SIGMAS = 1.96  # of a normal distribution's 95 % interval
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _classes(details: Details) -> tuple[Mark, ...]:
 
 
 def _interval(label: str, value: float, error: float) -> Mark:
-    return Mark(label, value, max(value - _SIGMAS * error, 0.0), value + _SIGMAS * error)
+    return Mark(label, value, max(value - SIGMAS * error, 0.0), value + SIGMAS * error)
 
 
 def _tasks(details: Details) -> tuple[Mark, ...]:

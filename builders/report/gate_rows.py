@@ -6,12 +6,12 @@ A gate on `kl_mean` bounds one text. The others are measured, too, and no gate n
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from builders.report.content import CellContent
 from builders.report.finding import Finding
+from builders.report.noise import SIGMAS
 from targets.evidence import Evidence
 from targets.evidence_details import TextDivergence
 from targets.formatting import bound, count, figure
@@ -19,7 +19,6 @@ from targets.gates import GateResult
 
 _BY_TEXT = ("kl_mean", "same_top_share", "perplexity_ratio")  # figures that each text has
 _MORE_IS_BETTER = "same_top_share"
-_SIGMAS = 1.96  # of a normal distribution's 95 % interval
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ def _row(evidence: Evidence, gate: GateResult) -> GateRow:
     if gate.figure not in _BY_TEXT or len(texts) < 2:
         return GateRow(gate, on, "\N{EN DASH}")
     ordered = _worst_first(gate.figure, texts)
-    outside = [one for one in ordered if not _allows(gate, _value(gate.figure, one))]
-    certain = [one for one in outside if not _allows(gate, _nearest(gate.figure, one))]
+    outside = [one for one in ordered if not gate.allows(_value(gate.figure, one))]
+    certain = [one for one in outside if not gate.allows(_nearest(gate.figure, one))]
     said, sure = (tuple(_in_words(gate.figure, one) for one in ones) for ones in (outside, certain))
     return GateRow(gate, on, _in_words(gate.figure, ordered[0]), said, sure)
 
@@ -92,17 +91,12 @@ def _value(name: str, one: TextDivergence) -> float:
 def _nearest(name: str, one: TextDivergence) -> float:
     """Return the better end of the value's 95 % interval; of a ratio of perplexities none is known."""
     if name == "kl_mean":
-        return one.kl_mean - _SIGMAS * one.kl_standard_error
+        return one.kl_mean - SIGMAS * one.kl_standard_error
     if name == _MORE_IS_BETTER:
         share = one.same_top_share
-        return share + _SIGMAS * math.sqrt(share * (1 - share) / one.tokens)
+        return share + SIGMAS * math.sqrt(share * (1 - share) / one.tokens)
     return _value(name, one)
 
 
 def _in_words(name: str, one: TextDivergence) -> str:
     return f"{one.text} {figure(name, _value(name, one))}"
-
-
-def _allows(gate: GateResult, value: float) -> bool:
-    sign, _, number = gate.bound.partition(" ")
-    return {"<=": operator.le, ">=": operator.ge}[sign](value, float(number))

@@ -9,7 +9,7 @@ from builders.report.content import CellContent, Subject
 from builders.report.endings import SHARES, sample_of
 from targets.evaluation import EvaluationSettings
 
-_SIGMAS = 1.96  # of a normal distribution's 95 % interval
+SIGMAS = 1.96  # of a normal distribution's 95 % interval
 _WINDOWS = re.compile(r"(\d+) windows? of (\d+) tokens")
 _BUSY_PROCESSORS = 0.5  # kept busy by other programs while a speed was taken
 _SPREAD = 0.10  # of the runs: as much as is called a difference
@@ -19,11 +19,11 @@ def is_chance(cell: CellContent, name: str, before: float, after: float) -> bool
     """Return whether a difference is within the error of both sides; False where that is not known."""
     if name in ("perplexity", "perplexity_ratio"):
         error = _of_perplexities(cell)
-        return error is not None and min(before, after) > 0 and abs(math.log(after / before)) <= _SIGMAS * error
+        return error is not None and min(before, after) > 0 and abs(math.log(after / before)) <= SIGMAS * error
     number, middle = _samples(cell, name), (before + after) / 2
     if not number or not 0 <= middle <= 1:
         return False
-    return abs(after - before) <= _SIGMAS * math.sqrt(2 * middle * (1 - middle) / number)
+    return abs(after - before) <= SIGMAS * math.sqrt(2 * middle * (1 - middle) / number)
 
 
 def is_busy(subject: Subject | None, name: str) -> bool:
