@@ -112,12 +112,12 @@ def test_a_fetch_that_was_killed_takes_only_what_is_missing(tmp_path: Path) -> N
     publisher.place = publisher.store
     publisher.release("1.0.0", {"model.gguf": random.Random(5).randbytes(80_000_000)}, chunked=True)
     publisher.publish()
-    stalled, enough = threading.Event(), 12_000_000
+    stalled, enough = threading.Semaphore(0), 12_000_000
 
     def stall(passed: int, _: bytes) -> bool:
         if passed < enough:
             return False
-        stalled.set()
+        stalled.release()
         time.sleep(60)
         return True
 
@@ -128,7 +128,7 @@ def test_a_fetch_that_was_killed_takes_only_what_is_missing(tmp_path: Path) -> N
             proxy.cuts = stall  # type: ignore[method-assign]
             command = [sys.executable, "-m", "phipack", *wanted, proxy.url]
             with subprocess.Popen(command, cwd=tmp_path, env=command_environment() | state) as killed:
-                assert stalled.wait(30)
+                assert all(stalled.acquire(timeout=30) for _ in range(4))  # not the first of them alone
                 time.sleep(1)
                 killed.kill()
         assert not (tmp_path / "bundle").exists()
