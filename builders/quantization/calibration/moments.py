@@ -66,7 +66,7 @@ class MomentFiles:
 
     folder: Path
     architecture: Architecture
-    _kept: dict[str, dict[str, list[Floats]]] = field(default_factory=dict)  # of the file that was read last
+    _kept: dict[str, dict[str, list[tuple[Floats, int]]]] = field(default_factory=dict)  # the file that was read last
     _reading: threading.Lock = field(default_factory=threading.Lock)  # builds in lockstep share this object
 
     def of(self, name: str) -> Sequence[Floats]:
@@ -75,11 +75,9 @@ class MomentFiles:
         with self._reading:
             if file not in self._kept:
                 self._kept.clear()  # first, so as not to hold two
-                self._kept[file] = {
-                    each: [_whole(triangle, width) for triangle, width in triangles]
-                    for each, triangles in self._read(file)[0].items()
-                }
-            return self._kept[file][name]
+                self._kept[file], _ = self._read(file)
+            triangles = self._kept[file][name]
+        return [_whole(triangle, width) for triangle, width in triangles]
 
     @property
     def names(self) -> list[str]:
