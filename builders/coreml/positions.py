@@ -51,9 +51,8 @@ def write_call(builder: Any, architecture: Architecture, context_length: int, id
     order = mb.const(val=np.arange(context_length, dtype=np.int32), name="order")
     rows = mb.slice_by_index(x=order, begin=start, end=end, name="query_positions")
     columns = mb.slice_by_index(x=order, begin=[0], end=end, begin_mask=[True], name="key_positions")
-    hidden = _hidden(mb, architecture, rows, columns)
-    nothing, hide = np.zeros((1, 1), np.float16), np.full((1, 1), HIDDEN_SCORE)
-    seen = mb.add(x=mb.select(cond=hidden, a=hide, b=nothing, name="own_mask"), y=mask, name="mask")
+    own = _hiding(mb, _hidden(mb, architecture, rows, columns), "own_mask")
+    seen = mb.add(x=own, y=mask, name="mask")
 
     def blocks(of_positions: Any) -> tuple[Any, Any]:
         of_queries = mb.slice_by_index(x=of_positions, begin=start, end=end, name="query_blocks")
@@ -61,9 +60,7 @@ def write_call(builder: Any, architecture: Architecture, context_length: int, id
 
     sparse = _seen_blocks(mb, architecture, context_length, blocks)
     if sparse is not None:
-        nothing, hide = np.zeros((1, 1, 1, 1), np.float16), np.full((1, 1, 1, 1), HIDDEN_SCORE)
-        by_head = mb.add(x=mb.select(cond=sparse, a=nothing, b=hide), y=seen)
-        sparse = _by_key_head(mb, architecture, by_head)
+        sparse = _by_key_head(mb, architecture, mb.add(x=_skipping(mb, sparse), y=seen), end)
     edge = architecture.longrope_edge(context_length)
     is_long = None if edge is None else mb.greater(x=end, y=np.array([edge], np.int32), name="is_long")
     rotation = _rotation(mb, architecture, context_length, rows, is_long)
@@ -84,17 +81,16 @@ def write_fixed_call(
     columns = mb.const(val=np.arange(context_length, dtype=np.int32), name="key_positions")
     own = _hiding(mb, _hidden(mb, architecture, rows, columns), "own_mask")
     seen = mb.expand_dims(x=own, axes=[0, 1], name="mask")
+    attended = np.array([context_length], np.int32)
 
     def blocks(of_positions: Any) -> tuple[Any, Any]:
         return mb.gather(x=of_positions, indices=rows, axis=0, name="query_blocks"), of_positions
 
     sparse = _seen_blocks(mb, architecture, context_length, blocks)
     if sparse is not None:
-        skipped = _hiding(mb, mb.logical_not(x=sparse), "skipped")
-        sparse = _by_key_head(mb, architecture, mb.add(x=skipped, y=seen))
+        sparse = _by_key_head(mb, architecture, mb.add(x=_skipping(mb, sparse), y=seen), attended)
     is_long = None if long_factors is None else mb.not_equal(x=long_factors, y=np.zeros(1, np.int32), name="is_long")
     rotation = _rotation(mb, architecture, context_length, rows, is_long, is_filled_up=True)
-    attended = np.array([context_length], np.int32)
     return Call(start, end, attended, _of_group(mb, architecture, seen), sparse, *rotation)
 
 
@@ -144,10 +140,15 @@ def _hidden(mb: Any, architecture: Architecture, rows: Any, columns: Any) -> Any
 def _hiding(mb: Any, hidden: Any, name: str) -> Any:
     """Return the mask that hides what `hidden` is true for.
 
-    It is a product since coremltools takes the shape of a `select` from its two values alone, which is wrong where both
-    are scalars; shapes must be known here.
+    It is a product since coremltools takes the shape of a `select` from its two values alone, and would write that of
+    one element where both are scalars.
     """
     return mb.mul(x=mb.cast(x=hidden, dtype="fp16"), y=HIDDEN_SCORE, name=name)
+
+
+def _skipping(mb: Any, seen: Any) -> Any:
+    """Return the mask that hides what `seen` is false for."""
+    return _hiding(mb, mb.logical_not(x=seen), "skipped")
 
 
 def _of_group(mb: Any, architecture: Architecture, mask: Any) -> Any:
@@ -177,6 +178,12 @@ def _seen_blocks(
     return mb.logical_or(x=is_local, y=mb.equal(x=stripes, y=np.int32(0)), name="is_seen")
 
 
-def _by_key_head(mb: Any, architecture: Architecture, mask: Any) -> Any:
-    """Return a mask [K, g, q, n] as [1, K, g q, n]."""
-    return mb.reshape(x=mask, shape=[1, architecture.kv_head_count, -1, 0], name="sparse_mask")
+def _by_key_head(mb: Any, architecture: Architecture, mask: Any, attended: Any) -> Any:
+    """Return a mask [K, g, q, n] as [1, K, g q, n].
+
+    n, int32 [1], is part of the new shape: a 0, which keeps a dimension, coremltools declares as one without elements
+    where the dimension is not known.
+    """
+    heads = np.array([1, architecture.kv_head_count, -1], np.int32)
+    shape = mb.concat(values=[heads, attended], axis=0, name="sparse_mask_shape")
+    return mb.reshape(x=mask, shape=shape, name="sparse_mask")

@@ -243,37 +243,6 @@ def test_every_dimension_of_both_functions_is_a_constant(tmp_path: Path, changes
         )
 
 
-def test_declared_shapes_are_those_that_are_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Core ML compiles for the shapes that a program declares; coremltools infers them, and may be wrong."""
-    import coremltools as ct
-
-    seen: dict[str, dict[str, tuple[int, ...]]] = {MAIN: {}, PROMPT: {}}
-    kept = Evaluator._keep_results
-
-    def keep(self: Evaluator, step: Any, values: Any, sequence: Any) -> None:
-        of_call = PROMPT if sequence.variables.get("inputIds", values[0]).shape[-1] == CHUNK else MAIN
-        seen[of_call] |= {result.name: tuple(value.shape) for result, value in zip(step.results, values, strict=True)}
-        kept(self, step, values, sequence)
-
-    monkeypatch.setattr(Evaluator, "_keep_results", keep)
-    for number, changes in enumerate(({"original_context": EDGE}, {"family": "phi3small"})):
-        _, bundle = fixed_bundle(tmp_path / str(number), **changes)
-        with open_session(bundle) as session:
-            for engine in session._engines.values():
-                monkeypatch.setattr(engine, "_liveness", replace(engine._liveness, deaths={}))
-            session.score(some_tokens(CHUNK + 1))
-        specification = ct.models.MLModel(str(bundle.file(PACKAGE_NAME)), skip_model_load=True).get_spec()
-        for name, shapes in seen.items():
-            declared = {
-                one.name: tuple(size.constant.size for size in one.type.tensorType.dimensions)
-                for operation in _operations(specification.mlProgram.functions[name])
-                for one in operation.outputs
-            }
-            assert len(shapes) > 100
-            assert {result: declared[result] for result in shapes} == shapes
-            shapes.clear()
-
-
 def _operations(function: Any) -> Any:
     return function.block_specializations[function.opset].operations
 
