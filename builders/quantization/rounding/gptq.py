@@ -14,7 +14,7 @@ error of a matrix is 2 to 7 % smaller than with the damping alone (135M model; l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,19 +176,28 @@ def _sweep(left: Floats, factors: Floats, step: int, work: Callable[[slice, Floa
             each other.
     """
     changes = np.empty_like(left)
+    for start, middle, stop in _halves(0, len(left), step):
+        own = slice(start, middle)
+        if middle == stop:
+            changes[own] = work(own, np.ascontiguousarray(factors[own, own]))
+        else:
+            left[middle:stop] -= factors[own, middle:stop].T @ changes[own]
 
-    def some(start: int, stop: int) -> None:
-        if stop - start <= min(step, _AT_ONCE):
-            few = slice(start, stop)
-            changes[few] = work(few, np.ascontiguousarray(factors[few, few]))
-            return
-        unit = step if stop - start > step else _AT_ONCE
-        middle = start + max(1, (stop - start) // unit // 2) * unit
-        some(start, middle)
-        left[middle:stop] -= factors[start:middle, middle:stop].T @ changes[start:middle]
-        some(middle, stop)
 
-    some(0, len(left))
+def _halves(start: int, stop: int, step: int) -> Iterator[tuple[int, int, int]]:
+    """Yield what follows what: (a, b, b), columns a to b are worked on; (a, b, c), b to c get the changes of a to b.
+
+    A function of its own, since one that calls itself inside another holds all arrays there until Python looks for
+    cycles, which it seldom does where few objects are made.
+    """
+    if stop - start <= min(step, _AT_ONCE):
+        yield start, stop, stop
+        return
+    unit = step if stop - start > step else _AT_ONCE
+    middle = start + max(1, (stop - start) // unit // 2) * unit
+    yield from _halves(start, middle, step)
+    yield start, middle, stop
+    yield from _halves(middle, stop, step)
 
 
 def _factor(moments: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 
 import numpy as np
@@ -13,7 +14,7 @@ from builders.quantization.calibration.statistics import MatrixStatistics
 from builders.quantization.grids.affine import AffineGrid
 from builders.quantization.rounding import gptq
 from builders.quantization.rounding import rows as rows_module
-from builders.quantization.rounding.gptq import Curvature, Rounded, round_matrix
+from builders.quantization.rounding.gptq import Curvature, Rounded, curvatures_of, round_matrix, round_rows
 from builders.quantization.rounding.matrix import affine_matrix
 from builders.quantization.rounding.refit import refit_scales
 from tests.support.block_levels import nearest
@@ -197,3 +198,17 @@ def test_scales_are_positive() -> None:
         second = moments(seed=seed)
         made = affine_matrix(weights, GRID, MatrixStatistics(np.diagonal(second).copy(), [second]))
         assert (made.scales > 0).all()
+
+
+def test_its_arrays_are_freed_without_a_search_for_cycles() -> None:
+    """At mini's size they are hundreds of megabytes, and so few objects that Python would seldom look."""
+    weights = matrix(columns=64)
+    curvatures = curvatures_of([moments(columns=64)])
+    round_rows(weights, GRID, curvatures, refit_scales)  # compiles
+    gc.collect()
+    gc.disable()
+    try:
+        round_rows(weights, GRID, curvatures, refit_scales)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
