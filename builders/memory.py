@@ -11,7 +11,8 @@ def return_large_blocks() -> None:
     """Have glibc return the memory of large arrays to the system where they are freed; elsewhere nothing is done.
 
     By default it soon takes them from its heap, where a small array that is kept holds up all below it. With 32 layers
-    of mini's widths a program that is evaluated came to take 4 GB more than its arrays, and a `full` build 7 GB more.
+    of mini's widths a program that is evaluated came to take 4 GB more than its arrays; a `full` build's heaps grew to
+    .4 GB in its first five layers, where they stay at .06 GB.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
