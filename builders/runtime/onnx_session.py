@@ -28,7 +28,12 @@ from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ModelEntry
 from targets.errors import MeasurementError
 
-_ELEMENTS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(int8)": np.int8}
+_ELEMENTS = {
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,  # two values of 4 bits; no recipe builds it (devtools/kv_caches.py)
+}
 # With sparse attention: rows of several lengths that are run together get other numbers than alone (measured).
 _ONE_BY_ONE = ("Phi3SmallForCausalLM",)
 
@@ -87,7 +92,7 @@ class OnnxSession(Session):
         if is_alone or longest > most:
             yield from super().continue_each(prompts, count, stops=stops, known=known)
             return
-        rows = _cache_rows(self._inference, self._model)
+        rows = _cache_rows(self._inference)
         places, room = places_for(prompts, count, _token_bytes(rows))
         held = self._together
         if held is None or held.places.count < places or held.places.room < room:
@@ -194,15 +199,17 @@ def _empty_caches(inference: Any, model: ModelEntry) -> dict[str, Any]:
 
     return {
         name: ort.OrtValue.ortvalue_from_numpy(np.zeros((1, heads, model.context_length, size), dtype))
-        for name, ((heads, size), dtype) in _cache_rows(inference, model).items()
+        for name, ((heads, size), dtype) in _cache_rows(inference).items()
     }
 
 
-def _cache_rows(inference: Any, model: ModelEntry) -> dict[str, tuple[tuple[int, int], Any]]:
-    """Return heads and head size, and the dtype, of each cache."""
-    prefix, row = "past_key_values.", (model.kv_heads, model.head_dim)
+def _cache_rows(inference: Any) -> dict[str, tuple[tuple[int, int], Any]]:
+    """Return heads, elements of a head, and the dtype of each cache [batch, heads, past, elements]."""
+    prefix = "past_key_values."
     inputs = (value for value in inference.get_inputs() if value.name.startswith(prefix))
-    return {value.name.removeprefix(prefix): (row, _ELEMENTS[value.type]) for value in inputs}
+    return {
+        value.name.removeprefix(prefix): ((value.shape[1], value.shape[3]), _ELEMENTS[value.type]) for value in inputs
+    }
 
 
 def _token_bytes(rows: Mapping[str, tuple[tuple[int, int], Any]]) -> int:
