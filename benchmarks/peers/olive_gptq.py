@@ -1,0 +1,69 @@
+"""Olive's GPTQ on the CPU, in the environment of `genai.py`, whose builder then writes Olive's codes as ONNX.
+
+Matrices of layers have 4 bits in blocks of 32 with zero points. The head has 8 bits, rounded to nearest, as `onnx-int4`
+has it. The embedding stays as it is: Olive can store it in the head's codes, but genai's loader (0.18.0) then ends with
+a ValueError at `model.embed_tokens.qweight`. All else is Olive's default. It reads windows of token ids that it is
+given, and no data set from a hub. Run as a script there: `olive_gptq.py CHECKPOINT WINDOWS.npy OUT`, with int64 ids
+[windows, tokens].
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REQUIREMENTS = ("olive-ai==0.13.0", "requests")  # which Olive imports and does not ask for
+GPTQ = {"bits": 4, "group_size": 32, "sym": False}
+HEAD = {"bits": 8, "group_size": 32, "sym": False, "lm_head": True}
+
+
+def environment(cache: Path) -> Path:
+    """Return the Python that has the builder and Olive. Both are installed first if they are missing."""
+    from benchmarks.peers import genai
+
+    python = genai.environment(cache)
+    done = python.parent.parent / ".olive-installed"
+    if not done.is_file():
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, *genai.REQUIREMENTS, *REQUIREMENTS], check=True)
+        done.touch()
+    return python
+
+
+def command(checkpoint: Path, windows: Path, out: Path, cache: Path) -> list[str]:
+    """Return the command that writes a quantized checkpoint, in Olive's own format, which genai's builder reads."""
+    # -I: modules here, and those that PYTHONPATH names, must not hide the environment's.
+    files = [str(path.resolve()) for path in (Path(__file__), checkpoint, windows, out)]
+    return [str(environment(cache)), "-I", *files]
+
+
+def quantize(checkpoint: Path, windows: Path, out: Path) -> None:
+    """Run Olive's passes in float32: on a CPU its products of float16 are slower."""
+    import numpy as np
+    import torch
+    from olive.data.config import DataConfig
+    from olive.data.registry import Registry
+    from olive.model import HfModelHandler
+    from olive.passes.olive_pass import create_pass_from_dict
+    from olive.passes.pytorch.gptq import Gptq
+    from olive.passes.pytorch.rtn import Rtn
+
+    ids = torch.from_numpy(np.load(windows))
+
+    @Registry.register_dataset("windows")
+    def rows(**_settings: Any) -> list[Any]:
+        return [({"input_ids": row, "attention_mask": torch.ones_like(row)}, 0) for row in ids]
+
+    data = DataConfig(name="windows", load_dataset_config={"type": "windows"})
+    layers = create_pass_from_dict(Gptq, {**GPTQ, "data_config": data}, disable_search=True)
+    head = create_pass_from_dict(Rtn, HEAD, disable_search=True)
+    handler = HfModelHandler(model_path=str(checkpoint), load_kwargs={"torch_dtype": "float32"})
+    head.run(layers.run(handler, str(out.with_name(f"{out.name}-layers"))), str(out))
+
+
+if __name__ == "__main__":
+    os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"  # Olive sends reports of its use otherwise
+    quantize(*map(Path, sys.argv[1:]))
