@@ -177,6 +177,7 @@ def olive_rows(comparing: Comparing, _tool: Path | None) -> Iterator[Row]:
     np.save(windows, comparing.calibration_windows())
     first = comparing.run(olive_gptq.command(comparing.checkpoint.path, windows, quantized, comparing.cache))
     files, second = _by_genai(comparing, quantized, comparing.scratch / "olive-onnx")
+    olive_gptq.split_zero_points(files[0])
     embedding = 4 * architecture.vocabulary_size * architecture.hidden_size
     like = comparing.measuring.built(recipe, "none", comparing.scratch)[0]
     yield from comparing.theirs(Artifact(recipe, "Olive, GPTQ", files, (first, second), embedding), like)

@@ -5,6 +5,10 @@ has it. The embedding stays as it is: Olive can store it in the head's codes, bu
 a ValueError at `model.embed_tokens.qweight`. All else is Olive's default. It reads windows of token ids that it is
 given, and no data set from a hub. Run as a script there: `olive_gptq.py CHECKPOINT WINDOWS.npy OUT`, with int64 ids
 [windows, tokens].
+
+Of a fused gate_up_proj, genai's loader gives the zero points of the first quarter of the rows to gate and the rest to
+up (onnxruntime_genai/models/loaders/base.py, `intermediate_dim`), and onnxruntime refuses the graph: "zero_points
+initializer shape {6912} does not match". `split_zero_points` puts them right.
 """
 
 from __future__ import annotations
@@ -62,6 +66,25 @@ def quantize(checkpoint: Path, windows: Path, out: Path) -> None:
     head = create_pass_from_dict(Rtn, HEAD, disable_search=True)
     handler = HfModelHandler(model_path=str(checkpoint), load_kwargs={"torch_dtype": "float32"})
     head.run(layers.run(handler, str(out.with_name(f"{out.name}-layers"))), str(out))
+
+
+def split_zero_points(graph: Path) -> None:
+    """Give gate and up half of their zero points each: see the module's docstring. The graph is written again."""
+    import numpy as np
+    import onnx
+    from onnx.numpy_helper import from_array, to_array
+
+    model = onnx.load(graph)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name.endswith(".qzeros")}
+    for name, gate in tensors.items():
+        if ".gate_proj." in name:
+            up = tensors[name.replace(".gate_proj.", ".up_proj.")]
+            halves = np.split(np.concatenate([to_array(gate).reshape(-1), to_array(up).reshape(-1)]), 2)
+            for tensor, half in zip((gate, up), halves, strict=True):
+                tensor.CopyFrom(from_array(half, tensor.name))
+    data = graph.with_name(f"{graph.name}.data")
+    data.unlink()
+    onnx.save(model, graph, save_as_external_data=True, location=data.name)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class OnnxSession(Session):
         if is_alone or longest > most:
             yield from super().continue_each(prompts, count, stops=stops, known=known)
             return
-        rows = _cache_rows(self._inference)
+        rows = _cache_rows(self._inference, self._model)
         places, room = places_for(prompts, count, _token_bytes(rows))
         held = self._together
         if held is None or held.places.count < places or held.places.room < room:
@@ -199,17 +199,19 @@ def _empty_caches(inference: Any, model: ModelEntry) -> dict[str, Any]:
 
     return {
         name: ort.OrtValue.ortvalue_from_numpy(np.zeros((1, heads, model.context_length, size), dtype))
-        for name, ((heads, size), dtype) in _cache_rows(inference).items()
+        for name, ((heads, size), dtype) in _cache_rows(inference, model).items()
     }
 
 
-def _cache_rows(inference: Any) -> dict[str, tuple[tuple[int, int], Any]]:
-    """Return heads, elements of a head, and the dtype of each cache [batch, heads, past, elements]."""
-    prefix = "past_key_values."
-    inputs = (value for value in inference.get_inputs() if value.name.startswith(prefix))
-    return {
-        value.name.removeprefix(prefix): ((value.shape[1], value.shape[3]), _ELEMENTS[value.type]) for value in inputs
-    }
+def _cache_rows(inference: Any, model: ModelEntry) -> dict[str, tuple[tuple[int, int], Any]]:
+    """Return heads and elements of a head, and the dtype, of each cache. The graph need not declare their numbers."""
+    prefix, rows = "past_key_values.", dict[str, tuple[tuple[int, int], Any]]()
+    for value in inference.get_inputs():
+        if value.name.startswith(prefix):
+            dtype = _ELEMENTS[value.type]
+            size = model.head_dim // 2 if dtype is np.uint8 else model.head_dim
+            rows[value.name.removeprefix(prefix)] = ((model.kv_heads, size), dtype)
+    return rows
 
 
 def _token_bytes(rows: Mapping[str, tuple[tuple[int, int], Any]]) -> int:
