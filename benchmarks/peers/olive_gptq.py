@@ -2,11 +2,11 @@
 
 Matrices of layers have 4 bits in blocks of 32 with zero points. The head has 8 bits, rounded to nearest, as `onnx-int4`
 has it. The embedding stays as it is: Olive can store it in the head's codes, but genai's loader (0.18.0) then ends with
-a ValueError at `model.embed_tokens.qweight`. All else is Olive's default. It reads windows of token ids that it is
-given, and no data set from a hub. Run as a script there: `olive_gptq.py CHECKPOINT WINDOWS.npy OUT`, with int64 ids
+a ValueError at `model.embed_tokens.qweight`. All else is Olive's default. It reads windows of token ids from a
+file, and no data set from a hub. Run as a script there: `olive_gptq.py CHECKPOINT WINDOWS.npy OUT`, with int64 ids
 [windows, tokens].
 
-Of a fused gate_up_proj, genai's loader gives the zero points of the first quarter of the rows to gate and the rest to
+Of a fused gate_up_proj, genai's loader takes the zero points of the first quarter of the rows for gate and the rest for
 up (onnxruntime_genai/models/loaders/base.py, `intermediate_dim`), and onnxruntime refuses the graph: "zero_points
 initializer shape {6912} does not match". `split_zero_points` puts them right.
 """
@@ -69,7 +69,7 @@ def quantize(checkpoint: Path, windows: Path, out: Path) -> None:
 
 
 def split_zero_points(graph: Path) -> None:
-    """Give gate and up half of their zero points each: see the module's docstring. The graph is written again."""
+    """Split the zero points of gate and up in halves: see the module's docstring. The graph is written again."""
     import numpy as np
     import onnx
     from onnx.numpy_helper import from_array, to_array
