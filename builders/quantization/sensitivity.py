@@ -36,7 +36,8 @@ Rounding = Callable[[str, Floats, Floats | None], Floats]
 
 EMBEDDING = "model.embed_tokens.weight"
 SECONDS_BETWEEN_SAVES = 20.0  # of states, which are written in one or two
-_ROWS = 128  # of logits that are compared at a time
+_ROWS = 256  # whose distributions are in memory at a time
+_IDS = 2048  # whose logits are compared at a time: with so many rows they stay in the processor's cache
 
 
 def sensitivities(
@@ -173,18 +174,13 @@ def _divergences(
     architecture: Architecture, exact: Floats, asides: dict[str, Floats], heads: tuple[Floats, Floats]
 ) -> dict[str, float]:
     """Return the mean divergence from exact states [tokens, hidden] of each matrix's own, and of the rounded head."""
-    from torch.nn import functional
-
     head = architecture.head_tensor
     states = asides if head in asides else asides | {head: exact}
     totals = dict.fromkeys(states, 0.0)
-    divisor = architecture.logit_divisor
     for part in _parts(len(exact)):
-        expected = _log_probabilities(exact[part], heads[0], divisor)
+        expected = _Expected(exact[part], heads[0], architecture.logit_divisor)
         for name, own in states.items():
-            found = _log_probabilities(own[part], heads[1 if name == head else 0], divisor)
-            divergence = functional.kl_div(found, expected, reduction="none", log_target=True).sum(-1)
-            totals[name] += float(divergence.double().sum())
+            totals[name] += expected.divergence(own[part], heads[1 if name == head else 0])
     return {name: float(np.maximum(total / len(exact), 0)) for name, total in totals.items()}  # NaN stays NaN
 
 
@@ -192,9 +188,51 @@ def _parts(count: int) -> Iterator[slice]:
     return (slice(start, start + _ROWS) for start in range(0, count, _ROWS))
 
 
+class _Expected:
+    """The distributions of exact states [rows, hidden] with the exact head [vocabulary, hidden]."""
+
+    def __init__(self, states: Floats, head: Floats, divisor: float) -> None:
+        self._states, self._head, self._divisor = states, head, np.float32(divisor)
+        self._log_p = _log_probabilities(states, head, divisor)
+        self._p = self._log_p.exp()
+
+    def divergence(self, states: Floats, head: Floats) -> float:
+        """Return the sum over rows of the divergence of other states with this head or another, in nats.
+
+        With d the change of the logits, KL is log Σ p eᵈ - Σ p d. Both sums are near 0, and so is what remains of them:
+        with M = Σ p (eᵈ - 1 - d) and L = Σ p d, it is M less what M + L is larger than log(1 + M + L).
+        """
+        import torch
+
+        more, linear = (torch.zeros(len(states), dtype=torch.float64) for _ in range(2))
+        with torch.inference_mode():
+            for start in range(0, len(head), _IDS):
+                ids = slice(start, start + _IDS)
+                change, p = torch.from_numpy(self._changes(states, head, ids)), self._p[:, ids]
+                more += torch.linalg.vecdot(change.expm1().sub_(change), p)
+                linear += torch.linalg.vecdot(change, p)
+            total = more + linear
+            found = float((more - (total - total.log1p())).sum())
+        return found if np.isfinite(found) else self._far_divergence(states, head)
+
+    def _changes(self, states: Floats, head: Floats, ids: slice) -> Floats:
+        """Return by how much the logits of some ids are larger, [rows, ids]. numpy's products are the faster ones."""
+        if head is self._head:
+            return (states - self._states) @ head[ids].T / self._divisor
+        return (states @ head[ids].T - self._states @ self._head[ids].T) / self._divisor
+
+    def _far_divergence(self, states: Floats, head: Floats) -> float:
+        """Return the divergence where a logit grows by so much that its exponential overflows."""
+        from torch.nn import functional
+
+        found = _log_probabilities(states, head, float(self._divisor))
+        divergence = functional.kl_div(found, self._log_p, reduction="none", log_target=True).sum(-1)
+        return float(divergence.double().sum())
+
+
 def _log_probabilities(states: Floats, head: Floats, divisor: float) -> Any:
     """Return log-probabilities [rows, vocabulary], a tensor."""
     import torch
 
     with torch.inference_mode():
-        return torch.log_softmax(torch.from_numpy(states) @ torch.from_numpy(head).T / divisor, dim=-1)
+        return torch.log_softmax(torch.from_numpy(states @ head.T) / divisor, dim=-1)

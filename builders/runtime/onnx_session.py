@@ -28,7 +28,12 @@ from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ModelEntry
 from targets.errors import MeasurementError
 
-_ELEMENTS = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(int8)": np.int8}
+_ELEMENTS = {
+    "tensor(float16)": np.float16,
+    "tensor(float)": np.float32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,  # two values of 4 bits; no recipe builds it (devtools/kv_caches.py)
+}
 # With sparse attention: rows of several lengths that are run together get other numbers than alone (measured).
 _ONE_BY_ONE = ("Phi3SmallForCausalLM",)
 
@@ -199,10 +204,14 @@ def _empty_caches(inference: Any, model: ModelEntry) -> dict[str, Any]:
 
 
 def _cache_rows(inference: Any, model: ModelEntry) -> dict[str, tuple[tuple[int, int], Any]]:
-    """Return heads and head size, and the dtype, of each cache."""
-    prefix, row = "past_key_values.", (model.kv_heads, model.head_dim)
-    inputs = (value for value in inference.get_inputs() if value.name.startswith(prefix))
-    return {value.name.removeprefix(prefix): (row, _ELEMENTS[value.type]) for value in inputs}
+    """Return heads and elements of a head, and the dtype, of each cache. The graph need not declare their numbers."""
+    prefix, rows = "past_key_values.", dict[str, tuple[tuple[int, int], Any]]()
+    for value in inference.get_inputs():
+        if value.name.startswith(prefix):
+            dtype = _ELEMENTS[value.type]
+            size = model.head_dim // 2 if dtype is np.uint8 else model.head_dim
+            rows[value.name.removeprefix(prefix)] = ((model.kv_heads, size), dtype)
+    return rows
 
 
 def _token_bytes(rows: Mapping[str, tuple[tuple[int, int], Any]]) -> int:

@@ -193,3 +193,27 @@ def test_windows_are_spread_over_the_text() -> None:
     assert chosen.shape == (4, 128)
     np.testing.assert_array_equal(chosen[:, 0] // 512, [0, 2, 5, 7])
     np.testing.assert_array_equal(sensitivity_windows(windows[:2, :64]), windows[:2, :64])
+
+
+def exact_divergence(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the sum over rows of the divergence of logits, in float64."""
+    log_p, log_q = (rows - np.logaddexp.reduce(rows, axis=1, keepdims=True) for rows in (before, after))
+    return float((np.exp(log_p) * (log_p - log_q)).sum())
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0, 30.0])
+@pytest.mark.parametrize("is_rounded", [False, True], ids=["exact head", "rounded head"])
+def test_divergences_are_exact_however_small_or_large(size: float, is_rounded: bool) -> None:
+    generator = np.random.default_rng(3)
+    states, changes = (generator.normal(size=(9, 64)).astype(np.float32) for _ in range(2))
+    head = generator.normal(size=(5000, 64)).astype(np.float32)
+    own = states + np.float32(size) * changes
+    other = coarse(head) if is_rounded else head
+    found = sensitivity._Expected(states, head, 2.0).divergence(own, other)
+    wide = [array.astype(np.float64) for array in (states, head, own, other)]
+    assert found == pytest.approx(exact_divergence(wide[0] @ wide[1].T / 2, wide[2] @ wide[3].T / 2), rel=1e-3)
+
+
+def test_a_state_that_is_not_finite_has_no_divergence() -> None:
+    states, head = np.ones((2, 64), np.float32), np.ones((300, 64), np.float32)
+    assert np.isnan(sensitivity._Expected(states, head, 1.0).divergence(states * np.float32(np.inf), head))
