@@ -57,9 +57,9 @@ class BuildCache:
             folder = self._folder("bundles")
             with disk_errors(folder):
                 for key in sorted(keys):  # two processes that share some never wait for each other
-                    on_wait = noticing(on_progress, f"builds the same in {folder / key}")
                     lock = folder / f"{key}.lock"
-                    stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait, removed=True))
+                    with noticing(on_progress, f"builds the same in {folder / key}") as on_wait:
+                        stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait, removed=True))
             yield
 
     def validating(self, on_progress: Progress = silent) -> AbstractContextManager[None]:
@@ -78,8 +78,7 @@ class BuildCache:
     def _alone(self, name: str, what: str, on_progress: Progress) -> Iterator[None]:
         with ExitStack() as stack:
             lock = self._folder() / name
-            with disk_errors(lock):
-                on_wait = noticing(on_progress, f"{what}: it holds {lock}")
+            with disk_errors(lock), noticing(on_progress, f"{what}: it holds {lock}") as on_wait:
                 stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait))
             yield
 

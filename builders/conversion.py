@@ -30,8 +30,8 @@ DEFAULT_CONTEXT_LENGTH = 4096
 class BuildRequest:
     """What a converter is asked for: the facts of `checkpoint`, its weights through `source`, stored as `recipe` says.
 
-    `context_length`: the longest sequence the bundle must accept, in tokens. `phases`: counts where the time goes; the
-    source counts its reads there. `statistics`: what matrices are multiplied with, and `source` is folded with them;
+    `context_length`: the longest sequence the bundle must accept, in tokens. `phases`: reports what is done; the source
+    reports its reads there. `statistics`: what matrices are multiplied with, and `source` is folded with them;
     None where nothing is calibrated, and the codes are the format's own choice. `choice`: why the recipe's types are
     what they are; None for a recipe without a budget.
     """
@@ -50,7 +50,7 @@ class BuildRequest:
         cls, checkpoint: Checkpoint, recipe: Recipe, context_length: int, on_progress: Progress = silent
     ) -> BuildRequest:
         """Return a request whose source reads the checkpoint's own files. Nothing is read yet."""
-        phases = Phases()
+        phases = Phases(on_progress, recipe.name)
         return cls(checkpoint, checkpoint.open_tensors(phases), recipe, context_length, on_progress, phases)
 
     def report_written(self, done_bytes: int, total_bytes: int) -> None:

@@ -15,11 +15,11 @@ TARGET = "iphone-15"
 GATES = ["kl_mean<=0.05", "same_top_share>=0.9"]
 
 
-def show(event: phipack.Step | phipack.Notice) -> None:
+def show(event: phipack.Step | phipack.Notice | phipack.Phase) -> None:
     """Print each step once, when it is done."""
     if isinstance(event, phipack.Notice):
         print(event.text)
-    elif event.done == event.total:
+    elif isinstance(event, phipack.Step) and event.done == event.total:
         print(f"  {event.name}: {event.total} {event.unit}")
 
 

@@ -29,7 +29,7 @@ The public API. A name's module is imported when the name is first used, so that
 | `create_pages`, `ServedPages` | pages over registry and catalog, by any ASGI server | phipack[serve,registry] |
 
 Text is accepted wherever the command line accepts it: paths, references, names of recipes, targets and channels. Long
-work takes `on_progress`, which is called with `Step` and `Notice` events. Every error is a `PhipackError`
+work takes `on_progress`, which is called with `Step`, `Notice` and `Phase` events. Every error is a `PhipackError`
 (`phipack.errors`) and says how to fix it.
 """
 
@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     from targets.gates import Gate as Gate
     from targets.measurement import Measurement as Measurement
     from targets.progress import Notice as Notice
+    from targets.progress import Phase as Phase
     from targets.progress import Progress as Progress
     from targets.progress import Step as Step
     from targets.selection import Device as Device
@@ -138,7 +139,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "targets.evidence": ("Evidence", "Figure"),
     "targets.gates": ("Gate",),
     "targets.measurement": ("Measurement",),
-    "targets.progress": ("Notice", "Progress", "Step"),
+    "targets.progress": ("Notice", "Phase", "Progress", "Step"),
     "targets.selection": ("Device",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

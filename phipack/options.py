@@ -18,7 +18,7 @@ import click
 from phipack import completion
 from phipack.log_file import open_log
 from phipack.output import Mode
-from phipack.profile import Profile
+from phipack.profile import Profiler
 from phipack.state import State, pass_state
 from targets.secrets import argument_shown
 from targets.strict_json import LARGEST_INTEGER
@@ -77,7 +77,7 @@ profile_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=lambda context, _parameter, asked: _start_profile(context) if asked else None,
-    help="Show the time, processor time and peak memory of each phase: oracle, reference, compare, speed and others.",
+    help="Show the time, processor time and peak memory of each phase, of waiting too, and what is not attributed.",
 )
 only_option = click.option(
     "--only",
@@ -111,7 +111,7 @@ keys_option = click.option(
 
 
 def _start_profile(context: click.Context) -> None:
-    context.ensure_object(State).output.profile = Profile()
+    context.ensure_object(State).output.profiler = Profiler()
 
 
 def with_common_options(command: click.Command, *, hidden: bool = True) -> click.Command:

@@ -21,11 +21,12 @@ from typing import Literal, TextIO
 
 from phipack.log_file import LogFile
 from phipack.problems import Problem, StandardOutputError
-from phipack.profile import Profile, Use, profile_text
+from phipack.profile import Profile, Profiler
+from phipack.profile_text import profile_text
 from phipack.progress_display import Display, StepTimes, open_display
 from targets.formatting import duration
 from targets.printable import printable, printable_json
-from targets.progress import Event, Notice
+from targets.progress import Event, Notice, Phase
 
 Mode = Literal["human", "json", "quiet"]
 CLI_SCHEMA = "phipack.cli/1"
@@ -37,8 +38,8 @@ class Output:
     """Where commands put what they found. The command line's options set `mode`, `verbose` and `log`.
 
     `command`: the command's name, such as `targets ls`; empty before one is known. `secret_addresses`: those that the
-    command works on; the log leaves out what is secret in them. `profile`: where the time goes, where that was asked
-    for; it is printed when the command ends.
+    command works on; the log leaves out what is secret in them. `profiler`: counts where the time goes, where that
+    was asked for; what it found is printed when the command ends.
     """
 
     mode: Mode = "human"
@@ -46,9 +47,9 @@ class Output:
     log: LogFile | None = None
     command: str = ""
     secret_addresses: list[str] = field(default_factory=list)
-    profile: Profile | None = None
+    profiler: Profiler | None = None
     _result: object = _NOTHING
-    _uses: tuple[Use, ...] | None = None
+    _profile: Profile | None = None
     _display: Display | None = None
     _steps: StepTimes = field(default_factory=StepTimes)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -94,8 +95,10 @@ class Output:
         if isinstance(event, Notice):
             self.note(event.text)
             return
-        if self.profile is not None:
-            self.profile.add(event)
+        if self.profiler is not None:
+            self.profiler.add(event)
+        if isinstance(event, Phase):
+            return
         with self._lock:
             for line in self._steps.lines(event):
                 self.detail(line)
@@ -108,9 +111,9 @@ class Output:
     def end(self, problem: Problem | None, *, usage: str = "") -> None:
         """Print what comes last: the JSON document, or the error. `usage`: how the command is called."""
         self._close_display()
-        if self.profile is not None:
-            self._uses = self.profile.end()
-            self.note(profile_text(self._uses))
+        if self.profiler is not None:
+            self._profile = self.profiler.end()
+            self.note(profile_text(self._profile))
         if problem is not None:
             self._logged(problem.text)
         if self.mode == "json":
@@ -134,8 +137,8 @@ class Output:
         document: dict[str, object] = {"schema": CLI_SCHEMA, "ok": problem is None, "command": self.command or None}
         if self._result is not _NOTHING or problem is None:
             document["result"] = None if self._result is _NOTHING else self._result
-        if self._uses is not None:
-            document["profile"] = [asdict(use) for use in self._uses]
+        if self._profile is not None:
+            document["profile"] = asdict(self._profile)
         if problem is not None:
             document["error"] = problem.as_json()
         _print(sys.stdout, as_json(document) + "\n")

@@ -1,10 +1,16 @@
-"""Where a long command's time and memory go: the seconds of each step, and the peak of memory during it.
+"""Where a command's time and memory go: of each phase of each subject, such as a cell. One form for all commands.
 
-Steps are those that progress reports. The time between two events belongs to the step of the first, so the seconds of
-all steps are the command's. A step that begins within another one is not counted twice: when it is over, the outer one
-goes on. Where several bundles are built at once, the step that reported last counts.
+What is under way is known from progress: steps, and within them the phases that threads report (`targets/progress.py`).
+Every moment belongs to what was under way in it:
 
-Processor seconds are those of all processes together. On a machine that does other work, they say what a step costs.
+- phases, where threads are in some: each to its innermost one, with equal shares of the time;
+- else the step that reported last. A step that begins within another one interrupts it until it is over;
+- else nothing: that is what could not be attributed.
+
+So the times of all phases and what is not attributed are the command's. `wait` is a phase in which another process does
+the work; a thread that waits has no share while others work.
+
+Processor seconds are those of all processes together, counted a few times a second, and divided as the time was.
 """
 
 from __future__ import annotations
@@ -13,27 +19,49 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from phipack.tables import table
-from targets.formatting import duration, share, size
-from targets.progress import Step
+from targets.progress import WAIT, Phase, Step
 
-OTHER = "other"
 _EVERY_SECONDS = 0.2
-_PROCESSES = Path("/proc")  # Linux alone; elsewhere no memory is shown
+_DIGITS = 6  # of a difference of sums
+_PROCESSES = Path("/proc")  # Linux alone; elsewhere neither memory nor processor seconds are shown
+_Key = tuple[str, str]  # subject and phase
+_NOTHING: _Key = ("", "")
 
 
-@dataclass
-class Use:
-    """What one step of one subject took. `processor_seconds`, `peak_memory_bytes`: None where the system is silent."""
+@dataclass(frozen=True)
+class Spent:
+    """What something took. `processor_seconds`, `peak_memory_bytes`: None where the system does not say."""
+
+    seconds: float
+    processor_seconds: float | None
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class PhaseUse(Spent):
+    """What one phase took. `worked_bytes`: that it read or wrote; None where they were not counted."""
+
+    phase: str
+    worked_bytes: int | None
+
+
+@dataclass(frozen=True)
+class SubjectUse(Spent):
+    """What the phases of one subject took."""
 
     subject: str
-    phase: str
-    seconds: float = 0.0
-    processor_seconds: float | None = None
-    peak_memory_bytes: int | None = None
+    phases: tuple[PhaseUse, ...]
+
+
+@dataclass(frozen=True)
+class Profile(Spent):
+    """What a command took, of which `unattributed` belongs to no phase."""
+
+    subjects: tuple[SubjectUse, ...]
+    unattributed: Spent
 
 
 @dataclass(frozen=True)
@@ -44,8 +72,52 @@ class Resources:
     processor_seconds: float
 
 
-class Profile:
-    """Counts from its creation to `end`. `add` takes each step that is reported, from any thread."""
+@dataclass
+class _Use:
+    """What a phase has taken so far. `fresh_seconds`: since the processors were looked at."""
+
+    seconds: float = 0.0
+    fresh_seconds: float = 0.0
+    processor_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    worked_bytes: int = 0
+
+    def spent(self) -> tuple[float, float | None, int | None]:
+        return self.seconds, self.processor_seconds, self.peak_memory_bytes
+
+
+@dataclass
+class _UnderWay:
+    """Steps that are not over, each within the one before; and of each thread the phases that it is in."""
+
+    steps: list[_Key] = field(default_factory=list)
+    phases: dict[int, list[_Key]] = field(default_factory=dict)
+
+    def note(self, event: Step | Phase) -> None:
+        """Take what has begun or is over."""
+        if isinstance(event, Step):
+            self._note_step((event.subject, event.name), is_over=0 < event.total <= event.done)
+            return
+        own = self.phases.setdefault(threading.get_ident(), [])
+        if event.begins:
+            own.append((event.subject, event.name))
+        elif own:  # else it began before the profile
+            own.pop()
+
+    def _note_step(self, key: _Key, *, is_over: bool) -> None:
+        if key in self.steps:
+            del self.steps[self.steps.index(key) + (not is_over) :]
+        elif not is_over:
+            self.steps.append(key)
+
+    def now(self) -> list[_Key]:
+        """Return what the present moment belongs to, in equal shares."""
+        innermost = [own[-1] for own in self.phases.values() if own]
+        return [key for key in innermost if key[1] != WAIT] or innermost or self.steps[-1:] or [_NOTHING]
+
+
+class Profiler:
+    """Counts from its creation to `end`. `add` takes each step and phase that is reported, from any thread."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, used: Callable[[], Resources | None] | None = None
@@ -53,56 +125,95 @@ class Profile:
         self._clock = clock
         self._used = used or tree_resources
         self._lock = threading.Lock()
-        self._current = Use("", OTHER)
-        self._uses = {("", OTHER): self._current}
-        self._open = [("", OTHER)]  # steps that are not over, each within the one before
-        self._since = clock()
-        self._resources = self._used()
-        self._charged = self._resources
+        self._under_way = _UnderWay()
+        self._uses: dict[_Key, _Use] = {_NOTHING: _Use()}
+        self._started = self._since = clock()
+        self._last = self._used()
+        self._processor_seconds = 0.0
+        self._peak_bytes = 0 if self._last is None else self._last.memory_bytes
         self._ended = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._sampler.start()
 
-    def add(self, step: Step) -> None:
-        """Count until now for the step before, and from now on for this one."""
-        key, is_over = (step.subject, step.name), 0 < step.total <= step.done
-        self._look()
+    def add(self, event: Step | Phase) -> None:
+        """Count until now for what was under way, and from now on for what is."""
+        found = self._used() if isinstance(event, Step) else None  # phases come too often to look at all processes
         with self._lock:
             self._charge()
-            if key in self._open:
-                del self._open[self._open.index(key) + (not is_over) :]
-            elif not is_over:
-                self._open.append(key)
-            self._current = self._uses.setdefault(self._open[-1], Use(*self._open[-1]))
+            if isinstance(event, Step):
+                self._charge_resources(found)
+            self._under_way.note(event)
+            for key in self._under_way.now():
+                self._uses.setdefault(key, _Use())
+            if isinstance(event, Phase):
+                self._uses.setdefault((event.subject, event.name), _Use()).worked_bytes += event.worked_bytes
 
-    def end(self) -> tuple[Use, ...]:
-        """Stop, and return what each step took, in the order in which they began. `other` comes last."""
+    def end(self) -> Profile:
+        """Stop, and return what each phase took: those of a subject together, in the order in which they began."""
         self._ended.set()
         self._sampler.join()
         self._look()
         with self._lock:
-            self._charge()
-            other = self._uses.pop(("", OTHER), Use("", OTHER))
-            return (*self._uses.values(), other)
+            return self._profile()
+
+    def _profile(self) -> Profile:
+        whole, processors = self._since - self._started, None if self._last is None else self._processor_seconds
+        by_subject: dict[str, list[PhaseUse]] = {}
+        for (subject, name), use in self._uses.items():
+            if name:
+                by_subject.setdefault(subject, []).append(PhaseUse(*use.spent(), name, use.worked_bytes or None))
+        subjects = tuple(SubjectUse(*_sum(phases), subject, tuple(phases)) for subject, phases in by_subject.items())
+        seconds, spent, _ = _sum(subjects)
+        rest = None if processors is None else round(processors - (spent or 0.0), _DIGITS)
+        unattributed = Spent(round(whole - seconds, _DIGITS), rest, self._uses[_NOTHING].peak_memory_bytes)
+        return Profile(whole, processors, self._peak_bytes or None, subjects, unattributed)
 
     def _charge(self) -> None:
-        now, current = self._clock(), self._current
-        current.seconds += now - self._since
-        if self._resources is not None and self._charged is not None:
-            spent = self._resources.processor_seconds - self._charged.processor_seconds
-            current.processor_seconds = (current.processor_seconds or 0.0) + max(0.0, spent)
-        self._since, self._charged = now, self._resources
+        """Count the time until now."""
+        now, under_way = self._clock(), self._under_way.now()
+        for key in under_way:
+            share = (now - self._since) / len(under_way)
+            self._uses[key].seconds += share
+            self._uses[key].fresh_seconds += share
+        self._since = now
+
+    def _charge_resources(self, found: Resources | None) -> None:
+        """Divide processor seconds since the last look as the time since then, and note the memory."""
+        if found is None or self._last is None:
+            return
+        fresh = {key: use for key, use in self._uses.items() if use.fresh_seconds > 0}
+        fresh = fresh or {key: self._uses[key] for key in self._under_way.now()}
+        whole = sum(use.fresh_seconds for use in fresh.values())
+        spent = max(0.0, found.processor_seconds - self._last.processor_seconds)
+        for use in fresh.values():
+            share = use.fresh_seconds / whole if whole else 1 / len(fresh)
+            use.processor_seconds = (use.processor_seconds or 0.0) + share * spent
+            use.peak_memory_bytes = max(found.memory_bytes, use.peak_memory_bytes or 0)
+            use.fresh_seconds = 0.0
+        self._peak_bytes = max(self._peak_bytes, found.memory_bytes)
+        self._processor_seconds += spent
+        self._last = found
 
     def _look(self) -> None:
         found = self._used()
         with self._lock:
-            self._resources = found
-            if found is not None:
-                self._current.peak_memory_bytes = max(found.memory_bytes, self._current.peak_memory_bytes or 0)
+            self._charge()
+            self._charge_resources(found)
 
     def _sample(self) -> None:
         while not self._ended.wait(_EVERY_SECONDS):
             self._look()
+
+
+def _sum(parts: list[PhaseUse] | tuple[SubjectUse, ...]) -> tuple[float, float | None, int | None]:
+    """Return what several parts took together."""
+    processors = [part.processor_seconds for part in parts if part.processor_seconds is not None]
+    peaks = [part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None]
+    return (
+        sum(part.seconds for part in parts),
+        sum(processors) if processors else None,
+        max(peaks, default=None),
+    )
 
 
 def tree_resources() -> Resources | None:
@@ -124,20 +235,3 @@ def tree_resources() -> Resources | None:
         except OSError:  # it has ended meanwhile
             continue
     return Resources(pages * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK"))
-
-
-def profile_text(uses: tuple[Use, ...]) -> str:
-    """Lay out what steps took."""
-    total = sum(use.seconds for use in uses) or 1.0
-    rows = [
-        (
-            use.subject or None,
-            use.phase,
-            duration(use.seconds),
-            share(use.seconds / total),
-            None if use.processor_seconds is None else duration(use.processor_seconds),
-            None if use.peak_memory_bytes is None else size(use.peak_memory_bytes),
-        )
-        for use in uses
-    ]
-    return table(("of", "phase", "time", "share", "processors", "peak memory"), rows)

@@ -11,6 +11,8 @@ from typing import Literal, get_args
 Suite = Literal["accuracy", "behaviour", "quick", "full"]
 SUITES: tuple[Suite, ...] = get_args(Suite)
 QUICK_TOKENS = 1024  # of the evaluation's text that the suite quick reads
+_QUICK_QUESTIONS, _QUICK_PROMPTS = 16, 4  # of each task and of each set
+_ANSWER_TOKENS, _QUICK_ANSWER_TOKENS = 32, 16  # of an answer to a prompt of a set
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,23 @@ class EvaluationSettings:
     def tokens_read(self) -> int:
         """Tokens of the text that the suite reads."""
         return min(self.tokens, QUICK_TOKENS) if self.suite == "quick" else self.tokens
+
+    @property
+    def questions_asked(self) -> int:
+        """The most questions of each task that the suite asks."""
+        return min(self.task_questions, _QUICK_QUESTIONS) if self.suite == "quick" else self.task_questions
+
+    @property
+    def compares_safety(self) -> bool:
+        """Whether answers to prompts that should be refused, or only look so, are compared."""
+        return self.suite in ("quick", "full") or self.safety is not None
+
+    @property
+    def prompts_asked(self) -> int:
+        """The most prompts of each set that the suite asks."""
+        return min(self.safety_prompts, _QUICK_PROMPTS) if self.suite == "quick" else self.safety_prompts
+
+    @property
+    def prompt_answer_tokens(self) -> int:
+        """The most tokens of an answer to a prompt of a set."""
+        return _QUICK_ANSWER_TOKENS if self.suite == "quick" else _ANSWER_TOKENS

@@ -6,7 +6,8 @@ likes: the receiver decides how often to draw. A receiver must be quick. An exce
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -35,12 +36,37 @@ class Notice:
     text: str
 
 
-Event = Step | Notice
+@dataclass(frozen=True)
+class Phase:
+    """One kind of work that begins or ends in the thread that reports it. What a thread begins within it ends first.
+
+    Many times a second: a phase is what `--profile` sums up, not what a person watches. `subject`: as a step's.
+    `worked_bytes`: what the work reads or writes, where that is counted.
+    """
+
+    name: str
+    begins: bool
+    subject: str = ""
+    worked_bytes: int = 0
+
+
+WAIT = "wait"  # the phase in which this process does nothing, because another one has to be done first
+Event = Step | Notice | Phase
 Progress = Callable[[Event], None]
 
 
 def silent(_event: Event) -> None:
     """Ignore the event."""
+
+
+@contextmanager
+def phase(on_progress: Progress, name: str, subject: str = "", worked_bytes: int = 0) -> Iterator[None]:
+    """Report the block as a phase."""
+    on_progress(Phase(name, True, subject, worked_bytes))
+    try:
+        yield
+    finally:
+        on_progress(Phase(name, False, subject))
 
 
 def notices_once(on_progress: Progress) -> Progress:
@@ -58,9 +84,9 @@ def notices_once(on_progress: Progress) -> Progress:
 
 
 def with_subject(on_progress: Progress, subject: str) -> Progress:
-    """Return a receiver that passes events to `on_progress`, with the subject of each step replaced by `subject`."""
+    """Return a receiver that passes events to `on_progress`, with the subject of steps and phases replaced."""
 
     def receive(event: Event) -> None:
-        on_progress(replace(event, subject=subject) if isinstance(event, Step) else event)
+        on_progress(event if isinstance(event, Notice) else replace(event, subject=subject))
 
     return receive

@@ -90,8 +90,8 @@ def optimum_environment(cache: Path | None = None, *, on_progress: Progress = si
         private_folder(folder.parent)  # first: what is in it is run
     if not is_complete(folder):
         with ExitStack() as stack:
-            with disk_errors(folder):
-                lock, on_wait = folder.with_name(f"{folder.name}.lock"), noticing(on_progress, f"creates {folder}")
+            lock = folder.with_name(f"{folder.name}.lock")
+            with disk_errors(folder), noticing(on_progress, f"creates {folder}") as on_wait:
                 stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait))
             if not is_complete(folder):
                 _create(folder, on_progress)

@@ -44,7 +44,7 @@ class AnswerSample:
 FULL = AnswerSample(prompts=16, tokens=256, evaluated_tokens=48)
 QUICK = AnswerSample(prompts=4, tokens=32, evaluated_tokens=16)
 _ROUND = 32  # tokens after which a bundle's answers are looked at
-_SAMPLES: dict[Suite, AnswerSample] = {"quick": QUICK, "behaviour": replace(FULL, evaluated_tokens=0), "full": FULL}
+SAMPLES: dict[Suite, AnswerSample] = {"quick": QUICK, "behaviour": replace(FULL, evaluated_tokens=0), "full": FULL}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def answer_built_in(using: Asked, sample: AnswerSample) -> Answered:
     plain, harmless = built_in_prompts()[: sample.prompts], harmless_prompts()[: sample.prompts]
     prompts = [prompt_ids(using.bundle, using.tokenizer, prompt) for prompt in [*plain, *harmless]]
     model = using.bundle.manifest.model
-    limit = first_limit(model, edges_of(using.reference, model.context_length))
+    limit = first_limit(model, edges_of(using.reference.checkpoint.architecture, model.context_length))
     most = sample.tokens if using.session.is_own_runtime else sample.evaluated_tokens
     longest = min(most, limit - max(map(len, prompts)))
     if longest < 1:
@@ -132,7 +132,7 @@ def answer_built_in(using: Asked, sample: AnswerSample) -> Answered:
 
 def answer_for_suite(using: Asked, suite: Suite) -> Answered:
     """Put as many of the built-in prompts to both as a suite asks for; none for those that ask for none."""
-    return answer_built_in(using, _SAMPLES[suite]) if suite in _SAMPLES else Answered()
+    return answer_built_in(using, SAMPLES[suite]) if suite in SAMPLES else Answered()
 
 
 def shown_answers(tokenizer: Tokenizer, answered: Answered) -> tuple[Answer, ...]:

@@ -10,10 +10,7 @@ from builders.validation.tasks.safety import compare_safety, safety_figures
 from builders.validation.tasks.task_files import read_prompts, read_tasks
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Figure
-from targets.evidence_details import Details
-
-_QUICK_QUESTIONS, _QUICK_PROMPTS = 16, 4  # of each task and of each set
-_TOKENS, _QUICK_TOKENS = 32, 16  # of an answer to one of these prompts
+from targets.evidence_details import Details, SafetyResult
 
 
 def check_prompts(settings: EvaluationSettings) -> None:
@@ -41,12 +38,10 @@ def compare_prompts(
         MeasurementError: a folder is empty, a file is malformed, or nothing fits the bundle's context.
         SetupError: tasks are asked for, and the harness is not installed.
     """
-    is_quick, has_prompts = settings.suite == "quick", settings.suite in ("quick", "full")
-    questions = min(settings.task_questions, _QUICK_QUESTIONS) if is_quick else settings.task_questions
-    prompts = min(settings.safety_prompts, _QUICK_PROMPTS) if is_quick else settings.safety_prompts
-    tasks = () if settings.tasks is None else compare_tasks(using, settings.tasks, questions)
-    asked = has_prompts or settings.safety is not None
-    tokens = _QUICK_TOKENS if is_quick else _TOKENS
-    safety = compare_safety(using, settings.safety, prompts, tokens, answered) if asked else ()
+    tasks = () if settings.tasks is None else compare_tasks(using, settings.tasks, settings.questions_asked)
+    safety: tuple[SafetyResult, ...] = ()
+    if settings.compares_safety:
+        counts = settings.prompts_asked, settings.prompt_answer_tokens
+        safety = compare_safety(using, settings.safety, *counts, answered)
     added = {"answers": shown_answers(using.tokenizer, answered), "tasks": tasks, "safety": safety}
     return task_figures(using, tasks) | safety_figures(using, safety), details.model_copy(update=added)

@@ -54,11 +54,23 @@ def text_windows(
     texts = {kind: read_built_in(file) for kind, file in _FILES.items()} | _chat(checkpoint, tokenizer)
     if settings.text is not None:
         texts = {ENGLISH: read_text(None)} | texts
-    length = min(settings.window, longest, tokens)
+    length = sampled_window(settings, longest)
     found = {name: windows_of(tokenizer, text, count=tokens // length, length=length) for name, text in texts.items()}
     for windows in found.values():
         require_known(checkpoint, windows)
     return found
+
+
+def sampled_window(settings: EvaluationSettings, longest: int) -> int:
+    """Return the tokens of a window of these texts; 0 where none is read."""
+    return min(settings.window, longest, _TOKENS.get(settings.suite, 0))
+
+
+def sampled_windows(settings: EvaluationSettings, longest: int, *, has_chat: bool) -> int:
+    """Return how many windows of these texts are read. `has_chat`: the checkpoint has a chat template."""
+    length = sampled_window(settings, longest)
+    texts = len(_FILES) + has_chat + (settings.text is not None)
+    return texts * (_TOKENS[settings.suite] // length) if length else 0
 
 
 def _chat(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, str]:

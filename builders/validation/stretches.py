@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from builders.runtime.isolation import open_isolated
 from builders.validation.compare import Comparison, Rows
+from builders.validation.lengths import Exactness
 from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.text import BUILT_IN_NAME, read_text, windows_of
+from targets.architecture import Architecture
 from targets.evidence import Figure
 
+Span = tuple[int, int]  # the first and the last token that are compared, from 1
 STRETCH_TOKENS = 512  # read past the longest sequence that the runtime computes exactly, past an edge, or at an end
 LONGEST_TOKENS = 4096  # of a sequence that fills a quantized cache, or up to an edge
 
@@ -25,23 +28,18 @@ def past_exact(using: Measurement) -> dict[str, Figure]:
 
     llama.cpp ignores the sliding window: these figures say what that costs, and no gate on accuracy counts them.
     """
-    model = using.bundle.manifest.model
-    exact = model.exact_context_length
-    exact_again = (context.first - 1 for context in model.exact_contexts if context.first > exact)
-    return _stretch(using, "past_exact", exact + 1, next(exact_again, model.context_length))
+    return _stretch(using, "past_exact", past_exact_span(using.bundle.manifest.model))
 
 
 def past_edge(using: Measurement) -> dict[str, Figure]:
     """Measure past longrope's edge, in the context that the manifest says is exact there; nothing where none is."""
-    contexts = using.bundle.manifest.model.exact_contexts
-    beyond = next((context for context in contexts if context.first > 1), None)
-    return {} if beyond is None else _stretch(using, "past_edge", beyond.first, beyond.last)
+    return _stretch(using, "past_edge", past_edge_span(using.bundle.manifest.model))
 
 
 def full_cache(using: Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:
     """Measure the end of the sequence that `full_cache_end` decides on; nothing where there is none."""
     last = full_cache_end(using, windows.shape[1])
-    return {} if last is None else _stretch(using, "full_cache", max(1, last + 1 - STRETCH_TOKENS), last)
+    return {} if last is None else _stretch(using, "full_cache", (max(1, last + 1 - STRETCH_TOKENS), last))
 
 
 def full_cache_end(using: Measurement, window: int) -> int | None:
@@ -52,8 +50,7 @@ def full_cache_end(using: Measurement, window: int) -> int | None:
     """
     if not using.bundle.manifest.recipe.kv_cache:
         return None
-    last = min(using.bundle.manifest.model.exact_context_length, LONGEST_TOKENS, using.text_tokens)
-    return None if last <= window else last
+    return cache_end(using.bundle.manifest.model, using.text_tokens, window)
 
 
 def across_edges(using: Measurement, known: int) -> list[Rows]:
@@ -64,15 +61,52 @@ def across_edges(using: Measurement, known: int) -> list[Rows]:
     sequence at once where it passes longrope's edge.
     """
     architecture, length = using.reference.checkpoint.architecture, using.bundle.manifest.model.context_length
-    edges = [edge for edge in architecture.edges(length).values() if known <= edge < min(length, LONGEST_TOKENS + 1)]
-    return [_compare_end(using, 1, min(length, max(edges) + STRETCH_TOKENS))[0]] if edges else []
+    last = across_edges_end(architecture, length, known)
+    return [] if last is None else [_compare_end(using, 1, last)[0]]
 
 
-def _stretch(using: Measurement, prefix: str, first: int, last: int) -> dict[str, Figure]:
-    """Measure tokens `first` to `last` of one sequence, at most `STRETCH_TOKENS`; nothing where there are none."""
-    if first + 1 > last:  # perplexity needs a token that follows another
+def past_exact_span(model: Exactness) -> Span | None:
+    """Return the first and the last token that `past_exact` compares."""
+    exact = model.exact_context_length
+    exact_again = (context.first - 1 for context in model.exact_contexts if context.first > exact)
+    return _span(exact + 1, next(exact_again, model.context_length))
+
+
+def past_edge_span(model: Exactness) -> Span | None:
+    """Return the first and the last token that `past_edge` compares."""
+    beyond = next((context for context in model.exact_contexts if context.first > 1), None)
+    return None if beyond is None else _span(beyond.first, beyond.last)
+
+
+def cache_end(model: Exactness, text_tokens: int, window: int) -> int | None:
+    """Return what `full_cache_end` does, of a quantized cache."""
+    last = min(model.exact_context_length, LONGEST_TOKENS, text_tokens)
+    return None if last <= window else last
+
+
+def across_edges_end(architecture: Architecture, context_length: int, known: int) -> int | None:
+    """Return the length of the sequence that `across_edges` compares; None where there is none."""
+    most = min(context_length, LONGEST_TOKENS + 1)
+    edges = [edge for edge in architecture.edges(context_length).values() if known <= edge < most]
+    return min(context_length, max(edges) + STRETCH_TOKENS) if edges else None
+
+
+def is_opened_again(model: Exactness, window: int) -> bool:
+    """Return whether `under_edge` compares windows of so many tokens."""
+    own = next((context for context in model.exact_contexts if window <= context.last), None)
+    return own is not None and own.open_with != model.context_length
+
+
+def _span(first: int, last: int) -> Span | None:
+    """Return at most `STRETCH_TOKENS` tokens. None where one alone is left: perplexity needs one that follows."""
+    return None if first + 1 > last else (first, min(last, first - 1 + STRETCH_TOKENS))
+
+
+def _stretch(using: Measurement, prefix: str, span: Span | None) -> dict[str, Figure]:
+    """Measure the tokens of a span of one sequence; nothing where there are none."""
+    if span is None:
         return {}
-    last = min(last, first - 1 + STRETCH_TOKENS)
+    first, last = span
     rows, name = _compare_end(using, first, last)
     on = f"tokens {first} to {last} of one sequence of {name}, {using.session.runtime}"
     return measured(_few(prefix, rows.figures()), on)
@@ -119,8 +153,7 @@ def under_edge(using: Measurement, windows: NDArray[np.int64], hidden: NDArray[n
     It then takes longrope's long factors for short sequences: these figures say what that costs.
     """
     model = using.bundle.manifest.model
-    own = next((context for context in model.exact_contexts if windows.shape[1] <= context.last), None)
-    if own is None or own.open_with == model.context_length:
+    if not is_opened_again(model, windows.shape[1]):
         return {}
     with open_isolated(using.bundle, for_whole_context=True) as session:
         found = compare(using, session, windows, hidden).figures()

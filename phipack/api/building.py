@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from phipack.api.arguments import AnyPath, as_checkpoint, as_path, as_recipe, as_target
 from phipack.api.calibrating import choose_levels
-from phipack.api.results import BuildOutcome, BuildReport, ExportedModel, PhaseTime, WrittenCheckpoint
+from phipack.api.results import BuildOutcome, BuildReport, ExportedModel, WrittenCheckpoint
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.bundle.requirements import check_requirements
@@ -18,7 +18,7 @@ from targets.budget import Budget
 from targets.budget_fit import stored_on
 from targets.calibration import Calibration, CalibrationSettings
 from targets.devices import Target
-from targets.errors import PhipackError, RecipeError
+from targets.errors import RecipeError
 from targets.kernels import fast_types
 from targets.kv_cache import check_kv_cache, with_kv_cache
 from targets.progress import Progress, silent
@@ -166,7 +166,9 @@ def build_each(  # noqa: PLR0913 - the public face
     if ready:
         problems |= build_bundles(ready, replace=replace, done=bundles.__setitem__)
     seconds = time.perf_counter() - started
-    outcomes = [_outcome(out, request, bundles.get(out), problems.get(out)) for out, request in requests.items()]
+    outcomes = [
+        BuildOutcome(request.recipe.name, out, bundles.get(out), problems.get(out)) for out, request in requests.items()
+    ]
     return BuildReport(tuple(outcomes), seconds)
 
 
@@ -246,9 +248,3 @@ def inspect(path: AnyPath, *, verify_files: bool = False) -> Bundle | Checkpoint
         verify(bundle)
         check_requirements(bundle)
     return bundle
-
-
-def _outcome(out: Path, request: BuildRequest, bundle: Bundle | None, problem: PhipackError | None) -> BuildOutcome:
-    seconds, sizes = request.phases.seconds, request.phases.bytes
-    phases = tuple(PhaseTime(name, spent, sizes[name]) for name, spent in seconds.items())
-    return BuildOutcome(request.recipe.name, out, bundle, problem, phases)

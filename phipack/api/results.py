@@ -20,15 +20,6 @@ from targets.roofline import PredictedSpeed
 
 
 @dataclass(frozen=True)
-class PhaseTime:
-    """What a build spent on one kind of work. `busy_seconds`: of all its threads together; `bytes`: 0 if unknown."""
-
-    name: str
-    busy_seconds: float
-    bytes: int
-
-
-@dataclass(frozen=True)
 class BuildOutcome:
     """One bundle of a build: `bundle` where it was built, else `problem`."""
 
@@ -36,7 +27,6 @@ class BuildOutcome:
     path: Path
     bundle: Bundle | None
     problem: PhipackError | None
-    phases: tuple[PhaseTime, ...]
 
 
 @dataclass(frozen=True)

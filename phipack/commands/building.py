@@ -18,12 +18,12 @@ from phipack.options import (
     kv_cache_option,
     out_option,
     pass_state,
+    profile_option,
     replace_option,
     target_option,
 )
-from phipack.tables import table
 from targets.calibration import CALIBRATIONS, Calibration, CalibrationSettings
-from targets.formatting import recipe_shown, share, size
+from targets.formatting import recipe_shown, size
 
 if TYPE_CHECKING:
     from phipack.api.results import BuildOutcome
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 @kv_cache_option
 @out_option
 @replace_option
-@click.option("--profile", is_flag=True, help="Show where the time went: reading, transforming, quantizing, writing.")
+@profile_option
 @pass_state
 def build(
     state: State,
@@ -91,7 +91,6 @@ def build(
     kv_cache: str | None,
     out: Path,
     replace: bool,
-    profile: bool,
 ) -> None:
     """Build bundles from a checkpoint.
 
@@ -128,8 +127,7 @@ def build(
         on_progress=state.output.on_progress,
     )
     if report.bundles:
-        lines = [line for one in report.outcomes for line in _outcome_lines(one, profile=profile)]
-        lines += [f"{report.seconds:.1f} s in all"] if profile else []
+        lines = [line for one in report.outcomes for line in _outcome_lines(one)]
         state.output.result(build_form(report).data(), "\n".join(lines))
         for failed in report.outcomes:
             if failed.problem is not None:
@@ -152,7 +150,7 @@ def _budget(at_most: str | None, bits: float | None, target: str | None) -> Budg
     return None if bits is None else Budget.of_bits(bits)
 
 
-def _outcome_lines(outcome: BuildOutcome, *, profile: bool) -> list[str]:
+def _outcome_lines(outcome: BuildOutcome) -> list[str]:
     if outcome.bundle is None:
         return []
     manifest = outcome.bundle.manifest
@@ -163,18 +161,7 @@ def _outcome_lines(outcome: BuildOutcome, *, profile: bool) -> list[str]:
     recipe = outcome.recipe + (f" ({how})" if how else "")
     lines = [f"{outcome.path}: {recipe}, {size(manifest.total_bytes)}, context {context}", manifest.digest]
     lines += [f"note: {note}" for note in manifest.recipe.notes]
-    return [*lines, _profile(outcome)] if profile else lines
-
-
-def _profile(outcome: BuildOutcome) -> str:
-    """Lay out busy seconds by phase, with the speed where a phase knows its bytes."""
-    total = sum(phase.busy_seconds for phase in outcome.phases) or 1.0
-    rows = []
-    for phase in outcome.phases:
-        spent = phase.busy_seconds
-        speed = f"{phase.bytes / spent / 1e9:.2f} GB/s" if spent and phase.bytes else None
-        rows.append((phase.name, f"{spent:.2f} s", share(spent / total), speed))
-    return table(("phase", "busy time", "share", "speed"), rows)
+    return lines
 
 
 @click.command()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from phipack.options import FILE, FOLDER, State, adapter_option, calibration_text_option, pass_state
+from phipack.options import FILE, FOLDER, State, adapter_option, calibration_text_option, pass_state, profile_option
 from targets.calibration import Calibration
 from targets.formatting import duration
 
@@ -29,6 +29,7 @@ from targets.formatting import duration
     metavar="FILE",
     help="Write the importance matrix here, as GGUF, for llama.cpp's llama-quantize.",
 )
+@profile_option
 @pass_state
 def calibrate(
     state: State,

@@ -74,14 +74,33 @@ class ErrorForm(ProblemForm):
     registry: str | None = Field(description="the registry that was read, where that matters")
 
 
-class UseForm(Form):
-    """What one step of a command took."""
+class SpentForm(Form):
+    """What something took. What is done at the same time shares seconds and processor seconds equally."""
 
-    subject: str = Field(description="what it worked on, such as a cell; empty where there is only one")
-    phase: str = Field(description="`other`: between steps")
     seconds: float
     processor_seconds: float | None = Field(description="of all processes together; Linux alone")
     peak_memory_bytes: int | None = Field(description="of all processes together, mapped files included; Linux alone")
+
+
+class PhaseForm(SpentForm):
+    """What one phase took."""
+
+    phase: str = Field(description="such as `quantize` or `compare`; `wait`: another process does the work")
+    worked_bytes: int | None = Field(description="bytes that it read or wrote; null where they are not counted")
+
+
+class SubjectForm(SpentForm):
+    """What the phases of one subject took."""
+
+    subject: str = Field(description="a cell, a recipe or a job; empty for the command itself")
+    phases: list[PhaseForm]
+
+
+class ProfileForm(SpentForm):
+    """What a command took."""
+
+    subjects: list[SubjectForm]
+    unattributed: SpentForm = Field(description="what belongs to no phase: the whole less all subjects")
 
 
 class DocumentForm(Form):
@@ -91,7 +110,7 @@ class DocumentForm(Form):
     ok: bool
     command: str | None = Field(description="such as `targets ls`; null for a call that could not be parsed")
     result: JsonValue = Field(default=None, description="what the command found; may be there although it failed")
-    profile: list[UseForm] | None = Field(default=None, description="with `--profile` of `validate` and `release`")
+    profile: ProfileForm | None = Field(default=None, description="with `--profile`")
     error: ErrorForm | None = Field(default=None, description="absent where it succeeded")
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from phipack.api.results import (
-    BuildOutcome,
     BuildReport,
     CalibrationReport,
     CellReport,
@@ -90,14 +89,6 @@ class FitForm(Form):
     recipes: list[RecipeFitForm]
 
 
-class PhaseForm(Form):
-    """What a build spent on one kind of work."""
-
-    phase: str
-    busy_seconds: float
-    size_bytes: int = Field(description="bytes that it worked on; 0 where that is not known")
-
-
 class BundleForm(Form):
     """A bundle in a folder."""
 
@@ -112,12 +103,6 @@ class BundleForm(Form):
     notes: list[str]
 
 
-class BuiltBundleForm(BundleForm):
-    """A bundle that was built."""
-
-    phases: list[PhaseForm]
-
-
 class BuildFailureForm(Form):
     """A bundle that could not be built."""
 
@@ -129,7 +114,7 @@ class BuildFailureForm(Form):
 class BuildForm(Form):
     """What was built, and what was not."""
 
-    bundles: list[BuiltBundleForm]
+    bundles: list[BundleForm]
     failed: list[BuildFailureForm]
     seconds: float
 
@@ -298,7 +283,7 @@ def bundle_form(bundle: Bundle) -> BundleForm:
 def build_form(report: BuildReport) -> BuildForm:
     """Describe what was built."""
     return BuildForm(
-        bundles=[_built_form(one, one.bundle) for one in report.outcomes if one.bundle is not None],
+        bundles=[bundle_form(one.bundle) for one in report.outcomes if one.bundle is not None],
         failed=[
             BuildFailureForm(path=str(one.path), recipe=one.recipe, problem=problem_form(one.problem))
             for one in report.outcomes
@@ -369,11 +354,6 @@ def release_form(report: ReleaseReport) -> ReleaseForm:
         passed=report.passed,
         cells=[cell_form(cell) for cell in report.cells],
     )
-
-
-def _built_form(outcome: BuildOutcome, bundle: Bundle) -> BuiltBundleForm:
-    phases = [PhaseForm(phase=one.name, busy_seconds=one.busy_seconds, size_bytes=one.bytes) for one in outcome.phases]
-    return BuiltBundleForm(**bundle_form(bundle).model_dump(), phases=phases)
 
 
 def cell_form(cell: CellReport) -> CellForm:

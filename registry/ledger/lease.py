@@ -198,8 +198,12 @@ def held(
 
 
 def _take(lease: Lease, on_progress: Progress = silent, seen: Mapping[str, str] | None = None) -> None:
+    with LockWait(lease.who, lease.timing.wait_seconds, RegistryError, HISTORY_FIX, on_progress) as waiting:
+        _take_in_turn(lease, waiting, seen)
+
+
+def _take_in_turn(lease: Lease, waiting: LockWait, seen: Mapping[str, str] | None) -> None:
     watch = _Watch(lease.claim, lease.timing.stale_seconds)
-    waiting = LockWait(lease.who, lease.timing.wait_seconds, RegistryError, HISTORY_FIX, on_progress)
     started = time.monotonic()
     while True:
         asked = time.monotonic()

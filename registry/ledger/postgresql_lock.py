@@ -52,7 +52,8 @@ def database_lock(uri: str, lock: int, waiting: LockWait) -> Iterator[Check]:
 
     engine = sqlalchemy.create_engine(uri, poolclass=NullPool)
     with engine.connect() as connection:
-        _take(connection, uri, lock, waiting)
+        with waiting:
+            _take(connection, uri, lock, waiting)
 
         def check() -> None:
             try:

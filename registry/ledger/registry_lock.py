@@ -55,5 +55,6 @@ def _locked(path: Path, waiting: LockWait) -> Iterator[None]:
         with disk_errors(path, RegistryError):
             path.parent.mkdir(parents=True, exist_ok=True)
             on_wait = waiting.reporter("another phipack", str(path))
-            stack.enter_context(file_lock(path, on_wait=on_wait))
+            with waiting:
+                stack.enter_context(file_lock(path, on_wait=on_wait))
         yield

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -213,7 +213,9 @@ class FolderStore(Store):
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / "documents.lock"
         waiting = LockWait(user_name(), _LOCK_SECONDS, StoreUnreachableError, on_progress=self.on_progress)
-        with file_lock(path, on_wait=waiting.reporter("another phipack", str(path))):
+        with ExitStack() as stack:
+            with waiting:
+                stack.enter_context(file_lock(path, on_wait=waiting.reporter("another phipack", str(path))))
             yield
 
     def _path(self, digest: str) -> Path:

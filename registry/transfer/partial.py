@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def partial_folder(destination: Path, digest: str, on_progress: Progress = silen
     destination.parent.mkdir(parents=True, exist_ok=True)
     name = f"{PARTIAL_MARK}{digest.removeprefix('sha256:')[:16]}-{destination.name}"
     folder = destination.parent / name
-    with _locked(folder, noticing(on_progress, f"fetches to {destination}")):
+    with _locked(folder, on_progress, f"fetches to {destination}"):
         keep = True
         try:
             _remove_strange(folder)
@@ -88,14 +88,15 @@ def sweep_partials(destination: Path, *, except_for: Path | None = None) -> None
 
 
 @contextmanager
-def _locked(folder: Path, on_wait: Callable[[float], None]) -> Iterator[None]:
-    """Make the folder and hold its lock."""
+def _locked(folder: Path, on_progress: Progress, what: str) -> Iterator[None]:
+    """Make the folder and hold its lock. `what`: another process does that holds it."""
     with ExitStack() as stack:
         while True:
             _make_private(folder)
             lock = folder / _LOCK
             try:
-                stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait))
+                with noticing(on_progress, what) as on_wait:
+                    stack.enter_context(file_lock(lock, mode=0o600, on_wait=on_wait))
                 break
             except FileNotFoundError:
                 continue  # the folder was removed meanwhile

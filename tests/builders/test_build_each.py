@@ -15,6 +15,7 @@ from builders.checkpoint.lockstep import LEAD_BYTES, LockstepSource, ReadCancell
 from builders.conversion import BuildRequest
 from registry.bundle.folder import Bundle
 from targets.errors import CheckpointError
+from targets.progress import Event, Phase
 from targets.recipes import recipe_named
 from tests.support.checkpoints import random_weights, write_tiny, write_weights
 
@@ -37,9 +38,14 @@ def test_the_bytes_are_those_of_single_builds(tmp_path: Path) -> None:
 
 def test_each_tensor_is_read_once_and_counted_by_the_build_that_read_it(tmp_path: Path) -> None:
     checkpoint = write_tiny(tmp_path / "checkpoint")
-    requests = _requests(checkpoint, tmp_path / "out", ("gguf-f16", "gguf-q4_0"))
+    events: list[Event] = []
+    opened = open_checkpoint(checkpoint)
+    requests = {
+        tmp_path / name: BuildRequest.from_checkpoint(opened, recipe_named(name), 512, events.append)
+        for name in ("gguf-f16", "gguf-q4_0")
+    }
     assert build_each(requests) == {}
-    read = [request.phases.bytes["read"] for request in requests.values()]
+    read = [event.worked_bytes for event in events if isinstance(event, Phase) and event.name == "read"]
     assert sum(read) == sum(tensor.bytes for tensor in open_checkpoint(checkpoint).stored_tensors.values())
 
 

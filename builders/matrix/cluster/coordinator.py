@@ -30,7 +30,7 @@ from builders.matrix.cluster.warmth import hold_checkpoint_read
 from builders.matrix.cluster.watch import Watch
 from builders.matrix.graph import Graph, Job
 from targets.errors import ClusterError, ClusterUnreachableError, PhipackError
-from targets.progress import Notice, Progress, Step, Unit, silent
+from targets.progress import WAIT, Notice, Progress, Step, Unit, phase, silent
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def run_graph(
         ClusterError: the cluster is refused: it is not encrypted, or none of its workers has this phipack.
         ClusterUnreachableError: there is no scheduler, or it was lost too often.
     """
-    return asyncio.run(run_graph_async(graph, work, where, limits=limits, on_progress=on_progress))
+    with phase(on_progress, WAIT):  # the work is the workers'
+        return asyncio.run(run_graph_async(graph, work, where, limits=limits, on_progress=on_progress))
 
 
 async def run_graph_async(

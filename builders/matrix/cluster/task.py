@@ -21,7 +21,7 @@ from builders.matrix.cluster.machine import state_of, work_folder
 from builders.matrix.cluster.warmth import CheckpointRead
 from builders.matrix.graph import Job
 from targets.errors import UNREACHABLE_EXIT_CODE, ClusterError, PhipackError, SetupError
-from targets.progress import Event, Notice, Progress
+from targets.progress import Event, Notice, Phase, Progress
 
 TOPIC = "phipack"  # of dask's events: one for all releases, since a scheduler keeps a topic's last events for good
 _REPORT_SECONDS = 1.0
@@ -119,7 +119,9 @@ class _Reporter:
         self._sent: dict[tuple[str, str], float] = {}
 
     def on_progress(self, event: Event) -> None:
-        """Send an event. Raises `StoppedError` where the task is no longer wanted, which ends the work."""
+        """Send a step or a notice. Raises `StoppedError` where the task is no longer wanted, which ends the work."""
+        if isinstance(event, Phase):
+            return
         task = self._worker.state.tasks.get(self._key)
         if task is None or task.state in _UNWANTED:
             raise StoppedError(f"{self._job} is no longer wanted")

@@ -22,7 +22,7 @@ from registry.formats.forwards import Forwards
 from registry.formats.onnx_graph import read_model
 
 _CHUNKS = 9  # a sequence is read in: no multiple of an edge
-_SCORED_BYTES = 1 << 30  # of logits at once; beyond, each length is read on its own
+SCORED_BYTES = 1 << 30  # of logits at once; beyond, each length is read on its own
 _ATTENTION, _NO_WINDOW = "GroupQueryAttention", -1  # ONNX's, and its window where a graph states none
 _NAT = "nat"
 _INEXACT = "the manifest does not say that the runtime is exact there"
@@ -75,7 +75,7 @@ def _in_one_go(subject: Subject) -> Iterator[tuple[int, Logits]]:
         if not lengths:
             continue
         longest = lengths[-1]
-        if longest * subject.model.vocabulary_size * 4 > _SCORED_BYTES:
+        if longest * subject.model.vocabulary_size * 4 > SCORED_BYTES:
             yield from ((length, subject.session.prefill(subject.tokens[:length])) for length in lengths)
             continue
         logits = subject.session.score(subject.tokens[:longest])

@@ -17,7 +17,7 @@ from builders.validation.behaviour.subject import Subject
 from builders.validation.compare import divergence, log_softmax
 from registry.bundle.folder import Bundle
 
-_SHORT_PROMPTS = 3  # the longest, in tokens
+SHORT_PROMPTS = 3  # the longest, in tokens
 _NO_STOP = 3  # tokens that must not end an answer are tried
 
 
@@ -28,7 +28,7 @@ def check_ids(subject: Subject, engines: Sequence[TextEngine]) -> Findings:
         _check_stops(subject, engine, findings)
         _check_added(subject, engine, findings)
         _check_bos(subject, engine, findings)
-    for length in range(1, min(_SHORT_PROMPTS, subject.last) + 1):
+    for length in range(1, min(SHORT_PROMPTS, subject.last) + 1):
         if not subject.is_exact(length):
             continue
         found = subject.session.prefill(subject.tokens[:length])

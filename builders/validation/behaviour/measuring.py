@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from builders.oracle.transformers_text import TextTruth
 from builders.validation.answers import Answered
-from builders.validation.behaviour.subject import PAST, QUICK, Sample, Subject, special_ids, with_special_tokens
+from builders.validation.behaviour.subject import PAST, Subject, sample_of, special_ids, with_special_tokens
 from builders.validation.behaviour.suite import check_behaviour
 from builders.validation.measurement import Measurement, compared
 from builders.validation.stretches import full_cache_end, long_sequence
@@ -34,7 +34,7 @@ def measure_behaviour(
     """
     if settings.suite == "accuracy":
         return {}, details
-    sample = QUICK if settings.suite == "quick" else Sample()
+    sample = sample_of(settings.suite)
     model = using.bundle.manifest.model
     tokens, _ = long_sequence(using, min(sample.edge_tokens + PAST, model.context_length))
     subject = Subject(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,8 @@ from builders.validation.behaviour.yardstick import Yardstick, fewest_bits, meas
 from builders.validation.lengths import edges_of, is_exact
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ModelEntry
+from targets.architecture import Architecture
+from targets.evaluation import Suite
 from targets.progress import Progress, silent
 
 Logits = NDArray[np.float32]
@@ -33,6 +36,11 @@ class Sample:
 
 
 QUICK = Sample(edge_tokens=512, every=4)
+
+
+def sample_of(suite: Suite) -> Sample:
+    """Return how much a suite checks."""
+    return QUICK if suite == "quick" else Sample()
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Subject:
     @cached_property
     def edges(self) -> dict[str, int]:
         """The longest sequence before each change, by what changes."""
-        return edges_of(self.reference, self.model.context_length)
+        return edges_of(self.reference.checkpoint.architecture, self.model.context_length)
 
     @cached_property
     def lengths(self) -> dict[int, str]:
@@ -69,12 +77,12 @@ class Subject:
     @property
     def last(self) -> int:
         """The longest sequence that is compared."""
-        return max(self.lengths, default=min(ORDINARY_TOKENS, self.model.context_length))
+        return longest_compared(self.lengths, self.model.context_length)
 
     @cached_property
     def ordinary(self) -> int:
         """How many tokens at the start of the sequence are far from any edge."""
-        return min(ORDINARY_TOKENS, *self.edges.values())
+        return ordinary_tokens(self.edges)
 
     @cached_property
     def special(self) -> list[int]:
@@ -87,8 +95,7 @@ class Subject:
 
     def parts(self) -> list[tuple[int, int]]:
         """Return first and last length of each part of the sequence in which all lengths share longrope's factors."""
-        edge = self.reference.checkpoint.architecture.longrope_edge(self.model.context_length)
-        return [(1, self.last)] if edge is None or edge >= self.last else [(1, edge), (edge + 1, self.last)]
+        return parts_of(self.reference.checkpoint.architecture, self.model.context_length, self.last)
 
     def expected(self, lengths: list[int]) -> Logits:
         """Return the reference's logits [n, vocabulary] after sequences of these lengths."""
@@ -112,6 +119,22 @@ class Subject:
             return self.expected([*range(1, self.ordinary + 1)])
 
         return measure_yardstick(self.reference, ordinary, expected, bits, self.special)
+
+
+def longest_compared(lengths: Collection[int], context_length: int) -> int:
+    """Return the longest sequence that is compared, by the lengths around edges."""
+    return max(lengths, default=min(ORDINARY_TOKENS, context_length))
+
+
+def ordinary_tokens(edges: Mapping[str, int]) -> int:
+    """Return how many tokens at the start of a sequence are far from any edge."""
+    return min(ORDINARY_TOKENS, *edges.values())
+
+
+def parts_of(architecture: Architecture, context_length: int, last: int) -> list[tuple[int, int]]:
+    """Return first and last length of each part of a sequence in which all lengths share longrope's factors."""
+    edge = architecture.longrope_edge(context_length)
+    return [(1, last)] if edge is None or edge >= last else [(1, edge), (edge + 1, last)]
 
 
 def special_ids(truth: TextTruth, model: ModelEntry) -> list[int]:

@@ -13,7 +13,7 @@ from tests.support.planted import MUTANTS
 def test_every_length_is_read_in_one_go_however_many_logits_that_takes(
     nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edges, "_SCORED_BYTES", 1)
+    monkeypatch.setattr(edges, "SCORED_BYTES", 1)
     with subject_of(nursery.bundle("window", "onnx-fp16"), nursery.sound("window")) as subject:
         found = check_edges(subject)
         lengths = {length for length in subject.lengths if subject.is_exact(length)}
