@@ -217,9 +217,14 @@ class _Expected:
 
     def _changes(self, states: Floats, head: Floats, ids: slice) -> Floats:
         """Return by how much the logits of some ids are larger, [rows, ids]. numpy's products are the faster ones."""
+        changes: Floats
         if head is self._head:
-            return (states - self._states) @ head[ids].T / self._divisor
-        return (states @ head[ids].T - self._states @ self._head[ids].T) / self._divisor
+            changes = np.subtract(states, self._states) @ head[ids].T
+        else:
+            changes = states @ head[ids].T
+            changes -= self._states @ self._head[ids].T
+        changes /= self._divisor
+        return changes
 
     def _far_divergence(self, states: Floats, head: Floats) -> float:
         """Return the divergence where a logit grows by so much that its exponential overflows."""
