@@ -4,7 +4,7 @@ Start at `build.py`, the one way to make a bundle. From the bottom up:
 
 | room | what is in it |
 |---|---|
-| `phases.py`, `own_code.py` | where a build's time goes; the digest of our own code |
+| `phases.py`, `own_code.py` | what a build reports of its work, for `--profile`; the digest of our own code |
 | `threads.py` | how many threads work |
 | `quiet_transformers.py`, `torch_later.py` | transformers without its messages, and without torch until it is used |
 | `templates/` | chat templates, rendered in a process of their own |

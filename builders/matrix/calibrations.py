@@ -56,7 +56,7 @@ class WalksInStore:
                     f"{path} can't be read: {error.strerror or error}",
                     fix="run the same command again: what is missing is measured again",
                 ) from error
-        amount = walk_amount(checkpoint.architecture) if seconds is not None else 0.0
+        amount = walk_amount(checkpoint.architecture, walk) if seconds is not None else 0.0
         effort = LabelledEffort(seconds or 0.0, amount, walk.label)
         counts = record_walk(store, self.inputs.walk_key(walk), checkpoint.digest, files, effort)
         self.added.update({walk.label} if counts else ())

@@ -8,16 +8,18 @@ digests, so the checkpoint is hashed, which reads every byte once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from builders.matrix.cell_plan import CellPlan, CellPlanner, needs_own_runtime
+from builders.matrix.cell_plan import CellPlan, CellPlanner, Inputs, needs_own_runtime
 from builders.matrix.graph import Graph, Job, Kind, Needs, calibration_name, job_name
 from builders.matrix.keys import measurement_key
 from builders.matrix.measuring import are_known, device_figures_of, measurement_needs
 from builders.matrix.rates import Rates, build_needs, read_rates, validation_needs, walk_needs
 from builders.quantization.calibration.walks import walks_of
+from builders.validation.amounts import planned_validation
 from targets.calibration import labelled
 from targets.project import Cell
+from targets.recipes import Recipe
 
 MACOS = "macos"
 
@@ -44,19 +46,37 @@ def plan_release(planner: CellPlanner, cells: Sequence[Cell], *, with_estimates:
     plans = tuple(planner.plan(cell) for cell in cells)
     by_name = {cell.name: cell for cell in cells}
     rates = read_rates(planner.inputs.store) if with_estimates else Rates({})
+    estimates = _Estimates(planner.inputs, rates)
     jobs: dict[str, Job] = {}
     cells_of: dict[str, list[str]] = {}
     for plan in plans:
         if plan.problem is None:
-            for job in _jobs(planner, by_name[plan.cell], plan, rates):
+            for job in _jobs(planner, by_name[plan.cell], plan, estimates):
                 jobs.setdefault(job.name, job)
                 cells_of.setdefault(job.name, []).append(plan.cell)
     return ReleasePlan(plans, Graph(replace(job, cells=tuple(cells_of[name])) for name, job in jobs.items()))
 
 
-def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tuple[Job, ...]:
+@dataclass(frozen=True)
+class _Estimates:
+    """What jobs are estimated to need. Validations are counted once for all cells that share one."""
+
+    inputs: Inputs
+    rates: Rates
+    _validations: dict[tuple[Recipe, int, bool], Needs] = field(default_factory=dict)
+
+    def validation(self, recipe: Recipe, context_length: int, bundle_bytes: int, *, on_mac: bool) -> Needs:
+        key = recipe, context_length, on_mac
+        if key not in self._validations:
+            settings, architecture = self.inputs.settings, self.inputs.checkpoint.architecture
+            planned = planned_validation(settings, architecture, recipe, context_length, on_mac=on_mac)
+            self._validations[key] = validation_needs(self.rates, planned, bundle_bytes)
+        return self._validations[key]
+
+
+def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, estimates: _Estimates) -> tuple[Job, ...]:
     assert plan.bundle_bytes is not None
-    inputs = planner.inputs
+    inputs, rates = planner.inputs, estimates.rates
     cell = inputs.settled(cell)
     recipe, context, architecture = cell.recipe, cell.context_length, inputs.checkpoint.architecture
     assert context is not None
@@ -83,14 +103,7 @@ def _jobs(planner: CellPlanner, cell: Cell, plan: CellPlan, rates: Rates) -> tup
     needs = build_needs(rates, architecture, recipe, plan.bundle_bytes, cell.calibration)
     calibrations = () if plan.is_built else _calibrations(planner, cell, rates)
     build = job("build", key, needs, after=tuple(one.name for one in calibrations), is_done=plan.is_built)
-    needs = validation_needs(
-        rates,
-        architecture,
-        recipe,
-        inputs.settings,
-        context_length=context,
-        bundle_bytes=plan.bundle_bytes,
-    )
+    needs = estimates.validation(recipe, context, plan.bundle_bytes, on_mac=needs_own_runtime(cell))
     needs = replace(needs, labels=frozenset({MACOS} if needs_own_runtime(cell) else ()))
     validation = inputs.validation_key(cell, key)
     jobs = *calibrations, build, job("validate", validation, needs, after=(build.name,), is_done=plan.is_measured)

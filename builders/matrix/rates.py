@@ -1,100 +1,68 @@
 """What jobs are estimated to need. Constants with their sources; rates that jobs have recorded replace them.
 
-Seconds = amount x rate. The amount of a calibration and of a build is the model's parameters; that of a validation,
-parameters x tokens that are read. The rates are those of 2 cores; a machine with more is faster, and one that also does
-something else is slower: an estimate says which job is long, not when it ends.
+An estimate is processor seconds, spread over two cores: as long as a job takes where nothing else runs and no disk is
+waited for. An amount says the same in a unit of work, so that a job's recorded seconds for each unit hold for other
+models and settings. What a validation takes is in `validation_cost.py`.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from builders.matrix.graph import Kind, Needs
+from builders.matrix.validation_cost import READ_BY_REFERENCE, reference_seconds, validation_seconds
 from builders.quantization.calibration.moments import moment_bytes
-from builders.quantization.calibration.text import TOKENS
+from builders.quantization.calibration.text import TOKENS, WINDOW
 from builders.quantization.calibration.walks import CalibrationWalk
+from builders.validation.amounts import Validation
 from registry.store.actions import read_record, record_names
 from registry.store.protocol import Store
 from targets.architecture import Architecture
 from targets.calibration import Calibration, labelled
-from targets.evaluation import EvaluationSettings, Suite
 from targets.fit import memory_bytes
 from targets.recipes import Recipe
 
 RECORDS_READ = 50  # of each kind: a request each
-_MINI = 3.82e9  # parameters of Phi-3-mini, from which most rates were measured
+_MINI = 3.82e9  # parameters of Phi-3-mini, of which whole runs are known
 
-# Recipe -> seconds a parameter. Source: docs/benchmarks/full-size.md, mini on 2 cores; coreml-fp16 from Phi-4-mini's
-# row there (3.84e9 parameters) divided by 3.0, as coreml-int4's rows show that the machine was busy by that much more.
-# K-quants: from the processor-seconds of two layers there (Q4_K_M: four), half of them on each of 2 cores.
-# Estimates, not runs: gguf-iq4_nl, from the weights that are quantized a second relative to Q4_K; onnx-int8 as
-# gguf-q8_0; coreml-palettized4 from 1.7 ms a table on one core.
+CORES = 2  # on which an estimate's processor seconds are spread
+# Recipe -> processor seconds a parameter; and what starting and loading takes. Source: builds of the first two layers
+# of mini's shapes; Q4_K_M, ONNX's and Core ML's four bits: of four (docs/benchmarks/full-size.md). An estimate, not a
+# run: onnx-int8, as gguf-q8_0.
 BUILD_RATES: Mapping[str, float] = {
-    "gguf-f16": 19.4 / _MINI,
-    "gguf-q8_0": 23.0 / _MINI,
-    "gguf-q6_k": 34 / _MINI,
-    "gguf-q5_k_m": 36 / _MINI,
-    "gguf-q4_k_m": 34 / _MINI,
-    "gguf-iq4_nl": 50 / _MINI,
-    "gguf-q4_0": 17.7 / _MINI,
-    "gguf-q3_k_m": 53 / _MINI,
-    "onnx-fp16": 21.2 / _MINI,
-    "onnx-int8": 23.0 / _MINI,
-    "onnx-int4": 30.6 / _MINI,
-    "coreml-fp16": 152.5 / 3.0 / 3.84e9,
-    "coreml-int4": 49.9 / _MINI,
-    "coreml-palettized4": 110 / _MINI,
+    "gguf-f16": 8.0e-9,
+    "gguf-q8_0": 9.5e-9,
+    "gguf-q6_k": 1.65e-8,
+    "gguf-q5_k_m": 1.77e-8,
+    "gguf-q4_k_m": 1.65e-8,
+    "gguf-iq4_nl": 3.2e-8,
+    "gguf-q4_0": 9.0e-9,
+    "gguf-q3_k_m": 2.6e-8,
+    "onnx-fp16": 6.5e-9,
+    "onnx-int8": 9.5e-9,
+    "onnx-int4": 1.0e-8,
+    "coreml-fp16": 7.0e-9,
+    "coreml-int4": 1.05e-8,
+    "coreml-palettized4": 7.8e-8,
 }
-# Calibration -> seconds a parameter, of the walk and of the rounding, on 2 cores. Source: docs/benchmarks/full-size.md,
-# whole runs of mini's onnx-int4. full: its processor-seconds, half of them on each core, 73 % for the walk and 26 % for
-# the rounding.
-WALK_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 134.0 / _MINI, "full": 1840.0 / _MINI}
-ROUNDING_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 27.0 / _MINI, "full": 660.0 / _MINI}
-# Seconds a parameter, of the sensitivities by which a budget is spent: an estimate, not a run (mini: 20 to 45 minutes).
-SENSITIVITY_RATE = 1800.0 / _MINI
-# Seconds for a parameter and token of the text. The reference: 2 operations in float32 at 50e9 a second on 2 cores,
-# which is assumed (on busy ones 14e9 were measured). The runtime: mini's prefill of full-size.md, 32 tokens a second.
-VALIDATION_RATE = 2 / 50e9 + 1 / (_MINI * 32.0)
-# Tokens that are generated one by one, for greedy continuations and to measure speed, at mini's 8.05 a second there.
-_DECODED_TOKENS, _DECODE_RATE = 256, 1 / (_MINI * 8.05)
-
-
-@dataclass(frozen=True)
-class _Added:
-    """What a suite takes in addition to the text, in tokens: read by both, by the bundle alone, and written by both."""
-
-    read: int = 0
-    read_by_bundle: int = 0
-    written: int = 0
-
-    @property
-    def tokens(self) -> float:
-        """As many tokens of the text take as long."""
-        return self.read + _BUNDLE_SHARE * self.read_by_bundle + _WRITTEN * self.written
-
-
-# Of a token of the text, the share that the bundle takes. Written by both: decoded by the bundle, three at once in the
-# time of two, and about one and a half tokens read by the reference for each that it keeps (reference/answers.py).
-_BUNDLE_SHARE = 1 / (_MINI * 32.0) / VALIDATION_RATE
-_WRITTEN = (_DECODE_RATE / 1.5 + 1.5 * 2 / 50e9) / VALIDATION_RATE
-# Texts of other kinds; prompts and the lengths around edges, with a context of 4,096 tokens; answers.
-_ADDED: Mapping[Suite, _Added] = {
-    "accuracy": _Added(),
-    "behaviour": _Added(read=2000 + 4096, read_by_bundle=2 * 4096, written=32 * 256),
-    "quick": _Added(read=1024 + 600, read_by_bundle=600, written=8 * 32),
-    "full": _Added(read=4096 + 2000 + 4096 + 2560, read_by_bundle=2 * 4096, written=32 * 256),
-}
-_QUESTION_TOKENS, _PROMPT_TOKENS = 160, 6 * 80  # of MMLU's questions; of a prompt and its answer in as many walks
-ORACLE_SECONDS = 28.0  # docs/validation.md: once for a checkpoint on a machine
+BUILD_START_SECONDS = 4.0
+_COREML_LAYER_SECONDS = 0.12  # of a program, which is written operation by operation
+# Calibration -> processor seconds a parameter that its rounding adds. light: of mini's gguf-q4_k_m; in other formats
+# its searches take as long as without. full: a quarter of mini's onnx-int4, 5,019 processor seconds in all.
+ROUNDING_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 1.3e-8, "full": 1300 / _MINI}
+# Of the tokens that a walk reads: those of `full` are multiplied with one another, too.
+WALK_SHARES: Mapping[Calibration, float] = {"none": 0.0, "light": 1.0, "full": 1.8}
+_WALK_START_SECONDS = 5.0
 # A build holds a few tensors; the largest is the embedding, in float32. Fitted to the peaks of full-size.md: mini's
 # embedding has 0.39 GB, small's 1.64, Phi-4-mini's 2.46; peaks 0.72, 2.5 and 4.0 GB; Core ML 0.45 GB more.
 _BUILD_BASE_BYTES, _BUILD_EMBEDDING_SHARE = 250_000_000, 1.5
 _COREML_BYTES = 450_000_000
+_SENSITIVITY_MATRICES = 4  # of a layer, each of which has states of its own in all layers after it
 _WALK_BASE_BYTES = 500_000_000  # torch and what a few sequences take on their way; assumed
 _SENSITIVITY_TOKENS = 512  # builders/quantization/sensitivity_cache.py
 _ORACLE_BYTES = 2_800_000_000  # docs/validation.md, mini
@@ -129,40 +97,54 @@ def rate_label(recipe: str, calibration: Calibration, has_budget: bool) -> str:
     return labelled(recipe, calibration, "budget" if has_budget else "")
 
 
-def walk_amount(architecture: Architecture) -> float:
-    """Return how much work a calibration is, in parameters."""
-    return float(architecture.parameter_count)
+def walk_amount(architecture: Architecture, walk: CalibrationWalk) -> float:
+    """Return how much work a calibration is, in parameters x tokens that the reference reads."""
+    return _walk_seconds(architecture, walk) * CORES / READ_BY_REFERENCE
+
+
+def _walk_seconds(architecture: Architecture, walk: CalibrationWalk) -> float:
+    if walk.blocks is None:
+        read = Counter({WINDOW: TOKENS[walk.level] // WINDOW})
+        return (_WALK_START_SECONDS + WALK_SHARES[walk.level] * reference_seconds(architecture, read)) / CORES
+    sequences = 1 + _SENSITIVITY_MATRICES * architecture.layer_count // 2
+    read = Counter({_SENSITIVITY_TOKENS: sequences})
+    return (_WALK_START_SECONDS + reference_seconds(architecture, read)) / CORES
 
 
 def walk_needs(rates: Rates, architecture: Architecture, walk: CalibrationWalk) -> Needs:
     """Estimate what a calibration needs. What it measures stays in the cache's folder."""
-    amount = walk_amount(architecture)
-    rate = WALK_RATES[walk.level] if walk.blocks is None else SENSITIVITY_RATE
+    default = _walk_seconds(architecture, walk)
     return Needs(
         memory_bytes=_walk_bytes(architecture, walk.level) + _states_bytes(architecture, walk),
         disk_bytes=moment_bytes(architecture) if walk.level == "full" else 0,
-        seconds=rates.seconds("calibrate", walk.label, amount, amount * rate),
+        seconds=rates.seconds("calibrate", walk.label, walk_amount(architecture, walk), default),
     )
 
 
-def build_amount(architecture: Architecture) -> float:
-    """Return how much work a build is, in parameters."""
-    return float(architecture.parameter_count)
+def build_amount(architecture: Architecture, recipe: Recipe, calibration: Calibration) -> float:
+    """Return how much work a build is, in parameters that are stored without a calibration."""
+    return _build_seconds(architecture, recipe, calibration) * CORES / BUILD_RATES[recipe.name]
 
 
-def validation_amount(architecture: Architecture, settings: EvaluationSettings) -> float:
-    """Return how much work a validation is, in parameters x tokens.
+def _build_seconds(architecture: Architecture, recipe: Recipe, calibration: Calibration) -> float:
+    rate = BUILD_RATES[recipe.name]
+    if calibration == "full" or recipe.format == "gguf":
+        rate += ROUNDING_RATES[calibration]
+    start = BUILD_START_SECONDS + _COREML_LAYER_SECONDS * architecture.layer_count * (recipe.format == "coreml")
+    return (start + rate * architecture.parameter_count) / CORES
 
-    Of folders of tasks and prompts only their files are counted: how many questions they have is not read here.
+
+def validation_amount(validation: Validation) -> float:
+    """Return how much work a validation is, in parameters x tokens that the reference reads.
+
+    Raises:
+        MeasurementError: a folder of tasks or prompts has no files, or a line is malformed.
     """
-    tokens = settings.tokens_read + _ADDED[settings.suite].tokens
-    tokens += _files(settings.tasks) * settings.task_questions * _QUESTION_TOKENS
-    tokens += _files(settings.safety) * settings.safety_prompts * _PROMPT_TOKENS
-    return float(architecture.parameter_count) * tokens
+    return _validation_seconds(validation) * CORES / READ_BY_REFERENCE
 
 
-def _files(folder: Path | None) -> int:
-    return 0 if folder is None else sum(1 for _ in folder.glob("*.jsonl"))
+def _validation_seconds(validation: Validation) -> float:
+    return validation_seconds(validation, validation.amounts()) / CORES
 
 
 def build_needs(
@@ -171,8 +153,8 @@ def build_needs(
     """Estimate what a build needs after its calibration. Its bundle lies in the work folder until the store has it."""
     embedding = 4 * architecture.vocabulary_size * architecture.hidden_size
     memory = _BUILD_BASE_BYTES + _BUILD_EMBEDDING_SHARE * embedding + _COREML_BYTES * (recipe.format == "coreml")
-    amount = build_amount(architecture)
-    default = amount * (BUILD_RATES[recipe.name] + ROUNDING_RATES[calibration])
+    amount = build_amount(architecture, recipe, calibration)
+    default = _build_seconds(architecture, recipe, calibration)
     seconds = rates.seconds("build", rate_label(recipe.name, calibration, recipe.budget is not None), amount, default)
     if calibration == "full":
         memory += _layer_moments(architecture)
@@ -202,23 +184,18 @@ def _states_bytes(architecture: Architecture, walk: CalibrationWalk) -> int:
     return 4 * architecture.hidden_size * _SENSITIVITY_TOKENS * matrices
 
 
-def validation_needs(
-    rates: Rates,
-    architecture: Architecture,
-    recipe: Recipe,
-    settings: EvaluationSettings,
-    *,
-    context_length: int,
-    bundle_bytes: int,
-) -> Needs:
-    """Estimate what a validation needs: its bundle on disk, and in memory with a full context, or the oracle."""
-    hidden_states = 4 * architecture.hidden_size * settings.tokens
-    amount = validation_amount(architecture, settings)
-    decoding = architecture.parameter_count * _DECODED_TOKENS * _DECODE_RATE
-    default = ORACLE_SECONDS + amount * VALIDATION_RATE + decoding
-    seconds = rates.seconds("validate", recipe.name, amount, default)
+def validation_needs(rates: Rates, validation: Validation, bundle_bytes: int) -> Needs:
+    """Estimate what a validation needs: its bundle on disk, and in memory with a full context, or the oracle.
+
+    Raises:
+        MeasurementError: a folder of tasks or prompts has no files, or a line is malformed.
+    """
+    architecture, recipe = validation.architecture, validation.recipe
+    hidden_states = 4 * architecture.hidden_size * validation.settings.tokens
+    memory = memory_bytes(architecture, recipe, validation.lengths.context_length)
+    amount, default = validation_amount(validation), _validation_seconds(validation)
     return Needs(
-        memory_bytes=max(int(memory_bytes(architecture, recipe, context_length)), _ORACLE_BYTES),
+        memory_bytes=max(int(memory), _ORACLE_BYTES),
         disk_bytes=bundle_bytes + hidden_states,
-        seconds=seconds,
+        seconds=rates.seconds("validate", recipe.name, amount, default),
     )

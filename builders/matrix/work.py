@@ -51,6 +51,7 @@ from builders.matrix.records import (
     recorded_walk,
 )
 from builders.quantization.calibration.text import WINDOW
+from builders.validation.amounts import planned_validation
 from builders.validation.validate import check_before_building, validate
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import Manifest
@@ -239,15 +240,17 @@ def _build_together(jobs: Sequence[Job], site: Site, subjects: Mapping[str, str]
     }
     levels = {folder: job.calibration for folder, job in by_folder.items()}
     requests, problems = calibrate_requests(requests, levels, site.calibration, site.cache, site.walks)
-    started, amount = time.monotonic(), build_amount(site.checkpoint.architecture)
+    started = time.monotonic()
 
     def store(folder: Path, bundle: Bundle) -> None:
+        job = by_folder[folder]
+        amount = build_amount(site.checkpoint.architecture, job.whole_recipe, job.calibration)
         on_progress = requests[folder].on_progress
         on_progress(Step("store", 0, 1))
         effort = Effort((time.monotonic() - started) / len(jobs), amount)  # they share the machine, and the reading
-        _require_unchanged(by_folder[folder], site)
+        _require_unchanged(job, site)
         site.store.add_bundle(bundle)
-        record_build(site.store, by_folder[folder].key, bundle.manifest, effort)
+        record_build(site.store, job.key, bundle.manifest, effort)
         shutil.rmtree(folder, ignore_errors=True)
         on_progress(Step("store", 1, 1))
 
@@ -303,7 +306,12 @@ def validated(job: Job, site: Site, subject: str) -> tuple[Manifest, Evidence, b
             cache = site.cache.reference_folder
             evidence = validate(bundle, site.checkpoint, site.settings, cache=cache, on_progress=on_progress)
         _require_unchanged(job, site)
-        amount = validation_amount(site.checkpoint.architecture, site.settings)
+        recipe, architecture = job.whole_recipe, site.checkpoint.architecture
+        amount = validation_amount(
+            planned_validation(
+                site.settings, architecture, recipe, job.context_length, on_mac=platform.system() == "Darwin"
+            )
+        )
         effort = Effort(time.monotonic() - started, amount)
         return manifest, record_evidence(site.store, job.key, manifest, evidence, effort), True
 

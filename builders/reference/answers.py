@@ -29,7 +29,7 @@ from targets.progress import Step
 # Of several sequences: ids so far, how many may follow each -> what follows each.
 Draft = Callable[[Sequence[Sequence[int]], Sequence[int]], list[list[int]]]
 _FIRST_GUESS, _LONGEST_GUESS = 8, 64  # tokens that are read at once before it is known whether they are right
-_SHARED = 64  # tokens with which all prompts begin, such as worked examples, from which on they are read once
+SHARED = 64  # tokens with which all prompts begin, such as worked examples, from which on they are read once
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _read_shared(sequences: Sequences, answers: Sequence[_Answer]) -> None:
     """Read once what all prompts begin with. Each keeps tokens of its own: after them something is asked."""
     first = answers[0].so_far
     shared = min(min(common_start(first, one.so_far), len(one.so_far) - 1) for one in answers)
-    if len(answers) > 1 and shared >= _SHARED:
+    if len(answers) > 1 and shared >= SHARED:
         sequences.read({0: first[:shared]})
         sequences.share(0, range(1, len(answers)))
 

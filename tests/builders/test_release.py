@@ -26,7 +26,7 @@ from targets.devices import target_named
 from targets.errors import BuildError, CalibrationError, Failure, GateError, MeasurementError
 from targets.evidence import Evidence
 from targets.gates import Gate
-from targets.progress import Event, Notice, Progress, Step, silent
+from targets.progress import WAIT, Event, Notice, Phase, Progress, Step, silent
 from targets.project import Cell
 from targets.recipes import recipe_named
 from tests.support.cells import BRIEF, LOOSE, cell, no_build
@@ -140,7 +140,8 @@ def test_who_waits_for_another_says_for_what(
                 time.sleep(0.01)
         waiting.result(10)
     said = {"build": f"builds the same in {cache.bundle_folder('a')}", "validation": "validates a bundle: it holds "}
-    (event,) = events
+    begun, event, over = events
+    assert (begun, over) == (Phase(WAIT, begins=True), Phase(WAIT, begins=False))
     assert isinstance(event, Notice)
     assert event.text.startswith(f"waiting for another phipack, which {said[what]}")
 

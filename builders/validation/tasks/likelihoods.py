@@ -6,8 +6,9 @@ over the layers once for every `_TOKENS` tokens, of sequences of like length, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from builders.reference import FloatReference, batches, padded
 from builders.runtime.session import Session
 from builders.validation.compare import log_softmax
 
+_Sized = TypeVar("_Sized", bound=Sized)
 _TOKENS = 16_384  # of one walk, padding included
 
 
@@ -85,9 +87,9 @@ def _walked(
                 yield sequence, reference.logits(rows[len(sequence) - needed[sequence] : len(sequence)])
 
 
-def _batches(sequences: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+def _batches(sequences: Sequence[_Sized]) -> Iterator[list[_Sized]]:
     """Yield sequences of rising length in batches of at most `_TOKENS` tokens, padding included."""
-    batch: list[tuple[int, ...]] = []
+    batch: list[_Sized] = []
     for sequence in sequences:
         if batch and len(sequence) * (len(batch) + 1) > _TOKENS:
             yield batch
@@ -95,6 +97,15 @@ def _batches(sequences: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]
         batch.append(sequence)
     if batch:
         yield batch
+
+
+def padded_shapes(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield number and length of the sequences that the reference reads together, by their rising lengths.
+
+    Of a model without longrope's edge, at which batches are divided.
+    """
+    for some in _batches([range(length) for length in lengths]):
+        yield len(some), len(some[-1])
 
 
 def _judged(

@@ -10,9 +10,12 @@ import pytest
 from builders.checkpoint import Checkpoint
 from builders.matrix.cell_plan import Inputs
 from builders.matrix.rates import validation_amount
+from builders.validation.amounts import planned_validation
 from registry.store.uris import open_store
 from targets.errors import MeasurementError
 from targets.evaluation import EvaluationSettings
+from targets.recipes import recipe_named
+from tests.support.task_files import HEADER, PROMPTS, QUESTION, write
 
 LINE = '{"schema": "phipack.task/1"}\n'
 
@@ -50,16 +53,16 @@ def test_the_texts_of_a_suite_are_in_its_key(tiny: Checkpoint, tmp_path: Path) -
 
 
 def test_what_is_read_in_addition_costs_in_addition(tiny: Checkpoint, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(LINE, "utf-8")
+    tasks = write(tmp_path / "tasks" / "a.jsonl", HEADER, QUESTION)
+    safety = write(tmp_path / "safety" / "a.jsonl", PROMPTS, {"prompt": "Be rude."})
     settings = EvaluationSettings()
     asked = [
-        replace(settings, suite="quick"),  # 1,024 tokens of the text
         settings,
         replace(settings, suite="behaviour"),
         replace(settings, suite="full"),
-        replace(settings, suite="full", tasks=tmp_path),
-        replace(settings, suite="full", tasks=tmp_path, safety=tmp_path),
+        replace(settings, suite="full", tasks=tasks),
+        replace(settings, suite="full", tasks=tasks, safety=safety),
     ]
-    amounts = [validation_amount(tiny.architecture, each) for each in asked]
+    recipe = recipe_named("gguf-q4_0")
+    amounts = [validation_amount(planned_validation(each, tiny.architecture, recipe, 512)) for each in asked]
     assert amounts == sorted(set(amounts))
-    assert amounts[1] == tiny.architecture.parameter_count * 4096

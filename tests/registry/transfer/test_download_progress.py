@@ -18,7 +18,7 @@ from registry.transfer.download import Transfer
 from registry.transfer.http import HttpClient
 from registry.transfer.remote import open_url
 from targets.errors import FetchError
-from targets.progress import Event, Notice, Step
+from targets.progress import WAIT, Event, Notice, Phase, Step
 from tests.support.downloads import WEIGHTS, fetching
 from tests.support.folders import names_in
 
@@ -131,7 +131,8 @@ def test_who_fetches_the_same_to_the_same_place_waits_and_has_it(
         assert waits.wait(60)
         leave.set()
         assert first.result().bundle == second.result().bundle == open_bundle(out)
-    assert events == [Notice(f"waiting for another phipack, which fetches to {out}")]
+    notice = Notice(f"waiting for another phipack, which fetches to {out}")
+    assert events == [Phase(WAIT, begins=True), notice, Phase(WAIT, begins=False)]
     assert second.result().statistics.downloaded_bytes == len(large.manifest.to_bytes())
     verify(open_bundle(out))
     assert names_in(out.parent) == ["out"]
