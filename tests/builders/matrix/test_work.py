@@ -176,7 +176,7 @@ def test_a_calibrated_job_of_another_text_is_refused(machine: Machine, tmp_path:
 def test_calibrated_builds_are_estimated_by_their_own_kind(machine: Machine) -> None:
     site = machine("a")
     builds = [jobs_of(site, cell=cell("phone", "onnx-int4", calibration=one))[0] for one in CALIBRATIONS]
-    assert builds[0].needs.seconds < builds[1].needs.seconds < builds[2].needs.seconds
+    assert builds[0].needs.seconds == builds[1].needs.seconds < builds[2].needs.seconds  # light searches as fast
     assert builds[0].needs.disk_bytes == builds[1].needs.disk_bytes < builds[2].needs.disk_bytes
     assert run_job(builds[1], site)
     again = [jobs_of(site, cell=cell("phone", "onnx-int4", calibration=one))[0] for one in CALIBRATIONS]
