@@ -7,7 +7,7 @@ tokens at a time; `answers.py` writes greedy answers with it, `continuations.py`
 are the reference's, and `words.py` keeps what both have found.
 """
 
-from builders.reference.answers import Ending, batches, common_start, padded, reference_answers
+from builders.reference.answers import Ending, batches, common_start, padded, reference_answers, states_after
 from builders.reference.continuations import Continuations
 from builders.reference.logits import FloatReference, token_digest
 
@@ -19,5 +19,6 @@ __all__ = [
     "common_start",
     "padded",
     "reference_answers",
+    "states_after",
     "token_digest",
 ]

@@ -28,7 +28,9 @@ from targets.progress import Step
 
 # Of several sequences: ids so far, how many may follow each -> what follows each.
 Draft = Callable[[Sequence[Sequence[int]], Sequence[int]], list[list[int]]]
-_FIRST_GUESS, _LONGEST_GUESS = 8, 64  # tokens that are read at once before it is known whether they are right
+# Tokens that are read at once before it is known whether they are right: of small trained models with four bits, four
+# of five are, and a token that is read costs the more the more prompts there are.
+_FIRST_GUESS, _LONGEST_GUESS = 4, 64
 SHARED = 64  # tokens with which all prompts begin, such as worked examples, from which on they are read once
 
 
@@ -166,7 +168,11 @@ def _write(reference: FloatReference, answers: Sequence[_Answer], draft: Draft |
             before = {number: len(one.so_far) for number, one in active.items()}
             new = {n: one.so_far[sequences.length(n) :] + guessed[n] for n, one in active.items()}
             ends = {number: len(guess) + 1 for number, guess in guessed.items()}
-            for number, likeliest in likeliest_at_ends(reference, sequences.read(new), ends).items():
+            states = sequences.read(new)
+            for number, one in active.items():
+                if not one.words.known:
+                    one.words.keep_state(states[number][-ends[number]])
+            for number, likeliest in likeliest_at_ends(reference, states, ends).items():
                 same = active[number].correct(guessed[number], likeliest)
                 sequences.cut(number, before[number] + same)
     finally:
@@ -202,6 +208,16 @@ def likeliest_at_ends(
     found = reference.likeliest_after(np.concatenate([*needed.values()]))
     stops = np.cumsum([len(rows) for rows in needed.values()])
     return {number: part.tolist() for number, part in zip(needed, np.split(found, stops[:-1]), strict=True)}
+
+
+def states_after(reference: FloatReference, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+    """Return the hidden state after each prompt, [hidden]: those that answers to them have left, else from a walk."""
+    found = [Words(reference, prompt).state for prompt in prompts]
+    missing = [place for place, state in enumerate(found) if state is None]
+    for places, rows in batches(reference, [prompts[place] for place in missing]):
+        for place, states in zip(places, reference.hidden(rows), strict=True):
+            found[missing[place]] = states[len(prompts[missing[place]]) - 1]
+    return [state for state in found if state is not None]
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> NDArray[np.int64]:

@@ -6,7 +6,8 @@ numbers a token). Hidden states are cached:
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.hidden    [W, T, hidden]
     CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the activation statistics, matrix after matrix, then the
                                                      ranges of keys and values
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.words     what it writes after a prompt: words.py
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.words     what it writes after a prompt, and .state, the hidden state
+                                                     there: words.py
 
 They are files of numbers (number_file.py). The name has 16 hex digits of each digest, and the number of the forward
 pass. The architecture is what was read from `config.json`: another reading of the same file is another reference. One

@@ -22,6 +22,7 @@ _BLOCK = 32
 _WHOLE_BITS = 16  # from here on weights are left as they are
 _SIGNIFICANT = np.float32(1 << 11)  # float16's
 _HEAD_ROWS = 8192  # in float32 at a time
+_PIECE_ELEMENTS = 1 << 16  # rounded at a time: what the processor's cache holds
 
 
 def rounded_logits(checkpoint: Checkpoint, tokens: NDArray[np.int64], bits: int) -> NDArray[np.float32]:
@@ -66,14 +67,26 @@ class _RoundedSource:
     def _rounded(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._most is None or values.ndim < 2:
             return values
-        columns = values.shape[-1]
-        padding = -columns % _BLOCK
-        whole = np.pad(values.reshape(-1, columns), ((0, 0), (0, padding))) if padding else values
-        blocks = whole.reshape(-1, _BLOCK)
-        scales = np.abs(blocks).max(-1, keepdims=True) / np.float32(self._most)
-        scales[scales == 0] = 1
-        rounded = (np.rint(blocks / scales) * scales).reshape(-1, columns + padding)
-        return np.ascontiguousarray(rounded[:, :columns]).reshape(values.shape)
+        rows = values.reshape(-1, values.shape[-1])
+        found = np.empty(rows.shape, np.float32)
+        step = max(1, _PIECE_ELEMENTS // rows.shape[1])
+        for start in range(0, len(rows), step):
+            found[start : start + step] = _rounded_rows(rows[start : start + step], self._most)
+        return found.reshape(values.shape)
+
+
+def _rounded_rows(rows: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """Return rows of a matrix in blocks of whole numbers up to `most`, with a scale each."""
+    columns = rows.shape[1]
+    padding = -columns % _BLOCK
+    whole = np.pad(rows, ((0, 0), (0, padding))) if padding else rows
+    blocks = whole.reshape(-1, _BLOCK)
+    scales = np.abs(blocks).max(-1, keepdims=True) / np.float32(most)
+    scales[scales == 0] = 1
+    rounded = blocks / scales
+    np.rint(rounded, out=rounded)
+    rounded *= scales
+    return rounded.reshape(-1, columns + padding)[:, :columns]
 
 
 def _float16_like(values: NDArray[np.float32]) -> NDArray[np.float32]:

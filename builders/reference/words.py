@@ -1,6 +1,7 @@
 """What the reference writes after a prompt, as far as it is known: the same for whoever asks, and however much.
 
     CACHE/CHECKPOINT-PROMPT-ARCHITECTURE-N.words    the likeliest tokens after one prompt, one after the other
+    CACHE/CHECKPOINT-PROMPT-ARCHITECTURE-N.state    the hidden state after the prompt, by which its first word was found
 
 Greedy tokens depend on the checkpoint and on the prompt alone: not on how many are asked for, nor on what ends an
 answer. So a file serves every suite, and grows where more is asked for. Those of a text's windows are kept together
@@ -12,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from builders.reference.logits import FloatReference
 
 _KIND = "words"
+_STATE = "state"
 
 
 class Words:
@@ -32,6 +35,15 @@ class Words:
     def add(self, tokens: Sequence[int]) -> None:
         """Add what follows the known words."""
         self.known += tokens
+
+    @property
+    def state(self) -> NDArray[np.float32] | None:
+        """The hidden state after the prompt, [hidden], where a walk has left it: after the last norm."""
+        return self._reference.cached(self._key, _STATE, (self._reference.checkpoint.architecture.hidden_size,))
+
+    def keep_state(self, state: NDArray[np.float32]) -> None:
+        """Keep the hidden state after the prompt."""
+        self._reference.keep(self._key, _STATE, state)
 
     def keep(self) -> None:
         """Keep all that is known, where it is more than was kept."""

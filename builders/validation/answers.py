@@ -167,7 +167,10 @@ def answer_both(
     count: int,
     ending: Ending,
 ) -> list[Pair]:
-    """Continue prompts by up to `count` tokens, by both. The bundle's answers are what the reference's begin with."""
+    """Continue prompts by up to `count` tokens, by both. The bundle's answers are what the reference's begin with.
+
+    Where the bundle is evaluated, it drafts no more than that: its token takes as long as one of the reference's walks.
+    """
     if not prompts:
         return []
 
@@ -182,7 +185,8 @@ def answer_both(
     reference.on_progress(Step("answer", 0, len(prompts), "prompts"))
     ours = _written(session, prompts, count, ending)
     reference.on_progress(Step("answer", len(prompts), len(prompts), "prompts"))
-    theirs = reference_answers(reference, prompts, count, ending, ours, draft)
+    drafting = draft if session.is_own_runtime else None
+    theirs = reference_answers(reference, prompts, count, ending, ours, drafting)
     every = zip(prompts, theirs, ours, strict=True)
     return [Pair(tuple(ids), tuple(reference), tuple(bundle)) for ids, reference, bundle in every]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from builders.reference import batches
+from builders.reference import states_after
 from builders.validation.answers import Answered, Pair, answer, harmless_prompts, prompt_ids
 from builders.validation.compare import divergence, log_softmax
 from builders.validation.measurement import Measurement, measured
@@ -140,14 +140,12 @@ def _same_share(pair: Pair) -> float:
 
 
 def _first_token_kl(using: Measurement, pairs: Sequence[Pair]) -> list[float]:
-    found = {}
-    for places, filled in batches(using.reference, [pair.prompt for pair in pairs]):
-        for place, rows in zip(places, using.reference.hidden(filled), strict=True):
-            prompt = pairs[place].prompt
-            expected = using.reference.logits(rows[len(prompt) - 1 :][:1])
-            given = using.session.prefill(np.asarray(prompt, dtype=np.int64))[None]
-            found[place] = float(divergence(log_softmax(expected), log_softmax(given))[0])
-    return [found[place] for place in range(len(pairs))]
+    found = []
+    for pair, state in zip(pairs, states_after(using.reference, [pair.prompt for pair in pairs]), strict=True):
+        expected = using.reference.logits(state[None])
+        given = using.session.prefill(np.asarray(pair.prompt, dtype=np.int64))[None]
+        found.append(float(divergence(log_softmax(expected), log_softmax(given))[0]))
+    return found
 
 
 def _refuses(using: Measurement, ids: Sequence[int]) -> bool:

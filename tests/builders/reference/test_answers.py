@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.reference import Ending, FloatReference, batches, reference_answers
+from builders.reference import Ending, FloatReference, batches, reference_answers, states_after
 from builders.reference.answers import Draft
 from builders.reference.sequences import Sequences
 from tests.support.checkpoints import write_tiny
@@ -86,10 +86,10 @@ def test_a_guess_is_read_in_growing_parts_and_the_rest_a_token_a_walk(
 ) -> None:
     reference = Counting(tiny, walks=([],))
     assert reference_answers(reference, PROMPTS[:1], 12, Ending(), greedy[:1]) == greedy[:1]
-    assert reference.walks[0] == [[3 + 8], [1 + 2]]  # each walk yields one token more than it reads of the guess
+    assert reference.walks[0] == [[3 + 4], [1 + 6]]  # each walk yields one token more than it reads of the guess
     reference = Counting(tiny, walks=([],))
     assert reference_answers(reference, PROMPTS[:1], 12, Ending(), with_errors(greedy[:1], 5)) == greedy[:1]
-    assert reference.walks[0] == [[3 + 8], *[[1]] * 6]
+    assert reference.walks[0] == [[3 + 4], [1 + 6], *[[1]] * 6]
 
 
 @pytest.mark.usefixtures("_large")
@@ -107,8 +107,8 @@ def test_where_a_walk_reads_all_weights_a_bundle_drafts_no_more_than_is_needed(
 
     reference = Counting(tiny, walks=([],))
     assert reference_answers(reference, PROMPTS[:1], 12, Ending(), with_errors(greedy[:1], 2), knowing) == greedy[:1]
-    assert reference.walks[0] == [[3 + 8], [1 + 8]]
-    assert asked == [(3 + 3, 8)]
+    assert reference.walks[0] == [[3 + 4], [1 + 4], [1 + 3]]
+    assert asked == [(3 + 3, 4), (3 + 8, 3)]
 
 
 def test_a_stop_id_ends_an_answer_and_belongs_to_it(tiny: Checkpoint, greedy: list[list[int]]) -> None:
@@ -129,6 +129,21 @@ def test_what_is_known_serves_every_count_and_every_stop_id(
     assert len(reference.walks[0]) == walks > 0
     assert reference_answers(reference, PROMPTS, 6, Ending(), with_errors(greedy, 5)) == [ids[:6] for ids in greedy]
     assert reference.walks[0][walks:] == [[len(ids) + 4 + 1 for ids in PROMPTS]]  # from what was known on
+
+
+def test_the_states_after_prompts_are_those_that_answers_have_left(tiny: Checkpoint, tmp_path: Path) -> None:
+    prompts = [[*range(70), 5], [*range(70), 6, 7], [9]]
+    walked = [FloatReference(tiny).states(np.asarray([prompt]))[0, -1] for prompt in prompts]
+    reference = FloatReference(tiny, tmp_path / "cache")
+    np.testing.assert_array_equal(states_after(FloatReference(tiny), prompts[:1])[0], walked[0])
+    reference_answers(
+        reference, prompts[:2], 6, Ending(), with_errors([[0] * 6] * 2, 0)
+    )  # what they share is read once
+    kept = sorted(path.name for path in (tmp_path / "cache").glob("*.state"))
+    assert len(kept) == 2
+    for found, expected in zip(states_after(reference, prompts), walked, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert len([*(tmp_path / "cache").glob("*.hidden")]) == 1  # of the prompt that was not answered
 
 
 def test_what_was_found_before_an_interruption_is_kept(
