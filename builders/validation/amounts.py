@@ -165,6 +165,7 @@ class Validation:
         """
         found = Amounts()
         self._text(found)
+        self._stretches(found)
         self._other_texts(found)
         answered = self._answers(found)
         self._tasks(found)
@@ -179,7 +180,7 @@ class Validation:
         return min(self.settings.tokens_read, window_length(self.settings, self.lengths.exact_context_length))
 
     def _text(self, found: Amounts) -> None:
-        """Count the evaluation's own text, greedy continuations of it, and stretches of it."""
+        """Count the evaluation's own text, and greedy continuations of it."""
         settings, window = self.settings, self._window
         count = -(-settings.tokens_read // window)
         found.compare(window, window, count)
@@ -189,25 +190,30 @@ class Validation:
         found.written += prompts * new
         found.steps += new
         found.reference[prompt + new - 1] += prompts  # it reads what the bundle wrote
-        for span in (past_exact_span(self.lengths), past_edge_span(self.lengths)):
-            if span is not None:
-                found.compare(span[1], span[1] + 1 - span[0])
-        end = cache_end(self.lengths, self.sizes.text_tokens, window) if self.recipe.kv_cache else None
-        if end is not None:
-            found.compare(end, min(end, STRETCH_TOKENS))
         if is_opened_again(self.lengths, window):
             found.bundle[window] += count
             found.compared += window * count
+
+    def _stretches(self, found: Amounts) -> None:
+        """Count the ends of long sequences of that text. The reference reads those of the same length once."""
+        spans = [past_exact_span(self.lengths), past_edge_span(self.lengths)]
+        ends = [(span[1], span[1] + 1 - span[0]) for span in spans if span is not None]
+        end = cache_end(self.lengths, self.sizes.text_tokens, self._window) if self.recipe.kv_cache else None
+        if end is not None:
+            ends.append((end, min(end, STRETCH_TOKENS)))
+        across = across_edges_end(self.architecture, self.lengths.context_length, self._window)
+        if across is not None and self.settings.suite == "full":
+            ends.append((across, across))
+        for length, compared in ends:
+            found.bundle[length] += 1
+            found.compared += compared
+        found.reference.update({length for length, _ in ends})
 
     def _other_texts(self, found: Amounts) -> None:
         exact = self.lengths.exact_context_length
         length = sampled_window(self.settings, exact)
         if length:
             found.compare(length, length, sampled_windows(self.settings, exact, has_chat=self.sizes.has_chat))
-        if self.settings.suite == "full":
-            last = across_edges_end(self.architecture, self.lengths.context_length, self._window)
-            if last is not None:
-                found.compare(last, last)
 
     def _answers(self, found: Amounts) -> int:
         """Count the built-in prompts, and return how many harmless ones are answered."""
@@ -269,13 +275,13 @@ class Validation:
         for each in sets:
             prompts = [self.sizes.turn(row.prompt) for row in spread(each.rows, asked)]
             found.answer(prompts, self.settings.prompt_answer_tokens)
-            _first_tokens(found, prompts)
+            found.bundle.update(prompts)  # for the first token; the reference knows it from the answers
         harmless = [self.sizes.turn(prompt) for prompt in harmless_prompts()[:asked]]
         if answered:
             harmless = harmless[:answered]
         else:
             found.answer(harmless, self.settings.prompt_answer_tokens)
-        _first_tokens(found, harmless)
+        found.bundle.update(harmless)
 
     def _edges(self, found: Amounts) -> None:
         """Count the behaviour suite's sequences: in one go, token by token and in chunks."""
@@ -293,12 +299,6 @@ class Validation:
             found.bundle[ordinary] += 1
         found.bundle.update([last, *([max(lengths)] if lengths else [])])
         found.bundle.update(n for n in range(1, min(SHORT_PROMPTS, last) + 1) if is_exact(self.lengths, n))
-
-
-def _first_tokens(found: Amounts, prompts: Sequence[int]) -> None:
-    """Count what is read for the first token of answers: prompts are filled up to the longest by the reference."""
-    found.bundle.update(prompts)
-    found.reference[max(prompts)] += len(prompts)
 
 
 def planned_validation(

@@ -156,7 +156,7 @@ def test_every_suite_reads_and_writes_what_was_predicted(tmp_path: Path, counted
     checkpoint = endless(tmp_path / "checkpoint", Tiny(context=600, window=400))
     bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")  # exact up to the window
     settings = replace(SETTINGS, suite=suite)
-    validate(bundle, checkpoint, settings)
+    validate(bundle, checkpoint, settings, cache=tmp_path / "cache")
     assert_same(counted, predicted(bundle, checkpoint, settings))
 
 
@@ -166,7 +166,7 @@ def test_in_every_runtime(tmp_path: Path, counted: Amounts, recipe: str, kv_cach
     chosen = with_kv_cache(recipe_named(recipe), kv_cache) if kv_cache else recipe_named(recipe)
     bundle = build(checkpoint, chosen, tmp_path / "bundle")
     settings = replace(SETTINGS, suite="quick")
-    validate(bundle, checkpoint, settings)
+    validate(bundle, checkpoint, settings, cache=tmp_path / "cache")
     assert_same(counted, predicted(bundle, checkpoint, settings))
 
 
@@ -178,5 +178,5 @@ def test_questions_and_prompts_of_folders(tmp_path: Path, counted: Amounts) -> N
     checkpoint = endless(tmp_path / "checkpoint", Tiny())
     bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")
     settings = replace(SETTINGS, tasks=tasks, safety=safety, task_questions=6, safety_prompts=3)
-    validate(bundle, checkpoint, settings)
+    validate(bundle, checkpoint, settings, cache=tmp_path / "cache")
     assert_same(counted, predicted(bundle, checkpoint, settings))
