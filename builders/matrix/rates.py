@@ -32,8 +32,8 @@ _MINI = 3.82e9  # parameters of Phi-3-mini, of which whole runs are known
 
 CORES = 2  # on which an estimate's processor seconds are spread
 # Recipe -> processor seconds a parameter; and what starting and loading takes. Source: builds of the first two layers
-# of mini's shapes; Q4_K_M, ONNX's and Core ML's four bits: of four (docs/benchmarks/full-size.md). An estimate, not a
-# run: onnx-int8, as gguf-q8_0.
+# of mini's shapes; Core ML's four bits: of four; Q4_K_M, Q4_0 and ONNX's four bits: of all of mini, too
+# (docs/benchmarks/full-size.md). An estimate, not a run: onnx-int8, as gguf-q8_0.
 BUILD_RATES: Mapping[str, float] = {
     "gguf-f16": 8.0e-9,
     "gguf-q8_0": 9.5e-9,
@@ -41,20 +41,20 @@ BUILD_RATES: Mapping[str, float] = {
     "gguf-q5_k_m": 1.77e-8,
     "gguf-q4_k_m": 1.65e-8,
     "gguf-iq4_nl": 3.2e-8,
-    "gguf-q4_0": 9.0e-9,
+    "gguf-q4_0": 7.5e-9,
     "gguf-q3_k_m": 2.6e-8,
     "onnx-fp16": 6.5e-9,
     "onnx-int8": 9.5e-9,
-    "onnx-int4": 1.0e-8,
+    "onnx-int4": 8.0e-9,
     "coreml-fp16": 7.0e-9,
     "coreml-int4": 1.05e-8,
     "coreml-palettized4": 7.8e-8,
 }
 BUILD_START_SECONDS = 4.0
 _COREML_LAYER_SECONDS = 0.12  # of a program, which is written operation by operation
-# Calibration -> processor seconds a parameter that its rounding adds. light: of mini's gguf-q4_k_m; in other formats
-# its searches take as long as without. full: a quarter of mini's onnx-int4, 5,019 processor seconds in all.
-ROUNDING_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 1.3e-8, "full": 1300 / _MINI}
+# Calibration -> processor seconds a parameter that its rounding adds. light: about that of mini in six GGUF recipes; in
+# other formats its searches take as long as without. full: a quarter of mini's onnx-int4, 5,019 processor seconds in all.
+ROUNDING_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 0.8e-8, "full": 1300 / _MINI}
 # Of the tokens that a walk reads: those of `full` are multiplied with one another, too.
 WALK_SHARES: Mapping[Calibration, float] = {"none": 0.0, "light": 1.0, "full": 1.8}
 _WALK_START_SECONDS = 5.0
