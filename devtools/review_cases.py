@@ -35,17 +35,22 @@ class Made:
         target: the device class, which names the cell.
         source: the name of the change in `SOURCES` that its checkpoint has; empty for the real model as it is.
         fault: the name of the change in `FAULTS` that the finished bundle has; empty for none.
+        kv_cache: the type of its KV cache; empty for the runtime's own.
+        budget: bits per weight, as text; empty for none.
     """
 
     recipe: str
     target: str
     source: str = ""
     fault: str = ""
+    kv_cache: str = ""
+    budget: str = ""
 
     @property
     def name(self) -> str:
         """What its folder and its evidence are called."""
-        return "-".join(part for part in (self.recipe, self.target, self.source, self.fault) if part)
+        parts = (self.recipe, self.target, self.source, self.fault, self.kv_cache, self.budget)
+        return "-".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,50 @@ CASES: dict[str, tuple[Case, ...]] = {
             (Made("gguf-q4_k_m", "galaxy-s24", source="merged-twice"),),
         ),
     ),
+    "third": (
+        Case(
+            "budget",
+            True,
+            "gguf-q4_k_m with a budget of 5.5 bits per weight: smaller, and a KL divergence that is higher within its"
+            " gate, on all texts alike.",
+            (_GGUF,),
+            (Made("gguf-q4_k_m", "galaxy-s24", budget="5.5"),),
+        ),
+        Case(
+            "cache",
+            True,
+            "The KV cache is kept in q8_0. Not one weight changes; at the end of a full cache the bundle is as close to"
+            " float32 as on short texts.",
+            (_GGUF,),
+            (Made("gguf-q4_k_m", "galaxy-s24", kv_cache="q8_0"),),
+        ),
+        Case(
+            "same-prompt",
+            True,
+            "The chat template is written in another way: variables have other names, lines other breaks. Every"
+            " conversation is rendered to the same text, and every answer is production's.",
+            (_ONNX,),
+            (Made("onnx-int8", "pixel-9", source="same-prompt"),),
+        ),
+        Case(
+            "window",
+            False,
+            "config.json has a sliding window of 448 tokens, as after it was copied from another model: the model was"
+            " trained without one and falls apart where the first tokens leave it. Short chats are right. The float32"
+            " reference reads the same file, so all checks agree; its perplexity on windows of 512 tokens shows it.",
+            (_ONNX,),
+            (Made("onnx-int8", "pixel-9", source="window"),),
+        ),
+        Case(
+            "digits",
+            False,
+            "The checkpoint's embeddings of 1 and 7 are exchanged, as after a vocabulary was put in another order:"
+            " lists begin with 7. The float32 reference has the same weights, so all checks"
+            " agree.",
+            (_GGUF,),
+            (Made("gguf-q4_k_m", "galaxy-s24", source="digits"),),
+        ),
+    ),
 }
 
 
@@ -183,18 +232,56 @@ def _with_template(old: str, new: str) -> Change:
     return change
 
 
-def _merged_twice(folder: Path) -> None:
-    """Add a change of low rank to every matrix that ends a layer, as an adapter does that is merged once too often."""
-    from safetensors.numpy import load_file, save_file
+def _with_whole_template(template: str) -> Change:
+    return lambda folder: _edit(
+        folder / "tokenizer_config.json", lambda content: content.update(chat_template=template)
+    )
 
+
+_SAME_PROMPT = """\
+{%- set persona = 'You are a helpful AI assistant named SmolLM, trained by Hugging Face' -%}
+{%- set conversation = messages -%}
+{%- if conversation and conversation[0]['role'] != 'system' -%}
+    {{- '<|im_start|>system\\n' + persona + '<|im_end|>\\n' -}}
+{%- endif -%}
+{%- for turn in conversation -%}
+    {{- '<|im_start|>' + turn['role'] + '\\n' + turn['content'] + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
+
+
+def _with_weights(change: Callable[[dict[str, Any], Path], None]) -> Change:
+    """Return what changes the tensors of a checkpoint, which `change` gets by name, with the folder."""
+
+    def rewrite(folder: Path) -> None:
+        from safetensors.numpy import load_file, save_file
+
+        path = folder / "model.safetensors"
+        weights = load_file(path)
+        path.unlink()  # it is a link to the real model's
+        change(weights, folder)
+        save_file(weights, path, metadata={"format": "pt"})
+
+    return rewrite
+
+
+def _merge_twice(weights: dict[str, Any], _: Path) -> None:
+    """Add a change of low rank to every matrix that ends a layer, as an adapter does that is merged once too often."""
     generator = np.random.default_rng(0)
-    path = folder / "model.safetensors"
-    weights = load_file(path)
-    path.unlink()  # it is a link to the real model's
     for name in sorted(weights):
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             weights[name] = _with_low_rank(weights[name], generator)
-    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _exchange_digits(weights: dict[str, Any], folder: Path) -> None:
+    """Exchange the rows of two digits in the embedding, which is the head, too."""
+    words = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    rows = [words["1"], words["7"]]
+    table = weights["model.embed_tokens.weight"]
+    table[rows] = table[rows[::-1]]
 
 
 def _with_low_rank(matrix: Any, generator: np.random.Generator, rank: int = 8, share: float = 0.25) -> Any:
@@ -225,6 +312,9 @@ SOURCES: dict[str, Change] = {
     "stop-id": _with_stop_ids(0),
     "more-stops": _with_stop_ids(0, 1, 2),
     "newline": _with_template("<|im_start|>assistant\n", "<|im_start|>assistant"),
-    "merged-twice": _merged_twice,
+    "merged-twice": _with_weights(_merge_twice),
+    "window": lambda folder: _edit(folder / "config.json", lambda content: content.update(sliding_window=448)),
+    "digits": _with_weights(_exchange_digits),
+    "same-prompt": _with_whole_template(_SAME_PROMPT),
 }
 FAULTS: dict[str, Change] = {"indentation": _indentation}

@@ -1,6 +1,6 @@
 """Five prepared releases of the real model, two with a planted defect, for people who try whether the report shows it.
 
-    python -m devtools.review_trial OUT [--set first|second] [--seed N] [--work DIR]
+    python -m devtools.review_trial OUT [--set first|second|third] [--seed N] [--work DIR]
 
     OUT/1/report.html … OUT/5/report.html    what a reviewer sees: `phipack report assistant-N:1.1.0`
     OUT/key.md                               which releases are sound, and what is wrong with the others
@@ -18,7 +18,7 @@ import json
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import phipack
@@ -29,6 +29,7 @@ from phipack.api.arguments import as_evidence
 from phipack.api.registry import Registry
 from registry.bundle.folder import Bundle, open_bundle
 from registry.files.output_file import write_output_file
+from targets.budget import Budget
 from targets.evidence import Evidence
 
 CONTEXT = 2048
@@ -73,10 +74,17 @@ class Workshop:
         if folder.is_dir():
             return open_bundle(folder)
         if made.fault:
-            write_faulty(self.bundle(Made(made.recipe, made.target, made.source)), made.fault, folder)
+            write_faulty(self.bundle(replace(made, fault="")), made.fault, folder)
             return open_bundle(folder)
-        checkpoint = self.checkpoint(made.source)
-        return phipack.build(checkpoint, made.recipe, folder, context_length=CONTEXT, home=self.folder / "home")
+        return phipack.build(
+            self.checkpoint(made.source),
+            made.recipe,
+            folder,
+            context_length=CONTEXT,
+            kv_cache=made.kv_cache or None,
+            budget=Budget.of_bits(float(made.budget)) if made.budget else None,
+            home=self.folder / "home",
+        )
 
     def evidence(self, made: Made) -> Evidence:
         """Return a cell's evidence; it is measured the first time."""

@@ -8,16 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from safetensors.numpy import load_file, save_file
 
 from devtools.bundles import make_bundle
 from devtools.review_cases import CASES, FAULTS, SOURCES, write_faulty, write_source
 from registry.bundle.folder import open_bundle, verify
 
-TEMPLATE = (
-    "{% if loop.first %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    "<|im_end|>\n' }}{% endif %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+TEMPLATE = (  # the real model's
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+EMBEDDING = "model.embed_tokens.weight"
 INDENTS = ("\u0120\u0120", "\u010a\u0120\u0120", "\u0120\u0120\u0120")
 WORDS = ("<|endoftext|>", "\u0120", "a", "\u010a", *INDENTS)
 
@@ -27,11 +31,14 @@ def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     for name, content in {
+        "config.json": {"hidden_size": 32, "sliding_window": None},
+        "tokenizer.json": {"model": {"vocab": {str(digit): digit for digit in range(10)}}},
         "generation_config.json": {"bos_token_id": 1, "eos_token_id": [0, 2]},
         "tokenizer_config.json": {"chat_template": TEMPLATE},
     }.items():
         (folder / name).write_text(json.dumps(content, allow_nan=False), "utf-8")
     matrices = {f"model.layers.0.{name}.weight": np.ones((16, 32), np.float16) for name in ("mlp.down_proj", "norm")}
+    matrices[EMBEDDING] = np.arange(10, dtype=np.float16)[:, None].repeat(32, axis=1)
     save_file(matrices, folder / "model.safetensors")
     return folder
 
@@ -69,6 +76,35 @@ def test_a_worse_checkpoint_is_another_file(checkpoint: Path, tmp_path: Path) ->
     assert (before["model.layers.0.norm.weight"] == 1).all()
 
 
+def test_a_sliding_window_is_all_that_changes(checkpoint: Path, tmp_path: Path) -> None:
+    write_source(checkpoint, "window", tmp_path / "new")
+    assert _read(tmp_path / "new", "config.json") == _read(checkpoint, "config.json") | {"sliding_window": 448}
+    assert _read(checkpoint, "config.json")["sliding_window"] is None
+
+
+def test_rows_of_two_digits_are_exchanged_in_another_file(checkpoint: Path, tmp_path: Path) -> None:
+    write_source(checkpoint, "digits", tmp_path / "new")
+    (before, after) = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "new"))
+    assert before[EMBEDDING][:, 0].tolist() == [*range(10)]
+    assert after[EMBEDDING][:, 0].tolist() == [0, 7, 2, 3, 4, 5, 6, 1, 8, 9]
+    assert all((before[name] == after[name]).all() for name in before if name != EMBEDDING)
+
+
+@pytest.mark.parametrize("turns", [("user",), ("system", "user"), ("user", "assistant", "user")])
+@pytest.mark.parametrize("add_generation_prompt", [True, False])
+def test_a_template_that_is_written_in_another_way_renders_the_same(
+    checkpoint: Path, tmp_path: Path, turns: tuple[str, ...], add_generation_prompt: bool
+) -> None:
+    write_source(checkpoint, "same-prompt", tmp_path / "new")
+    before, after = (
+        _read(folder, "tokenizer_config.json")["chat_template"] for folder in (checkpoint, tmp_path / "new")
+    )
+    messages = [{"role": role, "content": f" {{{{ {place} }}}}\n"} for place, role in enumerate(turns)]
+    conversation = {"messages": messages, "add_generation_prompt": add_generation_prompt}
+    assert before != after
+    assert _rendered(before, conversation) == _rendered(after, conversation) != ""
+
+
 def test_rows_of_indentation_are_off_by_one_and_the_bundle_is_sealed(tmp_path: Path) -> None:
     import gguf
 
@@ -84,6 +120,11 @@ def test_rows_of_indentation_are_off_by_one_and_the_bundle_is_sealed(tmp_path: P
     verify(faulty)
     (table,) = gguf.GGUFReader(str(faulty.file("model.gguf"))).tensors
     assert table.data[:, 0].tolist() == [0, 1, 2, 3, 6, 4, 5]
+
+
+def _rendered(template: str, conversation: dict[str, Any]) -> str:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
+    return environment.from_string(template).render(**conversation)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
