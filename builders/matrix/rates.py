@@ -53,7 +53,7 @@ BUILD_RATES: Mapping[str, float] = {
 BUILD_START_SECONDS = 4.0
 _COREML_LAYER_SECONDS = 0.12  # of a program, which is written operation by operation
 # Calibration -> processor seconds a parameter that its rounding adds. light: about that of mini in six GGUF recipes; in
-# other formats its searches take as long as without. full: a quarter of mini's onnx-int4, 5,019 processor seconds in all.
+# other formats its searches take as long as without. full: a quarter of the 5,019 of mini's onnx-int4.
 ROUNDING_RATES: Mapping[Calibration, float] = {"none": 0.0, "light": 0.8e-8, "full": 1300 / _MINI}
 # Of the tokens that a walk reads: those of `full` are multiplied with one another, too.
 WALK_SHARES: Mapping[Calibration, float] = {"none": 0.0, "light": 1.0, "full": 1.8}

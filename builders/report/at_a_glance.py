@@ -7,7 +7,8 @@ from builders.report.comparing import NOTHING
 from builders.report.content import CellContent, Subject
 from registry.bundle.manifest import Manifest
 
-_NO_WEIGHTS = (".json", ".jinja", ".txt", ".md", "tokenizer.model")  # ends of names of files without weights
+_WEIGHTS = (".gguf", ".onnx.data", "weight.bin")  # ends of the names of files that hold weights
+_NO_MODEL = (".json", ".jinja", ".txt", ".md", "tokenizer.model")  # and of those that hold neither weights nor graph
 _MOST_NAMED = 3
 
 
@@ -17,12 +18,14 @@ def at_a_glance(cell: CellContent, against: str = "") -> str:
         return "can't be compared" if cell.problem else f"new cell: {against} has none" if against else NOTHING
     old, new = cell.baseline.manifest, cell.candidate.manifest
     other = files_that_differ(old, new)
+    if recipe_of(old) != recipe_of(new):
+        files = "" if other else "the same files, "
+        return f"{files}another recipe: {recipe_of(old)} → {recipe_of(new)}"
     if not other:
         return f"identical to {_short(cell.baseline)}'s, byte for byte"
-    if recipe_of(old) != recipe_of(new):
-        return f"another recipe: {recipe_of(old)} → {recipe_of(new)}"
     if same_weights(old, new):
-        return f"weights the same, {_differ(other, new)}"
+        same = ", which writes the same prompts" if cell.writes_same_prompts else ""
+        return f"weights the same, {_differ(other, new)}{same}"
     if old.checkpoint != new.checkpoint:
         return "another checkpoint, the same recipe"
     inputs = "recipe, checkpoint and tools" if old.tools == new.tools else "recipe and checkpoint, other tools"
@@ -36,8 +39,13 @@ def files_that_differ(old: Manifest, new: Manifest) -> list[str]:
 
 
 def same_weights(old: Manifest, new: Manifest) -> bool:
-    """Return whether every file that may hold weights is the same in both."""
-    return all(path.endswith(_NO_WEIGHTS) for path in files_that_differ(old, new))
+    """Return whether every file of weights is the same in both. In GGUF it has the configuration, too."""
+    return not any(path.endswith(_WEIGHTS) for path in files_that_differ(old, new))
+
+
+def same_model(old: Manifest, new: Manifest) -> bool:
+    """Return whether weights and graph are the same in both: what differs is the tokenizer, the template or a text."""
+    return all(path.endswith(_NO_MODEL) for path in files_that_differ(old, new))
 
 
 def _differ(files: list[str], manifest: Manifest) -> str:

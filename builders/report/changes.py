@@ -68,7 +68,7 @@ def own_checkpoint(cell: CellContent) -> str:
         return ""
     old, new = cell.baseline.manifest, cell.candidate.manifest
     differs = {
-        "chat template": _template_digest(old) != _template_digest(new),
+        "chat template": _template_digest(old) != _template_digest(new) and not cell.writes_same_prompts,
         "stop ids": set(old.generation.stop_token_ids) != set(new.generation.stop_token_ids),
         "tokenizer": _tokenizer_digest(old) != _tokenizer_digest(new),
     }
@@ -123,7 +123,13 @@ def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Ch
     yield _template(old, new, cell)
     yield Change("context, tokens", f"{old.model.context_length:,}", f"{new.model.context_length:,}")
     yield Change("exact up to, tokens", f"{old.model.exact_context_length:,}", f"{new.model.exact_context_length:,}")
-    yield Change("KV cache", old.recipe.kv_cache or "the runtime's own", new.recipe.kv_cache or "the runtime's own")
+    yield Change(
+        "KV cache",
+        old.recipe.kv_cache or "the runtime's own",
+        new.recipe.kv_cache or "the runtime's own",
+        breaks=new.recipe.format == "gguf",  # elsewhere the graph says it
+        meaning="the app sets this type where it opens the model",
+    )
     yield Change("vocabulary", f"{old.model.vocabulary_size:,}", f"{new.model.vocabulary_size:,}")
     yield Change("minimum runtime", _runtimes(old), _runtimes(new), breaks=True)
     yield Change("download", size(old.total_bytes), size(new.total_bytes))
@@ -155,7 +161,20 @@ def _template(old: Manifest, new: Manifest, cell: CellContent) -> Change:
     )
     lines = sum(line[:1] in ("+", "-") for line in found[2:])
     other = f"another text, {count(lines, 'line')} removed or added" if lines else "other bytes, the same lines"
-    return Change("chat template", shown, other, breaks=True, meaning=in_words(found, lines_before))
+    if cell.writes_same_prompts:
+        return Change("chat template", shown, other, meaning=_same_prompts(cell))
+    meaning = "; ".join(part for part in (_same_prompts(cell), in_words(found, lines_before)) if part)
+    return Change("chat template", shown, other, breaks=True, meaning=meaning)
+
+
+def _same_prompts(cell: CellContent) -> str:
+    """Return what rendering conversations with both templates has found; empty where nobody has done it."""
+    if cell.prompts is None:
+        return ""
+    if not cell.prompts.different:
+        return f"the prompts are the same: {cell.prompts.rendered} conversations were rendered with both templates"
+    number = len(cell.prompts.different)
+    return f"of {cell.prompts.rendered} conversations, {number} {'becomes' if number == 1 else 'become'} another text"
 
 
 def _template_digest(manifest: Manifest) -> str | None:

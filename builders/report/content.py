@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from builders.report.same_prompts import SamePrompts
 from builders.report.void_checks import without_void
 from registry.bundle.manifest import Manifest
 from registry.diff.compare import Difference
@@ -64,6 +65,7 @@ class CellContent:
 
     `baseline`, `difference`: None where there is nothing; `problem` then says why, where it could not be read.
     `earlier`: other releases by the same recipe, the newest first; None where nobody has looked for them.
+    `prompts`: what both chat templates write, where they differ.
     """
 
     candidate: Subject
@@ -71,6 +73,12 @@ class CellContent:
     difference: Difference | None = None
     problem: str = ""
     earlier: tuple[Earlier, ...] | None = None
+    prompts: SamePrompts | None = None
+
+    @property
+    def writes_same_prompts(self) -> bool:
+        """Whether another chat template was found to write the same."""
+        return self.prompts is not None and not self.prompts.different
 
 
 @dataclass(frozen=True)

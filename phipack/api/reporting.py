@@ -10,12 +10,13 @@ from builders.report.card import description, model_card
 from builders.report.content import CellContent, Content, Subject
 from builders.report.findings import findings, judged, overall
 from builders.report.page import drawings, html
+from builders.report.same_prompts import Prompting, SamePrompts, compare_prompts
 from phipack.api.arguments import AnyPath, as_bundle, as_evidence
 from phipack.api.earlier_releases import earlier_releases
 from phipack.api.results import ReportPage, ReviewedCell
 from registry.bundle.folder import Bundle
-from registry.diff.compare import Side, compare, folder_side, stored_side, version_side
-from registry.diff.token_texts import token_texts
+from registry.diff.compare import Side, compare, folder_side, stored_side, template_text, version_side
+from registry.diff.token_texts import special_tokens, token_texts
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import Reader, resolve_in
 from registry.ledger.registration import REPORT_NAME, Registration
@@ -136,9 +137,18 @@ def cell_content(
     try:
         other = version_side(ledger, before)
         baseline = _subject(other, before.cell, before, _measured(ledger.store, other), targets)
-        return CellContent(candidate, baseline, compare(other, side, read_tensors=False))
+        difference, prompts = compare(other, side, read_tensors=False), _prompts(other, side)
+        return CellContent(candidate, baseline, difference, prompts=prompts)
     except PhipackError as error:
         return CellContent(candidate, problem=f"{before.reference} can't be read: {error.problem}")
+
+
+def _prompts(before: Side, after: Side) -> SamePrompts | None:
+    """Return what both templates write, where they differ; None where they don't, or a side has none."""
+    old, new = template_text(before), template_text(after)
+    if old is None or new is None or old == new:
+        return None
+    return compare_prompts(Prompting(old, special_tokens(before)), Prompting(new, special_tokens(after)))
 
 
 def page(content: Content) -> ReportPage:

@@ -254,7 +254,7 @@ def _template_changes(before: Side, after: Side) -> tuple[tuple[str, ...], tuple
     entries = [_template_entry(side.manifest) for side in (before, after)]
     if entries[0] is not None and entries[1] is not None and entries[0].sha256 == entries[1].sha256:
         return (), ()
-    old, new = (_template_lines(side, entry) for side, entry in zip((before, after), entries, strict=True))
+    old, new = _template_lines(before), _template_lines(after)
     return tuple(difflib.unified_diff(old, new, before.name, after.name, lineterm="")), tuple(old)
 
 
@@ -263,20 +263,28 @@ def _template_entry(manifest: Manifest) -> FileEntry | None:
     return next((entry for entry in manifest.files if entry.path == name), None)
 
 
-def _template_lines(side: Side, entry: FileEntry | None) -> list[str]:
-    """Return the template's lines; where it is written in one line, as most are, one for each tag.
-
-    After a line break at its end comes one more line, which is empty: such a line break is part of the template.
-    """
+def template_text(side: Side) -> str | None:
+    """Return a side's chat template; None where it has none. Raises `BundleError` where it can't be read."""
+    entry = _template_entry(side.manifest)
     if entry is None:
-        return []
+        return None
     with side.open_file(entry) as stream:
         try:
-            text = stream.read(_TEMPLATE_BYTES_LIMIT).decode("utf-8", "replace")
+            return stream.read(_TEMPLATE_BYTES_LIMIT).decode("utf-8", "replace")
         except OSError as error:
             raise BundleError(
                 f"{side.name}: {entry.path} can't be read: {error}", fix="fetch or build that bundle again"
             ) from error
+
+
+def _template_lines(side: Side) -> list[str]:
+    """Return the template's lines; where it is written in one line, as most are, one for each tag.
+
+    After a line break at its end comes one more line, which is empty: such a line break is part of the template.
+    """
+    text = template_text(side)
+    if text is None:
+        return []
     lines = text.split("\n")
     return lines if sum(map(bool, lines)) > 1 else [*_TAG_END.split(lines[0]), *lines[1:]]
 

@@ -10,6 +10,7 @@ from targets.errors import PhipackError
 from targets.strict_json import MalformedJsonError, parse_json
 
 _NAME = "tokenizer.json"
+_CONFIG_NAME = "tokenizer_config.json"
 _BYTES_LIMIT = 64 << 20
 
 
@@ -17,11 +18,17 @@ def token_texts(side: Side) -> dict[int, str]:
     """Return the text of each stop id and of BOS; without those that the file does not have, or that can't be read."""
     generation = side.manifest.generation
     wanted = {*generation.stop_token_ids, generation.bos_token_id}
-    return {number: text for number, text in _texts(_read(side)) if number in wanted}
+    return {number: text for number, text in _texts(_read(side, _NAME)) if number in wanted}
 
 
-def _read(side: Side) -> Any:
-    entry = next((one for one in side.manifest.files if one.path == _NAME and one.bytes <= _BYTES_LIMIT), None)
+def special_tokens(side: Side) -> dict[str, str]:
+    """Return the special tokens by role, as chat templates use them; empty where the file is missing or unreadable."""
+    config = _dict(_read(side, _CONFIG_NAME))
+    return {role: text for role, text in config.items() if role.endswith("_token") and isinstance(text, str)}
+
+
+def _read(side: Side, name: str) -> Any:
+    entry = next((one for one in side.manifest.files if one.path == name and one.bytes <= _BYTES_LIMIT), None)
     if entry is None:
         return None
     try:

@@ -1,0 +1,52 @@
+"""Whether two chat templates write the same prompts: conversations are rendered with both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from builders.oracle.texts import TOOLS, Chat, chats
+from builders.templates import ChatTemplateError, render_chat
+
+_MOMENT = "2026-01-01T12:00:00"  # for templates that write the date
+
+
+@dataclass(frozen=True)
+class SamePrompts:
+    """How many conversations were rendered, and the names of those of which the templates make different texts."""
+
+    rendered: int
+    different: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """A chat template, and the special tokens by role that it may use."""
+
+    template: str
+    special_tokens: Mapping[str, str]
+
+
+def compare_prompts(before: Prompting, after: Prompting) -> SamePrompts:
+    """Render the oracle's conversations by both. Raises `BuildError` where no process can be started.
+
+    A conversation that both refuse is no difference; what one of them refuses is.
+    """
+    grid = chats(before.template + after.template)  # with tools where either mentions them
+    different = (chat.name for chat in grid if _written(before, chat) != _written(after, chat))
+    return SamePrompts(len(grid), tuple(different))
+
+
+def _written(by: Prompting, chat: Chat) -> str | None:
+    """Return the prompt; None where the template refuses the conversation."""
+    try:
+        return render_chat(
+            by.template,
+            [{"role": role, "content": content} for role, content in chat.messages],
+            by.special_tokens,
+            tools=TOOLS if chat.has_tools else None,
+            add_generation_prompt=chat.add_generation_prompt,
+            moment=_MOMENT,
+        )
+    except ChatTemplateError:
+        return None

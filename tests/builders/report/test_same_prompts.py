@@ -1,0 +1,128 @@
+"""Templates that write the same prompts, weights with another configuration, a cache that the app sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from builders.report.at_a_glance import at_a_glance
+from builders.report.changes import Change, app_changes, own_checkpoint
+from builders.report.content import CellContent, Subject
+from builders.report.findings import findings
+from builders.report.same_prompts import Prompting, SamePrompts, compare_prompts
+from targets.evidence import Figure
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+REWRITTEN = """\
+{%- for message in messages -%}
+  {{- '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>\\n' -}}{%- endif -%}
+"""
+OTHER = "sha256:" + "9" * 64
+
+
+def test_a_rewritten_template_writes_the_same_prompts() -> None:
+    found = compare_prompts(Prompting(TEMPLATE, {}), Prompting(REWRITTEN, {}))
+    assert found.different == ()
+    assert found.rendered > 30
+
+
+@pytest.mark.parametrize(
+    ("after", "first"),
+    [
+        (TEMPLATE.replace("<|assistant|>\n", "<|assistant|>"), "a user's turn, plain"),
+        (TEMPLATE.replace("m.content", "m.content | trim"), "a user's turn, white space"),
+        (TEMPLATE.replace("{% for m", "{{ bos_token }}{% for m"), "a user's turn, plain"),
+        ("{{ raise_exception('no') }}", "a user's turn, plain"),
+    ],
+)
+def test_a_prompt_that_becomes_another_is_found(after: str, first: str) -> None:
+    found = compare_prompts(Prompting(TEMPLATE, {"bos_token": "<s>"}), Prompting(after, {"bos_token": "<s>"}))
+    assert found.different[0] == first
+
+
+def test_special_tokens_are_part_of_a_prompt() -> None:
+    template = f"{{{{ bos_token }}}}{TEMPLATE}"
+    sides = [Prompting(template, {"bos_token": token}) for token in ("<s>", "</s>")]
+    assert len(compare_prompts(*sides).different) == compare_prompts(*sides).rendered
+    assert compare_prompts(sides[0], sides[0]).different == ()
+
+
+def test_an_app_has_nothing_to_follow_where_the_prompts_are_the_same(cell: CellContent) -> None:
+    assert _template(cell).must_follow
+    same = replace(cell, prompts=SamePrompts(43, ()))
+    change = _template(same)
+    assert (change.changed, change.must_follow) == (True, False)
+    assert change.meaning == "the prompts are the same: 43 conversations were rendered with both templates"
+    assert "chat template" not in own_checkpoint(same)
+    assert not [one for one in findings(same) if one.text.startswith("For the app: chat template")]
+    other = replace(cell, prompts=SamePrompts(43, ("a user's turn, plain",)))
+    assert _template(other).must_follow
+    assert _template(other).meaning.startswith("of 43 conversations, 1 becomes another text")
+    assert "chat template" in own_checkpoint(other)
+
+
+def test_a_cell_with_another_cache_is_no_copy_of_productions(cell: CellContent) -> None:
+    old = _same(cell)
+    recipe = old.candidate.manifest.recipe.model_copy(update={"kv_cache": "q8_0"})
+    found = replace(old, candidate=_with(old.candidate, recipe=recipe))
+    assert at_a_glance(found).startswith("the same files, another recipe: ")
+    (change,) = (one for one in app_changes(found) if one.what == "KV cache")
+    assert (change.must_follow, change.after) == (True, "q8_0")
+    assert [one.text for one in findings(found) if "the app sets this type" in one.text]
+
+
+@pytest.mark.parametrize(("after", "severity"), [(15.16, "defect"), (14.12, "")])
+def test_the_same_weights_that_predict_worse_have_another_configuration(
+    cell: CellContent, after: float, severity: str
+) -> None:
+    old = _same(cell)
+    assert old.baseline is not None
+    sides = [
+        _measured(_with(side, files=_files(side, graph), checkpoint=checkpoint), checkpoint, value)
+        for side, graph, checkpoint, value in (
+            (old.baseline, "a" * 64, old.baseline.manifest.checkpoint, 14.11),
+            (old.candidate, "b" * 64, OTHER, after),
+        )
+    ]
+    found = replace(old, baseline=sides[0], candidate=sides[1])
+    assert at_a_glance(found) == "weights the same, model.onnx differs"
+    said = [one for one in findings(found) if one.text.startswith("The weights are those of ")]
+    assert [one.severity for one in said] == ([severity] if severity else [])
+    if said:
+        assert "is 15.16, and was 14.11. The checkpoint's configuration is another one" in said[0].text
+    (checkpoint,) = (one for one in findings(found) if one.text.startswith("The checkpoint is another one"))
+    assert checkpoint.severity == "look"
+    assert "every file with weights is the same. Its configuration is another one: model.onnx." in checkpoint.text
+
+
+def _template(cell: CellContent) -> Change:
+    return next(one for one in app_changes(cell) if one.what == "chat template")
+
+
+def _same(cell: CellContent) -> CellContent:
+    assert cell.baseline is not None
+    return CellContent(cell.candidate, replace(cell.candidate, name=cell.baseline.name))
+
+
+def _with(side: Subject, **changes: object) -> Subject:
+    return replace(side, manifest=side.manifest.model_copy(update=changes))
+
+
+def _files(side: Subject, graph: str) -> Sequence[object]:
+    weights = max(side.manifest.files, key=lambda entry: entry.bytes)
+    rest = [entry for entry in side.manifest.files if entry is not weights]
+    as_onnx = [weights.model_copy(update={"path": "model.onnx.data"})]
+    return [*as_onnx, weights.model_copy(update={"path": "model.onnx", "sha256": graph, "bytes": 1}), *rest]
+
+
+def _measured(side: Subject, checkpoint: str, perplexity: float) -> Subject:
+    assert side.evidence is not None
+    figures = {"reference_perplexity": Figure(value=perplexity, unit="1", kind="measured", on="x")}
+    return replace(side, evidence=side.evidence.model_copy(update={"figures": figures, "checkpoint": checkpoint}))
