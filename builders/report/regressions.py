@@ -70,36 +70,31 @@ def _of_change(change: Change, notes: Sequence[str]) -> Finding:
 
 
 def _of_worse_reference(cell: CellContent, name: str) -> Iterator[Finding]:
-    """Yield that float32 itself predicts production's text much worse: no gate compares the two checkpoints."""
-    row = next((one for one in figure_rows(cell) if one.name == "reference_perplexity"), None)
-    if row is None or row.better is not False:
+    """Yield that float32 itself predicts production's text worse: no gate compares the two checkpoints."""
+    row = next((one for one in figure_rows(cell) if _is_defect(cell, one)), None)
+    if row is None or cell.baseline is None:
         return
-    assert cell.baseline is not None
     old, new = cell.baseline.manifest, cell.candidate.manifest
-    if same_weights(old, new) and (row.relative is None or row.relative > _PERPLEXITY_OF_SAME_WEIGHTS):
-        yield Finding(
-            "defect",
+    if same_weights(old, new):
+        text = (
             f"The weights are those of {name}, and float32 predicts the same text worse with them: its perplexity is"
             f" {row.after}, and was {row.before}. The checkpoint's configuration is another one, such as its sliding"
-            f" window or its rotation ({', '.join(files_that_differ(old, new))}).",
-            "baseline",
+            f" window or its rotation ({', '.join(files_that_differ(old, new))})."
         )
-        return
-    if not _is_defect(row):
-        return
-    yield Finding(
-        "defect",
-        f"The checkpoint itself answers worse than production's, a defect before phipack: float32's own perplexity on"
-        f" the same text is {row.after}, where the checkpoint of {name} has {row.before}. Each check and divergence"
-        " compares with this worse checkpoint.",
-        "baseline",
-    )
+    else:
+        text = (
+            "The checkpoint itself answers worse than production's, a defect before phipack: float32's own perplexity"
+            f" on the same text is {row.after}, where the checkpoint of {name} has {row.before}. Each check and"
+            " divergence compares with this worse checkpoint."
+        )
+    yield Finding("defect", text, "baseline")
 
 
-def _is_defect(row: FigureRow) -> bool:
-    if row.name != "reference_perplexity" or row.better is not False:
+def _is_defect(cell: CellContent, row: FigureRow) -> bool:
+    if row.name != "reference_perplexity" or row.better is not False or cell.baseline is None:
         return False
-    return row.relative is None or row.relative > _PERPLEXITY_DEFECT
+    is_same = same_weights(cell.baseline.manifest, cell.candidate.manifest)
+    return row.relative is None or row.relative > (_PERPLEXITY_OF_SAME_WEIGHTS if is_same else _PERPLEXITY_DEFECT)
 
 
 def _of_checkpoint(cell: CellContent, name: str) -> Finding:
@@ -213,7 +208,9 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
         yield Finding("note", f"Divergences and perplexities of the two {why}: neither is called better.", "baseline")
     name = cell.baseline.name
     rows = figure_rows(cell)
-    hidden = {"perplexity", "reference_perplexity"} if any(map(_is_defect, rows)) else set()  # said by the defect
+    hidden = (
+        {"perplexity", "reference_perplexity"} if any(_is_defect(cell, row) for row in rows) else set()
+    )  # said by the defect
     worse = [row for row in rows if row.name not in hidden and _is_notable(row)]
     severity: Severity = "note" if explained else "look"
     for text in _of_accuracy([row for row in worse if row.name in _DIVERGENCES], name):

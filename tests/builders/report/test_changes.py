@@ -69,7 +69,8 @@ def test_a_worse_checkpoint_shows_in_float32s_own_perplexity(
     same: CellContent, before: float, after: float, *, said: bool
 ) -> None:
     values = ({"reference_perplexity": one, "perplexity": 1.01 * one} for one in (before, after))
-    found = _of_both(_with_figures(same, *values), {}, {"checkpoint": "sha256:" + "9" * 64})
+    files = _other(same, "model.gguf")
+    found = _of_both(_with_figures(same, *values), {}, {"checkpoint": "sha256:" + "9" * 64, "files": files})
     evidence = found.candidate.evidence
     assert evidence is not None
     other = evidence.model_copy(update={"checkpoint": "sha256:" + "9" * 64})
