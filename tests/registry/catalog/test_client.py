@@ -15,7 +15,7 @@ from registry.files import lock_wait
 from registry.files.lock import file_lock
 from registry.transfer.http import HttpClient
 from targets.errors import FetchUnreachableError
-from targets.progress import Event, Notice
+from targets.progress import Event, Notice, Phase
 
 
 @pytest.fixture
@@ -36,6 +36,8 @@ def test_who_waits_for_another_fetch_says_so_and_goes_on(
     events: list[Event] = []
 
     def receive(event: Event) -> None:
+        if isinstance(event, Phase):
+            return
         events.append(event)
         noticed.set()
 
