@@ -21,6 +21,7 @@ from builders.tokenizer.canonical import canonical_json
 from builders.tokenizer.tiktoken import tokenizer_json_of_ranks
 from builders.torch_later import put_torch_off
 from targets.errors import CheckpointError, UnsupportedModelError
+from targets.special_tokens import special_tokens_of
 
 _LOADING = threading.Lock()  # transformers imports its parts on first use: one thread at a time
 # Keys of tokenizer_config.json that change what the tokenizer does in Python only: a tokenizer.json can't say it.
@@ -117,8 +118,7 @@ def read_bundled_tokenizer(folder: Path) -> Tokenizer:
 
 def read_special_tokens(folder: Path) -> dict[str, str]:
     """Return a bundle's special tokens by role. Raises `CheckpointError` where its tokenizer_config.json is damaged."""
-    config = read_json(folder / "tokenizer_config.json", required=False)
-    return {key: value for key, value in config.items() if key.endswith("_token") and isinstance(value, str)}
+    return special_tokens_of(read_json(folder / "tokenizer_config.json", required=False))
 
 
 @lru_cache(maxsize=2)  # one build asks several times, and a large vocabulary takes seconds

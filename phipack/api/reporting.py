@@ -137,16 +137,17 @@ def cell_content(
     try:
         other = version_side(ledger, before)
         baseline = _subject(other, before.cell, before, _measured(ledger.store, other), targets)
-        difference, prompts = compare(other, side, read_tensors=False), _prompts(other, side)
+        difference = compare(other, side, read_tensors=False)
+        prompts = _prompts(other, side) if difference.template else None
         return CellContent(candidate, baseline, difference, prompts=prompts)
     except PhipackError as error:
         return CellContent(candidate, problem=f"{before.reference} can't be read: {error.problem}")
 
 
 def _prompts(before: Side, after: Side) -> SamePrompts | None:
-    """Return what both templates write, where they differ; None where they don't, or a side has none."""
+    """Return what both templates write; None where a side has none."""
     old, new = template_text(before), template_text(after)
-    if old is None or new is None or old == new:
+    if old is None or new is None:
         return None
     return compare_prompts(Prompting(old, special_tokens(before)), Prompting(new, special_tokens(after)))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from registry.diff.compare import Side
 from targets.errors import PhipackError
+from targets.special_tokens import special_tokens_of
 from targets.strict_json import MalformedJsonError, parse_json
 
 _NAME = "tokenizer.json"
@@ -23,8 +24,7 @@ def token_texts(side: Side) -> dict[int, str]:
 
 def special_tokens(side: Side) -> dict[str, str]:
     """Return the special tokens by role, as chat templates use them; empty where the file is missing or unreadable."""
-    config = _dict(_read(side, _CONFIG_NAME))
-    return {role: text for role, text in config.items() if role.endswith("_token") and isinstance(text, str)}
+    return special_tokens_of(_dict(_read(side, _CONFIG_NAME)))
 
 
 def _read(side: Side, name: str) -> Any:
