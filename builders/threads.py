@@ -32,12 +32,15 @@ def single_threaded_products() -> Iterator[None]:
         BuildError: other code in this process decides how many threads the library has.
     """
     global _limits, _users  # noqa: PLW0603 - the libraries have one setting for the process
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
     with _lock:
         if _users == 0:
-            limits = _in_short_thread(lambda: threadpool_limits(1, user_api="blas"))
-            _require_one_thread()
+            # The libraries of now, numpy's among them. Others that are loaded meanwhile (numba's compiler loads scipy's)
+            # are not what numpy multiplies with.
+            libraries = ThreadpoolController()
+            limits = _in_short_thread(lambda: libraries.limit(limits=1, user_api="blas"))
+            _require_one_thread(libraries)
             _limits = limits
         _users += 1
     try:
@@ -59,11 +62,9 @@ def _in_short_thread(work: Callable[[], _Result]) -> _Result:
         return pool.submit(work).result()
 
 
-def _require_one_thread() -> None:
-    """Look whether the limit holds. Raises `BuildError`."""
-    from threadpoolctl import threadpool_info
-
-    others = [one["filepath"] for one in threadpool_info() if one["user_api"] == "blas" and one["num_threads"] != 1]
+def _require_one_thread(libraries: Any) -> None:
+    """Look whether the limit of a `ThreadpoolController` holds. Raises `BuildError`."""
+    others = [one["filepath"] for one in libraries.info() if one["user_api"] == "blas" and one["num_threads"] != 1]
     if others:
         raise BuildError(
             f"{Path(others[0]).name} keeps its number of threads, so that a bundle's bytes would depend on it",

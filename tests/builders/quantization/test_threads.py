@@ -64,6 +64,23 @@ if OWNED:
     owner = pools[0].submit(threadpool_limits, 2).result()
     print(pools[1].submit(limited).exception())
 """
+_LOADED_LATER = """
+import numpy
+import builders.threads
+from builders.threads import single_threaded_products
+from threadpoolctl import threadpool_info
+
+limit = builders.threads._in_short_thread
+
+def limit_and_load(work):
+    done = limit(work)
+    import scipy.linalg  # as numba's compiler does, in a thread of its own
+    return done
+
+builders.threads._in_short_thread = limit_and_load
+with single_threaded_products():
+    print(sorted(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"))
+"""
 
 
 def test_the_number_of_threads_does_not_change_the_bytes() -> None:
@@ -91,6 +108,12 @@ def _limits(*, owned: bool) -> list[str]:
 
 def test_products_are_limited_whichever_thread_asks() -> None:
     assert _limits(owned=False) == ["[[1], [1], [1], [1], [1], [1]] [2]"]
+
+
+def test_a_library_that_is_loaded_meanwhile_is_not_numpys() -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    found = subprocess.check_output([sys.executable, "-c", _LOADED_LATER], env=environment, text=True)
+    assert found == "[1, 2]\n"  # numpy's, and scipy's
 
 
 def test_other_code_that_decides_the_number_of_threads_is_named() -> None:
