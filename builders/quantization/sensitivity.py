@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import TensorSource
+from builders.reference.elementwise import few_at_once
 from builders.reference.forward import LayerWalk
 from builders.reference.statistics import MeanSquares
 from builders.reference.walk_states import WalkStates
@@ -192,9 +193,11 @@ class _Expected:
     """The distributions of exact states [rows, hidden] with the exact head [vocabulary, hidden]."""
 
     def __init__(self, states: Floats, head: Floats, divisor: float) -> None:
+        import torch
+
         self._states, self._head, self._divisor = states, head, np.float32(divisor)
         self._log_p = _log_probabilities(states, head, divisor)
-        self._p = self._log_p.exp()
+        self._p = few_at_once(torch.exp, self._log_p)
 
     def divergence(self, states: Floats, head: Floats) -> float:
         """Return the sum over rows of the divergence of other states with this head or another, in nats.
@@ -209,7 +212,7 @@ class _Expected:
             for start in range(0, len(head), _IDS):
                 ids = slice(start, start + _IDS)
                 change, p = torch.from_numpy(self._changes(states, head, ids)), self._p[:, ids]
-                more += torch.linalg.vecdot(change.expm1().sub_(change), p)
+                more += torch.linalg.vecdot(few_at_once(torch.expm1, change).sub_(change), p)
                 linear += torch.linalg.vecdot(change, p)
             total = more + linear
             found = float((more - (total - total.log1p())).sum())

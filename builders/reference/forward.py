@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import TensorSource
 from builders.reference.attention_masks import seen_keys
+from builders.reference.elementwise import few_at_once
+from builders.reference.products import Precision, product, rounded
 from targets.architecture import Architecture
 from targets.progress import Progress, Step, silent
 
@@ -57,12 +59,7 @@ def hidden_states(
     Memory: one layer's weights, the states, queries, keys and values of a few sequences (of one where it is longer than
     4,096 tokens), and the attention scores of 256 queries: nothing grows with the square of the length.
     """
-    walk = LayerWalk(architecture, source, tokens, observe, observe_cache=observe_cache)
-    for layer in range(architecture.layer_count):
-        on_progress(Step("reference", layer, architecture.layer_count, "layers"))
-        walk.run(layer)
-    on_progress(Step("reference", architecture.layer_count, architecture.layer_count, "layers"))
-    return walk.finish()
+    return LayerWalk(architecture, source, tokens, observe, observe_cache=observe_cache).run_all(on_progress)
 
 
 class LayerWalk:
@@ -70,6 +67,8 @@ class LayerWalk:
 
     `states`: hidden states [B, T, hidden] to go on from, those after some layer; by default the embedded tokens.
     """
+
+    precision: ClassVar[Precision] = "float32"  # of products with the layers' matrices
 
     def __init__(
         self,
@@ -105,10 +104,20 @@ class LayerWalk:
         import torch
 
         weights = read_weights(self._architecture, self._source, f"model.layers.{number}.")
-        layer = Layer(self._architecture, number, weights, self._observe, self._observe_cache)
+        weights = {name: rounded(one, self.precision) if one.ndim > 1 else one for name, one in weights.items()}
+        layer = Layer(self._architecture, number, weights, self._observe, self._observe_cache, self.precision)
         with torch.inference_mode():
             for sequences in self._states.split(self._at_once):
                 layer.run(sequences, *self._tables)
+
+    def run_all(self, on_progress: Progress) -> NDArray[np.float32]:
+        """Run the sequences through all layers, and return `finish`'s states. Reports the step `reference`."""
+        count = self._architecture.layer_count
+        for layer in range(count):
+            on_progress(Step("reference", layer, count, "layers"))
+            self.run(layer)
+        on_progress(Step("reference", count, count, "layers"))
+        return self.finish()
 
     def finish(self) -> NDArray[np.float32]:
         """Return the hidden states after the last norm, [B, T, hidden]."""
@@ -120,6 +129,12 @@ class LayerWalk:
             states = apply_norm(self._states, norm, "model.norm", architecture.norm_epsilon)
             self._observe(architecture.head_tensor, states.flatten(0, 1))
             return np.asarray(states.numpy())
+
+
+class StatisticsWalk(LayerWalk):
+    """A walk for what its observers learn: its products are bfloat16's (`products.py`), its states not the model's."""
+
+    precision = "bfloat16"
 
 
 def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -156,6 +171,7 @@ class Layer:
     weights: dict[str, Tensor]
     observe: Observer = unobserved
     observe_cache: CacheObserver = unobserved_cache
+    precision: Precision = "float32"
 
     def run(self, states: Tensor, cosines: Tensor, sines: Tensor) -> None:
         """Run sequences through the layer, in place: states [B, T, hidden]."""
@@ -219,23 +235,22 @@ class Layer:
         gate, up = self._linear(normed, "mlp.gate_up_proj").chunk(2, dim=-1)
         limit = self.architecture.gegelu_limit
         if limit is None:
-            inner = functional.silu(gate) * up
+            inner = few_at_once(functional.silu, gate) * up
         else:
             # Infinities stay, as in the modeling file: an overflow must not look like a valid answer.
             gate = torch.where(gate.isinf(), gate, gate.clamp(max=limit))
             up = torch.where(up.isinf(), up, up.clamp(-limit, limit))
-            inner = gate * torch.sigmoid(QUICK_GELU * gate) * (up + 1)
+            inner = gate * few_at_once(torch.sigmoid, QUICK_GELU * gate) * (up + 1)
         return self._linear(inner, "mlp.down_proj")
 
     def _normed(self, rows: Tensor, stem: str) -> Tensor:
         return apply_norm(rows, self.weights, f"model.layers.{self.number}.{stem}", self.architecture.norm_epsilon)
 
     def _linear(self, rows: Tensor, stem: str) -> Tensor:
-        from torch.nn import functional
-
         name = f"model.layers.{self.number}.{stem}"
         self.observe(f"{name}.weight", rows)
-        return functional.linear(rows, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
+        matrix, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        return product(rows, matrix, bias, self.precision)
 
 
 def apply_norm(states: Tensor, weights: dict[str, Tensor], stem: str, epsilon: float) -> Tensor:

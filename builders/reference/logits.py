@@ -10,8 +10,7 @@ numbers a token). Hidden states are cached:
                                                      there: words.py
 
 They are files of numbers (number_file.py). The name has 16 hex digits of each digest, and the number of the forward
-pass. The architecture is what was read from `config.json`: another reading of the same file is another reference. One
-walk over the layers yields both files.
+pass. The architecture is what was read from `config.json`: another reading of the same file is another reference.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint, TensorSource
 from builders.reference.cache_ranges import CacheRanges, ranges_shape
-from builders.reference.forward import hidden_states
+from builders.reference.forward import StatisticsWalk, hidden_states
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
+from builders.reference.products import product
 from builders.reference.sequences import Sequences
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
 from registry.files.owned import require_own_folder
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 STATISTICS = "squares"  # what ends the name of a file of statistics
 _LOGIT_ROWS = 128  # whose logits are in memory at once: 100 MB with 200,000 tokens
-_FORWARD_PASS = 3  # raise it when the forward pass computes other numbers: older files are then not read
+_FORWARD_PASS = 4  # raise it when the forward pass computes other numbers: older files are then not read
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,11 @@ class FloatReference:
 
     def hidden(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return hidden states after the last norm, [W, T, hidden], of windows [W, T], cached or computed."""
-        cached = self.cached(windows, "hidden", (*windows.shape, self.checkpoint.architecture.hidden_size))
-        return self._walk(windows)[0] if cached is None else cached
+        found = self.cached(windows, "hidden", (*windows.shape, self.checkpoint.architecture.hidden_size))
+        if found is None:
+            found = self.states(windows)
+            self.keep(windows, "hidden", found)
+        return found
 
     def statistics(self, windows: NDArray[np.int64]) -> Statistics:
         """Return the mean square of what each matrix's columns are multiplied with, cached or computed."""
@@ -76,17 +79,17 @@ class FloatReference:
         """Return the numbers of the file of statistics."""
         size = int(self._ends[-1]) + math.prod(ranges_shape(self.checkpoint.architecture))
         cached = self.cached(windows, STATISTICS, (size,))
-        return self._walk(windows)[1] if cached is None else cached
+        return self._walk(windows) if cached is None else cached
 
-    def _walk(self, windows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _walk(self, windows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Measure the numbers of the file of statistics, and keep them. Products are bfloat16's: see `products.py`."""
         architecture = self.checkpoint.architecture
         squares, ranges = MeanSquares(), CacheRanges(architecture)
-        hidden = hidden_states(architecture, self._source, windows, self.on_progress, squares, ranges)
+        StatisticsWalk(architecture, self._source, windows, squares, observe_cache=ranges).run_all(self.on_progress)
         found = squares.means()
         statistics = np.concatenate([*(found[name] for name in multiplied(architecture)), ranges.all().ravel()])
-        self.keep(windows, "hidden", hidden)
         self.keep(windows, STATISTICS, statistics)
-        return hidden, statistics
+        return statistics
 
     def cached(
         self, windows: NDArray[np.int64], kind: str, shape: tuple[int, ...] | None
@@ -122,7 +125,7 @@ class FloatReference:
 
         architecture = self.checkpoint.architecture
         with torch.inference_mode():
-            logits = torch.from_numpy(hidden.copy()) @ self._head.T
+            logits = product(torch.from_numpy(hidden.copy()), self._head)
             logits /= architecture.logit_divisor
             logits[:, list(architecture.hidden_token_ids)] = -torch.inf
             return np.asarray(logits.numpy())

@@ -38,7 +38,7 @@ class MeanSquares:
 
     def __call__(self, name: str, rows: Tensor) -> None:
         """Add rows [tokens, columns] that a matrix is multiplied with."""
-        sums = rows.square().sum(0).numpy().astype(np.float64)
+        sums = np.square(rows.numpy()).sum(0).astype(np.float64)  # row after row; torch's order depends on its threads
         self._sums[name] = self._sums.get(name, 0.0) + sums
         self._rows[name] = self._rows.get(name, 0) + len(rows)
 

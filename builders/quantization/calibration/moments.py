@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from builders.checkpoint import TensorSource
 from builders.reference.cache_ranges import CacheRanges, ranges_shape
-from builders.reference.forward import LayerWalk
+from builders.reference.forward import StatisticsWalk
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
+from builders.reference.products import product, rounded
 from builders.reference.statistics import multiplied
 from builders.reference.walk_states import WalkStates
 from targets.architecture import Architecture
@@ -114,7 +115,7 @@ class MomentFiles:
         moments = _Moments()
         ranges = CacheRanges(self.architecture)
         shaped = None if states is None else states.reshape(*tokens.shape, -1)
-        walk = LayerWalk(self.architecture, source, tokens, moments, observe_cache=ranges, states=shaped)
+        walk = StatisticsWalk(self.architecture, source, tokens, moments, observe_cache=ranges, states=shaped)
         count = self.architecture.layer_count
         for layer in range(done, count):
             on_progress(Step("calibrate", layer, count, "layers"))
@@ -155,7 +156,7 @@ class MomentFiles:
 
 
 class _Moments:
-    """Accumulates the mean of x xᵀ over calls: an observer of the forward pass."""
+    """Accumulates the mean of x xᵀ over calls, x rounded to bfloat16: an observer of the forward pass."""
 
     def __init__(self) -> None:
         self._sums: dict[str, list[Tensor]] = {}
@@ -168,7 +169,8 @@ class _Moments:
             self._rows[name] = 0
         for part in rows.split(_ROWS_AT_ONCE):
             for total, columns in zip(self._sums[name], part.split(widths, dim=1), strict=True):
-                total.addmm_(columns.T, columns)
+                inputs = rounded(columns.T.contiguous(), "bfloat16")
+                total.add_(product(inputs, inputs, precision="bfloat16"))
         self._rows[name] += len(rows)
 
     def taken(self, name: str) -> list[Floats]:

@@ -82,7 +82,7 @@ def test_rounding_knows_what_a_matrix_is_multiplied_with(tmp_path: Path) -> None
     expected = FloatReference(checkpoint).statistics(TOKENS)
     assert set(given) == set(expected)
     for name, squares in given.items():
-        np.testing.assert_allclose(squares, expected[name], rtol=1e-5)  # type: ignore[arg-type]
+        np.testing.assert_allclose(squares, expected[name], rtol=0.02)  # type: ignore[arg-type] # products of bfloat16
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from builders.onnx.rotary import last_turns
 from builders.reference import FloatReference
 from builders.reference.cache_ranges import key_reach, value_reach
 from targets.architecture import Architecture
+from tests.support.bfloat16 import with_bfloat16_products
 from tests.support.checkpoints import write_tiny
 
 CONTEXT = 200
@@ -27,6 +28,7 @@ def projected(folder: Path, windows: NDArray[np.int64]) -> list[NDArray[np.float
     import transformers
 
     model = transformers.Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with_bfloat16_products(model)
     seen: list[NDArray[np.float32]] = []
     for layer in model.model.layers:
         layer.self_attn.qkv_proj.register_forward_hook(lambda _module, _inputs, out: seen.append(out.flatten(0, 1)))

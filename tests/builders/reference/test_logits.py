@@ -71,7 +71,7 @@ def test_nothing_half_written_is_left(tiny: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(BuildError):
         walks(tiny, tmp_path / "cache")
     walks(tiny, tmp_path / "other")
-    assert {path.suffix for path in (tmp_path / "other").iterdir()} == {".hidden", ".squares"}
+    assert {path.suffix for path in (tmp_path / "other").iterdir()} == {".hidden"}
 
 
 def test_the_token_digest_knows_shape_and_ids() -> None:
