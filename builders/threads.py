@@ -36,8 +36,8 @@ def single_threaded_products() -> Iterator[None]:
 
     with _lock:
         if _users == 0:
-            # The libraries of now, numpy's among them. Others that are loaded meanwhile (numba's compiler loads scipy's)
-            # are not what numpy multiplies with.
+            # The libraries of now, numpy's among them. Others that are loaded meanwhile (numba's compiler loads
+            # scipy's) are not what numpy multiplies with.
             libraries = ThreadpoolController()
             limits = _in_short_thread(lambda: libraries.limit(limits=1, user_api="blas"))
             _require_one_thread(libraries)
