@@ -6,9 +6,9 @@ from. Evidence that was written before there were details has none.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from targets.evaluation import Suite
 
@@ -19,6 +19,26 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")  # as Figure
 
 
+class Prediction(_Part):
+    """How well the reference and the bundle predict some tokens: two checkpoints that read the same are compared by it.
+
+    A token's surprise is its negative log-likelihood, a perplexity exp of the mean surprise. Tokens that the reference
+    rules out don't count.
+    """
+
+    digest: str = Field(description="of the tokens' positions and ids; only what read the same can be compared")
+    reference_perplexity: float
+    perplexity: float
+    block_tokens: tuple[PositiveInt, ...] = Field(min_length=1, description="tokens in each block of 64 neighbours")
+    reference_surprise: tuple[float, ...] = Field(description="the reference's, in nats, summed over each block")
+
+    @model_validator(mode="after")
+    def _has_a_sum_for_each_block(self) -> Self:
+        if len(self.reference_surprise) != len(self.block_tokens):
+            raise ValueError(f"{len(self.reference_surprise)} sums of {len(self.block_tokens)} blocks")
+        return self
+
+
 class Divergence(_Part):
     """How far the bundle's next-token distributions are from the reference's, over some tokens. KL in nats."""
 
@@ -26,6 +46,7 @@ class Divergence(_Part):
     kl_mean: float
     kl_standard_error: float = Field(description="of the mean; neighbouring tokens are averaged in blocks first")
     same_top_share: float = Field(ge=0, le=1)
+    prediction: Prediction | None = Field(default=None, description="null where an older phipack did not record it")
 
 
 class TextDivergence(Divergence):
@@ -141,10 +162,19 @@ class SpeedRuns(_Part):
     other_load: float = Field(ge=0, description="processors that other processes kept busy meanwhile")
 
 
+class Reach(_Part):
+    """Which tokens the checkpoint attends to, and how it tells their places. Lengths are in tokens."""
+
+    context_length: int = Field(ge=1, description="the longest that config.json allows, whatever the bundle's")
+    sliding_window: int | None = Field(description="keys that a token sees, itself included; null for no window")
+    rope: str = Field(description="such as `plain, base 10,000` or `longrope past 4,096 tokens, base 10,000`")
+
+
 class Details(_Part):
     """All that is known behind the figures. What was not asked for is empty."""
 
     suite: Suite
+    reach: Reach | None = Field(default=None, description="null where an older phipack did not record it")
     texts: tuple[TextDivergence, ...] = ()
     positions: tuple[PositionDivergence, ...] = ()
     classes: tuple[ClassDivergence, ...] = ()

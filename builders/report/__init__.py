@@ -3,7 +3,8 @@
     Content (content.py) ──┬── findings.py     the verdict, and what to look at first
                            │                   (regressions.py, lost_checks.py, openings.py: next to production's)
                            ├── comparing.py    figures next to production's; noise.py: which difference may be chance
-                           ├── changes.py      what it is made from, and what changes for an app
+                           ├── two_references.py  both checkpoints in float32; predictions.py: how sure a change is
+                           ├── changes.py      what it is made from, and what changes for an app (with reach.py)
                            ├── answers.py      answers in three columns, differences marked
                            ├── charts.py       what is drawn; drawing.py makes SVG or PNG of it (matplotlib)
                            ├── page.py         all of it as one HTML file (Jinja2, templates/); look.py: its style

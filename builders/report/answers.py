@@ -57,7 +57,7 @@ SAME = "the same as float32's"
 
 def same_as_before(cell: CellContent) -> int | None:
     """Return how many answers are word for word the baseline's; None where it was asked none of the prompts."""
-    details, before = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
+    details, before = cell.candidate.details, None if cell.before is None else cell.before.details
     old = {} if before is None else {answer.prompt: answer.bundle for answer in before.answers}
     both = [] if details is None else [one for one in details.answers if one.prompt in old]
     return sum(one.bundle == old[one.prompt] for one in both) if both else None
@@ -66,7 +66,7 @@ def same_as_before(cell: CellContent) -> int | None:
 def answer_rows(cell: CellContent) -> list[AnswerRow]:
     """Return a row for each prompt of the candidate, those that differ soonest first."""
     details = cell.candidate.details
-    before = None if cell.baseline is None else cell.baseline.details
+    before = None if cell.before is None else cell.before.details
     other = {} if before is None else {answer.prompt: answer for answer in before.answers}
     answers = () if details is None else details.answers
     ordered = sorted(answers, key=lambda one: (one.first_difference is None, one.first_difference or 0))
@@ -105,12 +105,12 @@ def _compared(answer: Answer, details: Details | None, old: Answer | None = None
     end = _end(answer, details, old)
     if answer.first_difference is None and answer.bundle == answer.reference:
         return ShownAnswer(_plain(answer.bundle), SAME, end)
-    pieces = _ends_shown(marked(_cut(answer.reference), _cut(answer.bundle)))
+    pieces = _ends_shown(marked(shortened(answer.reference), shortened(answer.bundle)))
     return ShownAnswer(pieces, f"differs from float32's{_where(answer.first_difference)}", end)
 
 
 def _plain(text: str) -> tuple[Piece, ...]:
-    return _ends_shown((Piece(_cut(text), differs=False),))
+    return _ends_shown((Piece(shortened(text), differs=False),))
 
 
 def _of_baseline(answer: Answer, details: Details | None, reference: str) -> ShownAnswer:
@@ -155,5 +155,6 @@ def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     return tuple(found)
 
 
-def _cut(text: str) -> str:
+def shortened(text: str) -> str:
+    """Return as much of an answer as is shown and compared."""
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " …"

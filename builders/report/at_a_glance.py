@@ -5,17 +5,16 @@ from __future__ import annotations
 from builders.report.changes import recipe_of
 from builders.report.comparing import NOTHING
 from builders.report.content import CellContent, Subject
+from builders.report.same_files import files_that_differ, same_weights
 from registry.bundle.manifest import Manifest
 
-_WEIGHTS = (".gguf", ".onnx.data", "weight.bin")  # ends of the names of files that hold weights
-_NO_MODEL = (".json", ".jinja", ".txt", ".md", "tokenizer.model")  # and of those that hold neither weights nor graph
 _MOST_NAMED = 3
 
 
 def at_a_glance(cell: CellContent, against: str = "") -> str:
     """Return the phrase. `against`: what the release is compared with; empty for nothing."""
     if cell.baseline is None:
-        return "can't be compared" if cell.problem else f"new cell: {against} has none" if against else NOTHING
+        return _without_baseline(cell, against)
     old, new = cell.baseline.manifest, cell.candidate.manifest
     other = files_that_differ(old, new)
     if recipe_of(old) != recipe_of(new):
@@ -32,20 +31,10 @@ def at_a_glance(cell: CellContent, against: str = "") -> str:
     return f"the same {inputs}, yet {_named(other)} {_verb(other)}"
 
 
-def files_that_differ(old: Manifest, new: Manifest) -> list[str]:
-    """Return the files that only one of the two has, or that are not the same in both."""
-    before, after = ({entry.path: entry.sha256 for entry in side.files} for side in (old, new))
-    return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
-
-
-def same_weights(old: Manifest, new: Manifest) -> bool:
-    """Return whether every file of weights is the same in both. In GGUF it has the configuration, too."""
-    return not any(path.endswith(_WEIGHTS) for path in files_that_differ(old, new))
-
-
-def same_model(old: Manifest, new: Manifest) -> bool:
-    """Return whether weights and graph are the same in both: what differs is the tokenizer, the template or a text."""
-    return all(path.endswith(_NO_MODEL) for path in files_that_differ(old, new))
+def _without_baseline(cell: CellContent, against: str) -> str:
+    if cell.recorded is not None:
+        return "compared by its evidence alone"
+    return "can't be compared" if cell.problem else f"new cell: {against} has none" if against else NOTHING
 
 
 def _differ(files: list[str], manifest: Manifest) -> str:

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from builders.report.content import CellContent, Subject
+from builders.report.change import Change
+from builders.report.content import CellContent, Recorded, Subject
+from builders.report.reach import context_window, reach_changes
 from builders.report.template_difference import in_words
 from registry.bundle.manifest import Manifest
 from targets.formatting import count, recipe_shown, size
 
 _SHOWN_DIGITS = 12  # of a digest
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing on both sides, as text. `breaks`: the app has to change with it. `meaning`: what follows from it.
-
-    `loses`: something is gone that answers need.
-    """
-
-    what: str
-    before: str
-    after: str
-    breaks: bool = False
-    meaning: str = ""
-    loses: bool = False
-
-    @property
-    def changed(self) -> bool:
-        """Whether the two sides differ."""
-        return self.before != self.after
-
-    @property
-    def must_follow(self) -> bool:
-        """Whether the app has to change, too."""
-        return self.breaks and self.changed
 
 
 def origin_changes(cell: CellContent) -> list[Change]:
@@ -94,6 +70,14 @@ def recipe_of(manifest: Manifest) -> str:
     return recipe_shown(entry.name, level, None if entry.budget is None else entry.budget.asked, entry.kv_cache)
 
 
+def recipe_on(side: Subject | Recorded) -> str:
+    """Return the recipe of a side, where its manifest can't be read as the registry has it."""
+    if isinstance(side, Recorded):
+        row = side.version
+        return recipe_shown(row.recipe, row.calibration, row.budget, row.kv_cache)
+    return recipe_of(side.manifest)
+
+
 def _digest(text: str) -> str:
     return text.removeprefix("sha256:")[:_SHOWN_DIGITS]
 
@@ -121,8 +105,9 @@ def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Ch
     bos, after = (_shown(side, side.manifest.generation.bos_token_id) for side in (before, cell.candidate))
     yield Change("BOS id", bos, after, breaks=True, meaning="prompts begin with another token")
     yield _template(old, new, cell)
-    yield Change("context, tokens", f"{old.model.context_length:,}", f"{new.model.context_length:,}")
+    yield context_window(cell)
     yield Change("exact up to, tokens", f"{old.model.exact_context_length:,}", f"{new.model.exact_context_length:,}")
+    yield from reach_changes(cell)
     yield Change(
         "KV cache",
         old.recipe.kv_cache or "the runtime's own",

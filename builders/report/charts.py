@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from builders.report.breakdown_rows import in_words
 from builders.report.comparing import storage_rows
-from builders.report.content import CellContent, Subject
+from builders.report.content import CellContent, Recorded, Subject
 from builders.report.noise import SIGMAS
+from builders.report.predictions import BREAKDOWNS, By, position_label
 from targets.evidence_details import Details
 
 
@@ -42,6 +44,7 @@ class Chart:
         kind: `dots` by label with intervals, `steps` along the labels in their order, or `bars` from zero.
         series: one or two, the candidate first.
         zero: draw a line at zero.
+        also: what its table has besides, in words.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Chart:
     kind: Literal["dots", "steps", "bars"]
     series: tuple[Series, ...]
     zero: bool = False
+    also: str = ""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -63,7 +67,8 @@ class Chart:
         parts = [
             f"{one.name}: " + ", ".join(f"{mark.label} {mark.value:.3g}" for mark in one.marks) for one in self.series
         ]
-        return f"{self.title}, {self.axis}. {'. '.join(parts)}. The table has the same numbers."
+        also = f" {self.also}" if self.also else ""
+        return f"{self.title}, {self.axis}. {'. '.join(parts)}.{also} The table has the same numbers."
 
 
 _Marks = Callable[[Details], tuple[Mark, ...]]
@@ -71,7 +76,7 @@ _Marks = Callable[[Details], tuple[Mark, ...]]
 
 def charts(cell: CellContent) -> dict[str, Chart]:
     """Return the drawings that a cell's evidence has numbers for, by name."""
-    new, old = cell.candidate, cell.baseline
+    new, old = cell.candidate, cell.before
     kl = "mean KL divergence, nat"
     found = [
         _chart("texts", "KL divergence by text, with 95 % intervals", kl, "dots", _sides(new, old, _texts)),
@@ -82,7 +87,12 @@ def charts(cell: CellContent) -> dict[str, Chart]:
         ),
         _storage(cell),
     ]
-    return {chart.name: chart for chart in found if chart is not None}
+    return {chart.name: _with_perplexities(cell, chart) for chart in found if chart is not None}
+
+
+def _with_perplexities(cell: CellContent, chart: Chart) -> Chart:
+    by: By | None = next((one for one in BREAKDOWNS if one == chart.name), None)
+    return chart if by is None else replace(chart, also=in_words(cell, by))
 
 
 def _chart(
@@ -97,7 +107,7 @@ def _chart(
     return Chart(name, title, axis, kind, series, zero) if series and series[0].marks else None
 
 
-def _sides(new: Subject, old: Subject | None, marks: _Marks) -> tuple[Series, ...]:
+def _sides(new: Subject, old: Subject | Recorded | None, marks: _Marks) -> tuple[Series, ...]:
     if new.details is None:  # the baseline's alone would be taken for the candidate's
         return ()
     sides = [(side_name(new), new.details), *([] if old is None else [(side_name(old), old.details)])]
@@ -105,7 +115,7 @@ def _sides(new: Subject, old: Subject | None, marks: _Marks) -> tuple[Series, ..
     return tuple(one for place, one in enumerate(found) if one.marks or not place)
 
 
-def side_name(subject: Subject) -> str:
+def side_name(subject: Subject | Recorded) -> str:
     """Return what a side is called in legends: its version, else its name."""
     return subject.name if subject.version is None else str(subject.version.release)
 
@@ -123,11 +133,6 @@ def _positions(details: Details) -> tuple[Mark, ...]:
         )
         for one in ordered
     )
-
-
-def position_label(first: int, last: int) -> str:
-    """Return a range of positions as text."""
-    return f"{first:,}\N{EN DASH}{last:,}"
 
 
 def _classes(details: Details) -> tuple[Mark, ...]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from builders.report.content import CellContent, Subject
+from builders.report.content import CellContent, Recorded, Subject
 from builders.report.endings import SHARES, Sample, sample_of
 from builders.report.noise import is_busy, is_chance
 from registry.bundle.manifest import Manifest
@@ -65,7 +65,7 @@ class StorageRow:
 
 def figure_rows(cell: CellContent) -> list[FigureRow]:
     """Return every figure of the candidate or the baseline, in the order of `FIGURES`."""
-    old, new = _figures(cell.baseline), _figures(cell.candidate)
+    old, new = _figures(cell.before), _figures(cell.candidate)
     incomparable = _OF_A_TEXT if different_texts(cell) else frozenset()
     if _same_text(cell):
         incomparable -= _OF_ANY_MODEL
@@ -84,7 +84,7 @@ def figure_rows(cell: CellContent) -> list[FigureRow]:
 def _with_remarks(cell: CellContent, row: FigureRow) -> FigureRow:
     """Add of how many answers a share is, and that a speed of a busy host is compared with nothing."""
     found = replace(row, title=f"{row.title}{_sample_in_words(cell, row.name)}")
-    if row.difference is None or not any(is_busy(side, row.name) for side in (cell.baseline, cell.candidate)):
+    if row.difference is None or not any(is_busy(side, row.name) for side in (cell.before, cell.candidate)):
         return found
     return replace(found, change=NOTHING, remark="this machine, busy: not comparable")
 
@@ -101,7 +101,7 @@ _OF_FEW = frozenset(("kl_max", "kl_standard_error"))
 
 
 def _samples(cell: CellContent, name: str) -> tuple[Sample | None, Sample | None]:
-    old = None if cell.baseline is None else cell.baseline.details
+    old = None if cell.before is None else cell.before.details
     return sample_of(old, name), sample_of(cell.candidate.details, name)
 
 
@@ -135,14 +135,14 @@ _OF_ANY_MODEL = frozenset(("perplexity", "reference_perplexity"))
 
 
 def _same_text(cell: CellContent) -> bool:
-    new, old = cell.candidate.evidence, None if cell.baseline is None else cell.baseline.evidence
+    new, old = cell.candidate.evidence, None if cell.before is None else cell.before.evidence
     return old is not None and new is not None and old.text == new.text
 
 
 def different_texts(cell: CellContent) -> str:
     """Return why divergences and perplexities of the two sides can't be compared; empty where they can be."""
     new = cell.candidate.evidence
-    old = None if cell.baseline is None else cell.baseline.evidence
+    old = None if cell.before is None else cell.before.evidence
     if old is None or new is None:
         return ""
     if old.checkpoint != new.checkpoint:
@@ -155,7 +155,7 @@ def figure_title(name: str) -> str:
     return FIGURES[name][1] if name in FIGURES else name.replace("_", " ")
 
 
-def _figures(subject: Subject | None) -> dict[str, Figure]:
+def _figures(subject: Subject | Recorded | None) -> dict[str, Figure]:
     return {} if subject is None or subject.evidence is None else dict(subject.evidence.figures)
 
 

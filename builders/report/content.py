@@ -52,6 +52,21 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """A registered bundle that can't be read, as its store is unreachable: all that is known is its evidence."""
+
+    name: str
+    evidence: Evidence
+    version: CellVersion
+    problem: str = ""
+
+    @property
+    def details(self) -> Details | None:
+        """What stands behind the evidence's figures, as `Subject.details`."""
+        return None if self.evidence.details is None else without_void(self.evidence.details)
+
+
+@dataclass(frozen=True)
 class Earlier:
     """Mean KL divergence of another release, `name`, by the same recipe and on the same text."""
 
@@ -64,6 +79,7 @@ class CellContent:
     """One cell: the candidate, and what it is compared with.
 
     `baseline`, `difference`: None where there is nothing; `problem` then says why, where it could not be read.
+    `recorded`: what the registry has of a baseline that could not be read.
     `earlier`: other releases by the same recipe, the newest first; None where nobody has looked for them.
     `prompts`: what both chat templates write, where they differ.
     """
@@ -74,6 +90,12 @@ class CellContent:
     problem: str = ""
     earlier: tuple[Earlier, ...] | None = None
     prompts: SamePrompts | None = None
+    recorded: Recorded | None = None
+
+    @property
+    def before(self) -> Subject | Recorded | None:
+        """What has the baseline's evidence: itself, or what the registry has of it."""
+        return self.baseline or self.recorded
 
     @property
     def writes_same_prompts(self) -> bool:

@@ -48,13 +48,13 @@ def of_single_texts(cell: CellContent) -> Iterator[Finding]:
     found = [row for row in gate_rows(cell.candidate.evidence) if row.gate.passed and row.certain]
     if not found:
         return
-    before = {} if cell.baseline is None else {row.gate.figure: row for row in gate_rows(cell.baseline.evidence)}
+    before = {} if cell.before is None else {row.gate.figure: row for row in gate_rows(cell.before.evidence)}
     names = [row.gate.figure for row in found]
     known = all(
         name in before and len(row.certain) <= len(before[name].outside) for name, row in zip(names, found, strict=True)
     )
     said = "; ".join(f"{_gate_in_words(row)}: {', '.join(row.certain)}" for row in found)
-    as_before = f" {cell.baseline.name} has as many outside." if known and cell.baseline is not None else ""
+    as_before = f" {cell.before.name} has as many outside." if known and cell.before is not None else ""
     subject = "A gate passes on what it reads" if len(found) == 1 else "Gates pass on what they read"
     text = f"{subject}, and single texts are outside: {said}.{as_before}"
     yield Finding("note" if known else "look", text, "gates")

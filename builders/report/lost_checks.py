@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from builders.report.content import CellContent
+from builders.report.changes import recipe_on
+from builders.report.content import CellContent, Recorded, Subject
 from builders.report.finding import Finding
 from targets.evidence_details import Check
 from targets.formatting import count
@@ -17,16 +18,21 @@ _MOST_NAMED = 4
 def of_lost_checks(cell: CellContent) -> Iterator[Finding]:
     """Yield which checks were lost, whether they could not be run or were never asked for."""
     lost = _lost(cell)
-    if not lost or cell.baseline is None:
+    if not lost or cell.before is None:
         return
-    old, new = cell.baseline, cell.candidate
+    old, new = cell.before, cell.candidate
     named = "; ".join(f"{one.group}: {one.name}" for one in _one_of_each_group_first(lost)[:_MOST_NAMED])
     more = f"; and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
     suites = [None if side.details is None else side.details.suite for side in (old, new)]
-    other = old.manifest.recipe.format != new.manifest.recipe.format or suites[0] != suites[1]
+    other = _format(old) != _format(new) or suites[0] != suites[1]
     why = " Suite or format are others." if other else ""
     text = f"{count(len(lost), 'check')} of {old.name} {'was' if len(lost) == 1 else 'were'} not made here:"
     yield Finding("look", f"{text} {named}{more}.{why}", "checks")
+
+
+def _format(side: Subject | Recorded) -> str:
+    """Return the format, which every recipe's name begins with."""
+    return recipe_on(side).partition("-")[0]
 
 
 def number_of_lost_checks(cell: CellContent) -> int:
@@ -35,7 +41,7 @@ def number_of_lost_checks(cell: CellContent) -> int:
 
 
 def _lost(cell: CellContent) -> list[Check]:
-    new, old = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
+    new, old = cell.candidate.details, None if cell.before is None else cell.before.details
     if new is None or old is None:
         return []
     there = set(map(_key, new.checks))

@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 import re
 
-from builders.report.content import CellContent, Subject
+from builders.report.content import CellContent, Recorded, Subject
 from builders.report.endings import SHARES, sample_of
+from builders.report.predictions import own_text_ratio
+from builders.report.same_files import same_weights
 from targets.evaluation import EvaluationSettings
 
 SIGMAS = 1.96  # of a normal distribution's 95 % interval
 _WINDOWS = re.compile(r"(\d+) windows? of (\d+) tokens")
+_NEVER_CHANCE = 1.1  # of float32's perplexity on one text: by as much it is looked at, however few the blocks are
 _BUSY_PROCESSORS = 0.5  # kept busy by other programs while a speed was taken
 _SPREAD = 0.10  # of the runs: as much as is called a difference
 
 
 def is_chance(cell: CellContent, name: str, before: float, after: float) -> bool:
     """Return whether a difference is within the error of both sides; False where that is not known."""
+    if name == "reference_perplexity":
+        return _is_chance_of_checkpoints(cell)
     if name in ("perplexity", "perplexity_ratio"):
         error = _of_perplexities(cell)
         return error is not None and min(before, after) > 0 and abs(math.log(after / before)) <= SIGMAS * error
@@ -26,7 +31,18 @@ def is_chance(cell: CellContent, name: str, before: float, after: float) -> bool
     return abs(after - before) <= SIGMAS * math.sqrt(2 * middle * (1 - middle) / number)
 
 
-def is_busy(subject: Subject | None, name: str) -> bool:
+def _is_chance_of_checkpoints(cell: CellContent) -> bool:
+    """Return whether float32's perplexities on the own text differ by less than their blocks do.
+
+    With the same weights nothing is left to chance: what differs is the configuration.
+    """
+    found = own_text_ratio(cell)
+    if found is None or found.word != "may be chance" or found.value >= _NEVER_CHANCE:
+        return False
+    return cell.baseline is None or not same_weights(cell.baseline.manifest, cell.candidate.manifest)
+
+
+def is_busy(subject: Subject | Recorded | None, name: str) -> bool:
     """Return whether a speed of this host is of a machine that did something else, or of runs that disagree."""
     details = None if subject is None else subject.details
     runs = () if details is None else details.speed
@@ -39,7 +55,7 @@ def _of_perplexities(cell: CellContent) -> float | None:
     Of two distributions that are near to each other, the KL divergence is half the variance of the log of their ratio
     (its expansion to the second order). So each bundle's log-probability of a token varies by 2 KL around float32's.
     """
-    sides = [None if one is None else one.evidence for one in (cell.baseline, cell.candidate)]
+    sides = [None if one is None else one.evidence for one in (cell.before, cell.candidate)]
     spread = 0.0
     for one in sides:
         if one is None or "kl_mean" not in one.figures or (windows := _WINDOWS.search(one.text)) is None:

@@ -15,11 +15,11 @@ _FIRST = re.compile(r"\s+|\w+|[^\w\s]+")
 
 def of_openings(cell: CellContent) -> Iterator[Finding]:
     """Yield that every answer begins with white space, or with the same word, and none of production's does."""
-    new, old = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
-    if new is None or old is None or cell.baseline is None or min(len(new.answers), len(old.answers)) < _FEWEST:
+    new, old = cell.candidate.details, None if cell.before is None else cell.before.details
+    if new is None or old is None or cell.before is None or min(len(new.answers), len(old.answers)) < _FEWEST:
         return
     here, there = ([_opening(one.bundle) for one in side.answers] for side in (new, old))
-    name = f"none of {cell.baseline.name} does"
+    name = f"none of {cell.before.name} does"
     if all(map(str.isspace, here)) and not any(map(str.isspace, there)):
         shown = _shown(here)
         text = f"All {len(here)} answers begin with {shown}, and {name}: the template or a token at the prompt's end"

@@ -9,16 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from builders.report.answers import answer_rows, same_as_before
 from builders.report.at_a_glance import at_a_glance
-from builders.report.changes import app_changes, origin_changes, own_checkpoint, recipe_of
-from builders.report.charts import charts, position_label, side_name
+from builders.report.breakdown_rows import breakdown_rows
+from builders.report.changes import app_changes, origin_changes, own_checkpoint, recipe_on
+from builders.report.charts import charts, side_name
 from builders.report.comparing import figure_rows, figures_in_short, size_sentence, storage_rows
-from builders.report.content import CellContent, Content, Subject
+from builders.report.content import CellContent, Content, Recorded, Subject
 from builders.report.drawing import Drawing, draw
 from builders.report.findings import findings, judged, overall, verdict
 from builders.report.gate_rows import gate_rows
 from builders.report.look import TEMPLATES, environment, kl, style
+from builders.report.reach import reach_unknown
 from builders.report.speeds import device_rows, speed_rows
 from builders.report.template_difference import blocks
+from builders.report.two_references import (
+    has_other_reference,
+    in_short,
+    reference_answers,
+    reference_rows,
+    score_rows,
+)
 from builders.report.usual import usual
 from targets.formatting import bound, count, figure, share, size
 from targets.published import MODELS, PUBLISHED, SOURCE
@@ -66,6 +75,11 @@ class CellView:
     drawings: dict[str, Any]
 
     @property
+    def before(self) -> Subject | Recorded | None:
+        """What has the evidence that it is compared with."""
+        return self.cell.before
+
+    @property
     def details(self) -> Any:
         """Details of the evidence, or None."""
         return self.subject.details
@@ -91,6 +105,7 @@ def _environment() -> Environment:
         "app_changes": app_changes,
         "at_a_glance": at_a_glance,
         "bound": bound,
+        "breakdown_rows": breakdown_rows,
         "count": count,
         "device_rows": device_rows,
         "figure": figure,
@@ -98,12 +113,17 @@ def _environment() -> Environment:
         "figures_in_short": figures_in_short,
         "findings": findings,
         "gate_rows": gate_rows,
+        "has_other_reference": has_other_reference,
         "judged": judged,
         "origin_changes": origin_changes,
         "own_checkpoint": own_checkpoint,
-        "position_label": position_label,
-        "recipe": lambda subject: recipe_of(subject.manifest),
+        "reach_unknown": reach_unknown,
+        "recipe": recipe_on,
+        "reference_answers": reference_answers,
+        "reference_rows": reference_rows,
+        "references_in_short": in_short,
         "same_as_before": same_as_before,
+        "score_rows": score_rows,
         "share": share,
         "side_name": side_name,
         "size": size,

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from builders.report.at_a_glance import at_a_glance, files_that_differ, same_model, same_weights
-from builders.report.changes import Change, app_changes, own_checkpoint, recipe_of
+from builders.report.at_a_glance import at_a_glance
+from builders.report.change import Change
+from builders.report.changes import app_changes, own_checkpoint, recipe_on
 from builders.report.comparing import FigureRow, different_texts, figure_rows
 from builders.report.content import CellContent
 from builders.report.endings import ROOM_TO_END, goes_on, limit_of
 from builders.report.finding import KL_NOTABLE, Finding, Severity
+from builders.report.reach import reach_in_words
+from builders.report.same_files import files_that_differ, same_model, same_weights
+from builders.report.two_references import has_other_reference
+from builders.report.worse_reference import is_worse_reference, of_worse_reference, worse_parts
 from registry.bundle.manifest import Manifest
 from targets.evidence import ACCURACY_FIGURES
 from targets.evidence_details import Details
 from targets.formatting import count
 
 _NOTABLE = 0.10  # relative worsening of a figure that is worth a sentence
-# On the model of 135M that reviewers are shown, 4-bit weights cost 1.6 % (gguf-q4_k_m) to 14 % (coreml-int4): a float32
-# checkpoint that loses a tenth has lost as much as a rough recipe. The broken one there lost 428 %. From 3 % on it is
-# to be looked at: training on other texts may cost that, and be wanted.
-_PERPLEXITY_DEFECT = 0.10
-_PERPLEXITY_OF_SAME_WEIGHTS = 0.005  # float32's own, on the same tokens: nothing but the configuration can change it
 _PERPLEXITY_NOTABLE = 0.03  # of float32's own on the same tokens: nothing else shows a worse checkpoint
 _SHARE_NOTABLE = 0.01 - 1e-9  # a point, whatever the share was; less what a difference of two is rounded by
 _TEXT_RATIO = 2.0  # how much more one text is worse than the others are, each next to production's
@@ -48,14 +48,19 @@ def of_changes(cell: CellContent) -> Iterator[Finding]:
     for change in changes:
         yield _of_change(change, no_end if change.loses else [])
     if old is None:
+        if cell.recorded is not None and has_other_reference(cell):
+            yield from of_worse_reference(cell, cell.recorded.name)
+            yield _another_checkpoint(cell, cell.recorded.name)
         return
     if new.manifest.recipe.name == old.manifest.recipe.name:  # else most notes are about the recipe
         for note in notes:
             if note not in no_end:
                 yield Finding("look", f"{old.name} was built without this note: {note}.", "identity")
     if new.manifest.checkpoint != old.manifest.checkpoint:
-        yield from _of_worse_reference(cell, old.name)
+        yield from of_worse_reference(cell, old.name)
         yield _of_checkpoint(cell, old.name)
+        if (said := reach_in_words(cell)) and not same_weights(old.manifest, new.manifest):
+            yield Finding("look", f"Context, window or rope of the checkpoint are others: {said}.", "changes")
 
 
 _NO_END = "is not among the stop ids"  # in a note of builders/tokenizer/stop_ids.py
@@ -69,61 +74,39 @@ def _of_change(change: Change, notes: Sequence[str]) -> Finding:
     return Finding("look", f"For the app: {text}", "changes")
 
 
-def _of_worse_reference(cell: CellContent, name: str) -> Iterator[Finding]:
-    """Yield that float32 itself predicts production's text worse: no gate compares the two checkpoints."""
-    row = next((one for one in figure_rows(cell) if _is_defect(cell, one)), None)
-    if row is None or cell.baseline is None:
-        return
-    old, new = cell.baseline.manifest, cell.candidate.manifest
-    if same_weights(old, new):
-        text = (
-            f"The weights are those of {name}, and float32 predicts the same text worse with them: its perplexity is"
-            f" {row.after}, and was {row.before}. The checkpoint's configuration is another one, such as its sliding"
-            f" window or its rotation ({', '.join(files_that_differ(old, new))})."
-        )
-    else:
-        text = (
-            "The checkpoint itself answers worse than production's, a defect before phipack: float32's own perplexity"
-            f" on the same text is {row.after}, where the checkpoint of {name} has {row.before}. Each check and"
-            " divergence compares with this worse checkpoint."
-        )
-    yield Finding("defect", text, "baseline")
-
-
-def _is_defect(cell: CellContent, row: FigureRow) -> bool:
-    if row.name != "reference_perplexity" or row.better is not False or cell.baseline is None:
-        return False
-    is_same = same_weights(cell.baseline.manifest, cell.candidate.manifest)
-    return row.relative is None or row.relative > (_PERPLEXITY_OF_SAME_WEIGHTS if is_same else _PERPLEXITY_DEFECT)
-
-
 def _of_checkpoint(cell: CellContent, name: str) -> Finding:
     assert cell.baseline is not None
     old, new = cell.baseline.manifest, cell.candidate.manifest
     if same_weights(old, new):
         text = f"The checkpoint is another one than that of {name}, but every file with weights is the same."
-        parts = (text, _of_configuration(old, new), own_checkpoint(cell))
+        parts = (text, _of_configuration(cell, old, new), own_checkpoint(cell))
         return Finding("note" if same_model(old, new) else "look", " ".join(filter(None, parts)), "changes")
+    return _another_checkpoint(cell, name)
+
+
+def _another_checkpoint(cell: CellContent, name: str) -> Finding:
     return Finding(
         "look",
         f"The checkpoint is another one than that of {name}. Each bundle is compared with its own checkpoint in"
         " float32: a fault of the checkpoint itself shows in no divergence, check or gate, only in what is next to"
-        " production's: answers, perplexity, stop ids and template.",
-        "changes",
+        " production's: both in float32, answers, stop ids and template.",
+        "float32" if has_other_reference(cell) else "changes",
     )
 
 
-def _of_configuration(old: Manifest, new: Manifest) -> str:
+def _of_configuration(cell: CellContent, old: Manifest, new: Manifest) -> str:
     """Return that another model is made of the same weights; empty where it is the same one."""
     if same_model(old, new):
         return ""
-    return f"Its configuration is another one: {', '.join(files_that_differ(old, new))}."
+    reach = reach_in_words(cell)
+    files = ", ".join(files_that_differ(old, new))
+    return f"Its configuration is another one: {files}{f'; {reach}' if reach else ''}."
 
 
 def _of_answers(cell: CellContent) -> Iterator[Finding]:
     """Yield what production's answers did, and these don't."""
-    details, before = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
-    if details is None or before is None or cell.baseline is None:
+    details, before = cell.candidate.details, None if cell.before is None else cell.before.details
+    if details is None or before is None or cell.before is None:
         return
     ended = {one.prompt for one in before.answers if one.bundle_ended}
     run_on = [one for one in details.answers if not one.bundle_ended and one.prompt in ended]
@@ -131,13 +114,13 @@ def _of_answers(cell: CellContent) -> Iterator[Finding]:
     elsewhere = [one for one in run_on if not one.reference_ended and one.prompt not in past]
     if number := len(elsewhere):  # the others differ from float32, too
         verb = "ends" if number == 1 else "end"
-        text = f"{count(number, 'answer')} {verb} in {cell.baseline.name}, and neither here nor in float32"
+        text = f"{count(number, 'answer')} {verb} in {cell.before.name}, and neither here nor in float32"
         limit = limit_of(details) or 0
         severity: Severity = "look" if limit >= ROOM_TO_END else "note"
         yield Finding(severity, f"{text}: cut at {count(limit, 'token')}.", "answers")
     if past:
         text = (
-            f"To {count(len(past), 'prompt')}, an answer ends for {cell.baseline.name} and goes on after the same words"
+            f"To {count(len(past), 'prompt')}, an answer ends for {cell.before.name} and goes on after the same words"
         )
         known = any(change.loses for change in app_changes(cell))  # a stop id, which is a finding of its own
         yield Finding("note" if known else "look", f"{text} here, in float32 or in the bundle.", "answers")
@@ -157,11 +140,11 @@ def _run_past(details: Details, before: Details) -> set[str]:
 
 def _of_texts(cell: CellContent) -> Iterator[Finding]:
     """Yield a text that is worse than in production by far more than the others are: their average hides it."""
-    new, old = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
-    if new is None or old is None or cell.baseline is None or different_texts(cell):
+    new, old = cell.candidate.details, None if cell.before is None else cell.before.details
+    if new is None or old is None or cell.before is None or different_texts(cell):
         return
     before, times = _before(old), _times(cell)
-    same_recipe = recipe_of(cell.baseline.manifest) == recipe_of(cell.candidate.manifest)
+    same_recipe = recipe_on(cell.before) == recipe_on(cell.candidate)
     for one in new.texts:
         others = [ratio for text, ratio in times.items() if text != one.text]
         if one.text not in times or not others or one.kl_mean < KL_NOTABLE:
@@ -170,7 +153,7 @@ def _of_texts(cell: CellContent) -> Iterator[Finding]:
             yield Finding(
                 "defect" if same_recipe else "look",
                 f"Text {one.text}: {one.kl_mean:.3g} nat, {times[one.text]:.1f} times the {before[one.text]:.3g} of"
-                f" {cell.baseline.name}; the other texts have at most {max(others):.1f} times theirs."
+                f" {cell.before.name}; the other texts have at most {max(others):.1f} times theirs."
                 f" {_glance(cell)}",
                 "texts",
             )
@@ -178,7 +161,7 @@ def _of_texts(cell: CellContent) -> Iterator[Finding]:
 
 def _times(cell: CellContent) -> dict[str, float]:
     """Return how many times as far from float32 each text is as in production."""
-    new, old = cell.candidate.details, None if cell.baseline is None else cell.baseline.details
+    new, old = cell.candidate.details, None if cell.before is None else cell.before.details
     if new is None or old is None:
         return {}
     before = _before(old)
@@ -200,17 +183,19 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
 
     `explained`: a single text is named as what is worse.
     """
-    if cell.problem:
+    if cell.problem and cell.recorded is None:
         yield Finding("look", f"Compared with nothing: {cell.problem}.", "baseline")
-    if cell.baseline is None:
+    elif cell.problem:
+        text = f"{cell.problem}: compared by its evidence alone. Files, template, stop ids and sizes are not compared."
+        yield Finding("look", text, "baseline")
+    if cell.before is None:
         return
     if why := different_texts(cell):
         yield Finding("note", f"Divergences and perplexities of the two {why}: neither is called better.", "baseline")
-    name = cell.baseline.name
+    name = cell.before.name
     rows = figure_rows(cell)
-    hidden = (
-        {"perplexity", "reference_perplexity"} if any(_is_defect(cell, row) for row in rows) else set()
-    )  # said by the defect
+    is_said = any(is_worse_reference(cell, row) for row in rows) or worse_parts(cell)  # by a finding of the checkpoint
+    hidden = {"perplexity", "reference_perplexity"} if is_said else set()
     worse = [row for row in rows if row.name not in hidden and _is_notable(row)]
     severity: Severity = "note" if explained else "look"
     for text in _of_accuracy([row for row in worse if row.name in _DIVERGENCES], name):
@@ -228,8 +213,8 @@ def _of_accuracy(worse: Sequence[FigureRow], name: str) -> Iterator[str]:
 
 def _evenly(cell: CellContent) -> str:
     """Return what the recipe has to do with it: another one costs every text about the same."""
-    assert cell.baseline is not None
-    before, after = recipe_of(cell.baseline.manifest), recipe_of(cell.candidate.manifest)
+    assert cell.before is not None
+    before, after = recipe_on(cell.before), recipe_on(cell.candidate)
     if before == after:
         return ""
     times = [] if different_texts(cell) else [one for one in _times(cell).values() if math.isfinite(one)]

@@ -6,7 +6,7 @@ passed their gates, and whose evidence read the same text; where there are none,
 
 from __future__ import annotations
 
-from builders.report.changes import recipe_of
+from builders.report.changes import recipe_of, recipe_on
 from builders.report.content import CellContent, Earlier
 from targets.formatting import figure
 
@@ -33,10 +33,10 @@ def usual(cell: CellContent) -> str:
 
 
 def _of_baseline(cell: CellContent) -> Earlier | None:
-    old, new = cell.baseline, cell.candidate
+    old, new = cell.before, cell.candidate
     if old is None or old.evidence is None or new.evidence is None or old.evidence.text != new.evidence.text:
         return None
-    if recipe_of(old.manifest) != recipe_of(new.manifest) or "kl_mean" not in old.evidence.figures:
+    if recipe_on(old) != recipe_on(new) or "kl_mean" not in old.evidence.figures:
         return None
     return Earlier(old.name, old.evidence.figures["kl_mean"].value)
 

@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from builders.reference import token_digest
 from builders.tokenizer import Tokenizer
 from builders.validation.compare import NO_TOKEN, Rows
 from builders.validation.standard_error import standard_error
 from targets.architecture import Architecture
-from targets.evidence_details import ClassDivergence, Divergence, PositionDivergence, TextDivergence
+from targets.evidence_details import ClassDivergence, Divergence, PositionDivergence, Prediction, TextDivergence
 
 KINDS = ("words", "digits", "punctuation", "other scripts", "special")
 _RANGES = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536)  # their last positions
+_SURPRISE_DECIMALS = 4  # of a sum over a block, in nats: its mean is exact to a millionth
 _REPLACEMENT = "\ufffd"  # what a part of a character is decoded to
 
 
@@ -89,4 +91,23 @@ def _divergence(rows: Rows) -> Divergence | None:
         kl_mean=float(rows.kl.mean()),
         kl_standard_error=error,
         same_top_share=float(rows.same_top.mean()),
+        prediction=_prediction(rows),
+    )
+
+
+def _prediction(rows: Rows) -> Prediction | None:
+    """Return how well the next tokens are predicted; None where the reference rules out all of them."""
+    possible = rows.where(~np.isnan(rows.reference_surprise))
+    if not len(possible.kl):
+        return None
+    numbers = np.unique(possible.block, return_inverse=True)[1]
+    sums = np.bincount(numbers, weights=possible.reference_surprise)
+    with np.errstate(over="ignore"):  # infinite where the bundle rules a token out
+        perplexities = [float(np.exp(each.mean())) for each in (possible.reference_surprise, possible.surprise)]
+    return Prediction(
+        digest=token_digest(np.stack([possible.position, possible.following])),
+        reference_perplexity=perplexities[0],
+        perplexity=perplexities[1],
+        block_tokens=tuple(np.bincount(numbers).tolist()),
+        reference_surprise=tuple(np.round(sums, _SURPRISE_DECIMALS).tolist()),
     )

@@ -12,9 +12,10 @@ from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.sampled_texts import ENGLISH, KINDS_OF_TEXT, text_windows
 from builders.validation.stretches import across_edges
 from builders.validation.text import BUILT_IN_NAME
+from targets.architecture import Architecture
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Figure
-from targets.evidence_details import Details
+from targets.evidence_details import Details, Reach
 
 
 def compare_texts(using: Measurement, settings: EvaluationSettings, rows: Rows) -> tuple[dict[str, Figure], Details]:
@@ -34,11 +35,23 @@ def compare_texts(using: Measurement, settings: EvaluationSettings, rows: Rows) 
     positions = position_divergences(Rows.joined([rows, *far]), checkpoint.architecture, model.context_length)
     details = Details(
         suite=settings.suite,
+        reach=_reach(checkpoint.architecture),
         texts=tuple(filter(None, (text_divergence(name, each) for name, each in found.items()))),
         positions=tuple(positions),
         classes=tuple(kind_divergences(Rows.joined([*found.values()]), using.tokenizer)),
     )
     return (_figures(using, found) if windows else {}), details
+
+
+def _reach(architecture: Architecture) -> Reach:
+    longrope = architecture.longrope
+    kind = "plain" if longrope is None else f"longrope past {longrope.original_context:,} tokens"
+    part = f", {architecture.rotary_dim} of {architecture.head_dim} elements"
+    return Reach(
+        context_length=architecture.context_length,
+        sliding_window=architecture.sliding_window,
+        rope=f"{kind}, base {architecture.rope_theta:,.15g}{part if architecture.partial_rotary_dim else ''}",
+    )
 
 
 def own_name(name: str, settings: EvaluationSettings) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from builders.report.card import description, model_card
-from builders.report.content import CellContent, Content, Subject
+from builders.report.content import CellContent, Content, Recorded, Subject
 from builders.report.findings import findings, judged, overall
 from builders.report.page import drawings, html
 from builders.report.same_prompts import Prompting, SamePrompts, compare_prompts
@@ -80,16 +80,17 @@ def report_release(
     cells = [
         replace(
             cell_content(ledger, side, row, by_cell.get(row.cell), targets),
-            earlier=earlier_releases(ledger, registered, row, side.evidence),
+            earlier=earlier_releases(ledger, registered, row.release, side.manifest, side.evidence),
         )
         for side, row in zip(sides, versions, strict=True)
     ]
     whole = reference.cell is None
     missing, outside = _not_shown(ledger, reference, versions) if whole else ((), ())
+    unread = not baseline or all(cell.problem and cell.recorded is None for cell in cells)
     content = Content(
         title=str(reference),
         cells=cells,
-        against=_against_name(reference, against) if baseline and not all(cell.problem for cell in cells) else "",
+        against="" if unread else _against_name(reference, against),
         missing=missing,
         outside=outside,
         gone=tuple(sorted(set(by_cell) - {row.cell for row in versions})) if whole else (),
@@ -107,16 +108,20 @@ def with_pages(ledger: Ledger, entry: Registration, own: Targets, on_progress: P
     `own`: targets that phipack does not bring. It is compared with nothing, with a notice, where what production has
     can't be read. Raises `RegistryError` and `StoreError` where MLflow or the bundle itself can't be.
     """
-    rows = ledger.versions(entry.model, release=entry.version)
-    if any((row.cell, row.evidence) == (entry.cell, entry.evidence_digest) for row in rows):
+    rows = ledger.versions(entry.model)
+    same = (entry.version, entry.cell, entry.evidence_digest)
+    if any((row.release, row.cell, row.evidence) == same for row in rows):
         return entry
     found = ledger.in_channel(entry.model, PRODUCTION, entry.cell)
     before = next((row for row in found if row.release != entry.version), None)
     side = stored_side(ledger.store, entry.reference, entry.cell, entry.manifest, entry.evidence)
     cell = cell_content(ledger, side, None, before, {**load_targets(), **own})
+    earlier = earlier_releases(ledger, rows, entry.version, entry.manifest, entry.evidence)
+    cell = replace(cell, earlier=earlier)
     if cell.problem:
-        on_progress(Notice(f"{entry.reference}: its report compares it with nothing: {cell.problem}"))
-    against = "" if cell.baseline is None else cell.baseline.name
+        how = "with nothing" if cell.recorded is None else "by the recorded evidence alone"
+        on_progress(Notice(f"{entry.reference}: its report compares it {how}: {cell.problem}"))
+    against = "" if cell.before is None else cell.before.name
     content = Content(entry.reference, (cell,), against=against, made=datetime.now(UTC), tool=tool())
     drawn = drawings(cell)
     pages = {REPORT_NAME: html(content, [drawn]), CARD_NAME: model_card(cell).encode()}
@@ -129,7 +134,8 @@ def cell_content(
 ) -> CellContent:
     """Return the content of one cell. `side`: the candidate, `row` how it is registered; `before`: the baseline.
 
-    It is compared with nothing where the baseline can't be read. Raises `StoreError` where the candidate can't be.
+    It is compared by the recorded evidence alone where the baseline can't be read. Raises `StoreError` where the
+    candidate can't be.
     """
     candidate = _subject(side, side.cell or side.name, row, _measured(ledger.store, side), targets)
     if before is None:
@@ -141,7 +147,16 @@ def cell_content(
         prompts = _prompts(other, side) if difference.template else None
         return CellContent(candidate, baseline, difference, prompts=prompts)
     except PhipackError as error:
-        return CellContent(candidate, problem=f"{before.reference} can't be read: {error.problem}")
+        problem = f"{before.reference} can't be read: {error.problem}"
+        return CellContent(candidate, problem=problem, recorded=_recorded(ledger, before, problem))
+
+
+def _recorded(ledger: Ledger, row: CellVersion, problem: str) -> Recorded | None:
+    """Return what MLflow has of a bundle that can't be read; None where it has no evidence, either."""
+    try:
+        return Recorded(row.reference, ledger.evidence(row), row, problem)
+    except RegistryError:
+        return None
 
 
 def _prompts(before: Side, after: Side) -> SamePrompts | None:

@@ -58,6 +58,10 @@ def test_what_the_recipe_had_in_other_releases_is_next_to_its_kl(registered: phi
         registered.register(bundle, make_evidence(bundle, kl_mean=kl_mean), as_=f"phi:1.{number}.0@iphone-15")
     newest_first = "same text: 0.02 nat in phi:1.2.0@iphone-15, 0.01 nat in phi:1.0.0@"
     assert newest_first in registered.report("phi:1.1.0").html.decode()
+    bundle = make_bundle(tmp_path / "kept", {"model.gguf": b"kept"})
+    row = registered.register(bundle, make_evidence(bundle), as_="phi:1.4.0@iphone-15", with_report=True)
+    kept = registered._ledger.mlflow.read_file(row.run_id, "report.html").decode()
+    assert "4 other releases with gguf-q4_0, same text: 0.01 nat to 0.04 nat" in kept
 
 
 def test_a_folder_is_reported_with_its_evidence_alone(command: InProcess, tmp_path: Path) -> None:
@@ -114,6 +118,15 @@ def test_what_production_has_may_be_unreadable(registered: phipack.Registry) -> 
     registered.promote("phi:1.0.0", to="production", reason="the first")
     _manifest_file(registered, "phi:1.0.0@iphone-15").unlink()
     (cell,) = registered.report("phi:1.1.0").cells
+    said, worse = (text for severity, text in cell.findings if severity == "look")
+    assert said.startswith("phi:1.0.0@iphone-15 can't be read: ")
+    assert "300% worse than 0.01 nat of phi:1.0.0@iphone-15" in worse
+    assert "compared by its evidence alone" in said
+    page = registered.report("phi:1.1.0").html.decode()
+    assert "Next to phi:production: compared by its evidence alone" in page
+    assert "Side by side with phi:1.0.0@iphone-15" in page
+    _evidence_file(registered, "phi:1.0.0@iphone-15").write_text("{}")
+    (cell,) = registered.report("phi:1.1.0").cells
     (said,) = (text for severity, text in cell.findings if severity == "look")
     assert said.startswith("Compared with nothing: phi:1.0.0@iphone-15 can't be read: ")
 
@@ -125,6 +138,12 @@ def test_an_unreadable_production_prevents_no_registration(registered: phipack.R
     registry = phipack.Registry(home=registered.home, user="ann", on_progress=said.append)
     bundle = make_bundle(tmp_path / "newest", {"model.gguf": b"newest"})
     row = registry.register(bundle, make_evidence(bundle), as_="phi:1.2.0@iphone-15", with_report=True)
+    page = registry._ledger.mlflow.read_file(row.run_id, "report.html").decode()
+    assert "Side by side with phi:1.0.0@iphone-15" in page
+    assert [one for one in said if "by the recorded evidence alone: phi:1.0.0@iphone-15" in str(one)]
+    _evidence_file(registered, "phi:1.0.0@iphone-15").write_text("{}")
+    other = make_bundle(tmp_path / "other", {"model.gguf": b"other"})
+    row = registry.register(other, make_evidence(other), as_="phi:1.3.0@iphone-15", with_report=True)
     page = registry._ledger.mlflow.read_file(row.run_id, "report.html").decode()
     assert "Compared with nothing: what production has can" in page
     assert "Compared with nothing: phi:1.0.0@iphone-15 can" in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +23,8 @@ from targets.evidence_details import (
     ClassDivergence,
     Details,
     PositionDivergence,
+    Prediction,
+    Reach,
     SafetyResult,
     SpeedRuns,
     TaskResult,
@@ -64,6 +68,7 @@ def details(*, worse: float = 1.0, **changes: Any) -> Details:
                 kl_standard_error=value * worse * 0.06,
                 same_top_share=0.96 - value * worse,
                 perplexity_ratio=1 + value * worse / 2,
+                prediction=prediction(name, 12 + 100 * value, 1 + value * worse / 2),
             )
             for name, value in TEXTS.items()
         ),
@@ -76,6 +81,7 @@ def details(*, worse: float = 1.0, **changes: Any) -> Details:
                 kl_mean=value * worse,
                 kl_standard_error=value * worse * 0.1,
                 same_top_share=0.95,
+                prediction=prediction(f"{first}-{last}", 15.0, 1.01),
             )
             for first, last, where, value in POSITIONS
         ),
@@ -86,9 +92,11 @@ def details(*, worse: float = 1.0, **changes: Any) -> Details:
                 kl_mean=value * worse,
                 kl_standard_error=value * worse * 0.08,
                 same_top_share=0.95,
+                prediction=prediction(name, 9 + 100 * value, 1.01),
             )
             for name, value in CLASSES.items()
         ),
+        "reach": Reach(context_length=4096, sliding_window=2047, rope="plain, base 10,000"),
         "checks": checks(),
         "answers": answers(),
         "tasks": (
@@ -101,6 +109,25 @@ def details(*, worse: float = 1.0, **changes: Any) -> Details:
         ),
     }
     return Details(**(parts | changes))
+
+
+def prediction(
+    read: str, reference: float, bundle: float, *, times: float = 1.0, uneven: float = 0.0, blocks: int = 16
+) -> Prediction:
+    """Return how well `read` is predicted: float32's perplexity, and the bundle's as a factor of that.
+
+    `times`: how much higher float32's is than that of another call; `uneven`: by how many nats a token the blocks
+    differ from that in turns.
+    """
+    mean = math.log(reference * times)
+    turns = [uneven if number % 2 else -uneven for number in range(blocks)]
+    return Prediction(
+        digest="sha256:" + hashlib.sha256(read.encode()).hexdigest(),
+        reference_perplexity=reference * times,
+        perplexity=reference * times * bundle,
+        block_tokens=(64,) * blocks,
+        reference_surprise=tuple(64 * (mean + (number % 5) / 10 + turn) for number, turn in enumerate(turns)),
+    )
 
 
 def checks(*failed: tuple[str, str, str]) -> tuple[Check, ...]:
@@ -243,6 +270,54 @@ def compared(folder: Path, found: Details | None = None, **figures: Any) -> Cell
     old = subject(before, details(worse=0.9), "phi:1.0.0@iphone-15", kl_mean=0.021, decode=12.9)
     sides = (replace(folder_side(one.path), name=name) for one, name in ((before, old.name), (after, new.name)))
     return CellContent(new, old, compare(*sides, read_tensors=False))
+
+
+OLD_CHECKPOINT = "sha256:" + "9" * 64
+NEW_TEXTS = {"english": (1.0, 0.0), "code": (1.02, 0.1), "german": (1.06, 0.01), "chinese": (0.9, 0.01)}
+NEW_DIGITS = 2.2  # times the perplexity of the old checkpoint's on digits
+
+
+def of_other_checkpoint(cell: CellContent) -> CellContent:
+    """Return a cell whose baseline is of another checkpoint: one text is the same, others worse, better, of chance.
+
+    `NEW_TEXTS` says by how much. Chat is another text, as the template is. Digits are far worse; answers differ in a
+    word. The window is smaller, and the rope another one.
+    """
+    found, old = cell.candidate.details, cell.baseline
+    assert found is not None
+    assert old is not None
+    assert old.evidence is not None
+    assert cell.candidate.evidence is not None
+    after = found.model_copy(
+        update={
+            "texts": tuple(one.model_copy(update={"prediction": _of_new_checkpoint(one)}) for one in found.texts),
+            "classes": tuple(
+                one.model_copy(
+                    update={"prediction": prediction(one.kind, 9 + 100 * CLASSES[one.kind], 1.01, times=NEW_DIGITS)}
+                )
+                if one.kind == "digits"
+                else one
+                for one in found.classes
+            ),
+            "answers": tuple(
+                one.model_copy(update={"reference": one.reference.replace("Rayleigh", "Tyndall")})
+                for one in found.answers
+            ),
+            "reach": Reach(context_length=131_072, sliding_window=448, rope="longrope past 4,096 tokens, base 10,000"),
+        }
+    )
+    evidence = cell.candidate.evidence.model_copy(update={"details": after})
+    other = {"checkpoint": OLD_CHECKPOINT}
+    before = replace(
+        old, manifest=old.manifest.model_copy(update=other), evidence=old.evidence.model_copy(update=other)
+    )
+    return replace(cell, candidate=replace(cell.candidate, evidence=evidence), baseline=before)
+
+
+def _of_new_checkpoint(text: TextDivergence) -> Prediction:
+    times, uneven = NEW_TEXTS.get(text.text, (1.0, 0.0))
+    read = text.text if text.text in NEW_TEXTS else f"{text.text}, by another template"
+    return prediction(read, 12 + 100 * TEXTS[text.text], text.perplexity_ratio, times=times, uneven=uneven)
 
 
 def small_bundle(folder: Path, *, stop_ids: list[int], template: str, q4: int) -> Bundle:

@@ -135,10 +135,7 @@ def test_nothing_is_cut_off_in_print(browser: Browser, url: str) -> None:
 def test_readers_and_keyboards_reach_everything(browser: Browser, url: str) -> None:
     """axe's rules but that of contrast, which takes it ten seconds: the colours are few, and checked below."""
     browser.open(url, width=NARROW)
-    browser.run(f"{axe.script()};0")
-    rules = "{rules: {'color-contrast': {enabled: false}}}"
-    found = browser.run(f"axe.run(document, {rules}).then(r => r.violations.map(v => [v.id, v.nodes[0].html]))")
-    assert found == []
+    assert _violations(browser) == []
     every = "[...document.querySelectorAll('a[href], [tabindex], summary')]"
     shown = f"{every}.filter(e => e.checkVisibility({{contentVisibilityAuto: true, visibilityProperty: true}}))"
     expected = browser.run(f"{shown}.map(e => e.outerHTML.slice(0, 99))")
@@ -150,6 +147,27 @@ def test_readers_and_keyboards_reach_everything(browser: Browser, url: str) -> N
     assert reached == expected
     assert browser.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     assert reached[0].startswith('<a class="skip"')
+
+
+def test_two_checkpoints_are_shown_as_all_else_is(
+    browser: Browser, other_checkpoint: CellContent, tmp_path: Path
+) -> None:
+    """The page of a cell whose production was made from another checkpoint: phone, window, print, rules."""
+    page = tmp_path / "report.html"
+    page.write_bytes(html(Content("phi:1.1.0", (other_checkpoint,), against="phi:production")))
+    browser.open(page.as_uri(), width=NARROW)
+    assert browser.complaints() == []
+    assert _violations(browser) == []
+    browser.run("document.querySelectorAll('details').forEach(e => e.open = true);0")
+    cut = "[...document.querySelectorAll('.scroll, td, th')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    assert browser.run(cut) == 0
+    assert browser.run("document.scrollingElement.scrollWidth") == NARROW
+    for width, media in ((1100, ""), (PAPER, "print")):
+        browser.open(page.as_uri(), width=width, media=media)
+        browser.run("document.querySelectorAll('details').forEach(e => e.open = true);0")
+        assert browser.run(cut.replace(".scroll, td, th", ".references, .divergences")) == 0
+        wider = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+        assert browser.run(f"{wider}.filter(e => e.querySelector('.references, .divergences')).length") == 0
 
 
 def test_dark_is_dark(browser: Browser, url: str) -> None:
@@ -185,6 +203,14 @@ def test_colours_can_be_told_from_what_they_are_on(block: int) -> None:
             assert _contrast(shown[text], shown[ground]) >= 4.5, (text, ground)
     for drawn in ("first", "second", "link"):
         assert _contrast(shown[drawn], shown["paper"]) >= 3
+
+
+def _violations(browser: Browser) -> list[list[str]]:
+    browser.run(f"{axe.script()};0")
+    rules = "{rules: {'color-contrast': {enabled: false}}}"
+    found = browser.run(f"axe.run(document, {rules}).then(r => r.violations.map(v => [v.id, v.nodes[0].html]))")
+    assert isinstance(found, list)
+    return found
 
 
 def _texts_of_charts_are_apart(browser: Browser, *, least_pixels: float) -> None:

@@ -97,7 +97,7 @@ def test_all_of_the_evidence_is_there(page: Element, cell: CellContent) -> None:
 
 def test_answers_stand_in_three_columns_with_what_differs_marked(page: Element) -> None:
     sky = next(one for one in page.all("article") if "Why is the sky blue?" in one.text)
-    assert [one.text for one in sky.all("h5")] == ["float32", "phi:1.0.0@iphone-15", "this: 1.1.0"]
+    assert [one.text for one in sky.all("h4")] == ["float32", "phi:1.0.0@iphone-15", "this: 1.1.0"]
     said = [one for one in sky.all("p") if one.attributes.get("class") == "said"]
     assert [one.text for one in said[0].all("mark")] == []
     assert [one.text for one in said[2].all("mark")] == ["blue", "red light", "called "]

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from builders.report.at_a_glance import at_a_glance
-from builders.report.changes import Change, app_changes, own_checkpoint
+from builders.report.change import Change
+from builders.report.changes import app_changes, own_checkpoint
 from builders.report.content import CellContent, Subject
 from builders.report.findings import findings
 from builders.report.same_prompts import Prompting, SamePrompts, compare_prompts

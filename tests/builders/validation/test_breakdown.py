@@ -54,6 +54,39 @@ def test_each_position_is_in_the_range_it_belongs_to(tmp_path: Path) -> None:
         assert each.where == ("past the sliding window" if each.first > 96 else "")
 
 
+def test_how_well_tokens_are_predicted_is_kept_block_by_block() -> None:
+    """Of a window of 150 tokens the last has none after it, and one is ruled out by the reference."""
+    rows = rows_of(2, 150, np.zeros(150))
+    surprise = np.where(np.isnan(rows.reference_surprise), np.nan, np.linspace(1, 4, 300))
+    surprise[5] = np.nan
+    rows = Rows(**(vars(rows) | {"reference_surprise": surprise, "surprise": surprise + 0.25}))
+    found = text_divergence("text", rows)
+    assert found is not None
+    assert found.prediction is not None
+    kept = found.prediction
+    known = surprise[~np.isnan(surprise)]
+    assert kept.reference_perplexity == pytest.approx(np.exp(known.mean()))
+    assert kept.perplexity == pytest.approx(kept.reference_perplexity * np.exp(0.25))
+    assert kept.perplexity / kept.reference_perplexity == pytest.approx(found.perplexity_ratio)
+    assert kept.block_tokens == (63, 85, 64, 85)  # a rest belongs to the block before it
+    assert kept.reference_surprise == pytest.approx(
+        [np.nansum(surprise[slice(*ends)]) for ends in ((0, 64), (64, 150), (150, 214), (214, 300))], abs=1e-4
+    )
+
+
+def test_a_part_is_named_by_positions_and_ids() -> None:
+    """The same tokens at other positions have other tokens before them, and can't be compared."""
+    ids = np.append(np.arange(159) % 7, NO_TOKEN)
+    found = [text_divergence("text", rows) for rows in (rows_of(2, 160, np.zeros(160), one) for one in (ids, ids + 1))]
+    later = rows_of(2, 160, np.zeros(160), ids)
+    found.append(text_divergence("text", Rows(**(vars(later) | {"position": later.position + 1}))))
+    found.append(text_divergence("another name", rows_of(2, 160, np.ones(160), ids)))
+    digests = [one.prediction.digest for one in found if one is not None and one.prediction is not None]
+    assert len(digests) == 4
+    assert len(set(digests)) == 3
+    assert digests[0] == digests[3]
+
+
 def test_a_range_of_a_single_block_is_left_out(tmp_path: Path) -> None:
     architecture = open_checkpoint(write_tiny(tmp_path / "c")).architecture
     found = list(position_divergences(rows_of(1, 400, np.zeros(400)), architecture, 512))

@@ -387,6 +387,10 @@ def test_accuracy_alone_reads_the_texts_of_no_suite(evidence: Evidence) -> None:
     assert text.kl_mean == evidence.figures["kl_mean"].value
     assert text.kl_standard_error == evidence.figures["kl_standard_error"].value > 0
     assert text.perplexity_ratio == evidence.figures["perplexity_ratio"].value
+    assert text.prediction is not None
+    assert text.prediction.perplexity == evidence.figures["perplexity"].value
+    assert text.prediction.reference_perplexity == evidence.figures["reference_perplexity"].value
+    assert Evidence.parse(evidence.to_json().encode(), source="here") == evidence
     assert "worst_text_kl_mean" not in evidence.figures
 
 
@@ -402,4 +406,7 @@ def test_the_full_suite_reads_across_the_edges_and_marks_them(tmp_path: Path) ->
     assert [(each.first, each.last) for each in past] == [(193, 512), (513, 704)]
     assert {each.where for each in within} == {""}
     assert {each.where for each in past} == {"past the sliding window"}
+    assert details.reach is not None
+    assert (details.reach.context_length, details.reach.sliding_window) == (1024, 192)
+    assert details.reach.rope == "plain, base 10,000"
     assert min(each.kl_mean for each in past) > 10 * max(each.kl_mean for each in within)  # llama.cpp ignores it

@@ -1,0 +1,294 @@
+"""Two checkpoints in float32: compared on the same tokens alone, with an interval, and what is not recorded is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders.report.content import CellContent, Content, Subject
+from builders.report.findings import findings
+from builders.report.noise import is_chance
+from builders.report.page import html
+from builders.report.predictions import By, Ratio, parts_of, ratio, student
+from builders.report.two_references import (
+    has_other_reference,
+    in_short,
+    reference_answers,
+    reference_rows,
+    score_rows,
+)
+from targets.evidence import Figure
+from targets.evidence_details import Prediction, TextDivergence
+from tests.support.parsed_html import Element, parsed
+from tests.support.report_samples import answers, prediction
+
+
+def test_each_text_is_compared_on_the_same_tokens(other_checkpoint: CellContent) -> None:
+    rows = {row.part: row for row in reference_rows(other_checkpoint, "texts")}
+    assert {name: row.word for name, row in rows.items()} == {
+        "english": "same",
+        "code": "may be chance",
+        "german": "worse",
+        "chinese": "better",
+        "chat": "other tokens",
+    }
+    assert (rows["german"].before, rows["german"].after, rows["german"].change) == ("16.8", "17.81", "+6.0 %")
+    low, high = (float(end.removesuffix(" %")) for end in rows["german"].interval.split(" to "))
+    assert 5 < low < 6 < high < 7
+    assert (rows["english"].change, rows["english"].interval) == ("0 %", "\N{EN DASH}")
+    assert (rows["chat"].change, rows["chat"].interval) == ("\N{EN DASH}", "\N{EN DASH}")
+    assert in_short(other_checkpoint, "texts") == (
+        "By text: 1 worse (german +6.0 %), 1 better (chinese -10.0 %), 1 within chance, 1 the same, 1 not comparable."
+    )
+
+
+@given(sizes=st.lists(st.integers(1, 64), min_size=4, max_size=40), seed=st.integers(0, 1000))
+def test_the_interval_is_that_of_the_mean_of_block_differences(cell: CellContent, sizes: list[int], seed: int) -> None:
+    """Both checkpoints find the same blocks hard: only what differs counts. Cochran's estimator, and Student's t."""
+    random = np.random.default_rng(seed)
+    hard = random.normal(200, 80, len(sizes))
+    change = random.normal(2, 1, len(sizes))
+    old, new = (_of_blocks(sizes, sums) for sums in (hard, hard + change))
+    found = _ratio(cell, old, new)
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    count, total = len(sizes), sum(sizes)
+    mean = change.sum() / total
+    error = math.sqrt(count / (count - 1) * ((change - mean * np.asarray(sizes)) ** 2).sum()) / total
+    quantile = student(count - 1)
+    assert math.log(found.value) == pytest.approx(mean, abs=1e-9)
+    assert math.log(found.high) - mean == pytest.approx(quantile * error, abs=1e-9)
+    assert mean - math.log(found.low) == pytest.approx(quantile * error, abs=1e-9)
+
+
+def test_the_quantile_is_students() -> None:
+    """Published tables, 97.5 %."""
+    known = {3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 10: 2.228, 15: 2.131, 30: 2.042, 60: 2.0, 120: 1.98}
+    for freedom, quantile in known.items():
+        assert student(freedom) == pytest.approx(quantile, abs=0.03 if freedom < 7 else 0.002)
+
+
+def test_what_machines_round_otherwise_is_the_same(cell: CellContent) -> None:
+    """Every block is a little worse, so that the interval is surely above nothing."""
+    found = _ratio(cell, _of_blocks([64] * 16, [200.0] * 16), _of_blocks([64] * 16, [200.0001] * 16))
+    assert found is not None
+    assert found.low is not None
+    assert found.low > 1
+    assert found.word == "same"
+
+
+def test_few_blocks_say_nothing_for_sure(cell: CellContent) -> None:
+    found = _ratio(cell, _of_blocks([64] * 3, [200.0] * 3), _of_blocks([64] * 3, [400.0] * 3))
+    assert found is not None
+    assert (found.word, found.low, found.high) == ("may be chance", 0.0, math.inf)
+
+
+@pytest.mark.parametrize("sums", [[math.inf] * 8, [1e308] * 8, [-1e308] * 8])
+def test_evidence_of_others_may_have_any_number(cell: CellContent, sums: list[float]) -> None:
+    found = _ratio(cell, _of_blocks([64] * 8, [200.0] * 8), _of_blocks([64] * 8, sums))
+    assert found is None or (found.word, found.low, found.high) == ("better", 0, 0)
+
+
+def test_other_tokens_are_not_compared(cell: CellContent) -> None:
+    old, new = _of_blocks([64] * 8, [200.0] * 8), _of_blocks([64] * 8, [100.0] * 8, "another text")
+    assert _ratio(cell, old, new) is None
+
+
+def test_what_is_surely_worse_is_found_with_its_interval(other_checkpoint: CellContent) -> None:
+    (found,) = [one for one in findings(other_checkpoint) if one.severity == "defect"]
+    assert found.anchor == "float32"
+    assert "digits +120.0 % (" in found.text
+    assert "; german +6.0 % (" in found.text
+    for name in ("code", "english", "chinese"):  # better, the same, or perhaps chance
+        assert name not in found.text
+
+
+def test_a_text_that_is_surely_worse_by_less_than_a_tenth_is_to_be_judged(other_checkpoint: CellContent) -> None:
+    fine = _with_details(other_checkpoint, classes=())
+    assert "defect" not in {one.severity for one in findings(fine)}
+    (found,) = [one for one in findings(fine) if "surely predicts" in one.text]
+    assert found.severity == "look"
+
+
+def test_a_single_higher_perplexity_within_its_interval_is_chance(other_checkpoint: CellContent) -> None:
+    """Code is 2 % worse, and its blocks vary by more; German is surely worse; a tenth is looked at in any case."""
+    code, german = (_whose_own_text_is(other_checkpoint, name) for name in ("code", "german"))
+    assert is_chance(code, "reference_perplexity", 1, 1)
+    assert not is_chance(german, "reference_perplexity", 1, 1)
+    assert code.candidate.details is not None
+    worse = prediction("code", 13.7, 1.01, times=1.2, uneven=0.9)
+    texts = tuple(
+        one.model_copy(update={"prediction": worse}) if one.text == "code" else one
+        for one in code.candidate.details.texts
+    )
+    manifest = code.candidate.manifest
+    same = replace(code, baseline=replace(_baseline_of(code), manifest=manifest))
+    assert not is_chance(same, "reference_perplexity", 1, 1)  # the weights are the same: the configuration is not
+    far = _with_details(code, texts=texts)
+    assert not is_chance(far, "reference_perplexity", 1, 1)
+
+
+def test_answers_of_both_checkpoints_differ_in_what_is_marked(other_checkpoint: CellContent) -> None:
+    found = reference_answers(other_checkpoint)
+    assert [one.differs for one in found] == [True, False, False, False]
+    assert [piece.text for piece in found[0].pieces if piece.differs] == ["Tyndall"]
+    assert "".join(piece.text for piece in found[0].before).endswith("This is Rayleigh scattering.")
+
+
+def test_an_answer_that_was_cut_is_compared_as_far_as_it_goes(other_checkpoint: CellContent) -> None:
+    cut = tuple(one.model_copy(update={"reference": one.reference[:10], "reference_ended": False}) for one in answers())
+    both = _with_details(other_checkpoint, answers=cut)
+    assert {one.note for one in reference_answers(both)} == {"the same as far as both go"}
+    ended = tuple(one.model_copy(update={"reference_ended": True}) for one in cut)
+    both = _with_details(both, answers=ended)
+    assert all(one.differs for one in reference_answers(both))
+
+
+def test_scores_of_both_are_compared_where_as_much_was_asked(other_checkpoint: CellContent) -> None:
+    assert {row.name for row in score_rows(other_checkpoint)} == {
+        "MMLU, right, of 1,000",
+        "SocialIQA, right, of 800",
+        "StrongREJECT, refused, of 100",
+        "over-refusal, refused, of 60",
+    }
+    details = other_checkpoint.candidate.details
+    assert details is not None
+    tasks = (
+        details.tasks[0].model_copy(update={"questions": 999}),
+        details.tasks[1].model_copy(update={"reference_accuracy": 0.5}),
+    )
+    rows = score_rows(_with_details(other_checkpoint, tasks=tasks, safety=()))
+    assert [(row.name, row.word, row.change) for row in rows] == [
+        ("SocialIQA, right, of 800", "differs", "-24.1 points")
+    ]
+
+
+def test_older_evidence_has_the_perplexity_of_its_own_text_alone(other_checkpoint: CellContent) -> None:
+    """Without an interval, and the page says what is not recorded."""
+    old = _older(_whose_own_text_is(other_checkpoint, "german"))
+    rows = {row.part: row for row in reference_rows(old, "texts")}
+    assert (rows["german"].before, rows["german"].after) == ("17", "17.81")
+    assert (rows["german"].change, rows["german"].word) == ("+4.8 %", "no interval: not recorded")
+    assert {rows[name].word for name in ("code", "chinese", "chat")} == {"not recorded"}
+    page = parsed(html(Content("phi:1.1.0", (old,), against="phi:production")))
+    said = page.text
+    assert "By kind of token: not recorded. By range of positions: not recorded." in said
+    assert "The sliding window and the rope of phi:1.0.0@iphone-15 are not recorded in the evidence." in said
+    assert "phi:1.1.0@iphone-15 has a sliding window of 448 tokens, and rope: longrope past 4,096 tokens" in said
+
+
+def test_the_page_shows_both_in_float32_where_the_checkpoints_differ(
+    cell: CellContent, other_checkpoint: CellContent
+) -> None:
+    assert not has_other_reference(cell)
+    assert "The two checkpoints in float32" not in [
+        one.text for one in parsed(html(Content("phi:1.1.0", (cell,), against="phi:production"))).all("h3")
+    ]
+    page = parsed(html(Content("phi:1.1.0", (other_checkpoint,), against="phi:production")))
+    assert "The two checkpoints in float32" in [one.text for one in page.all("h3")]
+    assert "Evidence keeps no distributions." in page.text
+    assert "Of 4 prompts, float32 answers 3 the same with both checkpoints, and 1 otherwise." in page.text
+    table = _table(page, "references short")
+    assert "no unit" in table.all("caption")[0].text
+    german = next(row for row in table.all("tr") if row.children[0].text == "german")
+    assert [one.attributes["data-label"] for one in german.children] == [
+        "Text",
+        "The new one is",
+        "1.0.0",
+        "1.1.0",
+        "Change",
+        "95 % interval",
+        "Tokens",
+    ]
+    assert german.children[1].text == "worse"
+
+
+@pytest.mark.parametrize("by", ["texts", "positions", "classes"])
+def test_productions_perplexity_is_next_to_the_candidates(cell: CellContent, by: By) -> None:
+    page = parsed(html(Content("phi:1.1.0", (cell,), against="phi:production")))
+    places: tuple[By, ...] = ("texts", "positions", "classes")
+    table = [one for one in page.all("table") if one.attributes["class"] == "divergences short"][places.index(by)]
+    heads = [one.text for one in table.all("th") if one.attributes.get("scope") == "col"]
+    new, old = heads.index("Perplexity"), heads.index("Perplexity, 1.0.0")
+    assert "perplexities have no unit, and less is better" in table.all("caption")[0].text
+    sides = [parts_of(side, by) for side in (cell.candidate, cell.baseline)]
+    for row, label in zip(table.all("tr")[1:], sides[0], strict=True):
+        for column, side in ((new, sides[0]), (old, sides[1])):
+            found = side[label].prediction
+            assert found is not None
+            assert row.children[column].text == f"{found.perplexity:.4g}"
+            assert row.children[column].attributes["data-label"] == heads[column]
+    (heard,) = [one.text for one in page.all("desc") if one.attributes["id"] == f"cell1-{by}-desc"]
+    assert "Perplexity, which has no unit: " in heard
+    assert "That of phi:1.0.0@iphone-15: " in heard
+
+
+def _table(page: Element, name: str) -> Element:
+    return next(one for one in page.all("table") if one.attributes["class"] == name)
+
+
+def _of_blocks(sizes: Sequence[int], sums: Iterable[float], read: str = "a text") -> Prediction:
+    model = prediction(read, 9.0, 1.0)
+    blocks = {"block_tokens": tuple(sizes), "reference_surprise": tuple(map(float, sums))}
+    return model.model_copy(update=blocks)
+
+
+def _ratio(cell: CellContent, old: Prediction, new: Prediction) -> Ratio | None:
+    """Return how the perplexities of two predictions of one text compare."""
+    part = TextDivergence(
+        text="a text", tokens=640, kl_mean=0.1, kl_standard_error=0.01, same_top_share=0.9, perplexity_ratio=1.1
+    )
+    before, after = (part.model_copy(update={"prediction": one}) for one in (old, new))
+    return ratio(cell, after, before)
+
+
+def _with_details(cell: CellContent, **changes: object) -> CellContent:
+    return replace(cell, candidate=_side(cell.candidate, **changes))
+
+
+def _side(side: Subject, **changes: object) -> Subject:
+    assert side.evidence is not None
+    assert side.evidence.details is not None
+    found = side.evidence.details.model_copy(update=changes)
+    return replace(side, evidence=side.evidence.model_copy(update={"details": found}))
+
+
+def _baseline_of(cell: CellContent) -> Subject:
+    assert isinstance(cell.baseline, Subject)
+    return cell.baseline
+
+
+def _whose_own_text_is(cell: CellContent, name: str) -> CellContent:
+    """Return a cell of which the perplexity figures of both sides are those of one text, as validation writes them."""
+    return replace(cell, candidate=_reads(cell.candidate, name), baseline=_reads(_baseline_of(cell), name))
+
+
+def _reads(side: Subject, name: str) -> Subject:
+    (text,) = (one for one in parts_of(side, "texts").values() if isinstance(one, TextDivergence) and one.text == name)
+    assert text.prediction is not None
+    assert side.evidence is not None
+    values = {
+        "reference_perplexity": round(text.prediction.reference_perplexity),
+        "perplexity_ratio": text.perplexity_ratio,
+        "perplexity": text.prediction.perplexity,
+    }
+    figures = {key: Figure(value=one, unit="1", kind="measured", on=name) for key, one in values.items()}
+    return replace(side, evidence=side.evidence.model_copy(update={"figures": {**side.evidence.figures, **figures}}))
+
+
+def _older(cell: CellContent) -> CellContent:
+    """Return a cell whose baseline was measured by a phipack that recorded neither predictions nor the window."""
+    old = _baseline_of(cell)
+    assert old.details is not None
+    parts = {
+        name: tuple(one.model_copy(update={"prediction": None}) for one in getattr(old.details, name))
+        for name in ("texts", "positions", "classes")
+    }
+    return replace(cell, baseline=_side(old, reach=None, **parts))
