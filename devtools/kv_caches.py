@@ -11,7 +11,7 @@ multiple of 64, as here; with LLAMA_ATTN_ROT_DISABLE they don't, which shows wha
 Phi-3-mini with 96. phipack builds no int4 cache for ONNX: here the graph of the int8 one is changed, with scales that
 reach as far.
 
-It takes minutes for each length, and 3 GB of memory.
+It takes minutes for each length (23 of one processor for GGUF at 4,096 tokens), and 3 GB of memory.
 """
 
 from __future__ import annotations
