@@ -20,7 +20,13 @@ from builders.checkpoint import Checkpoint
 from builders.choose_types import require_reachable, with_chosen_types
 from builders.conversion import BuildRequest
 from builders.quantization.calibration.imatrix import read_imatrix
-from builders.quantization.calibration.measure import MeasuredStatistics, measured_statistics, statistics_files
+from builders.quantization.calibration.measure import (
+    MeasuredStatistics,
+    measured_statistics,
+    statistics_files,
+    with_cache_ranges,
+)
+from builders.quantization.calibration.special_tokens import special_token_windows
 from builders.quantization.calibration.text import calibration_windows
 from builders.quantization.calibration.walks import Blocks, CalibrationWalk, NotShared, SharedWalks, blocks_of
 from builders.quantization.fold import fold_factors
@@ -69,6 +75,24 @@ def calibrate(
             lambda: measured_statistics(checkpoint, calibration, windows, folder, walking),
             shared,
         )
+
+
+def with_special_tokens(
+    statistics: MeasuredStatistics,
+    checkpoint: Checkpoint,
+    settings: CalibrationSettings,
+    cache: BuildCache,
+    on_progress: Progress = silent,
+) -> MeasuredStatistics:
+    """Return statistics with the ranges of a KV cache, for which special tokens are read, too. Raises as `calibrate`.
+
+    Only builds with a scaled cache need it. It takes a walk over short sequences, kept in this machine's cache.
+    """
+    if statistics.text_ranges is None:
+        return statistics
+    sequences = special_token_windows(checkpoint, calibration_windows(checkpoint, settings, "light"))
+    with _measuring(statistics_files(checkpoint, "light", sequences), cache, on_progress):
+        return with_cache_ranges(statistics, checkpoint, sequences, cache.reference_folder, _calibrating(on_progress))
 
 
 def run_walk(
@@ -204,8 +228,20 @@ def calibrate_requests(
             continue
         ready |= {place: replace(requests[place], statistics=found) for place in places}
     for place in [*ready]:
+        change(place, partial(_with_ranges, settings=settings, cache=cache))
+    for place in [*ready]:
         change(place, partial(_with_types, settings=settings, cache=cache, shared=shared))
     return ready, problems
+
+
+def _with_ranges(request: BuildRequest, settings: CalibrationSettings, cache: BuildCache) -> BuildRequest:
+    """Return a request with the ranges of its KV cache, where its recipe has a scaled one."""
+    statistics = request.statistics
+    if not request.recipe.has_scaled_cache or not isinstance(statistics, MeasuredStatistics):
+        return request
+    with request.phases.phase("calibrate"):
+        found = with_special_tokens(statistics, request.checkpoint, settings, cache, request.on_progress)
+    return replace(request, statistics=found)
 
 
 def _needs_types(request: BuildRequest) -> bool:

@@ -17,6 +17,7 @@ from itertools import islice
 from builders.matrix.graph import Kind, Needs
 from builders.matrix.validation_cost import READ_BY_REFERENCE, reference_seconds, validation_seconds
 from builders.quantization.calibration.moments import moment_bytes
+from builders.quantization.calibration.special_tokens import LENGTH as SPECIAL_LENGTH
 from builders.quantization.calibration.text import TOKENS, WINDOW
 from builders.quantization.calibration.walks import CalibrationWalk
 from builders.validation.amounts import Validation
@@ -63,6 +64,8 @@ _WALK_START_SECONDS = 5.0
 _BUILD_BASE_BYTES, _BUILD_EMBEDDING_SHARE = 250_000_000, 1.5
 _COREML_BYTES = 450_000_000
 _SENSITIVITY_MATRICES = 4  # of a layer, each of which has states of its own in all layers after it
+# Sequences of special tokens (builders/quantization/calibration/special_tokens.py), by length: of some 20 tokens.
+_SPECIAL_TOKENS_READ = Counter({SPECIAL_LENGTH: 40})
 _WALK_BASE_BYTES = 500_000_000  # torch and what a few sequences take on their way; assumed
 _SENSITIVITY_TOKENS = 512  # builders/quantization/sensitivity_cache.py
 _ORACLE_BYTES = 2_800_000_000  # docs/validation.md, mini
@@ -158,8 +161,18 @@ def build_needs(
     seconds = rates.seconds("build", rate_label(recipe.name, calibration, recipe.budget is not None), amount, default)
     if calibration == "full":
         memory += _layer_moments(architecture)
+    if recipe.has_scaled_cache:
+        memory = max(memory, _walk_bytes(architecture, "light"))
+        seconds += _special_token_seconds(rates, architecture)
     disk = bundle_bytes + (moment_bytes(architecture) if calibration == "full" else 0)
     return Needs(memory_bytes=int(memory), disk_bytes=disk, seconds=seconds)
+
+
+def _special_token_seconds(rates: Rates, architecture: Architecture) -> float:
+    """Estimate the walk over special tokens, for a KV cache with scales: `light`'s, with other sequences."""
+    seconds = _WALK_START_SECONDS + WALK_SHARES["light"] * reference_seconds(architecture, _SPECIAL_TOKENS_READ)
+    default = seconds / CORES
+    return rates.seconds("calibrate", "light", default * CORES / READ_BY_REFERENCE, default)
 
 
 def _walk_bytes(architecture: Architecture, calibration: Calibration) -> int:

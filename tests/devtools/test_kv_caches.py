@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
-from builders.quantization.calibration.measure import measured_statistics
+from builders.quantization.calibration.measure import measured_statistics, with_cache_ranges
+from builders.quantization.calibration.special_tokens import special_token_windows
 from builders.reference import FloatReference
 from devtools import kv_caches
 from devtools.kv_caches import Row, Stretches, gguf_rows, onnx_rows, report
@@ -47,7 +48,9 @@ def test_fewer_bits_cost_more_in_llama_cpp(checkpoint: Checkpoint, stretches: St
 
 
 def test_fewer_bits_cost_more_in_onnxruntime(checkpoint: Checkpoint, stretches: Stretches, tmp_path: Path) -> None:
-    learned = measured_statistics(checkpoint, "light", stretches.windows, tmp_path / "cache")
+    folder, windows = tmp_path / "cache", stretches.windows
+    learned = measured_statistics(checkpoint, "light", windows, folder)
+    learned = with_cache_ranges(learned, checkpoint, special_token_windows(checkpoint, windows), folder)
     rows = [*onnx_rows(checkpoint, stretches, tmp_path, learned)]
     found = by_cache(rows, "onnx-fp16")
     assert 10 * found["float"] < found["int8"] < found["int4"] / 10

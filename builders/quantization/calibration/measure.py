@@ -6,7 +6,7 @@ The same checkpoint and text give the same statistics on one kind of processor.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,9 @@ class MeasuredStatistics:
     """Statistics of a checkpoint's matrices. Implements `CalibrationStatistics`.
 
     `squares`: mean squares of what the checkpoint's own matrices are multiplied with; `factors`: what is folded into
-    them, by the same names. `moments`: for `full`. `cache_ranges`: see `CalibrationStatistics`.
+    them, by the same names. `moments`: for `full`. `text_ranges`: how large keys and values become over the text, where
+    there is one; `cache_ranges`, see `CalibrationStatistics`: over special tokens, too, where `with_cache_ranges` has
+    read them.
     """
 
     architecture: Architecture
@@ -43,6 +45,7 @@ class MeasuredStatistics:
     squares: Mapping[str, Floats]
     factors: Mapping[str, Floats]
     moments: MomentFiles | None = None
+    text_ranges: Floats | None = None
     cache_ranges: Floats | None = None
 
     def of(self, name: str) -> MatrixStatistics | None:
@@ -110,8 +113,27 @@ def measured_statistics(
     factors = fold_factors(checkpoint.architecture, squares)
     digest, count = token_digest(windows), windows.size
     return MeasuredStatistics(
-        checkpoint.architecture, calibration, digest, count, squares, factors, moments, cache_ranges=ranges
+        checkpoint.architecture, calibration, digest, count, squares, factors, moments, text_ranges=ranges
     )
+
+
+def with_cache_ranges(
+    statistics: MeasuredStatistics,
+    checkpoint: Checkpoint,
+    sequences: NDArray[np.int64],
+    cache: Path,
+    on_progress: Progress = silent,
+) -> MeasuredStatistics:
+    """Return statistics with `cache_ranges`: those of the text, and of special tokens in sequences [B, T] of ids.
+
+    Without a text, as with an importance matrix, they are returned as they are. Raises as `measured_statistics`.
+    """
+    ranges = statistics.text_ranges
+    if ranges is None:
+        return statistics
+    if sequences.size:
+        ranges = np.maximum(ranges, FloatReference(checkpoint, cache, on_progress).cache_ranges(sequences))
+    return replace(statistics, cache_ranges=ranges)
 
 
 def _made(

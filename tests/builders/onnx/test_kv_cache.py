@@ -12,21 +12,26 @@ import pytest
 from numpy.typing import NDArray
 
 from builders.build import build
+from builders.build_cache import BuildCache
+from builders.calibrate import calibrate_requests
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.conversion import BuildRequest
 from builders.onnx import artifact_sizes
 from builders.onnx.cache_scales import MARGIN, cache_scales
-from builders.quantization.calibration.measure import MeasuredStatistics, measured_statistics
+from builders.quantization.calibration.measure import MeasuredStatistics, measured_statistics, with_cache_ranges
+from builders.quantization.calibration.special_tokens import special_token_windows
+from builders.quantization.calibration.text import calibration_windows
 from builders.runtime.onnx_generation import generate_tokens
 from builders.runtime.onnx_session import open_session
 from registry.bundle.folder import Bundle
 from registry.bundle.requirements import check_requirements
+from targets.calibration import CalibrationSettings
 from targets.errors import CalibrationError, RecipeError, UnsupportedModelError
 from targets.kv_cache import check_kv_cache, with_kv_cache
 from targets.recipes import recipe_named
 from targets.runtimes.expected import expected_features
 from targets.storage.onnx import data_bytes
-from tests.support.checkpoints import VOCABULARY_SIZE, write_tiny
+from tests.support.checkpoints import VOCABULARY_SIZE, Tiny, random_weights, write_tiny, write_weights
 from tests.support.parity import LIKE_PHI_4_MINI
 
 TOKENS = np.random.default_rng(5).integers(0, VOCABULARY_SIZE, (1, 48))
@@ -38,7 +43,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def learned(checkpoint: Checkpoint, folder: Path) -> MeasuredStatistics:
-    return measured_statistics(checkpoint, "light", TOKENS, folder)
+    statistics = measured_statistics(checkpoint, "light", TOKENS, folder)
+    assert statistics.cache_ranges is None
+    return with_cache_ranges(statistics, checkpoint, special_token_windows(checkpoint, TOKENS), folder)
 
 
 def built(checkpoint: Checkpoint, name: str, folder: Path) -> Bundle:
@@ -85,6 +92,43 @@ def test_it_holds_the_keys_and_values_of_transformers(tmp_path: Path, changes: d
             assert np.abs(codes).max() <= 127
             seen += 1
     assert seen == 2 * len(expected.layers)
+
+
+RARE = 314  # a special token that no calibration text has
+
+
+def write_with_a_rare_token(folder: Path) -> Path:
+    """Write a checkpoint in which the first value of the first layer is far larger for one special token."""
+    tiny = Tiny(context=64)
+    path, config = write_tiny(folder, tiny), tiny.config()
+    weights = random_weights(config)
+    values = weights["model.layers.0.self_attn.qkv_proj.weight"][-config["hidden_size"] // 2 :]
+    weights["model.embed_tokens.weight"][RARE] = 3 * values[0] / np.linalg.norm(values[0])
+    write_weights(path, weights)
+    return path
+
+
+@pytest.mark.parametrize("before", [0, 20])
+def test_special_tokens_that_the_text_does_not_have_are_not_clipped(tmp_path: Path, before: int) -> None:
+    import torch
+    import transformers
+
+    folder = write_with_a_rare_token(tmp_path / "checkpoint")
+    checkpoint, settings, place = open_checkpoint(folder), CalibrationSettings(), tmp_path / "bundle"
+    assert RARE not in calibration_windows(checkpoint, settings, "light")
+    request = BuildRequest.from_checkpoint(checkpoint, with_kv_cache(recipe_named("onnx-fp16"), "int8"), 64)
+    ready, _ = calibrate_requests({place: request}, {place: "light"}, settings, BuildCache(tmp_path / "home"))
+    bundle = build(checkpoint, request.recipe, place, context_length=64, statistics=ready[place].statistics)
+    tokens = np.append(TOKENS[0, :before], RARE)
+    with open_session(bundle) as session:
+        session.score(tokens)
+        codes = session._caches["0.value"].numpy()[0, :, before].astype(np.float32)
+    model = transformers.Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(tokens[None]), use_cache=True).past_key_values.layers[0].values[0, :, -1]
+    steps = scales_of(bundle)["0.value"].reshape(codes.shape)
+    assert np.abs(wanted.numpy()).max() > 5
+    np.testing.assert_array_less(np.abs(codes * steps - wanted.numpy()), 0.55 * steps + 0.004 * np.abs(wanted.numpy()))
 
 
 def test_logits_stay_close_and_steps_go_on_where_a_prompt_ends(tiny: Checkpoint, tmp_path: Path) -> None:

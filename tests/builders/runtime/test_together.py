@@ -10,7 +10,7 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.quantization.calibration.measure import measured_statistics
+from builders.quantization.calibration.measure import measured_statistics, with_cache_ranges
 from builders.runtime import together
 from builders.runtime.session import Session
 from builders.runtime.sessions import open_for_whole_context, open_session
@@ -112,7 +112,8 @@ def test_sparse_attention_is_continued_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("recipe", "cache"), [("gguf-f16", "q8_0"), ("onnx-fp16", "int8")])
 def test_quantized_caches_are_kept_for_each(tmp_path: Path, recipe: str, cache: str) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", dtype="F16", hidden=128, heads=4, kv_heads=4))
-    ranges = measured_statistics(checkpoint, "light", some_tokens(48)[None], tmp_path / "cache")
+    text, folder = some_tokens(48)[None], tmp_path / "cache"
+    ranges = with_cache_ranges(measured_statistics(checkpoint, "light", text, folder), checkpoint, text, folder)
     kind = with_kv_cache(recipe_named(recipe), cache)
     bundle = build(checkpoint, kind, tmp_path / "b", context_length=128, statistics=ranges)
     with open_session(bundle) as session:
