@@ -129,7 +129,8 @@ def cell_content(
 ) -> CellContent:
     """Return the content of one cell. `side`: the candidate, `row` how it is registered; `before`: the baseline.
 
-    It is compared with nothing where the baseline can't be read. Raises `StoreError` where the candidate can't be.
+    It is compared with nothing where the baseline, or what the two are compared by, can't be read. Raises `StoreError`
+    where the candidate can't be.
     """
     candidate = _subject(side, side.cell or side.name, row, _measured(ledger.store, side), targets)
     if before is None:
@@ -137,11 +138,14 @@ def cell_content(
     try:
         other = version_side(ledger, before)
         baseline = _subject(other, before.cell, before, _measured(ledger.store, other), targets)
-        difference = compare(other, side, read_tensors=False)
-        prompts = _prompts(other, side) if difference.template else None
-        return CellContent(candidate, baseline, difference, prompts=prompts)
     except PhipackError as error:
         return CellContent(candidate, problem=f"{before.reference} can't be read: {error.problem}")
+    try:
+        difference = compare(other, side, read_tensors=False)
+        prompts = _prompts(other, side) if difference.template else None
+    except PhipackError as error:  # a file of either
+        return CellContent(candidate, problem=f"it and {before.reference} can't be compared: {error.problem}")
+    return CellContent(candidate, baseline, difference, prompts=prompts)
 
 
 def _prompts(before: Side, after: Side) -> SamePrompts | None:
