@@ -114,7 +114,7 @@ class Publisher:
         ]
 
     def publish(self, percent: float = 100, order: Order | None = None) -> Publication:
-        order = order or Order(MODEL, "production", round(percent * ALL / 100))
+        order = order or Order(MODEL, "production", round(percent * ALL / 100), new_catalog=True)
         return publish(self.registry, order, self.place, self.keys, targets=load_targets())
 
 

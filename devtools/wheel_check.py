@@ -173,7 +173,7 @@ def registry(environment: Environment) -> Iterator[tuple[str, Check]]:
     yield "fetch by range", lambda one: one.phipack("fetch", "phi:^1.0@pixel-9", "-o", "newest")
     yield "plain MLflow", lambda one: one.run("python", "-c", _PLAIN_MLFLOW, "models:/phi.iphone-15@production")
     yield "keys init", lambda one: one.phipack("keys", "init", "--threshold", "root=1/1")
-    yield "publish", lambda one: one.phipack("publish", "phi", "--to", "catalog")
+    yield "publish", lambda one: one.phipack("publish", "phi", "--to", "catalog", "--new-catalog")
     yield "publish --refresh", lambda one: one.phipack("publish", "--refresh", "--to", "catalog")
     yield "gc", lambda one: one.phipack("gc")
     with serving(environment.work / "catalog", kind=RangeHandler) as url:

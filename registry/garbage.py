@@ -62,8 +62,11 @@ def collect(
 
     Raises:
         RegistryError: nothing refers to the store though it holds blobs: it is another registry's.
-        StoreError: a manifest that is referred to is missing or damaged, so what it names is unknown.
+        StoreError: there is no store, or a manifest that is referred to is missing or damaged, so what it names is
+            unknown.
     """
+    if not store.exists():
+        raise StoreError(f"{store.uri}: there is no store; nothing was removed", fix="name the store with --store")
     aged = list(store.aged(grace_seconds))  # before the references: who registers now has kept its blobs already
     referred = _referred(store, registry)
     if not referred and any(True for _ in store.blobs()):

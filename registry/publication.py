@@ -52,7 +52,8 @@ class Order:
     """What to publish: a model's channel, to how many installations, with `deltas` or without.
 
     `drop`: published cells that leave the channel although no move has taken them out. `newest_only`: apps with older
-    runtimes are offered no earlier release from now on.
+    runtimes are offered no earlier release from now on. `new_catalog`: it may be the first publication at a place that
+    has none of the bundles either.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Order:
     deltas: bool = False
     drop: frozenset[str] = frozenset()
     newest_only: bool = False
+    new_catalog: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class PublishedCell:
 class Publication:
     """What was published. After `expires` clients refuse the catalog, unless it was signed again.
 
-    `dropped`: cells that the channel had before, and has no more.
+    `dropped`: cells that the channel had before, and has no more. `new_catalog`: nothing was published there before.
     """
 
     model: str
@@ -93,6 +95,7 @@ class Publication:
     cells: tuple[PublishedCell, ...]
     expires: datetime
     dropped: tuple[str, ...] = ()
+    new_catalog: bool = False
 
 
 def publish(  # noqa: PLR0913 - as `promotion.promote`
@@ -118,13 +121,12 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
 
     Raises:
         PublicationError: a bundle changed within a release; a published cell is missing in the channel, and nobody has
-            taken it out; the rollout is narrower than it was; the published catalog is damaged; or what was written is
-            refused by the client's own code.
+            taken it out; the rollout is narrower than it was; there is no catalog, and the place is not the bundles'
+            store; the published catalog is damaged; or what was written is refused by the client's own code.
         KeysError: too few keys are available, or the root has expired.
         RegistryError, StoreError: the channel is empty, or MLflow or a store fails.
     """
     _check_root(keys, on_progress)
-    into.check_writable()
     made: dict[tuple[str, str], DeltaEntry | None] = {}
 
     def attempt() -> Publication | None:
@@ -133,6 +135,8 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
         rows = _rows(registry, order, before)
         dropped = _dropped(order, rows, before, taken_out)
         channel = _channel(order, rows, before)
+        _require_meant(order, published, rows)
+        into.check_writable()
         manifests = {row.digest: _copy_bundle(row, into, on_progress) for row in rows}
         releases = _releases(published, rows, manifests, targets)
         if order.deltas and before is not None:
@@ -147,7 +151,8 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
         if expires is None:
             return None
         check_published(into, keys, documents)
-        return Publication(order.model, order.channel, _summary(rows, channel, releases, before), expires, dropped)
+        cells, is_new = _summary(rows, channel, releases, before), published.tag is None
+        return Publication(order.model, order.channel, cells, expires, dropped, is_new)
 
     return _until_first(into, attempt)
 
@@ -174,6 +179,16 @@ def _check_root(keys: KeyFolder, on_progress: Progress) -> None:
     keys.require_valid_root(now)
     for warning in keys.warnings(now):
         on_progress(Notice(warning))
+
+
+def _require_meant(order: Order, published: Published, rows: Sequence[CellVersion]) -> None:
+    """Refuse a place without a catalog, which may be a misspelt one, unless it is asked for or has a bundle already."""
+    place = published.store
+    if published.tag is None and not order.new_catalog and all(place.blob_bytes(row.digest) is None for row in rows):
+        raise PublicationError(
+            f"{place.uri} has no catalog; nothing was published",
+            fix="correct --to or --store; if a catalog is to begin there: --new-catalog",
+        )
 
 
 def _until_first(into: Store, attempt: Callable[[], _Result | None]) -> _Result:

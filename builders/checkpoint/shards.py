@@ -27,6 +27,7 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _UNREADABLE_FIX = "check the disk and the file's permissions, then run the same command again"
+_MAPPED_BYTES = 8 << 20  # of a mapped piece
 _LARGEST_NUMBER = (1 << 63) - 1
 _LARGEST_RANK = 32  # numpy's
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -92,7 +93,8 @@ def read_header(file: Path) -> list[StoredTensor]:
 class MappedTensors:
     """Tensors of all shards, mapped read-only. With `past_cache`, `pieces` reads the files past the page cache instead.
 
-    The system drops a mapped tensor's pages when memory is short.
+    The system drops a mapped tensor's pages when memory is short. It ends a process by SIGBUS that reads a mapped page
+    which the file no longer has; so the file's size is looked at before each tensor, and in `pieces` before each piece.
     """
 
     def __init__(self, tensors: Mapping[str, StoredTensor], *, past_cache: bool = False) -> None:
@@ -101,8 +103,13 @@ class MappedTensors:
         self._maps: dict[Path, mmap.mmap] = {}
 
     def stored(self, name: str) -> NDArray[Any]:
-        """Return a read-only view in the stored dtype; bfloat16 as its uint16 bits."""
+        """Return a read-only view in the stored dtype; bfloat16 as its uint16 bits.
+
+        Raises:
+            CheckpointError: the file can't be read, or has been cut short since it was opened.
+        """
         tensor = self.entries[name]
+        self._require_whole(tensor)
         count = math.prod(tensor.shape)
         view = np.frombuffer(self._map(tensor.file), dtype=_STORED[tensor.dtype], count=count, offset=tensor.start)
         return view.reshape(tensor.shape)
@@ -111,12 +118,12 @@ class MappedTensors:
         """Yield all elements in order, as `stored` has them, in flat pieces; each is valid until the next one.
 
         Raises:
-            CheckpointError: the file can't be read.
+            CheckpointError: the file can't be read, or has been cut short since it was opened.
         """
         tensor = self.entries[name]
         dtype = _STORED[tensor.dtype]
         if not self._past_cache or tensor.start % dtype.itemsize:  # an element would lie across two pieces
-            yield self.stored(name).reshape(-1)
+            yield from self._mapped_pieces(name)
             return
         try:
             for piece in read_pieces(tensor.file, tensor.start, tensor.stop):
@@ -132,10 +139,31 @@ class MappedTensors:
         start = tensor.start - tensor.start % mmap.PAGESIZE
         self._map(tensor.file).madvise(mmap.MADV_DONTNEED, start, tensor.stop - start)
 
+    def _mapped_pieces(self, name: str) -> Iterator[NDArray[Any]]:
+        tensor, flat = self.entries[name], self.stored(name).reshape(-1)
+        step = _MAPPED_BYTES // flat.itemsize
+        for start in range(0, len(flat), step):
+            self._require_whole(tensor)
+            yield flat[start : start + step]
+
+    def _require_whole(self, tensor: StoredTensor) -> None:
+        """Raise `CheckpointError` where the file that was mapped does not reach the tensor's end any more."""
+        size = self._map(tensor.file).size()
+        if size < tensor.stop:
+            raise CheckpointError(
+                f"{tensor.file}: {size} bytes, and tensor {tensor.name!r} ends at {tensor.stop}: the file was cut short"
+                " while it was read",
+                fix="let nothing write into the checkpoint's folder meanwhile; download the file again",
+            )
+
     def _map(self, file: Path) -> mmap.mmap:
         if file not in self._maps:
-            with file.open("rb") as stream:
-                self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                with file.open("rb") as stream:
+                    self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:  # ValueError: it is empty now
+                reason = error.strerror if isinstance(error, OSError) else "it is empty"
+                raise CheckpointError(f"{file} can't be read: {reason}", fix=_UNREADABLE_FIX) from error
         return self._maps[file]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from targets.errors import DeviceError, DeviceUnreachableError, SetupError
+from targets.other_process import not_started
 
 _GRACE_SECONDS = 60.0  # in which a tool cancels what it has started elsewhere
 OUTPUT_LIMIT = 8 << 20
@@ -53,7 +54,8 @@ def run_tool(command: list[str], seconds: float) -> Ran:
                 command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
             )
         except OSError as error:
-            raise DeviceError(f"{command[0]} can't be started: {error.strerror}", fix="install it again") from error
+            problem, fix = not_started(command[0], error)
+            raise DeviceError(problem, fix=fix) from error
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired as error:

@@ -156,7 +156,8 @@ class Inputs:
     def validation_key(self, cell: Cell, build: str) -> str:
         """Return the key of a cell's validation, given that of its build."""
         own = needs_own_runtime(cell)
-        return validation_key(build, cell.recipe.format, self.evaluation, on_own_runtime=own)
+        merged = self.checkpoint.merged_from is not None
+        return validation_key(build, cell.recipe.format, self.evaluation, is_merged=merged, on_own_runtime=own)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
+from builders.oracle.library import oracle_tools
 from builders.own_code import own_code_digest
 from builders.quantization.calibration.walks import Blocks, CalibrationWalk
 from targets.calibration import Calibration
@@ -34,9 +35,7 @@ RUNTIMES: dict[Format, tuple[str, ...]] = {
 }
 CALIBRATION_TOOLS = ("torch",)  # the float32 walk of a calibration
 ROUNDING_TOOLS: dict[Blocks, tuple[str, ...]] = {"gguf": ("llama-cpp-python", "numba"), "affine": ("numba",)}
-REFERENCE_TOOLS = ("torch", "tokenizers")  # what the float32 reference computes and reads with
 HARNESS = "lm-eval"  # where tasks are asked for
-ORACLE = "transformers"  # what the float32 reference is held to: another version may read a checkpoint differently
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,12 @@ def key_tools(format_: Format, *, is_calibrated: bool) -> tuple[str, ...]:
 
 
 def validation_key(
-    build: str, format_: Format, evaluation: Mapping[str, object], *, on_own_runtime: bool = False
+    build: str,
+    format_: Format,
+    evaluation: Mapping[str, object],
+    *,
+    is_merged: bool = False,
+    on_own_runtime: bool = False,
 ) -> str:
     """Return the key of a validation.
 
@@ -95,16 +99,20 @@ def validation_key(
         build: the key of the build whose bundle is measured.
         format_: the bundle's.
         evaluation: the settings, with the text's digest in place of its path.
+        is_merged: the checkpoint is a base with an adapter.
         on_own_runtime: figures are asked for that only the format's own runtime has, so another one's won't do.
     """
     has_tasks = evaluation.get("tasks") is not None
-    tools = {name: version(name) for name in validation_tools(format_, has_tasks=has_tasks)}
+    tools = {name: version(name) for name in validation_tools(format_, has_tasks=has_tasks, is_merged=is_merged)}
     return _key(build, dict(evaluation), tools, own_code_digest(), "own runtime" if on_own_runtime else "any runtime")
 
 
-def validation_tools(format_: Format, *, has_tasks: bool) -> tuple[str, ...]:
-    """Return the packages that a validation's figures depend on, other than phipack itself."""
-    return (*RUNTIMES[format_], ORACLE, *REFERENCE_TOOLS, *((HARNESS,) if has_tasks else ()))
+def validation_tools(format_: Format, *, has_tasks: bool, is_merged: bool) -> tuple[str, ...]:
+    """Return the packages that a validation's figures depend on, other than phipack itself.
+
+    What the float32 reference is held to computes and reads with the same packages as the reference.
+    """
+    return (*RUNTIMES[format_], *oracle_tools(is_merged=is_merged), *((HARNESS,) if has_tasks else ()))
 
 
 def measurement_key(build: str, target: str) -> str:
@@ -122,9 +130,11 @@ def build_tools(format_: Format) -> dict[str, str]:
     return {name: version(name) for name in ("phipack", *BUILD_TOOLS[format_])}
 
 
-def bundle_tools(format_: Format) -> tuple[str, ...]:
+def bundle_tools(format_: Format, *, is_merged: bool) -> tuple[str, ...]:
     """Return the packages that a format's bundles and their figures depend on, other than phipack itself."""
-    return tuple(dict.fromkeys((*BUILD_TOOLS[format_], *validation_tools(format_, has_tasks=False))))
+    return tuple(
+        dict.fromkeys((*BUILD_TOOLS[format_], *validation_tools(format_, has_tasks=False, is_merged=is_merged)))
+    )
 
 
 def installed_tools(names: Iterable[str]) -> str:

@@ -109,7 +109,8 @@ class Site:
         if job.kind == "measure":
             return measurement_key(build, job.target)
         own = MACOS in job.needs.labels
-        return validation_key(build, job.whole_recipe.format, self.inputs.evaluation, on_own_runtime=own)
+        merged, settings = self.checkpoint.merged_from is not None, self.inputs.evaluation
+        return validation_key(build, job.whole_recipe.format, settings, is_merged=merged, on_own_runtime=own)
 
 
 def missing_labels(job: Job) -> list[str]:
@@ -344,7 +345,12 @@ def _needs_machine(job: Job, missing: Sequence[str]) -> ReleaseError:
 def _require_same_inputs(job: Job, site: Site) -> None:
     """Raise `ReleaseError` where this machine would do another job under the same name."""
     if site.key(job) != job.key:
-        tools = walk_tools(job.walk) if job.kind == "calibrate" else bundle_tools(job.whole_recipe.format)
+        is_merged = site.checkpoint.merged_from is not None
+        tools = (
+            walk_tools(job.walk)
+            if job.kind == "calibrate"
+            else bundle_tools(job.whole_recipe.format, is_merged=is_merged)
+        )
         raise ReleaseError(
             f"{job.name} was planned with other versions of the tools, another checkpoint or other settings than here: "
             f"{installed_tools(tools)}; checkpoint {site.checkpoint.digest}",

@@ -19,6 +19,7 @@ from builders.optimum_export.translation import link_for_transformers_4
 from builders.optimum_export.verification import verify_export
 from registry.files.staging import disk_errors, staged_folder
 from targets.errors import BuildError, UnsupportedModelError
+from targets.other_process import not_started
 from targets.progress import Progress, Step, silent
 
 _SCRIPT = Path(__file__).with_name("in_environment.py")
@@ -61,15 +62,19 @@ def _run(python: Path, checkpoint: Path, linked: Path, folder: Path) -> None:
     """Run optimum on the linked checkpoint."""
     report = linked.with_name("report.json")
     with disk_errors(folder), linked.with_name("output").open("wb") as output:
-        done = subprocess.run(  # noqa: S603 - our own script in our own environment
-            [*python_arguments(python), str(_SCRIPT), str(linked), str(folder), str(report)],
-            env=quiet_environment(),
-            cwd=linked.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - our own script in our own environment
+                [*python_arguments(python), str(_SCRIPT), str(linked), str(folder), str(report)],
+                env=quiet_environment(),
+                cwd=linked.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        except OSError as error:  # it is no fault of the disk
+            problem, fix = not_started("optimum's process", error)
+            raise BuildError(problem, fix=fix) from error
     if not report.is_file():
         printed = linked.with_name("output").read_text("utf-8", errors="replace").strip().splitlines()
         ended = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"

@@ -10,6 +10,16 @@ from pathlib import Path
 from builders.quiet_transformers import quiet_transformers
 from targets.errors import MeasurementError
 
+_TOOLS = ("transformers", "torch", "tokenizers", "sentencepiece", "jinja2")  # numbers, ids, rendered prompts
+
+
+def oracle_tools(*, is_merged: bool) -> tuple[str, ...]:
+    """Return the packages that the oracle's verdict depends on; with another version of one it is asked again.
+
+    `is_merged`: the checkpoint is a base with an adapter, which is held to peft's merge.
+    """
+    return (*_TOOLS, "peft") if is_merged else _TOOLS
+
 
 def installed_version() -> str:
     """Return the version of transformers that is installed."""

@@ -2,8 +2,8 @@
 
     CACHE/oracle-KEY.json    {"agreement": …}, or {"problem": …, "fix": …} of a checkpoint that is read differently
 
-KEY is a digest of all that the result depends on: the checkpoint, transformers' version, phipack's own code, and the
-day where the chat template writes it.
+KEY is a digest of all that the result depends on: the checkpoint, the versions of transformers and what it computes and
+reads with, peft's where an adapter is merged, phipack's own code, and the day where the chat template writes it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from builders.checkpoint import Checkpoint
-from builders.oracle.library import installed_version
+from builders.oracle.library import oracle_tools
 from builders.oracle.transformers_text import TextTruth
 from builders.own_code import own_code_digest
 from registry.files.atomic import write_atomically
@@ -83,7 +84,9 @@ class Record:
     @property
     def _path(self) -> Path:
         assert self.cache is not None
-        parts = (self.checkpoint.digest, installed_version(), own_code_digest(), *self._day)
+        tools = oracle_tools(is_merged=self.checkpoint.merged_from is not None)
+        versions = [(name, version(name)) for name in tools]
+        parts = (self.checkpoint.digest, versions, own_code_digest(), *self._day)
         return self.cache / f"oracle-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
 
     @property

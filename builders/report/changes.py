@@ -156,6 +156,8 @@ def _same_prompts(cell: CellContent) -> str:
     """Return what rendering conversations with both templates has found; empty where nobody has done it."""
     if cell.prompts is None:
         return ""
+    if cell.prompts.problem:
+        return f"whether the prompts are the same is not known: {cell.prompts.problem}"
     if not cell.prompts.different:
         return f"the prompts are the same: {cell.prompts.rendered} conversations were rendered with both templates"
     number = len(cell.prompts.different)

@@ -100,7 +100,7 @@ class CellContent:
     @property
     def writes_same_prompts(self) -> bool:
         """Whether another chat template was found to write the same."""
-        return self.prompts is not None and not self.prompts.different
+        return self.prompts is not None and not self.prompts.different and not self.prompts.problem
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from builders.runtime.session import Session, Tokens, parts_from
 from builders.runtime.sessions import open_for_whole_context, open_session
 from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
+from targets.other_process import not_started
 from targets.own_process import is_own_process
 
 _ASKED = ("score", "prefill", "extend", "step", "score_end", "score_each", "continue_each")
@@ -53,12 +54,17 @@ class IsolatedSession(Session):
         self._unread: list[Any] = []  # of an answer in several parts
         options = [_WHOLE] if for_whole_context else []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "builders.runtime.isolation", str(bundle.path), *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "builders.runtime.isolation", str(bundle.path), *options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+            )
+        except OSError as error:
+            self._errors.close()
+            problem, fix = not_started(f"the process that runs {bundle.path}", error)
+            raise MeasurementError(problem, fix=fix) from error
         try:
             greeting = self._answer()
         except BaseException:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 
 from targets.errors import BuildError
 from targets.installation import install_command
+from targets.other_process import not_started
 from targets.strict_json import MalformedJsonError, parse_json
 
 SECONDS_LIMIT = 10.0  # of one conversation; the longest of a real model's take milliseconds
@@ -95,13 +96,17 @@ class _Renderer:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-P", str(_PROGRAM), self._engine],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _PASSED if name in os.environ},
-        )
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-P", str(_PROGRAM), self._engine],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in _PASSED if name in os.environ},
+            )
+        except OSError as error:
+            problem, fix = not_started("the process that renders chat templates", error)
+            raise BuildError(problem, fix=fix) from error
         try:
             started = _line_from(self._process, _START_SECONDS)
         except TimeoutError:

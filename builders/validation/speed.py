@@ -29,6 +29,7 @@ from builders.runtime.sessions import open_for_whole_context
 from registry.bundle.folder import Bundle, open_bundle
 from targets.errors import MeasurementError, PhipackError
 from targets.evidence_details import SpeedRuns
+from targets.other_process import not_started
 from targets.own_process import is_own_process
 
 PROMPT_TOKENS = 128
@@ -77,6 +78,9 @@ def measure_speed(bundle: Bundle) -> Speed:
             f"{bundle.path}: speed was not measured within {_TIME_LIMIT_SECONDS} s",
             fix="run it on a faster or less busy machine, or build a recipe with fewer bits",
         ) from error
+    except OSError as error:
+        problem, fix = not_started(f"the process that measures {bundle.path}", error)
+        raise MeasurementError(problem, fix=fix) from error
     except subprocess.CalledProcessError as error:
         raise died(bundle.path, error.returncode, error.stderr) from error
     said = json.loads(done.stdout.splitlines()[-1])  # the last line is ours, whatever the runtime printed before it

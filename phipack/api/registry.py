@@ -217,6 +217,7 @@ class Registry(RegisteredMethods, ReleaseMethods):
         deltas: bool = True,
         drop: Iterable[str] = (),
         newest_only: bool = False,
+        new_catalog: bool = False,
         keys: AnyPath | KeyFolder | None = None,
         on_progress: Progress | None = None,
     ) -> Publication:
@@ -230,11 +231,13 @@ class Registry(RegisteredMethods, ReleaseMethods):
             deltas: offer deltas from the bundles that phones have.
             drop: cells that are published, that the channel does not point at any more, and that no move has taken out.
             newest_only: offer no earlier release to apps whose runtimes can't run the newest, from now on.
+            new_catalog: begin a catalog at a place that has none, nor any bundle of the channel.
             keys: folder of the signing keys; `keys` in the registry's home by default.
             on_progress: called with what is copied and made.
 
         Raises:
-            PublicationError: the channel is empty, a published cell is missing in it, or the catalog is damaged.
+            PublicationError: the channel is empty, a published cell is missing in it, or the place has no catalog or a
+                damaged one.
             KeysError: too few keys are at hand.
         """
         from registry.ledger.channel_moves import cells_taken_out
@@ -244,7 +247,7 @@ class Registry(RegisteredMethods, ReleaseMethods):
 
         if not 0 < rollout_percent <= 100:  # NaN included
             raise PublicationError("the share of a rollout must be more than 0 and at most 100", fix="pass 1 to 100")
-        order = Order(model, channel, round(rollout_percent * 100), deltas, frozenset(drop), newest_only)
+        order = Order(model, channel, round(rollout_percent * 100), deltas, frozenset(drop), newest_only, new_catalog)
         own = {} if self.project is None else {cell.target.name: cell.target for cell in self.project.cells}
         return publish(
             self._reader(),

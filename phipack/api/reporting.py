@@ -134,8 +134,8 @@ def cell_content(
 ) -> CellContent:
     """Return the content of one cell. `side`: the candidate, `row` how it is registered; `before`: the baseline.
 
-    It is compared by the recorded evidence alone where the baseline can't be read. Raises `StoreError` where the
-    candidate can't be.
+    It is compared by the recorded evidence alone where the baseline, or what the two are compared by, can't be read.
+    Raises `StoreError` where the candidate can't be.
     """
     candidate = _subject(side, side.cell or side.name, row, _measured(ledger.store, side), targets)
     if before is None:
@@ -143,20 +143,24 @@ def cell_content(
     try:
         other = version_side(ledger, before)
         baseline = _subject(other, before.cell, before, _measured(ledger.store, other), targets)
+    except PhipackError as error:
+        return _by_evidence(candidate, ledger, before, f"{before.reference} can't be read: {error.problem}")
+    try:
         difference = compare(other, side, read_tensors=False)
         prompts = _prompts(other, side) if difference.template else None
-        return CellContent(candidate, baseline, difference, prompts=prompts)
-    except PhipackError as error:
-        problem = f"{before.reference} can't be read: {error.problem}"
-        return CellContent(candidate, problem=problem, recorded=_recorded(ledger, before, problem))
+    except PhipackError as error:  # a file of either
+        problem = f"it and {before.reference} can't be compared: {error.problem}"
+        return _by_evidence(candidate, ledger, before, problem)
+    return CellContent(candidate, baseline, difference, prompts=prompts)
 
 
-def _recorded(ledger: Ledger, row: CellVersion, problem: str) -> Recorded | None:
-    """Return what MLflow has of a bundle that can't be read; None where it has no evidence, either."""
+def _by_evidence(candidate: Subject, ledger: Ledger, row: CellVersion, problem: str) -> CellContent:
+    """Return a content that is compared by what MLflow has of the baseline, if it has evidence."""
     try:
-        return Recorded(row.reference, ledger.evidence(row), row, problem)
+        recorded = Recorded(row.reference, ledger.evidence(row), row, problem)
     except RegistryError:
-        return None
+        recorded = None
+    return CellContent(candidate, problem=problem, recorded=recorded)
 
 
 def _prompts(before: Side, after: Side) -> SamePrompts | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack.options import State, pass_state
+from phipack.options import State, keys_option, pass_state
 from phipack.tables import table
 
 if TYPE_CHECKING:
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option(
+    "--catalog", metavar="PLACE", help="The published catalog: a folder or s3://BUCKET/PREFIX. [default: the --store]"
+)
+@keys_option
 @pass_state
-def doctor(state: State) -> None:
-    """Check Python, extras, runtimes, project file, registry, store, clock and disks, with a fix for what is wrong.
+def doctor(state: State, catalog: str | None, keys: Path) -> None:
+    """Check Python, extras, runtimes, project, registry, store, catalog, clock and disks, with a fix for what is wrong.
 
     Creates nothing. Ends with 1 where a check fails; a warning is for what only some commands need.
     """
@@ -26,7 +30,7 @@ def doctor(state: State) -> None:
 
     from targets.errors import SetupError
 
-    checks = list(_checks(state))
+    checks = list(_checks(state, catalog, keys))
     rows = [(one.status if one.status == "ok" else one.status.upper(), one.name, one.found) for one in checks]
     fixes = [f"{one.name}: {one.fix}" for one in checks if one.fix is not None]
     text = "\n\n".join(filter(None, (table(("", "check", "found"), rows), "\n".join(fixes))))
@@ -37,7 +41,8 @@ def doctor(state: State) -> None:
         )
 
 
-def _checks(state: State) -> Iterator[Check]:
+def _checks(state: State, catalog: str | None, keys: Path) -> Iterator[Check]:
+    from phipack.diagnosis.catalog import check_catalog
     from phipack.diagnosis.machine import (
         check_disks,
         check_extras,
@@ -57,6 +62,7 @@ def _checks(state: State) -> Iterator[Check]:
     if project.status != "fail":
         yield from _service_checks(state)
         places += [state.home, *(Path(store) for store in (state.store,) if "://" not in store)]
+        yield from check_catalog(state.store if catalog is None else catalog, keys, is_named=catalog is not None)
     yield from check_disks(places)
 
 

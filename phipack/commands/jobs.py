@@ -103,6 +103,7 @@ def matrix(
     with its labels; phipack release --finish then registers. What shares a read of the checkpoint is in one job.
     """
     from phipack.ci.github import code_summary
+    from phipack.ci.gitlab_template import check_template
     from phipack.ci.matrix_formats import github_matrix, gitlab_pipeline, plain_json
     from phipack.json_form.jobs import matrix_form
     from registry.files.output_file import check_output_file, write_output_file
@@ -116,6 +117,8 @@ def matrix(
     if dotenv is not None:
         check_output_file(dotenv)
         dotenv.unlink(missing_ok=True)  # no digest of an earlier run stays where this one fails
+    if template is not None:
+        check_template(template)
     state.named_project = project_file or state.named_project
     project = state.required_project
     found = open_project_registry(state).matrix(

@@ -50,6 +50,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Offer no earlier release to apps whose runtimes can't run the newest, and forget those that were offered.",
 )
+@click.option(
+    "--new-catalog",
+    is_flag=True,
+    help="Begin a catalog in a place that has none. A first publication needs it, except in the bundles' own store.",
+)
 @click.option("--refresh", is_flag=True, help="Publish nothing new: sign the catalog again, before it expires.")
 @keys_option
 @pass_state
@@ -62,6 +67,7 @@ def publish(
     deltas: bool,
     drop: tuple[str, ...],
     newest_only: bool,
+    new_catalog: bool,
     refresh: bool,
     keys: Path,
 ) -> None:
@@ -75,7 +81,7 @@ def publish(
     from phipack.json_form.registry import publish_form, refresh_form
 
     registry = open_project_registry(state)
-    catalog = registry.store if place is None else as_store(place)
+    catalog = registry.store if place is None else as_store(place, state.output.on_progress)
     if refresh:
         expires = registry.refresh_catalog(catalog, keys=keys)
         text = f"{catalog.uri}: signed again, valid until {expires:%Y-%m-%d %H:%M} UTC"
@@ -91,6 +97,7 @@ def publish(
         deltas=deltas,
         drop=drop,
         newest_only=newest_only,
+        new_catalog=new_catalog,
         keys=keys,
     )
     state.output.result(publish_form(published, catalog.uri).data(), _text(published, catalog.uri))
@@ -108,7 +115,8 @@ def _text(published: Publication, catalog: str) -> str:
         for cell in published.cells
     ]
     unchanged = ", ".join(cell.name for cell in published.cells if not cell.changed)
-    where = f"{published.model}, {published.channel}: published at {catalog}"
+    new = " (a new catalog)" if published.new_catalog else ""
+    where = f"{published.model}, {published.channel}: published at {catalog}{new}"
     parts = (
         f"{where}, valid until {published.expires:%Y-%m-%d %H:%M} UTC",
         table(("cell", "recipe", "size", "releases", "deltas"), rows) if rows else "the channel is empty now",

@@ -17,6 +17,7 @@ from phipack.diagnosis.check import Check, Status, failed
 from targets.errors import PhipackError
 from targets.formatting import count, size
 from targets.installation import Requirement, install_command, installed_version, requirements
+from targets.other_process import not_started
 
 if TYPE_CHECKING:
     from phipack.options import State
@@ -99,23 +100,30 @@ def check_runtimes(runtimes: Iterable[Runtime] = RUNTIMES) -> Iterator[Check]:
     installed = {
         runtime: version for runtime in runtimes if (version := installed_version(runtime.package)) is not None
     }
-    processes = {
-        runtime: subprocess.Popen(  # noqa: S603 - our own interpreter, a module of the list above
-            [sys.executable, "-c", runtime.program or f"import {runtime.module}"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for runtime in installed
-    }
+    processes: dict[Runtime, subprocess.Popen[str]] = {}
     try:
+        for runtime, version in installed.items():
+            try:
+                processes[runtime] = _importing(runtime)
+            except OSError as error:
+                problem, fix = not_started("the process that imports it", error)
+                yield Check(runtime.name, "fail", f"{version}: {problem}", fix)
         for runtime, process in processes.items():
             yield _imported(runtime, installed[runtime], process)
     finally:
         for process in processes.values():
             process.kill()
             process.communicate()
+
+
+def _importing(runtime: Runtime) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - our own interpreter, a module of the list above
+        [sys.executable, "-c", runtime.program or f"import {runtime.module}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def check_optimum() -> Iterator[Check]:

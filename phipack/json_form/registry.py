@@ -152,6 +152,7 @@ class PublishForm(Form):
     expires: str
     cells: list[PublishedCellForm]
     dropped: list[str] = Field(description="cells that the channel had when it was published before, and has no more")
+    new_catalog: bool = Field(description="nothing was published at this place before")
 
 
 class RefreshForm(Form):
@@ -303,6 +304,7 @@ def publish_form(published: Publication, catalog: str) -> PublishForm:
         expires=moment(published.expires),
         cells=[_published_form(cell) for cell in published.cells],
         dropped=list(published.dropped),
+        new_catalog=published.new_catalog,
     )
 
 

@@ -55,7 +55,7 @@ class Known:
             self.problems.append((_UNREAD_CATALOG, self.catalog.problem))
         if (catalog := self.catalog.value) is not None and catalog.is_expired:
             when = f"{catalog.expires:%Y-%m-%d %H:%M} UTC"
-            expired = PublicationError(f"it expired on {when}", fix="sign it again: phipack publish --refresh")
+            expired = PublicationError(f"it expired on {when}", fix=f"sign it again: {catalog.renewal}")
             self.problems.append((_EXPIRED_CATALOG, expired))
         self.targets: Mapping[str, Target] = self.source.targets()
 

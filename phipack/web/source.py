@@ -10,12 +10,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from builders.report.findings import Verdict, verdict_on
 from phipack.api.registry import Registry
-from registry.catalog.published_state import Published, read_published
+from registry.catalog.published_state import Published, published_root, read_published
 from registry.ledger.channel_moves import Move
 from registry.ledger.versions import CellVersion
 from registry.store.protocol import Store
@@ -133,9 +133,12 @@ class Source:
         return Answer(known | damaged, None, time.monotonic())
 
     def _newest(self) -> Published:
-        """Read which version is published; its documents, which don't change, only where it is another one."""
+        """Read which version is published; its root and documents, which don't change, only where it is another one."""
         found = read_published(self.store, None)
         if self._catalog is None or found.tag != self._catalog.tag:
+            if found.tag is not None:
+                root = published_root(self.store).signed.expires
+                found = replace(found, expiries={**found.expiries, "root": root})
             self._catalog = found
         return self._catalog
 

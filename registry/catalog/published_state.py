@@ -10,7 +10,7 @@ has left have versions of their own that nothing refers to.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from registry.store.protocol import TIMESTAMP, Document, Store
 from targets.errors import KeysError, PublicationError
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import Metadata, Snapshot, TargetFile, Targets, Timestamp
+    from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
 NO_CATALOG_FIX = "publish a channel (phipack publish MODEL), or name where the catalog is: publish --to, serve --store"
 _UNUSED_VERSIONS_LIMIT = 100  # that interrupted publishers may have left one after the other
@@ -30,7 +30,7 @@ _UNUSED_VERSIONS_LIMIT = 100  # that interrupted publishers may have left one af
 class Published(Documents):
     """What is published. `tag`: the timestamp's, None where nothing is published. Its errors are `PublicationError`.
 
-    `expires`: when the first of its signatures does; clients refuse all of it from then on.
+    `expiries`: when the metadata of each role expires that was read; `published_root` reads the root's.
     """
 
     store: Store
@@ -38,12 +38,24 @@ class Published(Documents):
     timestamp_version: int = 0
     snapshot_version: int = 0
     targets_version: int = 0
-    expires: datetime | None = None
+    expiries: Mapping[Role, datetime] = field(default_factory=dict)
+
+    @property
+    def expires(self) -> datetime | None:
+        """When the first of its signatures does, None where nothing is published: from then on clients refuse all."""
+        return min(self.expiries.values(), default=None)
 
     @property
     def is_expired(self) -> bool:
         """Whether clients refuse it by now."""
         return self.expires is not None and self.expires <= datetime.now(UTC)
+
+    @property
+    def renewal(self) -> str:
+        """The commands that renew what has expired, or will first."""
+        root, first = self.expiries.get("root"), self.expires
+        of_root = root is not None and first is not None and root <= max(first, datetime.now(UTC))
+        return ("phipack keys show --renew, then " if of_root else "") + "phipack publish --refresh"
 
     def blobs(self, model: str, release: str) -> set[str]:
         """Return the digests of all blobs of a release: manifests, files, deltas. Raises `PhipackError`."""
@@ -87,8 +99,23 @@ def read_published(store: Store, keys: KeyFolder | None) -> Published:
     name = f"metadata/{snapshot.signed.meta['targets.json'].version}.targets.json"
     targets: Metadata[Targets] = _verified(store, name, _required(store, name), keys, "targets")
     versions = (timestamp.signed.version, snapshot.signed.version, targets.signed.version)
-    expires = min(timestamp.signed.expires, snapshot.signed.expires, targets.signed.expires)
-    return Published(targets.signed.targets, store, there.tag, *versions, expires)
+    roles: dict[Role, Metadata[Any]] = {"targets": targets, "snapshot": snapshot, "timestamp": timestamp}
+    expiries = {role: metadata.signed.expires for role, metadata in roles.items()}
+    return Published(targets.signed.targets, store, there.tag, *versions, expiries)
+
+
+def published_root(store: Store) -> Metadata[Root]:
+    """Return the newest root of the catalog in a store, its signatures unverified.
+
+    Raises:
+        PublicationError: it is missing or malformed.
+        StoreError: the store can't be read.
+    """
+    found, version = _required(store, "metadata/1.root.json"), 1
+    while (later := store.read_document(f"metadata/{version + 1}.root.json")) is not None:
+        found, version = later, version + 1
+    root: Metadata[Root] = _verified(store, f"metadata/{version}.root.json", found, None, "root")
+    return root
 
 
 def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, bytes]) -> datetime | None:

@@ -21,7 +21,8 @@ from registry.ledger.mlflow_rows import search_versions
 from registry.ledger.registry_lock import registry_lock, registry_wait
 from registry.ledger.run_metrics import RunMetric
 from registry.ledger.tracking import sqlite_path
-from targets.progress import Progress, silent
+from targets.progress import Notice, Progress, silent
+from targets.secrets import shown
 from targets.this_user import user_name
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ class Mlflow:
         load(self.uri)
         waiting = registry_wait(user_name(), self._on_progress)
         with registry_lock(self.uri, waiting, migrating=True):  # two processes must not migrate one new database
-            return connect(self.uri)
+            is_new = (path := sqlite_path(self.uri)) is not None and not path.exists()
+            client = connect(self.uri)
+        if is_new:
+            self._on_progress(Notice(f"a new registry: {shown(self.uri)}"))
+        return client
 
     @_wrapped
     def connect(self) -> None:

@@ -13,6 +13,9 @@ import logging
 import os
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from registry.files.staging import disk_errors
@@ -37,6 +40,8 @@ _ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _CA_VARIABLE = "MLFLOW_TRACKING_SERVER_CERT_PATH"
+_ARTIFACTS_VARIABLE = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # mlflow/tracking/_tracking_service/utils.py
+_NOT_IN_SQL = frozenset("'\":\\")
 _given_cas: str | None = None
 _importing = threading.Lock()  # two threads in the middle of its circles of imports get stuck, or half a module
 
@@ -80,9 +85,28 @@ def connect(uri: str) -> MlflowClient:
                 with disk_errors(path, RegistryError):
                     path.parent.mkdir(parents=True, exist_ok=True)
             has_tables(uri)  # MLflow itself would try a damaged or unreachable database for 100 s
-        client = kind(tracking_uri=uri, registry_uri=uri)
-        client.search_registered_models(max_results=1)  # so that an error comes here and not half-way
+        with _artifacts_in_sql():
+            client = kind(tracking_uri=uri, registry_uri=uri)
+            client.search_registered_models(max_results=1)  # so that an error comes here and not half-way
         return client
+
+
+@contextmanager
+def _artifacts_in_sql() -> Iterator[None]:
+    """Let MLflow make its default experiment, which phipack does not use, in whatever folder this is.
+
+    It writes the folder's path into SQL as Python's `repr` does: a quote ends the text, a colon names a parameter.
+    Where the path has one, MLflow reads it from its variable, as a URI that has none.
+    """
+    place = Path.cwd() / "mlruns"
+    if _ARTIFACTS_VARIABLE in os.environ or _NOT_IN_SQL.isdisjoint(str(place)):
+        yield
+        return
+    os.environ[_ARTIFACTS_VARIABLE] = place.as_uri()
+    try:
+        yield
+    finally:
+        del os.environ[_ARTIFACTS_VARIABLE]
 
 
 def _set_network(uri: str) -> None:

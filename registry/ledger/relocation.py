@@ -51,8 +51,8 @@ def relocate(ledger: Ledger, *, dry_run: bool = False) -> Relocation:
     """Re-point every version whose bundle is no longer where it was registered, and is in the ledger's store.
 
     Raises:
-        RegistryError: the registry is a server, or of an unknown schema; a bundle, or its evidence, is in neither
-            place. Nothing was changed.
+        RegistryError: there is no registry; it is a server, or of an unknown schema; a bundle, or its evidence, is in
+            neither place. Nothing was changed.
         StoreUnreachableError: whether a bundle is there can't be seen. Nothing was changed.
     """
     if ledger.uri.startswith("http"):
@@ -61,7 +61,10 @@ def relocate(ledger: Ledger, *, dry_run: bool = False) -> Relocation:
             fix="name the server's own database (its --backend-store-uri) with --tracking-uri, where it can be reached",
         )
     if not ledger.exists():
-        return Relocation(ledger.store.uri, (), 0)
+        raise RegistryError(
+            f"nothing is registered in {ledger.describe()}; nothing was changed",
+            fix="name the registry with --tracking-uri",
+        )
     with ledger.exclusive():
         rows = ledger.versions()
         moved = [row for row in rows if _has_moved(row, ledger.store)]

@@ -27,6 +27,8 @@ _NAMES = 30  # registered models in one request: they are in its URL, which serv
 
 def versions_of(mlflow: Mlflow, model: str | None, release: Version | None, *, copies: bool) -> list[CellVersion]:
     """Return all versions of a model, or of all models, or those of one release: see `Reader.versions`."""
+    if not _fits_filter(model or ""):
+        return []
     homes = {row.name: row for row in mlflow.registered_models(_of_model(model))}
     wanted = "" if release is None else f" AND tags.`{RELEASE_TAG}` = '{release}'"
     if copies:
@@ -42,6 +44,8 @@ def versions_in_channel(mlflow: Mlflow, model: str, channel: str, cell: str | No
     A search for registered models has the last version of each. The others are asked for by their numbers, which are
     the same for all cells of a release as long as every release has them all: so it takes one to three requests.
     """
+    if not _fits_filter(model, cell or ""):
+        return []
     wanted = _of_model(model, cell)
     homes = {row.name: row for row in mlflow.registered_models(wanted)}
     numbers = {name: int(row.aliases[channel]) for name, row in homes.items() if channel in row.aliases}
@@ -62,6 +66,11 @@ def _by_alias(mlflow: Mlflow, name: str, channel: str) -> list[Any]:
     return [] if row is None else [row]
 
 
+def _fits_filter(*names: str) -> bool:
+    """Return whether MLflow's filters can have these texts. No model or cell of ours has one that they can't."""
+    return not any("'" in name or "\\" in name for name in names)
+
+
 def _of_model(model: str | None, cell: str | None = None) -> str:
     """Return the filter for registered models, or versions, of one model or of any, and of one cell."""
     wanted = f"tags.`{MODEL_TAG}` = '{model}'" if model else f"tags.`{MODEL_TAG}` != ''"
@@ -74,7 +83,7 @@ def _conditions(homes: Collection[Any], model: str | None) -> list[str]:
     By name, which costs a server half of what tags do. Each filter has whole registered models, so that no row is
     missed where another process changes rows in between.
     """
-    if any("'" in home.name or "\\" in home.name for home in homes):  # renamed to what a filter can't say
+    if not _fits_filter(*(home.name for home in homes)):  # renamed to what a filter can't say
         return [_of_model(model)]
     return [f"name IN ({', '.join(group)})" for group in _groups(homes)]
 

@@ -38,7 +38,7 @@ from registry.store.protocol import (
 )
 from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import StoreError, StoreUnreachableError
-from targets.progress import Progress, silent
+from targets.progress import Notice, Progress, silent
 from targets.this_user import user_name
 
 _LOCK_SECONDS = 600.0
@@ -47,7 +47,7 @@ _READ_FIX = "check the permissions of the store's folder, or name another store 
 
 
 class FolderStore(Store):
-    """A store in a folder, on a local or shared disk. `on_progress` receives a notice of whom a change waits for."""
+    """A store in a folder. `on_progress` receives a notice of whom a change waits for, and of a folder that is new."""
 
     def __init__(self, root: Path, on_progress: Progress = silent) -> None:
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 - a link that names the store stays as given
@@ -57,6 +57,10 @@ class FolderStore(Store):
     def uri(self) -> str:
         """`file:///…`, the path percent-encoded, links followed."""
         return "file://" + urllib.parse.quote(str(self.root.resolve()))
+
+    def exists(self) -> bool:
+        """Look whether the folder is there."""
+        return self.root.is_dir()
 
     def check_writable(self) -> None:
         """Create and remove an empty file; remove what dead processes left."""
@@ -210,7 +214,7 @@ class FolderStore(Store):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
+        self._make_root()
         path = self.root / "documents.lock"
         waiting = LockWait(user_name(), _LOCK_SECONDS, StoreUnreachableError, on_progress=self.on_progress)
         with ExitStack() as stack:
@@ -225,9 +229,15 @@ class FolderStore(Store):
     def _staged(self, mode: int = 0o644) -> Iterator[UnfinishedFile]:
         """Yield a new file in `staging/`, which is removed unless it is put in place."""
         folder = self._staging
-        folder.mkdir(parents=True, exist_ok=True)
+        self._make_root()
+        folder.mkdir(exist_ok=True)
         with unfinished_file(folder, mode=mode) as file:
             yield file
+
+    def _make_root(self) -> None:
+        if not self.exists():
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.on_progress(Notice(f"a new store: {self.uri}"))
 
     @property
     def _staging(self) -> Path:

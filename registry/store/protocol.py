@@ -80,6 +80,10 @@ class Store(ABC):
         """Return the store's own URI, which `open_store` reads back."""
 
     @abstractmethod
+    def exists(self) -> bool:
+        """Return False where nothing was ever written, as at a misspelt place. Raises `StoreError`."""
+
+    @abstractmethod
     def check_writable(self) -> None:
         """Raise `StoreError` where nothing can be added. Called before long work."""
 

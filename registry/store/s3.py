@@ -80,6 +80,11 @@ class S3Store(Store):
         """Return `s3://BUCKET/PREFIX`."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
+    def exists(self) -> bool:
+        """List one object."""
+        with s3_errors(self.uri, "ListObjectsV2"):
+            return next(self._objects(""), None) is not None
+
     def check_writable(self) -> None:
         """Try on a small object what a store needs; remove those of processes that were killed meanwhile."""
         with s3_errors(self.uri, "PutObject"):

@@ -28,7 +28,7 @@ def test_a_delta_and_what_is_left_of_the_old_bundle_spare_the_weights(
     before = noise(60_000)
     after = bytearray(before)
     after[::500] = bytes((one + 1) % 256 for one in before[::500])
-    order = Order("phi", "production", deltas=True)
+    order = Order("phi", "production", deltas=True, new_catalog=True)
     plain = Plain(tmp_path / "plain", url, publisher.root)
     for version, content in (("1.0.0", before), ("1.1.0", bytes(after))):
         publisher.release(version, {"model.gguf": content}, chunked=True)
@@ -55,7 +55,7 @@ def test_of_two_deltas_the_smaller_is_taken_and_none_that_does_not_pay(
     for version, percent in (("1.0.0", 100), ("1.1.0", 50), ("1.2.0", 50), ("1.3.0", 100)):
         files = {"model.gguf": weights[version], "version": version.encode()}
         publisher.release(version, files, chunked=True)
-        publisher.publish(order=Order("phi", "production", percent * 100, deltas=version >= "1.2.0"))
+        publisher.publish(order=Order("phi", "production", percent * 100, deltas=version >= "1.2.0", new_catalog=True))
         document = json.loads(max(publisher.place.root.glob(f"targets/phi/releases/*.{version}.json")).read_bytes())
         deltas = sorted(document["cells"]["iphone-15"]["deltas"], key=lambda one: one["bytes"])
         offered[version] = [one["blob"][7:] for one in deltas]
@@ -148,7 +148,7 @@ def test_a_damaged_delta_costs_no_more_than_time(
     after = bytes((one + (at % 500 == 0)) % 256 for at, one in enumerate(before))
     for version, content in (("1.0.0", before), ("1.1.0", after)):
         publisher.release(version, {"model.gguf": content}, chunked=True)
-        publisher.publish(order=Order("phi", "production", deltas=True))
+        publisher.publish(order=Order("phi", "production", deltas=True, new_catalog=True))
         folder, _ = plain.fetch()
     assert made
     assert (folder / "model.gguf").read_bytes() == after

@@ -41,6 +41,7 @@ def here(tmp_path: Path, tiny_folder: Path, migrated_database: Path) -> Path:
         (tmp_path / "bin" / name).chmod(0o755)
     (here / "ci").mkdir()
     (here / "ci" / "checkpoint.sh").write_text("test -d checkpoint\n")
+    shutil.copy(PIPELINES / "phipack.gitlab-ci.yml", here / "ci")
     return here
 
 

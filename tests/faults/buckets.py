@@ -67,7 +67,7 @@ def prepare_publication_there(ground: Ground) -> None:
 
 def publish_there(ground: Ground) -> int:
     """Publish to the case's catalog."""
-    return main(["publish", "phi", "--to", _catalog(ground).uri])
+    return main(["publish", "phi", "--to", _catalog(ground).uri, "--new-catalog"])
 
 
 def catalog_there_is_whole(ground: Ground) -> None:

@@ -21,6 +21,7 @@ KEYS = Path(".phipack/keys")
 CATALOG = Path("catalog")
 PHONE = Path("phone/bundle")
 _PUBLISH = ("publish", "phi", "--to", str(CATALOG))
+_NEW = "--new-catalog"
 _RELEASES = ("1.0.0", "1.1.0")
 
 
@@ -33,7 +34,7 @@ def prepare_publication(ground: Ground, build: Builder = tiny) -> None:
     """1.0.0 is published, a phone has it; production points at 1.1.0."""
     prepare_releases(ground, build)
     prepare_keys(ground)
-    assert main([*_PUBLISH]) == 0
+    assert main([*_PUBLISH, _NEW]) == 0
     assert main(["promote", "phi:1.1.0", "--to", "production"]) == 0
     os.environ["PHIPACK_STATE"] = "phone/state"
     assert phone_fetches(ground) == 0
@@ -43,7 +44,7 @@ def prepare_first_publication(ground: Ground) -> None:
     """1.0.0 is published, a phone has it."""
     prepare_releases(ground)
     prepare_keys(ground)
-    assert main([*_PUBLISH]) == 0
+    assert main([*_PUBLISH, _NEW]) == 0
     os.environ["PHIPACK_STATE"] = "phone/state"
     assert phone_fetches(ground) == 0
 

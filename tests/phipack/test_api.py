@@ -105,7 +105,7 @@ def test_a_channel_is_published_and_fetched(registry: phipack.Registry, tmp_path
     register(registry, tmp_path, "1.0.0")
     registry.promote("phi:1.0.0", to="production")
     phipack.create_keys(tmp_path / "home" / "keys", thresholds={"root": "1/2"})
-    published = registry.publish("phi", tmp_path / "web", rollout_percent=50)
+    published = registry.publish("phi", tmp_path / "web", rollout_percent=50, new_catalog=True)
     assert [(cell.name, cell.stages[0].basis_points) for cell in published.cells] == [("iphone-15", 5000)]
     assert registry.refresh_catalog(str(tmp_path / "web")) >= published.expires
     fetched = registry.fetch("phi:production@iphone-15", tmp_path / "bundle")
@@ -270,7 +270,7 @@ registry.rollback("phi")
 assert len(registry.history("phi")) == 3
 assert registry.diff("phi:1.0.0", "phi:1.1.0")[0].differs
 phipack.create_keys()
-registry.publish("phi", "web")
+registry.publish("phi", "web", new_catalog=True)
 registry.publish("phi", "web", keys=".phipack/keys", deltas=True)
 assert registry.fetch("phi:production@iphone-15", "out").bundle.digest == phipack.open_bundle("1.0.0").digest
 registry.collect_garbage(dry_run=True)

@@ -354,7 +354,7 @@ def test_what_was_deleted_in_mlflow_is_missed_and_what_was_retired_is_not(team: 
     phipack = run_in(team)
     phipack("keys", "init")
     phipack("promote", "phi:1.0.0", "--to", "production")
-    phipack("publish", "phi", "--to", "web")
+    phipack("publish", "phi", "--to", "web", "--new-catalog")
     phipack("retire", "phi@pixel-9", "--from", "production")
     assert "no longer in the channel: pixel-9" in phipack("publish", "phi", "--to", "web").stdout
     ledger = open_ledger(f"sqlite:///{team}/.phipack/mlflow.db", FolderStore(team / ".phipack/store"))

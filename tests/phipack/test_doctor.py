@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -308,3 +309,15 @@ def test_a_store_that_may_not_be_written_fails(tmp_path: Path, monkeypatch: pyte
     assert check.fix is not None
     assert f"chmod u+w {tmp_path}" in check.fix
     assert check_registry(f"sqlite:///{tmp_path}/mlflow.db").check.status == "fail"
+
+
+def test_a_process_that_is_not_started_is_no_fault_of_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(machine.subprocess, "Popen", refuse)
+    checks = list(machine.check_runtimes())
+    assert checks
+    for one in checks:
+        assert (one.status, "can't be started: Cannot allocate memory" in one.found) == ("fail", True)
+        assert "force-reinstall" not in (one.fix or "")

@@ -124,7 +124,7 @@ def test_a_release_on_its_way_to_phones(call: Call, folder: Path) -> None:
     assert not call("diff", "tiny:1.0.0@iphone-15", "tiny:production@iphone-15")["differs"]
     assert call("diff", "tiny:1.0.0@iphone-15", "tiny:1.0.0@galaxy-s24")["differences"][0]["files"]
     assert call("keys", "init")["root_version"] == 1
-    assert call("publish", "tiny", "--to", "web")["cells"][0]["stages"] == [
+    assert call("publish", "tiny", "--to", "web", "--new-catalog")["cells"][0]["stages"] == [
         {"version": "1.0.0", "rollout_percent": 100}
     ]
     assert call("publish", "--refresh", "--to", "web")["expires"]

@@ -104,6 +104,8 @@ def test_a_matrix_for_github_and_gitlab(project: Path) -> None:
     assert (entry["machine"], entry["cells"]) == ("any", ["iphone-15", "galaxy-s24"])
     assert entry["name"].startswith("onnx-int4-light-512-")
     assert entry["name"].endswith("-and-1-more")
+    (project / ".gitlab").mkdir()
+    (project / ".gitlab/phipack.yml").write_text(".phipack: {image: python}\n", "utf-8")
     pipeline = json.loads(run("matrix", "--format", "gitlab", "--template", ".gitlab/phipack.yml").stdout)
     assert pipeline.pop("include") == [{"local": ".gitlab/phipack.yml"}]
     jobs = " ".join(f"--job {name}" for name in entry["jobs"].split())

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle
 from devtools.catalogs import Publisher
 from phipack.problems import explain
 from registry.ledger.tracking import tracking_uri
 from targets.errors import RegistryError
 from tests.support.command_line import InProcess
+from tests.support.measurements import measurement
 
 SECRET = "se/cret2"
 
@@ -78,6 +80,22 @@ def test_a_defects_command_line_has_no_password() -> None:
     assert problem is not None
     assert "cret2" not in problem.text
     assert "--tracking-uri=postgresql+psycopg2://u:***@h/db" in problem.text
+
+
+@pytest.mark.parametrize("words", [("gc",), ("gc", "--dry-run"), ("registry", "relocate")])
+def test_a_place_that_is_not_there_is_no_success(command: InProcess, tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = command(*words, "--store", "stor", "--tracking-uri", "sqlite:///misspelt.db", expect=1)
+    assert "nothing was" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_an_import_makes_is_named(command: InProcess, tmp_path: Path) -> None:
+    made = make_bundle(tmp_path / "bundle")
+    (tmp_path / "own.json").write_text(measurement(bundle=made.digest).to_json(), "utf-8")
+    words = ("evidence", "import", "own.json", "--bundle", "bundle", "--store", "stor")
+    said = f"a new store: {(tmp_path / 'stor').as_uri()}\n"
+    assert said in command(*words).stderr
+    assert said not in command(*words).stderr
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

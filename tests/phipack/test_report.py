@@ -9,6 +9,8 @@ import pytest
 
 import phipack
 from devtools.bundles import make_bundle, make_evidence
+from phipack.api import reporting
+from targets.errors import StoreError
 from tests.support.command_line import InProcess
 from tests.support.registrations import register_cells
 
@@ -129,6 +131,21 @@ def test_what_production_has_may_be_unreadable(registered: phipack.Registry) -> 
     (cell,) = registered.report("phi:1.1.0").cells
     (said,) = (text for severity, text in cell.findings if severity == "look")
     assert said.startswith("Compared with nothing: phi:1.0.0@iphone-15 can't be read: ")
+
+
+def test_what_can_not_be_compared_is_not_called_an_unreadable_production(
+    registered: phipack.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file may be the candidate's."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("blob sha256:aa is missing", fix="none")
+
+    registered.promote("phi:1.0.0", to="production", reason="the first")
+    monkeypatch.setattr(reporting, "compare", refuse)
+    (cell,) = registered.report("phi:1.1.0").cells
+    (said,) = (text for severity, text in cell.findings if severity == "look")
+    assert said == "Compared with nothing: it and phi:1.0.0@iphone-15 can't be compared: blob sha256:aa is missing."
 
 
 def test_an_unreadable_production_prevents_no_registration(registered: phipack.Registry, tmp_path: Path) -> None:

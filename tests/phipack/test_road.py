@@ -165,7 +165,7 @@ def test_fetch_gives_the_verified_bundle(released: Path, tmp_path: Path, referen
 def test_a_channel_is_published_and_a_phone_fetches_its_bundle(released: Path, tmp_path: Path) -> None:
     phipack = run_in(released)
     phipack("keys", "init")
-    published = result_of(phipack("--json", "publish", "tiny", "--to", "web"))
+    published = result_of(phipack("--json", "publish", "tiny", "--to", "web", "--new-catalog"))
     assert [cell["cell"] for cell in published["cells"]] == ["galaxy-s24", "iphone-15"]
     environment = {"PHIPACK_STATE": str(tmp_path / "state")}
     with serving(released / "web", kind=RangeHandler) as url:

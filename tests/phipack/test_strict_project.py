@@ -126,7 +126,7 @@ def test_a_mark_of_utf_8_is_read_by_all(place: Path) -> None:
         ("history", "phi"),
         ("diff", "phi:1.0.0", "phi:1.0.0"),
         ("fetch", "phi:production@iphone-15", "-o", "out"),
-        ("publish", "phi", "--to", "web"),
+        ("publish", "phi", "--to", "web", "--new-catalog"),
         ("retire", "phi@iphone-15", "--from", "production"),
         ("rollback", "phi"),
     ):

@@ -212,7 +212,7 @@ def test_versions_of_other_stores_do_not_stop_it(publisher: Publisher, tmp_path:
 
 
 def test_an_empty_store_is_no_error(tmp_path: Path) -> None:
-    assert collect(FolderStore(tmp_path / "new"), Rows([]), grace_seconds=DAY_SECONDS) == Collected((), 0, 0)
+    assert collect(FolderStore(tmp_path), Rows([]), grace_seconds=DAY_SECONDS) == Collected((), 0, 0)
 
 
 def test_leftovers_of_dead_writers_go_too(publisher: Publisher) -> None:

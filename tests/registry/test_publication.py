@@ -32,6 +32,23 @@ def test_a_phone_gets_what_was_published(publisher: Publisher, phone: Phone) -> 
     assert (fetched.digest, release) == (bundle.digest, "1.0.0")
 
 
+def test_a_misspelt_place_is_refused_and_stays_empty(publisher: Publisher) -> None:
+    publisher.release("1.0.0")
+    order = Order("phi", "production")
+    with pytest.raises(PublicationError, match="web has no catalog; nothing was published") as caught:
+        publisher.publish(order=order)
+    assert "--new-catalog" in caught.value.fix
+    assert not (publisher.folder / "web").exists()
+    assert publisher.publish().new_catalog
+    assert not publisher.publish(order=order).new_catalog
+
+
+def test_the_bundles_own_store_needs_no_word_that_a_catalog_is_new(publisher: Publisher) -> None:
+    publisher.release("1.0.0")
+    publisher.place = publisher.store
+    assert publisher.publish(order=Order("phi", "production")).new_catalog
+
+
 def test_an_older_release_stays_to_be_had_by_version_and_range(publisher: Publisher, phone: Phone) -> None:
     for version in ("1.0.0", "1.1.0", "2.0.0"):
         publisher.release(version)
@@ -154,7 +171,7 @@ def test_publishers_at_once_lose_nothing(publisher: Publisher) -> None:
         from targets.devices import load_targets
 
         mine = Rows([row for row in publisher.registry.rows if row.cell == f"cell-{number}"])
-        order = Order("phi", f"channel-{number}")
+        order = Order("phi", f"channel-{number}", new_catalog=True)
         mine.rows = [type(row)(**{**vars(row), "channels": (f"channel-{number}",)}) for row in mine.rows]
         publish(mine, order, FolderStore(publisher.place.root), publisher.keys, targets=load_targets())
 
@@ -202,7 +219,7 @@ def test_phones_of_the_release_before_take_a_delta(publisher: Publisher, phone: 
     before = b"".join(hashlib.sha256(number.to_bytes(4)).digest() for number in range(60_000))
     changed = bytearray(before)
     changed[::500] = bytes((one + 1) % 256 for one in before[::500])
-    order = Order("phi", "production", deltas=True)
+    order = Order("phi", "production", deltas=True, new_catalog=True)
     for version, content in (("1.0.0", before), ("1.1.0", bytes(changed))):
         publisher.release(version, {"model.gguf": content}, chunked=True)
         publication = publisher.publish(order=order)

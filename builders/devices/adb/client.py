@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from targets.errors import DeviceError, DeviceUnreachableError, SetupError
+from targets.other_process import not_started
 
 CALL_SECONDS = 60.0  # a question to a phone; far longer than any answer takes
 RETURN_SECONDS = 90.0  # a phone that was restarted is back within this
@@ -93,7 +94,8 @@ def call(*arguments: str, seconds: float = CALL_SECONDS) -> subprocess.Completed
             fix="check the cable and the phone's screen; adb kill-server restarts adb",
         ) from error
     except OSError as error:
-        raise DeviceError(f"{command[0]} can't be run: {error.strerror}", fix=_INSTALL) from error
+        problem, fix = not_started(command[0], error)
+        raise DeviceError(problem, fix=_INSTALL if isinstance(error, FileNotFoundError) else fix) from error
     if "cannot connect to daemon" in done.stderr or "failed to start daemon" in done.stderr:
         raise _not_started(done.stderr)
     return done

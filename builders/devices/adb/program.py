@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from builders.devices.adb.client import LostConnectionError, Phone, adb_program
 from builders.devices.adb.storage import HOME
 from targets.errors import DeviceError, DeviceUnreachableError, MeasurementError
+from targets.other_process import not_started
 
 RUN = f"{HOME}/run"
 _SILENCE_SECONDS = 30.0  # without a line: the connection hangs
@@ -146,15 +147,7 @@ class PhoneProgram:
         command = [adb_program(), "-s", self.phone.serial, "shell", script]
         end = time.monotonic() + self.seconds
         samples: list[Sample] = []
-        with subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        ) as process:
+        with _started(command) as process:
             try:
                 for line in _lines(process, end):
                     kind, _, rest = line.strip().partition(" ")
@@ -190,6 +183,22 @@ def end_run(phone: Phone) -> None:
     # Only a process of ours: after a restart, another one may have its number.
     ours = f"[ -e {RUN}/pid ] && read -r pid < {RUN}/pid && grep -q phipack /proc/$pid/cmdline"
     phone.run(f"{ours} 2>/dev/null && kill -9 $pid; rm -rf {RUN}")
+
+
+def _started(command: list[str]) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        problem, fix = not_started(command[0], error)
+        raise DeviceError(problem, fix=fix) from error
 
 
 def _lines(process: subprocess.Popen[str], end: float) -> Iterator[str]:

@@ -66,7 +66,11 @@ class ReleaseWork:
         else:
             names = key_tools(job.whole_recipe.format, is_calibrated=job.calibration != "none")
         if job.kind == "validate":
-            names += validation_tools(job.whole_recipe.format, has_tasks=self.settings.tasks is not None)
+            names += validation_tools(
+                job.whole_recipe.format,
+                has_tasks=self.settings.tasks is not None,
+                is_merged=self.adapter is not None,
+            )
         return {name: version(name) for name in names}
 
     def is_done(self, job: Job) -> bool:

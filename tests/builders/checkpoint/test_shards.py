@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders.checkpoint import open_checkpoint
+from builders.checkpoint import open_checkpoint, shards
 from builders.checkpoint.shards import MappedTensors, read_header, widen
 from targets.errors import CheckpointError
 from tests.support.cases import examples
@@ -86,6 +88,47 @@ def sharded(tmp_path: Path) -> Path:
 def index_of(folder: Path) -> tuple[Path, dict[str, Any]]:
     path = folder / "model.safetensors.index.json"
     return path, json.loads(path.read_text("utf-8"))
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_an_error_and_no_signal(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped page that the file no longer has ends the process by SIGBUS."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "checkpoint"))
+    (file,) = folder.glob("*.safetensors")
+    checkpoint = open_checkpoint(folder)
+    mapped, source = MappedTensors(checkpoint.stored_tensors), checkpoint.open_tensors()
+    last = max(checkpoint.stored_tensors.values(), key=lambda one: one.stop)
+    source.stored_tensor(last.name)
+    monkeypatch.setattr(shards, "_MAPPED_BYTES", last.bytes // 2)
+    pieces = mapped.pieces(last.name)
+    next(pieces)
+    os.truncate(file, last.stop - 1)
+    for read in (
+        lambda: next(pieces),
+        lambda: mapped.stored(last.name),
+        lambda: source.stored_tensor(last.name),
+        lambda: source.rows(last.name, np.array([0])),
+        lambda: next(checkpoint.stored_rows(last.name, 0, 1)),
+    ):
+        with pytest.raises(CheckpointError, match=f"{last.name}' ends at {last.stop}: the file was cut short"):
+            read()
+    os.truncate(file, 0)
+    with pytest.raises(CheckpointError, match="it is empty"):
+        next(checkpoint.stored_rows(last.name, 0, 1))
+    file.unlink()
+    with pytest.raises(CheckpointError, match="No such file"):
+        next(checkpoint.stored_rows(last.name, 0, 1))
+
+
+def test_mapped_pieces_join_to_the_tensor(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = open_checkpoint(tiny_folder).stored_tensors
+    mapped = MappedTensors(entries)
+    monkeypatch.setattr(shards, "_MAPPED_BYTES", 1000)
+    for name in entries:
+        pieces = list(mapped.pieces(name))
+        assert max(piece.nbytes for piece in pieces) <= 1000
+        np.testing.assert_array_equal(np.concatenate(pieces), mapped.stored(name).reshape(-1))
 
 
 def test_a_missing_shard_is_named(sharded: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from builders.checkpoint import open_checkpoint
 from builders.checkpoint.adapter import MergedCheckpoint, merge
 from builders.checkpoint.adapter.changes import LowRank
-from builders.oracle import ask_oracle
+from builders.oracle import ask_oracle, record
+from builders.oracle.record import Record
 from targets.errors import MeasurementError
 from tests.support.adapters import SEPARATE, SMALL, write_adapter
 from tests.support.checkpoints import write_tiny
@@ -49,6 +51,24 @@ def test_a_merge_agrees_with_pefts(tmp_path: Path, family: str, changes: dict[st
     found = ask_oracle(merged(tmp_path, family, **changes))
     assert found.log_probability_difference < 1e-3
     assert " and peft 0." in found.on
+
+
+@pytest.mark.parametrize("package", ["peft", "transformers", "torch", "tokenizers", "sentencepiece", "jinja2"])
+def test_a_verdict_holds_for_the_packages_that_gave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """A merged checkpoint's; that of a base holds whatever peft is installed."""
+    checkpoint = merged(tmp_path)
+    base = open_checkpoint(tmp_path / "base")
+    for one in (checkpoint, base):
+        Record(tmp_path / "cache", one).write(MeasurementError("found", fix="none"))
+    monkeypatch.setattr(record, "version", lambda name: "99" if name == package else version(name))
+    assert Record(tmp_path / "cache", checkpoint).read() is None
+    if package == "peft":
+        with pytest.raises(MeasurementError, match="found"):
+            Record(tmp_path / "cache", base).read()
+    else:
+        assert Record(tmp_path / "cache", base).read() is None
 
 
 @pytest.mark.parametrize("dtype", ["F16", "F32"])

@@ -63,6 +63,10 @@ def test_an_app_has_nothing_to_follow_where_the_prompts_are_the_same(cell: CellC
     assert change.meaning == "the prompts are the same: 43 conversations were rendered with both templates"
     assert "chat template" not in own_checkpoint(same)
     assert not [one for one in findings(same) if one.text.startswith("For the app: chat template")]
+    unknown = replace(cell, prompts=SamePrompts(0, (), "it was stopped"))
+    assert _template(unknown).must_follow
+    assert _template(unknown).meaning.startswith("whether the prompts are the same is not known: it was stopped")
+    assert "chat template" in own_checkpoint(unknown)
     other = replace(cell, prompts=SamePrompts(43, ("a user's turn, plain",)))
     assert _template(other).must_follow
     assert _template(other).meaning.startswith("of 43 conversations, 1 becomes another text")

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 import phipack
 from phipack.web.app import create_pages
+from phipack.web.source import Source
 from registry.catalog.published_state import Published, read_published
 from targets.errors import RegistryUnreachableError
 from tests.support.catalog_pages import MODEL, OTHER, REASON
@@ -75,8 +76,11 @@ def test_an_expired_catalog_is_none_that_phones_get(
     found = read_published(shown.store, None)
     assert found.expires is not None
     assert not found.is_expired
+    known = Source(shown, shown.store).published().value
+    assert known is not None
+    assert set(known.expiries) == {"root", *found.expiries}
     assert "Phones refuse" not in text_of(client, "/")
-    assert replace(found, expires=datetime.now(UTC)).is_expired
+    assert replace(found, expiries={"root": datetime.now(UTC)}).is_expired
     monkeypatch.setattr(Published, "is_expired", property(lambda _: True))
     said = text_of(client, "/")
     assert "Phones refuse the published catalog" in said

@@ -15,13 +15,16 @@ import pytest
 
 from devtools.services.postgresql import PostgresqlServer
 from registry.bundle.folder import Bundle
+from registry.ledger import mlflow_client
 from registry.ledger.ledger import Ledger, open_ledger
+from registry.ledger.mlflow_client import Mlflow
 from registry.ledger.reader import open_reader, resolve_in
 from registry.ledger.sqlite_reader import KNOWN_REVISIONS, SqliteReader, has_known_schema
 from registry.ledger.tracking import sqlite_path, tracking_uri
 from registry.store.folder import FolderStore
 from targets.errors import RegistryError, RegistryUnreachableError
 from targets.installation import install_command
+from targets.progress import Notice
 from targets.references import Reference, Version
 from tests.support.databases import EVERYWHERE, SQLITE
 from tests.support.registrations import client_of, entry
@@ -116,6 +119,17 @@ def test_a_file_that_is_no_database_is_reported_at_once(tmp_path: Path, store: F
         ledger.models()
     with pytest.raises(RegistryError):
         open_reader(ledger.uri, store).models()
+
+
+def test_a_database_that_is_made_is_named_once(
+    tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a misspelt one. What MLflow would take 2 s for is a copy here."""
+    monkeypatch.setattr(mlflow_client, "connect", lambda _: shutil.copy(migrated_database, tmp_path / "misspelt.db"))
+    uri, said = f"sqlite:///{tmp_path}/misspelt.db", list[object]()
+    for _ in range(2):
+        Mlflow(uri, said.append).connect()
+    assert said == [Notice(f"a new registry: {uri}")]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

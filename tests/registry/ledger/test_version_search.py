@@ -88,3 +88,11 @@ def test_copies_of_other_people_are_left_out_unless_they_are_wanted(filled: Ledg
     assert numbers_of(filled.in_channel("phi", "production")) == CHANNELS["production"]
     assert len(filled.versions("phi")) == 8
     assert "their-own" in {row.registered_model for row in filled.versions("phi", copies=True)}
+
+
+@pytest.mark.parametrize("model", ["it's", "a' OR 'b", "phi\\", 'phi"'])
+def test_a_text_that_no_filter_can_have_is_no_model(filled: Ledger, model: str) -> None:
+    assert filled.versions(model) == []
+    assert filled.versions(model, release=Version.parse("1.0.0"), copies=True) == []
+    assert filled.in_channel(model, "production") == []
+    assert filled.in_channel("phi", "production", model) == []

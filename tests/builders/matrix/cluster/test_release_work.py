@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import pytest
 
 from builders.build_cache import BuildCache
 from builders.checkpoint import Checkpoint
+from builders.checkpoint.adapter import merge
 from builders.matrix.cell_plan import CellPlanner, Inputs
 from builders.matrix.cluster.task import Place, UnfitMachineError
 from builders.matrix.cluster.work import ReleaseWork, release_work
+from builders.matrix.keys import validation_key
 from builders.matrix.planning import plan_release
 from builders.matrix.work import Site
 from registry.store.folder import FolderStore
 from targets.calibration import CalibrationSettings
 from targets.progress import silent
+from tests.support.adapters import write_adapter
 from tests.support.cells import BRIEF, cell
 
 LIGHT = cell("phone", "onnx-int4", calibration="light")
@@ -69,6 +73,22 @@ def test_a_job_takes_every_package_whose_version_is_in_its_key(
             patched.setattr("builders.matrix.keys.version", other)
             assert site.key(job) == job.key
         assert packages == {name: version(name) for name in asked}, job.name
+
+
+def test_a_validation_of_a_merge_is_of_a_version_of_peft(
+    tiny: Checkpoint, store: FolderStore, mine: CalibrationSettings, tmp_path: Path
+) -> None:
+    """The reference of a base with an adapter is held to peft's merge."""
+    folder = write_adapter(tiny.path, tmp_path / "adapter")
+    merged = merge(tiny, folder)
+    asked = release_work(merged, BRIEF, store, (tiny.path, folder), None, mine)
+    for checkpoint, made in ((merged, asked), (tiny, work(tiny, store, mine))):
+        site = Site(checkpoint, BRIEF, BuildCache(), store, calibration=mine)
+        for job in plan_release(CellPlanner(site.inputs), [cell("phone", "onnx-int4")]).graph:
+            assert ("peft" in made.packages(job)) == (checkpoint is merged and job.kind == "validate")
+            assert site.key(job) == job.key
+    key = partial(validation_key, "build", "onnx", {})
+    assert key(is_merged=True) != key(is_merged=False)
 
 
 def test_a_worker_with_another_calibration_text_is_refused(
