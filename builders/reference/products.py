@@ -2,8 +2,8 @@
 
 torch's own choice is MKL, which shares long sums among threads where the processor has AVX-512: on an Intel Xeon a
 product over 8,192 columns had three different results with 1, 2 and 16 threads. torch also has oneDNN, whose results
-were the same with 1 to 16 threads, and on processors of AMD (AVX2) and Intel (AVX-512). For few rows it is faster, too:
-two thirds of MKL's time for 8 rows of mini's matrices, and the same for 1,024.
+for the shapes of mini were the same with 1 to 16 threads, and on processors of AMD (AVX2) and Intel (AVX-512). What was
+measured, and how far it goes, is in docs/decisions/0012-same-bits-for-any-threads.md. For few rows it is faster, too.
 
 `bfloat16` is for statistics: rows and matrices are rounded to bfloat16, and sums stay float32 (GPTQ's own code
 collects its Hessian so, too). On processors with AMX the products are bfloat16's, in a half to a third of the time;

@@ -1,4 +1,6 @@
-"""`measured_statistics`: one float32 walk of a checkpoint over a calibration text, kept in the cache.
+"""`measured_statistics`: one walk of a checkpoint over a calibration text, kept in the cache.
+
+Its products are of bfloat16 numbers with sums in float32, on any processor (builders/reference/products.py).
 
 The same checkpoint and text give the same statistics on one kind of processor.
 """
@@ -92,7 +94,7 @@ def measured_statistics(
     """Return the statistics of a checkpoint over windows of token ids [W, T], cached or measured.
 
     Args:
-        checkpoint: what is run, in float32, layer by layer.
+        checkpoint: what is run, layer by layer.
         calibration: `light` or `full`.
         windows: see `text.py`.
         cache: folder of the float32 reference and of moments; it keeps what was measured.
