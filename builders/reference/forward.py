@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from builders.checkpoint import TensorSource
 from builders.reference.attention_masks import seen_keys
 from builders.reference.elementwise import few_at_once
-from builders.reference.products import Precision, product, rounded
+from builders.reference.products import bfloat16_parts, bfloat16_product, product
 from targets.architecture import Architecture
 from targets.progress import Progress, Step, silent
 
@@ -68,8 +69,6 @@ class LayerWalk:
     `states`: hidden states [B, T, hidden] to go on from, those after some layer; by default the embedded tokens.
     """
 
-    precision: ClassVar[Precision] = "float32"  # of products with the layers' matrices
-
     def __init__(
         self,
         architecture: Architecture,
@@ -104,11 +103,15 @@ class LayerWalk:
         import torch
 
         weights = read_weights(self._architecture, self._source, f"model.layers.{number}.")
-        weights = {name: rounded(one, self.precision) if one.ndim > 1 else one for name, one in weights.items()}
-        layer = Layer(self._architecture, number, weights, self._observe, self._observe_cache, self.precision)
+        layer = self._layer(self._architecture, number, weights, self._observe, self._observe_cache)
         with torch.inference_mode():
             for sequences in self._states.split(self._at_once):
                 layer.run(sequences, *self._tables)
+
+    @property
+    def _layer(self) -> type[Layer]:
+        """What computes a layer."""
+        return Layer
 
     def run_all(self, on_progress: Progress) -> NDArray[np.float32]:
         """Run the sequences through all layers, and return `finish`'s states. Reports the step `reference`."""
@@ -134,7 +137,9 @@ class LayerWalk:
 class StatisticsWalk(LayerWalk):
     """A walk for what its observers learn: its products are bfloat16's (`products.py`), its states not the model's."""
 
-    precision = "bfloat16"
+    @property
+    def _layer(self) -> type[Layer]:
+        return StatisticsLayer
 
 
 def rotary_tables(architecture: Architecture, length: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -171,7 +176,6 @@ class Layer:
     weights: dict[str, Tensor]
     observe: Observer = unobserved
     observe_cache: CacheObserver = unobserved_cache
-    precision: Precision = "float32"
 
     def run(self, states: Tensor, cosines: Tensor, sines: Tensor) -> None:
         """Run sequences through the layer, in place: states [B, T, hidden]."""
@@ -249,8 +253,23 @@ class Layer:
     def _linear(self, rows: Tensor, stem: str) -> Tensor:
         name = f"model.layers.{self.number}.{stem}"
         self.observe(f"{name}.weight", rows)
-        matrix, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-        return product(rows, matrix, bias, self.precision)
+        return self._product(rows, f"{name}.weight", self.weights.get(f"{name}.bias"))
+
+    def _product(self, rows: Tensor, name: str, bias: Tensor | None) -> Tensor:
+        return product(rows, self.weights[name], bias)
+
+
+class StatisticsLayer(Layer):
+    """A layer whose products are those of bfloat16 numbers."""
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[Tensor, ...]]:
+        """The matrices as they are multiplied with. The others are forgotten."""
+        names = [name for name, one in self.weights.items() if one.ndim > 1]
+        return {name: bfloat16_parts(self.weights.pop(name)) for name in names}
+
+    def _product(self, rows: Tensor, name: str, bias: Tensor | None) -> Tensor:
+        return bfloat16_product(rows, self._parts[name], bias)
 
 
 def apply_norm(states: Tensor, weights: dict[str, Tensor], stem: str, epsilon: float) -> Tensor:

@@ -1,44 +1,51 @@
-"""Products of rows with a matrix, in float32: the same bits for any number of threads.
+"""Products of rows with a matrix, in float32, by oneDNN: the bits of a sum do not depend on the number of threads.
 
 torch's own choice is MKL, which shares long sums among threads where the processor has AVX-512: on an Intel Xeon a
-product over 8,192 columns had three different results with 1, 2 and 16 threads. torch also has oneDNN, whose results
-for the shapes of mini were the same with 1 to 16 threads, and on processors of AMD (AVX2) and Intel (AVX-512). What was
-measured, and how far it goes, is in docs/decisions/0012-same-bits-for-any-threads.md. For few rows it is faster, too.
+product over 8,192 columns had three different results with 1, 2 and 16 threads. oneDNN, which torch has as well, had
+one in each shape that was tried. It shares sums, too, but never those of 1,024 columns or fewer, so that statistics,
+on which a bundle's bytes depend, are added up from such parts. What was measured is in
+docs/decisions/0012-same-bits-for-any-threads.md.
 
-`bfloat16` is for statistics: rows and matrices are rounded to bfloat16, and sums stay float32 (GPTQ's own code
-collects its Hessian so, too). On processors with AMX the products are bfloat16's, in a half to a third of the time;
-elsewhere they are float32's of the same rounded numbers. The sums of both are equal but for the order of additions.
+Statistics are measured with products of bfloat16 numbers and sums in float32. On processors with AMX they are
+computed so; elsewhere they are float32 products of the same rounded numbers, equal but for the order of additions.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Precision = Literal["float32", "bfloat16"]
+PART_COLUMNS = 1024  # whose sum one thread computes: src/cpu/x64/jit_brgemm_inner_product_utils.cpp, IC reduction
 _setting = threading.Lock()  # torch's, of the process
 
 
-def product(rows: Tensor, matrix: Tensor, bias: Tensor | None = None, precision: Precision = "float32") -> Tensor:
-    """Return rows [N, columns] times the transpose of a matrix [M, columns], float32 [N, M].
+def product(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return rows [N, columns] times the transpose of a matrix [M, columns], float32 [N, M]."""
+    return _onednn(rows, matrix, bias)
 
-    `precision`: `bfloat16` rounds the rows; the matrix must be rounded (`rounded`) already.
+
+def bfloat16_product(rows: Tensor, parts: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
+    """Return the product of rows [N, columns], rounded to bfloat16, with a matrix's parts: float32 [N, M].
+
+    `parts`: see `bfloat16_parts`. They are added in their order.
     """
-    if precision == "float32":
-        return _onednn(rows, matrix, bias)
-    with _bfloat16_products() if has_bfloat16_products() else nullcontext():
-        return _onednn(rounded(rows, precision), matrix, bias)
+    found: Tensor | None = None
+    with _bfloat16_products():
+        for own, part in zip(bfloat16_parts(rows), parts, strict=True):
+            found = _onednn(own, part, bias) if found is None else _added(found, own, part)
+    assert found is not None
+    return found
 
 
-def rounded(numbers: Tensor, precision: Precision) -> Tensor:
-    """Return numbers as they are multiplied with, in float32."""
-    return numbers if precision == "float32" else numbers.bfloat16().float()
+def bfloat16_parts(matrix: Tensor) -> tuple[Tensor, ...]:
+    """Return a matrix [M, columns] in parts of at most `PART_COLUMNS`, rounded to bfloat16, in float32."""
+    return tuple(part.bfloat16().float().contiguous() for part in matrix.split(PART_COLUMNS, dim=1))
 
 
 @cache
@@ -49,9 +56,14 @@ def has_bfloat16_products() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16")) and torch.backends.mkldnn.is_available()
 
 
+def _bfloat16_products() -> AbstractContextManager[None]:
+    """Have oneDNN multiply in bfloat16 where the processor can."""
+    return _bfloat16_setting() if has_bfloat16_products() else nullcontext()
+
+
 @contextmanager
-def _bfloat16_products() -> Iterator[None]:
-    """Have oneDNN multiply in bfloat16. The setting is the process's, so one product at a time uses it."""
+def _bfloat16_setting() -> Iterator[None]:
+    """Change torch's setting, which is the process's: one product at a time uses it."""
     from torch.backends import mkldnn
 
     with _setting:
@@ -71,4 +83,15 @@ def _onednn(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
     if not torch.backends.mkldnn.is_available():  # macOS on Arm
         return functional.linear(rows, matrix, bias)
     found: Tensor = torch.ops.mkldnn._linear_pointwise(rows.contiguous(), matrix, bias, "none", [], "")  # noqa: SLF001
+    return found
+
+
+def _added(sums: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
+    """Return sums [N, M] plus rows [N, columns] times the transpose of a matrix [M, columns]."""
+    import torch
+    from torch.nn import functional
+
+    if not torch.backends.mkldnn.is_available():
+        return sums + functional.linear(rows, matrix)
+    found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(rows, sums, matrix, None, "add")  # noqa: SLF001
     return found

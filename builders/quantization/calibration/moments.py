@@ -31,7 +31,7 @@ from builders.checkpoint import TensorSource
 from builders.reference.cache_ranges import CacheRanges, ranges_shape
 from builders.reference.forward import StatisticsWalk
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
-from builders.reference.products import product, rounded
+from builders.reference.products import PART_COLUMNS, bfloat16_parts, bfloat16_product
 from builders.reference.statistics import multiplied
 from builders.reference.walk_states import WalkStates
 from targets.architecture import Architecture
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 WIDEST = 4608  # columns of a diagonal block
 _STEP = 256  # blocks end where those of all formats do
-_ROWS_AT_ONCE = 1024
 
 
 def block_widths(columns: int) -> tuple[int, ...]:
@@ -167,10 +166,10 @@ class _Moments:
         if name not in self._sums:
             self._sums[name] = [rows.new_zeros(width, width) for width in widths]
             self._rows[name] = 0
-        for part in rows.split(_ROWS_AT_ONCE):
+        for part in rows.split(PART_COLUMNS):
             for total, columns in zip(self._sums[name], part.split(widths, dim=1), strict=True):
-                inputs = rounded(columns.T.contiguous(), "bfloat16")
-                total.add_(product(inputs, inputs, precision="bfloat16"))
+                inputs = columns.T.contiguous()
+                total.add_(bfloat16_product(inputs, bfloat16_parts(inputs)))
         self._rows[name] += len(rows)
 
     def taken(self, name: str) -> list[Floats]:

@@ -10,22 +10,23 @@ import pytest
 import torch
 
 from builders.reference import products
-from builders.reference.products import Precision, has_bfloat16_products, product, rounded
+from builders.reference.products import bfloat16_parts, bfloat16_product, has_bfloat16_products, product
 from tests.support.checkpoints import Tiny, write_tiny
 
 _DIGESTS = """
 import hashlib
 import torch
-from builders.reference.products import product, rounded
+from builders.reference.products import bfloat16_parts, bfloat16_product, product
 
 random = torch.Generator().manual_seed(0)
 for rows, columns, height in ((192, 8192, 256), (33, 8192, 3072), (1, 8192, 512), (256, 4096, 200)):
     left, right = torch.randn(rows, columns, generator=random), torch.randn(height, columns, generator=random)
-    for precision in ("float32", "bfloat16"):
+    parts = bfloat16_parts(right)
+    for made_by in (lambda: product(left, right), lambda: bfloat16_product(left, parts)):
         found = set()
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
-            made = product(left, rounded(right, precision), precision=precision)
+            made = made_by()
             found.add(hashlib.sha256(made.numpy().tobytes()).hexdigest())
         print(len(found))
 """
@@ -54,30 +55,32 @@ print(len(found))
 """
 
 
-def _inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _inputs(columns: int = 500) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     random = torch.Generator().manual_seed(1)
-    shapes = ((37, 500), (90, 500), (90,))
+    shapes = ((37, columns), (90, columns), (90,))
     rows, matrix, bias = (torch.randn(*shape, generator=random) for shape in shapes)
     return rows, matrix, bias
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_they_are_the_products_of_the_rounded_numbers(precision: Precision, with_bias: bool) -> None:
-    rows, matrix, bias = _inputs()
-    inputs = [one.bfloat16() if precision == "bfloat16" else one for one in (rows, matrix)]
-    expected = inputs[0].double() @ inputs[1].double().T
-    if with_bias:
-        expected += bias.double()
-    found = product(rows, rounded(matrix, precision), bias if with_bias else None, precision)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
+@pytest.mark.parametrize("columns", [500, 1024, 2500])
+def test_they_are_those_of_float64(columns: int, with_bias: bool) -> None:
+    rows, matrix, bias = _inputs(columns)
+    more = bias.double() if with_bias else 0
+    found = product(rows, matrix, bias if with_bias else None)
+    short = bfloat16_product(rows, bfloat16_parts(matrix), bias if with_bias else None)
+    assert found.dtype == short.dtype == torch.float32
+    close = {"rtol": 1e-5, "atol": 2e-4}
+    torch.testing.assert_close(found.double(), rows.double() @ matrix.double().T + more, **close)
+    expected = rows.bfloat16().double() @ matrix.bfloat16().double().T + more
+    torch.testing.assert_close(short.double(), expected, **close)
+    assert (found - short).abs().max() > 0.01  # rounding to bfloat16 is seen above
 
 
-def test_rounding_makes_a_difference_that_the_test_above_sees() -> None:
-    rows, matrix, _ = _inputs()
-    exact, short = (product(rows, rounded(matrix, one), precision=one) for one in ("float32", "bfloat16"))
-    assert (exact - short).abs().max() > 0.01
+def test_no_part_is_longer_than_what_one_thread_sums() -> None:
+    parts = bfloat16_parts(_inputs(2500)[1])
+    assert [part.shape[1] for part in parts] == [1024, 1024, 452]
+    assert all(part.is_contiguous() for part in parts)
 
 
 def test_columns_may_lie_apart_in_memory() -> None:
@@ -90,6 +93,8 @@ def test_without_onednn_torchs_own_product_is_taken(monkeypatch: pytest.MonkeyPa
     rows, matrix, bias = _inputs()
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert torch.equal(product(rows, matrix, bias), torch.nn.functional.linear(rows, matrix, bias))
+    short = torch.nn.functional.linear(rows.bfloat16().float(), matrix.bfloat16().float(), bias)
+    assert torch.equal(bfloat16_product(rows, bfloat16_parts(matrix), bias), short)
 
 
 def test_the_processors_bfloat16_is_a_setting_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +110,7 @@ def test_the_processors_bfloat16_is_a_setting_that_ends(monkeypatch: pytest.Monk
     monkeypatch.setattr(products, "_onednn", watched)
     before = setting.fp32_precision
     rows, matrix, _ = _inputs()
-    product(rows, rounded(matrix, "bfloat16"), precision="bfloat16")
+    bfloat16_product(rows, bfloat16_parts(matrix))
     product(rows, matrix)
     assert seen == ["bf16", before]
     assert setting.fp32_precision == before
