@@ -186,7 +186,7 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
     if cell.problem and cell.recorded is None:
         yield Finding("look", f"Compared with nothing: {cell.problem}.", "baseline")
     elif cell.problem:
-        text = f"{cell.problem}: compared by its evidence alone. Files, template, stop ids and sizes are not compared."
+        text = f"Compared by the recorded evidence alone, not by files, template, stop ids and sizes: {cell.problem}."
         yield Finding("look", text, "baseline")
     if cell.before is None:
         return

@@ -149,7 +149,7 @@ def cell_content(
         difference = compare(other, side, read_tensors=False)
         prompts = _prompts(other, side) if difference.template else None
     except PhipackError as error:  # a file of either
-        problem = f"it and {before.reference} can't be compared: {error.problem}"
+        problem = f"files of it and of {before.reference} can't be compared: {error.problem}"
         return _by_evidence(candidate, ledger, before, problem)
     return CellContent(candidate, baseline, difference, prompts=prompts)
 

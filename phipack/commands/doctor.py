@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from phipack.options import State, keys_option, pass_state
+from phipack.options import FOLDER, State, pass_state
 from phipack.tables import table
 
 if TYPE_CHECKING:
@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 @click.option(
     "--catalog", metavar="PLACE", help="The published catalog: a folder or s3://BUCKET/PREFIX. [default: the --store]"
 )
-@keys_option
+@click.option(
+    "--keys",
+    envvar="PHIPACK_KEYS",
+    type=FOLDER,
+    metavar="DIR",
+    help="Folder of its signing keys. [default: .phipack/keys; environment: PHIPACK_KEYS]",
+)
 @pass_state
-def doctor(state: State, catalog: str | None, keys: Path) -> None:
+def doctor(state: State, catalog: str | None, keys: Path | None) -> None:
     """Check Python, extras, runtimes, project, registry, store, catalog, clock and disks, with a fix for what is wrong.
 
     Creates nothing. Ends with 1 where a check fails; a warning is for what only some commands need.
@@ -41,7 +47,7 @@ def doctor(state: State, catalog: str | None, keys: Path) -> None:
         )
 
 
-def _checks(state: State, catalog: str | None, keys: Path) -> Iterator[Check]:
+def _checks(state: State, catalog: str | None, keys: Path | None) -> Iterator[Check]:
     from phipack.diagnosis.catalog import check_catalog
     from phipack.diagnosis.machine import (
         check_disks,
@@ -62,7 +68,8 @@ def _checks(state: State, catalog: str | None, keys: Path) -> Iterator[Check]:
     if project.status != "fail":
         yield from _service_checks(state)
         places += [state.home, *(Path(store) for store in (state.store,) if "://" not in store)]
-        yield from check_catalog(state.store if catalog is None else catalog, keys, is_named=catalog is not None)
+        place, signing = catalog or state.store, keys or state.home / "keys"
+        yield from check_catalog(place, signing, is_named=catalog is not None)
     yield from check_disks(places)
 
 
