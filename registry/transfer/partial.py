@@ -112,12 +112,13 @@ def _locked(folder: Path, on_progress: Progress, what: str) -> Iterator[None]:
 def _make_private(folder: Path) -> None:
     """Create the folder, or close the one there to others. A link is removed, not followed."""
     if folder.is_symlink():
-        folder.unlink()
+        folder.unlink(missing_ok=True)
     try:
         folder.mkdir(0o700)
     except FileExistsError:
-        if require_own_folder(folder, shown_to_all=True).st_mode & 0o077:
-            close_to_others(folder)
+        with suppress(FileNotFoundError):  # who had made it is done, and has removed it: its lock is gone, too
+            if require_own_folder(folder, shown_to_all=True).st_mode & 0o077:
+                close_to_others(folder)
 
 
 def _remove_strange(folder: Path) -> None:

@@ -20,8 +20,10 @@ from registry.ledger.ledger import Ledger
 from registry.ledger.reader import open_reader, resolve_in
 from registry.ledger.registration import Registration
 from registry.store.folder import FolderStore
+from registry.transfer import partial as partial_module
 from registry.transfer.bundle_download import DownloadOptions
 from registry.transfer.download import TransferStatistics
+from registry.transfer.partial import PARTIAL_MARK
 from targets.errors import BuildError, FetchError, PhipackError, RegistryError, StoreError
 from targets.references import Reference, Version
 from tests.support.databases import Databases, KeptRegistry, keep_registry
@@ -53,6 +55,26 @@ def test_all_who_fetch_the_same_at_once_have_it(bundle: Bundle, out: Path, tmp_p
         assert list(pool.map(one, range(8))) == [digest] * 8
     verify(open_bundle(out))
     assert names_in(out.parent) == ["out"]
+
+
+def test_a_partial_folder_that_goes_while_it_is_looked_at_is_made(
+    bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has received the same, and removes its folder between our two looks at it."""
+    partial = out.parent / f"{PARTIAL_MARK}{bundle.digest.removeprefix('sha256:')[:16]}-{out.name}"
+    partial.mkdir(parents=True)
+    look, gone = partial_module.require_own_folder, list[Path]()
+
+    def vanish(folder: Path, **how: bool) -> os.stat_result:
+        if not gone:
+            gone.append(folder)
+            folder.rmdir()
+        return look(folder, **how)
+
+    monkeypatch.setattr(partial_module, "require_own_folder", vanish)
+    fetch(str(bundle.path), out)
+    assert gone == [partial]
+    verify(open_bundle(out))
 
 
 def test_a_relative_folder_is_fetched(bundle: Bundle, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
