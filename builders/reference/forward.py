@@ -264,7 +264,7 @@ class StatisticsLayer(Layer):
 
     @cached_property
     def _parts(self) -> dict[str, tuple[Tensor, ...]]:
-        """The matrices as they are multiplied with. The others are forgotten."""
+        """The matrices as they are multiplied with; `weights` has them no longer."""
         names = [name for name, one in self.weights.items() if one.ndim > 1]
         return {name: bfloat16_parts(self.weights.pop(name)) for name in names}
 
