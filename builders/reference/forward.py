@@ -269,7 +269,7 @@ class StatisticsLayer(Layer):
         return {name: bfloat16_parts(self.weights.pop(name)) for name in names}
 
     def _product(self, rows: Tensor, name: str, bias: Tensor | None) -> Tensor:
-        return bfloat16_product(rows, self._parts[name], bias)
+        return bfloat16_product(bfloat16_parts(rows), self._parts[name], bias)
 
 
 def apply_norm(states: Tensor, weights: dict[str, Tensor], stem: str, epsilon: float) -> Tensor:

@@ -27,19 +27,21 @@ _setting = threading.Lock()  # torch's, of the process
 
 def product(rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return rows [N, columns] times the transpose of a matrix [M, columns], float32 [N, M]."""
-    return _onednn(rows, matrix, bias)
+    import torch
+    from torch.nn import functional
+
+    if not torch.backends.mkldnn.is_available():  # macOS on Arm
+        return functional.linear(rows, matrix, bias)
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(rows.contiguous(), matrix, bias, "none", [], "")  # noqa: SLF001
+    return found
 
 
-def bfloat16_product(rows: Tensor, parts: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
-    """Return the product of rows [N, columns], rounded to bfloat16, with a matrix's parts: float32 [N, M].
-
-    `parts`: see `bfloat16_parts`. They are added in their order.
-    """
-    found: Tensor | None = None
+def bfloat16_product(rows: Sequence[Tensor], matrix: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
+    """Return the product of rows and a matrix, both in `bfloat16_parts`, which are added in order: float32 [N, M]."""
     with _bfloat16_products():
-        for own, part in zip(bfloat16_parts(rows), parts, strict=True):
-            found = _onednn(own, part, bias) if found is None else _added(found, own, part)
-    assert found is not None
+        found = product(rows[0], matrix[0], bias)
+        for own, part in zip(rows[1:], matrix[1:], strict=True):
+            found = _added(found, own, part)
     return found
 
 
@@ -73,17 +75,6 @@ def _bfloat16_setting() -> Iterator[None]:
             yield
         finally:
             mkldnn.matmul.fp32_precision = before
-
-
-def _onednn(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    """Return `torch.nn.functional.linear`'s result, by oneDNN where torch was built with it."""
-    import torch
-    from torch.nn import functional
-
-    if not torch.backends.mkldnn.is_available():  # macOS on Arm
-        return functional.linear(rows, matrix, bias)
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(rows.contiguous(), matrix, bias, "none", [], "")  # noqa: SLF001
-    return found
 
 
 def _added(sums: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from phipack.ci.gitlab_template import JOB
 from phipack.json_form.jobs import MatrixForm
 
 COMMAND = "phipack release --defer-registration"
@@ -35,7 +36,7 @@ def github_matrix(matrix: MatrixForm) -> str:
 def gitlab_pipeline(matrix: MatrixForm, template: str | None) -> str:
     """Return a child pipeline. `template`: a file of the repository with a job `.phipack`, which all jobs extend."""
     jobs: dict[str, Any] = {} if template is None else {"include": [{"local": template}]}
-    extends = {} if template is None else {"extends": ".phipack"}
+    extends = {} if template is None else {"extends": JOB}
     for group in matrix.groups:
         tags = {"tags": group.labels} if group.labels else {}
         jobs[group.name] = (

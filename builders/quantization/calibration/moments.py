@@ -168,8 +168,8 @@ class _Moments:
             self._rows[name] = 0
         for part in rows.split(PART_COLUMNS):
             for total, columns in zip(self._sums[name], part.split(widths, dim=1), strict=True):
-                inputs = columns.T.contiguous()
-                total.add_(bfloat16_product(inputs, bfloat16_parts(inputs)))
+                inputs = bfloat16_parts(columns.T)
+                total.add_(bfloat16_product(inputs, inputs))
         self._rows[name] += len(rows)
 
     def taken(self, name: str) -> list[Floats]:

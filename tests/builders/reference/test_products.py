@@ -22,7 +22,7 @@ random = torch.Generator().manual_seed(0)
 for rows, columns, height in ((192, 8192, 256), (33, 8192, 3072), (1, 8192, 512), (256, 4096, 200)):
     left, right = torch.randn(rows, columns, generator=random), torch.randn(height, columns, generator=random)
     parts = bfloat16_parts(right)
-    for made_by in (lambda: product(left, right), lambda: bfloat16_product(left, parts)):
+    for made_by in (lambda: product(left, right), lambda: bfloat16_product(bfloat16_parts(left), parts)):
         found = set()
         for threads in (1, 2, 3, 8):
             torch.set_num_threads(threads)
@@ -68,7 +68,7 @@ def test_they_are_those_of_float64(columns: int, with_bias: bool) -> None:
     rows, matrix, bias = _inputs(columns)
     more = bias.double() if with_bias else 0
     found = product(rows, matrix, bias if with_bias else None)
-    short = bfloat16_product(rows, bfloat16_parts(matrix), bias if with_bias else None)
+    short = bfloat16_product(bfloat16_parts(rows), bfloat16_parts(matrix), bias if with_bias else None)
     assert found.dtype == short.dtype == torch.float32
     close = {"rtol": 1e-5, "atol": 2e-4}
     torch.testing.assert_close(found.double(), rows.double() @ matrix.double().T + more, **close)
@@ -94,24 +94,24 @@ def test_without_onednn_torchs_own_product_is_taken(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert torch.equal(product(rows, matrix, bias), torch.nn.functional.linear(rows, matrix, bias))
     short = torch.nn.functional.linear(rows.bfloat16().float(), matrix.bfloat16().float(), bias)
-    assert torch.equal(bfloat16_product(rows, bfloat16_parts(matrix), bias), short)
+    assert torch.equal(bfloat16_product(bfloat16_parts(rows), bfloat16_parts(matrix), bias), short)
 
 
 def test_the_processors_bfloat16_is_a_setting_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = torch.backends.mkldnn.matmul
     seen: list[str] = []
-    own = products._onednn
+    own = products.product
 
     def watched(*inputs: torch.Tensor) -> torch.Tensor:
         seen.append(setting.fp32_precision)
         return own(*inputs)
 
     monkeypatch.setattr(products, "has_bfloat16_products", lambda: True)
-    monkeypatch.setattr(products, "_onednn", watched)
+    monkeypatch.setattr(products, "product", watched)
     before = setting.fp32_precision
     rows, matrix, _ = _inputs()
-    bfloat16_product(rows, bfloat16_parts(matrix))
-    product(rows, matrix)
+    bfloat16_product(bfloat16_parts(rows), bfloat16_parts(matrix))
+    products.product(rows, matrix)
     assert seen == ["bf16", before]
     assert setting.fp32_precision == before
 
