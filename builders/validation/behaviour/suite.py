@@ -48,7 +48,7 @@ def check_behaviour(
         groups.append(check_template(subject, engines))
     subject.on_progress(Step("behaviour", 3, _GROUPS))
     groups.append(check_cache(subject, figures, cache_end))
-    degeneration = check_degeneration(subject, answered)
+    degeneration = check_degeneration(answered)
     groups.append(degeneration.findings)
     checks = tuple(check for group in groups for check in group.checks)
     failed = sum(not check.passed for check in checks)

@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 
 from builders.runtime.session import Session
-from builders.validation.answers import Answered, AnswerSample, Pair, answer_built_in, built_in_prompts, shown_answers
-from builders.validation.behaviour.degeneration import Degeneration, Written, check_degeneration, is_loop
-from builders.validation.behaviour.subject import Subject
+from builders.validation.answers import (
+    SAMPLES,
+    Answered,
+    AnswerSample,
+    Pair,
+    answer_built_in,
+    built_in_prompts,
+    shown_answers,
+)
+from builders.validation.behaviour.degeneration import Written, check_degeneration, is_loop
+from targets.evaluation import Suite
 from tests.support.mutants import Nursery, subject_of
 
-SAMPLE = AnswerSample(prompts=3, tokens=8, evaluated_tokens=8)
+SAMPLE = AnswerSample(prompts=3, tokens=8, evaluated_tokens=6)
+KINDS = ("empty_share", "endless_share", "loop_share")
 
 
 @pytest.mark.parametrize(
@@ -38,10 +47,6 @@ def test_what_is_wrong_with_an_answer() -> None:
     assert Written((), ended=True).kinds(32) == {"empty"}
     assert Written((1, 2), ended=True).kinds(32) == set()
     assert Written((1,) * 32, ended=False).kinds(32) == {"endless", "loop"}
-
-
-def checked(subject: Subject, sample: AnswerSample = SAMPLE) -> Degeneration:
-    return check_degeneration(subject, answer_built_in(subject, sample))
 
 
 def test_the_references_answers_are_its_own(nursery: Nursery) -> None:
@@ -82,7 +87,7 @@ def test_answers_that_degenerate_are_caught(token: int, kind: str, nursery: Nurs
     with subject_of(nursery.bundle("llama, long", "onnx-fp16"), sound) as subject:
         other = replace(subject, session=Parrot(token))
         pairs = [replace(pair, reference=(65, 66, 312)) for pair in answer_built_in(other, sample).pairs]
-        found = check_degeneration(other, replace(answer_built_in(other, sample), pairs=tuple(pairs)))
+        found = check_degeneration(replace(answer_built_in(other, sample), pairs=tuple(pairs)))
     failed = {check.name: check for check in found.findings.checks if not check.passed}
     assert failed[f"share of 8 answers: {kind}"].detail.endswith("prompts 1, 2, 3, 4, 5, 6, 7, 8")
     assert found.figures[f"{kind}_share"] == 1
@@ -93,19 +98,18 @@ def test_answers_that_degenerate_as_the_references_do_are_no_alarm(nursery: Nurs
     with subject_of(nursery.bundle("llama, long", "onnx-fp16"), nursery.sound("llama, long")) as subject:
         other = replace(subject, session=Parrot(65))
         pairs = [replace(pair, reference=pair.bundle) for pair in answer_built_in(other, SAMPLE).pairs]
-        found = check_degeneration(other, replace(answer_built_in(other, SAMPLE), pairs=tuple(pairs)))
+        found = check_degeneration(replace(answer_built_in(other, SAMPLE), pairs=tuple(pairs)))
     assert (found.figures["endless_share"], found.figures["reference_endless_share"]) == (1, 1)
     assert all(check.passed for check in found.findings.checks)
 
 
 @pytest.mark.parametrize(("ended", "is_run"), [(2, True), (1, False), (0, False)])
-def test_a_check_that_could_not_fail_is_not_run(ended: int, *, is_run: bool, nursery: Nursery) -> None:
+def test_a_check_that_could_not_fail_is_not_run(ended: int, *, is_run: bool) -> None:
     """Of 4 answers one may be as bad by chance: where 3 of the reference's are, all of the bundle's may be."""
     ends, runs_on = (65, 312), (65, 66)
     pairs = [Pair((1,), ends if number < ended else runs_on, runs_on) for number in range(4)]
     answered = Answered(("?",) * 4, tuple(pairs), longest=2, stops=frozenset((312,)))
-    with subject_of(nursery.bundle("llama, long", "onnx-fp16"), nursery.sound("llama, long")) as subject:
-        found = check_degeneration(subject, answered)
+    found = check_degeneration(answered)
     endless = "share of 4 answers: endless"
     assert (endless in [check.name for check in found.findings.checks]) == is_run
     reasons = [one.reason for one in found.findings.not_run if one.name == endless]
@@ -113,14 +117,24 @@ def test_a_check_that_could_not_fail_is_not_run(ended: int, *, is_run: bool, nur
     assert found.figures["endless_share"] == 1
 
 
-def test_what_is_not_answered_is_said(nursery: Nursery) -> None:
-    with subject_of(nursery.bundle("llama, long", "onnx-fp16"), nursery.sound("llama, long")) as subject:
-        found = check_degeneration(subject, Answered())
+def test_what_is_not_answered_is_said() -> None:
+    found = check_degeneration(Answered())
     assert "no room" in found.findings.not_run[0].reason
 
 
-def test_an_evaluated_program_writes_no_answers(nursery: Nursery) -> None:
+def test_the_answers_of_an_evaluated_program_are_looked_at(nursery: Nursery) -> None:
     with subject_of(nursery.bundle("llama, long", "coreml-fp16"), nursery.sound("llama, long")) as subject:
-        found = checked(subject)
-    assert found.figures == {}
-    assert "is not the format's own runtime" in found.findings.not_run[0].reason
+        assert not subject.session.is_own_runtime
+        answered = answer_built_in(subject, SAMPLE)
+        found = check_degeneration(answered)
+    assert answered.longest == SAMPLE.evaluated_tokens
+    assert len(answered.pairs) == 2 * SAMPLE.prompts
+    assert all(found.figures[kind] == found.figures[f"reference_{kind}"] for kind in KINDS)
+    assert found.findings.checks
+    assert all(check.passed for check in found.findings.checks)
+
+
+@pytest.mark.parametrize("suite", ["quick", "behaviour", "full"])
+def test_answers_of_evaluated_programs_are_long_enough_for_a_loop(suite: Suite) -> None:
+    longest = SAMPLES[suite].evaluated_tokens
+    assert is_loop([*range(longest // 4), *[7, 8] * (longest * 3 // 8)], longest)
