@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from builders.checkpoint import TensorSource
 from builders.reference.elementwise import few_at_once
 from builders.reference.forward import LayerWalk
+from builders.reference.products import product
 from builders.reference.statistics import MeanSquares
 from builders.reference.walk_states import WalkStates
 from targets.architecture import Architecture
@@ -219,13 +220,12 @@ class _Expected:
         return found if np.isfinite(found) else self._far_divergence(states, head)
 
     def _changes(self, states: Floats, head: Floats, ids: slice) -> Floats:
-        """Return by how much the logits of some ids are larger, [rows, ids]. numpy's products are the faster ones."""
-        changes: Floats
+        """Return by how much the logits of some ids are larger, [rows, ids]."""
         if head is self._head:
-            changes = np.subtract(states, self._states) @ head[ids].T
+            changes = _product(np.subtract(states, self._states), head[ids])
         else:
-            changes = states @ head[ids].T
-            changes -= self._states @ self._head[ids].T
+            changes = _product(states, head[ids])
+            changes -= _product(self._states, self._head[ids])
         changes /= self._divisor
         return changes
 
@@ -243,4 +243,11 @@ def _log_probabilities(states: Floats, head: Floats, divisor: float) -> Any:
     import torch
 
     with torch.inference_mode():
-        return torch.log_softmax(torch.from_numpy(states @ head.T) / divisor, dim=-1)
+        return torch.log_softmax(torch.from_numpy(_product(states, head)) / divisor, dim=-1)
+
+
+def _product(states: Floats, head: Floats) -> Floats:
+    """Return logits [rows, ids] of states [rows, hidden] and rows of a head [ids, hidden]."""
+    import torch
+
+    return np.asarray(product(torch.from_numpy(states), torch.from_numpy(head)).numpy())

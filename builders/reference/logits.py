@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 STATISTICS = "squares"  # what ends the name of a file of statistics
 _LOGIT_ROWS = 128  # whose logits are in memory at once: 100 MB with 200,000 tokens
-_FORWARD_PASS = 4  # raise it when the forward pass computes other numbers: older files are then not read
+_FORWARD_PASS = 5  # raise it when the forward pass computes other numbers: older files are then not read
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from builders.checkpoint import TensorSource
 from builders.reference.cache_ranges import CacheRanges, ranges_shape
 from builders.reference.forward import StatisticsWalk
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
-from builders.reference.products import PART_COLUMNS, bfloat16_parts, bfloat16_product
+from builders.reference.products import PART_COLUMNS, add_bfloat16_moments
 from builders.reference.statistics import multiplied
 from builders.reference.walk_states import WalkStates
 from targets.architecture import Architecture
@@ -168,12 +168,11 @@ class _Moments:
             self._rows[name] = 0
         for part in rows.split(PART_COLUMNS):
             for total, columns in zip(self._sums[name], part.split(widths, dim=1), strict=True):
-                inputs = bfloat16_parts(columns.T)
-                total.add_(bfloat16_product(inputs, inputs))
+                add_bfloat16_moments(total, columns)
         self._rows[name] += len(rows)
 
     def taken(self, name: str) -> list[Floats]:
-        """Return a matrix's blocks, and forget them."""
+        """Return a matrix's blocks, and forget them. Their lower triangles count."""
         count = self._rows.pop(name)
         return [np.asarray((total / count).numpy()) for total in self._sums.pop(name)]
 

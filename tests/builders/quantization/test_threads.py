@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.checkpoints import Tiny, write_tiny
 
 _ROUND = """
@@ -44,6 +46,22 @@ tokens = np.random.default_rng(0).integers(3, 300, size=(2, 256))
 hidden = reference.hidden(tokens)
 arrays = [hidden, reference.logits(hidden[0]), *reference.statistics(tokens).values()]
 print(hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest())
+"""
+_SENSITIVITIES = """
+import hashlib, sys
+from pathlib import Path
+import numpy as np
+from builders.checkpoint import open_checkpoint
+from builders.quantization.sensitivity import sensitivities
+
+checkpoint = open_checkpoint(Path(sys.argv[1]))
+tokens = np.random.default_rng(0).integers(3, 300, size=(1, 256))
+
+def rounded(name, matrix, squares):
+    return np.round(matrix * 32) / np.float32(32)
+
+found = sensitivities(checkpoint.architecture, checkpoint.open_tensors(), tokens, rounded)
+print(hashlib.sha256(np.array([*found.values()]).tobytes()).hexdigest())
 """
 _LIMITS = """
 from concurrent.futures import ThreadPoolExecutor
@@ -91,12 +109,13 @@ def test_the_number_of_threads_does_not_change_the_bytes() -> None:
     assert len(digests) == 1
 
 
-def test_the_number_of_threads_does_not_change_what_calibrations_measure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("measured", [_WALK, _SENSITIVITIES], ids=["statistics", "sensitivities"])
+def test_the_number_of_threads_does_not_change_what_is_measured(tmp_path: Path, measured: str) -> None:
     folder = write_tiny(tmp_path / "wide", Tiny(hidden=576, heads=9, kv_heads=9), num_hidden_layers=1)
     digests = set[str]()
     for threads in ("1", "2"):
         environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-        digests.add(subprocess.check_output([sys.executable, "-c", _WALK, folder], env=environment, text=True))
+        digests.add(subprocess.check_output([sys.executable, "-c", measured, folder], env=environment, text=True))
     assert len(digests) == 1
 
 
