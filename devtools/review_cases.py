@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ class Made:
     Attributes:
         recipe: which one it is built by.
         target: the device class, which names the cell.
-        source: the name of the change in `SOURCES` that its checkpoint has; empty for the real model as it is.
+        source: the name of the change in `SOURCES` that its checkpoint has, or of the adapter in
+            `further_trained.TRAININGS`; empty for the real model as it is.
         fault: the name of the change in `FAULTS` that the finished bundle has; empty for none.
         kv_cache: the type of its KV cache; empty for the runtime's own.
         budget: bits per weight, as text; empty for none.
@@ -65,6 +66,7 @@ class Case:
 
 
 _GGUF, _ONNX = Made("gguf-q4_k_m", "galaxy-s24"), Made("onnx-int8", "pixel-9")
+_Q8 = Made("gguf-q8_0", "galaxy-s24")
 
 CASES: dict[str, tuple[Case, ...]] = {
     "first": (
@@ -189,6 +191,50 @@ CASES: dict[str, tuple[Case, ...]] = {
             (Made("gguf-q4_k_m", "galaxy-s24", source="digits"),),
         ),
     ),
+    "fourth": (
+        Case(
+            "german",
+            True,
+            "The checkpoint was trained further on German exam questions, as an adapter: it predicts German it has not"
+            " seen better. What it was not trained on may lose a little, which was accepted.",
+            (_Q8,),
+            (replace(_Q8, source="german"),),
+        ),
+        Case(
+            "word-problems",
+            True,
+            "The checkpoint was trained further on chats with worked sums, as an adapter: it predicts others of them"
+            " better, and answers still end.",
+            (_Q8,),
+            (replace(_Q8, source="word-problems"),),
+        ),
+        Case(
+            "saved-again",
+            True,
+            "The checkpoint was saved again, in float32 and in two files: every weight is the same number, and so is"
+            " the bundle.",
+            (_Q8,),
+            (replace(_Q8, source="saved-again"),),
+        ),
+        Case(
+            "no-end",
+            False,
+            "The checkpoint was trained further on chats whose answers have no <|im_end|>, as after a faulty"
+            " preparation of the data: answers do not end any more. Its own training went well, and the float32"
+            " reference has the same weights, so all checks agree.",
+            (_Q8,),
+            (replace(_Q8, source="no-end"),),
+        ),
+        Case(
+            "last-turn",
+            False,
+            "The chat template writes the last turn alone, without what was said before and without the app's system"
+            " message: the first answer is right, and every later one has forgotten the conversation. The float32"
+            " reference is prompted by the same template, so all checks agree.",
+            (_Q8,),
+            (replace(_Q8, source="last-turn"),),
+        ),
+    ),
 }
 
 
@@ -284,6 +330,26 @@ def _exchange_digits(weights: dict[str, Any], folder: Path) -> None:
     table[rows] = table[rows[::-1]]
 
 
+def _save_again(folder: Path) -> None:
+    """Write every weight in float32, in two files with an index, and say so in the config."""
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    path.unlink()  # it is a link to the real model's
+    names = sorted(weights)
+    parts = {f"model-0000{number}-of-00002.safetensors": names[start::2] for number, start in ((1, 0), (2, 1))}
+    for file, part in parts.items():
+        save_file({name: weights[name].astype(np.float32) for name in part}, folder / file, metadata={"format": "pt"})
+    size = sum(4 * one.size for one in weights.values())
+    index = {
+        "metadata": {"total_size": size},
+        "weight_map": {name: file for file, part in parts.items() for name in part},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, allow_nan=False), "utf-8")
+    _edit(folder / "config.json", lambda content: content.update(torch_dtype="float32"))
+
+
 def _with_low_rank(matrix: Any, generator: np.random.Generator, rank: int = 8, share: float = 0.25) -> Any:
     """Return a matrix plus a random one of this rank; `share`: of the matrix's norm."""
     rows, columns = matrix.shape
@@ -316,5 +382,7 @@ SOURCES: dict[str, Change] = {
     "window": lambda folder: _edit(folder / "config.json", lambda content: content.update(sliding_window=448)),
     "digits": _with_weights(_exchange_digits),
     "same-prompt": _with_whole_template(_SAME_PROMPT),
+    "saved-again": _save_again,
+    "last-turn": _with_template("for message in messages", "for message in messages[-1:]"),
 }
 FAULTS: dict[str, Change] = {"indentation": _indentation}

@@ -1,6 +1,6 @@
 """Five prepared releases of the real model, two with a planted defect, for people who try whether the report shows it.
 
-    python -m devtools.review_trial OUT [--set first|second|third] [--seed N] [--work DIR]
+    python -m devtools.review_trial OUT [--set first|second|third|fourth] [--seed N] [--work DIR]
 
     OUT/1/report.html … OUT/5/report.html    what a reviewer sees: `phipack report assistant-N:1.1.0`
     OUT/key.md                               which releases are sound, and what is wrong with the others
@@ -22,7 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import phipack
+from builders.checkpoint import Checkpoint
 from devtools import real_model
+from devtools.further_trained import TRAININGS
+from devtools.further_trained import write as write_adapter
 from devtools.packages import default_cache
 from devtools.review_cases import CASES, Case, Made, write_faulty, write_source
 from phipack.api.arguments import as_evidence
@@ -59,11 +62,15 @@ class Workshop:
     folder: Path
     model: real_model.RealModel
 
-    def checkpoint(self, source: str) -> Path:
-        """Return the folder of the real model with a change; it is made the first time."""
+    def checkpoint(self, source: str) -> Path | Checkpoint:
+        """Return the real model with a change, or with an adapter; either is made the first time."""
         if not source:
             return self.model.checkpoint
         folder = self.folder / "checkpoints" / source
+        if source in TRAININGS:
+            if not folder.is_dir():
+                write_adapter(self.model.checkpoint, TRAININGS[source], folder)
+            return phipack.open_checkpoint(self.model.checkpoint, adapter=folder)
         if not folder.is_dir():
             write_source(self.model.checkpoint, source, folder)
         return folder
