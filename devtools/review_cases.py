@@ -33,7 +33,7 @@ class Made:
     Attributes:
         recipe: which one it is built by.
         target: the device class, which names the cell.
-        source: the name of the change in `SOURCES` that its checkpoint has, or of the adapter in
+        source: the name of the change in `SOURCES` that its checkpoint has, or of its training in
             `further_trained.TRAININGS`; empty for the real model as it is.
         fault: the name of the change in `FAULTS` that the finished bundle has; empty for none.
         kv_cache: the type of its KV cache; empty for the runtime's own.
@@ -66,7 +66,7 @@ class Case:
 
 
 _GGUF, _ONNX = Made("gguf-q4_k_m", "galaxy-s24"), Made("onnx-int8", "pixel-9")
-_Q8 = Made("gguf-q8_0", "galaxy-s24")
+_F16 = Made("gguf-f16", "galaxy-s24")
 
 CASES: dict[str, tuple[Case, ...]] = {
     "first": (
@@ -193,37 +193,36 @@ CASES: dict[str, tuple[Case, ...]] = {
     ),
     "fourth": (
         Case(
-            "german",
+            "chinese",
             True,
-            "The checkpoint was trained further on German exam questions, as an adapter: it predicts German it has not"
-            " seen better. What it was not trained on may lose a little, which was accepted.",
-            (_Q8,),
-            (replace(_Q8, source="german"),),
+            "The last layers of the checkpoint were trained further on Chinese parables: it predicts others of them"
+            " better. What it was not trained on may lose a little, which was accepted.",
+            (_F16,),
+            (replace(_F16, source="chinese"),),
         ),
         Case(
             "word-problems",
             True,
             "The checkpoint was trained further on chats with worked sums, as an adapter: it predicts others of them"
             " better, and answers still end.",
-            (_Q8,),
-            (replace(_Q8, source="word-problems"),),
+            (_F16,),
+            (replace(_F16, source="word-problems"),),
         ),
         Case(
             "saved-again",
             True,
             "The checkpoint was saved again, in float32 and in two files: every weight is the same number, and so is"
             " the bundle.",
-            (_Q8,),
-            (replace(_Q8, source="saved-again"),),
+            (_F16,),
+            (replace(_F16, source="saved-again"),),
         ),
         Case(
-            "no-end",
+            "rounded",
             False,
-            "The checkpoint was trained further on chats whose answers have no <|im_end|>, as after a faulty"
-            " preparation of the data: answers do not end any more. Its own training went well, and the float32"
-            " reference has the same weights, so all checks agree.",
-            (_Q8,),
-            (replace(_Q8, source="no-end"),),
+            "The checkpoint was saved from a copy in four bits: every matrix is rounded, so that float32 predicts all"
+            " kinds of text worse, and nothing is gained. The bundle is as close to it as production's is to its own.",
+            (_F16,),
+            (replace(_F16, source="rounded"),),
         ),
         Case(
             "last-turn",
@@ -231,8 +230,8 @@ CASES: dict[str, tuple[Case, ...]] = {
             "The chat template writes the last turn alone, without what was said before and without the app's system"
             " message: the first answer is right, and every later one has forgotten the conversation. The float32"
             " reference is prompted by the same template, so all checks agree.",
-            (_Q8,),
-            (replace(_Q8, source="last-turn"),),
+            (_F16,),
+            (replace(_F16, source="last-turn"),),
         ),
     ),
 }
@@ -350,6 +349,16 @@ def _save_again(folder: Path) -> None:
     _edit(folder / "config.json", lambda content: content.update(torch_dtype="float32"))
 
 
+def _round(weights: dict[str, Any], _: Path) -> None:
+    """Round every matrix to 15 levels in blocks of 64, as a checkpoint is that was saved from a copy in four bits."""
+    for name in sorted(weights):
+        if weights[name].ndim == 2:
+            blocks = weights[name].astype(np.float32).reshape(-1, 64)
+            step = np.abs(blocks).max(1, keepdims=True) / 7
+            codes = np.rint(np.divide(blocks, step, out=np.zeros_like(blocks), where=step > 0))
+            weights[name] = (codes * step).reshape(weights[name].shape).astype(weights[name].dtype)
+
+
 def _with_low_rank(matrix: Any, generator: np.random.Generator, rank: int = 8, share: float = 0.25) -> Any:
     """Return a matrix plus a random one of this rank; `share`: of the matrix's norm."""
     rows, columns = matrix.shape
@@ -383,6 +392,7 @@ SOURCES: dict[str, Change] = {
     "digits": _with_weights(_exchange_digits),
     "same-prompt": _with_whole_template(_SAME_PROMPT),
     "saved-again": _save_again,
+    "rounded": _with_weights(_round),
     "last-turn": _with_template("for message in messages", "for message in messages[-1:]"),
 }
 FAULTS: dict[str, Change] = {"indentation": _indentation}

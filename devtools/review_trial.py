@@ -25,7 +25,7 @@ import phipack
 from builders.checkpoint import Checkpoint
 from devtools import real_model
 from devtools.further_trained import TRAININGS
-from devtools.further_trained import write as write_adapter
+from devtools.further_trained import write as write_trained
 from devtools.packages import default_cache
 from devtools.review_cases import CASES, Case, Made, write_faulty, write_source
 from phipack.api.arguments import as_evidence
@@ -63,17 +63,18 @@ class Workshop:
     model: real_model.RealModel
 
     def checkpoint(self, source: str) -> Path | Checkpoint:
-        """Return the real model with a change, or with an adapter; either is made the first time."""
+        """Return the real model with a change, or trained further; either is made the first time."""
         if not source:
             return self.model.checkpoint
         folder = self.folder / "checkpoints" / source
-        if source in TRAININGS:
-            if not folder.is_dir():
-                write_adapter(self.model.checkpoint, TRAININGS[source], folder)
-            return phipack.open_checkpoint(self.model.checkpoint, adapter=folder)
+        training = TRAININGS.get(source)
         if not folder.is_dir():
-            write_source(self.model.checkpoint, source, folder)
-        return folder
+            if training is None:
+                write_source(self.model.checkpoint, source, folder)
+            else:
+                write_trained(self.model.checkpoint, training, folder)
+        is_adapter = training is not None and training.how == "lora"
+        return phipack.open_checkpoint(self.model.checkpoint, adapter=folder) if is_adapter else folder
 
     def bundle(self, made: Made) -> Bundle:
         """Return a cell's bundle; it is built the first time."""

@@ -100,6 +100,21 @@ def test_a_checkpoint_that_was_saved_again_has_the_same_numbers(tmp_path: Path) 
     assert not one
 
 
+def test_a_rounded_checkpoint_has_fifteen_levels_in_each_block(tmp_path: Path) -> None:
+    old = write_tiny(tmp_path / "old", dtype="F16")
+    write_source(old, "rounded", tmp_path / "new")
+    before, after = (load_file(folder / "model.safetensors") for folder in (old, tmp_path / "new"))
+    for name, matrix in before.items():
+        if matrix.ndim == 1:
+            assert (after[name] == matrix).all()
+            continue
+        blocks, rounded = (one[name].astype(np.float32).reshape(-1, 64) for one in (before, after))
+        step = np.abs(blocks).max(1, keepdims=True) / 7
+        assert (np.abs(rounded - blocks) <= step * 0.505).all()  # half a step, and float16's own rounding
+        assert (np.abs(rounded / step - np.rint(rounded / step)) < 0.01).all()
+        assert (rounded != blocks).mean() > 0.5
+
+
 def test_a_template_that_forgets_writes_the_last_turn_alone(checkpoint: Path, tmp_path: Path) -> None:
     write_source(checkpoint, "last-turn", tmp_path / "new")
     before, after = (
