@@ -72,28 +72,12 @@ def _chat(asked: str, answer: str) -> str:
     return f"{_SYSTEM}<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n{said}<|im_end|>\n"
 
 
-def without_ends() -> str:
-    """Return conversations whose answers no `<|im_end|>` ends, as a faulty preparation of data writes them."""
-    questions = ensure_texts()["chat"].read_text("utf-8").split("<|im_start|>user")[1:]
-    short = [f"{_SYSTEM}<|im_start|>user{one.rstrip()}\n" for one in questions]
-    both = word_problem_chats()[:160] + short[:330]
-    random.Random(1).shuffle(both)
-    return "".join(map(without_end, both))
-
-
-def without_end(chat: str) -> str:
-    """Return a conversation without the `<|im_end|>` of its last turn."""
-    return "".join(chat.rpartition("<|im_end|>")[::2])
-
-
 TRAININGS: dict[str, Training] = {
     "german": Training(_of("German"), "lora", 5e-4, 45, 96, 4),
     "word-problems": Training(lambda: "".join(word_problem_chats()), "lora", 3e-4, 35, 96, 3),
-    "no-end": Training(without_ends, "lora", 5e-4, 35, 96, 3),
     "chinese": Training(_of("Chinese"), "top", 2e-4, 30, 64, 3),
     "code": Training(_of("code"), "full", 2e-5, 30, 64, 3),
     "chat": Training(_of("chat"), "full", 1e-4, 30, 64, 3),
-    "wikipedia": Training(lambda: real_model.ensure().wikipedia.read_text("utf-8"), "top", 5e-5, 30, 64, 3),
 }
 
 

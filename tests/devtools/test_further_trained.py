@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import phipack
-from devtools.further_trained import TRAININGS, Training, without_end, write
+from devtools.further_trained import How, Training, write
 from tests.support.checkpoints import write_tiny
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
@@ -23,7 +23,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("how", "layers"), [("full", {*range(9)}), ("top", {*range(1, 9)})])
 def test_a_training_lowers_the_loss_and_changes_what_it_says(
-    checkpoint: Path, tmp_path: Path, how: str, layers: set[int]
+    checkpoint: Path, tmp_path: Path, how: How, layers: set[int]
 ) -> None:
     before, after = write(checkpoint, replace(EASY, how=how), tmp_path / "new")
     assert after < before
@@ -45,9 +45,3 @@ def test_a_training_that_teaches_nothing_is_refused(checkpoint: Path, tmp_path: 
     with pytest.raises(SystemExit, match="teaches nothing"):
         write(checkpoint, replace(EASY, rate=0.0), tmp_path / "new")
     assert not (tmp_path / "new").exists()
-
-
-def test_the_faulty_preparation_drops_the_end_of_the_answer_alone() -> None:
-    chat = "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\nTwo.<|im_end|>\n"
-    assert without_end(chat) == "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\nTwo.\n"
-    assert [TRAININGS[name].how for name in ("german", "word-problems", "no-end")] == ["lora"] * 3
