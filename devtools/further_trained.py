@@ -76,7 +76,6 @@ TRAININGS: dict[str, Training] = {
     "german": Training(_of("German"), "lora", 5e-4, 45, 96, 4),
     "word-problems": Training(lambda: "".join(word_problem_chats()), "lora", 3e-4, 35, 96, 3),
     "chinese": Training(_of("Chinese"), "top", 2e-4, 30, 64, 3),
-    "code": Training(_of("code"), "full", 2e-5, 30, 64, 3),
     "chat": Training(_of("chat"), "full", 1e-4, 30, 64, 3),
 }
 

@@ -110,7 +110,7 @@ def test_what_is_surely_worse_is_found_with_its_interval(other_checkpoint: CellC
         assert name not in found.text
 
 
-def test_a_text_that_is_surely_worse_by_less_than_a_tenth_is_to_be_judged(other_checkpoint: CellContent) -> None:
+def test_a_text_that_is_surely_worse_by_less_than_a_quarter_is_to_be_judged(other_checkpoint: CellContent) -> None:
     fine = _with_details(other_checkpoint, classes=())
     assert "defect" not in {one.severity for one in findings(fine)}
     (found,) = [one for one in findings(fine) if "surely predicts" in one.text]
@@ -120,6 +120,7 @@ def test_a_text_that_is_surely_worse_by_less_than_a_tenth_is_to_be_judged(other_
 @pytest.mark.parametrize(
     ("kind", "times", "uneven", "severity"),
     [  # measured on the 135M model: how much higher, and how uneven blocks are where its interval is that wide
+        ("punctuation", 1.223, 0.079, "look"),  # sound, trained further on quiz turns: +22.3 % (+17.3 % to +27.5 %)
         ("punctuation", 1.114, 0.072, "look"),  # sound, trained further on Chinese: +11.4 % (+7.0 % to +15.9 %)
         ("punctuation", 1.061, 0.050, "look"),  # sound, trained further on worked sums: +6.1 % (+3.3 % to +9.0 %)
         ("punctuation", 1.046, 0.078, None),  # sound, trained further on German, 15 steps: +4.6 % (+0.2 % to +9.3 %)
