@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ class Made:
     Attributes:
         recipe: which one it is built by.
         target: the device class, which names the cell.
-        source: the name of the change in `SOURCES` that its checkpoint has; empty for the real model as it is.
+        source: the name of the change in `SOURCES` that its checkpoint has, or of its training in
+            `further_trained.TRAININGS`; empty for the real model as it is.
         fault: the name of the change in `FAULTS` that the finished bundle has; empty for none.
         kv_cache: the type of its KV cache; empty for the runtime's own.
         budget: bits per weight, as text; empty for none.
@@ -65,6 +66,7 @@ class Case:
 
 
 _GGUF, _ONNX = Made("gguf-q4_k_m", "galaxy-s24"), Made("onnx-int8", "pixel-9")
+_F16 = Made("gguf-f16", "galaxy-s24")
 
 CASES: dict[str, tuple[Case, ...]] = {
     "first": (
@@ -189,6 +191,49 @@ CASES: dict[str, tuple[Case, ...]] = {
             (Made("gguf-q4_k_m", "galaxy-s24", source="digits"),),
         ),
     ),
+    "fourth": (
+        Case(
+            "chinese",
+            True,
+            "The last layers of the checkpoint were trained further on Chinese parables: it predicts others of them"
+            " better. What it was not trained on may lose a little, which was accepted.",
+            (_F16,),
+            (replace(_F16, source="chinese"),),
+        ),
+        Case(
+            "word-problems",
+            True,
+            "The checkpoint was trained further on chats with worked sums, as an adapter: it predicts others of them"
+            " better, and answers still end.",
+            (_F16,),
+            (replace(_F16, source="word-problems"),),
+        ),
+        Case(
+            "saved-again",
+            True,
+            "The checkpoint was saved again, in float32 and in two files: every weight is the same number, and so is"
+            " the bundle.",
+            (_F16,),
+            (replace(_F16, source="saved-again"),),
+        ),
+        Case(
+            "rounded",
+            False,
+            "The checkpoint was saved from a copy in four bits: every matrix is rounded, so that float32 predicts all"
+            " kinds of text worse, and nothing is gained. The bundle is as close to it as production's is to its own.",
+            (_F16,),
+            (replace(_F16, source="rounded"),),
+        ),
+        Case(
+            "last-turn",
+            False,
+            "The chat template writes the last turn alone, without what was said before and without the app's system"
+            " message: the first answer is right, and every later one has forgotten the conversation. The float32"
+            " reference is prompted by the same template, so all checks agree.",
+            (_F16,),
+            (replace(_F16, source="last-turn"),),
+        ),
+    ),
 }
 
 
@@ -284,6 +329,36 @@ def _exchange_digits(weights: dict[str, Any], folder: Path) -> None:
     table[rows] = table[rows[::-1]]
 
 
+def _save_again(folder: Path) -> None:
+    """Write every weight in float32, in two files with an index, and say so in the config."""
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    path.unlink()  # it is a link to the real model's
+    names = sorted(weights)
+    parts = {f"model-0000{number}-of-00002.safetensors": names[start::2] for number, start in ((1, 0), (2, 1))}
+    for file, part in parts.items():
+        save_file({name: weights[name].astype(np.float32) for name in part}, folder / file, metadata={"format": "pt"})
+    size = sum(4 * one.size for one in weights.values())
+    index = {
+        "metadata": {"total_size": size},
+        "weight_map": {name: file for file, part in parts.items() for name in part},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, allow_nan=False), "utf-8")
+    _edit(folder / "config.json", lambda content: content.update(torch_dtype="float32"))
+
+
+def _round(weights: dict[str, Any], _: Path) -> None:
+    """Round every matrix to 15 levels in blocks of 64, as a checkpoint is that was saved from a copy in four bits."""
+    for name in sorted(weights):
+        if weights[name].ndim == 2:
+            blocks = weights[name].astype(np.float32).reshape(-1, 64)
+            step = np.abs(blocks).max(1, keepdims=True) / 7
+            codes = np.rint(np.divide(blocks, step, out=np.zeros_like(blocks), where=step > 0))
+            weights[name] = (codes * step).reshape(weights[name].shape).astype(weights[name].dtype)
+
+
 def _with_low_rank(matrix: Any, generator: np.random.Generator, rank: int = 8, share: float = 0.25) -> Any:
     """Return a matrix plus a random one of this rank; `share`: of the matrix's norm."""
     rows, columns = matrix.shape
@@ -316,5 +391,8 @@ SOURCES: dict[str, Change] = {
     "window": lambda folder: _edit(folder / "config.json", lambda content: content.update(sliding_window=448)),
     "digits": _with_weights(_exchange_digits),
     "same-prompt": _with_whole_template(_SAME_PROMPT),
+    "saved-again": _save_again,
+    "rounded": _with_weights(_round),
+    "last-turn": _with_template("for message in messages", "for message in messages[-1:]"),
 }
 FAULTS: dict[str, Change] = {"indentation": _indentation}

@@ -1,6 +1,6 @@
 """Five prepared releases of the real model, two with a planted defect, for people who try whether the report shows it.
 
-    python -m devtools.review_trial OUT [--set first|second|third] [--seed N] [--work DIR]
+    python -m devtools.review_trial OUT [--set first|second|third|fourth] [--seed N] [--work DIR]
 
     OUT/1/report.html … OUT/5/report.html    what a reviewer sees: `phipack report assistant-N:1.1.0`
     OUT/key.md                               which releases are sound, and what is wrong with the others
@@ -22,7 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import phipack
+from builders.checkpoint import Checkpoint
 from devtools import real_model
+from devtools.further_trained import TRAININGS
+from devtools.further_trained import write as write_trained
 from devtools.packages import default_cache
 from devtools.review_cases import CASES, Case, Made, write_faulty, write_source
 from phipack.api.arguments import as_evidence
@@ -59,14 +62,19 @@ class Workshop:
     folder: Path
     model: real_model.RealModel
 
-    def checkpoint(self, source: str) -> Path:
-        """Return the folder of the real model with a change; it is made the first time."""
+    def checkpoint(self, source: str) -> Path | Checkpoint:
+        """Return the real model with a change, or trained further; either is made the first time."""
         if not source:
             return self.model.checkpoint
         folder = self.folder / "checkpoints" / source
+        training = TRAININGS.get(source)
         if not folder.is_dir():
-            write_source(self.model.checkpoint, source, folder)
-        return folder
+            if training is None:
+                write_source(self.model.checkpoint, source, folder)
+            else:
+                write_trained(self.model.checkpoint, training, folder)
+        is_adapter = training is not None and training.how == "lora"
+        return phipack.open_checkpoint(self.model.checkpoint, adapter=folder) if is_adapter else folder
 
     def bundle(self, made: Made) -> Bundle:
         """Return a cell's bundle; it is built the first time."""

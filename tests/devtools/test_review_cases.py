@@ -11,9 +11,12 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from safetensors.numpy import load_file, save_file
 
+from builders.checkpoint import open_checkpoint
 from devtools.bundles import make_bundle
+from devtools.further_trained import TRAININGS
 from devtools.review_cases import CASES, FAULTS, SOURCES, write_faulty, write_source
 from registry.bundle.folder import open_bundle, verify
+from tests.support.checkpoints import write_tiny
 
 TEMPLATE = (  # the real model's
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
@@ -48,7 +51,7 @@ def test_each_trial_has_five_releases_and_two_defects() -> None:
         assert [case.is_sound for case in cases].count(False) == 2
         assert len({case.name for case in cases}) == 5
         for made in (one for case in cases for one in (*case.before, *case.after)):
-            assert (made.source or "persona") in SOURCES
+            assert (made.source or "persona") in SOURCES | TRAININGS
             assert (made.fault or "indentation") in FAULTS
         defects = [one for case in cases if not case.is_sound for one in case.after]
         assert all(one.source or one.fault for one in defects)
@@ -80,6 +83,49 @@ def test_a_sliding_window_is_all_that_changes(checkpoint: Path, tmp_path: Path) 
     write_source(checkpoint, "window", tmp_path / "new")
     assert _read(tmp_path / "new", "config.json") == _read(checkpoint, "config.json") | {"sliding_window": 448}
     assert _read(checkpoint, "config.json")["sliding_window"] is None
+
+
+def test_a_checkpoint_that_was_saved_again_has_the_same_numbers(tmp_path: Path) -> None:
+    old = write_tiny(tmp_path / "old", dtype="F16")
+    write_source(old, "saved-again", tmp_path / "new")
+    before, after = open_checkpoint(old), open_checkpoint(tmp_path / "new")
+    assert before.digest != after.digest
+    assert len(list((tmp_path / "new").glob("*.safetensors"))) == 2
+    assert before.stored_tensors.keys() == after.stored_tensors.keys()
+    one = load_file(old / "model.safetensors")
+    for file in (tmp_path / "new").glob("*.safetensors"):
+        for name, matrix in load_file(file).items():
+            assert matrix.dtype == np.float32
+            assert (matrix == one.pop(name)).all()
+    assert not one
+
+
+def test_a_rounded_checkpoint_has_fifteen_levels_in_each_block(tmp_path: Path) -> None:
+    old = write_tiny(tmp_path / "old", dtype="F16")
+    write_source(old, "rounded", tmp_path / "new")
+    before, after = (load_file(folder / "model.safetensors") for folder in (old, tmp_path / "new"))
+    for name, matrix in before.items():
+        if matrix.ndim == 1:
+            assert (after[name] == matrix).all()
+            continue
+        blocks, rounded = (one[name].astype(np.float32).reshape(-1, 64) for one in (before, after))
+        step = np.abs(blocks).max(1, keepdims=True) / 7
+        assert (np.abs(rounded - blocks) <= step * 0.505).all()  # half a step, and float16's own rounding
+        assert (np.abs(rounded / step - np.rint(rounded / step)) < 0.01).all()
+        assert (rounded != blocks).mean() > 0.5
+
+
+def test_a_template_that_forgets_writes_the_last_turn_alone(checkpoint: Path, tmp_path: Path) -> None:
+    write_source(checkpoint, "last-turn", tmp_path / "new")
+    before, after = (
+        _read(folder, "tokenizer_config.json")["chat_template"] for folder in (checkpoint, tmp_path / "new")
+    )
+    first = {"role": "user", "content": "I am Ada."}
+    said, asked = {"role": "assistant", "content": "Hello, Ada."}, {"role": "user", "content": "Who am I?"}
+    for messages, forgotten in (([first], False), ([first, said, asked], True)):
+        conversation = {"messages": messages, "add_generation_prompt": True}
+        assert (_rendered(before, conversation) != _rendered(after, conversation)) == forgotten
+        assert ("Ada" in _rendered(after, conversation)) != forgotten
 
 
 def test_rows_of_two_digits_are_exchanged_in_another_file(checkpoint: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from builders.report.two_references import (
 from targets.evidence import Figure
 from targets.evidence_details import Prediction, TextDivergence
 from tests.support.parsed_html import Element, parsed
-from tests.support.report_samples import answers, prediction
+from tests.support.report_samples import CLASSES, answers, prediction
 
 
 def test_each_text_is_compared_on_the_same_tokens(other_checkpoint: CellContent) -> None:
@@ -110,11 +110,34 @@ def test_what_is_surely_worse_is_found_with_its_interval(other_checkpoint: CellC
         assert name not in found.text
 
 
-def test_a_text_that_is_surely_worse_by_less_than_a_tenth_is_to_be_judged(other_checkpoint: CellContent) -> None:
+def test_a_text_that_is_surely_worse_by_less_than_a_quarter_is_to_be_judged(other_checkpoint: CellContent) -> None:
     fine = _with_details(other_checkpoint, classes=())
     assert "defect" not in {one.severity for one in findings(fine)}
     (found,) = [one for one in findings(fine) if "surely predicts" in one.text]
     assert found.severity == "look"
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "uneven", "severity"),
+    [  # measured on the 135M model: how much higher, and how uneven blocks are where its interval is that wide
+        ("punctuation", 1.223, 0.079, "look"),  # sound, trained further on quiz turns: +22.3 % (+17.3 % to +27.5 %)
+        ("punctuation", 1.114, 0.072, "look"),  # sound, trained further on Chinese: +11.4 % (+7.0 % to +15.9 %)
+        ("punctuation", 1.061, 0.050, "look"),  # sound, trained further on worked sums: +6.1 % (+3.3 % to +9.0 %)
+        ("punctuation", 1.046, 0.078, None),  # sound, trained further on German, 15 steps: +4.6 % (+0.2 % to +9.3 %)
+        ("digits", 2.188, 0.967, "defect"),  # embeddings of 1 and 7 exchanged: +118.8 % (+28.3 % to +273.1 %)
+    ],
+)
+def test_the_rule_separates_what_was_measured(
+    other_checkpoint: CellContent, kind: str, times: float, uneven: float, severity: str | None
+) -> None:
+    details = other_checkpoint.candidate.details
+    assert details is not None
+    (part,) = [one for one in details.classes if one.kind == kind]
+    new = prediction(kind, 9 + 100 * CLASSES[kind], 1.01, times=times, uneven=uneven)
+    one = part.model_copy(update={"prediction": new})
+    cell = _with_details(other_checkpoint, texts=(), positions=(), classes=(one,))
+    found = [one.severity for one in findings(cell) if "surely predicts" in one.text]
+    assert found == ([] if severity is None else [severity])
 
 
 def test_a_single_higher_perplexity_within_its_interval_is_chance(other_checkpoint: CellContent) -> None:
