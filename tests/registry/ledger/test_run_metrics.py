@@ -50,7 +50,7 @@ def test_evidence_of_an_older_phipack_has_no_perplexity_by_text(bundle: Bundle) 
     assert not {"text/english/perplexity", "text/english/reference_perplexity"} & metrics.keys()
 
 
-@pytest.mark.parametrize("name", ["english", "the file ../a//b\\c\n‮模型 é.txt" + "x" * 300, "..", "% *"])
+@pytest.mark.parametrize("name", ["english", "the file ../a//b\\c\n\u202e模型 é.txt" + "x" * 300, "..", "% *"])
 def test_mlflow_takes_every_name_and_an_infinite_perplexity(
     ledger: Ledger, store: FolderStore, bundle: Bundle, name: str
 ) -> None:
@@ -66,7 +66,5 @@ def test_mlflow_takes_every_name_and_an_infinite_perplexity(
     assert max(len(one.name) for one in asked) <= MLFLOWS_LONGEST_NAME
     metrics = client_of(ledger).get_run(row.run_id).data.metrics
     assert {one.name for one in asked} == metrics.keys()
-    (perplexity,) = (
-        value for key, value in metrics.items() if key.startswith("text/") and key.endswith("/perplexity")
-    )
+    (perplexity,) = (value for key, value in metrics.items() if key.startswith("text/") and key.endswith("/perplexity"))
     assert perplexity > 1e308
