@@ -30,14 +30,19 @@ def temporary_folder(
     place = parent or Path(tempfile.gettempdir())
     with disk_errors(place, kind):
         place.mkdir(parents=True, exist_ok=True)
-        for left in left_in(place, f"{prefix}-"):
-            if is_own_folder(left):
-                shutil.rmtree(left, ignore_errors=True)
+        remove_left(prefix, place)
         folder = Path(tempfile.mkdtemp(prefix=f"{prefix}-{owner_mark()}", dir=place))  # noqa: TID251 - the one place
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left(prefix: str, place: Path) -> None:
+    """Remove the folders of this kind that killed processes left in a place."""
+    for left in left_in(place, f"{prefix}-"):
+        if is_own_folder(left):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def left_in(place: Path, prefix: str) -> Iterator[Path]:
