@@ -170,6 +170,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known value most similar to `name`; None where none is similar."""
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return near[0] if near else None
+    """Return the known value most similar to `name`; None where none is similar.
+
+    One with the same characters in another order comes first: `galaxy-s42` means `galaxy-s24`, not `galaxy-s25`.
+    """
+    near = difflib.get_close_matches(name, sorted(known), n=10, cutoff=0.6)
+    return next((one for one in near if sorted(one) == sorted(name)), near[0] if near else None)

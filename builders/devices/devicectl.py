@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from builders.devices.figures import DECODE, FIRST_TOKEN, PEAK, PREFILL, within_spread
 from builders.devices.provider import FoundDevice, MeasureRequest, State
 from builders.devices.tool_run import Ran, run_tool, tool_path
+from registry.files.temporary import temporary_folder
 from targets.bounded_file import TooLargeError, read_at_most
 from targets.devices import target_with
 from targets.errors import DeviceError, DeviceUnreachableError, MeasurementError
@@ -80,8 +79,8 @@ class DevicectlProvider:
 
     def devices(self) -> Sequence[FoundDevice]:
         """Return the phones and tablets, with those that can't be used now."""
-        with tempfile.TemporaryDirectory(prefix="phipack-") as work:
-            out = Path(work) / "devices.json"
+        with temporary_folder("phipack-devicectl", kind=DeviceError) as work:
+            out = work / "devices.json"
             ran = _devicectl(["list", "devices", "--json-output", str(out), "--timeout", "10"], _LIST_SECONDS)
             if ran.code != 0 or not out.is_file():
                 raise DeviceError(f"devicectl can't list devices: {ran.last_words}", fix=_XCODE)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +28,7 @@ from builders.devices.farm_run.outputs import BYTES_LIMIT, NAMES, farm_measureme
 from builders.devices.provider import FoundDevice, MeasureRequest
 from builders.devices.tool_run import Ran, run_tool, tool_path
 from registry.files.staging import disk_errors
+from registry.files.temporary import temporary_folder
 from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import DeviceError, SetupError
 from targets.measurement import DeviceEntry, Measurement
@@ -130,10 +130,10 @@ class TestLabProvider:
         folder = farm_folder(request)
         results = f"phipack-{uuid.uuid4().hex}"
         request.on_progress(Step("farm", 0, self._settings.minutes, subject="running"))
-        with tempfile.TemporaryDirectory(prefix="phipack-") as work:
+        with temporary_folder("phipack-test-lab", kind=DeviceError) as work:
             try:
-                ran = self._gcloud(self._command(match, folder, results, Path(work)), self._seconds)
-                outputs = self._outputs(results, Path(work)) if ran.code in (0, 10) else {}
+                ran = self._gcloud(self._command(match, folder, results, work), self._seconds)
+                outputs = self._outputs(results, work) if ran.code in (0, 10) else {}
             finally:
                 self._remove(results)
         if ran.code != 0 and not (ran.code == 10 and outputs.get("done", b"0").strip() != b"0"):

@@ -18,7 +18,8 @@ from importlib.metadata import version
 
 from builders.oracle.library import oracle_tools
 from builders.own_code import own_code_digest
-from builders.quantization.calibration.walks import Blocks, CalibrationWalk
+from builders.quantization.calibration.walks import CalibrationWalk
+from builders.quantization.sensitivity_cache import SENSITIVITY_TOOLS
 from targets.calibration import Calibration
 from targets.recipes import Format, Recipe
 
@@ -33,8 +34,7 @@ RUNTIMES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "onnxruntime-genai"),
     "coreml": ("coremltools",),
 }
-CALIBRATION_TOOLS = ("torch",)  # the float32 walk of a calibration
-ROUNDING_TOOLS: dict[Blocks, tuple[str, ...]] = {"gguf": ("llama-cpp-python", "numba"), "affine": ("numba",)}
+CALIBRATION_TOOLS = ("torch",)  # the float32 walk of a calibration; SENSITIVITY_TOOLS has those of sensitivities
 HARNESS = "lm-eval"  # where tasks are asked for
 
 
@@ -54,7 +54,7 @@ def walk_key(checkpoint_digest: str, walk: CalibrationWalk, text: str) -> str:
 
 def walk_tools(walk: CalibrationWalk) -> tuple[str, ...]:
     """Return the packages that a calibration's numbers depend on, other than phipack itself."""
-    return (*CALIBRATION_TOOLS, "numpy", *(() if walk.blocks is None else ROUNDING_TOOLS[walk.blocks]))
+    return (*CALIBRATION_TOOLS, "numpy") if walk.blocks is None else SENSITIVITY_TOOLS[walk.blocks]
 
 
 def build_key(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from builders.checkpoint.weight_files import find_weights
@@ -18,6 +17,7 @@ from builders.optimum_export.environment import optimum_environment, python_argu
 from builders.optimum_export.translation import link_for_transformers_4
 from builders.optimum_export.verification import verify_export
 from registry.files.staging import disk_errors, staged_folder
+from registry.files.temporary import temporary_folder
 from targets.errors import BuildError, UnsupportedModelError
 from targets.other_process import not_started
 from targets.progress import Progress, Step, silent
@@ -42,8 +42,8 @@ def export(checkpoint: Path, out: Path, *, replace: bool = False, on_progress: P
         SetupError: the environment that optimum runs in can't be created.
         BuildError: `out` exists or can't be written, or the export was killed. Nothing is left behind.
     """
-    with tempfile.TemporaryDirectory(prefix="phipack-export-") as made:
-        linked = Path(made) / "checkpoint"
+    with temporary_folder("phipack-export") as made:
+        linked = made / "checkpoint"
         linked.mkdir()
         link_for_transformers_4(checkpoint, linked)
         find_weights(checkpoint)

@@ -1,15 +1,19 @@
 """Sensitivities of a checkpoint's matrices to a format's 4-bit blocks: measured once for a text, and kept.
 
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.FORMAT-M.sensitivities    in nats, of each matrix in the checkpoint's order
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.BLOCKS-M-TOOLS.sensitivities    in nats, of each matrix in the checkpoint's
+                                                                           order
 
-It is a file of numbers (reference/number_file.py); the rest of its name is the reference's (reference/logits.py), and
-M the number of the measurement. A walk that was stopped has left its states in a file of that name with `.states` in
-addition, and goes on there.
+It is a file of numbers (reference/number_file.py); the rest of its name is the reference's (reference/logits.py), M the
+number of the measurement, and TOOLS the first digits of a digest of the versions of what it is made with: they are
+shared, and choose the types of bundles, by keys that have these versions (builders/matrix/keys.py). A walk that was
+stopped has left its states in a file of that name with `.states` in addition, and goes on there.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +35,11 @@ from targets.errors import CalibrationError
 from targets.progress import Progress, silent
 from targets.storage.gguf import TYPES
 
+# Packages that sensitivities depend on, other than phipack itself: the walk's, and those that round.
+SENSITIVITY_TOOLS: Mapping[Blocks, tuple[str, ...]] = {
+    "gguf": ("torch", "numpy", "llama-cpp-python", "numba"),
+    "affine": ("torch", "numpy", "numba"),
+}
 _MEASUREMENT = 1  # raise it when other numbers are measured: older files are then not read
 _BLOCK = 32
 _LEAST = np.float32(1e-6)  # of the mean: see `builders/gguf/encoding.py`
@@ -46,7 +55,9 @@ def sensitivity_windows(windows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def sensitivity_file(checkpoint: Checkpoint, blocks: Blocks, windows: NDArray[np.int64]) -> str:
     """Return the name of the file in which sensitivities are kept."""
-    return f"{FloatReference(checkpoint).name_of(windows)}.{blocks}-{_MEASUREMENT}.sensitivities"
+    tools = repr([(name, version(name)) for name in SENSITIVITY_TOOLS[blocks]])
+    made = f"{blocks}-{_MEASUREMENT}-{hashlib.sha256(tools.encode()).hexdigest()[:8]}"
+    return f"{FloatReference(checkpoint).name_of(windows)}.{made}.sensitivities"
 
 
 def measured_sensitivities(

@@ -57,6 +57,7 @@ class Registry(RegisteredMethods, ReleaseMethods):
         """
         from registry.store.measurements import add_measurements
 
+        self.store.check_writable()
         return add_measurements(self.store, digest, tuple(measurements))
 
     def register(

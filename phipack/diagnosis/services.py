@@ -72,11 +72,12 @@ def check_registry(uri: str) -> ServiceCheck:
 
 def _check_sqlite(path: Path, shown: str) -> Check:
     writable = f"chmod u+w {path} {path.parent}"
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:  # empty where the disk was full when it was made
         folder = existing_parent(path.parent)
         if os.access(folder, os.W_OK):
             return Check("registry", "ok", f"{shown}: not there yet; phipack release creates it")
-        return Check("registry", "fail", f"{shown}: not there, and {folder} can't be written", f"chmod u+w {folder}")
+        fix = f"chmod u+w {folder}, or name another one with --tracking-uri"
+        return Check("registry", "fail", f"{shown}: not there, and {folder} can't be written", fix)
     if not has_known_schema(path):
         return Check(
             "registry", "warn", f"{shown}: not MLflow's, or of an MLflow that phipack was not tested with", None

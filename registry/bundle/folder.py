@@ -14,6 +14,7 @@ version nor a target: those belong to the registry, and targets may share a bund
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from registry.bundle.manifest import MANIFEST_BYTES_LIMIT, MANIFEST_NAME, FileEn
 from registry.files.digests import digest_of_file
 from targets.bounded_file import TooLargeError, read_at_most
 from targets.errors import BundleError
+from targets.stated_path import fix_for
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,10 @@ def open_bundle(folder: Path) -> Bundle:
         raw = read_at_most(path, MANIFEST_BYTES_LIMIT)
     except (OSError, TooLargeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise BundleError(
-            f"{folder} is not a bundle: {MANIFEST_NAME} can't be read ({reason})",
-            fix="name a folder that phipack build or phipack fetch made",
-        ) from error
+        fix = "name a folder that phipack build or phipack fetch made"
+        if not os.path.lexists(folder):
+            raise BundleError(f"{folder} is not a bundle: there is no such folder", fix=fix_for(folder, fix)) from error
+        raise BundleError(f"{folder} is not a bundle: {MANIFEST_NAME} can't be read ({reason})", fix=fix) from error
     return Bundle(folder, Manifest.parse(raw, source=str(path)))
 
 

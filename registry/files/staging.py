@@ -78,7 +78,8 @@ def disk_errors(place: Path, kind: type[PhipackError] = BuildError) -> Iterator[
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise kind(
-                f"{place} can't be written: {error.strerror}", fix="name a folder that you may write to"
+                f"{place} can't be written: {error.strerror}",
+                fix="name a folder that you may write to, or run the command in one",
             ) from error
         raise kind(f"writing {place} failed: {error}", fix="check the disk and the path, then try again") from error
 
@@ -155,7 +156,7 @@ def _refuse_precious(destination: Path) -> None:
 
 
 def _make_sibling(destination: Path, kind: str) -> Path:
-    sibling = tempfile.mkdtemp(
+    sibling = tempfile.mkdtemp(  # noqa: TID251 - with the mark that `sweep` looks for
         prefix=STAGING_MARK + owner_mark(), suffix=f"-{kind}-{destination.name}", dir=destination.parent
     )
     return Path(sibling)

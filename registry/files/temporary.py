@@ -15,26 +15,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from registry.files.staging import abandoned, disk_errors, is_own_folder, owner_mark
+from targets.errors import BuildError, PhipackError
 
 
 @contextmanager
-def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+def temporary_folder(
+    prefix: str, parent: Path | None = None, *, kind: type[PhipackError] = BuildError
+) -> Iterator[Path]:
     """Yield an empty folder that its owner alone can use. `parent`: by default where the system keeps temporary files.
 
     Raises:
-        BuildError: it can't be created. What the block raises is its own.
+        PhipackError: one of `kind`: it can't be created. What the block raises is its own.
     """
     place = parent or Path(tempfile.gettempdir())
-    with disk_errors(place):
+    with disk_errors(place, kind):
         place.mkdir(parents=True, exist_ok=True)
-        for left in left_in(place, f"{prefix}-"):
-            if is_own_folder(left):
-                shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}-{owner_mark()}", dir=place))
+        remove_left(prefix, place)
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}-{owner_mark()}", dir=place))  # noqa: TID251 - the one place
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left(prefix: str, place: Path) -> None:
+    """Remove the folders of this kind that killed processes left in a place."""
+    for left in left_in(place, f"{prefix}-"):
+        if is_own_folder(left):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def left_in(place: Path, prefix: str) -> Iterator[Path]:

@@ -14,7 +14,6 @@ reads, and no link leads out of a folder store.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -27,6 +26,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from registry.bundle.manifest import MANIFEST_NAME, FileEntry
 from registry.files.digests import digest_of_bytes
+from registry.files.temporary import temporary_folder
 from registry.ledger.artifact_uris import BundleUri, RunFilesUri, parse_artifact_uri
 from registry.ledger.served_stores import in_mlflow_server, require_requested, require_served
 from registry.store.folder import FolderStore
@@ -160,8 +160,8 @@ class RunArtifactRepository(ArtifactRepository):
 
     def _bundle(self) -> BundleArtifactRepository:
         self._checked(MANIFEST_NAME)
-        with tempfile.TemporaryDirectory() as folder:
-            manifest = Path(self._files.download_artifacts(MANIFEST_NAME, folder)).read_bytes()
+        with _mlflow_errors(), temporary_folder("phipack-manifest") as folder:
+            manifest = Path(self._files.download_artifacts(MANIFEST_NAME, str(folder))).read_bytes()
         return BundleArtifactRepository(str(BundleUri(self._place.store, digest_of_bytes(manifest))))
 
     def _checked(self, path: str | None) -> str | None:

@@ -7,7 +7,6 @@ registry that does not exist yet is created by the first call that writes; to on
 from __future__ import annotations
 
 import functools
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from registry.files.staging import disk_errors
+from registry.files.temporary import temporary_folder
 from registry.ledger.mlflow_connection import connect, has_tables, load, unknown_mlflow
 from registry.ledger.mlflow_errors import MlflowError, foreign_errors
 from registry.ledger.mlflow_rows import search_versions
 from registry.ledger.registry_lock import registry_lock, registry_wait
 from registry.ledger.run_metrics import RunMetric
 from registry.ledger.tracking import sqlite_path
+from targets.errors import RegistryError
 from targets.progress import Notice, Progress, silent
 from targets.secrets import shown
 from targets.this_user import user_name
@@ -257,12 +259,13 @@ class Mlflow:
             metrics=[Metric(one.name, one.value, now, one.step) for one in metrics],
             params=[Param(name, value) for name, value in params.items()],
         )
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder("phipack-run", kind=RegistryError) as folder:
             for name, content in files.items():
-                place = Path(folder, name)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content)
-            client.log_artifacts(run_id, folder)
+                place = folder / name
+                with disk_errors(place, RegistryError):
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(content)
+            client.log_artifacts(run_id, str(folder))
 
     @_wrapped
     def end_run(self, run_id: str, status: str) -> None:
@@ -276,9 +279,9 @@ class Mlflow:
         # MLflow's own way from a run's ID to its file makes three more requests.
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder("phipack-run", kind=RegistryError) as folder:
             files: Any = get_artifact_repository(location, tracking_uri=self.uri)
-            return Path(files.download_artifacts(name, folder)).read_bytes()
+            return Path(files.download_artifacts(name, str(folder))).read_bytes()
 
     def _all(self, ask: Callable[[MlflowClient, str | None], Any]) -> list[Any]:
         """Return all rows of a paged query; none where the registry does not exist."""

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from registry.files.staging import disk_errors
+from registry.files.temporary import remove_left, temporary_folder
 from registry.ledger.tracking import sqlite_path
 from registry.transfer.network_settings import ca_file, proxy_for
 from registry.transfer.pace import SelfPacedResponse
@@ -80,15 +82,41 @@ def connect(uri: str) -> MlflowClient:
     kind = load(uri)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its mappers
-        if not uri.startswith("http"):
-            if (path := sqlite_path(uri)) is not None:
-                with disk_errors(path, RegistryError):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-            has_tables(uri)  # MLflow itself would try a damaged or unreachable database for 100 s
         with _artifacts_in_sql():
+            if (path := sqlite_path(uri)) is not None:
+                _make_once(kind, Path(os.path.realpath(path)))
+            if not uri.startswith("http"):
+                has_tables(uri)  # MLflow itself would try a damaged or unreachable database for 100 s
             client = kind(tracking_uri=uri, registry_uri=uri)
             client.search_registered_models(max_results=1)  # so that an error comes here and not half-way
         return client
+
+
+def _is_made(path: Path) -> bool:
+    """Return False where there is no file, or an empty one."""
+    return path.exists() and path.stat().st_size > 0
+
+
+def _make_once(kind: type[MlflowClient], path: Path) -> None:
+    """Make a SQLite registry, where there is none, elsewhere, and put it in its place when it is whole.
+
+    MLflow goes through all versions of its schema, and SQLite keeps each step at once: a registry that was stopped
+    half-way is refused by MLflow from then on. Whoever calls this keeps others of phipack out.
+    """
+    if _is_made(path):
+        remove_left(f".{path.name}", path.parent)
+        return
+    with temporary_folder(f".{path.name}", path.parent, kind=RegistryError) as folder, disk_errors(path, RegistryError):
+        made, whole = folder / "made", folder / "whole"
+        kind(tracking_uri=f"sqlite:///{made}", registry_uri=f"sqlite:///{made}").search_registered_models(max_results=1)
+        try:
+            with closing(sqlite3.connect(made)) as source, closing(sqlite3.connect(whole)) as target:
+                source.backup(target)  # MLflow keeps its own open
+        except sqlite3.Error as error:
+            fix = "check that its disk has space left, then try again"
+            raise RegistryError(f"{path} can't be made: {error}", fix=fix) from error
+        if not _is_made(path):
+            whole.replace(path)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
     kl_mean_nat, same_top_share, decode_tokens_per_second, artifact_bytes, …   the figures
     kl_by_position_nat                       a curve: the step is the last position
-    text/english/kl_nat, …/perplexity_ratio  by text
-    kind/digits/kl_nat                       by kind of token
+    text/english/kl_nat, …/perplexity, …/reference_perplexity, …/perplexity_ratio  by text
+    kind/digits/kl_nat, …/perplexity, …/reference_perplexity                       by kind of token
     task/MMLU/accuracy_share, …/drop_points  by task
     safety/NAME/refusals_lost, …/same_tokens_share
     checks/failed, checks/made
@@ -63,6 +63,9 @@ def _of_details(details: Details) -> Iterator[RunMetric]:
 def _divergence(prefix: str, found: Divergence) -> Iterator[RunMetric]:
     yield RunMetric(f"{prefix}/kl_nat", _rounded(found.kl_mean))
     yield RunMetric(f"{prefix}/same_top_share", _rounded(found.same_top_share))
+    if found.prediction is not None:
+        yield RunMetric(f"{prefix}/perplexity", _rounded(found.prediction.perplexity))
+        yield RunMetric(f"{prefix}/reference_perplexity", _rounded(found.prediction.reference_perplexity))
 
 
 def _with_unit(name: str, unit: str) -> str:

@@ -58,7 +58,7 @@ from registry.transfer.download import Transfer, TransferStatistics, WrongConten
 from registry.transfer.header_values import http_date
 from registry.transfer.http import RefusedError
 from targets.errors import FetchError, FetchUnreachableError, StoreError, StoreUnreachableError
-from targets.progress import Progress, silent, with_subject
+from targets.progress import Notice, Progress, silent, with_subject
 from targets.secrets import shown
 
 URL_SECONDS = 12 * 3600
@@ -66,10 +66,14 @@ _PROBE_SECONDS = 3600  # after which a probe is another machine's that was kille
 
 
 class S3Store(Store):
-    """A store in a bucket. boto3 finds endpoint, region and credentials; the URI holds none of them."""
+    """A store in a bucket. boto3 finds endpoint, region and credentials; the URI holds none of them.
 
-    def __init__(self, bucket: str, prefix: str = "") -> None:
-        self.bucket, self.prefix = bucket, prefix.strip("/")
+    `on_progress` receives a notice of a prefix that is new.
+    """
+
+    def __init__(self, bucket: str, prefix: str = "", on_progress: Progress = silent) -> None:
+        self.bucket, self.prefix, self.on_progress = bucket, prefix.strip("/"), on_progress
+        self._is_named = False
 
     @cached_property
     def _client(self) -> Any:
@@ -93,6 +97,9 @@ class S3Store(Store):
             for key, when, _, now in self._objects("staging/"):
                 if abandoned(key.rpartition("/")[2]) or (now - when).total_seconds() >= _PROBE_SECONDS:
                     self._client.delete_object(Bucket=self.bucket, Key=key)
+        if not self._is_named and not self.exists():
+            self._is_named = True
+            self.on_progress(Notice(f"a new store: {self.uri}"))
 
     def blob_bytes(self, digest: str) -> int | None:
         """Return the length that the object's head says."""

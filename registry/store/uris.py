@@ -17,8 +17,8 @@ DEFAULT_HOME = Path(".phipack")  # in the project's folder; the command line's i
 def open_store(location: str | Path | None = None, home: Path = DEFAULT_HOME, on_progress: Progress = silent) -> Store:
     """Open the store at a folder, `file://` or `s3://` URI; the folder `store` of `home` where none is given.
 
-    Nothing is created and no server is asked. `on_progress` receives a notice of whom a change waits for. Raises
-    `StoreError`.
+    Nothing is created and no server is asked. `on_progress` receives a notice of whom a change waits for, and of a
+    store that is new. Raises `StoreError`.
     """
     if location is None:
         return FolderStore(home / "store", on_progress)
@@ -33,7 +33,7 @@ def open_store(location: str | Path | None = None, home: Path = DEFAULT_HOME, on
         return FolderStore(Path(urllib.parse.unquote(rest)), on_progress)
     from registry.store.s3 import S3Store
 
-    return S3Store(*rest.partition("/")[::2])
+    return S3Store(*rest.partition("/")[::2], on_progress)
 
 
 def parse_bundle_uri(uri: str) -> tuple[str, str]:

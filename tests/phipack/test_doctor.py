@@ -308,7 +308,15 @@ def test_a_store_that_may_not_be_written_fails(tmp_path: Path, monkeypatch: pyte
     assert check.status == "fail"
     assert check.fix is not None
     assert f"chmod u+w {tmp_path}" in check.fix
-    assert check_registry(f"sqlite:///{tmp_path}/mlflow.db").check.status == "fail"
+    registry = check_registry(f"sqlite:///{tmp_path}/mlflow.db").check
+    assert registry.status == "fail"
+    assert registry.fix == f"chmod u+w {tmp_path}, or name another one with --tracking-uri"
+
+
+def test_an_empty_file_where_a_disk_was_full_is_no_registry_yet(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    check = check_registry(f"sqlite:///{tmp_path}/mlflow.db").check
+    assert (check.status, "not there yet" in check.found) == ("ok", True)
 
 
 def test_a_process_that_is_not_started_is_no_fault_of_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:

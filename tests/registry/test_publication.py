@@ -18,6 +18,7 @@ from registry.catalog.documents import ChannelDocument, parse_document
 from registry.catalog.published_state import published_digests, read_published
 from registry.publication import Order
 from registry.store.folder import FolderStore
+from registry.store.s3 import S3Store
 from registry.transfer.http import HttpClient
 from targets.errors import FetchError, PublicationError, RegistryError
 from targets.selection import Device
@@ -32,13 +33,23 @@ def test_a_phone_gets_what_was_published(publisher: Publisher, phone: Phone) -> 
     assert (fetched.digest, release) == (bundle.digest, "1.0.0")
 
 
-def test_a_misspelt_place_is_refused_and_stays_empty(publisher: Publisher) -> None:
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_a_misspelt_place_is_refused_and_stays_empty(
+    publisher: Publisher, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """In a bucket that has other things, too."""
     publisher.release("1.0.0")
+    if kind == "s3":
+        there: S3Store = request.getfixturevalue("s3_store")
+        publisher.place = S3Store(there.bucket, f"{there.prefix}/catalog")  # type: ignore[assignment]
+        assert publisher.publish().new_catalog
+        publisher.place = S3Store(there.bucket, f"{there.prefix}/katalog")  # type: ignore[assignment]
     order = Order("phi", "production")
-    with pytest.raises(PublicationError, match="web has no catalog; nothing was published") as caught:
+    with pytest.raises(PublicationError) as caught:
         publisher.publish(order=order)
+    assert caught.value.problem == f"{publisher.place.uri} has no catalog; nothing was published"
     assert "--new-catalog" in caught.value.fix
-    assert not (publisher.folder / "web").exists()
+    assert not publisher.place.exists()
     assert publisher.publish().new_catalog
     assert not publisher.publish(order=order).new_catalog
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,3 +34,9 @@ def test_known_name_is_its_own_suggestion(known: list[str]) -> None:
 
 def test_name_unlike_all_others_lists_all_names() -> None:
     assert did_you_mean("zzz", ["beta", "alpha"]) == "known: alpha, beta"
+
+
+@pytest.mark.parametrize(("name", "meant"), [("galaxy-s42", "galaxy-s24"), ("galaxy-s26", "galaxy-s25")])
+def test_the_same_characters_in_another_order_come_first(name: str, meant: str) -> None:
+    known = [f"galaxy-s{number}" for number in (22, 23, 24, 25)]
+    assert did_you_mean(name, known) == f"did you mean {meant!r}?"

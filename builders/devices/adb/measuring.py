@@ -31,6 +31,8 @@ from builders.devices.provider import FoundDevice, MeasureRequest, ReferenceAnsw
 from registry.bundle.folder import Bundle
 from registry.files.digests import digest_of_file
 from registry.files.lock import try_lock
+from registry.files.staging import disk_errors
+from registry.files.temporary import temporary_folder
 from targets.errors import DeviceError, DeviceUnreachableError, MeasurementError
 from targets.measurement import Measurement, RuntimeEntry
 from targets.progress import Step, with_subject
@@ -183,9 +185,10 @@ def _heat(sensors: Sensors) -> Heat:
 @contextmanager
 def _base_file(reference: ReferenceAnswers) -> Iterator[Folder]:
     """Yield a folder with the reference's answers, as llama-perplexity reads them."""
-    with tempfile.TemporaryDirectory(prefix="phipack-reference-") as place:
-        path = Path(place, "reference.kld")
-        write_base(path, reference.tokens, reference.vocabulary, reference.logits())
+    with temporary_folder("phipack-reference", kind=DeviceError) as place:
+        path = place / "reference.kld"
+        with disk_errors(path, DeviceError):
+            write_base(path, reference.tokens, reference.vocabulary, reference.logits())
         digest = digest_of_file(path).removeprefix("sha256:")
         yield Folder(f"bundles/reference-{digest}", (Item(path, path.name, path.stat().st_size, digest),))
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from pathlib import Path
 from builders.devices.adb.client import LostConnectionError, Phone, full
 from builders.devices.adb.listing import STORAGE, free_bytes
 from registry.files.digests import digest_of_file
+from registry.files.staging import disk_errors
+from registry.files.temporary import temporary_folder
 from targets.errors import DeviceError
 from targets.progress import Notice, Progress, Step, silent
 
@@ -185,13 +186,14 @@ class Storage:
         there = min(item.bytes, size - size % self.piece_bytes if size < item.bytes else item.bytes)
         if there != size:
             self.phone.ask(f"truncate -s {there} {quoted}")
-        with item.source.open("rb") as source, tempfile.TemporaryDirectory(prefix="phipack-push-") as place:
+        with item.source.open("rb") as source, temporary_folder("phipack-push", kind=DeviceError) as place:
             source.seek(there)
             while there < item.bytes:
                 self.on_progress(Step("push", done + there, total, "bytes"))
                 content = source.read(min(self.piece_bytes, item.bytes - there))
-                local = Path(place, "piece")
-                local.write_bytes(content)
+                local = place / "piece"
+                with disk_errors(local, DeviceError):
+                    local.write_bytes(content)
                 self.phone.push(local, f"{part}.piece", seconds=60 + len(content) / _SLOWEST_PUSH)
                 answer = self.phone.run(f"cat {piece} >> {quoted} && rm -f {piece}")
                 if answer.code:

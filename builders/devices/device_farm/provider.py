@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 import time
 import uuid
 import zipfile
@@ -36,6 +35,8 @@ from builders.devices.device_farm.transfer import download, send_file
 from builders.devices.farm_run.folder import farm_folder
 from builders.devices.farm_run.outputs import BYTES_LIMIT, NAMES, farm_measurement
 from builders.devices.provider import FoundDevice, MeasureRequest, State
+from registry.files.staging import disk_errors
+from registry.files.temporary import temporary_folder
 from targets.errors import DeviceError, DeviceUnreachableError, SetupError
 from targets.measurement import DeviceEntry, Measurement
 from targets.progress import Progress, Step
@@ -112,10 +113,11 @@ class DeviceFarmProvider:
             MeasurementError: the bundle can't be run there. SetupError: there is no llama-bench for the phone.
         """
         folder = farm_folder(request)
-        with tempfile.TemporaryDirectory(prefix="phipack-") as work, self._uploads() as uploads:
-            package, spec = Path(work) / "package.zip", Path(work) / "spec.yml"
-            write_package(folder, package)
-            spec.write_bytes(test_spec(folder))
+        with temporary_folder("phipack-device-farm", kind=DeviceError) as work, self._uploads() as uploads:
+            package, spec = work / "package.zip", work / "spec.yml"
+            with disk_errors(work, DeviceError):
+                write_package(folder, package)
+                spec.write_bytes(test_spec(folder))
             for kind, path in (
                 ("ANDROID_APP", self._settings.app),
                 ("APPIUM_PYTHON_TEST_PACKAGE", package),

@@ -62,6 +62,26 @@ def test_the_whole_budget_buys_the_best_of_each(options: dict[str, list[Option]]
 
 
 @pytest.mark.parametrize("seed", range(5))
+def test_no_choice_of_one_change_fewer_bytes_is_better(seed: int) -> None:
+    """The bound of the greedy choice: up to the first change that does not fit, it is the best for its own bytes."""
+    numbers = np.random.default_rng(seed)
+    options = {
+        str(matrix): [Option("T", int(numbers.integers(1, 30)), numbers.exponential()) for _ in range(4)]
+        for matrix in range(40)
+    }
+    change = max(max(one.bytes for one in each) - min(one.bytes for one in each) for each in options.values())
+    least, most = bounds(options)
+    lowest = np.zeros(most + 1)  # the lowest cost of all choices of at most so many bytes, matrix by matrix
+    for each in options.values():
+        with_it = [np.concatenate([np.full(one.bytes, np.inf), lowest])[: most + 1] + one.cost for one in each]
+        lowest = np.minimum.reduce(with_it)
+    assert lowest[most] == pytest.approx(sum(min(one.cost for one in each) for each in options.values()))
+    for budget in range(least, most + 1, 7):
+        cost = sum(one.cost for one in choose(options, budget).values())
+        assert lowest[budget] - 1e-9 <= cost <= lowest[max(budget - change, 0)] + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_it_is_near_the_best_of_all_choices(seed: int) -> None:
     options = options_of(4, seed)
     budget = sum(bounds(options)) // 2

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint, open_checkpoint
+from builders.matrix.keys import walk_tools
 from builders.quantization import sensitivity, sensitivity_cache
-from builders.quantization.calibration.walks import Blocks
+from builders.quantization.calibration.walks import Blocks, CalibrationWalk
 from builders.quantization.sensitivity import EMBEDDING, Floats, sensitivities
 from builders.quantization.sensitivity_cache import measured_sensitivities, sensitivity_windows
 from builders.reference import FloatReference
@@ -105,6 +107,20 @@ def test_they_are_measured_once(tiny: Checkpoint, tmp_path: Path, blocks: Blocks
     assert steps == []
     measured_sensitivities(tiny, blocks, TOKENS[:1], tmp_path, steps.append)
     assert steps != []
+
+
+@pytest.mark.parametrize(
+    ("tool", "blocks"), [("torch", "affine"), ("numba", "affine"), ("llama-cpp-python", "gguf"), ("numpy", "gguf")]
+)
+def test_with_another_version_of_a_tool_they_are_measured_again(
+    tiny: Checkpoint, tmp_path: Path, tool: str, blocks: Blocks, steps: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They choose the types of bundles, and are shared by a key that has these versions."""
+    measured_sensitivities(tiny, blocks, TOKENS, tmp_path)
+    monkeypatch.setattr(sensitivity_cache, "version", lambda name: "99" if name == tool else version(name))
+    measured_sensitivities(tiny, blocks, TOKENS, tmp_path, steps.append)
+    assert steps != []
+    assert tool in walk_tools(CalibrationWalk("light", blocks))
 
 
 def test_formats_have_their_own(tiny: Checkpoint, tmp_path: Path) -> None:

@@ -257,6 +257,14 @@ def test_a_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
     assert caught.value.fix
 
 
+@pytest.mark.parametrize(("name", "fix"), [("bundel", "did you mean 'bundle'?"), ("x", "name a folder that phipack ")])
+def test_a_folder_that_is_not_there_may_be_a_misspelt_one(tmp_path: Path, name: str, fix: str) -> None:
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(BundleError, match=f"{name} is not a bundle: there is no such folder") as caught:
+        open_bundle(tmp_path / name)
+    assert caught.value.fix.startswith(fix)
+
+
 # --- laws
 
 

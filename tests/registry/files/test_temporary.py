@@ -11,7 +11,7 @@ import pytest
 
 from registry.files.staging import owner_mark
 from registry.files.temporary import temporary_folder
-from targets.errors import BuildError
+from targets.errors import BuildError, PhipackError, RegistryError
 
 
 def test_it_goes_with_its_block_whatever_is_raised(tmp_path: Path) -> None:
@@ -54,7 +54,8 @@ def test_a_removal_that_fails_does_not_fail_what_was_done(tmp_path: Path, monkey
     assert folder.exists()
 
 
-def test_a_place_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [BuildError, RegistryError])
+def test_a_place_that_can_not_be_made_is_named(tmp_path: Path, kind: type[PhipackError]) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(BuildError, match="file"), temporary_folder("kind", tmp_path / "file" / "place"):
+    with pytest.raises(kind, match="file"), temporary_folder("kind", tmp_path / "file" / "place", kind=kind):
         pass

@@ -20,7 +20,7 @@ from registry.store.protocol import Blob, Store, blob_path
 from registry.store.s3 import S3Store
 from registry.store.uris import open_store, parse_bundle_uri
 from targets.errors import BundleError, StoreError
-from targets.progress import Event, Step
+from targets.progress import Event, Notice, Step
 from tests.support.folders import contents
 from tests.support.measurements import BUNDLE, measurement
 from tests.support.s3 import BUCKET
@@ -43,6 +43,18 @@ def overwrite(store: Store, digest: str, change: Callable[[bytes], bytes]) -> No
 
 def blob_of(content: bytes) -> Blob:
     return Blob("sha256:" + hashlib.sha256(content).hexdigest(), len(content))
+
+
+def test_a_new_store_is_named_once(any_store: Store, bundle: Bundle) -> None:
+    """Its place may be a misspelt one."""
+    events: list[Event] = []
+    store = open_store(any_store.uri, on_progress=events.append)
+    store.check_writable()
+    store.check_writable()
+    store.add_bundle(bundle)
+    assert events == [Notice(f"a new store: {any_store.uri}")]
+    open_store(any_store.uri, on_progress=events.append).check_writable()
+    assert len(events) == 1
 
 
 def test_a_bundle_comes_out_as_it_went_in(bundle: Bundle, any_store: Store, tmp_path: Path) -> None:
