@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.kernels.compiled import choose, compiled, inlined, stored
+from builders.quantization.kernels.compiled import choose, compiled, inlined, stored, transpose_words
 
 Floats = NDArray[np.float32]
 
@@ -149,12 +149,7 @@ def _load_words(words: Words, first: int, used: int, loaded: Words, tile: Floats
     An exponent of ones, NaN's and infinity's, makes a sum carry into the place of the sign: `exponents` keeps it.
     """
     count, bits = words.shape[1], tile.view(np.uint32)
-    for place in range(used):
-        for number in range(count):
-            loaded[number, place] = words[first + place, number]
-    for place in range(used, LANES):
-        for number in range(count):
-            loaded[number, place] = 0
+    _lay_words(words, first, used, loaded)
     if count == len(tile):
         for number in range(count):
             word, own = loaded[number], bits[number]
@@ -170,6 +165,22 @@ def _load_words(words: Words, first: int, used: int, loaded: Words, tile: Floats
             odd[place] = np.uint32(word[place] & _UPPER)
             above = np.uint32((word[place] & np.uint32(0x7FFF7FFF)) + np.uint32(0x00800080))
             exponents[place] = exponents[place] | above
+
+
+@inlined
+def _lay_words(words: Words, first: int, used: int, loaded: Words) -> None:
+    """Lay the words of blocks on side by side, [words of a block, lanes]; zeros fill up."""
+    count = words.shape[1]
+    if used == LANES and count % 8 == 0:
+        source, target = words[first:].ctypes.data, loaded.ctypes.data
+        for place in range(0, LANES, 8):
+            for number in range(0, count, 8):
+                begin, out = source + 4 * (place * count + number), target + 4 * (number * LANES + place)
+                transpose_words(begin, 4 * count, out, 4 * LANES)
+    else:
+        for place in range(LANES):
+            for number in range(count):
+                loaded[number, place] = words[first + place, number] if place < used else 0
 
 
 @inlined
