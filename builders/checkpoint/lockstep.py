@@ -8,14 +8,15 @@ deadlock, whatever order each one reads in.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint.checkpoint import Checkpoint
-from builders.checkpoint.sources import TensorSource
+from builders.checkpoint.sources import Rows, TensorSource, open_matrix
 from targets.architecture import Architecture
 from targets.layouts import sources_of, stored_shapes
 
@@ -75,7 +76,7 @@ class SharedReads:
     """Tensors that one of several readers has read, kept until each of the others has taken them too."""
 
     def __init__(self, readers: int, kept_bytes: int = KEPT_BYTES) -> None:
-        self._readers = readers
+        self.readers = readers
         self._kept_bytes = kept_bytes
         self._lock = threading.Lock()
         self._kept: dict[tuple[str, ...], tuple[Future[NDArray[np.float32]], int]] = {}  # with how many have taken it
@@ -86,7 +87,7 @@ class SharedReads:
             future, taken = self._kept.pop(key, (None, 0))
             first = future is None
             future = future or Future()
-            if taken + 1 < self._readers:
+            if taken + 1 < self.readers:
                 self._kept[key] = (future, taken + 1)
         if first:
             try:
@@ -112,7 +113,7 @@ class SharedReads:
 
 
 class LockstepSource:
-    """One reader's view of a checkpoint that several read in lockstep. Implements `TensorSource`.
+    """One reader's view of a checkpoint that several read in lockstep. Implements `TensorSource` and `MatrixSource`.
 
     Wraps the reader's own source. Arrays are shared by all readers, and read-only.
     """
@@ -143,6 +144,16 @@ class LockstepSource:
         parts = self._parts(name)
         self._lockstep.advance(self._reader, self._positions[parts[0]])
         return self._shared.take(parts, lambda: self._source.tensor(name))
+
+    @contextmanager
+    def matrix(self, name: str) -> Iterator[Rows]:
+        """Open a matrix: see `MatrixSource`. What several readers share is read as a whole, and kept for them."""
+        if self._shared.readers > 1:
+            yield self.tensor(name)
+            return
+        self._lockstep.advance(self._reader, self._positions[self._parts(name)[0]])
+        with open_matrix(self._source, name) as matrix:
+            yield matrix
 
     def stored_tensor(self, name: str) -> NDArray[np.float32]:
         """Read one tensor by its stored name; otherwise as `tensor`."""

@@ -131,6 +131,11 @@ class MappedTensors:
         except OSError as error:
             raise CheckpointError(f"{tensor.file} can't be read: {error.strerror}", fix=_UNREADABLE_FIX) from error
 
+    def has_words(self, name: str) -> bool:
+        """Return whether a tensor can be read as words of 4 bytes: float32, or bfloat16 by twos."""
+        tensor = self.entries[name]
+        return not self._past_cache and tensor.dtype in ("F32", "BF16") and tensor.start % 4 == 0
+
     def release(self, name: str) -> None:
         """Let the system drop a tensor's pages, which count as this process's memory until they are dropped."""
         if not hasattr(mmap, "MADV_DONTNEED"):
@@ -165,6 +170,23 @@ class MappedTensors:
                 reason = error.strerror if isinstance(error, OSError) else "it is empty"
                 raise CheckpointError(f"{file} can't be read: {reason}", fix=_UNREADABLE_FIX) from error
         return self._maps[file]
+
+
+@dataclass(frozen=True)
+class MappedRows:
+    """A mapped tensor whose file's size is looked at whenever rows are sliced. Rows are as `stored` has them."""
+
+    tensors: MappedTensors
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self.tensors.entries[self.name].shape
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        """Return a read-only view of some rows. Raises `CheckpointError` as `stored` does."""
+        return self.tensors.stored(self.name)[rows]
 
 
 def too_large_to_keep(tensors: Mapping[str, StoredTensor]) -> bool:

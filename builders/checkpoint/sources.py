@@ -6,8 +6,9 @@ the time goes, hand a `Phases` to the source that reads the files: then waiting 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,42 @@ class TensorSource(Protocol):
         ...
 
 
+class Rows(Protocol):
+    """A matrix whose rows are read when they are sliced: an array is one. float32, or bfloat16 as its uint16 bits."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        """Return some of the rows."""
+        ...
+
+
+@runtime_checkable
+class MatrixSource(Protocol):
+    """A `TensorSource` that need not have a whole matrix in memory."""
+
+    def matrix(self, name: str) -> AbstractContextManager[Rows]:
+        """Open a matrix by its canonical name, to be read while the block lasts.
+
+        bfloat16 and float32 come as the file has them, and are not looked at: they may hold NaN and infinities. The
+        same matrix read by `tensor` is refused then.
+
+        Raises:
+            CheckpointError: from slices too, where the file can't be read.
+        """
+        ...
+
+
+def open_matrix(source: TensorSource, name: str) -> AbstractContextManager[Rows]:
+    """Open a matrix by its canonical name as a `MatrixSource` does; of another source it is what `tensor` returns."""
+    return source.matrix(name) if isinstance(source, MatrixSource) else nullcontext(source.tensor(name))
+
+
 class ShardSource:
-    """Reads a checkpoint's safetensors files. Implements `TensorSource`; each call returns a new array.
+    """Reads a checkpoint's safetensors files. Implements `TensorSource` and `MatrixSource`; calls return new arrays.
 
     Memory: the tensor that is returned; pages of the files are released once they have been read.
     """
@@ -88,6 +123,19 @@ class ShardSource:
                     canonical[...] = taken
             start += height
         return values
+
+    @contextmanager
+    def matrix(self, name: str) -> Iterator[Rows]:
+        """Open a matrix: see `MatrixSource`. Where its rows are not the file's, it is read as a whole."""
+        sources = sources_of(self._architecture, name, self._architecture.tensor_shapes()[name])
+        stored, _ = sources.parts[0]
+        if len(sources.parts) > 1 or sources.order != "as stored" or not self._mapped.has_words(stored):
+            yield self.tensor(name)
+            return
+        try:
+            yield shards.MappedRows(self._mapped, stored)
+        finally:
+            self._mapped.release(stored)
 
     def stored_tensor(self, name: str) -> NDArray[np.float32]:
         """Read one tensor by the checkpoint's own name: see `TensorSource`."""

@@ -11,15 +11,16 @@ bits, reach from the block's largest weight to almost its negative: at 8 bits a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.checkpoint.sources import Rows
 from builders.quantization.calibration.statistics import MatrixStatistics
-from builders.quantization.grids.affine import AffineGrid, Search, as_stored
-from builders.quantization.rounding.matrix import affine_matrix, nearest_matrix
+from builders.quantization.grids.affine import AffineGrid, Search
+from builders.quantization.rounding.matrix import NO_SEARCH, affine_matrix, nearest_codes
 from targets.storage.onnx import Blocks
 
 Float = NDArray[np.float32]
@@ -27,7 +28,6 @@ Codes = NDArray[np.uint8]
 
 # Shares of a block's range that are tried as the grid: clipping the ends makes the steps finer for all others.
 _SPANS = (1.0, 0.93, 0.87, 0.8)
-_ELEMENTS = 1 << 17  # that are worked on at a time
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,33 @@ class QuantizedMatrix:
         return both if self.zero_points is None else (*both, self.zero_points)
 
 
-def quantize(matrix: Float, blocks: Blocks, statistics: MatrixStatistics | None = None) -> QuantizedMatrix:
+def quantize(matrix: Rows, blocks: Blocks, statistics: MatrixStatistics | None = None) -> QuantizedMatrix:
     """Quantize a matrix whose columns are a multiple of the block size.
 
     Args:
-        matrix: float32 [rows, columns].
+        matrix: [rows, columns]; float32 where there are moments.
         blocks: how it is stored.
-        statistics: what it is multiplied with, where that is known. 8-bit blocks gain nothing from it.
+        statistics: what it is multiplied with, where that is known. Blocks without zero points gain nothing from it.
 
     Raises:
         ValueError: the columns are not a multiple of the block size.
+        NotFiniteError: a weight is NaN or infinite.
         OverflowError: a weight too large for a float16 scale.
     """
     if (columns := matrix.shape[1]) % blocks.size:
         raise ValueError(f"{columns} columns are not a multiple of the block of {blocks.size}")
+    grid = AffineGrid(blocks.size, blocks.bits)
     if not blocks.zero_points:
-        return _symmetric(matrix, blocks)
-    if statistics is not None:
-        made = affine_matrix(matrix, AffineGrid(blocks.size, blocks.bits), statistics)
+        codes, scales, _ = nearest_codes(matrix, replace(grid, search=NO_SEARCH), code_bits=blocks.bits)
+    elif statistics is None:
+        codes, scales, zeros = nearest_codes(matrix, _uncalibrated(blocks), code_bits=blocks.bits)
+    elif not statistics.moments:
+        codes, scales, zeros = nearest_codes(matrix, grid, statistics.squares, code_bits=blocks.bits)
     else:
-        made = nearest_matrix(matrix, _uncalibrated(blocks))
-    codes = made.codes.reshape(*made.scales.shape, blocks.size)
-    return QuantizedMatrix(blocks, pack(codes, blocks.bits), made.scales, pack(made.zeros, blocks.bits))
+        made = affine_matrix(matrix[:], grid, statistics)
+        codes, scales, zeros = pack(made.codes, blocks.bits), made.scales, made.zeros
+    packed = codes.reshape(*scales.shape, blocks.size * blocks.bits // 8)
+    return QuantizedMatrix(blocks, packed, scales, pack(zeros, blocks.bits) if blocks.zero_points else None)
 
 
 def _uncalibrated(blocks: Blocks) -> AffineGrid:
@@ -103,27 +108,3 @@ def unpack(packed: Codes, bits: int) -> Codes:
     if bits == 8:
         return packed
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
-
-
-def _symmetric(matrix: Float, blocks: Blocks) -> QuantizedMatrix:
-    """Return codes around 2^(bits-1), the first of them for the block's weight of largest magnitude."""
-    from builders.quantization.kernels.block_codes import nearest
-
-    flat, half = np.ascontiguousarray(matrix).reshape(-1, blocks.size), 1 << (blocks.bits - 1)
-    codes, scales = np.empty(flat.shape, np.uint8), np.empty(len(flat), np.float16)
-    centre = np.full(len(flat), half, np.float32)
-    step = max(1, _ELEMENTS // blocks.size)
-    for start in range(0, len(flat), step):
-        part = slice(start, start + step)
-        scales[part] = as_stored(_largest(flat[part]) / np.float32(-half))
-        nearest(flat[part], scales[part].astype(np.float32), centre[part], np.float32(2 * half - 1), codes[part])
-    shape = (len(matrix), -1)
-    packed = pack(codes, blocks.bits).reshape(*shape, blocks.size * blocks.bits // 8)
-    return QuantizedMatrix(blocks, packed, scales.reshape(shape), None)
-
-
-def _largest(flat: Float) -> Float:
-    """Return each block's value of largest magnitude, the positive one of two."""
-    low, high = flat.min(axis=1), flat.max(axis=1)
-    largest: Float = np.where(-low > high, low, high)
-    return largest

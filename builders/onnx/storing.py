@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.checkpoint.sources import Rows, open_matrix
 from builders.conversion import BuildRequest
 from builders.onnx.quantize import quantize
 from builders.quantization.calibration.statistics import MatrixStatistics
+from builders.quantization.rounding.matrix import NotFiniteError, RowRange
 from targets.errors import CheckpointError
 from targets.storage.onnx import Blocks, Plain, Storage
 
+_FLOAT_BYTES = 4
 _OUT_OF_FLOAT16 = 65520.0  # the least magnitude that float16 rounds to infinity
 
 
@@ -22,19 +26,25 @@ def stored_arrays(request: BuildRequest, name: str, storage: Storage) -> list[ND
     Raises:
         CheckpointError: it holds NaN, an infinity, or what float16 can't represent.
     """
-    phases = request.phases
-    values = request.source.tensor(name)
+    phases, statistics = request.phases, None if request.statistics is None else request.statistics.of(name)
     if isinstance(storage, Plain):
+        values = request.source.tensor(name)
         with phases.phase("transform", values.nbytes):
             return [_narrow(values, storage, name)]
-    groups = ((len(values), storage),) if isinstance(storage, Blocks) else storage.groups
-    statistics = None if request.statistics is None else request.statistics.of(name)
-    with phases.phase("quantize", values.nbytes):
-        return _quantized(values, groups, name, statistics)
+    source = request.source
+    with open_matrix(source, name) if statistics is None else nullcontext(source.tensor(name)) as matrix:
+        rows, columns = matrix.shape
+        groups = ((rows, storage),) if isinstance(storage, Blocks) else storage.groups
+        with phases.phase("quantize", rows * columns * _FLOAT_BYTES):
+            try:
+                return _quantized(matrix, groups, name, statistics)
+            except NotFiniteError:
+                source.tensor(name)  # which says what it holds
+                raise
 
 
 def _quantized(
-    values: NDArray[np.float32],
+    matrix: Rows,
     groups: tuple[tuple[int, Blocks], ...],
     name: str,
     statistics: MatrixStatistics | None,
@@ -43,7 +53,7 @@ def _quantized(
     start = 0
     for rows, blocks in groups:
         try:
-            arrays.extend(quantize(values[start : start + rows], blocks, statistics).arrays)
+            arrays.extend(quantize(RowRange(matrix, start, rows), blocks, statistics).arrays)
         except OverflowError as error:
             raise CheckpointError(
                 f"tensor {name!r}: {error}",

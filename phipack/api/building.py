@@ -177,7 +177,6 @@ def _stored(
 ) -> tuple[Recipe, int]:
     """Return a recipe as it is built, with its budget in bytes or bits, and the context in tokens."""
     from builders.conversion import default_context_length
-    from builders.matrix.planned_size import planned_bytes
 
     check_kv_cache(checkpoint.architecture, recipe)
     if target is not None:
@@ -189,6 +188,8 @@ def _stored(
         if recipe.budget is not None and recipe.budget.kind == "fit":
             raise RecipeError("a budget that fits needs a device to fit on", fix="name a target, or ask for a size")
     if recipe.budget is not None:
+        from builders.matrix.planned_size import planned_bytes
+
         planned_bytes(checkpoint, recipe, context)  # refuses what no choice of types can reach
     return recipe, context
 

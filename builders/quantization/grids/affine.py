@@ -39,6 +39,11 @@ class Search:
     trials: tuple[tuple[float, int], ...]
     centred: bool = False
 
+    @property
+    def tried(self) -> Floats:
+        """The trials as kernels read them, [trials, 2]."""
+        return np.array(self.trials, np.float32).reshape(-1, 2)
+
 
 # The zero point's moves are tried with the best width only.
 CALIBRATED = Search(
@@ -92,11 +97,15 @@ class AffineBlock:
 
 @dataclass(frozen=True)
 class AffineGrid:
-    """Blocks of `columns` elements with codes of `bits` bits. Implements `Grid`."""
+    """Blocks of `columns` elements, a multiple of 8, with codes of `bits` bits. Implements `Grid`."""
 
     columns: int
     bits: int = 4
     search: Search = CALIBRATED
+
+    def __post_init__(self) -> None:
+        if self.columns % 8:
+            raise ValueError(f"blocks of {self.columns} elements: kernels work on a multiple of 8")
 
     @property
     def top(self) -> np.float32:
@@ -105,49 +114,29 @@ class AffineGrid:
 
     def fit(self, weights: Floats, importance: Floats) -> AffineBlock:
         """Choose scale and zero point of each row's block [rows, columns]: see `Grid`."""
-        from builders.quantization.kernels.block_search import lanes_of
+        from builders.quantization.kernels.block_search import lanes_of, search
 
-        scales, zeros = self._best(np.ascontiguousarray(weights), lanes_of(importance, self.columns))
-        return AffineBlock(scales.astype(np.float32), zeros, self.top)
-
-    def nearest(self, blocks: Floats, importance: Floats, codes: Bytes) -> tuple[Halves, Bytes]:
-        """Choose scales and zero points of blocks, and round the weights to the nearest values.
-
-        Args:
-            blocks: weights [blocks, columns of a block], row after row.
-            importance: how much the squared error of each of a row's columns counts: see `lanes_of`.
-            codes: receives the codes [blocks, columns of a block].
-
-        Returns scales and zero points [blocks].
-
-        Raises:
-            OverflowError: a weight is too large for a float16 scale.
-        """
-        from builders.quantization.kernels.block_codes import nearest
-
-        scales, zeros = self._best(blocks, importance)
-        nearest(blocks, scales.astype(np.float32), zeros, self.top, codes)
-        return scales, zeros.astype(np.uint8)
+        found = np.empty((2, len(weights)), np.float32)
+        lanes = lanes_of(importance, self.columns)
+        search(np.ascontiguousarray(weights), lanes, self.search.tried, self.top, self.search.centred, found)
+        return AffineBlock(as_stored(found[0]).astype(np.float32), found[1], self.top)
 
     def pack(self, blocks: Sequence[AffineBlock], codes: Bytes) -> tuple[Bytes, Halves, Bytes]:
         """Return codes [rows, columns], scales and zero points [rows, blocks]: see `Grid`."""
         scales = np.stack([block.scale for block in blocks], axis=1).astype(np.float16)
         return codes, scales, np.stack([block.zero for block in blocks], axis=1).astype(np.uint8)
 
-    def _best(self, blocks: Floats, importance: Floats) -> tuple[Halves, Floats]:
-        from builders.quantization.kernels.block_search import search
-
-        trials = np.array(self.search.trials, np.float32)
-        found = np.empty((2, len(blocks)), np.float32)
-        search(blocks, importance, trials, self.top, self.search.centred, found)
-        return as_stored(found[0]), found[1]
-
 
 def as_stored(scales: Floats) -> Halves:
     """Return scales in float16. Raises `OverflowError` where one is too large."""
-    if not (largest := np.abs(scales).max(initial=0)) < _INFINITE:
-        raise OverflowError(f"a weight is too large for a float16 scale: that would be {largest:g}")
+    require_float16(np.abs(scales).max(initial=0))
     return scales.astype(np.float16)
+
+
+def require_float16(largest: np.float32) -> None:
+    """Raise `OverflowError` where the largest magnitude of scales is none that float16 holds."""
+    if not largest < _INFINITE:
+        raise OverflowError(f"a weight is too large for a float16 scale: that would be {largest:g}")
 
 
 def inverse(values: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from builders.checkpoint import open_checkpoint
-from builders.checkpoint.shards import MappedTensors
+from builders.checkpoint.lockstep import ReadCancelledError, in_lockstep
+from builders.checkpoint.shards import MappedTensors, widen
+from builders.checkpoint.sources import open_matrix
 from targets.layouts import stored_shapes
 from tests.support.checkpoints import write_tiny
 
@@ -55,3 +58,53 @@ def test_every_stored_element_is_read_once(tmp_path: Path, family: str, dtype: s
         stored = [(part.astype(np.uint32) << 16).view(np.float32) for part in stored]
     flat = np.concatenate([part.astype(np.float32).reshape(-1) for part in stored])
     np.testing.assert_array_equal(np.sort(canonical), np.sort(flat))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, np.uint16),
+        ({"dtype": "F32"}, np.float32),
+        ({"dtype": "F16"}, np.float32),
+        ({"family": "llama"}, np.float32),
+        ({"family": "phi3small"}, np.float32),
+    ],
+)
+def test_a_matrix_that_is_opened_has_the_rows_of_one_that_is_read(
+    tmp_path: Path, changes: dict[str, str], kind: type
+) -> None:
+    source = open_checkpoint(write_tiny(tmp_path / "checkpoint", **changes)).open_tensors()
+    name = LAYER + "mlp.gate_up_proj.weight"
+    values = source.tensor(name)
+    with open_matrix(source, name) as matrix:
+        assert matrix.shape == values.shape
+        part = matrix[3:-5]
+        assert part.dtype == kind
+        wide = np.empty(part.shape, np.float32)
+        widen(part, "BF16" if part.dtype == np.uint16 else "F32", wide)
+    np.testing.assert_array_equal(wide, values[3:-5])
+
+
+def test_only_words_in_their_place_are_read_from_the_file_itself(tmp_path: Path) -> None:
+    """A tensor before it has an odd number of bfloat16 elements; or the file is read past the page cache."""
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
+    name = LAYER + "mlp.down_proj.weight"
+    stored = checkpoint.stored_tensors[name]
+    assert MappedTensors(checkpoint.stored_tensors).has_words(name)
+    assert not MappedTensors(checkpoint.stored_tensors, past_cache=True).has_words(name)
+    moved = replace(stored, start=stored.start + 2, stop=stored.stop + 2)
+    assert not MappedTensors({name: moved}).has_words(name)
+
+
+def test_one_build_in_lockstep_reads_a_matrix_from_its_file_and_several_share_it(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "checkpoint"))
+    name = LAYER + "mlp.down_proj.weight"
+    (alone,) = in_lockstep(checkpoint, [checkpoint.open_tensors()])
+    with open_matrix(alone, name) as matrix:
+        assert matrix[:1].dtype == np.uint16
+    first, second = in_lockstep(checkpoint, [checkpoint.open_tensors(), checkpoint.open_tensors()])
+    with open_matrix(first, name) as one, open_matrix(second, name) as other:
+        assert one is other
+    alone.cancel_all()
+    with pytest.raises(ReadCancelledError), open_matrix(alone, name):
+        pass

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builders.checkpoint import open_checkpoint, shards
-from builders.checkpoint.shards import MappedTensors, read_header, widen
+from builders.checkpoint.shards import MappedRows, MappedTensors, read_header, widen
 from targets.errors import CheckpointError
 from tests.support.cases import examples
 from tests.support.checkpoints import Tiny, random_weights, write_json, write_tiny, write_weights
@@ -103,9 +103,12 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_an_error_and_no_signal(
     monkeypatch.setattr(shards, "_MAPPED_BYTES", last.bytes // 2)
     pieces = mapped.pieces(last.name)
     next(pieces)
+    rows = MappedRows(mapped, last.name)
+    assert len(rows[:1]) == 1
     os.truncate(file, last.stop - 1)
     for read in (
         lambda: next(pieces),
+        lambda: rows[:1],
         lambda: mapped.stored(last.name),
         lambda: source.stored_tensor(last.name),
         lambda: source.rows(last.name, np.array([0])),

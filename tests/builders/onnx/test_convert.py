@@ -230,15 +230,19 @@ def test_rows_that_blocks_cant_take_are_refused_for_int4_only(tmp_path: Path) ->
     ("recipe", "value", "message"),
     [
         ("onnx-int4", np.nan, "holds nan"),
+        ("onnx-int4", -np.inf, "holds -inf"),
         ("onnx-fp16", 1e5, "float16 can't"),
         ("onnx-int4", 1e7, "too large for a float16 scale"),
     ],
 )
-def test_weights_that_cant_be_stored_leave_nothing(tmp_path: Path, recipe: str, value: float, message: str) -> None:
-    folder = write_tiny(tmp_path / "checkpoint", dtype="F32")
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_weights_that_cant_be_stored_leave_nothing(
+    tmp_path: Path, dtype: str, recipe: str, value: float, message: str
+) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", dtype=dtype)
     weights = random_weights(Tiny().config())
     weights["model.layers.1.mlp.down_proj.weight"][3, 5] = value
-    write_weights(folder, weights, dtype="F32")
+    write_weights(folder, weights, dtype=dtype)
     with pytest.raises(CheckpointError, match=message) as caught:
         build(open_checkpoint(folder), recipe_named(recipe), tmp_path / "bundle")
     assert "down_proj" in str(caught.value)

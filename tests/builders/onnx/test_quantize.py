@@ -55,7 +55,6 @@ def test_unpacking_gives_the_codes_back(codes: np.ndarray) -> None:
 def test_chunks_change_nothing(blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = np.random.default_rng(0).standard_normal((50, 96)).astype(np.float32)
     whole = quantize(matrix, blocks)
-    monkeypatch.setattr(module, "_ELEMENTS", 200)
     monkeypatch.setattr(rounding, "_ELEMENTS", 200)
     for one, other in zip(whole.arrays, quantize(matrix, blocks).arrays, strict=True):
         assert np.array_equal(one, other)

@@ -11,8 +11,7 @@ from hypothesis.extra.numpy import arrays
 from builders.coreml.quantize import TRIALS
 from builders.onnx.quantize import _uncalibrated
 from builders.quantization.grids.affine import CALIBRATED, Search
-from builders.quantization.kernels.block_codes import nearest
-from builders.quantization.kernels.block_search import LANES, lanes_of, search
+from builders.quantization.kernels.block_search import LANES, lanes_of, round_blocks, search
 from targets.storage.onnx import Blocks
 
 Floats = np.ndarray
@@ -148,13 +147,109 @@ def test_the_number_of_blocks_does_not_change_a_block() -> None:
         np.testing.assert_array_equal(found(blocks[:count], ONES, CALIBRATED), whole[:, :count])
 
 
+def rounded(
+    blocks: Floats, importance: Floats | None, tried: Search, *, bits: int = 4, code_bits: int = 8
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+    """Codes as `round_blocks` packs them, scales, zero points, and whether all weights are finite."""
+    count, size = blocks.shape
+    scales, zeros = np.empty(count, np.float16), np.full(count, 77, np.uint8)
+    codes = np.empty((count, blocks.size // count * code_bits // 8), np.uint8)
+    lanes = np.empty((size, 0), np.float32) if importance is None else lanes_of(importance, size)
+    words = blocks.view(np.uint32)
+    words.flags.writeable = False
+    top = np.float32((1 << bits) - 1)
+    finite, largest = round_blocks(
+        words, lanes, tried.tried, top, tried.centred, scales.view(np.uint16), zeros, codes.view(np.uint16)
+    )
+    if (greatest := np.uint32(largest).view(np.float32)) < 65520:
+        assert np.abs(scales).max() == np.float16(greatest)
+    return codes, scales, zeros, finite
+
+
+def rounded_plainly(blocks: Floats, scales: np.ndarray, zeros: np.ndarray, top: int) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.array([inverse(abs(scale)) * np.sign(scale) for scale in scales.astype(np.float32)], np.float32)
+        return np.clip(np.rint(blocks * steps[:, None]) + zeros[:, None], 0, top).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("alike", [True, False])
+def test_what_is_searched_is_rounded_to_float16_and_to_the_nearest_codes(name: str, alike: bool) -> None:
+    importance = None if alike else np.exp(np.random.default_rng(1).normal(0, 1, 5 * 32)).astype(np.float32)
+    tried = SEARCHES[name]
+    for kind, blocks in kinds(LANES + 11, 32, seed=9).items():
+        if kind in ("huge", "heavy tails"):
+            blocks = np.clip(blocks, -1e5, 1e5)  # noqa: PLW2901 - scales that float16 holds
+        codes, scales, zeros, finite = rounded(blocks, importance, tried)
+        searched, places = found(blocks, np.ones(5 * 32, np.float32) if alike else importance, tried)
+        assert finite
+        np.testing.assert_array_equal(scales.view(np.uint16), searched.astype(np.float16).view(np.uint16), kind)
+        np.testing.assert_array_equal(zeros, places, kind)
+        np.testing.assert_array_equal(codes, rounded_plainly(blocks, scales, zeros, 15), kind)
+        packed = rounded(blocks, importance, tried, code_bits=4)[0]
+        np.testing.assert_array_equal(packed, codes[:, ::2] | codes[:, 1::2] << 4, kind)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_without_trials_the_largest_weight_is_laid_on_the_least_code(bits: int) -> None:
+    half = np.float32(1 << (bits - 1))
+    for kind, blocks in kinds(LANES + 11, 32, seed=4).items():
+        if kind == "huge":
+            continue
+        codes, scales, _, finite = rounded(blocks, None, Search(()), bits=bits)
+        low, high = blocks.min(axis=1), blocks.max(axis=1)
+        wanted = (np.where(-low > high, low, high) / -half).astype(np.float16)
+        assert finite
+        np.testing.assert_array_equal(scales.view(np.uint16), wanted.view(np.uint16), kind)
+        zeros = np.full(len(blocks), half, np.uint8)
+        np.testing.assert_array_equal(codes, rounded_plainly(blocks, wanted, zeros, int(2 * half - 1)), kind)
+
+
+def test_every_scale_is_rounded_as_numpy_rounds_it() -> None:
+    """All float16 numbers, what lies halfway between two, and their neighbours in float32."""
+    numbers = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    middles = (numbers[1:] + numbers[:-1]) / 2
+    wanted = np.concatenate([numbers, middles, np.nextafter(middles, np.float32(0)), np.nextafter(middles, 1e9)])
+    blocks = np.zeros((2 * len(wanted), 8), np.float32)
+    blocks[:, 3] = np.concatenate([wanted, -wanted]) * np.float32(-8)
+    _, scales, _, _ = rounded(blocks, None, Search(()))
+    signed = np.concatenate([wanted, -wanted])
+    signed[signed == 0] = -0.0  # of a block of zeros
+    np.testing.assert_array_equal(scales.view(np.uint16), signed.astype(np.float16).view(np.uint16))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bfloat16_is_read_as_its_float32(bits: int) -> None:
+    tried = SEARCHES["onnx"] if bits == 4 else Search(())
+    for kind, blocks in kinds(LANES + 11, 32, seed=6).items():
+        halves = (np.clip(blocks, -1e4, 1e4).view(np.uint32) >> 16).astype(np.uint16)
+        wide = (halves.astype(np.uint32) << 16).view(np.float32)
+        for one, other in zip(
+            rounded(halves, None, tried, bits=bits), rounded(wide, None, tried, bits=bits), strict=True
+        ):
+            np.testing.assert_array_equal(one, other, kind)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 31])
+def test_a_weight_that_is_not_finite_is_reported(value: float, place: int) -> None:
+    largest = np.float32(3.3e38)
+    for tried in (SEARCHES["onnx"], Search(())):
+        blocks = np.full((LANES + 3, 32), largest)
+        blocks[5] = -largest
+        assert rounded((blocks.view(np.uint32) >> 16).astype(np.uint16), None, tried)[3]
+        assert rounded(blocks, None, tried)[3]
+        for block in (0, LANES + 2):
+            spoilt = blocks.copy()
+            spoilt[block, place] = value
+            assert not rounded(spoilt, None, tried)[3]
+            assert not rounded((spoilt.view(np.uint32) >> 16).astype(np.uint16), None, tried)[3]
+
+
 def test_codes_are_rounded_half_to_even_and_kept_in_range() -> None:
-    weights = np.array([[-9, -2.5, -1.5, -0.5, 0, 0.5, 1.5, 2.5, 30, 1e30, -1e30, 3]], np.float32)
-    codes = np.empty(weights.shape, np.uint8)
-    for scale, zero, wanted in (
-        (1, 5, [0, 3, 3, 5, 5, 5, 7, 7, 15, 15, 0, 8]),
-        (-0.5, 8, [15, 13, 11, 9, 8, 7, 5, 3, 0, 0, 15, 2]),
-        (0, 4, [4] * 12),
-    ):
-        nearest(weights, np.array([scale], np.float32), np.array([zero], np.float32), np.float32(15), codes)
-        assert codes[0].tolist() == wanted
+    """With a scale of 1, which the first weight sets: it is laid on code 0 of 16."""
+    weights = np.zeros((1, 16), np.float32)
+    weights[0, :12] = [-8, -2.5, -1.5, -0.5, 0, 0.5, 1.5, 2.5, 7, 7.4, 7.6, 3]
+    codes, scales, _, _ = rounded(weights, None, Search(()))
+    assert scales.tolist() == [1]
+    assert codes[0, :12].tolist() == [0, 6, 6, 8, 8, 8, 10, 10, 15, 15, 15, 11]

@@ -11,7 +11,7 @@ from numba.core import caching
 
 from builders.quantization.grids.affine import AffineGrid
 from builders.quantization.kernels import sweep
-from builders.quantization.kernels.compiled import choose, compiled
+from builders.quantization.kernels.compiled import choose, compiled, transpose_words
 
 
 def test_without_a_folder_for_the_cache_it_is_compiled_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +47,17 @@ def test_choose_takes_the_first_where_the_condition_holds() -> None:
         return choose(one > other, one, other)
 
     assert larger(np.float32(1), np.float32(2)) == larger(np.float32(2), np.float32(1)) == 2
+
+
+def test_eight_rows_of_eight_words_change_places_with_columns() -> None:
+    @compiled
+    def transpose(source: np.ndarray, target: np.ndarray) -> None:
+        transpose_words(source.ctypes.data + 4, 4 * source.shape[1], target.ctypes.data, 4 * target.shape[1])
+
+    source, target = np.arange(8 * 11, dtype=np.uint32).reshape(8, 11), np.zeros((9, 8), np.uint32)
+    transpose(source, target)
+    np.testing.assert_array_equal(target[:8], source[:, 1:9].T)
+    assert not target[8].any()
 
 
 def test_the_cache_names_no_class_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
