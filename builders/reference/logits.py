@@ -3,14 +3,15 @@
 Hidden states are kept (hidden_size numbers a token); logits are computed from them window by window (vocabulary_size
 numbers a token). Hidden states are cached:
 
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.hidden    [W, T, hidden]
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.squares   the activation statistics, matrix after matrix, then the
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N-TOOLS.hidden    [W, T, hidden]
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N-TOOLS.squares   the activation statistics, matrix after matrix, then the
                                                      ranges of keys and values
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.words     what it writes after a prompt, and .state, the hidden state
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N-TOOLS.words     what it writes after a prompt, and .state, the hidden state
                                                      there: words.py
 
-They are files of numbers (number_file.py). The name has 16 hex digits of each digest, and the number of the forward
-pass. The architecture is what was read from `config.json`: another reading of the same file is another reference.
+They are files of numbers (number_file.py). The name has 16 hex digits of each digest, the number of the forward pass,
+and 8 digits for the versions of torch and numpy. The architecture is what was read from `config.json`: another reading
+of the same file is another reference.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 STATISTICS = "squares"  # what ends the name of a file of statistics
 _LOGIT_ROWS = 128  # whose logits are in memory at once: 100 MB with 200,000 tokens
+_TOOLS = ("torch", "numpy")  # whose versions decide last bits
 _FORWARD_PASS = 5  # raise it when the forward pass computes other numbers: older files are then not read
 
 
@@ -114,10 +117,10 @@ class FloatReference:
         return self.cache / f"{self.name_of(windows)}.{kind}"
 
     def name_of(self, windows: NDArray[np.int64]) -> str:
-        """Return what names files that depend on the checkpoint, on these windows and on the forward pass."""
+        """Return what names files that depend on the checkpoint, on these windows and on what computes them."""
         architecture = hashlib.sha256(repr(self.checkpoint.architecture).encode()).hexdigest()
         digests = (self.checkpoint.digest, token_digest(windows), architecture)
-        return f"{'-'.join(_short(digest) for digest in digests)}-{_FORWARD_PASS}"
+        return f"{'-'.join(_short(digest) for digest in digests)}-{_FORWARD_PASS}-{_tools_digest()[:8]}"
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits [T, vocabulary] of hidden states [T, hidden]; minus infinity for hidden ids."""
@@ -174,6 +177,11 @@ def token_digest(tokens: NDArray[np.int64]) -> str:
     """Return `sha256:<hex>` of shape and ids: by this evidence names the text it was measured on."""
     raw = repr(tokens.shape).encode() + np.ascontiguousarray(tokens, dtype="<i8").tobytes()
     return "sha256:" + hashlib.sha256(raw).hexdigest()
+
+
+@cache
+def _tools_digest() -> str:
+    return hashlib.sha256(repr([(name, version(name)) for name in _TOOLS]).encode()).hexdigest()
 
 
 def _short(digest: str) -> str:

@@ -1,7 +1,7 @@
 """What the reference writes after a prompt, as far as it is known: the same for whoever asks, and however much.
 
-    CACHE/CHECKPOINT-PROMPT-ARCHITECTURE-N.words    the likeliest tokens after one prompt, one after the other
-    CACHE/CHECKPOINT-PROMPT-ARCHITECTURE-N.state    the hidden state after the prompt, by which its first word was found
+    CACHE/CHECKPOINT-PROMPT-ARCHITECTURE-N-TOOLS.words  likeliest tokens after one prompt, one after the other
+    CACHE/CHECKPOINT-PROMPT-ARCHITECTURE-N-TOOLS.state  hidden state after the prompt, by which its first word was found
 
 Greedy tokens depend on the checkpoint and on the prompt alone: not on how many are asked for, nor on what ends an
 answer. So a file serves every suite, and grows where more is asked for. Those of a text's windows are kept together

@@ -1,6 +1,6 @@
 """Second moments of what matrices are multiplied with, layer by layer, on disk: for `full` calibration.
 
-    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N.moments/
+    CACHE/CHECKPOINT-TOKENS-ARCHITECTURE-N-TOOLS.moments/
       LAYER.moments     of each matrix of the layer in the order of the checkpoint, and in `head.moments` of the head:
                         the lower triangles of its diagonal blocks, row after row; after those of a layer, how large its
                         keys and values become (`CacheRanges`)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint
-from builders.reference import FloatReference, token_digest
+from builders.reference import FloatReference, logits, token_digest
 from targets.errors import BuildError
 from targets.progress import Event, Step
 
@@ -43,6 +44,19 @@ def test_another_reading_of_the_config_is_not_answered_from_it(tiny: Checkpoint,
     walked, others = walks(other, tmp_path)
     assert walked == 1
     assert np.abs(others - states).max() > 0.01
+
+
+def test_another_torch_or_numpy_computes_it_again(
+    tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = FloatReference(tiny, tmp_path)
+    name = reference.name_of(TOKENS)
+    assert reference.name_of(TOKENS) == name
+    for tool in ("torch", "numpy"):
+        monkeypatch.setattr(logits, "version", lambda asked, tool=tool: "0" if asked == tool else version(asked))
+        logits._tools_digest.cache_clear()
+        assert reference.name_of(TOKENS) != name
+    logits._tools_digest.cache_clear()
 
 
 @pytest.mark.parametrize("place", [-1, -4000, 40, 0])
