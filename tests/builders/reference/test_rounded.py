@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint
-from builders.reference import rounded
+from builders.reference import FloatReference, rounded
 from builders.reference.rounded import rounded_logits
 
 
@@ -29,3 +29,12 @@ def test_a_block_is_whole_numbers_of_its_own_step(tiny: Checkpoint) -> None:
     np.testing.assert_allclose(codes, np.rint(codes), atol=1e-4)
     assert np.abs(codes).max() == pytest.approx(7)
     assert source.tensor("model.norm.weight") == pytest.approx(tiny.open_tensors().tensor("model.norm.weight"))
+
+
+def test_with_8_bits_what_a_matrix_is_multiplied_with_is_rounded_too(tiny: Checkpoint) -> None:
+    """As llama.cpp multiplies: both sides in blocks of 32. Where inputs are large, that is most of the distance."""
+    tokens = np.arange(5, 17)
+    reference = FloatReference(tiny)
+    exact = reference.logits(reference.states(tokens[None])[0])
+    apart = {bits: np.abs(rounded_logits(tiny, tokens, bits) - exact).max() for bits in (8, 9, 16)}
+    assert apart[8] > 2 * apart[9] > 2 * apart[16]
