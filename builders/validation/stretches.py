@@ -17,6 +17,7 @@ from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.text import BUILT_IN_NAME, read_text, windows_of
 from targets.architecture import Architecture
 from targets.evidence import Figure
+from targets.progress import Step
 
 Span = tuple[int, int]  # the first and the last token that are compared, from 1
 STRETCH_TOKENS = 512  # read past the longest sequence that the runtime computes exactly, past an edge, or at an end
@@ -117,11 +118,13 @@ def _compare_end(using: Measurement, first: int, last: int) -> tuple[Rows, str]:
     tokens, name = long_sequence(using, last)
     comparison = Comparison()
     states = using.reference.hidden(tokens)[0]
-    start = first - 1
+    start, count = first - 1, last + 1 - first
+    using.on_progress(Step("compare", 0, count, "tokens"))
     for found in _stretches(using.session.score_end(tokens[0], start)):  # logits of few rows at a time, on both sides
         part = slice(start, start + len(found))
         comparison.add(using.reference.logits(states[part]), found, tokens[0][part], first=start + 1)
         start += len(found)
+        using.on_progress(Step("compare", start + 1 - first, count, "tokens"))
     return comparison.rows, name
 
 

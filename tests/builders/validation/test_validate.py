@@ -205,7 +205,11 @@ def test_speed_names_a_broken_manifest(tmp_path: Path, bundle: Bundle) -> None:
 def test_what_lies_past_the_window_is_in_the_evidence_and_in_no_gated_figure(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=512, dtype="F16"))
     bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")
-    figures = validate(bundle, checkpoint, BRIEF).figures
+    events: list[Event] = []
+    figures = validate(bundle, checkpoint, BRIEF, on_progress=events.append).figures
+    steps = [event for event in events if isinstance(event, Step) and event.name in ("reference", "compare")]
+    assert steps[-1] == Step("compare", 416, 416, "tokens", "gguf-f16")  # else the time after the walk has no name
+    assert steps[steps.index(Step("compare", 0, 416, "tokens", "gguf-f16")) - 1].name == "reference"
     assert figures["kl_mean"].value < 1e-4
     assert figures["past_exact_kl_mean"].value > 10 * figures["kl_mean"].value
     assert figures["past_exact_same_top_share"].value < 1
