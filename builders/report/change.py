@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Change:
     """One thing on both sides, as text. `breaks`: the app has to change with it. `meaning`: what follows from it.
 
-    `loses`: something is gone that answers need.
+    `loses`: something is gone that answers need. `effect`: in words what no longer reaches the model, which a reviewer
+    has to read before anything else.
     """
 
     what: str
@@ -18,6 +19,7 @@ class Change:
     breaks: bool = False
     meaning: str = ""
     loses: bool = False
+    effect: str = ""
 
     @property
     def changed(self) -> bool:

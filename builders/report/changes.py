@@ -11,6 +11,7 @@ from builders.report.template_difference import in_words
 from registry.bundle.manifest import Manifest
 from targets.formatting import count, recipe_shown, size
 
+STOP_IDS = "stop ids"
 _SHOWN_DIGITS = 12  # of a digest
 
 
@@ -101,7 +102,7 @@ def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Ch
     gone = not set(old.generation.stop_token_ids) <= set(new.generation.stop_token_ids)
     before = cell.candidate if cell.baseline is None else cell.baseline
     stops = _ids(before), _ids(cell.candidate)
-    yield Change("stop ids", *stops, breaks=True, meaning=_stops(before, cell.candidate), loses=gone)
+    yield Change(STOP_IDS, *stops, breaks=True, meaning=_stops(before, cell.candidate), loses=gone)
     bos, after = (_shown(side, side.manifest.generation.bos_token_id) for side in (before, cell.candidate))
     yield Change("BOS id", bos, after, breaks=True, meaning="prompts begin with another token")
     yield _template(old, new, cell)
@@ -149,7 +150,17 @@ def _template(old: Manifest, new: Manifest, cell: CellContent) -> Change:
     if cell.writes_same_prompts:
         return Change("chat template", shown, other, meaning=_same_prompts(cell))
     meaning = "; ".join(part for part in (_same_prompts(cell), in_words(found, lines_before)) if part)
-    return Change("chat template", shown, other, breaks=True, meaning=meaning)
+    effect = _lost_text(cell)
+    return Change("chat template", shown, other, breaks=True, meaning=meaning, loses=bool(effect), effect=effect)
+
+
+def _lost_text(cell: CellContent) -> str:
+    """Return in how many conversations what was said no longer reaches the model; empty for none."""
+    found = cell.prompts
+    if found is None or not found.lost:
+        return ""
+    parts = " or ".join(f"of {part}" for part in found.lost_parts)
+    return f"in {len(found.lost)} of {found.rendered} conversations, text {parts} no longer reaches the model"
 
 
 def _same_prompts(cell: CellContent) -> str:
@@ -161,7 +172,10 @@ def _same_prompts(cell: CellContent) -> str:
     if not cell.prompts.different:
         return f"the prompts are the same: {cell.prompts.rendered} conversations were rendered with both templates"
     number = len(cell.prompts.different)
-    return f"of {cell.prompts.rendered} conversations, {number} {'becomes' if number == 1 else 'become'} another text"
+    refused = len(cell.prompts.refused)
+    no_text = f", and {refused} of these {'is' if refused == 1 else 'are'} refused" if refused else ""
+    verb = "becomes" if number == 1 else "become"
+    return f"of {cell.prompts.rendered} conversations, {number} {verb} another text{no_text}"
 
 
 def _template_digest(manifest: Manifest) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from builders.report.at_a_glance import at_a_glance
 from builders.report.change import Change
-from builders.report.changes import app_changes, own_checkpoint, recipe_on
+from builders.report.changes import STOP_IDS, app_changes, own_checkpoint, recipe_on
 from builders.report.comparing import FigureRow, different_texts, figure_rows
 from builders.report.content import CellContent
 from builders.report.endings import ROOM_TO_END, goes_on, limit_of
@@ -43,10 +43,14 @@ def of_changes(cell: CellContent) -> Iterator[Finding]:
     notes = [note for note in new.manifest.recipe.notes if note not in known]
     no_end = [note for note in notes if _NO_END in note]
     changes = [] if old is None else [change for change in app_changes(cell) if change.must_follow]
-    if no_end and not any(change.loses for change in changes):
+    unheard = [change for change in changes if change.effect]
+    for change in unheard:
+        yield _of_lost_text(change)
+    if no_end and not any(map(_loses_stop_id, changes)):
         yield Finding("defect", f"Stop ids: {'; '.join(no_end)}.", "identity")
     for change in changes:
-        yield _of_change(change, no_end if change.loses else [])
+        if change not in unheard:
+            yield _of_change(change, no_end if _loses_stop_id(change) else [])
     if old is None:
         if cell.recorded is not None and has_other_reference(cell):
             yield from of_worse_reference(cell, cell.recorded.name)
@@ -64,6 +68,15 @@ def of_changes(cell: CellContent) -> Iterator[Finding]:
 
 
 _NO_END = "is not among the stop ids"  # in a note of builders/tokenizer/stop_ids.py
+
+
+def _loses_stop_id(change: Change) -> bool:
+    return change.what == STOP_IDS and change.loses
+
+
+def _of_lost_text(change: Change) -> Finding:
+    how = f"{change.before} becomes {change.after}{': ' if change.meaning else ''}{change.meaning}"
+    return Finding("defect", f"{change.what.capitalize()}: {change.effect}. {how}.", "changes")
 
 
 def _of_change(change: Change, notes: Sequence[str]) -> Finding:
@@ -122,7 +135,7 @@ def _of_answers(cell: CellContent) -> Iterator[Finding]:
         text = (
             f"To {count(len(past), 'prompt')}, an answer ends for {cell.before.name} and goes on after the same words"
         )
-        known = any(change.loses for change in app_changes(cell))  # a stop id, which is a finding of its own
+        known = any(map(_loses_stop_id, app_changes(cell)))  # a stop id, which is a finding of its own
         yield Finding("note" if known else "look", f"{text} here, in float32 or in the bundle.", "answers")
 
 

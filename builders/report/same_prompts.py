@@ -1,27 +1,41 @@
-"""Whether two chat templates write the same prompts: conversations are rendered with both."""
+"""Whether two chat templates write the same prompts: conversations are rendered with both.
+
+Where they do not, each message of the conversation gets a word at its start and one at its end that no template has, and
+it is rendered again: a word that only the template before writes is of a message that the model no longer reads. Other
+markers, trimmed white space, escapes and another default system message lose none of these words.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
 
 from builders.oracle.texts import TOOLS, Chat, chats
 from builders.templates import ChatTemplateError, render_chat
 from targets.errors import BuildError
 
 _MOMENT = "2026-01-01T12:00:00"  # for templates that write the date
+EARLIER_TURNS, SYSTEM_MESSAGE = "earlier turns", "the system message"
+LAST_TURN, TOOL_LIST = "the last turn", "the list of tools"
+_PARTS = (EARLIER_TURNS, SYSTEM_MESSAGE, LAST_TURN, TOOL_LIST)
 
 
 @dataclass(frozen=True)
 class SamePrompts:
     """How many conversations were rendered, and the names of those of which the templates make different texts.
 
-    `problem`: why that is not known; empty where it is.
+    `problem`: why that is not known; empty where it is. `lost`: those of `different` whose text is no longer whole in
+    the prompt, and `lost_parts`: text of what. `refused`: those that only the template after refuses.
     """
 
     rendered: int
     different: tuple[str, ...]
     problem: str = ""
+    lost: tuple[str, ...] = ()
+    lost_parts: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,15 +54,56 @@ def compare_prompts(before: Prompting, after: Prompting) -> SamePrompts:
     """
     grid = chats(before.template + after.template)  # with tools where either mentions them
     try:
-        different = [chat.name for chat in grid if _written(before, chat) != _written(after, chat)]
+        different = [chat for chat in grid if _written(before, chat) != _written(after, chat)]
+        refused = [chat for chat in different if _written(after, chat) is None]
+        lost = {chat.name: _lost(before, after, chat) for chat in different if chat not in refused}
     except BuildError as error:
         return SamePrompts(0, (), error.problem)
     except ChatTemplateError as error:
         return SamePrompts(0, (), str(error))
-    return SamePrompts(len(grid), tuple(different))
+    return SamePrompts(
+        len(grid),
+        tuple(chat.name for chat in different),
+        lost=tuple(name for name, parts in lost.items() if parts),
+        lost_parts=tuple(part for part in _PARTS if any(part in parts for parts in lost.values())),
+        refused=tuple(chat.name for chat in refused),
+    )
 
 
-def _written(by: Prompting, chat: Chat) -> str | None:
+def _lost(before: Prompting, after: Prompting, chat: Chat) -> set[str]:
+    """Return the parts of a conversation of which the template before writes a text that the one after leaves out."""
+    marked = replace(
+        chat,
+        messages=tuple(
+            (role, f"{_word(number, 'start')} {content} {_word(number, 'end')}")
+            for number, (role, content) in enumerate(chat.messages)
+        ),
+    )
+    tools = deepcopy(TOOLS)
+    tools[0]["function"]["name"] = _TOOL
+    old, new = (_written(by, marked, tools) for by in (before, after))
+    if old is None or new is None:
+        return set()
+    return {part for word, part in _words(chat) if word in old.casefold() and word not in new.casefold()}
+
+
+def _words(chat: Chat) -> Iterator[tuple[str, str]]:
+    """Yield the words that were put into a conversation, each with the part that it is of."""
+    last = len(chat.messages) - 1
+    for number, (role, _) in enumerate(chat.messages):
+        part = SYSTEM_MESSAGE if role == "system" else LAST_TURN if number == last else EARLIER_TURNS
+        yield from ((_word(number, place), part) for place in ("start", "end"))
+    yield _TOOL, TOOL_LIST
+
+
+_TOOL = "qxtool"
+
+
+def _word(number: int, place: str) -> str:
+    return f"qx{number}{place}"
+
+
+def _written(by: Prompting, chat: Chat, tools: Sequence[Mapping[str, Any]] = TOOLS) -> str | None:
     """Return the prompt; None where the template refuses the conversation, or can't be run.
 
     Raises `BuildError`, and `ChatTemplateError` where it was stopped.
@@ -58,7 +113,7 @@ def _written(by: Prompting, chat: Chat) -> str | None:
             by.template,
             [{"role": role, "content": content} for role, content in chat.messages],
             by.special_tokens,
-            tools=TOOLS if chat.has_tools else None,
+            tools=tools if chat.has_tools else None,
             add_generation_prompt=chat.add_generation_prompt,
             moment=_MOMENT,
         )

@@ -10,10 +10,12 @@ import pytest
 from builders.report.at_a_glance import at_a_glance
 from builders.report.change import Change
 from builders.report.changes import app_changes, own_checkpoint
-from builders.report.content import CellContent, Subject
-from builders.report.findings import findings
+from builders.report.content import CellContent, Content, Subject
+from builders.report.findings import findings, overall
+from builders.report.page import html
 from builders.report.same_prompts import Prompting, SamePrompts, compare_prompts
 from targets.evidence import Figure
+from tests.support.parsed_html import parsed
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -46,6 +48,80 @@ def test_a_rewritten_template_writes_the_same_prompts() -> None:
 def test_a_prompt_that_becomes_another_is_found(after: str, first: str) -> None:
     found = compare_prompts(Prompting(TEMPLATE, {"bos_token": "<s>"}), Prompting(after, {"bos_token": "<s>"}))
     assert found.different[0] == first
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (("in messages", "in messages[-1:]"), ("earlier turns", "the system message")),
+        (("in messages", "in messages if m.role != 'system'"), ("the system message",)),
+        (("m.content }}", "m.content[:20] }}"), ("earlier turns", "the system message", "the last turn")),
+        (("m.content }}", "m.content if loop.last else '' }}"), ("earlier turns", "the system message")),
+        (("{{ tools }}", ""), ("the list of tools",)),
+    ],
+)
+def test_text_that_no_longer_reaches_the_model_is_named(change: tuple[str, str], parts: tuple[str, ...]) -> None:
+    before = "{% if tools %}{{ tools }}{% endif %}" + TEMPLATE
+    assert before.count(change[0]) == 1
+    found = compare_prompts(Prompting(before, {}), Prompting(before.replace(*change), {}))
+    assert found.lost_parts == parts
+    assert 0 < len(found.lost) <= len(found.different) <= found.rendered
+    assert found.refused == ()
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        TEMPLATE.replace("<|end|>", "<|eot|>").replace("{{ m.role }}", "{{ m.role | upper }}"),
+        TEMPLATE.replace("m.content", "m.content | trim"),
+        TEMPLATE.replace("m.content", "m.content | tojson"),
+        TEMPLATE.replace("m.content", "m.content | replace('<|end|>', '')"),
+        TEMPLATE.replace("<|end|>\n", "<|end|>\n\n"),
+        "{% if messages[0].role != 'system' %}<|system|>\nHello, be brief.<|end|>\n{% endif %}" + TEMPLATE,
+        "{{ raise_exception('no') }}",
+    ],
+)
+def test_a_template_that_writes_every_message_loses_none(after: str) -> None:
+    for sides in ((TEMPLATE, after), (after, TEMPLATE)):
+        found = compare_prompts(*(Prompting(side, {}) for side in sides))
+        assert found.different
+        assert (found.lost, found.lost_parts) == ((), ())
+
+
+def test_a_message_that_no_longer_reaches_the_model_is_a_probable_defect_and_named_first(cell: CellContent) -> None:
+    found = compare_prompts(Prompting(TEMPLATE, {}), Prompting(TEMPLATE.replace("messages", "messages[-1:]"), {}))
+    effect = "in 30 of 40 conversations, text of earlier turns or of the system message no longer reaches the model"
+    assert _template(replace(cell, prompts=found)).effect == effect
+    forgets = _without_a_stop_id(replace(cell, prompts=found))
+    said = findings(forgets)
+    assert [one.severity for one in said[:2]] == ["defect", "defect"]
+    assert said[0].text.startswith(f"Chat template: {effect}. chat_template.jinja becomes another text")
+    assert "of 40 conversations, 30 become another text" in said[0].text
+    assert said[1].text.startswith("Stop ids: ")
+    assert sum("hat template: " in one.text for one in said) == 1
+    page = Content("phi:1.1.0", (forgets,), against="phi:production")
+    assert overall(page).text.startswith(f"Chat template: {effect}. ")
+    assert effect in parsed(html(page)).text.partition("What changes: what it is made from")[2]
+
+
+def test_a_template_that_loses_text_says_nothing_of_stop_ids(cell: CellContent) -> None:
+    """A lost stop id explains answers that go on, and its note; a lost message does not."""
+    lost = SamePrompts(40, ("6 turns",), lost=("6 turns",), lost_parts=("earlier turns",))
+    new = cell.candidate.manifest
+    notes = ["2 <|im_end|> is not among the stop ids"]
+    with_note = _with(cell.candidate, recipe=new.recipe.model_copy(update={"notes": notes}))
+    said = [one for one in findings(replace(cell, candidate=with_note, prompts=lost)) if one.severity == "defect"]
+    assert [one.text.partition(":")[0] for one in said] == ["Chat template", "Stop ids"]
+    assert "stop ids" not in said[0].text
+
+
+def test_a_conversation_that_the_new_template_refuses_is_said_to_be(cell: CellContent) -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
+    found = compare_prompts(Prompting(TEMPLATE, {}), Prompting(refusing, {}))
+    assert len(found.refused) == len(found.different) > 0
+    change = _template(replace(cell, prompts=found))
+    assert (change.must_follow, change.loses) == (True, False)
+    assert f"and {len(found.refused)} of these are refused" in change.meaning
 
 
 def test_special_tokens_are_part_of_a_prompt() -> None:
@@ -109,6 +185,11 @@ def test_the_same_weights_that_predict_worse_have_another_configuration(
 
 def _template(cell: CellContent) -> Change:
     return next(one for one in app_changes(cell) if one.what == "chat template")
+
+
+def _without_a_stop_id(cell: CellContent) -> CellContent:
+    generation = cell.candidate.manifest.generation.model_copy(update={"stop_token_ids": [32000]})
+    return replace(cell, candidate=_with(cell.candidate, generation=generation))
 
 
 def _same(cell: CellContent) -> CellContent:
