@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
-from builders.report.content import CellContent
+from builders.report.content import CellContent, side_name
 from builders.report.endings import goes_on, limit_of
 from builders.report.white_space import visible_ends
 from targets.evidence_details import Answer, Details
@@ -39,12 +39,23 @@ class ShownAnswer:
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One prompt with the answers to it. `baseline`: None where the baseline was not asked this."""
+    """One prompt with the answers to it. `baseline`: None where the baseline was not asked this.
+
+    `against_baseline`: with another checkpoint, in words whether the candidate's answer is the baseline's: its float32
+    is another one, too, so that being the same as that says nothing of it. Else empty.
+    """
 
     prompt: str
     reference: ShownAnswer
     baseline: ShownAnswer | None
     candidate: ShownAnswer
+    against_baseline: str = ""
+    is_changed: bool = False
+
+    @property
+    def notes(self) -> str:
+        """What is said of the candidate's answer next to the prompt."""
+        return "; ".join(filter(None, (self.against_baseline, self.candidate.note, self.candidate.end)))
 
     @property
     def differs(self) -> bool:
@@ -64,21 +75,35 @@ def same_as_before(cell: CellContent) -> int | None:
 
 
 def answer_rows(cell: CellContent) -> list[AnswerRow]:
-    """Return a row for each prompt of the candidate, those that differ soonest first."""
+    """Return a row for each prompt of the candidate, those that differ soonest first.
+
+    With another checkpoint, those that are not the baseline's come before all others.
+    """
     details = cell.candidate.details
     before = None if cell.before is None else cell.before.details
     other = {} if before is None else {answer.prompt: answer for answer in before.answers}
     answers = () if details is None else details.answers
     ordered = sorted(answers, key=lambda one: (one.first_difference is None, one.first_difference or 0))
-    return [
+    rows = [
         AnswerRow(
             one.prompt,
             ShownAnswer(_plain(one.reference), "", _end_of_float32(one, other, details)),
             _of_baseline(other[one.prompt], before, one.reference) if one.prompt in other else None,
             _compared(one, details, other.get(one.prompt)),
+            *_against_baseline(cell, one, other.get(one.prompt)),
         )
         for one in ordered
     ]
+    return sorted(rows, key=lambda row: not row.is_changed)
+
+
+def _against_baseline(cell: CellContent, answer: Answer, old: Answer | None) -> tuple[str, bool]:
+    """Return whether an answer is the baseline's, in words and as a fact; nothing with the same checkpoint."""
+    if old is None or cell.before is None or not cell.has_other_reference:
+        return "", False
+    is_changed = answer.bundle != old.bundle
+    name = side_name(cell.before)
+    return (f"another answer than {name}'s" if is_changed else f"{name}'s answer"), is_changed
 
 
 def _end_of_float32(answer: Answer, before: dict[str, Answer], details: Details | None) -> str:

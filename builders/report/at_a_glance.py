@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builders.report.changes import recipe_of
 from builders.report.comparing import NOTHING
-from builders.report.content import CellContent, Subject
+from builders.report.content import CellContent, side_name
 from builders.report.same_files import files_that_differ, same_weights
 from registry.bundle.manifest import Manifest
 
@@ -21,7 +21,7 @@ def at_a_glance(cell: CellContent, against: str = "") -> str:
         files = "" if other else "the same files, "
         return f"{files}another recipe: {recipe_of(old)} → {recipe_of(new)}"
     if not other:
-        return f"identical to {_short(cell.baseline)}'s, byte for byte"
+        return f"identical to {side_name(cell.baseline)}'s, byte for byte"
     if same_weights(old, new):
         same = ", which writes the same prompts" if cell.writes_same_prompts else ""
         return f"weights the same, {_differ(other, new)}{same}"
@@ -52,7 +52,3 @@ def _named(files: list[str]) -> str:
 
 def _verb(files: list[str]) -> str:
     return "differs" if len(files) == 1 else "differ"
-
-
-def _short(subject: Subject) -> str:
-    return subject.name if subject.version is None else str(subject.version.release)

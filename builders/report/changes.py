@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from builders.report.change import Change
 from builders.report.content import CellContent, Recorded, Subject
+from builders.report.merge_base import merge_change
 from builders.report.reach import context_window, reach_changes
+from builders.report.same_files import files_that_differ
 from builders.report.template_difference import in_words
 from registry.bundle.manifest import Manifest
 from targets.formatting import count, recipe_shown, size
@@ -20,14 +22,18 @@ def origin_changes(cell: CellContent) -> list[Change]:
     if cell.baseline is None:
         return []
     old, new = cell.baseline.manifest, cell.candidate.manifest
+    merge = merge_change(cell)
     return [
         Change("recipe", recipe_of(old), recipe_of(new)),
         Change(
             "checkpoint",
             _digest(old.checkpoint),
             _digest(new.checkpoint),
-            meaning="the two are compared with different float32 models",
+            meaning="the two are compared with different float32 models"
+            if files_that_differ(old, new)
+            else "every file that is made from the two is the same, byte for byte",
         ),
+        *(() if merge is None else (merge,)),
         Change("largest file", _weights(old), _weights(new)),
         Change("tools", *_tools(old, new)),
     ]

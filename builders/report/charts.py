@@ -8,7 +8,7 @@ from typing import Literal
 
 from builders.report.breakdown_rows import in_words
 from builders.report.comparing import storage_rows
-from builders.report.content import CellContent, Recorded, Subject
+from builders.report.content import CellContent, Recorded, Subject, side_name
 from builders.report.noise import SIGMAS
 from builders.report.predictions import BREAKDOWNS, By, position_label
 from targets.evidence_details import Details
@@ -113,11 +113,6 @@ def _sides(new: Subject, old: Subject | Recorded | None, marks: _Marks) -> tuple
     sides = [(side_name(new), new.details), *([] if old is None else [(side_name(old), old.details)])]
     found = [Series(name, marks(details)) for name, details in sides if details is not None]
     return tuple(one for place, one in enumerate(found) if one.marks or not place)
-
-
-def side_name(subject: Subject | Recorded) -> str:
-    """Return what a side is called in legends: its version, else its name."""
-    return subject.name if subject.version is None else str(subject.version.release)
 
 
 def _texts(details: Details) -> tuple[Mark, ...]:

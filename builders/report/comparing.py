@@ -82,8 +82,10 @@ def figure_rows(cell: CellContent) -> list[FigureRow]:
 
 
 def _with_remarks(cell: CellContent, row: FigureRow) -> FigureRow:
-    """Add of how many answers a share is, and that a speed of a busy host is compared with nothing."""
+    """Add of how many answers a share is, and what is compared with nothing: how a checkpoint was read, a busy host."""
     found = replace(row, title=f"{row.title}{_sample_in_words(cell, row.name)}")
+    if row.name in _OF_READING:
+        return replace(found, change=NOTHING, remark=_READING)
     if row.difference is None or not any(is_busy(side, row.name) for side in (cell.before, cell.candidate)):
         return found
     return replace(found, change=NOTHING, remark="this machine, busy: not comparable")
@@ -96,6 +98,9 @@ _KEY = frozenset(
     )
 )
 _TRIFLE = 0.001  # of a size or a speed: neither better nor worse
+# They compare phipack's float32 model with transformers' one, both of the first layers of one checkpoint.
+_OF_READING = frozenset(("reference_difference", "reference_state_difference"))
+_READING = "of how phipack reads the checkpoint, by its first layers alone: not of the candidate"
 # A maximum and an error say how the sample fell; the host's speed says how busy it was.
 _OF_FEW = frozenset(("kl_max", "kl_standard_error"))
 
@@ -188,7 +193,7 @@ def _figure_row(name: str, old: Figure | None, new: Figure | None, *, compare: b
 def figures_in_short(rows: Sequence[FigureRow]) -> str:
     """Return how many figures are better, worse, the same, and not to be compared."""
     better, worse = (sum(row.better is wanted for row in rows) for wanted in (True, False))
-    same = sum(row.better is None and row.difference == 0 for row in rows)
+    same = sum(row.better is None and row.difference == 0 and not row.remark for row in rows)
     rest = len(rows) - better - worse - same
     others = f", {rest} can't be called either" if rest else ""
     return f"{count(len(rows), 'figure')}: {better} better, {worse} worse, {same} the same{others}."

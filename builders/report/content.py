@@ -66,6 +66,11 @@ class Recorded:
         return None if self.evidence.details is None else without_void(self.evidence.details)
 
 
+def side_name(side: Subject | Recorded) -> str:
+    """Return what a side is called next to the other one: its version, else its name."""
+    return side.name if side.version is None else str(side.version.release)
+
+
 @dataclass(frozen=True)
 class Earlier:
     """Mean KL divergence of another release, `name`, by the same recipe and on the same text."""
@@ -96,6 +101,12 @@ class CellContent:
     def before(self) -> Subject | Recorded | None:
         """What has the baseline's evidence: itself, or what the registry has of it."""
         return self.baseline or self.recorded
+
+    @property
+    def has_other_reference(self) -> bool:
+        """Whether the bundle and the baseline were compared with different checkpoints."""
+        old, new = None if self.before is None else self.before.evidence, self.candidate.evidence
+        return old is not None and new is not None and old.checkpoint != new.checkpoint
 
     @property
     def writes_same_prompts(self) -> bool:

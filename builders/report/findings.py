@@ -58,6 +58,19 @@ def judged(cell: CellContent) -> Verdict:
     return _to_look_at(serious, f"{_ranks(serious)}. It passes {found.text}")
 
 
+def to_look_at(cell: CellContent) -> str:
+    """Return how much fails, is probably a defect and is to be judged, each by itself, as the banner counts it."""
+    found = [one.severity for one in findings(cell)]
+    numbers: dict[Severity, str] = {"fail": "failed", "defect": _DEFECT_COUNT, "look": "to judge"}
+    said = [
+        count(found.count(rank), word) if word == _DEFECT_COUNT else f"{found.count(rank)} {word}"
+        for rank, word in numbers.items()
+        if rank in found
+    ]
+    return ", ".join(said) or "0"
+
+
+_DEFECT_COUNT = "probable defect"
 _SERIOUS: tuple[Severity, ...] = ("defect", "look")
 _PASSES_LOOK = "Passes its gates; look at"
 _DEFECTS = ("Passes its gates; a probable defect", "Passes its gates; {} probable defects")

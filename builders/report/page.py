@@ -11,18 +11,17 @@ from builders.report.answers import answer_rows, same_as_before
 from builders.report.at_a_glance import at_a_glance
 from builders.report.breakdown_rows import breakdown_rows
 from builders.report.changes import app_changes, origin_changes, own_checkpoint, recipe_on
-from builders.report.charts import charts, side_name
+from builders.report.charts import charts
 from builders.report.comparing import figure_rows, figures_in_short, size_sentence, storage_rows
-from builders.report.content import CellContent, Content, Recorded, Subject
+from builders.report.content import CellContent, Content, Recorded, Subject, side_name
 from builders.report.drawing import Drawing, draw
-from builders.report.findings import findings, judged, overall, verdict
+from builders.report.findings import findings, judged, overall, to_look_at, verdict
 from builders.report.gate_rows import gate_rows
 from builders.report.look import TEMPLATES, environment, kl, style
 from builders.report.reach import reach_unknown
 from builders.report.speeds import device_rows, speed_rows
 from builders.report.template_difference import blocks
 from builders.report.two_references import (
-    has_other_reference,
     in_short,
     reference_answers,
     reference_rows,
@@ -113,7 +112,6 @@ def _environment() -> Environment:
         "figures_in_short": figures_in_short,
         "findings": findings,
         "gate_rows": gate_rows,
-        "has_other_reference": has_other_reference,
         "judged": judged,
         "origin_changes": origin_changes,
         "own_checkpoint": own_checkpoint,
@@ -131,6 +129,7 @@ def _environment() -> Environment:
         "speed_rows": speed_rows,
         "storage_rows": storage_rows,
         "template_blocks": blocks,
+        "to_look_at": to_look_at,
         "usual": usual,
         "verdict": verdict,
     }

@@ -12,9 +12,9 @@ from builders.report.comparing import FigureRow, different_texts, figure_rows
 from builders.report.content import CellContent
 from builders.report.endings import ROOM_TO_END, goes_on, limit_of
 from builders.report.finding import KL_NOTABLE, Finding, Severity
+from builders.report.merge_base import MERGED, base_in_words
 from builders.report.reach import reach_in_words
 from builders.report.same_files import files_that_differ, same_model, same_weights
-from builders.report.two_references import has_other_reference
 from builders.report.worse_reference import is_worse_reference, of_worse_reference, worse_parts
 from registry.bundle.manifest import Manifest
 from targets.evidence import ACCURACY_FIGURES
@@ -42,29 +42,42 @@ def of_changes(cell: CellContent) -> Iterator[Finding]:
     known = () if old is None else old.manifest.recipe.notes
     notes = [note for note in new.manifest.recipe.notes if note not in known]
     no_end = [note for note in notes if _NO_END in note]
-    changes = [] if old is None else [change for change in app_changes(cell) if change.must_follow]
-    unheard = [change for change in changes if change.effect]
-    for change in unheard:
-        yield _of_lost_text(change)
-    if no_end and not any(map(_loses_stop_id, changes)):
-        yield Finding("defect", f"Stop ids: {'; '.join(no_end)}.", "identity")
-    for change in changes:
-        if change not in unheard:
-            yield _of_change(change, no_end if _loses_stop_id(change) else [])
+    yield from _of_what_an_app_follows(cell, no_end)
     if old is None:
-        if cell.recorded is not None and has_other_reference(cell):
+        if cell.recorded is not None and cell.has_other_reference:
             yield from of_worse_reference(cell, cell.recorded.name)
             yield _another_checkpoint(cell, cell.recorded.name)
         return
-    if new.manifest.recipe.name == old.manifest.recipe.name:  # else most notes are about the recipe
-        for note in notes:
-            if note not in no_end:
-                yield Finding("look", f"{old.name} was built without this note: {note}.", "identity")
+    yield from _of_notes(cell, [note for note in notes if note not in no_end])
     if new.manifest.checkpoint != old.manifest.checkpoint:
         yield from of_worse_reference(cell, old.name)
         yield _of_checkpoint(cell, old.name)
         if (said := reach_in_words(cell)) and not same_weights(old.manifest, new.manifest):
             yield Finding("look", f"Context, window or rope of the checkpoint are others: {said}.", "changes")
+
+
+def _of_what_an_app_follows(cell: CellContent, no_end: Sequence[str]) -> Iterator[Finding]:
+    """Yield what no longer reaches the model, then the rest. `no_end`: notes of a turn's end that is no stop id."""
+    changes = [] if cell.baseline is None else [change for change in app_changes(cell) if change.must_follow]
+    yield from (_of_lost_text(change) for change in changes if change.effect)
+    if no_end and not any(map(_loses_stop_id, changes)):
+        yield Finding("defect", f"Stop ids: {'; '.join(no_end)}.", "identity")
+    for change in changes:
+        if not change.effect:
+            yield _of_change(change, no_end if _loses_stop_id(change) else [])
+
+
+def _of_notes(cell: CellContent, notes: Sequence[str]) -> Iterator[Finding]:
+    """Yield what the build noted, and production's did not. With another recipe most notes are about that."""
+    assert cell.baseline is not None
+    old, new = cell.baseline, cell.candidate
+    same_recipe = new.manifest.recipe.name == old.manifest.recipe.name
+    base = base_in_words(cell)
+    for note in notes:
+        if base and note.startswith(MERGED):
+            yield Finding("look", f"New in this build: {note}; {base}.", "identity")
+        elif same_recipe:
+            yield Finding("look", f"New in this build, and not in that of {old.name}: {note}.", "identity")
 
 
 _NO_END = "is not among the stop ids"  # in a note of builders/tokenizer/stop_ids.py
@@ -91,7 +104,8 @@ def _of_checkpoint(cell: CellContent, name: str) -> Finding:
     assert cell.baseline is not None
     old, new = cell.baseline.manifest, cell.candidate.manifest
     if same_weights(old, new):
-        text = f"The checkpoint is another one than that of {name}, but every file with weights is the same."
+        same = "with weights " if files_that_differ(old, new) else "of the bundle "
+        text = f"The checkpoint is another one than that of {name}, but every file {same}is the same."
         parts = (text, _of_configuration(cell, old, new), own_checkpoint(cell))
         return Finding("note" if same_model(old, new) else "look", " ".join(filter(None, parts)), "changes")
     return _another_checkpoint(cell, name)
@@ -103,7 +117,7 @@ def _another_checkpoint(cell: CellContent, name: str) -> Finding:
         f"The checkpoint is another one than that of {name}. Each bundle is compared with its own checkpoint in"
         " float32: a fault of the checkpoint itself shows in no divergence, check or gate, only in what is next to"
         " production's: both in float32, answers, stop ids and template.",
-        "float32" if has_other_reference(cell) else "changes",
+        "float32" if cell.has_other_reference else "changes",
     )
 
 
@@ -203,7 +217,7 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
         yield Finding("look", text, "baseline")
     if cell.before is None:
         return
-    if why := different_texts(cell):
+    if (why := different_texts(cell)) and not _is_same_bundle(cell):
         yield Finding("note", f"Divergences and perplexities of the two {why}: neither is called better.", "baseline")
     name = cell.before.name
     rows = figure_rows(cell)
@@ -216,6 +230,14 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
     for row in worse:
         if row.name not in _DIVERGENCES:
             yield Finding("look", _sentence(row, name), "baseline")
+
+
+def _is_same_bundle(cell: CellContent) -> bool:
+    """Return whether nothing is to be compared: every file is production's, and so is the recipe."""
+    if cell.baseline is None:
+        return False
+    old, new = cell.baseline.manifest, cell.candidate.manifest
+    return not files_that_differ(old, new) and recipe_on(cell.baseline) == recipe_on(cell.candidate)
 
 
 def _of_accuracy(worse: Sequence[FigureRow], name: str) -> Iterator[str]:

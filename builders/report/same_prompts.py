@@ -1,8 +1,8 @@
 """Whether two chat templates write the same prompts: conversations are rendered with both.
 
-Where they do not, each message of the conversation gets a word at its start and one at its end that no template has, and
-it is rendered again: a word that only the template before writes is of a message that the model no longer reads. Other
-markers, trimmed white space, escapes and another default system message lose none of these words.
+Where they do not, each message of the conversation gets a word at its start and one at its end that no template has,
+and it is rendered again: a word that only the template before writes is of a message that the model no longer reads.
+Other markers, trimmed white space, escapes and another default system message lose none of these words.
 """
 
 from __future__ import annotations

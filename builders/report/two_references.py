@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from builders.report.answers import Piece, marked, shortened
 from builders.report.content import CellContent
 from builders.report.noise import SIGMAS
-from builders.report.predictions import By, Ratio, not_comparable, parts_of, perplexity, ratio, where
+from builders.report.predictions import By, Ratio, is_own_text, not_comparable, parts_of, perplexity, ratio, where
 from builders.report.white_space import visible_ends
 from targets.evidence_details import Answer, Divergence
 from targets.formatting import figure, share
@@ -66,12 +66,6 @@ def _percent(value: float) -> str:
     return f"{change:+.1f} %" if abs(change) < 1000 else f"\N{MULTIPLICATION SIGN} {value:.3g}"
 
 
-def has_other_reference(cell: CellContent) -> bool:
-    """Return whether the bundle and production's were compared with different checkpoints."""
-    old, new = None if cell.before is None else cell.before.evidence, cell.candidate.evidence
-    return old is not None and new is not None and old.checkpoint != new.checkpoint
-
-
 def reference_rows(cell: CellContent, by: By) -> list[ReferenceRow]:
     """Return float32's perplexity on each part of both sides; nothing where neither checkpoint's is recorded."""
     if cell.before is None:
@@ -108,6 +102,18 @@ def in_short(cell: CellContent, by: By) -> str:
     parts = [f"{len(found)} {shown.get(word, word)}{_named(word, found)}" for word, found in counts if found]
     rest = len(rows) - len(known)
     return f"By {_MORE[by]}: {', '.join(parts)}{f', {rest} not comparable' if rest else ''}."
+
+
+def net_change(cell: CellContent) -> str:
+    """Return the change over all tokens of each text, with what is sure of it, the evaluation's own text first."""
+    own = {name for name, part in parts_of(cell.candidate, "texts").items() if is_own_text(cell.candidate, part)}
+    known = [row for row in reference_rows(cell, "texts") if row.ratio is not None]
+    groups: dict[str, list[str]] = {}
+    for row in sorted(known, key=lambda row: row.part not in own):
+        word = {"may be chance": "within chance", "": "without an interval"}.get(row.word, row.word)
+        name = f"{row.part}, the evaluation's own," if row.part in own else row.part
+        groups.setdefault(word, []).append(f"{name} {row.change}")
+    return "; ".join(f"{', '.join(found)} ({word})" for word, found in groups.items()) or "none can be compared"
 
 
 def _named(word: str, rows: Sequence[ReferenceRow]) -> str:

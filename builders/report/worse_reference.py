@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 from builders.report.comparing import FigureRow, figure_rows
 from builders.report.content import CellContent
@@ -10,7 +11,7 @@ from builders.report.finding import Finding
 from builders.report.predictions import BREAKDOWNS
 from builders.report.reach import reach_in_words
 from builders.report.same_files import files_that_differ, same_weights
-from builders.report.two_references import ReferenceRow, has_other_reference, reference_rows
+from builders.report.two_references import ReferenceRow, net_change, reference_rows
 
 # On the model of 135M that reviewers are shown, 4-bit weights cost 1.6 % (gguf-q4_k_m) to 14 % (coreml-int4): a float32
 # checkpoint that loses a tenth has lost as much as a rough recipe. The broken one there lost 428 %. From 3 % on it is
@@ -43,7 +44,7 @@ def of_worse_reference(cell: CellContent, name: str) -> Iterator[Finding]:
             f" on the same text is {row.after}, where the checkpoint of {name} has {row.before}. Each check and"
             " divergence compares with this worse checkpoint."
         )
-    yield Finding("defect", text, "float32" if has_other_reference(cell) else "baseline")
+    yield Finding("defect", text, "float32" if cell.has_other_reference else "baseline")
 
 
 def _of_parts(cell: CellContent, name: str) -> Iterator[Finding]:
@@ -51,21 +52,45 @@ def _of_parts(cell: CellContent, name: str) -> Iterator[Finding]:
     worse = worse_parts(cell)
     if not worse:
         return
-    said = "; ".join(f"{row.part} {row.change} ({row.interval})" for row in worse[:_MOST_NAMED])
-    more = f", and {len(worse) - _MOST_NAMED} more" if len(worse) > _MOST_NAMED else ""
+    is_defect = _low(worse[0]) > 1 + _PART_DEFECT
+    usual = "" if is_defect else f" {_whether_usual(cell)}"
     text = (
-        f"In float32, the new checkpoint surely predicts the same tokens worse than that of {name}, by perplexity:"
-        f" {said}{more}. No check, gate or divergence compares the two checkpoints."
+        "In float32, the new checkpoint surely predicts some of the same tokens worse by more than 3 % than that of"
+        f" {name}, by perplexity: {_listed(worse)}. Surely better: {_listed(_better_parts(cell)) or 'nothing'}; over"
+        f" all tokens of a text: {net_change(cell)}.{usual} No check, gate or divergence compares the two checkpoints."
     )
-    yield Finding("defect" if _low(worse[0]) > 1 + _PART_DEFECT else "look", text, "float32")
+    yield Finding("defect" if is_defect else "look", text, "float32")
+
+
+def _listed(rows: Sequence[ReferenceRow]) -> str:
+    said = "; ".join(f"{row.part} {row.change} ({row.interval})" for row in rows[:_MOST_NAMED])
+    return f"{said}, and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else said
+
+
+def _whether_usual(cell: CellContent) -> str:
+    """Return whether it looks like training on other text: that gains somewhere, and loses on what it did not read.
+
+    A part of too few tokens for an interval says nothing.
+    """
+    known = [row.ratio for row in _parts(cell) if row.ratio is not None and row.ratio.high != math.inf]
+    if any(one.value < 1 / _SURELY for one in known):
+        return "A checkpoint that was trained further on other text usually looks like that: it gains and loses."
+    return "No part of enough tokens for an interval is better by more than 3 %: training on other text usually shows in one."
+
+
+def _parts(cell: CellContent) -> list[ReferenceRow]:
+    return [row for by in BREAKDOWNS for row in reference_rows(cell, by)] if cell.has_other_reference else []
+
+
+def _better_parts(cell: CellContent) -> list[ReferenceRow]:
+    """Return what the new checkpoint surely predicts better, the best first."""
+    found = [(row.ratio.value, row) for row in _parts(cell) if row.ratio is not None and row.ratio.word == "better"]
+    return [row for _, row in sorted(found, key=lambda one: one[0])]
 
 
 def worse_parts(cell: CellContent) -> list[ReferenceRow]:
     """Return texts, kinds of token and positions that the new checkpoint surely predicts worse, the worst first."""
-    if not has_other_reference(cell):
-        return []
-    rows = [(_low(row), row) for by in BREAKDOWNS for row in reference_rows(cell, by)]
-    found = [(low, row) for low, row in rows if low > _SURELY]
+    found = [(low, row) for row in _parts(cell) if (low := _low(row)) > _SURELY]
     return [row for _, row in sorted(found, key=lambda one: -one[0])]
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from builders.report.answers import answer_rows, same_as_before
-from builders.report.changes import app_changes
-from builders.report.comparing import FigureRow, figure_rows
+from builders.report.changes import app_changes, origin_changes
+from builders.report.comparing import FigureRow, figure_rows, figures_in_short
 from builders.report.content import CellContent, Content, Subject
-from builders.report.findings import findings, judged, overall
+from builders.report.findings import findings, judged, overall, to_look_at
 from builders.report.page import html
+from registry.bundle.manifest import AdapterEntry
 from targets.evidence import FIGURES, Figure
 from targets.evidence_details import NotRun, SpeedRuns
 from tests.support.parsed_html import parsed
@@ -184,6 +185,87 @@ def test_the_checks_that_are_named_are_of_different_groups(same: CellContent) ->
     (said,) = (one.text for one in findings(found) if "not made here" in one.text)
     assert said.startswith("9 checks of phi:1.0.0@iphone-15 were not made here: ids: stop id 32000")
     assert all(part in said for part in ("template: 1 turn", "degeneration: loops", "cache: q8_0", "; and 5 more."))
+
+
+def test_how_the_checkpoint_is_read_is_no_figure_of_the_candidate(same: CellContent) -> None:
+    values = {"reference_difference": 1e-4, "reference_state_difference": 5e-5}
+    found = _with_figures(same, values | {"kl_mean": 0.02}, values | {"kl_mean": 0.02})
+    for name in values:
+        row = _row(found, name)
+        assert row.remark == "of how phipack reads the checkpoint, by its first layers alone: not of the candidate"
+        assert (row.word, row.change) == ("", "\N{EN DASH}")
+        (shown,) = (one for one in _page(found).all("tr") if one.children and one.children[0].text == row.title)
+        assert shown.children[1].text == row.remark
+    assert figures_in_short(figure_rows(found)) == "3 figures: 0 better, 0 worse, 1 the same, 2 can't be called either."
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("production's", "the base is the checkpoint of 1.0.0"),
+        ("its base", "the base is that of 1.0.0, into which another adapter is merged"),
+        ("another", f"the base is not the checkpoint of 1.0.0, but {'6' * 12}"),
+    ],
+)
+def test_a_merge_says_whether_its_base_is_productions_checkpoint(cell: CellContent, base: str, said: str) -> None:
+    assert cell.baseline is not None
+    old, note = cell.baseline.manifest, "an adapter is merged into the base; tokenizer and chat template are the base's"
+    bases = {"production's": old.checkpoint, "its base": "sha256:" + "7" * 64, "another": "sha256:" + "6" * 64}
+    if base == "its base":
+        old = old.model_copy(update={"merged_from": AdapterEntry(base=bases[base], adapter="sha256:" + "5" * 64)})
+    merged = {
+        "merged_from": AdapterEntry(base=bases[base], adapter="sha256:" + "8" * 64),
+        "recipe": cell.candidate.manifest.recipe.model_copy(update={"notes": [note]}),
+    }
+    found = replace(
+        cell,
+        candidate=replace(cell.candidate, manifest=cell.candidate.manifest.model_copy(update=merged)),
+        baseline=replace(cell.baseline, manifest=old),
+    )
+    assert [one.text for one in findings(found) if "adapter" in one.text] == [f"New in this build: {note}; {said}."]
+    (change,) = (one for one in origin_changes(found) if one.what == "adapter")
+    assert change.meaning == said
+    assert change.after == f"{'8' * 12}, merged into {bases[base][7:19]}"
+    assert not [one for one in origin_changes(cell) if one.what == "adapter"]
+    assert found.baseline is not None
+    undone = replace(found, candidate=found.baseline, baseline=found.candidate)
+    (change,) = (one for one in origin_changes(undone) if one.what == "adapter")
+    without = "the checkpoint is the base of 1.1.0, without its adapter"
+    assert change.meaning == {"production's": without, "another": ""}.get(base, change.meaning)
+
+
+def test_files_that_are_all_the_same_are_not_said_to_be_compared_apart(same: CellContent) -> None:
+    """A checkpoint that was saved again."""
+    found = _of_another_checkpoint(same, files=["no file"])
+    page = _page(found).text
+    assert "identical to 1.1.0's, byte for byte" in page
+    assert "every file that is made from the two is the same, byte for byte" in page
+    assert "but every file of the bundle is the same." in page
+    assert "different float32 models" not in page
+    assert "neither is called better" not in page
+    apart = _page(_of_another_checkpoint(same)).text
+    assert "the two are compared with different float32 models" in apart
+    assert "compare each with a checkpoint of its own: neither is called better" in apart
+
+
+def test_banner_and_cell_count_the_same(same: CellContent) -> None:
+    before = {"reference_perplexity": 14.1, "perplexity": 14.3, "kl_mean": 0.02}
+    worse = _of_another_checkpoint(_with_figures(same, before, before | {"reference_perplexity": 74.6}))
+    for found, state in ((worse, "a probable defect"), (_of_another_checkpoint(same), "look at"), (same, "Passes")):
+        shown = [one.severity for one in findings(found)]
+        defects, others = shown.count("defect"), shown.count("look")
+        parts = [f"{defects} probable defect"] * (defects > 0) + [f"{others} to judge"] * (others > 0)
+        assert to_look_at(found) == (", ".join(parts) or "0")
+        banner = overall(Content("phi:1.1.0", (found,)))
+        assert state in banner.word
+        assert (f"{others} {'thing' if others == 1 else 'things'} to judge" in banner.text) == (others > 0)
+        (cell,) = (one.text for one in _page(found).all("td") if one.attributes.get("data-label") == "To look at")
+        assert cell == to_look_at(found)
+
+
+def test_what_fails_is_counted_apart(same: CellContent) -> None:
+    failed = _with_details(same, checks=checks(("ids", "stop id 5", "expected 5, found 6")))
+    assert to_look_at(failed).startswith("1 failed")
 
 
 def _page(cell: CellContent) -> Any:

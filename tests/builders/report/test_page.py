@@ -59,7 +59,9 @@ def test_verdict_and_gates_come_first(page: Element) -> None:
     said = "Passes its gates; look at: 5 things to judge. 1 cell: every gate passes, and every check that was made."
     assert first.text == said
     assert "is-warn" in first.attributes["class"]
-    assert _row(page, "cells", "iphone-15").startswith("iphone-15 Look at 5 the same recipe, checkpoint and tools, yet")
+    assert _row(page, "cells", "iphone-15").startswith(
+        "iphone-15 Look at 5 to judge the same recipe, checkpoint and tools, yet"
+    )
 
 
 def test_what_changes_stands_first_and_what_differs_is_marked(page: Element) -> None:

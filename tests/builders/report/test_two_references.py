@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders.report.answers import answer_rows
 from builders.report.content import CellContent, Content, Subject
 from builders.report.findings import findings
 from builders.report.noise import is_chance
 from builders.report.page import html
 from builders.report.predictions import By, Ratio, parts_of, ratio, student
 from builders.report.two_references import (
-    has_other_reference,
     in_short,
     reference_answers,
     reference_rows,
@@ -104,10 +104,38 @@ def test_other_tokens_are_not_compared(cell: CellContent) -> None:
 def test_what_is_surely_worse_is_found_with_its_interval(other_checkpoint: CellContent) -> None:
     (found,) = [one for one in findings(other_checkpoint) if one.severity == "defect"]
     assert found.anchor == "float32"
-    assert "digits +120.0 % (" in found.text
-    assert "; german +6.0 % (" in found.text
+    worse = found.text.partition(". Surely better: ")[0]
+    assert "digits +120.0 % (" in worse
+    assert "; german +6.0 % (" in worse
     for name in ("code", "english", "chinese"):  # better, the same, or perhaps chance
-        assert name not in found.text
+        assert name not in worse
+    assert "usually looks like that" not in found.text
+
+
+def test_what_is_worse_is_not_said_without_what_is_better_and_all_tokens_together(
+    other_checkpoint: CellContent,
+) -> None:
+    fine = _with_details(_whose_own_text_is(other_checkpoint, "code"), classes=())
+    (found,) = [one for one in findings(fine) if "surely predicts" in one.text]
+    better, _, net = found.text.partition(". Surely better: ")[2].partition("; over all tokens of a text: ")
+    assert better.startswith("chinese -10.0 % (-10.")
+    assert net.startswith(
+        "code, the evaluation's own, +2.0 % (within chance); english 0 % (same); german +6.0 % (worse);"
+        " chinese -10.0 % (better). A checkpoint that was trained further on other text usually looks like that:"
+    )
+
+
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_what_only_gets_worse_is_not_called_usual(other_checkpoint: CellContent, blocks: int) -> None:
+    """Neither is it where all that is better is a text of too few tokens."""
+    old = _baseline_of(other_checkpoint)
+    sides = [_side(side, texts=_with_few(side, blocks), classes=()) for side in (other_checkpoint.candidate, old)]
+    fine = replace(other_checkpoint, candidate=sides[0], baseline=sides[1])
+    (found,) = [one for one in findings(fine) if "surely predicts" in one.text]
+    assert "Surely better: nothing; over all tokens of a text: english 0 % (same);" in found.text
+    assert ("chinese -" in found.text) == (blocks > 0)
+    assert "No part of enough tokens for an interval is better by more than 3 %" in found.text
+    assert "usually looks like that" not in found.text
 
 
 def test_a_text_that_is_surely_worse_by_less_than_a_quarter_is_to_be_judged(other_checkpoint: CellContent) -> None:
@@ -165,6 +193,25 @@ def test_answers_of_both_checkpoints_differ_in_what_is_marked(other_checkpoint: 
     assert "".join(piece.text for piece in found[0].before).endswith("This is Rayleigh scattering.")
 
 
+def test_an_answer_that_is_no_longer_productions_is_open_though_float32_says_the_same(
+    other_checkpoint: CellContent, cell: CellContent
+) -> None:
+    details = other_checkpoint.candidate.details
+    assert details is not None
+    last = details.answers[-1]
+    same = last.model_copy(update={"reference": "Cairo.", "bundle": "Cairo.", "first_difference": None})
+    both = _with_details(other_checkpoint, answers=(*details.answers[:-1], same))
+    rows = answer_rows(both)
+    assert rows[0].prompt == last.prompt
+    assert rows[0].notes == "another answer than 1.0.0's; the same as float32's"
+    assert (rows[0].is_changed, rows[0].differs) == (True, False)
+    assert [row.against_baseline for row in rows[1:]] == ["1.0.0's answer"] * 3
+    shown = parsed(html(Content("phi:1.1.0", (both,)))).all("article")
+    opened = [one.all("summary")[0].text for one in shown for each in one.all("details") if "open" in each.attributes]
+    assert [last.prompt in one for one in opened] == [True]
+    assert {row.against_baseline for row in answer_rows(cell)} == {""}  # by the same checkpoint: float32 is the same
+
+
 def test_an_answer_that_was_cut_is_compared_as_far_as_it_goes(other_checkpoint: CellContent) -> None:
     cut = tuple(one.model_copy(update={"reference": one.reference[:10], "reference_ended": False}) for one in answers())
     both = _with_details(other_checkpoint, answers=cut)
@@ -210,7 +257,7 @@ def test_older_evidence_has_the_perplexity_of_its_own_text_alone(other_checkpoin
 def test_the_page_shows_both_in_float32_where_the_checkpoints_differ(
     cell: CellContent, other_checkpoint: CellContent
 ) -> None:
-    assert not has_other_reference(cell)
+    assert not cell.has_other_reference
     assert "The two checkpoints in float32" not in [
         one.text for one in parsed(html(Content("phi:1.1.0", (cell,), against="phi:production"))).all("h3")
     ]
@@ -286,6 +333,20 @@ def _side(side: Subject, **changes: object) -> Subject:
 def _baseline_of(cell: CellContent) -> Subject:
     assert isinstance(cell.baseline, Subject)
     return cell.baseline
+
+
+def _with_few(side: Subject, blocks: int) -> tuple[TextDivergence, ...]:
+    """Return the texts of a side, Chinese of as many blocks; 0: without it."""
+    assert side.details is not None
+    found = [one for one in side.details.texts if one.text != "chinese"]
+    for one in side.details.texts:
+        if one.text == "chinese" and blocks and (known := one.prediction):
+            read = {
+                "block_tokens": known.block_tokens[:blocks],
+                "reference_surprise": known.reference_surprise[:blocks],
+            }
+            found.append(one.model_copy(update={"prediction": known.model_copy(update=read)}))
+    return tuple(found)
 
 
 def _whose_own_text_is(cell: CellContent, name: str) -> CellContent:
