@@ -75,7 +75,7 @@ def _whether_usual(cell: CellContent) -> str:
     known = [row.ratio for row in _parts(cell) if row.ratio is not None and row.ratio.high != math.inf]
     if any(one.value < 1 / _SURELY for one in known):
         return "A checkpoint that was trained further on other text usually looks like that: it gains and loses."
-    return "No part of enough tokens for an interval is better by more than 3 %: training on other text usually shows in one."
+    return "Nothing with an interval is better by more than 3 %, as something usually is after training on other text."
 
 
 def _parts(cell: CellContent) -> list[ReferenceRow]:

@@ -134,7 +134,7 @@ def test_what_only_gets_worse_is_not_called_usual(other_checkpoint: CellContent,
     (found,) = [one for one in findings(fine) if "surely predicts" in one.text]
     assert "Surely better: nothing; over all tokens of a text: english 0 % (same);" in found.text
     assert ("chinese -" in found.text) == (blocks > 0)
-    assert "No part of enough tokens for an interval is better by more than 3 %" in found.text
+    assert "Nothing with an interval is better by more than 3 %, as something usually is" in found.text
     assert "usually looks like that" not in found.text
 
 
