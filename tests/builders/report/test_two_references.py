@@ -212,6 +212,25 @@ def test_an_answer_that_is_no_longer_productions_is_open_though_float32_says_the
     assert {row.against_baseline for row in answer_rows(cell)} == {""}  # by the same checkpoint: float32 is the same
 
 
+def test_answers_beyond_the_first_that_are_not_productions_are_counted_where_they_are_folded(
+    other_checkpoint: CellContent,
+) -> None:
+    side = other_checkpoint.candidate
+    assert side.details is not None
+    old = _baseline_of(other_checkpoint)
+    many = [side.details.answers[1].model_copy(update={"prompt": f"Prompt {number}"}) for number in range(12)]
+    changed = [one.model_copy(update={"bundle": "17 * 23 = 381."}) for one in many[2:]]
+    both = replace(
+        other_checkpoint,
+        candidate=_side(side, answers=(*many[:2], *changed)),
+        baseline=_side(old, answers=tuple(many)),
+    )
+    page = parsed(html(Content("phi:1.1.0", (both,))))
+    assert "Those that are not 1.0.0's are open, and come first." in page.text
+    (folded,) = [one.text for one in page.all("summary") if "which differ later" in one.text]
+    assert folded.startswith("4 more, which differ later or not at all: 2 not 1.0.0's")
+
+
 def test_an_answer_that_was_cut_is_compared_as_far_as_it_goes(other_checkpoint: CellContent) -> None:
     cut = tuple(one.model_copy(update={"reference": one.reference[:10], "reference_ended": False}) for one in answers())
     both = _with_details(other_checkpoint, answers=cut)
