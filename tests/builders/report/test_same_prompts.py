@@ -101,7 +101,10 @@ def test_a_message_that_no_longer_reaches_the_model_is_a_probable_defect_and_nam
     assert sum("hat template: " in one.text for one in said) == 1
     page = Content("phi:1.1.0", (forgets,), against="phi:production")
     assert overall(page).text.startswith(f"Chat template: {effect}. ")
-    assert effect in parsed(html(page)).text.partition("What changes: what it is made from")[2]
+    (shown,) = (one for one in parsed(html(page)).all("tr") if one.text.startswith("chat template"))
+    assert effect in shown.text
+    assert "probable defect" in shown.text
+    assert "the app must follow" not in shown.text
 
 
 def test_a_template_that_loses_text_says_nothing_of_stop_ids(cell: CellContent) -> None:
