@@ -59,7 +59,7 @@ def judged(cell: CellContent) -> Verdict:
 
 
 def to_look_at(cell: CellContent) -> str:
-    """Return how much fails, is probably a defect and is to be judged, each by itself, as the banner counts it."""
+    """Return how much fails, is probably a defect and must be judged, each by itself, as the banner counts it."""
     found = [one.severity for one in findings(cell)]
     numbers: dict[Severity, str] = {"fail": "failed", "defect": _DEFECT_COUNT, "look": "to judge"}
     said = [

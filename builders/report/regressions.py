@@ -233,7 +233,7 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
 
 
 def _is_same_bundle(cell: CellContent) -> bool:
-    """Return whether nothing is to be compared: every file is production's, and so is the recipe."""
+    """Return whether there is nothing to compare: every file is production's, and so is the recipe."""
     if cell.baseline is None:
         return False
     old, new = cell.baseline.manifest, cell.candidate.manifest
