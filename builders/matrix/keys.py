@@ -20,6 +20,7 @@ from builders.oracle.library import oracle_tools
 from builders.own_code import own_code_digest
 from builders.quantization.calibration.walks import CalibrationWalk
 from builders.quantization.sensitivity_cache import SENSITIVITY_TOOLS
+from builders.tool_versions import WALK_TOOLS
 from targets.calibration import Calibration
 from targets.recipes import Format, Recipe
 
@@ -34,7 +35,7 @@ RUNTIMES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "onnxruntime-genai"),
     "coreml": ("coremltools",),
 }
-CALIBRATION_TOOLS = ("torch",)  # the float32 walk of a calibration; SENSITIVITY_TOOLS has those of sensitivities
+CALIBRATION_TOOLS = ("torch",)  # that a calibrated build depends on as well
 HARNESS = "lm-eval"  # where tasks are asked for
 
 
@@ -54,7 +55,7 @@ def walk_key(checkpoint_digest: str, walk: CalibrationWalk, text: str) -> str:
 
 def walk_tools(walk: CalibrationWalk) -> tuple[str, ...]:
     """Return the packages that a calibration's numbers depend on, other than phipack itself."""
-    return (*CALIBRATION_TOOLS, "numpy") if walk.blocks is None else SENSITIVITY_TOOLS[walk.blocks]
+    return WALK_TOOLS if walk.blocks is None else SENSITIVITY_TOOLS[walk.blocks]
 
 
 def build_key(

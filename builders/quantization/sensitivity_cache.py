@@ -11,9 +11,7 @@ stopped has left its states in a file of that name with `.states` in addition, a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +28,7 @@ from builders.quantization.sensitivity import Floats, Rounding, sensitivities
 from builders.reference import FloatReference
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
 from builders.reference.walk_states import WalkStates
+from builders.tool_versions import WALK_TOOLS, versions_digest
 from registry.files.owned import require_own_folder
 from targets.errors import CalibrationError
 from targets.progress import Progress, silent
@@ -37,8 +36,8 @@ from targets.storage.gguf import TYPES
 
 # Packages that sensitivities depend on, other than phipack itself: the walk's, and those that round.
 SENSITIVITY_TOOLS: Mapping[Blocks, tuple[str, ...]] = {
-    "gguf": ("torch", "numpy", "llama-cpp-python", "numba"),
-    "affine": ("torch", "numpy", "numba"),
+    "gguf": (*WALK_TOOLS, "llama-cpp-python", "numba"),
+    "affine": (*WALK_TOOLS, "numba"),
 }
 _MEASUREMENT = 1  # raise it when other numbers are measured: older files are then not read
 _BLOCK = 32
@@ -55,8 +54,7 @@ def sensitivity_windows(windows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def sensitivity_file(checkpoint: Checkpoint, blocks: Blocks, windows: NDArray[np.int64]) -> str:
     """Return the name of the file in which sensitivities are kept."""
-    tools = repr([(name, version(name)) for name in SENSITIVITY_TOOLS[blocks]])
-    made = f"{blocks}-{_MEASUREMENT}-{hashlib.sha256(tools.encode()).hexdigest()[:8]}"
+    made = f"{blocks}-{_MEASUREMENT}-{versions_digest(SENSITIVITY_TOOLS[blocks])}"
     return f"{FloatReference(checkpoint).name_of(windows)}.{made}.sensitivities"
 
 

@@ -20,8 +20,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,7 @@ from builders.reference.number_file import prepare_folder, read_numbers, write_n
 from builders.reference.products import product
 from builders.reference.sequences import Sequences
 from builders.reference.statistics import MeanSquares, Statistics, multiplied
+from builders.tool_versions import WALK_TOOLS, versions_digest
 from registry.files.owned import require_own_folder
 from targets.progress import Progress, Step, silent
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 STATISTICS = "squares"  # what ends the name of a file of statistics
 _LOGIT_ROWS = 128  # whose logits are in memory at once: 100 MB with 200,000 tokens
-_TOOLS = ("torch", "numpy")  # whose versions decide last bits
 _FORWARD_PASS = 5  # raise it when the forward pass computes other numbers: older files are then not read
 
 
@@ -120,7 +119,7 @@ class FloatReference:
         """Return what names files that depend on the checkpoint, on these windows and on what computes them."""
         architecture = hashlib.sha256(repr(self.checkpoint.architecture).encode()).hexdigest()
         digests = (self.checkpoint.digest, token_digest(windows), architecture)
-        return f"{'-'.join(_short(digest) for digest in digests)}-{_FORWARD_PASS}-{_tools_digest()[:8]}"
+        return f"{'-'.join(_short(digest) for digest in digests)}-{_FORWARD_PASS}-{versions_digest(WALK_TOOLS)}"
 
     def logits(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits [T, vocabulary] of hidden states [T, hidden]; minus infinity for hidden ids."""
@@ -177,11 +176,6 @@ def token_digest(tokens: NDArray[np.int64]) -> str:
     """Return `sha256:<hex>` of shape and ids: by this evidence names the text it was measured on."""
     raw = repr(tokens.shape).encode() + np.ascontiguousarray(tokens, dtype="<i8").tobytes()
     return "sha256:" + hashlib.sha256(raw).hexdigest()
-
-
-@cache
-def _tools_digest() -> str:
-    return hashlib.sha256(repr([(name, version(name)) for name in _TOOLS]).encode()).hexdigest()
 
 
 def _short(digest: str) -> str:

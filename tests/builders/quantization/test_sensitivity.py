@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builders import tool_versions
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.matrix.keys import walk_tools
 from builders.quantization import sensitivity, sensitivity_cache
@@ -117,7 +118,7 @@ def test_with_another_version_of_a_tool_they_are_measured_again(
 ) -> None:
     """They choose the types of bundles, and are shared by a key that has these versions."""
     measured_sensitivities(tiny, blocks, TOKENS, tmp_path)
-    monkeypatch.setattr(sensitivity_cache, "version", lambda name: "99" if name == tool else version(name))
+    monkeypatch.setattr(tool_versions, "version", lambda name: "99" if name == tool else version(name))
     measured_sensitivities(tiny, blocks, TOKENS, tmp_path, steps.append)
     assert steps != []
     assert tool in walk_tools(CalibrationWalk("light", blocks))
