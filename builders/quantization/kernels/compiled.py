@@ -2,8 +2,8 @@
 
 The order of operations is the source's (no `fastmath`, no fused multiply-add), so results do not depend on the width of
 a processor's vectors. numba keeps compiled code in `__pycache__` next to the source or, where that can't be written, in
-the user's cache folder, by the source's digest and the processor; it writes to another name and renames, so that
-processes may start together. Where neither folder can be written, each process compiles for itself.
+the user's cache folder, by the digest of all kernels' sources and the processor; it writes to another name and renames,
+so that processes may start together. Where neither folder can be written, each process compiles for itself.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from builders.quantization.kernels.locators import kept_together
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 _OPTIONS = {"nogil": True, "error_model": "numpy"}  # numpy: x / 0 is infinite, and no check in a loop
@@ -25,7 +27,8 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}  # numpy: x / 0 is infinite, 
 def compiled(function: Function) -> Function:
     """Return a function of numpy arrays and numbers that is compiled on its first call."""
     try:
-        return njit(function, cache=True, **_OPTIONS)
+        with kept_together():
+            return njit(function, cache=True, **_OPTIONS)
     except RuntimeError:  # no folder for the cache
         return njit(function, **_OPTIONS)
 

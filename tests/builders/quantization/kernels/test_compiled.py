@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numba
@@ -11,11 +15,33 @@ from numba.core import caching
 
 from builders.quantization.grids.affine import AffineGrid
 from builders.quantization.kernels import sweep
+from builders.quantization.kernels.compiled import __file__ as compiled_source
 from builders.quantization.kernels.compiled import choose, compiled, transpose_words
+
+_PART = """
+from builders.quantization.kernels.compiled import inlined
+
+@inlined
+def part(value):
+    return value * {factor}
+"""
+_WHOLE = """
+from builders.quantization.kernels.compiled import compiled
+from builders.quantization.kernels.part import part
+
+@compiled
+def whole(value):
+    return part(value)
+"""
+
+
+def _refused(_locator: object) -> None:
+    raise PermissionError
 
 
 def test_without_a_folder_for_the_cache_it_is_compiled_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    for place in (caching.UserProvidedCacheLocator, caching.InTreeCacheLocator, caching.UserWideCacheLocator):
+        monkeypatch.setattr(place, "ensure_cache_path", _refused)
 
     @compiled
     def doubled(value: float) -> float:
@@ -67,5 +93,26 @@ def test_the_cache_names_no_class_of_ours(tmp_path: Path, monkeypatch: pytest.Mo
     own, codes = np.ones((32, 2), np.float32), np.empty((32, 2), np.uint8)
     fresh = compiled(sweep.descend_columns.py_func)  # type: ignore[attr-defined]
     fresh(own, np.eye(32, dtype=np.float32), block.levels.parts, 0, codes, np.ones_like(own))
-    (index,) = tmp_path.rglob("*.nbi")
+    (index,) = tmp_path.rglob("sweep.descend_columns*.nbi")
     assert b"builders" not in index.read_bytes()
+
+
+def test_code_is_compiled_again_after_a_part_in_another_file_has_changed(tmp_path: Path) -> None:
+    """numba alone would keep a kernel whose own file is the same, as after `git pull` or an update by pip."""
+    kernels = tmp_path / "builders/quantization/kernels"
+    kernels.mkdir(parents=True)
+    for folder in (kernels.parent.parent, kernels.parent):
+        (folder / "__init__.py").touch()
+    for name in ("__init__.py", "compiled.py", "locators.py"):
+        shutil.copy(Path(compiled_source).parent / name, kernels)
+    (kernels / "whole.py").write_text(_WHOLE)
+    printed = []
+    for factor in (2, 3):
+        (kernels / "part.py").write_text(_PART.format(factor=factor))
+        command = [sys.executable, "-c", "from builders.quantization.kernels.whole import whole; print(whole(5.0))"]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        environment.pop("NUMBA_CACHE_DIR", None)
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        printed.append(float(ended.stdout))
+    assert printed == [10, 15]
+    assert list(kernels.glob("__pycache__/whole.whole*.nbi"))
