@@ -61,8 +61,8 @@ def own_checkpoint(cell: CellContent) -> str:
     subject = " and ".join(names) if len(names) < 3 else f"{names[0]}, {names[1]} and {names[2]}"
     verb = "differs" if names in (["chat template"], ["tokenizer"]) else "differ"
     return (
-        f"The {subject} {verb} from production's: the checks of template and ids compare with the candidate's own"
-        " checkpoint, and pass where it is wrong, too."
+        f"The {subject} {verb} from production's. Checks of template and ids compare with the candidate's own"
+        f" checkpoint: where {'that is' if verb == 'differs' else 'those are'} wrong, they pass all the same."
     )
 
 
@@ -151,8 +151,9 @@ def _template(old: Manifest, new: Manifest, cell: CellContent) -> Change:
     found, lines_before = (
         ((), ()) if cell.difference is None else (cell.difference.template, cell.difference.template_before)
     )
-    lines = sum(line[:1] in ("+", "-") for line in found[2:])
-    other = f"another text, {count(lines, 'line')} removed or added" if lines else "other bytes, the same lines"
+    gone, new_lines = (sum(line[:1] == sign for line in found[2:]) for sign in "-+")
+    lines = f"another text, {count(gone, 'line')} removed and {new_lines} added"
+    other = lines if gone or new_lines else "other bytes, the same lines"
     if cell.writes_same_prompts:
         return Change("chat template", shown, other, meaning=_same_prompts(cell))
     meaning = "; ".join(part for part in (_same_prompts(cell), in_words(found, lines_before)) if part)
@@ -165,7 +166,8 @@ def _lost_text(cell: CellContent) -> str:
     found = cell.prompts
     if found is None or not found.lost:
         return ""
-    parts = " or ".join(f"of {part}" for part in found.lost_parts)
+    several = len(found.lost_parts) > 1
+    parts = " or ".join(f"of {part}{f' ({number})' if several else ''}" for part, number in found.lost_parts.items())
     return f"in {len(found.lost)} of {found.rendered} conversations, text {parts} no longer reaches the model"
 
 

@@ -100,7 +100,7 @@ _KEY = frozenset(
 _TRIFLE = 0.001  # of a size or a speed: neither better nor worse
 # They compare phipack's float32 model with transformers' one, both of the first layers of one checkpoint.
 _OF_READING = frozenset(("reference_difference", "reference_state_difference"))
-_READING = "of how phipack reads the checkpoint, by its first layers alone: not of the candidate"
+_READING = "how exactly phipack reads a checkpoint: no measure of its quality"
 # A maximum and an error say how the sample fell; the host's speed says how busy it was.
 _OF_FEW = frozenset(("kl_max", "kl_standard_error"))
 
@@ -195,7 +195,7 @@ def figures_in_short(rows: Sequence[FigureRow]) -> str:
     better, worse = (sum(row.better is wanted for row in rows) for wanted in (True, False))
     same = sum(row.better is None and row.difference == 0 and not row.remark for row in rows)
     rest = len(rows) - better - worse - same
-    others = f", {rest} can't be called either" if rest else ""
+    others = f", {rest} not judged (chance, or nothing to compare with)" if rest else ""
     return f"{count(len(rows), 'figure')}: {better} better, {worse} worse, {same} the same{others}."
 
 

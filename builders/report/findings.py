@@ -207,7 +207,7 @@ def _of_details(details: Details | None) -> Iterator[Finding]:
         if not check.passed:
             yield Finding("fail", f"Check of {check.group}: {check.name}: {check.detail or 'failed'}.", "checks")
     if details.not_run:
-        named = "; ".join(f"{one.group}: {one.name}: {one.reason}" for one in details.not_run)
+        named = "; ".join(f"“{one.name}” of {one.group} ({one.reason})" for one in details.not_run)
         yield Finding("note", f"{count(len(details.not_run), 'check')} not run: {named}.", "checks")
     yield from _of_texts(details)
     yield from _of_answers(details)

@@ -22,6 +22,10 @@ def is_chance(cell: CellContent, name: str, before: float, after: float) -> bool
     """Return whether a difference is within the error of both sides; False where that is not known."""
     if name == "reference_perplexity":
         return _is_chance_of_checkpoints(cell)
+    if name == "perplexity" and cell.has_other_reference:
+        found = own_text_ratio(cell)
+        if found is not None and found.low is not None and found.high is not None and before > 0:
+            return found.low <= 1 <= found.high and found.low <= after / before <= found.high
     if name in ("perplexity", "perplexity_ratio"):
         error = _of_perplexities(cell)
         return error is not None and min(before, after) > 0 and abs(math.log(after / before)) <= SIGMAS * error

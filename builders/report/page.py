@@ -19,8 +19,9 @@ from builders.report.findings import findings, judged, overall, to_look_at, verd
 from builders.report.gate_rows import gate_rows
 from builders.report.look import TEMPLATES, environment, kl, style
 from builders.report.reach import reach_unknown
+from builders.report.regressions import is_same_bundle
 from builders.report.speeds import device_rows, speed_rows
-from builders.report.template_difference import blocks
+from builders.report.template_difference import blocks, example_blocks
 from builders.report.two_references import (
     in_short,
     reference_answers,
@@ -129,6 +130,8 @@ def _environment() -> Environment:
         "speed_rows": speed_rows,
         "storage_rows": storage_rows,
         "template_blocks": blocks,
+        "example_blocks": example_blocks,
+        "is_same_bundle": is_same_bundle,
         "to_look_at": to_look_at,
         "usual": usual,
         "verdict": verdict,

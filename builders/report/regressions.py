@@ -15,6 +15,7 @@ from builders.report.finding import KL_NOTABLE, Finding, Severity
 from builders.report.merge_base import MERGED, base_in_words
 from builders.report.reach import reach_in_words
 from builders.report.same_files import files_that_differ, same_model, same_weights
+from builders.report.two_references import predicts_the_same
 from builders.report.worse_reference import is_worse_reference, of_worse_reference, worse_parts
 from registry.bundle.manifest import Manifest
 from targets.evidence import ACCURACY_FIGURES
@@ -89,7 +90,14 @@ def _loses_stop_id(change: Change) -> bool:
 
 def _of_lost_text(change: Change) -> Finding:
     how = f"{change.before} becomes {change.after}{': ' if change.meaning else ''}{change.meaning}"
-    return Finding("defect", f"{change.what.capitalize()}: {change.effect}. {how}.", "changes")
+    text = f"{change.what.capitalize()}: {change.effect}. {how}. {_UNSEEN}"
+    return Finding("defect", text, "changes")
+
+
+_UNSEEN = (
+    "Checks of the template pass all the same, as they compare with the candidate's own one, and answers can't show it:"
+    " each prompt is a single message."
+)
 
 
 def _of_change(change: Change, notes: Sequence[str]) -> Finding:
@@ -114,10 +122,18 @@ def _of_checkpoint(cell: CellContent, name: str) -> Finding:
 def _another_checkpoint(cell: CellContent, name: str) -> Finding:
     return Finding(
         "look",
-        f"The checkpoint is another one than that of {name}. Each bundle is compared with its own checkpoint in"
-        " float32: a fault of the checkpoint itself shows in no divergence, check or gate, only in what is next to"
-        " production's: both in float32, answers, stop ids and template.",
+        f"The checkpoint is another one than that of {name}. Gates, checks and divergences compare each bundle with its"
+        " own checkpoint, so they show no fault of the checkpoint itself. Where one would show: the two checkpoints in"
+        f" float32, the answers, the stop ids and the template.{_alike(cell)}",
         "float32" if cell.has_other_reference else "changes",
+    )
+
+
+def _alike(cell: CellContent) -> str:
+    if not predicts_the_same(cell):
+        return ""
+    return (
+        " In float32 both predict alike each text of which they read the same tokens: nothing speaks for other weights."
     )
 
 
@@ -217,8 +233,9 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
         yield Finding("look", text, "baseline")
     if cell.before is None:
         return
-    if (why := different_texts(cell)) and not _is_same_bundle(cell):
-        yield Finding("note", f"Divergences and perplexities of the two {why}: neither is called better.", "baseline")
+    if (why := different_texts(cell)) and not is_same_bundle(cell):
+        text = f"KL divergence, same top token and perplexity ratio of the two {why}: neither is called better by them."
+        yield Finding("note", text, "baseline")
     name = cell.before.name
     rows = figure_rows(cell)
     is_said = any(is_worse_reference(cell, row) for row in rows) or worse_parts(cell)  # by a finding of the checkpoint
@@ -232,7 +249,7 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
             yield Finding("look", _sentence(row, name), "baseline")
 
 
-def _is_same_bundle(cell: CellContent) -> bool:
+def is_same_bundle(cell: CellContent) -> bool:
     """Return whether there is nothing to compare: every file is production's, and so is the recipe."""
     if cell.baseline is None:
         return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from builders.oracle.texts import TOOLS, Chat, chats
@@ -23,19 +23,30 @@ _PARTS = (EARLIER_TURNS, SYSTEM_MESSAGE, LAST_TURN, TOOL_LIST)
 
 
 @dataclass(frozen=True)
+class Example:
+    """A conversation, and what both templates make of it; None where one refuses it."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
 class SamePrompts:
     """How many conversations were rendered, and the names of those of which the templates make different texts.
 
     `problem`: why that is not known; empty where it is. `lost`: those of `different` whose text is no longer whole in
-    the prompt, and `lost_parts`: text of what. `refused`: those that only the template after refuses.
+    the prompt, and `lost_parts`: text of what, in how many of them. `refused`: those that only the template after
+    refuses. `example`: one with different texts; None where there is none.
     """
 
     rendered: int
     different: tuple[str, ...]
     problem: str = ""
     lost: tuple[str, ...] = ()
-    lost_parts: tuple[str, ...] = ()
+    lost_parts: Mapping[str, int] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    example: Example | None = None
 
 
 @dataclass(frozen=True)
@@ -57,17 +68,41 @@ def compare_prompts(before: Prompting, after: Prompting) -> SamePrompts:
         different = [chat for chat in grid if _written(before, chat) != _written(after, chat)]
         refused = [chat for chat in different if _written(after, chat) is None]
         lost = {chat.name: _lost(before, after, chat) for chat in different if chat not in refused}
+        example = _example(before, after, different)
     except BuildError as error:
         return SamePrompts(0, (), error.problem)
     except ChatTemplateError as error:
         return SamePrompts(0, (), str(error))
+    numbers = {part: sum(part in parts for parts in lost.values()) for part in _PARTS}
     return SamePrompts(
         len(grid),
         tuple(chat.name for chat in different),
         lost=tuple(name for name, parts in lost.items() if parts),
-        lost_parts=tuple(part for part in _PARTS if any(part in parts for parts in lost.values())),
+        lost_parts={part: number for part, number in numbers.items() if number},
         refused=tuple(chat.name for chat in refused),
+        example=example,
     )
+
+
+_USUAL = Chat(
+    "a system message, two questions and an answer",
+    (
+        ("system", "Answer in one sentence."),
+        ("user", "My name is Ada."),
+        ("assistant", "Hello, Ada."),
+        ("user", "What is my name?"),
+    ),
+)
+
+
+def _example(before: Prompting, after: Prompting, different: Sequence[Chat]) -> Example | None:
+    """Return a usual conversation, where it becomes another text, or else the shortest one."""
+    shortest_first = sorted(different, key=lambda chat: sum(len(content) for _, content in chat.messages))
+    for chat in (_USUAL, *shortest_first) if different else ():
+        found = Example(chat.name, _written(before, chat), _written(after, chat))
+        if found.before != found.after:
+            return found
+    return None
 
 
 def _lost(before: Prompting, after: Prompting, chat: Chat) -> set[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from builders.report.answers import Piece, marked
+from builders.report.same_prompts import Example
 from builders.report.template_place import place_of, quoted
 from builders.report.white_space import visible
 from targets.formatting import count
@@ -54,6 +55,15 @@ def blocks(difference: Sequence[str]) -> list[Block]:
         if one.same:
             found.append(Block("same", (Piece(one.same, differs=False),)))
     return found
+
+
+def example_blocks(example: Example) -> list[Block]:
+    """Return what two templates make of a conversation, before and after; a refusal is said in words."""
+    before, after = ("(refused)" if text is None else text for text in (example.before, example.after))
+    return [
+        Block("gone", _shown(marked(after, before, _WORD), whole=False)),
+        Block("new", _shown(marked(before, after, _WORD), whole=False)),
+    ]
 
 
 def in_words(difference: Sequence[str], before: Sequence[str]) -> str:

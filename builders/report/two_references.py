@@ -104,6 +104,12 @@ def in_short(cell: CellContent, by: By) -> str:
     return f"By {_MORE[by]}: {', '.join(parts)}{f', {rest} not comparable' if rest else ''}."
 
 
+def predicts_the_same(cell: CellContent) -> bool:
+    """Return whether all texts that both checkpoints have read the same tokens of are predicted alike in float32."""
+    known = [row.ratio for row in reference_rows(cell, "texts") if row.ratio is not None]
+    return len(known) > 1 and all(one.is_same for one in known)
+
+
 def net_change(cell: CellContent) -> str:
     """Return the change over all tokens of each text, with what is sure of it, the evaluation's own text first."""
     own = {name for name, part in parts_of(cell.candidate, "texts").items() if is_own_text(cell.candidate, part)}
@@ -111,9 +117,9 @@ def net_change(cell: CellContent) -> str:
     groups: dict[str, list[str]] = {}
     for row in sorted(known, key=lambda row: row.part not in own):
         word = {"may be chance": "within chance", "": "without an interval"}.get(row.word, row.word)
-        name = f"{row.part}, the evaluation's own," if row.part in own else row.part
+        name = f"{row.part} (the evaluation's own)" if row.part in own else row.part
         groups.setdefault(word, []).append(f"{name} {row.change}")
-    return "; ".join(f"{', '.join(found)} ({word})" for word, found in groups.items()) or "none can be compared"
+    return "; ".join(f"{word}: {', '.join(found)}" for word, found in groups.items()) or "none can be compared"
 
 
 def _named(word: str, rows: Sequence[ReferenceRow]) -> str:

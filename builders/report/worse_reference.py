@@ -40,8 +40,8 @@ def of_worse_reference(cell: CellContent, name: str) -> Iterator[Finding]:
         )
     else:
         text = (
-            "The checkpoint itself answers worse than production's, a defect before phipack: float32's own perplexity"
-            f" on the same text is {row.after}, where the checkpoint of {name} has {row.before}. Each check and"
+            "The checkpoint itself is worse than production's, whatever was built from it: on the same text its"
+            f" perplexity in float32 is {row.after}, and {row.before} for the checkpoint of {name}. Each check and"
             " divergence compares with this worse checkpoint."
         )
     yield Finding("defect", text, "float32" if cell.has_other_reference else "baseline")
@@ -54,10 +54,11 @@ def _of_parts(cell: CellContent, name: str) -> Iterator[Finding]:
         return
     is_defect = _low(worse[0]) > 1 + _PART_DEFECT
     usual = "" if is_defect else f" {_whether_usual(cell)}"
+    better = _listed(_better_parts(cell)) or "nothing"
     text = (
-        "In float32, the new checkpoint surely predicts some of the same tokens worse by more than 3 % than that of"
-        f" {name}, by perplexity: {_listed(worse)}. Surely better: {_listed(_better_parts(cell)) or 'nothing'}; over"
-        f" all tokens of a text: {net_change(cell)}.{usual} No check, gate or divergence compares the two checkpoints."
+        f"Perplexity of the new checkpoint in float32, next to that of {name} on the same tokens, where more is worse."
+        f" Surely worse by more than 3 %: {_listed(worse)}. Surely better: {better}. Whole texts: {net_change(cell)}."
+        f"{usual} No check, gate or divergence compares the two checkpoints."
     )
     yield Finding("defect" if is_defect else "look", text, "float32")
 
@@ -74,7 +75,10 @@ def _whether_usual(cell: CellContent) -> str:
     """
     known = [row.ratio for row in _parts(cell) if row.ratio is not None and row.ratio.high != math.inf]
     if any(one.value < 1 / _SURELY for one in known):
-        return "A checkpoint that was trained further on other text usually looks like that: it gains and loses."
+        return (
+            "Training on other text usually gains in one place and loses in another, as here. That is no proof: ask"
+            " what it was trained for."
+        )
     return "Nothing with an interval is better by more than 3 %, as something usually is after training on other text."
 
 

@@ -75,7 +75,9 @@ def _compared(findings: Findings, pairs: Pairs, longest: int) -> dict[str, float
         where = f"prompts {', '.join(numbers)}"
         name = f"share of {len(pairs)} answers: {kind}"
         if allowed >= 1:  # no share would be more
-            findings.skip(name, f"{own:.0%} of the reference's are so: {len(pairs)} answers are too few")
+            findings.skip(
+                name, f"{own:.0%} of float32's own are so, too; {len(pairs)} answers are too few to tell more"
+            )
         else:
             findings.within(name, share, allowed, "share", where)
     return figures

@@ -117,7 +117,7 @@ def test_divergences_of_different_texts_are_not_compared(cell: CellContent, chan
     assert _row(other, "loop_share").better is False
     said = [one for one in findings(other) if one.anchor == "baseline"]
     assert [one.severity for one in said] == ["look", "note"]
-    assert said[1].text.startswith("Divergences and perplexities of the two ")
+    assert said[1].text.startswith("KL divergence, same top token and perplexity ratio of the two ")
 
 
 def test_a_claim_next_to_a_measurement_is_called_both(cell: CellContent) -> None:

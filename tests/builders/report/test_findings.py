@@ -70,7 +70,7 @@ PLANTED: dict[str, tuple[dict[str, Any], str, str]] = {
     "checks that could not be run": (
         {"not_run": (NotRun(group="cache", name="q8_0", reason="the runtime has none"),)},
         "note",
-        "1 check not run: cache: q8_0: the runtime has none.",
+        "1 check not run: “q8_0” of cache (the runtime has none).",
     ),
     "answers that never end": (
         {"answers": [one.model_copy(update=_CUT | {"tokens": 256}) for one in answers()]},

@@ -42,18 +42,18 @@ def test_a_checkpoint_that_is_much_worse_than_productions_is_a_probable_defect(
     assert [one.severity for one in said] == ([rank] if rank else [])
     if rank == "defect":
         assert said[0].text.startswith(
-            "The checkpoint itself answers worse than production's, a defect before phipack: float32's own perplexity"
-            f" on the same text is {after:.4g}, where the checkpoint of phi:1.0.0@iphone-15 has 14.1."
+            "The checkpoint itself is worse than production's, whatever was built from it: on the same text its"
+            f" perplexity in float32 is {after:.4g}, and 14.1 for the checkpoint of phi:1.0.0@iphone-15."
         )
         whole = overall(Content("phi:1.1.0", (found,)))
         assert whole.word == "Passes its gates; a probable defect"
-        assert whole.text.startswith("The checkpoint itself answers worse than production's, a defect before phipack")
+        assert whole.text.startswith("The checkpoint itself is worse than production's, whatever was built from it")
         assert (whole.state, whole.look, judged(found).look) == ("warn", "defect", "defect")
         assert '<p class="verdict is-defect">' in html(Content("phi:1.1.0", (found,))).decode()
 
 
 def test_checks_say_where_they_compare_with_the_candidates_own_checkpoint(cell: CellContent, same: CellContent) -> None:
-    said = "The chat template and stop ids differ from production's: the checks of template and ids compare with the"
+    said = "The chat template and stop ids differ from production's. Checks of template and ids compare with the"
     (shown,) = (one.text for one in _page(cell).all("p") if one.text.startswith("10 of 10 pass"))
     assert said in shown
     assert "compare with the candidate's own checkpoint" not in _page(same).text
@@ -192,11 +192,12 @@ def test_how_the_checkpoint_is_read_is_no_figure_of_the_candidate(same: CellCont
     found = _with_figures(same, values | {"kl_mean": 0.02}, values | {"kl_mean": 0.02})
     for name in values:
         row = _row(found, name)
-        assert row.remark == "of how phipack reads the checkpoint, by its first layers alone: not of the candidate"
+        assert row.remark == "how exactly phipack reads a checkpoint: no measure of its quality"
         assert (row.word, row.change) == ("", "\N{EN DASH}")
         (shown,) = (one for one in _page(found).all("tr") if one.children and one.children[0].text == row.title)
         assert shown.children[1].text == row.remark
-    assert figures_in_short(figure_rows(found)) == "3 figures: 0 better, 0 worse, 1 the same, 2 can't be called either."
+    said = "3 figures: 0 better, 0 worse, 1 the same, 2 not judged (chance, or nothing to compare with)."
+    assert figures_in_short(figure_rows(found)) == said
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def test_text_that_no_longer_reaches_the_model_is_named(change: tuple[str, str],
     before = "{% if tools %}{{ tools }}{% endif %}" + TEMPLATE
     assert before.count(change[0]) == 1
     found = compare_prompts(Prompting(before, {}), Prompting(before.replace(*change), {}))
-    assert found.lost_parts == parts
+    assert tuple(found.lost_parts) == parts
+    assert all(0 < number <= len(found.lost) for number in found.lost_parts.values())
     assert 0 < len(found.lost) <= len(found.different) <= found.rendered
     assert found.refused == ()
 
@@ -85,12 +86,13 @@ def test_a_template_that_writes_every_message_loses_none(after: str) -> None:
     for sides in ((TEMPLATE, after), (after, TEMPLATE)):
         found = compare_prompts(*(Prompting(side, {}) for side in sides))
         assert found.different
-        assert (found.lost, found.lost_parts) == ((), ())
+        assert (found.lost, found.lost_parts) == ((), {})
 
 
 def test_a_message_that_no_longer_reaches_the_model_is_a_probable_defect_and_named_first(cell: CellContent) -> None:
     found = compare_prompts(Prompting(TEMPLATE, {}), Prompting(TEMPLATE.replace("messages", "messages[-1:]"), {}))
-    effect = "in 30 of 40 conversations, text of earlier turns or of the system message no longer reaches the model"
+    parts = "earlier turns (20) or of the system message (20)"
+    effect = f"in 30 of 40 conversations, text of {parts} no longer reaches the model"
     assert _template(replace(cell, prompts=found)).effect == effect
     forgets = _without_a_stop_id(replace(cell, prompts=found))
     said = findings(forgets)
@@ -107,9 +109,31 @@ def test_a_message_that_no_longer_reaches_the_model_is_a_probable_defect_and_nam
     assert "the app must follow" not in shown.text
 
 
+def test_a_conversation_is_shown_as_both_templates_write_it(cell: CellContent) -> None:
+    found = compare_prompts(Prompting(TEMPLATE, {}), Prompting(TEMPLATE.replace("messages", "messages[-1:]"), {}))
+    example = found.example
+    assert example is not None
+    assert example.before is not None
+    assert example.after is not None
+    assert example.before.endswith(example.after)
+    assert "My name is Ada." in example.before
+    assert "My name is Ada." not in example.after
+    page = parsed(html(Content("phi:1.1.0", (replace(cell, prompts=found),), against="phi:production")))
+    (heading,) = (one for one in page.all("h4") if one.text.startswith("A conversation as both templates write it: "))
+    assert heading.text.endswith(example.name)
+    (shown,) = (
+        one
+        for one in page.all("div")
+        if str(one.attributes.get("aria-label", "")).endswith("a conversation as both templates write it")
+    )
+    gone, new = shown.all("pre")
+    assert gone.all("mark")
+    assert not new.all("mark")
+
+
 def test_a_template_that_loses_text_says_nothing_of_stop_ids(cell: CellContent) -> None:
     """A lost stop id explains answers that go on, and its note; a lost message does not."""
-    lost = SamePrompts(40, ("6 turns",), lost=("6 turns",), lost_parts=("earlier turns",))
+    lost = SamePrompts(40, ("6 turns",), lost=("6 turns",), lost_parts={"earlier turns": 1})
     new = cell.candidate.manifest
     notes = ["2 <|im_end|> is not among the stop ids"]
     with_note = _with(cell.candidate, recipe=new.recipe.model_copy(update={"notes": notes}))

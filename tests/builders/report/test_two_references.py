@@ -109,19 +109,19 @@ def test_what_is_surely_worse_is_found_with_its_interval(other_checkpoint: CellC
     assert "; german +6.0 % (" in worse
     for name in ("code", "english", "chinese"):  # better, the same, or perhaps chance
         assert name not in worse
-    assert "usually looks like that" not in found.text
+    assert "usually gains in one place" not in found.text
 
 
 def test_what_is_worse_is_not_said_without_what_is_better_and_all_tokens_together(
     other_checkpoint: CellContent,
 ) -> None:
     fine = _with_details(_whose_own_text_is(other_checkpoint, "code"), classes=())
-    (found,) = [one for one in findings(fine) if "surely predicts" in one.text]
-    better, _, net = found.text.partition(". Surely better: ")[2].partition("; over all tokens of a text: ")
+    (found,) = [one for one in findings(fine) if "in float32, next to that of" in one.text]
+    better, _, net = found.text.partition(". Surely better: ")[2].partition(". Whole texts: ")
     assert better.startswith("chinese -10.0 % (-10.")
     assert net.startswith(
-        "code, the evaluation's own, +2.0 % (within chance); english 0 % (same); german +6.0 % (worse);"
-        " chinese -10.0 % (better). A checkpoint that was trained further on other text usually looks like that:"
+        "within chance: code (the evaluation's own) +2.0 %; same: english 0 %; worse: german +6.0 %;"
+        " better: chinese -10.0 %. Training on other text usually gains in one place and loses in another, as here."
     )
 
 
@@ -131,17 +131,17 @@ def test_what_only_gets_worse_is_not_called_usual(other_checkpoint: CellContent,
     old = _baseline_of(other_checkpoint)
     sides = [_side(side, texts=_with_few(side, blocks), classes=()) for side in (other_checkpoint.candidate, old)]
     fine = replace(other_checkpoint, candidate=sides[0], baseline=sides[1])
-    (found,) = [one for one in findings(fine) if "surely predicts" in one.text]
-    assert "Surely better: nothing; over all tokens of a text: english 0 % (same);" in found.text
+    (found,) = [one for one in findings(fine) if "in float32, next to that of" in one.text]
+    assert "Surely better: nothing. Whole texts: same: english 0 %;" in found.text
     assert ("chinese -" in found.text) == (blocks > 0)
     assert "Nothing with an interval is better by more than 3 %, as something usually is" in found.text
-    assert "usually looks like that" not in found.text
+    assert "usually gains in one place" not in found.text
 
 
 def test_a_text_that_is_surely_worse_by_less_than_a_quarter_is_to_be_judged(other_checkpoint: CellContent) -> None:
     fine = _with_details(other_checkpoint, classes=())
     assert "defect" not in {one.severity for one in findings(fine)}
-    (found,) = [one for one in findings(fine) if "surely predicts" in one.text]
+    (found,) = [one for one in findings(fine) if "in float32, next to that of" in one.text]
     assert found.severity == "look"
 
 
@@ -164,7 +164,7 @@ def test_the_rule_separates_what_was_measured(
     new = prediction(kind, 9 + 100 * CLASSES[kind], 1.01, times=times, uneven=uneven)
     one = part.model_copy(update={"prediction": new})
     cell = _with_details(other_checkpoint, texts=(), positions=(), classes=(one,))
-    found = [one.severity for one in findings(cell) if "surely predicts" in one.text]
+    found = [one.severity for one in findings(cell) if "in float32, next to that of" in one.text]
     assert found == ([] if severity is None else [severity])
 
 
