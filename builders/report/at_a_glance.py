@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from builders.report.changes import recipe_of
 from builders.report.comparing import NOTHING
 from builders.report.content import CellContent, side_name
+from builders.report.recipes import recipe_of
 from builders.report.same_files import files_that_differ, same_weights
 from registry.bundle.manifest import Manifest
 

@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Iterator
 
-from builders.report.changes import app_changes, recipe_of
+from builders.report.changes import app_changes
 from builders.report.content import CellContent, Subject
 from builders.report.findings import findings, judged
+from builders.report.recipes import recipe_of
 from builders.report.speeds import speed_rows
 from targets.formatting import bound, figure, size
 from targets.printable import one_line

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from builders.report.change import Change
-from builders.report.content import CellContent, Recorded, Subject
+from builders.report.content import CellContent, Subject
+from builders.report.layers import layers_in_words
 from builders.report.merge_base import merge_change
 from builders.report.reach import context_window, reach_changes
+from builders.report.recipes import recipe_of
 from builders.report.same_files import files_that_differ
 from builders.report.template_difference import in_words
 from registry.bundle.manifest import Manifest
-from targets.formatting import count, recipe_shown, size
+from targets.formatting import count, size
 
 STOP_IDS = "stop ids"
 _SHOWN_DIGITS = 12  # of a digest
@@ -34,7 +36,7 @@ def origin_changes(cell: CellContent) -> list[Change]:
             else "every file that is made from the two is the same, byte for byte",
         ),
         *(() if merge is None else (merge,)),
-        Change("largest file", _weights(old), _weights(new)),
+        Change("largest file", _weights(old), _weights(new), meaning=layers_in_words(cell)),
         Change("tools", *_tools(old, new)),
     ]
 
@@ -68,21 +70,6 @@ def own_checkpoint(cell: CellContent) -> str:
 
 def _tokenizer_digest(manifest: Manifest) -> str | None:
     return next((entry.sha256 for entry in manifest.files if entry.path == "tokenizer.json"), None)
-
-
-def recipe_of(manifest: Manifest) -> str:
-    """Return a bundle's recipe with what it was built with."""
-    entry = manifest.recipe
-    level = "none" if entry.calibration is None else entry.calibration.level
-    return recipe_shown(entry.name, level, None if entry.budget is None else entry.budget.asked, entry.kv_cache)
-
-
-def recipe_on(side: Subject | Recorded) -> str:
-    """Return the recipe of a side, where its manifest can't be read as the registry has it."""
-    if isinstance(side, Recorded):
-        row = side.version
-        return recipe_shown(row.recipe, row.calibration, row.budget, row.kv_cache)
-    return recipe_of(side.manifest)
 
 
 def _digest(text: str) -> str:

@@ -10,6 +10,7 @@ from builders.report.same_prompts import SamePrompts
 from builders.report.void_checks import without_void
 from registry.bundle.manifest import Manifest
 from registry.diff.compare import Difference
+from registry.diff.layers import LayerChanges
 from registry.ledger.channel_moves import Move
 from registry.ledger.versions import CellVersion
 from targets.devices import Target
@@ -87,6 +88,7 @@ class CellContent:
     `recorded`: what the registry has of a baseline that could not be read.
     `earlier`: other releases by the same recipe, the newest first; None where nobody has looked for them.
     `prompts`: what both chat templates write, where they differ.
+    `layers`: whose weights are others; None where nobody has looked, or it can't be known.
     """
 
     candidate: Subject
@@ -96,6 +98,7 @@ class CellContent:
     earlier: tuple[Earlier, ...] | None = None
     prompts: SamePrompts | None = None
     recorded: Recorded | None = None
+    layers: LayerChanges | None = None
 
     @property
     def before(self) -> Subject | Recorded | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from builders.report.changes import recipe_on
 from builders.report.content import CellContent, Recorded, Subject
 from builders.report.finding import Finding
+from builders.report.recipes import recipe_on
 from targets.evidence_details import Check
 from targets.formatting import count
 

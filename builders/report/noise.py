@@ -7,8 +7,8 @@ import re
 
 from builders.report.content import CellContent, Recorded, Subject
 from builders.report.endings import SHARES, sample_of
+from builders.report.layers import has_same_weights
 from builders.report.predictions import own_text_ratio
-from builders.report.same_files import same_weights
 from targets.evaluation import EvaluationSettings
 
 SIGMAS = 1.96  # of a normal distribution's 95 % interval
@@ -43,7 +43,7 @@ def _is_chance_of_checkpoints(cell: CellContent) -> bool:
     found = own_text_ratio(cell)
     if found is None or found.word != "may be chance" or found.value >= _NEVER_CHANCE:
         return False
-    return cell.baseline is None or not same_weights(cell.baseline.manifest, cell.candidate.manifest)
+    return not has_same_weights(cell)
 
 
 def is_busy(subject: Subject | Recorded | None, name: str) -> bool:

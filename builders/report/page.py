@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from builders.report.answers import answer_rows, same_as_before
 from builders.report.at_a_glance import at_a_glance
 from builders.report.breakdown_rows import breakdown_rows
-from builders.report.changes import app_changes, origin_changes, own_checkpoint, recipe_on
+from builders.report.changes import app_changes, origin_changes, own_checkpoint
 from builders.report.charts import charts
 from builders.report.comparing import figure_rows, figures_in_short, size_sentence, storage_rows
 from builders.report.content import CellContent, Content, Recorded, Subject, side_name
@@ -19,6 +19,7 @@ from builders.report.findings import findings, judged, overall, to_look_at, verd
 from builders.report.gate_rows import gate_rows
 from builders.report.look import TEMPLATES, environment, kl, style
 from builders.report.reach import reach_unknown
+from builders.report.recipes import recipe_on
 from builders.report.regressions import is_same_bundle
 from builders.report.speeds import device_rows, speed_rows
 from builders.report.template_difference import blocks, example_blocks

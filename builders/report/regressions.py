@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 
 from builders.report.at_a_glance import at_a_glance
 from builders.report.change import Change
-from builders.report.changes import STOP_IDS, app_changes, own_checkpoint, recipe_on
+from builders.report.changes import STOP_IDS, app_changes, own_checkpoint
 from builders.report.comparing import FigureRow, different_texts, figure_rows
 from builders.report.content import CellContent
 from builders.report.endings import ROOM_TO_END, goes_on, limit_of
 from builders.report.finding import KL_NOTABLE, Finding, Severity
+from builders.report.layers import layers_in_words
 from builders.report.merge_base import MERGED, base_in_words
 from builders.report.reach import reach_in_words
+from builders.report.recipes import recipe_on
 from builders.report.same_files import files_that_differ, same_model, same_weights
 from builders.report.two_references import predicts_the_same
 from builders.report.worse_reference import is_worse_reference, of_worse_reference, worse_parts
@@ -120,11 +122,12 @@ def _of_checkpoint(cell: CellContent, name: str) -> Finding:
 
 
 def _another_checkpoint(cell: CellContent, name: str) -> Finding:
+    said = layers_in_words(cell)
     return Finding(
         "look",
         f"The checkpoint is another one than that of {name}. Gates, checks and divergences compare each bundle with its"
         " own checkpoint, so they show no fault of the checkpoint itself. Where one would show: the two checkpoints in"
-        f" float32, the answers, the stop ids and the template.{_alike(cell)}",
+        f" float32, the answers, the stop ids and the template.{_alike(cell)}{' ' if said else ''}{said}",
         "float32" if cell.has_other_reference else "changes",
     )
 
@@ -132,9 +135,7 @@ def _another_checkpoint(cell: CellContent, name: str) -> Finding:
 def _alike(cell: CellContent) -> str:
     if not predicts_the_same(cell):
         return ""
-    return (
-        " In float32 both predict alike each text of which they read the same tokens: nothing speaks for other weights."
-    )
+    return " In float32 both predict alike each text of which they read the same tokens."
 
 
 def _of_configuration(cell: CellContent, old: Manifest, new: Manifest) -> str:

@@ -6,8 +6,8 @@ passed their gates, and whose evidence read the same text; where there are none,
 
 from __future__ import annotations
 
-from builders.report.changes import recipe_of, recipe_on
 from builders.report.content import CellContent, Earlier
+from builders.report.recipes import recipe_of, recipe_on
 from targets.formatting import figure
 
 _MOST_NAMED = 3

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from builders.report.comparing import FigureRow, figure_rows
 from builders.report.content import CellContent
 from builders.report.finding import Finding
+from builders.report.layers import has_same_weights
 from builders.report.predictions import BREAKDOWNS
 from builders.report.reach import reach_in_words
-from builders.report.same_files import files_that_differ, same_weights
+from builders.report.same_files import files_that_differ
 from builders.report.two_references import ReferenceRow, net_change, reference_rows
 
 # On the model of 135M that reviewers are shown, 4-bit weights cost 1.6 % (gguf-q4_k_m) to 14 % (coreml-int4): a float32
@@ -31,7 +32,7 @@ def of_worse_reference(cell: CellContent, name: str) -> Iterator[Finding]:
     if row is None:
         yield from _of_parts(cell, name)
         return
-    if cell.baseline is not None and _has_same_weights(cell):
+    if cell.baseline is not None and has_same_weights(cell):
         old, new = cell.baseline.manifest, cell.candidate.manifest
         text = (
             f"The weights are those of {name}, and float32 predicts the same text worse with them: its perplexity is"
@@ -106,9 +107,5 @@ def is_worse_reference(cell: CellContent, row: FigureRow) -> bool:
     """Return whether a figure is float32's own perplexity, and so much worse that it is a defect."""
     if row.name != "reference_perplexity" or row.better is not False:
         return False
-    most = _PERPLEXITY_OF_SAME_WEIGHTS if _has_same_weights(cell) else _PERPLEXITY_DEFECT
+    most = _PERPLEXITY_OF_SAME_WEIGHTS if has_same_weights(cell) else _PERPLEXITY_DEFECT
     return row.relative is None or row.relative > most
-
-
-def _has_same_weights(cell: CellContent) -> bool:
-    return cell.baseline is not None and same_weights(cell.baseline.manifest, cell.candidate.manifest)

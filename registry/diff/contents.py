@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from registry.bundle.manifest import FileEntry
+from registry.formats.forwards import Span
 
 # Opens one of a bundle's files for reading from its start. Raises `PhipackError`.
 Open = Callable[[FileEntry], BinaryIO]
@@ -25,6 +26,14 @@ class Tensor:
     shape: tuple[int, ...]
     bytes: int
     digest: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes are: a file of the bundle, by its path, and a part of it."""
+
+    path: str
+    span: Span
 
 
 @dataclass(frozen=True)

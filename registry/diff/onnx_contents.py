@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from registry.bundle.manifest import FileEntry, Manifest
-from registry.diff.contents import Contents, Open, Tensor
+from registry.diff.contents import Contents, Open, Place, Tensor
 from registry.formats.forwards import REPLACE_BUNDLE, Forwards, Span
 from registry.formats.protobuf import fields, text, varints
 from targets.errors import BundleError
@@ -35,11 +35,40 @@ class _External:
     span: Span
 
 
+@dataclass(frozen=True)
+class _Graphs:
+    """Initializers by name, those in a graph itself and those elsewhere; the digest of the rest by the graph's path."""
+
+    tensors: dict[str, Tensor]
+    external: dict[str, _External]
+    rest: dict[str, str]
+
+
 def onnx_contents(manifest: Manifest, open_file: Open) -> Contents:
     """Read every ONNX graph of a bundle. Raises `BundleError` where one is damaged."""
-    tensors: dict[str, Tensor] = {}
-    external_tensors: dict[str, _External] = {}
-    keys: dict[str, str] = {}
+    graphs = _graphs(manifest, open_file)
+    tensors = dict(graphs.tensors)
+    entries = {entry.path: entry for entry in manifest.files}
+    for path in sorted({one.path for one in graphs.external.values()}):
+        here = {name: one for name, one in graphs.external.items() if one.path == path}
+        with open_file(entries[path]) as stream:
+            digests = Forwards(stream, path, entries[path].bytes).digests(one.span for one in here.values())
+        for name, one in here.items():
+            tensors[name] = Tensor(one.storage, one.shape, one.span.bytes, digests[one.span])
+    return Contents(tensors, {f"{path} without its tensors": digest for path, digest in graphs.rest.items()})
+
+
+def onnx_places(manifest: Manifest, open_file: Open) -> dict[str, Place | Tensor]:
+    """Return where each initializer is, by its name, or itself where it is in a graph.
+
+    Raises `BundleError` where a graph is damaged.
+    """
+    graphs = _graphs(manifest, open_file)
+    return {**graphs.tensors, **{name: Place(one.path, one.span) for name, one in graphs.external.items()}}
+
+
+def _graphs(manifest: Manifest, open_file: Open) -> _Graphs:
+    found = _Graphs({}, {}, {})
     for entry in manifest.files:
         if entry.path.endswith(".onnx"):
             if entry.bytes > GRAPH_BYTES_LIMIT:
@@ -50,23 +79,15 @@ def onnx_contents(manifest: Manifest, open_file: Open) -> Contents:
             with open_file(entry) as stream:
                 raw = memoryview(Forwards(stream, entry.path, entry.bytes).take(entry.bytes))
             try:
-                keys[f"{entry.path} without its tensors"] = _read_graph(raw, entry, tensors, external_tensors)
+                found.rest[entry.path] = _read_graph(raw, entry, found.tensors, found.external)
             except (ValueError, KeyError, IndexError) as error:
                 raise BundleError(
                     f"{entry.path}: not an ONNX graph that can be read: {error}", fix=REPLACE_BUNDLE
                 ) from error
-    entries = {entry.path: entry for entry in manifest.files}
-    for path in sorted({one.path for one in external_tensors.values()}):
-        if path not in entries:
-            raise BundleError(
-                f"the graph's tensors are in {path}, which is missing from the bundle", fix=REPLACE_BUNDLE
-            )
-        here = {name: one for name, one in external_tensors.items() if one.path == path}
-        with open_file(entries[path]) as stream:
-            digests = Forwards(stream, path, entries[path].bytes).digests(one.span for one in here.values())
-        for name, one in here.items():
-            tensors[name] = Tensor(one.storage, one.shape, one.span.bytes, digests[one.span])
-    return Contents(tensors, keys)
+    paths = {entry.path for entry in manifest.files}
+    for path in sorted({one.path for one in found.external.values()} - paths):
+        raise BundleError(f"the graph's tensors are in {path}, which is missing from the bundle", fix=REPLACE_BUNDLE)
+    return found
 
 
 def _read_graph(

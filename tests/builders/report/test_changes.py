@@ -11,9 +11,10 @@ import pytest
 
 from builders.report.answers import answer_rows
 from builders.report.at_a_glance import at_a_glance
-from builders.report.changes import app_changes, origin_changes, recipe_of
+from builders.report.changes import app_changes, origin_changes
 from builders.report.content import CellContent, Subject
 from builders.report.findings import findings
+from builders.report.recipes import recipe_of
 from builders.report.template_difference import blocks, in_words
 from targets.evidence import Figure
 from tests.support.report_samples import answers, details

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from builders.report.changes import recipe_of
 from builders.report.comparing import FigureRow, figure_rows
 from builders.report.content import CellContent
 from builders.report.findings import findings
+from builders.report.recipes import recipe_of
 from targets.evidence import FIGURES, Figure
 from targets.evidence_details import Check
 from tests.support.report_samples import answers, details

@@ -1,0 +1,118 @@
+"""Which layers' weights are others: found from real bundles of checkpoints in which one layer was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.build import build
+from builders.checkpoint import open_checkpoint
+from builders.report.changes import origin_changes
+from builders.report.content import CellContent
+from builders.report.findings import findings
+from builders.report.layers import has_same_weights, layers_in_words
+from devtools.bundles import make_bundle
+from registry.bundle.manifest import CalibrationEntry
+from registry.diff.compare import folder_side
+from registry.diff.layers import LayerChanges, layer_changes
+from targets.recipes import recipe_named
+from tests.support.checkpoints import Tiny, edit_json, random_weights, write_tiny, write_weights
+
+TINY = Tiny(layers=3)
+UP = "model.layers.1.mlp.gate_up_proj.weight"
+RECIPES = ("gguf-f16", "gguf-q4_0", "onnx-int4", "onnx-fp16")
+
+
+def _bundle(folder: Path, recipe: str, changes: Mapping[str, float], **config: object) -> Path:
+    checkpoint = write_tiny(folder / "checkpoint", TINY)
+    if config:
+        edit_json(checkpoint / "config.json", **config)
+    weights = random_weights(TINY.config())
+    for name, factor in changes.items():
+        weights[name] = weights[name] * np.float32(factor)
+    write_weights(checkpoint, weights)
+    return build(open_checkpoint(checkpoint), recipe_named(recipe), folder / "bundle").path
+
+
+def _changes(tmp_path: Path, recipe: str, changes: Mapping[str, float], **config: object) -> LayerChanges | None:
+    before = folder_side(_bundle(tmp_path / "before", recipe, {}))
+    return layer_changes(before, folder_side(_bundle(tmp_path / "after", recipe, changes, **config)))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_layer_that_was_changed_is_named(tmp_path: Path, recipe: str) -> None:
+    assert _changes(tmp_path, recipe, {UP: 1.5}) == LayerChanges((0, 2), (1,), rest_is_same=True)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_changed_head_is_of_no_layer(tmp_path: Path, recipe: str) -> None:
+    assert _changes(tmp_path, recipe, {"lm_head.weight": 1.5}) == LayerChanges((0, 1, 2), (), rest_is_same=False)
+
+
+@pytest.mark.parametrize("recipe", ["gguf-f16", "onnx-int4"])
+def test_another_configuration_changes_no_weight(tmp_path: Path, recipe: str) -> None:
+    """In GGUF it is in the file of the weights, whose digest is another one."""
+    assert _changes(tmp_path, recipe, {}, rms_norm_eps=1e-4) == LayerChanges((0, 1, 2), (), rest_is_same=True)
+
+
+def test_of_two_formats_and_of_core_ml_nothing_is_known(tmp_path: Path) -> None:
+    folders = [_bundle(tmp_path / recipe, recipe, {}) for recipe in ("gguf-q4_0", "onnx-int4", "coreml-int4")]
+    gguf, onnx, coreml = map(folder_side, folders)
+    assert layer_changes(gguf, onnx) is None
+    assert layer_changes(coreml, coreml) is None
+
+
+@pytest.mark.parametrize(
+    ("same", "changed", "rest", "said"),
+    [
+        (
+            range(22),
+            range(22, 30),
+            True,
+            "layers 22 to 29 are others, those of layers 0 to 21 the same; embedding, head",
+        ),
+        ((*range(9), 10, 12), (9, 11), True, "layers 9, 11 are others, those of layers 0 to 8, 10, 12 the same"),
+        (
+            range(1, 30),
+            (0,),
+            False,
+            "layer 0 are others, those of layers 1 to 29 the same; embedding, head and last norm are o",
+        ),
+        ((), range(30), True, "The weights of every layer are others; embedding, head and last norm are the same."),
+        (range(30), (), False, "The weights of every layer are the same; embedding, head and last norm are others."),
+        (range(30), (), True, "Every tensor of the weights is the same, byte for byte."),
+    ],
+)
+def test_layers_are_named_in_ranges(
+    other_checkpoint: CellContent, same: range, changed: range, rest: bool, said: str
+) -> None:
+    found = replace(other_checkpoint, layers=LayerChanges(tuple(same), tuple(changed), rest))
+    assert said in layers_in_words(found)
+    (look,) = (one for one in findings(found) if one.text.startswith("The checkpoint is another one"))
+    assert look.text.endswith(layers_in_words(found))
+    (file,) = (one for one in origin_changes(found) if one.what == "largest file")
+    assert file.meaning == layers_in_words(found)
+    assert has_same_weights(found) == (rest and not changed)
+
+
+def test_where_all_weights_are_calibrated_again_nothing_is_said(other_checkpoint: CellContent) -> None:
+    entry = CalibrationEntry(level="light", text="sha256:" + "e" * 64, tokens=2048)
+    recipe = other_checkpoint.candidate.manifest.recipe.model_copy(update={"calibration": entry})
+    assert other_checkpoint.baseline is not None
+    before, after = (
+        replace(side, manifest=side.manifest.model_copy(update={"recipe": recipe}))
+        for side in (other_checkpoint.baseline, other_checkpoint.candidate)
+    )
+    all_others = LayerChanges((), (0, 1), rest_is_same=True)
+    found = replace(other_checkpoint, baseline=before, candidate=after, layers=all_others)
+    assert layers_in_words(found) == ""
+    assert layers_in_words(replace(found, layers=LayerChanges((0,), (1,), rest_is_same=True)))
+
+
+def test_of_a_file_that_is_no_gguf_nothing_is_known(tmp_path: Path) -> None:
+    sides = [folder_side(make_bundle(tmp_path / name, {"model.gguf": name.encode()}).path) for name in ("one", "other")]
+    assert layer_changes(*sides) is None
