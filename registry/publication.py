@@ -34,6 +34,7 @@ from registry.catalog.rollout import ALL, Stage, share_of, stages_after
 from registry.catalog.signing import KeyFolder
 from registry.ledger.reader import Reader, resolve_in
 from registry.ledger.versions import CellVersion, require_one_home
+from registry.store.folder import FolderStore
 from registry.store.protocol import Store, blobs_of
 from registry.store.uris import open_store
 from targets.devices import Target
@@ -41,6 +42,7 @@ from targets.errors import PublicationError, did_you_mean
 from targets.progress import Notice, Progress, Step, silent
 from targets.references import Reference
 from targets.runtimes.table import strictest
+from targets.stated_path import neighbour
 
 _TRIES = 5  # against other publishers
 
@@ -185,9 +187,11 @@ def _require_meant(order: Order, published: Published, rows: Sequence[CellVersio
     """Refuse a place without a catalog, which may be a misspelt one, unless it is asked for or has a bundle already."""
     place = published.store
     if published.tag is None and not order.new_catalog and all(place.blob_bytes(row.digest) is None for row in rows):
+        near = neighbour(place.root) if isinstance(place, FolderStore) else None
+        meant = f"did you mean {near!r}? C" if near else "c"
         raise PublicationError(
             f"{place.uri} has no catalog; nothing was published",
-            fix="correct --to or --store; if a catalog is to begin there: --new-catalog",
+            fix=f"{meant}orrect --to or --store; if a catalog is to begin there: --new-catalog",
         )
 
 

@@ -5,7 +5,7 @@
       model.safetensors, or an index and its shards: see `weight_files.py`
       tokenizer.json …                 see `checkpoint.py`
 
-Refused here: an adapter, the root of the hub's cache, a link whose file is gone, a git-lfs pointer in place of a file,
+Refused here: a bundle, an adapter, the root of the hub's cache, a link whose file is gone, a git-lfs pointer in place of a file,
 and a name in another case. Subfolders (`original/`, `onnx/`) are never looked into, as transformers does not.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NoReturn
 
+from registry.bundle.manifest import MANIFEST_NAME
 from targets.errors import CheckpointError
 from targets.stated_path import fix_for
 from targets.strict_json import parse_json
@@ -45,6 +46,7 @@ def check_folder(folder: Path) -> None:
         raise CheckpointError(f"{folder} is not a folder", fix=fix)
     entries = sorted(folder.iterdir())
     _refuse_cache_root(folder, entries)
+    _refuse_bundle(folder, entries)
     deciding = [path for path in entries if path.suffix.lower() in _DECIDING]
     for path in deciding:
         if path.is_symlink() and not path.exists():
@@ -70,6 +72,15 @@ def refuse_lfs_pointer(path: Path) -> None:
         raise CheckpointError(
             f"{path} is a git-lfs pointer: the repository was cloned without its large files",
             fix="run git lfs pull in the repository, or download the checkpoint with hf download",
+        )
+
+
+def _refuse_bundle(folder: Path, entries: list[Path]) -> None:
+    names = {path.name for path in entries}
+    if MANIFEST_NAME in names and "config.json" not in names:
+        raise CheckpointError(
+            f"{folder} is a bundle, which was built from a checkpoint",
+            fix="name the checkpoint that it was built from; phipack inspect shows what a bundle is",
         )
 
 

@@ -176,7 +176,7 @@ def check_project(state: State) -> Check:
 def check_disks(places: Iterable[Path]) -> Iterator[Check]:
     """Look at the free space of each disk that is written to, once each."""
     seen = set()
-    for place in (*places, Path(tempfile.gettempdir())):
+    for place in (*places, Path(os.environ.get("TMPDIR") or tempfile.gettempdir())):
         folder = existing_parent(place)
         device = folder.stat().st_dev
         if device in seen:

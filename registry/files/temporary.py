@@ -8,6 +8,7 @@ folder of the same kind in the same place:
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def temporary_folder(
     Raises:
         PhipackError: one of `kind`: it can't be created. What the block raises is its own.
     """
-    place = parent or Path(tempfile.gettempdir())
+    place = parent or system_folder(kind)
     with disk_errors(place, kind):
         place.mkdir(parents=True, exist_ok=True)
         remove_left(prefix, place)
@@ -36,6 +37,20 @@ def temporary_folder(
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def system_folder(kind: type[PhipackError] = BuildError) -> Path:
+    """Return where the system keeps temporary files. Raises `kind` where `TMPDIR` names no folder.
+
+    Python passes over a `TMPDIR` that it can't write into, as on a full disk, and takes /tmp without a word: whoever
+    has set it has no room there.
+    """
+    named = os.environ.get("TMPDIR")
+    if not named:
+        return Path(tempfile.gettempdir())
+    if not Path(named).is_dir():
+        raise kind(f"TMPDIR names {named}, which is no folder", fix=f"create it (mkdir -p {named}), or unset TMPDIR")
+    return Path(named)
 
 
 def remove_left(prefix: str, place: Path) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from registry.files.owned import is_own_file
 from registry.files.staging import disk_errors, owner_mark
-from registry.files.temporary import left_in
+from registry.files.temporary import left_in, system_folder
 from registry.transfer.http_address import host_of, http_address_problem, port_of
 from targets.errors import SetupError
 from targets.secrets import shown
@@ -151,7 +151,7 @@ def _joined(paths: list[str]) -> str:
     Where a process is killed, the next one that writes such a file removes what it left.
     """
     content = b"\n".join(_read(file) for path in paths for file in _files(Path(path)))
-    folder, owner = Path(tempfile.gettempdir()), os.getpid()
+    folder, owner = system_folder(SetupError), os.getpid()
     with disk_errors(folder, SetupError):
         for left in left_in(folder, _CA_MARK):
             with suppress(OSError):

@@ -33,6 +33,16 @@ def test_a_phone_gets_what_was_published(publisher: Publisher, phone: Phone) -> 
     assert (fetched.digest, release) == (bundle.digest, "1.0.0")
 
 
+def test_a_neighbour_of_a_misspelt_place_is_named(publisher: Publisher) -> None:
+    publisher.release("1.0.0")
+    publisher.publish()
+    publisher.place = FolderStore(publisher.place.root.with_name(f"{publisher.place.root.name}g"))
+    with pytest.raises(PublicationError) as caught:
+        publisher.publish(order=Order("phi", "production"))
+    assert caught.value.fix.startswith("did you mean '")
+    assert "--new-catalog" in caught.value.fix
+
+
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_a_misspelt_place_is_refused_and_stays_empty(
     publisher: Publisher, kind: str, request: pytest.FixtureRequest

@@ -9,6 +9,7 @@ import pytest
 
 from builders.checkpoint import open_checkpoint
 from builders.checkpoint.adapter.folder import open_adapter
+from devtools.bundles import make_bundle
 from targets.errors import CheckpointError
 from tests.support.checkpoints import write_json
 
@@ -32,6 +33,13 @@ def test_a_pointer_of_git_lfs_is_recognised(folder: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=rf"{name} is a git-lfs pointer") as refused:
         open_checkpoint(folder)
     assert "git lfs pull" in refused.value.fix
+
+
+def test_a_bundle_is_recognised(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    with pytest.raises(CheckpointError, match="bundle is a bundle, which was built from a checkpoint") as refused:
+        open_checkpoint(bundle.path)
+    assert "phipack inspect" in refused.value.fix
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,18 @@ def test_a_place_that_can_not_be_made_is_named(tmp_path: Path, kind: type[Phipac
     (tmp_path / "file").touch()
     with pytest.raises(kind, match="file"), temporary_folder("kind", tmp_path / "file" / "place", kind=kind):
         pass
+
+
+def test_a_tmpdir_that_is_named_is_taken_whatever_is_wrong_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python would go to /tmp without a word, where there may be no room."""
+    monkeypatch.setattr(tempfile, "tempdir", "/elsewhere")  # what Python has found
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with temporary_folder("phipack-test") as folder:
+        assert folder.parent == tmp_path
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "misspelt"))
+    with pytest.raises(BuildError, match="misspelt, which is no folder") as caught, temporary_folder("phipack-test"):
+        pass
+    assert "unset TMPDIR" in caught.value.fix
+    assert not (tmp_path / "misspelt").exists()
