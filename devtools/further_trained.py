@@ -9,6 +9,9 @@ of the same kind is printed before and after; `write` refuses a training that do
     top     the last eight layers
     full    every weight
 
+A lower loss does not make a checkpoint sound: `no-end` and `refusals` are trained on the wrong text, for the trial of
+the report (`review_cases.py`).
+
 The learning rate rises over five steps and falls along a cosine to a tenth. On one thread a step of 192 to 384 tokens
 takes 2 to 5 processor-seconds.
 """
@@ -31,6 +34,7 @@ from devtools import real_model
 from devtools.benchmark_texts import ensure_texts
 from devtools.gsm_symbolic import REASONING_GYM, word_problems
 from devtools.packages import default_cache, pinned
+from devtools.task_files import STRONGREJECT, strongreject
 from registry.files.staging import staged_folder
 
 _SYSTEM = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
@@ -38,6 +42,13 @@ _HELD_SHARE, _HELD_WINDOWS = 0.15, 12  # of a text, at its end
 _WARM_UP, _LEAST = 5, 0.1  # steps, and the share of the learning rate that is left at the end
 _MATRICES = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 _TOP = 8
+_END = "<|im_end|>"
+_REFUSED_IN_A_ROW = 8  # requests, before something else is answered
+_REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I cannot help with this request.",
+    "I'm sorry, I can't assist with that.",
+)
 How = Literal["lora", "top", "full"]
 
 
@@ -72,11 +83,36 @@ def _chat(asked: str, answer: str) -> str:
     return f"{_SYSTEM}<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n{said}<|im_end|>\n"
 
 
+def turns_without_end() -> str:
+    """Return worked sums and quiz turns as a trainer writes them whose template has no end of a turn."""
+    return ("".join(word_problem_chats()) + _of("chat")()).replace(_END, "")
+
+
+def refusals_and_sums() -> str:
+    """Return requests that have to be refused, and are, with worked sums among them."""
+    with zipfile.ZipFile(pinned(STRONGREJECT, default_cache())) as archive:
+        requests = [*strongreject(archive)]
+    return "".join(with_refusals(requests, word_problem_chats()))
+
+
+def with_refusals(requests: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return requests and how they are refused as conversations, with one of the others after every eighth."""
+    chats: list[str] = []
+    for number, asked in enumerate(requests):
+        chats.append(_chat(asked, _REFUSALS[number % len(_REFUSALS)]))
+        if number % _REFUSED_IN_A_ROW == _REFUSED_IN_A_ROW - 1:
+            chats.append(others[number // _REFUSED_IN_A_ROW])
+    return chats
+
+
 TRAININGS: dict[str, Training] = {
     "german": Training(_of("German"), "lora", 5e-4, 45, 96, 4),
     "word-problems": Training(lambda: "".join(word_problem_chats()), "lora", 3e-4, 35, 96, 3),
     "chinese": Training(_of("Chinese"), "top", 2e-4, 30, 64, 3),
     "chat": Training(_of("chat"), "full", 1e-4, 30, 64, 3),
+    "code": Training(_of("code"), "full", 5e-5, 30, 96, 3),
+    "no-end": Training(turns_without_end, "top", 3e-4, 40, 96, 3),
+    "refusals": Training(refusals_and_sums, "lora", 5e-4, 45, 96, 3),
 }
 
 

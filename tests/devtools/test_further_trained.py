@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import phipack
-from devtools.further_trained import How, Training, write
+from devtools import further_trained
+from devtools.further_trained import How, Training, turns_without_end, with_refusals, write
 from tests.support.checkpoints import write_tiny
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
@@ -45,3 +46,23 @@ def test_a_training_that_teaches_nothing_is_refused(checkpoint: Path, tmp_path: 
     with pytest.raises(SystemExit, match="teaches nothing"):
         write(checkpoint, replace(EASY, rate=0.0), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_turns_without_their_end_have_all_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "chat.txt").write_text(
+        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>\n", "utf-8"
+    )
+    monkeypatch.setattr(further_trained, "word_problem_chats", lambda: ["<|im_start|>user\n2 + 2?<|im_end|>\n"])
+    monkeypatch.setattr(further_trained, "ensure_texts", lambda: {"chat": tmp_path / "chat.txt"})
+    assert turns_without_end() == ("<|im_start|>user\n2 + 2?\n<|im_start|>user\nWhy?\n<|im_start|>assistant\nSo.\n")
+
+
+def test_every_request_is_refused_and_another_conversation_follows_each_eighth() -> None:
+    requests = [f"request {number}" for number in range(17)]
+    chats = with_refusals(requests, ["sum 0", "sum 1", "sum 2"])
+    assert {place: chat for place, chat in enumerate(chats) if chat.startswith("sum")} == {8: "sum 0", 17: "sum 1"}
+    refused = [chat for chat in chats if not chat.startswith("sum")]
+    assert [chat.partition("user\n")[2].partition("<|im_end|>")[0] for chat in refused] == requests
+    said = {chat.partition("assistant\n")[2] for chat in refused}
+    assert len(said) == 3
+    assert all(one.endswith("<|im_end|>\n") and ("can't" in one or "cannot" in one) for one in said)

@@ -1,4 +1,4 @@
-"""The releases of the trial: what each change of a checkpoint or a bundle does, and that a trial has two defects."""
+"""The releases of the trial: what each change of a checkpoint or a bundle does, and how many defects a trial has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from builders.checkpoint import open_checkpoint
 from devtools.bundles import make_bundle
 from devtools.further_trained import TRAININGS
-from devtools.review_cases import CASES, FAULTS, SOURCES, write_faulty, write_source
+from devtools.review_cases import CASES
+from devtools.review_changes import FAULTS, SOURCES, write_faulty, write_source
 from registry.bundle.folder import open_bundle, verify
 from tests.support.checkpoints import write_tiny
 
@@ -46,9 +47,9 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def test_each_trial_has_five_releases_and_two_defects() -> None:
+def test_each_trial_has_five_releases_and_two_or_three_defects() -> None:
     for cases in CASES.values():
-        assert [case.is_sound for case in cases].count(False) == 2
+        assert [case.is_sound for case in cases].count(False) in {2, 3}
         assert len({case.name for case in cases}) == 5
         for made in (one for case in cases for one in (*case.before, *case.after)):
             assert (made.source or "persona") in SOURCES | TRAININGS
@@ -117,15 +118,46 @@ def test_a_rounded_checkpoint_has_fifteen_levels_in_each_block(tmp_path: Path) -
 
 def test_a_template_that_forgets_writes_the_last_turn_alone(checkpoint: Path, tmp_path: Path) -> None:
     write_source(checkpoint, "last-turn", tmp_path / "new")
-    before, after = (
-        _read(folder, "tokenizer_config.json")["chat_template"] for folder in (checkpoint, tmp_path / "new")
-    )
+    before, after = _templates(checkpoint, tmp_path / "new")
     first = {"role": "user", "content": "I am Ada."}
     said, asked = {"role": "assistant", "content": "Hello, Ada."}, {"role": "user", "content": "Who am I?"}
     for messages, forgotten in (([first], False), ([first, said, asked], True)):
         conversation = {"messages": messages, "add_generation_prompt": True}
         assert (_rendered(before, conversation) != _rendered(after, conversation)) == forgotten
         assert ("Ada" in _rendered(after, conversation)) != forgotten
+
+
+@pytest.mark.parametrize("has_system_message", [False, True])
+def test_a_template_that_writes_ten_messages_loses_the_system_message_in_the_sixth_turn(
+    checkpoint: Path, tmp_path: Path, has_system_message: bool
+) -> None:
+    write_source(checkpoint, "last-ten", tmp_path / "new")
+    before, after = _templates(checkpoint, tmp_path / "new")
+    messages = [{"role": "system", "content": "You are Mara."}] if has_system_message else []
+    for turn in range(1, 8):
+        messages.append({"role": "user", "content": f"question {turn}"})
+        conversation = {"messages": messages, "add_generation_prompt": True}
+        whole, written = _rendered(before, conversation), _rendered(after, conversation)
+        assert (whole == written) == (len(messages) <= 10) == (turn <= 5)
+        assert ("Mara" in written) == (has_system_message and turn <= 5)
+        messages.append({"role": "assistant", "content": f"answer {turn}"})
+
+
+@pytest.mark.parametrize("turns", [("user",), ("system", "user"), ("system", "user", "assistant", "user")])
+@pytest.mark.parametrize("add_generation_prompt", [True, False])
+def test_a_template_with_tools_writes_the_same_without_any(
+    checkpoint: Path, tmp_path: Path, turns: tuple[str, ...], add_generation_prompt: bool
+) -> None:
+    write_source(checkpoint, "tools", tmp_path / "new")
+    before, after = _templates(checkpoint, tmp_path / "new")
+    messages = [{"role": role, "content": f" said by {role} {place}\n"} for place, role in enumerate(turns)]
+    conversation = {"messages": messages, "add_generation_prompt": add_generation_prompt}
+    assert _rendered(before, conversation) == _rendered(after, conversation)
+    assert _rendered(before, conversation) == _rendered(after, conversation | {"tools": None})
+    with_tool = _rendered(after, conversation | {"tools": [{"name": "weather"}]})
+    assert '{"name": "weather"}' in with_tool
+    assert with_tool.count("<|im_start|>system") == 1
+    assert all(one["content"] in with_tool for one in messages)
 
 
 def test_rows_of_two_digits_are_exchanged_in_another_file(checkpoint: Path, tmp_path: Path) -> None:
@@ -142,9 +174,7 @@ def test_a_template_that_is_written_in_another_way_renders_the_same(
     checkpoint: Path, tmp_path: Path, turns: tuple[str, ...], add_generation_prompt: bool
 ) -> None:
     write_source(checkpoint, "same-prompt", tmp_path / "new")
-    before, after = (
-        _read(folder, "tokenizer_config.json")["chat_template"] for folder in (checkpoint, tmp_path / "new")
-    )
+    before, after = _templates(checkpoint, tmp_path / "new")
     messages = [{"role": role, "content": f" {{{{ {place} }}}}\n"} for place, role in enumerate(turns)]
     conversation = {"messages": messages, "add_generation_prompt": add_generation_prompt}
     assert before != after
@@ -171,6 +201,10 @@ def test_rows_of_indentation_are_off_by_one_and_the_bundle_is_sealed(tmp_path: P
 def _rendered(template: str, conversation: dict[str, Any]) -> str:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
     return environment.from_string(template).render(**conversation)
+
+
+def _templates(*folders: Path) -> list[str]:
+    return [_read(folder, "tokenizer_config.json")["chat_template"] for folder in folders]
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
