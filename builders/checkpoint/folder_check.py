@@ -5,8 +5,8 @@
       model.safetensors, or an index and its shards: see `weight_files.py`
       tokenizer.json …                 see `checkpoint.py`
 
-Refused here: a bundle, an adapter, the root of the hub's cache, a link whose file is gone, a git-lfs pointer in place of a file,
-and a name in another case. Subfolders (`original/`, `onnx/`) are never looked into, as transformers does not.
+Refused here: a bundle, an adapter, the root of the hub's cache, a link whose file is gone, a git-lfs pointer in place
+of a file, and a name in another case. Subfolders (`original/`, `onnx/`) are never looked into, as in transformers.
 """
 
 from __future__ import annotations
