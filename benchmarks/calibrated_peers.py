@@ -232,7 +232,9 @@ def main(arguments: list[str]) -> None:
     with place as folder:
         for name in asked.formats:
             model = asked.model or MODEL_OF[name]
-            comparing = Comparing(model, asked.tokens, Path(folder), levels, budget=asked.budget)
+            scratch = Path(folder, name)
+            scratch.mkdir(parents=True, exist_ok=True)
+            comparing = Comparing(model, asked.tokens, scratch, levels, budget=asked.budget)
             rows += ROWS[name](comparing, asked.llama_imatrix)
     print(report(rows))
     if asked.out is not None:

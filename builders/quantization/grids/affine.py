@@ -45,10 +45,8 @@ class Search:
         return np.array(self.trials, np.float32).reshape(-1, 2)
 
 
-# The zero point's moves are tried with the best width only.
-CALIBRATED = Search(
-    ((1.05, 0), (1.0, 0), (0.95, 0), (0.89, 0), (0.83, 0), (0.77, 0), (0.71, 0), (0.0, -1), (0.0, 1)),
-)
+# Wider ones than the range count, too: a block's weights may lie better between the steps of a coarser grid.
+CALIBRATED = Search(tuple((1.3 - 0.04 * step, move) for step in range(15) for move in (0, -1, 1)))
 
 
 @dataclass(frozen=True)
