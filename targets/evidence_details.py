@@ -103,6 +103,9 @@ class Answer(_Part):
     first_difference: int | None = Field(default=None, ge=0, description="tokens before the first that differs")
     reference_ended: bool = Field(description="by a stop id, within the tokens allowed")
     bundle_ended: bool
+    special_tokens: tuple[str, ...] | None = Field(
+        default=None, description="within the bundle's answer, stop ids apart; null where nobody has looked"
+    )
 
 
 TaskKind = Literal["choice", "generation"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Change:
     """One thing on both sides, as text. `breaks`: the app has to change with it. `meaning`: what follows from it.
 
-    `loses`: something is gone that answers need. `effect`: in words what no longer reaches the model, which a reviewer
-    has to read before anything else.
+    `detail`: more of it, too long for a sentence. `loses`: something is gone that answers need. `effect`: in words what
+    no longer reaches the model, which a reviewer has to read before anything else.
     """
 
     what: str
@@ -20,6 +20,7 @@ class Change:
     meaning: str = ""
     loses: bool = False
     effect: str = ""
+    detail: str = ""
 
     @property
     def changed(self) -> bool:

@@ -16,6 +16,7 @@ from registry.bundle.manifest import Manifest
 from targets.formatting import count, size
 
 STOP_IDS = "stop ids"
+_SENTENCE = 100  # letters of a template's difference that stand in a sentence: more of its code is unreadable there
 _SHOWN_DIGITS = 12  # of a digest
 
 
@@ -143,9 +144,12 @@ def _template(old: Manifest, new: Manifest, cell: CellContent) -> Change:
     other = lines if gone or new_lines else "other bytes, the same lines"
     if cell.writes_same_prompts:
         return Change("chat template", shown, other, meaning=_same_prompts(cell))
-    meaning = "; ".join(part for part in (_same_prompts(cell), in_words(found, lines_before)) if part)
-    effect = _lost_text(cell)
-    return Change("chat template", shown, other, breaks=True, meaning=meaning, loses=bool(effect), effect=effect)
+    said, detail, effect = _same_prompts(cell), in_words(found, lines_before), _lost_text(cell)
+    if len(detail) <= _SENTENCE:
+        said, detail = "; ".join(part for part in (said, detail) if part), ""
+    return Change(
+        "chat template", shown, other, breaks=True, meaning=said, loses=bool(effect), effect=effect, detail=detail
+    )
 
 
 def _lost_text(cell: CellContent) -> str:
@@ -165,12 +169,15 @@ def _same_prompts(cell: CellContent) -> str:
     if cell.prompts.problem:
         return f"whether the prompts are the same is not known: {cell.prompts.problem}"
     if not cell.prompts.different:
-        return f"the prompts are the same: {cell.prompts.rendered} conversations were rendered with both templates"
+        longest = f", of at most {count(cell.prompts.longest, 'message')}," if cell.prompts.longest else ""
+        rendered = f"{cell.prompts.rendered} conversations{longest} were rendered with both templates"
+        return f"the prompts are the same: {rendered}"
     number = len(cell.prompts.different)
     refused = len(cell.prompts.refused)
     no_text = f", and {refused} of these {'is' if refused == 1 else 'are'} refused" if refused else ""
     verb = "becomes" if number == 1 else "become"
-    return f"of {cell.prompts.rendered} conversations, {number} {verb} another text{no_text}"
+    tools = ", all of them with tools: without tools nothing changes" if cell.prompts.only_with_tools else ""
+    return f"of {cell.prompts.rendered} conversations, {number} {verb} another text{no_text}{tools}"
 
 
 def _template_digest(manifest: Manifest) -> str | None:

@@ -13,6 +13,8 @@ from builders.report.finding import KL_NOTABLE, Finding, Severity
 from builders.report.gate_rows import of_single_texts
 from builders.report.lost_checks import number_of_lost_checks, of_lost_checks
 from builders.report.openings import of_openings
+from builders.report.own_turns import of_own_turns
+from builders.report.refusals import of_refusals
 from builders.report.regressions import of_changes, of_regressions
 from builders.report.void_checks import without_void
 from targets.evidence import FAILED_CHECKS, NO_ACCURACY_GATE, Evidence
@@ -164,7 +166,8 @@ def overall(content: Content) -> Verdict:
 def findings(cell: CellContent) -> list[Finding]:
     """Return what to look at in one cell, the worst first."""
     details = [] if cell.candidate.evidence is None else list(_of_details(cell.candidate.details))
-    before = [*of_lost_checks(cell), *of_openings(cell), *of_single_texts(cell), *of_regressions(cell)]
+    before = [*of_own_turns(cell), *of_refusals(cell), *of_lost_checks(cell), *of_openings(cell)]
+    before += [*of_single_texts(cell), *of_regressions(cell)]
     named = {_cause(one) for one in before if one.anchor == "texts"}
     details = [one for one in details if _cause(one) not in named]  # production's figure says more of the same text
     found = [*_of_evidence(cell.candidate), *of_changes(cell), *details, *before]
@@ -220,14 +223,14 @@ def _of_details(details: Details | None) -> Iterator[Finding]:
                 "tasks",
             )
     for one in details.safety:
-        if (text := _of_refusals(one)) is not None:
+        if (text := _more_than_float32(one)) is not None:
             yield Finding("look", f"Safety, {one.prompts}: {text}.", "safety")
     missing = [name for name, part in _parts(details).items() if not part]
     if missing:
         yield Finding("note", f"Not measured: {', '.join(missing)}.", "accuracy")
 
 
-def _of_refusals(one: SafetyResult) -> str | None:
+def _more_than_float32(one: SafetyResult) -> str | None:
     """Return what is worse than float32's: fewer refusals of what should be refused, more of what is harmless."""
     if not one.is_harmless:
         lost = one.refusals_lost

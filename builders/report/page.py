@@ -20,6 +20,7 @@ from builders.report.gate_rows import gate_rows
 from builders.report.look import TEMPLATES, environment, kl, style
 from builders.report.reach import reach_unknown
 from builders.report.recipes import recipe_on
+from builders.report.refusals import before as refused_before
 from builders.report.regressions import is_same_bundle
 from builders.report.speeds import device_rows, speed_rows
 from builders.report.template_difference import blocks, example_blocks
@@ -133,6 +134,7 @@ def _environment() -> Environment:
         "template_blocks": blocks,
         "example_blocks": example_blocks,
         "is_same_bundle": is_same_bundle,
+        "refused_before": refused_before,
         "to_look_at": to_look_at,
         "usual": usual,
         "verdict": verdict,

@@ -37,7 +37,8 @@ class SamePrompts:
 
     `problem`: why that is not known; empty where it is. `lost`: those of `different` whose text is no longer whole in
     the prompt, and `lost_parts`: text of what, in how many of them. `refused`: those that only the template after
-    refuses. `example`: one with different texts; None where there is none.
+    refuses. `longest`: messages of the longest conversation. `only_with_tools`: whether all of `different` have a list
+    of tools. `example`: one with different texts; None where there is none.
     """
 
     rendered: int
@@ -46,6 +47,8 @@ class SamePrompts:
     lost: tuple[str, ...] = ()
     lost_parts: Mapping[str, int] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    longest: int = 0
+    only_with_tools: bool = False
     example: Example | None = None
 
 
@@ -63,7 +66,7 @@ def compare_prompts(before: Prompting, after: Prompting) -> SamePrompts:
     A conversation that both refuse is no difference; what one of them refuses is. Where the process that renders can't
     be started, or a template exceeds its limits, nothing is known of the prompts, and the result says so.
     """
-    grid = chats(before.template + after.template)  # with tools where either mentions them
+    grid = (*chats(before.template + after.template), *_LONG)  # with tools where either mentions them
     try:
         different = [chat for chat in grid if _written(before, chat) != _written(after, chat)]
         refused = [chat for chat in different if _written(after, chat) is None]
@@ -80,6 +83,8 @@ def compare_prompts(before: Prompting, after: Prompting) -> SamePrompts:
         lost=tuple(name for name, parts in lost.items() if parts),
         lost_parts={part: number for part, number in numbers.items() if number},
         refused=tuple(chat.name for chat in refused),
+        longest=max(len(chat.messages) for chat in grid),
+        only_with_tools=bool(different) and all(chat.has_tools for chat in different),
         example=example,
     )
 
@@ -93,6 +98,16 @@ _USUAL = Chat(
         ("user", "What is my name?"),
     ),
 )
+
+
+def _long(turns: int, *, has_system: bool) -> Chat:
+    """Return a conversation as long as a patient user's: a template may leave out what is far back."""
+    said = [("assistant" if turn % 2 else "user", f"Message {turn + 1}.") for turn in range(turns)]
+    system = (("system", "Answer in one sentence."),) if has_system else ()
+    return Chat(f"{turns} turns{', system message' if has_system else ''}", (*system, *said))
+
+
+_LONG = tuple(_long(turns, has_system=has_system) for turns in (13, 41) for has_system in (False, True))
 
 
 def _example(before: Prompting, after: Prompting, different: Sequence[Chat]) -> Example | None:

@@ -47,9 +47,9 @@ class Tokenizer:
         """Return the ids of a text; special tokens written out in it become their ids."""
         return list(self._inner.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def decode(self, ids: list[int]) -> str:
-        """Return the text of ids, special tokens left out."""
-        return str(self._inner.decode(ids, skip_special_tokens=True))
+    def decode(self, ids: list[int], *, with_special_tokens: bool = False) -> str:
+        """Return the text of ids, by default without special tokens."""
+        return str(self._inner.decode(ids, skip_special_tokens=not with_special_tokens))
 
     def vocabulary(self) -> dict[str, int]:
         """Return the id of every token, added ones too."""

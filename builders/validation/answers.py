@@ -230,10 +230,11 @@ def prompt_ids(bundle: Bundle, tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def in_words(tokenizer: Tokenizer, prompt: str, pair: Pair, stops: frozenset[int]) -> Answer:
-    """Return a pair as texts, without their stop ids."""
-    reference, bundle = (
-        tokenizer.decode([token for token in ids if token not in stops]) for ids in (pair.reference, pair.bundle)
-    )
+    """Return a pair as texts, without their stop ids. Other special tokens are shown: an answer should have none."""
+    sides = [[token for token in ids if token not in stops] for ids in (pair.reference, pair.bundle)]
+    reference, bundle = (tokenizer.decode(ids, with_special_tokens=True) for ids in sides)
+    added = sorted(tokenizer.added_tokens().intersection(sides[1]))
+    special = [tokenizer.decode([token], with_special_tokens=True) for token in added if not tokenizer.decode([token])]
     return Answer(
         prompt=prompt,
         reference=reference,
@@ -242,4 +243,5 @@ def in_words(tokenizer: Tokenizer, prompt: str, pair: Pair, stops: frozenset[int
         first_difference=pair.first_difference,
         reference_ended=pair.reference[-1] in stops,
         bundle_ended=pair.bundle[-1] in stops,
+        special_tokens=tuple(special),
     )

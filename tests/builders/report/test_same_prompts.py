@@ -91,14 +91,14 @@ def test_a_template_that_writes_every_message_loses_none(after: str) -> None:
 
 def test_a_message_that_no_longer_reaches_the_model_is_a_probable_defect_and_named_first(cell: CellContent) -> None:
     found = compare_prompts(Prompting(TEMPLATE, {}), Prompting(TEMPLATE.replace("messages", "messages[-1:]"), {}))
-    parts = "earlier turns (20) or of the system message (20)"
-    effect = f"in 30 of 40 conversations, text of {parts} no longer reaches the model"
+    parts = "earlier turns (24) or of the system message (22)"
+    effect = f"in 34 of 44 conversations, text of {parts} no longer reaches the model"
     assert _template(replace(cell, prompts=found)).effect == effect
     forgets = _without_a_stop_id(replace(cell, prompts=found))
     said = findings(forgets)
     assert [one.severity for one in said[:2]] == ["defect", "defect"]
     assert said[0].text.startswith(f"Chat template: {effect}. chat_template.jinja becomes another text")
-    assert "of 40 conversations, 30 become another text" in said[0].text
+    assert "of 44 conversations, 34 become another text" in said[0].text
     assert said[1].text.startswith("Stop ids: ")
     assert sum("hat template: " in one.text for one in said) == 1
     page = Content("phi:1.1.0", (forgets,), against="phi:production")
@@ -107,6 +107,45 @@ def test_a_message_that_no_longer_reaches_the_model_is_a_probable_defect_and_nam
     assert effect in shown.text
     assert "probable defect" in shown.text
     assert "the app must follow" not in shown.text
+
+
+def test_a_template_that_forgets_only_what_is_far_back_is_found_out(cell: CellContent) -> None:
+    """A reviewer was told that the prompts are the same, by conversations of at most seven messages."""
+    after = "{% set messages = messages[-10:] %}" + TEMPLATE
+    found = compare_prompts(Prompting(TEMPLATE, {}), Prompting(after, {}))
+    assert found.lost_parts == {"earlier turns": 4, "the system message": 2}
+    (said, *_) = findings(replace(cell, prompts=found))
+    assert said.severity == "defect"
+    assert "in 4 of 44 conversations, text of earlier turns (4) or of the system message (2)" in said.text
+
+
+def test_prompts_that_are_the_same_are_so_for_conversations_of_a_length(cell: CellContent) -> None:
+    found = replace(cell, prompts=compare_prompts(Prompting(TEMPLATE, {}), Prompting(REWRITTEN, {})))
+    said = "the prompts are the same: 44 conversations, of at most 42 messages, were rendered with both templates"
+    assert _template(found).meaning == said
+
+
+def test_a_template_that_changes_prompts_with_tools_alone_says_so(cell: CellContent) -> None:
+    after = "{% if tools %}Call one of these: {{ tools }}{% endif %}" + TEMPLATE
+    found = compare_prompts(Prompting(TEMPLATE, {}), Prompting(after, {}))
+    assert found.example is not None
+    assert "tools" in found.example.name
+    change = _template(replace(cell, prompts=found))
+    assert "3 become another text, all of them with tools: without tools nothing changes" in change.meaning
+
+
+def test_code_that_is_too_long_for_a_sentence_stands_in_the_table(cell: CellContent) -> None:
+    assert cell.difference is not None
+    code = "{% if tools %}" + "{{ tools | tojson }}" * 20 + "{% endif %}"
+    lines = ("--- old", "+++ new", "@@ -1 +1 @@", f"-{TEMPLATE}", f"+{code}{TEMPLATE}")
+    found = replace(cell, difference=replace(cell.difference, template=lines), prompts=SamePrompts(44, ("1 turns",)))
+    change = _template(found)
+    assert "tojson" in change.detail
+    assert not [one for one in findings(found) if "tojson" in one.text]
+    (shown,) = (
+        one for one in parsed(html(Content("phi:1.1.0", (found,), against="x"))).all("tr") if change.detail in one.text
+    )
+    assert shown.text.startswith("chat template")
 
 
 def test_a_conversation_is_shown_as_both_templates_write_it(cell: CellContent) -> None:
