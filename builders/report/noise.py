@@ -8,7 +8,7 @@ import re
 from builders.report.content import CellContent, Recorded, Subject
 from builders.report.endings import SHARES, sample_of
 from builders.report.layers import has_same_weights
-from builders.report.predictions import own_text_ratio
+from builders.report.predictions import TOO_FEW, own_text_ratio
 from targets.evaluation import EvaluationSettings
 
 SIGMAS = 1.96  # of a normal distribution's 95 % interval
@@ -41,7 +41,7 @@ def _is_chance_of_checkpoints(cell: CellContent) -> bool:
     With the same weights nothing is left to chance: what differs is the configuration.
     """
     found = own_text_ratio(cell)
-    if found is None or found.word != "may be chance" or found.value >= _NEVER_CHANCE:
+    if found is None or found.word not in ("may be chance", TOO_FEW) or found.value >= _NEVER_CHANCE:
         return False
     return not has_same_weights(cell)
 

@@ -16,6 +16,7 @@ from targets.evidence_details import Divergence, PositionDivergence, Prediction,
 
 By = Literal["texts", "positions", "classes"]
 BREAKDOWNS: tuple[By, ...] = get_args(By)
+TOO_FEW = "too few tokens"  # to tell whether a change is chance
 _FEWEST_BLOCKS = 4  # fewer say nothing about how much a block varies
 _TRIFLE = 0.0005  # less is shown as 0.0 %: float32 of two machines differs by a thousandth of that
 _Z = 1.959963984540054  # quantile of a normal distribution that leaves 2.5 % above it
@@ -96,6 +97,8 @@ class Ratio:
             return "same"
         if self.low is None or self.high is None:
             return ""
+        if self.high == math.inf:
+            return TOO_FEW
         return "worse" if self.low > 1 else "better" if self.high < 1 else "may be chance"
 
 

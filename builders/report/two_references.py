@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from builders.report.answers import Piece, marked, shortened
 from builders.report.content import CellContent
 from builders.report.noise import SIGMAS
-from builders.report.predictions import By, Ratio, is_own_text, not_comparable, parts_of, perplexity, ratio, where
+from builders.report.predictions import (
+    TOO_FEW,
+    By,
+    Ratio,
+    is_own_text,
+    not_comparable,
+    parts_of,
+    perplexity,
+    ratio,
+    where,
+)
 from builders.report.white_space import visible_ends
 from targets.evidence_details import Answer, Divergence
 from targets.formatting import figure, share
@@ -55,7 +65,7 @@ class ReferenceRow:
 def interval(found: Ratio) -> str:
     """Return an interval in percent; a dash where there is none, and where both perplexities are the same."""
     if found.high == math.inf:
-        return "too few tokens"
+        return NOTHING
     if found.is_same:
         return NOTHING
     return NOTHING if found.low is None or found.high is None else f"{_percent(found.low)} to {_percent(found.high)}"
@@ -96,8 +106,13 @@ def in_short(cell: CellContent, by: By) -> str:
     if not known:
         why = ", ".join(dict.fromkeys(row.remark for row in rows if row.remark)) or "not recorded"
         return f"By {_MORE[by]}: {why}."
-    words = ("worse", "better", "may be chance", "same", "")
-    shown = {"may be chance": "within chance", "same": "the same", "": "without an interval"}
+    words = ("worse", "better", "may be chance", TOO_FEW, "same", "")
+    shown = {
+        "may be chance": "within chance",
+        TOO_FEW: "of too few tokens",
+        "same": "the same",
+        "": "without an interval",
+    }
     counts = [(word, [row for row in known if row.ratio is not None and row.ratio.word == word]) for word in words]
     parts = [f"{len(found)} {shown.get(word, word)}{_named(word, found)}" for word, found in counts if found]
     rest = len(rows) - len(known)

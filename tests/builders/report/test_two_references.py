@@ -87,7 +87,7 @@ def test_what_machines_round_otherwise_is_the_same(cell: CellContent) -> None:
 def test_few_blocks_say_nothing_for_sure(cell: CellContent) -> None:
     found = _ratio(cell, _of_blocks([64] * 3, [200.0] * 3), _of_blocks([64] * 3, [400.0] * 3))
     assert found is not None
-    assert (found.word, found.low, found.high) == ("may be chance", 0.0, math.inf)
+    assert (found.word, found.low, found.high) == ("too few tokens", 0.0, math.inf)
 
 
 @pytest.mark.parametrize("sums", [[math.inf] * 8, [1e308] * 8, [-1e308] * 8])
