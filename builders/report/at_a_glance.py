@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from builders.report.comparing import NOTHING
 from builders.report.content import CellContent, side_name
+from builders.report.layers import has_same_weights
 from builders.report.recipes import recipe_of
-from builders.report.same_files import files_that_differ, same_weights
+from builders.report.same_files import files_that_differ
 from registry.bundle.manifest import Manifest
 
 _MOST_NAMED = 3
@@ -22,7 +23,7 @@ def at_a_glance(cell: CellContent, against: str = "") -> str:
         return f"{files}another recipe: {recipe_of(old)} → {recipe_of(new)}"
     if not other:
         return f"identical to {side_name(cell.baseline)}'s, byte for byte"
-    if same_weights(old, new):
+    if has_same_weights(cell):
         same = ", which writes the same prompts" if cell.writes_same_prompts else ""
         return f"weights the same, {_differ(other, new)}{same}"
     if old.checkpoint != new.checkpoint:

@@ -11,6 +11,7 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
+from builders.report.at_a_glance import at_a_glance
 from builders.report.changes import origin_changes
 from builders.report.content import CellContent
 from builders.report.findings import findings
@@ -116,3 +117,9 @@ def test_where_all_weights_are_calibrated_again_nothing_is_said(other_checkpoint
 def test_of_a_file_that_is_no_gguf_nothing_is_known(tmp_path: Path) -> None:
     sides = [folder_side(make_bundle(tmp_path / name, {"model.gguf": name.encode()}).path) for name in ("one", "other")]
     assert layer_changes(*sides) is None
+
+
+def test_a_cell_whose_weights_are_the_same_says_so_at_a_glance(other_checkpoint: CellContent) -> None:
+    assert at_a_glance(other_checkpoint) == "another checkpoint, the same recipe"
+    found = replace(other_checkpoint, layers=LayerChanges((0, 1), (), rest_is_same=True))
+    assert at_a_glance(found).startswith("weights the same, ")
