@@ -61,7 +61,7 @@ class Prompting:
 
 
 def compare_prompts(before: Prompting, after: Prompting) -> SamePrompts:
-    """Render the oracle's conversations by both.
+    """Render the oracle's conversations, and a few long ones, by both.
 
     A conversation that both refuse is no difference; what one of them refuses is. Where the process that renders can't
     be started, or a template exceeds its limits, nothing is known of the prompts, and the result says so.
