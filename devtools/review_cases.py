@@ -258,7 +258,7 @@ CASES: dict[str, tuple[Case, ...]] = {
             "last-ten",
             False,
             "The chat template writes the last ten messages alone: from an app's sixth question on, its system message"
-            " is gone, and the first turns. Shorter conversations, all that are rendered here, are the same text.",
+            " is gone, and the first turns. Shorter conversations are the same text.",
             (_Q8,),
             (replace(_Q8, source="last-ten"),),
         ),

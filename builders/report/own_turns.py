@@ -19,10 +19,9 @@ def of_own_turns(cell: CellContent) -> Iterator[Finding]:
     if details is None or not found:
         return
     named = list(dict.fromkeys(token for one in found for token in one.special_tokens or ()))
-    verb = "has" if len(found) == 1 else "have"
     text = (
-        f"{len(found)} of {count(len(details.answers), 'answer')} {verb} special tokens in the text, such as"
-        f" {', '.join(named[:_MOST_NAMED])}: the turn did not end where it should"
+        f"{len(found)} of {count(len(details.answers), 'answer')} {_have(len(found))} special tokens in the text,"
+        f" such as {', '.join(named[:_MOST_NAMED])}: the turn did not end where it should"
     )
     if before is None or cell.before is None or any(one.special_tokens is None for one in before.answers):
         yield Finding("look", f"{text}.", "answers")

@@ -24,6 +24,7 @@ from builders.report.predictions import (
     ratio,
     where,
 )
+from builders.report.refusals import before as refused_before
 from builders.report.white_space import visible_ends
 from targets.evidence_details import Answer, Divergence
 from targets.formatting import figure, share
@@ -211,14 +212,13 @@ def score_rows(cell: CellContent) -> list[ScoreRow]:
     if old is None or new is None:
         return []
     tasks = {(one.task, one.kind, one.questions, one.left_out): one for one in old.tasks}
-    sets = {(one.prompts, one.count): one for one in old.safety}
     rows = [
         _score(f"{one.task}, right", before.reference_accuracy, one.reference_accuracy, one.questions)
         for one in new.tasks
         if (before := tasks.get((one.task, one.kind, one.questions, one.left_out)))
     ]
     for one in new.safety:
-        if known := sets.get((one.prompts, one.count)):
+        if known := refused_before(cell, one):
             refused = known.reference_refusals / one.count, one.reference_refusals / one.count
             rows.append(_score(f"{one.prompts}, refused", *refused, one.count))
     return rows

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
 from registry.bundle.chunks import Chunk
-from registry.bundle.manifest import Manifest
 from registry.diff.compare import Side
 from registry.diff.contents import Place, Tensor
 from registry.diff.gguf_contents import gguf_places
 from registry.diff.onnx_contents import onnx_places
+from registry.formats.forwards import Span
 from targets.errors import BundleError
 
 _LAYER = re.compile(r"(?:^|[./])(?:blk|layers)[./](\d+)[./]")
@@ -65,8 +65,9 @@ _Digests = tuple[str, ...]
 def _by_layer(side: Side) -> dict[int, dict[str, _Digests]]:
     """Return digests of each tensor by its name, by its layer's number; nothing where one of them is not known."""
     found: dict[int, dict[str, _Digests]] = {}
+    files = {entry.path: _Borders.of(entry.chunks) for entry in side.manifest.files}
     for name, place in _places(side).items():
-        digests = (place.digest,) if isinstance(place, Tensor) else _chunks_of(side.manifest, place)
+        digests = (place.digest,) if isinstance(place, Tensor) else files[place.path].digests(place.span)
         if digests is None:
             return {}
         layer = _LAYER.search(name)
@@ -80,18 +81,20 @@ def _places(side: Side) -> Mapping[str, Place | Tensor]:
     return onnx_places(side.manifest, side.open_file) if side.manifest.recipe.format == "onnx" else {}
 
 
-def _chunks_of(manifest: Manifest, place: Place) -> _Digests | None:
-    """Return the digests of the chunks from a tensor's start to its end; None where no chunk begins at its start."""
-    chunks = next((entry.chunks for entry in manifest.files if entry.path == place.path), ())
-    starts = list(accumulate((chunk.bytes for chunk in chunks), initial=0))
-    first = bisect_left(starts, place.span.offset)
-    if first >= len(chunks) or starts[first] != place.span.offset:
-        return None
-    return tuple(_until(chunks, starts, first, place.span.offset + place.span.bytes))
+@dataclass(frozen=True)
+class _Borders:
+    """A file's chunks, and where each begins; at last where the file ends."""
 
+    chunks: tuple[Chunk, ...]
+    starts: tuple[int, ...]
 
-def _until(chunks: tuple[Chunk, ...], starts: list[int], first: int, end: int) -> Iterator[str]:
-    for start, chunk in zip(starts[first:], chunks[first:], strict=False):
-        if start >= end:
-            return
-        yield chunk.sha256
+    @classmethod
+    def of(cls, chunks: tuple[Chunk, ...]) -> _Borders:
+        return cls(chunks, (*accumulate((chunk.bytes for chunk in chunks), initial=0),))
+
+    def digests(self, span: Span) -> _Digests | None:
+        """Return those of the chunks from a span's start to its end; None where no chunk begins at its start."""
+        first, last = (bisect_left(self.starts, place) for place in (span.offset, span.offset + span.bytes))
+        if first >= len(self.chunks) or self.starts[first] != span.offset:
+            return None
+        return tuple(chunk.sha256 for chunk in self.chunks[first:last])

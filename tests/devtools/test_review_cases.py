@@ -117,8 +117,7 @@ def test_a_rounded_checkpoint_has_fifteen_levels_in_each_block(tmp_path: Path) -
 
 
 def test_a_template_that_forgets_writes_the_last_turn_alone(checkpoint: Path, tmp_path: Path) -> None:
-    write_source(checkpoint, "last-turn", tmp_path / "new")
-    before, after = _templates(checkpoint, tmp_path / "new")
+    before, after = _both_templates(checkpoint, "last-turn", tmp_path / "new")
     first = {"role": "user", "content": "I am Ada."}
     said, asked = {"role": "assistant", "content": "Hello, Ada."}, {"role": "user", "content": "Who am I?"}
     for messages, forgotten in (([first], False), ([first, said, asked], True)):
@@ -131,8 +130,7 @@ def test_a_template_that_forgets_writes_the_last_turn_alone(checkpoint: Path, tm
 def test_a_template_that_writes_ten_messages_loses_the_system_message_in_the_sixth_turn(
     checkpoint: Path, tmp_path: Path, has_system_message: bool
 ) -> None:
-    write_source(checkpoint, "last-ten", tmp_path / "new")
-    before, after = _templates(checkpoint, tmp_path / "new")
+    before, after = _both_templates(checkpoint, "last-ten", tmp_path / "new")
     messages = [{"role": "system", "content": "You are Mara."}] if has_system_message else []
     for turn in range(1, 8):
         messages.append({"role": "user", "content": f"question {turn}"})
@@ -148,8 +146,7 @@ def test_a_template_that_writes_ten_messages_loses_the_system_message_in_the_six
 def test_a_template_with_tools_writes_the_same_without_any(
     checkpoint: Path, tmp_path: Path, turns: tuple[str, ...], add_generation_prompt: bool
 ) -> None:
-    write_source(checkpoint, "tools", tmp_path / "new")
-    before, after = _templates(checkpoint, tmp_path / "new")
+    before, after = _both_templates(checkpoint, "tools", tmp_path / "new")
     messages = [{"role": role, "content": f" said by {role} {place}\n"} for place, role in enumerate(turns)]
     conversation = {"messages": messages, "add_generation_prompt": add_generation_prompt}
     assert _rendered(before, conversation) == _rendered(after, conversation)
@@ -173,8 +170,7 @@ def test_rows_of_two_digits_are_exchanged_in_another_file(checkpoint: Path, tmp_
 def test_a_template_that_is_written_in_another_way_renders_the_same(
     checkpoint: Path, tmp_path: Path, turns: tuple[str, ...], add_generation_prompt: bool
 ) -> None:
-    write_source(checkpoint, "same-prompt", tmp_path / "new")
-    before, after = _templates(checkpoint, tmp_path / "new")
+    before, after = _both_templates(checkpoint, "same-prompt", tmp_path / "new")
     messages = [{"role": role, "content": f" {{{{ {place} }}}}\n"} for place, role in enumerate(turns)]
     conversation = {"messages": messages, "add_generation_prompt": add_generation_prompt}
     assert before != after
@@ -201,6 +197,11 @@ def test_rows_of_indentation_are_off_by_one_and_the_bundle_is_sealed(tmp_path: P
 def _rendered(template: str, conversation: dict[str, Any]) -> str:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
     return environment.from_string(template).render(**conversation)
+
+
+def _both_templates(checkpoint: Path, source: str, folder: Path) -> list[str]:
+    write_source(checkpoint, source, folder)
+    return _templates(checkpoint, folder)
 
 
 def _templates(*folders: Path) -> list[str]:

@@ -110,7 +110,7 @@ def test_a_message_that_no_longer_reaches_the_model_is_a_probable_defect_and_nam
 
 
 def test_a_template_that_forgets_only_what_is_far_back_is_found_out(cell: CellContent) -> None:
-    """A reviewer was told that the prompts are the same, by conversations of at most seven messages."""
+    """The page said that the prompts are the same, by conversations of at most seven messages."""
     after = "{% set messages = messages[-10:] %}" + TEMPLATE
     found = compare_prompts(Prompting(TEMPLATE, {}), Prompting(after, {}))
     assert found.lost_parts == {"earlier turns": 4, "the system message": 2}
