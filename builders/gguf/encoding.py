@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from builders.quantization.calibration.statistics import MatrixStatistics
 from builders.quantization.grids.ggml import GgmlGrid
 from builders.quantization.grids.ggml_blocks import CODECS
-from builders.quantization.grids.k_quants import encode_matrix
+from builders.quantization.grids.ggml_search import encode_matrix
 from builders.quantization.rounding.gptq import round_matrix
 from targets.storage.gguf import BlockType
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.grids.ggml_blocks import CODECS, Codec
-from builders.quantization.grids.k_quants import encode_some
+from builders.quantization.grids.ggml_search import encode_some
 from builders.quantization.levels import Levels
 from targets.storage.gguf import TYPES
 

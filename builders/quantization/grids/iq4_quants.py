@@ -1,9 +1,9 @@
-"""IQ4_NL and IQ4_XS: ggml's bytes, by a compiled search. When it is used, and when ggml's own code: see `k_quants`.
+"""IQ4_NL and IQ4_XS: ggml's bytes, by a compiled search.
 
 Groups of 32 weights have a scale each: a float16 in IQ4_NL, whose blocks are the groups; in IQ4_XS, whose blocks have 8
 groups, 6 bits of a float16. Without an importance, the squared error of a weight x counts x²; with one, that times
 sqrt(2 * mean of x² + x²), the mean over the whole block. Source: `quantize_row_iq4_nl_impl` in ggml's
-src/ggml-quants.c.
+src/ggml-quants.c. When it is used, and when ggml's own code: see `ggml_search`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.grids.ggml_blocks import CODECS
+from builders.quantization.grids.importance import counts_of
 from targets.storage.gguf import BlockType
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-TYPES = ("IQ4_NL", "IQ4_XS")
 TRIALS = 7  # of grids to either side of the weights' range
 _GROUP = 32
 
@@ -34,8 +34,9 @@ def encoded(rows: Floats, kind: BlockType, importance: Floats | None) -> tuple[B
 
     blocks = np.ascontiguousarray(rows).reshape(-1, kind.length)
     groups = blocks.reshape(-1, _GROUP)
+    counts = np.square(groups) if importance is None else counts_of(blocks, importance, factor=2, group=_GROUP)[0]
     found = np.empty(len(groups), np.float32)
-    search_iq4(groups, _counts(blocks, importance).reshape(-1, _GROUP), _steps(), TRIALS, found)
+    search_iq4(groups, counts, _steps(), TRIALS, found)
     heads, scales = (_one_scale if kind.name == "IQ4_NL" else _six_bits)(found.reshape(len(blocks), -1))
     steps = scales.reshape(-1)
     right = np.isfinite(steps) & (steps != 0)
@@ -53,18 +54,6 @@ def _steps() -> Floats:
     levels = np.asarray(CODECS["IQ4_NL"].levels, np.float32)
     borders = np.append(np.float32(0), (levels[1:] + levels[:-1]) / 2)
     return np.stack([borders, np.append(levels[:1], np.diff(levels))], axis=1)
-
-
-def _counts(blocks: Floats, importance: Floats | None) -> Floats:
-    """Return how much the squared error of each weight counts, [blocks, elements]."""
-    from builders.quantization.kernels.k_search import weigh
-
-    if importance is None:
-        return np.square(blocks)
-    counts = np.empty_like(blocks)
-    columns = np.ascontiguousarray(importance, np.float32).reshape(-1, blocks.shape[1])
-    weigh(blocks, columns, counts, np.empty((len(blocks), blocks.shape[1] // _GROUP), np.float32))
-    return counts
 
 
 def _one_scale(found: Floats) -> tuple[Bytes, Floats]:

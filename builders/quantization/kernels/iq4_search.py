@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from builders.quantization.kernels.compiled import choose, compiled, inlined, load_lanes
 from builders.quantization.kernels.one_scale import (
-    BEST,
     INVERSE,
     LANES,
     LARGEST,
@@ -22,6 +21,7 @@ from builders.quantization.kernels.one_scale import (
     SCALE,
     SUM_L2,
     SUM_XL,
+    begin,
     find_largest,
     keep_better,
 )
@@ -61,9 +61,7 @@ def search_iq4(groups: Floats, counts: Floats, steps: Floats, trials: int, found
         for place in range(LANES):
             lane[INVERSE, place] = _ONE / (-lane[LARGEST, place] / lowest)
         _sum(weights, own, steps, lane)
-        for place in range(LANES):
-            scale = lane[SUM_XL, place] / lane[SUM_L2, place]
-            lane[SCALE, place], lane[BEST, place] = scale, scale * lane[SUM_XL, place]
+        begin(lane)
         for trial in range(-trials, trials + 1):
             for place in range(LANES):
                 lane[INVERSE, place] = (np.float32(trial) + lowest) / lane[LARGEST, place]

@@ -32,7 +32,7 @@ def search_k(groups: Floats, given: Floats, top: np.float32, widths: Floats, fou
 
     Args:
         groups: the weights.
-        given: how much the squared error of each counts, as `weigh` returns it, [groups, 32]; [0, 32]: as ggml has it
+        given: how much the squared error of each counts, as `weigh` finds it, [groups, 32]; [0, 32]: as ggml has it
             without an importance.
         top: the greatest code.
         widths: of each trial, how much wider than `top` its range of codes is.
@@ -58,31 +58,6 @@ def search_k(groups: Floats, given: Floats, top: np.float32, widths: Floats, fou
         for place in range(used):
             found[0, start + place] = np.nan if lane[_FIRST, place] > _STEEPEST else lane[_SCALE, place]
             found[1, start + place] = -lane[_LOW, place]
-
-
-@compiled
-def weigh(blocks: Floats, importance: Floats, counts: Floats, sums: Floats) -> None:
-    """Write how much the squared error of each weight counts.
-
-    Args:
-        blocks: weights [blocks, 256], row after row.
-        importance: of the columns, one block after the other of a row, [blocks of a row, 256].
-        counts: receives [blocks, 256].
-        sums: receives the counts of each 32 together, [blocks, 8].
-    """
-    for number in range(len(blocks)):
-        weights, count, column = blocks[number], counts[number], importance[number % len(importance)]
-        total = _ZERO
-        for element in range(len(weights)):
-            total += weights[element] * weights[element]
-        spread = np.float32(2) * total / np.float32(len(weights))
-        for element in range(len(weights)):
-            count[element] = column[element] * np.sqrt(spread + weights[element] * weights[element])
-        for group in range(sums.shape[1]):
-            total = _ZERO
-            for element in range(32 * group, 32 * group + 32):
-                total += count[element]
-            sums[number, group] = total
 
 
 @compiled

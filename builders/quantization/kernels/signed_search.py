@@ -1,8 +1,7 @@
-"""ggml's searches for the scale of 16 weights in Q6_K and Q3_K, for many at a time: `search_q6`, `search_q3`.
+"""ggml's searches for the scale of a group of weights whose codes have a sign, for many groups at a time.
 
-The formulas and their order are those of `make_qx_quants` and `make_q3_quants` in ggml's src/ggml-quants.c, so that
-each sum has the same bits. Codes are from -top to top - 1; ggml weighs the squared error of a weight x with x², or in
-Q6_K with its column's importance.
+The formulas and their order are those of `make_qx_quants` (`search_signed`) and of `make_q3_quants` (`search_q3`) in
+ggml's src/ggml-quants.c, so that each sum has the same bits. Codes are from -top to top - 1.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from builders.quantization.kernels.compiled import choose, compiled, inlined, load_lanes, stored
 from builders.quantization.kernels.one_scale import (
-    BEST,
+    BEST_INVERSE,
     INVERSE,
     LANES,
     LARGEST,
@@ -21,6 +20,7 @@ from builders.quantization.kernels.one_scale import (
     SCALE,
     SUM_L2,
     SUM_XL,
+    begin,
     find_largest,
     keep_better,
 )
@@ -39,15 +39,16 @@ _ROWS = OWN_ROWS + 3
 
 
 @compiled
-def search_q6(groups: Floats, given: Floats, top: np.float32, trials: int, found: Floats) -> None:
-    """Find the scales [groups] of groups of weights [groups, 16].
+def search_signed(groups: Floats, given: Floats, top: np.float32, trials: int, found: Floats, inverses: Floats) -> None:
+    """Find the scales of groups of weights [groups, elements of one].
 
     Args:
         groups: the weights.
-        given: how much the squared error of each counts, [groups, 16]; [0, 16]: its own square.
+        given: how much the squared error of each counts, as `groups`; [0, any]: its own square.
         top: the lowest code is its negative, the greatest one less.
         trials: how many wider grids than the weights' range are tried, and how many narrower ones.
-        found: receives the scales.
+        found: receives the scales [groups]; 0 where all weights are next to 0.
+        inverses: receives what weights are multiplied with to have the codes that a scale was fitted to, [groups].
     """
     count, size = groups.shape
     weights = np.empty((size, LANES), np.float32)
@@ -61,15 +62,14 @@ def search_q6(groups: Floats, given: Floats, top: np.float32, trials: int, found
         else:
             _square(weights, squares)
         _try(weights, squares, top, top, lane)
-        for place in range(LANES):
-            total = lane[SUM_L2, place]
-            scale = choose(total != _ZERO, lane[SUM_XL, place] / total, _ZERO)
-            lane[SCALE, place], lane[BEST, place] = scale, scale * lane[SUM_XL, place]
+        begin(lane)
         for number in range(-trials, trials + 1):
             if number != 0:
                 _try(weights, squares, top + _STEP * np.float32(number), top, lane)
                 keep_better(lane)
         _store(lane, start, used, found)
+        for place in range(used):
+            inverses[start + place] = lane[BEST_INVERSE, place]
 
 
 @compiled
@@ -103,12 +103,21 @@ def search_q3(groups: Floats, top: np.float32, rounds: int, found: Floats) -> No
 
 
 @compiled
-def signed_codes(groups: Floats, scales: Floats, top: np.float32, codes: Codes) -> None:
-    """Write the codes of groups of weights [groups, 16], counted from -top, to `codes`. Scales: [groups]."""
+def codes_by_scale(groups: Floats, scales: Floats, top: np.float32, codes: Codes) -> None:
+    """Write the codes of groups of weights, counted from -top, to `codes` [groups, elements]. Scales: [groups]."""
     for number in range(len(groups)):
         weights, own, scale = groups[number], codes[number], scales[number]
         for element in range(len(weights)):
             own[element] = np.uint8(np.int32(_nearest(weights[element] / scale, top) + top))
+
+
+@compiled
+def codes_by_inverse(groups: Floats, inverses: Floats, top: np.float32, codes: Codes) -> None:
+    """Write the codes that `search_signed` fitted the scales to, as `codes_by_scale` does. Inverses: [groups]."""
+    for number in range(len(groups)):
+        weights, own, inverse = groups[number], codes[number], inverses[number]
+        for element in range(len(weights)):
+            own[element] = np.uint8(np.int32(_nearest(inverse * weights[element], top) + top))
 
 
 @inlined

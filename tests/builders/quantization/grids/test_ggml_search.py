@@ -1,20 +1,20 @@
-"""K-quants: ggml's own bytes, whatever the weights and the importance of their columns."""
+"""Compiled searches: ggml's own bytes, whatever the weights and the importance of their columns."""
 
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from builders.quantization.ggml_library import encode_rows
-from builders.quantization.grids import iq4_quants, k_quants
-from builders.quantization.grids.k_quants import encode_matrix, encode_some
+from builders.quantization.grids import ggml_search, iq4_quants, k_quants, signed_quants
+from builders.quantization.grids.ggml_search import encode_matrix, encode_some
 from targets.errors import CheckpointError
 from targets.storage.gguf import TYPES
 
 KINDS = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+CALIBRATED = ("Q4_0", "Q5_0")  # searched for where columns have an importance
 
 
 def weights(seed: int = 1, rows: int = 70) -> dict[str, np.ndarray]:
@@ -41,11 +41,11 @@ def weights(seed: int = 1, rows: int = 70) -> dict[str, np.ndarray]:
 def test_the_bytes_are_ggmls(kind: str) -> None:
     for name, values in weights().items():
         theirs = encode_rows(values, TYPES[kind], name="it")
-        np.testing.assert_array_equal(k_quants._encoded(values, TYPES[kind], "it"), theirs, err_msg=name)
+        np.testing.assert_array_equal(ggml_search._encoded(values, TYPES[kind], "it"), theirs, err_msg=name)
         np.testing.assert_array_equal(encode_matrix(values, TYPES[kind], name="it"), theirs.reshape(-1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + CALIBRATED)
 @pytest.mark.parametrize("spread", [0, 1, 4])
 def test_the_bytes_are_ggmls_with_an_importance(kind: str, spread: float) -> None:
     importance = np.random.default_rng(spread).lognormal(0, spread, 512).astype(np.float32)
@@ -53,41 +53,47 @@ def test_the_bytes_are_ggmls_with_an_importance(kind: str, spread: float) -> Non
         theirs = encode_rows(values, TYPES[kind], name="it", importance=importance)
         ours = encode_matrix(values, TYPES[kind], name="it", importance=importance)
         np.testing.assert_array_equal(ours, theirs.reshape(-1), err_msg=name)
-        one_block = encode_some(values[:, :256], TYPES[kind], name="it", importance=importance[:256])
-        np.testing.assert_array_equal(one_block, theirs[:, : theirs.shape[1] // 2], err_msg=name)
+        half = encode_some(values[:, :256], TYPES[kind], name="it", importance=importance[:256])
+        theirs = encode_rows(values[:, :256], TYPES[kind], name="it", importance=importance[:256])
+        np.testing.assert_array_equal(half, theirs, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "Q3_K"])
+@pytest.mark.parametrize("kind", KINDS + CALIBRATED)
 def test_the_search_decides_on_trained_weights(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is used, ggml's slower one is asked for no row."""
     values = weights()["heavy tails"]
-    assert k_quants._has_ggmls_bytes(kind, calibrated=True) or platform.machine() != "x86_64"
+    assert ggml_search._has_ggmls_bytes(kind, calibrated=True) or platform.machine() != "x86_64"
     theirs = encode_rows(values, TYPES[kind], name="it", importance=np.ones(512, np.float32))
-    monkeypatch.setattr(k_quants, "encode_rows", None)
-    ours = k_quants._encoded(values, TYPES[kind], "it", np.ones(512, np.float32))
+    monkeypatch.setattr(ggml_search, "encode_rows", None)
+    ours = ggml_search._encoded(values, TYPES[kind], "it", np.ones(512, np.float32))
     if platform.machine() == "x86_64":
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "calibrated"),
+    [(kind, calibrated) for kind in KINDS for calibrated in (False, True)] + [(kind, True) for kind in CALIBRATED],
+)
 def test_the_search_is_used_where_it_agrees_with_ggml_and_only_there(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, calibrated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    k_quants._has_ggmls_bytes.cache_clear()
-    agreed = k_quants._has_ggmls_bytes(kind, calibrated=False)
+    importance = np.random.default_rng(2).lognormal(0, 1, 512).astype(np.float32) if calibrated else None
+    ggml_search._has_ggmls_bytes.cache_clear()
+    agreed = ggml_search._has_ggmls_bytes(kind, calibrated=calibrated)
     values = weights()["heavy tails"]
-    theirs = encode_rows(values, TYPES[kind], name="it")
-    if kind in k_quants._PLAIN:  # as of another ggml
-        monkeypatch.setitem(k_quants._PLAIN, kind, k_quants._widths(-1.0, 0.1, 2))
-    elif kind in iq4_quants.TYPES:
-        monkeypatch.setattr(iq4_quants, "TRIALS", 1)
-    else:
-        monkeypatch.setitem(k_quants.SEARCHES, kind, replace(k_quants.SEARCHES[kind], effort=1))
+    theirs = encode_rows(values, TYPES[kind], name="it", importance=importance)
+    few = k_quants.widths(-1.0, 0.1, 2)  # as of another ggml
+    monkeypatch.setattr(k_quants, "PLAIN", dict.fromkeys(k_quants.PLAIN, few))
+    monkeypatch.setattr(k_quants, "CALIBRATED", few)
+    monkeypatch.setattr(iq4_quants, "TRIALS", 1)
+    monkeypatch.setattr(signed_quants, "TRIALS", 1)
+    monkeypatch.setattr(signed_quants, "ROUNDS", 1)
     if agreed:
-        assert (encode_matrix(values, TYPES[kind], name="it") != theirs.reshape(-1)).any()
-    k_quants._has_ggmls_bytes.cache_clear()
-    np.testing.assert_array_equal(encode_matrix(values, TYPES[kind], name="it"), theirs.reshape(-1))
-    k_quants._has_ggmls_bytes.cache_clear()
+        assert (encode_matrix(values, TYPES[kind], name="it", importance=importance) != theirs.reshape(-1)).any()
+    ggml_search._has_ggmls_bytes.cache_clear()
+    ours = encode_matrix(values, TYPES[kind], name="it", importance=importance)
+    np.testing.assert_array_equal(ours, theirs.reshape(-1))
+    ggml_search._has_ggmls_bytes.cache_clear()
 
 
 def test_a_weight_that_no_block_can_hold_names_the_tensor() -> None:
