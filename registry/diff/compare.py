@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Generic, Literal, TypeVar
 from registry.bundle.folder import Bundle, open_bundle
 from registry.bundle.manifest import FileEntry, Manifest, WeightClass
 from registry.diff.contents import Contents, Open, Tensor
+from registry.diff.coreml_contents import coreml_contents
 from registry.diff.gguf_contents import gguf_contents
 from registry.diff.onnx_contents import onnx_contents
 from registry.ledger.ledger import Ledger
@@ -30,7 +31,11 @@ from registry.store.uris import open_store
 from targets.errors import BundleError, PhipackError, RegistryError
 from targets.evidence import FIGURES, Evidence, Figure
 
-_CONTENTS: dict[str, Callable[[Manifest, Open], Contents]] = {"gguf": gguf_contents, "onnx": onnx_contents}
+_CONTENTS: dict[str, Callable[[Manifest, Open], Contents]] = {
+    "gguf": gguf_contents,
+    "onnx": onnx_contents,
+    "coreml": coreml_contents,
+}
 _WEIGHT_SUFFIXES = {"gguf": (".gguf",), "onnx": (".onnx", ".onnx.data"), "coreml": (".mlmodel", ".bin")}
 _TEMPLATE_BYTES_LIMIT = 1 << 20
 _TAG_END = re.compile(r"(?<=[%}]\})(?=.)")
@@ -237,9 +242,7 @@ def _weights_changed(old: Manifest, new: Manifest, files: Sequence[Change[FileEn
 
 
 def _tensor_changes(before: Side, after: Side) -> TensorChanges:
-    read = _CONTENTS.get(before.manifest.recipe.format)
-    if read is None:
-        return TensorChanges(problem="Core ML's packages are compared file by file")
+    read = _CONTENTS[before.manifest.recipe.format]
     try:
         old, new = (read(side.manifest, side.open_file) for side in (before, after))
     except PhipackError as error:

@@ -1,8 +1,7 @@
 """What a weight file contains, tensor by tensor, read from the file's own directory without its format's library.
 
-`gguf_contents.py` and `onnx_contents.py` read the two formats that have a plain directory. Core ML's packages name
-tensors deep inside their program: their files are compared whole. Everything is read once, forwards, from any stream
-(`registry/formats/`).
+`gguf_contents.py`, `onnx_contents.py` and `coreml_contents.py` read one format each. Everything is read once, forwards,
+from any stream (`registry/formats/`).
 """
 
 from __future__ import annotations

@@ -63,6 +63,11 @@ class Forwards:
             self.position += len(piece)
         return content
 
+    def skip(self, count: int) -> None:
+        """Read on past so many bytes."""
+        while count > 0:
+            count -= len(self.take(min(count, _PIECE)))
+
     def digest(self, count: int) -> str:
         """Return `sha256:<hex>` of the next bytes, however many, in little memory."""
         hasher = hashlib.sha256()
@@ -78,7 +83,6 @@ class Forwards:
         for span in sorted(set(spans), key=lambda span: (span.offset, span.bytes)):
             if span.offset < self.position:
                 raise BundleError(f"{self._name}: two tensors overlap at byte {span.offset}", fix=REPLACE_BUNDLE)
-            while self.position < span.offset:
-                self.take(min(_PIECE, span.offset - self.position))
+            self.skip(span.offset - self.position)
             found[span] = self.digest(span.bytes)
         return found

@@ -13,6 +13,7 @@ from devtools.bundles import make_bundle, make_evidence
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import FileEntry, Manifest
 from registry.bundle.parts import join, split
+from registry.diff.coreml_contents import coreml_contents
 from registry.diff.gguf_contents import gguf_contents
 from registry.diff.onnx_contents import onnx_contents
 from registry.store.folder import FolderStore
@@ -24,6 +25,7 @@ from targets.devices import target_named
 from targets.evidence import Evidence
 from tests.fuzz.target import Target, file
 from tests.support.chunked import entry_of
+from tests.support.coreml_files import blob_file, coreml_model
 from tests.support.gguf_files import write_gguf
 from tests.support.measurements import BUNDLE, measurement
 
@@ -88,6 +90,18 @@ def onnx_target(_: Path) -> Target:
     initializers = [onnx.numpy_helper.from_array(np.ones((2, 3), np.float32), "a")]
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], initializers))
     return _contents("model.onnx", model.SerializeToString(), onnx_contents)
+
+
+def coreml_target(_: Path) -> Target:
+    weights = blob_file(b"abcdef", b"ghijkl")
+    entry = FileEntry(path="weights/weight.bin", bytes=len(weights), sha256="0" * 64)
+
+    def parse(damaged: bytes) -> object:
+        files = [FileEntry(path="model.mlmodel", bytes=len(damaged), sha256="0" * 64), entry]
+        contents = {"model.mlmodel": damaged, entry.path: weights}
+        return coreml_contents(Manifest.model_construct(files=files), lambda one: io.BytesIO(contents[one.path]))
+
+    return Target((coreml_model({"a": (64, [3]), "b": (192, [3, 1])}),), parse)
 
 
 def measurements_target(folder: Path) -> Target:

@@ -20,6 +20,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "measurements": bundles.measurements_target,
     "gguf": bundles.gguf_target,
     "onnx": bundles.onnx_target,
+    "coreml": bundles.coreml_target,
     "safetensors": checkpoints.header_target,
     "index": checkpoints.index_target,
     "config": checkpoints.config_target,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from builders.report.findings import findings
 from builders.report.layers import has_same_weights, layers_in_words
 from devtools.bundles import make_bundle
 from registry.bundle.manifest import CalibrationEntry
+from registry.diff import layers
 from registry.diff.compare import folder_side
 from registry.diff.layers import LayerChanges, layer_changes
 from targets.recipes import recipe_named
@@ -25,7 +27,7 @@ from tests.support.checkpoints import Tiny, edit_json, random_weights, write_tin
 
 TINY = Tiny(layers=3)
 UP = "model.layers.1.mlp.gate_up_proj.weight"
-RECIPES = ("gguf-f16", "gguf-q4_0", "onnx-int4", "onnx-fp16")
+RECIPES = ("gguf-f16", "gguf-q4_0", "onnx-int4", "onnx-fp16", "coreml-fp16", "coreml-int4", "coreml-palettized4")
 
 
 def _bundle(folder: Path, recipe: str, changes: Mapping[str, float], **config: object) -> Path:
@@ -54,17 +56,37 @@ def test_a_changed_head_is_of_no_layer(tmp_path: Path, recipe: str) -> None:
     assert _changes(tmp_path, recipe, {"lm_head.weight": 1.5}) == LayerChanges((0, 1, 2), (), rest_is_same=False)
 
 
-@pytest.mark.parametrize("recipe", ["gguf-f16", "onnx-int4"])
-def test_another_configuration_changes_no_weight(tmp_path: Path, recipe: str) -> None:
-    """In GGUF it is in the file of the weights, whose digest is another one."""
-    assert _changes(tmp_path, recipe, {}, rms_norm_eps=1e-4) == LayerChanges((0, 1, 2), (), rest_is_same=True)
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "config", [{"rms_norm_eps": 1e-4}, {"rope_theta": 50_000.0}], ids=lambda config: next(iter(config))
+)
+def test_another_configuration_changes_no_weight(tmp_path: Path, recipe: str, config: dict[str, float]) -> None:
+    """In GGUF it is in the file of the weights; in ONNX and Core ML a base of rotations makes other tables there."""
+    found = _changes(tmp_path, recipe, {}, **config)
+    assert found == LayerChanges((0, 1, 2), (), rest_is_same=True)
 
 
-def test_of_two_formats_and_of_core_ml_nothing_is_known(tmp_path: Path) -> None:
-    folders = [_bundle(tmp_path / recipe, recipe, {}) for recipe in ("gguf-q4_0", "onnx-int4", "coreml-int4")]
-    gguf, onnx, coreml = map(folder_side, folders)
+@pytest.mark.parametrize("recipe", ["onnx-fp16", "coreml-fp16"])
+def test_a_changed_constant_that_nobody_knows_makes_everything_unknown(
+    tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_NO_WEIGHTS", re.compile("nothing"))
+    assert _changes(tmp_path, recipe, {}, rope_theta=50_000.0) is None
+
+
+def test_where_core_mls_constants_have_moved_nothing_is_known(tmp_path: Path) -> None:
+    """A small one shares its chunk with the number that says where it is."""
+    one, other = (
+        folder_side(build(open_checkpoint(folder), recipe_named("coreml-fp16"), folder / "b").path)
+        for folder in (write_tiny(tmp_path / str(width), Tiny(intermediate=width)) for width in (128, 256))
+    )
+    assert layer_changes(one, one) is not None
+    assert layer_changes(one, other) is None
+
+
+def test_of_two_formats_nothing_is_known(tmp_path: Path) -> None:
+    gguf, onnx = (folder_side(_bundle(tmp_path / recipe, recipe, {})) for recipe in ("gguf-q4_0", "onnx-int4"))
     assert layer_changes(gguf, onnx) is None
-    assert layer_changes(coreml, coreml) is None
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,12 @@ from devtools.bundles import make_bundle
 from registry.bundle.folder import open_bundle
 from registry.bundle.manifest import FileEntry, Manifest
 from registry.diff.contents import Contents
+from registry.diff.coreml_contents import coreml_contents
 from registry.diff.gguf_contents import gguf_contents
 from registry.diff.onnx_contents import onnx_contents
 from registry.formats.forwards import Forwards, Span
 from targets.errors import BundleError
+from tests.support.coreml_files import blob_file, coreml_constants, coreml_model
 from tests.support.gguf_files import write_gguf
 
 
@@ -133,16 +135,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     write_gguf(folder / "model.gguf", {"a": np.ones((2, 32), np.float32), "b": np.ones(32, np.float16)})
     initializers = [onnx.numpy_helper.from_array(np.ones((2, 3), np.float32), "a")]
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], initializers))
-    return {"model.gguf": (folder / "model.gguf").read_bytes(), "model.onnx": model.SerializeToString()}
+    return {
+        "model.gguf": (folder / "model.gguf").read_bytes(),
+        "model.onnx": model.SerializeToString(),
+        "model.mlmodel": coreml_model({"a": (64, [2, 3])}),
+    }
 
 
 def read(name: str, raw: bytes) -> Contents:
-    entry = FileEntry(path=name, bytes=len(raw), sha256="0" * 64)
-    manifest = Manifest.model_construct(files=[entry])
-    return {"model.gguf": gguf_contents, "model.onnx": onnx_contents}[name](manifest, lambda _: io.BytesIO(raw))
+    contents = {name: raw} | ({"weights/weight.bin": blob_file()} if name == "model.mlmodel" else {})
+    files = [FileEntry(path=path, bytes=len(content), sha256="0" * 64) for path, content in contents.items()]
+    read_contents = {"model.gguf": gguf_contents, "model.onnx": onnx_contents, "model.mlmodel": coreml_contents}[name]
+    return read_contents(Manifest.model_construct(files=files), lambda entry: io.BytesIO(contents[entry.path]))
 
 
-@given(data=st.data(), name=st.sampled_from(["model.gguf", "model.onnx"]))
+@given(data=st.data(), name=st.sampled_from(["model.gguf", "model.onnx", "model.mlmodel"]))
 def test_damaged_files_are_reported_or_read_but_never_crash(
     whole: dict[str, bytes], data: st.DataObject, name: str
 ) -> None:
@@ -203,7 +210,66 @@ def test_a_file_shorter_than_its_manifest_is_reported() -> None:
         Forwards(io.BytesIO(bytes(50)), "x", 100).digest(100)
 
 
-@pytest.mark.parametrize("recipe", ["gguf-q8_0", "onnx-int4"])
+def coreml_of(model: bytes, weights: bytes, path: str = "weights/weight.bin") -> Contents:
+    contents = {"model.mlmodel": model, path: weights}
+    files = [FileEntry(path=path, bytes=len(content), sha256="0" * 64) for path, content in contents.items()]
+    return coreml_contents(Manifest.model_construct(files=files), lambda entry: io.BytesIO(contents[entry.path]))
+
+
+def test_constants_of_core_ml_are_those_of_its_own_reader(tiny_folder: Path, tmp_path: Path) -> None:
+    from builders.build import build
+    from builders.checkpoint import open_checkpoint
+    from targets.recipes import recipe_named
+
+    bundle = build(open_checkpoint(tiny_folder), recipe_named("coreml-int4"), tmp_path / "b")
+    found = coreml_contents(bundle.manifest, opened(bundle.path)).tensors
+    theirs = coreml_constants(bundle.path)
+    assert {name: (tensor.shape, tensor.digest) for name, tensor in found.items()} == {
+        name: (shape, digest(raw)) for name, (shape, raw) in theirs.items()
+    }
+    assert found["model_layers_0_mlp_down_proj.data"].storage == "uint4"
+    assert found["model_layers_0_mlp_down_proj.scale"].storage == "float16"
+    assert found["model_norm"].storage == "float32"
+
+
+def test_functions_share_a_constant_or_have_their_own() -> None:
+    """One that both have at the same place is one; another one of the same name has its function's name, too."""
+    both = coreml_model({"a": (64, [3])}, prompt={"a": (64, [3])})
+    assert set(coreml_of(both, blob_file()).tensors) == {"a"}
+    own = coreml_model({"a": (64, [3])}, prompt={"a": (192, [3])})
+    assert set(coreml_of(own, blob_file(b"abcdef", b"ghijkl")).tensors) == {"a", "prompt/a"}
+
+
+def test_only_what_is_around_constants_makes_the_rest_another_one() -> None:
+    first = coreml_of(coreml_model({"a": (64, [3])}), blob_file())
+    moved = coreml_of(coreml_model({"a": (192, [3])}), blob_file(b"abcdef", b"abcdef"))
+    described = coreml_of(coreml_model({"a": (64, [3])}, author="someone"), blob_file())
+    assert first == moved
+    assert described.tensors == first.tensors
+    assert described.keys != first.keys
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "words"),
+    [
+        (coreml_model({"a": (128, [3])}), blob_file(), "no constant is described at byte 128"),
+        (coreml_model({"a": (64, [3]), "b": (96, [3])}), blob_file(), "two constants overlap at byte 96"),
+        (coreml_model({"a": (1 << 40, [3])}), blob_file(), "it names"),
+        (coreml_model({"a": (64, [3])}), blob_file()[:130], "it names 6 bytes at byte 128 of 130"),
+        (b"\xff\xff", b"", "not a Core ML model that can be read"),
+    ],
+)
+def test_damaged_programs_are_reported(model: bytes, weights: bytes, words: str) -> None:
+    with pytest.raises(BundleError, match=words):
+        coreml_of(model, weights)
+
+
+def test_constants_in_a_file_that_is_not_there_are_reported() -> None:
+    with pytest.raises(BundleError, match=r"weights/weight.bin, which is missing"):
+        coreml_of(coreml_model({"a": (64, [3])}), blob_file(), "other.bin")
+
+
+@pytest.mark.parametrize("recipe", ["gguf-q8_0", "onnx-int4", "coreml-int4", "coreml-palettized4"])
 def test_bundles_of_ours_are_read(tiny_folder: Path, tmp_path: Path, recipe: str) -> None:
     """Every weight class that the manifest counts is there, and the sizes agree."""
     from builders.build import build_each
@@ -214,7 +280,8 @@ def test_bundles_of_ours_are_read(tiny_folder: Path, tmp_path: Path, recipe: str
     request = BuildRequest.from_checkpoint(open_checkpoint(tiny_folder), recipe_named(recipe), 64)
     assert not any(build_each({tmp_path / "b": request}).values())
     bundle = open_bundle(tmp_path / "b")
-    found = (gguf_contents if recipe.startswith("gguf") else onnx_contents)(bundle.manifest, opened(bundle.path))
+    contents = {"gguf": gguf_contents, "onnx": onnx_contents, "coreml": coreml_contents}[recipe.partition("-")[0]]
+    found = contents(bundle.manifest, opened(bundle.path))
     weights = bundle.manifest.recipe.weights
     assert len(found.tensors) >= sum(weight.tensors for weight in weights)
     assert sum(tensor.bytes for tensor in found.tensors.values()) >= sum(weight.bytes for weight in weights)
