@@ -27,7 +27,7 @@ from registry.ledger.channel_moves import CellMove, Move, MoveKind, UnmovedCell,
 from registry.ledger.evidence_reading import evidence_of
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import resolve_in
-from registry.ledger.release_plan import planned_cells
+from registry.ledger.release_plan import noted
 from registry.ledger.versions import CellVersion, channels_at, unknown_model
 from registry.roles import require_promoter
 from registry.store.protocol import Store
@@ -281,7 +281,7 @@ def _missing_cells(
     failures = []
     for release in sorted({version.release for version in versions}):
         registered = {row.cell for row in rows if row.release == release}
-        for cell in sorted(set(planned_cells(notes, release)) - chosen):
+        for cell in sorted(set(noted(notes, release).cells) - chosen):
             if cell in registered:  # the reference is a channel, which does not point at it
                 problem = f"registered for {release}, but {reference} does not have this cell"
             else:

@@ -56,6 +56,7 @@ class Project:
     tracking_uri: str | None
     store: str | None
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    reason: str = ""
 
     def cells_named(self, names: tuple[str, ...]) -> tuple[Cell, ...]:
         """Return the cells with these names, or all cells if `names` is empty.
@@ -121,6 +122,7 @@ def load_project(path: Path) -> Project:
         calibration=CalibrationSettings(
             text=None if table.calibration.text is None else folder / table.calibration.text
         ),
+        reason=(table.reason or "").strip(),
     )
 
 

@@ -2,6 +2,7 @@
 
 model = "phi-3-mini-4k-instruct"
 version = "1.0.0"
+reason = "Trained further on answers in German."   # optional: why the release is made, for those who approve it
 checkpoint = "checkpoints/phi-3-mini"     # relative to this file, like every path in it
 adapter = "adapters/support"              # optional: a peft LoRA, merged into the checkpoint while it is read
 
@@ -66,6 +67,7 @@ from targets.toml_file import RefusedValueError
 
 NAME_LENGTH_LIMIT = 64
 
+REASON_LIMIT = 2000  # letters: it is one of MLflow's tags
 NAMES_LIMIT = 50  # a whole list must fit into one of MLflow's tags
 
 
@@ -271,6 +273,9 @@ class ProjectTable(_Strict):
 
     model: _ModelName = Field(description="The line of releases, such as phi-3-mini-4k-instruct.")
     version: Annotated[str, _refusing(Version.parse)] = Field(description="Semantic version of this release: 1.0.0.")
+    reason: Annotated[str, Field(max_length=REASON_LIMIT)] | None = Field(
+        default=None, description="Why this release is made, in a few sentences. Reports and pages begin with it."
+    )
     checkpoint: _Path = Field(description="Folder of the checkpoint.")
     adapter: _Path | None = Field(
         default=None, description="Folder of a peft adapter (LoRA), merged into the checkpoint. By default none."
@@ -290,6 +295,13 @@ class ProjectTable(_Strict):
     registry: RegistryTable = Field(
         default_factory=RegistryTable, description="Where releases are registered and their bytes stored."
     )
+
+    @field_validator("reason")
+    @classmethod
+    def _says_something(cls, reason: str | None) -> str | None:
+        if reason is not None and not reason.strip():
+            raise RefusedValueError("the reason is empty", fix="say why this release is made, or remove the key")
+        return reason
 
     @field_validator("channels")
     @classmethod

@@ -93,6 +93,9 @@ def _head(cell: CellContent) -> Iterator[str]:
     yield f"**{result.word}**: {_text(result.text)}."
     yield ""
     yield f"{_text(recipe_of(subject.manifest))}, {size(subject.manifest.total_bytes)}, for {_text(phones)}."
+    if cell.reason:
+        yield ""
+        yield f"Why it is made, in its makers' words: {_text(cell.reason)}"
 
 
 def _gates(subject: Subject) -> Iterator[str]:

@@ -89,6 +89,7 @@ class CellContent:
     `earlier`: other releases by the same recipe, the newest first; None where nobody has looked for them.
     `prompts`: what both chat templates write, where they differ.
     `layers`: whose weights are others; None where nobody has looked, or it can't be known.
+    `reason`: why the candidate's release is made, by its project file; empty where it does not say.
     """
 
     candidate: Subject
@@ -99,6 +100,7 @@ class CellContent:
     prompts: SamePrompts | None = None
     recorded: Recorded | None = None
     layers: LayerChanges | None = None
+    reason: str = ""
 
     @property
     def before(self) -> Subject | Recorded | None:
@@ -144,3 +146,8 @@ class Content:
     made: datetime | None = None
     tool: str = "phipack"
     links: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the releases that the cells are of are made, each once."""
+        return tuple(dict.fromkeys(cell.reason for cell in self.cells if cell.reason))

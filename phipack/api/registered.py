@@ -16,6 +16,7 @@ from targets.references import Reference
 if TYPE_CHECKING:
     from registry.bundle.manifest import Manifest
     from registry.ledger.channel_moves import Move
+    from registry.ledger.release_plan import Noted
     from registry.ledger.versions import CellVersion
 
 
@@ -39,12 +40,13 @@ class RegisteredMethods(RegistryConnection):
     def show(self, reference: str | Reference) -> tuple[RegisteredCell, ...]:
         """Return the cells that a reference stands for, each with its evidence."""
         versions = self.resolve(reference)
+        reasons = {row.release: self._ledger.noted(row.model, row.release).reason for row in versions}
         found = []
         for version, evidence in zip(versions, self.evidence_of(versions), strict=True):
             if isinstance(evidence, PhipackError):
                 raise evidence
             measurements, link = self.measurements(version.digest), self.run_link(version.run_id)
-            found.append(RegisteredCell(version, evidence, measurements, link))
+            found.append(RegisteredCell(version, evidence, measurements, link, reasons[version.release]))
         return tuple(found)
 
     def measurements(self, digest: str) -> tuple[Measurement, ...]:
@@ -72,10 +74,11 @@ class RegisteredMethods(RegistryConnection):
 
     def planned_cells(self, reference: str | Reference) -> tuple[str, ...]:
         """Return the cells that a version (`MODEL:1.0.0`) plans; none where that was never noted."""
-        wanted = as_reference(reference)
-        if wanted.version is None:
-            raise MalformedReferenceError(f"{wanted} does not name a version", fix="write MODEL:1.0.0")
-        return tuple(self._ledger.planned_cells(wanted.model, wanted.version))
+        return self._noted(reference).cells
+
+    def reason(self, reference: str | Reference) -> str:
+        """Return why a version (`MODEL:1.0.0`) is made, by its project file; empty where it does not say."""
+        return self._noted(reference).reason
 
     def history(self, model: str, *, channel: str | None = None, cell: str | None = None) -> tuple[Move, ...]:
         """Return the moves of a model's channels, newest first; of one channel, or those that moved one cell.
@@ -117,6 +120,12 @@ class RegisteredMethods(RegistryConnection):
                 f"MLflow's run {run_id} has no report that can be read",
                 fix="write one from the evidence: phipack report MODEL:VERSION -o report.html",
             ) from error
+
+    def _noted(self, reference: str | Reference) -> Noted:
+        wanted = as_reference(reference)
+        if wanted.version is None:
+            raise MalformedReferenceError(f"{wanted} does not name a version", fix="write MODEL:1.0.0")
+        return self._ledger.noted(wanted.model, wanted.version)
 
     def _one(self, reference: str | Reference) -> CellVersion:
         versions = self.resolve(reference)

@@ -23,21 +23,26 @@ if TYPE_CHECKING:
 class ReleaseMethods(RegistryConnection):
     """Releases, planned, done and finished."""
 
-    def plan_release(self, reference: str | Reference, cells: Sequence[str]) -> None:
+    def plan_release(self, reference: str | Reference, cells: Sequence[str], *, reason: str = "") -> None:
         """Note which cells a version (`MODEL:1.0.0`) will have: it is not promoted as a whole before all are there.
 
         `release` does this; call it where you register cells one by one. The project file's lists of promoters, if it
         is the model's, are noted too: from then on they hold from everywhere.
 
+        Args:
+            reference: the version.
+            cells: names of all its cells.
+            reason: why it is made; an empty one leaves what was noted.
+
         Raises:
-            RegistryError: the version was promoted with other cells.
+            RegistryError: the version was promoted with other cells, or for another reason.
         """
         wanted = as_reference(reference)
         if wanted.version is None:
             raise MalformedReferenceError(f"{wanted} does not name a version", fix="write MODEL:1.0.0")
         roles = self._roles(wanted.model)
         promoters = None if roles is None else roles.promoters
-        self._ledger.plan_release(wanted.model, wanted.version, cells, promoters=promoters)
+        self._ledger.plan_release(wanted.model, wanted.version, cells, promoters=promoters, reason=reason)
 
     def release(
         self,

@@ -121,7 +121,14 @@ def note_plan(
     tools = {name: installed for cell in cells for name, installed in build_tools(cell.recipe.format).items()}
     inputs = checkpoint_inputs(checkpoint.digest, checkpoint.merged_from)
     inputs |= tool_inputs(tools) | evaluation_inputs(evaluation)
-    ledger.plan_release(project.model, project.version, names, inputs=inputs, promoters=project.roles.promoters)
+    ledger.plan_release(
+        project.model,
+        project.version,
+        names,
+        inputs=inputs,
+        promoters=project.roles.promoters,
+        reason=project.reason,
+    )
     return names
 
 

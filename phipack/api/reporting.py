@@ -21,6 +21,7 @@ from registry.diff.token_texts import special_tokens, token_texts
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import Reader, resolve_in
 from registry.ledger.registration import REPORT_NAME, Registration
+from registry.ledger.release_plan import noted
 from registry.ledger.tracking import run_link
 from registry.ledger.versions import PRODUCTION, CellVersion
 from registry.store.measurements import read_measurements
@@ -77,11 +78,12 @@ def report_release(
             f"{sides[0].name} has no evidence to report: {sides[0].problem}",
             fix="run phipack release again, which measures and registers the evidence again",
         )
-    registered = reader.versions(reference.model)
+    registered, notes = reader.versions(reference.model), ledger.notes(reference.model)
     cells = [
         replace(
             cell_content(ledger, side, row, by_cell.get(row.cell), targets),
             earlier=earlier_releases(ledger, registered, row.release, side.manifest, side.evidence),
+            reason=noted(notes, row.release).reason,
         )
         for side, row in zip(sides, versions, strict=True)
     ]
@@ -118,7 +120,7 @@ def with_pages(ledger: Ledger, entry: Registration, own: Targets, on_progress: P
     side = stored_side(ledger.store, entry.reference, entry.cell, entry.manifest, entry.evidence)
     cell = cell_content(ledger, side, None, before, {**load_targets(), **own})
     earlier = earlier_releases(ledger, rows, entry.version, entry.manifest, entry.evidence)
-    cell = replace(cell, earlier=earlier)
+    cell = replace(cell, earlier=earlier, reason=ledger.noted(entry.model, entry.version).reason)
     if cell.problem:
         how = "with nothing" if cell.recorded is None else "by the recorded evidence alone"
         on_progress(Notice(f"{entry.reference}: its report compares it {how}: {cell.problem}"))
@@ -214,7 +216,7 @@ def _not_shown(
     if len(releases) != 1:
         return (), ()
     (release,) = releases
-    absent = set(ledger.planned_cells(reference.model, release)) - {row.cell for row in versions}
+    absent = set(ledger.noted(reference.model, release).cells) - {row.cell for row in versions}
     registered = {row.cell for row in ledger.versions(reference.model, release=release)} if absent else set()
     return tuple(sorted(absent - registered)), tuple(sorted(absent & registered))
 

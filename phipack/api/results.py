@@ -115,13 +115,15 @@ class RegisteredCell:
     """A cell of a release, with the evidence that was registered for it.
 
     `measurements`: on devices, that the store has of its bundle by now. `run`: where its report is with its evidence:
-    the address of a page of MLflow's server, else the run's URI.
+    the address of a page of MLflow's server, else the run's URI. `reason`: why its release is made; empty where its
+    project file does not say.
     """
 
     version: CellVersion
     evidence: Evidence
     measurements: tuple[Measurement, ...] = ()
     run: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from phipack.options import State, pass_state, reason_option
 from phipack.tables import table
 from targets.errors import did_you_mean
 from targets.formatting import recipe_shown
+from targets.printable import one_line
 
 if TYPE_CHECKING:
     from phipack.api.registry import Registry
@@ -195,7 +196,8 @@ def _model_meant(registry: Registry, model: str | None) -> str:
 
 def _shown(cell: RegisteredCell) -> str:
     report = f"phipack report {cell.version.reference} -o report.html; with the evidence: {cell.run}"
-    parts = [f"{_facts(cell.version)}\n{'report':<12}{report}", evidence_text(cell.evidence)]
+    reason = f"\n{'reason':<12}{one_line(cell.reason)}" if cell.reason else ""
+    parts = [f"{_facts(cell.version)}{reason}\n{'report':<12}{report}", evidence_text(cell.evidence)]
     if cell.measurements:
         parts.append(f"on devices, in the store:\n\n{measurements_text(cell.measurements)}")
     return "\n\n".join(parts)

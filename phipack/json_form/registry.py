@@ -61,6 +61,7 @@ class ShownCellForm(VersionForm):
     evidence: Evidence
     measurements: list[Measurement] = Field(description="on devices, that the store has of the bundle by now")
     run: str = Field(description="where report and evidence are: a page of MLflow's server, else the run's URI")
+    reason: str | None = Field(description="why its release is made, by its project file")
 
 
 class ShownForm(Form):
@@ -263,6 +264,7 @@ def shown_form(cells: Sequence[RegisteredCell]) -> ShownForm:
                 evidence=one.evidence,
                 measurements=list(one.measurements),
                 run=one.run,
+                reason=one.reason or None,
             )
             for one in cells
         ]

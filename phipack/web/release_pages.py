@@ -37,6 +37,7 @@ def release_page(known: Known, model: str, release: str) -> Page:
         "other_bytes": other_bytes,
         "document": document,
         "channels": sorted(channels_at(rows)),
+        "reason": known.answered("Why it is made can't be read", known.source.reason(model, version)) if rows else "",
     }
     return Page("release", f"{model}:{release}", content, crumbs_of(model))
 

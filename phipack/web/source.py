@@ -83,6 +83,10 @@ class Source:
         """Return the cells that a release plans."""
         return self._kept(("planned", model, release), lambda: self.registry.planned_cells(f"{model}:{release}"))
 
+    def reason(self, model: str, release: Version) -> Answer[str]:
+        """Return why a release is made; empty where its project file does not say."""
+        return self._kept(("reason", model, release), lambda: self.registry.reason(f"{model}:{release}"))
+
     def evidence(self, version: CellVersion) -> Answer[Evidence]:
         """Return a version's evidence, with all details."""
 

@@ -27,6 +27,7 @@ from typing import Any, Literal, get_args
 
 from registry.ledger.versions import CELL_TAG, TAG_PREFIX, CellVersion
 from targets.errors import Failure, RegistryError
+from targets.references import Version
 from targets.strict_json import parse_json
 
 KIND_TAG = TAG_PREFIX + "kind"
@@ -196,6 +197,15 @@ def move_to_undo(moves: Sequence[Move], channel: str) -> Move | None:
     done = [move for move in moves if move.channel == channel and move.state == "done"]
     undone = {move.undoes for move in done if move.kind == "rollback"}
     return next((move for move in done if move.kind != "rollback" and move.id not in undone), None)
+
+
+def promotion_of(moves: Sequence[Move], version: Version, cell: str | None = None) -> Move | None:
+    """Return a move that brought a release, or one cell of it, to a channel; None where there was none."""
+    for move in moves:
+        for part in move.cells if move.state != "undone" else ():
+            if part.after is not None and part.after.release == str(version) and cell in (None, part.cell):
+                return move
+    return None
 
 
 def with_runs(moves: Sequence[Move], rows: Sequence[CellVersion]) -> list[Move]:

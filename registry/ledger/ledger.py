@@ -29,7 +29,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from registry.ledger.channel_moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags
+from registry.ledger.channel_moves import KIND_TAG, MOVE_KIND, Move, MoveState, move_from_tags, promotion_of
 from registry.ledger.evidence_runs import Alone, end_dead_runs, evidence_run, read_evidence, run_folders
 from registry.ledger.lease import Check, Timing
 from registry.ledger.mlflow_client import Mlflow
@@ -38,7 +38,7 @@ from registry.ledger.mlflow_names import claim_name, existing_experiment, experi
 from registry.ledger.registration import RENEWED, Registration, ui_tags
 from registry.ledger.registry_lock import registry_lock, registry_wait
 from registry.ledger.release_inputs import is_older, require_same_inputs
-from registry.ledger.release_plan import plan_tag, planned_cells, promoter_tags
+from registry.ledger.release_plan import Noted, noted, promoter_tags
 from registry.ledger.tracking import artifact_location, tracking_uri
 from registry.ledger.version_search import versions_in_channel, versions_of
 from registry.ledger.versions import (
@@ -59,7 +59,7 @@ from targets.errors import RegistryError
 from targets.evidence import Evidence
 from targets.progress import Notice, Progress, silent
 from targets.references import Version, check_channel, check_name
-from targets.secrets import shown
+from targets.secrets import shown, without_secrets
 from targets.this_user import user_name
 
 _SetAlias = Callable[[str, str, int | None], None]  # registered model, channel, number
@@ -159,6 +159,7 @@ class Ledger:
         *,
         inputs: Mapping[str, str] | None = None,
         promoters: Mapping[str, Sequence[str]] | None = None,
+        reason: str = "",
     ) -> None:
         """Note which cells a release plans: promotion of the whole release waits for them all.
 
@@ -168,22 +169,24 @@ class Ledger:
             cells: names of all its cells.
             inputs: what they will be made from, held to what the release's cells were made from.
             promoters: lists of who may move a channel, by channel, which hold from everywhere; None leaves them.
+            reason: why it is made, which is noted without passwords; an empty one leaves what was noted.
 
         Raises:
-            RegistryError: the release's cells are made from something else; or it was promoted, with another plan.
+            RegistryError: the release's cells are made from something else; or it was promoted, with another plan or
+                reason.
         """
         check_name("model", model)
         with self.exclusive():
             rows = self.versions(model)
             require_same_inputs(model, version, inputs or {}, rows)
             experiment, tags = self._experiment(model, rows), self.notes(model)
-            planned = planned_cells(tags, version) or [row.cell for row in rows if row.release == version]
-            if planned and set(planned) != set(cells):
-                self._require_not_promoted(model, version, f"its cells are {', '.join(sorted(planned))}")
-            wanted = plan_tag(version, cells)
-            if promoters is not None:
-                wanted |= promoter_tags(tags, version, promoters)
-            for name, value in wanted.items():
+            known, wanted = noted(tags, version), Noted(tuple(cells), without_secrets(reason))
+            if not known.cells:
+                known = replace(known, cells=tuple(row.cell for row in rows if row.release == version))
+            if why := known.contradiction(wanted):
+                self._require_not_promoted(model, version, why)
+            changed = wanted.to_tags(version) | promoter_tags(tags, version, promoters)
+            for name, value in changed.items():
                 if tags.get(name) != value:
                     self.mlflow.set_experiment_tag(experiment, name, value)
 
@@ -192,9 +195,9 @@ class Ledger:
         experiment = self._existing_experiment(model)
         return {} if experiment is None else dict(experiment.tags)
 
-    def planned_cells(self, model: str, version: Version) -> list[str]:
-        """Return the cells that a release plans; none where it was never planned."""
-        return planned_cells(self.notes(model), version)
+    def noted(self, model: str, version: Version) -> Noted:
+        """Return which cells a release plans, and why it is made, as far as that was noted."""
+        return noted(self.notes(model), version)
 
     def point(self, registered_model: str, channel: str, number: int | None) -> None:
         """Point a channel at MLflow's version `number`, or at nothing. `promotion.py` alone calls this.
@@ -316,7 +319,7 @@ class Ledger:
             raise entry.taken(existing)
         if existing.evidence == entry.evidence_digest:
             return existing
-        if existing.gates_passed and self._promotion_of(entry.model, entry.version, entry.cell) is not None:
+        if existing.gates_passed and promotion_of(self.moves(entry.model), entry.version, entry.cell) is not None:
             self.on_progress(Notice(f"{existing.reference} was promoted: the evidence that is registered stays"))
             return existing
         with evidence_run(self.mlflow, experiment, entry, alone) as run_id:
@@ -335,23 +338,15 @@ class Ledger:
         lease = partial(model_lease, self.mlflow, model, user_name(), self.timing, self.on_progress)
         return lease if check is None else nullcontext
 
-    def _promotion_of(self, model: str, version: Version, cell: str | None = None) -> Move | None:
-        """Return a move that brought a release, or one cell of it, to a channel; None where there was none."""
-        for move in self.moves(model):
-            for part in move.cells if move.state != "undone" else ():
-                if part.after is not None and part.after.release == str(version) and cell in (None, part.cell):
-                    return move
-        return None
-
     def _require_open(self, entry: Registration, rows: Sequence[CellVersion]) -> None:
         """Check that a new cell does not change a release that was promoted without planning it."""
         planned = [row.cell for row in rows if row.release == entry.version]
-        if planned and entry.cell not in planned_cells(self.notes(entry.model), entry.version):
+        if planned and entry.cell not in self.noted(entry.model, entry.version).cells:
             known = f"cell {entry.cell} is none of its cells, {', '.join(planned)}"
             self._require_not_promoted(entry.model, entry.version, known)
 
     def _require_not_promoted(self, model: str, version: Version, why: str) -> None:
-        if (move := self._promotion_of(model, version)) is not None:
+        if (move := promotion_of(self.moves(model), version)) is not None:
             raise RegistryError(
                 f"{model}:{version} was promoted to {move.channel} on {move.when:%Y-%m-%d} and stays as it was: {why};"
                 " nothing was registered",

@@ -1,6 +1,7 @@
-"""What the experiment MODEL notes of releases: which cells one plans, and who may move a channel. Pure.
+"""What the experiment MODEL notes of releases: their cells and reasons, and who may move a channel. Pure.
 
     phipack.plan.VERSION        galaxy-s24 iphone-15: the cells of the release
+    phipack.reason.VERSION      why it is made, by its project file
     phipack.promoters.CHANNEL   {"release": "1.1.0", "promoters": ["alice", …]}: the list of that release's project
                                 file; null: everybody may since then; no tag: the list of the channel's last move holds
 
@@ -19,6 +20,7 @@ from targets.references import Version
 from targets.strict_json import parse_json
 
 PLAN_TAG = TAG_PREFIX + "plan."
+REASON_TAG = TAG_PREFIX + "reason."
 PROMOTERS_TAG = TAG_PREFIX + "promoters."
 
 
@@ -35,14 +37,28 @@ class Promoters:
         return json.dumps(content, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
 
-def planned_cells(tags: Mapping[str, str], version: Version) -> list[str]:
-    """Return the cells that a release plans; none where it was never planned."""
-    return tags.get(f"{PLAN_TAG}{version}", "").split()
+@dataclass(frozen=True)
+class Noted:
+    """What is noted of a release: the cells that it plans and why it is made; both empty where nobody has said."""
+
+    cells: tuple[str, ...] = ()
+    reason: str = ""
+
+    def contradiction(self, other: Noted) -> str:
+        """Return what another note says differently, as it is noted; empty where it says nothing else."""
+        if self.cells and set(self.cells) != set(other.cells):
+            return f"its cells are {', '.join(sorted(self.cells))}"
+        return f"its reason is {self.reason!r}" if self.reason and other.reason not in ("", self.reason) else ""
+
+    def to_tags(self, version: Version) -> dict[str, str]:
+        """Return the tags of a release; none for an empty reason."""
+        reason = {f"{REASON_TAG}{version}": self.reason} if self.reason else {}
+        return {f"{PLAN_TAG}{version}": " ".join(sorted(self.cells)), **reason}
 
 
-def plan_tag(version: Version, cells: Sequence[str]) -> dict[str, str]:
-    """Return the tag of a plan."""
-    return {f"{PLAN_TAG}{version}": " ".join(sorted(cells))}
+def noted(tags: Mapping[str, str], version: Version) -> Noted:
+    """Return what the experiment's tags note of a release."""
+    return Noted(tuple(tags.get(f"{PLAN_TAG}{version}", "").split()), tags.get(f"{REASON_TAG}{version}", ""))
 
 
 def promoters_of(tags: Mapping[str, str], channel: str) -> Promoters | None:
@@ -63,14 +79,18 @@ def promoters_of(tags: Mapping[str, str], channel: str) -> Promoters | None:
         ) from error
 
 
-def promoter_tags(tags: Mapping[str, str], version: Version, promoters: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def promoter_tags(
+    tags: Mapping[str, str], version: Version, promoters: Mapping[str, Sequence[str]] | None
+) -> dict[str, str]:
     """Return the tags that must be set so that the lists of a release's project file hold.
 
     Args:
         tags: the experiment's, as they are.
         version: of the release.
-        promoters: the lists, by channel. Everybody may move the other channels.
+        promoters: the lists, by channel. Everybody may move the other channels. None leaves what is noted.
     """
+    if promoters is None:
+        return {}
     noted = {name.removeprefix(PROMOTERS_TAG) for name in tags if name.startswith(PROMOTERS_TAG)}
     changed = {}
     for channel in sorted(noted | promoters.keys()):

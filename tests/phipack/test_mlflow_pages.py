@@ -137,6 +137,10 @@ def test_a_card_has_hugging_faces_metadata_and_what_it_is_for(tmp_path: Path) ->
         for name in ("Gates", "What to look at", "Intended use", "How to run it", "Limits", "Licences", "Origin")
     ]
     assert "- StrongREJECT, in the evaluation alone: MIT" in card
+    assert "Why it is made" not in card
+    reason = replace(cell, reason="Answers in *German*\nwere too short.")
+    for text in (model_card(reason), description(reason, "here")):
+        assert "\n\nWhy it is made, in its makers' words: Answers in \\*German\\* were too short.\n\n" in text
     many = details(checks=tuple(one for _ in range(400) for one in details().checks))
     assert len(description(cell, "here")) < DESCRIPTION_LIMIT
     wrong = tuple(check.model_copy(update={"passed": False, "detail": "<b>`x`|"}) for check in many.checks)

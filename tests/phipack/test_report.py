@@ -40,6 +40,20 @@ def test_a_release_is_compared_with_what_production_has(registered: phipack.Regi
     assert "compared with phi:1.0.0" in command("report", "phi:1.1.0", "--against", "phi:1.0.0", "-o", "r.html").stdout
 
 
+def test_why_a_release_is_made_is_where_it_is_looked_at(registered: phipack.Registry, command: InProcess) -> None:
+    reason = "Answers in German were <too> short.\nThe checkpoint was trained further."
+    registered.plan_release("phi:1.1.0", ["iphone-15", "pixel-9"], reason=reason)
+    page = registered.report("phi:1.1.0").html.decode()
+    assert "in its makers' words: <q>Answers in German were &lt;too&gt; short.\nThe checkpoint" in page
+    assert "in its makers' words" not in registered.report("phi:1.0.0").html.decode()
+    assert (registered.reason("phi:1.1.0"), registered.reason("phi:1.0.0")) == (reason, "")
+    shown = command("show", "phi:1.1.0").stdout
+    assert "reason      Answers in German were <too> short. The checkpoint was trained further.\n" in shown
+    assert command("--json", "show", "phi:1.1.0").document["result"]["cells"][0]["reason"] == reason
+    assert "reason " not in command("show", "phi:1.0.0").stdout
+    assert command("--json", "show", "phi:1.0.0").document["result"]["cells"][0]["reason"] is None
+
+
 def test_the_kl_that_is_twice_as_high_is_a_finding(registered: phipack.Registry) -> None:
     page = registered.report("phi:1.1.0@iphone-15", against="phi:1.0.0@iphone-15")
     assert page.state == "warn"

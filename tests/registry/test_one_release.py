@@ -115,9 +115,9 @@ def test_windows_of_another_length_are_no_contradiction(begun: Ledger, bundle: B
 def test_a_release_is_held_to_its_first_cell_before_anything_is_built(begun: Ledger) -> None:
     with pytest.raises(RegistryError, match=rf"has checkpoint sha256:c+, and here it is {OTHER_CHECKPOINT}"):
         begun.plan_release("phi", VERSION, ["iphone-15"], inputs={"checkpoint": OTHER_CHECKPOINT})
-    assert begun.planned_cells("phi", VERSION) == ["iphone-15", "pixel-9"]
+    assert begun.noted("phi", VERSION).cells == ("iphone-15", "pixel-9")
     begun.plan_release("phi", VERSION, ["iphone-15"], inputs={"checkpoint": "sha256:" + "c" * 64})
-    assert begun.planned_cells("phi", VERSION) == ["iphone-15"]  # it was not promoted yet
+    assert begun.noted("phi", VERSION).cells == ("iphone-15",)  # it was not promoted yet
 
 
 def test_what_older_versions_registered_is_held_to_its_checkpoint(
@@ -206,7 +206,7 @@ def test_a_promoted_release_does_not_change(begun: Ledger, kept: KeptRegistry, b
     with pytest.raises(RegistryError, match="cell galaxy-s24 is none of its cells, iphone-15, pixel-9"):
         begun.register(registration(bundle, "galaxy-s24", tokens="512"))
     begun.plan_release("phi", VERSION, ["pixel-9", "iphone-15"])
-    assert begun.planned_cells("phi", VERSION) == ["iphone-15", "pixel-9"]
+    assert begun.noted("phi", VERSION).cells == ("iphone-15", "pixel-9")
     assert len(begun.versions("phi")) == 2
 
 

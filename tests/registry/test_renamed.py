@@ -169,7 +169,7 @@ def test_a_renamed_experiment_is_not_taken_for_an_empty_one(two: Ledger, tmp_pat
         lambda: promote(two, Reference.parse("phi:1.1.0"), "beta", who="eve"),
         lambda: rollback(two, "phi", "beta", who="eve"),
         lambda: history(two, "phi"),
-        lambda: two.planned_cells("phi", Version(1, 0, 0)),
+        lambda: two.noted("phi", Version(1, 0, 0)),
     ):
         with pytest.raises(RegistryError, match="experiment 'old phi' holds the runs of model phi") as caught:
             ask()

@@ -43,7 +43,7 @@ def make_registry(home: Path, migrated_database: Path) -> phipack.Registry:
     registry.promote(f"{MODEL}:1.1.0", to="production", reason=REASON)
     registry.publish(MODEL, keys=keys, rollout_percent=10, deltas=False)
     _release(registry, MODEL, "1.2.0", kl_factor=2)
-    registry.plan_release(f"{MODEL}:1.2.0", [*_DEVICES, "iphone-16"])
+    registry.plan_release(f"{MODEL}:1.2.0", [*_DEVICES, "iphone-16"], reason=REASON)
     registry.promote(f"{MODEL}:1.2.0", to="staging", override_reason="for the demo on Friday")
     _release(registry, OTHER, "1.0.0")
     registry.promote(f"{OTHER}:1.0.0", to="production", reason="")

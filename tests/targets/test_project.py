@@ -79,6 +79,19 @@ def test_project_paths_are_relative_to_the_project_file(tmp_path: Path) -> None:
     assert project.gates == {"kl_mean": Gate(at_most=0.5), "same_top_share": Gate(at_least=0.5)}
 
 
+def test_why_a_release_is_made_may_be_said(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).reason == ""
+    said = 'version = "1.0.0"\nreason = """\nAnswers in German\nwere too short.\n"""\n'
+    assert load(tmp_path, MINIMAL.replace('version = "1.0.0"\n', said)).reason == "Answers in German\nwere too short."
+
+
+@pytest.mark.parametrize(("reason", "words"), [(" ", "the reason is empty"), ("x" * 2001, "at most 2000 characters")])
+def test_a_reason_that_says_nothing_or_too_much_is_refused(tmp_path: Path, reason: str, words: str) -> None:
+    error = refused(tmp_path, 'version = "1.0.0-rc.1"\n', f'version = "1.0.0-rc.1"\nreason = "{reason}"\n')
+    assert ": reason: " in error.problem
+    assert words in error.problem
+
+
 def test_absolute_path_is_unchanged(tmp_path: Path) -> None:
     assert load(tmp_path, PROJECT.replace('"models/smollm2"', '"/models/x"')).checkpoint == Path("/models/x")
 

@@ -70,6 +70,13 @@ def test_a_reason_is_shown_as_it_was_written_but_for_its_password(client: TestCl
     assert HOSTILE.partition("\x1b")[0] in html.unescape(client.get(f"{_MINI}/history").text)
 
 
+def test_why_a_release_is_made_stands_on_its_page(client: TestClient) -> None:
+    said = text_of(client, f"{_MINI}/releases/1.2.0")
+    assert f"Why it is made, in its makers' words: {REASON.partition('; see ')[0]}" in said
+    assert "http://ann:***@wiki/page" in said
+    assert "Why it is made" not in text_of(client, f"{_MINI}/releases/1.1.0")
+
+
 def test_an_expired_catalog_is_none_that_phones_get(
     shown: phipack.Registry, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

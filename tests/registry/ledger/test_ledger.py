@@ -19,10 +19,11 @@ from registry.bundle.manifest import MANIFEST_NAME
 from registry.files.digests import digest_of_bytes
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.mlflow_client import Mlflow
+from registry.promotion import promote
 from registry.store.folder import FolderStore
 from registry.store.uris import parse_bundle_uri
 from targets.errors import PhipackError, RegistryError
-from targets.references import Version
+from targets.references import Reference, Version
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
 from tests.support.registrations import client_of, entry, runs_of
 
@@ -272,9 +273,33 @@ def test_racers_on_a_server_settle_on_the_lower_number(
 
 @pytest.mark.client_side
 def test_the_plan_of_a_release_is_kept(ledger: Ledger) -> None:
-    assert ledger.planned_cells("phi", Version(1, 0, 0)) == []
+    assert ledger.noted("phi", Version(1, 0, 0)).cells == ()
     ledger.plan_release("phi", Version(1, 0, 0), ["pixel-9", "iphone-15"])
     ledger.plan_release("phi", Version(1, 1, 0), ["pixel-9"])
-    assert ledger.planned_cells("phi", Version(1, 0, 0)) == ["iphone-15", "pixel-9"]
+    assert ledger.noted("phi", Version(1, 0, 0)).cells == ("iphone-15", "pixel-9")
     ledger.plan_release("phi", Version(1, 0, 0), ["iphone-15"])
-    assert ledger.planned_cells("phi", Version(1, 0, 0)) == ["iphone-15"]
+    assert ledger.noted("phi", Version(1, 0, 0)).cells == ("iphone-15",)
+
+
+@pytest.mark.client_side
+def test_the_reason_of_a_release_may_change_until_it_is_promoted(
+    ledger: Ledger, store: FolderStore, bundle: Bundle
+) -> None:
+    version, cells = Version(1, 0, 0), ["iphone-15"]
+    assert ledger.noted("phi", version).reason == ""
+    ledger.plan_release("phi", version, cells, reason="Short answers in German; see http://ann:secret@wiki/page")
+    assert ledger.noted("phi", version).reason == "Short answers in German; see http://ann:***@wiki/page"
+    ledger.plan_release("phi", version, cells, reason="Longer answers\nin German")
+    ledger.plan_release("phi", version, cells)
+    assert ledger.noted("phi", version).reason == "Longer answers\nin German"
+    assert ledger.noted("phi", Version(1, 0, 1)).reason == ""
+    store.add_bundle(bundle)
+    ledger.register(entry(bundle))
+    promote(ledger, Reference.parse("phi:1.0.0"), "production", who="ann")
+    ledger.plan_release("phi", version, cells, reason="Longer answers\nin German")
+    with pytest.raises(
+        RegistryError, match=r"its reason is 'Longer answers\\nin German'; nothing was registered"
+    ) as caught:
+        ledger.plan_release("phi", version, cells, reason="another one")
+    assert "raise the version" in caught.value.fix
+    assert ledger.noted("phi", version).reason == "Longer answers\nin German"
