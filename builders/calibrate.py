@@ -83,16 +83,24 @@ def with_special_tokens(
     settings: CalibrationSettings,
     cache: BuildCache,
     on_progress: Progress = silent,
+    shared: SharedWalks = NOT_SHARED,
 ) -> MeasuredStatistics:
     """Return statistics with the ranges of a KV cache, for which special tokens are read, too. Raises as `calibrate`.
 
-    Only builds with a scaled cache need it. It takes a walk over short sequences, kept in this machine's cache.
+    Only builds with a scaled cache need it. It takes a walk over short sequences, kept and shared as others are.
     """
     if statistics.text_ranges is None:
         return statistics
     sequences = special_token_windows(checkpoint, calibration_windows(checkpoint, settings, "light"))
-    with _measuring(statistics_files(checkpoint, "light", sequences), cache, on_progress):
-        return with_cache_ranges(statistics, checkpoint, sequences, cache.reference_folder, _calibrating(on_progress))
+    names = statistics_files(checkpoint, "light", sequences) if sequences.size else []
+    with _measuring(names, cache, on_progress):
+        folder, walking = cache.reference_folder, _calibrating(on_progress)
+        return _once(
+            checkpoint,
+            (CalibrationWalk("light", special_tokens=True), folder, names),
+            lambda: with_cache_ranges(statistics, checkpoint, sequences, folder, walking),
+            shared if names else NOT_SHARED,
+        )
 
 
 def run_walk(
@@ -228,19 +236,21 @@ def calibrate_requests(
             continue
         ready |= {place: replace(requests[place], statistics=found) for place in places}
     for place in [*ready]:
-        change(place, partial(_with_ranges, settings=settings, cache=cache))
+        change(place, partial(_with_ranges, settings=settings, cache=cache, shared=shared))
     for place in [*ready]:
         change(place, partial(_with_types, settings=settings, cache=cache, shared=shared))
     return ready, problems
 
 
-def _with_ranges(request: BuildRequest, settings: CalibrationSettings, cache: BuildCache) -> BuildRequest:
+def _with_ranges(
+    request: BuildRequest, settings: CalibrationSettings, cache: BuildCache, shared: SharedWalks
+) -> BuildRequest:
     """Return a request with the ranges of its KV cache, where its recipe has a scaled one."""
     statistics = request.statistics
     if not request.recipe.has_scaled_cache or not isinstance(statistics, MeasuredStatistics):
         return request
     with request.phases.phase("calibrate"):
-        found = with_special_tokens(statistics, request.checkpoint, settings, cache, request.on_progress)
+        found = with_special_tokens(statistics, request.checkpoint, settings, cache, request.on_progress, shared)
     return replace(request, statistics=found)
 
 

@@ -106,6 +106,8 @@ def walk_amount(architecture: Architecture, walk: CalibrationWalk) -> float:
 
 
 def _walk_seconds(architecture: Architecture, walk: CalibrationWalk) -> float:
+    if walk.special_tokens:
+        return (_WALK_START_SECONDS + reference_seconds(architecture, _SPECIAL_TOKENS_READ)) / CORES
     if walk.blocks is None:
         read = Counter({WINDOW: TOKENS[walk.level] // WINDOW})
         return (_WALK_START_SECONDS + WALK_SHARES[walk.level] * reference_seconds(architecture, read)) / CORES

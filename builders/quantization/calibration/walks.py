@@ -19,14 +19,20 @@ Blocks = Literal["gguf", "affine"]  # Q4_0; uint4 with zero points, of ONNX and 
 
 @dataclass(frozen=True)
 class CalibrationWalk:
-    """The statistics of a level (`light`, `full`), or sensitivities to 4-bit blocks over the tokens of `light`."""
+    """The statistics of a level (`light`, `full`), or something else over text of `light`.
+
+    That is sensitivities to 4-bit blocks, or the ranges of keys and values where special tokens stand.
+    """
 
     level: Calibration
     blocks: Blocks | None = None
+    special_tokens: bool = False
 
     @property
     def label(self) -> str:
-        """Its name in jobs and records: `light`, `full`, `sensitivities-gguf`."""
+        """Its name in jobs and records: `light`, `full`, `sensitivities-gguf`, `special-tokens`."""
+        if self.special_tokens:
+            return "special-tokens"
         return self.level if self.blocks is None else f"sensitivities-{self.blocks}"
 
 
@@ -36,7 +42,10 @@ def blocks_of(format_: Format) -> Blocks:
 
 
 def walks_of(recipe: Recipe, level: Calibration) -> tuple[CalibrationWalk, ...]:
-    """Return what must be measured for a build of a recipe, calibrated by a text."""
+    """Return what must be measured before a build of a recipe, calibrated by a text.
+
+    Special tokens are read in the build itself: few recipes need them, and they take a fraction of `light`.
+    """
     if level == "none":
         return ()
     statistics = CalibrationWalk(level)

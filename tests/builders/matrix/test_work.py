@@ -295,6 +295,24 @@ def test_builds_that_are_done_at_once_measure_what_they_share_once_and_record_it
     assert not run_job(walk, machine("b"))
 
 
+def test_ranges_at_special_tokens_are_measured_by_one_machine(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scales of a KV cache follow from them, and so do the bytes of every cell that has one."""
+    first, second = machine("a"), machine("b")
+    one = replace(LIGHT, recipe=replace(LIGHT.recipe, kv_cache="int8"))
+    build, _ = jobs_of(first, cell=one)
+    assert run_job(build, first)
+    names = "builders.calibrate.measured_statistics", "builders.calibrate.with_cache_ranges"
+    for name in names:
+        monkeypatch.setattr(name, only_from_the_cache(name))
+    other, _ = jobs_of(second, cell=replace(one, context_length=128))
+    assert run_job(other, second)
+    here, there = ({path.name for path in site.cache.reference_folder.glob("*.squares")} for site in (first, second))
+    assert here == there
+    assert len(here) == 2
+
+
 def only_from_the_cache(name: str) -> Callable[..., Any]:
     """Return what measures, with a progress that refuses every step of a walk."""
     room, _, function = name.rpartition(".")
