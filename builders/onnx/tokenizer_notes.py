@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from builders.checkpoint import Checkpoint, read_json
-from builders.templates import ChatTemplateError, render_chat
+from builders.templates import ChatTemplateError, reads_tools_of_messages, render_chat
 from builders.tokenizer import tokenizer_of
 
 RENDERS_OTHERWISE = "onnxruntime-genai's own engine renders the chat template differently"  # how that note begins
+REWRITES_TOOLS = "onnxruntime-genai's own engine rewrites the tools of a system message"  # how that note begins
 _SPACE = "\u2581"  # SentencePiece's
 
 
@@ -38,14 +39,26 @@ def tokenizer_notes(folder: Path) -> tuple[str, ...]:
 
 
 def template_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the note for a template that asks whether `tools` is none; none for any other.
+    """Return notes on a template that asks whether `tools` is none, or reads the tools of a message.
 
     onnxruntime-genai 0.18 leaves `tools` undefined where an app passes none, transformers passes None: with
-    `{% if tools is not none %}` the two render different prompts.
+    `{% if tools is not none %}` the two render different prompts. The tools of a system message, a text of JSON, it
+    reads and writes again, without the backslashes before quotes and with True for true.
     """
     template = checkpoint.chat_template
     if template is None or "tools" not in template:
         return ()
+    notes = _undefined_tools(checkpoint, template)
+    if not reads_tools_of_messages(template):
+        return notes
+    rewritten = (
+        f"{REWRITES_TOOLS}, so that lists, true and false, and quotes in them are no JSON any more: render "
+        "chat_template.jinja with another engine for such tools"
+    )
+    return (*notes, rewritten)
+
+
+def _undefined_tools(checkpoint: Checkpoint, template: str) -> tuple[str, ...]:
     messages, special = [{"role": "user", "content": "Hello"}], tokenizer_of(checkpoint).special_tokens
     try:
         expected = render_chat(template, messages, special)

@@ -115,7 +115,7 @@ def rendered(template: str, named: dict[str, str], conversation: Conversation) -
 
 
 def _rendered(template: str, named: dict[str, str], chat: Chat) -> str | None:
-    messages = [{"role": role, "content": content} for role, content in chat.messages]
+    messages = chat.to_messages()
     tools = TOOLS if chat.has_tools else None
     prompts = chat.add_generation_prompt
     try:

@@ -84,7 +84,7 @@ def compare_prompts(before: Prompting, after: Prompting) -> SamePrompts:
         lost_parts={part: number for part, number in numbers.items() if number},
         refused=tuple(chat.name for chat in refused),
         longest=max(len(chat.messages) for chat in grid),
-        only_with_tools=bool(different) and all(chat.has_tools for chat in different),
+        only_with_tools=bool(different) and all(chat.has_tools or chat.message_tools for chat in different),
         example=example,
     )
 
@@ -128,6 +128,7 @@ def _lost(before: Prompting, after: Prompting, chat: Chat) -> set[str]:
             (role, f"{_word(number, 'start')} {content} {_word(number, 'end')}")
             for number, (role, content) in enumerate(chat.messages)
         ),
+        message_tools=chat.message_tools.replace(TOOLS[0]["function"]["name"], _TOOL),
     )
     tools = deepcopy(TOOLS)
     tools[0]["function"]["name"] = _TOOL
@@ -161,7 +162,7 @@ def _written(by: Prompting, chat: Chat, tools: Sequence[Mapping[str, Any]] = TOO
     try:
         return render_chat(
             by.template,
-            [{"role": role, "content": content} for role, content in chat.messages],
+            chat.to_messages(),
             by.special_tokens,
             tools=tools if chat.has_tools else None,
             add_generation_prompt=chat.add_generation_prompt,

@@ -18,6 +18,8 @@ from builders.build import build
 from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.gguf.tokenizer import read_tokenizer
 from builders.gguf.vocabulary import Vocabulary
+from builders.onnx.tokenizer_notes import REWRITES_TOOLS
+from builders.oracle.texts import HARD_TOOLS
 from builders.runtime.generation import generate, render_prompt
 from builders.runtime.gguf_tokenizer import open_gguf_text
 from builders.runtime.onnx_text import open_onnx_text
@@ -154,6 +156,23 @@ def test_tools_are_written_as_transformers_writes_them(model: Model, theirs: Any
     written = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
     assert written == expected
     assert read_bundled_tokenizer(bundle.path).encode(written) == theirs.encode(expected)
+
+
+def test_tools_that_onnxruntime_genai_rewrites_are_noted(model: Model, theirs: Any) -> None:
+    """A list, true and a quote: its text is no JSON any more. Where a later one writes it as it is, the note goes."""
+    messages = [{"role": "system", "content": "Help.", "tools": HARD_TOOLS}, {"role": "user", "content": "Hello"}]
+    expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert (HARD_TOOLS in expected) == _is_phi_4_mini(model)
+    with open_onnx_text(model.bundles["onnx-fp16"]) as engine:
+        written = engine.render(messages, None, add_generation_prompt=True)
+    assert (written == expected) != _is_phi_4_mini(model)
+    notes = [one for one in model.bundles["onnx-fp16"].manifest.recipe.notes if one.startswith(REWRITES_TOOLS)]
+    assert len(notes) == _is_phi_4_mini(model)
+    if _is_phi_4_mini(model):
+        assert written is not None
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(written.partition("<|tool|>")[2].partition("<|/tool|>")[0])
+    assert not any(one.startswith(REWRITES_TOOLS) for one in model.bundles["gguf-f16"].manifest.recipe.notes)
 
 
 @settings(max_examples=examples(150))

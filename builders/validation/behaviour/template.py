@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from builders.onnx.tokenizer_notes import RENDERS_OTHERWISE
-from builders.oracle.texts import TOOLS, chats
+from builders.onnx.tokenizer_notes import RENDERS_OTHERWISE, REWRITES_TOOLS
+from builders.oracle.texts import HARD_TOOLS, TOOLS, chats
 from builders.runtime.text_engine import TextEngine
 from builders.validation.behaviour.findings import Findings
 from builders.validation.behaviour.subject import Subject
@@ -24,7 +24,10 @@ def check_template(subject: Subject, engines: Sequence[TextEngine]) -> Findings:
     notes = [note for note in all_notes if _NOT_PROMISED.search(note)]
     for engine in engines:
         is_own = engine.name == "the bundle's files"
-        otherwise = next((note for note in all_notes if note.startswith(RENDERS_OTHERWISE)), None)
+        otherwise, rewrites = (
+            next((note for note in all_notes if note.startswith(begin)), None)
+            for begin in (RENDERS_OTHERWISE, REWRITES_TOOLS)
+        )
         if otherwise is not None and not is_own:
             findings.skip(f"{engine.name}: conversations", otherwise)
             continue
@@ -36,10 +39,12 @@ def check_template(subject: Subject, engines: Sequence[TextEngine]) -> Findings:
             findings.skip(f"{engine.name}: ids of conversations", notes[0])
         for truth in subject.truth.chats[:: subject.sample.every]:
             chat = grid[truth.name]
-            messages = [{"role": role, "content": content} for role, content in chat.messages]
-            tools = TOOLS if chat.has_tools else None
-            text = engine.render(messages, tools, add_generation_prompt=chat.add_generation_prompt)
             name = f"{engine.name}: {chat.name}"
+            if rewrites is not None and not is_own and chat.message_tools == HARD_TOOLS:
+                findings.skip(name, rewrites)
+                continue
+            tools = TOOLS if chat.has_tools else None
+            text = engine.render(chat.to_messages(), tools, add_generation_prompt=chat.add_generation_prompt)
             if text != truth.text or text is None or not is_promised:
                 findings.equal(name, truth.text, text)
             else:

@@ -91,14 +91,14 @@ def test_a_template_that_writes_every_message_loses_none(after: str) -> None:
 
 def test_a_message_that_no_longer_reaches_the_model_is_a_probable_defect_and_named_first(cell: CellContent) -> None:
     found = compare_prompts(Prompting(TEMPLATE, {}), Prompting(TEMPLATE.replace("messages", "messages[-1:]"), {}))
-    parts = "earlier turns (24) or of the system message (22)"
-    effect = f"in 34 of 44 conversations, text of {parts} no longer reaches the model"
+    parts = "earlier turns (25) or of the system message (22)"
+    effect = f"in 35 of 45 conversations, text of {parts} no longer reaches the model"
     assert _template(replace(cell, prompts=found)).effect == effect
     forgets = _without_a_stop_id(replace(cell, prompts=found))
     said = findings(forgets)
     assert [one.severity for one in said[:2]] == ["defect", "defect"]
     assert said[0].text.startswith(f"Chat template: {effect}. chat_template.jinja becomes another text")
-    assert "of 44 conversations, 34 become another text" in said[0].text
+    assert "of 45 conversations, 35 become another text" in said[0].text
     assert said[1].text.startswith("Stop ids: ")
     assert sum("hat template: " in one.text for one in said) == 1
     page = Content("phi:1.1.0", (forgets,), against="phi:production")
@@ -116,12 +116,12 @@ def test_a_template_that_forgets_only_what_is_far_back_is_found_out(cell: CellCo
     assert found.lost_parts == {"earlier turns": 4, "the system message": 2}
     (said, *_) = findings(replace(cell, prompts=found))
     assert said.severity == "defect"
-    assert "in 4 of 44 conversations, text of earlier turns (4) or of the system message (2)" in said.text
+    assert "in 4 of 45 conversations, text of earlier turns (4) or of the system message (2)" in said.text
 
 
 def test_prompts_that_are_the_same_are_so_for_conversations_of_a_length(cell: CellContent) -> None:
     found = replace(cell, prompts=compare_prompts(Prompting(TEMPLATE, {}), Prompting(REWRITTEN, {})))
-    said = "the prompts are the same: 44 conversations, of at most 42 messages, were rendered with both templates"
+    said = "the prompts are the same: 45 conversations, of at most 42 messages, were rendered with both templates"
     assert _template(found).meaning == said
 
 
@@ -132,6 +132,19 @@ def test_a_template_that_changes_prompts_with_tools_alone_says_so(cell: CellCont
     assert "tools" in found.example.name
     change = _template(replace(cell, prompts=found))
     assert "3 become another text, all of them with tools: without tools nothing changes" in change.meaning
+
+
+def test_tools_of_a_system_message_are_rendered_too(cell: CellContent) -> None:
+    """As Phi-4-mini's template writes them: a template that stops doing so was said to write the same prompts."""
+    tools = "{% if 'tools' in m %}<|tool|>{{ m['tools'] }}<|/tool|>{% endif %}"
+    before = TEMPLATE.replace("{{ m.content }}", "{{ m.content }}" + tools)
+    assert tools in before
+    found = compare_prompts(Prompting(before, {}), Prompting(before.replace("{{ m['tools'] }}", ""), {}))
+    assert found.different == ("system message with tools", "system message with tools, hard to write")
+    assert found.lost_parts == {"the list of tools": 2}
+    assert found.only_with_tools
+    (said, *_) = findings(replace(cell, prompts=found))
+    assert "in 2 of 51 conversations, text of the list of tools no longer reaches the model" in said.text
 
 
 def test_code_that_is_too_long_for_a_sentence_stands_in_the_table(cell: CellContent) -> None:
