@@ -28,6 +28,7 @@ from builders.artifact.prefetch import prefetched
 from builders.checkpoint import TensorSource
 from builders.conversion import BuildRequest, Conversion, weight_classes
 from builders.gguf.encoding import encoded
+from builders.gguf.known_templates import known_template_notes
 from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from registry.bundle.manifest import ExactContext
 from registry.files.staging import disk_errors
@@ -105,6 +106,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
             *fallback_notes(architecture, request.recipe),
             *_context_notes(architecture, request.context_length),
             *tokenizer.notes,
+            *known_template_notes(request.checkpoint),
         ),
     )
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from builders.gguf.convert import MODEL_NAME
+from builders.gguf.known_templates import FUNCTION, apply_known_template
 from builders.runtime.gguf_log import silence
 from builders.runtime.refusal import check_fix
 from builders.runtime.text_engine import Messages, Tools, rendered
@@ -20,9 +21,9 @@ _PIECE_BYTES = 1 << 12
 class GgufText:
     """Implements `builders.runtime.text_engine.TextEngine`. `open_gguf_text` makes one.
 
-    llama.cpp's C library knows only some templates, by what they contain. Apps that render the file's own template use
-    another engine, so what is rendered is the text that llama.cpp reads in the file, in the process for templates, with
-    the names that llama-cpp-python passes on.
+    llama.cpp's C library knows only some templates, by what they contain (`KnownTemplate`). Apps that render the file's
+    own template use another engine, so what is rendered is the text that llama.cpp reads in the file, in the process
+    for templates, with the names that llama-cpp-python passes on.
     """
 
     name = "llama.cpp"
@@ -82,6 +83,22 @@ class GgufText:
     def _named(self, ask: Callable[[Any], int]) -> int | None:
         token = int(ask(self._vocabulary))
         return None if token < 0 else token
+
+
+class KnownTemplate:
+    """The file's template by llama.cpp's C library, for prompts. Implements `TemplateEngine`."""
+
+    name = FUNCTION
+
+    def __init__(self, text: GgufText) -> None:
+        self.encode = text.encode
+        self._template = text.template
+
+    def render(self, messages: Messages, tools: Tools | None, *, add_generation_prompt: bool) -> str | None:
+        """Return a conversation without BOS, with the prompt for an answer; None where it can't be written."""
+        if self._template is None or tools is not None or not add_generation_prompt:
+            return None
+        return apply_known_template(self._template, messages)
 
 
 @contextmanager

@@ -15,13 +15,25 @@ Messages = Sequence[Mapping[str, str]]
 Tools = Sequence[Mapping[str, Any]]
 
 
-class TextEngine(Protocol):
-    """One engine's view of a bundle. No weight is read, but for `ends`."""
+class TemplateEngine(Protocol):
+    """What renders a bundle's conversations."""
 
     @property
     def name(self) -> str:
         """What messages call it."""
         ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text: special tokens are recognised, none are added."""
+        ...
+
+    def render(self, messages: Messages, tools: Tools | None, *, add_generation_prompt: bool) -> str | None:
+        """Return a conversation in the template that it reads; None where that refuses it, or can't be rendered."""
+        ...
+
+
+class TextEngine(TemplateEngine, Protocol):
+    """One engine's view of a bundle. No weight is read, but for `ends`."""
 
     @property
     def bos_id(self) -> int | None:
@@ -33,16 +45,8 @@ class TextEngine(Protocol):
         """Whether it puts that token before a text by itself; None where the files don't say."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text: special tokens are recognised, none are added."""
-        ...
-
     def id_of(self, token: str) -> int | None:
         """Return the id of a token by its text, from its own vocabulary; None where it has none of this text."""
-        ...
-
-    def render(self, messages: Messages, tools: Tools | None, *, add_generation_prompt: bool) -> str | None:
-        """Return a conversation in the template that it reads; None where that refuses it, or can't be rendered."""
         ...
 
     def ends(self, tokens: Sequence[int]) -> dict[int, bool]:

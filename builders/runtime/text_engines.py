@@ -5,11 +5,11 @@ swift-transformers, which apps with Core ML use, runs only on Apple's systems: t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from builders.runtime.bundled_text import BundledText
-from builders.runtime.text_engine import TextEngine
+from builders.runtime.text_engine import TemplateEngine, TextEngine
 from builders.tokenizer import read_bundled_tokenizer
 from registry.bundle.folder import Bundle
 
@@ -24,6 +24,18 @@ def open_text_engines(bundle: Bundle) -> Iterator[list[TextEngine]]:
     own = BundledText(bundle, read_bundled_tokenizer(bundle.path))
     with open_runtime_text(bundle) as runtime:
         yield [own] if runtime is None else [own, runtime]
+
+
+def template_engines(engines: Sequence[TextEngine]) -> list[TemplateEngine]:
+    """Return what renders conversations: the engines, and llama.cpp's C library after its own vocabulary."""
+    found: list[TemplateEngine] = [*engines]
+    for engine in engines:
+        if engine.name == "llama.cpp":
+            from builders.runtime.gguf_tokenizer import GgufText, KnownTemplate
+
+            assert isinstance(engine, GgufText)
+            found.append(KnownTemplate(engine))
+    return found
 
 
 @contextmanager
