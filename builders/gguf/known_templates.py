@@ -11,8 +11,11 @@ import ctypes
 from collections.abc import Mapping, Sequence
 
 from builders.checkpoint import Checkpoint
+from builders.checkpoint.tokenizer_files import chat_template_file
+from builders.templates import ChatTemplateError, render_chat
+from builders.templates.conversations import Chat, chats
 from builders.tokenizer import tokenizer_of
-from builders.tokenizer.probes import CONVERSATIONS, render_conversation
+from targets.errors import CheckpointError
 
 FUNCTION = "llama.cpp's llama_chat_apply_template"  # how notes on it begin
 _FIX = "render the template with an engine for Jinja"
@@ -36,25 +39,42 @@ def apply_known_template(template: str, messages: Sequence[Mapping[str, str]]) -
 
 
 def known_template_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return a note where llama.cpp's C library does not write what the checkpoint's template does.
+    """Return a note where llama.cpp's C library does not write the prompts that the checkpoint's template does.
+
+    What the template refuses, or fails for, is left out.
 
     Raises:
-        CheckpointError: the template can't be rendered.
+        CheckpointError: the template exceeds a limit on time or memory.
     """
-    template, tokenizer = checkpoint.chat_template, tokenizer_of(checkpoint)
+    template, special = checkpoint.chat_template, tokenizer_of(checkpoint).special_tokens
     if template is None:
         return ()
+    asked = [chat for chat in chats(template) if chat.is_plain_prompt]
     differ = []
-    for what, messages in CONVERSATIONS.items():
-        expected = render_conversation(checkpoint, tokenizer, what, messages)
-        if expected is None:
-            continue
-        found = apply_known_template(template, messages)
+    for chat in asked:
+        expected = _rendered(checkpoint, template, special, chat)
+        found = apply_known_template(template, chat.to_messages())
         if found is None:
             return (f"{FUNCTION} does not know the chat template: {_FIX}",)
-        if found != without_bos(expected, tokenizer.special_tokens):
-            differ.append(what)
-    return (f"{FUNCTION} writes {', '.join(differ)} differently from the chat template: {_FIX}",) if differ else ()
+        if expected is not None and found != without_bos(expected, special):
+            differ.append(chat.name)
+    if not differ:
+        return ()
+    named = f"{len(differ)} of {len(asked)} prompts differently from the chat template, such as that of {differ[0]}"
+    return (f"{FUNCTION} writes {named}: {_FIX}",)
+
+
+def _rendered(checkpoint: Checkpoint, template: str, special_tokens: Mapping[str, str], chat: Chat) -> str | None:
+    try:
+        return render_chat(template, chat.to_messages(), special_tokens)
+    except ChatTemplateError as error:
+        if error.exhausted:
+            raise CheckpointError(
+                f"{chat_template_file(checkpoint.tokenizer_folder)}: the chat template can't be rendered for"
+                f" {chat.name}: {error}",
+                fix="correct the chat template, or download it again from the model's repository",
+            ) from error
+        return None
 
 
 def without_bos(text: str, special_tokens: Mapping[str, str]) -> str:

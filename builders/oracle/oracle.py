@@ -13,11 +13,11 @@ from builders.oracle.phi3_small import ARCHITECTURE, Phi3SmallFormulas
 from builders.oracle.reading import observe
 from builders.oracle.record import Agreement, Record
 from builders.oracle.states import LAYERS, compare
-from builders.oracle.texts import CONVERSATIONS
 from builders.oracle.transformers_model import TransformersModel
 from builders.oracle.transformers_text import TextTruth, rendered, text_truth
 from builders.oracle.truth import Numbers, Truth
 from builders.runtime.generation import bundled_template, render_prompt
+from builders.templates.conversations import CONVERSATIONS
 from builders.tokenizer import Tokenizer, read_bundled_tokenizer, tokenizer_of
 from registry.bundle.folder import Bundle
 from targets.architecture import Architecture

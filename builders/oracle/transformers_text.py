@@ -10,8 +10,9 @@ from typing import Any
 from builders.oracle.excerpt import excerpt_of
 from builders.oracle.library import transformers_reads
 from builders.oracle.ranks import RankSplitter, ranks_file
-from builders.oracle.texts import CONVERSATIONS, TEXTS, TOOLS, Chat, Conversation, around, chats
+from builders.oracle.texts import TEXTS, around
 from builders.templates import ChatTemplateError, render_chat
+from builders.templates.conversations import CONVERSATIONS, TOOLS, Chat, Conversation, chats
 from targets.errors import MeasurementError
 from targets.strict_json import parse_json
 

@@ -12,8 +12,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from builders.oracle.texts import TOOLS, Chat, chats
 from builders.templates import ChatTemplateError, render_chat
+from builders.templates.conversations import TOOLS, Chat, chats
 from targets.errors import BuildError
 
 _MOMENT = "2026-01-01T12:00:00"  # for templates that write the date

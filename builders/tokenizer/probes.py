@@ -15,12 +15,7 @@ _ANSWER = "Sixteen"
 _QUESTION = {"role": "user", "content": "What is 4 times 4?"}
 _SYSTEM = {"role": "system", "content": "Be brief."}
 _ANSWERED = ({"role": "assistant", "content": _ANSWER},)
-# What a template is asked for, by the name in messages.
-CONVERSATIONS: Mapping[str, Sequence[Mapping[str, str]]] = {
-    "one question": (_QUESTION,),
-    "a question after an answer": (_QUESTION, *_ANSWERED, _QUESTION),
-    "a system prompt": (_SYSTEM, _QUESTION),
-}
+_QUESTIONS = (_QUESTION, *_ANSWERED, _QUESTION)
 
 
 def probe_conversations(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -34,10 +29,9 @@ def probe_conversations(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[s
     """
     if checkpoint.chat_template is None:
         return ()
-    first, more, _ = (
-        render_conversation(checkpoint, tokenizer, what, messages, must=len(messages) == 1)
-        for what, messages in CONVERSATIONS.items()
-    )
+    render_conversation(checkpoint, tokenizer, "a system prompt", (_SYSTEM, _QUESTION))
+    first = render_conversation(checkpoint, tokenizer, "one question", (_QUESTION,), must=True)
+    more = render_conversation(checkpoint, tokenizer, "a question after an answer", _QUESTIONS)
     return tuple(text for text in (first, more) if text is not None)
 
 

@@ -19,11 +19,11 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.gguf.tokenizer import read_tokenizer
 from builders.gguf.vocabulary import Vocabulary
 from builders.onnx.tokenizer_notes import REWRITES_TOOLS
-from builders.oracle.texts import HARD_TOOLS
 from builders.runtime.generation import generate, render_prompt
 from builders.runtime.gguf_tokenizer import open_gguf_text
 from builders.runtime.onnx_text import open_onnx_text
 from builders.runtime.sessions import open_session
+from builders.templates.conversations import HARD_TOOLS
 from builders.tokenizer import Tokenizer, load_tokenizer, read_bundled_tokenizer, stop_token_ids
 from devtools.phi4_tokenizer import RELEASED
 from registry.bundle.folder import Bundle

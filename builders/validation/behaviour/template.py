@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from builders.gguf.known_templates import FUNCTION, without_bos
 from builders.onnx.tokenizer_notes import RENDERS_OTHERWISE, REWRITES_TOOLS
-from builders.oracle.texts import HARD_TOOLS, TOOLS, Chat, chats
 from builders.runtime.text_engine import TemplateEngine, TextEngine
 from builders.runtime.text_engines import template_engines
+from builders.templates.conversations import HARD_TOOLS, TOOLS, chats
 from builders.validation.behaviour.findings import Findings
 from builders.validation.behaviour.subject import Subject
 
@@ -44,7 +44,7 @@ def _check_engine(subject: Subject, engine: TemplateEngine, findings: Findings) 
     for truth in subject.truth.chats[:: subject.sample.every]:
         name, chat, expected = f"{engine.name}: {truth.name}", grid[truth.name], truth.text
         if engine.name == FUNCTION:
-            if not _is_plain_prompt(chat):
+            if not chat.is_plain_prompt:
                 continue
             expected = None if expected is None else without_bos(expected, subject.truth.named)
         elif chat.message_tools == HARD_TOOLS and (note := _note(subject, _OTHER_TOOLS.get(engine.name))) is not None:
@@ -62,8 +62,3 @@ def _note(subject: Subject, begin: str | None) -> str | None:
     """Return the manifest's note that begins so."""
     notes = subject.bundle.manifest.recipe.notes
     return None if begin is None else next((note for note in notes if note.startswith(begin)), None)
-
-
-def _is_plain_prompt(chat: Chat) -> bool:
-    """Return whether a conversation is all that llama.cpp's function can be asked for."""
-    return chat.add_generation_prompt and not chat.has_tools and not chat.message_tools

@@ -34,7 +34,7 @@ OWN_SYSTEM = (  # as SmolLM2's: a system message of its own where none is there
 UNKNOWN = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}{% if add_generation_prompt %}model:{% endif %}"
 )
-ALL = "one question, a question after an answer, a system prompt"
+TRIMMED = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content | trim }}<|end|>\n{% endfor %}{{ '<|assistant|>\n' }}"
 
 
 def _bundle(folder: Path, template: str) -> Bundle:
@@ -53,12 +53,16 @@ def _notes(bundle: Bundle) -> list[str]:
         (CHAT_TEMPLATE, None),
         ("{{ bos_token }}" + CHAT_TEMPLATE, None),  # an app lets llama_tokenize add it
         (RELEASED["phi-4"].template, None),
-        (RELEASED["phi-4-mini"].template, f"writes {ALL} differently"),
-        (PHI_3_MEDIUM, "writes a system prompt differently"),
-        (OWN_SYSTEM, "writes one question, a question after an answer differently"),
+        (
+            RELEASED["phi-4-mini"].template,
+            "writes 30 of 30 prompts differently from the chat template, such as that of a user's turn, plain",
+        ),
+        (PHI_3_MEDIUM, "such as that of system message, plain"),
+        (OWN_SYSTEM, "such as that of a user's turn, plain"),
+        (TRIMMED, "such as that of a user's turn, white space"),
         (UNKNOWN, "does not know the chat template"),
     ],
-    ids=["phi-3", "bos", "phi-4", "phi-4-mini", "phi-3-medium", "own system", "unknown"],
+    ids=["phi-3", "bos", "phi-4", "phi-4-mini", "phi-3-medium", "own system", "trimmed", "unknown"],
 )
 def test_where_it_writes_another_prompt_the_bundle_says_so(tmp_path: Path, template: str, found: str | None) -> None:
     notes = _notes(_bundle(tmp_path, template))
