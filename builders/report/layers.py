@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from builders.report.content import CellContent
 from builders.report.recipes import recipe_on
 from builders.report.same_files import same_weights
+from registry.diff.layers import EMBEDDING, HEAD, LAST_NORM, LayerChanges
 
 
 def has_same_weights(cell: CellContent) -> bool:
@@ -16,7 +17,7 @@ def has_same_weights(cell: CellContent) -> bool:
     if same_weights(cell.baseline.manifest, cell.candidate.manifest):
         return True
     found = cell.layers
-    return found is not None and not found.changed and found.rest_is_same
+    return found is not None and found.is_same
 
 
 def layers_in_words(cell: CellContent) -> str:
@@ -31,12 +32,29 @@ def layers_in_words(cell: CellContent) -> str:
         return "Every tensor of the weights is the same, byte for byte."
     if not found.same and cell.candidate.manifest.recipe.calibration is not None:
         return ""
-    rest = f"embedding, head and last norm are {'the same' if found.rest_is_same else 'others'}"
+    rest = _rest(found)
     if not found.same:
         return f"The weights of every layer are others; {rest}."
     if not found.changed:
         return f"The weights of every layer are the same; {rest}."
     return f"The weights of {_numbers(found.changed)} are others, those of {_numbers(found.same)} the same; {rest}."
+
+
+def _rest(found: LayerChanges) -> str:
+    """Return which of the weights that are no layer's are others."""
+    alone = {HEAD} if found.head_of_one else set()
+    same = [part for part in (EMBEDDING, HEAD, LAST_NORM) if part not in {*found.rest, *alone}]
+    parts = (
+        [f"{_listed(found.rest)} {'is another one' if len(found.rest) == 1 else 'are others'}"] if found.rest else []
+    )
+    parts += ["only one of the two has a head apart from the embedding"] if alone else []
+    parts += [f"{_listed(same)} {'is' if len(same) == 1 else 'are'} the same"] if same else []
+    return ", ".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _numbers(layers: Sequence[int]) -> str:

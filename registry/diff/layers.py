@@ -27,37 +27,65 @@ _READ: Mapping[str, Callable[[Manifest, Open], Mapping[str, Place | Tensor]]] = 
     "onnx": onnx_places,
     "coreml": coreml_places,
 }
-# Format -> the beginnings of weights' names, with the layer's number where they are a layer's.
+EMBEDDING, HEAD, LAST_NORM = "embedding", "head", "last norm"
+# Format -> the beginnings of weights' names, with the layer's number where they are a layer's, or what else they are.
 _WEIGHTS = {
-    "gguf": re.compile(r"blk\.(\d+)\.|(?:token_embd|output|output_norm)\."),
-    "onnx": re.compile(r"model\.layers\.(\d+)\.|(?:model\.embed_tokens|model\.norm|lm_head)\."),
-    "coreml": re.compile(r"model_layers_(\d+)_|(?:model_embed_tokens|model_norm|lm_head)(?=[._]|$)"),
+    "gguf": re.compile(r"blk\.(\d+)\.|(token_embd|output_norm|output)\."),
+    "onnx": re.compile(r"model\.layers\.(\d+)\.|(model\.embed_tokens|model\.norm|lm_head)\."),
+    "coreml": re.compile(r"model_layers_(\d+)_|(model_embed_tokens|model_norm|lm_head)(?=[._]|$)"),
+}
+_PARTS = {
+    **dict.fromkeys(("token_embd", "model.embed_tokens", "model_embed_tokens"), EMBEDDING),
+    **dict.fromkeys(("output", "lm_head"), HEAD),
+    **dict.fromkeys(("output_norm", "model.norm", "model_norm"), LAST_NORM),
 }
 # Constants that follow from the configuration, the context or a calibration: tables of positions and masks, factors of
-# longrope, scales of a KV cache, logits that are hidden, zeros where there is no bias.
+# longrope and where it begins, multipliers, scales of a KV cache, logits that are hidden, zeros where there is no bias.
 _NO_WEIGHTS = re.compile(
     r"rope_factors_|rope_freqs|rotary\.|attention\.|layers\.\d+\.cache_scales|hidden_ids"
     r"|cosine_table|sine_table|order|key_positions|block_of_position|zeros_"
+    r"|original_context$|embedding_multiplier$|gegelu_(?:low|high|one)$|logit_divisor$|logits_y_0$"
 )
 
-_REST = -1  # in place of a layer's number
-_Digests = tuple[str, ...]
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor's bytes, and the digests of its chunks. `padding`: bytes in the last one that are not the tensor's."""
+
+    bytes: int
+    digests: tuple[str, ...]
+    padding: int = 0
+
+    def may_be(self, other: _Stored | None) -> bool:
+        """Return whether two that are not the same may differ in nothing but what comes after them."""
+        if other is None or self.padding == other.padding:
+            return False
+        return self.bytes == other.bytes and self.digests[:-1] == other.digests[:-1]
 
 
 @dataclass(frozen=True)
 class LayerChanges:
-    """Numbers of layers, counted from 0. `rest_is_same`: embedding, head and last norm."""
+    """Numbers of layers, counted from 0. `rest`: which of embedding, head and last norm are others.
+
+    `head_of_one`: one of the two stores a head, and the other one's head is its embedding.
+    """
 
     same: tuple[int, ...]
     changed: tuple[int, ...]
-    rest_is_same: bool
+    rest: tuple[str, ...] = ()
+    head_of_one: bool = False
+
+    @property
+    def is_same(self) -> bool:
+        """Whether all weights are the same."""
+        return not self.changed and not self.rest and not self.head_of_one
 
 
 def layer_changes(before: Side, after: Side) -> LayerChanges | None:
     """Return which layers' weights changed.
 
     None where that can't be known: formats differ, a file is not of its format, it has no borders at tensors, or
-    something changed of which it is not known whether it is a weight.
+    something changed of which it is not known whether it is a weight, or what follows it has moved.
 
     Raises:
         StoreError: a file can't be read.
@@ -71,44 +99,64 @@ def layer_changes(before: Side, after: Side) -> LayerChanges | None:
         return None
     if format_ == "coreml" and any(places[1].get(name, place) != place for name, place in places[0].items()):
         return None  # a chunk of a small constant has its place in it
-    old, new = (_digests(side, found) for side, found in zip((before, after), places, strict=True))
-    parts = None if old is None or new is None else _same_parts(old, new, format_)
-    if parts is None or parts.keys() <= {_REST} or _REST not in parts:
+    old, new = (_stored(side, found) for side, found in zip((before, after), places, strict=True))
+    if old is None or new is None or _is_unknown(old, new, format_):
         return None
-    rest_is_same = parts.pop(_REST)
+    return _changes(_by_part(old, format_), _by_part(new, format_))
+
+
+def _is_unknown(old: Mapping[str, _Stored], new: Mapping[str, _Stored], format_: str) -> bool:
+    """Return whether something changed that may be no weight, or a weight may have that is the same."""
+    changed = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
+    if any(not _WEIGHTS[format_].match(name) and not _NO_WEIGHTS.match(name) for name in changed):
+        return True
+    return any(name in old and old[name].may_be(new.get(name)) for name in changed)
+
+
+_Parts = dict[int | str, dict[str, _Stored]]
+
+
+def _changes(old: _Parts, new: _Parts) -> LayerChanges | None:
+    names = old.keys() | new.keys()
+    layers = sorted(name for name in names if isinstance(name, int))
+    if not layers or EMBEDDING not in names:
+        return None
+    changed = {name for name in names if old.get(name) != new.get(name)}
+    head_of_one = (HEAD in old) != (HEAD in new)
+    if HEAD not in names and EMBEDDING in changed:
+        changed.add(HEAD)  # it is the embedding
     return LayerChanges(
-        tuple(layer for layer in sorted(parts) if parts[layer]),
-        tuple(layer for layer in sorted(parts) if not parts[layer]),
-        rest_is_same,
+        tuple(layer for layer in layers if layer not in changed),
+        tuple(layer for layer in layers if layer in changed),
+        tuple(name for name in (EMBEDDING, HEAD, LAST_NORM) if name in changed and not (name == HEAD and head_of_one)),
+        head_of_one,
     )
 
 
-def _same_parts(old: Mapping[str, _Digests], new: Mapping[str, _Digests], format_: str) -> dict[int, bool] | None:
-    """Return whether each layer, and the rest of the weights, is the same.
-
-    None where something else changed of which it is not known whether it is a weight.
-    """
-    parts: dict[int, bool] = {}
-    for name in old.keys() | new.keys():
-        is_same, weight = old.get(name) == new.get(name), _WEIGHTS[format_].match(name)
-        if weight is not None:
-            part = _REST if weight[1] is None else int(weight[1])
-            parts[part] = parts.get(part, True) and is_same
-        elif not is_same and not _NO_WEIGHTS.match(name):
-            return None
+def _by_part(found: Mapping[str, _Stored], format_: str) -> _Parts:
+    """Return the weights by their names, by the layer's number, or what else they are."""
+    parts: _Parts = {}
+    for name, stored in found.items():
+        if weight := _WEIGHTS[format_].match(name):
+            part = _PARTS[weight[2]] if weight[1] is None else int(weight[1])
+            parts.setdefault(part, {})[name] = stored
     return parts
 
 
-def _digests(side: Side, places: Mapping[str, Place | Tensor]) -> dict[str, _Digests] | None:
-    """Return digests of each tensor by its name; None where one of them is not known."""
-    found: dict[str, _Digests] = {}
+def _stored(side: Side, places: Mapping[str, Place | Tensor]) -> dict[str, _Stored] | None:
+    """Return each tensor by its name; None where the digests of one are not known."""
+    found: dict[str, _Stored] = {}
     files = {entry.path: _Borders.of(entry.chunks) for entry in side.manifest.files}
     for name, place in places.items():
-        digests = (place.digest,) if isinstance(place, Tensor) else files[place.path].digests(place.span)
-        if digests is None:
+        known = _of_graph(place) if isinstance(place, Tensor) else files[place.path].stored(place.span)
+        if known is None:
             return None
-        found[name] = digests
+        found[name] = known
     return found
+
+
+def _of_graph(tensor: Tensor) -> _Stored:
+    return _Stored(tensor.bytes, (tensor.digest,))
 
 
 def _places(side: Side) -> Mapping[str, Place | Tensor]:
@@ -126,9 +174,10 @@ class _Borders:
     def of(cls, chunks: tuple[Chunk, ...]) -> _Borders:
         return cls(chunks, (*accumulate((chunk.bytes for chunk in chunks), initial=0),))
 
-    def digests(self, span: Span) -> _Digests | None:
-        """Return those of the chunks from a span's start to its end; None where no chunk begins at its start."""
+    def stored(self, span: Span) -> _Stored | None:
+        """Return the chunks from a span's start to its end; None where no chunk begins at its start."""
         first, last = (bisect_left(self.starts, place) for place in (span.offset, span.offset + span.bytes))
         if first >= len(self.chunks) or self.starts[first] != span.offset:
             return None
-        return tuple(chunk.sha256 for chunk in self.chunks[first:last])
+        digests = tuple(chunk.sha256 for chunk in self.chunks[first:last])
+        return _Stored(span.bytes, digests, self.starts[last] - span.offset - span.bytes)

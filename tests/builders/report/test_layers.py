@@ -20,12 +20,13 @@ from builders.report.layers import has_same_weights, layers_in_words
 from devtools.bundles import make_bundle
 from registry.bundle.manifest import CalibrationEntry
 from registry.diff import layers
-from registry.diff.compare import folder_side
-from registry.diff.layers import LayerChanges, layer_changes
+from registry.diff.compare import Side, folder_side
+from registry.diff.layers import EMBEDDING, HEAD, LAST_NORM, LayerChanges, layer_changes
 from targets.recipes import recipe_named
 from tests.support.checkpoints import Tiny, edit_json, random_weights, write_tiny, write_weights
 
 TINY = Tiny(layers=3)
+EMBEDDED = "model.embed_tokens.weight"
 UP = "model.layers.1.mlp.gate_up_proj.weight"
 RECIPES = ("gguf-f16", "gguf-q4_0", "onnx-int4", "onnx-fp16", "coreml-fp16", "coreml-int4", "coreml-palettized4")
 
@@ -48,12 +49,54 @@ def _changes(tmp_path: Path, recipe: str, changes: Mapping[str, float], **config
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_layer_that_was_changed_is_named(tmp_path: Path, recipe: str) -> None:
-    assert _changes(tmp_path, recipe, {UP: 1.5}) == LayerChanges((0, 2), (1,), rest_is_same=True)
+    assert _changes(tmp_path, recipe, {UP: 1.5}) == LayerChanges((0, 2), (1,))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_changed_head_is_of_no_layer(tmp_path: Path, recipe: str) -> None:
-    assert _changes(tmp_path, recipe, {"lm_head.weight": 1.5}) == LayerChanges((0, 1, 2), (), rest_is_same=False)
+    assert _changes(tmp_path, recipe, {"lm_head.weight": 1.5}) == LayerChanges((0, 1, 2), (), rest=(HEAD,))
+
+
+@pytest.mark.parametrize("recipe", ["gguf-q8_0", "onnx-fp16", "coreml-fp16"])
+def test_a_changed_norm_is_no_changed_embedding(tmp_path: Path, recipe: str) -> None:
+    assert _changes(tmp_path, recipe, {"model.norm.weight": 1.5}) == LayerChanges((0, 1, 2), (), rest=(LAST_NORM,))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [("gguf-q8_0", LayerChanges((0, 1, 2), (), head_of_one=True)), ("onnx-fp16", None)],
+)
+def test_a_head_of_the_same_values_as_the_embedding_is_said_to_be_apart(
+    tmp_path: Path, recipe: str, expected: LayerChanges | None
+) -> None:
+    """In ONNX the last norm ends the file, or is padded for the head that follows: what its chunk says is unknown."""
+    tied = replace(TINY, tied=True)
+    weights = random_weights(tied.config())
+    head = {"lm_head.weight": weights[EMBEDDED]}
+    apart = _built(tmp_path / "apart", recipe, TINY, weights | head)
+    assert layer_changes(apart, _built(tmp_path / "tied", recipe, tied, weights)) == expected
+
+
+def test_where_the_embedding_is_the_head_both_change(tmp_path: Path) -> None:
+    tied = replace(TINY, tied=True)
+    weights = random_weights(tied.config())
+    other = weights | {EMBEDDED: 1.5 * weights[EMBEDDED]}
+    sides = (_built(tmp_path / name, "gguf-f16", tied, one) for name, one in (("one", weights), ("other", other)))
+    assert layer_changes(*sides) == LayerChanges((0, 1, 2), (), rest=(EMBEDDING, HEAD))
+
+
+@pytest.mark.parametrize("recipe", ["gguf-q8_0", "onnx-fp16"])
+def test_where_longrope_begins_is_no_weight(tmp_path: Path, recipe: str) -> None:
+    """ONNX has it as a constant of its own: a checkpoint was said to be worse, whose configuration alone is."""
+    weights = random_weights(TINY.config())
+    sides = (_built(tmp_path / str(at), recipe, replace(TINY, original_context=at), weights) for at in (128, 64))
+    assert layer_changes(*sides) == LayerChanges((0, 1, 2), ())
+
+
+def _built(folder: Path, recipe: str, tiny: Tiny, weights: dict[str, np.ndarray]) -> Side:
+    checkpoint = write_tiny(folder / "checkpoint", tiny)
+    write_weights(checkpoint, weights)
+    return folder_side(build(open_checkpoint(checkpoint), recipe_named(recipe), folder / "bundle").path)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -63,7 +106,7 @@ def test_a_changed_head_is_of_no_layer(tmp_path: Path, recipe: str) -> None:
 def test_another_configuration_changes_no_weight(tmp_path: Path, recipe: str, config: dict[str, float]) -> None:
     """In GGUF it is in the file of the weights; in ONNX and Core ML a base of rotations makes other tables there."""
     found = _changes(tmp_path, recipe, {}, **config)
-    assert found == LayerChanges((0, 1, 2), (), rest_is_same=True)
+    assert found == LayerChanges((0, 1, 2), ())
 
 
 @pytest.mark.parametrize("recipe", ["onnx-fp16", "coreml-fp16"])
@@ -95,23 +138,28 @@ def test_of_two_formats_nothing_is_known(tmp_path: Path) -> None:
         (
             range(22),
             range(22, 30),
-            True,
+            (),
             "layers 22 to 29 are others, those of layers 0 to 21 the same; embedding, head",
         ),
-        ((*range(9), 10, 12), (9, 11), True, "layers 9, 11 are others, those of layers 0 to 8, 10, 12 the same"),
+        ((*range(9), 10, 12), (9, 11), (), "layers 9, 11 are others, those of layers 0 to 8, 10, 12 the same"),
         (
             range(1, 30),
             (0,),
-            False,
-            "layer 0 are others, those of layers 1 to 29 the same; embedding, head and last norm are o",
+            (EMBEDDING, HEAD, LAST_NORM),
+            "layer 0 are others, those of layers 1 to 29 the same; embedding, head and last norm are others.",
         ),
-        ((), range(30), True, "The weights of every layer are others; embedding, head and last norm are the same."),
-        (range(30), (), False, "The weights of every layer are the same; embedding, head and last norm are others."),
-        (range(30), (), True, "Every tensor of the weights is the same, byte for byte."),
+        ((), range(30), (), "The weights of every layer are others; embedding, head and last norm are the same."),
+        (
+            range(30),
+            (),
+            (LAST_NORM,),
+            "every layer are the same; last norm is another one, embedding and head are the same.",
+        ),
+        (range(30), (), (), "Every tensor of the weights is the same, byte for byte."),
     ],
 )
 def test_layers_are_named_in_ranges(
-    other_checkpoint: CellContent, same: range, changed: range, rest: bool, said: str
+    other_checkpoint: CellContent, same: range, changed: range, rest: tuple[str, ...], said: str
 ) -> None:
     found = replace(other_checkpoint, layers=LayerChanges(tuple(same), tuple(changed), rest))
     assert said in layers_in_words(found)
@@ -119,7 +167,16 @@ def test_layers_are_named_in_ranges(
     assert look.text.endswith(layers_in_words(found))
     (file,) = (one for one in origin_changes(found) if one.what == "largest file")
     assert file.meaning == layers_in_words(found)
-    assert has_same_weights(found) == (rest and not changed)
+    assert has_same_weights(found) == (not rest and not changed)
+
+
+def test_a_head_that_only_one_of_the_two_has_is_neither_the_same_nor_another(other_checkpoint: CellContent) -> None:
+    found = replace(other_checkpoint, layers=LayerChanges((0, 1), (), head_of_one=True))
+    assert layers_in_words(found) == (
+        "The weights of every layer are the same; only one of the two has a head apart from the embedding, embedding"
+        " and last norm are the same."
+    )
+    assert not has_same_weights(found)
 
 
 def test_where_all_weights_are_calibrated_again_nothing_is_said(other_checkpoint: CellContent) -> None:
@@ -130,10 +187,10 @@ def test_where_all_weights_are_calibrated_again_nothing_is_said(other_checkpoint
         replace(side, manifest=side.manifest.model_copy(update={"recipe": recipe}))
         for side in (other_checkpoint.baseline, other_checkpoint.candidate)
     )
-    all_others = LayerChanges((), (0, 1), rest_is_same=True)
+    all_others = LayerChanges((), (0, 1))
     found = replace(other_checkpoint, baseline=before, candidate=after, layers=all_others)
     assert layers_in_words(found) == ""
-    assert layers_in_words(replace(found, layers=LayerChanges((0,), (1,), rest_is_same=True)))
+    assert layers_in_words(replace(found, layers=LayerChanges((0,), (1,))))
 
 
 def test_of_a_file_that_is_no_gguf_nothing_is_known(tmp_path: Path) -> None:
@@ -143,5 +200,5 @@ def test_of_a_file_that_is_no_gguf_nothing_is_known(tmp_path: Path) -> None:
 
 def test_a_cell_whose_weights_are_the_same_says_so_at_a_glance(other_checkpoint: CellContent) -> None:
     assert at_a_glance(other_checkpoint) == "another checkpoint, the same recipe"
-    found = replace(other_checkpoint, layers=LayerChanges((0, 1), (), rest_is_same=True))
+    found = replace(other_checkpoint, layers=LayerChanges((0, 1), ()))
     assert at_a_glance(found).startswith("weights the same, ")
