@@ -92,6 +92,7 @@ def _tools(old: Manifest, new: Manifest) -> tuple[str, str]:
 
 
 def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Change]:
+    yield from _phones(cell)
     yield Change("format", old.recipe.format, new.recipe.format, breaks=True)
     gone = not set(old.generation.stop_token_ids) <= set(new.generation.stop_token_ids)
     before = cell.candidate if cell.baseline is None else cell.baseline
@@ -114,6 +115,19 @@ def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Ch
     yield Change("minimum runtime", _runtimes(old), _runtimes(new), breaks=True)
     yield Change("download", size(old.total_bytes), size(new.total_bytes))
     yield Change("files", str(len(old.files)), str(len(new.files)))
+
+
+def _phones(cell: CellContent) -> Iterator[Change]:
+    """Yield the device class of both sides, where evidence of both names one."""
+    old, new = (_phone(side) for side in (cell.baseline, cell.candidate))
+    if old and new:
+        yield Change("phones", old, new, breaks=True, meaning="gates and predictions are of another device")
+
+
+def _phone(side: Subject | None) -> str:
+    if side is None or side.evidence is None:
+        return ""
+    return (side.evidence.target or "") if side.target is None else side.target.title
 
 
 def _stops(old: Subject, new: Subject) -> str:

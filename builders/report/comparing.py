@@ -10,7 +10,7 @@ from builders.report.content import CellContent, Recorded, Subject
 from builders.report.endings import SHARES, Sample, sample_of
 from builders.report.noise import is_busy, is_chance
 from registry.bundle.manifest import Manifest
-from targets.evidence import FIGURES, LESS_IS_BETTER, MORE_IS_BETTER, OWN_RUNTIME_FIGURES, Figure
+from targets.evidence import FAILED_CHECKS, FIGURES, LESS_IS_BETTER, MORE_IS_BETTER, OWN_RUNTIME_FIGURES, Figure
 from targets.formatting import count, figure, share, signed_figure, signed_size, size
 
 NOTHING = "\N{EN DASH}"
@@ -75,17 +75,19 @@ def figure_rows(cell: CellContent) -> list[FigureRow]:
     names = [name for name in FIGURES if name in old or name in new]
     names += sorted((old.keys() | new.keys()) - set(FIGURES))
     for name in old.keys() & new.keys():
-        if is_chance(cell, name, old[name].value, new[name].value):
+        if _other_sample(cell, name) or is_chance(cell, name, old[name].value, new[name].value):
             incomparable |= {name}
     rows = [_figure_row(name, old.get(name), new.get(name), compare=name not in incomparable) for name in names]
     return [_with_remarks(cell, row) for row in rows]
 
 
 def _with_remarks(cell: CellContent, row: FigureRow) -> FigureRow:
-    """Add of how many answers a share is, and what is compared with nothing: how a checkpoint was read, a busy host."""
+    """Add of how many answers a share is, and why a figure is compared with nothing, such as one of another phone."""
     found = replace(row, title=f"{row.title}{_sample_in_words(cell, row.name)}")
     if row.name in _OF_READING:
         return replace(found, change=NOTHING, remark=_READING)
+    if (why := _other_sample(cell, row.name)) and row.difference is not None:
+        return replace(found, change=NOTHING, remark=f"not comparable: {why}")
     if row.difference is None or not any(is_busy(side, row.name) for side in (cell.before, cell.candidate)):
         return found
     return replace(found, change=NOTHING, remark="this machine, busy: not comparable")
@@ -103,6 +105,35 @@ _OF_READING = frozenset(("reference_difference", "reference_state_difference"))
 _READING = "how exactly phipack reads a checkpoint: no measure of its quality"
 # A maximum and an error say how the sample fell; the host's speed says how busy it was.
 _OF_FEW = frozenset(("kl_max", "kl_standard_error"))
+
+
+# Taken on the evaluation's own text, which the evidence names, on answers that are counted, or on no sample.
+_OF_NO_OTHER_SAMPLE = frozenset(
+    (
+        *("kl_mean", "kl_standard_error", "kl_median", "kl_p99", "kl_max", "same_top_share", "perplexity"),
+        *("reference_perplexity", "perplexity_ratio", "greedy_match_share", "runtime_tokens_share", "artifact_bytes"),
+        *SHARES,
+        FAILED_CHECKS,
+    )
+)
+
+
+def _other_sample(cell: CellContent, name: str) -> str:
+    """Return on what a figure was taken on each side, where that is not the same: other tokens, prompts or phones."""
+    sides = [_figures(side).get(name) for side in (cell.before, cell.candidate)]
+    if None in sides or name in _OF_NO_OTHER_SAMPLE or name not in MORE_IS_BETTER | LESS_IS_BETTER:
+        return ""
+    if name == "worst_text_kl_mean":
+        read = [_texts(side) for side in (cell.before, cell.candidate)]
+        return "of other texts" if all(read) and read[0] != read[1] else ""
+    on = ["" if side is None else side.on.partition(",")[0] for side in sides]
+    return f"{on[0]}, then {on[1]}" if on[0] != on[1] else ""
+
+
+def _texts(side: Subject | Recorded | None) -> dict[str, int]:
+    """Return how many tokens were read of each text."""
+    details = None if side is None else side.details
+    return {} if details is None else {one.text: one.tokens for one in details.texts}
 
 
 def _samples(cell: CellContent, name: str) -> tuple[Sample | None, Sample | None]:
@@ -132,7 +163,7 @@ def _sample_in_words(cell: CellContent, name: str) -> str:
 _OF_A_TEXT = frozenset(
     name
     for name, (unit, _) in FIGURES.items()
-    if unit == "nat" or "perplexity" in name or name.endswith("same_top_share")
+    if unit == "nat" or "perplexity" in name or name.endswith("same_top_share") or name == "greedy_match_share"
 )
 
 

@@ -23,7 +23,8 @@ def of_own_turns(cell: CellContent) -> Iterator[Finding]:
         f"{len(found)} of {count(len(details.answers), 'answer')} {_have(len(found))} special tokens in the text,"
         f" such as {', '.join(named[:_MOST_NAMED])}: the turn did not end where it should"
     )
-    if before is None or cell.before is None or any(one.special_tokens is None for one in before.answers):
+    asked = () if before is None else before.answers
+    if cell.before is None or not asked or any(one.special_tokens is None for one in asked):
         yield Finding("look", f"{text}.", "answers")
     elif number := len(_with_special_tokens(before)):
         if len(found) > number:

@@ -234,7 +234,7 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
         yield Finding("look", text, "baseline")
     if cell.before is None:
         return
-    if (why := different_texts(cell)) and not is_same_bundle(cell):
+    if (why := different_texts(cell)) and not (is_same_bundle(cell) and cell.has_other_reference):
         text = f"KL divergence, same top token and perplexity ratio of the two {why}: neither is called better by them."
         yield Finding("note", text, "baseline")
     name = cell.before.name

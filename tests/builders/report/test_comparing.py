@@ -120,6 +120,58 @@ def test_divergences_of_different_texts_are_not_compared(cell: CellContent, chan
     assert said[1].text.startswith("KL divergence, same top token and perplexity ratio of the two ")
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after", "remark"),
+    [
+        ("predicted_decode_tokens_per_second", "pixel-9, roofline", "galaxy-s24, roofline", "pixel-9, then galaxy-s24"),
+        ("english_kl_mean", "256 tokens of the built-in text english, a", "1024 tokens of it, a", "256 tokens of the"),
+        (
+            "safety_same_tokens_share",
+            "50 prompts of A, llama.cpp",
+            "9 prompts of A, llama.cpp",
+            "50 prompts of A, then",
+        ),
+        ("device_decode_tokens_per_second", "iPhone15,4, iOS 18", "iPhone17,1, iOS 18", "iPhone15, then iPhone17"),
+        ("device_decode_tokens_per_second", "iPhone15,4, iOS 18", "iPhone15,4, iOS 19", ""),
+        ("english_kl_mean", "256 tokens of it, llama.cpp 1", "256 tokens of it, llama.cpp 2", ""),
+        ("kl_mean", "4096 tokens of a.txt, llama.cpp", "4096 tokens of b.txt, llama.cpp", ""),  # the digest is the same
+    ],
+)
+def test_what_was_taken_on_other_tokens_prompts_or_phones_is_not_compared(
+    cell: CellContent, name: str, before: str, after: str, remark: str
+) -> None:
+    both = _with(cell, {name: 0.3}, {name: 0.1})
+    assert _row(both, name).word
+    old, new = (_taken_on(side, name, on) for side, on in ((both.baseline, before), (both.candidate, after)))
+    row = _row(replace(both, baseline=old, candidate=new), name)
+    assert (row.word == "", remark in row.remark, bool(row.remark)) == (bool(remark), True, bool(remark))
+
+
+def test_the_worst_of_other_texts_is_not_compared(cell: CellContent) -> None:
+    name = "worst_text_kl_mean"
+    both = _with(cell, {name: 0.01}, {name: 0.1})
+    assert _row(both, name).word == "worse"
+    fewer = details().model_copy(update={"texts": details().texts[:2]})
+    evidence = both.baseline.evidence.model_copy(update={"details": fewer})
+    row = _row(replace(both, baseline=replace(both.baseline, evidence=evidence)), name)
+    assert (row.word, row.remark) == ("", "not comparable: of other texts")
+
+
+def _taken_on(subject: Any, name: str, on: str) -> Any:
+    figures = {name: subject.evidence.figures[name].model_copy(update={"on": on})}
+    return replace(subject, evidence=subject.evidence.model_copy(update={"figures": figures}))
+
+
+def test_the_same_bundle_measured_on_another_text_says_so(cell: CellContent) -> None:
+    evidence = cell.candidate.evidence
+    assert evidence is not None
+    name = "phi:1.0.0@iphone-15"
+    same = replace(cell, baseline=replace(cell.candidate, name=name), difference=None)
+    for changed, said in (({"text": "sha256:other"}, True), ({"checkpoint": "sha256:" + "9" * 64}, False), ({}, False)):
+        other = replace(same, candidate=replace(same.candidate, evidence=evidence.model_copy(update=changed)))
+        assert any("neither is called better by them" in one.text for one in findings(other)) == said
+
+
 def test_a_claim_next_to_a_measurement_is_called_both(cell: CellContent) -> None:
     name = "device_decode_tokens_per_second"
     both = _with(cell, {name: 10.0}, {name: 10.0}, old_kind="claimed")

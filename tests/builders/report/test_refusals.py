@@ -81,6 +81,12 @@ def test_an_answer_that_begins_another_turn_is_a_probable_defect(
         assert said[0].text.startswith("1 of 2 answers has special tokens in the text, such as <|im_start|>")
 
 
+def test_where_production_was_asked_nothing_its_answers_are_not_said_to_have_none(cell: CellContent) -> None:
+    found = _changed(_with_answers(cell, (), ("<|im_start|>",)), {"answers": ()}, {})
+    (said,) = (one for one in findings(found) if "special tokens in the text" in one.text)
+    assert (said.severity, "None of" in said.text) == ("look", False)
+
+
 def _result(prompts: str, refused: int, *, count: int = 4) -> SafetyResult:
     return SafetyResult(
         prompts=prompts,
