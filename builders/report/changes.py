@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from builders.report.change import Change
 from builders.report.content import CellContent, Subject
@@ -14,6 +15,7 @@ from builders.report.same_files import files_that_differ
 from builders.report.template_difference import in_words
 from registry.bundle.manifest import Manifest
 from targets.formatting import count, size
+from targets.runtimes.requirement import covers
 
 STOP_IDS = "stop ids"
 _SENTENCE = 100  # letters of a template's difference that stand in a sentence: more of its code is unreadable there
@@ -37,9 +39,18 @@ def origin_changes(cell: CellContent) -> list[Change]:
             else "every file that is made from the two is the same, byte for byte",
         ),
         *(() if merge is None else (merge,)),
+        *_calibrations(old, new),
         Change("largest file", _weights(old), _weights(new), meaning=layers_in_words(cell)),
         Change("tools", *_tools(old, new)),
     ]
+
+
+def _calibrations(old: Manifest, new: Manifest) -> Iterator[Change]:
+    """Yield what both were calibrated on: the recipe says at which level alone."""
+    before, after = old.recipe.calibration, new.recipe.calibration
+    if before is not None and after is not None:
+        old_text, new_text = (f"{_digest(one.text)}, {count(one.tokens, 'token')}" for one in (before, after))
+        yield Change("calibration text", old_text, new_text, meaning="weights are rounded in another way")
 
 
 def app_changes(cell: CellContent) -> list[Change]:
@@ -96,10 +107,10 @@ def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Ch
     yield Change("format", old.recipe.format, new.recipe.format, breaks=True)
     gone = not set(old.generation.stop_token_ids) <= set(new.generation.stop_token_ids)
     before = cell.candidate if cell.baseline is None else cell.baseline
-    stops = _ids(before), _ids(cell.candidate)
-    yield Change(STOP_IDS, *stops, breaks=True, meaning=_stops(before, cell.candidate), loses=gone)
-    bos, after = (_shown(side, side.manifest.generation.bos_token_id) for side in (before, cell.candidate))
-    yield Change("BOS id", bos, after, breaks=True, meaning="prompts begin with another token")
+    before, after = _with_all_texts(before, cell.candidate)
+    yield Change(STOP_IDS, *_stop_ids(before, after), breaks=True, meaning=_stops(before, after), loses=gone)
+    bos, new_bos = (_shown(side, side.manifest.generation.bos_token_id) for side in (before, after))
+    yield Change("BOS id", bos, new_bos, breaks=True, meaning="prompts that begin with it begin with another token")
     yield _template(old, new, cell)
     yield context_window(cell)
     yield Change("exact up to, tokens", f"{old.model.exact_context_length:,}", f"{new.model.exact_context_length:,}")
@@ -112,7 +123,7 @@ def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Ch
         meaning="the app sets this type where it opens the model",
     )
     yield Change("vocabulary", f"{old.model.vocabulary_size:,}", f"{new.model.vocabulary_size:,}")
-    yield Change("minimum runtime", _runtimes(old), _runtimes(new), breaks=True)
+    yield _minimum_runtime(old, new)
     yield Change("download", size(old.total_bytes), size(new.total_bytes))
     yield Change("files", str(len(old.files)), str(len(new.files)))
 
@@ -186,17 +197,28 @@ def _same_prompts(cell: CellContent) -> str:
         longest = f", of at most {count(cell.prompts.longest, 'message')}," if cell.prompts.longest else ""
         rendered = f"{cell.prompts.rendered} conversations{longest} were rendered with both templates"
         return f"the prompts are the same: {rendered}"
-    number = len(cell.prompts.different)
     refused = len(cell.prompts.refused)
-    no_text = f", and {refused} of these {'is' if refused == 1 else 'are'} refused" if refused else ""
-    verb = "becomes" if number == 1 else "become"
+    number = len(cell.prompts.different) - refused
+    parts = [f"{number} {'becomes' if number == 1 else 'become'} another text"] if number else []
+    parts += [f"{refused} {'is' if refused == 1 else 'are'} refused"] if refused else []
     tools = ", all of them with tools: without tools nothing changes" if cell.prompts.only_with_tools else ""
-    return f"of {cell.prompts.rendered} conversations, {number} {verb} another text{no_text}{tools}"
+    return f"of {cell.prompts.rendered} conversations, {' and '.join(parts)}{tools}"
 
 
 def _template_digest(manifest: Manifest) -> str | None:
     name = manifest.generation.chat_template
     return next((entry.sha256 for entry in manifest.files if entry.path == name), None)
+
+
+def _with_all_texts(old: Subject, new: Subject) -> tuple[Subject, Subject]:
+    """Return both sides with each token's text, also where the files of one side can't be read."""
+    return replace(old, tokens={**new.tokens, **old.tokens}), replace(new, tokens={**old.tokens, **new.tokens})
+
+
+def _stop_ids(old: Subject, new: Subject) -> tuple[str, str]:
+    """Return the stop ids of both sides. Which of them is BOS, too, makes no other ones of them."""
+    before, after = ([_shown(side, one) for one in side.manifest.generation.stop_token_ids] for side in (old, new))
+    return (_ids(new) if before == after else _ids(old)), _ids(new)
 
 
 def _ids(subject: Subject) -> str:
@@ -211,6 +233,13 @@ def _stop(subject: Subject, number: int) -> str:
 def _shown(subject: Subject, number: int | None) -> str:
     """Return an id with its text, where that is known."""
     return "none" if number is None else f"{number} {subject.tokens.get(number, '')}".rstrip()
+
+
+def _minimum_runtime(old: Manifest, new: Manifest) -> Change:
+    """Compare what the two need of a runtime. An app must follow where one that was enough no longer is."""
+    is_enough = old.requires and new.requires and covers(old.requires.runtimes, new.requires.runtimes)
+    meaning = "whatever was enough still is" if is_enough else ""
+    return Change("minimum runtime", _runtimes(old), _runtimes(new), breaks=not is_enough, meaning=meaning)
 
 
 def _runtimes(manifest: Manifest) -> str:

@@ -49,10 +49,10 @@ def _in_words(reach: Reach) -> str:
 
 def _meaning(old: Reach, new: Reach) -> str:
     if new.sliding_window is None:
-        return "every token before is seen"
+        return "the checkpoint sees every token before"
     if old.sliding_window is None or new.sliding_window < old.sliding_window:
-        return f"what is more than {new.sliding_window:,} tokens back is no longer seen"
-    return "more of what came before is seen"
+        return f"the checkpoint no longer sees what is {new.sliding_window:,} tokens back or more"
+    return "the checkpoint sees more of what came before"
 
 
 def _window(reach: Reach) -> str:

@@ -30,7 +30,7 @@ def test_window_and_rope_have_rows_where_they_differ(cell: CellContent, other_ch
     rows = {one.what: one for one in app_changes(other_checkpoint)}
     window = rows["sliding window, tokens"]
     assert (window.before, window.after) == ("2,047", "448")
-    assert window.meaning == "what is more than 448 tokens back is no longer seen"
+    assert window.meaning == "the checkpoint no longer sees what is 448 tokens back or more"  # llama.cpp still does
     assert (rows["rope"].before, rows["rope"].after) == (
         "plain, base 10,000",
         "longrope past 4,096 tokens, base 10,000",

@@ -200,7 +200,7 @@ def test_a_conversation_that_the_new_template_refuses_is_said_to_be(cell: CellCo
     assert len(found.refused) == len(found.different) > 0
     change = _template(replace(cell, prompts=found))
     assert (change.must_follow, change.loses) == (True, False)
-    assert f"and {len(found.refused)} of these are refused" in change.meaning
+    assert change.meaning.startswith(f"of {found.rendered} conversations, {len(found.refused)} are refused")
 
 
 def test_special_tokens_are_part_of_a_prompt() -> None:
