@@ -15,6 +15,9 @@ from targets.evaluation import Suite
 HARMLESS_PROMPTS = "over-refusal"  # the set of harmless prompts that each validation of safety asks
 
 
+ROPE_FACTORS = ", factors "  # before the digest of longrope's factors in a rope's description
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")  # as Figure
 
@@ -170,7 +173,10 @@ class Reach(_Part):
 
     context_length: int = Field(ge=1, description="the longest that config.json allows, whatever the bundle's")
     sliding_window: int | None = Field(description="keys that a token sees, itself included; null for no window")
-    rope: str = Field(description="such as `plain, base 10,000` or `longrope past 4,096 tokens, base 10,000`")
+    rope: str = Field(
+        description="such as `plain, base 10,000` or `longrope past 4,096 tokens, base 10,000, factors 1a2b3c4d`, which"
+        " begins their digest; older evidence does not have that"
+    )
 
 
 class Details(_Part):

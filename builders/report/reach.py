@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from builders.report.change import Change
 from builders.report.content import CellContent, Subject
-from targets.evidence_details import Reach
+from targets.evidence_details import ROPE_FACTORS, Reach
 
 
 def context_window(cell: CellContent) -> Change:
@@ -28,7 +28,21 @@ def reach_changes(cell: CellContent) -> Iterator[Change]:
     if old.context_length != new.context_length or new.context_length != cell.candidate.manifest.model.context_length:
         yield Change("checkpoint's longest context, tokens", f"{old.context_length:,}", f"{new.context_length:,}")
     yield Change("sliding window, tokens", _window(old), _window(new), meaning=_meaning(old, new))
-    yield Change("rope", old.rope, new.rope, meaning="positions are encoded in another way")
+    yield Change("rope", *_ropes(old, new), meaning="positions are encoded in another way")
+
+
+def _ropes(old: Reach, new: Reach) -> tuple[str, str]:
+    """Return both ropes, without the digest of longrope's factors where one side's evidence is older and has none."""
+    if (ROPE_FACTORS in old.rope) == (ROPE_FACTORS in new.rope):
+        return old.rope, new.rope
+    before, after = (one.rope.partition(ROPE_FACTORS)[0] for one in (old, new))
+    unknown = " (factors not recorded on both sides)" if before == after else ""
+    return before + unknown, after + unknown
+
+
+def is_reach_known(cell: CellContent) -> bool:
+    """Return whether evidence of both sides has window and rope."""
+    return None not in map(_reach, _sides(cell))
 
 
 def reach_unknown(cell: CellContent) -> str:

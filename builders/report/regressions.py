@@ -12,7 +12,7 @@ from builders.report.comparing import FigureRow, different_texts, figure_rows
 from builders.report.content import CellContent
 from builders.report.endings import ROOM_TO_END, goes_on, limit_of
 from builders.report.finding import KL_NOTABLE, Finding, Severity
-from builders.report.layers import layers_in_words
+from builders.report.layers import has_same_weights, layers_in_words
 from builders.report.merge_base import MERGED, base_in_words
 from builders.report.reach import reach_in_words
 from builders.report.recipes import recipe_on
@@ -127,9 +127,22 @@ def _another_checkpoint(cell: CellContent, name: str) -> Finding:
         "look",
         f"The checkpoint is another one than that of {name}. Gates, checks and divergences compare each bundle with its"
         " own checkpoint, so they show no fault of the checkpoint itself. Where one would show: the two checkpoints in"
-        f" float32, the answers, the stop ids and the template.{_alike(cell)}{' ' if said else ''}{said}",
+        f" float32, the answers, the stop ids and the template.{_alike(cell)}{' ' if said else ''}{said}"
+        f"{_of_unnamed_configuration(cell)}",
         "float32" if cell.has_other_reference else "changes",
     )
+
+
+def _of_unnamed_configuration(cell: CellContent) -> str:
+    """Return that what changed is in no row of the page: the weights are the same, and so is all that an app sees."""
+    if cell.baseline is None or not has_same_weights(cell):
+        return ""
+    old, new = cell.baseline.manifest, cell.candidate.manifest
+    is_named = any(change.changed and change.what != "download" for change in app_changes(cell))
+    of_tokenizer = any("token" in path for path in files_that_differ(old, new))
+    if is_named or of_tokenizer or same_model(old, new) or old.tools != new.tools:
+        return ""
+    return " So its configuration is another one, in what no row of this page shows."
 
 
 def _alike(cell: CellContent) -> str:

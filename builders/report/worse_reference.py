@@ -10,7 +10,7 @@ from builders.report.content import CellContent
 from builders.report.finding import Finding
 from builders.report.layers import has_same_weights
 from builders.report.predictions import BREAKDOWNS
-from builders.report.reach import reach_in_words
+from builders.report.reach import is_reach_known, reach_in_words
 from builders.report.same_files import files_that_differ
 from builders.report.two_references import ReferenceRow, net_change, reference_rows
 
@@ -37,7 +37,7 @@ def of_worse_reference(cell: CellContent, name: str) -> Iterator[Finding]:
         text = (
             f"The weights are those of {name}, and float32 predicts the same text worse with them: its perplexity is"
             f" {row.after}, and was {row.before}. The checkpoint's configuration is another one"
-            f" ({', '.join(files_that_differ(old, new))}): {reach_in_words(cell) or 'such as its window or its rope'}."
+            f" ({', '.join(files_that_differ(old, new))}): {reach_in_words(cell) or _unseen(cell)}."
         )
     else:
         text = (
@@ -46,6 +46,10 @@ def of_worse_reference(cell: CellContent, name: str) -> Iterator[Finding]:
             " divergence compares with this worse checkpoint."
         )
     yield Finding("defect", text, "float32" if cell.has_other_reference else "baseline")
+
+
+def _unseen(cell: CellContent) -> str:
+    return "neither its window nor its rope" if is_reach_known(cell) else "such as its window or its rope"
 
 
 def _of_parts(cell: CellContent, name: str) -> Iterator[Finding]:

@@ -12,10 +12,11 @@ from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.sampled_texts import ENGLISH, KINDS_OF_TEXT, text_windows
 from builders.validation.stretches import across_edges
 from builders.validation.text import BUILT_IN_NAME
-from targets.architecture import Architecture
+from registry.files.digests import digest_of_bytes
+from targets.architecture import Architecture, LongRope
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Figure
-from targets.evidence_details import Details, Reach
+from targets.evidence_details import ROPE_FACTORS, Details, Reach
 
 
 def compare_texts(using: Measurement, settings: EvaluationSettings, rows: Rows) -> tuple[dict[str, Figure], Details]:
@@ -35,7 +36,7 @@ def compare_texts(using: Measurement, settings: EvaluationSettings, rows: Rows) 
     positions = position_divergences(Rows.joined([rows, *far]), checkpoint.architecture, model.context_length)
     details = Details(
         suite=settings.suite,
-        reach=_reach(checkpoint.architecture),
+        reach=reach_of(checkpoint.architecture),
         texts=tuple(filter(None, (text_divergence(name, each) for name, each in found.items()))),
         positions=tuple(positions),
         classes=tuple(kind_divergences(Rows.joined([*found.values()]), using.tokenizer)),
@@ -43,15 +44,23 @@ def compare_texts(using: Measurement, settings: EvaluationSettings, rows: Rows) 
     return (_figures(using, found) if windows else {}), details
 
 
-def _reach(architecture: Architecture) -> Reach:
+def reach_of(architecture: Architecture) -> Reach:
+    """Return which tokens a checkpoint attends to, and how it tells their places."""
     longrope = architecture.longrope
     kind = "plain" if longrope is None else f"longrope past {longrope.original_context:,} tokens"
-    part = f", {architecture.rotary_dim} of {architecture.head_dim} elements"
+    part = f", {architecture.rotary_dim} of {architecture.head_dim} elements" if architecture.partial_rotary_dim else ""
+    factors = "" if longrope is None else f"{ROPE_FACTORS}{_digits(longrope)}"
     return Reach(
         context_length=architecture.context_length,
         sliding_window=architecture.sliding_window,
-        rope=f"{kind}, base {architecture.rope_theta:,.15g}{part if architecture.partial_rotary_dim else ''}",
+        rope=f"{kind}, base {architecture.rope_theta:,.15g}{part}{factors}",
     )
+
+
+def _digits(longrope: LongRope) -> str:
+    """Return the first digits of the digest of the factors, which nothing else in the evidence shows."""
+    numbers = longrope.short, longrope.long, longrope.short_attention_factor, longrope.long_attention_factor
+    return digest_of_bytes(repr(numbers).encode()).removeprefix("sha256:")[:8]
 
 
 def own_name(name: str, settings: EvaluationSettings) -> str:

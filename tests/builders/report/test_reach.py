@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from builders.report.change import Change
 from builders.report.changes import app_changes
 from builders.report.content import CellContent, Content, Subject
 from builders.report.findings import findings
 from builders.report.page import html
 from builders.report.reach import reach_in_words, reach_unknown
+from registry.diff.layers import LayerChanges
 from targets.evidence_details import Reach
 from tests.support.parsed_html import parsed
+from tests.support.report_samples import OLD_CHECKPOINT
 
 
 def test_a_smaller_context_window_must_be_followed_and_a_larger_one_need_not(cell: CellContent) -> None:
@@ -64,6 +67,51 @@ def test_the_same_weights_with_another_window_name_it(other_checkpoint: CellCont
     )
     found = [one.text for one in findings(replace(other_checkpoint, candidate=new, baseline=old))]
     assert any("every file with weights is the same" in one and "2,047 becomes 448" in one for one in found)
+
+
+def test_other_factors_of_longrope_are_another_rope(other_checkpoint: CellContent) -> None:
+    old, new = (Reach(context_length=4096, sliding_window=None, rope=f"{LONGROPE}, factors {one}") for one in "ab")
+    change = _rope(_with_reaches(other_checkpoint, old, new))
+    assert (change.before, change.after) == (old.rope, new.rope)
+
+
+def test_factors_that_older_evidence_does_not_have_are_no_change(other_checkpoint: CellContent) -> None:
+    old, new = (
+        Reach(context_length=4096, sliding_window=None, rope=rope) for rope in (LONGROPE, f"{LONGROPE}, factors a")
+    )
+    for pair in ((old, new), (new, old)):
+        change = _rope(_with_reaches(other_checkpoint, *pair))
+        assert change.before == change.after == f"{LONGROPE} (factors not recorded on both sides)"
+    plain = Reach(context_length=4096, sliding_window=None, rope="plain, base 10,000")
+    assert _rope(_with_reaches(other_checkpoint, plain, new)).after == LONGROPE
+
+
+def test_a_configuration_that_no_row_shows_is_said_to_be_another_one(other_checkpoint: CellContent) -> None:
+    """Such as another epsilon of the norms: in GGUF it is in the file of the weights, which are the same."""
+    assert other_checkpoint.baseline is not None
+    reach = Reach(context_length=4096, sliding_window=None, rope=LONGROPE)
+    same = other_checkpoint.candidate.manifest
+    files = [one.model_copy(update={"sha256": "f" * 64}) if one.path == "model.gguf" else one for one in same.files]
+    old = same.model_copy(update={"checkpoint": OLD_CHECKPOINT, "files": files})
+    found = _with_reaches(other_checkpoint, reach, reach)
+    assert found.baseline is not None
+    found = replace(found, baseline=replace(found.baseline, manifest=old), layers=LayerChanges((0,), ()))
+    said = "So its configuration is another one, in what no row of this page shows."
+    assert [said in one.text for one in findings(found) if one.text.startswith("The checkpoint is another")] == [True]
+    window = replace(found, candidate=_with_reach(found.candidate, reach.model_copy(update={"sliding_window": 9})))
+    assert not [one for one in findings(window) if said in one.text]
+    assert not [one for one in findings(replace(found, layers=LayerChanges((), (0,)))) if said in one.text]
+
+
+LONGROPE = "longrope past 4,096 tokens, base 10,000"
+
+
+def _rope(cell: CellContent) -> Change:
+    return next(one for one in app_changes(cell) if one.what == "rope")
+
+
+def _with_reaches(cell: CellContent, old: Reach, new: Reach) -> CellContent:
+    return replace(cell, baseline=_with_reach(cell.baseline, old), candidate=_with_reach(cell.candidate, new))
 
 
 def _with_context(cell: CellContent, length: int) -> CellContent:
