@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from builders.report.change import Change
-from builders.report.content import CellContent, Subject
+from builders.report.content import CellContent, Subject, side_name
 from builders.report.layers import layers_in_words
 from builders.report.merge_base import merge_change
 from builders.report.reach import context_window, reach_changes
@@ -60,7 +60,7 @@ def app_changes(cell: CellContent) -> list[Change]:
 
 
 def own_checkpoint(cell: CellContent) -> str:
-    """Return that the checks don't compare with production's template, stop ids or tokenizer; empty if all are same."""
+    """Return that the checks don't compare with the other template, stop ids or tokenizer; empty if all are same."""
     if cell.baseline is None:
         return ""
     old, new = cell.baseline.manifest, cell.candidate.manifest
@@ -72,10 +72,11 @@ def own_checkpoint(cell: CellContent) -> str:
     names = [name for name, is_other in differs.items() if is_other]
     if not names:
         return ""
+    name = side_name(cell.baseline)
     subject = " and ".join(names) if len(names) < 3 else f"{names[0]}, {names[1]} and {names[2]}"
     verb = "differs" if names in (["chat template"], ["tokenizer"]) else "differ"
     return (
-        f"The {subject} {verb} from production's. Checks of template and ids compare with the candidate's own"
+        f"The {subject} {verb} from {name}'s. Checks of template and ids compare with the candidate's own"
         f" checkpoint: where {'that is' if verb == 'differs' else 'those are'} wrong, they pass all the same."
     )
 

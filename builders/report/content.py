@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from builders.report.same_prompts import SamePrompts
@@ -33,6 +33,7 @@ class Subject:
         version: how it is registered; None for a folder.
         target: the device class; None where the evidence names none, or one that this phipack does not know.
         tokens: the text of stop ids and BOS, as the bundle's tokenizer files have it; empty where they can't be read.
+        needs_whole_name: its version alone does not tell it from the other side.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Subject:
     version: CellVersion | None = None
     target: Target | None = None
     tokens: Mapping[int, str] = field(default_factory=dict)
+    needs_whole_name: bool = False
 
     @property
     def details(self) -> Details | None:
@@ -60,6 +62,7 @@ class Recorded:
     evidence: Evidence
     version: CellVersion
     problem: str = ""
+    needs_whole_name: bool = False
 
     @property
     def details(self) -> Details | None:
@@ -69,7 +72,7 @@ class Recorded:
 
 def side_name(side: Subject | Recorded) -> str:
     """Return what a side is called next to the other one: its version, else its name."""
-    return side.name if side.version is None else str(side.version.release)
+    return side.name if side.version is None or side.needs_whole_name else str(side.version.release)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,19 @@ class CellContent:
     def writes_same_prompts(self) -> bool:
         """Whether another chat template was found to write the same."""
         return self.prompts is not None and not self.prompts.different and not self.prompts.problem
+
+
+def named_apart(cell: CellContent) -> CellContent:
+    """Return a cell whose sides have names that differ: a version says little next to another model, or to itself."""
+    old, new = None if cell.before is None else cell.before.version, cell.candidate.version
+    if old is None or new is None or (old.model == new.model and old.release != new.release):
+        return cell
+    return replace(
+        cell,
+        candidate=replace(cell.candidate, needs_whole_name=True),
+        baseline=None if cell.baseline is None else replace(cell.baseline, needs_whole_name=True),
+        recorded=None if cell.recorded is None else replace(cell.recorded, needs_whole_name=True),
+    )
 
 
 @dataclass(frozen=True)

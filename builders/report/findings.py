@@ -157,7 +157,8 @@ def overall(content: Content) -> Verdict:
     if serious := [one for _, each in found for one in each]:
         where = f"{', '.join(name for name, each in found if each)}: " if len(found) > 1 else ""
         gone = sum(map(number_of_lost_checks, content.cells))
-        lost = f"; {count(gone, 'check')} that production has {'was' if gone == 1 else 'were'} not made" if gone else ""
+        there = content.against or "production"
+        lost = f"; {count(gone, 'check')} that {there} has {'was' if gone == 1 else 'were'} not made" if gone else ""
         text = f"{where}{_ranks(serious)}. {total}: every gate passes, and every check that was made{lost}"
         return _to_look_at(serious, text)
     return Verdict("pass", f"{total}, every gate and every check that was made")

@@ -9,7 +9,7 @@ from builders.report.at_a_glance import at_a_glance
 from builders.report.change import Change
 from builders.report.changes import STOP_IDS, app_changes, own_checkpoint
 from builders.report.comparing import FigureRow, different_texts, figure_rows
-from builders.report.content import CellContent
+from builders.report.content import CellContent, side_name
 from builders.report.endings import ROOM_TO_END, goes_on, limit_of
 from builders.report.finding import KL_NOTABLE, Finding, Severity
 from builders.report.layers import has_same_weights, layers_in_words
@@ -285,7 +285,7 @@ def _evenly(cell: CellContent) -> str:
         return ""
     times = [] if different_texts(cell) else [one for one in _times(cell).values() if math.isfinite(one)]
     better = not times or min(times) < 1  # then it is no part of what is worse
-    spread = "" if better else f"; by text {min(times):.1f} to {max(times):.1f} times production's"
+    spread = "" if better else f"; by text {min(times):.1f} to {max(times):.1f} times {side_name(cell.before)}'s"
     return f" The recipe is another one, {before} → {after}{spread}."
 
 

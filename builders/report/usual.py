@@ -6,7 +6,7 @@ passed their gates, and whose evidence read the same text; where there are none,
 
 from __future__ import annotations
 
-from builders.report.content import CellContent, Earlier
+from builders.report.content import CellContent, Earlier, Recorded, Subject
 from builders.report.recipes import recipe_of, recipe_on
 from targets.formatting import figure
 
@@ -36,9 +36,19 @@ def _of_baseline(cell: CellContent) -> Earlier | None:
     old, new = cell.before, cell.candidate
     if old is None or old.evidence is None or new.evidence is None or old.evidence.text != new.evidence.text:
         return None
-    if recipe_on(old) != recipe_on(new) or "kl_mean" not in old.evidence.figures:
+    if recipe_on(old) != recipe_on(new) or "kl_mean" not in old.evidence.figures or not old.evidence.passed:
+        return None
+    if _model(old) != _model(new) or _release(old) == _release(new):
         return None
     return Earlier(old.name, old.evidence.figures["kl_mean"].value)
+
+
+def _model(side: Subject | Recorded) -> str:
+    return side.name.partition(":")[0]
+
+
+def _release(side: Subject | Recorded) -> str:
+    return side.name.partition("@")[0]
 
 
 def _in_words(one: Earlier) -> str:

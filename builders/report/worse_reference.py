@@ -41,8 +41,8 @@ def of_worse_reference(cell: CellContent, name: str) -> Iterator[Finding]:
         )
     else:
         text = (
-            "The checkpoint itself is worse than production's, whatever was built from it: on the same text its"
-            f" perplexity in float32 is {row.after}, and {row.before} for the checkpoint of {name}. Each check and"
+            f"The checkpoint itself is worse than that of {name}, whatever was built from it: on the same text its"
+            f" perplexity in float32 is {row.after}, and {row.before} for that one. Each check and"
             " divergence compares with this worse checkpoint."
         )
     yield Finding("defect", text, "float32" if cell.has_other_reference else "baseline")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from builders.report.card import description, model_card
-from builders.report.content import CellContent, Content, Recorded, Subject
+from builders.report.content import CellContent, Content, Recorded, Subject, named_apart
 from builders.report.findings import findings, judged, overall
 from builders.report.page import drawings, html
 from builders.report.same_prompts import Prompting, SamePrompts, compare_prompts
@@ -81,7 +81,7 @@ def report_release(
     registered, notes = reader.versions(reference.model), ledger.notes(reference.model)
     cells = [
         replace(
-            cell_content(ledger, side, row, by_cell.get(row.cell), targets),
+            named_apart(cell_content(ledger, side, row, by_cell.get(row.cell), targets)),
             earlier=earlier_releases(ledger, registered, row.release, side.manifest, side.evidence),
             reason=noted(notes, row.release).reason,
         )

@@ -40,6 +40,13 @@ def test_a_release_is_compared_with_what_production_has(registered: phipack.Regi
     assert "compared with phi:1.0.0" in command("report", "phi:1.1.0", "--against", "phi:1.0.0", "-o", "r.html").stdout
 
 
+def test_two_cells_of_one_release_have_whole_names(registered: phipack.Registry) -> None:
+    page = registered.report("phi:1.0.0@iphone-15", against="phi:1.0.0@pixel-9").html.decode()
+    assert '<th scope="col">phi:1.0.0@pixel-9</th><th scope="col">phi:1.0.0@iphone-15</th>' in page.replace(
+        ' role="columnheader"', ""
+    )
+
+
 def test_why_a_release_is_made_is_where_it_is_looked_at(registered: phipack.Registry, command: InProcess) -> None:
     reason = "Answers in German were <too> short.\nThe checkpoint was trained further."
     registered.plan_release("phi:1.1.0", ["iphone-15", "pixel-9"], reason=reason)
@@ -178,7 +185,7 @@ def test_an_unreadable_production_prevents_no_registration(registered: phipack.R
     other = make_bundle(tmp_path / "other", {"model.gguf": b"other"})
     row = registry.register(other, make_evidence(other), as_="phi:1.3.0@iphone-15", with_report=True)
     page = registry._ledger.mlflow.read_file(row.run_id, "report.html").decode()
-    assert "Compared with nothing: what production has can" in page
+    assert "Compared with nothing: the other release can" in page
     assert "Compared with nothing: phi:1.0.0@iphone-15 can" in page
     assert [one for one in said if "compares it with nothing: phi:1.0.0@iphone-15" in str(one)]
 

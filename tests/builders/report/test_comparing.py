@@ -70,7 +70,7 @@ def test_what_is_worse_in_accuracy_is_one_finding_and_the_hosts_speed_is_none(ce
     (text,) = (one.text for one in other if one.anchor == "baseline")
     before = recipe_of(both.baseline.manifest)
     after = recipe_of(manifest)
-    assert text == f"{worse} The recipe is another one, {before} → {after}; by text 1.1 to 1.1 times production's."
+    assert text == f"{worse} The recipe is another one, {before} → {after}; by text 1.1 to 1.1 times 1.0.0's."
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import pytest
 from builders.report.at_a_glance import at_a_glance
 from builders.report.change import Change
 from builders.report.changes import app_changes, origin_changes
-from builders.report.content import CellContent
+from builders.report.content import CellContent, named_apart, side_name
 from builders.report.findings import findings
+from builders.report.usual import usual
 from registry.bundle.manifest import CalibrationEntry
+from targets.references import Version
 from targets.runtimes.requirement import Requires, RuntimeNeed
 
 
@@ -73,6 +75,53 @@ def test_another_calibration_text_is_named_as_what_changed(same: CellContent) ->
     (change,) = (one for one in origin_changes(found) if one.what == "calibration text")
     assert (change.before, change.after) == ("a" * 12 + ", 2,048 tokens", "b" * 12 + ", 2,048 tokens")
     assert at_a_glance(found) == "the same recipe, checkpoint and tools, another calibration text: model.gguf differs"
+
+
+@pytest.mark.parametrize(
+    ("model", "release", "names"),
+    [
+        ("phi", "1.0.0", ("1.0.0", "1.1.0")),
+        ("phi", "1.1.0", ("phi:1.1.0@iphone-15", "phi:1.1.0@iphone-15")),  # another cell of the same release
+        ("qwen", "1.0.0", ("qwen:1.0.0@iphone-15", "phi:1.1.0@iphone-15")),
+    ],
+)
+def test_sides_of_one_version_or_of_two_models_have_whole_names(
+    same: CellContent, model: str, release: str, names: tuple[str, str]
+) -> None:
+    found = named_apart(_of(same, model, release))
+    assert found.baseline is not None
+    assert (side_name(found.baseline), side_name(found.candidate)) == names
+    assert at_a_glance(found) == f"identical to {names[0]}'s, byte for byte"
+
+
+@pytest.mark.parametrize(
+    ("model", "release", "passed", "counts"),
+    [
+        ("phi", "1.0.0", True, True),
+        ("phi", "1.0.0", False, False),  # promoted in spite of its gates
+        ("phi", "1.1.0", True, False),  # another cell of the same release
+        ("qwen", "1.0.0", True, False),
+    ],
+)
+def test_what_is_usual_is_of_other_sound_releases_of_the_model(
+    same: CellContent, model: str, release: str, *, passed: bool, counts: bool
+) -> None:
+    found = replace(_of(same, model, release), earlier=())
+    assert found.baseline is not None
+    assert found.baseline.evidence is not None
+    gates = [one.model_copy(update={"passed": passed}) for one in found.baseline.evidence.gates]
+    evidence = found.baseline.evidence.model_copy(update={"gates": gates})
+    said = usual(replace(found, baseline=replace(found.baseline, evidence=evidence)))
+    assert said.startswith("Other releases" if counts else "No other release of this model")
+
+
+def _of(cell: CellContent, model: str, release: str) -> CellContent:
+    """Return a cell whose baseline is of another model or release."""
+    baseline = cell.baseline
+    assert baseline is not None
+    assert baseline.version is not None
+    version = replace(baseline.version, model=model, release=Version.parse(release))
+    return replace(cell, baseline=replace(baseline, name=f"{model}:{release}@{baseline.cell}", version=version))
 
 
 def _with(cell: CellContent, after: dict[str, Any], before: dict[str, Any] | None = None) -> CellContent:
