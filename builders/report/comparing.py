@@ -11,6 +11,7 @@ from builders.report.endings import SHARES, Sample, sample_of
 from builders.report.noise import is_busy, is_chance
 from registry.bundle.manifest import Manifest
 from targets.evidence import FAILED_CHECKS, FIGURES, LESS_IS_BETTER, MORE_IS_BETTER, OWN_RUNTIME_FIGURES, Figure
+from targets.evidence_details import TextDivergence
 from targets.formatting import count, figure, share, signed_figure, signed_size, size
 
 NOTHING = "\N{EN DASH}"
@@ -123,17 +124,26 @@ def _other_sample(cell: CellContent, name: str) -> str:
     sides = [_figures(side).get(name) for side in (cell.before, cell.candidate)]
     if None in sides or name in _OF_NO_OTHER_SAMPLE or name not in MORE_IS_BETTER | LESS_IS_BETTER:
         return ""
+    old, new = (_texts(side) for side in (cell.before, cell.candidate))
+    unlike = {text for text in old.keys() & new.keys() if not _same_tokens(old[text], new[text])}
     if name == "worst_text_kl_mean":
-        read = [_texts(side) for side in (cell.before, cell.candidate)]
-        return "of other texts" if all(read) and read[0] != read[1] else ""
+        return "of other texts" if old and new and (unlike or old.keys() != new.keys()) else ""
+    if name.removesuffix("_kl_mean") in unlike:
+        return "other tokens, or at other positions"
     on = ["" if side is None else side.on.partition(",")[0] for side in sides]
     return f"{on[0]}, then {on[1]}" if on[0] != on[1] else ""
 
 
-def _texts(side: Subject | Recorded | None) -> dict[str, int]:
-    """Return how many tokens were read of each text."""
+def _texts(side: Subject | Recorded | None) -> dict[str, TextDivergence]:
     details = None if side is None else side.details
-    return {} if details is None else {one.text: one.tokens for one in details.texts}
+    return {} if details is None else {one.text: one for one in details.texts}
+
+
+def _same_tokens(old: TextDivergence, new: TextDivergence) -> bool:
+    """Return whether both have read the same tokens at the same positions; of older evidence, whether as many."""
+    if old.prediction is None or new.prediction is None:
+        return old.tokens == new.tokens
+    return old.prediction.digest == new.prediction.digest
 
 
 def _samples(cell: CellContent, name: str) -> tuple[Sample | None, Sample | None]:

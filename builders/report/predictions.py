@@ -16,6 +16,7 @@ from targets.evidence_details import Divergence, PositionDivergence, Prediction,
 
 By = Literal["texts", "positions", "classes"]
 BREAKDOWNS: tuple[By, ...] = get_args(By)
+OTHER_TOKENS = "other tokens"
 TOO_FEW = "too few tokens"  # to tell whether a change is chance
 _FEWEST_BLOCKS = 4  # fewer say nothing about how much a block varies
 _TRIFLE = 0.0005  # less is shown as 0.0 %: float32 of two machines differs by a thousandth of that
@@ -66,12 +67,12 @@ def not_comparable(cell: CellContent, new: Divergence, old: Divergence | None) -
     if old is None or cell.before is None:
         return "only in this evidence"
     if new.prediction is not None and old.prediction is not None:
-        return "" if new.prediction.digest == old.prediction.digest else "other tokens"
+        return "" if new.prediction.digest == old.prediction.digest else OTHER_TOKENS
     own = is_own_text(cell.candidate, new) and is_own_text(cell.before, old)
     evidence, before = cell.candidate.evidence, cell.before.evidence
     if not own or evidence is None or before is None:
         return "not recorded"
-    return "" if evidence.text == before.text else "other tokens"
+    return "" if evidence.text == before.text else OTHER_TOKENS
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from builders.report.endings import ROOM_TO_END, goes_on, limit_of
 from builders.report.finding import KL_NOTABLE, Finding, Severity
 from builders.report.layers import has_same_weights, layers_in_words
 from builders.report.merge_base import MERGED, base_in_words
+from builders.report.predictions import OTHER_TOKENS, not_comparable
 from builders.report.reach import reach_in_words
 from builders.report.recipes import recipe_on
 from builders.report.same_files import files_that_differ, same_model, same_weights
@@ -221,8 +222,12 @@ def _times(cell: CellContent) -> dict[str, float]:
     new, old = cell.candidate.details, None if cell.before is None else cell.before.details
     if new is None or old is None:
         return {}
-    before = _before(old)
-    return {one.text: one.kl_mean / before[one.text] for one in new.texts if one.text in before}
+    before, there = _before(old), {one.text: one for one in old.texts}
+    return {
+        one.text: one.kl_mean / before[one.text]
+        for one in new.texts
+        if one.text in before and not_comparable(cell, one, there[one.text]) != OTHER_TOKENS
+    }
 
 
 def _before(details: Details) -> dict[str, float]:

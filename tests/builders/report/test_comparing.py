@@ -14,7 +14,7 @@ from builders.report.findings import findings
 from builders.report.recipes import recipe_of
 from targets.evidence import FIGURES, Figure
 from targets.evidence_details import Check
-from tests.support.report_samples import answers, details
+from tests.support.report_samples import answers, details, prediction
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,23 @@ def test_the_worst_of_other_texts_is_not_compared(cell: CellContent) -> None:
     evidence = both.baseline.evidence.model_copy(update={"details": fewer})
     row = _row(replace(both, baseline=replace(both.baseline, evidence=evidence)), name)
     assert (row.word, row.remark) == ("", "not comparable: of other texts")
+
+
+def test_a_text_that_was_read_in_other_windows_is_not_compared(cell: CellContent) -> None:
+    """Its tokens are as many, and stand at other positions: where the context window is another one."""
+    found = _with(cell, {"german_kl_mean": 0.01}, {"german_kl_mean": 0.1})
+    assert _row(found, "german_kl_mean").word == "worse"
+    texts = [
+        one.model_copy(update={"kl_mean": 9.0, "prediction": prediction("other windows", 12, 1)})
+        if one.text == "german"
+        else one
+        for one in details().texts
+    ]
+    evidence = found.candidate.evidence.model_copy(update={"details": details(texts=tuple(texts))})
+    found = replace(found, candidate=replace(found.candidate, evidence=evidence))
+    row = _row(found, "german_kl_mean")
+    assert (row.word, row.remark) == ("", "not comparable: other tokens, or at other positions")
+    assert not [one for one in findings(found) if "of phi:1.0.0@iphone-15; the other texts" in one.text]
 
 
 def _taken_on(subject: Any, name: str, on: str) -> Any:
