@@ -163,8 +163,17 @@ def _figure_row(change: FigureChange) -> tuple[object, ...]:
 def _notes(before: Side, after: Side) -> list[str]:
     notes = [f"{side.name}: {side.problem}" for side in (before, after) if side.problem is not None]
     old, new = before.evidence, after.evidence
-    if old and new and old.text != new.text:
+    if old is None or new is None:
+        return notes
+    if old.text != new.text:
         notes.append(f"the two were measured on different texts: {old.text}; {new.text}")
+    if old.checkpoint != new.checkpoint:
+        notes.append("the two are compared with different checkpoints in float32: neither is better by its divergence")
+    if old.target != new.target:
+        notes.append(f"predictions are of different phones: {old.target or 'none'}; {new.target or 'none'}")
+    suites = [None if one.details is None else one.details.suite for one in (old, new)]
+    if suites[0] != suites[1]:
+        notes.append(f"the two were measured by different suites: {'; '.join(one or 'not recorded' for one in suites)}")
     return notes
 
 
