@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from builders.report.change import Change
-from builders.report.content import CellContent, Subject, side_name
+from builders.report.content import CellContent, Recorded, Subject, side_name
 from builders.report.layers import layers_in_words
 from builders.report.merge_base import merge_change
 from builders.report.reach import context_window, reach_changes
@@ -104,7 +104,8 @@ def _tools(old: Manifest, new: Manifest) -> tuple[str, str]:
 
 
 def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Change]:
-    yield from _phones(cell)
+    if cell.baseline is not None and (phones := phones_change(cell)) is not None:
+        yield phones
     yield Change("format", old.recipe.format, new.recipe.format, breaks=True)
     gone = not set(old.generation.stop_token_ids) <= set(new.generation.stop_token_ids)
     before = cell.candidate if cell.baseline is None else cell.baseline
@@ -129,17 +130,17 @@ def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Ch
     yield Change("files", str(len(old.files)), str(len(new.files)))
 
 
-def _phones(cell: CellContent) -> Iterator[Change]:
-    """Yield the device class of both sides, where evidence of both names one."""
-    old, new = (_phone(side) for side in (cell.baseline, cell.candidate))
-    if old and new:
-        yield Change("phones", old, new, breaks=True, meaning="gates and predictions are of another device")
+def phones_change(cell: CellContent) -> Change | None:
+    """Return the device class of both sides; None where evidence of one names none."""
+    old, new = (_phone(side) for side in (cell.before, cell.candidate))
+    if not old or not new:
+        return None
+    return Change("phones", old, new, breaks=True, meaning="gates and predictions are of another device")
 
 
-def _phone(side: Subject | None) -> str:
-    if side is None or side.evidence is None:
-        return ""
-    return (side.evidence.target or "") if side.target is None else side.target.title
+def _phone(side: Subject | Recorded | None) -> str:
+    name = None if side is None or side.evidence is None else side.evidence.target
+    return name or ""
 
 
 def _stops(old: Subject, new: Subject) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from builders.report.change import Change
-from builders.report.content import CellContent, Subject
+from builders.report.content import CellContent, Recorded, Subject
 from targets.evidence_details import ROPE_FACTORS, Reach
 
 
@@ -22,7 +22,7 @@ def context_window(cell: CellContent) -> Change:
 
 def reach_changes(cell: CellContent) -> Iterator[Change]:
     """Yield the checkpoint's longest context, sliding window and rope, where evidence of both sides has them."""
-    old, new = (_reach(side) for side in _sides(cell))
+    old, new = _reach(cell.before or cell.candidate), _reach(cell.candidate)
     if old is None or new is None:
         return
     if old.context_length != new.context_length or new.context_length != cell.candidate.manifest.model.context_length:
@@ -42,7 +42,7 @@ def _ropes(old: Reach, new: Reach) -> tuple[str, str]:
 
 def is_reach_known(cell: CellContent) -> bool:
     """Return whether evidence of both sides has window and rope."""
-    return None not in map(_reach, _sides(cell))
+    return None not in (_reach(cell.before or cell.candidate), _reach(cell.candidate))
 
 
 def reach_unknown(cell: CellContent) -> str:
@@ -77,7 +77,7 @@ def _sides(cell: CellContent) -> tuple[Subject, Subject]:
     return (cell.candidate if cell.baseline is None else cell.baseline), cell.candidate
 
 
-def _reach(side: Subject) -> Reach | None:
+def _reach(side: Subject | Recorded) -> Reach | None:
     return None if side.details is None else side.details.reach
 
 

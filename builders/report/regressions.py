@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from builders.report.at_a_glance import at_a_glance
 from builders.report.change import Change
-from builders.report.changes import STOP_IDS, app_changes, own_checkpoint
+from builders.report.changes import STOP_IDS, app_changes, own_checkpoint, phones_change
 from builders.report.comparing import FigureRow, different_texts, figure_rows
 from builders.report.content import CellContent, side_name
 from builders.report.endings import ROOM_TO_END, goes_on, limit_of
@@ -48,16 +48,31 @@ def of_changes(cell: CellContent) -> Iterator[Finding]:
     no_end = [note for note in notes if _NO_END in note]
     yield from _of_what_an_app_follows(cell, no_end)
     if old is None:
-        if cell.recorded is not None and cell.has_other_reference:
-            yield from of_worse_reference(cell, cell.recorded.name)
-            yield _another_checkpoint(cell, cell.recorded.name)
+        yield from _of_recorded(cell)
         return
     yield from _of_notes(cell, [note for note in notes if note not in no_end])
     if new.manifest.checkpoint != old.manifest.checkpoint:
         yield from of_worse_reference(cell, old.name)
         yield _of_checkpoint(cell, old.name)
         if (said := reach_in_words(cell)) and not same_weights(old.manifest, new.manifest):
-            yield Finding("look", f"Context, window or rope of the checkpoint are others: {said}.", "changes")
+            yield _of_reach(said)
+
+
+def _of_recorded(cell: CellContent) -> Iterator[Finding]:
+    """Yield what evidence alone says of changes, where the baseline can't be read."""
+    if cell.recorded is None:
+        return
+    if (phones := phones_change(cell)) is not None and phones.changed:
+        yield _of_change(phones, ())
+    if cell.has_other_reference:
+        yield from of_worse_reference(cell, cell.recorded.name)
+        yield _another_checkpoint(cell, cell.recorded.name)
+        if said := reach_in_words(cell):
+            yield _of_reach(said)
+
+
+def _of_reach(said: str) -> Finding:
+    return Finding("look", f"Context, window or rope of the checkpoint are others: {said}.", "changes")
 
 
 def _of_what_an_app_follows(cell: CellContent, no_end: Sequence[str]) -> Iterator[Finding]:
@@ -256,6 +271,9 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
         text = f"KL divergence, same top token and perplexity ratio of the two {why}: neither is called better by them."
         yield Finding("note", text, "baseline")
     name = cell.before.name
+    if cell.before.evidence is not None and not cell.before.evidence.passed:
+        shortcomings = "; ".join(cell.before.evidence.shortcomings)
+        yield Finding("note", f"{name} itself does not pass: {shortcomings}.", "baseline")
     rows = figure_rows(cell)
     is_said = any(is_worse_reference(cell, row) for row in rows) or worse_parts(cell)  # by a finding of the checkpoint
     hidden = {"perplexity", "reference_perplexity"} if is_said else set()

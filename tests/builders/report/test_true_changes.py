@@ -10,7 +10,7 @@ import pytest
 from builders.report.at_a_glance import at_a_glance
 from builders.report.change import Change
 from builders.report.changes import app_changes, origin_changes
-from builders.report.content import CellContent, named_apart, side_name
+from builders.report.content import CellContent, Recorded, named_apart, side_name
 from builders.report.findings import findings
 from builders.report.usual import usual
 from registry.bundle.manifest import CalibrationEntry
@@ -113,6 +113,32 @@ def test_what_is_usual_is_of_other_sound_releases_of_the_model(
     evidence = found.baseline.evidence.model_copy(update={"gates": gates})
     said = usual(replace(found, baseline=replace(found.baseline, evidence=evidence)))
     assert said.startswith("Other releases" if counts else "No other release of this model")
+
+
+def test_of_an_unreadable_baseline_phones_and_rope_are_known_from_its_evidence(other_checkpoint: CellContent) -> None:
+    old = other_checkpoint.baseline
+    assert old is not None
+    assert old.evidence is not None
+    assert old.version is not None
+    evidence = old.evidence.model_copy(update={"target": "pixel-9"})
+    recorded = Recorded(old.name, evidence, old.version, "gone")
+    found = replace(other_checkpoint, baseline=None, difference=None, problem="gone", recorded=recorded)
+    said = [one.text for one in findings(found) if one.severity == "look"]
+    assert "For the app: phones: pixel-9 becomes iphone-15: gates and predictions are of another device." in said
+    (reach,) = (one for one in said if one.startswith("Context, window or rope of the checkpoint are others"))
+    assert "rope: plain, base 10,000 becomes longrope" in reach
+
+
+def test_a_baseline_that_does_not_pass_is_said_not_to(same: CellContent) -> None:
+    assert same.baseline is not None
+    assert same.baseline.evidence is not None
+    gates = [one.model_copy(update={"passed": one.figure != "kl_mean"}) for one in same.baseline.evidence.gates]
+    evidence = same.baseline.evidence.model_copy(update={"gates": gates})
+    found = replace(same, baseline=replace(same.baseline, evidence=evidence))
+    (said,) = (one for one in findings(found) if "itself does not pass" in one.text)
+    assert said.severity == "note"
+    assert said.text.startswith("phi:1.0.0@iphone-15 itself does not pass: kl_mean is ")
+    assert not [one for one in findings(same) if "itself does not pass" in one.text]
 
 
 def _of(cell: CellContent, model: str, release: str) -> CellContent:
