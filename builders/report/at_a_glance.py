@@ -27,6 +27,7 @@ def at_a_glance(cell: CellContent, against: str = "") -> str:
         return _same_files(cell, side_name(cell.baseline))
     if has_same_weights(cell):
         same = ", which writes the same prompts" if cell.writes_same_prompts else ""
+        same += ", in its form alone" if cell.same_tokenizer and other == ["tokenizer.json"] else ""
         return f"weights the same, {_differ(other, new)}{same}"
     if old.checkpoint != new.checkpoint:
         return "another checkpoint, the same recipe"

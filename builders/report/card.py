@@ -30,7 +30,7 @@ _LIMITS: dict[str, tuple[str, ...]] = {
         "Memory is reserved for the whole context when it is opened.",
     ),
     "coreml": (
-        "It needs iOS 18: weights in 4 bits, and state.",
+        "It needs iOS 18, as its KV cache is state.",
         "Off a Mac it is checked by evaluating the program's operations, not by Core ML itself.",
     ),
 }

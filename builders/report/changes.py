@@ -67,7 +67,7 @@ def own_checkpoint(cell: CellContent) -> str:
     differs = {
         "chat template": _template_digest(old) != _template_digest(new) and not cell.writes_same_prompts,
         "stop ids": set(old.generation.stop_token_ids) != set(new.generation.stop_token_ids),
-        "tokenizer": _tokenizer_digest(old) != _tokenizer_digest(new),
+        "tokenizer": _tokenizer_digest(old) != _tokenizer_digest(new) and not cell.same_tokenizer,
     }
     names = [name for name, is_other in differs.items() if is_other]
     if not names:

@@ -93,6 +93,7 @@ class CellContent:
     `prompts`: what both chat templates write, where they differ.
     `layers`: whose weights are others; None where nobody has looked, or it can't be known.
     `reason`: why the candidate's release is made, by its project file; empty where it does not say.
+    `same_tokenizer`: whether tokenizer.json says the same on both sides, where its bytes differ.
     """
 
     candidate: Subject
@@ -104,6 +105,7 @@ class CellContent:
     recorded: Recorded | None = None
     layers: LayerChanges | None = None
     reason: str = ""
+    same_tokenizer: bool = False
 
     @property
     def before(self) -> Subject | Recorded | None:

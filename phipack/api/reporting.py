@@ -17,7 +17,7 @@ from phipack.api.results import ReportPage, ReviewedCell
 from registry.bundle.folder import Bundle
 from registry.diff.compare import Side, compare, folder_side, stored_side, template_text, version_side
 from registry.diff.layers import layer_changes
-from registry.diff.token_texts import special_tokens, token_texts
+from registry.diff.token_texts import is_same_tokenizer, special_tokens, token_texts
 from registry.ledger.ledger import Ledger
 from registry.ledger.reader import Reader, resolve_in
 from registry.ledger.registration import REPORT_NAME, Registration
@@ -152,10 +152,11 @@ def cell_content(
         difference = compare(other, side, read_tensors=False)
         prompts = _prompts(other, side) if difference.template else None
         layers = layer_changes(other, side)
+        same = any(one.name == "tokenizer.json" for one in difference.files) and is_same_tokenizer(other, side)
     except PhipackError as error:  # a file of either
         problem = f"files of it and of {before.reference} can't be compared: {error.problem}"
         return _by_evidence(candidate, ledger, before, problem)
-    return CellContent(candidate, baseline, difference, prompts=prompts, layers=layers)
+    return CellContent(candidate, baseline, difference, prompts=prompts, layers=layers, same_tokenizer=same)
 
 
 def _by_evidence(candidate: Subject, ledger: Ledger, row: CellVersion, problem: str) -> CellContent:

@@ -27,6 +27,12 @@ def special_tokens(side: Side) -> dict[str, str]:
     return special_tokens_of(_dict(_read(side, _CONFIG_NAME)))
 
 
+def is_same_tokenizer(before: Side, after: Side) -> bool:
+    """Return whether both tokenizer.json say the same, in whichever form: saved again, one has other white space."""
+    old, new = _read(before, _NAME), _read(after, _NAME)
+    return old is not None and old == new
+
+
 def _read(side: Side, name: str) -> Any:
     entry = next((one for one in side.manifest.files if one.path == name and one.bytes <= _BYTES_LIMIT), None)
     if entry is None:

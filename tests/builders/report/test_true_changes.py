@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from builders.report.at_a_glance import at_a_glance
+from builders.report.card import model_card
 from builders.report.change import Change
-from builders.report.changes import app_changes, origin_changes
+from builders.report.changes import app_changes, origin_changes, own_checkpoint
 from builders.report.content import CellContent, Recorded, named_apart, side_name
 from builders.report.findings import findings
 from builders.report.usual import usual
-from registry.bundle.manifest import CalibrationEntry
+from registry.bundle.manifest import CalibrationEntry, FileEntry
 from targets.references import Version
 from targets.runtimes.requirement import Requires, RuntimeNeed
+from tests.support.report_samples import OLD_CHECKPOINT
 
 
 @pytest.fixture
@@ -139,6 +141,24 @@ def test_a_baseline_that_does_not_pass_is_said_not_to(same: CellContent) -> None
     assert said.severity == "note"
     assert said.text.startswith("phi:1.0.0@iphone-15 itself does not pass: kl_mean is ")
     assert not [one for one in findings(same) if "itself does not pass" in one.text]
+
+
+def test_a_tokenizer_that_was_saved_again_is_no_other_one(same: CellContent) -> None:
+    old, new = (
+        [*same.candidate.manifest.files, FileEntry(path="tokenizer.json", bytes=1, sha256=digit * 64)] for digit in "ab"
+    )
+    found = _with(same, {"files": new, "checkpoint": OLD_CHECKPOINT}, {"files": old})
+    assert own_checkpoint(found).startswith("The tokenizer differs from 1.0.0's.")
+    again = replace(found, same_tokenizer=True)
+    assert own_checkpoint(again) == ""
+    assert at_a_glance(again) == "weights the same, tokenizer.json differs, in its form alone"
+
+
+def test_core_mls_card_says_nothing_of_bits(same: CellContent) -> None:
+    recipe = same.candidate.manifest.recipe.model_copy(update={"name": "coreml-fp16", "format": "coreml"})
+    card = model_card(_with(same, {"recipe": recipe}))
+    assert "It needs iOS 18, as its KV cache is state." in card
+    assert "4 bits" not in card
 
 
 def _of(cell: CellContent, model: str, release: str) -> CellContent:

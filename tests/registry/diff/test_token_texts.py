@@ -11,7 +11,7 @@ import pytest
 from devtools.bundles import make_bundle
 from registry.bundle.folder import seal
 from registry.diff.compare import folder_side
-from registry.diff.token_texts import token_texts
+from registry.diff.token_texts import is_same_tokenizer, token_texts
 
 ADDED = [{"id": 1, "content": "<|im_start|>"}, {"id": 2, "content": "<|im_end|>"}, {"id": 7, "content": "<|other|>"}]
 
@@ -34,3 +34,19 @@ def test_ids_that_an_app_has_to_know_have_their_text(tmp_path: Path, content: An
     generation = made.manifest.generation.model_copy(update={"stop_token_ids": [0, 2], "bos_token_id": 1})
     seal(made.path, made.manifest.model_copy(update={"generation": generation}))
     assert token_texts(folder_side(made.path)) == found
+
+
+def test_a_tokenizer_that_was_saved_again_is_the_same(tmp_path: Path) -> None:
+    content = {"model": {"vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}, "added_tokens": ADDED}
+    other = content | {"added_tokens": ADDED[:2]}
+    raw = [
+        json.dumps(one, indent=indent, allow_nan=False)
+        for one, indent in ((content, None), (content, 2), (other, None))
+    ]
+    sides = [
+        folder_side(make_bundle(tmp_path / str(number), {"model.gguf": b"1", "tokenizer.json": one.encode()}).path)
+        for number, one in enumerate((*raw, "{", "{"))
+    ]
+    assert is_same_tokenizer(sides[0], sides[1])
+    assert not is_same_tokenizer(sides[0], sides[2])
+    assert not is_same_tokenizer(sides[3], sides[4])  # which can't be read
