@@ -121,8 +121,10 @@ def _app_changes(old: Manifest, new: Manifest, cell: CellContent) -> Iterator[Ch
         "KV cache",
         old.recipe.kv_cache or "the runtime's own",
         new.recipe.kv_cache or "the runtime's own",
-        breaks=new.recipe.format == "gguf",  # elsewhere the graph says it
-        meaning="the app sets this type where it opens the model",
+        breaks=new.recipe.format == "gguf",
+        meaning="the app sets this type where it opens the model"
+        if new.recipe.format == "gguf"
+        else "the graph has it",
     )
     yield Change("vocabulary", f"{old.model.vocabulary_size:,}", f"{new.model.vocabulary_size:,}")
     yield _minimum_runtime(old, new)

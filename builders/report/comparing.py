@@ -236,7 +236,7 @@ def figures_in_short(rows: Sequence[FigureRow]) -> str:
     better, worse = (sum(row.better is wanted for row in rows) for wanted in (True, False))
     same = sum(row.better is None and row.difference == 0 and not row.remark for row in rows)
     rest = len(rows) - better - worse - same
-    others = f", {rest} not judged (chance, or nothing to compare with)" if rest else ""
+    others = f", {rest} not judged (chance, or not comparable)" if rest else ""
     return f"{count(len(rows), 'figure')}: {better} better, {worse} worse, {same} the same{others}."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from builders.report.comparing import NOTHING
@@ -40,9 +41,10 @@ class SpeedRow:
 def speed_rows(subject: Subject) -> list[SpeedRow]:
     """Return the quantities that are known anywhere; generation and memory always."""
     figures = {} if subject.evidence is None else subject.evidence.figures
+    runs = {} if subject.details is None else {one.figure: one.spread for one in subject.details.speed}
     rows = []
     for quantity, names in _QUANTITIES.items():
-        if not any(name in figures for name in names) and quantity not in ("generation", "memory"):
+        if not any(name in figures or name in runs for name in names) and quantity not in ("generation", "memory"):
             continue
         device, predicted, host = (figures.get(name) if name else None for name in names)
         rows.append(
@@ -50,11 +52,18 @@ def speed_rows(subject: Subject) -> list[SpeedRow]:
                 quantity,
                 _shown(names[0], device, NOT_MEASURED),
                 _shown(names[1], predicted, NOT_PREDICTED if names[1] else NOTHING),
-                _shown(names[2], host, NOT_MEASURED if names[2] else NOTHING),
+                _shown(names[2], host, _without_host(names[2], runs)),
                 _error(predicted, device),
             )
         )
     return rows
+
+
+def _without_host(name: str, runs: Mapping[str, float]) -> str:
+    """Return why there is no figure of this host: runs that are too far apart make none."""
+    if name in runs:
+        return f"no figure: the runs are {runs[name]:.0%} apart"
+    return NOT_MEASURED if name else NOTHING
 
 
 def _shown(name: str, found: Figure | None, missing: str) -> str:

@@ -196,7 +196,7 @@ def test_how_the_checkpoint_is_read_is_no_figure_of_the_candidate(same: CellCont
         assert (row.word, row.change) == ("", "\N{EN DASH}")
         (shown,) = (one for one in _page(found).all("tr") if one.children and one.children[0].text == row.title)
         assert shown.children[1].text == row.remark
-    said = "3 figures: 0 better, 0 worse, 1 the same, 2 not judged (chance, or nothing to compare with)."
+    said = "3 figures: 0 better, 0 worse, 1 the same, 2 not judged (chance, or not comparable)."
     assert figures_in_short(figure_rows(found)) == said
 
 

@@ -13,8 +13,10 @@ from builders.report.change import Change
 from builders.report.changes import app_changes, origin_changes, own_checkpoint
 from builders.report.content import CellContent, Recorded, named_apart, side_name
 from builders.report.findings import findings
+from builders.report.speeds import speed_rows
 from builders.report.usual import usual
 from registry.bundle.manifest import CalibrationEntry, FileEntry
+from targets.evidence_details import SpeedRuns
 from targets.references import Version
 from targets.runtimes.requirement import Requires, RuntimeNeed
 from tests.support.report_samples import OLD_CHECKPOINT
@@ -152,6 +154,34 @@ def test_a_tokenizer_that_was_saved_again_is_no_other_one(same: CellContent) -> 
     again = replace(found, same_tokenizer=True)
     assert own_checkpoint(again) == ""
     assert at_a_glance(again) == "weights the same, tokenizer.json differs, in its form alone"
+
+
+@pytest.mark.parametrize(
+    ("form", "must_follow", "meaning"),
+    [("gguf", True, "the app sets this type where it opens the model"), ("onnx", False, "the graph has it")],
+)
+def test_who_decides_on_the_kv_caches_type(same: CellContent, form: str, *, must_follow: bool, meaning: str) -> None:
+    old = same.candidate.manifest.recipe.model_copy(update={"format": form})
+    new = old.model_copy(update={"kv_cache": "int8"})
+    change = _change(_with(same, {"recipe": new}, {"recipe": old}), "KV cache")
+    assert (change.must_follow, change.meaning) == (must_follow, meaning)
+
+
+def test_runs_that_are_too_far_apart_are_not_called_unmeasured(cell: CellContent) -> None:
+    evidence = cell.candidate.evidence
+    assert evidence is not None
+    assert evidence.details is not None
+    name = "decode_tokens_per_second"
+    figures = {one: value for one, value in evidence.figures.items() if one != name}
+    runs = (SpeedRuns(figure=name, values=(4.0, 9.0), spread=0.7, other_load=1.3),)
+    changed = {"figures": figures, "details": evidence.details.model_copy(update={"speed": runs})}
+    for update, said in (
+        (changed, "no figure: the runs are 70% apart"),
+        ({"figures": figures, "details": None}, "not"),
+    ):
+        subject = replace(cell.candidate, evidence=evidence.model_copy(update=update))
+        (row,) = (one for one in speed_rows(subject) if one.quantity == "generation")
+        assert row.host.startswith(said)
 
 
 def test_core_mls_card_says_nothing_of_bits(same: CellContent) -> None:
