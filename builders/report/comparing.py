@@ -193,7 +193,7 @@ def different_texts(cell: CellContent) -> str:
         return ""
     if old.checkpoint != new.checkpoint:
         return "compare each with a checkpoint of its own"
-    return "" if old.text == new.text else "are of different texts"
+    return "" if old.text == new.text else "were taken on different tokens"
 
 
 def figure_title(name: str) -> str:

@@ -40,11 +40,12 @@ _PARTS = {
     **dict.fromkeys(("output_norm", "model.norm", "model_norm"), LAST_NORM),
 }
 # Constants that follow from the configuration, the context or a calibration: tables of positions and masks, factors of
-# longrope and where it begins, multipliers, scales of a KV cache, logits that are hidden, zeros where there is no bias.
+# longrope and where it begins, multipliers, scales of a KV cache, logits that are hidden, zeros where there is no bias,
+# and numbers that a graph needs.
 _NO_WEIGHTS = re.compile(
     r"rope_factors_|rope_freqs|rotary\.|attention\.|layers\.\d+\.cache_scales|hidden_ids"
     r"|cosine_table|sine_table|order|key_positions|block_of_position|zeros_"
-    r"|original_context$|embedding_multiplier$|gegelu_(?:low|high|one)$|logit_divisor$|logits_y_0$"
+    r"|original_context$|(?:zero|one|last_axis)$|embedding_multiplier$|gegelu_(?:low|high|one)$|logit_divisor$|logits_y_0$"
 )
 
 

@@ -93,10 +93,21 @@ def test_where_longrope_begins_is_no_weight(tmp_path: Path, recipe: str) -> None
     assert layer_changes(*sides) == LayerChanges((0, 1, 2), ())
 
 
-def _built(folder: Path, recipe: str, tiny: Tiny, weights: dict[str, np.ndarray]) -> Side:
+@pytest.mark.parametrize("recipe", ["gguf-q8_0", "onnx-fp16"])
+def test_a_context_on_the_other_side_of_longropes_edge_changes_no_weight(tmp_path: Path, recipe: str) -> None:
+    """The graph for the shorter one chooses between no factors, and has no constants for that."""
+    weights, tiny = random_weights(TINY.config()), replace(TINY, original_context=256)
+    sides = (_built(tmp_path / str(length), recipe, tiny, weights, length) for length in (512, 256))
+    assert layer_changes(*sides) == LayerChanges((0, 1, 2), ())
+
+
+def _built(
+    folder: Path, recipe: str, tiny: Tiny, weights: dict[str, np.ndarray], context_length: int | None = None
+) -> Side:
     checkpoint = write_tiny(folder / "checkpoint", tiny)
     write_weights(checkpoint, weights)
-    return folder_side(build(open_checkpoint(checkpoint), recipe_named(recipe), folder / "bundle").path)
+    bundle = build(open_checkpoint(checkpoint), recipe_named(recipe), folder / "bundle", context_length=context_length)
+    return folder_side(bundle.path)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
