@@ -88,14 +88,20 @@ def _metadata(subject: Subject) -> str:
 def _head(cell: CellContent) -> Iterator[str]:
     subject = cell.candidate
     result = judged(cell)
-    target = subject.target
-    phones = "no device class" if target is None else f"{target.title} ({target.os} {target.minimum_os} or later)"
+    phones = _phones(subject)
     yield f"**{result.word}**: {_text(result.text)}."
     yield ""
     yield f"{_text(recipe_of(subject.manifest))}, {size(subject.manifest.total_bytes)}, for {_text(phones)}."
     if cell.reason:
         yield ""
         yield f"Why it is made, in its makers' words: {_text(cell.reason)}"
+
+
+def _phones(subject: Subject) -> str:
+    target, named = subject.target, None if subject.evidence is None else subject.evidence.target
+    if target is not None:
+        return f"{target.title} ({target.os} {target.minimum_os} or later)"
+    return "no device class" if named is None else f"{named}, which this phipack does not know"
 
 
 def _gates(subject: Subject) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from builders.report.at_a_glance import at_a_glance
-from builders.report.card import model_card
+from builders.report.card import description, model_card
 from builders.report.change import Change
 from builders.report.changes import app_changes, origin_changes, own_checkpoint
 from builders.report.content import CellContent, Recorded, named_apart, side_name
@@ -182,6 +182,16 @@ def test_runs_that_are_too_far_apart_are_not_called_unmeasured(cell: CellContent
         subject = replace(cell.candidate, evidence=evidence.model_copy(update=update))
         (row,) = (one for one in speed_rows(subject) if one.quantity == "generation")
         assert row.host.startswith(said)
+
+
+def test_a_phone_that_this_phipack_does_not_know_is_named_by_the_card(same: CellContent) -> None:
+    """The page names it, too."""
+    evidence = same.candidate.evidence
+    assert evidence is not None
+    for named, said in (("fairphone", "for fairphone, which this phipack does not know."), (None, "no device class.")):
+        other = evidence.model_copy(update={"target": named})
+        found = replace(same, candidate=replace(same.candidate, target=None, evidence=other))
+        assert said in description(found, "here")
 
 
 def test_core_mls_card_says_nothing_of_bits(same: CellContent) -> None:
