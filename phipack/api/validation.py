@@ -11,6 +11,7 @@ from phipack.api.arguments import AnyPath, Gates, as_bundle, as_checkpoint, as_g
 from registry.bundle.folder import Bundle
 from registry.bundle.recipe import recipe_of
 from targets.devices import Target
+from targets.errors import FitError
 from targets.evaluation import EvaluationSettings, Suite
 from targets.evidence import Evidence, judge_figures
 from targets.prediction import predicted_figures
@@ -59,7 +60,7 @@ def validate(  # noqa: PLR0913 - the public face
     Raises:
         MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
             or the runtime refuses the bundle.
-        CalibrationError: the bundle was calibrated on the text.
+        CalibrationError: the bundle was calibrated on the text. FitError: the target has no runtime for it.
         BundleError: the bundle's bytes are not those of its manifest.
         SetupError: tasks are asked for, and the harness is not installed.
     """
@@ -80,13 +81,14 @@ def validate(  # noqa: PLR0913 - the public face
         allow_newer_transformers=allow_newer_transformers or settings.allow_newer_transformers,
     )
     opened, original = as_bundle(bundle), as_checkpoint(checkpoint)
+    device = None if target is None else _device_of(opened, target)
     home = Path() if plan is None else plan.path.parent
     cache = BuildCache(home / ".phipack").reference_folder
     evidence = measure(opened, original, settings, cache=cache, on_progress=on_progress)
     if plan is not None:
         evidence = judge(evidence, plan.gates, asked_by="project")
-    if target is not None:
-        evidence = _on_target(evidence, opened, original, as_target(target))
+    if device is not None:
+        evidence = _on_target(evidence, opened, original, device)
     return judge(evidence, gates, asked_by="command line")
 
 
@@ -131,6 +133,17 @@ def generate(
         use_template=use_template,
         on_progress=on_progress,
     )
+
+
+def _device_of(bundle: Bundle, target: AnyPath | Target) -> Target:
+    """Return the target. Raises `FitError` where it has no runtime for the bundle."""
+    device, form = as_target(target), bundle.manifest.recipe.format
+    if form not in device.formats:
+        raise FitError(
+            f"{device.title} has no runtime for {form}",
+            fix=f"choose a target that has one, or build one of its formats: {', '.join(device.formats)}",
+        )
+    return device
 
 
 def _on_target(evidence: Evidence, bundle: Bundle, checkpoint: Checkpoint, target: Target) -> Evidence:
