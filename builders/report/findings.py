@@ -279,8 +279,10 @@ def _of_answers(details: Details) -> Iterator[Finding]:
     endless = [one for one in details.answers if one.reference_ended and not one.bundle_ended]
     past = [one for one in endless if goes_on(one.bundle, one.bundle_ended, one.reference, one.reference_ended)]
     if past:
-        verbs = "goes on where float32's ends" if len(past) == 1 else "go on where float32's end"
-        yield Finding("look", f"{_answers(len(past))} {verbs}.", "answers")
+        ended = sum(one.reference_ended for one in details.answers)
+        verbs = ("end" if ended > 1 else "ends", "go" if len(past) > 1 else "goes")
+        text = f"{len(past)} of {_answers(ended)} that {verbs[0]} in float32 {verbs[1]} on here, after the same words."
+        yield Finding("look", text, "answers")
     if number := len(endless) - len(past):
         limit = limit_of(details) or 0
         verbs = "ends in float32, and is" if number == 1 else "end in float32, and are"

@@ -89,7 +89,7 @@ PLANTED: dict[str, tuple[dict[str, Any], str, str]] = {
             ]
         },
         "look",
-        "4 answers go on where float32's end.",
+        "4 of 4 answers that end in float32 go on here, after the same words.",
     ),
     "checks that production had": (
         {"checks": [one for one in checks() if "32007" not in one.name and "turn" not in one.name]},
