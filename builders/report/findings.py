@@ -280,8 +280,8 @@ def _of_answers(details: Details) -> Iterator[Finding]:
     past = [one for one in endless if goes_on(one.bundle, one.bundle_ended, one.reference, one.reference_ended)]
     if past:
         ended = sum(one.reference_ended for one in details.answers)
-        verbs = ("end" if ended > 1 else "ends", "go" if len(past) > 1 else "goes")
-        text = f"{len(past)} of {_answers(ended)} that {verbs[0]} in float32 {verbs[1]} on here, after the same words."
+        end, go = "end" if ended > 1 else "ends", "go" if len(past) > 1 else "goes"
+        text = f"{len(past)} of {_answers(ended)} that {end} in float32 {go} on here, after the same words."
         yield Finding("look", text, "answers")
     if number := len(endless) - len(past):
         limit = limit_of(details) or 0
