@@ -20,7 +20,7 @@ from registry.bundle.manifest import FileEntry, Manifest
 from registry.diff.contents import Contents, Open, Place, Tensor
 from registry.formats.coreml_model import MODEL_BYTES_LIMIT
 from registry.formats.forwards import REPLACE_BUNDLE, Forwards, Span
-from registry.formats.protobuf import fields, text
+from registry.formats.protobuf import fields, hash_field, text
 from targets.errors import BundleError
 
 # Numbers of fields. A map's entry has its key in the first and its value in the second.
@@ -167,7 +167,7 @@ def _blobs_of(operation: memoryview, entry: FileEntry, rest: hashlib._Hash) -> I
     result = text(results[0][_NAME]) if results else ""
     for number, value in fields(operation):
         if number not in (_INPUTS, _ATTRIBUTES):
-            _hash_field(rest, number, value)
+            hash_field(rest, str(number), value)
             continue
         pair = dict(fields(_message(value)))
         key, held = text(pair[_KEY]), _message(pair[_VALUE])
@@ -175,7 +175,7 @@ def _blobs_of(operation: memoryview, entry: FileEntry, rest: hashlib._Hash) -> I
         for bound in [held] if number == _ATTRIBUTES else _bound_values(held, rest):
             blob = _blob(bound, entry)
             if blob is None:
-                _hash_field(rest, number, bound)
+                hash_field(rest, str(number), bound)
             else:
                 yield (result if key == _OWN_VALUE else f"{result}.{key}"), blob
 
@@ -214,14 +214,7 @@ def _inside(raw: memoryview, wanted: int, rest: hashlib._Hash) -> Iterator[memor
             yield value
             rest.update(b")")
         else:
-            _hash_field(rest, number, value)
-
-
-def _hash_field(hasher: hashlib._Hash, number: int, value: int | memoryview) -> None:
-    """Add a field, with its kind and length, so that no two messages are hashed alike."""
-    hasher.update(f"{number}:{value};".encode() if isinstance(value, int) else f"{number}:{len(value)} bytes;".encode())
-    if not isinstance(value, int):
-        hasher.update(value)
+            hash_field(rest, str(number), value)
 
 
 def _message(value: int | memoryview) -> memoryview:

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from registry.bundle.manifest import FileEntry, Manifest
 from registry.diff.contents import Contents, Open, Place, Tensor
 from registry.formats.forwards import REPLACE_BUNDLE, Forwards, Span
-from registry.formats.protobuf import fields, text, varints
+from registry.formats.protobuf import fields, hash_field, text, varints
 from targets.errors import BundleError
 
 GRAPH_BYTES_LIMIT = 256 << 20  # a graph with external weights has a few MB
@@ -97,11 +97,11 @@ def _read_graph(
     rest, count = hashlib.sha256(), 0
     for number, value in fields(raw):
         if number != _GRAPH or isinstance(value, int):
-            _hash_field(rest, str(number), value)
+            hash_field(rest, str(number), value)
             continue
         for inner, part in fields(value):
             if inner != _INITIALIZER or isinstance(part, int):
-                _hash_field(rest, f"{number}.{inner}", part)
+                hash_field(rest, f"{number}.{inner}", part)
                 continue
             count += 1
             if count > _INITIALIZERS_LIMIT:
@@ -112,13 +112,6 @@ def _read_graph(
             else:
                 tensors[name] = tensor
     return f"sha256:{rest.hexdigest()[:12]}"
-
-
-def _hash_field(hasher: hashlib._Hash, place: str, value: int | memoryview) -> None:
-    """Add a field, with its kind and length, so that no two messages are hashed alike."""
-    hasher.update(f"{place}:{value};".encode() if isinstance(value, int) else f"{place}:{len(value)} bytes;".encode())
-    if not isinstance(value, int):
-        hasher.update(value)
 
 
 def _initializer(raw: memoryview, entry: FileEntry) -> tuple[str, Tensor | _External]:

@@ -5,6 +5,7 @@ A message is a sequence of fields, each a number and a value: an integer, or byt
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 _VARINT, _EIGHT_BYTES, _LENGTH_DELIMITED, _FOUR_BYTES = 0, 1, 2, 5
@@ -54,6 +55,13 @@ def varints(raw: memoryview, limit: int) -> list[int]:
         value, at = _varint(raw, at)
         values.append(value)
     return values
+
+
+def hash_field(hasher: hashlib._Hash, place: str, value: int | memoryview) -> None:
+    """Add a field, by its number or path, with its kind and length, so that no two messages are hashed alike."""
+    hasher.update(f"{place}:{value};".encode() if isinstance(value, int) else f"{place}:{len(value)} bytes;".encode())
+    if not isinstance(value, int):
+        hasher.update(value)
 
 
 def text(value: int | memoryview, limit: int = 1 << 16) -> str:
