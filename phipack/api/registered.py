@@ -39,14 +39,16 @@ class RegisteredMethods(RegistryConnection):
 
     def show(self, reference: str | Reference) -> tuple[RegisteredCell, ...]:
         """Return the cells that a reference stands for, each with its evidence."""
+        from registry.ledger.release_plan import noted
+
         versions = self.resolve(reference)
-        reasons = {row.release: self._ledger.noted(row.model, row.release).reason for row in versions}
+        notes = self._ledger.notes(versions[0].model)
         found = []
         for version, evidence in zip(versions, self.evidence_of(versions), strict=True):
             if isinstance(evidence, PhipackError):
                 raise evidence
             measurements, link = self.measurements(version.digest), self.run_link(version.run_id)
-            found.append(RegisteredCell(version, evidence, measurements, link, reasons[version.release]))
+            found.append(RegisteredCell(version, evidence, measurements, link, noted(notes, version.release).reason))
         return tuple(found)
 
     def measurements(self, digest: str) -> tuple[Measurement, ...]:
@@ -72,13 +74,20 @@ class RegisteredMethods(RegistryConnection):
 
         return tuple(evidence_of(self._ledger, versions))
 
+    def noted(self, reference: str | Reference) -> Noted:
+        """Return which cells a version (`MODEL:1.0.0`) plans, and why it is made, as far as that was noted."""
+        wanted = as_reference(reference)
+        if wanted.version is None:
+            raise MalformedReferenceError(f"{wanted} does not name a version", fix="write MODEL:1.0.0")
+        return self._ledger.noted(wanted.model, wanted.version)
+
     def planned_cells(self, reference: str | Reference) -> tuple[str, ...]:
         """Return the cells that a version (`MODEL:1.0.0`) plans; none where that was never noted."""
-        return self._noted(reference).cells
+        return self.noted(reference).cells
 
     def reason(self, reference: str | Reference) -> str:
         """Return why a version (`MODEL:1.0.0`) is made, by its project file; empty where it does not say."""
-        return self._noted(reference).reason
+        return self.noted(reference).reason
 
     def history(self, model: str, *, channel: str | None = None, cell: str | None = None) -> tuple[Move, ...]:
         """Return the moves of a model's channels, newest first; of one channel, or those that moved one cell.
@@ -120,12 +129,6 @@ class RegisteredMethods(RegistryConnection):
                 f"MLflow's run {run_id} has no report that can be read",
                 fix="write one from the evidence: phipack report MODEL:VERSION -o report.html",
             ) from error
-
-    def _noted(self, reference: str | Reference) -> Noted:
-        wanted = as_reference(reference)
-        if wanted.version is None:
-            raise MalformedReferenceError(f"{wanted} does not name a version", fix="write MODEL:1.0.0")
-        return self._ledger.noted(wanted.model, wanted.version)
 
     def _one(self, reference: str | Reference) -> CellVersion:
         versions = self.resolve(reference)

@@ -10,6 +10,7 @@ from phipack.web.known import Known, NotFoundError, Page, crumbs_of, version_of
 from phipack.web.prepared import KINDS, Wanted, command
 from phipack.web.rendering import path_of
 from registry.catalog.documents import ReleaseDocument
+from registry.ledger.release_plan import Noted
 from registry.ledger.versions import CellVersion, channels_at
 from targets.errors import MalformedReferenceError, PhipackError
 from targets.evidence import FIGURES
@@ -28,16 +29,16 @@ def release_page(known: Known, model: str, release: str) -> Page:
         raise NotFoundError(
             f"{model}:{release} is neither registered nor published", fix=f"see the releases of {model}"
         )
-    missing, other_bytes = _missing(known, model, version, rows), _other_bytes(rows, document)
+    noted = _noted(known, model, version) if rows else Noted()
     content = {
         "model": model,
         "release": release,
         "cells": _shown(known, rows),
-        "missing": missing,
-        "other_bytes": other_bytes,
+        "missing": _missing(noted, rows),
+        "other_bytes": _other_bytes(rows, document),
         "document": document,
         "channels": sorted(channels_at(rows)),
-        "reason": known.answered("Why it is made can't be read", known.source.reason(model, version)) if rows else "",
+        "reason": noted.reason,
     }
     return Page("release", f"{model}:{release}", content, crumbs_of(model))
 
@@ -105,12 +106,14 @@ def _shown(known: Known, rows: Sequence[CellVersion]) -> list[CellRow]:
     return cell_rows(rows, summaries or {}, known.targets)
 
 
-def _missing(known: Known, model: str, version: Version, rows: Sequence[CellVersion]) -> list[str]:
+def _noted(known: Known, model: str, version: Version) -> Noted:
+    found: Noted | None = known.answered("What the release plans can't be read", known.source.noted(model, version))
+    return found or Noted()
+
+
+def _missing(noted: Noted, rows: Sequence[CellVersion]) -> list[str]:
     """Return the cells that the release plans and that are not registered."""
-    if not rows:
-        return []
-    planned = known.answered("What the release plans can't be read", known.source.planned(model, version))
-    return sorted(set(planned or ()) - {row.cell for row in rows})
+    return sorted(set(noted.cells) - {row.cell for row in rows})
 
 
 def _other_bytes(rows: Sequence[CellVersion], document: ReleaseDocument | None) -> list[str]:
@@ -137,7 +140,9 @@ def _against(known: Known, model: str, wanted: Wanted) -> list[str]:
         return []
     found = [f"{one.version.cell}: {one.why}." for one in _shown(known, chosen) if one.state in ("fail", "none")]
     if not wanted.cell:
-        found += [f"{cell}: planned and not registered." for cell in _missing(known, model, chosen[0].release, chosen)]
+        found += [
+            f"{cell}: planned and not registered." for cell in _missing(_noted(known, model, chosen[0].release), chosen)
+        ]
     return found
 
 

@@ -17,6 +17,7 @@ from builders.report.findings import Verdict, verdict_on
 from phipack.api.registry import Registry
 from registry.catalog.published_state import Published, published_root, read_published
 from registry.ledger.channel_moves import Move
+from registry.ledger.release_plan import Noted
 from registry.ledger.versions import CellVersion
 from registry.store.protocol import Store
 from targets.devices import Target, load_targets
@@ -79,13 +80,9 @@ class Source:
         """Return the moves of a model's channels, newest first."""
         return self._kept(("history", model), lambda: self.registry.history(model))
 
-    def planned(self, model: str, release: Version) -> Answer[tuple[str, ...]]:
-        """Return the cells that a release plans."""
-        return self._kept(("planned", model, release), lambda: self.registry.planned_cells(f"{model}:{release}"))
-
-    def reason(self, model: str, release: Version) -> Answer[str]:
-        """Return why a release is made; empty where its project file does not say."""
-        return self._kept(("reason", model, release), lambda: self.registry.reason(f"{model}:{release}"))
+    def noted(self, model: str, release: Version) -> Answer[Noted]:
+        """Return which cells a release plans, and why it is made."""
+        return self._kept(("noted", model, release), lambda: self.registry.noted(f"{model}:{release}"))
 
     def evidence(self, version: CellVersion) -> Answer[Evidence]:
         """Return a version's evidence, with all details."""
