@@ -6,12 +6,13 @@ from any stream (`registry/formats/`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from registry.bundle.manifest import FileEntry
-from registry.formats.forwards import Span
+from registry.bundle.manifest import FileEntry, Manifest
+from registry.formats.forwards import REPLACE_BUNDLE, Span
+from targets.errors import BundleError
 
 # Opens one of a bundle's files for reading from its start. Raises `PhipackError`.
 Open = Callable[[FileEntry], BinaryIO]
@@ -33,6 +34,12 @@ class Place:
 
     path: str
     span: Span
+
+
+def require_there(paths: Iterable[str], manifest: Manifest, what: str) -> None:
+    """Raise `BundleError` where a file that a graph or a program names is not in the bundle. `what`: is in it."""
+    for path in sorted(set(paths) - {entry.path for entry in manifest.files}):
+        raise BundleError(f"{what} are in {path}, which is missing from the bundle", fix=REPLACE_BUNDLE)
 
 
 @dataclass(frozen=True)

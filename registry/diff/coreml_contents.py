@@ -17,7 +17,7 @@ from operator import attrgetter
 from pathlib import PurePosixPath
 
 from registry.bundle.manifest import FileEntry, Manifest
-from registry.diff.contents import Contents, Open, Place, Tensor
+from registry.diff.contents import Contents, Open, Place, Tensor, require_there
 from registry.formats.coreml_model import MODEL_BYTES_LIMIT
 from registry.formats.forwards import REPLACE_BUNDLE, Forwards, Span
 from registry.formats.protobuf import fields, hash_field, text
@@ -128,11 +128,7 @@ def _read(manifest: Manifest, open_file: Open) -> _Program:
             raise BundleError(
                 f"{entry.path}: not a Core ML model that can be read: {error}", fix=REPLACE_BUNDLE
             ) from error
-    paths = {entry.path for entry in manifest.files}
-    for path in sorted({blob.path for blob in found.blobs.values()} - paths):
-        raise BundleError(
-            f"the program's constants are in {path}, which is missing from the bundle", fix=REPLACE_BUNDLE
-        )
+    require_there((blob.path for blob in found.blobs.values()), manifest, "the program's constants")
     return found
 
 

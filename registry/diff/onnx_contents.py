@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from registry.bundle.manifest import FileEntry, Manifest
-from registry.diff.contents import Contents, Open, Place, Tensor
+from registry.diff.contents import Contents, Open, Place, Tensor, require_there
 from registry.formats.forwards import REPLACE_BUNDLE, Forwards, Span
 from registry.formats.protobuf import fields, hash_field, text, varints
 from targets.errors import BundleError
@@ -84,9 +84,7 @@ def _graphs(manifest: Manifest, open_file: Open) -> _Graphs:
                 raise BundleError(
                     f"{entry.path}: not an ONNX graph that can be read: {error}", fix=REPLACE_BUNDLE
                 ) from error
-    paths = {entry.path for entry in manifest.files}
-    for path in sorted({one.path for one in found.external.values()} - paths):
-        raise BundleError(f"the graph's tensors are in {path}, which is missing from the bundle", fix=REPLACE_BUNDLE)
+    require_there((one.path for one in found.external.values()), manifest, "the graph's tensors")
     return found
 
 
