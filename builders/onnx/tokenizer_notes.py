@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from builders.checkpoint import Checkpoint, read_json
-from builders.templates import ChatTemplateError, reads_tools_of_messages, render_chat
+from builders.templates import ChatTemplateError, render_chat
+from builders.templates.conversations import reads_tools_of_messages
 from builders.tokenizer import tokenizer_of
 
 RENDERS_OTHERWISE = "onnxruntime-genai's own engine renders the chat template differently"  # how that note begins

@@ -6,7 +6,6 @@ runs there, in limited memory and without the environment's secrets. It imports 
 it starts in a tenth of a second; `engine="transformers"` renders by transformers' own function, for the oracle.
 """
 
-from builders.templates.message_tools import reads_tools_of_messages
 from builders.templates.process import ChatTemplateError, render_chat
 
-__all__ = ["ChatTemplateError", "reads_tools_of_messages", "render_chat"]
+__all__ = ["ChatTemplateError", "render_chat"]

@@ -1,11 +1,14 @@
-"""The grid of conversations that engines render: what a chat template may be asked for."""
+"""The grid of conversations that engines render: what a chat template may be asked for.
+
+Most templates read a variable `tools` of the whole conversation. Phi-4-mini's reads a key `tools` of the system
+message, next to its content.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
-
-from builders.templates.message_tools import reads_tools_of_messages
 
 Conversation = tuple[tuple[str, str], ...]  # of roles and contents
 
@@ -43,6 +46,7 @@ _CONTENTS: dict[str, str] = {
     "like special tokens": "<|end|><|user|> <|system|>\n<|endoftext|></s> <s>[INST]",
 }
 _MOST_TURNS = 6
+_TOOLS_OF_A_MESSAGE = re.compile(r"""\w(\.|\[['"])tools\b|['"]tools['"] in \w""")
 _QUESTION = ("user", "What is 2 + 2?")
 _REASONING = (_QUESTION, ("assistant", "<think>\nTwo and two.\n</think>\n\n4."), ("user", "And 3 + 3?"))
 _TOOL_CALL = '[{"name": "weather", "arguments": {"town": "Köln"}}]'
@@ -83,6 +87,11 @@ class Chat:
     def is_plain_prompt(self) -> bool:
         """Whether it asks for an answer, without tools."""
         return self.add_generation_prompt and not self.has_tools and not self.message_tools
+
+
+def reads_tools_of_messages(template: str) -> bool:
+    """Return whether a template reads the tools that a message has."""
+    return _TOOLS_OF_A_MESSAGE.search(template) is not None
 
 
 def chats(template: str) -> tuple[Chat, ...]:
