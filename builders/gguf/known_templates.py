@@ -41,7 +41,7 @@ def apply_known_template(template: str, messages: Sequence[Mapping[str, str]]) -
 def known_template_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return a note where llama.cpp's C library does not write the prompts that the checkpoint's template does.
 
-    What the template refuses, or fails for, is left out.
+    It writes what the template refuses, or fails for, too: that is another prompt.
 
     Raises:
         CheckpointError: the template exceeds a limit on time or memory.
@@ -56,7 +56,7 @@ def known_template_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
         found = apply_known_template(template, chat.to_messages())
         if found is None:
             return (f"{FUNCTION} does not know the chat template: {_FIX}",)
-        if expected is not None and found != without_bos(expected, special):
+        if expected is None or found != without_bos(expected, special):
             differ.append(chat.name)
     if not differ:
         return ()

@@ -60,9 +60,13 @@ def _notes(bundle: Bundle) -> list[str]:
         (PHI_3_MEDIUM, "such as that of system message, plain"),
         (OWN_SYSTEM, "such as that of a user's turn, plain"),
         (TRIMMED, "such as that of a user's turn, white space"),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHAT_TEMPLATE,
+            "system message",
+        ),
         (UNKNOWN, "does not know the chat template"),
     ],
-    ids=["phi-3", "bos", "phi-4", "phi-4-mini", "phi-3-medium", "own system", "trimmed", "unknown"],
+    ids=["phi-3", "bos", "phi-4", "phi-4-mini", "phi-3-medium", "own system", "trimmed", "refuses", "unknown"],
 )
 def test_where_it_writes_another_prompt_the_bundle_says_so(tmp_path: Path, template: str, found: str | None) -> None:
     notes = _notes(_bundle(tmp_path, template))
