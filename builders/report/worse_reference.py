@@ -43,9 +43,17 @@ def of_worse_reference(cell: CellContent, name: str) -> Iterator[Finding]:
         text = (
             f"The checkpoint itself is worse than that of {name}, whatever was built from it: on the same text its"
             f" perplexity in float32 is {row.after}, and {row.before} for that one. Each check and"
-            " divergence compares with this worse checkpoint."
+            f" divergence compares with this worse checkpoint.{_or_configuration(cell)}"
         )
     yield Finding("defect", text, "float32" if cell.has_other_reference else "baseline")
+
+
+def _or_configuration(cell: CellContent) -> str:
+    """Return that the configuration may be the reason, where it is another and the weights can't be compared."""
+    changed = "" if cell.layers is not None else reach_in_words(cell)
+    if not changed:
+        return ""
+    return f" Its configuration is another one ({changed}); whether its weights are others is not known."
 
 
 def _unseen(cell: CellContent) -> str:

@@ -15,8 +15,9 @@ from builders.report.content import CellContent, Content, Subject
 from builders.report.findings import findings, judged, overall, to_look_at
 from builders.report.page import html
 from registry.bundle.manifest import AdapterEntry
+from registry.diff.layers import LayerChanges
 from targets.evidence import FIGURES, Figure
-from targets.evidence_details import NotRun, SpeedRuns
+from targets.evidence_details import NotRun, Reach, SpeedRuns
 from tests.support.parsed_html import parsed
 from tests.support.report_samples import answers, checks, details
 
@@ -50,6 +51,19 @@ def test_a_checkpoint_that_is_much_worse_than_productions_is_a_probable_defect(
         assert whole.text.startswith("The checkpoint itself is worse than that of phi:1.0.0@iphone-15, whatever")
         assert (whole.state, whole.look, judged(found).look) == ("warn", "defect", "defect")
         assert '<p class="verdict is-defect">' in html(Content("phi:1.1.0", (found,))).decode()
+
+
+def test_a_worse_checkpoint_of_another_window_may_have_the_same_weights(same: CellContent) -> None:
+    """A Core ML program's weights move with its tables of positions, so that nobody knows whether they are others."""
+    window = Reach(context_length=4096, sliding_window=448, rope="plain, base 10,000")
+    before, after = {"reference_perplexity": 14.1}, {"reference_perplexity": 74.6}
+    found = _of_another_checkpoint(_with_details(_with_figures(same, before, after), reach=window))
+    unknown, known = (
+        next(one.text for one in findings(cell) if one.text.startswith("The checkpoint itself is worse"))
+        for cell in (found, replace(found, layers=LayerChanges(same=(), changed=(0,))))
+    )
+    configuration = "Its configuration is another one (sliding window, tokens: 2,047 becomes 448)"
+    assert unknown == f"{known} {configuration}; whether its weights are others is not known."
 
 
 def test_checks_say_where_they_compare_with_the_candidates_own_checkpoint(cell: CellContent, same: CellContent) -> None:
