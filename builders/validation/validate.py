@@ -39,7 +39,7 @@ from targets.errors import BundleError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence, Figure
 from targets.evidence_details import SpeedRuns
-from targets.progress import Notice, Progress, Step, silent, with_subject
+from targets.progress import Notice, Progress, Step, phase, silent, with_subject
 
 
 def validate(
@@ -73,7 +73,8 @@ def validate(
     settings = _limited(settings or EvaluationSettings())
     on_progress = with_subject(on_progress, bundle.manifest.recipe.name)
     seen = _states(bundle)
-    verify(bundle)
+    with phase(on_progress, "hash", worked_bytes=bundle.manifest.total_bytes):
+        verify(bundle)
     check_requirements(bundle)
     check_prompts(settings)
     require_origin(bundle, checkpoint)
