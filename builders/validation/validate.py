@@ -185,7 +185,8 @@ def _accuracy(
     on = f"{windows.size} tokens of {using.text_name}"
     rows = compare(using, using.session, windows, hidden)
     figures = compared(rows.figures() | _greedy(using, windows, settings), on, using.session.runtime)
-    return figures | past_exact(using) | past_edge(using) | full_cache(using, windows), rows
+    longest = settings.longest_sequence
+    return figures | past_exact(using, longest) | past_edge(using, longest) | full_cache(using, windows), rows
 
 
 def _tokens(using: Measurement) -> dict[str, Figure]:

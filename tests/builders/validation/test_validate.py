@@ -286,6 +286,19 @@ def test_a_template_that_fails_on_a_suites_conversations_is_refused_before_build
 
 
 @pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    ("suite", "context", "is_read"), [("quick", 512, True), ("quick", 513, False), ("accuracy", 513, True)]
+)
+def test_quick_reads_no_long_sequence_past_an_edge(
+    tmp_path: Path, suite: Suite, context: int, *, is_read: bool
+) -> None:
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=context, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")
+    figures = validate(bundle, checkpoint, replace(BRIEF, suite=suite)).figures
+    assert ("past_exact_kl_mean" in figures) == is_read
+
+
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("context", [96, 97])
 def test_a_context_within_the_window_has_nothing_past_it(tmp_path: Path, context: int) -> None:
     checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=512, dtype="F16"))
