@@ -60,7 +60,7 @@ class CellPlan:
     spent yet, what it allows. `figures`: those known by now: size, speed and memory as predicted for the target, and
     what was measured if that is recorded. `gates`: results of the gates on these. `open_gates`: figures that other
     gates bound, which validation will measure. `problem`: why the cell can't be built, or can't pass; then it will not
-    be built.
+    be built. `recorded_problem`: why a cell that is measured does not pass, unless it is by failed gates alone.
     """
 
     cell: str
@@ -78,12 +78,13 @@ class CellPlan:
     is_built: bool = False
     is_measured: bool = False
     problem: PhipackError | None = None
+    recorded_problem: GateError | None = None
 
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Every reason known by now why the cell would fail."""
-        if self.problem is not None:
-            return failures_of(self.cell, self.problem)
+        if (problem := self.problem or self.recorded_problem) is not None:
+            return failures_of(self.cell, problem)
         return tuple(Failure(self.cell, str(gate)) for gate in self.gates if not gate.passed)
 
 
@@ -204,6 +205,7 @@ class CellPlanner:
             is_built=manifest is not None,
             is_measured=evidence is not None,
             problem=problem,
+            recorded_problem=None if evidence is None else _recorded_problem(cell, evidence, results),
         )
 
     def recorded(self, cell: Cell) -> tuple[Manifest | None, Evidence | None]:
@@ -294,6 +296,18 @@ def _certain_problem(cell: Cell, results: Sequence[GateResult]) -> PhipackError 
     if not bounds_accuracy(results):
         certain.append(NO_ACCURACY_GATE)
     return refusal_for(cell.name, certain) if certain else None
+
+
+def _recorded_problem(cell: Cell, evidence: Evidence, results: Sequence[GateResult]) -> GateError | None:
+    """Return why a cell that is measured does not pass: no gate is on accuracy, or a check of behaviour failed.
+
+    None where nothing but gates, which are shown by themselves, may stand against it.
+    """
+    checks = evidence.model_copy(update={"gates": list(results)}).failed_checks
+    if not checks and bounds_accuracy(results):
+        return None
+    failed = [str(gate) for gate in results if gate.value is not None and not gate.passed]
+    return refusal_for(cell.name, [*failed, *checks] or [NO_ACCURACY_GATE])
 
 
 def failures_of(cell: str, problem: PhipackError) -> tuple[Failure, ...]:
