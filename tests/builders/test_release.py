@@ -228,15 +228,17 @@ def test_what_stands_against_a_measured_cell_is_known_before_it_is_run_again(rel
     assert run(release, cell("phone"))[0].problem is None
     blind = cell("blind", gates={"project": {"artifact_bytes": Gate(at_most=1e9)}})
     late = cell("late", gates={"project": {"artifact_bytes": Gate(at_most=1)}})
-    plans = release.plan((cell("phone"), blind, late))
+    missing = cell("missing", gates={"project": {**LOOSE["project"], "code_kl_mean": Gate(at_most=1)}})
+    plans = release.plan((cell("phone"), blind, late, missing))
     assert all(plan.is_measured for plan in plans)
     assert plans[0].failures == ()
     assert plans[1].failures == (Failure("blind", "it has no gate on accuracy"),)
-    outcomes = run(release, blind, late)
-    assert [outcome.manifest is None for outcome in outcomes] == [False, False]  # as before: the bundle is reported
-    assert [len(outcome.failures) for outcome in outcomes] == [1, 1]
-    assert outcomes[0].failures == plans[1].failures
     assert plans[2].failures[0].problem.startswith("artifact_bytes is ")
+    assert plans[3].failures[0].problem.startswith("code_kl_mean is not known")
+    outcomes = run(release, blind, late, missing)
+    assert all(outcome.manifest is not None for outcome in outcomes)  # the bundle is reported
+    assert [len(outcome.failures) for outcome in outcomes] == [1, 1, 1]
+    assert (outcomes[0].failures, outcomes[2].failures) == (plans[1].failures, plans[3].failures)
 
 
 def test_a_failed_check_of_a_measured_cell_is_known_before_it_is_run_again(
