@@ -24,7 +24,7 @@ from registry.store.folder import FolderStore
 from targets.calibration import CalibrationSettings
 from targets.devices import target_named
 from targets.errors import BuildError, CalibrationError, Failure, GateError, MeasurementError
-from targets.evidence import Evidence
+from targets.evidence import FAILED_CHECKS, Evidence, Figure
 from targets.gates import Gate
 from targets.progress import WAIT, Event, Notice, Phase, Progress, Step, silent
 from targets.project import Cell
@@ -222,6 +222,38 @@ def test_a_cell_that_can_not_pass_is_not_built(
     assert said[2] == "it has no gate on accuracy"
     assert registered == []
     assert run(release, cell("fast"))[0].problem is None
+
+
+def test_what_stands_against_a_measured_cell_is_known_before_it_is_run_again(release: Release) -> None:
+    assert run(release, cell("phone"))[0].problem is None
+    blind = cell("blind", gates={"project": {"artifact_bytes": Gate(at_most=1e9)}})
+    late = cell("late", gates={"project": {"artifact_bytes": Gate(at_most=1)}})
+    missing = cell("missing", gates={"project": {**LOOSE["project"], "code_kl_mean": Gate(at_most=1)}})
+    plans = release.plan((cell("phone"), blind, late, missing))
+    assert all(plan.is_measured for plan in plans)
+    assert plans[0].failures == ()
+    assert plans[1].failures == (Failure("blind", "it has no gate on accuracy"),)
+    assert plans[2].failures[0].problem.startswith("artifact_bytes is ")
+    assert plans[3].failures[0].problem.startswith("code_kl_mean is not known")
+    outcomes = run(release, blind, late, missing)
+    assert all(outcome.manifest is not None for outcome in outcomes)  # the bundle is reported
+    assert [len(outcome.failures) for outcome in outcomes] == [1, 1, 1]
+    assert (outcomes[0].failures, outcomes[2].failures) == (plans[1].failures, plans[3].failures)
+
+
+def test_a_failed_check_of_a_measured_cell_is_known_before_it_is_run_again(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (outcome,) = run(release, cell("phone"))
+    assert outcome.evidence is not None
+    figures = outcome.evidence.figures
+    failed = Figure(value=2, unit="", kind="measured", on="the behaviour suite")
+    recorded = outcome.evidence.model_copy(update={"figures": figures | {FAILED_CHECKS: failed}, "gates": []})
+    monkeypatch.setattr("builders.matrix.cell_plan.recorded_evidence", lambda *_: recorded)
+    allowed = cell("allowed", gates={"project": {**LOOSE["project"], FAILED_CHECKS: Gate(at_most=2)}})
+    plans = release.plan((cell("phone"), allowed))
+    assert plans[0].failures == (Failure("phone", "2 checks of the behaviour suite failed"),)
+    assert plans[1].failures == ()
 
 
 def test_a_lower_bound_on_the_size_is_left_to_the_built_bundle(release: Release) -> None:
