@@ -42,6 +42,7 @@ from targets.evidence import (
 )
 from targets.gates import CHANGE, DEVICE_PREFIX, Gate, GateResult
 from targets.measurement import Measurement
+from targets.never_taken import never_taken
 from targets.prediction import predicted_figures
 from targets.project import Cell
 from targets.recipes import Recipe
@@ -192,7 +193,7 @@ class CellPlanner:
             return replace(plan, problem=error)
         figures = self._figures(cell, bundle_bytes, (manifest, evidence))
         results = gate_results(figures, cell.gates)
-        problem = None if evidence is not None else _certain_problem(cell, results)
+        problem = None if evidence is not None else _certain_problem(cell, results, self.inputs.settings)
         if problem is None and manifest is None:
             problem = self._too_large(bundle_bytes)
         still_open = [one for one in results if one.value is None and (evidence is None or _is_of_device(one))]
@@ -288,13 +289,17 @@ def needs_own_runtime(cell: Cell) -> bool:
     return cell.recipe.format == "coreml" and not OWN_RUNTIME_FIGURES.isdisjoint(bounded)
 
 
-def _certain_problem(cell: Cell, results: Sequence[GateResult]) -> PhipackError | None:
+def _certain_problem(cell: Cell, results: Sequence[GateResult], settings: EvaluationSettings) -> PhipackError | None:
     """Return why a cell can't pass, whatever will be measured; None where it may.
 
     A bundle is larger than planned by its manifest, so that a lower bound on its size is left open.
     """
     failed = [gate for gate in results if gate.value is not None and not gate.passed]
     certain = [str(gate) for gate in failed if (gate.figure, gate.bound[:2]) != ("artifact_bytes", ">=")]
+    for gate in results:
+        if gate.value is None and (never := never_taken(gate.figure, settings)) is not None:
+            note = f'{never.why}: set {never.key} = "{never.value}" under [evaluation]'
+            certain.append(str(gate.model_copy(update={"note": note})))
     if not bounds_accuracy(results):
         certain.append(NO_ACCURACY_GATE)
     return refusal_for(cell.name, certain) if certain else None

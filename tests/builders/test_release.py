@@ -209,7 +209,9 @@ def test_a_cell_that_can_not_pass_is_not_built(
     fast = {"target": {"predicted_decode_tokens_per_second": Gate(at_least=1e9)}, **LOOSE}
     large = {"cell": {"artifact_bytes": Gate(at_most=1)}, "project": {"kl_mean": Gate(at_most=1)}}
     blind = {"project": {"artifact_bytes": Gate(at_most=1e9)}}
-    cells = (cell("fast", gates=fast), cell("large", gates=large), cell("blind", gates=blind))
+    untaken = {"project": {"kl_mean": Gate(at_most=1), "task_drop": Gate(at_most=0.02)}}
+    gates = {"fast": fast, "large": large, "blind": blind, "untaken": untaken}
+    cells = [cell(name, gates=asked) for name, asked in gates.items()]
     plans = release.plan(cells)
     with monkeypatch.context() as patched:
         patched.setattr("builders.matrix.work.build_each", no_build)
@@ -220,6 +222,7 @@ def test_a_cell_that_can_not_pass_is_not_built(
     assert said[0].endswith("must be >= 1e+09 (asked by target)")
     assert said[1].startswith("artifact_bytes is ")
     assert said[2] == "it has no gate on accuracy"
+    assert said[3].endswith('; no questions are asked: set tasks = "FOLDER" under [evaluation]')
     assert registered == []
     assert run(release, cell("fast"))[0].problem is None
 
