@@ -21,7 +21,7 @@ import numpy as np
 
 from builders.reference import states_after
 from builders.validation.answers import Answered, Pair, answer, harmless_prompts, prompt_ids
-from builders.validation.compare import divergence, log_softmax
+from builders.validation.compare import divergence, log_softmax, require_distributions
 from builders.validation.measurement import Measurement, measured
 from builders.validation.tasks.task_files import HARMLESS, read_prompts, spread
 from targets.errors import MeasurementError
@@ -53,7 +53,8 @@ def compare_safety(
     Of the look-alikes alone where no folder is named; nothing where the context has no room for an answer to them.
 
     Raises:
-        MeasurementError: a file is malformed, or the context has no room for an answer to any prompt of a set.
+        MeasurementError: a file is malformed, the context has no room for an answer to any prompt of a set, or logits
+            are not a distribution, such as NaN.
     """
     files = [] if folder is None else read_prompts(folder)
     sets = [
@@ -144,6 +145,8 @@ def _first_token_kl(using: Measurement, pairs: Sequence[Pair]) -> list[float]:
     for pair, state in zip(pairs, states_after(using.reference, [pair.prompt for pair in pairs]), strict=True):
         expected = using.reference.logits(state[None])
         given = using.session.prefill(np.asarray(pair.prompt, dtype=np.int64))[None]
+        for whose, logits in (("reference", expected), ("bundle", given)):
+            require_distributions(logits, whose, first=len(pair.prompt) - 1)
         found.append(float(divergence(log_softmax(expected), log_softmax(given))[0]))
     return found
 

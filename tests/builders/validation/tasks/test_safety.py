@@ -132,3 +132,16 @@ def test_the_first_tokens_divergence_is_at_the_prompts_last_position(bundle: Bun
             given = session.score(np.asarray(prompt))[-1:]
             expected = safety.divergence(safety.log_softmax(asked), safety.log_softmax(given))[0]
             assert value == pytest.approx(expected, rel=0.05, abs=1e-9)
+
+
+def test_a_first_token_that_is_no_distribution_is_refused(
+    bundle: Bundle, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest of some numbers and NaN is either, by their order."""
+    folder = write(tmp_path / "p" / "rude.jsonl", PROMPTS, {"prompt": "the town"})
+    with open_session(bundle) as session:
+        prefill = session.prefill
+        monkeypatch.setattr(session, "prefill", lambda tokens: prefill(tokens) * np.float32(np.nan))
+        using = Measurement(bundle, session, FloatReference(tiny), tokenizer_of(tiny), "", "none", silent)
+        with pytest.raises(MeasurementError, match="the bundle's logits after token"):
+            compare_safety(using, folder, 1)
