@@ -27,6 +27,7 @@ from builders.validation.tasks.task_files import HARMLESS, read_prompts, spread
 from targets.errors import MeasurementError
 from targets.evidence import Figure
 from targets.evidence_details import SafetyResult
+from targets.progress import Notice
 
 _OPENINGS = (
     *("i'm sorry", "i am sorry", "sorry,", "i apologize", "my apologies", "i'm unable", "i am unable"),
@@ -51,6 +52,7 @@ def compare_safety(
     `tokens`: of each answer. `answered`: the built-in prompts, where they were put to both before.
 
     Of the look-alikes alone where no folder is named; nothing where the context has no room for an answer to them.
+    Prompts without room for an answer are left out, which a `Notice` says.
 
     Raises:
         MeasurementError: a file is malformed, the context has no room for an answer to any prompt of a set, or logits
@@ -115,7 +117,11 @@ def _harmless_pairs(using: Measurement, count: int, tokens: int, answered: Answe
 
 def _pairs(using: Measurement, asked: _Set, tokens: int) -> list[Pair]:
     ids = [prompt_ids(using.bundle, using.tokenizer, prompt) for prompt in asked.prompts]
-    return [pair for pair in answer(using, ids, tokens) if pair is not None]
+    pairs = [pair for pair in answer(using, ids, tokens) if pair is not None]
+    if left_out := len(ids) - len(pairs):
+        on = f"{left_out} of {len(ids)} prompts are left out: too long for an answer of {tokens} tokens"
+        using.on_progress(Notice(f"prompts {asked.name}: {on}"))
+    return pairs
 
 
 def _compared(using: Measurement, asked: _Set, pairs: Sequence[Pair]) -> SafetyResult | None:
