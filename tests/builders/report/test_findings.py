@@ -130,6 +130,9 @@ def test_a_release_passes_where_every_planned_cell_does(tmp_path: Path) -> None:
     assert overall(Content("phi:1.1.0", (alone,))).state == "pass"
     assert judged(alone).word == "Passes"
     assert overall(Content("phi:1.1.0", (good,), missing=("pixel-9",))).state == "fail"
+    gone = overall(Content("phi:1.1.0", (alone,), against="phi:production", gone=("pixel-9",)))
+    assert (gone.state, gone.word) == ("warn", "Passes its gates; look at")
+    assert gone.text.startswith("Not in phi:1.1.0, but in phi:production: pixel-9. 1 cell: every gate passes")
     found = overall(Content("phi:1.1.0", (good, bad)))
     assert (found.state, found.text) == ("fail", "1 of 2 cells: iphone-15")
     assert findings(bad)[0].text == "Gate: kl_mean is 0.2, must be <= 0.05 (asked by project)."
