@@ -222,6 +222,18 @@ def test_a_check_that_cannot_fail_is_none(tmp_path: Path) -> None:
     assert void not in found.checks
 
 
+def test_where_the_evidence_before_can_not_be_read_nothing_is_called_no_worse(tmp_path: Path) -> None:
+    cell = compared(tmp_path)
+    unread = replace(cell.candidate, name="phi:1.0.0@iphone-15", evidence=None, problem="it was changed")
+    alone = replace(cell, candidate=replace(cell.candidate, evidence=_quiet(cell)), baseline=unread)
+    found = findings(alone)
+    assert (found[0].severity, found[0].text) == (
+        "look",
+        "No figure and no answer is compared: the evidence of phi:1.0.0@iphone-15 can't be read: it was changed.",
+    )
+    assert judged(alone).state == "warn"
+
+
 def _quiet(cell: CellContent) -> Evidence:
     """Return evidence in which no task has dropped and no refusal is gone."""
     assert cell.candidate.evidence is not None
