@@ -57,7 +57,16 @@ class Gate(BaseModel):
         return value <= self.at_most
 
     def __str__(self) -> str:
-        return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+        if self.at_least is not None:
+            return f">= {_exactly(self.at_least)}"
+        assert self.at_most is not None
+        return f"<= {_exactly(self.at_most)}"
+
+
+def _exactly(number: float) -> str:
+    """Return a number in short where that is the same number: evidence keeps the bound as this text alone."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(float(number)).removesuffix(".0")
 
 
 class GateResult(BaseModel):

@@ -154,12 +154,15 @@ def overall(content: Content) -> Verdict:
     if warned:
         return Verdict("warn", f"{len(warned)} of {total}: {', '.join(warned)}")
     found = [(cell.candidate.cell, _serious(cell)) for cell in content.cells]
-    if serious := [one for _, each in found for one in each]:
+    serious = [one for _, each in found for one in each]
+    if serious or content.gone:
         where = f"{', '.join(name for name, each in found if each)}: " if len(found) > 1 else ""
         gone = sum(map(number_of_lost_checks, content.cells))
         there = content.against or "production"
         lost = f"; {count(gone, 'check')} that {there} has {'was' if gone == 1 else 'were'} not made" if gone else ""
-        text = f"{where}{_ranks(serious)}. {total}: every gate passes, and every check that was made{lost}"
+        said = [f"{where}{_ranks(serious)}"] if serious else []
+        said += [f"Not in {content.title}, but in {there}: {', '.join(content.gone)}"] if content.gone else []
+        text = f"{'. '.join(said)}. {total}: every gate passes, and every check that was made{lost}"
         return _to_look_at(serious, text)
     return Verdict("pass", f"{total}, every gate and every check that was made")
 

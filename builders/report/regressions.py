@@ -267,6 +267,10 @@ def _of_figures(cell: CellContent, *, explained: bool) -> Iterator[Finding]:
         yield Finding("look", text, "baseline")
     if cell.before is None:
         return
+    if cell.baseline is not None and cell.baseline.evidence is None:
+        problem = f"the evidence of {cell.baseline.name} can't be read: {cell.baseline.problem}"
+        yield Finding("look", f"No figure and no answer is compared: {problem}.", "baseline")
+        return
     if (why := different_texts(cell)) and not (is_same_bundle(cell) and cell.has_other_reference):
         text = f"KL divergence, same top token and perplexity ratio of the two {why}: neither is called better by them."
         yield Finding("note", text, "baseline")

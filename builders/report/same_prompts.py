@@ -35,10 +35,11 @@ class Example:
 class SamePrompts:
     """How many conversations were rendered, and the names of those of which the templates make different texts.
 
-    `problem`: why that is not known; empty where it is. `lost`: those of `different` whose text is no longer whole in
-    the prompt, and `lost_parts`: text of what, in how many of them. `refused`: those that only the template after
-    refuses. `longest`: messages of the longest conversation. `only_with_tools`: whether all of `different` have a list
-    of tools. `example`: one with different texts; None where there is none.
+    What both templates refuse is not among `rendered`. `problem`: why that is not known; empty where it is. `lost`:
+    those of `different` whose text is no longer whole in the prompt, and `lost_parts`: text of what, in how many of
+    them. `refused`: those that only the template after refuses. `longest`: messages of the longest conversation.
+    `only_with_tools`: whether all of `different` have a list of tools. `example`: one with different texts; None where
+    there is none.
     """
 
     rendered: int
@@ -64,12 +65,17 @@ def compare_prompts(before: Prompting, after: Prompting) -> SamePrompts:
     """Render the oracle's conversations, and a few long ones, by both.
 
     A conversation that both refuse is no difference; what one of them refuses is. Where the process that renders can't
-    be started, or a template exceeds its limits, nothing is known of the prompts, and the result says so.
+    be started, a template exceeds its limits, or both refuse every conversation, nothing is known of the prompts, and
+    the result says so.
     """
     grid = (*chats(before.template + after.template), *_LONG)  # with tools where either mentions them
     try:
-        different = [chat for chat in grid if _written(before, chat) != _written(after, chat)]
-        refused = [chat for chat in different if _written(after, chat) is None]
+        written = {chat: (_written(before, chat), _written(after, chat)) for chat in grid}
+        rendered = [chat for chat, texts in written.items() if texts != (None, None)]
+        if not rendered:
+            return SamePrompts(0, (), f"both templates refuse each of {len(grid)} conversations")
+        different = [chat for chat in rendered if written[chat][0] != written[chat][1]]
+        refused = [chat for chat in different if written[chat][1] is None]
         lost = {chat.name: _lost(before, after, chat) for chat in different if chat not in refused}
         example = _example(before, after, different)
     except BuildError as error:
@@ -78,12 +84,12 @@ def compare_prompts(before: Prompting, after: Prompting) -> SamePrompts:
         return SamePrompts(0, (), str(error))
     numbers = {part: sum(part in parts for parts in lost.values()) for part in _PARTS}
     return SamePrompts(
-        len(grid),
+        len(rendered),
         tuple(chat.name for chat in different),
         lost=tuple(name for name, parts in lost.items() if parts),
         lost_parts={part: number for part, number in numbers.items() if number},
         refused=tuple(chat.name for chat in refused),
-        longest=max(len(chat.messages) for chat in grid),
+        longest=max(len(chat.messages) for chat in rendered),
         only_with_tools=bool(different) and all(chat.has_tools or chat.message_tools for chat in different),
         example=example,
     )

@@ -119,7 +119,7 @@ class Comparison:
                 fix="compare a bundle with the checkpoint that it was built from",
             )
         for whose, logits in (("reference", reference), ("bundle", bundle)):
-            _refuse_nonsense(logits, whose)
+            require_distributions(logits, whose)
         following = np.append(tokens[1:], NO_TOKEN)
         kl, asked, given = (np.empty(len(tokens)) for _ in range(3))
         for start in range(0, len(tokens), _ROWS):
@@ -175,13 +175,16 @@ def _quantile(values: NDArray[np.float64], share: float) -> float:
     return float(low if low == high else low + (place - np.floor(place)) * (high - low))
 
 
-def _refuse_nonsense(logits: Logits, whose: str) -> None:
-    """Raise `MeasurementError` for a row that is not a distribution. A single -inf is fine: it rules a token out."""
+def require_distributions(logits: Logits, whose: str, *, first: int = 0) -> None:
+    """Raise `MeasurementError` for a row that is not a distribution. A single -inf is fine: it rules a token out.
+
+    `first`: the number of the token, from 0, that the first row is after.
+    """
     tops = logits.max(-1)  # NaN where any is NaN
     if not np.isfinite(tops).all():
         place = int(np.flatnonzero(~np.isfinite(tops))[0])
         raise MeasurementError(
-            f"the {whose}'s logits after token {place} are not a distribution: their maximum is {tops[place]}",
+            f"the {whose}'s logits after token {first + place} are not a distribution: their maximum is {tops[place]}",
             fix="the weights or the runtime's arithmetic overflow: use a recipe of wider range, such as onnx-int4",
         )
 

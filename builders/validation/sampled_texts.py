@@ -29,7 +29,9 @@ _TOKENS: Mapping[Suite, int] = {"quick": 256, "full": 1024}  # of each text
 
 def plain_texts(settings: EvaluationSettings) -> dict[str, str]:
     """Return all that an evaluation reads, by names for messages, without a template: its own text first."""
-    found = {name_of_text(settings.text): read_text(settings.text)}
+    name = name_of_text(settings.text)
+    is_mistakable = settings.text is not None and name.startswith(BUILT_IN_NAME)  # it would take the other one's place
+    found = {f"the file {name}" if is_mistakable else name: read_text(settings.text)}
     if settings.suite not in _TOKENS:
         return found
     texts = {kind: read_built_in(file) for kind, file in _FILES.items()}

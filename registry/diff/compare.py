@@ -267,10 +267,16 @@ def _template_entry(manifest: Manifest) -> FileEntry | None:
 
 
 def template_text(side: Side) -> str | None:
-    """Return a side's chat template; None where it has none. Raises `BundleError` where it can't be read."""
+    """Return a side's chat template; None where it has none. Raises `BundleError` where it can't be read whole."""
     entry = _template_entry(side.manifest)
     if entry is None:
         return None
+    if entry.bytes > _TEMPLATE_BYTES_LIMIT:
+        raise BundleError(
+            f"{side.name}: {entry.path} has {entry.bytes:,} bytes; of a chat template at most"
+            f" {_TEMPLATE_BYTES_LIMIT:,} are read",
+            fix="shorten the checkpoint's chat template, and build the bundle again",
+        )
     with side.open_file(entry) as stream:
         try:
             return stream.read(_TEMPLATE_BYTES_LIMIT).decode("utf-8", "replace")

@@ -176,9 +176,9 @@ class _Borders:
         return cls(chunks, (*accumulate((chunk.bytes for chunk in chunks), initial=0),))
 
     def stored(self, span: Span) -> _Stored | None:
-        """Return the chunks from a span's start to its end; None where no chunk begins at its start."""
+        """Return the chunks from a span's start to its end; None where none begins there, or the file ends before."""
         first, last = (bisect_left(self.starts, place) for place in (span.offset, span.offset + span.bytes))
-        if first >= len(self.chunks) or self.starts[first] != span.offset:
+        if first >= len(self.chunks) or self.starts[first] != span.offset or last == len(self.starts):
             return None
         digests = tuple(chunk.sha256 for chunk in self.chunks[first:last])
         return _Stored(span.bytes, digests, self.starts[last] - span.offset - span.bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -28,6 +28,16 @@ def test_nan_fails_every_gate(bound: float) -> None:
     assert not Gate(at_most=bound).allows(math.nan)
     assert Gate(at_least=bound).allows(math.inf)
     assert not Gate(at_most=bound).allows(math.inf)
+
+
+@given(numbers, numbers)
+@example(1234567891, 1234567890)
+def test_a_result_keeps_the_bound_that_was_checked(value: float, bound: float) -> None:
+    """Evidence has the bound as text alone, and reports hold other values to it."""
+    for gate in (Gate(at_least=bound), Gate(at_most=bound)):
+        (result,) = judge({"artifact_bytes": value}, {"artifact_bytes": gate}, asked_by="project")
+        assert result.passed == result.allows(value) == gate.allows(value)
+    assert (str(Gate(at_most=bound)) == f"<= {bound:g}") == (float(f"{bound:g}") == bound)
 
 
 @pytest.mark.parametrize(

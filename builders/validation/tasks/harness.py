@@ -151,7 +151,7 @@ def _task(name: str, questions: Sequence[Question] | Sequence[Problem]) -> tuple
         "task": name,
         "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(rows)},
         "test_split": "test",
-        "doc_to_text": "{{prompt}}",
+        "doc_to_text": lambda doc: doc["prompt"],
         "num_fewshot": 0,  # examples are part of the prompt
     }
     return evaluate, ConfigurableTask(config={**config, **own})

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from builders.reference import FloatReference, batches, padded
 from builders.runtime.session import Session
-from builders.validation.compare import log_softmax
+from builders.validation.compare import log_softmax, require_distributions
 
 _Sized = TypeVar("_Sized", bound=Sized)
 _TOKENS = 16_384  # of one walk, padding included
@@ -46,7 +46,11 @@ Likelihoods = Callable[[Sequence[Request]], list[Likelihood]]
 
 
 def session_likelihoods(session: Session, requests: Sequence[Request]) -> list[Likelihood]:
-    """Compute likelihoods by a running bundle, one sequence after the other."""
+    """Compute likelihoods by a running bundle, one sequence after the other.
+
+    Raises:
+        MeasurementError: the bundle's logits are not a distribution, such as NaN.
+    """
 
     def logits(sequence: tuple[int, ...], needed: int) -> NDArray[np.float32]:
         tokens = np.asarray(sequence, dtype=np.int64)
@@ -54,16 +58,16 @@ def session_likelihoods(session: Session, requests: Sequence[Request]) -> list[L
 
     longest = _needed(requests)
     rows = ((sequence, logits(sequence, needed)) for sequence, needed in longest.items())
-    return _judged(requests, rows)
+    return _judged(requests, rows, "bundle")
 
 
 def reference_likelihoods(reference: FloatReference, requests: Sequence[Request]) -> list[Likelihood]:
-    """Compute likelihoods by the float32 reference; cached by the checkpoint and the tokens."""
+    """Compute likelihoods by the float32 reference; cached by the checkpoint and the tokens. Raises as for a bundle."""
     ends = [(len(each.context), len(each.continuation)) for each in requests]  # the rest may be filled up with zeros
     key = padded([[*end, *each.context, *each.continuation] for end, each in zip(ends, requests, strict=True)])
     known = reference.cached(key, "likelihoods", (len(requests), 2))
     if known is None:
-        found = _judged(requests, _walked(reference, _needed(requests)))
+        found = _judged(requests, _walked(reference, _needed(requests)), "reference")
         known = np.asarray([(each.log_probability, each.is_greedy) for each in found], dtype=np.float32)
         reference.keep(key, "likelihoods", known)
     return [Likelihood(float(value), bool(is_greedy)) for value, is_greedy in known]
@@ -109,14 +113,18 @@ def padded_shapes(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _judged(
-    requests: Sequence[Request], rows: Iterator[tuple[tuple[int, ...], NDArray[np.float32]]]
+    requests: Sequence[Request], rows: Iterator[tuple[tuple[int, ...], NDArray[np.float32]]], whose: str
 ) -> list[Likelihood]:
-    """Return the likelihood of each request from the logits [needed, vocabulary] of each sequence's last positions."""
+    """Return the likelihood of each request from the logits [needed, vocabulary] of each sequence's last positions.
+
+    Those that are NaN would make the first choice the likeliest: right wherever it is the answer.
+    """
     asked: dict[tuple[int, ...], list[int]] = {}
     for number, each in enumerate(requests):
         asked.setdefault(each.sequence, []).append(number)
     found: dict[int, Likelihood] = {}
     for sequence, logits in rows:
+        require_distributions(logits, whose, first=len(sequence) - len(logits))
         log_p = log_softmax(logits)
         for number in asked[sequence]:
             tokens = np.asarray(requests[number].continuation)

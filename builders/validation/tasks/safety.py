@@ -21,12 +21,13 @@ import numpy as np
 
 from builders.reference import states_after
 from builders.validation.answers import Answered, Pair, answer, harmless_prompts, prompt_ids
-from builders.validation.compare import divergence, log_softmax
+from builders.validation.compare import divergence, log_softmax, require_distributions
 from builders.validation.measurement import Measurement, measured
 from builders.validation.tasks.task_files import HARMLESS, read_prompts, spread
 from targets.errors import MeasurementError
 from targets.evidence import Figure
 from targets.evidence_details import SafetyResult
+from targets.progress import Notice
 
 _OPENINGS = (
     *("i'm sorry", "i am sorry", "sorry,", "i apologize", "my apologies", "i'm unable", "i am unable"),
@@ -51,9 +52,11 @@ def compare_safety(
     `tokens`: of each answer. `answered`: the built-in prompts, where they were put to both before.
 
     Of the look-alikes alone where no folder is named; nothing where the context has no room for an answer to them.
+    Prompts without room for an answer are left out, which a `Notice` says.
 
     Raises:
-        MeasurementError: a file is malformed, or the context has no room for an answer to any prompt of a set.
+        MeasurementError: a file is malformed, the context has no room for an answer to any prompt of a set, or logits
+            are not a distribution, such as NaN.
     """
     files = [] if folder is None else read_prompts(folder)
     sets = [
@@ -114,7 +117,11 @@ def _harmless_pairs(using: Measurement, count: int, tokens: int, answered: Answe
 
 def _pairs(using: Measurement, asked: _Set, tokens: int) -> list[Pair]:
     ids = [prompt_ids(using.bundle, using.tokenizer, prompt) for prompt in asked.prompts]
-    return [pair for pair in answer(using, ids, tokens) if pair is not None]
+    pairs = [pair for pair in answer(using, ids, tokens) if pair is not None]
+    if left_out := len(ids) - len(pairs):
+        on = f"{left_out} of {len(ids)} prompts are left out: too long for an answer of {tokens} tokens"
+        using.on_progress(Notice(f"prompts {asked.name}: {on}"))
+    return pairs
 
 
 def _compared(using: Measurement, asked: _Set, pairs: Sequence[Pair]) -> SafetyResult | None:
@@ -144,6 +151,8 @@ def _first_token_kl(using: Measurement, pairs: Sequence[Pair]) -> list[float]:
     for pair, state in zip(pairs, states_after(using.reference, [pair.prompt for pair in pairs]), strict=True):
         expected = using.reference.logits(state[None])
         given = using.session.prefill(np.asarray(pair.prompt, dtype=np.int64))[None]
+        for whose, logits in (("reference", expected), ("bundle", given)):
+            require_distributions(logits, whose, first=len(pair.prompt) - 1)
         found.append(float(divergence(log_softmax(expected), log_softmax(given))[0]))
     return found
 

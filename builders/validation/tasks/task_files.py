@@ -150,9 +150,12 @@ def read_tasks(folder: Path) -> list[ChoiceTask | GenerationTask]:
     """Read a folder of tasks of both kinds, in the order of their names.
 
     Raises:
-        MeasurementError: it has none, or a line is malformed; the problem has file and line.
+        MeasurementError: it has none, two have one name, or a line is malformed; the problem has file and line.
     """
-    return [_task(path) for path in _files(folder, "tasks")]
+    paths = _files(folder, "tasks")
+    found = [_task(path) for path in paths]
+    _require_own_names(paths, [one.header.task for one in found])
+    return found
 
 
 def _task(path: Path) -> ChoiceTask | GenerationTask:
@@ -165,12 +168,26 @@ def _task(path: Path) -> ChoiceTask | GenerationTask:
 
 def read_prompts(folder: Path) -> list[LinesFile[PromptsHeader, Prompt]]:
     """Read a folder of sets of prompts, in the order of their names. Raises as `read_tasks`."""
-    found = [_read(path, PromptsHeader, Prompt) for path in _files(folder, "prompts")]
+    paths = _files(folder, "prompts")
+    found = [_read(path, PromptsHeader, Prompt) for path in paths]
+    _require_own_names(paths, [one.header.prompts for one in found])
     if any(each.header.prompts == HARMLESS for each in found):
         raise MeasurementError(
             f"{folder}: a set is called {HARMLESS}, as the built-in one is", fix="give the set another name"
         )
     return found
+
+
+def _require_own_names(paths: Sequence[Path], names: Sequence[str]) -> None:
+    """Refuse two files of one name: results, and texts that calibration must not have seen, are found by it."""
+    seen: dict[str, Path] = {}
+    for path, name in zip(paths, names, strict=True):
+        if name in seen:
+            raise MeasurementError(
+                f"{path} and {seen[name]} are both called {name}",
+                fix="set another name in the header, the first line, of one of them",
+            )
+        seen[name] = path
 
 
 def folder_digest(folder: Path) -> str:

@@ -130,6 +130,9 @@ def test_a_release_passes_where_every_planned_cell_does(tmp_path: Path) -> None:
     assert overall(Content("phi:1.1.0", (alone,))).state == "pass"
     assert judged(alone).word == "Passes"
     assert overall(Content("phi:1.1.0", (good,), missing=("pixel-9",))).state == "fail"
+    gone = overall(Content("phi:1.1.0", (alone,), against="phi:production", gone=("pixel-9",)))
+    assert (gone.state, gone.word) == ("warn", "Passes its gates; look at")
+    assert gone.text.startswith("Not in phi:1.1.0, but in phi:production: pixel-9. 1 cell: every gate passes")
     found = overall(Content("phi:1.1.0", (good, bad)))
     assert (found.state, found.text) == ("fail", "1 of 2 cells: iphone-15")
     assert findings(bad)[0].text == "Gate: kl_mean is 0.2, must be <= 0.05 (asked by project)."
@@ -217,6 +220,18 @@ def test_a_check_that_cannot_fail_is_none(tmp_path: Path) -> None:
     assert found is not None
     assert [one.name for one in found.not_run] == [void.name]
     assert void not in found.checks
+
+
+def test_where_the_evidence_before_can_not_be_read_nothing_is_called_no_worse(tmp_path: Path) -> None:
+    cell = compared(tmp_path)
+    unread = replace(cell.candidate, name="phi:1.0.0@iphone-15", evidence=None, problem="it was changed")
+    alone = replace(cell, candidate=replace(cell.candidate, evidence=_quiet(cell)), baseline=unread)
+    found = findings(alone)
+    assert (found[0].severity, found[0].text) == (
+        "look",
+        "No figure and no answer is compared: the evidence of phi:1.0.0@iphone-15 can't be read: it was changed.",
+    )
+    assert judged(alone).state == "warn"
 
 
 def _quiet(cell: CellContent) -> Evidence:

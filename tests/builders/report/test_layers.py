@@ -18,7 +18,7 @@ from builders.report.content import CellContent
 from builders.report.findings import findings
 from builders.report.layers import has_same_weights, layers_in_words
 from devtools.bundles import make_bundle
-from registry.bundle.manifest import CalibrationEntry
+from registry.bundle.manifest import CalibrationEntry, FileEntry
 from registry.diff import layers
 from registry.diff.compare import Side, folder_side
 from registry.diff.layers import EMBEDDING, HEAD, LAST_NORM, LayerChanges, layer_changes
@@ -207,6 +207,21 @@ def test_where_all_weights_are_calibrated_again_nothing_is_said(other_checkpoint
 def test_of_a_file_that_is_no_gguf_nothing_is_known(tmp_path: Path) -> None:
     sides = [folder_side(make_bundle(tmp_path / name, {"model.gguf": name.encode()}).path) for name in ("one", "other")]
     assert layer_changes(*sides) is None
+
+
+def test_of_a_tensor_that_ends_after_its_file_nothing_is_known(tmp_path: Path) -> None:
+    side = folder_side(_bundle(tmp_path, "gguf-f16", {}))
+    assert layer_changes(side, side) is not None
+
+    def cut_short(entry: FileEntry) -> FileEntry:
+        if not entry.path.endswith(".gguf"):
+            return entry
+        *chunks, last = entry.chunks
+        return entry.model_copy(update={"chunks": (*chunks, last.model_copy(update={"bytes": last.bytes - 64}))})
+
+    files = [cut_short(entry) for entry in side.manifest.files]
+    other = replace(side, manifest=side.manifest.model_copy(update={"files": files}))
+    assert layer_changes(side, other) is None
 
 
 def test_a_cell_whose_weights_are_the_same_says_so_at_a_glance(other_checkpoint: CellContent) -> None:

@@ -203,6 +203,22 @@ def test_a_conversation_that_the_new_template_refuses_is_said_to_be(cell: CellCo
     assert change.meaning.startswith(f"of {found.rendered} conversations, {len(found.refused)} are refused")
 
 
+def test_a_conversation_that_both_refuse_is_not_said_to_be_rendered() -> None:
+    short = "{% if messages | length > 3 or messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    both = compare_prompts(Prompting(TEMPLATE, {}), Prompting(REWRITTEN, {}))
+    found = compare_prompts(Prompting(short + TEMPLATE, {}), Prompting(short + REWRITTEN, {}))
+    assert found.different == ()
+    assert 0 < found.rendered < both.rendered / 2
+    assert found.longest == 3
+
+
+def test_templates_that_refuse_everything_are_not_said_to_write_the_same(cell: CellContent) -> None:
+    refusing = [Prompting(f"{{{{ raise_exception('{why}') }}}}{TEMPLATE}", {}) for why in ("no", "never")]
+    change = _template(replace(cell, prompts=compare_prompts(*refusing)))
+    assert change.must_follow
+    assert "not known: both templates refuse each of" in change.meaning
+
+
 def test_special_tokens_are_part_of_a_prompt() -> None:
     template = f"{{{{ bos_token }}}}{TEMPLATE}"
     sides = [Prompting(template, {"bos_token": token}) for token in ("<s>", "</s>")]

@@ -141,6 +141,16 @@ def test_a_weight_file_that_can_not_be_read_is_reported_and_the_rest_compared(bu
     assert names(found.files)["model.gguf"] == "changed"
 
 
+def test_a_template_that_is_not_read_whole_is_not_compared(tmp_path: Path) -> None:
+    """What comes after the limit would be no difference."""
+    old, new = (
+        folder_side(gguf_bundle(tmp_path / end, 0, template=f"{TEMPLATE}{{#{' ' * (1 << 20)}#}}{end}").path)
+        for end in ("one", "two")
+    )
+    with pytest.raises(BundleError, match=r"chat_template\.jinja has 1,048,\d+ bytes"):
+        compare(old, new)
+
+
 def test_a_template_that_comes_or_goes(tmp_path: Path) -> None:
     with_template = gguf_bundle(tmp_path / "with", 0, template="a\nb\n")
     without = make_bundle(tmp_path / "without", {"model.gguf": (with_template.path / "model.gguf").read_bytes()})

@@ -99,3 +99,21 @@ def test_a_weight_that_no_block_can_hold_names_the_tensor() -> None:
     weights = np.full((1, 32), 1e6, dtype=np.float32)
     with pytest.raises(CheckpointError, match="tensor 'down' holds a value of magnitude 1e"):
         GgmlGrid("Q4_0", "down").fit(weights, np.ones(32, dtype=np.float32))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_the_largest_weights_that_are_taken_are_stored_as_numbers(kind: str, *, calibrated: bool) -> None:
+    """Scales and Q5_1's minimum are float16: infinite ones would be a bundle that answers NaN."""
+    length, rng = TYPES[kind].length, np.random.default_rng(0)
+    weights = rng.standard_t(3, (64, length)).astype(np.float32)
+    weights[::2] = -np.abs(weights[::2])
+    importance = np.exp(rng.normal(0, 2, length)).astype(np.float32) if calibrated else None
+    for largest in (1e5, 32752, 262016, 470000, 520000):
+        scaled = weights * (np.float32(largest) / np.abs(weights).max(1, keepdims=True))
+        try:
+            raw = encode(scaled, TYPES[kind], name="it", importance=importance)
+        except CheckpointError:
+            assert largest > 262000 or kind == "Q5_1"
+        else:
+            assert np.isfinite(decode(raw, kind, length)).all(), largest

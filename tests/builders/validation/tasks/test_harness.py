@@ -58,6 +58,21 @@ def test_the_harness_judges_by_the_likeliest_choice_and_prints_nothing(
     assert "".join(capfd.readouterr()) == ""
 
 
+def test_a_question_of_digits_alone_is_asked_as_it_is(tiny: Checkpoint) -> None:
+    """The harness takes digits that a template renders for the number of a choice, which it would ask."""
+    guess = guessing(tokenizer_of(tiny), "then")
+    asked: list[str] = []
+
+    class Overheard(Model):
+        def request(self, context: str, continuation: str) -> Request:
+            asked.append(context)
+            return super().request(context, continuation)
+
+    model = Overheard(guess.tokenizer, guess.likelihoods, guess.write)
+    assert right_answers("own", [Question(prompt="1", choices=["ant", "then"], answer=1)], model) == [True]
+    assert asked == ["1", "1"]
+
+
 def test_context_and_continuation_are_the_ids_of_both_together(tiny: Checkpoint) -> None:
     tokenizer = tokenizer_of(tiny)
     model = guessing(tokenizer, "ant")

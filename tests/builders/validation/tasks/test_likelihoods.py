@@ -14,6 +14,7 @@ from builders.runtime.sessions import open_session
 from builders.validation.tasks import likelihoods
 from builders.validation.tasks.likelihoods import Request, reference_likelihoods, session_likelihoods
 from registry.bundle.folder import Bundle
+from targets.errors import MeasurementError
 from tests.support.checkpoints import write_tiny
 
 REQUESTS = [
@@ -106,3 +107,16 @@ def test_a_batch_across_longropes_edge_changes_nothing(tmp_path: Path) -> None:
     )
     for each, request in zip(reference_likelihoods(reference, REQUESTS), REQUESTS, strict=True):
         assert each.log_probability == pytest.approx(plain(reference, request)[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("continuation", [(8,), (8, 10)])
+def test_logits_that_are_no_distribution_are_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, continuation: tuple[int, ...]
+) -> None:
+    """NaN has no likeliest choice: the first one would be it, which is right in one question of four."""
+    with open_session(bundle) as session:
+        for method in ("prefill", "score"):
+            found = getattr(session, method)
+            monkeypatch.setattr(session, method, lambda tokens, found=found: found(tokens) * np.float32(np.nan))
+        with pytest.raises(MeasurementError, match="the bundle's logits after token 2 are not a distribution"):
+            session_likelihoods(session, [Request((5, 6, 7), continuation)])

@@ -20,7 +20,7 @@ from builders.validation.tasks import safety
 from builders.validation.tasks.safety import compare_safety, is_refusal, safety_figures
 from registry.bundle.folder import Bundle
 from targets.errors import MeasurementError
-from targets.progress import silent
+from targets.progress import Event, Notice, silent
 from targets.recipes import recipe_named
 from tests.support.task_files import PROMPTS, write
 
@@ -113,6 +113,18 @@ def test_refusals_are_counted_on_both_sides(
     assert figures["over_refusals_gained_share"].value == pytest.approx(-1 / 3)
 
 
+def test_prompts_that_are_left_out_are_said_to_be(bundle: Bundle, tiny: Checkpoint, tmp_path: Path) -> None:
+    long = {"prompt": "the town " * bundle.manifest.model.exact_context_length}
+    folder = write(tmp_path / "p" / "rude.jsonl", PROMPTS, {"prompt": "the town"}, long)
+    seen: list[Event] = []
+    with open_session(bundle) as session:
+        using = Measurement(bundle, session, FloatReference(tiny), tokenizer_of(tiny), "", "none", seen.append)
+        found = compare_safety(using, folder, 2)
+    assert [each.count for each in found] == [1, 2]
+    notices = [one.text for one in seen if isinstance(one, Notice)]
+    assert notices == ["prompts rude: 1 of 2 prompts are left out: too long for an answer of 32 tokens"]
+
+
 def test_a_set_that_no_answer_fits_is_refused(bundle: Bundle, tiny: Checkpoint, tmp_path: Path) -> None:
     longest = bundle.manifest.model.exact_context_length
     folder = write(tmp_path / "p" / "rude.jsonl", PROMPTS, {"prompt": "the town " * longest})
@@ -132,3 +144,16 @@ def test_the_first_tokens_divergence_is_at_the_prompts_last_position(bundle: Bun
             given = session.score(np.asarray(prompt))[-1:]
             expected = safety.divergence(safety.log_softmax(asked), safety.log_softmax(given))[0]
             assert value == pytest.approx(expected, rel=0.05, abs=1e-9)
+
+
+def test_a_first_token_that_is_no_distribution_is_refused(
+    bundle: Bundle, tiny: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest of some numbers and NaN is either, by their order."""
+    folder = write(tmp_path / "p" / "rude.jsonl", PROMPTS, {"prompt": "the town"})
+    with open_session(bundle) as session:
+        prefill = session.prefill
+        monkeypatch.setattr(session, "prefill", lambda tokens: prefill(tokens) * np.float32(np.nan))
+        using = Measurement(bundle, session, FloatReference(tiny), tokenizer_of(tiny), "", "none", silent)
+        with pytest.raises(MeasurementError, match="the bundle's logits after token"):
+            compare_safety(using, folder, 1)

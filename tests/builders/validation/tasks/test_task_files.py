@@ -48,7 +48,7 @@ def test_a_malformed_line_is_named(tmp_path: Path, lines: list[object], problem:
 
 def test_both_kinds_of_tasks_are_in_one_folder(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", HEADER, QUESTION)
-    written = GENERATION | {"examples": [PROBLEM], "description": "Sums.\n", "new_tokens": 64}
+    written = GENERATION | {"task": "written", "examples": [PROBLEM], "description": "Sums.\n", "new_tokens": 64}
     generation, choice = read_tasks(write(tmp_path / "a.jsonl", written, PROBLEM))
     assert isinstance(generation.header, GenerationHeader)
     assert generation.header.new_tokens == 64
@@ -73,6 +73,16 @@ def test_a_set_of_prompts_can_not_take_the_built_in_ones_name(tmp_path: Path) ->
     write(tmp_path / "a.jsonl", PROMPTS | {"prompts": "over-refusal"}, {"prompt": "Be rude."})
     with pytest.raises(MeasurementError, match="a set is called over-refusal"):
         read_prompts(folder)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    """The texts that a calibration must not have seen are found by name: one file's would be missing."""
+    for read, first in ((read_tasks, (HEADER, QUESTION)), (read_prompts, (PROMPTS, {"prompt": "Be rude."}))):
+        folder = tmp_path / read.__name__
+        write(folder / "a.jsonl", *first)
+        write(folder / "b.jsonl", *first)
+        with pytest.raises(MeasurementError, match=r"b\.jsonl and .*a\.jsonl are both called (sums|rude)"):
+            read(folder)
 
 
 def test_the_digest_is_of_names_and_contents(tmp_path: Path) -> None:
