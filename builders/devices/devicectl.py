@@ -14,6 +14,7 @@ Source: `xcrun devicectl --help` of Xcode 16, and the JSON of its version 2 as e
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -199,6 +200,7 @@ def _measurement(run: RunnerOutput, request: MeasureRequest) -> Measurement:
         throttled=run.thermal_after in ("serious", "critical"),
         source="devicectl",
         tool="clients/ios_runner",
+        taken=dt.datetime.now(dt.UTC).replace(microsecond=0),
     )
 
 
