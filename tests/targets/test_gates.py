@@ -22,6 +22,27 @@ def test_value_passes_one_of_two_opposite_bounds_or_both_if_equal(bound: float, 
     assert above or below
 
 
+@given(numbers, numbers)
+def test_a_result_keeps_its_bound_exactly(bound: float, value: float) -> None:
+    for gate in (Gate(at_least=bound), Gate(at_most=bound)):
+        (result,) = judge({"kl_mean": value}, {"kl_mean": gate}, asked_by="project")
+        assert result.allows(value) == result.passed == gate.allows(value)
+        assert result.allows(bound)
+
+
+@pytest.mark.parametrize(
+    ("gate", "value", "said"),
+    [
+        (Gate(at_most=0.05), 0.050003, "kl_mean is 0.050003, must be <= 0.05 (asked by project)"),
+        (Gate(at_most=0.05), 0.0611119, "kl_mean is 0.06111, must be <= 0.05 (asked by project)"),
+        (Gate(at_most=2147483647), 2147483648.0, "is 2147483648.0, must be <= 2147483647.0 (asked"),
+    ],
+)
+def test_a_figure_that_fails_narrowly_is_not_said_to_be_the_bound(gate: Gate, value: float, said: str) -> None:
+    (result,) = judge({"kl_mean": value}, {"kl_mean": gate}, asked_by="project")
+    assert said in str(result)
+
+
 @given(numbers)
 def test_nan_fails_every_gate(bound: float) -> None:
     assert not Gate(at_least=bound).allows(math.nan)
