@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pytest
 
 from builders.coreml.interface import (
@@ -23,7 +25,7 @@ from builders.coreml.interface import (
     PROMPT,
 )
 from builders.devices.devicectl import DevicectlProvider, devices_of, runner_measurement
-from builders.devices.provider import DeviceSettings, MeasureRequest
+from builders.devices.provider import DeviceSettings, MeasureRequest, ReferenceAnswers
 from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle
 from targets.device_evidence import device_figures
@@ -133,6 +135,9 @@ def test_what_the_runner_prints_is_a_measurement(request_: MeasureRequest) -> No
     assert (found.match, found.source, found.throttled) == ("digest", "devicectl", False)
     assert (found.device.soc, found.device.target) == ("Apple A16", "iphone-15")
     assert found.on == "iPhone15,4, iOS 18.1, coreml 18.1 cpuAndGPU, temperature not known"
+    answers = ReferenceAnswers(np.zeros((1, 8), np.int64), 32, list)
+    compared = runner_measurement(runner_line(request_.bundle), replace(request_, reference=answers))
+    assert "returns no logits" in compared.not_measured["device_kl_mean"]
     hot = runner_measurement(runner_line(request_.bundle, thermal_after="serious"), request_)
     assert hot.throttled
 
