@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.runtime.isolation import open_isolated
+from builders.tokenizer import Tokenizer
 from builders.validation.compare import Comparison, Rows
 from builders.validation.lengths import Exactness
 from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.text import BUILT_IN_NAME, read_text, windows_of
+from registry.bundle.folder import Bundle
 from targets.architecture import Architecture
 from targets.evidence import Figure
 from targets.progress import Step
@@ -40,19 +42,19 @@ def past_edge(using: Measurement, longest: int | None = None) -> dict[str, Figur
 
 def full_cache(using: Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:
     """Measure the end of the sequence that `full_cache_end` decides on; nothing where there is none."""
-    last = full_cache_end(using, windows.shape[1])
+    last = full_cache_end(using.bundle, using.text_tokens, windows.shape[1])
     return {} if last is None else _stretch(using, "full_cache", (max(1, last + 1 - STRETCH_TOKENS), last))
 
 
-def full_cache_end(using: Measurement, window: int) -> int | None:
+def full_cache_end(bundle: Bundle, text_tokens: int, window: int) -> int | None:
     """Return the length of a sequence that fills the cache as far as context and text reach, at most `LONGEST_TOKENS`.
 
     Only where the KV cache is quantized: errors of many positions add up there. None where windows of `window` tokens
     are as long.
     """
-    if not using.bundle.manifest.recipe.kv_cache:
+    if not bundle.manifest.recipe.kv_cache:
         return None
-    return cache_end(using.bundle.manifest.model, using.text_tokens, window)
+    return cache_end(bundle.manifest.model, text_tokens, window)
 
 
 def across_edges(using: Measurement, known: int) -> list[Rows]:
@@ -147,12 +149,16 @@ def _stretches(parts: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.floa
 
 def long_sequence(using: Measurement, length: int) -> tuple[NDArray[np.int64], str]:
     """Return one window [1, length] of the text, or of the built-in one where the text is too short, and its name."""
-    text, name = using.text, using.text_name
-    if using.text_tokens < length:
+    return sequence_of(using.tokenizer, using.text, using.text_name, length)
+
+
+def sequence_of(tokenizer: Tokenizer, text: str, name: str, length: int) -> tuple[NDArray[np.int64], str]:
+    """Return what `long_sequence` does, of a text and its name."""
+    if len(tokenizer.encode(text)) < length:
         text, name = read_text(None), BUILT_IN_NAME
-        if (tokens := len(using.tokenizer.encode(text))) < length:  # an edge lies past its end
+        if (tokens := len(tokenizer.encode(text))) < length:  # an edge lies past its end
             text, name = text * (length // tokens + 1), f"{name} (repeated)"
-    return windows_of(using.tokenizer, text, count=1, length=length), name
+    return windows_of(tokenizer, text, count=1, length=length), name
 
 
 def under_edge(using: Measurement, windows: NDArray[np.int64], hidden: NDArray[np.float32]) -> dict[str, Figure]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import statistics
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from builders.reference import Continuations, FloatReference, token_digest
 from builders.runtime.isolation import open_isolated
 from builders.tokenizer import Tokenizer, tokenizer_of
 from builders.validation.answers import answer_for_suite
+from builders.validation.beforehand import walk_beforehand
 from builders.validation.behaviour.measuring import Known, measure_behaviour
 from builders.validation.by_text import compare_texts
 from builders.validation.compare import Rows
@@ -90,18 +91,21 @@ def validate(
     windows = _windows(checkpoint, tokenizer, settings, bundle.manifest.model.exact_context_length)
     reference = FloatReference(checkpoint, cache, on_progress)
     text, name = read_text(settings.text), name_of_text(settings.text)
-    hidden = reference.hidden(windows)  # before the bundle is in memory, too
+    hidden = reference.hidden(windows)
+    walk_beforehand(reference, bundle, tokenizer, settings, windows.shape[1])
     on_progress(Step("open", 0, 1))
     with open_isolated(bundle) as session:
         on_progress(Step("open", 1, 1))
         using = Measurement(bundle, session, reference, tokenizer, text, name, on_progress)
         figures, rows = _accuracy(using, windows, hidden, settings)
+        written = _written(using, windows, settings)
         of_texts, details = compare_texts(using, settings, rows)
         answered = answer_for_suite(using, settings.suite)
         of_prompts, details = compare_prompts(using, settings, answered, details)
         known = Known(figures, answered)
         of_behaviour, details = measure_behaviour(using, settings, agreement.text, known, details)
     figures |= of_texts | of_prompts | of_behaviour | under_edge(using, windows, hidden) | _tokens(using)
+    figures |= _agreed(using, written, windows)  # a walk that can wait until the bundle's memory is free
     if session.is_own_runtime:
         of_speed, runs = _speed(using)
         figures |= of_speed
@@ -182,9 +186,8 @@ def _accuracy(
 
     `hidden`: the reference's hidden states of the windows.
     """
-    on = f"{windows.size} tokens of {using.text_name}"
     rows = compare(using, using.session, windows, hidden)
-    figures = compared(rows.figures() | _greedy(using, windows, settings), on, using.session.runtime)
+    figures = compared(rows.figures(), _on(using, windows), using.session.runtime)
     longest = settings.longest_sequence
     return figures | past_exact(using, longest) | past_edge(using, longest) | full_cache(using, windows), rows
 
@@ -224,7 +227,21 @@ def _reference_figures(agreement: Agreement) -> dict[str, Figure]:
     return measured(values, agreement.on)
 
 
-def _greedy(using: Measurement, windows: NDArray[np.int64], settings: EvaluationSettings) -> dict[str, float]:
+def _on(using: Measurement, windows: NDArray[np.int64]) -> str:
+    return f"{windows.size} tokens of {using.text_name}"
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What a bundle wrote greedily, and what the reference writes after the same prompts."""
+
+    found: list[NDArray[np.int64]]
+    reference: Continuations
+    tokens: int  # of all that were asked for
+
+
+def _written(using: Measurement, windows: NDArray[np.int64], settings: EvaluationSettings) -> _Written:
+    """Have the bundle continue the beginnings of the first windows."""
     room = min(settings.greedy_prompt_tokens, windows.shape[1] // 2)
     new = min(settings.greedy_new_tokens, windows.shape[1] - room)
     prompts = windows[: settings.greedy_prompts, :room]
@@ -234,4 +251,9 @@ def _greedy(using: Measurement, windows: NDArray[np.int64], settings: Evaluation
     for tokens in using.session.continue_each([*prompts], new, known=continuations.known):
         found.append(tokens)
         using.on_progress(Step("generate", len(found) * new, len(prompts) * new, "tokens"))
-    return {"greedy_match_share": sum(continuations.same_tokens(found)) / (len(prompts) * new)}
+    return _Written(found, continuations, len(prompts) * new)
+
+
+def _agreed(using: Measurement, written: _Written, windows: NDArray[np.int64]) -> dict[str, Figure]:
+    share = sum(written.reference.same_tokens(written.found)) / written.tokens
+    return compared({"greedy_match_share": share}, _on(using, windows), using.session.runtime)

@@ -47,7 +47,7 @@ def measure_behaviour(
         sample,
         using.on_progress,
     )
-    cache_end = full_cache_end(using, window_length(settings, model.exact_context_length))
+    cache_end = full_cache_end(using.bundle, using.text_tokens, window_length(settings, model.exact_context_length))
     found = check_behaviour(subject, known.answered, known.figures, cache_end)
     figures = compared(found.figures, f"suite {settings.suite}", using.session.runtime)
     added = {"checks": found.checks, "not_run": found.not_run}
