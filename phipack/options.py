@@ -110,6 +110,21 @@ keys_option = click.option(
 )
 
 
+def refuse_unread(why: str, *names: str) -> None:
+    """Refuse what was named on the command line and would not be read. Raises `click.UsageError`.
+
+    Args:
+        why: it would not be, such as `--refresh publishes nothing new`.
+        names: of the command's parameters.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is click.core.ParameterSource.COMMANDLINE:
+            written = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.make_metavar(context)
+            raise click.UsageError(f"{why}: it takes no {written.strip('[]')}")
+
+
 def _start_profile(context: click.Context) -> None:
     context.ensure_object(State).output.profiler = Profiler()
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from targets.budget import Budget
-from targets.devices import Target, load_targets
+from targets.devices import Target, load_targets, target_with
 from targets.errors import MeasurementError
 from targets.evidence import Figure
-from targets.measurement import Measurement
+from targets.measurement import DeviceEntry, Measurement
 from targets.models import KNOWN_MODELS
 from targets.recipes import RECIPES
 from targets.roofline import CONTEXT_TOKENS, bytes_per_token
@@ -27,7 +27,19 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 def counts_for(measurement: Measurement, target: Target) -> bool:
     """Return True where a measurement was taken on the target, or on another device with its chip."""
     device = measurement.device
-    return device.model in target.identifiers or target.name == device.target or device.soc == target.soc
+    is_it = device.model in target.identifiers or target.name == device.target
+    return is_it or target.soc in (device.soc, chip_of(device))
+
+
+def chip_of(device: DeviceEntry) -> str | None:
+    """Return a device's chip as targets call it: Android says `QTI SM8650` where they say `Snapdragon 8 Gen 3`.
+
+    What the device says itself where no target of ours lists it; None where it says nothing.
+    """
+    if device.soc is None:
+        return None
+    target = load_targets().get(device.target or "") or target_with(device.model)
+    return device.soc if target is None else target.soc
 
 
 def device_figures(measurements: Iterable[Measurement], target: Target) -> dict[str, Figure]:
@@ -47,7 +59,7 @@ def observation_of(measurement: Measurement) -> Observation:
         MeasurementError: it has no speed of decoding, no chip of a known bandwidth, or neither a known model and recipe
             nor the bytes of its weights.
     """
-    soc = measurement.device.soc
+    soc = chip_of(measurement.device)
     bandwidths = published_bandwidths() | {one.soc: one.memory_bandwidth.value for one in load_targets().values()}
     read = _bytes_per_token(measurement)
     if soc not in bandwidths:
@@ -60,7 +72,7 @@ def observation_of(measurement: Measurement) -> Observation:
             f"{measurement.on}: how many bytes were read for each token is not known",
             fix="import it with --bundle, or with --model and --recipe",
         )
-    found = measured_observation(measurement, read, bandwidths[soc])
+    found = measured_observation(measurement, soc, read, bandwidths[soc])
     if found is None:
         raise MeasurementError(f"{measurement.on}: no speed of decoding", fix="measure decoding, too")
     return found

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 Suite = Literal["accuracy", "behaviour", "quick", "full"]
 SUITES: tuple[Suite, ...] = get_args(Suite)
 QUICK_TOKENS = 1024  # of the evaluation's text that the suite quick reads
+QUICK_SEQUENCE_TOKENS = 512  # of the longest sequence past an edge that it reads
 _QUICK_QUESTIONS, _QUICK_PROMPTS = 16, 4  # of each task and of each set
 _ANSWER_TOKENS, _QUICK_ANSWER_TOKENS = 32, 16  # of an answer to a prompt of a set
 
@@ -46,6 +47,11 @@ class EvaluationSettings:
     def tokens_read(self) -> int:
         """Tokens of the text that the suite reads."""
         return min(self.tokens, QUICK_TOKENS) if self.suite == "quick" else self.tokens
+
+    @property
+    def longest_sequence(self) -> int | None:
+        """Tokens of the longest sequence past an edge that the suite reads; None for any number."""
+        return QUICK_SEQUENCE_TOKENS if self.suite == "quick" else None
 
     @property
     def questions_asked(self) -> int:

@@ -57,16 +57,7 @@ class Gate(BaseModel):
         return value <= self.at_most
 
     def __str__(self) -> str:
-        if self.at_least is not None:
-            return f">= {_exactly(self.at_least)}"
-        assert self.at_most is not None
-        return f"<= {_exactly(self.at_most)}"
-
-
-def _exactly(number: float) -> str:
-    """Return a number in short where that is the same number: evidence keeps the bound as this text alone."""
-    short = f"{number:g}"
-    return short if float(short) == number else repr(float(number)).removesuffix(".0")
+        return f">= {_exact(self.at_least)}" if self.at_least is not None else f"<= {_exact(self.at_most)}"
 
 
 class GateResult(BaseModel):
@@ -95,9 +86,25 @@ class GateResult(BaseModel):
         return gate.allows(value)
 
     def __str__(self) -> str:
-        found = "not known" if self.value is None else format(self.value, ".4g")
+        found = "not known" if self.value is None else self._shown(self.value)
         note = f"; {self.note}" if self.note else ""
         return f"{self.figure} is {found}, must be {self.bound} (asked by {self.asked_by}){note}"
+
+    def _shown(self, value: float) -> str:
+        """Return a value in four digits; with all where rounding would move it to the other side of the bound."""
+        short = format(value, ".4g")
+        return short if self.allows(float(short)) == self.passed else _in_full(value)
+
+
+def _exact(bound: float | None) -> str:
+    """Return a bound in its short form where that is the same number, else with all its digits."""
+    assert bound is not None
+    short = f"{bound:g}"
+    return short if float(short) == bound else _in_full(bound)
+
+
+def _in_full(number: float) -> str:
+    return repr(float(number)).removesuffix(".0")
 
 
 def judge(

@@ -15,6 +15,10 @@ import yaml
 from check_jsonschema import main as check_jsonschema
 from click.testing import CliRunner
 
+from builders.matrix.measuring import DEVICE_LABELS
+from builders.matrix.planning import MACOS
+from tests.support.workflow_expressions import filled
+
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github").rglob("*.yml"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.md")])
@@ -49,6 +53,19 @@ def test_one_version_of_each_action_is_used_everywhere() -> None:
             commits.setdefault(action, set()).add(commit)
 
     assert {action: found for action, found in commits.items() if len(found) > 1} == {}
+
+
+def test_a_job_runs_on_a_machine_of_its_label() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release-matrix.yml").read_text("utf-8"))
+    inputs = {
+        name: one["default"] for name, one in workflow[True]["workflow_call"]["inputs"].items() if "default" in one
+    }
+
+    def runs_on(*labels: str) -> str:
+        return str(filled(workflow["jobs"]["cells"]["runs-on"], {"inputs": inputs, "matrix": {"labels": [*labels]}}))
+
+    assert runs_on() == inputs["runner"]
+    assert all(runs_on(label) == inputs[f"{label}-runner"] for label in (MACOS, *DEVICE_LABELS))
 
 
 @pytest.mark.parametrize(

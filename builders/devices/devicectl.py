@@ -14,6 +14,7 @@ Source: `xcrun devicectl --help` of Xcode 16, and the JSON of its version 2 as e
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from builders.devices.figures import DECODE, FIRST_TOKEN, PEAK, PREFILL, within_spread
+from builders.devices.figures import DECODE, FIRST_TOKEN, KL, PEAK, PREFILL, within_spread
 from builders.devices.provider import FoundDevice, MeasureRequest, State
 from builders.devices.tool_run import Ran, run_tool, tool_path
 from registry.files.temporary import temporary_folder
@@ -172,6 +173,8 @@ def _measurement(run: RunnerOutput, request: MeasureRequest) -> Measurement:
         raise DeviceError(
             "no speed was measured: the repeats differ too much", fix="let the phone cool, and measure again"
         )
+    if request.reference is not None:
+        missing[KL] = "the runner on the phone times Core ML alone, and returns no logits"
     if run.peak_memory_bytes > 0:
         figures[PEAK] = SampledFigure.maximum(PEAK, [run.peak_memory_bytes])
     target = target_with(run.model)
@@ -199,6 +202,7 @@ def _measurement(run: RunnerOutput, request: MeasureRequest) -> Measurement:
         throttled=run.thermal_after in ("serious", "critical"),
         source="devicectl",
         tool="clients/ios_runner",
+        taken=dt.datetime.now(dt.UTC).replace(microsecond=0),
     )
 
 

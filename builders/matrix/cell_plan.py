@@ -40,8 +40,9 @@ from targets.evidence import (
     bounds_accuracy,
     judge_figures,
 )
-from targets.gates import CHANGE, Gate, GateResult
+from targets.gates import CHANGE, DEVICE_PREFIX, Gate, GateResult
 from targets.measurement import Measurement
+from targets.never_taken import never_taken
 from targets.prediction import predicted_figures
 from targets.project import Cell
 from targets.recipes import Recipe
@@ -58,9 +59,10 @@ class CellPlan:
     chosen for it, all of the format's where empty. `bundle_bytes`: all files but
     manifest.json; exact, or of the weights alone where the checkpoint's files are not here; of a budget that is not
     spent yet, what it allows. `figures`: those known by now: size, speed and memory as predicted for the target, and
-    what was measured if that is recorded. `gates`: results of the gates on these. `open_gates`: figures that other
-    gates bound, which validation will measure. `problem`: why the cell can't be built, or can't pass; then it will not
-    be built.
+    what was measured if that is recorded. `gates`: results of the gates on these; of a cell that is measured also of
+    those on a figure that was not taken, which fail. `open_gates`: figures that other gates bound, which validation or
+    a device will measure. `problem`: why the cell can't be built, or can't pass; then it will not be built.
+    `recorded_problem`: why a cell that is measured does not pass, unless it is by failed gates alone.
     """
 
     cell: str
@@ -78,12 +80,13 @@ class CellPlan:
     is_built: bool = False
     is_measured: bool = False
     problem: PhipackError | None = None
+    recorded_problem: GateError | None = None
 
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Every reason known by now why the cell would fail."""
-        if self.problem is not None:
-            return failures_of(self.cell, self.problem)
+        if (problem := self.problem or self.recorded_problem) is not None:
+            return failures_of(self.cell, problem)
         return tuple(Failure(self.cell, str(gate)) for gate in self.gates if not gate.passed)
 
 
@@ -190,20 +193,22 @@ class CellPlanner:
             return replace(plan, problem=error)
         figures = self._figures(cell, bundle_bytes, (manifest, evidence))
         results = gate_results(figures, cell.gates)
-        problem = None if evidence is not None else _certain_problem(cell, results)
+        problem = None if evidence is not None else _certain_problem(cell, results, self.inputs.settings)
         if problem is None and manifest is None:
             problem = self._too_large(bundle_bytes)
+        still_open = [one for one in results if one.value is None and (evidence is None or _is_of_device(one))]
         return replace(
             plan,
             budget=cell.recipe.budget,
             context_length=cell.context_length,
             bundle_bytes=bundle_bytes,
             figures=figures,
-            gates=tuple(result for result in results if result.value is not None),
-            open_gates=tuple(result.figure for result in results if result.value is None),
+            gates=tuple(result for result in results if result not in still_open),
+            open_gates=tuple(result.figure for result in still_open),
             is_built=manifest is not None,
             is_measured=evidence is not None,
             problem=problem,
+            recorded_problem=None if evidence is None else _recorded_problem(cell, evidence, results),
         )
 
     def recorded(self, cell: Cell) -> tuple[Manifest | None, Evidence | None]:
@@ -284,16 +289,36 @@ def needs_own_runtime(cell: Cell) -> bool:
     return cell.recipe.format == "coreml" and not OWN_RUNTIME_FIGURES.isdisjoint(bounded)
 
 
-def _certain_problem(cell: Cell, results: Sequence[GateResult]) -> PhipackError | None:
+def _certain_problem(cell: Cell, results: Sequence[GateResult], settings: EvaluationSettings) -> PhipackError | None:
     """Return why a cell can't pass, whatever will be measured; None where it may.
 
     A bundle is larger than planned by its manifest, so that a lower bound on its size is left open.
     """
     failed = [gate for gate in results if gate.value is not None and not gate.passed]
     certain = [str(gate) for gate in failed if (gate.figure, gate.bound[:2]) != ("artifact_bytes", ">=")]
+    for gate in results:
+        if gate.value is None and (never := never_taken(gate.figure, settings)) is not None:
+            note = f'{never.why}: set {never.key} = "{never.value}" under [evaluation]'
+            certain.append(str(gate.model_copy(update={"note": note})))
     if not bounds_accuracy(results):
         certain.append(NO_ACCURACY_GATE)
     return refusal_for(cell.name, certain) if certain else None
+
+
+def _recorded_problem(cell: Cell, evidence: Evidence, results: Sequence[GateResult]) -> GateError | None:
+    """Return why a cell that is measured does not pass: no gate is on accuracy, or a check of behaviour failed.
+
+    None where nothing but gates, which are shown by themselves, may stand against it.
+    """
+    checks = evidence.model_copy(update={"gates": list(results)}).failed_checks
+    if not checks and bounds_accuracy(results):
+        return None
+    failed = [str(gate) for gate in results if not gate.passed and not (gate.value is None and _is_of_device(gate))]
+    return refusal_for(cell.name, [*failed, *checks] or [NO_ACCURACY_GATE])
+
+
+def _is_of_device(gate: GateResult) -> bool:
+    return gate.figure.startswith(DEVICE_PREFIX)
 
 
 def failures_of(cell: str, problem: PhipackError) -> tuple[Failure, ...]:

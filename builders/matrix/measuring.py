@@ -14,6 +14,7 @@ from builders.devices.provider import DeviceSettings, FoundDevice, MeasureReques
 from builders.devices.providers import list_devices, measure_on
 from builders.matrix.graph import Job, Needs
 from registry.bundle.folder import Bundle
+from targets.device_evidence import chip_of
 from targets.devices import Target
 from targets.errors import SetupError
 from targets.gates import DEVICE_PREFIX, GateResult
@@ -51,7 +52,7 @@ def attached_device(job: Job) -> FoundDevice | None:
     listings = list_devices(_ATTACHED)
     found = [device for listing in listings for device in listing.devices if device.state == "ready"]
     exact = [one for one in found if one.entry is not None and one.entry.target == job.target]
-    alike = [one for one in found if one.entry is not None and one.entry.soc == job.soc]
+    alike = [one for one in found if one.entry is not None and job.soc in (one.entry.soc, chip_of(one.entry))]
     return next(iter([*exact, *alike]), None)
 
 

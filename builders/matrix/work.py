@@ -61,7 +61,7 @@ from targets.calibration import CalibrationSettings
 from targets.errors import PhipackError, ReleaseError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence
-from targets.progress import Progress, Step, notices_once, silent, with_subject
+from targets.progress import Progress, Step, notices_once, phase, silent, with_subject
 
 JobResult = bool | PhipackError  # True: done now; False: any machine had recorded it; else what went wrong
 BUILDS_AT_ONCE = 3  # each holds a few tensors in memory, and its bundle on the disk until the store has it
@@ -303,7 +303,7 @@ def validated(job: Job, site: Site, subject: str) -> tuple[Manifest, Evidence, b
         if (recorded := recorded_evidence(site.store, job.key, manifest)) is not None:  # by who was waited for
             return manifest, recorded, False
         started = time.monotonic()
-        with _materialised(manifest.digest, site) as bundle:
+        with _materialised(manifest.digest, site, on_progress) as bundle:
             cache = site.cache.reference_folder
             evidence = validate(bundle, site.checkpoint, site.settings, cache=cache, on_progress=on_progress)
         _require_unchanged(job, site)
@@ -318,12 +318,14 @@ def validated(job: Job, site: Site, subject: str) -> tuple[Manifest, Evidence, b
 
 
 @contextmanager
-def _materialised(digest: str, site: Site) -> Iterator[Bundle]:
+def _materialised(digest: str, site: Site, on_progress: Progress) -> Iterator[Bundle]:
     """Put a bundle of the store into a folder for a while: what is measured is what the store holds."""
     folder = site.cache.bundle_folder(digest.removeprefix("sha256:")[:32])
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        yield site.store.materialise(digest, folder)
+        with phase(on_progress, "store"):
+            bundle = site.store.materialise(digest, folder)
+        yield bundle
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -374,8 +376,9 @@ def _measure_on_device(job: Job, site: Site) -> bool:
     device = attached_device(job)
     if device is None:
         raise _needs_machine(job, sorted(job.needs.labels))
-    with _materialised(manifest.digest, site) as bundle:
-        measurement = measure_bundle(bundle, device, with_subject(site.on_progress, job.name))
+    on_progress = with_subject(site.on_progress, job.name)
+    with _materialised(manifest.digest, site, on_progress) as bundle:
+        measurement = measure_bundle(bundle, device, on_progress)
     return add_measurements(site.store, manifest.digest, [measurement]) > 0
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from builders.reference.answers import common_start, likeliest_at_ends
 from builders.reference.logits import FloatReference
 from builders.reference.words import Words
+from targets.progress import Step
 
 Tokens = NDArray[np.int64]
 
@@ -48,7 +49,8 @@ class Continuations:
 
     def _read(self, found: dict[int, list[int]]) -> None:
         """Walk over the layers with continuations of some prompts, and keep what is known then."""
-        numbers = [*found]
+        numbers, report = [*found], self._reference.on_progress
+        report(Step("reference", 0, len(numbers), "prompts"))
         read = {place: [*self._words[number].prompt, *found[number][:-1]] for place, number in enumerate(numbers)}
         sequences = self._reference.sequences([len(ids) for ids in read.values()])
         ends = {place: len(found[number]) for place, number in enumerate(numbers)}
@@ -56,3 +58,4 @@ class Continuations:
             words, ids = self._words[numbers[place]], found[numbers[place]]
             words.add(own[len(words.known) : common_start(ids, own) + 1])
             words.keep()
+        report(Step("reference", len(numbers), len(numbers), "prompts"))

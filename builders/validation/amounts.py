@@ -196,7 +196,8 @@ class Validation:
 
     def _stretches(self, found: Amounts) -> None:
         """Count the ends of long sequences of that text. The reference reads those of the same length once."""
-        spans = [past_exact_span(self.lengths), past_edge_span(self.lengths)]
+        longest = self.settings.longest_sequence
+        spans = [past_exact_span(self.lengths, longest), past_edge_span(self.lengths, longest)]
         ends = [(span[1], span[1] + 1 - span[0]) for span in spans if span is not None]
         end = cache_end(self.lengths, self.sizes.text_tokens, self._window) if self.recipe.kv_cache else None
         if end is not None:

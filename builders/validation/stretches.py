@@ -24,17 +24,18 @@ STRETCH_TOKENS = 512  # read past the longest sequence that the runtime computes
 LONGEST_TOKENS = 4096  # of a sequence that fills a quantized cache, or up to an edge
 
 
-def past_exact(using: Measurement) -> dict[str, Figure]:
+def past_exact(using: Measurement, longest: int | None = None) -> dict[str, Figure]:
     """Measure a sequence that is longer than the runtime is exact for; nothing where none can be.
 
     llama.cpp ignores the sliding window: these figures say what that costs, and no gate on accuracy counts them.
+    `longest`: nothing of a sequence of more tokens.
     """
-    return _stretch(using, "past_exact", past_exact_span(using.bundle.manifest.model))
+    return _stretch(using, "past_exact", past_exact_span(using.bundle.manifest.model, longest))
 
 
-def past_edge(using: Measurement) -> dict[str, Figure]:
+def past_edge(using: Measurement, longest: int | None = None) -> dict[str, Figure]:
     """Measure past longrope's edge, in the context that the manifest says is exact there; nothing where none is."""
-    return _stretch(using, "past_edge", past_edge_span(using.bundle.manifest.model))
+    return _stretch(using, "past_edge", past_edge_span(using.bundle.manifest.model, longest))
 
 
 def full_cache(using: Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:
@@ -66,17 +67,17 @@ def across_edges(using: Measurement, known: int) -> list[Rows]:
     return [] if last is None else [_compare_end(using, 1, last)[0]]
 
 
-def past_exact_span(model: Exactness) -> Span | None:
+def past_exact_span(model: Exactness, longest: int | None = None) -> Span | None:
     """Return the first and the last token that `past_exact` compares."""
     exact = model.exact_context_length
     exact_again = (context.first - 1 for context in model.exact_contexts if context.first > exact)
-    return _span(exact + 1, next(exact_again, model.context_length))
+    return _span(exact + 1, next(exact_again, model.context_length), longest)
 
 
-def past_edge_span(model: Exactness) -> Span | None:
+def past_edge_span(model: Exactness, longest: int | None = None) -> Span | None:
     """Return the first and the last token that `past_edge` compares."""
     beyond = next((context for context in model.exact_contexts if context.first > 1), None)
-    return None if beyond is None else _span(beyond.first, beyond.last)
+    return None if beyond is None else _span(beyond.first, beyond.last, longest)
 
 
 def cache_end(model: Exactness, text_tokens: int, window: int) -> int | None:
@@ -98,9 +99,13 @@ def is_opened_again(model: Exactness, window: int) -> bool:
     return own is not None and own.open_with != model.context_length
 
 
-def _span(first: int, last: int) -> Span | None:
-    """Return at most `STRETCH_TOKENS` tokens. None where one alone is left: perplexity needs one that follows."""
-    return None if first + 1 > last else (first, min(last, first - 1 + STRETCH_TOKENS))
+def _span(first: int, last: int, longest: int | None) -> Span | None:
+    """Return at most `STRETCH_TOKENS` tokens of a sequence.
+
+    None where it has more than `longest` tokens, or one alone is left: perplexity needs one that follows.
+    """
+    end = min(last, first - 1 + STRETCH_TOKENS)
+    return None if first + 1 > last or (longest is not None and end > longest) else (first, end)
 
 
 def _stretch(using: Measurement, prefix: str, span: Span | None) -> dict[str, Figure]:

@@ -39,7 +39,7 @@ from targets.errors import BundleError
 from targets.evaluation import EvaluationSettings
 from targets.evidence import Evidence, Figure
 from targets.evidence_details import SpeedRuns
-from targets.progress import Notice, Progress, Step, silent, with_subject
+from targets.progress import Notice, Progress, Step, phase, silent, with_subject
 
 
 def validate(
@@ -73,7 +73,8 @@ def validate(
     settings = _limited(settings or EvaluationSettings())
     on_progress = with_subject(on_progress, bundle.manifest.recipe.name)
     seen = _states(bundle)
-    verify(bundle)
+    with phase(on_progress, "hash", worked_bytes=bundle.manifest.total_bytes):
+        verify(bundle)
     check_requirements(bundle)
     check_prompts(settings)
     require_origin(bundle, checkpoint)
@@ -184,7 +185,8 @@ def _accuracy(
     on = f"{windows.size} tokens of {using.text_name}"
     rows = compare(using, using.session, windows, hidden)
     figures = compared(rows.figures() | _greedy(using, windows, settings), on, using.session.runtime)
-    return figures | past_exact(using) | past_edge(using) | full_cache(using, windows), rows
+    longest = settings.longest_sequence
+    return figures | past_exact(using, longest) | past_edge(using, longest) | full_cache(using, windows), rows
 
 
 def _tokens(using: Measurement) -> dict[str, Figure]:

@@ -125,8 +125,18 @@ def as_device(given: str | Device | None) -> Device:
 
 
 def as_gates(given: Gates) -> dict[str, Gate]:
-    """Return bounds by figure. Texts are parsed by `parse_gate`."""
-    return dict(given) if isinstance(given, Mapping) else dict(parse_gate(text) for text in given)
+    """Return bounds by figure. Texts are parsed by `parse_gate`. Raises `PhipackError` for two bounds on one figure."""
+    return dict(given) if isinstance(given, Mapping) else one_gate_each(parse_gate(text) for text in given)
+
+
+def one_gate_each(gates: Iterable[tuple[str, Gate]]) -> dict[str, Gate]:
+    """Return bounds by figure. Raises `PhipackError` for two on one figure: one of them would not be checked."""
+    found: dict[str, Gate] = {}
+    for figure, gate in gates:
+        if figure in found:
+            raise PhipackError(f"{figure} has two gates: {found[figure]} and {gate}", fix="keep one of the two")
+        found[figure] = gate
+    return found
 
 
 def parse_gate(text: str) -> tuple[str, Gate]:

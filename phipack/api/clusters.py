@@ -91,7 +91,7 @@ def run_on_cluster(use: ClusterUse, ledger: Ledger, on_progress: Progress) -> Re
     """
     project = use.project
     coordinator = use.coordinator()
-    note_plan(project, project.cells, ledger, coordinator.checkpoint, coordinator.inputs.evaluation)
+    note_plan(project, project.cells, ledger, coordinator.checkpoint, coordinator.inputs.evaluation, on_progress)
     jobs = do_jobs_on_cluster(use, project.cells, on_progress)
     done = {job.job.name for job in jobs.outcomes if job.done}
     problems = {cell: job.problem for job in reversed(jobs.outcomes) if job.problem for cell in job.job.cells}

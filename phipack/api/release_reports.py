@@ -50,7 +50,7 @@ def planned_report(one: CellPlan) -> CellReport:
         open_gates=one.open_gates,
         built=one.problem is None and not one.is_built,
         measured=one.problem is None and not one.is_measured,
-        problem=one.problem,
+        problem=one.problem or one.recorded_problem,
     )
 
 

@@ -24,7 +24,7 @@ from registry.ledger.registration import Registration
 from registry.ledger.release_inputs import checkpoint_inputs, evaluation_inputs, tool_inputs
 from targets.evidence import Evidence
 from targets.formatting import count
-from targets.progress import Notice, Progress
+from targets.progress import Notice, Progress, phase
 from targets.project import Cell, Project
 
 Evaluation = Mapping[str, object]
@@ -41,7 +41,7 @@ def run(project: Project, cells: Sequence[Cell], ledger: Ledger, home: Path, on_
     release = _release(project, ledger, home, on_progress)
     origin = project.checkpoint if project.adapter is None else f"{project.checkpoint} with {project.adapter}"
     on_progress(Notice(f"{project.model} {project.version}: {count(len(cells), 'cell')} from {origin}"))
-    names = note_plan(project, cells, ledger, release.checkpoint, release.evaluation)
+    names = note_plan(project, cells, ledger, release.checkpoint, release.evaluation, on_progress)
     reports = []
     for outcome in release.run(tuple(cells)):
         report = done_report(outcome)
@@ -74,7 +74,7 @@ def finish(
     """
     coordinator = coordinator_of(project, ledger.store, home, checkpoint_digest)
     evaluation = coordinator.inputs.evaluation
-    note_plan(project, project.cells, ledger, coordinator.checkpoint, evaluation)
+    note_plan(project, project.cells, ledger, coordinator.checkpoint, evaluation, on_progress)
     outcomes = coordinator.finish(project.cells, _register(project, ledger, lambda: evaluation, on_progress))
     reports = tuple(done_report(outcome) for outcome in outcomes)
     for report in reports:
@@ -101,7 +101,10 @@ def _register(
     def register(cell: Cell, manifest: Manifest, evidence: Evidence) -> None:
         settings = evaluation_inputs(evaluation())
         entry = Registration(project.model, project.version, cell.name, manifest, evidence, settings)
-        ledger.register(with_pages(ledger, entry, {cell.target.name: cell.target}, on_progress))
+        with phase(on_progress, "report", cell.name):
+            entry = with_pages(ledger, entry, {cell.target.name: cell.target}, on_progress)
+        with phase(on_progress, "register", cell.name):
+            ledger.register(entry)
 
     return register
 
@@ -112,6 +115,7 @@ def note_plan(
     ledger: Ledger,
     checkpoint: Checkpoint | CheckpointFacts,
     evaluation: Evaluation,
+    on_progress: Progress,
 ) -> list[str]:
     """Note all of the project's cells, whichever are done here, as promotion waits for them; return their names.
 
@@ -119,16 +123,18 @@ def note_plan(
     """
     names = [cell.name for cell in project.cells]
     tools = {name: installed for cell in cells for name, installed in build_tools(cell.recipe.format).items()}
-    inputs = checkpoint_inputs(checkpoint.digest, checkpoint.merged_from)
+    with phase(on_progress, "hash"):
+        inputs = checkpoint_inputs(checkpoint.digest, checkpoint.merged_from)
     inputs |= tool_inputs(tools) | evaluation_inputs(evaluation)
-    ledger.plan_release(
-        project.model,
-        project.version,
-        names,
-        inputs=inputs,
-        promoters=project.roles.promoters,
-        reason=project.reason,
-    )
+    with phase(on_progress, "register"):
+        ledger.plan_release(
+            project.model,
+            project.version,
+            names,
+            inputs=inputs,
+            promoters=project.roles.promoters,
+            reason=project.reason,
+        )
     return names
 
 

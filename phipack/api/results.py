@@ -177,8 +177,9 @@ class CellReport:
         measured: the same for its evidence.
         registered: True where it is; False too for a cell that passed, where a release is registered whole or not at
             all and another cell did not pass.
-        problem: why it is not registered, or in a dry run why it will not be built; None where it passed, and in a dry
-            run that finds nothing against it but gates on what an earlier run has measured.
+        problem: why it is not registered, or in a dry run why it will not be built or, where an earlier run has
+            measured it, does not pass; None where it passed, and in a dry run that finds nothing against it but gates
+            on what an earlier run has measured.
     """
 
     cell: str

@@ -11,9 +11,10 @@ from phipack.api.arguments import AnyPath, Gates, as_bundle, as_checkpoint, as_g
 from registry.bundle.folder import Bundle
 from registry.bundle.recipe import recipe_of
 from targets.devices import Target
-from targets.errors import FitError
+from targets.errors import FitError, MeasurementError
 from targets.evaluation import EvaluationSettings, Suite
 from targets.evidence import Evidence, judge_figures
+from targets.never_taken import never_taken
 from targets.prediction import predicted_figures
 from targets.progress import Progress, silent
 from targets.project import Project
@@ -58,8 +59,8 @@ def validate(  # noqa: PLR0913 - the public face
         on_progress: called with each step.
 
     Raises:
-        MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short,
-            or the runtime refuses the bundle.
+        MeasurementError: another checkpoint, one that phipack reads differently from transformers, a text too short, a
+            gate of `gates` on a figure that is not taken, or the runtime refuses the bundle.
         CalibrationError: the bundle was calibrated on the text. FitError: the target has no runtime for it.
         BundleError: the bundle's bytes are not those of its manifest.
         SetupError: tasks are asked for, and the harness is not installed.
@@ -82,6 +83,7 @@ def validate(  # noqa: PLR0913 - the public face
     )
     opened, original = as_bundle(bundle), as_checkpoint(checkpoint)
     device = None if target is None else _device_of(opened, target)
+    _require_taken(gates, settings)
     home = Path() if plan is None else plan.path.parent
     cache = BuildCache(home / ".phipack").reference_folder
     evidence = measure(opened, original, settings, cache=cache, on_progress=on_progress)
@@ -133,6 +135,16 @@ def generate(
         use_template=use_template,
         on_progress=on_progress,
     )
+
+
+def _require_taken(gates: Gates, settings: EvaluationSettings) -> None:
+    """Raise `MeasurementError` where a gate bounds a figure that these settings never take."""
+    for figure, gate in as_gates(gates).items():
+        if (never := never_taken(figure, settings)) is not None:
+            raise MeasurementError(
+                f"the gate {figure} {gate} can't pass: {never.why}",
+                fix=f"add --{never.key} {never.value}, or leave the gate out",
+            )
 
 
 def _device_of(bundle: Bundle, target: AnyPath | Target) -> Target:

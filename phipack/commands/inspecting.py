@@ -38,9 +38,10 @@ def inspect(state: State, path: Path, verify: bool, plot: Path | None, adapter: 
     from registry.bundle.folder import Bundle
 
     found = inspect_folder(path, verify_files=verify) if adapter is None else open_checkpoint(path, adapter=adapter)
-    if plot is not None:
-        if not isinstance(found, Bundle):
-            raise click.UsageError(f"--plot draws a bundle, and {path} is a checkpoint")
+    if not isinstance(found, Bundle) and (verify or plot is not None):
+        unread = "--verify reads" if verify else "--plot draws"
+        raise click.UsageError(f"{unread} a bundle, and {path} is a checkpoint")
+    if isinstance(found, Bundle) and plot is not None:
         plot_sensitivities(found, plot)
     if isinstance(found, Bundle):
         state.output.result(inspected_bundle_form(found, verified=verify).data(), _bundle_text(found, verified=verify))

@@ -12,7 +12,7 @@ import click
 
 from phipack import completion
 from phipack.commands.opening import open_registry
-from phipack.options import FILE, FOLDER, State, adapter_option, pass_state
+from phipack.options import FILE, FOLDER, State, adapter_option, pass_state, refuse_unread
 from phipack.tables import table
 from targets.formatting import figure, share, size
 
@@ -103,6 +103,8 @@ def measure(
     from phipack.api.measuring import measure as run
     from registry.files.output_file import check_output_file, write_output_file
 
+    if checkpoint is None:
+        refuse_unread("without --against nothing is compared", "adapter", "text")
     if out is not None:
         check_output_file(out)
     settings = DeviceSettings(

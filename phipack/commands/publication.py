@@ -9,7 +9,7 @@ import click
 
 from phipack import completion
 from phipack.commands.opening import open_project_registry
-from phipack.options import State, keys_option, pass_state
+from phipack.options import State, keys_option, pass_state, refuse_unread
 from phipack.tables import table
 from targets.formatting import size
 
@@ -80,6 +80,9 @@ def publish(
     from phipack.api.arguments import as_store
     from phipack.json_form.registry import publish_form, refresh_form
 
+    if refresh:
+        unread = ("model", "channel", "rollout", "deltas", "drop", "newest_only", "new_catalog")
+        refuse_unread("--refresh publishes nothing new", *unread)
     registry = open_project_registry(state)
     catalog = registry.store if place is None else as_store(place, state.output.on_progress)
     if refresh:

@@ -207,7 +207,8 @@ def _bundle(cell: CellReport) -> tuple[object, ...]:
 
 
 def _build(cell: CellReport, *, dry_run: bool) -> str | None:
-    if cell.size_bytes is None or (cell.problem is not None and cell.digest is None and not cell.built):
+    has_bundle = cell.digest is not None or any(figure.kind == "measured" for figure in cell.figures.values())
+    if cell.size_bytes is None or (cell.problem is not None and not has_bundle and not cell.built):
         return None
     return ("to build" if dry_run else "built") if cell.built else "built before"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from phipack.commands.opening import open_project_registry
-from phipack.options import State, pass_state
+from phipack.options import State, pass_state, refuse_unread
 
 if TYPE_CHECKING:
     from phipack.api.serving import ServedPages
@@ -44,6 +44,8 @@ def serve(state: State, host: str, port: int, pages_port: int | None, pages_host
     from phipack.api.serving import serve_catalog
     from registry.store.uris import open_store
 
+    if pages_port is None:
+        refuse_unread("without --pages-port no pages are served", "pages_host")
     blobs = open_store(state.store)
     serve_catalog(
         blobs,

@@ -52,7 +52,7 @@ def init(
         keys,
         thresholds=dict(_thresholds(thresholds)),
         signers=_signers(signers),
-        expiry_days={role: _days(text) for role, text in _by_role(expiries)},
+        expiry_days={role: _days(text) for role, text in _once("--expires", _by_role(expiries))},
     )
     _show(
         state,
@@ -75,6 +75,9 @@ def rotate(state: State, role: Role, thresholds: tuple[str, ...], signers: tuple
     """
     from phipack.api.keys import rotate_keys
 
+    for other, _ in (*_by_role(thresholds), *_by_role(signers)):
+        if other != role:
+            raise click.UsageError(f"the keys of {role} are replaced, and those of {other} stay: leave {other}=… out")
     threshold = dict(_thresholds(thresholds)).get(role)
     made = rotate_keys(
         role,
@@ -108,7 +111,7 @@ def _show(state: State, folder: KeyFolder, *notes: str) -> None:
 def _thresholds(texts: tuple[str, ...]) -> list[tuple[Role, str]]:
     from phipack.api.keys import parse_threshold
 
-    pairs = _by_role(texts)
+    pairs = _once("--threshold", _by_role(texts))
     for role, text in pairs:
         try:
             parse_threshold(text)
@@ -138,6 +141,15 @@ def _by_role(texts: tuple[str, ...]) -> list[tuple[Role, str]]:
             raise click.UsageError(f"{text!r}: write ROLE=…, with ROLE one of {', '.join(ROLE_NAMES)}")
         found.append((role, value))
     return found
+
+
+def _once(option: str, pairs: list[tuple[Role, str]]) -> list[tuple[Role, str]]:
+    """Return the pairs. Raises `click.UsageError` where a role has two: one of them would not count."""
+    roles = [role for role, _ in pairs]
+    for role in roles:
+        if roles.count(role) > 1:
+            raise click.UsageError(f"{option} names {role} twice: keep one of the two")
+    return pairs
 
 
 def _days(text: str) -> int:

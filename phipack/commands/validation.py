@@ -97,6 +97,7 @@ def validate(
     from phipack.api.validation import validate as measure
     from registry.files.output_file import check_output_file, write_output_file
 
+    gates = _gates(bounds)
     if out is not None:
         check_output_file(out)
     evidence = measure(
@@ -104,7 +105,7 @@ def validate(
         open_checkpoint(checkpoint, adapter=adapter),
         target=target,
         project=state.named_project,
-        gates=dict(bounds),
+        gates=gates,
         text=text,
         tokens=tokens,
         tasks=tasks,
@@ -124,6 +125,15 @@ def validate(
             failures=failures,
             fix="build it with another recipe, or change the gates",
         )
+
+
+def _gates(bounds: tuple[tuple[str, Gate], ...]) -> dict[str, Gate]:
+    from phipack.api.arguments import one_gate_each
+
+    try:
+        return one_gate_each(bounds)
+    except PhipackError as error:
+        raise click.UsageError(f"--gate: {error.problem}; {error.fix}") from error
 
 
 def evidence_text(evidence: Evidence) -> str:

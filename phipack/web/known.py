@@ -69,6 +69,11 @@ class Known:
         """What is published; None where that can't be read."""
         return self.catalog.value
 
+    @property
+    def is_catalog_read(self) -> bool:
+        """Whether all that was looked for in the published catalog so far could be read."""
+        return all(sentence != _UNREAD_CATALOG for sentence, _ in self.problems)
+
     def of(self, model: str) -> Sequence[CellVersion]:
         """Return the registered versions of a model; none where the registry can't be read."""
         return [row for row in self.rows or () if row.model == model]
@@ -123,6 +128,7 @@ class Known:
             "catalog_version": 0 if self.published is None else self.published.timestamp_version,
             "problems": self.problems,
             "is_reached": self.rows is not None,
+            "is_catalog_read": self.is_catalog_read,
             "tool": tool(),
         }
 

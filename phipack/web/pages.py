@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from phipack.web.cells import NEWEST, CellRow, Filter, cell_rows, device_title, scope_named
 from phipack.web.known import Known, NotFoundError, Page, crumbs_of
@@ -20,18 +21,22 @@ _LATEST_MOVES = 5
 
 @dataclass(frozen=True)
 class ChannelRow:
-    """A channel in short. `registered`, `published`: where each side has its cells, as text."""
+    """A channel in short. `registered`, `published`: where each side has its cells, as text.
+
+    `is_known`: whether both sides could be read.
+    """
 
     name: str
     registered: str
     published: str
     cells: Sequence[Standing]
+    is_known: bool = True
 
     @property
     def state(self) -> tuple[str, str]:
         """Return style and words of how far both sides agree."""
         states = {one.state for one in self.cells}
-        return STATES[next((state for state in STATES if state in states), "same")]
+        return STATES[next((state for state in STATES if state in states), "same" if self.is_known else "unknown")]
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def channel_page(known: Known, model: str, channel: str) -> Page:
         "channel": row,
         "devices": {one.cell: device_title(one.target, known.targets) for one in row.cells},
         "publish": _publication(model, row),
-        "is_published": channel_document(model, channel, known.published) is not None,
+        "is_history_read": moves is not None,
         "last": next((one for one in moves or () if one.channel == channel and one.state == "done"), None),
     }
     return Page("channel", f"{model}: {channel}", content, crumbs_of(model))
@@ -183,8 +188,9 @@ def _channel(known: Known, model: str, name: str) -> ChannelRow:
     cells = known.standings(model, name)
     releases = sorted({one.registered.release for one in cells if one.registered is not None}, reverse=True)
     registered = ", ".join(map(str, releases)) or ("nothing" if known.rows is not None else "not known")
-    published = " / ".join(sorted({one.published for one in cells})) or "nothing"
-    return ChannelRow(name, registered, published, cells)
+    published = " / ".join(sorted({one.published for one in cells}))
+    published = published or ("nothing" if known.is_catalog_read else "not known")
+    return ChannelRow(name, registered, published, cells, known.rows is not None and known.is_catalog_read)
 
 
 def _releases(known: Known, model: str) -> list[ReleaseRow]:
@@ -204,7 +210,7 @@ def _published_in(known: Known, model: str, version: Version, there: Sequence[Ve
     """Return where phones get a release: `production (10 %)`; that it is kept only, or not published."""
     found = []
     for channel in known.channels(model):
-        document = channel_document(model, channel, known.published)
+        document = known.of_catalog(partial(channel_document, model, channel))
         shares = {
             stage.basis_points
             for stages in (() if document is None else document.cells.values())
@@ -216,6 +222,8 @@ def _published_in(known: Known, model: str, version: Version, there: Sequence[Ve
             found.append(channel if share == 10_000 else f"{channel} ({share / 100:g} %)")
     if found:
         return ", ".join(found)
+    if not known.is_catalog_read:
+        return "not known"
     return "by version only" if version in there else "no"
 
 

@@ -10,6 +10,7 @@ from phipack.web.known import Known, NotFoundError, Page, crumbs_of, version_of
 from phipack.web.prepared import KINDS, Wanted, command
 from phipack.web.rendering import path_of
 from registry.catalog.documents import ReleaseDocument
+from registry.ledger.channel_moves import Move
 from registry.ledger.release_plan import Noted
 from registry.ledger.versions import CellVersion, channels_at
 from targets.errors import MalformedReferenceError, PhipackError
@@ -30,15 +31,17 @@ def release_page(known: Known, model: str, release: str) -> Page:
             f"{model}:{release} is neither registered nor published", fix=f"see the releases of {model}"
         )
     noted = _noted(known, model, version) if rows else Noted()
+    missing = None if noted is None else _missing(noted, rows)
     content = {
         "model": model,
         "release": release,
         "cells": _shown(known, rows),
-        "missing": _missing(noted, rows),
+        "missing": missing or (),
+        "is_plan_read": missing is not None,
         "other_bytes": _other_bytes(rows, document),
         "document": document,
         "channels": sorted(channels_at(rows)),
-        "reason": noted.reason,
+        "reason": "" if noted is None else noted.reason,
     }
     return Page("release", f"{model}:{release}", content, crumbs_of(model))
 
@@ -61,8 +64,8 @@ def cell_page(known: Known, model: str, release: str, cell: str) -> Page:
         "target": known.targets.get(row.target),
         "evidence": evidence,
         "meanings": {name: FIGURES.get(name, ("", name))[1] for name in (evidence.figures if evidence else ())},
-        "measurements": measured or (),
-        "moves": [move for move in moves or () if any(_is_part(part, cell, release) for part in move.cells)],
+        "measurements": measured,
+        "moves": None if moves is None else _moves_of(moves, cell, release),
         "entry": entry,
         "is_same": entry is not None and entry.bundle == row.digest,
         "run": link,
@@ -106,9 +109,10 @@ def _shown(known: Known, rows: Sequence[CellVersion]) -> list[CellRow]:
     return cell_rows(rows, summaries or {}, known.targets)
 
 
-def _noted(known: Known, model: str, version: Version) -> Noted:
+def _noted(known: Known, model: str, version: Version) -> Noted | None:
+    """Return what is noted of a release; None where that can't be read, which the page then says."""
     found: Noted | None = known.answered("What the release plans can't be read", known.source.noted(model, version))
-    return found or Noted()
+    return found
 
 
 def _missing(noted: Noted, rows: Sequence[CellVersion]) -> list[str]:
@@ -140,10 +144,13 @@ def _against(known: Known, model: str, wanted: Wanted) -> list[str]:
         return []
     found = [f"{one.version.cell}: {one.why}." for one in _shown(known, chosen) if one.state in ("fail", "none")]
     if not wanted.cell:
-        found += [
-            f"{cell}: planned and not registered." for cell in _missing(_noted(known, model, chosen[0].release), chosen)
-        ]
+        noted = _noted(known, model, chosen[0].release) or Noted()  # what can't be read is among the page's problems
+        found += [f"{cell}: planned and not registered." for cell in _missing(noted, chosen)]
     return found
+
+
+def _moves_of(moves: Sequence[Move], cell: str, release: str) -> list[Move]:
+    return [move for move in moves if any(_is_part(part, cell, release) for part in move.cells)]
 
 
 def _is_part(part: Any, cell: str, release: str) -> bool:

@@ -70,7 +70,7 @@ class Source:
     _reading: threading.Lock = field(default_factory=threading.Lock)
     _catalog: Published | None = None
     _answers: OrderedDict[object, Answer[Any]] = field(default_factory=OrderedDict)
-    _summaries: OrderedDict[tuple[str, str], Summary] = field(default_factory=OrderedDict)
+    _summaries: OrderedDict[object, Summary] = field(default_factory=OrderedDict)
 
     def versions(self) -> Answer[tuple[CellVersion, ...]]:
         """Return all versions of all models."""
@@ -159,8 +159,9 @@ class Source:
             return answer
 
 
-def _key(version: CellVersion) -> tuple[str, str]:
-    return version.run_id, version.evidence
+def _key(version: CellVersion) -> object:
+    """Return all that a summary is made from: tags can be changed in MLflow while the evidence stays the same."""
+    return version.run_id, version.evidence, version.digest, version.gates_passed
 
 
 def _summary(version: CellVersion, evidence: Evidence) -> Summary:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from registry.catalog.documents import CellEntry, ChannelDocument, Documents, models_of, releases_of
-from registry.catalog.rollout import ALL, Stage
+from registry.catalog.rollout import ALL, Stage, share_of
 from registry.ledger.versions import CellVersion, channels_at
-from targets.errors import PhipackError
 from targets.references import Version
 
 State = Literal["same", "rolling", "differs", "unpublished", "unknown"]
@@ -55,6 +54,8 @@ class Standing:
     @property
     def published(self) -> str:
         """The stages as text: `1.1.0 to 10 %, 1.0.0 to the others`."""
+        if self.state == "unknown" and not self.stages:
+            return "not known"
         return stages_text(self.stages)
 
 
@@ -128,11 +129,8 @@ def published_releases(model: str, published: Documents | None) -> list[Version]
 
 
 def channel_document(model: str, channel: str, published: Documents | None) -> ChannelDocument | None:
-    """Return a published channel; None where it is not published, or damaged."""
-    try:
-        return None if published is None else published.channel(model, channel)
-    except PhipackError:
-        return None
+    """Return a published channel; None where it is not published. Raises `PhipackError` where it is damaged."""
+    return None if published is None else published.channel(model, channel)
 
 
 def _compared(row: CellVersion | None, stages: Sequence[Stage], digest: str | None) -> tuple[State, str]:
@@ -143,7 +141,8 @@ def _compared(row: CellVersion | None, stages: Sequence[Stage], digest: str | No
         return "differs", f"{row.release} is not published"
     newest = stages[0]
     if newest.release != str(row.release):
-        return "differs", f"{row.release} is not published yet: phones get {newest.release}"
+        state = "out for some of the phones only" if share_of(stages, str(row.release)) else "not published yet"
+        return "differs", f"{row.release} is {state}: phones get {stages_text(stages)}"
     if digest != row.digest:
         return "differs", f"{row.release} is published with other bytes than those that are registered"
     if newest.basis_points < ALL:

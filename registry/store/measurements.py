@@ -56,6 +56,11 @@ def add_measurements(store: Store, bundle: str, measurements: Sequence[Measureme
             "measurements": [json.loads(text) for text in sorted(merged)],
         }
         raw = (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        if len(raw) > BYTES_LIMIT:  # what is written must be read again
+            raise StoreError(
+                f"the measurements of {bundle} would have {len(raw):,} bytes; the limit is {BYTES_LIMIT:,}",
+                fix="add fewer, of the devices that count",
+            )
         if store.write_document(_name(bundle), raw, replacing=None if document is None else document.tag):
             return len(merged) - len(known)
     raise StoreError(f"the measurements of {bundle} are being written by others", fix="try again")

@@ -92,17 +92,22 @@ def published_observations(*, all_of_them: bool = False) -> tuple[Observation, .
     )
 
 
-def measured_observation(measurement: Measurement, bytes_per_token: float, bandwidth: float) -> Observation | None:
-    """Return what a measurement says of its chip and runtime; None where it has no chip or no decoding speed."""
+def measured_observation(
+    measurement: Measurement, soc: str, bytes_per_token: float, bandwidth: float
+) -> Observation | None:
+    """Return what a measurement says of its chip and runtime; None where it has no decoding speed.
+
+    `soc`: the chip, as targets call it. `bandwidth`: of its memory, in bytes a second.
+    """
     speed = measurement.figures.get("device_decode_tokens_per_second")
-    if speed is None or speed.value <= 0 or measurement.device.soc is None:
+    if speed is None or speed.value <= 0:
         return None
     name = measurement.runtime.name
     runtime = _ALIASES.get(name.lower(), name)
     share = speed.value * bytes_per_token / bandwidth
     if not 0 < share < math.inf:
         return None
-    return Observation(measurement.device.soc, runtime, share, f"{measurement.match} on {measurement.device.model}")
+    return Observation(soc, runtime, share, f"{measurement.match} on {measurement.device.model}")
 
 
 @cache

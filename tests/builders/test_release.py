@@ -24,7 +24,7 @@ from registry.store.folder import FolderStore
 from targets.calibration import CalibrationSettings
 from targets.devices import target_named
 from targets.errors import BuildError, CalibrationError, Failure, GateError, MeasurementError
-from targets.evidence import Evidence
+from targets.evidence import FAILED_CHECKS, Evidence, Figure
 from targets.gates import Gate
 from targets.progress import WAIT, Event, Notice, Phase, Progress, Step, silent
 from targets.project import Cell
@@ -209,7 +209,9 @@ def test_a_cell_that_can_not_pass_is_not_built(
     fast = {"target": {"predicted_decode_tokens_per_second": Gate(at_least=1e9)}, **LOOSE}
     large = {"cell": {"artifact_bytes": Gate(at_most=1)}, "project": {"kl_mean": Gate(at_most=1)}}
     blind = {"project": {"artifact_bytes": Gate(at_most=1e9)}}
-    cells = (cell("fast", gates=fast), cell("large", gates=large), cell("blind", gates=blind))
+    untaken = {"project": {"kl_mean": Gate(at_most=1), "task_drop": Gate(at_most=0.02)}}
+    gates = {"fast": fast, "large": large, "blind": blind, "untaken": untaken}
+    cells = [cell(name, gates=asked) for name, asked in gates.items()]
     plans = release.plan(cells)
     with monkeypatch.context() as patched:
         patched.setattr("builders.matrix.work.build_each", no_build)
@@ -220,8 +222,41 @@ def test_a_cell_that_can_not_pass_is_not_built(
     assert said[0].endswith("must be >= 1e+09 (asked by target)")
     assert said[1].startswith("artifact_bytes is ")
     assert said[2] == "it has no gate on accuracy"
+    assert said[3].endswith('; no questions are asked: set tasks = "FOLDER" under [evaluation]')
     assert registered == []
     assert run(release, cell("fast"))[0].problem is None
+
+
+def test_what_stands_against_a_measured_cell_is_known_before_it_is_run_again(release: Release) -> None:
+    assert run(release, cell("phone"))[0].problem is None
+    blind = cell("blind", gates={"project": {"artifact_bytes": Gate(at_most=1e9)}})
+    late = cell("late", gates={"project": {"artifact_bytes": Gate(at_most=1)}})
+    missing = cell("missing", gates={"project": {**LOOSE["project"], "code_kl_mean": Gate(at_most=1)}})
+    plans = release.plan((cell("phone"), blind, late, missing))
+    assert all(plan.is_measured for plan in plans)
+    assert plans[0].failures == ()
+    assert plans[1].failures == (Failure("blind", "it has no gate on accuracy"),)
+    assert plans[2].failures[0].problem.startswith("artifact_bytes is ")
+    assert plans[3].failures[0].problem.startswith("code_kl_mean is not known")
+    outcomes = run(release, blind, late, missing)
+    assert all(outcome.manifest is not None for outcome in outcomes)  # the bundle is reported
+    assert [len(outcome.failures) for outcome in outcomes] == [1, 1, 1]
+    assert (outcomes[0].failures, outcomes[2].failures) == (plans[1].failures, plans[3].failures)
+
+
+def test_a_failed_check_of_a_measured_cell_is_known_before_it_is_run_again(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (outcome,) = run(release, cell("phone"))
+    assert outcome.evidence is not None
+    figures = outcome.evidence.figures
+    failed = Figure(value=2, unit="", kind="measured", on="the behaviour suite")
+    recorded = outcome.evidence.model_copy(update={"figures": figures | {FAILED_CHECKS: failed}, "gates": []})
+    monkeypatch.setattr("builders.matrix.cell_plan.recorded_evidence", lambda *_: recorded)
+    allowed = cell("allowed", gates={"project": {**LOOSE["project"], FAILED_CHECKS: Gate(at_most=2)}})
+    plans = release.plan((cell("phone"), allowed))
+    assert plans[0].failures == (Failure("phone", "2 checks of the behaviour suite failed"),)
+    assert plans[1].failures == ()
 
 
 def test_a_lower_bound_on_the_size_is_left_to_the_built_bundle(release: Release) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import click
 import pytest
 
+from phipack.api.arguments import as_gates
 from phipack.commands import cli
 from phipack.options import State
-from targets.errors import ProjectError
+from targets.errors import PhipackError, ProjectError
+from tests.support.checkpoints import write_tiny
 from tests.support.command_line import PROJECT, InProcess
 from tests.support.strangers import as_root, shared, strangers
 
@@ -156,6 +158,46 @@ def test_json_works_before_and_after_each_word(command: InProcess, arguments: li
 def test_what_contradicts_itself_is_wrong_usage(command: InProcess, arguments: list[str]) -> None:
     done = command(*arguments, expect=2)
     assert "exclude one another" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["publish", "phi", "--refresh"], "--refresh publishes nothing new: it takes no MODEL"),
+        (["publish", "--refresh", "--rollout", "100"], "it takes no --rollout"),
+        (["publish", "--refresh", "--no-deltas"], "it takes no --deltas"),
+        (["publish", "--refresh", "--drop", "pixel-9"], "it takes no --drop"),
+        (["serve", "--pages-host", "0.0.0.0"], "without --pages-port no pages are served: it takes no --pages-host"),
+        (
+            ["measure", "b", "--device", "adb:", "--text", "t"],
+            "nothing is compared: it takes no --text",
+        ),
+        (["measure", "b", "--device", "adb:", "--adapter", "a"], "it takes no --adapter"),
+        (["inspect", "checkpoint", "--verify"], "--verify reads a bundle, and checkpoint is a checkpoint"),
+        (["inspect", "checkpoint", "--plot", "p.svg"], "--plot draws a bundle, and checkpoint is a checkpoint"),
+        (
+            ["keys", "rotate", "root", "--threshold", "targets=2/3"],
+            "the keys of root are replaced, and those of",
+        ),
+        (["keys", "rotate", "root", "--signer", "targets=a,b"], "leave targets=… out"),
+        (["keys", "init", "--threshold", "root=2/3", "--threshold", "root=1/3"], "--threshold names root twice"),
+        (["keys", "init", "--expires", "root=20", "--expires", "root=200"], "--expires names root twice"),
+        (
+            ["validate", "b", "--against", "checkpoint", "--gate", "kl_mean<=1e-9", "--gate", "kl_mean<=9"],
+            "--gate: kl_mean has two gates: <= 1e-09 and <= 9; keep one of the two",
+        ),
+    ],
+)
+def test_what_would_not_be_read_is_wrong_usage(command: InProcess, arguments: list[str], words: str) -> None:
+    write_tiny(Path("checkpoint"))
+    done = command(*arguments, expect=2)
+    assert words in " ".join(done.stderr.split())
+    assert not Path(".phipack").exists()
+
+
+def test_two_gates_on_a_figure_are_refused_in_python_too() -> None:
+    with pytest.raises(PhipackError, match="kl_mean has two gates"):
+        as_gates(["kl_mean<=0.1", "same_top_share>=0.9", "kl_mean<=9"])
 
 
 def test_every_command_takes_every_common_option() -> None:

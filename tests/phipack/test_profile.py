@@ -24,7 +24,7 @@ from registry.files.lock import file_lock
 from targets.progress import Phase, Step
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_tiny
-from tests.support.command_line import InProcess
+from tests.support.command_line import InProcess, document_of, run_in
 
 
 class Clock:
@@ -215,7 +215,7 @@ def test_validate_shows_where_time_went(command: InProcess, tiny: Checkpoint, tm
     arguments = ("validate", str(bundle.path), "--against", str(tiny.path), "--tokens", "64")
     plain = command(*arguments, "--json", "--profile").document
     phases = phases_of(plain)
-    assert {name for _, name in phases} >= {"oracle", "reference", "open", "compare", "generate", "speed"}
+    assert {name for _, name in phases} >= {"hash", "oracle", "reference", "open", "compare", "generate", "speed"}
     assert {subject for subject, _ in phases} == {"gguf-f16"}
     assert phases["gguf-f16", "speed"]["seconds"] > 0
     assert phases["gguf-f16", "speed"]["processor_seconds"] > 0
@@ -231,6 +231,15 @@ def test_build_shows_it_in_the_same_form(command: InProcess, tmp_path: Path) -> 
         assert {(recipe, kind) for kind in ("quantize", "write", "hash")} <= set(phases)
         assert phases[recipe, "write"]["worked_bytes"] > 0
     assert "phases" not in built["result"]["bundles"][0]
+
+
+def test_release_shows_what_is_hashed_drawn_and_registered_too(project: Path) -> None:
+    done = run_in(project)("release", "--only", "galaxy-s24", "--json", "--profile")
+    phases = phases_of(document_of(done))
+    kinds = ("write", "hash", "store", "reference", "compare", "report", "register")
+    assert {("galaxy-s24", kind) for kind in kinds} <= set(phases)
+    assert {kind for subject, kind in phases if not subject} == {"hash", "register"}  # the checkpoint; what is planned
+    assert all(use["seconds"] > 0 for use in phases.values())
 
 
 def test_the_lock_of_another_process_is_waiting(tmp_path: Path) -> None:

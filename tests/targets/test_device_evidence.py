@@ -104,6 +104,18 @@ def test_the_same_chip_counts_and_another_does_not() -> None:
     assert counts_for(measurement(model="board", soc=None, target="pixel-10"), PIXEL)
 
 
+def test_a_chip_that_android_calls_by_its_number_is_the_one_of_the_phones_target() -> None:
+    """`phipack measure` through adb keeps what the phone says; Device Farm's measurements name the target's chip."""
+    oneplus, galaxy = target_named("oneplus-12"), target_named("galaxy-s24")
+    assert oneplus.soc == galaxy.soc == "Snapdragon 8 Gen 3"
+    by_adb = measurement(model="SM-S921U", os="Android", soc="QTI SM8650", target="galaxy-s24")
+    assert counts_for(by_adb, oneplus)
+    assert not counts_for(by_adb, PIXEL)
+    assert FIGURE in device_figures([by_adb], oneplus)
+    learned = observation_of(by_adb.model_copy(update={"weights_bytes": 2_000_000_000}))
+    assert (learned.soc, learned.efficiency) == (galaxy.soc, pytest.approx(13 * 2e9 / galaxy.memory_bandwidth.value))
+
+
 def test_what_was_measured_of_the_bundle_goes_before_claims_and_the_latest_first() -> None:
     claim = measurement(20.0, match="claim", day=9)
     old, new = measurement(12.0, day=1), measurement(13.0, day=2)

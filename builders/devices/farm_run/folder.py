@@ -39,7 +39,8 @@ class FarmFolder:
         """Return the arguments of the script."""
         settings = self.settings
         counts = (settings.prompt_tokens, settings.decode_tokens, settings.repeats)
-        return " ".join([*map(str, counts), *cache_arguments(self.kv_cache)])
+        threads = () if settings.threads is None else ("-t", str(settings.threads))
+        return " ".join([*map(str, counts), *cache_arguments(self.kv_cache), *threads])
 
 
 def script() -> bytes:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from builders.devices.farm_run.folder import BENCH, MODEL, FarmFolder
-from builders.devices.figures import within_spread
+from builders.devices.figures import KL, within_spread
 from builders.devices.provider import MeasureRequest
 from targets.benchmark_files.llama_bench import read_llama_bench
 from targets.benchmark_files.result import BenchmarkResult
@@ -65,6 +65,8 @@ def _measurement(
     figures, missing = within_spread(result.figures, request.settings.spread)
     if not figures:
         raise DeviceError(f"no speed was measured: {'; '.join(missing.values())}", fix=_AGAIN)
+    if request.reference is not None:
+        missing[KL] = "a farm's phone runs llama-bench alone: compare the answers on a phone of your own"
     runtime = result.runtime
     return Measurement(
         schema="phipack.measurement/1",

@@ -18,7 +18,7 @@ from builders.validation.lengths import edges_of, is_exact
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import ModelEntry
 from targets.architecture import Architecture
-from targets.evaluation import Suite
+from targets.evaluation import QUICK_SEQUENCE_TOKENS, Suite
 from targets.progress import Progress, silent
 
 Logits = NDArray[np.float32]
@@ -35,7 +35,7 @@ class Sample:
     every: int = 1
 
 
-QUICK = Sample(edge_tokens=512, every=4)
+QUICK = Sample(edge_tokens=QUICK_SEQUENCE_TOKENS, every=4)
 
 
 def sample_of(suite: Suite) -> Sample:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import pytest
 
 from builders.coreml.interface import (
@@ -22,9 +25,11 @@ from builders.coreml.interface import (
     PROMPT,
 )
 from builders.devices.devicectl import DevicectlProvider, devices_of, runner_measurement
-from builders.devices.provider import DeviceSettings, MeasureRequest
+from builders.devices.provider import DeviceSettings, MeasureRequest, ReferenceAnswers
 from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle
+from targets.device_evidence import device_figures
+from targets.devices import target_named
 from targets.errors import DeviceError, DeviceUnreachableError, MeasurementError, SetupError
 
 PACKAGE = {"model.mlpackage/Manifest.json": b"{}", "model.mlpackage/Data/weights.bin": b"weights"}
@@ -130,8 +135,34 @@ def test_what_the_runner_prints_is_a_measurement(request_: MeasureRequest) -> No
     assert (found.match, found.source, found.throttled) == ("digest", "devicectl", False)
     assert (found.device.soc, found.device.target) == ("Apple A16", "iphone-15")
     assert found.on == "iPhone15,4, iOS 18.1, coreml 18.1 cpuAndGPU, temperature not known"
+    answers = ReferenceAnswers(np.zeros((1, 8), np.int64), 32, list)
+    compared = runner_measurement(runner_line(request_.bundle), replace(request_, reference=answers))
+    assert "returns no logits" in compared.not_measured["device_kl_mean"]
     hot = runner_measurement(runner_line(request_.bundle, thermal_after="serious"), request_)
     assert hot.throttled
+
+
+def test_a_phone_that_was_measured_again_counts_by_its_last_measurement(
+    request_: MeasureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a time, which of two counted was decided by the order of their text: 9.9 went before 12.5."""
+    found = []
+    for hour, seconds in ((9, 12.93), (10, 10.24)):
+        monkeypatch.setattr("builders.devices.devicectl.dt.datetime", _clock(hour))
+        found.append(runner_measurement(runner_line(request_.bundle, decode_seconds=[seconds] * 3), request_))
+    monkeypatch.undo()
+    for order in (found, found[::-1]):
+        figure = device_figures(order, target_named("iphone-15"))["device_decode_tokens_per_second"]
+        assert figure.value == pytest.approx(128 / 10.24)
+
+
+def _clock(hour: int) -> type[datetime]:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls(2026, 5, 1, hour, tzinfo=tz)
+
+    return Clock
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builders.devices.farm_run.folder import farm_folder
 from builders.devices.farm_run.outputs import NAMES, farm_measurement
+from builders.devices.provider import ReferenceAnswers
 from devtools.bundles import make_bundle
 from registry.files.digests import digest_of_file
 from targets.errors import DeviceError, MeasurementError, SetupError
@@ -41,6 +43,23 @@ def test_llama_bench_runs_with_the_manifests_kv_cache(tmp_path: Path) -> None:
     outputs = run_on_phone(farm_folder(replace(request, bundle=bundle)), tmp_path)
     asked = "-m model.gguf -p 512 -n 128 -r 3 -ctk q4_0 -ctv q4_0 -fa 1 -o json\n"
     assert outputs["llama-bench.err"].decode() == asked
+
+
+def test_llama_bench_runs_with_the_threads_that_are_asked_for(tmp_path: Path) -> None:
+    request = request_of(tmp_path, '#!/bin/sh\necho "$@" >&2\ncat "$(dirname "$0")/answer.json"\n')
+    asked = replace(request, settings=replace(request.settings, threads=4))
+    outputs = run_on_phone(farm_folder(asked), tmp_path)
+    assert outputs["llama-bench.err"].decode() == "-m model.gguf -p 512 -n 128 -r 3 -t 4 -o json\n"
+
+
+def test_accuracy_that_was_asked_for_is_said_to_be_missing(tmp_path: Path) -> None:
+    request = request_of(tmp_path)
+    folder = farm_folder(request)
+    outputs = run_on_phone(folder, tmp_path)
+    answers = ReferenceAnswers(np.zeros((1, 8), np.int64), 32, list)
+    found = farm_measurement(outputs, folder, replace(request, reference=answers), "test-lab")
+    assert "llama-bench alone" in found.not_measured["device_kl_mean"]
+    assert "device_kl_mean" not in farm_measurement(outputs, folder, request, "test-lab").not_measured
 
 
 def test_a_program_that_fails_on_the_phone(tmp_path: Path) -> None:

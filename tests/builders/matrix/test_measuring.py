@@ -112,6 +112,16 @@ def test_a_phone_with_the_chip_measures_and_the_job_is_done_for_all(site: Site, 
     assert not list(site.cache.work_folder.glob("bundles/*/"))
 
 
+def test_a_phone_that_calls_the_chip_by_its_number_measures_too(site: Site, desk: DeskOfPhones) -> None:
+    desk.phones = (("SM-S921U", "QTI SM8650", "ready"),)
+    other = replace(fast_cell(), target=target_named("oneplus-12"))
+    build, _, measure = jobs_of(site, other)
+    run_job(build, site)
+    assert run_job(measure, site)
+    *_, measure = jobs_of(site, other)
+    assert measure.is_done
+
+
 def test_the_very_phone_goes_before_one_with_its_chip(site: Site, desk: DeskOfPhones) -> None:
     desk.phones = (*desk.phones, ("SM-S921U", "another name of it", "ready"))
     build, _, measure = jobs_of(site, fast_cell())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from builders.checkpoint import Checkpoint
 from builders.reference import Continuations, FloatReference
 from builders.reference.sequences import Sequences
+from targets.progress import Event, Step
 
 PROMPTS = np.array([[5, 6, 7], [8, 9, 10], [3, 4, 5]])
 COUNT = 8
@@ -83,6 +84,12 @@ def test_without_a_cache_every_bundle_is_read(tiny: Checkpoint, own: NDArray[np.
         assert [len(ids) for ids in continuations.known] == [0, 0, 0]
         assert continuations.same_tokens([*own]) == [8, 8, 8]
         assert reference.walks[0] == [3]
+
+
+def test_a_walk_is_reported_as_the_references(tiny: Checkpoint, own: NDArray[np.int64]) -> None:
+    events: list[Event] = []
+    Continuations(FloatReference(tiny, on_progress=events.append), PROMPTS, COUNT).same_tokens([*own])
+    assert events == [Step("reference", 0, 3, "prompts"), Step("reference", 3, 3, "prompts")]
 
 
 def test_each_prompt_is_known_by_itself_and_up_to_any_count(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,16 @@ def test_evidence_is_read_once_for_lists_in_one_go(shown: phipack.Registry, aske
         assert found is not None
         assert found.keys() == {row.reference for row in rows}
     assert asked["evidence_of"] == 1
+
+
+def test_a_tag_that_was_changed_since_is_seen(shown: phipack.Registry) -> None:
+    """The evidence stays the same then, and its summary was kept."""
+    source = Source(shown, shown.store, kept_seconds=0)
+    row = next(one for one in shown.versions() if one.gates_passed)
+    for version, state in ((row, "pass"), (replace(row, gates_passed=False), "fail"), (row, "pass")):
+        found = source.summaries([version]).value
+        assert found is not None
+        assert found[row.reference].verdict.state == state
 
 
 def test_no_answer_is_kept_too(shown: phipack.Registry, monkeypatch: pytest.MonkeyPatch) -> None:

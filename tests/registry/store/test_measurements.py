@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.store import measurements
 from registry.store.folder import FolderStore
 from registry.store.measurements import MEASUREMENTS_LIMIT, add_measurements, read_measurements
 from registry.store.protocol import Store
@@ -52,6 +53,15 @@ def test_a_measurement_of_another_bundle_is_refused(store: Store, bundle: str | 
 def test_too_many_are_refused(store: Store) -> None:
     with pytest.raises(StoreError, match=f"the limit is {MEASUREMENTS_LIMIT}"):
         add_measurements(store, BUNDLE, [measurement(1.0 + speed) for speed in range(MEASUREMENTS_LIMIT + 1)])
+
+
+def test_more_than_can_be_read_again_is_not_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document of few measurements with many samples was written, and every later command refused it."""
+    assert add_measurements(store, BUNDLE, [measurement(12.0)]) == 1
+    monkeypatch.setattr(measurements, "BYTES_LIMIT", 2000)
+    with pytest.raises(StoreError, match=r"would have .* bytes; the limit is 2,000"):
+        add_measurements(store, BUNDLE, [measurement(float(speed)) for speed in range(1, 9)])
+    assert len(read_measurements(store, BUNDLE)) == 1
 
 
 def test_a_document_that_was_changed_is_refused(store: Store) -> None:
