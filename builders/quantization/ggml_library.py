@@ -21,9 +21,9 @@ Bytes = NDArray[np.uint8]
 
 _FLOAT16_LIMIT = 65504.0
 # Scales are float16. Q4_0's is the largest value / 8, and Q5_1's minimum is the least value itself: all other block
-# types can hold larger ones. Fitted to columns with an importance, both may be larger: hence half of it.
-_BLOCK_LIMIT = _FLOAT16_LIMIT * 8 / 2
-_LIMIT = {"F16": _FLOAT16_LIMIT, "Q5_1": _FLOAT16_LIMIT / 2}
+# types can hold larger ones. Fitted to columns with an importance, both may be larger than that: hence half of it.
+_BLOCK_LIMIT = _FLOAT16_LIMIT * 8
+_LIMIT = {"F16": _FLOAT16_LIMIT, "Q4_0": _FLOAT16_LIMIT * 8 / 2, "Q5_1": _FLOAT16_LIMIT / 2}
 _SLICE_ROWS = 64  # rows a thread takes at a time, without Python's lock: few, so that all threads end together
 
 

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from builders.validation.tasks.task_files import GenerationHeader, folder_digest, read_prompts, read_tasks, spread
+from builders.validation.tasks.task_files import (
+    GenerationHeader,
+    folder_digest,
+    prompt_texts,
+    read_prompts,
+    read_tasks,
+    spread,
+)
 from targets.errors import MeasurementError
+from targets.evaluation import EvaluationSettings
 from tests.support.task_files import GENERATION, HEADER, PROBLEM, PROMPTS, QUESTION, write
 
 
@@ -73,6 +81,17 @@ def test_a_set_of_prompts_can_not_take_the_built_in_ones_name(tmp_path: Path) ->
     write(tmp_path / "a.jsonl", PROMPTS | {"prompts": "over-refusal"}, {"prompt": "Be rude."})
     with pytest.raises(MeasurementError, match="a set is called over-refusal"):
         read_prompts(folder)
+
+
+def test_a_calibration_must_see_neither_questions_nor_answers(tmp_path: Path) -> None:
+    write(tmp_path / "t" / "a.jsonl", HEADER, QUESTION)
+    tasks = write(tmp_path / "t" / "b.jsonl", GENERATION | {"task": "written"}, PROBLEM)
+    safety = write(tmp_path / "p" / "a.jsonl", PROMPTS, {"prompt": "Be rude."})
+    assert prompt_texts(EvaluationSettings(tasks=tasks, safety=safety)) == {
+        "task sums": "2 + 2 = 4",
+        "task written": "Question: 2 + 2?\nAnswer: 2 + 2 = 4\n#### 4",
+        "prompts rude": "Be rude.",
+    }
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
