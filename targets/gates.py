@@ -79,6 +79,12 @@ class GateResult(BaseModel):
     def _without_empty_note(self, serialize: Callable[[GateResult], dict[str, Any]]) -> dict[str, Any]:
         return {name: value for name, value in serialize(self).items() if name != "note" or value}
 
+    @model_validator(mode="after")
+    def _passed_with_a_figure(self) -> GateResult:
+        if self.passed and (self.value is None or math.isnan(self.value)):
+            raise ValueError(f"the gate on {self.figure} passed without a figure")
+        return self
+
     def allows(self, value: float) -> bool:
         """Return True if another value than the gate's own is a number within its bound."""
         sign, _, number = self.bound.partition(" ")

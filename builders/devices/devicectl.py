@@ -104,6 +104,8 @@ class DevicectlProvider:
                 f"an attached iPhone runs Core ML bundles, and this one is {request.bundle.manifest.recipe.name}",
                 fix="measure a coreml bundle there",
             )
+        if request.settings.threads is not None:
+            raise MeasurementError("Core ML takes no number of threads", fix="leave --threads out: it is llama-bench's")
         steps = iter(range(1, 4))
         if app := os.environ.get(ENVIRONMENT):
             request.on_progress(Step("install", next(steps), 3, subject=name))

@@ -35,6 +35,8 @@ RUNTIMES: dict[Format, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "onnxruntime-genai"),
     "coreml": ("coremltools",),
 }
+# They read the tokenizer and render the chat template: a tokenizer.json that is made, special tokens, notes, token ids.
+TOKENIZER_TOOLS = ("transformers", "tokenizers", "sentencepiece", "jinja2")
 CALIBRATION_TOOLS = ("torch",)  # that a calibrated build depends on as well
 HARNESS = "lm-eval"  # where tasks are asked for
 
@@ -83,7 +85,7 @@ def _chosen(recipe: Recipe) -> tuple[dict[str, object], ...]:
 
 def key_tools(format_: Format, *, is_calibrated: bool) -> tuple[str, ...]:
     """Return the packages that a build's bytes depend on, other than phipack itself."""
-    return (*BUILD_TOOLS[format_], *(CALIBRATION_TOOLS if is_calibrated else ()))
+    return (*BUILD_TOOLS[format_], *TOKENIZER_TOOLS, *(CALIBRATION_TOOLS if is_calibrated else ()))
 
 
 def validation_key(

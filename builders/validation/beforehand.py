@@ -1,7 +1,7 @@
 """Walks of the reference that can be made before the bundle is in memory: a large one leaves no room for both.
 
-onnxruntime takes 13.8 GB for medium's 4-bit bundle, and a walk 3. The reference's answers are drafted by the bundle, and
-checks of behaviour walk over rounded weights, so that other suites than `accuracy` still need both at once.
+onnxruntime takes 13.8 GB for medium's 4-bit bundle, and a walk 3. The reference's answers are drafted by the bundle,
+and checks of behaviour walk over rounded weights, so that other suites than `accuracy` still need both at once.
 """
 
 from __future__ import annotations

@@ -241,14 +241,13 @@ class Registry(RegisteredMethods, ReleaseMethods):
                 damaged one.
             KeysError: too few keys are at hand.
         """
+        from registry.catalog.rollout import basis_points_of
         from registry.ledger.channel_moves import cells_taken_out
         from registry.publication import Order, publish
         from targets.devices import load_targets
-        from targets.errors import PublicationError
 
-        if not 0 < rollout_percent <= 100:  # NaN included
-            raise PublicationError("the share of a rollout must be more than 0 and at most 100", fix="pass 1 to 100")
-        order = Order(model, channel, round(rollout_percent * 100), deltas, frozenset(drop), newest_only, new_catalog)
+        share = basis_points_of(rollout_percent)
+        order = Order(model, channel, share, deltas, frozenset(drop), newest_only, new_catalog)
         own = {} if self.project is None else {cell.target.name: cell.target for cell in self.project.cells}
         return publish(
             self._reader(),

@@ -27,6 +27,17 @@ class Stage(BaseModel):
     basis_points: int = Field(gt=0, le=ALL)
 
 
+def basis_points_of(percent: float) -> int:
+    """Return a share in hundredths of a percent, rounded, but less than 100 % never to all.
+
+    Raises:
+        PublicationError: it is more than 100 %, or less than a hundredth of a percent.
+    """
+    if not 0.01 <= percent <= 100:  # NaN included
+        raise PublicationError("the share of a rollout must be at least 0.01 % and at most 100 %", fix="pass 1 to 100")
+    return ALL if percent == 100 else min(round(percent * 100), ALL - 1)
+
+
 def position_in_rollout(model: str, release: str, install_id: str) -> int:
     """Return an installation's position, 0 to 9,999.
 

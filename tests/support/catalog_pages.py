@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+
+from starlette.testclient import TestClient
 
 import phipack
 from devtools.bundles import make_bundle
@@ -52,6 +56,13 @@ def make_registry(home: Path, migrated_database: Path) -> phipack.Registry:
     registry.promote(f"{OTHER}:1.1.0", to="production", reason="smaller")
     registry.retire(f"{OTHER}@pixel-9", "production", reason="too slow there")
     return registry
+
+
+def text_of(client: TestClient, path: str, status: int = 200) -> str:
+    """Return what a page says, without its tags."""
+    answer = client.get(path)
+    assert answer.status_code == status, answer.text
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", answer.text)))
 
 
 def _release(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from targets.gates import Gate, judge
+from targets.gates import Gate, GateResult, judge
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -59,6 +59,13 @@ def test_nan_fails_every_gate(bound: float) -> None:
 def test_invalid_gate_is_refused(content: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Gate.model_validate(content)
+
+
+@pytest.mark.parametrize("value", [None, math.nan])
+def test_a_result_that_passes_without_a_figure_is_refused(value: float | None) -> None:
+    """Evidence is read from files: promotion believes what they say of their gates."""
+    with pytest.raises(ValidationError, match="the gate on kl_mean passed without a figure"):
+        GateResult(figure="kl_mean", bound="<= 0.05", value=value, passed=True, asked_by="project")
 
 
 def test_zero_is_a_valid_bound() -> None:

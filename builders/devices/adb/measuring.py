@@ -264,7 +264,12 @@ def _only_one(phone: Phone) -> Iterator[None]:
 
 
 def _require_room(request: MeasureRequest) -> None:
-    """Refuse more tokens than the bundle's context has."""
+    """Refuse more tokens than the bundle's context has, and a number of threads for a program that takes none."""
+    if request.settings.threads is not None and request.bundle.manifest.recipe.format != "gguf":
+        raise MeasurementError(
+            f"{request.bundle.manifest.recipe.name} is timed by a program that takes no number of threads",
+            fix="leave --threads out, which is llama-bench's",
+        )
     context, settings = request.bundle.manifest.model.context_length, request.settings
     longest = max(settings.prompt_tokens, settings.decode_tokens)
     if longest > context:

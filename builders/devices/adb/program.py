@@ -98,12 +98,13 @@ class Finished:
     def joules(self, seconds: float) -> float | None:
         """Return the energy that the battery gave in the last `seconds` of the run; None where that isn't known.
 
-        The sign of the current differs between makers: its size counts.
+        The sign of the current differs between makers: its size counts. A phone that runs a program draws some: 0
+        stands for a current that is not measured.
         """
         known = [
             (one.seconds, abs(one.microamperes * 1e-6) * (one.microvolts * 1e-6))
             for one in self.samples
-            if one.microamperes is not None and one.microvolts is not None
+            if one.microamperes and one.microvolts
         ]
         if not known or known[-1][0] - known[0][0] < seconds / 2:
             return None

@@ -142,6 +142,12 @@ def test_what_the_runner_prints_is_a_measurement(request_: MeasureRequest) -> No
     assert hot.throttled
 
 
+def test_a_number_of_threads_is_refused_before_anything_is_copied(request_: MeasureRequest) -> None:
+    asked = replace(request_, settings=replace(request_.settings, threads=4))
+    with pytest.raises(MeasurementError, match="Core ML takes no number of threads"):
+        DevicectlProvider().measure(UDID, asked)
+
+
 def test_a_phone_that_was_measured_again_counts_by_its_last_measurement(
     request_: MeasureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,8 @@ def test_energy_is_that_of_the_end_of_the_run_where_tokens_are_generated() -> No
     assert run.joules(20.0) is None  # not seen for most of that time
     silent = Finished("", "", tuple(Sample(n, None, None, 4_000_000, None) for n in range(9)))
     assert (silent.joules(2.0), silent.peak_bytes, silent.worst_status) == (None, None, None)
+    no_sensor = Finished("", "", tuple(Sample(float(second), None, 0, 4_000_000, None) for second in range(5)))
+    assert no_sensor.joules(2.0) is None  # it was 0 J, which meets every gate
 
 
 def test_a_phone_that_gets_slower_is_throttled() -> None:

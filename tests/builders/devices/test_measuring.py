@@ -12,6 +12,7 @@ import pytest
 from builders.devices.adb.measuring import AdbProvider
 from builders.devices.provider import DeviceSettings, MeasureRequest
 from devtools.bundles import make_bundle
+from registry.bundle.folder import Bundle
 from targets.errors import DeviceError, DeviceUnreachableError, MeasurementError, PhipackError
 from targets.measurement import Measurement
 from targets.progress import Event, Step
@@ -97,6 +98,14 @@ def test_what_a_lost_measurement_left_is_removed(phone: Phone, measure: Measure)
     assert [name for name in phone.files() if name.endswith(("gguf", "bench", "out"))] == [
         "phipack/bundles/kept/model.gguf"
     ]
+
+
+def test_a_number_of_threads_is_refused_for_a_program_that_takes_none(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle", {"model.onnx": b"graph"})
+    recipe = bundle.manifest.recipe.model_copy(update={"name": "onnx-int4", "format": "onnx"})
+    bundle = Bundle(bundle.path, bundle.manifest.model_copy(update={"recipe": recipe}))
+    with pytest.raises(MeasurementError, match="onnx-int4 is timed by a program that takes no number of threads"):
+        AdbProvider().measure("", MeasureRequest(bundle, DeviceSettings(prompt_tokens=1, decode_tokens=1, threads=4)))
 
 
 def test_repeats_that_differ_too_much_are_not_measured(phone: Phone, measure: Measure) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.catalog.rollout import ALL, Stage, position_in_rollout, stage_of, stages_after
+from registry.catalog.rollout import ALL, Stage, basis_points_of, position_in_rollout, stage_of, stages_after
 from targets.errors import PublicationError
 
 IDS = [f"installation {number}" for number in range(4000)]
@@ -66,3 +66,16 @@ def test_who_has_no_name_gets_what_is_out_for_all() -> None:
     found = stage_of("m", stages, None)
     assert found is not None
     assert found.release == "1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("percent", "basis_points"), [(100, ALL), (99.999, ALL - 1), (99.99, ALL - 1), (10, 1000), (0.014, 1), (0.01, 1)]
+)
+def test_a_share_below_all_is_never_all(percent: float, basis_points: int) -> None:
+    assert basis_points_of(percent) == basis_points
+
+
+@pytest.mark.parametrize("percent", [0, 0.001, -1, 100.001, float("nan"), float("inf")])
+def test_a_share_that_no_stage_can_have_is_refused(percent: float) -> None:
+    with pytest.raises(PublicationError, match="and at most 100 %"):
+        basis_points_of(percent)

@@ -59,7 +59,7 @@ def test_more_than_can_be_read_again_is_not_written(store: Store, monkeypatch: p
     """A document of few measurements with many samples was written, and every later command refused it."""
     assert add_measurements(store, BUNDLE, [measurement(12.0)]) == 1
     monkeypatch.setattr(measurements, "BYTES_LIMIT", 2000)
-    with pytest.raises(StoreError, match=r"would have .* bytes; the limit is 2,000"):
+    with pytest.raises(StoreError, match="bytes; the limit is 2,000"):
         add_measurements(store, BUNDLE, [measurement(float(speed)) for speed in range(1, 9)])
     assert len(read_measurements(store, BUNDLE)) == 1
 
