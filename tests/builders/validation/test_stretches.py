@@ -36,6 +36,21 @@ def test_what_lies_past_the_window_is_in_the_evidence_and_in_no_gated_figure(tmp
 
 
 @pytest.mark.usefixtures("in_this_process")
+def test_the_reference_walks_while_no_bundle_is_in_memory(tmp_path: Path) -> None:
+    """Medium's onnxruntime and a walk together were killed on 16 GiB."""
+    checkpoint = open_checkpoint(write_tiny(tmp_path / "c", window=96, context=512, dtype="F16"))
+    bundle = build(checkpoint, recipe_named("gguf-f16"), tmp_path / "bundle")
+    events: list[Event] = []
+    figures = validate(bundle, checkpoint, BRIEF, cache=tmp_path / "cache", on_progress=events.append).figures
+    assert {"past_exact_kl_mean", "greedy_match_share"} <= set(figures)
+    names = [event.name for event in events if isinstance(event, Step)]
+    last = max(place for place, name in enumerate(names) if name in ("compare", "generate"))
+    assert "reference" in names[: names.index("open")]
+    assert "reference" not in names[names.index("open") : last]
+    assert "reference" in names[last:]
+
+
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
     ("suite", "context", "is_read"), [("quick", 512, True), ("quick", 513, False), ("accuracy", 513, True)]
 )
