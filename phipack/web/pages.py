@@ -49,7 +49,7 @@ class ReleaseRow:
 
     @property
     def passing(self) -> int:
-        """How many of its cells are registered as passing."""
+        """How many of its registered cells pass. Which cells it plans is on its own page."""
         return sum(row.gates_passed for row in self.rows)
 
     @property

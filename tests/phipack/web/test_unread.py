@@ -25,7 +25,7 @@ def test_a_catalog_that_can_not_be_read_is_not_called_empty(shown: phipack.Regis
     for path, said in (
         (_MINI, "production 1.1.0 not known Not known"),
         (_MINI, "phones: not known"),
-        (_MINI, "all pass , 3 cells production not known promote"),
+        (_MINI, "all registered pass , 3 cells production not known promote"),
         (f"{_MINI}/channels/production", "1.1.0 not known Not known : the catalog can't be read"),
         (f"{_MINI}/releases/1.1.0", "As it is published Not known now."),
         (f"{_MINI}/releases/1.1.0/cells/iphone-15", "Published not known now"),
