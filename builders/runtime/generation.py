@@ -128,15 +128,18 @@ def require_likeliest(logits: NDArray[np.float32], length: int) -> None:
 
 
 def _pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
-    """Yield text as far as it has whole characters: a token may end in the middle of one."""
+    """Yield text as far as it has whole characters: a token may end in the middle of one.
+
+    Bytes that end in the middle of one may change how those before them are decoded (SentencePiece's byte tokens): then
+    as much of the new text follows as there is more of it.
+    """
     ids: list[int] = []
-    said = ""
+    said = text = ""
     for token in tokens:
         ids.append(token)
         text = tokenizer.decode(ids)
-        if not text.endswith(_REPLACEMENT) and text.startswith(said) and text != said:
+        if not text.endswith(_REPLACEMENT) and len(text) > len(said):
             yield text[len(said) :]
             said = text
-    rest = tokenizer.decode(ids)
-    if rest != said and rest.startswith(said):
-        yield rest[len(said) :]
+    if len(text) > len(said):
+        yield text[len(said) :]

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.runtime.generation import generate, render_prompt
+from builders.runtime.generation import _pieces, generate, render_prompt
 from builders.runtime.sessions import open_session
+from builders.tokenizer import Tokenizer as LoadedTokenizer
 from builders.tokenizer import read_bundled_tokenizer
 from registry.bundle.folder import Bundle, file_entries, open_bundle, seal
 from targets.errors import BundleError, MeasurementError
@@ -115,6 +117,21 @@ def test_without_a_template_the_tokenizer_puts_its_own_tokens_around_the_prompt(
     assert list(generate(bundle, "the thing", max_new_tokens=4)) == raw
     with pytest.raises(MeasurementError, match="the prompt has 257 tokens"):  # a byte a token, and BOS
         list(generate(bundle, "x" * 256, max_new_tokens=4))
+
+
+def test_bytes_that_are_no_character_end_no_answer() -> None:
+    """With one such byte, the decoder of SentencePiece's tokenizers spells all bytes before it otherwise."""
+    tokens = [*(f"<0x{byte:02X}>" for byte in range(256)), "a", "\u2581b"]
+    model = models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=[], byte_fallback=True)
+    inner = Tokenizer(model)
+    space = decoders.Replace("\u2581", " ")
+    inner.decoder = decoders.Sequence([space, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer = LoadedTokenizer(inner, b"")
+    whole, broken = "\u4f60".encode(), "\u4f60".encode()[:1]
+    assert list(_pieces(tokenizer, iter([256, *whole, 257]))) == ["a", "\u4f60", " b"]
+    found = "".join(_pieces(tokenizer, iter([256, *whole, *broken, 257, 256, *broken])))
+    assert found.startswith("a\u4f60")
+    assert found.endswith(" ba\ufffd")
 
 
 def test_a_prompt_past_the_context_is_refused(bundles: dict[str, Bundle]) -> None:
