@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from builders.checkpoint import Checkpoint, TensorSource
 from builders.phases import Phases
 from builders.quantization.budget import Choice
@@ -19,6 +21,7 @@ from builders.quantization.calibration.statistics import CalibrationStatistics
 from registry.bundle.chunks import FileDigest
 from registry.bundle.manifest import ExactContext, WeightClass
 from targets.architecture import Architecture
+from targets.errors import UnsupportedModelError
 from targets.progress import Progress, Step, silent
 from targets.recipes import Recipe
 from targets.storage import StoredWeight
@@ -93,6 +96,35 @@ def window_notes(architecture: Architecture, context_length: int) -> tuple[str, 
         f"window as {window + 1} keys (mean KL past it of the order of 1e-4)"
     )
     return (note,)
+
+
+def require_float16(checkpoint: Checkpoint, numbers: Mapping[str, float]) -> None:
+    """Refuse numbers that float16, in which a format stores them, holds as infinity or with few digits.
+
+    `numbers`: of `config.json`, or computed from it, by what messages call them.
+
+    Raises:
+        UnsupportedModelError: naming the first.
+    """
+    least, most = float(np.finfo(np.float16).tiny), float(np.finfo(np.float16).max)
+    for name, number in numbers.items():
+        if not least <= number <= most:
+            raise UnsupportedModelError(
+                f"{checkpoint.path / 'config.json'}: {name} is {number:g}, out of float16's range, which the bundle "
+                "stores",
+                fix="correct config.json to what the model was trained with, or build a recipe of another format",
+            )
+
+
+def attention_factors(architecture: Architecture) -> dict[str, float]:
+    """Return what longrope multiplies the tables of its rotation with, by name; nothing without longrope."""
+    rope = architecture.longrope
+    if rope is None:
+        return {}
+    return {
+        "longrope's factor of attention, of short sequences": rope.short_attention_factor,
+        "longrope's factor of attention, of long sequences": rope.long_attention_factor,
+    }
 
 
 class FormatPackage(Protocol):

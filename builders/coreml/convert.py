@@ -12,12 +12,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from builders.conversion import BuildRequest, Conversion, weight_classes, window_notes
+from builders.conversion import (
+    BuildRequest,
+    Conversion,
+    attention_factors,
+    require_float16,
+    weight_classes,
+    window_notes,
+)
 from builders.coreml.description import describe
 from builders.coreml.interface import LONG_FACTORS, MAIN, call_lengths
 from builders.coreml.library import load_coremltools
 from builders.coreml.package import PACKAGE_NAME, package_sizes, write_package
-from builders.coreml.program import write_program
+from builders.coreml.program import float16_constants, write_program
 from builders.coreml.weights import Weights
 from targets.recipes import Recipe
 from targets.storage import StoredWeight
@@ -35,6 +42,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
 
     Raises:
         CheckpointError: a tensor holds NaN, an infinity, or what float16 can't represent.
+        UnsupportedModelError: so does a number of config.json.
     """
     architecture, recipe, context = request.checkpoint.architecture, request.recipe, request.context_length
     stored = plan(architecture, recipe)
@@ -66,6 +74,7 @@ def _described(request: BuildRequest) -> tuple[Any, Any, Weights]:
     All functions have the same constants by the same names, so those of one are those of all.
     """
     architecture, context = request.checkpoint.architecture, request.context_length
+    require_float16(request.checkpoint, attention_factors(architecture) | float16_constants(architecture))
     lengths = call_lengths(request.recipe, context)
     load_coremltools()
     with _WRITING:

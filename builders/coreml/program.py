@@ -35,6 +35,21 @@ from targets.architecture import Architecture
 HIDDEN_LOGIT = np.float16(-30000)  # added to ids that must never be chosen: finite, and a probability of 0
 
 
+def float16_constants(architecture: Architecture) -> dict[str, float]:
+    """Return the numbers that the program holds in float16, by name; of a limit that clamps nothing, the largest."""
+    found = {"the scale of attention's scores, of the usual one": _score_share(architecture)}
+    if architecture.logit_divisor != 1:
+        found["1 / mup_width_multiplier"] = 1 / architecture.logit_divisor
+    if architecture.gegelu_limit is not None:
+        found["gegelu_limit"] = min(architecture.gegelu_limit, float(np.finfo(np.float16).max))
+    return found
+
+
+def _score_share(architecture: Architecture) -> float:
+    """Return the architecture's scale of scores as a share of attention's own, d ** -0.5."""
+    return float(architecture.score_scale * architecture.head_dim**0.5)
+
+
 def write_program(
     architecture: Architecture, context_length: int, functions: Mapping[str, tuple[int | None, Weights]]
 ) -> Any:
@@ -176,7 +191,7 @@ class _Decoder:
 
     def _scaled(self, queries: Any) -> Any:
         """Scale queries where the architecture's scale differs from attention's own, d ** -0.5."""
-        share = self._architecture.score_scale * self._architecture.head_dim**0.5
+        share = _score_share(self._architecture)
         return queries if math.isclose(share, 1) else self._mb.mul(x=queries, y=np.float16(share))
 
     def _gated(self, gate: Any, up: Any, name: str) -> Any:

@@ -34,6 +34,7 @@ from registry.bundle.manifest import ExactContext
 from registry.files.staging import disk_errors
 from registry.files.temporary import temporary_folder
 from targets.architecture import Architecture
+from targets.errors import UnsupportedModelError
 from targets.gguf_names import gguf_name
 from targets.layouts import canonical_names
 from targets.recipes import Recipe
@@ -229,6 +230,7 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
     `general.name` is left out: with "phi3" in it, llama.cpp applies Phi-3's special-token rules to any vocabulary.
     """
     architecture, rope = request.checkpoint.architecture, request.checkpoint.architecture.longrope
+    _require_float32(architecture, request.checkpoint.path)
     writer.add_context_length(architecture.context_length)
     writer.add_embedding_length(architecture.hidden_size)
     writer.add_feed_forward_length(architecture.intermediate_size)
@@ -246,6 +248,19 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
         writer.add_sliding_window(architecture.sliding_window or 0)
     if rope is not None:  # one for both sides: only Phi-3-small has two, and llama.cpp has no graph for it
         writer.add_rope_scaling_attn_factors(rope.short_attention_factor)
+
+
+def _require_float32(architecture: Architecture, folder: Path) -> None:
+    """Refuse numbers that a file would hold as infinity or 0. Raises `UnsupportedModelError`."""
+    rope, known = architecture.longrope, np.finfo(np.float32)
+    of_rope = () if rope is None else (*rope.short, *rope.long, rope.short_attention_factor)
+    for number in (architecture.rope_theta, architecture.norm_epsilon, *of_rope):
+        if not float(known.tiny) <= number <= float(known.max):
+            raise UnsupportedModelError(
+                f"{folder / 'config.json'}: {number:g} of the rope or the norms is out of float32's range, which GGUF "
+                "stores",
+                fix="correct it to what the model was trained with",
+            )
 
 
 def _file_type(recipe: Recipe, weights: tuple[StoredWeight, ...]) -> int:

@@ -13,7 +13,14 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
-from builders.conversion import BuildRequest, Conversion, weight_classes, window_notes
+from builders.conversion import (
+    BuildRequest,
+    Conversion,
+    attention_factors,
+    require_float16,
+    weight_classes,
+    window_notes,
+)
 from builders.onnx.attention import Attention
 from builders.onnx.cache_scales import CacheScales
 from builders.onnx.datafile import DATA_NAME, DataFile
@@ -38,7 +45,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
     """Write graph, arrays and runtime config into `folder`, which already has the tokenizer's files.
 
     Raises:
-        UnsupportedModelError: a head or row width that the operators don't support.
+        UnsupportedModelError: a head or row width that the operators don't support, or a number out of float16's range.
         CheckpointError: a tensor holds NaN, an infinity, or what float16 can't represent.
         CalibrationError: keys or values overflow, so that an int8 KV cache can't store them.
     """
@@ -76,6 +83,8 @@ def _planned(request: BuildRequest) -> tuple[bytes, DataFile]:
     """Write the graph, and promise every array that it points to."""
     architecture = request.checkpoint.architecture
     check(architecture, request.recipe)
+    if cache_dtype(request.recipe) == "float16":
+        require_float16(request.checkpoint, attention_factors(architecture))
     edge = architecture.longrope_edge(request.context_length)
     graph, data = Graph(), DataFile()
     positions = write_positions(graph, data, request)

@@ -40,12 +40,13 @@ def generate(
 
     Raises:
         BundleError: the chat template can't be rendered.
-        MeasurementError: the prompt does not fit, or the runtime refuses the bundle.
+        MeasurementError: the prompt does not fit, the runtime refuses the bundle, or its logits overflow.
     """
     tokenizer = read_bundled_tokenizer(bundle.path)
-    text = render_prompt(bundle, prompt) if use_template else prompt
+    has_template = use_template and bundle.manifest.generation.chat_template is not None
+    text = render_prompt(bundle, prompt) if has_template else prompt
     # A template writes its own beginning-of-sequence token where the model wants one.
-    ids = tokenizer.encode(text, add_special_tokens=not use_template)
+    ids = tokenizer.encode(text, add_special_tokens=not has_template)
     room = bundle.manifest.model.context_length - len(ids)
     if not ids or room < 1:
         raise MeasurementError(
@@ -99,9 +100,14 @@ def _tokens(bundle: Bundle, ids: list[int], limit: int, on_progress: Progress) -
 
 
 def greedy(session: Answering, ids: list[int], limit: int, stop_ids: frozenset[int]) -> Iterator[int]:
-    """Yield the likeliest next token after ids, again and again: before a stop id, at most `limit`."""
+    """Yield the likeliest next token after ids, again and again: before a stop id, at most `limit`.
+
+    Raises:
+        MeasurementError: there is no likeliest token, as logits are NaN or infinite.
+    """
     logits = session.prefill(np.asarray(ids, dtype=np.int64))
     for made in range(limit):
+        require_likeliest(logits, len(ids) + made)
         token = int(logits.argmax())
         if token in stop_ids:
             return
@@ -110,16 +116,30 @@ def greedy(session: Answering, ids: list[int], limit: int, stop_ids: frozenset[i
             logits = session.step(token)
 
 
+def require_likeliest(logits: NDArray[np.float32], length: int) -> None:
+    """Raise `MeasurementError` where logits after `length` tokens have no largest number: the first would be taken."""
+    largest = logits.max()  # NaN where any is NaN; a single -inf rules a token out
+    if not np.isfinite(largest):
+        raise MeasurementError(
+            f"the logits after {length} tokens are no scores of tokens: their maximum is {largest}",
+            fix="check the bundle with phipack inspect --verify; if it is whole, its arithmetic overflows: build a "
+            "recipe of wider range, such as onnx-int4",
+        )
+
+
 def _pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
-    """Yield text as far as it has whole characters: a token may end in the middle of one."""
+    """Yield text as far as it has whole characters: a token may end in the middle of one.
+
+    Bytes that end in the middle of one may change how those before them are decoded (SentencePiece's byte tokens): then
+    as much of the new text follows as there is more of it.
+    """
     ids: list[int] = []
-    said = ""
+    said = text = ""
     for token in tokens:
         ids.append(token)
         text = tokenizer.decode(ids)
-        if not text.endswith(_REPLACEMENT) and text.startswith(said) and text != said:
+        if not text.endswith(_REPLACEMENT) and len(text) > len(said):
             yield text[len(said) :]
             said = text
-    rest = tokenizer.decode(ids)
-    if rest != said and rest.startswith(said):
-        yield rest[len(said) :]
+    if len(text) > len(said):
+        yield text[len(said) :]

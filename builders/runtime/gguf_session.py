@@ -166,7 +166,8 @@ class GgufSession(Session):
     ) -> Iterator[Tokens]:
         """Yield each prompt's continuation: all are written together, with the rounding of a batch."""
         longest = max(map(len, prompts), default=0) + count
-        if (len(prompts) < 2 and self._together is None) or longest > self._shortened or min(map(len, prompts)) < 1:
+        is_alone = not prompts or (len(prompts) < 2 and self._together is None)
+        if is_alone or longest > self._shortened or min(map(len, prompts)) < 1:
             yield from super().continue_each(prompts, count, stops=stops, known=known)
             return
         self._require_open()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from builders.runtime.generation import require_likeliest
 from builders.runtime.onnx_text import refused
 from registry.bundle.folder import Bundle
 
@@ -16,7 +17,7 @@ def generate_tokens(bundle: Bundle, prompt_ids: Sequence[int], max_new_tokens: i
     Ends before a stop id, after `max_new_tokens`, or at the context's end.
 
     Raises:
-        MeasurementError: onnxruntime-genai refuses the bundle or the prompt.
+        MeasurementError: onnxruntime-genai refuses the bundle or the prompt, or logits are NaN or infinite.
     """
     import onnxruntime_genai as genai
 
@@ -29,6 +30,7 @@ def generate_tokens(bundle: Bundle, prompt_ids: Sequence[int], max_new_tokens: i
         generator = genai.Generator(model, parameters)
         generator.append_tokens(np.asarray([prompt_ids], dtype=np.int32))
         while not generator.is_done():
+            require_likeliest(generator.get_logits(), int(generator.token_count()))
             generator.generate_next_token()
             token = int(generator.get_next_tokens()[0])
             if token in stop_ids:

@@ -16,7 +16,7 @@ from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
 from builders.checkpoint.adapter import MergedCheckpoint
 from builders.tokenizer.loading import Tokenizer, tokenizer_of
 from builders.tokenizer.probes import unknown_flags_note
-from builders.tokenizer.stop_ids import read_stop_ids
+from builders.tokenizer.stop_ids import named_id, read_stop_ids
 from builders.tokenizer.unread import notes_on_unread_files
 from targets.errors import CheckpointError
 from targets.recipes import Format
@@ -45,8 +45,8 @@ def bundled_tokenizer(checkpoint: Checkpoint, kind: Format) -> BundledTokenizer:
     """Return what a bundle has of its tokenizer: the same bytes each time. Nothing is written.
 
     Raises:
-        CheckpointError: the tokenizer can't be read, has an id past the vocabulary, or a stop id is none; the chat
-            template can't be rendered; or the tokenizer belongs to another base than the adapter's.
+        CheckpointError: the tokenizer can't be read, has an id past the vocabulary, or an id that a config names is
+            past it; the chat template can't be rendered; or the tokenizer belongs to another base than the adapter's.
         UnsupportedModelError: it does what no tokenizer.json can say, or a file of ranks whose encoding is not known.
     """
     templates = _template_notes(checkpoint)  # first: an error in a template's place is found by its own name
@@ -54,6 +54,8 @@ def bundled_tokenizer(checkpoint: Checkpoint, kind: Format) -> BundledTokenizer:
         _refuse_moved_tokens(checkpoint)
     tokenizer = tokenizer_of(checkpoint)
     _refuse_ids_past_vocabulary(checkpoint, tokenizer.vocabulary())
+    for key in ("bos_token_id", "pad_token_id"):
+        named_id(checkpoint, key)  # a wrong one is refused before anything is built
     flags = unknown_flags_note(checkpoint, tokenizer, _UNKNOWN_FLAGS[kind], f"the runtime of {kind} bundles")
     stop = read_stop_ids(checkpoint, tokenizer)
     notes = (*stop.notes, *flags, *templates, *notes_on_unread_files(checkpoint, tokenizer))

@@ -10,6 +10,8 @@ from builders.tokenizer.probes import turn_end
 from targets.config_json import read_setting
 from targets.errors import CheckpointError
 
+_NO_TOKEN = -1
+
 
 @dataclass(frozen=True)
 class StopIds:
@@ -25,9 +27,19 @@ def stop_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 
 def named_id(checkpoint: Checkpoint, key: str) -> int | None:
-    """Return `bos_token_id` or `pad_token_id`: of generation_config.json, or of config.json where that says null."""
-    values = (checkpoint.generation_config.get(key), checkpoint.config.get(key))
-    return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), None)
+    """Return `bos_token_id` or `pad_token_id`: of generation_config.json, or of config.json where that says null.
+
+    -1 says null, too: that is how the first Llamas were saved.
+
+    Raises:
+        CheckpointError: it is not in the vocabulary.
+    """
+    for file, content in (("generation_config.json", checkpoint.generation_config), ("config.json", checkpoint.config)):
+        value = content.get(key)
+        if value is None or value == _NO_TOKEN:
+            continue
+        return _id_of(checkpoint, value, key, file)
+    return None
 
 
 def read_stop_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> StopIds:
@@ -81,12 +93,16 @@ def _named(checkpoint: Checkpoint) -> tuple[int, ...]:
 
 def _checked(checkpoint: Checkpoint, value: object, file: str) -> tuple[int, ...]:
     """Return the ids of an `eos_token_id`, sorted."""
-    size = checkpoint.architecture.vocabulary_size
     ids = value if isinstance(value, list) else [] if value is None else [value]
-    for token in ids:
-        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < size:
-            raise CheckpointError(
-                f"{checkpoint.path / file}: eos_token_id {token!r} is not an id of the vocabulary (0 to {size - 1})",
-                fix=f"correct it in {file}",
-            )
-    return tuple(sorted(set(ids)))
+    return tuple(sorted({_id_of(checkpoint, token, "eos_token_id", file) for token in ids}))
+
+
+def _id_of(checkpoint: Checkpoint, value: object, key: str, file: str) -> int:
+    """Return an id that a file's key has. Raises `CheckpointError` where it is not in the vocabulary."""
+    size = checkpoint.architecture.vocabulary_size
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < size:
+        raise CheckpointError(
+            f"{checkpoint.path / file}: {key} {value!r} is not an id of the vocabulary (0 to {size - 1})",
+            fix=f"correct it in {file}",
+        )
+    return value

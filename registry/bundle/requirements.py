@@ -190,7 +190,7 @@ def _head_dim(header: GgufHeader, architecture: str) -> int | None:
     keys = header.keys
     width, heads = keys.get(f"{architecture}.embedding_length"), keys.get(f"{architecture}.attention.head_count")
     if (stated := keys.get(f"{architecture}.attention.key_length")) is not None:
-        return int(stated)
+        return stated if isinstance(stated, int) else None
     return width // heads if isinstance(width, int) and isinstance(heads, int) and heads else None
 
 

@@ -128,10 +128,12 @@ class BlobFile:
         """
         if self._bytes is None:
             self._bytes = np.memmap(self._path, np.uint8, "r")
-        marker, _, size, start = _DESCRIPTION.unpack_from(self._bytes.data, blob.offset)
-        if marker != _MARKER or start + size > len(self._bytes):
-            raise ValueError(f"there is no constant at {blob.offset} of {self._path.name}")
-        return self._bytes[start : start + size]
+        described = self._bytes[blob.offset : blob.offset + _DESCRIPTION.size].tobytes()
+        if len(described) == _DESCRIPTION.size:
+            marker, _, size, start = _DESCRIPTION.unpack(described)
+            if marker == _MARKER and start + size <= len(self._bytes):
+                return self._bytes[start : start + size]
+        raise ValueError(f"there is no constant at {blob.offset} of {self._path.name}")
 
 
 def read_program(package: Path, function: str = MAIN) -> StoredProgram:

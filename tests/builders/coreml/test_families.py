@@ -16,6 +16,7 @@ from builders.checkpoint import open_checkpoint
 from builders.reference import FloatReference
 from builders.runtime.coreml.session import open_session
 from registry.bundle.folder import Bundle
+from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
 from tests.support.checkpoints import write_json, write_tiny
 from tests.support.parity import some_tokens
@@ -169,3 +170,24 @@ def test_bytes_do_not_depend_on_the_threads(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
         digests.add(build(open_checkpoint(folder), recipe_named("coreml-int4"), tmp_path / str(count)).digest)
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [
+        ("long_mscale", 1e6),
+        ("short_mscale", 1e-9),
+        ("mup_width_multiplier", 1e-5),
+        ("mup_attn_multiplier", 1e9),
+        ("gegelu_limit", 1e-9),
+    ],
+)
+def test_a_number_out_of_float16s_range_is_refused(tmp_path: Path, key: str, number: float) -> None:
+    """It was stored as infinity, 0 or with few digits."""
+    folder = write_tiny(tmp_path / "checkpoint", family="phi3small", original_context=64)
+    config = json.loads((folder / "config.json").read_bytes())
+    (config["rope_scaling"] if key in config["rope_scaling"] else config)[key] = number
+    write_json(folder / "config.json", config)
+    with pytest.raises(UnsupportedModelError, match="out of float16's range"):
+        build(open_checkpoint(folder), recipe_named("coreml-fp16"), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

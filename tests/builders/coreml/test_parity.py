@@ -90,6 +90,22 @@ def test_a_broken_weight_leaves_nothing(tmp_path: Path, recipe: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
+@pytest.mark.parametrize("recipe", ["coreml-fp16", "coreml-int4", "coreml-palettized4"])
+def test_a_weights_file_that_was_cut_is_refused(tmp_path: Path, recipe: str) -> None:
+    """Wherever it was cut: also in the description of a blob, or right before it."""
+    _, bundle = tiny_bundle(tmp_path, recipe)
+    weights = next((bundle.path / "model.mlpackage").rglob("weight.bin"))
+    content = weights.read_bytes()
+    marks = [at for at in range(64, len(content), 64) if content[at : at + 4] == b"\xef\xbe\xad\xde"]
+    for size in (marks[-1], marks[-1] + 10, marks[-2], marks[-2] + 64, marks[len(marks) // 2]):
+        weights.write_bytes(content[:size])
+        with pytest.raises(MeasurementError, match=r"weight\.bin|index out of bounds"), open_session(bundle) as session:
+            session.score(some_tokens(5))
+    weights.unlink()
+    with pytest.raises(MeasurementError, match=r"weight\.bin"), open_session(bundle) as session:
+        session.score(some_tokens(5))
+
+
 def test_a_damaged_package_is_refused(tmp_path: Path) -> None:
     _, bundle = tiny_bundle(tmp_path, "coreml-fp16")
     model = next((bundle.path / "model.mlpackage").rglob("model.mlmodel"))

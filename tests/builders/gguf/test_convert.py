@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +16,14 @@ from builders.checkpoint import open_checkpoint
 from builders.gguf.convert import _MOSTLY
 from registry.bundle.folder import verify
 from targets.config_json import read_architecture
-from targets.errors import CheckpointError
+from targets.errors import CheckpointError, UnsupportedModelError
 from targets.gguf_names import gguf_name
 from targets.recipes import RECIPES as RECIPES_BY_NAME
 from targets.recipes import recipe_named
 from targets.storage.gguf import CANDIDATES, plan
 from tests.support import llama_cpp as llamacpp
 from tests.support.cases import cases
-from tests.support.checkpoints import SPECIAL, Tiny, random_weights, write_tiny, write_weights
+from tests.support.checkpoints import SPECIAL, Tiny, edit_json, random_weights, write_tiny, write_weights
 
 EVERY = os.environ.get("ACCURACY") == "all"
 RECIPES = tuple(name for name, recipe in RECIPES_BY_NAME.items() if recipe.format == "gguf")
@@ -228,3 +229,21 @@ def test_values_that_no_block_can_hold_leave_nothing_behind(recipe: str, value: 
     with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.down_proj\.weight"):
         build(open_checkpoint(folder), recipe_named(recipe), tmp_path / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [("rope_theta", 1e300), ("rms_norm_eps", 1e-300), ("short_factor", 1e300), ("long_factor", 1e-38)],
+)
+def test_a_number_out_of_float32s_range_is_refused(tmp_path: Path, key: str, number: float) -> None:
+    """It would be infinite or 0 in the file; with some keys, the gguf library's own error ended the build."""
+    folder = write_tiny(tmp_path / "checkpoint", original_context=256)
+    config = json.loads((folder / "config.json").read_bytes())
+    if key in config["rope_scaling"]:
+        config["rope_scaling"][key][0] = number
+    else:
+        config[key] = number
+    edit_json(folder / "config.json", **config)
+    with pytest.raises(UnsupportedModelError, match="out of float32's range"):
+        build(open_checkpoint(folder), recipe_named("gguf-f16"), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

@@ -233,3 +233,15 @@ def _add_head(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     head = np.random.default_rng(9).standard_normal(weights["model.embed_tokens.weight"].shape) / 8
     save_file(weights | {"lm_head.weight": head.astype(np.float16)}, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(("key", "number"), [("long_mscale", 1e6), ("short_mscale", 1e-9)])
+def test_a_number_out_of_float16s_range_is_refused(tmp_path: Path, key: str, number: float) -> None:
+    """It was stored as infinity, 0 or with few digits."""
+    folder = write_tiny(tmp_path / "checkpoint", family="phi3small", original_context=64)
+    config = json.loads((folder / "config.json").read_bytes())
+    (config["rope_scaling"] if key in config["rope_scaling"] else config)[key] = number
+    write_json(folder / "config.json", config)
+    with pytest.raises(UnsupportedModelError, match="out of float16's range"):
+        build(open_checkpoint(folder), recipe_named("onnx-fp16"), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.runtime.generation import generate, render_prompt
+from builders.runtime.generation import _pieces, generate, render_prompt
 from builders.runtime.sessions import open_session
+from builders.tokenizer import Tokenizer as LoadedTokenizer
 from builders.tokenizer import read_bundled_tokenizer
 from registry.bundle.folder import Bundle, file_entries, open_bundle, seal
 from targets.errors import BundleError, MeasurementError
 from targets.progress import Event, Notice
 from targets.recipes import recipe_named
-from tests.support.checkpoints import write_tiny
+from tests.support.checkpoints import edit_json, random_weights, write_tiny, write_weights
 
 RECIPES = ("gguf-f16", "onnx-fp16", "coreml-fp16")
 
@@ -87,6 +89,49 @@ def test_it_stops_at_a_stop_id(bundles: dict[str, Bundle], tmp_path: Path, recip
         first = int(session.prefill(np.asarray(read_bundled_tokenizer(bundle.path).encode("on"))).argmax())
     stopping = resealed(bundle, tmp_path / "stopping", stop_token_ids=[first])
     assert list(generate(stopping, "on", max_new_tokens=9, use_template=False)) == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_logits_without_a_largest_number_are_an_error(tmp_path: Path, recipe: str) -> None:
+    """The first token would count as the likeliest, and the answer would be a row of exclamation marks."""
+    folder = write_tiny(tmp_path / "checkpoint", dtype="F16")
+    weights = random_weights(json.loads((folder / "config.json").read_bytes()))
+    overflowing = {name: np.sign(each) * 3e4 if "qkv_proj" in name else each for name, each in weights.items()}
+    write_weights(folder, overflowing, dtype="F16")
+    if recipe == "gguf-f16":  # whose products are float32's up to the head
+        write_weights(folder, {name: np.sign(each) * 3e4 for name, each in weights.items()}, dtype="F16")
+    bundle = build(open_checkpoint(folder), recipe_named(recipe), tmp_path / "bundle")
+    with pytest.raises(MeasurementError, match=r"the logits after \d+ tokens are no scores"):
+        list(generate(bundle, "on", max_new_tokens=2))
+
+
+def test_without_a_template_the_tokenizer_puts_its_own_tokens_around_the_prompt(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "checkpoint", dtype="F16")
+    edit_json(folder / "tokenizer_config.json", chat_template=...)
+    bos, text = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    special = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [310], "tokens": ["<|endoftext|>"]}}
+    around = {"type": "TemplateProcessing", "single": [bos, text], "pair": [bos, text], "special_tokens": special}
+    edit_json(folder / "tokenizer.json", post_processor=around)
+    bundle = build(open_checkpoint(folder), recipe_named("gguf-f16"), tmp_path / "bundle", context_length=256)
+    raw = list(generate(bundle, "the thing", max_new_tokens=4, use_template=False))
+    assert list(generate(bundle, "the thing", max_new_tokens=4)) == raw
+    with pytest.raises(MeasurementError, match="the prompt has 257 tokens"):  # a byte a token, and BOS
+        list(generate(bundle, "x" * 256, max_new_tokens=4))
+
+
+def test_bytes_that_are_no_character_end_no_answer() -> None:
+    """With one such byte, the decoder of SentencePiece's tokenizers spells all bytes before it otherwise."""
+    tokens = [*(f"<0x{byte:02X}>" for byte in range(256)), "a", "\u2581b"]
+    model = models.BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=[], byte_fallback=True)
+    inner = Tokenizer(model)
+    space = decoders.Replace("\u2581", " ")
+    inner.decoder = decoders.Sequence([space, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer = LoadedTokenizer(inner, b"")
+    whole, broken = "\u4f60".encode(), "\u4f60".encode()[:1]
+    assert list(_pieces(tokenizer, iter([256, *whole, 257]))) == ["a", "\u4f60", " b"]
+    found = "".join(_pieces(tokenizer, iter([256, *whole, *broken, 257, 256, *broken])))
+    assert found.startswith("a\u4f60")
+    assert found.endswith(" ba\ufffd")
 
 
 def test_a_prompt_past_the_context_is_refused(bundles: dict[str, Bundle]) -> None:

@@ -52,8 +52,10 @@ def test_together_is_alone(bundles: dict[str, Bundle], recipe: str) -> None:
         assert at_once(session, stops=stops) == [ids[:end] for ids, end in zip(expected, ends, strict=True)]
         known = [np.array([ids[0], (ids[1] + at) % 300]) for at, ids in enumerate(expected)]
         assert [len(ids) for ids in at_once(session, known=known)] == [COUNT, 2, 2, 2, 2]
+        assert at_once(session, []) == []
         assert np.array_equal(session.prefill(PROMPTS[2]), session.prefill(PROMPTS[2]))
         assert alone(session) == expected
+        assert at_once(session, []) == []
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -10,8 +10,9 @@ import pytest
 
 from builders.build import build
 from builders.checkpoint import open_checkpoint
-from builders.tokenizer import bundled_tokenizer, load_tokenizer, stop_token_ids
+from builders.tokenizer import bundled_tokenizer, load_tokenizer, named_id, stop_token_ids
 from builders.tokenizer.probes import turn_end
+from targets.errors import CheckpointError
 from targets.recipes import recipe_named
 from tests.support import llama_cpp as llamacpp
 from tests.support.checkpoints import CHAT_TEMPLATE, edit_json, write_tiny
@@ -109,6 +110,25 @@ def test_a_null_in_generation_config_leaves_the_word_to_config(folder: Path, tmp
     assert (bundle.manifest.generation.bos_token_id, bundle.manifest.generation.pad_token_id) == (313, 314)
     model = json.loads(bundle.file("genai_config.json").read_bytes())["model"]
     assert (model["bos_token_id"], model["pad_token_id"]) == (313, 314)
+
+
+@pytest.mark.parametrize("key", ["bos_token_id", "pad_token_id"])
+@pytest.mark.parametrize("wrong", [320, -2, "310", [310], True])
+def test_an_id_that_is_none_of_the_vocabulary_is_refused(folder: Path, key: str, wrong: Any) -> None:
+    edit_json(folder / GENERATION, **{key: wrong})
+    with pytest.raises(CheckpointError, match=f"{GENERATION}: {key} .* is not an id of the vocabulary"):
+        bundled_tokenizer(open_checkpoint(folder), "gguf")
+    edit_json(folder / GENERATION, **{key: None})
+    edit_json(folder / "config.json", **{key: wrong})
+    with pytest.raises(CheckpointError, match=f"/config.json: {key} .* is not an id of the vocabulary"):
+        named_id(open_checkpoint(folder), key)
+
+
+def test_minus_one_is_no_token(folder: Path) -> None:
+    edit_json(folder / GENERATION, pad_token_id=-1)
+    assert named_id(open_checkpoint(folder), "pad_token_id") == 310  # config.json's
+    edit_json(folder / "config.json", pad_token_id=-1)
+    assert named_id(open_checkpoint(folder), "pad_token_id") is None
 
 
 def test_an_absent_key_is_the_default_of_its_configuration(tmp_path: Path) -> None:

@@ -109,6 +109,21 @@ def test_a_gguf_file_is_read_as_its_own_library_wrote_it(tmp_path: Path, words: 
     assert ("gguf/pre/gpt-4o" in found) == (words == "gpt2")  # SentencePiece's text is not split into words
 
 
+@pytest.mark.parametrize("stated", ["twelve", float("inf")])
+def test_a_head_size_that_is_no_whole_number_is_none(tmp_path: Path, stated: str | float) -> None:
+    from gguf import GGUFWriter
+
+    (tmp_path / "b").mkdir()
+    writer = GGUFWriter(tmp_path / "b" / "model.gguf", "phi3")
+    (writer.add_string if isinstance(stated, str) else writer.add_float32)("phi3.attention.key_length", stated)
+    writer.add_rope_dimension_count(12)
+    writer.add_tensor("rope_factors_long.weight", np.zeros((2, 32), np.float16))
+    for write_part in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file"):
+        getattr(writer, write_part)()
+    writer.close()
+    assert "gguf/partial_rotary/phi3" in features(tmp_path / "b")
+
+
 def test_a_core_ml_model_states_its_specification(tmp_path: Path) -> None:
     """Real ones, which coremltools wrote, are read in tests/builders/test_requirements.py."""
     updatable, program = b"\x50\x01", b"\xb2\x1f\x02\x08\x01"  # fields 10 and 502
