@@ -200,13 +200,16 @@ def folder_digest(folder: Path) -> str:
 
 
 def prompt_texts(settings: EvaluationSettings) -> dict[str, str]:
-    """Return the questions of each task, with their answers, and the prompts of each set, by names for messages.
+    """Return the questions of each task, without answers and with them, and the prompts of each set.
+
+    By names for messages. Questions alone, too: where they are short, answers would part passages that are compared.
 
     Raises `MeasurementError` as `read_tasks` and `read_prompts`.
     """
     tasks = () if settings.tasks is None else read_tasks(settings.tasks)
     sets = () if settings.safety is None else read_prompts(settings.safety)
-    found = {f"task {one.header.task}": "\n".join(row.worked for row in one.rows) for one in tasks}
+    found = {f"task {one.header.task}": "\n".join(row.prompt for row in one.rows) for one in tasks}
+    found |= {f"task {one.header.task}, with answers": "\n".join(row.worked for row in one.rows) for one in tasks}
     return found | {f"prompts {one.header.prompts}": "\n".join(row.prompt for row in one.rows) for one in sets}
 
 

@@ -88,8 +88,10 @@ def test_a_calibration_must_see_neither_questions_nor_answers(tmp_path: Path) ->
     tasks = write(tmp_path / "t" / "b.jsonl", GENERATION | {"task": "written"}, PROBLEM)
     safety = write(tmp_path / "p" / "a.jsonl", PROMPTS, {"prompt": "Be rude."})
     assert prompt_texts(EvaluationSettings(tasks=tasks, safety=safety)) == {
-        "task sums": "2 + 2 = 4",
-        "task written": "Question: 2 + 2?\nAnswer: 2 + 2 = 4\n#### 4",
+        "task sums": "2 + 2 =",
+        "task sums, with answers": "2 + 2 = 4",
+        "task written": "Question: 2 + 2?\nAnswer:",
+        "task written, with answers": "Question: 2 + 2?\nAnswer: 2 + 2 = 4\n#### 4",
         "prompts rude": "Be rude.",
     }
 
