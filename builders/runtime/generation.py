@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.runtime.likeliest import require_likeliest
 from builders.runtime.sessions import open_session
 from builders.templates import ChatTemplateError, render_chat
 from builders.tokenizer import Tokenizer, read_bundled_tokenizer, read_special_tokens
@@ -114,17 +115,6 @@ def greedy(session: Answering, ids: list[int], limit: int, stop_ids: frozenset[i
         yield token
         if made + 1 < limit:
             logits = session.step(token)
-
-
-def require_likeliest(logits: NDArray[np.float32], length: int) -> None:
-    """Raise `MeasurementError` where logits after `length` tokens have no largest number: the first would be taken."""
-    largest = logits.max()  # NaN where any is NaN; a single -inf rules a token out
-    if not np.isfinite(largest):
-        raise MeasurementError(
-            f"the logits after {length} tokens are no scores of tokens: their maximum is {largest}",
-            fix="check the bundle with phipack inspect --verify; if it is whole, its arithmetic overflows: build a "
-            "recipe of wider range, such as onnx-int4",
-        )
 
 
 def _pieces(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from builders.runtime.generation import require_likeliest
+from builders.runtime.likeliest import require_likeliest
 from builders.runtime.onnx_text import refused
 from registry.bundle.folder import Bundle
 
