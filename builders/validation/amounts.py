@@ -26,14 +26,7 @@ from builders.validation.behaviour.subject import (
 )
 from builders.validation.lengths import Exactness, edges_of, first_limit, is_exact
 from builders.validation.sampled_texts import sampled_window, sampled_windows
-from builders.validation.stretches import (
-    STRETCH_TOKENS,
-    across_edges_end,
-    cache_end,
-    is_opened_again,
-    past_edge_span,
-    past_exact_span,
-)
+from builders.validation.stretches import cache_end, is_opened_again, spans_read
 from builders.validation.tasks.likelihoods import padded_shapes
 from builders.validation.tasks.task_files import (
     ChoiceTask,
@@ -196,19 +189,12 @@ class Validation:
 
     def _stretches(self, found: Amounts) -> None:
         """Count the ends of long sequences of that text. The reference reads those of the same length once."""
-        longest = self.settings.longest_sequence
-        spans = [past_exact_span(self.lengths, longest), past_edge_span(self.lengths, longest)]
-        ends = [(span[1], span[1] + 1 - span[0]) for span in spans if span is not None]
         end = cache_end(self.lengths, self.sizes.text_tokens, self._window) if self.recipe.kv_cache else None
-        if end is not None:
-            ends.append((end, min(end, STRETCH_TOKENS)))
-        across = across_edges_end(self.architecture, self.lengths.context_length, self._window)
-        if across is not None and self.settings.suite == "full":
-            ends.append((across, across))
-        for length, compared in ends:
-            found.bundle[length] += 1
-            found.compared += compared
-        found.reference.update({length for length, _ in ends})
+        spans = spans_read(self.lengths, self.architecture, self.settings, self._window, end)
+        for first, last in spans:
+            found.bundle[last] += 1
+            found.compared += last + 1 - first
+        found.reference.update({last for _, last in spans})
 
     def _other_texts(self, found: Amounts) -> None:
         exact = self.lengths.exact_context_length

@@ -18,6 +18,7 @@ from builders.validation.measurement import Measurement, compare, measured
 from builders.validation.text import BUILT_IN_NAME, read_text, windows_of
 from registry.bundle.folder import Bundle
 from targets.architecture import Architecture
+from targets.evaluation import EvaluationSettings
 from targets.evidence import Figure
 from targets.progress import Step
 
@@ -43,7 +44,7 @@ def past_edge(using: Measurement, longest: int | None = None) -> dict[str, Figur
 def full_cache(using: Measurement, windows: NDArray[np.int64]) -> dict[str, Figure]:
     """Measure the end of the sequence that `full_cache_end` decides on; nothing where there is none."""
     last = full_cache_end(using.bundle, using.text_tokens, windows.shape[1])
-    return {} if last is None else _stretch(using, "full_cache", (max(1, last + 1 - STRETCH_TOKENS), last))
+    return {} if last is None else _stretch(using, "full_cache", cache_span(last))
 
 
 def full_cache_end(bundle: Bundle, text_tokens: int, window: int) -> int | None:
@@ -101,6 +102,27 @@ def is_opened_again(model: Exactness, window: int) -> bool:
     return own is not None and own.open_with != model.context_length
 
 
+def spans_read(
+    lengths: Exactness, architecture: Architecture, settings: EvaluationSettings, window: int, cache_end: int | None
+) -> list[Span]:
+    """Return the first and the last token that are compared of each long sequence that a suite reads.
+
+    `window`: tokens of the evaluation's own windows. `cache_end`: the length of the sequence that fills the cache.
+    """
+    longest = settings.longest_sequence
+    found = [past_exact_span(lengths, longest), past_edge_span(lengths, longest)]
+    if cache_end is not None:
+        found.append(cache_span(cache_end))
+    if settings.suite == "full" and (end := across_edges_end(architecture, lengths.context_length, window)) is not None:
+        found.append((1, end))
+    return [span for span in found if span is not None]
+
+
+def cache_span(last: int) -> Span:
+    """Return the first and the last token that `full_cache` compares of a sequence of `last` tokens."""
+    return max(1, last + 1 - STRETCH_TOKENS), last
+
+
 def _span(first: int, last: int, longest: int | None) -> Span | None:
     """Return at most `STRETCH_TOKENS` tokens of a sequence.
 
@@ -149,12 +171,15 @@ def _stretches(parts: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.floa
 
 def long_sequence(using: Measurement, length: int) -> tuple[NDArray[np.int64], str]:
     """Return one window [1, length] of the text, or of the built-in one where the text is too short, and its name."""
-    return sequence_of(using.tokenizer, using.text, using.text_name, length)
+    return sequence_of(using.tokenizer, (using.text, using.text_name), using.text_tokens, length)
 
 
-def sequence_of(tokenizer: Tokenizer, text: str, name: str, length: int) -> tuple[NDArray[np.int64], str]:
-    """Return what `long_sequence` does, of a text and its name."""
-    if len(tokenizer.encode(text)) < length:
+def sequence_of(
+    tokenizer: Tokenizer, named_text: tuple[str, str], text_tokens: int, length: int
+) -> tuple[NDArray[np.int64], str]:
+    """Return what `long_sequence` does, of a text with its name and its number of tokens."""
+    text, name = named_text
+    if text_tokens < length:
         text, name = read_text(None), BUILT_IN_NAME
         if (tokens := len(tokenizer.encode(text))) < length:  # an edge lies past its end
             text, name = text * (length // tokens + 1), f"{name} (repeated)"

@@ -92,7 +92,7 @@ def validate(
     reference = FloatReference(checkpoint, cache, on_progress)
     text, name = read_text(settings.text), name_of_text(settings.text)
     hidden = reference.hidden(windows)
-    walk_beforehand(reference, bundle, tokenizer, settings, windows.shape[1])
+    walk_beforehand(reference, bundle, tokenizer, settings, windows.shape[1], (text, name))
     on_progress(Step("open", 0, 1))
     with open_isolated(bundle) as session:
         on_progress(Step("open", 1, 1))
