@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -98,20 +98,20 @@ def window_notes(architecture: Architecture, context_length: int) -> tuple[str, 
     return (note,)
 
 
-def require_float16(checkpoint: Checkpoint, numbers: Mapping[str, float]) -> None:
-    """Refuse numbers that float16, in which a format stores them, holds as infinity or with few digits.
+def require_range(checkpoint: Checkpoint, numbers: Mapping[str, float], dtype: type[np.floating[Any]]) -> None:
+    """Refuse numbers that the dtype, in which a format stores them, holds as infinity or with few digits.
 
     `numbers`: of `config.json`, or computed from it, by what messages call them.
 
     Raises:
         UnsupportedModelError: naming the first.
     """
-    least, most = float(np.finfo(np.float16).tiny), float(np.finfo(np.float16).max)
+    least, most = float(np.finfo(dtype).tiny), float(np.finfo(dtype).max)
     for name, number in numbers.items():
         if not least <= number <= most:
             raise UnsupportedModelError(
-                f"{checkpoint.path / 'config.json'}: {name} is {number:g}, out of float16's range, which the bundle "
-                "stores",
+                f"{checkpoint.path / 'config.json'}: {name} is {number:g}, out of {dtype.__name__}'s range, which the "
+                "bundle stores",
                 fix="correct config.json to what the model was trained with, or build a recipe of another format",
             )
 

@@ -12,11 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from builders.conversion import (
     BuildRequest,
     Conversion,
     attention_factors,
-    require_float16,
+    require_range,
     weight_classes,
     window_notes,
 )
@@ -74,7 +76,7 @@ def _described(request: BuildRequest) -> tuple[Any, Any, Weights]:
     All functions have the same constants by the same names, so those of one are those of all.
     """
     architecture, context = request.checkpoint.architecture, request.context_length
-    require_float16(request.checkpoint, attention_factors(architecture) | float16_constants(architecture))
+    require_range(request.checkpoint, attention_factors(architecture) | float16_constants(architecture), np.float16)
     lengths = call_lengths(request.recipe, context)
     load_coremltools()
     with _WRITING:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from builders.artifact.array_file import ArrayFile
 from builders.artifact.prefetch import prefetched
 from builders.checkpoint import TensorSource
-from builders.conversion import BuildRequest, Conversion, weight_classes
+from builders.conversion import BuildRequest, Conversion, require_range, weight_classes
 from builders.gguf.encoding import encoded
 from builders.gguf.known_templates import known_template_notes
 from builders.gguf.tokenizer import GgufTokenizer, read_tokenizer
@@ -34,7 +34,6 @@ from registry.bundle.manifest import ExactContext
 from registry.files.staging import disk_errors
 from registry.files.temporary import temporary_folder
 from targets.architecture import Architecture
-from targets.errors import UnsupportedModelError
 from targets.gguf_names import gguf_name
 from targets.layouts import canonical_names
 from targets.recipes import Recipe
@@ -75,7 +74,7 @@ def convert(request: BuildRequest, folder: Path) -> Conversion:
 
     Raises:
         CheckpointError: a tensor holds NaN, an infinity, or what float16 can't represent; the tokenizer is damaged.
-        UnsupportedModelError: llama.cpp has no such tokenizer.
+        UnsupportedModelError: llama.cpp has no such tokenizer, or a number is out of float32's range.
     """
     architecture = request.checkpoint.architecture
     weights, canonical = plan(architecture, request.recipe), canonical_names(architecture)
@@ -230,7 +229,7 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
     `general.name` is left out: with "phi3" in it, llama.cpp applies Phi-3's special-token rules to any vocabulary.
     """
     architecture, rope = request.checkpoint.architecture, request.checkpoint.architecture.longrope
-    _require_float32(architecture, request.checkpoint.path)
+    require_range(request.checkpoint, _stored_numbers(architecture), np.float32)
     writer.add_context_length(architecture.context_length)
     writer.add_embedding_length(architecture.hidden_size)
     writer.add_feed_forward_length(architecture.intermediate_size)
@@ -250,17 +249,15 @@ def _add_parameters(writer: Any, request: BuildRequest) -> None:
         writer.add_rope_scaling_attn_factors(rope.short_attention_factor)
 
 
-def _require_float32(architecture: Architecture, folder: Path) -> None:
-    """Refuse numbers that a file would hold as infinity or 0. Raises `UnsupportedModelError`."""
-    rope, known = architecture.longrope, np.finfo(np.float32)
-    of_rope = () if rope is None else (*rope.short, *rope.long, rope.short_attention_factor)
-    for number in (architecture.rope_theta, architecture.norm_epsilon, *of_rope):
-        if not float(known.tiny) <= number <= float(known.max):
-            raise UnsupportedModelError(
-                f"{folder / 'config.json'}: {number:g} of the rope or the norms is out of float32's range, which GGUF "
-                "stores",
-                fix="correct it to what the model was trained with",
-            )
+def _stored_numbers(architecture: Architecture) -> dict[str, float]:
+    """Return the numbers of the rope and the norms that a file holds in float32, by name."""
+    found = {"rope_theta": architecture.rope_theta, "rms_norm_eps": architecture.norm_epsilon}
+    rope = architecture.longrope
+    if rope is not None:
+        found |= {f"short factor {place}": factor for place, factor in enumerate(rope.short)}
+        found |= {f"long factor {place}": factor for place, factor in enumerate(rope.long)}
+        found["longrope's factor of attention"] = rope.short_attention_factor
+    return found
 
 
 def _file_type(recipe: Recipe, weights: tuple[StoredWeight, ...]) -> int:

@@ -13,11 +13,13 @@ from __future__ import annotations
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from builders.conversion import (
     BuildRequest,
     Conversion,
     attention_factors,
-    require_float16,
+    require_range,
     weight_classes,
     window_notes,
 )
@@ -84,7 +86,7 @@ def _planned(request: BuildRequest) -> tuple[bytes, DataFile]:
     architecture = request.checkpoint.architecture
     check(architecture, request.recipe)
     if cache_dtype(request.recipe) == "float16":
-        require_float16(request.checkpoint, attention_factors(architecture))
+        require_range(request.checkpoint, attention_factors(architecture), np.float16)
     edge = architecture.longrope_edge(request.context_length)
     graph, data = Graph(), DataFile()
     positions = write_positions(graph, data, request)

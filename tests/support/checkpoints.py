@@ -203,3 +203,10 @@ def edit_json(path: Path, **changes: Any) -> None:
     """Change keys of a JSON object in a file; `...` removes one."""
     content = json.loads(path.read_text("utf-8")) | changes
     write_json(path, {key: value for key, value in content.items() if value is not ...})
+
+
+def edit_config(folder: Path, key: str, value: Any) -> None:
+    """Change a key of a checkpoint's config.json: of its `rope_scaling` where that has it."""
+    config = json.loads((folder / "config.json").read_bytes())
+    (config["rope_scaling"] if key in config["rope_scaling"] else config)[key] = value
+    write_json(folder / "config.json", config)

@@ -18,7 +18,7 @@ from builders.runtime.coreml.session import open_session
 from registry.bundle.folder import Bundle
 from targets.errors import UnsupportedModelError
 from targets.recipes import recipe_named
-from tests.support.checkpoints import write_json, write_tiny
+from tests.support.checkpoints import edit_config, write_json, write_tiny
 from tests.support.parity import some_tokens
 from tests.support.small import RELEASED_BLOCKS, write_telling
 
@@ -185,9 +185,7 @@ def test_bytes_do_not_depend_on_the_threads(tmp_path: Path, monkeypatch: pytest.
 def test_a_number_out_of_float16s_range_is_refused(tmp_path: Path, key: str, number: float) -> None:
     """It was stored as infinity, 0 or with few digits."""
     folder = write_tiny(tmp_path / "checkpoint", family="phi3small", original_context=64)
-    config = json.loads((folder / "config.json").read_bytes())
-    (config["rope_scaling"] if key in config["rope_scaling"] else config)[key] = number
-    write_json(folder / "config.json", config)
+    edit_config(folder, key, number)
     with pytest.raises(UnsupportedModelError, match="out of float16's range"):
         build(open_checkpoint(folder), recipe_named("coreml-fp16"), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
