@@ -222,7 +222,7 @@ def _of_texts(cell: CellContent) -> Iterator[Finding]:
         others = [ratio for text, ratio in times.items() if text != one.text]
         if one.text not in times or not others or one.kl_mean < KL_NOTABLE:
             continue
-        if math.isfinite(times[one.text]) and times[one.text] > _TEXT_RATIO * max(1, *others):
+        if times[one.text] > _TEXT_RATIO * max(1, *others):
             yield Finding(
                 "defect" if same_recipe else "look",
                 f"Text {one.text}: {one.kl_mean:.3g} nat, {times[one.text]:.1f} times the {before[one.text]:.3g} of"
@@ -233,7 +233,7 @@ def _of_texts(cell: CellContent) -> Iterator[Finding]:
 
 
 def _times(cell: CellContent) -> dict[str, float]:
-    """Return how many times as far from float32 each text is as in production."""
+    """Return how many times as far from float32 each text is as in production, where both are finite."""
     new, old = cell.candidate.details, None if cell.before is None else cell.before.details
     if new is None or old is None:
         return {}
@@ -241,13 +241,15 @@ def _times(cell: CellContent) -> dict[str, float]:
     return {
         one.text: one.kl_mean / before[one.text]
         for one in new.texts
-        if one.text in before and not_comparable(cell, one, there[one.text]) != OTHER_TOKENS
+        if math.isfinite(one.kl_mean)
+        and one.text in before
+        and not_comparable(cell, one, there[one.text]) != OTHER_TOKENS
     }
 
 
 def _before(details: Details) -> dict[str, float]:
-    """Return production's divergence on each text, where there is any."""
-    return {one.text: one.kl_mean for one in details.texts if one.kl_mean > 0}
+    """Return production's divergence on each text, where there is any and it is finite."""
+    return {one.text: one.kl_mean for one in details.texts if 0 < one.kl_mean < math.inf}
 
 
 def _glance(cell: CellContent) -> str:
@@ -310,7 +312,7 @@ def _evenly(cell: CellContent) -> str:
     before, after = recipe_on(cell.before), recipe_on(cell.candidate)
     if before == after:
         return ""
-    times = [] if different_texts(cell) else [one for one in _times(cell).values() if math.isfinite(one)]
+    times = [] if different_texts(cell) else list(_times(cell).values())
     better = not times or min(times) < 1  # then it is no part of what is worse
     spread = "" if better else f"; by text {min(times):.1f} to {max(times):.1f} times {side_name(cell.before)}'s"
     return f" The recipe is another one, {before} → {after}{spread}."

@@ -126,6 +126,10 @@ def test_one_text_that_is_far_worse_than_in_production_is_named(same: CellConten
     infinite = [one.model_copy(update={"kl_mean": math.inf}) if one.text == "chat" else one for one in texts]
     both = replace(same, candidate=_with_details(same.candidate, texts=tuple(infinite)))
     assert "Text chat: an infinite divergence." in [one.text for one in findings(both)]
+    before = [one.model_copy(update={"kl_mean": math.inf}) if one.text == "chat" else one for one in details().texts]
+    assert both.baseline is not None
+    for either in (both, replace(both, baseline=_with_details(both.baseline, texts=tuple(before)))):
+        assert said in [one.text for one in findings(either)]  # what is infinite hides no other text
     other = _of_both(found, {}, {"recipe": found.candidate.manifest.recipe.model_copy(update={"name": "gguf-q6_k"})})
     assert [one.severity for one in findings(other) if one.anchor == "texts"] == ["look"]
     all_worse = [one.model_copy(update={"kl_mean": 3 * one.kl_mean}) for one in details().texts]
