@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from builders.onnx import GRAPH_NAME
 from builders.validation.behaviour.findings import Findings
-from builders.validation.behaviour.subject import Logits, Subject
+from builders.validation.behaviour.subject import NO_ADDED, Logits, Subject
 from builders.validation.behaviour.yardstick import distance
 from builders.validation.compare import divergence, log_softmax
 from registry.formats.forwards import Forwards
@@ -55,8 +55,11 @@ def _check_ordinary(subject: Subject, findings: Findings) -> None:
     bounds = subject.yardstick
     findings.within(f"the first {count} tokens, mean KL", found.kl_mean, bounds.kl_mean, _NAT)
     findings.within(f"the first {count} tokens, largest KL", found.kl_most, bounds.kl, _NAT)
-    name = f"log-probabilities of {len(subject.special)} special tokens there"
-    findings.within(name, found.special, bounds.special, _NAT)
+    if subject.special:
+        name = f"log-probabilities of {len(subject.special)} special tokens there"
+        findings.within(name, found.special, bounds.special, _NAT)
+    else:
+        findings.skip("log-probabilities of special tokens there", NO_ADDED)
 
 
 def _compare(subject: Subject, findings: Findings, how: str, answers: Iterable[tuple[int, Logits]]) -> None:

@@ -13,7 +13,7 @@ from builders.gguf.tokenizer import UNKNOWN_STOPS
 from builders.runtime.text_engine import TextEngine
 from builders.tokenizer import stop_token_ids
 from builders.validation.behaviour.findings import Findings
-from builders.validation.behaviour.subject import Subject
+from builders.validation.behaviour.subject import NO_ADDED, Subject
 from builders.validation.compare import divergence, log_softmax
 from registry.bundle.folder import Bundle
 
@@ -64,6 +64,9 @@ def _named_in_notes(bundle: Bundle) -> set[int]:
 def _check_added(subject: Subject, engine: TextEngine, findings: Findings) -> None:
     """Check that the text of every added token becomes its id, and that the id has this text."""
     added = {token: number for token, number in subject.truth.added.items() if number < subject.model.vocabulary_size}
+    if not added:
+        findings.skip(f"{engine.name}: added tokens and their ids", NO_ADDED)
+        return
     wrong = []
     for token, number in added.items():
         ids, own = engine.encode(token), engine.id_of(token)

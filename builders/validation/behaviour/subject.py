@@ -25,6 +25,7 @@ Logits = NDArray[np.float32]
 ORDINARY_TOKENS = 96  # at most, from the start of the sequence: what is far from any edge
 _FIRST_SPECIAL, _MOST_SPECIAL = 8, 24
 PAST = 3  # tokens past an edge that are compared
+NO_ADDED = "the checkpoint's tokenizer adds no tokens to the vocabulary"  # so there is nothing to compare
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference import FloatReference
 from builders.reference.rounded import rounded_logits
 from builders.runtime.sessions import open_session
+from builders.runtime.text_engines import open_text_engines
 from builders.validation.behaviour.cache import check_cache
+from builders.validation.behaviour.edges import check_edges
 from builders.validation.behaviour.findings import Findings
-from builders.validation.behaviour.subject import compared_lengths
+from builders.validation.behaviour.ids import check_ids
+from builders.validation.behaviour.subject import NO_ADDED, compared_lengths
 from builders.validation.behaviour.yardstick import distance, fewest_bits
 from builders.validation.speed import Speed
 from builders.validation.validate import validate
@@ -139,6 +143,19 @@ def test_a_quantized_cache_must_be_measured(tmp_path: Path, nursery: Nursery) ->
         names = ("full_cache_kl_mean", "full_cache_same_top_share", "full_cache_perplexity_ratio")
         assert [check.passed for check in check_cache(own, names, 300).checks] == [True]
         assert "neither context nor text is longer" in check_cache(own, (), None).not_run[0].reason
+
+
+def test_added_tokens_are_not_said_to_be_right_where_there_are_none(nursery: Nursery) -> None:
+    sound = nursery.sound("llama")
+    without = replace(sound, truth=replace(sound.truth, added={}))
+    bundle = nursery.bundle("llama", "gguf-f16")
+    with subject_of(bundle, without) as subject, open_text_engines(bundle) as engines:
+        found = [check_ids(subject, engines), check_edges(subject)]
+    reasons = {one.name: one.reason for each in found for one in each.not_run if one.reason == NO_ADDED}
+    assert set(reasons) == {"log-probabilities of special tokens there"} | {
+        f"{engine.name}: added tokens and their ids" for engine in engines
+    }
+    assert not [check.name for each in found for check in each.checks if re.search("added|special", check.name)]
 
 
 def test_what_is_no_number_is_not_within_a_bound() -> None:
