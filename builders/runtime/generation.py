@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.runtime.likeliest import require_likeliest
+from builders.runtime.distributions import require_distributions
 from builders.runtime.sessions import open_session
 from builders.templates import ChatTemplateError, render_chat
 from builders.tokenizer import Tokenizer, read_bundled_tokenizer, read_special_tokens
@@ -108,7 +108,7 @@ def greedy(session: Answering, ids: list[int], limit: int, stop_ids: frozenset[i
     """
     logits = session.prefill(np.asarray(ids, dtype=np.int64))
     for made in range(limit):
-        require_likeliest(logits, len(ids) + made)
+        require_distributions(logits, "bundle", first=len(ids) + made - 1)
         token = int(logits.argmax())
         if token in stop_ids:
             return

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from builders.runtime.likeliest import require_likeliest
+from builders.runtime.distributions import require_distributions
 from builders.runtime.onnx_text import refused
 from registry.bundle.folder import Bundle
 
@@ -30,7 +30,7 @@ def generate_tokens(bundle: Bundle, prompt_ids: Sequence[int], max_new_tokens: i
         generator = genai.Generator(model, parameters)
         generator.append_tokens(np.asarray([prompt_ids], dtype=np.int32))
         while not generator.is_done():
-            require_likeliest(generator.get_logits(), int(generator.token_count()))
+            require_distributions(generator.get_logits(), "bundle", first=int(generator.token_count()) - 1)
             generator.generate_next_token()
             token = int(generator.get_next_tokens()[0])
             if token in stop_ids:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.runtime.distributions import require_distributions
 from builders.validation.standard_error import block_numbers, standard_error
 from targets.errors import MeasurementError
 
@@ -173,20 +174,6 @@ def _quantile(values: NDArray[np.float64], share: float) -> float:
     place = share * (len(values) - 1)
     low, high = np.sort(values)[[int(np.floor(place)), int(np.ceil(place))]]
     return float(low if low == high else low + (place - np.floor(place)) * (high - low))
-
-
-def require_distributions(logits: Logits, whose: str, *, first: int = 0) -> None:
-    """Raise `MeasurementError` for a row that is not a distribution. A single -inf is fine: it rules a token out.
-
-    `first`: the number of the token, from 0, that the first row is after.
-    """
-    tops = logits.max(-1)  # NaN where any is NaN
-    if not np.isfinite(tops).all():
-        place = int(np.flatnonzero(~np.isfinite(tops))[0])
-        raise MeasurementError(
-            f"the {whose}'s logits after token {first + place} are not a distribution: their maximum is {tops[place]}",
-            fix="the weights or the runtime's arithmetic overflow: use a recipe of wider range, such as onnx-int4",
-        )
 
 
 def divergence(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.reference import FloatReference, batches, padded
+from builders.runtime.distributions import require_distributions
 from builders.runtime.session import Session
-from builders.validation.compare import log_softmax, require_distributions
+from builders.validation.compare import log_softmax
 
 _Sized = TypeVar("_Sized", bound=Sized)
 _TOKENS = 16_384  # of one walk, padding included

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from builders.reference import states_after
+from builders.runtime.distributions import require_distributions
 from builders.validation.answers import Answered, Pair, answer, harmless_prompts, prompt_ids
-from builders.validation.compare import divergence, log_softmax, require_distributions
+from builders.validation.compare import divergence, log_softmax
 from builders.validation.measurement import Measurement, measured
 from builders.validation.tasks.task_files import HARMLESS, read_prompts, spread
 from targets.errors import MeasurementError
