@@ -315,13 +315,6 @@ def _releases(
     return documents
 
 
-def _release_of(
-    published: Published, model: str, releases: Mapping[str, ReleaseDocument]
-) -> Callable[[str], ReleaseDocument | None]:
-    """Return what looks up a release's document: the one that will be published, else the one that is."""
-    return lambda name: releases.get(name) or published.release(model, name)
-
-
 def _cell(row: CellVersion, manifest: Manifest) -> CellEntry:
     return CellEntry(
         target=row.target,

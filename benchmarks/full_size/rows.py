@@ -44,7 +44,6 @@ class Row:
     ours: list[Measured] = field(default_factory=list)
     theirs: list[Measured] = field(default_factory=list)
     artifact_bytes: int = 0
-    peer_bytes: int = 0
 
 
 def planned() -> list[Row]:

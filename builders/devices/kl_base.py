@@ -32,11 +32,6 @@ def compared(length: int) -> int:
     return max(0, length - 1 - length // 2)
 
 
-def base_bytes(sequences: int, length: int, vocabulary: int) -> int:
-    """Return the size of a base file."""
-    return 20 + sequences * (4 * length + compared(length) * (8 + 2 * (vocabulary + vocabulary % 2)))
-
-
 def write_base(path: Path, tokens: NDArray[np.int64], vocabulary: int, logits: Iterable[NDArray[np.float32]]) -> None:
     """Write a base file. `tokens` [W, T]; `logits`: for each sequence float32 [T, vocabulary], or minus infinity."""
     sequences, length = tokens.shape

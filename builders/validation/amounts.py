@@ -134,11 +134,6 @@ class Amounts:
         self.steps += tokens if prompts else 0
 
 
-def tokens_of(sequences: Counter[int]) -> int:
-    """Return the tokens of all sequences."""
-    return sum(length * count for length, count in sequences.items())
-
-
 @dataclass(frozen=True)
 class Validation:
     """What is counted: a recipe's bundle under some settings. `is_own_runtime`: False where Core ML is evaluated."""

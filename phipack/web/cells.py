@@ -17,7 +17,7 @@ from targets.references import Version
 
 NEWEST = "newest"  # in place of a channel: each model's newest release
 SPEED = ("device_decode_tokens_per_second", "predicted_decode_tokens_per_second")
-SIZE, KL, SAME_TOP = "artifact_bytes", "kl_mean", "same_top_share"
+SIZE, KL = "artifact_bytes", "kl_mean"
 _GB = 1e9
 
 

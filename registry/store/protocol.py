@@ -151,7 +151,7 @@ class Store(ABC):
         """Remove a document, unless it was written less than `seconds` ago by now. Raises `StoreError`."""
 
     def bundle_uri(self, digest: str) -> str:
-        """Return the URI of a bundle in this store. `parse_bundle_uri` reads it back."""
+        """Return the URI of a bundle in this store. `parse_artifact_uri` reads it back."""
         return f"{URI_PREFIX}{self.uri}/{digest}"
 
     def add_bundle(self, bundle: Bundle, *, on_progress: Progress = silent) -> str:

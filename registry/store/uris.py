@@ -1,4 +1,4 @@
-"""Opening the store that a text names; the URI of a bundle in a store."""
+"""Opening the store that a text names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import urllib.parse
 from pathlib import Path
 
 from registry.store.folder import FolderStore
-from registry.store.protocol import URI_PREFIX, Store, is_digest
+from registry.store.protocol import URI_PREFIX, Store
 from targets.errors import StoreError
 from targets.places import store_problem
 from targets.progress import Progress, silent
@@ -34,13 +34,3 @@ def open_store(location: str | Path | None = None, home: Path = DEFAULT_HOME, on
     from registry.store.s3 import S3Store
 
     return S3Store(*rest.partition("/")[::2], on_progress)
-
-
-def parse_bundle_uri(uri: str) -> tuple[str, str]:
-    """Split `phipack-file:///srv/store/sha256:…` into the store's URI and the bundle's digest. Raises `StoreError`."""
-    store_uri, _, digest = uri.rpartition("/")
-    if not uri.startswith(URI_PREFIX) or not store_uri or not is_digest(digest):
-        raise StoreError(
-            f"{uri!r} is not the URI of a bundle in a store", fix="register the version again: phipack release"
-        )
-    return store_uri.removeprefix(URI_PREFIX), digest

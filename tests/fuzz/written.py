@@ -7,7 +7,6 @@ from pathlib import Path
 
 from registry.ledger.artifact_uris import parse_artifact_uri
 from registry.ledger.tracking import tracking_uri
-from registry.store.uris import parse_bundle_uri
 from registry.transfer.header_values import http_date, whole_number
 from registry.transfer.http import redirected, retry_after_seconds
 from registry.transfer.http_address import http_address_problem
@@ -55,7 +54,7 @@ def addresses_target(_: Path) -> Target:
         text = as_text(raw)
         for read in (without_secrets, argument_shown, shown, http_address_problem, store_problem):
             read(text)
-        for refusing in (tracking_uri, parse_bundle_uri, parse_artifact_uri, Reference.parse, VersionRange.parse):
+        for refusing in (tracking_uri, parse_artifact_uri, Reference.parse, VersionRange.parse):
             with suppress(PhipackError):
                 refusing(text)
 

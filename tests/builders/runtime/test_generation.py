@@ -101,7 +101,7 @@ def test_logits_without_a_largest_number_are_an_error(tmp_path: Path, recipe: st
     if recipe == "gguf-f16":  # whose products are float32's up to the head
         write_weights(folder, {name: np.sign(each) * 3e4 for name, each in weights.items()}, dtype="F16")
     bundle = build(open_checkpoint(folder), recipe_named(recipe), tmp_path / "bundle")
-    with pytest.raises(MeasurementError, match="the bundle.s logits after token 6 are not a distri"):
+    with pytest.raises(MeasurementError, match="bundle's logits after token 6 are not a distribution"):
         list(generate(bundle, "on", max_new_tokens=2))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.reference.continuations import Continuations
 from builders.runtime.isolation import IsolatedSession
 from builders.tokenizer import Tokenizer, tokenizer_of
-from builders.validation.amounts import Amounts, PlannedLengths, Validation, tokens_of
+from builders.validation.amounts import Amounts, PlannedLengths, Validation
 from builders.validation.answers import SAMPLES, AnswerSample, prompt_ids
 from builders.validation.compare import Comparison
 from builders.validation.text import read_text
@@ -143,7 +144,7 @@ def predicted(bundle: Bundle, checkpoint: Checkpoint, settings: EvaluationSettin
 
 def assert_same(found: Amounts, expected: Amounts) -> None:
     assert +found.reference == +expected.reference
-    assert tokens_of(found.bundle) == tokens_of(expected.bundle)
+    assert _tokens_of(found.bundle) == _tokens_of(expected.bundle)
     assert (found.compared, found.written, found.written_by_reference) == (
         expected.compared,
         expected.written,
@@ -180,3 +181,7 @@ def test_questions_and_prompts_of_folders(tmp_path: Path, counted: Amounts) -> N
     settings = replace(SETTINGS, tasks=tasks, safety=safety, task_questions=6, safety_prompts=3)
     validate(bundle, checkpoint, settings, cache=tmp_path / "cache")
     assert_same(counted, predicted(bundle, checkpoint, settings))
+
+
+def _tokens_of(sequences: Counter[int]) -> int:
+    return sum(length * times for length, times in sequences.items())

@@ -17,11 +17,11 @@ from devtools.bundles import make_bundle, make_evidence
 from registry.bundle.folder import Bundle
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.files.digests import digest_of_bytes
+from registry.ledger.artifact_uris import BundleUri, parse_artifact_uri
 from registry.ledger.ledger import Ledger, open_ledger
 from registry.ledger.mlflow_client import Mlflow
 from registry.promotion import promote
 from registry.store.folder import FolderStore
-from registry.store.uris import parse_bundle_uri
 from targets.errors import PhipackError, RegistryError
 from targets.references import Reference, Version
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
@@ -37,7 +37,7 @@ def test_a_registered_version_is_the_same_in_plain_mlflow(ledger: Ledger, store:
     assert ledger.versions("phi") == [version]
     client = client_of(ledger)
     row = client.get_model_version("phi.iphone-15", str(version.number))
-    assert parse_bundle_uri(row.source) == (store.uri, bundle.digest)
+    assert parse_artifact_uri(row.source) == BundleUri(store.uri, bundle.digest)
     assert row.tags == {
         "phipack.model": "phi",
         "phipack.cell": "iphone-15",

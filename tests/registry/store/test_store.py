@@ -19,9 +19,10 @@ from devtools.bundles import FILES, make_bundle
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
 from registry.files.staging import STAGING_MARK
+from registry.ledger.artifact_uris import BundleUri, parse_artifact_uri
 from registry.store.folder import FolderStore
 from registry.store.protocol import Blob
-from registry.store.uris import open_store, parse_bundle_uri
+from registry.store.uris import open_store
 from targets.errors import BuildError, BundleError, StoreError
 from tests.support.folders import contents, flip, names_in
 
@@ -299,9 +300,9 @@ def test_a_foreign_machines_staging_is_left_alone(bundle: Bundle, store: FolderS
 def test_a_store_is_found_again_by_its_uri(bundle: Bundle, tmp_path: Path, name: str) -> None:
     store = FolderStore(tmp_path / name)
     digest = store.add_bundle(bundle)
-    uri, parsed = parse_bundle_uri(store.bundle_uri(digest))
-    assert parsed == digest
-    again = open_store(uri)
+    parsed = parse_artifact_uri(store.bundle_uri(digest))
+    assert parsed == BundleUri(store.uri, digest)
+    again = open_store(parsed.store)
     assert isinstance(again, FolderStore)
     assert again.root == store.root
     assert again.has_bundle(digest)
@@ -318,8 +319,8 @@ def test_unknown_places_are_refused() -> None:
     with pytest.raises(StoreError, match="'gopher'"):
         open_store("gopher://bucket/prefix")
     for uri in ("file:///x/sha256:" + "0" * 64, "phipack-file:///x", "phipack-file:///x/sha256:abc"):
-        with pytest.raises(StoreError, match="is not the URI of a bundle"):
-            parse_bundle_uri(uri)
+        with pytest.raises(StoreError, match="names neither a bundle"):
+            parse_artifact_uri(uri)
 
 
 @settings(max_examples=25, deadline=None)

@@ -14,11 +14,12 @@ from devtools.bundles import FILES, make_bundle
 from devtools.services.seaweedfs import S3Server
 from registry.bundle.folder import Bundle, open_bundle, verify
 from registry.bundle.manifest import MANIFEST_NAME
+from registry.ledger.artifact_uris import BundleUri, parse_artifact_uri
 from registry.store.folder import FolderStore
 from registry.store.measurements import add_measurements, read_measurements
 from registry.store.protocol import Blob, Store, blob_path
 from registry.store.s3 import S3Store
-from registry.store.uris import open_store, parse_bundle_uri
+from registry.store.uris import open_store
 from targets.errors import BundleError, StoreError
 from targets.progress import Event, Notice, Step
 from tests.support.folders import contents
@@ -73,9 +74,9 @@ def test_a_bundle_comes_out_as_it_went_in(bundle: Bundle, any_store: Store, tmp_
 
 def test_it_is_found_again_by_its_uri(bundle: Bundle, any_store: Store) -> None:
     any_store.add_bundle(bundle)
-    uri, digest = parse_bundle_uri(any_store.bundle_uri(bundle.digest))
-    assert uri == any_store.uri
-    assert open_store(uri).has_bundle(digest)
+    parsed = parse_artifact_uri(any_store.bundle_uri(bundle.digest))
+    assert parsed == BundleUri(any_store.uri, bundle.digest)
+    assert open_store(any_store.uri).has_bundle(bundle.digest)
     assert open_store(any_store.uri).uri == any_store.uri
 
 
