@@ -23,7 +23,7 @@ from builders.quantization.calibration.walks import Blocks
 from builders.quantization.ggml_library import encode
 from builders.quantization.grids.affine import AffineGrid
 from builders.quantization.grids.ggml import decode
-from builders.quantization.rounding.matrix import affine_matrix
+from builders.quantization.rounding.matrix import affine_matrix, scales_of
 from builders.quantization.sensitivity import Floats, Rounding, sensitivities
 from builders.reference import FloatReference
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
@@ -126,12 +126,12 @@ def _in_q4_0(name: str, matrix: Floats, squares: Floats | None) -> Floats:
 
 
 def _in_uint4(name: str, matrix: Floats, squares: Floats | None) -> Floats:
-    del name
     if matrix.shape[1] % _BLOCK:
         return matrix
     usable = _usable(squares)
     importance = np.ones(matrix.shape[1], np.float32) if usable is None else usable
-    return affine_matrix(matrix, AffineGrid(_BLOCK), MatrixStatistics(importance)).dequantized()
+    with scales_of(name):
+        return affine_matrix(matrix, AffineGrid(_BLOCK), MatrixStatistics(importance)).dequantized()
 
 
 _ROUNDING: Mapping[Blocks, Rounding] = {"gguf": _in_q4_0, "affine": _in_uint4}

@@ -30,13 +30,13 @@ from builders.validation.compare import Comparison
 from registry.bundle.folder import Bundle, verify
 from targets.budget import Budget
 from targets.calibration import Calibration, CalibrationSettings
-from targets.errors import BuildError, CalibrationError, PhipackError, RecipeError
+from targets.errors import BuildError, CalibrationError, CheckpointError, PhipackError, RecipeError
 from targets.gguf_names import gguf_name
 from targets.layouts import canonical_names
 from targets.recipes import Recipe, recipe_named
 from targets.storage.candidates import candidates_of
 from tests.support import llama_cpp as llamacpp
-from tests.support.checkpoints import Tiny, write_tiny
+from tests.support.checkpoints import Tiny, random_weights, write_tiny, write_weights
 from tests.support.parity import some_tokens
 
 BUILT_IN = CalibrationSettings()
@@ -349,3 +349,26 @@ def test_types_that_a_matrix_cant_have_are_refused(tiny: Checkpoint, tmp_path: P
     asked: Recipe = replace(recipe_named(recipe), types=((name, storage),))
     with pytest.raises(RecipeError, match=f"{name} can't be stored as '{storage}'"):
         build(tiny, asked, tmp_path / "bundle")
+
+
+DOWN = "model.layers.0.mlp.down_proj.weight"
+TOO_LARGE = rf"{re.escape(DOWN)}.*too large for a float16 scale"
+
+
+def with_one_large_weight(folder: Path, weight: float) -> Checkpoint:
+    weights = random_weights(SHAPES["phi3"].config())
+    weights[DOWN][3, 7] = weight
+    write_weights(write_tiny(folder, SHAPES["phi3"]), weights, dtype="F32")
+    return open_checkpoint(folder)
+
+
+def test_a_weight_that_float16_holds_and_no_tables_scale_is_named(tmp_path: Path) -> None:
+    recipe = replace(recipe_named("coreml-int4"), types=((DOWN, "table of 16 block 32"),))
+    with pytest.raises(CheckpointError, match=TOO_LARGE):
+        build(with_one_large_weight(tmp_path / "checkpoint", 6e4), recipe, tmp_path / "bundle")
+
+
+def test_a_weight_that_measured_blocks_cant_hold_is_named(tmp_path: Path) -> None:
+    checkpoint = with_one_large_weight(tmp_path / "checkpoint", 2e6)
+    with pytest.raises(CheckpointError, match=TOO_LARGE):
+        measured_sensitivities(checkpoint, "affine", some_tokens(8)[None], tmp_path / "cache")
