@@ -92,7 +92,7 @@ def measured_sensitivities(
             states.remove()
             raise CalibrationError(
                 f"{name} in 4-bit blocks makes the model's answers infinite or undefined",
-                fix="build the recipe without a budget, and check the checkpoint: phipack check-checkpoint",
+                fix="check the training run, or download the checkpoint again; or build the recipe without a budget",
             )
     write_numbers(path, [np.asarray([found[name] for name in names], np.float32)])
     states.remove()

@@ -23,7 +23,7 @@ from builders.reference import FloatReference, token_digest
 from builders.reference.logits import STATISTICS
 from targets.architecture import Architecture
 from targets.calibration import Calibration
-from targets.errors import BuildError
+from targets.errors import BuildError, CalibrationError
 from targets.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class MeasuredStatistics:
             BuildError: moments can't be read any more.
         """
         squares = self.squares.get(name)
-        if squares is None or not np.isfinite(squares).all() or not squares.any():
+        if squares is None or not squares.any():
             return None
         moments = self._moments_of(name)
         factors = self.factors.get(name)
@@ -102,6 +102,7 @@ def measured_statistics(
 
     Raises:
         CheckpointError: a tensor holds NaN or an infinity, or can't be read.
+        CalibrationError: what a matrix is multiplied with is not finite.
         BuildError: the disk is full.
     """
     reference = FloatReference(checkpoint, cache, on_progress)
@@ -112,6 +113,7 @@ def measured_statistics(
         squares, ranges = _made(moments, checkpoint, windows, on_progress)
     else:
         squares, ranges = reference.statistics(windows), reference.cache_ranges(windows)
+    _require_finite(squares)
     factors = fold_factors(checkpoint.architecture, squares)
     digest, count = token_digest(windows), windows.size
     return MeasuredStatistics(
@@ -149,6 +151,15 @@ def _made(
         moments.remove()
         moments.make(checkpoint.open_tensors(), windows, on_progress)
         return moments.squares()
+
+
+def _require_finite(squares: Mapping[str, Floats]) -> None:
+    for name, found in squares.items():
+        if not np.isfinite(found).all():
+            raise CalibrationError(
+                f"what {name} is multiplied with is infinite, undefined or too large to square on the calibration text",
+                fix='check the training run, or download the checkpoint again; or choose calibration "none"',
+            )
 
 
 def _folded(moments: Sequence[Floats], factors: Floats) -> list[Floats]:
