@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
-from builders.quantization.calibration.statistics import MatrixStatistics
+from builders.quantization.calibration.statistics import MatrixStatistics, usable
 from builders.quantization.calibration.walks import Blocks
 from builders.quantization.ggml_library import encode
 from builders.quantization.grids.affine import AffineGrid
@@ -41,7 +41,6 @@ SENSITIVITY_TOOLS: Mapping[Blocks, tuple[str, ...]] = {
 }
 _MEASUREMENT = 2  # raise it when other numbers are measured: older files are then not read
 _BLOCK = 32
-_LEAST = np.float32(1e-6)  # of the mean: see `builders/gguf/encoding.py`
 _WINDOWS, _WINDOW = 4, 128
 _DIGITS = 4  # that are kept: what another order of sums changes is below them
 
@@ -111,25 +110,18 @@ def _kept(path: Path, count: int) -> list[float] | None:
     return [float(f"{value:.{_DIGITS}g}") for value in numbers] if len(numbers) == count else None
 
 
-def _usable(squares: Floats | None) -> Floats | None:
-    """Return how much columns count; None where nothing is known, or nothing of use."""
-    if squares is None or not np.isfinite(squares).all() or not squares.any():
-        return None
-    return np.maximum(squares, _LEAST * squares.mean())
-
-
 def _in_q4_0(name: str, matrix: Floats, squares: Floats | None) -> Floats:
     if matrix.shape[1] % _BLOCK:
         return matrix  # stored in float16
-    codes = encode(matrix, TYPES["Q4_0"], name=name, importance=_usable(squares))
+    codes = encode(matrix, TYPES["Q4_0"], name=name, importance=usable(squares))
     return decode(codes, "Q4_0", matrix.shape[1])
 
 
 def _in_uint4(name: str, matrix: Floats, squares: Floats | None) -> Floats:
     if matrix.shape[1] % _BLOCK:
         return matrix
-    usable = _usable(squares)
-    importance = np.ones(matrix.shape[1], np.float32) if usable is None else usable
+    counts = usable(squares)
+    importance = np.ones(matrix.shape[1], np.float32) if counts is None else counts
     with scales_of(name):
         return affine_matrix(matrix, AffineGrid(_BLOCK), MatrixStatistics(importance)).dequantized()
 

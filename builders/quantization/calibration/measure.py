@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from builders.memory import return_large_blocks
 from builders.quantization.calibration.moments import MomentFiles
-from builders.quantization.calibration.statistics import Floats, MatrixStatistics
+from builders.quantization.calibration.statistics import Floats, MatrixStatistics, usable
 from builders.quantization.fold import fold_factors
 from builders.reference import FloatReference, token_digest
 from builders.reference.logits import STATISTICS
@@ -56,15 +56,13 @@ class MeasuredStatistics:
         Raises:
             BuildError: moments can't be read any more.
         """
-        squares = self.squares.get(name)
-        if squares is None or not squares.any():
+        squares, factors = self.squares.get(name), self.factors.get(name)
+        if squares is not None and factors is not None:
+            squares = squares / np.square(factors)
+        if (counts := usable(squares)) is None:
             return None
         moments = self._moments_of(name)
-        factors = self.factors.get(name)
-        if factors is not None:
-            squares = squares / np.square(factors)
-            moments = _folded(moments, factors)
-        return MatrixStatistics(squares, moments)
+        return MatrixStatistics(counts, moments if factors is None else _folded(moments, factors))
 
     def _moments_of(self, name: str) -> Sequence[Floats]:
         try:
