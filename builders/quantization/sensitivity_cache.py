@@ -39,8 +39,9 @@ SENSITIVITY_TOOLS: Mapping[Blocks, tuple[str, ...]] = {
     "gguf": (*WALK_TOOLS, "llama-cpp-python", "numba"),
     "affine": (*WALK_TOOLS, "numba"),
 }
-_MEASUREMENT = 2  # raise it when other numbers are measured: older files are then not read
-_BLOCK = 32
+_MEASUREMENT = 3  # raise it when other numbers are measured: older files are then not read
+_Q4_0_BLOCK = 32
+_UINT4_BLOCKS = (32, 16)  # the first that divides a matrix's rows; Core ML stores what neither divides in float16
 _WINDOWS, _WINDOW = 4, 128
 _DIGITS = 4  # that are kept: what another order of sums changes is below them
 
@@ -65,6 +66,8 @@ def measured_sensitivities(
     on_progress: Progress = silent,
 ) -> dict[str, float]:
     """Return the divergence, in nats, that each matrix alone causes in 4-bit blocks of 32, from the cache or measured.
+
+    Where 32 does not divide a row, blocks are of 16, as Core ML has them; what can't be in blocks causes none.
 
     Args:
         checkpoint: what is run, in float32.
@@ -111,19 +114,20 @@ def _kept(path: Path, count: int) -> list[float] | None:
 
 
 def _in_q4_0(name: str, matrix: Floats, squares: Floats | None) -> Floats:
-    if matrix.shape[1] % _BLOCK:
+    if matrix.shape[1] % _Q4_0_BLOCK:
         return matrix  # stored in float16
     codes = encode(matrix, TYPES["Q4_0"], name=name, importance=usable(squares))
     return decode(codes, "Q4_0", matrix.shape[1])
 
 
 def _in_uint4(name: str, matrix: Floats, squares: Floats | None) -> Floats:
-    if matrix.shape[1] % _BLOCK:
+    block = next((size for size in _UINT4_BLOCKS if matrix.shape[1] % size == 0), None)
+    if block is None:
         return matrix
     counts = usable(squares)
     importance = np.ones(matrix.shape[1], np.float32) if counts is None else counts
     with scales_of(name):
-        return affine_matrix(matrix, AffineGrid(_BLOCK), MatrixStatistics(importance)).dequantized()
+        return affine_matrix(matrix, AffineGrid(block), MatrixStatistics(importance)).dequantized()
 
 
 _ROUNDING: Mapping[Blocks, Rounding] = {"gguf": _in_q4_0, "affine": _in_uint4}
