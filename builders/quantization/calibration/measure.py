@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from builders.memory import return_large_blocks
 from builders.quantization.calibration.moments import MomentFiles
-from builders.quantization.calibration.statistics import Floats, MatrixStatistics, usable
+from builders.quantization.calibration.statistics import MOST_SQUARE, Floats, MatrixStatistics, usable
 from builders.quantization.fold import fold_factors
 from builders.reference import FloatReference, token_digest
 from builders.reference.logits import STATISTICS
@@ -111,7 +111,7 @@ def measured_statistics(
         squares, ranges = _made(moments, checkpoint, windows, on_progress)
     else:
         squares, ranges = reference.statistics(windows), reference.cache_ranges(windows)
-    _require_finite(squares)
+    _require_usable(squares)
     factors = fold_factors(checkpoint.architecture, squares)
     digest, count = token_digest(windows), windows.size
     return MeasuredStatistics(
@@ -151,9 +151,9 @@ def _made(
         return moments.squares()
 
 
-def _require_finite(squares: Mapping[str, Floats]) -> None:
+def _require_usable(squares: Mapping[str, Floats]) -> None:
     for name, found in squares.items():
-        if not np.isfinite(found).all():
+        if not (found <= MOST_SQUARE).all():  # or NaN
             raise CalibrationError(
                 f"what {name} is multiplied with is infinite, undefined or too large to square on the calibration text",
                 fix='check the training run, or download the checkpoint again; or choose calibration "none"',

@@ -13,6 +13,7 @@ from targets.calibration import Calibration
 
 Floats = NDArray[np.float32]
 
+MOST_SQUARE = 1e30  # no model reaches it; with more, float32 sums of weighted errors overflow, and NaN is stored
 _LEAST = np.float32(1e-6)  # of the mean: a column without input in one text has some in another
 
 
