@@ -253,8 +253,8 @@ def _budget_entry(request: BuildRequest) -> BudgetEntry | None:
 
 
 def _calibration_tools(statistics: CalibrationStatistics | None) -> dict[str, str]:
-    """Return what measured the statistics: its version may change their last bits."""
-    return {} if statistics is None else {"torch": version("torch")}
+    """Return what measured the statistics: its version may change their last bits. Nothing for an importance matrix."""
+    return {"torch": version("torch")} if statistics is not None and statistics.token_count else {}
 
 
 def _model_entry(request: BuildRequest, conversion: Conversion) -> ModelEntry:

@@ -15,7 +15,8 @@ FIT = "fit"
 
 def _sized(text: str | None) -> str | None:
     try:
-        Budget.of_size(text or "1B")
+        if text is not None:
+            Budget.of_size(text)
     except RecipeError as error:
         raise RefusedValueError(error.problem, fix=error.fix) from error
     return text

@@ -18,7 +18,7 @@ from builders.coreml.quantize import quantize
 from builders.quantization.calibration.statistics import MatrixStatistics
 from builders.quantization.grids.affine import AffineGrid, AffineMatrix
 from builders.quantization.rounding.block_tables import BlockTableMatrix, BlockTables, block_table_matrix
-from builders.quantization.rounding.matrix import affine_matrix
+from builders.quantization.rounding.matrix import affine_matrix, scales_of
 from builders.quantization.rounding.tables import TableMatrix, table_matrix
 from targets.architecture import Architecture
 from targets.errors import CheckpointError
@@ -166,7 +166,7 @@ class Weights:
         if name != tensor or quantized is None:
             self._last = ("", None)  # dropped first, so as not to hold two
             values, statistics = self._finite_in_float16(tensor), self._statistics(tensor)
-            with self.phases.phase("quantize", values.nbytes):
+            with self.phases.phase("quantize", values.nbytes), scales_of(tensor):
                 if statistics is None and blocks.label == UINT4:
                     quantized = quantize(values, self._importance(tensor))
                 else:
@@ -180,7 +180,7 @@ class Weights:
         if self._last_tables[0] != tensor or self._last_tables[1] is None:
             self._last_tables = ("", None)
             values, statistics = self._finite_in_float16(tensor), self._statistics(tensor)
-            with self.phases.phase("quantize", values.nbytes):
+            with self.phases.phase("quantize", values.nbytes), scales_of(tensor):
                 quantized = _looked_up(values, tables, statistics or _columns_alike(values))
             self._last_tables = (tensor, quantized)
             return quantized

@@ -18,8 +18,6 @@ from targets.storage.gguf import BlockType
 
 Floats = NDArray[np.float32]
 
-_LEAST = 1e-6  # of the mean importance: a column without any would count for nothing, whatever other texts make of it
-
 
 def encoded(values: Floats, kind: BlockType, statistics: MatrixStatistics | None, *, name: str) -> NDArray[np.uint8]:
     """Return a tensor's bytes, row after row.
@@ -38,6 +36,4 @@ def encoded(values: Floats, kind: BlockType, statistics: MatrixStatistics | None
     if statistics.moments:
         (rows,) = round_matrix(values, GgmlGrid(kind.name, name), statistics.moments)
         return rows.reshape(-1)
-    squares = statistics.squares
-    importance = np.maximum(squares, np.float32(_LEAST) * squares.mean()) if squares.any() else None
-    return encode_matrix(values, kind, name=name, importance=importance)
+    return encode_matrix(values, kind, name=name, importance=statistics.squares)

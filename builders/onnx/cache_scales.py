@@ -57,7 +57,7 @@ class CacheScales:
         if not np.isfinite(numbers).all():
             raise CalibrationError(
                 f"layer {layer} has keys or values that are infinite or not a number on the calibration's text",
-                fix="check the checkpoint with phipack inspect, or remove the type of the KV cache",
+                fix="check the training run, or download the checkpoint again; or remove the type of the KV cache",
             )
         keys = np.zeros((architecture.kv_head_count, architecture.head_dim), np.float32)
         for angles, factor in last_turns(architecture, self._request.context_length):

@@ -12,7 +12,7 @@ from builders.checkpoint.sources import Rows, open_matrix
 from builders.conversion import BuildRequest
 from builders.onnx.quantize import quantize
 from builders.quantization.calibration.statistics import MatrixStatistics
-from builders.quantization.rounding.matrix import NotFiniteError, RowRange
+from builders.quantization.rounding.matrix import NotFiniteError, RowRange, scales_of
 from targets.errors import CheckpointError
 from targets.storage.onnx import Blocks, Plain, Storage
 
@@ -52,13 +52,8 @@ def _quantized(
     arrays: list[NDArray[Any]] = []
     start = 0
     for rows, blocks in groups:
-        try:
+        with scales_of(name):
             arrays.extend(quantize(RowRange(matrix, start, rows), blocks, statistics).arrays)
-        except OverflowError as error:
-            raise CheckpointError(
-                f"tensor {name!r}: {error}",
-                fix="no trained language model has such weights: check the training run, or download it again",
-            ) from error
         start += rows
     return arrays
 

@@ -47,6 +47,9 @@ RELATIVE_COST: Mapping[str, float] = {
     "table of 16 block 16": 0.709,
     "float16": 0.0,
 }
+# In nats. What lies on the grid of the 4-bit blocks already, as weights made from such a file do, causes no divergence
+# there; smaller types are not free for it all the same, and its bytes are spent by the cost of types alone.
+LEAST_SENSITIVITY = 1e-9
 VALUE_SHARE = 0.8  # of the divergence that qkv_proj causes, the part of its value rows; measured on the same model
 
 
@@ -92,7 +95,8 @@ class Choice:
 def cost_of(candidate: Candidate, sensitivity: float) -> float:
     """Return an estimate of the divergence, in nats, of a matrix whose sensitivity is known (`sensitivity.py`)."""
     first, *values = (RELATIVE_COST[kind] for kind in candidate.types)
-    return sensitivity * (first if not values else first * (1 - VALUE_SHARE) + values[0] * VALUE_SHARE)
+    least = max(sensitivity, LEAST_SENSITIVITY)
+    return least * (first if not values else first * (1 - VALUE_SHARE) + values[0] * VALUE_SHARE)
 
 
 def smallest(options: Mapping[str, Sequence[Option]]) -> dict[str, Option]:

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.checkpoint import Checkpoint
-from builders.quantization.calibration.statistics import MatrixStatistics
+from builders.quantization.calibration.statistics import MatrixStatistics, usable
 from builders.quantization.calibration.walks import Blocks
 from builders.quantization.ggml_library import encode
 from builders.quantization.grids.affine import AffineGrid
 from builders.quantization.grids.ggml import decode
-from builders.quantization.rounding.matrix import affine_matrix
+from builders.quantization.rounding.matrix import affine_matrix, scales_of
 from builders.quantization.sensitivity import Floats, Rounding, sensitivities
 from builders.reference import FloatReference
 from builders.reference.number_file import prepare_folder, read_numbers, write_numbers
@@ -39,9 +39,9 @@ SENSITIVITY_TOOLS: Mapping[Blocks, tuple[str, ...]] = {
     "gguf": (*WALK_TOOLS, "llama-cpp-python", "numba"),
     "affine": (*WALK_TOOLS, "numba"),
 }
-_MEASUREMENT = 2  # raise it when other numbers are measured: older files are then not read
-_BLOCK = 32
-_LEAST = np.float32(1e-6)  # of the mean: see `builders/gguf/encoding.py`
+_MEASUREMENT = 3  # raise it when other numbers are measured: older files are then not read
+_Q4_0_BLOCK = 32
+_UINT4_BLOCKS = (32, 16)  # the first that divides a matrix's rows; Core ML stores what neither divides in float16
 _WINDOWS, _WINDOW = 4, 128
 _DIGITS = 4  # that are kept: what another order of sums changes is below them
 
@@ -66,6 +66,8 @@ def measured_sensitivities(
     on_progress: Progress = silent,
 ) -> dict[str, float]:
     """Return the divergence, in nats, that each matrix alone causes in 4-bit blocks of 32, from the cache or measured.
+
+    Where 32 does not divide a row, blocks are of 16, as Core ML has them; what can't be in blocks causes none.
 
     Args:
         checkpoint: what is run, in float32.
@@ -92,7 +94,7 @@ def measured_sensitivities(
             states.remove()
             raise CalibrationError(
                 f"{name} in 4-bit blocks makes the model's answers infinite or undefined",
-                fix="build the recipe without a budget, and check the checkpoint: phipack check-checkpoint",
+                fix="check the training run, or download the checkpoint again; or build the recipe without a budget",
             )
     write_numbers(path, [np.asarray([found[name] for name in names], np.float32)])
     states.remove()
@@ -111,27 +113,21 @@ def _kept(path: Path, count: int) -> list[float] | None:
     return [float(f"{value:.{_DIGITS}g}") for value in numbers] if len(numbers) == count else None
 
 
-def _usable(squares: Floats | None) -> Floats | None:
-    """Return how much columns count; None where nothing is known, or nothing of use."""
-    if squares is None or not np.isfinite(squares).all() or not squares.any():
-        return None
-    return np.maximum(squares, _LEAST * squares.mean())
-
-
 def _in_q4_0(name: str, matrix: Floats, squares: Floats | None) -> Floats:
-    if matrix.shape[1] % _BLOCK:
+    if matrix.shape[1] % _Q4_0_BLOCK:
         return matrix  # stored in float16
-    codes = encode(matrix, TYPES["Q4_0"], name=name, importance=_usable(squares))
+    codes = encode(matrix, TYPES["Q4_0"], name=name, importance=usable(squares))
     return decode(codes, "Q4_0", matrix.shape[1])
 
 
 def _in_uint4(name: str, matrix: Floats, squares: Floats | None) -> Floats:
-    del name
-    if matrix.shape[1] % _BLOCK:
+    block = next((size for size in _UINT4_BLOCKS if matrix.shape[1] % size == 0), None)
+    if block is None:
         return matrix
-    usable = _usable(squares)
-    importance = np.ones(matrix.shape[1], np.float32) if usable is None else usable
-    return affine_matrix(matrix, AffineGrid(_BLOCK), MatrixStatistics(importance)).dequantized()
+    counts = usable(squares)
+    importance = np.ones(matrix.shape[1], np.float32) if counts is None else counts
+    with scales_of(name):
+        return affine_matrix(matrix, AffineGrid(block), MatrixStatistics(importance)).dequantized()
 
 
 _ROUNDING: Mapping[Blocks, Rounding] = {"gguf": _in_q4_0, "affine": _in_uint4}

@@ -38,8 +38,9 @@ class MeanSquares:
 
     def __call__(self, name: str, rows: Tensor) -> None:
         """Add rows [tokens, columns] that a matrix is multiplied with."""
-        sums = np.square(rows.numpy()).sum(0).astype(np.float64)  # row after row; torch's order depends on its threads
-        self._sums[name] = self._sums.get(name, 0.0) + sums
+        with np.errstate(over="ignore"):  # who asks for the means looks whether they are finite
+            sums = np.square(rows.numpy()).sum(0)  # row after row; torch's order depends on its threads
+        self._sums[name] = self._sums.get(name, 0.0) + sums.astype(np.float64)
         self._rows[name] = self._rows.get(name, 0) + len(rows)
 
     def means(self) -> Statistics:

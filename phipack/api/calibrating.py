@@ -39,7 +39,8 @@ def calibrate(
         on_progress: called with each step.
 
     Raises:
-        CalibrationError: the text is too short, or has passages of the built-in evaluation text.
+        CalibrationError: the text is too short, or has passages of the built-in evaluation text; or the model's numbers
+            on it are not finite.
         UnsupportedModelError: llama.cpp has no importance matrix of such a model.
         CheckpointError: the checkpoint is damaged. BuildError: the disk is full.
     """

@@ -30,13 +30,14 @@ from builders.validation.compare import Comparison
 from registry.bundle.folder import Bundle, verify
 from targets.budget import Budget
 from targets.calibration import Calibration, CalibrationSettings
-from targets.errors import BuildError, CalibrationError, PhipackError, RecipeError
+from targets.errors import BuildError, CalibrationError, CheckpointError, PhipackError, RecipeError
 from targets.gguf_names import gguf_name
 from targets.layouts import canonical_names
 from targets.recipes import Recipe, recipe_named
 from targets.storage.candidates import candidates_of
+from targets.storage.plans import plan_of
 from tests.support import llama_cpp as llamacpp
-from tests.support.checkpoints import Tiny, write_tiny
+from tests.support.checkpoints import Tiny, random_weights, write_tiny, write_weights
 from tests.support.parity import some_tokens
 
 BUILT_IN = CalibrationSettings()
@@ -141,13 +142,13 @@ def test_the_choice_is_near_the_best_of_all_for_two_matrices(tmp_path: Path) -> 
     every = [dict(zip(two, pair, strict=True)) for pair in itertools.product(BLOCK_BYTES, repeat=2)]
     sizes = [sum(bytes_of(name, storage) for name, storage in types.items()) for types in every]
     least, change = min(sizes), max(bytes_of(name, "Q8_0") - bytes_of(name, "Q3_K") for name in two)
-    rest = budget_ends(request)[0] - least  # all else is as small as it can be: it costs nothing
+    rest = budget_ends(request)[0] - least  # all else costs next to nothing: it gets what no change of the two can take
     for place in (0.1, 0.27, 0.44, 0.7):
         budget = Budget("bytes", rest + least + int(place * (max(sizes) - least)))
         found = with_chosen_types(request_of(checkpoint, "gguf-q4_0", budget), sensitivities)
         types = dict(found.recipe.types)
         assert found.choice is not None
-        assert found.choice.bytes == rest + sum(bytes_of(name, types[name]) for name in two) <= budget.amount
+        assert rest + sum(bytes_of(name, types[name]) for name in two) <= found.choice.bytes <= budget.amount
         costs = {
             room: min(cost(types) for types, size in zip(every, sizes, strict=True) if size <= max(room, least))
             for room in (int(budget.amount) - rest, int(budget.amount) - rest - change)
@@ -349,3 +350,36 @@ def test_types_that_a_matrix_cant_have_are_refused(tiny: Checkpoint, tmp_path: P
     asked: Recipe = replace(recipe_named(recipe), types=((name, storage),))
     with pytest.raises(RecipeError, match=f"{name} can't be stored as '{storage}'"):
         build(tiny, asked, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("recipe", QUICK)
+def test_a_budget_is_spent_where_four_bits_lose_nothing(tiny: Checkpoint, recipe: str) -> None:
+    exact = dict.fromkeys(some_sensitivities(tiny), 0.0)
+    asked = request_of(tiny, recipe, Budget.of_bits(7))
+    found, best = with_chosen_types(asked, exact), with_chosen_types(asked, dict.fromkeys(exact, 1e-3))
+    assert found.recipe.types == best.recipe.types
+    weights = sum(weight.bytes for weight in plan_of(tiny.architecture, found.recipe))
+    assert 6.5 < 8 * weights / tiny.architecture.parameter_count <= 7
+
+
+DOWN = "model.layers.0.mlp.down_proj.weight"
+TOO_LARGE = rf"{re.escape(DOWN)}.*too large for a float16 scale"
+
+
+def with_one_large_weight(folder: Path, weight: float) -> Checkpoint:
+    weights = random_weights(SHAPES["phi3"].config())
+    weights[DOWN][3, 7] = weight
+    write_weights(write_tiny(folder, SHAPES["phi3"]), weights, dtype="F32")
+    return open_checkpoint(folder)
+
+
+def test_a_weight_that_float16_holds_and_no_tables_scale_is_named(tmp_path: Path) -> None:
+    recipe = replace(recipe_named("coreml-int4"), types=((DOWN, "table of 16 block 32"),))
+    with pytest.raises(CheckpointError, match=TOO_LARGE):
+        build(with_one_large_weight(tmp_path / "checkpoint", 6e4), recipe, tmp_path / "bundle")
+
+
+def test_a_weight_that_measured_blocks_cant_hold_is_named(tmp_path: Path) -> None:
+    checkpoint = with_one_large_weight(tmp_path / "checkpoint", 2e6)
+    with pytest.raises(CheckpointError, match=TOO_LARGE):
+        measured_sensitivities(checkpoint, "affine", some_tokens(8)[None], tmp_path / "cache")

@@ -233,6 +233,7 @@ def test_a_budget_is_spent_by_calibration_in_eight_bits_too(tmp_path: Path) -> N
             "write a number and a unit",
         ),
         ('size = { at_most = "0.1B" }', "7: cells.0.size.at_most: '0.1B' is not a size", "write a number and a unit"),
+        ('size = { at_most = "" }', "7: cells.0.size.at_most: '' is not a size", "write a number and a unit"),
         ('size = { at_most = "fit" }', "7: cells.0.size.at_most: 'fit' is not a size", "write a number and a unit"),
         ("size = { at_most = 2e9 }", "7: cells.0.size.at_most: Input should be a valid string", "write a string"),
         ('size = { at_mots = "1GB" }', "7: cells.0.size.at_mots: unknown key", "did you mean 'at_most'?"),

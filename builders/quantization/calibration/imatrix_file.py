@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from builders.quantization.calibration.statistics import MOST_SQUARE
 from registry.formats.forwards import Forwards
 from registry.formats.gguf_header import TensorInfo, read_header
 from targets.errors import BundleError, CalibrationError
@@ -31,7 +32,7 @@ _MAKE_AGAIN = "make it again with llama-imatrix, or calibrate with a text"
 
 
 def read_means(path: Path) -> dict[str, Floats]:
-    """Return the means of each entry, float32 [columns]: finite, and at least 0.
+    """Return the means of each entry, float32 [columns]: from 0 to `MOST_SQUARE`.
 
     Raises:
         CalibrationError: the file can't be read, is damaged, or is no importance matrix of dense matrices.
@@ -51,8 +52,8 @@ def read_means(path: Path) -> dict[str, Floats]:
     except (struct.error, UnicodeDecodeError) as error:
         raise _refused(path, f"damaged, or no importance matrix: {error}") from error
     for name, means in entries.items():
-        if not np.isfinite(means).all() or means.min(initial=0) < 0:
-            raise _refused(path, f"{name} has a value that is no mean of squares: negative, infinite or NaN")
+        if not ((means >= 0) & (means <= MOST_SQUARE)).all():  # or NaN
+            raise _refused(path, f"{name} has a value that is no mean of squares: negative, too large or NaN")
     return entries
 
 

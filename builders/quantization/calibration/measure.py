@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from builders.memory import return_large_blocks
 from builders.quantization.calibration.moments import MomentFiles
-from builders.quantization.calibration.statistics import Floats, MatrixStatistics
+from builders.quantization.calibration.statistics import MOST_SQUARE, Floats, MatrixStatistics, usable
 from builders.quantization.fold import fold_factors
 from builders.reference import FloatReference, token_digest
 from builders.reference.logits import STATISTICS
 from targets.architecture import Architecture
 from targets.calibration import Calibration
-from targets.errors import BuildError
+from targets.errors import BuildError, CalibrationError
 from targets.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -56,15 +56,13 @@ class MeasuredStatistics:
         Raises:
             BuildError: moments can't be read any more.
         """
-        squares = self.squares.get(name)
-        if squares is None or not np.isfinite(squares).all() or not squares.any():
+        squares, factors = self.squares.get(name), self.factors.get(name)
+        if squares is not None and factors is not None:
+            squares = squares / np.square(factors)
+        if (counts := usable(squares)) is None:
             return None
         moments = self._moments_of(name)
-        factors = self.factors.get(name)
-        if factors is not None:
-            squares = squares / np.square(factors)
-            moments = _folded(moments, factors)
-        return MatrixStatistics(squares, moments)
+        return MatrixStatistics(counts, moments if factors is None else _folded(moments, factors))
 
     def _moments_of(self, name: str) -> Sequence[Floats]:
         try:
@@ -102,6 +100,7 @@ def measured_statistics(
 
     Raises:
         CheckpointError: a tensor holds NaN or an infinity, or can't be read.
+        CalibrationError: what a matrix is multiplied with is not finite.
         BuildError: the disk is full.
     """
     reference = FloatReference(checkpoint, cache, on_progress)
@@ -112,6 +111,7 @@ def measured_statistics(
         squares, ranges = _made(moments, checkpoint, windows, on_progress)
     else:
         squares, ranges = reference.statistics(windows), reference.cache_ranges(windows)
+    _require_usable(squares)
     factors = fold_factors(checkpoint.architecture, squares)
     digest, count = token_digest(windows), windows.size
     return MeasuredStatistics(
@@ -149,6 +149,15 @@ def _made(
         moments.remove()
         moments.make(checkpoint.open_tensors(), windows, on_progress)
         return moments.squares()
+
+
+def _require_usable(squares: Mapping[str, Floats]) -> None:
+    for name, found in squares.items():
+        if not (found <= MOST_SQUARE).all():  # or NaN
+            raise CalibrationError(
+                f"what {name} is multiplied with is infinite, undefined or too large to square on the calibration text",
+                fix='check the training run, or download the checkpoint again; or choose calibration "none"',
+            )
 
 
 def _folded(moments: Sequence[Floats], factors: Floats) -> list[Floats]:

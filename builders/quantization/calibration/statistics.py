@@ -13,19 +13,29 @@ from targets.calibration import Calibration
 
 Floats = NDArray[np.float32]
 
+MOST_SQUARE = 1e30  # no model reaches it; with more, float32 sums of weighted errors overflow, and NaN is stored
+_LEAST = np.float32(1e-6)  # of the mean: a column without input in one text has some in another
+
 
 @dataclass(frozen=True)
 class MatrixStatistics:
     """What one matrix [rows, columns] is multiplied with: inputs x [columns].
 
     Attributes:
-        squares: mean of x², float32 [columns]; llama.cpp's importance matrix holds the same.
+        squares: mean of x², float32 [columns], as `usable` returns it: how much each column's error counts.
         moments: mean of x xᵀ in diagonal blocks, float32 [width, width] each, whose widths add up to the columns; one
             block unless the matrix is wide. Empty for `light`. Twice this is GPTQ's Hessian.
     """
 
     squares: Floats
     moments: Sequence[Floats] = ()
+
+
+def usable(squares: Floats | None) -> Floats | None:
+    """Return mean squares with a least value for columns without input; None where nothing of use is known."""
+    if squares is None or not np.isfinite(squares).all() or not squares.any():
+        return None
+    return np.maximum(squares, _LEAST * squares.mean())
 
 
 class CalibrationStatistics(Protocol):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from builders.quantization.grids.affine import AffineGrid, AffineMatrix, Bytes, 
 from builders.quantization.rounding.gptq import round_matrix
 from builders.quantization.rounding.refit import refit_scales
 from builders.threads import thread_count
+from targets.errors import CheckpointError
 
 Floats = NDArray[np.float32]
 
@@ -43,6 +46,18 @@ class RowRange:
 
 class NotFiniteError(ValueError):
     """A weight is NaN or infinite."""
+
+
+@contextmanager
+def scales_of(name: str) -> Iterator[None]:
+    """Raise `CheckpointError`, which names the tensor, where a weight is too large for a float16 scale."""
+    try:
+        yield
+    except OverflowError as error:
+        raise CheckpointError(
+            f"tensor {name!r}: {error}",
+            fix="no trained language model has such weights: check the training run, or download it again",
+        ) from error
 
 
 def affine_matrix(weights: Floats, grid: AffineGrid, statistics: MatrixStatistics) -> AffineMatrix:

@@ -76,17 +76,6 @@ def test_light_calibration_gives_the_bytes_of_llama_quantize_with_an_imatrix(
     assert (found == llamacpp.tensors(tmp_path / "plain" / "model.gguf")) == (recipe == "gguf-f16")
 
 
-def test_a_column_that_was_never_used_still_keeps_its_weights() -> None:
-    weights = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
-    squares = np.ones(64, dtype=np.float32)
-    squares[:40] = 0  # a whole block and a part of one
-    raw = encoded(weights, TYPES["Q4_0"], MatrixStatistics(squares), name="it")
-    error = llamacpp.dequantize(raw, "Q4_0").reshape(4, 64) - weights
-    assert np.sqrt(np.square(error).mean()) < 0.15
-    all_dead = encoded(weights, TYPES["Q4_0"], MatrixStatistics(np.zeros(64, dtype=np.float32)), name="it")
-    assert llamacpp.dequantize(all_dead, "Q4_0").any()
-
-
 @pytest.mark.parametrize("kind", ["Q4_0", "IQ4_NL", "Q3_K", "Q4_K", "Q5_1", "Q6_K"])
 def test_full_calibration_keeps_the_outputs_closer(kind: str) -> None:
     generator = np.random.default_rng(0)

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import Checkpoint, open_checkpoint
 from builders.quantization.calibration import moments as module
 from builders.quantization.calibration.measure import measured_statistics
 from builders.quantization.calibration.moments import MomentFiles, block_widths
 from builders.reference import FloatReference
 from builders.reference.forward import StatisticsWalk
 from builders.reference.statistics import multiplied
+from targets.calibration import Calibration
+from targets.errors import CalibrationError
 from targets.progress import silent
-from tests.support.checkpoints import VOCABULARY_SIZE
+from tests.support.checkpoints import VOCABULARY_SIZE, Tiny, random_weights, write_tiny, write_weights
 
 TOKENS = np.random.default_rng(3).integers(0, VOCABULARY_SIZE, (3, 24))
 
@@ -123,3 +125,16 @@ def test_full_statistics_are_those_of_the_folded_matrices(tiny: Checkpoint, tmp_
     np.testing.assert_allclose(same.squares, found.squares, rtol=0.01)  # those of the moments are of rounded inputs
     assert light.of("model.norm.weight") is None
     assert full.token_count == 72
+
+
+@pytest.mark.parametrize("level", ["light", "full"])
+def test_inputs_that_are_not_finite_are_no_calibration(level: Calibration, tmp_path: Path) -> None:
+    weights = random_weights(Tiny().config())
+    weights["model.layers.1.mlp.gate_up_proj.weight"] *= np.float32(2e10)  # its products' squares overflow
+    weights["model.layers.1.mlp.down_proj.weight"] *= np.float32(1e-20)
+    write_weights(write_tiny(tmp_path / "checkpoint"), weights, dtype="F32")
+    checkpoint = open_checkpoint(tmp_path / "checkpoint")
+    assert np.isfinite(FloatReference(checkpoint).states(TOKENS)).all()
+    for _ in range(2):  # measured, and from the cache
+        with pytest.raises(CalibrationError, match=r"what model\.layers\.1\.mlp\.down_proj\.weight is multiplied with"):
+            measured_statistics(checkpoint, level, TOKENS, tmp_path / "cache")

@@ -20,6 +20,7 @@ from builders.reference import FloatReference
 from builders.validation.compare import Comparison
 from targets.errors import CalibrationError
 from targets.progress import Step
+from targets.storage.coreml import candidates
 from tests.support.checkpoints import Tiny, write_tiny
 
 TOKENS = np.random.default_rng(0).integers(0, 300, (2, 40))
@@ -122,6 +123,13 @@ def test_with_another_version_of_a_tool_they_are_measured_again(
     measured_sensitivities(tiny, blocks, TOKENS, tmp_path, steps.append)
     assert steps != []
     assert tool in walk_tools(CalibrationWalk("light", blocks))
+
+
+def test_rows_that_only_blocks_of_16_divide_are_measured_in_these(tmp_path: Path) -> None:
+    odd = open_checkpoint(write_tiny(tmp_path / "checkpoint", Tiny(hidden=48, heads=3, kv_heads=1, layers=1)))
+    found = measured_sensitivities(odd, "affine", TOKENS, tmp_path)
+    assert min(found.values()) > 1e-6
+    assert candidates("lm_head.weight", odd.architecture)[0].storage == "table of 16 block 16"
 
 
 def test_formats_have_their_own(tiny: Checkpoint, tmp_path: Path) -> None:

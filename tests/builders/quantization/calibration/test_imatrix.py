@@ -119,6 +119,7 @@ DOWN = "model.layers.1.mlp.down_proj.weight"
     [
         (_without(DOWN), r"is another model's: blk\.1\.ffn_down\.weight is missing"),
         (_with(DOWN, 3, np.nan), r"blk\.1\.ffn_down\.weight has a value that is no mean of squares"),
+        (_with(DOWN, 3, 2e30), r"blk\.1\.ffn_down\.weight has a value that is no mean of squares"),
         (_with(DOWN, 3, np.inf), r"blk\.1\.ffn_down\.weight has a value that is no mean of squares"),
         (_with(DOWN, 3, -1), r"blk\.1\.ffn_down\.weight has a value that is no mean of squares"),
     ],
