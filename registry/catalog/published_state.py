@@ -133,7 +133,7 @@ def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, by
     files = dict(published.files)
     for path, content in documents.items():
         files[path] = TargetFile.from_data(path, content, ["sha256"])
-        store.write_document("targets/" + hashed_path(path, files[path]), content, replacing=None)
+        _write_hashed(store, "targets/" + hashed_path(path, files[path]), content)
     targets = Targets(published.targets_version + 1, expires=keys.expiry("targets", now), targets=files)
     targets_content = _write_version(store, keys, "targets", Metadata(targets))
     meta = {"targets.json": MetaFile.from_data(targets.version, targets_content, ["sha256"])}
@@ -198,7 +198,9 @@ def _required(store: Store, name: str) -> Document:
 def _tampered(store: Store, name: str, what: str) -> PublicationError:
     return PublicationError(
         f"{store.uri}/{name}: {what}",
-        fix="check --keys; if they are right, restore the catalog's files, or remove metadata/ and publish all again",
+        fix="check --keys; if they are right, restore the catalog's files. Without a copy: remove metadata/, run"
+        " phipack keys rotate timestamp and keys rotate snapshot, as phones refuse a catalog that begins again with the"
+        " old keys, and publish all again",
     )
 
 
@@ -209,6 +211,15 @@ def _require_newest_root(store: Store, keys: KeyFolder) -> None:
             f"{store.uri} has root {version + 1}, and {keys.path} has {version}",
             fix="publish with the key folder that was rotated last",
         )
+
+
+def _write_hashed(store: Store, name: str, content: bytes) -> None:
+    """Write a document that has its hash in its name, also over a damaged one: no client accepts that."""
+    if store.write_document(name, content, replacing=None):
+        return
+    there = store.read_document(name)
+    if there is not None and there.content != content:
+        store.write_document(name, content, replacing=there.tag)
 
 
 def _write_roots(store: Store, keys: KeyFolder) -> None:
