@@ -38,7 +38,7 @@ from registry.store.folder import FolderStore
 from registry.store.protocol import Store, blobs_of
 from registry.store.uris import open_store
 from targets.devices import Target
-from targets.errors import PublicationError, did_you_mean
+from targets.errors import BundleError, PublicationError, StoreError, did_you_mean
 from targets.progress import Notice, Progress, Step, silent
 from targets.references import Reference
 from targets.runtimes.table import strictest
@@ -212,7 +212,10 @@ def _copy_bundle(row: CellVersion, into: Store, on_progress: Progress) -> Manife
     for blob in missing:
         on_progress(Step("upload", done, total, "bytes", row.cell))
         with source.open_blob(blob.digest) as stream:
-            into.put(stream, blob, what=f"{row.reference}, {source.location_of(blob.digest)}")
+            try:
+                into.put(stream, blob, what=f"{row.reference}, {source.location_of(blob.digest)}")
+            except BundleError as error:
+                raise StoreError(error.problem, fix=source.renewal(blob.digest)) from error
         done += blob.bytes
         on_progress(Step("upload", done, total, "bytes", row.cell))
     return manifest
@@ -313,13 +316,6 @@ def _releases(
             cells={**(before.cells if before else {}), row.cell: cell},
         )
     return documents
-
-
-def _release_of(
-    published: Published, model: str, releases: Mapping[str, ReleaseDocument]
-) -> Callable[[str], ReleaseDocument | None]:
-    """Return what looks up a release's document: the one that will be published, else the one that is."""
-    return lambda name: releases.get(name) or published.release(model, name)
 
 
 def _cell(row: CellVersion, manifest: Manifest) -> CellEntry:

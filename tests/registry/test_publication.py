@@ -20,7 +20,7 @@ from registry.publication import Order
 from registry.store.folder import FolderStore
 from registry.store.s3 import S3Store
 from registry.transfer.http import HttpClient
-from targets.errors import FetchError, PublicationError, RegistryError
+from targets.errors import FetchError, PublicationError, RegistryError, StoreError
 from targets.selection import Device
 
 
@@ -68,6 +68,20 @@ def test_the_bundles_own_store_needs_no_word_that_a_catalog_is_new(publisher: Pu
     publisher.release("1.0.0")
     publisher.place = publisher.store
     assert publisher.publish(order=Order("phi", "production")).new_catalog
+
+
+def test_a_damaged_blob_of_the_bundles_is_replaced_as_the_error_says(publisher: Publisher) -> None:
+    """Building again alone leaves it: its size is right, so it counts as there."""
+    bundle = publisher.release("1.0.0")
+    blob = Path(publisher.store.location_of(bundle.manifest.files[0].digest))
+    blob.chmod(0o644)
+    blob.write_bytes(b"?" * blob.stat().st_size)
+    with pytest.raises(StoreError, match=f"{blob}: .* bytes, sha256:") as caught:
+        publisher.publish()
+    assert caught.value.fix == f"rm -f {blob} && phipack release"
+    blob.unlink()
+    publisher.store.add_bundle(bundle)
+    assert publisher.publish().new_catalog
 
 
 def test_an_older_release_stays_to_be_had_by_version_and_range(publisher: Publisher, phone: Phone) -> None:
