@@ -260,7 +260,8 @@ class Store(ABC):
 
     def _damaged(self, digest: str, what: str) -> StoreError:
         return StoreError(
-            f"{what}: the bytes in the store are not the ones that were added: blob {self.location_of(digest)} is damaged",
+            f"{what}: the bytes in the store are not the ones that were added:"
+            f" blob {self.location_of(digest)} is damaged",
             fix=self.renewal(digest),
         )
 
