@@ -237,12 +237,12 @@ class Registry(RegisteredMethods, ReleaseMethods):
             on_progress: called with what is copied and made.
 
         Raises:
-            PublicationError: the channel is empty, a published cell is missing in it, or the place has no catalog or a
-                damaged one.
-            KeysError: too few keys are at hand.
+            PublicationError: a published cell is missing in the channel, or a move of it is unfinished; the rollout is
+                narrower than it was; or the place has no catalog or a damaged one.
+            KeysError: too few keys are at hand, or the root has expired.
+            RegistryError: the channel is empty.
         """
         from registry.catalog.rollout import basis_points_of
-        from registry.ledger.channel_moves import cells_taken_out
         from registry.publication import Order, publish
         from targets.devices import load_targets
 
@@ -255,7 +255,7 @@ class Registry(RegisteredMethods, ReleaseMethods):
             self._catalog(to),
             self._keys(keys),
             targets=load_targets() | own,
-            taken_out=lambda: cells_taken_out(self._ledger.moves(model), channel),
+            moves=lambda: self._ledger.moves(model),
             on_progress=on_progress or self._on_progress,
         )
 
