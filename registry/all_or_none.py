@@ -20,6 +20,7 @@ from registry.ledger.lease import Check
 from registry.ledger.ledger import Ledger
 from registry.ledger.versions import CellVersion, registered_model_name, require_one_home
 from targets.errors import RegistryError, RegistryUnreachableError
+from targets.progress import Notice
 
 _RETRY_SECONDS = 0.5  # between two tries to undo while the registry is unreachable
 
@@ -73,6 +74,7 @@ def settled(ledger: Ledger, model: str, check: Check) -> tuple[list[Move], list[
     for move in unfinished:
         if move in broken_off:
             _undo(ledger, move, check)
+            ledger.on_progress(Notice(f"the {move.title} by {move.who}, which broke off, was taken back"))
         else:
             check()
             ledger.end_move(move, done=False)
