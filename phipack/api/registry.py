@@ -340,7 +340,7 @@ class Registry(RegisteredMethods, ReleaseMethods):
     def relocate(self, *, dry_run: bool = False) -> Relocation:
         """Re-point what is registered to this store, after it was moved: where digests agree, all or none.
 
-        Raises `RegistryError` where a bundle or its evidence is in neither place, or the registry is a server.
+        Raises `RegistryError` where a bundle or its evidence is not in this store, or the registry is a server.
         """
         from registry.ledger.relocation import relocate
 
