@@ -153,7 +153,7 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
         documents = {release_path(order.model, name): one.to_bytes() for name, one in releases.items()}
         documents[channel_path(order.model, order.channel)] = channel.to_bytes()
         _require_standing(registry, order, rows, moves())
-        expires = write_next(published, keys, documents)
+        expires = write_next(published, keys, documents, on_progress=on_progress)
         if expires is None:
             return None
         check_published(into, keys, documents)
@@ -171,7 +171,7 @@ def refresh(into: Store, keys: KeyFolder, *, on_progress: Progress = silent) -> 
         published = read_published(into, keys)
         if published.tag is None:
             raise PublicationError(f"{into.uri} has no catalog", fix=NO_CATALOG_FIX)
-        expires = write_next(published, keys, {})
+        expires = write_next(published, keys, {}, on_progress=on_progress)
         if expires is not None:
             check_published(into, keys, published.paths)
         return expires

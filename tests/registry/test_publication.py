@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from registry.bundle.folder import verify
 from registry.catalog.client import CatalogTrust, open_catalog
 from registry.catalog.documents import ChannelDocument, parse_document
 from registry.catalog.published_state import published_digests, read_published
-from registry.publication import Order
+from registry.catalog.signing import KeyFolder
+from registry.publication import Order, refresh
 from registry.store.folder import FolderStore
 from registry.store.s3 import S3Store
 from registry.transfer.http import HttpClient
 from targets.errors import FetchError, PublicationError, RegistryError, StoreError
+from targets.progress import Event, Notice
 from targets.selection import Device
 
 
@@ -68,6 +71,21 @@ def test_the_bundles_own_store_needs_no_word_that_a_catalog_is_new(publisher: Pu
     publisher.release("1.0.0")
     publisher.place = publisher.store
     assert publisher.publish(order=Order("phi", "production")).new_catalog
+
+
+def test_a_clock_that_is_behind_is_noticed(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it signs may have expired for phones already."""
+    publisher.release("1.0.0")
+    publisher.publish()
+    said: list[Event] = []
+    refresh(publisher.place, publisher.keys, on_progress=said.append)
+    assert said == []
+    real = KeyFolder.expiry
+    monkeypatch.setattr(KeyFolder, "expiry", lambda self, role, now: real(self, role, now - timedelta(days=20)))
+    expires = refresh(publisher.place, publisher.keys, on_progress=said.append)
+    (notice,) = said
+    assert isinstance(notice, Notice)
+    assert f"and is until {expires:%Y-%m-%d %H:%M} UTC now: is this machine's clock right?" in notice.text
 
 
 def test_a_damaged_blob_of_the_bundles_is_replaced_as_the_error_says(publisher: Publisher) -> None:
