@@ -46,7 +46,8 @@ class Registry(RegisteredMethods, ReleaseMethods):
     """An MLflow server or database with the store that holds the bundles. Connects when something is asked of it.
 
     Every method raises `RegistryError` or `StoreError` where MLflow or the store refuses, and their `…UnreachableError`
-    kinds, worth another try, where one does not answer.
+    kinds, worth another try, where one does not answer; and `MalformedReferenceError` where a reference or the name of
+    a channel is none.
     """
 
     def add_measurements(self, digest: str, measurements: Iterable[Measurement]) -> int:
