@@ -41,7 +41,7 @@ from registry.store.uris import open_store
 from targets.devices import Target
 from targets.errors import BundleError, PublicationError, StoreError, did_you_mean
 from targets.progress import Notice, Progress, Step, silent
-from targets.references import Reference
+from targets.references import Reference, check_channel
 from targets.runtimes.table import strictest
 from targets.stated_path import neighbour
 
@@ -128,8 +128,10 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
             it was; there is no catalog, and the place is not the bundles' store; the published catalog is damaged; or
             what was written is refused by the client's own code.
         KeysError: too few keys are available, or the root has expired.
+        MalformedReferenceError: the channel's name is none.
         RegistryError, StoreError: the channel is empty, or MLflow or a store fails.
     """
+    check_channel(order.channel)
     _check_root(keys, on_progress)
     made: dict[tuple[str, str], DeltaEntry | None] = {}
 

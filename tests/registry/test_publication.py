@@ -22,7 +22,7 @@ from registry.publication import Order, refresh
 from registry.store.folder import FolderStore
 from registry.store.s3 import S3Store
 from registry.transfer.http import HttpClient
-from targets.errors import FetchError, PublicationError, RegistryError, StoreError
+from targets.errors import FetchError, MalformedReferenceError, PublicationError, RegistryError, StoreError
 from targets.progress import Event, Notice
 from targets.selection import Device
 
@@ -71,6 +71,15 @@ def test_the_bundles_own_store_needs_no_word_that_a_catalog_is_new(publisher: Pu
     publisher.release("1.0.0")
     publisher.place = publisher.store
     assert publisher.publish(order=Order("phi", "production")).new_catalog
+
+
+@pytest.mark.parametrize("channel", ["", "Production"])
+def test_a_channel_without_a_name_is_not_published_as_production(publisher: Publisher, channel: str) -> None:
+    """As --channel "$CHANNEL" asks for where the variable is not set."""
+    publisher.release("1.0.0")
+    with pytest.raises(MalformedReferenceError, match="not a valid name of a channel"):
+        publisher.publish(order=Order("phi", channel, new_catalog=True))
+    assert not publisher.place.exists()
 
 
 def test_a_clock_that_is_behind_is_noticed(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
