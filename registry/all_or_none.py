@@ -15,11 +15,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from registry.ledger.channel_moves import CellMove, Move, VersionId
+from registry.ledger.channel_moves import CellMove, Move, VersionId, unended
 from registry.ledger.lease import Check
 from registry.ledger.ledger import Ledger
 from registry.ledger.versions import CellVersion, registered_model_name, require_one_home
 from targets.errors import RegistryError, RegistryUnreachableError
+from targets.progress import Notice
 
 _RETRY_SECONDS = 0.5  # between two tries to undo while the registry is unreachable
 
@@ -64,20 +65,19 @@ def carry_out(ledger: Ledger, move: Move, rows: Sequence[CellVersion], before: S
 def settled(ledger: Ledger, model: str, check: Check) -> tuple[list[Move], list[CellVersion]]:
     """Undo what dead processes left (the lock or lease is held: none of them lives).
 
-    Return all moves, newest first, and all versions, both as they are then.
-
-    No two moves begin at one moment. Records that do are one move's: MLflow's client repeated a request whose answer
-    was lost. The move's end is in one of them; the others are closed, and move nothing.
+    Return all moves, newest first, and all versions, both as they are then. Records of a move that has ended in another
+    one (`unended`) are closed, and move nothing.
     """
     moves, rows = ledger.moves_and_versions(model)
-    ended = {move.when for move in moves if move.state != "unfinished"}
+    broken_off = unended(moves)
     unfinished = [move for move in moves if move.state == "unfinished"]
     for move in unfinished:
-        if move.when in ended:
+        if move in broken_off:
+            _undo(ledger, move, check)
+            ledger.on_progress(Notice(f"the {move.title} by {move.who}, which broke off, was taken back"))
+        else:
             check()
             ledger.end_move(move, done=False)
-        else:
-            _undo(ledger, move, check)
     return ledger.moves_and_versions(model) if unfinished else (moves, rows)
 
 

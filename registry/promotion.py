@@ -162,10 +162,10 @@ def retire(
             there = sorted({row.cell for row in rows if channel in row.channels})
             near = None if cell in {row.cell for row in rows} else closest(cell, there)
             see = "see" if near is None else f"did you mean {near!r}? See"
-            fix = f"{see} phipack history {model}; to drop what is still published: phipack publish --drop {cell}"
+            drop = f"phipack publish {model} --channel {channel} --drop {cell}"
             raise RegistryError(
                 f"{model}:{channel} does not point at a version of cell {cell}, but at {', '.join(there) or 'nothing'}",
-                fix=fix,
+                fix=f"{see} phipack history {model}; to drop what is still published: {drop}",
             )
         draft = _draft("retirement", model, channel, who, why)
         move = replace(draft, cells=(CellMove(cell, before, None),), promoters=promoters)

@@ -10,7 +10,7 @@ store's; the keys never are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -32,15 +32,16 @@ from registry.catalog.published_deltas import DeltaMaker
 from registry.catalog.published_state import NO_CATALOG_FIX, Published, read_published, write_next
 from registry.catalog.rollout import ALL, Stage, share_of, stages_after
 from registry.catalog.signing import KeyFolder
+from registry.ledger.channel_moves import Move, cells_taken_out, unended
 from registry.ledger.reader import Reader, resolve_in
 from registry.ledger.versions import CellVersion, require_one_home
 from registry.store.folder import FolderStore
 from registry.store.protocol import Store, blobs_of
 from registry.store.uris import open_store
 from targets.devices import Target
-from targets.errors import PublicationError, did_you_mean
+from targets.errors import BundleError, PublicationError, StoreError, did_you_mean
 from targets.progress import Notice, Progress, Step, silent
-from targets.references import Reference
+from targets.references import Reference, check_channel
 from targets.runtimes.table import strictest
 from targets.stated_path import neighbour
 
@@ -107,7 +108,7 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
     keys: KeyFolder,
     *,
     targets: Mapping[str, Target],
-    taken_out: Callable[[], Collection[str]] = frozenset,
+    moves: Callable[[], Sequence[Move]] = tuple,
     on_progress: Progress = silent,
 ) -> Publication:
     """Publish what a channel points at now.
@@ -118,16 +119,19 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
         into: the catalog's store; blobs that are missing there are copied.
         keys: sign the catalog.
         targets: descriptions of the cells' targets, by name.
-        taken_out: returns the cells that moves have taken out of the channel; asked where a published cell is missing.
+        moves: returns the model's moves, newest first.
         on_progress: step `upload` for each cell, in bytes; step `delta` for each delta that is made.
 
     Raises:
         PublicationError: a bundle changed within a release; a published cell is missing in the channel, and nobody has
-            taken it out; the rollout is narrower than it was; there is no catalog, and the place is not the bundles'
-            store; the published catalog is damaged; or what was written is refused by the client's own code.
+            taken it out; the channel is in the middle of a move, or was moved meanwhile; the rollout is narrower than
+            it was; there is no catalog, and the place is not the bundles' store; the published catalog is damaged; or
+            what was written is refused by the client's own code.
         KeysError: too few keys are available, or the root has expired.
+        MalformedReferenceError: the channel's name is none.
         RegistryError, StoreError: the channel is empty, or MLflow or a store fails.
     """
+    check_channel(order.channel)
     _check_root(keys, on_progress)
     made: dict[tuple[str, str], DeltaEntry | None] = {}
 
@@ -135,7 +139,8 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
         published = read_published(into, keys)
         before = published.channel(order.model, order.channel)
         rows = _rows(registry, order, before)
-        dropped = _dropped(order, rows, before, taken_out)
+        _require_standing(registry, order, rows, moves())
+        dropped = _dropped(order, rows, before, moves)
         channel = _channel(order, rows, before)
         _require_meant(order, published, rows)
         into.check_writable()
@@ -149,7 +154,8 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
             )
         documents = {release_path(order.model, name): one.to_bytes() for name, one in releases.items()}
         documents[channel_path(order.model, order.channel)] = channel.to_bytes()
-        expires = write_next(published, keys, documents)
+        _require_standing(registry, order, rows, moves())
+        expires = write_next(published, keys, documents, on_progress=on_progress)
         if expires is None:
             return None
         check_published(into, keys, documents)
@@ -167,7 +173,7 @@ def refresh(into: Store, keys: KeyFolder, *, on_progress: Progress = silent) -> 
         published = read_published(into, keys)
         if published.tag is None:
             raise PublicationError(f"{into.uri} has no catalog", fix=NO_CATALOG_FIX)
-        expires = write_next(published, keys, {})
+        expires = write_next(published, keys, {}, on_progress=on_progress)
         if expires is not None:
             check_published(into, keys, published.paths)
         return expires
@@ -212,7 +218,10 @@ def _copy_bundle(row: CellVersion, into: Store, on_progress: Progress) -> Manife
     for blob in missing:
         on_progress(Step("upload", done, total, "bytes", row.cell))
         with source.open_blob(blob.digest) as stream:
-            into.put(stream, blob, what=f"{row.reference}, {source.location_of(blob.digest)}")
+            try:
+                into.put(stream, blob, what=f"{row.reference}, {source.location_of(blob.digest)}")
+            except BundleError as error:
+                raise StoreError(error.problem, fix=source.renewal(blob.digest)) from error
         done += blob.bytes
         on_progress(Step("upload", done, total, "bytes", row.cell))
     return manifest
@@ -228,11 +237,30 @@ def _rows(registry: Reader, order: Order, before: ChannelDocument | None) -> lis
     return rows
 
 
+def _require_standing(registry: Reader, order: Order, rows: Sequence[CellVersion], moves: Sequence[Move]) -> None:
+    """Refuse a channel that is in the middle of a move, which may be taken back, or does not have these rows any more.
+
+    `moves` were read after `rows`: cells that were read while a move went on differ now.
+    """
+    channel = f"{order.model}:{order.channel}"
+    for move in unended(moves):
+        if move.channel == order.channel:
+            raise PublicationError(
+                f"{channel}: the {move.title} by {move.who} is unfinished; nothing was published",
+                fix="wait until it has ended; if its process died, promote what the channel is for, which takes it back"
+                f" first: phipack promote {order.model}:VERSION --to {order.channel}",
+            )
+    if [row for row in registry.versions(order.model) if order.channel in row.channels] != list(rows):
+        raise PublicationError(
+            f"{channel} was moved meanwhile; nothing was published", fix="run the same command again"
+        )
+
+
 def _dropped(
     order: Order,
     rows: Sequence[CellVersion],
     before: ChannelDocument | None,
-    taken_out: Callable[[], Collection[str]],
+    moves: Callable[[], Sequence[Move]],
 ) -> tuple[str, ...]:
     """Return the published cells that leave the channel. Raises `PublicationError` where one has just vanished."""
     stages = {} if before is None else before.cells
@@ -244,7 +272,7 @@ def _dropped(
             fix=f"take it out of the channel first: phipack retire {order.model}@{unknown[0]} --from {order.channel}",
         )
     vanished = sorted(missing - order.drop)
-    if vanished and (vanished := sorted(set(vanished) - set(taken_out()))):
+    if vanished and (vanished := sorted(set(vanished) - cells_taken_out(moves(), order.channel))):
         named = ", ".join(f"{cell} ({stages[cell][0].release})" for cell in vanished)
         drop = " ".join(f"--drop {cell}" for cell in vanished)
         raise PublicationError(

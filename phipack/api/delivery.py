@@ -142,6 +142,7 @@ def split(
         replace: replace what is at `out`.
 
     Raises:
+        PhipackError: `max_part_bytes` is no size.
         BuildError: parts are too small, or `out` exists or can't be written.
         BundleError: the bundle's files are not those of its manifest.
     """

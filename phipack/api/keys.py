@@ -10,7 +10,7 @@ from registry.catalog.signing import ROLES, GivenKey, KeyFolder, KeyNeeds, Role
 from registry.catalog.signing import create_keys as create_folder
 from registry.catalog.signing import renew_root as renew_folder_root
 from registry.catalog.signing import rotate as rotate_role
-from targets.errors import KeysError
+from targets.errors import KeysError, did_you_mean
 from targets.progress import Progress, silent
 
 DEFAULT_KEYS = Path(".phipack/keys")
@@ -33,9 +33,10 @@ def create_keys(
         expiry_days: by role, how long its signature is good for.
 
     Raises:
-        KeysError: a key can't be read or can't sign, or there are fewer keys than must sign.
+        KeysError: there is no such role; a key can't be read or can't sign, or there are fewer keys than must sign.
         BuildError: the folder exists or can't be written.
     """
+    _require_roles(*(thresholds or ()), *(signers or ()), *(expiry_days or ()))
     wanted = {role: needs for role in ROLES if (needs := _needs(role, thresholds or {}, signers or {})) is not None}
     return create_folder(as_path(folder), wanted, expiry_days)
 
@@ -63,8 +64,10 @@ def rotate_keys(
         on_progress: called with a notice of whom it waits for.
 
     Raises:
-        KeysError: too few of the root's keys are at hand, or there are fewer new keys than must sign.
+        KeysError: there is no such role; too few of the root's keys are at hand, or there are fewer new keys than must
+            sign.
     """
+    _require_roles(role)
     thresholds: dict[Role, str] = {} if threshold is None else {role: threshold}
     needs = _needs(role, thresholds, {role: tuple(signers)})
     return rotate_role(as_keys(folder), role, needs, on_progress=on_progress)
@@ -89,6 +92,13 @@ def parse_signer(text: str) -> GivenKey:
     if not comma or not uri:
         raise KeysError(f"{text!r} is not a signer", fix="write URI,PUBLIC.pem: where the key is, and its public half")
     return GivenKey(uri, Path(public))
+
+
+def _require_roles(*names: str) -> None:
+    """Refuse a role that is misspelt: what is asked of it would be left out."""
+    for name in names:
+        if name not in ROLES:
+            raise KeysError(f"there is no role {name!r}", fix=did_you_mean(name, ROLES))
 
 
 def _needs(role: Role, thresholds: Mapping[Role, str], signers: Mapping[Role, Iterable[str]]) -> KeyNeeds | None:

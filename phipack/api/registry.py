@@ -46,7 +46,8 @@ class Registry(RegisteredMethods, ReleaseMethods):
     """An MLflow server or database with the store that holds the bundles. Connects when something is asked of it.
 
     Every method raises `RegistryError` or `StoreError` where MLflow or the store refuses, and their `…UnreachableError`
-    kinds, worth another try, where one does not answer.
+    kinds, worth another try, where one does not answer; and `MalformedReferenceError` where a reference or the name of
+    a channel is none.
     """
 
     def add_measurements(self, digest: str, measurements: Iterable[Measurement]) -> int:
@@ -237,12 +238,12 @@ class Registry(RegisteredMethods, ReleaseMethods):
             on_progress: called with what is copied and made.
 
         Raises:
-            PublicationError: the channel is empty, a published cell is missing in it, or the place has no catalog or a
-                damaged one.
-            KeysError: too few keys are at hand.
+            PublicationError: a published cell is missing in the channel, or a move of it is unfinished; the rollout is
+                narrower than it was; or the place has no catalog or a damaged one.
+            KeysError: too few keys are at hand, or the root has expired.
+            RegistryError: the channel is empty.
         """
         from registry.catalog.rollout import basis_points_of
-        from registry.ledger.channel_moves import cells_taken_out
         from registry.publication import Order, publish
         from targets.devices import load_targets
 
@@ -255,7 +256,7 @@ class Registry(RegisteredMethods, ReleaseMethods):
             self._catalog(to),
             self._keys(keys),
             targets=load_targets() | own,
-            taken_out=lambda: cells_taken_out(self._ledger.moves(model), channel),
+            moves=lambda: self._ledger.moves(model),
             on_progress=on_progress or self._on_progress,
         )
 
@@ -340,7 +341,7 @@ class Registry(RegisteredMethods, ReleaseMethods):
     def relocate(self, *, dry_run: bool = False) -> Relocation:
         """Re-point what is registered to this store, after it was moved: where digests agree, all or none.
 
-        Raises `RegistryError` where a bundle or its evidence is in neither place, or the registry is a server.
+        Raises `RegistryError` where a bundle or its evidence is not in this store, or the registry is a server.
         """
         from registry.ledger.relocation import relocate
 

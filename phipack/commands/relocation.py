@@ -21,8 +21,8 @@ def registry_group() -> None:
 def relocate(state: State, dry_run: bool) -> None:
     """Re-point what is registered to the store that is named now, after a project's folder or its store was moved.
 
-    The digest decides: a version is re-pointed if its bundle and evidence are in this store, and its bundle no longer
-    where it was registered. All or none; in SQLite and PostgreSQL.
+    The digest decides: versions are re-pointed if a bundle is no longer where they were registered, and all of their
+    bundles and evidence are in this store. All or none; in SQLite and PostgreSQL.
     """
     from phipack.json_form.registry import relocation_form
 

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from registry.catalog.documents import Documents, hashed_path, is_document, models_of, releases_of
 from registry.catalog.signing import KeyFolder, Role
 from registry.store.protocol import TIMESTAMP, Document, Store
 from targets.errors import KeysError, PublicationError
+from targets.progress import Notice, Progress, silent
 
 if TYPE_CHECKING:
     from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
 
 NO_CATALOG_FIX = "publish a channel (phipack publish MODEL), or name where the catalog is: publish --to, serve --store"
+_CLOCK_SKEW = timedelta(days=1)
 _UNUSED_VERSIONS_LIMIT = 100  # that interrupted publishers may have left one after the other
 
 
@@ -118,10 +120,14 @@ def published_root(store: Store) -> Metadata[Root]:
     return root
 
 
-def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, bytes]) -> datetime | None:
+def write_next(
+    published: Published, keys: KeyFolder, documents: Mapping[str, bytes], *, on_progress: Progress = silent
+) -> datetime | None:
     """Add documents to what is published, sign all again, and return when the catalog will expire.
 
-    Return None where another publisher was faster: then nothing has changed; read the state again.
+    Return None where another publisher was faster: then nothing has changed; read the state again. `on_progress`
+    receives a notice where the catalog expires earlier than before: this machine's clock may be behind. It is no
+    error, as the clock that the catalog was signed by before may have been the wrong one.
 
     Raises:
         KeysError: a key is not available.
@@ -133,7 +139,7 @@ def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, by
     files = dict(published.files)
     for path, content in documents.items():
         files[path] = TargetFile.from_data(path, content, ["sha256"])
-        store.write_document("targets/" + hashed_path(path, files[path]), content, replacing=None)
+        _write_hashed(store, "targets/" + hashed_path(path, files[path]), content)
     targets = Targets(published.targets_version + 1, expires=keys.expiry("targets", now), targets=files)
     targets_content = _write_version(store, keys, "targets", Metadata(targets))
     meta = {"targets.json": MetaFile.from_data(targets.version, targets_content, ["sha256"])}
@@ -148,7 +154,16 @@ def write_next(published: Published, keys: KeyFolder, documents: Mapping[str, by
     _write_roots(store, keys)
     if not store.write_document(TIMESTAMP, content, replacing=published.tag):
         return None
-    return min(targets.expires, snapshot.expires, timestamp.expires, keys.root.signed.expires)
+    before = min(published.expires or keys.root.signed.expires, keys.root.signed.expires)
+    expires = min(targets.expires, snapshot.expires, timestamp.expires, keys.root.signed.expires)
+    if published.tag is not None and before - expires > _CLOCK_SKEW:
+        on_progress(
+            Notice(
+                f"the catalog was valid until {before:%Y-%m-%d %H:%M} UTC, and is until {expires:%Y-%m-%d %H:%M} UTC"
+                " now: is this machine's clock right? If not, set it, then: phipack publish --refresh"
+            )
+        )
+    return expires
 
 
 def published_digests(store: Store) -> set[str]:
@@ -198,7 +213,9 @@ def _required(store: Store, name: str) -> Document:
 def _tampered(store: Store, name: str, what: str) -> PublicationError:
     return PublicationError(
         f"{store.uri}/{name}: {what}",
-        fix="check --keys; if they are right, restore the catalog's files, or remove metadata/ and publish all again",
+        fix="check --keys; if they are right, restore the catalog's files. Without a copy: remove metadata/, run"
+        " phipack keys rotate timestamp and keys rotate snapshot, as phones refuse a catalog that begins again with the"
+        " old keys, and publish all again",
     )
 
 
@@ -209,6 +226,15 @@ def _require_newest_root(store: Store, keys: KeyFolder) -> None:
             f"{store.uri} has root {version + 1}, and {keys.path} has {version}",
             fix="publish with the key folder that was rotated last",
         )
+
+
+def _write_hashed(store: Store, name: str, content: bytes) -> None:
+    """Write a document that has its hash in its name, also over a damaged one: no client accepts that."""
+    if store.write_document(name, content, replacing=None):
+        return
+    there = store.read_document(name)
+    if there is not None and there.content != content:
+        store.write_document(name, content, replacing=there.tag)
 
 
 def _write_roots(store: Store, keys: KeyFolder) -> None:

@@ -28,7 +28,7 @@ from registry.files.lock_wait import LockWait
 from registry.files.staging import disk_errors, staged_folder
 from targets.errors import KeysError
 from targets.progress import Progress, silent
-from targets.strict_json import MalformedJsonError, parse_model
+from targets.strict_json import parse_model
 from targets.this_user import user_name
 
 if TYPE_CHECKING:
@@ -155,26 +155,42 @@ def create_keys(
 
 
 def open_keys(folder: Path) -> KeyFolder:
-    """Read a folder of keys. Raises `KeysError` where it is not one."""
+    """Read a folder of keys. Raises `KeysError` where it is not one, or a file of it is missing or damaged."""
     from tuf.api.exceptions import RepositoryError
-    from tuf.api.metadata import Metadata, Root
 
+    path, newest = folder / _KEYS_NAME, _newest_root(folder)
+    roots: list[Metadata[Root]] = []
     try:
-        keys = parse_model(_Keys, (folder / _KEYS_NAME).read_bytes())
-        roots: list[Metadata[Root]] = []
-        while (path := folder / f"{len(roots) + 1}.root.json").is_file():
-            roots.append(Metadata[Root].from_bytes(path.read_bytes()))
-    except (OSError, MalformedJsonError, RepositoryError) as error:
+        keys = parse_model(_Keys, path.read_bytes())
+        for version in range(1, max(1, newest) + 1):
+            path = folder / f"{version}.root.json"
+            roots.append(_read_root(path, version))
+    except (OSError, ValueError, RepositoryError) as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and path.name == _KEYS_NAME and newest == 0:
+            raise KeysError(f"{folder} holds no keys", fix=f"create some: phipack keys init --keys {folder}") from error
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise KeysError(
-            f"{folder} holds no keys: {reason}", fix=f"create some: phipack keys init --keys {folder}"
+            f"{path} can't be read: {reason}",
+            fix="restore it from a copy, as phones trust no other keys; a catalog that was published has the roots,"
+            " too: metadata/N.root.json",
         ) from error
-    if not roots:
-        raise KeysError(
-            f"{folder}: 1.root.json is missing",
-            fix="restore it; a catalog that was published has it, too: metadata/1.root.json",
-        )
     return KeyFolder(folder, keys, tuple(roots))
+
+
+def _newest_root(folder: Path) -> int:
+    """Return the highest version of the root among a folder's files; 0 where there is none."""
+    versions = [path.name.removesuffix(".root.json") for path in folder.glob("*.root.json")]
+    return max((int(version) for version in versions if version.isdecimal()), default=0)
+
+
+def _read_root(path: Path, version: int) -> Metadata[Root]:
+    """Read a version of the root. Raises `ValueError` where the file holds something else, `RepositoryError`."""
+    from tuf.api.metadata import Metadata, Root
+
+    root = Metadata[Root].from_bytes(path.read_bytes())
+    if not isinstance(root.signed, Root) or root.signed.version != version:
+        raise ValueError(f"it is {root.signed.type} metadata, version {root.signed.version}")
+    return root
 
 
 def rotate(folder: KeyFolder, role: Role, need: KeyNeeds | None = None, *, on_progress: Progress = silent) -> KeyFolder:

@@ -199,6 +199,16 @@ def move_to_undo(moves: Sequence[Move], channel: str) -> Move | None:
     return next((move for move in done if move.kind != "rollback" and move.id not in undone), None)
 
 
+def unended(moves: Sequence[Move]) -> list[Move]:
+    """Return the moves that go on, or whose process died.
+
+    No two moves begin at one moment. Records that do are one move's: MLflow's client repeated a request whose answer
+    was lost. The move's end is in one of them.
+    """
+    ended = {move.when for move in moves if move.state != "unfinished"}
+    return [move for move in moves if move.state == "unfinished" and move.when not in ended]
+
+
 def promotion_of(moves: Sequence[Move], version: Version, cell: str | None = None) -> Move | None:
     """Return a move that brought a release, or one cell of it, to a channel; None where there was none."""
     for move in moves:

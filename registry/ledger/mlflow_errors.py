@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from registry.ledger.database_schema import schema_trouble
 from registry.ledger.postgresql_login import CONNECTED, login_sqlstate
 from registry.ledger.tracking import is_postgresql
 from registry.store.s3_client import s3_errors
@@ -31,6 +32,7 @@ _MLFLOW_KINDS = (
     ("alembic.util", "CommandError"),
 )
 _S3_KINDS = (("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError"))
+_INTERNAL_ERROR = "INTERNAL_ERROR"  # MLflow's error_code where it names no other
 _SERVER_ERRORS = 500  # the first HTTP status of those that are the server's
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SQLITE_UNWRITABLE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
@@ -74,7 +76,7 @@ def foreign_errors(uri: str) -> Iterator[None]:
 
 def _explained(uri: str, error: Exception) -> RegistryError:
     """Return the error to raise: the first of the kinds below that it is."""
-    for kind in (_disk_trouble, _untrusted, _login_refused, _no_answer):
+    for kind in (_disk_trouble, _untrusted, _login_refused, _no_answer, _other_schema):
         if (found := kind(uri, error)) is not None:
             return found
     return _refusal(uri, error)
@@ -135,6 +137,17 @@ def _login_refused(uri: str, error: Exception) -> RegistryError | None:
                 else "check user and password in --tracking-uri, and what the server's pg_hba.conf allows",
             )
     return None
+
+
+def _other_schema(uri: str, error: Exception) -> RegistryError | None:
+    """Return the error to raise where the database has another MLflow's schema, or half of one; else None."""
+    if uri.startswith("http") or getattr(error, "error_code", _INTERNAL_ERROR) != _INTERNAL_ERROR:
+        return None
+    sql = getattr(sys.modules.get("sqlalchemy.exc"), "SQLAlchemyError", ())
+    try:
+        return schema_trouble(uri, _first_line(uri, error), while_migrating=isinstance(error, sql))
+    except _loaded(_MLFLOW_KINDS):  # then it can't be looked at, and the first error says more
+        return None
 
 
 def _refusal(uri: str, error: Exception) -> MlflowError:

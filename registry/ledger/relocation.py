@@ -10,8 +10,8 @@ MLflow keeps absolute places in three columns that its API never changes, and ph
 | a version's store | model_version_tags, `phipack.store` |
 
 So they are changed in the database itself, in one transaction, under the registry's lock: SQLite or PostgreSQL, of a
-schema that phipack was tested with. The digest decides: a version is re-pointed only if its bundle and its evidence are
-in the store that is named now, and no longer where they were.
+schema that phipack was tested with. The digest decides: a store's versions are re-pointed only if a bundle is no longer
+there, and all of them, with their evidence, are in the store that is named now.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Relocation:
 
 
 def relocate(ledger: Ledger, *, dry_run: bool = False) -> Relocation:
-    """Re-point every version whose bundle is no longer where it was registered, and is in the ledger's store.
+    """Re-point every version of a store in which a bundle is missing, where the ledger's store has all of them.
 
     Raises:
         RegistryError: there is no registry; it is a server, or of an unknown schema; a bundle, or its evidence, is in
@@ -67,13 +67,30 @@ def relocate(ledger: Ledger, *, dry_run: bool = False) -> Relocation:
         )
     with ledger.exclusive():
         rows = ledger.versions()
-        moved = [row for row in rows if _has_moved(row, ledger.store)]
+        moved = _moved(rows, ledger.store)
         _require_evidence(moved, ledger.store)
         if moved and not dry_run:
             _rewrite(ledger, {row.store for row in moved})
     if not dry_run:
         _look_again(ledger, moved)
     return Relocation(ledger.store.uri, tuple(moved), len(rows) - len(moved))
+
+
+def _moved(rows: Sequence[CellVersion], store: Store) -> list[CellVersion]:
+    """Return the versions that must be re-pointed: all of a store that has lost one, as the columns name stores.
+
+    Raises `RegistryError` where a bundle of theirs is not in `store`.
+    """
+    left = {row.store for row in rows if _has_moved(row, store)}
+    moved = [row for row in rows if row.store in left]
+    for row in moved:
+        if not store.has_bundle(row.digest):
+            raise RegistryError(
+                f"{row.reference}: bundle {row.digest} is in {row.store} alone, and others from there are only in"
+                f" {store.uri}; nothing was changed",
+                fix=f"copy what is left of {row.store} to {store.uri}, too",
+            )
+    return moved
 
 
 def _has_moved(row: CellVersion, store: Store) -> bool:

@@ -32,6 +32,7 @@ from registry.store.protocol import (
     Store,
     blob_path,
     check_document_name,
+    is_digest,
     not_the_blob,
     too_large,
     unreadable_file,
@@ -111,7 +112,8 @@ class FolderStore(Store):
         """Walk the folders."""
         for path in (self.root / "blobs" / "sha256").glob("??/*"):
             digest = f"sha256:{path.name}"
-            if (size := self.blob_bytes(digest)) is not None:  # else removed meanwhile
+            # Others are a file manager's or a file system's own; None: removed meanwhile.
+            if is_digest(digest) and (size := self.blob_bytes(digest)) is not None:
                 yield Blob(digest, size)
 
     def location_of(self, digest: str) -> str:

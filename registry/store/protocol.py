@@ -252,12 +252,17 @@ class Store(ABC):
         if copied_digest != digest:
             raise self._damaged(digest, what)
 
-    def _damaged(self, digest: str, what: str) -> StoreError:
+    def renewal(self, digest: str) -> str:
+        """Return the commands that replace a damaged blob: one of the right size counts as there until it is gone."""
         location = self.location_of(digest)
         remove = "aws s3 rm" if location.startswith("s3://") else "rm -f"
+        return f"{remove} {shlex.quote(location)} && phipack release"
+
+    def _damaged(self, digest: str, what: str) -> StoreError:
         return StoreError(
-            f"{what}: the bytes in the store are not the ones that were added: blob {location} is damaged",
-            fix=f"{remove} {shlex.quote(location)} && phipack release",
+            f"{what}: the bytes in the store are not the ones that were added:"
+            f" blob {self.location_of(digest)} is damaged",
+            fix=self.renewal(digest),
         )
 
     def _unreadable(self, digest: str, error: OSError) -> StoreError:

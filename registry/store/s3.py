@@ -34,6 +34,7 @@ from registry.store.protocol import (
     blob_path,
     caching_of,
     check_document_name,
+    is_digest,
     media_type_of,
     not_the_blob,
     too_large,
@@ -200,8 +201,8 @@ class S3Store(Store):
     def blobs(self) -> Iterator[Blob]:
         """List the objects."""
         with s3_errors(self.uri, "ListObjectsV2"):
-            for key, _, size, _ in self._objects("blobs/sha256/"):
-                yield Blob("sha256:" + key.rpartition("/")[2], size)
+            for digest, _, size, _ in self._blob_objects():
+                yield Blob(digest, size)
 
     def keep(self, digest: str) -> bool:
         """Write an empty object in `kept/`, whose time counts."""
@@ -214,11 +215,10 @@ class S3Store(Store):
         """List the objects and those in `kept/`, with their times and the server's."""
         with s3_errors(self.uri, "ListObjectsV2"):
             kept = {key.rpartition("/")[2]: when for key, when, _, _ in self._objects("kept/")}
-            for key, when, size, now in self._objects("blobs/sha256/"):
-                name = key.rpartition("/")[2]
-                last = max(when, kept.get(name, when))
+            for digest, when, size, now in self._blob_objects():
+                last = max(when, kept.get(digest.removeprefix("sha256:"), when))
                 if (now - last).total_seconds() >= seconds:
-                    yield Blob(f"sha256:{name}", size)
+                    yield Blob(digest, size)
 
     def remove(self, digest: str, *, seconds: float) -> bool:
         """Check its times again, and delete it.
@@ -250,6 +250,12 @@ class S3Store(Store):
             for upload_id, key in uploads if not dry_run else ():
                 self._client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
         return len(left) + len(uploads)
+
+    def _blob_objects(self) -> Iterator[tuple[str, datetime, int, datetime]]:
+        """Yield digest, time and size of all blobs, and the server's time; not what other tools keep among them."""
+        for key, when, size, now in self._objects("blobs/sha256/"):
+            if is_digest(digest := "sha256:" + key.rpartition("/")[2]):
+                yield digest, when, size, now
 
     def _objects(self, below: str) -> Iterator[tuple[str, datetime, int, datetime]]:
         """Yield key, time and size of all objects, and the server's time."""

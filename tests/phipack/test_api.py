@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,24 @@ def test_a_channel_is_published_and_fetched(registry: phipack.Registry, tmp_path
     assert phipack.verify(str(tmp_path / "bundle")).digest == fetched.bundle.digest
     again = phipack.fetch(tmp_path / "bundle", str(tmp_path / "copy"), digest=fetched.bundle.digest)
     assert again.bundle.manifest == fetched.bundle.manifest
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda place: phipack.create_keys(place, thresholds={"roots": "2/3"}),
+        lambda place: phipack.create_keys(place, signers={"roots": ["file2:key,key.pem"]}),
+        lambda place: phipack.create_keys(place, expiry_days={"roots": 30}),
+        lambda place: phipack.rotate_keys("roots", phipack.create_keys(place.with_name("there"))),
+    ],
+    ids=["thresholds", "signers", "expiry", "rotate"],
+)
+def test_a_misspelt_role_is_refused_and_makes_no_keys(tmp_path: Path, made: Callable[[Path], object]) -> None:
+    """A threshold was left out without a word: one key of one signed what two of three should have."""
+    with pytest.raises(phipack.errors.KeysError, match="there is no role 'roots'") as caught:
+        made(tmp_path / "keys")
+    assert caught.value.fix == "did you mean 'root'?"
+    assert not (tmp_path / "keys").exists()
 
 
 def test_garbage_is_what_no_version_refers_to(registry: phipack.Registry, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from registry.bundle.folder import verify
 from registry.catalog.client import CatalogTrust, open_catalog
 from registry.catalog.documents import ChannelDocument, parse_document
 from registry.catalog.published_state import published_digests, read_published
-from registry.publication import Order
+from registry.catalog.signing import KeyFolder
+from registry.publication import Order, refresh
 from registry.store.folder import FolderStore
 from registry.store.s3 import S3Store
 from registry.transfer.http import HttpClient
-from targets.errors import FetchError, PublicationError, RegistryError
+from targets.errors import FetchError, MalformedReferenceError, PublicationError, RegistryError, StoreError
+from targets.progress import Event, Notice
 from targets.selection import Device
 
 
@@ -68,6 +71,44 @@ def test_the_bundles_own_store_needs_no_word_that_a_catalog_is_new(publisher: Pu
     publisher.release("1.0.0")
     publisher.place = publisher.store
     assert publisher.publish(order=Order("phi", "production")).new_catalog
+
+
+@pytest.mark.parametrize("channel", ["", "Production"])
+def test_a_channel_without_a_name_is_not_published_as_production(publisher: Publisher, channel: str) -> None:
+    """As --channel "$CHANNEL" asks for where the variable is not set."""
+    publisher.release("1.0.0")
+    with pytest.raises(MalformedReferenceError, match="not a valid name of a channel"):
+        publisher.publish(order=Order("phi", channel, new_catalog=True))
+    assert not publisher.place.exists()
+
+
+def test_a_clock_that_is_behind_is_noticed(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it signs may have expired for phones already."""
+    publisher.release("1.0.0")
+    publisher.publish()
+    said: list[Event] = []
+    refresh(publisher.place, publisher.keys, on_progress=said.append)
+    assert said == []
+    real = KeyFolder.expiry
+    monkeypatch.setattr(KeyFolder, "expiry", lambda self, role, now: real(self, role, now - timedelta(days=20)))
+    expires = refresh(publisher.place, publisher.keys, on_progress=said.append)
+    (notice,) = said
+    assert isinstance(notice, Notice)
+    assert f"and is until {expires:%Y-%m-%d %H:%M} UTC now: is this machine's clock right?" in notice.text
+
+
+def test_a_damaged_blob_of_the_bundles_is_replaced_as_the_error_says(publisher: Publisher) -> None:
+    """Building again alone leaves it: its size is right, so it counts as there."""
+    bundle = publisher.release("1.0.0")
+    blob = Path(publisher.store.location_of(bundle.manifest.files[0].digest))
+    blob.chmod(0o644)
+    blob.write_bytes(b"?" * blob.stat().st_size)
+    with pytest.raises(StoreError, match=f"{blob}: .* bytes, sha256:") as caught:
+        publisher.publish()
+    assert caught.value.fix == f"rm -f {blob} && phipack release"
+    blob.unlink()
+    publisher.store.add_bundle(bundle)
+    assert publisher.publish().new_catalog
 
 
 def test_an_older_release_stays_to_be_had_by_version_and_range(publisher: Publisher, phone: Phone) -> None:

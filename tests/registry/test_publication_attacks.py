@@ -13,6 +13,7 @@ import pytest
 
 from devtools.catalogs import Phone, Publisher
 from registry.bundle.folder import verify
+from registry.catalog.signing import Role, rotate
 from registry.publication import refresh
 from registry.store.folder import FolderStore
 from registry.store.protocol import Document
@@ -172,6 +173,25 @@ def test_a_publisher_signs_nothing_that_somebody_slipped_in(publisher: Publisher
     publisher.release("1.0.0")
     with pytest.raises(PublicationError, match="not signed by the timestamp keys"):
         publisher.publish()
+
+
+def test_a_damaged_catalog_is_published_again_as_the_error_says(publisher: Publisher, phone: Phone) -> None:
+    """Also to phones that know the one before: its versions were higher."""
+    publisher.release("1.0.0")
+    publisher.publish()
+    refresh(publisher.place, publisher.keys)
+    phone.fetch()
+    (document,) = publisher.place.root.glob("targets/phi/channels/*.json")
+    document.write_bytes(b"{")
+    with pytest.raises(PublicationError, match="digest mismatch") as error:
+        publisher.publish()
+    assert "remove metadata/, run phipack keys rotate timestamp and keys rotate snapshot" in str(error.value)
+    shutil.rmtree(publisher.place.root / "metadata")
+    roles: tuple[Role, ...] = ("timestamp", "snapshot")
+    for role in roles:
+        publisher.keys = rotate(publisher.keys, role)
+    publisher.publish()
+    assert phone.fetch()[1] == "1.0.0"
 
 
 def test_what_the_clients_own_code_refuses_is_not_reported_as_published(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from devtools.catalogs import Phone, Publisher
 from devtools.servers import RangeHandler, serving
+from registry.ledger.channel_moves import CellMove, Move, MoveKind, MoveState, VersionId
 from registry.publication import Order, Publication, publish
+from registry.store.folder import FolderStore
+from registry.store.protocol import Blob
 from targets.devices import load_targets
 from targets.errors import FetchError, PublicationError, RegistryError
 
@@ -26,6 +32,11 @@ def phone(tmp_path: Path, publisher: Publisher) -> Iterator[Phone]:
     publisher.place.root.mkdir(parents=True)
     with serving(publisher.place.root, kind=RangeHandler) as url:
         yield Phone(tmp_path / "phone", url, publisher.root)
+
+
+def a_move(kind: MoveKind, cell: str, state: MoveState) -> Move:
+    before, when = VersionId("1.0.0", 1, "sha256:" + "a" * 64, "phi"), datetime(2026, 11, 23, tzinfo=UTC)
+    return Move("id", kind, "phi", "production", "ann@ci", "", when, (CellMove(cell, before, None),), state)
 
 
 def test_a_cell_that_vanished_from_the_channel_is_missed(publisher: Publisher, phone: Phone) -> None:
@@ -63,8 +74,9 @@ def test_a_cell_that_was_retired_leaves_the_catalog(publisher: Publisher, phone:
     order = Order("phi", "production")
 
     def publish_again(*out: str) -> tuple[str, ...]:
+        moves = [a_move("retirement", cell, "done") for cell in out]
         return publish(
-            publisher.registry, order, publisher.place, publisher.keys, targets=load_targets(), taken_out=lambda: out
+            publisher.registry, order, publisher.place, publisher.keys, targets=load_targets(), moves=lambda: moves
         ).dropped
 
     with pytest.raises(PublicationError, match="iphone-15"):
@@ -79,6 +91,49 @@ def test_a_cell_that_was_retired_leaves_the_catalog(publisher: Publisher, phone:
     assert phone.fetch("phi:1.0.0@pixel-9")[1] == "1.0.0"  # what was published stays
     with pytest.raises(RegistryError, match="no model 'phi'"):
         publish_again()
+
+
+def test_a_channel_in_the_middle_of_a_move_is_not_published(publisher: Publisher, phone: Phone) -> None:
+    """Its process may have died: then the next move takes back what phones would have got."""
+    publisher.release("1.0.0")
+    publisher.publish()
+    publisher.release("1.1.0", cells={"iphone-15": "iphone-15"})  # and pixel-9 would be next
+    moves = [a_move("promotion", "iphone-15", "unfinished")]
+    order = Order("phi", "production")
+
+    def publish_again() -> Publication:
+        return publish(
+            publisher.registry, order, publisher.place, publisher.keys, targets=load_targets(), moves=lambda: moves
+        )
+
+    with pytest.raises(PublicationError, match="by ann@ci is unfinished; nothing was published") as caught:
+        publish_again()
+    assert "phipack promote phi:VERSION --to production" in caught.value.fix
+    assert phone.fetch()[1] == "1.0.0"
+    moves = [replace(move, channel="staging") for move in moves]
+    assert publish_again().cells
+    moves = [replace(move, channel="production") for move in moves]
+    moves.append(replace(moves[0], state="done"))  # MLflow's client repeated the request that began it
+    assert publish_again().cells
+
+
+def test_a_channel_that_moves_while_its_bundles_are_copied_is_not_published(
+    publisher: Publisher, phone: Phone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.release("1.0.0")
+    publisher.publish()
+    publisher.release("1.1.0")
+    real = FolderStore.put
+
+    def rolled_back(self: FolderStore, source: BinaryIO, blob: Blob, *, what: str) -> None:
+        publisher.point_back("1.0.0")
+        real(self, source, blob, what=what)
+
+    monkeypatch.setattr(FolderStore, "put", rolled_back)
+    with pytest.raises(PublicationError, match="was moved meanwhile; nothing was published"):
+        publisher.publish()
+    assert phone.fetch()[1] == "1.0.0"
+    assert stages_of(publisher.publish())["iphone-15"] == [("1.0.0", 100)]
 
 
 def stages_of(publication: Publication) -> dict[str, list[tuple[str, float]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from registry.ledger.ledger import Ledger
 from registry.promotion import history
 from registry.store.folder import FolderStore
 from targets.errors import RegistryError
+from targets.progress import Event, Notice
 from tests.support.databases import EVERYWHERE, POSTGRESQL, SQLITE
 from tests.support.registrations import client_of
 from tests.support.releases import all_at, back, standing, to
@@ -128,6 +130,8 @@ def test_a_promoter_killed_in_the_middle_is_undone_by_the_next(releases: Ledger)
     process.close()
     assert sorted(standing(releases).values()) == ["1.0.0", "1.0.0", "1.1.0"]
     assert [move.state for move in history(releases, "phi")] == ["unfinished", "done"]
-    to(releases, "phi:1.2.0", "staging")
+    said: list[Event] = []
+    to(replace(releases, on_progress=said.append), "phi:1.2.0", "staging")
+    assert said == [Notice("the promotion of 1.1.0 to production by dead, which broke off, was taken back")]
     assert standing(releases) == all_at("1.0.0")
     assert [move.state for move in history(releases, "phi", channel="production")] == ["undone", "done"]

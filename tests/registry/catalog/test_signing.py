@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from tuf.api.metadata import Metadata, Targets
+from tuf.api.metadata import Metadata, Snapshot, Targets
 
 from registry.catalog.signing import GivenKey, KeyFolder, KeyNeeds, create_keys, open_keys, renew_root, rotate
 from targets.errors import BuildError, KeysError
@@ -131,13 +133,33 @@ def test_expiry_is_counted_in_days(tmp_path: Path) -> None:
     assert keys.root.signed.expires > datetime.now(UTC) + timedelta(days=364)
 
 
-@pytest.mark.parametrize("content", [None, b"{}", b"not json"])
-def test_a_folder_without_keys_is_said(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / "keys.json").write_bytes(content)
+def test_a_folder_without_keys_is_said(tmp_path: Path) -> None:
     with pytest.raises(KeysError, match="holds no keys") as error:
-        open_keys(tmp_path)
+        open_keys(tmp_path / "keys")
     assert "phipack keys init" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["keys.json", "1.root.json", "2.root.json"])
+@pytest.mark.parametrize("content", [None, b"{}", b"not json", "another root", "a snapshot"])
+def test_a_file_that_is_lost_or_another_is_named_and_no_new_keys_are_proposed(
+    keys: KeyFolder, name: str, content: bytes | str | None
+) -> None:
+    """Without 2.root.json, the newest root was the first one, and a rotation wrote its own and reported the third's."""
+    rotate(rotate(keys, "timestamp"), "snapshot")
+    path = keys.path / name
+    if content is None:
+        path.unlink()
+    elif content == "another root":
+        shutil.copy(keys.path / "3.root.json", path)
+    elif content == "a snapshot":
+        path.write_bytes(Metadata(Snapshot()).to_bytes())
+    else:
+        assert isinstance(content, bytes)
+        path.write_bytes(content)
+    with pytest.raises(KeysError, match=rf"{re.escape(name)} can't be read") as error:
+        open_keys(keys.path)
+    assert "restore it" in str(error.value)
+    assert "init" not in str(error.value)
 
 
 def test_a_public_key_that_is_none_is_said(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +86,41 @@ def test_one_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
     before = path.stat().st_ino
     ledger_at(path).mlflow.connect()
     assert path.stat().st_ino == before
+
+
+@pytest.mark.parametrize(
+    ("statements", "problem", "fix"),
+    [
+        (["UPDATE alembic_version SET version_num = 'ffffffffffff'"], "does not know: a later one made it", "install"),
+        (["UPDATE alembic_version SET version_num = '7f2a7d5fae7d'"], "of an earlier MLflow", "mlflow db upgrade"),
+        (
+            ["UPDATE alembic_version SET version_num = '7f2a7d5fae7d'", "DROP TABLE trace_tags"],
+            "is between two schemas",
+            "restore a copy",
+        ),
+    ],
+    ids=["later", "earlier", "half-way"],
+)
+def test_another_schema_is_said_with_what_to_do(
+    tmp_path: Path,
+    migrated_database: Path,
+    statements: list[str],
+    problem: str,
+    fix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remember_schema()  # imports it without its warnings
+    from mlflow.store.db import utils
+    from mlflow.store.model_registry import sqlalchemy_store
+
+    for module in (utils, sqlalchemy_store):  # what was remembered is a whole database
+        monkeypatch.setattr(module, "_initialize_tables", utils._upgrade_db)
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(migrated_database, path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+    with pytest.raises(RegistryError, match=problem) as caught:
+        ledger_at(path).mlflow.connect()
+    assert caught.value.fix is not None
+    assert fix in caught.value.fix

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from devtools.bundles import make_bundle
 from registry.bundle.folder import Bundle, verify
 from registry.fetch import fetch_version
 from registry.ledger.ledger import Ledger, open_ledger
@@ -92,6 +93,29 @@ def test_what_is_where_it_was_registered_stays(moved: Ledger, bundle: Bundle, tm
     copy.add_bundle(bundle)
     found = relocate(Ledger(moved.uri, copy))
     assert (found.moved, found.kept) == ((), 1)
+
+
+def test_a_store_that_lost_one_bundle_is_re_pointed_with_all_of_them_or_not_at_all(
+    moved: Ledger, bundle: Bundle, tmp_path: Path
+) -> None:
+    """The columns name stores, so what was still there went along, to a store that does not have it."""
+    relocate(moved)
+    old, new = moved.store, FolderStore(tmp_path / "new store")
+    assert isinstance(old, FolderStore)
+    shutil.copytree(old.root, new.root)
+    other = make_bundle(tmp_path / "other", {"model.gguf": b"of 1.1.0"})
+    old.add_bundle(other)
+    moved.register(entry(other, "1.1.0"))
+    Path(old.location_of(bundle.digest)).unlink()
+    before = moved.versions("phi")
+    ledger = Ledger(moved.uri, new)
+    with pytest.raises(RegistryError, match=rf"phi:1.1.0@iphone-15: .* is in {old.uri} alone.*nothing was changed"):
+        relocate(ledger)
+    assert moved.versions("phi") == before
+    shutil.copytree(old.root, new.root, dirs_exist_ok=True)
+    found = relocate(ledger)
+    assert ([str(row.release) for row in found.moved], found.kept) == (["1.0.0", "1.1.0"], 0)
+    assert {row.store for row in moved.versions("phi")} == {new.uri}
 
 
 def test_a_server_is_refused(tmp_path: Path) -> None:

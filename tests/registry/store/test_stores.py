@@ -46,6 +46,20 @@ def blob_of(content: bytes) -> Blob:
     return Blob("sha256:" + hashlib.sha256(content).hexdigest(), len(content))
 
 
+@pytest.mark.parametrize("name", [".DS_Store", ""])
+def test_what_other_tools_keep_among_the_blobs_is_no_blob(any_store: Store, bundle: Bundle, name: str) -> None:
+    """A file manager's or a network file system's own files, and the folders that S3's consoles make."""
+    any_store.add_bundle(bundle)
+    there = set(any_store.blobs())
+    folder = blob_path(bundle.digest).rpartition("/")[0]
+    if isinstance(any_store, FolderStore):
+        (any_store.root / folder / (name or "a folder")).mkdir()
+    else:
+        assert isinstance(any_store, S3Store)
+        any_store._client.put_object(**any_store._object(f"{folder}/{name}"), Body=b"")
+    assert set(any_store.blobs()) == set(any_store.aged(0)) == there
+
+
 def test_a_new_store_is_named_once(any_store: Store, bundle: Bundle) -> None:
     """Its place may be a misspelt one."""
     events: list[Event] = []
