@@ -17,7 +17,7 @@ from builders.artifact.content_borders import content_digests
 from builders.checkpoint import CHAT_TEMPLATE_NAME, Checkpoint
 from builders.checkpoint.lockstep import LockstepSource, in_lockstep
 from builders.conversion import BuildRequest, Conversion, FormatPackage, default_context_length
-from builders.quantization.calibration.statistics import CalibrationStatistics
+from builders.quantization.calibration.statistics import CalibrationStatistics, unusable_note
 from builders.quantization.fold import FoldedSource
 from builders.tokenizer import bundled_tokenizer, named_id
 from registry.bundle.folder import Bundle, file_entries, seal
@@ -159,7 +159,8 @@ def build_request(
     request = _folded(request)
     checkpoint, recipe, phases = request.checkpoint, request.recipe, request.phases
     tokenizer = bundled_tokenizer(checkpoint, recipe.format)
-    for note in tokenizer.notes:
+    not_calibrated = _not_calibrated(request)
+    for note in [*tokenizer.notes, *not_calibrated]:
         request.on_progress(Notice(note))
     with staged_folder(out, replace=replace) as folder:
         for file, content in tokenizer.files.items():
@@ -180,7 +181,7 @@ def build_request(
                 name=recipe.name,
                 format=recipe.format,
                 weights=sorted(conversion.weights, key=lambda weight: -weight.bytes),
-                notes=[*checkpoint.notes, *conversion.notes, *tokenizer.notes],
+                notes=[*checkpoint.notes, *conversion.notes, *tokenizer.notes, *not_calibrated],
                 calibration=_calibration_entry(request.statistics),
                 budget=_budget_entry(request),
                 kv_cache=recipe.kv_cache,
@@ -236,6 +237,13 @@ def _folded(request: BuildRequest) -> BuildRequest:
         return request
     source = FoldedSource(request.source, request.checkpoint.architecture, request.statistics.factors)
     return dataclasses.replace(request, source=source)
+
+
+def _not_calibrated(request: BuildRequest) -> list[str]:
+    """Return a note on the matrices that are rounded without the calibration of the others; empty where none is."""
+    if request.statistics is None or not has_types(request.recipe) or not request.statistics.unusable:
+        return []
+    return [unusable_note(request.statistics.unusable)]
 
 
 def _calibration_entry(statistics: CalibrationStatistics | None) -> CalibrationEntry | None:

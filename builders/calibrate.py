@@ -60,8 +60,7 @@ def calibrate(
         shared: where what another machine has measured is taken from, and where it is recorded.
 
     Raises:
-        CalibrationError: the text can't be read, or is too short; the model's numbers on it are not finite; or the
-            importance matrix is another model's.
+        CalibrationError: the text can't be read, or is too short; or the importance matrix is another model's.
         CheckpointError: the checkpoint is damaged. BuildError: the disk is full. StoreError: as `shared` raises.
     """
     if settings.imatrix is not None:

@@ -12,7 +12,7 @@ from phipack.api.results import CalibrationReport
 from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import CalibrationError
 from targets.evaluation import EvaluationSettings
-from targets.progress import Progress, silent
+from targets.progress import Notice, Progress, silent
 from targets.recipes import Recipe, check_budget, check_calibration, default_calibration
 
 if TYPE_CHECKING:
@@ -39,14 +39,15 @@ def calibrate(
         on_progress: called with each step.
 
     Raises:
-        CalibrationError: the text is too short, or has passages of the built-in evaluation text; or the model's numbers
-            on it are not finite.
+        CalibrationError: the text is too short, or has passages of the built-in evaluation text; or what an importance
+            matrix would hold is not finite.
         UnsupportedModelError: llama.cpp has no importance matrix of such a model.
         CheckpointError: the checkpoint is damaged. BuildError: the disk is full.
     """
     from builders.build_cache import DEFAULT_ROOT, BuildCache
     from builders.calibrate import calibrate as measure
-    from builders.quantization.calibration.imatrix import require_names, write_imatrix
+    from builders.quantization.calibration.imatrix import require_finite, require_names, write_imatrix
+    from builders.quantization.calibration.statistics import unusable_note
     from builders.quantization.calibration.text import WINDOW, read_calibration_text
     from registry.files.output_file import check_output_file
 
@@ -62,7 +63,10 @@ def calibrate(
     cache = BuildCache(DEFAULT_ROOT if home is None else as_path(home))
     started = time.perf_counter()
     found, name = measure(opened, level, settings, cache, on_progress), read_calibration_text(settings).name
+    if found.unusable:
+        on_progress(Notice(unusable_note(found.unusable)))
     if matrix is not None:
+        require_finite(found.squares)
         write_imatrix(
             matrix,
             found.squares,

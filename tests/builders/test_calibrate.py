@@ -27,7 +27,7 @@ from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import BuildError, CalibrationError
 from targets.progress import Event, Notice, Step
 from targets.recipes import recipe_named
-from tests.support.checkpoints import write_tiny
+from tests.support.checkpoints import Tiny, random_weights, write_tiny, write_weights
 from tests.support.folders import names_in
 
 BUILT_IN = CalibrationSettings()
@@ -255,3 +255,21 @@ def test_an_interrupt_while_builds_are_started_ends_those_that_run(
     with pytest.raises(KeyboardInterrupt):
         build_each({tmp_path / "first": request})
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("recipe", ["gguf-q4_0", "onnx-int4", "coreml-int4"])
+def test_a_matrix_without_input_is_named_and_rounded_as_if_uncalibrated(recipe: str, tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.o_proj.weight"
+    weights = random_weights(Tiny().config())
+    weights["model.layers.0.self_attn.qkv_proj.weight"][:] = 0
+    write_weights(write_tiny(tmp_path / "checkpoint"), weights, dtype="F32")
+    checkpoint = open_checkpoint(tmp_path / "checkpoint")
+    found = calibrate(checkpoint, "full", BUILT_IN, BuildCache(tmp_path / "home"))
+    said: list[Event] = []
+    full = build(checkpoint, recipe_named(recipe), tmp_path / "full", statistics=found, on_progress=said.append)
+    light = build(checkpoint, recipe_named(recipe), tmp_path / "plain")
+    (note,) = set(full.manifest.recipe.notes) - set(light.manifest.recipe.notes)
+    assert note == (
+        f"rounded without calibration, as what they are multiplied with is all zero, or not finite, on its text: {name}"
+    )
+    assert note in [event.text for event in said if isinstance(event, Notice)]

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.calibration.imatrix_file import COUNTS, SUMS, read_means
+from builders.quantization.calibration.statistics import MOST_SQUARE
 from registry.files.output_file import write_output_file
 from registry.files.staging import disk_errors
 from registry.files.temporary import temporary_folder
@@ -85,6 +86,16 @@ def write_imatrix(
 def require_names(architecture: Architecture) -> None:
     """Raise `UnsupportedModelError` where llama.cpp has no names for the matrices, as `write_imatrix` would."""
     next(_names(architecture), None)
+
+
+def require_finite(squares: Mapping[str, Floats]) -> None:
+    """Raise `CalibrationError` where a mean square is infinite, NaN or so large that `read_imatrix` would refuse it."""
+    for canonical, means in squares.items():
+        if not (means <= MOST_SQUARE).all():  # or NaN
+            raise CalibrationError(
+                f"what {canonical} is multiplied with is infinite, undefined or too large to square",
+                fix="check the training run, or download the checkpoint again",
+            )
 
 
 def read_imatrix(path: Path, architecture: Architecture) -> dict[str, Floats]:

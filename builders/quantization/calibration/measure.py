@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from builders.memory import return_large_blocks
 from builders.quantization.calibration.moments import MomentFiles
-from builders.quantization.calibration.statistics import MOST_SQUARE, Floats, MatrixStatistics, usable
+from builders.quantization.calibration.statistics import Floats, MatrixStatistics, usable
 from builders.quantization.fold import fold_factors
 from builders.reference import FloatReference, token_digest
 from builders.reference.logits import STATISTICS
 from targets.architecture import Architecture
 from targets.calibration import Calibration
-from targets.errors import BuildError, CalibrationError
+from targets.errors import BuildError
 from targets.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class MeasuredStatistics:
     moments: MomentFiles | None = None
     text_ranges: Floats | None = None
     cache_ranges: Floats | None = None
+
+    @property
+    def unusable(self) -> list[str]:
+        """Names of matrices: see `CalibrationStatistics`."""
+        return [name for name, squares in self.squares.items() if usable(squares) is None]
 
     def of(self, name: str) -> MatrixStatistics | None:
         """Return the statistics of a matrix after folding: see `CalibrationStatistics`.
@@ -100,7 +105,6 @@ def measured_statistics(
 
     Raises:
         CheckpointError: a tensor holds NaN or an infinity, or can't be read.
-        CalibrationError: what a matrix is multiplied with is not finite.
         BuildError: the disk is full.
     """
     reference = FloatReference(checkpoint, cache, on_progress)
@@ -111,7 +115,6 @@ def measured_statistics(
         squares, ranges = _made(moments, checkpoint, windows, on_progress)
     else:
         squares, ranges = reference.statistics(windows), reference.cache_ranges(windows)
-    _require_usable(squares)
     factors = fold_factors(checkpoint.architecture, squares)
     digest, count = token_digest(windows), windows.size
     return MeasuredStatistics(
@@ -149,15 +152,6 @@ def _made(
         moments.remove()
         moments.make(checkpoint.open_tensors(), windows, on_progress)
         return moments.squares()
-
-
-def _require_usable(squares: Mapping[str, Floats]) -> None:
-    for name, found in squares.items():
-        if not (found <= MOST_SQUARE).all():  # or NaN
-            raise CalibrationError(
-                f"what {name} is multiplied with is infinite, undefined or too large to square on the calibration text",
-                fix='check the training run, or download the checkpoint again; or choose calibration "none"',
-            )
 
 
 def _folded(moments: Sequence[Floats], factors: Floats) -> list[Floats]:

@@ -16,6 +16,8 @@ Floats = NDArray[np.float32]
 MOST_SQUARE = 1e30  # no model reaches it; with more, float32 sums of weighted errors overflow, and NaN is stored
 _LEAST = np.float32(1e-6)  # of the mean: a column without input in one text has some in another
 
+_SHOWN = 8  # names in a note
+
 
 @dataclass(frozen=True)
 class MatrixStatistics:
@@ -33,9 +35,18 @@ class MatrixStatistics:
 
 def usable(squares: Floats | None) -> Floats | None:
     """Return mean squares with a least value for columns without input; None where nothing of use is known."""
-    if squares is None or not np.isfinite(squares).all() or not squares.any():
+    if squares is None or not (squares <= MOST_SQUARE).all() or not squares.any():  # NaN is not <=
         return None
     return np.maximum(squares, _LEAST * squares.mean())
+
+
+def unusable_note(names: Sequence[str]) -> str:
+    """Return what people read about matrices of which nothing of use is known, at least one."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (
+        "rounded without calibration, as what they are multiplied with is all zero, or not finite, on its text:"
+        f" {', '.join(names[:_SHOWN])}{more}"
+    )
 
 
 class CalibrationStatistics(Protocol):
@@ -66,8 +77,13 @@ class CalibrationStatistics(Protocol):
         """How large keys and values become (`CacheRanges`), [layers, numbers]; None where that is not known."""
         ...
 
+    @property
+    def unusable(self) -> Sequence[str]:
+        """Canonical names of the matrices whose inputs were all zero, or not finite: they are rounded without any."""
+        ...
+
     def of(self, name: str) -> MatrixStatistics | None:
-        """Return the statistics of a matrix by its canonical name; None where nothing is multiplied with it.
+        """Return the statistics of a matrix by its canonical name; None where nothing of use is known.
 
         They are those of the folded matrix (fold.py), which is what is stored.
         """

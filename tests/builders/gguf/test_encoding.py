@@ -36,6 +36,8 @@ class Known:
     text_digest: str = "sha256:0"
     token_count: int = 100
 
+    unusable: tuple[str, ...] = ()
+
     def of(self, name: str) -> MatrixStatistics | None:
         return MatrixStatistics(self.squares[name]) if name in self.squares else None
 

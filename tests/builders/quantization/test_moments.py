@@ -15,7 +15,6 @@ from builders.reference import FloatReference
 from builders.reference.forward import StatisticsWalk
 from builders.reference.statistics import multiplied
 from targets.calibration import Calibration
-from targets.errors import CalibrationError
 from targets.progress import silent
 from tests.support.checkpoints import VOCABULARY_SIZE, Tiny, random_weights, write_tiny, write_weights
 
@@ -128,13 +127,16 @@ def test_full_statistics_are_those_of_the_folded_matrices(tiny: Checkpoint, tmp_
 
 
 @pytest.mark.parametrize("level", ["light", "full"])
-def test_inputs_that_are_not_finite_are_no_calibration(level: Calibration, tmp_path: Path) -> None:
+def test_inputs_that_are_not_finite_are_named_and_no_calibration(level: Calibration, tmp_path: Path) -> None:
+    name = "model.layers.1.mlp.down_proj.weight"
     weights = random_weights(Tiny().config())
     weights["model.layers.1.mlp.gate_up_proj.weight"] *= np.float32(2e10)  # its products' squares overflow
-    weights["model.layers.1.mlp.down_proj.weight"] *= np.float32(1e-20)
+    weights[name] *= np.float32(1e-20)
+    weights["model.layers.0.self_attn.qkv_proj.weight"][:] = 0  # what o_proj is multiplied with is 0
     write_weights(write_tiny(tmp_path / "checkpoint"), weights, dtype="F32")
     checkpoint = open_checkpoint(tmp_path / "checkpoint")
     assert np.isfinite(FloatReference(checkpoint).states(TOKENS)).all()
     for _ in range(2):  # measured, and from the cache
-        with pytest.raises(CalibrationError, match=r"what model\.layers\.1\.mlp\.down_proj\.weight is multiplied with"):
-            measured_statistics(checkpoint, level, TOKENS, tmp_path / "cache")
+        found = measured_statistics(checkpoint, level, TOKENS, tmp_path / "cache")
+        assert set(found.unusable) == {name, "model.layers.0.self_attn.o_proj.weight"}
+        assert [found.of(each) for each in found.unusable] == [None, None]
