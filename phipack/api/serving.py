@@ -73,8 +73,8 @@ def serve_catalog(
         there = None if pages is None else stack.enter_context(_listening(pages.host, pages.port))
         _announce(on_listening, host, listener)
         if pages is not None and there is not None:
+            _announce(pages.on_listening, pages.host, there)  # before its thread logs that it starts
             stack.enter_context(_running(_server(pages.app, level, lifespan="on"), there))
-            _announce(pages.on_listening, pages.host, there)
         _server(create_app(blobs), level, lifespan="off").run(sockets=[listener])
 
 
