@@ -139,8 +139,9 @@ def publish(  # noqa: PLR0913 - as `promotion.promote`
         published = read_published(into, keys)
         before = published.channel(order.model, order.channel)
         rows = _rows(registry, order, before)
-        _require_standing(registry, order, rows, moves())
-        dropped = _dropped(order, rows, before, moves)
+        known = moves()
+        _require_standing(registry, order, rows, known)
+        dropped = _dropped(order, rows, before, known)
         channel = _channel(order, rows, before)
         _require_meant(order, published, rows)
         into.check_writable()
@@ -260,7 +261,7 @@ def _dropped(
     order: Order,
     rows: Sequence[CellVersion],
     before: ChannelDocument | None,
-    moves: Callable[[], Sequence[Move]],
+    moves: Sequence[Move],
 ) -> tuple[str, ...]:
     """Return the published cells that leave the channel. Raises `PublicationError` where one has just vanished."""
     stages = {} if before is None else before.cells
@@ -272,7 +273,7 @@ def _dropped(
             fix=f"take it out of the channel first: phipack retire {order.model}@{unknown[0]} --from {order.channel}",
         )
     vanished = sorted(missing - order.drop)
-    if vanished and (vanished := sorted(set(vanished) - cells_taken_out(moves(), order.channel))):
+    if vanished and (vanished := sorted(set(vanished) - cells_taken_out(moves, order.channel))):
         named = ", ".join(f"{cell} ({stages[cell][0].release})" for cell in vanished)
         drop = " ".join(f"--drop {cell}" for cell in vanished)
         raise PublicationError(
