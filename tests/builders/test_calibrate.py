@@ -27,6 +27,7 @@ from targets.calibration import Calibration, CalibrationSettings
 from targets.errors import BuildError, CalibrationError
 from targets.progress import Event, Notice, Step
 from targets.recipes import recipe_named
+from tests.support import llama_cpp as llamacpp
 from tests.support.checkpoints import Tiny, random_weights, write_tiny, write_weights
 from tests.support.folders import names_in
 
@@ -267,9 +268,13 @@ def test_a_matrix_without_input_is_named_and_rounded_as_if_uncalibrated(recipe: 
     found = calibrate(checkpoint, "full", BUILT_IN, BuildCache(tmp_path / "home"))
     said: list[Event] = []
     full = build(checkpoint, recipe_named(recipe), tmp_path / "full", statistics=found, on_progress=said.append)
-    light = build(checkpoint, recipe_named(recipe), tmp_path / "plain")
-    (note,) = set(full.manifest.recipe.notes) - set(light.manifest.recipe.notes)
+    plain = build(checkpoint, recipe_named(recipe), tmp_path / "plain")
+    (note,) = set(full.manifest.recipe.notes) - set(plain.manifest.recipe.notes)
     assert note == (
         f"rounded without calibration, as what they are multiplied with is all zero, or not finite, on its text: {name}"
     )
     assert note in [event.text for event in said if isinstance(event, Notice)]
+    if recipe == "gguf-q4_0":
+        of_full, of_plain = (llamacpp.tensors(bundle.file("model.gguf")) for bundle in (full, plain))
+        assert of_full["blk.0.attn_output.weight"] == of_plain["blk.0.attn_output.weight"]
+        assert of_full["blk.0.ffn_down.weight"] != of_plain["blk.0.ffn_down.weight"]

@@ -14,7 +14,7 @@ from registry.bundle.folder import open_bundle
 from registry.files.digests import digest_of_file
 from targets.calibration import CalibrationSettings
 from targets.errors import CalibrationError, RecipeError
-from tests.support.checkpoints import Tiny, random_weights, write_tiny, write_weights
+from tests.support.checkpoints import write_overflowing, write_tiny
 from tests.support.command_line import InProcess
 
 BUILD = ("build", "checkpoint", "--recipe", "onnx-int4", "-o", "out")
@@ -139,11 +139,7 @@ def test_recipes_say_how_they_are_calibrated(command: InProcess) -> None:
 
 
 def test_inputs_that_overflow_are_named_and_in_no_importance_matrix(command: InProcess, tmp_path: Path) -> None:
-    weights = random_weights(Tiny().config())
-    weights["model.layers.1.mlp.gate_up_proj.weight"] *= np.float32(2e10)  # the squares of its products overflow
-    weights["model.layers.1.mlp.down_proj.weight"] *= np.float32(1e-20)
-    write_weights(write_tiny(tmp_path / "checkpoint"), weights, dtype="F32")
-    name = "model.layers.1.mlp.down_proj.weight"
+    name = write_overflowing(tmp_path / "checkpoint")
     assert f"not finite, on its text: {name}\n" in command("calibrate", "checkpoint").stderr
     refused = command("calibrate", "checkpoint", "--imatrix", "matrix.gguf", expect=1).stderr
     assert f"what {name} is multiplied with is infinite" in refused

@@ -165,6 +165,18 @@ def write_weights(folder: Path, weights: dict[str, np.ndarray], *, dtype: str = 
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
 
 
+def write_overflowing(folder: Path, **weights: np.ndarray) -> str:
+    """Write a checkpoint in whose second layer the squares of one matrix's inputs overflow; return the matrix's name.
+
+    `weights`: others, in place of random ones.
+    """
+    name, found = "model.layers.1.mlp.down_proj.weight", random_weights(Tiny().config()) | weights
+    found["model.layers.1.mlp.gate_up_proj.weight"] *= np.float32(2e10)
+    found[name] *= np.float32(1e-20)
+    write_weights(write_tiny(folder), found, dtype="F32")
+    return name
+
+
 def write_tokenizer(folder: Path) -> None:
     """Write a byte-level BPE tokenizer of 256 bytes and a few merges, padded to the vocabulary, with Phi-3's turns."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builders.quantization.calibration.imatrix_file import COUNTS, SUMS, read_means
-from builders.quantization.calibration.statistics import MOST_SQUARE
+from builders.quantization.calibration.statistics import have_finite_sums
 from registry.files.output_file import write_output_file
 from registry.files.staging import disk_errors
 from registry.files.temporary import temporary_folder
@@ -91,7 +91,7 @@ def require_names(architecture: Architecture) -> None:
 def require_finite(squares: Mapping[str, Floats]) -> None:
     """Raise `CalibrationError` where a mean square is infinite, NaN or so large that `read_imatrix` would refuse it."""
     for canonical, means in squares.items():
-        if not (means <= MOST_SQUARE).all():  # or NaN
+        if not have_finite_sums(means):
             raise CalibrationError(
                 f"what {canonical} is multiplied with is infinite, undefined or too large to square",
                 fix="check the training run, or download the checkpoint again",

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from builders.quantization.calibration.statistics import MOST_SQUARE
+from builders.quantization.calibration.statistics import have_finite_sums
 from registry.formats.forwards import Forwards
 from registry.formats.gguf_header import TensorInfo, read_header
 from targets.errors import BundleError, CalibrationError
@@ -52,7 +52,7 @@ def read_means(path: Path) -> dict[str, Floats]:
     except (struct.error, UnicodeDecodeError) as error:
         raise _refused(path, f"damaged, or no importance matrix: {error}") from error
     for name, means in entries.items():
-        if not ((means >= 0) & (means <= MOST_SQUARE)).all():  # or NaN
+        if not have_finite_sums(means) or means.min(initial=0) < 0:
             raise _refused(path, f"{name} has a value that is no mean of squares: negative, too large or NaN")
     return entries
 

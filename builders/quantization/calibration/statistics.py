@@ -15,7 +15,6 @@ Floats = NDArray[np.float32]
 
 MOST_SQUARE = 1e30  # no model reaches it; with more, float32 sums of weighted errors overflow, and NaN is stored
 _LEAST = np.float32(1e-6)  # of the mean: a column without input in one text has some in another
-
 _SHOWN = 8  # names in a note
 
 
@@ -33,9 +32,14 @@ class MatrixStatistics:
     moments: Sequence[Floats] = ()
 
 
+def have_finite_sums(squares: Floats) -> bool:
+    """Return whether mean squares are finite, and small enough to count errors by: see `MOST_SQUARE`."""
+    return bool((squares <= MOST_SQUARE).all())  # NaN is not
+
+
 def usable(squares: Floats | None) -> Floats | None:
     """Return mean squares with a least value for columns without input; None where nothing of use is known."""
-    if squares is None or not (squares <= MOST_SQUARE).all() or not squares.any():  # NaN is not <=
+    if squares is None or not have_finite_sums(squares) or not squares.any():
         return None
     return np.maximum(squares, _LEAST * squares.mean())
 

@@ -16,7 +16,7 @@ from builders.reference.forward import StatisticsWalk
 from builders.reference.statistics import multiplied
 from targets.calibration import Calibration
 from targets.progress import silent
-from tests.support.checkpoints import VOCABULARY_SIZE, Tiny, random_weights, write_tiny, write_weights
+from tests.support.checkpoints import VOCABULARY_SIZE, Tiny, random_weights, write_overflowing
 
 TOKENS = np.random.default_rng(3).integers(0, VOCABULARY_SIZE, (3, 24))
 
@@ -128,12 +128,9 @@ def test_full_statistics_are_those_of_the_folded_matrices(tiny: Checkpoint, tmp_
 
 @pytest.mark.parametrize("level", ["light", "full"])
 def test_inputs_that_are_not_finite_are_named_and_no_calibration(level: Calibration, tmp_path: Path) -> None:
-    name = "model.layers.1.mlp.down_proj.weight"
-    weights = random_weights(Tiny().config())
-    weights["model.layers.1.mlp.gate_up_proj.weight"] *= np.float32(2e10)  # its products' squares overflow
-    weights[name] *= np.float32(1e-20)
-    weights["model.layers.0.self_attn.qkv_proj.weight"][:] = 0  # what o_proj is multiplied with is 0
-    write_weights(write_tiny(tmp_path / "checkpoint"), weights, dtype="F32")
+    before = "model.layers.0.self_attn.qkv_proj.weight"  # whose zeros are all that o_proj is multiplied with
+    zeros = np.zeros_like(random_weights(Tiny().config())[before])
+    name = write_overflowing(tmp_path / "checkpoint", **{before: zeros})
     checkpoint = open_checkpoint(tmp_path / "checkpoint")
     assert np.isfinite(FloatReference(checkpoint).states(TOKENS)).all()
     for _ in range(2):  # measured, and from the cache
